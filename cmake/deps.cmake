@@ -1,0 +1,20 @@
+# Debian packages, by minimum version. tools/setup installs them.
+find_package(Threads REQUIRED)
+find_package(OpenSSL 3.0 REQUIRED COMPONENTS Crypto)
+find_package(ZLIB 1.2 REQUIRED)
+find_package(nlohmann_json 3.11 REQUIRED)
+find_package(CLI11 2.1 REQUIRED)
+find_package(tomlplusplus 3.3 REQUIRED)
+find_package(spdlog 1.10 REQUIRED)
+find_package(fmt 9 REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(sentencepiece REQUIRED IMPORTED_TARGET sentencepiece>=0.1.97)
+if(COPPICE_TESTS)
+  find_package(GTest 1.12 REQUIRED)
+endif()
+
+# plotly.min.js of PyPI plotly, embedded into reports.
+set(COPPICE_PLOTLY_JS "" CACHE FILEPATH "plotly.min.js (tools/setup finds it)")
+if(NOT EXISTS "${COPPICE_PLOTLY_JS}")
+  message(FATAL_ERROR "COPPICE_PLOTLY_JS is '${COPPICE_PLOTLY_JS}', which does not exist; build with `make build` or `make core`, which set it")
+endif()

@@ -1,0 +1,5 @@
+if(COPPICE_SANITIZE)
+  list(JOIN COPPICE_SANITIZE "," joined)
+  add_compile_options(-fsanitize=${joined} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${joined})
+endif()

@@ -1,0 +1,184 @@
+#pragma once
+
+// One `fields()` list per options struct feeds flags, TOML, --help and the resolved settings saved beside the output.
+//
+//   struct ExpandOptions {
+//     std::filesystem::path model, out;
+//     uint64_t seed = 0;
+//     static constexpr auto fields() {
+//       using O = ExpandOptions;
+//       return std::tuple{operand("MODEL", &O::model, "source checkpoint folder (read only)"),
+//                         operand("OUT", &O::out, "target folder; must not exist"),
+//                         field("seed", &O::seed, "RNG seed; same seed, same bytes")};
+//     }
+//   };
+//   const auto options = parse<ExpandOptions>("expand", "summary", args);
+//
+// A field named "optimizer.lr" is the flag --optimizer.lr and the key lr of the TOML table [optimizer].
+
+#include <concepts>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "coppice/base/json.h"
+
+namespace coppice {
+
+template <class Struct, class Value>
+struct Field {
+  std::string_view name;
+  Value Struct::* member;
+  std::string_view help;
+  bool positional = false;
+  std::string_view choices = {};  // names of a table shown in help, e.g. "coppice list expert-init"
+};
+
+template <class Struct, class Value>
+constexpr Field<Struct, Value> field(std::string_view name, Value Struct::* member, std::string_view help) {
+  return {name, member, help, false, {}};
+}
+/// Positional. The last operand may be a std::vector and then takes one or more.
+template <class Struct, class Value>
+constexpr Field<Struct, Value> operand(std::string_view name, Value Struct::* member, std::string_view help) {
+  return {name, member, help, true, {}};
+}
+
+/// One option, its type erased. `read` parses text (Error{kUsage} on nonsense); `write` gives text that `read` takes.
+struct OptionSpec {
+  std::string name, help, type;  // type: "text", "path", "integer", "number", "flag", "list of text" ...
+  bool positional = false, is_flag = false, is_list = false, optional = false;
+  std::function<void(const std::vector<std::string>&)> read;
+  std::function<Json()> write;  // the present value
+};
+
+namespace detail {
+
+template <class T>
+struct IsVector : std::false_type {};
+template <class T>
+struct IsVector<std::vector<T>> : std::true_type {};
+template <class T>
+struct IsOptional : std::false_type {};
+template <class T>
+struct IsOptional<std::optional<T>> : std::true_type {};
+
+// Scalars. A user type joins by providing `static T from_text(std::string_view)` and `std::string to_text() const`.
+void read_scalar(std::string& out, const std::string& text);
+void read_scalar(std::filesystem::path& out, const std::string& text);
+void read_scalar(bool& out, const std::string& text);
+void read_scalar(int& out, const std::string& text);
+void read_scalar(int64_t& out, const std::string& text);
+void read_scalar(uint64_t& out, const std::string& text);
+void read_scalar(double& out, const std::string& text);
+template <class T>
+  requires requires(std::string_view s) {
+    { T::from_text(s) } -> std::same_as<T>;
+  }
+void read_scalar(T& out, const std::string& text) {
+  out = T::from_text(text);
+}
+
+inline Json write_scalar(const std::string& v) { return Json(v); }
+inline Json write_scalar(const std::filesystem::path& v) { return Json(v.string()); }
+inline Json write_scalar(bool v) { return Json(v); }
+inline Json write_scalar(int v) { return Json(v); }
+inline Json write_scalar(int64_t v) { return Json(v); }
+inline Json write_scalar(uint64_t v) { return Json(v); }
+inline Json write_scalar(double v) { return Json(v); }
+template <class T>
+  requires requires(const T& t) {
+    { t.to_text() } -> std::same_as<std::string>;
+  }
+Json write_scalar(const T& v) {
+  return Json(v.to_text());
+}
+
+template <class T>
+std::string type_name() {
+  if constexpr (std::same_as<T, bool>) return "flag";
+  else if constexpr (std::same_as<T, double>) return "number";
+  else if constexpr (std::integral<T>) return "integer";
+  else if constexpr (std::same_as<T, std::filesystem::path>) return "path";
+  else return "text";
+}
+
+template <class Struct, class Value>
+OptionSpec erase(Struct& object, const Field<Struct, Value>& f) {
+  OptionSpec spec;
+  spec.name = f.name;
+  spec.help = f.help;
+  spec.positional = f.positional;
+  Value* value = &(object.*(f.member));
+  if constexpr (IsVector<Value>::value) {
+    using Item = typename Value::value_type;
+    spec.type = type_name<Item>();
+    spec.is_list = true;
+    spec.read = [value](const std::vector<std::string>& texts) {
+      value->clear();
+      for (const auto& t : texts) read_scalar(value->emplace_back(), t);
+    };
+    spec.write = [value] {
+      Json out = Json::array();
+      for (const auto& v : *value) out.push_back(write_scalar(v));
+      return out;
+    };
+  } else if constexpr (IsOptional<Value>::value) {
+    spec.type = type_name<typename Value::value_type>();
+    spec.optional = true;
+    spec.read = [value](const std::vector<std::string>& texts) { read_scalar(value->emplace(), texts.back()); };
+    spec.write = [value] { return value->has_value() ? write_scalar(**value) : Json(); };
+  } else {
+    spec.type = type_name<Value>();
+    spec.is_flag = std::same_as<Value, bool>;
+    spec.read = [value](const std::vector<std::string>& texts) { read_scalar(*value, texts.back()); };
+    spec.write = [value] { return write_scalar(*value); };
+  }
+  return spec;
+}
+
+/// Default < --config FILE.toml < flag. Handles --help (prints to stdout and throws HelpShown).
+void parse_options(std::string_view command, std::string_view summary, std::span<OptionSpec> specs,
+                   std::span<const std::string_view> args);
+
+}  // namespace detail
+
+/// Thrown after --help was printed; `main` exits 0.
+struct HelpShown {};
+
+/// The erased fields of `object`, in order; they point into it.
+template <class Struct>
+std::vector<OptionSpec> option_specs(Struct& object) {
+  return std::apply(
+      [&](const auto&... f) { return std::vector<OptionSpec>{detail::erase(object, f)...}; }, Struct::fields());
+}
+
+/// Throws   Error{kUsage}: an unknown option or key (with the nearest spelling), a missing operand, a bad value.
+template <class Struct>
+Struct parse(std::string_view command, std::string_view summary, std::span<const std::string_view> args) {
+  Struct object;
+  auto specs = option_specs(object);
+  detail::parse_options(command, summary, specs, args);
+  return object;
+}
+
+/// Sets fields from a TOML file alone (tables become dotted names). Throws Error{kNotFound, kFormat, kUsage}.
+template <class Struct>
+void read_toml(Struct& object, const std::filesystem::path& path);
+
+/// The present values as TOML text, tables by dotted prefix; what `--config` reads back.
+std::string to_toml(std::span<const OptionSpec> specs);
+template <class Struct>
+std::string to_toml(const Struct& object) {
+  auto copy = object;
+  const auto specs = option_specs(copy);
+  return to_toml(std::span<const OptionSpec>(specs));
+}
+
+}  // namespace coppice

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace coppice {
+
+/// Philox4x32-10: four random 32-bit words for a (key, counter) pair.
+///
+/// Source   Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011); known answers from Random123.
+std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
+
+/// What a stream of random numbers belongs to (methods.md section 1). Not in it: tensor names, order of
+/// children, threads, shards, ranks; so no layout or parallelism can change a bit.
+struct RngKey {
+  uint64_t seed = 0;
+  uint32_t layer = 0;    ///< < 2^16
+  uint32_t role = 0;     ///< < 2^8; a families::Role, or a constant of the caller
+  uint32_t parent = 0;   ///< < 2^24
+  uint32_t copy = 0;     ///< copy number of this parent, 0 = the original
+  uint32_t purpose = 0;  ///< < 2^8; what the numbers are for, a constant of the caller
+};
+
+/// A random-access stream: element i is a pure function of (key, i). Copyable, stateless, thread-safe.
+///
+/// Elements i < 2^42. Same bits on every processor (own polynomial log and sincos, no libm).
+class Rng {
+ public:
+  explicit Rng(const RngKey& key);
+
+  uint32_t bits(uint64_t element) const;
+  uint64_t bits64(uint64_t element) const;      ///< its own words: independent of bits()
+  double uniform(uint64_t element) const;       ///< [0, 1), 53 bits
+  float normal(uint64_t element) const;         ///< N(0, 1) by Box-Muller
+  uint64_t below(uint64_t element, uint64_t n) const;  ///< [0, n); bias below 2^-32 for n < 2^32
+
+  /// out[i] = normal(first + i), same bits, several at a time.
+  void fill_normal(uint64_t first, float* out, size_t count) const;
+
+  /// A uniformly random order of 0..n-1 (Fisher-Yates over below(0..n-1)).
+  std::vector<uint32_t> permutation(uint32_t n) const;
+
+ private:
+  std::array<uint32_t, 2> key_;
+  std::array<uint32_t, 4> counter_;  // words of the key; the element's block is added in
+};
+
+}  // namespace coppice

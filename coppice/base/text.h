@@ -1,0 +1,68 @@
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <filesystem>
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace coppice {
+
+namespace detail {
+inline void append(std::string& out, std::string_view s) { out += s; }
+inline void append(std::string& out, char c) { out += c; }
+inline void append(std::string& out, bool b) { out += b ? "true" : "false"; }
+inline void append(std::string& out, const std::filesystem::path& p) { out += p.string(); }
+void append(std::string& out, double value);  // shortest text that reads back equal
+template <std::integral T>
+  requires(!std::same_as<T, char> && !std::same_as<T, bool>)
+void append(std::string& out, T value) {
+  out += std::to_string(value);
+}
+}  // namespace detail
+
+/// Joins its arguments into one string: text, paths, integers, floating point (shortest exact form).
+template <class... Parts>
+std::string cat(const Parts&... parts) {
+  std::string out;
+  (detail::append(out, parts), ...);
+  return out;
+}
+
+/// "a, b, c".
+std::string join(std::span<const std::string> parts, std::string_view separator = ", ");
+
+/// Like `join`, cut after `limit` parts with ", ... (12 more)".
+std::string join_some(std::span<const std::string> parts, size_t limit, std::string_view separator = ", ");
+
+/// "[2, 3]": a tensor's shape.
+std::string shape_text(std::span<const int64_t> shape);
+
+/// "3.4 GiB", "12 KiB", "7 bytes".
+std::string bytes_text(uint64_t bytes);
+
+/// "1.24 B", "57.3 M", "812": a count of parameters or tokens.
+std::string count_text(double count);
+
+/// "2 h 03 min", "4 min 12 s", "8.1 s".
+std::string duration_text(double seconds);
+
+/// `value` with `digits` significant digits ("0.0123", "1.2e-07").
+std::string number_text(double value, int digits = 4);
+
+/// `value` with `decimals` places after the point.
+std::string fixed_text(double value, int decimals);
+
+/// The candidate with the smallest edit distance to `word`; empty if none is near (more than a third of it away).
+std::string nearest(std::string_view word, std::span<const std::string> candidates);
+
+/// `; did you mean 'x'?`, or, where nothing is near, `; known: a, b, c`.
+std::string suggestion(std::string_view word, std::span<const std::string> candidates);
+
+/// The parts of `text` between separators, empty ones kept.
+std::vector<std::string> split(std::string_view text, char separator);
+
+}  // namespace coppice

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "coppice/base/json.h"
+
+namespace coppice {
+
+/// A TOML file as a Json value: tables are objects, arrays of tables arrays of objects.
+///
+/// Throws   Error{kNotFound, kIo}; Error{kFormat} with file, line and column. Dates are not accepted.
+Json read_toml(const std::filesystem::path& path);
+
+/// `value` (an object) as TOML: scalars and arrays of scalars first, then tables, then arrays of tables. Nulls are left out.
+std::string toml_text(const Json& value);
+
+}  // namespace coppice

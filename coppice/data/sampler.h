@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "coppice/data/token_file.h"
+
+namespace coppice::data {
+
+/// Windows of tokens from weighted sources, in an order that is a pure function of (seed, sample number).
+///
+/// Each source is cut into windows of `sequence_length` + 1 tokens that overlap by one; each epoch of a source is a new shuffle.
+/// The position of a run is one number: the next sample.
+class Sampler {
+ public:
+  /// `weights` empty: in proportion to the sources' sizes. Throws Error{kUsage}: a source shorter than one window, bad weights.
+  Sampler(std::vector<TokenFile> sources, std::vector<double> weights, int64_t sequence_length, uint64_t seed);
+
+  struct Window {
+    size_t source = 0;
+    uint64_t begin = 0;  ///< token
+  };
+  Window window(uint64_t sample) const;
+  /// tokens and targets, each [sequence_length].
+  void read(uint64_t sample, std::span<int64_t> tokens, std::span<int64_t> targets) const;
+  /// Windows in one pass over everything.
+  uint64_t windows_per_epoch() const;
+  int64_t sequence_length() const { return sequence_length_; }
+
+ private:
+  std::vector<TokenFile> sources_;
+  std::vector<double> weights_;
+  int64_t sequence_length_;
+  uint64_t seed_;
+};
+
+}  // namespace coppice::data

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace coppice::data {
+
+/// What DATA.json says beside DATA.bin and DATA.idx; absent for files that others wrote.
+struct TokenFileCard {
+  std::string tokenizer_digest;
+  int64_t vocab_size = 0;
+  uint64_t documents = 0, tokens = 0, text_bytes = 0;
+  std::vector<std::string> sources;
+};
+
+/// A Megatron indexed data set (`PREFIX.bin`, `PREFIX.idx`), memory-mapped.
+///
+/// Source   Megatron-LM's MMapIndexedDataset: "MMIDIDX\0\0", version 1, dtype code, sequence and document counts, lengths i32, pointers i64, documents i64.
+class TokenFile {
+ public:
+  /// `path` with or without .bin/.idx. Throws Error{kNotFound, kIo}; Error{kFormat}: bad magic, version, dtype, lengths past the .bin.
+  static TokenFile open(const std::filesystem::path& path);
+
+  uint64_t num_tokens() const;
+  uint64_t num_documents() const;
+  const std::optional<TokenFileCard>& card() const;
+  const std::filesystem::path& path() const;  ///< prefix
+  /// Tokens [begin, begin + out.size()) of all documents laid end to end, widened.
+  void read(uint64_t begin, std::span<int64_t> out) const;
+  /// Token range of a document.
+  std::pair<uint64_t, uint64_t> document(uint64_t index) const;
+  /// SHA-256 of the .bin.
+  std::string digest() const;
+  /// Every id is below `vocab_size`, and, where there is a card and `tokenizer_digest` is not empty, the tokenizers agree.
+  /// Without a card every id is checked once (remembered beside the file) and a warning says that the tokenizer is unknown.
+  /// Throws   Error{kFormat} naming file and what differs.
+  void check_vocabulary(int64_t vocab_size, const std::string& tokenizer_digest) const;
+
+ private:
+  struct State;
+  std::shared_ptr<const State> state_;
+};
+
+/// Writes such a data set; u16 tokens up to 65,500 ids, else i32. Files appear at `finish`.
+class TokenFileWriter {
+ public:
+  TokenFileWriter(std::filesystem::path prefix, int64_t vocab_size);
+  ~TokenFileWriter();
+  TokenFileWriter(const TokenFileWriter&) = delete;
+  TokenFileWriter& operator=(const TokenFileWriter&) = delete;
+  void add_document(std::span<const int32_t> ids);
+  void finish(TokenFileCard card);  ///< counts are filled in
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace coppice::data

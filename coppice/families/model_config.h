@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coppice/base/json.h"
+#include "coppice/families/family.h"
+
+namespace coppice::families {
+
+struct Routing {
+  GateFunction gate = GateFunction::kSoftmaxTopK;
+  bool renormalise = false;
+  double renormalise_epsilon = 0;
+  int64_t num_groups = 1;        ///< n_group
+  int64_t top_groups = 1;        ///< topk_group
+  double routed_scaling = 1.0;
+  bool has_selection_bias = false;
+  bool has_router_bias = false;
+};
+
+/// A config.json read by its family's table: every size and switch resolved, fallbacks as transformers has them.
+struct ModelConfig {
+  const Family* family = nullptr;
+  Json json;  ///< the file as found
+
+  int64_t num_layers = 0, model_dim = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, vocab_size = 0;
+  int64_t dense_width = 0, expert_width = 0, shared_width = 0;  ///< 0 where there is none
+  int64_t num_experts = 0, top_k = 0;                           ///< 0 for dense models
+  std::vector<bool> moe_layer;                                  ///< [num_layers]
+  Routing routing;
+  bool tied = false, qkv_bias = false, output_bias = false;
+  QkNorm qk_norm = QkNorm::kNone;
+  double rms_eps = 1e-6, rope_theta = 10000.0;
+  int64_t rotary_dim = 0;                ///< leading dimensions of a head that RoPE turns
+  std::optional<double> clip_qkv;        ///< olmoe
+  double aux_loss_coef = 0;
+  int64_t max_positions = 0;
+  std::string dtype;                     ///< dtype or torch_dtype: "bfloat16"; empty if absent
+  /// What `nn` cannot compute exactly as transformers would (RoPE scaling, sliding window, other activation ...); surgery does not mind.
+  std::vector<std::string> unsupported_in_nn;
+
+  int64_t dim(Dim dim) const;
+  bool present(When when, int64_t layer) const;  ///< is a rule with `when` there in this layer
+  bool is_moe() const { return num_experts > 0; }
+};
+
+/// Throws   Error{kFormat} naming file and key: missing, wrong type, not positive, top_k > experts, aliases that disagree.
+///          Error{kUnsupported}: unknown model_type.
+ModelConfig read_config(const Json& config, std::string_view source);
+
+/// The configuration after its expert count became `num_experts`: every alias present rewritten, nothing else touched.
+Json with_num_experts(const ModelConfig& config, int64_t num_experts);
+
+}  // namespace coppice::families

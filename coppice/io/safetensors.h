@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coppice/io/dtype.h"
+
+namespace coppice::io {
+
+struct TensorInfo {
+  std::string name;
+  Dtype dtype = Dtype::kF32;
+  std::vector<int64_t> shape;
+  uint64_t offset = 0;  ///< bytes from the start of the file's data section
+  uint64_t bytes = 0;
+
+  int64_t elements() const;
+};
+
+/// A safetensors file, its header fully checked, its data mapped read-only.
+///
+/// Memory   the header; data pages come and go with the page cache.
+class SafetensorsFile {
+ public:
+  /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and tensor: header length past the file or over 100 MB, broken
+  ///          JSON, unknown dtype, negative or overflowing shape, offsets that overlap, leave a gap, run past the end or differ
+  ///          from shape times dtype, duplicate names.
+  static SafetensorsFile open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const;
+  const std::vector<TensorInfo>& tensors() const;              ///< by offset
+  const std::map<std::string, std::string>& metadata() const;  ///< "__metadata__"
+  const TensorInfo* find(std::string_view name) const;
+  std::span<const std::byte> data(const TensorInfo& tensor) const;
+  /// Tells the kernel that these pages are no longer needed, so that resident memory stays bounded.
+  void release(const TensorInfo& tensor) const;
+  /// Offset of the data section in the file.
+  uint64_t data_start() const;
+
+ private:
+  struct State;
+  std::shared_ptr<const State> state_;
+};
+
+/// Writes one safetensors file whose header is known beforehand; tensors may be written in any order, in pieces, from any thread.
+///
+/// Memory   none beyond the caller's pieces (pwrite).
+class SafetensorsWriter {
+ public:
+  /// Fills in the offsets of `tensors` (in the order given, which must be the order wanted on disk) and writes the header.
+  /// Throws   Error{kIo}.
+  SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
+                    const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+  ~SafetensorsWriter();
+  SafetensorsWriter(SafetensorsWriter&&) noexcept;
+  SafetensorsWriter& operator=(SafetensorsWriter&&) = delete;
+
+  const std::vector<TensorInfo>& tensors() const;
+  const TensorInfo& tensor(std::string_view name) const;
+  /// Throws   Error{kIo} (disk full, file-size limit), naming file and tensor.
+  void write(const TensorInfo& tensor, uint64_t offset_in_tensor, std::span<const std::byte> bytes);
+  /// fsync and close. Throws Error{kInternal} if bytes are missing.
+  void finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace coppice::io

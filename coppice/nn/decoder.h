@@ -1,0 +1,91 @@
+#pragma once
+
+// A decoder-only language model built from a family's table. B sequences, S positions, T = B * S tokens, V vocabulary, D model dimension.
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "coppice/families/match.h"
+#include "coppice/kernels/moe.h"
+#include "coppice/nn/parameter.h"
+
+namespace coppice::nn {
+
+enum class ComputeDtype { kF32, kBf16 };
+
+/// Fills one tensor's values (f32, [out, in] as on disk). From a checkpoint, or random.
+using TensorFill = std::function<void(const families::TensorSlot& slot, std::span<float> values)>;
+
+/// What the MoE layers did in one forward pass.
+struct LayerRouting {
+  int64_t layer = 0;
+  at::Tensor count_E;      ///< int64, (token, slot) pairs per expert
+  at::Tensor gate_mass_E;  ///< f64, sum of final gates before routed scaling
+  at::Tensor index_TK;     ///< int64; only if ForwardOptions::keep_routing
+};
+
+struct ForwardOptions {
+  kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
+  bool recompute = false;      ///< keep only block inputs, compute the rest again in backward
+  double aux_loss_coef = 0;    ///< switch-style, summed over MoE layers' mean as transformers does
+  double z_loss_coef = 0;
+  bool keep_routing = false;
+};
+
+struct LossOutput {
+  at::Tensor loss;        ///< scalar f32: what to differentiate (token loss plus balancing terms)
+  double token_loss = 0;  ///< mean cross-entropy in nats
+  double aux_loss = 0, z_loss = 0;
+  std::vector<LayerRouting> routing;
+};
+
+class Decoder {
+ public:
+  /// Throws   Error{kUnsupported} listing config.unsupported_in_nn, if any.
+  Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill);
+  /// Throws   Error{kNonFinite} naming the tensor; Error{kShape} where a dtype is no float.
+  static Decoder load(const families::Model& model, ComputeDtype dtype);
+
+  const families::ModelConfig& config() const { return config_; }
+  ComputeDtype dtype() const { return dtype_; }
+  std::vector<Parameter>& parameters() { return parameters_; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+
+  /// Selection bias of a MoE layer, f32 [E]; undefined where the family has none. Not a parameter: balancing moves it.
+  std::map<int64_t, at::Tensor>& selection_bias() { return selection_bias_; }
+  const std::map<int64_t, at::Tensor>& selection_bias() const { return selection_bias_; }
+  /// Its slot on disk.
+  families::TensorSlot selection_bias_slot(int64_t layer) const;
+
+  /// Shapes   tokens_BS int64; returns [B, S, V] f32.
+  at::Tensor logits(const at::Tensor& tokens_BS, const ForwardOptions& options, std::vector<LayerRouting>* routing = nullptr) const;
+
+  /// Mean cross-entropy of target_BS given tokens_BS; targets of -1 do not count.
+  LossOutput loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options) const;
+
+  /// Sum of cross-entropy and number of counted targets, per sequence, without gradient. Returns [B] f64 sums; counts in `counts_B` int64.
+  at::Tensor sequence_loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options,
+                           at::Tensor& counts_B, std::vector<LayerRouting>* routing = nullptr) const;
+
+  /// Every tensor on disk with its f32 (master) values, in the table's order; what checkpoints are written from.
+  void visit(const std::function<void(const families::TensorSlot&, std::span<const float>)>& visitor) const;
+
+  /// Replaces the configuration and all parameters of MoE layers (growth in memory); `parameters` of dense parts stay the same objects.
+  void replace(families::ModelConfig config, std::vector<Parameter> parameters, std::map<int64_t, at::Tensor> selection_bias);
+
+ private:
+  families::ModelConfig config_;
+  ComputeDtype dtype_;
+  std::vector<Parameter> parameters_;
+  std::map<int64_t, at::Tensor> selection_bias_;
+};
+
+/// Bits of the parameter at (role, layer); Throws Error{kInternal} if absent.
+const Parameter& find_parameter(const std::vector<Parameter>& parameters, families::Role role, int64_t layer = -1);
+
+}  // namespace coppice::nn

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "coppice/upcycle/params.h"
+
+namespace coppice::upcycle {
+
+enum class Moment { kFirst, kSecond };  ///< exp_avg, exp_avg_sq
+
+/// What an optimizer strategy sees of one child's matrix (or router row).
+struct MomentContext {
+  Moment moment = Moment::kFirst;
+  uint32_t copy = 1;               ///< 0: the original
+  uint32_t num_siblings = 1;       ///< r, the original included
+  double weight_change = 0;        ///< mean|child - W| / mean|W|
+  std::span<const float> next;     ///< the next expert's moment (interpolate); empty unless `needs_next`
+};
+
+struct OptimizerInit {
+  std::string_view name;
+  void (*apply)(std::span<float> moment, const MomentContext& context, const Params& params);  // holds the parent's (moved) moment
+  bool keeps_step;   ///< the child takes its parent's step count; else 0
+  bool needs_next;
+  bool touches_original;
+  std::span<const ParamSpec> params;
+  std::string_view summary, source;
+};
+std::span<const OptimizerInit> optimizer_inits();
+const OptimizerInit& optimizer_init(std::string_view name);  // Throws Error{kUsage}
+
+}  // namespace coppice::upcycle

@@ -1,0 +1,91 @@
+#pragma once
+
+// A growth plan fixes, for each MoE layer, the parent of every expert. Plain data, made once from configuration, scores and seed;
+// every carrier (disk, memory) and every part (experts, router, optimizer, balancing) reads the same one.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coppice/base/json.h"
+#include "coppice/families/model_config.h"
+#include "coppice/upcycle/params.h"
+
+namespace coppice::upcycle {
+
+/// "2x", "1.5x" or "48".
+struct ExpertCount {
+  std::string text = "2x";
+
+  /// The number meant for a model with `experts`. Throws Error{kUsage}: not a whole number of experts, or not more than `experts`.
+  int64_t resolve(int64_t experts) const;
+  static ExpertCount from_text(std::string_view text);  // Throws Error{kUsage}
+  std::string to_text() const { return text; }
+  bool operator==(const ExpertCount&) const = default;
+};
+
+/// One expert of the grown model. copy 0 is the original, kept bit for bit; copies of a parent count 1, 2, ...
+struct Child {
+  uint32_t parent = 0;
+  uint32_t copy = 0;
+  bool operator==(const Child&) const = default;
+};
+
+struct LayerPlan {
+  int64_t layer = 0;
+  std::vector<Child> children;  ///< [N], in the order of the grown model
+  /// Number of children of each of the E parents, the original included.
+  std::vector<uint32_t> siblings(int64_t experts_before) const;
+  bool operator==(const LayerPlan&) const = default;
+};
+
+enum class Order { kAppend, kSiblings };
+
+struct GrowthPlan {
+  uint64_t seed = 0;
+  int64_t experts_before = 0, experts_after = 0;
+  Order order = Order::kAppend;
+  MethodChoice expert_init{"copy", {}}, router_init{"copy", {}}, optimizer_state{"copy", {}};
+  std::string balance_bias = "copy";  ///< selection bias of a child: its parent's (copy) or 0 (zero)
+  std::string select = "uniform";     ///< how the parents were chosen (for the record)
+  std::vector<LayerPlan> layers;      ///< MoE layers, rising
+
+  const LayerPlan& layer(int64_t index) const;  // COPPICE_CHECK that it is there
+  Json to_json() const;
+  /// Throws   Error{kFormat, kUsage}: every child needs a parent < E and each original appears exactly once with copy 0.
+  static GrowthPlan from_json(const Json& json, std::string_view source);
+  bool operator==(const GrowthPlan&) const = default;
+};
+
+/// What the user may choose; shared by `expand`, growth in mid-run and the demo.
+struct GrowthOptions {
+  ExpertCount experts;
+  std::optional<std::string> select;       ///< default: waterfill with scores, else uniform
+  double temperature = 1.0;                ///< weighted_sampling
+  std::string metric = "gradient_squared";
+  std::string layer_selection = "both_average";
+  std::optional<uint64_t> max_duplicates;  ///< default 3; waterfill: none
+  MethodChoice expert_init{"copy", {}};
+  std::optional<MethodChoice> router_init; ///< default: bias_only where the family has a router or selection bias, else perturb_new_only
+  std::string balance_bias = "copy";
+  MethodChoice optimizer_state{"copy", {}};
+  std::optional<std::string> order;        ///< append or siblings; default siblings where n_group > 1
+  uint64_t seed = 0;
+};
+
+struct Scores;  // utility.h
+
+/// Throws   Error{kUsage}: unknown names (with the nearest), N <= E, bias_only without a bias, groups that cannot be kept;
+///          Error{kNonFinite}: scores with NaN, infinity or a negative, naming layer and expert. Error{kUnsupported}: a dense model.
+GrowthPlan make_plan(const families::ModelConfig& config, const GrowthOptions& options, const Scores* scores);
+
+/// Does the grown model compute the same function as before under plain top-K, and why (or why not): one sentence for the user.
+struct Exactness {
+  bool exact = false;
+  std::string reason;
+};
+Exactness exactness(const families::ModelConfig& config, const GrowthPlan& plan);
+
+}  // namespace coppice::upcycle
