@@ -23,8 +23,7 @@ enum class ErrorCode {
 /// The one exception of coppice. The message says: subject, found, wanted, what to do.
 class Error : public std::runtime_error {
  public:
-  Error(ErrorCode error_code, const std::string& message)
-      : std::runtime_error(message), code(error_code) {}
+  Error(ErrorCode error_code, const std::string& message) : std::runtime_error(message), code(error_code) {}
 
   const ErrorCode code;
 };

@@ -21,6 +21,7 @@ void catch_interrupts() {
   std::signal(SIGINT, remember_signal);
   std::signal(SIGTERM, remember_signal);
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a write past the file-size limit then fails as one on a full disk does
 }
 
 int interrupt_signal() { return arrived; }

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -20,9 +22,11 @@ class Json {
 
   Json() = default;  // null
   Json(bool value);
-  Json(int value) : Json(static_cast<int64_t>(value)) {}
   Json(int64_t value);
   Json(uint64_t value);
+  template <std::integral T>  // the other widths
+    requires(!std::same_as<T, bool> && !std::same_as<T, char>)
+  Json(T value) : Json(static_cast<std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>(value)) {}
   Json(double value);  // written in the shortest form that reads back equal
   Json(const char* value) : Json(std::string(value)) {}
   Json(std::string value);
@@ -63,7 +67,8 @@ class Json {
   /// Removes the member; true if there was one.
   bool erase(std::string_view key);
 
-  bool operator==(const Json&) const = default;
+  /// Same kind and value, members in the same order; floats are equal by text or by value (so NaN equals NaN).
+  bool operator==(const Json& other) const;
 
   /// `indent` < 0: one line; else that many spaces a level, as Python's json.dumps(indent=...) lays out.
   std::string dump(int indent = -1) const;
@@ -74,11 +79,14 @@ class Json {
   static Json read(const std::filesystem::path& path, uint64_t max_bytes = 256u << 20);
 
  private:
+  friend class JsonBuilder;  // json.cpp: fills values as the parser meets them
+  void write(std::string& out, int indent, int level) const;
+
   Kind kind_ = Kind::kNull;
   bool bool_ = false;
-  int64_t int_ = 0;       // kInt (uint64 above the int64 range is kept as kFloat text)
+  int64_t int_ = 0;  // kInt (uint64 above the int64 range is kept as kFloat text)
   double float_ = 0;
-  std::string text_;      // kString: the value; kFloat: as found
+  std::string text_;  // kString: the value; kFloat: as found
   Array array_;
   Object object_;
 };

@@ -14,7 +14,11 @@
 //   };
 //   const auto options = parse<ExpandOptions>("expand", "summary", args);
 //
-// A field named "optimizer.lr" is the flag --optimizer.lr and the key lr of the TOML table [optimizer].
+// A field named "optimizer.lr" is the flag --optimizer.lr and the key lr of the TOML table [optimizer]; the operand
+// MODEL is the key model. A field of type Json takes any TOML value, an array of tables too (as a flag: JSON text).
+//
+// Every command has --help, --config FILE.toml and --quiet, which main acts on before the command runs. A command that
+// prints results declares `bool json = false;` with field("json", &O::json, kJsonHelp).
 
 #include <concepts>
 #include <cstdint>
@@ -25,6 +29,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "coppice/base/json.h"
@@ -37,22 +42,24 @@ struct Field {
   Value Struct::* member;
   std::string_view help;
   bool positional = false;
-  std::string_view choices = {};  // names of a table shown in help, e.g. "coppice list expert-init"
 };
+
+/// Help of the common flag --json.
+inline constexpr std::string_view kJsonHelp = "print one JSON object instead of text";
 
 template <class Struct, class Value>
 constexpr Field<Struct, Value> field(std::string_view name, Value Struct::* member, std::string_view help) {
-  return {name, member, help, false, {}};
+  return {name, member, help, false};
 }
-/// Positional. The last operand may be a std::vector and then takes one or more.
+/// Positional. A std::optional may be left out; the last operand may be a std::vector and then takes one or more.
 template <class Struct, class Value>
 constexpr Field<Struct, Value> operand(std::string_view name, Value Struct::* member, std::string_view help) {
-  return {name, member, help, true, {}};
+  return {name, member, help, true};
 }
 
 /// One option, its type erased. `read` parses text (Error{kUsage} on nonsense); `write` gives text that `read` takes.
 struct OptionSpec {
-  std::string name, help, type;  // type: "text", "path", "integer", "number", "flag", "list of text" ...
+  std::string name, help, type;  // type (of an item, in a list): "text", "path", "integer", "number", "flag", "json"
   bool positional = false, is_flag = false, is_list = false, optional = false;
   std::function<void(const std::vector<std::string>&)> read;
   std::function<Json()> write;  // the present value
@@ -102,11 +109,16 @@ Json write_scalar(const T& v) {
 
 template <class T>
 std::string type_name() {
-  if constexpr (std::same_as<T, bool>) return "flag";
-  else if constexpr (std::same_as<T, double>) return "number";
-  else if constexpr (std::integral<T>) return "integer";
-  else if constexpr (std::same_as<T, std::filesystem::path>) return "path";
-  else return "text";
+  if constexpr (std::same_as<T, bool>)
+    return "flag";
+  else if constexpr (std::same_as<T, double>)
+    return "number";
+  else if constexpr (std::integral<T>)
+    return "integer";
+  else if constexpr (std::same_as<T, std::filesystem::path>)
+    return "path";
+  else
+    return "text";
 }
 
 template <class Struct, class Value>
@@ -116,13 +128,21 @@ OptionSpec erase(Struct& object, const Field<Struct, Value>& f) {
   spec.help = f.help;
   spec.positional = f.positional;
   Value* value = &(object.*(f.member));
-  if constexpr (IsVector<Value>::value) {
+  if constexpr (std::same_as<Value, Json>) {
+    spec.type = "json";
+    spec.read = [value](const std::vector<std::string>& texts) { *value = Json::parse(texts.back(), "value"); };
+    spec.write = [value] { return *value; };
+  } else if constexpr (IsVector<Value>::value) {
     using Item = typename Value::value_type;
     spec.type = type_name<Item>();
     spec.is_list = true;
     spec.read = [value](const std::vector<std::string>& texts) {
       value->clear();
-      for (const auto& t : texts) read_scalar(value->emplace_back(), t);
+      for (const auto& t : texts) {
+        Item item{};
+        read_scalar(item, t);
+        value->push_back(std::move(item));
+      }
     };
     spec.write = [value] {
       Json out = Json::array();
@@ -147,6 +167,9 @@ OptionSpec erase(Struct& object, const Field<Struct, Value>& f) {
 void parse_options(std::string_view command, std::string_view summary, std::span<OptionSpec> specs,
                    std::span<const std::string_view> args);
 
+/// Sets fields from a TOML file.
+void read_settings(std::span<OptionSpec> specs, const std::filesystem::path& path);
+
 }  // namespace detail
 
 /// Thrown after --help was printed; `main` exits 0.
@@ -155,8 +178,8 @@ struct HelpShown {};
 /// The erased fields of `object`, in order; they point into it.
 template <class Struct>
 std::vector<OptionSpec> option_specs(Struct& object) {
-  return std::apply(
-      [&](const auto&... f) { return std::vector<OptionSpec>{detail::erase(object, f)...}; }, Struct::fields());
+  return std::apply([&](const auto&... f) { return std::vector<OptionSpec>{detail::erase(object, f)...}; },
+                    Struct::fields());
 }
 
 /// Throws   Error{kUsage}: an unknown option or key (with the nearest spelling), a missing operand, a bad value.
@@ -170,7 +193,10 @@ Struct parse(std::string_view command, std::string_view summary, std::span<const
 
 /// Sets fields from a TOML file alone (tables become dotted names). Throws Error{kNotFound, kFormat, kUsage}.
 template <class Struct>
-void read_toml(Struct& object, const std::filesystem::path& path);
+void read_toml(Struct& object, const std::filesystem::path& path) {
+  auto specs = option_specs(object);
+  detail::read_settings(specs, path);
+}
 
 /// The present values as TOML text, tables by dotted prefix; what `--config` reads back.
 std::string to_toml(std::span<const OptionSpec> specs);

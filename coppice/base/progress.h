@@ -10,7 +10,8 @@ namespace coppice {
 enum class ProgressUnit { kBytes, kItems, kSteps, kTokens };
 
 /// A progress bar on stderr with rate and time left: redrawn in place on a terminal, else a plain line every
-/// ten seconds. Shows nothing for work that ends within a second. Off unless `enable_progress(true)` was called by `main`.
+/// ten seconds. Shows nothing for work that ends within a second. Off unless `enable_progress(true)` was called by
+/// `main`.
 ///
 /// Threads  advance() may be called from any thread.
 class Progress {

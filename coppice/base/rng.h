@@ -25,16 +25,17 @@ struct RngKey {
 
 /// A random-access stream: element i is a pure function of (key, i). Copyable, stateless, thread-safe.
 ///
-/// Elements i < 2^42. Same bits on every processor (own polynomial log and sincos, no libm).
+/// Elements i < 2^40. Same bits on every processor (own polynomial log and sincos; no libm but the exactly rounded
+/// sqrt).
 class Rng {
  public:
   explicit Rng(const RngKey& key);
 
   uint32_t bits(uint64_t element) const;
-  uint64_t bits64(uint64_t element) const;      ///< its own words: independent of bits()
-  double uniform(uint64_t element) const;       ///< [0, 1), 53 bits
-  float normal(uint64_t element) const;         ///< N(0, 1) by Box-Muller
-  uint64_t below(uint64_t element, uint64_t n) const;  ///< [0, n); bias below 2^-32 for n < 2^32
+  uint64_t bits64(uint64_t element) const;  ///< its own words: independent of bits()
+  double uniform(uint64_t element) const;   ///< [0, 1), the upper 53 bits of bits64()
+  float normal(uint64_t element) const;     ///< N(0, 1) by Box-Muller over bits(); a pair (2k, 2k+1) shares one draw
+  uint64_t below(uint64_t element, uint64_t n) const;  ///< [0, n) from bits64(); bias below 2^-32 for n < 2^32
 
   /// out[i] = normal(first + i), same bits, several at a time.
   void fill_normal(uint64_t first, float* out, size_t count) const;
@@ -44,7 +45,7 @@ class Rng {
 
  private:
   std::array<uint32_t, 2> key_;
-  std::array<uint32_t, 4> counter_;  // words of the key; the element's block is added in
+  std::array<uint32_t, 4> counter_;  // the rest of the RngKey; 40 bits are left for the element's block
 };
 
 }  // namespace coppice

@@ -12,15 +12,24 @@
 namespace coppice {
 
 namespace detail {
-inline void append(std::string& out, std::string_view s) { out += s; }
-inline void append(std::string& out, char c) { out += c; }
-inline void append(std::string& out, bool b) { out += b ? "true" : "false"; }
-inline void append(std::string& out, const std::filesystem::path& p) { out += p.string(); }
-void append(std::string& out, double value);  // shortest text that reads back equal
-template <std::integral T>
-  requires(!std::same_as<T, char> && !std::same_as<T, bool>)
-void append(std::string& out, T value) {
-  out += std::to_string(value);
+std::string shortest_text(double value);  // reads back equal
+std::string shortest_text(float value);
+
+template <class Part>
+void append(std::string& out, const Part& part) {
+  if constexpr (std::same_as<Part, bool>) {
+    out += part ? "true" : "false";
+  } else if constexpr (std::same_as<Part, char>) {
+    out += part;
+  } else if constexpr (std::integral<Part>) {
+    out += std::to_string(part);
+  } else if constexpr (std::floating_point<Part>) {
+    out += shortest_text(part);
+  } else if constexpr (std::same_as<Part, std::filesystem::path>) {
+    out += part.string();
+  } else {
+    out += std::string_view(part);
+  }
 }
 }  // namespace detail
 

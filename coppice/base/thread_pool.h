@@ -9,7 +9,8 @@ namespace coppice {
 size_t default_threads();
 
 /// Calls task(i) for every i < count on up to `threads` threads, the caller among them, in rising order of start.
-/// The first exception (of the lowest index that threw) is rethrown here after all running tasks ended; no new ones start.
+/// The first exception (of the lowest index that threw) is rethrown here after all running tasks ended; no new ones
+/// start.
 ///
 /// Threads  tasks must not touch the same data; nested calls are fine.
 void parallel_for(size_t count, size_t threads, const std::function<void(size_t)>& task);

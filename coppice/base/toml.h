@@ -12,7 +12,8 @@ namespace coppice {
 /// Throws   Error{kNotFound, kIo}; Error{kFormat} with file, line and column. Dates are not accepted.
 Json read_toml(const std::filesystem::path& path);
 
-/// `value` (an object) as TOML: scalars and arrays of scalars first, then tables, then arrays of tables. Nulls are left out.
+/// `value` (an object) as TOML: scalars and arrays of scalars first, then tables, then arrays of tables. Nulls are left
+/// out.
 std::string toml_text(const Json& value);
 
 }  // namespace coppice

@@ -1,0 +1,97 @@
+#include "coppice/base/options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
+
+#include "coppice/base/error.h"
+#include "coppice/base/options_detail.h"
+#include "coppice/base/text.h"
+#include "coppice/base/toml.h"
+
+namespace coppice {
+namespace {
+
+[[noreturn]] void wrong_usage(std::string_view command, const std::string& problem) {
+  throw Error(ErrorCode::kUsage, cat(problem, " (see `coppice ", command, " --help`)"));
+}
+
+CLI::Option* declare(CLI::App& app, const OptionSpec& spec) {
+  if (spec.is_flag) return app.add_flag("--" + spec.name)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  CLI::Option* option = app.add_option(cat(spec.positional ? "" : "--", spec.name));
+  if (spec.is_list) option->expected(1, CLI::detail::expected_max_vector_size)->allow_extra_args();
+  if (spec.is_list && !spec.positional) option->delimiter(',');
+  if (spec.positional && !spec.optional) option->required();  // so that a list before it leaves it its share
+  return option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+// What CLI11 could not place: an unknown option goes before an operand too many, which may be that option's value.
+void refuse_extras(std::string_view command, std::span<const OptionSpec> specs, std::vector<std::string> extras) {
+  std::erase(extras, "--");  // only ends the options
+  if (extras.empty()) return;
+  const auto unknown =
+      std::find_if(extras.begin(), extras.end(), [](const auto& extra) { return extra.starts_with('-'); });
+  if (unknown == extras.end()) {
+    wrong_usage(command, cat("'", extras.front(), "': is one operand more than '", command, "' takes"));
+  }
+  std::vector<std::string> names = {"--config", "--quiet", "--help"};
+  for (const auto& spec : specs) {
+    if (!spec.positional) names.push_back("--" + spec.name);
+  }
+  const std::string name = unknown->substr(0, unknown->find('='));
+  wrong_usage(command, cat("'", name, "': is no option of '", command, "'", suggestion(name, names)));
+}
+
+}  // namespace
+
+void detail::parse_options(std::string_view command, std::string_view summary, std::span<OptionSpec> specs,
+                           std::span<const std::string_view> args) {
+  CLI::App app;
+  app.set_help_flag();
+  app.allow_extras();
+  const CLI::Option* help = app.add_flag("--help");
+  const CLI::Option* config = app.add_option("--config");
+  if (!has_quiet(specs)) app.add_flag("--quiet");  // main has seen to it
+  std::vector<const CLI::Option*> options;
+  for (const auto& spec : specs) options.push_back(declare(app, spec));
+
+  try {
+    app.parse(std::vector<std::string>(args.rbegin(), args.rend()));
+  } catch (const CLI::RequiredError&) {
+    // A configuration file may give the operand; checked below.
+  } catch (const CLI::ArgumentMismatch& e) {
+    const std::string message = e.what();
+    wrong_usage(command, cat(message.substr(0, message.find(':')), ": wants one value"));
+  } catch (const CLI::ParseError& e) {
+    wrong_usage(command, e.what());
+  }
+  if (help->count() > 0) {
+    std::cout << help_text(command, summary, specs);
+    throw HelpShown();
+  }
+  refuse_extras(command, specs, app.remaining());
+
+  std::vector<const OptionSpec*> set;
+  if (config->count() > 0) {
+    const std::string& path = config->results().back();
+    set = assign_settings(specs, read_toml(path), path);
+  }
+  std::vector<std::string> missing;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    OptionSpec& spec = specs[i];
+    const auto& texts = options[i]->results();
+    const std::string subject = cat(spec.positional ? "" : "--", spec.name);
+    if (!texts.empty()) {
+      if (texts.size() > 1 && !spec.is_list)
+        wrong_usage(command, cat(subject, ": is given ", texts.size(), " times; wanted once"));
+      assign(spec, texts, subject);
+    } else if (spec.positional && !spec.optional && std::find(set.begin(), set.end(), &spec) == set.end()) {
+      missing.push_back(spec.name);
+    }
+  }
+  if (!missing.empty())
+    wrong_usage(command,
+                cat(join(missing, " and "), ": missing; '", command, "' needs ", missing.size() > 1 ? "them" : "it"));
+}
+
+}  // namespace coppice
