@@ -1,12 +1,15 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <string>
 #include <string_view>
 
 namespace coppice::io {
 
-/// A directory that appears under its final name whole or not at all: filled as the sibling `.NAME.tmp-PID`, fsynced, renamed.
-/// The destructor of an uncommitted one removes what was written.
+/// A directory that appears under its final name whole or not at all: filled as the sibling `.NAME.tmp-PID`, fsynced,
+/// renamed. The destructor of an uncommitted one removes what was written. What killed processes left of the same
+/// target is removed at construction: it is known by a lock that ends with its process, and by the process being gone.
 class AtomicDirectory {
  public:
   /// Throws   Error{kIo} (no parent, no permission); Error{kUsage} if `target` exists.
@@ -17,11 +20,14 @@ class AtomicDirectory {
 
   /// Where to write.
   const std::filesystem::path& path() const { return temporary_; }
-  /// fsync of every file and directory in it, then rename. Throws Error{kIo}.
+  /// fsync of every file and directory in it, then rename.
+  /// Throws   Error{kIo}. If only the rename failed (something appeared at the target meanwhile), what was written is
+  ///          complete and stays under the name that the message gives.
   void commit();
 
  private:
   std::filesystem::path target_, temporary_;
+  int lock_ = -1;
   bool committed_ = false;
 };
 
@@ -31,13 +37,16 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view t
 /// Whole file as text. Throws Error{kNotFound, kIo}.
 std::string read_file(const std::filesystem::path& path);
 
-/// Copies one regular file (following a symbolic link), mode kept, parents made. Throws Error{kIo}.
+/// Copies one regular file (following a symbolic link), mode kept, parents made; what lay at `to` is replaced. The
+/// bytes move inside the kernel where it can (copy_file_range, reflinks). Throws Error{kNotFound, kIo}.
 void copy_file(const std::filesystem::path& from, const std::filesystem::path& to);
 
-/// Throws   Error{kIo} with both figures if the file system of `directory` has less than `bytes` free.
+/// Throws   Error{kIo} with both figures if the file system of `directory` (or of its nearest parent that exists) has
+/// less
+///          than `bytes` free.
 void check_free_space(const std::filesystem::path& directory, uint64_t bytes);
 
-/// Throws Error{kUsage} if `output` exists, or lies inside `input` or is it.
+/// Throws   Error{kUsage} if `output` exists, or lies inside `input` (which may be empty: none) or is it.
 void check_output_directory(const std::filesystem::path& output, const std::filesystem::path& input);
 
 }  // namespace coppice::io

@@ -10,14 +10,22 @@
 
 namespace coppice::io {
 
-/// The tensors of a Hugging Face model directory: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+/// The tensors of a Hugging Face model directory: `model.safetensors`, or the shards that
+/// `model.safetensors.index.json` names.
 ///
 /// Memory   headers only.
 class Checkpoint {
  public:
-  /// Throws   Error{kNotFound}: no directory, no config.json, no weights, a missing shard. Error{kFormat}: an index that leaves the directory
+  /// Throws   Error{kNotFound}: no directory, no config.json, no weights, a missing shard. Error{kFormat}: an index
+  /// that leaves the directory
   ///          (absolute, "..", symlinked out), names a tensor its shard does not have, or misses one that a shard has.
+  ///          Where both a single file and an index lie there, the single file counts, as in transformers.
+  ///
+  /// A symbolic link may lead out of the directory only in the Hugging Face cache, from `snapshots/REVISION/` to
+  /// `blobs/`.
   static Checkpoint open(const std::filesystem::path& directory);
+  Checkpoint(Checkpoint&&) = default;  // entries point into the shards, so there are no copies
+  Checkpoint& operator=(Checkpoint&&) = default;
 
   const std::filesystem::path& directory() const { return directory_; }
   const Json& config() const { return config_; }                          ///< config.json
@@ -35,18 +43,24 @@ class Checkpoint {
   /// Widened to f32. Throws Error{kShape} if the dtype is no float.
   std::vector<float> read_f32(std::string_view name) const;
 
-  /// Files of the directory that hold no weights and are no index (tokenizer, generation config, sub-directories other than `trainer/`), relative.
+  /// Files of the directory that a changed copy of the model carries over as they are (tokenizer, generation config,
+  /// remote code, sub-directories), relative, sorted. Left out, since they would be stale or are written anew:
+  /// config.json, coppice.json, `trainer/`, *.safetensors and their indices at the top level, weights in other formats
+  /// (pytorch_model*.bin, tf_model*.h5, flax_model*.msgpack, consolidated*.pth, *.gguf) and hidden directories (.git,
+  /// .cache). Throws   Error{kFormat}: a symbolic link that leaves the directory or leads to a directory.
   std::vector<std::filesystem::path> companion_files() const;
   uint64_t total_bytes() const;
 
  private:
+  Checkpoint() = default;
+
   std::filesystem::path directory_;
   Json config_;
   std::vector<SafetensorsFile> shards_;
   std::vector<std::pair<std::string, Entry>> entries_;  // sorted by name
 };
 
-/// Splits tensors, in order, into shards of at most `max_shard_bytes` (a larger tensor has one alone) and names their files as Hugging Face does.
+/// Which tensors go into which file.
 struct ShardPlan {
   struct Shard {
     std::string file;  ///< "model.safetensors" or "model-00001-of-00002.safetensors"
@@ -55,12 +69,19 @@ struct ShardPlan {
   std::vector<Shard> shards;
   uint64_t total_bytes = 0;
 };
+/// Splits tensors, in order, into shards of at most `max_shard_bytes` (a larger tensor has one alone) and names their
+/// files as Hugging Face does. Fills in the byte counts.
 ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem = "model");
 
 /// Writes `<stem>.safetensors.index.json` for a plan of more than one shard; nothing for one.
 void write_shard_index(const std::filesystem::path& directory, const ShardPlan& plan, std::string_view stem = "model");
 
-/// SHA-256 over the sorted (name, dtype, shape) list, the architecture keys of config.json and the bytes of the tensors named in `router_tensors`.
+/// SHA-256 over the sorted (name, dtype, shape) list, the architecture keys of config.json and the bytes of the tensors
+/// named in `router_tensors`.
+///
+/// Keys of config.json that change neither function nor layout do not count: transformers_version, torch_dtype, dtype,
+/// _name_or_path, use_cache, architectures. Neither do the order of keys, the spelling of numbers (10000, 10000.0) and
+/// the split into shards.
 std::string model_digest(const Checkpoint& checkpoint, const std::vector<std::string>& router_tensors);
 
 }  // namespace coppice::io

@@ -7,16 +7,37 @@
 
 namespace coppice::io {
 
-/// Element types of the safetensors format. All are carried; only F32, BF16 and F16 (and integers where noted) are computed on.
+/// Element types of the safetensors format. All are carried; only F32, BF16 and F16 (and integers where noted) are
+/// computed on.
 enum class Dtype {
-  kBool, kF4, kF6E2M3, kF6E3M2, kU8, kI8, kF8E5M2, kF8E4M3, kF8E8M0, kF8E4M3Fnuz, kF8E5M2Fnuz,
-  kI16, kU16, kF16, kBf16, kI32, kU32, kF32, kC64, kF64, kI64, kU64,
+  kBool,
+  kF4,
+  kF6E2M3,
+  kF6E3M2,
+  kU8,
+  kI8,
+  kF8E5M2,
+  kF8E4M3,
+  kF8E8M0,
+  kF8E4M3Fnuz,
+  kF8E5M2Fnuz,
+  kI16,
+  kU16,
+  kF16,
+  kBf16,
+  kI32,
+  kU32,
+  kF32,
+  kC64,
+  kF64,
+  kI64,
+  kU64,
 };
 
-std::string_view dtype_name(Dtype dtype);                ///< as in the header: "BF16"
-bool parse_dtype(std::string_view name, Dtype& out);     ///< false if unknown
-int dtype_bits(Dtype dtype);                             ///< F4 has 4, F6 6
-bool is_float(Dtype dtype);                              ///< F32, BF16 or F16: what `to_f32` takes
+std::string_view dtype_name(Dtype dtype);             ///< as in the header: "BF16"
+bool parse_dtype(std::string_view name, Dtype& out);  ///< false if unknown
+int dtype_bits(Dtype dtype);                          ///< F4 has 4, F6 6
+bool is_float(Dtype dtype);                           ///< F32, BF16 or F16: what `to_f32` takes
 
 /// bf16 bits of `x`, rounded to nearest even by integer arithmetic (the same bits on every processor); NaN stays NaN.
 inline uint16_t bf16_from_f32(float x) {

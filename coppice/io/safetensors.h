@@ -21,6 +21,7 @@ struct TensorInfo {
   uint64_t bytes = 0;
 
   int64_t elements() const;
+  bool operator==(const TensorInfo&) const = default;
 };
 
 /// A safetensors file, its header fully checked, its data mapped read-only.
@@ -28,9 +29,10 @@ struct TensorInfo {
 /// Memory   the header; data pages come and go with the page cache.
 class SafetensorsFile {
  public:
-  /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and tensor: header length past the file or over 100 MB, broken
-  ///          JSON, unknown dtype, negative or overflowing shape, offsets that overlap, leave a gap, run past the end or differ
-  ///          from shape times dtype, duplicate names.
+  /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and tensor: header length past the file or over 100 MB,
+  /// broken
+  ///          JSON, unknown dtype, negative or overflowing shape, offsets that overlap, leave a gap, run past the end
+  ///          or differ from shape times dtype, duplicate names.
   static SafetensorsFile open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const;
@@ -48,13 +50,16 @@ class SafetensorsFile {
   std::shared_ptr<const State> state_;
 };
 
-/// Writes one safetensors file whose header is known beforehand; tensors may be written in any order, in pieces, from any thread.
+/// Writes one safetensors file whose header is known beforehand; tensors may be written in any order, in pieces. What
+/// lay under the path is unlinked, never written into; the destructor of an unfinished writer removes the file.
 ///
 /// Memory   none beyond the caller's pieces (pwrite).
+/// Threads  write() may be called from any thread.
 class SafetensorsWriter {
  public:
-  /// Fills in the offsets of `tensors` (in the order given, which must be the order wanted on disk) and writes the header.
-  /// Throws   Error{kIo}.
+  /// Fills in the offsets and byte counts of `tensors` (in the order given, which must be the order wanted on disk),
+  /// claims the file's space and writes the header. Throws   Error{kIo}; Error{kUnsupported} if the header passes the
+  /// 100 MB that readers take.
   SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
                     const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
   ~SafetensorsWriter();
@@ -65,7 +70,7 @@ class SafetensorsWriter {
   const TensorInfo& tensor(std::string_view name) const;
   /// Throws   Error{kIo} (disk full, file-size limit), naming file and tensor.
   void write(const TensorInfo& tensor, uint64_t offset_in_tensor, std::span<const std::byte> bytes);
-  /// fsync and close. Throws Error{kInternal} if bytes are missing.
+  /// fsync and close. Throws Error{kIo}; Error{kInternal} if bytes are missing or were written twice.
   void finish();
 
  private:

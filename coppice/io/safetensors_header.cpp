@@ -1,0 +1,209 @@
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <tuple>
+
+#include "coppice/base/error.h"
+#include "coppice/base/json.h"
+#include "coppice/base/text.h"
+#include "coppice/io/posix_detail.h"
+#include "coppice/io/safetensors_header_detail.h"
+
+namespace coppice::io::detail {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
+
+constexpr size_t kLengthBytes = 8;
+constexpr size_t kProblemsShown = 8;
+
+[[noreturn]] void fail(std::string_view source, const std::vector<std::string>& problems, std::string_view advice) {
+  throw Error(ErrorCode::kFormat, cat(source, ": ", join_some(problems, kProblemsShown, ", "), advice));
+}
+
+// A whole number of 0 or more that fits an int64.
+bool is_size(const Json& value) { return value.kind() == Json::Kind::kInt && value.as_int() >= 0; }
+
+std::string_view header_text(std::span<const std::byte> file, std::string_view source) {
+  if (file.size() < kLengthBytes) {
+    fail(source, {cat(file.size(), " bytes long")}, "; wanted at least 8 (download it again)");
+  }
+  const auto* text = reinterpret_cast<const char*>(file.data());
+  uint64_t length;
+  std::memcpy(&length, text, kLengthBytes);
+  if (std::string_view(text, kLengthBytes) == "version ") {
+    fail(source, {"a Git LFS pointer"}, "; wanted the weights themselves (run `git lfs pull`)");
+  }
+  if (length > kMaxHeaderBytes) {
+    fail(source, {cat("a header of ", length, " bytes")},
+         cat("; wanted at most ", kMaxHeaderBytes, " (this is no safetensors file, or a damaged one)"));
+  }
+  if (length > file.size() - kLengthBytes) {
+    fail(source, {cat("the header ends at byte ", kLengthBytes + length, " of ", file.size())},
+         "; the file is short (download it again)");
+  }
+  const std::string_view header(text + kLengthBytes, length);
+  if (header.empty() || header.front() != '{') {
+    fail(source, {"the header is no JSON object"}, "; wanted '{' at byte 8 (this is no safetensors file)");
+  }
+  return header;
+}
+
+// One entry of the header; what is wrong with it goes to `problems`.
+void read_tensor(const std::string& name, const Json& entry, std::vector<TensorInfo>& tensors,
+                 std::vector<std::string>& problems) {
+  const auto reject = [&](const auto&... what) { problems.push_back(cat(quote(name), " ", what...)); };
+  if (!entry.is_object()) return reject("is no object with dtype, shape and data_offsets");
+  const Json *dtype = nullptr, *shape = nullptr, *offsets = nullptr;
+  for (const auto& [key, value] : entry.members()) {
+    if (key == "dtype")
+      dtype = &value;
+    else if (key == "shape")
+      shape = &value;
+    else if (key == "data_offsets")
+      offsets = &value;
+    else
+      return reject("has an unknown key ", quote(key));
+  }
+  if (!dtype || !shape || !offsets) {
+    return reject("has no ", !dtype ? "dtype" : !shape ? "shape" : "data_offsets");
+  }
+  TensorInfo tensor{.name = name};
+  if (!dtype->is_string()) return reject("has a dtype that is no text");
+  if (!parse_dtype(dtype->as_string(), tensor.dtype)) {
+    return reject("has the unknown dtype ", quote(dtype->as_string()));
+  }
+  if (!shape->is_array() || !std::ranges::all_of(shape->items(), is_size)) {
+    return reject("has a shape that is no list of sizes of 0 or more");
+  }
+  for (const auto& size : shape->items()) tensor.shape.push_back(size.as_int());
+  if (!offsets->is_array() || offsets->items().size() != 2 || !std::ranges::all_of(offsets->items(), is_size)) {
+    return reject("has data_offsets that are no two numbers of 0 or more");
+  }
+  const auto begin = static_cast<uint64_t>(offsets->items()[0].as_int());
+  const auto end = static_cast<uint64_t>(offsets->items()[1].as_int());
+  if (begin > end) return reject("starts at byte ", begin, ", after its end at byte ", end);
+  const auto wanted = byte_count(tensor.dtype, tensor.shape);
+  const auto described = cat(dtype_name(tensor.dtype), " ", shape_text(tensor.shape));
+  if (!wanted) return reject("has a byte count that overflows or is not whole (", described, ")");
+  if (*wanted != end - begin) return reject("has ", end - begin, " bytes where ", described, " wants ", *wanted);
+  tensor.offset = begin;
+  tensor.bytes = *wanted;
+  tensors.push_back(std::move(tensor));
+}
+
+void read_metadata(const Json& entry, std::map<std::string, std::string>& metadata,
+                   std::vector<std::string>& problems) {
+  if (!entry.is_object()) {
+    problems.emplace_back("__metadata__ is no object");
+    return;
+  }
+  for (const auto& [key, value] : entry.members()) {
+    if (value.is_string())
+      metadata.emplace(key, value.as_string());
+    else
+      problems.push_back(cat("the value of ", quote(key), " in __metadata__ is no text"));
+  }
+}
+
+// The tensors must fill the data section: each starts where the one before it ends, the last ends with the file.
+void check_offsets(const std::vector<TensorInfo>& tensors, uint64_t data_bytes, std::string_view source) {
+  std::vector<std::string> problems;
+  for (const auto& t : tensors) {
+    if (t.offset + t.bytes > data_bytes) {
+      problems.push_back(cat(quote(t.name), " ends at byte ", t.offset + t.bytes, " of ", data_bytes));
+    }
+  }
+  if (!problems.empty()) fail(source, problems, "; the file is short (download it again)");
+
+  uint64_t end = 0;
+  const TensorInfo* before = nullptr;
+  for (const auto& t : tensors) {
+    if (t.offset < end) {
+      problems.push_back(cat(quote(t.name), " starts at byte ", t.offset, " and overlaps ", quote(before->name),
+                             ", which ends at byte ", end));
+    } else if (t.offset > end) {
+      problems.push_back(cat(quote(t.name), " starts at byte ", t.offset, " and leaves a gap after byte ", end));
+    }
+    if (t.offset + t.bytes >= end) {
+      end = t.offset + t.bytes;
+      before = &t;
+    }
+  }
+  if (!problems.empty()) {
+    fail(source, problems,
+         "; wanted each tensor to start where the last one ends (write the file again with the safetensors library)");
+  }
+  if (end != data_bytes) {
+    fail(source,
+         {cat(data_bytes - end, " bytes belong to no tensor after ", before ? quote(before->name) : "the header")},
+         "; wanted the file to end there (download it again)");
+  }
+}
+
+}  // namespace
+
+std::optional<uint64_t> byte_count(Dtype dtype, std::span<const int64_t> shape) {
+  // Of the sizes that are not zero: a product over them stays small for whoever computes strides, too.
+  const auto bits = static_cast<uint64_t>(dtype_bits(dtype));
+  uint64_t product = bits;
+  bool empty = false;
+  for (const int64_t size : shape) {
+    if (size < 0) return std::nullopt;
+    if (size == 0) {
+      empty = true;
+      continue;
+    }
+    if (product > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) / static_cast<uint64_t>(size)) {
+      return std::nullopt;
+    }
+    product *= static_cast<uint64_t>(size);
+  }
+  if (empty) return 0;
+  if (product % 8 != 0) return std::nullopt;
+  return product / 8;
+}
+
+Header parse_header(std::span<const std::byte> file, std::string_view source) {
+  const auto text = header_text(file, source);
+  const Json root = Json::parse(text, source);
+  Header header;
+  header.data_start = kLengthBytes + text.size();
+  std::vector<std::string> problems;
+  header.tensors.reserve(root.members().size());
+  for (const auto& [name, entry] : root.members()) {
+    if (name == "__metadata__")
+      read_metadata(entry, header.metadata, problems);
+    else
+      read_tensor(name, entry, header.tensors, problems);
+  }
+  if (!problems.empty()) fail(source, problems, " (the file is damaged or was not written by the safetensors library)");
+  // Tensors without bytes come before the one that starts where they lie.
+  std::ranges::sort(header.tensors, {}, [](const TensorInfo& t) { return std::tie(t.offset, t.bytes, t.name); });
+  check_offsets(header.tensors, file.size() - header.data_start, source);
+  return header;
+}
+
+std::string header_bytes(const std::vector<TensorInfo>& tensors, const std::map<std::string, std::string>& metadata) {
+  std::string json = "{";
+  if (!metadata.empty()) {
+    Json::Object members;
+    for (const auto& [key, value] : metadata) members.emplace_back(key, Json(value));
+    json += cat("\"__metadata__\":", Json::object(std::move(members)).dump());
+  }
+  for (const auto& t : tensors) {
+    json +=
+        cat(json.size() > 1 ? "," : "", Json(t.name).dump(), ":{\"dtype\":\"", dtype_name(t.dtype), "\",\"shape\":[");
+    for (size_t i = 0; i < t.shape.size(); ++i) json += cat(i > 0 ? "," : "", t.shape[i]);
+    json += cat("],\"data_offsets\":[", t.offset, ",", t.offset + t.bytes, "]}");
+  }
+  json += '}';
+  json.resize((json.size() + 7) / 8 * 8, ' ');
+  const uint64_t length = json.size();
+  std::string out(kLengthBytes, '\0');
+  std::memcpy(out.data(), &length, kLengthBytes);
+  return out + json;
+}
+
+}  // namespace coppice::io::detail

@@ -1,0 +1,104 @@
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <unordered_map>
+
+#include "coppice/base/check.h"
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/io/posix_detail.h"
+#include "coppice/io/safetensors.h"
+#include "coppice/io/safetensors_header_detail.h"
+
+namespace coppice::io {
+namespace {
+
+// A whole file, mapped read-only.
+class Mapping {
+ public:
+  explicit Mapping(const std::filesystem::path& path) {
+    const auto file = detail::open_to_read(path);
+    struct stat status;
+    if (::fstat(file.get(), &status) != 0) detail::throw_io(path.string(), "read its size", errno);
+    if (!S_ISREG(status.st_mode)) throw Error(ErrorCode::kFormat, cat(path, ": no regular file"));
+    size_ = static_cast<size_t>(status.st_size);
+    if (size_ == 0) return;  // which mmap refuses
+    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.get(), 0);
+    if (address == MAP_FAILED) detail::throw_io(path.string(), "map it", errno);
+    data_ = static_cast<std::byte*>(address);
+  }
+  ~Mapping() {
+    if (data_) ::munmap(data_, size_);
+  }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace
+
+int64_t TensorInfo::elements() const {
+  int64_t product = 1;
+  for (const int64_t size : shape) {
+    if (size == 0) return 0;
+    product *= size;
+  }
+  return product;
+}
+
+struct SafetensorsFile::State {
+  explicit State(const std::filesystem::path& file_path)
+      : path(file_path), mapping(file_path), header(detail::parse_header(mapping.bytes(), file_path.string())) {
+    by_name.reserve(header.tensors.size());
+    for (const auto& t : header.tensors) by_name.emplace(t.name, &t);
+  }
+
+  std::filesystem::path path;
+  Mapping mapping;
+  detail::Header header;
+  std::unordered_map<std::string_view, const TensorInfo*> by_name;
+};
+
+SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
+  SafetensorsFile file;
+  file.state_ = std::make_shared<const State>(path);
+  return file;
+}
+
+const std::filesystem::path& SafetensorsFile::path() const { return state_->path; }
+const std::vector<TensorInfo>& SafetensorsFile::tensors() const { return state_->header.tensors; }
+const std::map<std::string, std::string>& SafetensorsFile::metadata() const { return state_->header.metadata; }
+uint64_t SafetensorsFile::data_start() const { return state_->header.data_start; }
+
+const TensorInfo* SafetensorsFile::find(std::string_view name) const {
+  const auto it = state_->by_name.find(name);
+  return it == state_->by_name.end() ? nullptr : it->second;
+}
+
+std::span<const std::byte> SafetensorsFile::data(const TensorInfo& tensor) const {
+  const auto section = state_->mapping.bytes().subspan(data_start());
+  COPPICE_CHECK(tensor.offset <= section.size() && tensor.bytes <= section.size() - tensor.offset, path(), ": '",
+                tensor.name, "'");
+  return section.subspan(tensor.offset, tensor.bytes);
+}
+
+void SafetensorsFile::release(const TensorInfo& tensor) const {
+  const auto bytes = data(tensor);
+  if (bytes.empty()) return;
+  // Outwards to whole pages: a neighbour's page is read again if it is still needed, while inwards every tensor would
+  // leave two pages behind.
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<uintptr_t>(bytes.data()) / page * page;
+  const auto last = (reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size() + page - 1) / page * page;
+  // Advice: if the kernel refuses it, the pages merely stay.
+  ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
+}  // namespace coppice::io

@@ -1,0 +1,130 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <unordered_map>
+
+#include "coppice/base/check.h"
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/io/posix_detail.h"
+#include "coppice/io/safetensors.h"
+#include "coppice/io/safetensors_header_detail.h"
+
+namespace coppice::io {
+namespace {
+
+using detail::quote;
+using detail::throw_io;
+
+// Offsets and byte counts of tensors that lie one after the other.
+std::vector<TensorInfo> lay_out(std::vector<TensorInfo> tensors) {
+  uint64_t offset = 0;
+  for (auto& t : tensors) {
+    const auto bytes = detail::byte_count(t.dtype, t.shape);
+    COPPICE_CHECK(bytes.has_value(), quote(t.name), " has the shape ", shape_text(t.shape));
+    COPPICE_CHECK(t.bytes == 0 || t.bytes == *bytes, quote(t.name), " has ", t.bytes, " bytes, its shape ", *bytes);
+    t.bytes = *bytes;
+    t.offset = offset;
+    offset += *bytes;
+  }
+  return tensors;
+}
+
+// Claims the whole file at once: a full disk shows here and not after hours.
+void allocate(const detail::Descriptor& file, uint64_t bytes, const std::string& subject) {
+  const auto size = static_cast<off_t>(bytes);
+  int result;
+  do result = ::fallocate(file.get(), 0, 0, size);
+  while (result != 0 && errno == EINTR);
+  if (result == 0) return;
+  if (errno != EOPNOTSUPP && errno != ENOSYS) throw_io(subject, cat("claim ", bytes_text(bytes)), errno);
+  if (::ftruncate(file.get(), size) != 0) throw_io(subject, cat("grow it to ", bytes_text(bytes)), errno);
+}
+
+}  // namespace
+
+struct SafetensorsWriter::State {
+  State(std::filesystem::path file_path, std::vector<TensorInfo> infos)
+      : path(std::move(file_path)), tensors(lay_out(std::move(infos))), written(tensors.size()) {
+    by_name.reserve(tensors.size());
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const bool is_first = by_name.emplace(tensors[i].name, i).second;
+      COPPICE_CHECK(is_first, path, ": two tensors are called ", quote(tensors[i].name));
+    }
+  }
+  ~State() {
+    if (file) ::unlink(path.c_str());  // not finished
+  }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  size_t index(std::string_view name) const {
+    const auto it = by_name.find(name);
+    COPPICE_CHECK(it != by_name.end(), path, " has no tensor ", quote(name));
+    return it->second;
+  }
+
+  std::filesystem::path path;
+  std::vector<TensorInfo> tensors;
+  std::vector<std::atomic<uint64_t>> written;  // bytes of each tensor
+  std::unordered_map<std::string_view, size_t> by_name;
+  uint64_t data_start = 0;
+  detail::Descriptor file;
+};
+
+SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
+                                     const std::map<std::string, std::string>& metadata)
+    : state_(std::make_unique<State>(std::move(path), std::move(tensors))) {
+  auto& s = *state_;
+  const auto subject = s.path.string();
+  const auto header = detail::header_bytes(s.tensors, metadata);
+  s.data_start = header.size();
+  if (header.size() > detail::kMaxHeaderBytes) {
+    throw Error(ErrorCode::kUnsupported, cat(subject, ": a header of ", header.size(), " bytes; readers take at most ",
+                                             detail::kMaxHeaderBytes, " (split the model into smaller shards)"));
+  }
+  s.file = detail::create_file(s.path);
+  allocate(s.file, s.data_start + (s.tensors.empty() ? 0 : s.tensors.back().offset + s.tensors.back().bytes), subject);
+  const int number = detail::write_all(s.file.get(), std::as_bytes(std::span(header)), 0);
+  if (number != 0) throw_io(subject, "write the header", number);
+}
+
+SafetensorsWriter::~SafetensorsWriter() = default;
+SafetensorsWriter::SafetensorsWriter(SafetensorsWriter&&) noexcept = default;
+
+const std::vector<TensorInfo>& SafetensorsWriter::tensors() const { return state_->tensors; }
+
+const TensorInfo& SafetensorsWriter::tensor(std::string_view name) const {
+  return state_->tensors[state_->index(name)];
+}
+
+void SafetensorsWriter::write(const TensorInfo& tensor, uint64_t offset_in_tensor, std::span<const std::byte> bytes) {
+  auto& s = *state_;
+  const size_t i = s.index(tensor.name);
+  const auto& own = s.tensors[i];
+  COPPICE_CHECK(s.file, s.path, " is finished already");
+  COPPICE_CHECK(offset_in_tensor <= own.bytes && bytes.size() <= own.bytes - offset_in_tensor, s.path, ": ",
+                bytes.size(), " bytes at ", offset_in_tensor, " of ", quote(own.name), ", which has ", own.bytes);
+  const auto at = static_cast<int64_t>(s.data_start + own.offset + offset_in_tensor);
+  const int number = detail::write_all(s.file.get(), bytes, at);
+  if (number != 0) throw_io(s.path.string(), cat("write ", quote(own.name)), number);
+  s.written[i] += bytes.size();
+}
+
+void SafetensorsWriter::finish() {
+  auto& s = *state_;
+  for (size_t i = 0; i < s.tensors.size(); ++i) {
+    const auto& t = s.tensors[i];
+    COPPICE_CHECK(s.written[i] == t.bytes, s.path, ": ", s.written[i].load(), " bytes of ", quote(t.name),
+                  " were written, it has ", t.bytes);
+  }
+  detail::sync(s.file, s.path);
+  if (const int number = s.file.close(); number != 0) {
+    ::unlink(s.path.c_str());
+    throw_io(s.path.string(), "close it", number);
+  }
+}
+
+}  // namespace coppice::io

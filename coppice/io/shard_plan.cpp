@@ -1,0 +1,58 @@
+#include <algorithm>
+
+#include "coppice/base/check.h"
+#include "coppice/base/text.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/io/checkpoint.h"
+#include "coppice/io/posix_detail.h"
+#include "coppice/io/safetensors_header_detail.h"
+
+namespace coppice::io {
+namespace {
+
+// As Hugging Face numbers shards: five digits at least.
+std::string number(size_t value) {
+  const auto digits = std::to_string(value);
+  return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
+}
+
+}  // namespace
+
+ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem) {
+  ShardPlan plan;
+  plan.shards.emplace_back();
+  uint64_t filled = 0;
+  for (auto& t : tensors) {
+    const auto bytes = detail::byte_count(t.dtype, t.shape);
+    COPPICE_CHECK(bytes.has_value(), detail::quote(t.name), " has the shape ", shape_text(t.shape));
+    t.bytes = *bytes;
+    if (!plan.shards.back().tensors.empty() && (filled > max_shard_bytes || t.bytes > max_shard_bytes - filled)) {
+      plan.shards.emplace_back();
+      filled = 0;
+    }
+    filled += t.bytes;
+    plan.total_bytes += t.bytes;
+    plan.shards.back().tensors.push_back(std::move(t));
+  }
+  const size_t count = plan.shards.size();
+  for (size_t i = 0; i < count; ++i) {
+    plan.shards[i].file =
+        count == 1 ? cat(stem, ".safetensors") : cat(stem, "-", number(i + 1), "-of-", number(count), ".safetensors");
+  }
+  return plan;
+}
+
+void write_shard_index(const std::filesystem::path& directory, const ShardPlan& plan, std::string_view stem) {
+  if (plan.shards.size() < 2) return;
+  Json::Object map;
+  for (const auto& shard : plan.shards) {
+    for (const auto& t : shard.tensors) map.emplace_back(t.name, Json(shard.file));
+  }
+  std::ranges::sort(map, {}, &Json::Member::first);
+  Json index = Json::object();
+  index["metadata"]["total_size"] = Json(plan.total_bytes);
+  index["weight_map"] = Json::object(std::move(map));
+  write_file_atomically(directory / cat(stem, ".safetensors.index.json"), index.dump(2) + "\n");
+}
+
+}  // namespace coppice::io

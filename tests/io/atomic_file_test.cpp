@@ -1,0 +1,175 @@
+#include "coppice/io/atomic_file.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "coppice/base/text.h"
+#include "tests/testing/errors.h"
+#include "tests/testing/safetensors_files.h"
+#include "tests/testing/temp_dir.h"
+
+namespace coppice::io {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::expect_error;
+using testing::TempDir;
+using testing::write_text;
+
+std::vector<std::string> listing(const fs::path& directory) {
+  std::vector<std::string> out;
+  for (const auto& entry : fs::directory_iterator(directory)) out.push_back(entry.path().filename());
+  std::ranges::sort(out);
+  return out;
+}
+
+TEST(AtomicDirectory, AppearsWholeAtCommit) {
+  const TempDir dir;
+  AtomicDirectory output(dir / "out/");
+  write_text(output.path() / "sub" / "a", "x");
+  EXPECT_FALSE(fs::exists(dir / "out"));
+  EXPECT_EQ(output.path().filename(), cat(".out.tmp-", static_cast<int64_t>(::getpid())));
+  output.commit();
+  EXPECT_EQ(read_file(dir / "out" / "sub" / "a"), "x");
+  EXPECT_EQ(listing(dir.path()), std::vector<std::string>{"out"});
+}
+
+TEST(AtomicDirectory, LeavesNothingWithoutCommit) {
+  const TempDir dir;
+  {
+    AtomicDirectory output(dir / "out");
+    write_text(output.path() / "a", "x");
+  }
+  EXPECT_TRUE(listing(dir.path()).empty());
+}
+
+TEST(AtomicDirectory, RefusesATargetThatExists) {
+  const TempDir dir;
+  fs::create_symlink("nowhere", dir / "out");
+  expect_error(ErrorCode::kUsage, {"out", "exists"}, [&] { AtomicDirectory output(dir / "out"); });
+  expect_error(ErrorCode::kIo, {"none/out"}, [&] { AtomicDirectory output(dir / "none" / "out"); });
+}
+
+// Hours of work must not be lost because somebody made a directory of that name.
+TEST(AtomicDirectory, KeepsItsWorkIfTheTargetAppearedMeanwhile) {
+  const TempDir dir;
+  {
+    AtomicDirectory output(dir / "out");
+    write_text(output.path() / "a", "x");
+    fs::create_directory(dir / "out");
+    expect_error(ErrorCode::kIo, {"out", "the finished output stays at", ".out.tmp-"}, [&] { output.commit(); });
+  }
+  EXPECT_TRUE(fs::is_empty(dir / "out"));
+  EXPECT_EQ(read_file(dir / cat(".out.tmp-", static_cast<int64_t>(::getpid())) / "a"), "x");
+}
+
+// A process that was killed cleans nothing up; the next one does.
+TEST(AtomicDirectory, RemovesWhatAKilledProcessLeft) {
+  const TempDir dir;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    auto* output = new AtomicDirectory(dir / "out");
+    write_text(output->path() / "a", "x");
+    ::_exit(0);
+  }
+  ::waitpid(child, nullptr, 0);
+  const auto left = cat(".out.tmp-", static_cast<int64_t>(child));
+  ASSERT_TRUE(fs::exists(dir / left));
+  write_text(dir / ".out.tmp-x1", "no number");
+  write_text(dir / cat(".other.tmp-", static_cast<int64_t>(child)), "another target");
+  const AtomicDirectory output(dir / "out");
+  EXPECT_FALSE(fs::exists(dir / left));
+  EXPECT_TRUE(fs::exists(dir / ".out.tmp-x1"));
+  EXPECT_TRUE(fs::exists(dir / cat(".other.tmp-", static_cast<int64_t>(child))));
+}
+
+TEST(AtomicDirectory, LeavesWhatALivingProcessWritesAlone) {
+  const TempDir dir;
+  AtomicDirectory first(dir / "out");
+  write_text(first.path() / "a", "x");
+  expect_error(ErrorCode::kIo, {"out"}, [&] { AtomicDirectory second(dir / "out"); });
+  EXPECT_EQ(read_file(first.path() / "a"), "x");
+  fs::create_directory(dir / ".out.tmp-1");  // the first process of the machine or container lives
+  first.commit();
+  const AtomicDirectory other(dir / "out2");
+  EXPECT_TRUE(fs::exists(dir / ".out.tmp-1"));
+}
+
+TEST(FileWrite, ReplacesTheOldTextAtOnce) {
+  const TempDir dir;
+  write_file_atomically(dir / "a.json", "one");
+  write_file_atomically(dir / "a.json", "two");
+  EXPECT_EQ(read_file(dir / "a.json"), "two");
+  EXPECT_EQ(listing(dir.path()), std::vector<std::string>{"a.json"});
+  expect_error(ErrorCode::kIo, {"none"}, [&] { write_file_atomically(dir / "none" / "a", "x"); });
+  expect_error(ErrorCode::kIo, {"cannot put it in place"}, [&] { write_file_atomically(dir.path(), "x"); });
+}
+
+TEST(FileRead, GivesEveryByte) {
+  const TempDir dir;
+  const std::string text("a\0\n\xff", 4);
+  write_text(dir / "a", text);
+  EXPECT_EQ(read_file(dir / "a"), text);
+  EXPECT_FALSE(read_file("/proc/self/status").empty());  // of size 0 by its own account
+  expect_error(ErrorCode::kNotFound, {"none"}, [&] { (void)read_file(dir / "none"); });
+  expect_error(ErrorCode::kIo, {"cannot read it"}, [&] { (void)read_file(dir.path()); });
+}
+
+TEST(FileCopy, KeepsBytesAndModeAndMakesParents) {
+  const TempDir dir;
+  std::string text(3'000'000, '\0');
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * 31);
+  write_text(dir / "from", text);
+  fs::permissions(dir / "from", fs::perms(0550));
+  fs::create_symlink("from", dir / "link");
+  io::copy_file(dir / "link", dir / "a" / "b" / "to");
+  EXPECT_EQ(read_file(dir / "a" / "b" / "to"), text);
+  EXPECT_EQ(fs::status(dir / "a" / "b" / "to").permissions(), fs::perms(0550));
+  EXPECT_FALSE(fs::is_symlink(dir / "a" / "b" / "to"));
+}
+
+TEST(FileCopy, ReplacesAndRefusesItself) {
+  const TempDir dir;
+  write_text(dir / "from", "new");
+  write_text(dir / "to", "old and longer");
+  io::copy_file(dir / "from", dir / "to");
+  EXPECT_EQ(read_file(dir / "to"), "new");
+  expect_error(ErrorCode::kIo, {"onto itself"}, [&] { io::copy_file(dir / "from", dir / "from"); });
+  EXPECT_EQ(read_file(dir / "from"), "new");
+  expect_error(ErrorCode::kNotFound, {"none"}, [&] { io::copy_file(dir / "none", dir / "to"); });
+  expect_error(ErrorCode::kIo, {"no regular file"}, [&] { io::copy_file(dir.path(), dir / "to"); });
+}
+
+// /proc has no copy_file_range and files of size 0: the bytes come by read and write.
+TEST(FileCopy, FallsBackToReadAndWrite) {
+  const TempDir dir;
+  io::copy_file("/proc/self/cmdline", dir / "to");
+  EXPECT_EQ(read_file(dir / "to"), read_file("/proc/self/cmdline"));
+}
+
+TEST(FreeSpace, NamesBothFiguresWhereItIsTooLittle) {
+  const TempDir dir;
+  EXPECT_NO_THROW(check_free_space(dir.path(), 1));
+  EXPECT_NO_THROW(check_free_space(dir / "not" / "there" / "yet", 1));
+  expect_error(ErrorCode::kIo, {"free; wanted", "B"}, [&] { check_free_space(dir / "x", uint64_t{1} << 62); });
+}
+
+TEST(OutputDirectory, MustBeNewAndApartFromTheInput) {
+  const TempDir dir;
+  fs::create_directory(dir / "in");
+  fs::create_directory_symlink("in", dir / "link");
+  EXPECT_NO_THROW(check_output_directory(dir / "out", dir / "in"));
+  EXPECT_NO_THROW(check_output_directory(dir / "in2", dir / "in"));
+  EXPECT_NO_THROW(check_output_directory(dir / "in" / ".." / "out", dir / "in"));
+  EXPECT_NO_THROW(check_output_directory(dir / "out", {}));
+  expect_error(ErrorCode::kUsage, {"is the input"}, [&] { check_output_directory(dir / "in", dir / "in" / "."); });
+  expect_error(ErrorCode::kUsage, {"lies inside"}, [&] { check_output_directory(dir / "in" / "out", dir / "in"); });
+  expect_error(ErrorCode::kUsage, {"lies inside"}, [&] { check_output_directory(dir / "link" / "out", dir / "in"); });
+  write_text(dir / "file", "");
+  expect_error(ErrorCode::kUsage, {"exists already"}, [&] { check_output_directory(dir / "file", dir / "in"); });
+}
+
+}  // namespace
+}  // namespace coppice::io
