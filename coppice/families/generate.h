@@ -2,13 +2,16 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "coppice/base/json.h"
+#include "coppice/families/match.h"
 #include "coppice/io/dtype.h"
 
 namespace coppice::families {
 
-/// Sizes of a model made from nothing, of any family of the table.
+/// Sizes of a model made from nothing, of any family of the table. Dense families look at none of the experts' sizes.
 struct ModelSizes {
   std::string family = "glm4_moe";
   int64_t vocab_size = 256, model_dim = 64, num_layers = 2, num_heads = 4, num_kv_heads = 2, head_dim = 16;
@@ -19,10 +22,25 @@ struct ModelSizes {
   bool renormalise = true;
 };
 
-/// A config.json of that family that transformers reads as meant. Throws Error{kUsage} if the sizes do not fit together.
+/// A config.json of that family that transformers reads as meant, both version 4 and 5. Token ids (bos, eos, pad) are
+/// null.
+///
+/// Throws   Error{kUsage} if the sizes do not fit together or the family cannot have them.
 Json make_config(const ModelSizes& sizes, io::Dtype dtype);
 
-/// Writes a model directory with random weights: N(0, std) for matrices (keyed by tensor, so the same for any layout), 1 for norms, 0 for biases.
+/// Weights of a new model: N(0, std) for matrices, 1 for norms, 0 for biases.
+///
+/// Keyed by layer, role and expert, so that the same values come out for any layout, any order and any number of
+/// threads. Memory   the result.
+std::vector<float> random_values(const TensorSlot& slot, uint64_t seed, double std);
+
+/// The dtype of a tensor in a checkpoint of `dtype`: that, but F32 for selection biases.
+io::Dtype stored_dtype(Role role, io::Dtype dtype);
+
+/// Writes a model directory with `random_values` in `dtype`; it appears whole or not at all.
+///
+/// Memory   one tensor in fp32 per thread.
+/// Throws   Error{kUsage} if `directory` exists or `dtype` is no float; what `read_config` throws; Error{kIo}.
 void write_random_model(const std::filesystem::path& directory, const Json& config, io::Dtype dtype, uint64_t seed,
                         double std = 0.02, uint64_t max_shard_bytes = uint64_t{5} << 30);
 

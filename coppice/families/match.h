@@ -21,14 +21,19 @@ struct TensorSlot {
 };
 
 /// Every tensor that a model of this configuration has, in the table's order (layer by layer, expert by expert).
+///
+/// A shared expert of width 0 has tensors without elements, since transformers makes, saves and expects them.
 std::vector<TensorSlot> expected_tensors(const ModelConfig& config);
 
 /// The name of the tensor with this role; empty if the family has none there.
 std::string tensor_name(const ModelConfig& config, Role role, int64_t layer = -1, int64_t expert = -1);
 
-/// Places every tensor of the checkpoint, strictly both ways.
+/// Places every tensor of the checkpoint, strictly both ways. Two things are let pass, as loaders do: tensors without
+/// elements may be missing (and then have no slot), and the `rotary_emb.inv_freq` of old files, which follow from the
+/// configuration, have no slot.
 ///
-/// Throws   Error{kFormat} listing all tensors that no row matches and all required ones that are missing (the first 20 of each, then a count);
+/// Throws   Error{kFormat} listing all tensors that no row matches and all required ones that are missing (the first 20
+/// of each, then a count);
 ///          Error{kShape} listing all with another shape than the configuration says.
 std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& checkpoint);
 
@@ -43,9 +48,14 @@ struct Model {
 };
 Model open_model(const std::filesystem::path& directory);
 
+/// Parameters as transformers' `sum(p.numel())` counts them: tied embeddings once, selection biases (buffers) not at
+/// all.
 struct ParameterCount {
   int64_t total = 0, active = 0;  ///< active: per token, top_k of the experts; embeddings included in both
   int64_t experts = 0, routers = 0, attention = 0, embeddings = 0, dense = 0, shared = 0, norms = 0;
+
+  int64_t& part(Part part);
+  int64_t part(Part p) const { return const_cast<ParameterCount*>(this)->part(p); }
 };
 ParameterCount count_parameters(const ModelConfig& config);
 

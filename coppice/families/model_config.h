@@ -14,8 +14,8 @@ struct Routing {
   GateFunction gate = GateFunction::kSoftmaxTopK;
   bool renormalise = false;
   double renormalise_epsilon = 0;
-  int64_t num_groups = 1;        ///< n_group
-  int64_t top_groups = 1;        ///< topk_group
+  int64_t num_groups = 1;  ///< n_group
+  int64_t top_groups = 1;  ///< topk_group
   double routed_scaling = 1.0;
   bool has_selection_bias = false;
   bool has_router_bias = false;
@@ -31,24 +31,32 @@ struct ModelConfig {
   int64_t num_experts = 0, top_k = 0;                           ///< 0 for dense models
   std::vector<bool> moe_layer;                                  ///< [num_layers]
   Routing routing;
-  bool tied = false, qkv_bias = false, output_bias = false;
+  bool tied = false, qkv_bias = false, output_bias = false, mlp_bias = false;
   QkNorm qk_norm = QkNorm::kNone;
   double rms_eps = 1e-6, rope_theta = 10000.0;
-  int64_t rotary_dim = 0;                ///< leading dimensions of a head that RoPE turns
-  std::optional<double> clip_qkv;        ///< olmoe
+  int64_t rotary_dim = 0;          ///< leading dimensions of a head that RoPE turns
+  std::optional<double> clip_qkv;  ///< olmoe
   double aux_loss_coef = 0;
   int64_t max_positions = 0;
-  std::string dtype;                     ///< dtype or torch_dtype: "bfloat16"; empty if absent
-  /// What `nn` cannot compute exactly as transformers would (RoPE scaling, sliding window, other activation ...); surgery does not mind.
+  std::string dtype;  ///< dtype or torch_dtype: "bfloat16"; empty if absent
+  /// What `nn` cannot compute exactly as transformers would (RoPE scaling, sliding window, other activation ...);
+  /// surgery does not mind.
   std::vector<std::string> unsupported_in_nn;
 
   int64_t dim(Dim dim) const;
-  bool present(When when, int64_t layer) const;  ///< is a rule with `when` there in this layer
+  std::vector<int64_t> shape(const TensorRule& rule) const;
+  bool present(When when, int64_t layer) const;  ///< is a rule with `when` there in this layer (-1: outside the layers)
   bool is_moe() const { return num_experts > 0; }
+  int64_t num_moe_layers() const;
 };
 
-/// Throws   Error{kFormat} naming file and key: missing, wrong type, not positive, top_k > experts, aliases that disagree.
-///          Error{kUnsupported}: unknown model_type.
+/// Reads both generations of transformers' files: `rope_parameters` (5) and `rope_theta`, `rope_scaling` (4). A null
+/// counts as absent.
+///
+/// Throws   Error{kFormat} naming file and key: missing, wrong type, out of range, top_k > experts, aliases that
+/// disagree, more than
+///          2^22 experts or 2^60 parameters in all. Error{kUnsupported}: unknown model_type.
+/// Source   configuration_<model_type>.py and modeling_rope_utils.py of transformers 5.17.0.
 ModelConfig read_config(const Json& config, std::string_view source);
 
 /// The configuration after its expert count became `num_experts`: every alias present rewritten, nothing else touched.

@@ -1,0 +1,274 @@
+#include "coppice/families/model_config.h"
+
+#include <algorithm>
+
+#include "coppice/base/check.h"
+#include "coppice/families/config_reader_detail.h"
+
+namespace coppice::families {
+
+namespace {
+
+using detail::ConfigReader;
+
+constexpr int64_t kMostLayers = int64_t{1} << 16;  // layers count 16 bits in random-number keys
+constexpr int64_t kMostExperts = 1'000'000;
+constexpr int64_t kMostExpertsInAll = int64_t{1} << 22;
+constexpr int64_t kLargestDim = int64_t{1} << 31;
+constexpr double kMostParameters = 0x1p60;
+constexpr double kLargestNumber = 1e12;
+
+bool read_switch(const ConfigReader& in, const Switch& s) {
+  return s.kind == Switch::Kind::kKey ? in.flag_or(s.key, s.fallback) : s.kind == Switch::Kind::kYes;
+}
+
+void read_sizes(const ConfigReader& in, ModelConfig& c) {
+  const Family& family = *c.family;
+  c.num_layers = in.whole("num_hidden_layers", 1, kMostLayers);
+  c.model_dim = in.whole("hidden_size", 1, kLargestDim);
+  c.vocab_size = in.whole("vocab_size", 1, kLargestDim);
+  c.num_heads = in.whole("num_attention_heads", 1, kLargestDim);
+  const int64_t kv_heads = family.kv_heads_fallback == 0 ? c.num_heads : family.kv_heads_fallback;
+  c.num_kv_heads = in.whole_or("num_key_value_heads", kv_heads, 1, kLargestDim);
+  if (c.num_heads % c.num_kv_heads != 0)
+    in.refuse("num_attention_heads", cat("a multiple of the ", c.num_kv_heads, " key-value heads"));
+  const int64_t head_dim = family.head_dim_fallback == 0 ? c.model_dim / c.num_heads : family.head_dim_fallback;
+  c.head_dim = in.whole_or("head_dim", head_dim, 1, kLargestDim);
+  if (c.head_dim == 0) in.refuse("num_attention_heads", cat("at most the hidden_size, ", c.model_dim));
+  c.max_positions = in.whole_or("max_position_embeddings", family.max_positions_fallback, 1, kLargestDim);
+}
+
+std::vector<bool> moe_layers(const ConfigReader& in, const Family& family, int64_t num_layers) {
+  std::vector<bool> moe(static_cast<size_t>(num_layers), family.has_moe());
+  if (family.layers == LayerPattern::kFirstDense) {
+    const int64_t dense = in.whole_or("first_k_dense_replace", family.first_dense_fallback, 0, kMostLayers);
+    std::fill_n(moe.begin(), std::min(dense, num_layers), false);
+  }
+  if (family.layers == LayerPattern::kSparseStep) {
+    const int64_t step = in.whole_or("decoder_sparse_step", 1, 1, kMostLayers);
+    for (int64_t layer = 0; layer < num_layers; ++layer) moe[static_cast<size_t>(layer)] = (layer + 1) % step == 0;
+    if (const Json* dense = in.find("mlp_only_layers")) {
+      constexpr std::string_view kWanted = "a list of layers";
+      if (!dense->is_array()) in.refuse("mlp_only_layers", kWanted);
+      for (const Json& item : dense->items()) {
+        if (item.kind() != Json::Kind::kInt) in.refuse("mlp_only_layers", kWanted);
+        if (item.as_int() >= 0 && item.as_int() < num_layers) moe[static_cast<size_t>(item.as_int())] = false;
+      }
+    }
+  }
+  return moe;
+}
+
+int64_t read_num_experts(const ConfigReader& in, const Family& family) {
+  std::string_view found;
+  for (const std::string_view key : family.experts_keys) {
+    if (in.find(key) == nullptr) continue;
+    const int64_t here = in.whole(key, 1, kMostExperts);
+    if (found.empty()) {
+      found = key;
+    } else if (here != in.whole(found, 1, kMostExperts)) {
+      in.refuse(key,
+                cat("what '", found, "' says, ", in.at(found).dump(), " (they mean the same; correct the wrong one)"));
+    }
+  }
+  return in.whole(found.empty() ? family.experts_keys.front() : found, 1, kMostExperts);
+}
+
+void read_experts(const ConfigReader& in, ModelConfig& c) {
+  const Family& family = *c.family;
+  c.moe_layer = moe_layers(in, family, c.num_layers);
+  const bool has_dense_layer = c.num_moe_layers() < c.num_layers;
+  if (has_dense_layer || (!family.dense_width_key.empty() && in.find(family.dense_width_key) != nullptr)) {
+    c.dense_width = in.whole(family.dense_width_key, 1, kLargestDim);
+  }
+  if (!family.has_moe()) return;
+  c.num_experts = read_num_experts(in, family);
+  if (c.num_experts * c.num_moe_layers() > kMostExpertsInAll) {
+    in.refuse("num_hidden_layers", cat("at most ", kMostExpertsInAll, " experts over all layers, not ", c.num_experts,
+                                       " in each of ", c.num_moe_layers()));
+  }
+  c.top_k = in.whole(family.top_k_key, 1, kMostExperts);
+  if (c.top_k > c.num_experts) in.refuse(family.top_k_key, cat("at most the number of experts, ", c.num_experts));
+  c.expert_width = in.whole(family.expert_width_key, 1, kLargestDim);
+  if (!family.shared_width_key.empty()) c.shared_width = in.whole(family.shared_width_key, 0, kLargestDim);
+  if (!family.shared_count_key.empty())
+    c.shared_width = in.whole(family.shared_count_key, 0, kMostExperts) * c.expert_width;
+}
+
+void read_routing(const ConfigReader& in, ModelConfig& c) {
+  const Family& family = *c.family;
+  Routing& r = c.routing;
+  r.gate = family.gate;
+  r.renormalise = read_switch(in, family.renormalise);
+  r.renormalise_epsilon = family.renormalise_epsilon;
+  r.has_selection_bias = family.has_role(Role::kSelectionBias);
+  r.has_router_bias = family.has_role(Role::kRouterBias);
+  if (family.has_routed_scaling)
+    r.routed_scaling = in.number_or("routed_scaling_factor", 1.0, -kLargestNumber, kLargestNumber);
+  if (family.has_aux_loss)
+    c.aux_loss_coef = in.number_or("router_aux_loss_coef", family.aux_loss_fallback, 0, kLargestNumber);
+  if (!family.has_groups) return;
+  r.num_groups = in.whole_or("n_group", 1, 1, c.num_experts);
+  r.top_groups = in.whole_or("topk_group", 1, 1, c.num_experts);
+  if (r.top_groups > r.num_groups) in.refuse("topk_group", cat("at most n_group, ", r.num_groups));
+  if (c.num_experts % r.num_groups != 0) in.refuse("n_group", cat("a divisor of the ", c.num_experts, " experts"));
+  const int64_t group = c.num_experts / r.num_groups;
+  if (group < 2)
+    in.refuse(r.num_groups > 1 ? "n_group" : family.experts_keys.front(),
+              "two experts or more in a group (it is scored by its best two)");
+  if (c.top_k > r.top_groups * group)
+    in.refuse(family.top_k_key, cat("at most the ", r.top_groups * group, " experts of the groups chosen"));
+}
+
+// Local attention that reaches less far than the context does.
+bool has_sliding_window(const ConfigReader& in, const ModelConfig& c) {
+  bool on = false;
+  switch (c.family->sliding_window) {
+    case SlidingWindow::kNever: return false;
+    case SlidingWindow::kIfSet: on = true; break;
+    case SlidingWindow::kIfSwitched:
+      on = in.flag_or("use_sliding_window", false);
+      if (const Json* types = in.find("layer_types")) {
+        if (!types->is_array()) in.refuse("layer_types", "a list of texts");
+        for (const Json& type : types->items()) on = on || type != Json("full_attention");
+      }
+  }
+  return on && in.whole_or("sliding_window", c.max_positions, 0, kLargestDim) < c.max_positions;
+}
+
+void read_attention(const ConfigReader& in, std::string_view source, ModelConfig& c) {
+  const Family& family = *c.family;
+  c.qkv_bias = read_switch(in, family.qkv_bias);
+  c.output_bias = read_switch(in, family.output_bias);
+  c.mlp_bias = read_switch(in, family.mlp_bias);
+  c.qk_norm = read_switch(in, family.qk_norm_on) ? family.qk_norm : QkNorm::kNone;
+  c.rms_eps = in.number_or("rms_norm_eps", family.rms_eps_fallback, 0, 1);
+  if (!family.clip_qkv_key.empty() && in.find(family.clip_qkv_key) != nullptr) {
+    c.clip_qkv = in.number_or(family.clip_qkv_key, 0, 0, kLargestNumber);
+  }
+
+  // Version 5 nests what version 4 has at the top; the nested value wins, and rope_scaling replaces rope_parameters, as
+  // in transformers.
+  static const Json kNoParameters = Json::object();
+  const Json* nested = nullptr;
+  for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
+    const Json* value = in.find(key);
+    if (value != nullptr && !value->is_object()) in.refuse(key, "an object");
+    if (nested == nullptr && value != nullptr && !value->members().empty()) nested = value;
+  }
+  const ConfigReader rope(nested == nullptr ? kNoParameters : *nested, source);
+  const auto rope_number = [&](std::string_view key, double fallback, double low, double high) {
+    return rope.number_or(key, in.number_or(key, fallback, low, high), low, high);
+  };
+  c.rope_theta = rope_number("rope_theta", family.rope_theta_fallback, 1e-12, kLargestNumber);
+  c.rotary_dim = c.head_dim;
+  if (family.has_partial_rotary) {
+    const double factor = rope_number("partial_rotary_factor", family.partial_rotary_fallback, 0, 1);
+    c.rotary_dim = static_cast<int64_t>(static_cast<double>(c.head_dim) * factor);
+  }
+
+  const std::string rope_type = rope.text_or("rope_type", rope.text_or("type", "default"));
+  if (rope.find("full_attention") != nullptr)
+    c.unsupported_in_nn.emplace_back("RoPE parameters for each type of layer");
+  if (rope_type != "default") c.unsupported_in_nn.push_back(cat("RoPE scaling of type '", rope_type, "'"));
+  if (c.rotary_dim % 2 != 0)
+    c.unsupported_in_nn.push_back(cat("RoPE over ", c.rotary_dim, " dimensions, an odd number"));
+  if (has_sliding_window(in, c)) c.unsupported_in_nn.emplace_back("sliding-window attention");
+  if (c.mlp_bias) c.unsupported_in_nn.emplace_back("biases in feed-forward layers");
+  const std::string activation = in.text_or("hidden_act", "silu");
+  if (activation != "silu") c.unsupported_in_nn.push_back(cat("activation '", activation, "'"));
+  if (in.find("quantization_config") != nullptr) c.unsupported_in_nn.emplace_back("quantised weights");
+}
+
+double parameters_at_most(const ModelConfig& c) {
+  double total = 0;
+  for (const TensorRule& rule : c.family->tensors) {
+    double elements = rule.per_layer() ? static_cast<double>(c.num_layers) : 1;
+    if (rule.per_expert()) elements *= static_cast<double>(c.num_experts);
+    for (const int64_t size : c.shape(rule)) elements *= static_cast<double>(size);
+    total += elements;
+  }
+  return total;
+}
+
+}  // namespace
+
+ModelConfig read_config(const Json& config, std::string_view source) {
+  if (!config.is_object())
+    throw Error(ErrorCode::kFormat, cat(source, ": no JSON object; wanted the configuration of a model"));
+  const ConfigReader in(config, source);
+  const Json& type = in.at("model_type");
+  if (!type.is_string()) in.refuse("model_type", "a text");
+
+  ModelConfig c;
+  try {
+    c.family = &family_of(type.as_string());
+  } catch (const Error& error) {
+    throw Error(error.code, cat(source, ": ", error.what()));
+  }
+  c.json = config;
+  read_sizes(in, c);
+  read_experts(in, c);
+  if (c.is_moe()) read_routing(in, c);
+  read_attention(in, source, c);
+  if (c.qk_norm == QkNorm::kWhole && c.num_heads * c.head_dim != c.model_dim) {
+    in.refuse("hidden_size", cat("the ", c.num_heads, " heads of ", c.head_dim, " together, as this family has it"));
+  }
+  c.tied = in.flag_or("tie_word_embeddings", false);
+  c.dtype = in.text_or("dtype", in.text_or("torch_dtype", ""));
+  if (parameters_at_most(c) > kMostParameters) {
+    throw Error(ErrorCode::kFormat,
+                cat(source, ": these sizes make more than 2^60 parameters; wanted those of the weights beside it"));
+  }
+  return c;
+}
+
+Json with_num_experts(const ModelConfig& config, int64_t num_experts) {
+  COPPICE_CHECK(config.is_moe());
+  Json json = config.json;
+  for (const std::string_view key : config.family->experts_keys) {
+    if (Json* value = json.find(key); value != nullptr && !value->is_null()) *value = Json(num_experts);
+  }
+  return json;
+}
+
+int64_t ModelConfig::dim(Dim dim) const {
+  switch (dim) {
+    case Dim::kVocab: return vocab_size;
+    case Dim::kModel: return model_dim;
+    case Dim::kQueryRows: return num_heads * head_dim;
+    case Dim::kKeyValueRows: return num_kv_heads * head_dim;
+    case Dim::kHeadDim: return head_dim;
+    case Dim::kDenseWidth: return dense_width;
+    case Dim::kExpertWidth: return expert_width;
+    case Dim::kSharedWidth: return shared_width;
+    case Dim::kExperts: return num_experts;
+    case Dim::kOne: return 1;
+  }
+  COPPICE_CHECK(false, "dimension ", static_cast<int>(dim));
+}
+
+std::vector<int64_t> ModelConfig::shape(const TensorRule& rule) const {
+  std::vector<int64_t> sizes;
+  for (const Dim d : rule.shape) sizes.push_back(dim(d));
+  return sizes;
+}
+
+bool ModelConfig::present(When when, int64_t layer) const {
+  const bool moe = layer >= 0 && moe_layer.at(static_cast<size_t>(layer));
+  switch (when) {
+    case When::kAlways: return true;
+    case When::kIfUntied: return !tied;
+    case When::kIfQkvBias: return qkv_bias;
+    case When::kIfOutputBias: return output_bias;
+    case When::kIfQkNorm: return qk_norm != QkNorm::kNone;
+    case When::kDenseLayer: return layer >= 0 && !moe;
+    case When::kDenseLayerIfBias: return layer >= 0 && !moe && mlp_bias;
+    case When::kMoeLayer: return moe;
+  }
+  COPPICE_CHECK(false, "condition ", static_cast<int>(when));
+}
+
+int64_t ModelConfig::num_moe_layers() const { return std::count(moe_layer.begin(), moe_layer.end(), true); }
+
+}  // namespace coppice::families

@@ -1,0 +1,61 @@
+#include "coppice/families/family.h"
+
+namespace coppice::families {
+
+namespace {
+
+using enum Role;
+using enum Dim;
+using enum When;
+
+constexpr std::string_view kExpertsKeys[] = {"num_experts"};
+
+// Shapes are [out, in], as on disk.
+constexpr TensorRule kTensors[] = {
+    {"model.embed_tokens.weight", kEmbedding, {kVocab, kModel}},
+    {"model.layers.{L}.input_layernorm.weight", kInputNorm, {kModel}},
+    {"model.layers.{L}.self_attn.q_proj.weight", kQuery, {kQueryRows, kModel}},
+    {"model.layers.{L}.self_attn.q_proj.bias", kQueryBias, {kQueryRows}, kIfQkvBias},
+    {"model.layers.{L}.self_attn.k_proj.weight", kKey, {kKeyValueRows, kModel}},
+    {"model.layers.{L}.self_attn.k_proj.bias", kKeyBias, {kKeyValueRows}, kIfQkvBias},
+    {"model.layers.{L}.self_attn.v_proj.weight", kValue, {kKeyValueRows, kModel}},
+    {"model.layers.{L}.self_attn.v_proj.bias", kValueBias, {kKeyValueRows}, kIfQkvBias},
+    {"model.layers.{L}.self_attn.o_proj.weight", kAttentionOutput, {kModel, kQueryRows}},
+    {"model.layers.{L}.post_attention_layernorm.weight", kPostAttentionNorm, {kModel}},
+    {"model.layers.{L}.mlp.gate_proj.weight", kDenseGate, {kDenseWidth, kModel}, kDenseLayer},
+    {"model.layers.{L}.mlp.up_proj.weight", kDenseUp, {kDenseWidth, kModel}, kDenseLayer},
+    {"model.layers.{L}.mlp.down_proj.weight", kDenseDown, {kModel, kDenseWidth}, kDenseLayer},
+    {"model.layers.{L}.mlp.gate.weight", kRouter, {kExperts, kModel}, kMoeLayer},
+    {"model.layers.{L}.mlp.experts.{X}.gate_proj.weight", kExpertGate, {kExpertWidth, kModel}, kMoeLayer},
+    {"model.layers.{L}.mlp.experts.{X}.up_proj.weight", kExpertUp, {kExpertWidth, kModel}, kMoeLayer},
+    {"model.layers.{L}.mlp.experts.{X}.down_proj.weight", kExpertDown, {kModel, kExpertWidth}, kMoeLayer},
+    {"model.layers.{L}.mlp.shared_expert.gate_proj.weight", kSharedGate, {kSharedWidth, kModel}, kMoeLayer},
+    {"model.layers.{L}.mlp.shared_expert.up_proj.weight", kSharedUp, {kSharedWidth, kModel}, kMoeLayer},
+    {"model.layers.{L}.mlp.shared_expert.down_proj.weight", kSharedDown, {kModel, kSharedWidth}, kMoeLayer},
+    {"model.layers.{L}.mlp.shared_expert_gate.weight", kSharedExpertGate, {kOne, kModel}, kMoeLayer},
+    {"model.norm.weight", kFinalNorm, {kModel}},
+    {"lm_head.weight", kLmHead, {kVocab, kModel}, kIfUntied},
+};
+
+}  // namespace
+
+extern const Family kQwen2Moe;  // listed once, in all.cpp
+const Family kQwen2Moe{
+    .model_type = "qwen2_moe",
+    .architecture = "Qwen2MoeForCausalLM",
+    .tensors = kTensors,
+    .experts_keys = kExpertsKeys,
+    .top_k_key = "num_experts_per_tok",
+    .expert_width_key = "moe_intermediate_size",
+    .shared_width_key = "shared_expert_intermediate_size",
+    .layers = LayerPattern::kSparseStep,
+    .renormalise = Switch::read("norm_topk_prob", false),
+    .has_aux_loss = true,
+    .aux_loss_fallback = 0.001,
+    .qkv_bias = Switch::read("qkv_bias", true),
+    .sliding_window = SlidingWindow::kIfSwitched,
+    .kv_heads_fallback = 16,
+    .max_positions_fallback = 32768,
+};
+
+}  // namespace coppice::families

@@ -1,0 +1,80 @@
+#include "coppice/base/check.h"
+#include "coppice/families/family.h"
+
+namespace coppice::families {
+
+namespace {
+
+enum class Kind : uint8_t { kMatrix, kNorm, kBias };
+
+struct RoleRow {
+  Role role;
+  std::string_view name;
+  Part part;
+  Kind kind = Kind::kMatrix;
+};
+
+constexpr RoleRow kRoles[] = {
+    {Role::kEmbedding, "embedding", Part::kEmbeddings},
+    {Role::kLmHead, "lm_head", Part::kEmbeddings},
+    {Role::kFinalNorm, "final_norm", Part::kNorms, Kind::kNorm},
+    {Role::kInputNorm, "input_norm", Part::kNorms, Kind::kNorm},
+    {Role::kPostAttentionNorm, "post_attention_norm", Part::kNorms, Kind::kNorm},
+    {Role::kQuery, "query", Part::kAttention},
+    {Role::kQueryBias, "query_bias", Part::kAttention, Kind::kBias},
+    {Role::kKey, "key", Part::kAttention},
+    {Role::kKeyBias, "key_bias", Part::kAttention, Kind::kBias},
+    {Role::kValue, "value", Part::kAttention},
+    {Role::kValueBias, "value_bias", Part::kAttention, Kind::kBias},
+    {Role::kAttentionOutput, "attention_output", Part::kAttention},
+    {Role::kAttentionOutputBias, "attention_output_bias", Part::kAttention, Kind::kBias},
+    {Role::kQueryNorm, "query_norm", Part::kNorms, Kind::kNorm},
+    {Role::kKeyNorm, "key_norm", Part::kNorms, Kind::kNorm},
+    {Role::kDenseGate, "dense_gate", Part::kDense},
+    {Role::kDenseUp, "dense_up", Part::kDense},
+    {Role::kDenseDown, "dense_down", Part::kDense},
+    {Role::kSharedGate, "shared_gate", Part::kShared},
+    {Role::kSharedUp, "shared_up", Part::kShared},
+    {Role::kSharedDown, "shared_down", Part::kShared},
+    {Role::kSharedExpertGate, "shared_expert_gate", Part::kShared},
+    {Role::kRouter, "router", Part::kRouters},
+    {Role::kRouterBias, "router_bias", Part::kRouters, Kind::kBias},
+    {Role::kSelectionBias, "selection_bias", Part::kRouters, Kind::kBias},
+    {Role::kExpertGate, "expert_gate", Part::kExperts},
+    {Role::kExpertUp, "expert_up", Part::kExperts},
+    {Role::kExpertDown, "expert_down", Part::kExperts},
+    {Role::kExpertShared, "expert", Part::kExperts},
+    {Role::kDenseGateBias, "dense_gate_bias", Part::kDense, Kind::kBias},
+    {Role::kDenseUpBias, "dense_up_bias", Part::kDense, Kind::kBias},
+    {Role::kDenseDownBias, "dense_down_bias", Part::kDense, Kind::kBias},
+};
+
+const RoleRow& row_of(Role role) {
+  const auto index = static_cast<size_t>(role);
+  COPPICE_CHECK(index < std::size(kRoles) && kRoles[index].role == role, "role ", index);
+  return kRoles[index];
+}
+
+}  // namespace
+
+std::string_view role_name(Role role) { return row_of(role).name; }
+bool is_norm(Role role) { return row_of(role).kind == Kind::kNorm; }
+bool is_bias(Role role) { return row_of(role).kind == Kind::kBias; }
+Part part_of(Role role) { return row_of(role).part; }
+
+bool is_expert(Role role) { return role == Role::kExpertGate || role == Role::kExpertUp || role == Role::kExpertDown; }
+
+std::string_view part_name(Part part) {
+  switch (part) {
+    case Part::kEmbeddings: return "embeddings";
+    case Part::kAttention: return "attention";
+    case Part::kDense: return "dense";
+    case Part::kShared: return "shared";
+    case Part::kRouters: return "routers";
+    case Part::kExperts: return "experts";
+    case Part::kNorms: return "norms";
+  }
+  COPPICE_CHECK(false, "part ", static_cast<int>(part));
+}
+
+}  // namespace coppice::families

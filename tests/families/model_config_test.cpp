@@ -1,0 +1,207 @@
+#include "coppice/families/model_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/families/generate.h"
+
+namespace coppice::families {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+Json config_of(std::string_view family) {
+  ModelSizes sizes;
+  sizes.family = family;
+  return make_config(sizes, io::Dtype::kF32);
+}
+
+ModelConfig read_with(std::string_view family, std::string_view key, Json value) {
+  Json json = config_of(family);
+  json[key] = std::move(value);
+  return read_config(json, "m/config.json");
+}
+
+Json parse(std::string_view text) { return Json::parse(text, "test"); }
+
+void expect_refused(const Json& json, std::string_view key, std::string_view wanted) {
+  try {
+    (void)read_config(json, "m/config.json");
+    ADD_FAILURE() << "accepted: " << json.dump();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code, ErrorCode::kFormat) << error.what();
+    EXPECT_THAT(error.what(),
+                AllOf(HasSubstr("m/config.json"), HasSubstr(std::string(key)), HasSubstr(std::string(wanted))));
+  }
+}
+
+void expect_refused(std::string_view family, std::string_view key, Json value, std::string_view wanted) {
+  Json json = config_of(family);
+  json[key] = std::move(value);
+  expect_refused(json, key, wanted);
+}
+
+TEST(ReadConfig, TakesBothGenerationsOfRopeKeys) {
+  for (const char* text :
+       {R"({"rope_theta": 500000.0})", R"({"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}})",
+        R"({"rope_theta": 1.0, "rope_parameters": {"rope_theta": 500000}})"}) {
+    Json json = config_of("llama");
+    json.erase("rope_theta");
+    const Json extra = parse(text);
+    for (const auto& [key, value] : extra.members()) json[key] = value;
+    const ModelConfig config = read_config(json, "c");
+    EXPECT_EQ(config.rope_theta, 500000.0) << text;
+    EXPECT_THAT(config.unsupported_in_nn, IsEmpty());
+  }
+}
+
+TEST(ReadConfig, TurnsTheShareOfTheHeadThatTheFamilySays) {
+  EXPECT_EQ(read_config(config_of("glm4_moe"), "c").rotary_dim, 8);  // half of 16
+  EXPECT_EQ(read_with("glm4_moe", "partial_rotary_factor", 1.0).rotary_dim, 16);
+  EXPECT_EQ(read_with("glm4_moe", "rope_parameters", parse(R"({"partial_rotary_factor": 0.25})")).rotary_dim, 4);
+  EXPECT_EQ(read_with("llama", "partial_rotary_factor", 0.5).rotary_dim,
+            16);  // transformers' llama does not look at it
+}
+
+TEST(ReadConfig, FallsBackAsTransformersDoes) {
+  Json json = config_of("qwen3");
+  for (const char* key :
+       {"head_dim", "num_key_value_heads", "rope_theta", "rms_norm_eps", "max_position_embeddings", "torch_dtype"}) {
+    json.erase(key);
+  }
+  json["num_attention_heads"] = 32;
+  const ModelConfig config = read_config(json, "c");
+  EXPECT_EQ(config.head_dim, 128);
+  EXPECT_EQ(config.num_kv_heads, 32);
+  EXPECT_EQ(config.rope_theta, 10000.0);
+  EXPECT_EQ(config.rms_eps, 1e-6);
+  EXPECT_EQ(config.max_positions, 32768);
+  EXPECT_EQ(config.dtype, "");
+
+  json = config_of("mixtral");
+  json.erase("rope_theta");
+  json["head_dim"] = Json();
+  EXPECT_EQ(read_config(json, "c").rope_theta, 1e6);
+  EXPECT_EQ(read_config(json, "c").head_dim, 16);  // a null is absent: hidden_size / heads
+}
+
+TEST(ReadConfig, PlacesDenseLayers) {
+  EXPECT_THAT(read_with("glm4_moe", "first_k_dense_replace", 1).moe_layer, ElementsAre(false, true));
+  EXPECT_THAT(read_with("qwen3_moe", "mlp_only_layers", Json::array({Json(1)})).moe_layer, ElementsAre(true, false));
+  EXPECT_THAT(read_with("qwen2_moe", "decoder_sparse_step", 2).moe_layer, ElementsAre(false, true));
+  EXPECT_THAT(read_with("llama", "num_hidden_layers", 3).moe_layer, ElementsAre(false, false, false));
+}
+
+TEST(ReadConfig, TakesAliasesThatAgreeAndNamesThoseThatDoNot) {
+  EXPECT_EQ(read_with("qwen3_moe", "num_local_experts", 4).num_experts, 4);
+  Json only_alias = config_of("qwen3_moe");
+  only_alias.erase("num_experts");
+  only_alias["num_local_experts"] = 6;
+  EXPECT_EQ(read_config(only_alias, "c").num_experts, 6);
+
+  Json both = config_of("qwen3_moe");
+  both["num_local_experts"] = 8;
+  expect_refused(both, "'num_local_experts' is 8", "'num_experts' says, 4");
+}
+
+TEST(ReadConfig, SaysWhatTheTrainerCannotCompute) {
+  const auto unsupported = [](std::string_view family, std::string_view key, Json value) {
+    return join(read_with(family, key, std::move(value)).unsupported_in_nn);
+  };
+  EXPECT_THAT(unsupported("llama", "rope_scaling", parse(R"({"rope_type": "llama3", "factor": 8.0})")),
+              HasSubstr("llama3"));
+  EXPECT_THAT(unsupported("llama", "rope_scaling", parse(R"({"type": "linear", "factor": 2.0})")), HasSubstr("linear"));
+  EXPECT_THAT(unsupported("qwen2", "hidden_act", "gelu"), HasSubstr("gelu"));
+  EXPECT_THAT(unsupported("llama", "mlp_bias", true), HasSubstr("biases"));
+  EXPECT_THAT(unsupported("mixtral", "sliding_window", 128), HasSubstr("sliding"));
+  EXPECT_EQ(unsupported("mixtral", "sliding_window", 512), "");   // as far as the context: never felt
+  EXPECT_EQ(unsupported("qwen2", "sliding_window", 128), "");     // use_sliding_window is false
+  EXPECT_EQ(unsupported("glm4_moe", "sliding_window", 128), "");  // not in the family's code
+  EXPECT_EQ(unsupported("llama", "rope_scaling", Json()), "");
+}
+
+TEST(ReadConfig, RefusesHostileSizes) {
+  expect_refused("qwen3_moe", "hidden_size", -4, "is -4; wanted a whole number from 1");
+  expect_refused("qwen3_moe", "hidden_size", int64_t{1} << 40, "2147483648");
+  expect_refused("qwen3_moe", "hidden_size", 64.5, "whole number");
+  expect_refused("qwen3_moe", "hidden_size", "64", "is \"64\"");
+  expect_refused("qwen3_moe", "num_hidden_layers", 1'000'000'000, "65536");
+  expect_refused("qwen3_moe", "num_experts", 0, "wanted a whole number from 1");
+  expect_refused("qwen3_moe", "num_experts_per_tok", 5, "at most the number of experts, 4");
+  expect_refused("qwen3_moe", "norm_topk_prob", 1, "true or false");
+  expect_refused("qwen3_moe", "mlp_only_layers", 3, "a list of layers");
+  expect_refused("qwen3_moe", "rms_norm_eps", "small", "a number");
+  expect_refused("qwen3_moe", "rope_parameters", 3, "an object");
+  expect_refused("qwen3_moe", "num_attention_heads", 3, "multiple of the 2 key-value heads");
+  expect_refused("qwen3_moe", "vocab_size", Json(), "missing");
+  expect_refused("qwen3_moe", "model_type", 3, "a text");
+  expect_refused("olmoe", "hidden_size", 128, "the 4 heads of 16 together");
+  expect_refused("glm4_moe", "n_group", 3, "a divisor of the 4 experts");
+  expect_refused("glm4_moe", "n_group", 4, "two experts or more");
+  expect_refused("glm4_moe", "topk_group", 2, "at most n_group");
+}
+
+TEST(ReadConfig, RefusesSizesThatOverflowTogether) {
+  Json json = config_of("qwen3_moe");
+  for (const char* key : {"hidden_size", "moe_intermediate_size"}) json[key] = int64_t{1} << 31;
+  json["num_experts"] = 1'000'000;
+  expect_refused(json, "", "2^60 parameters");
+  json["num_hidden_layers"] = 65536;
+  expect_refused(json, "num_hidden_layers", "4194304 experts over all layers");
+}
+
+TEST(ReadConfig, NamesFileAndUnknownFamily) {
+  try {
+    (void)read_config(parse(R"({"model_type": "lama"})"), "m/config.json");
+    FAIL() << "an unknown family was read";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code, ErrorCode::kUnsupported);
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("m/config.json"), HasSubstr("did you mean 'llama'")));
+  }
+  expect_refused(parse("{}"), "'model_type'", "missing");
+  expect_refused(parse("[]"), "", "JSON object");
+}
+
+TEST(WithNumExperts, RewritesEveryAliasAndNothingElse) {
+  Json json = config_of("qwen3_moe");
+  json["num_local_experts"] = 4;
+  json["left_alone"] = parse("1e-05");
+  const Json grown = with_num_experts(read_config(json, "c"), 8);
+  EXPECT_EQ(read_config(grown, "c").num_experts, 8);
+  json["num_experts"] = 8;
+  json["num_local_experts"] = 8;
+  EXPECT_EQ(grown, json);
+}
+
+TEST(MakeConfig, RefusesSizesThatTheFamilyCannotHave) {
+  const auto refused = [](std::string_view family, auto change) {
+    ModelSizes sizes;
+    sizes.family = family;
+    change(sizes);
+    try {
+      (void)make_config(sizes, io::Dtype::kF32);
+      return std::string("accepted");
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code, ErrorCode::kUsage) << error.what();
+      return std::string(error.what());
+    }
+  };
+  EXPECT_THAT(refused("mixtral", [](auto& s) { s.renormalise = false; }), HasSubstr("always renormalises"));
+  EXPECT_THAT(refused("mixtral", [](auto& s) { s.first_dense_layers = 1; }), HasSubstr("every layer has experts"));
+  EXPECT_THAT(refused("olmoe", [](auto& s) { s.shared_width = 32; }), HasSubstr("no shared expert"));
+  EXPECT_THAT(refused("olmoe", [](auto& s) { s.head_dim = 32; }), HasSubstr("do not make the model dimension"));
+  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.shared_width = 33; }), HasSubstr("no multiple of the expert width"));
+  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.head_dim = 18; }), HasSubstr("no multiple of 4"));
+  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.expert_width = 0; }), HasSubstr("expert width 0"));
+  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.first_dense_layers = 2; }), HasSubstr("leave none"));
+  EXPECT_THAT(refused("qwen3_moe", [](auto& s) { s.top_k = 5; }), HasSubstr("num_experts_per_tok"));
+  EXPECT_THAT(refused("llama", [](auto& s) { s.num_heads = 5; }), HasSubstr("no multiple of 5 heads"));
+}
+
+}  // namespace
+}  // namespace coppice::families
