@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 
+#include "coppice/base/json.h"
 #include "coppice/families/match.h"
 #include "coppice/upcycle/plan.h"
 
@@ -19,12 +20,26 @@ struct ExpandSettings {
   std::filesystem::path out;
   size_t threads = 1;
   uint64_t max_shard_bytes = uint64_t{5} << 30;
+  Json record;  ///< the resolved settings, kept in the lineage; null: none
 };
 
-/// Writes the model grown by `plan`: every tensor, config.json, companion files, lineage, and trainer/ if the source has one.
+/// Writes the model grown by `plan`: every tensor, config.json, companion files, lineage, and trainer/ if the source
+/// has one.
 ///
-/// Memory   constant: a bounded window per thread, two fp32 copies of one matrix for methods that compute.
-/// Throws   Error{kUsage, kIo, kInterrupted}; nothing is left under the final name.
+/// Memory   constant: a window of 8 MiB per thread, two fp32 copies of one matrix for methods that compute.
+/// Threads  the same bytes for any number.
+/// Throws   Error{kUsage, kIo, kInterrupted}; Error{kFormat, kShape, kUnsupported} for a lineage or trainer/ that
+/// cannot be carried
+///          over. Nothing is left under the final name.
 ExpandResult expand(const families::Model& model, const GrowthPlan& plan, const ExpandSettings& settings);
+
+/// Bytes of tensors that `expand` reads and writes.
+struct ExpandBytes {
+  uint64_t weights_before = 0, weights_after = 0;
+  uint64_t optimizer_before = 0, optimizer_after = 0;  ///< 0 without trainer/
+};
+/// Memory   headers only; writes nothing.
+/// Throws   Error{kFormat, kShape, kUnsupported} as `expand`.
+ExpandBytes expand_bytes(const families::Model& model, const GrowthPlan& plan);
 
 }  // namespace coppice::upcycle

@@ -1,7 +1,7 @@
 #pragma once
 
-// How a new expert's weights arise from its parent's. A method works on one matrix at a time; what an expert's matrices must
-// agree on (permutation, dropped units, partner) is drawn from the key they share.
+// How a new expert's weights arise from its parent's. A method works on one matrix at a time; what an expert's matrices
+// must agree on (permutation, dropped units, partner) is drawn from the key they share.
 
 #include <cstdint>
 #include <functional>
@@ -23,7 +23,6 @@ struct ExpertView {
 
   /// The expert's width f (intermediate units): rows of gate and up, columns of down.
   int64_t units() const { return role == families::Role::kExpertDown ? cols : rows; }
-  float& at_unit(int64_t unit, int64_t other);  ///< other = index along the model dimension
 };
 
 /// Whose child this is; makes the random streams.
@@ -44,7 +43,8 @@ struct ExpertInit {
   std::string_view name;
   /// Turns the parent's values (already in `child`) into the child's.
   void (*apply)(ExpertView child, const ChildKey& key, const PartnerSource& partner, const Params& params);
-  /// What the method means for Adam's moments of the same matrix (already copied): moved with the units, or 0 where redrawn. nullptr: nothing.
+  /// What the method means for Adam's moments of the same matrix, after the optimizer strategy: moved with the units,
+  /// or 0 where redrawn. nullptr: nothing.
   void (*apply_moment)(ExpertView moment, const ChildKey& key, const Params& params);
   std::span<const ParamSpec> params;
   bool same_bytes;     ///< child equals parent byte for byte

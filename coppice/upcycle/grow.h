@@ -1,6 +1,7 @@
 #pragma once
 
-// The growth itself, as pure functions on bytes: both carriers (disk and memory) call these and nothing else, so that they agree bit for bit.
+// The growth itself, as pure functions on bytes: both carriers (disk and memory) call these and nothing else, so that
+// they agree bit for bit.
 
 #include <cstdint>
 #include <functional>
@@ -22,27 +23,32 @@ struct MatrixBytes {
 /// Fetches the same tensor of another original expert.
 using MatrixSource = std::function<MatrixBytes(uint32_t expert)>;
 
-/// True where the child's tensor is its parent's byte for byte (originals, and methods that copy): carriers then just copy.
+/// True where the child's tensor is its parent's byte for byte (originals, and methods that copy): carriers then just
+/// copy.
 bool is_plain_copy(const GrowthPlan& plan, const Child& child);
 
 /// The tensor of expert `child` in `layer`, computed in fp32 from parent(s) and rounded once to `out_dtype`.
 ///
 /// Memory   two fp32 copies of the matrix.
-void grow_expert(const GrowthPlan& plan, int64_t layer, const Child& child, families::Role role, const MatrixSource& source,
-                 io::Dtype out_dtype, std::span<std::byte> out);
+void grow_expert(const GrowthPlan& plan, int64_t layer, const Child& child, families::Role role,
+                 const MatrixSource& source, io::Dtype out_dtype, std::span<std::byte> out);
 
-/// The router weight [N, d], router bias [N] or selection bias [N] after growth; a change lost in rounding becomes one step of the dtype.
+/// The router weight [N, d], router bias [N] or selection bias [N] after growth; a change lost in rounding becomes one
+/// step of the dtype.
 ///
 /// Shapes   before: [E, d] (biases: cols 1); out: N * cols elements of before.dtype.
-void grow_router(const GrowthPlan& plan, int64_t layer, families::Role role, MatrixBytes before, std::span<std::byte> out,
-                 bool has_router_bias);
+void grow_router(const GrowthPlan& plan, int64_t layer, families::Role role, MatrixBytes before,
+                 std::span<std::byte> out, bool has_router_bias);
 
 enum class MomentKind { kExpAvg, kExpAvgSq };
-/// A child's Adam moment (fp32) of an expert matrix. `weights` gives the fp32 (master) weights, for strategies that look at the change.
+/// A child's Adam moment (fp32) of an expert matrix. `weights` gives the fp32 (master) weights, for strategies that
+/// look at the change.
 void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& child, families::Role role, MomentKind kind,
                         const MatrixSource& moments, const MatrixSource& weights, std::span<float> out);
-/// The moments of a grown router tensor, row by row.
-void grow_router_moment(const GrowthPlan& plan, int64_t layer, MomentKind kind, std::span<const float> before, int64_t cols, std::span<float> out);
+/// The moments of a grown router tensor, row by row. Rows count as unchanged for strategies that look at the change:
+/// router methods move them by a few percent at most.
+void grow_router_moment(const GrowthPlan& plan, int64_t layer, MomentKind kind, std::span<const float> before,
+                        int64_t cols, std::span<float> out);
 /// Step count of a child whose parent's is `parent_step`.
 int64_t grow_step(const GrowthPlan& plan, const Child& child, int64_t parent_step);
 

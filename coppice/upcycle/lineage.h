@@ -1,7 +1,11 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
+#include <string_view>
+#include <vector>
 
 #include "coppice/base/json.h"
 #include "coppice/upcycle/plan.h"
@@ -10,14 +14,21 @@ namespace coppice::upcycle {
 
 inline constexpr const char* kLineageFile = "coppice.json";
 
-/// The lineage of `directory` with one expansion appended (design.md section 3); starts one if there is none.
-/// Throws   Error{kFormat} if an existing coppice.json is no lineage.
-Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, std::string_view command, std::string_view source_digest);
+/// The lineage `before` with one expansion appended (design.md section 3); starts one if there is none. `settings`, an
+/// object of the resolved options, is kept in the step unless it is null.
+///
+/// Throws   Error{kFormat} if `before` is no lineage.
+Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, std::string_view command,
+                    std::string_view source_digest, const Json& settings = {});
 
-/// coppice.json of a model directory, if there is one. Throws Error{kFormat}.
+/// coppice.json of a model directory, checked whole, if there is one.
+///
+/// Throws   Error{kFormat} naming file, step and key; Error{kIo}.
 std::optional<Json> read_lineage(const std::filesystem::path& model);
 
 /// parents[layer] -> [N] of the newest step.
+///
+/// Throws   Error{kFormat} if `lineage` is none.
 std::optional<std::map<int64_t, std::vector<uint32_t>>> newest_parents(const Json& lineage);
 
 }  // namespace coppice::upcycle

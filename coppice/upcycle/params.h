@@ -13,6 +13,7 @@ struct ParamSpec {
   double fallback;
   double lo, hi;  ///< inclusive
   std::string_view help;
+  bool is_switch = false;  ///< 0 or 1 only
 };
 
 /// The values of one method's parameters: given ones and fallbacks.

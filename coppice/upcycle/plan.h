@@ -1,7 +1,7 @@
 #pragma once
 
-// A growth plan fixes, for each MoE layer, the parent of every expert. Plain data, made once from configuration, scores and seed;
-// every carrier (disk, memory) and every part (experts, router, optimizer, balancing) reads the same one.
+// A growth plan fixes, for each MoE layer, the parent of every expert. Plain data, made once from configuration, scores
+// and seed; every carrier (disk, memory) and every part (experts, router, optimizer, balancing) reads the same one.
 
 #include <cstdint>
 #include <optional>
@@ -19,7 +19,8 @@ namespace coppice::upcycle {
 struct ExpertCount {
   std::string text = "2x";
 
-  /// The number meant for a model with `experts`. Throws Error{kUsage}: not a whole number of experts, or not more than `experts`.
+  /// The number meant for a model with `experts`. Throws Error{kUsage}: not a whole number of experts, or not more than
+  /// `experts`.
   int64_t resolve(int64_t experts) const;
   static ExpertCount from_text(std::string_view text);  // Throws Error{kUsage}
   std::string to_text() const { return text; }
@@ -54,7 +55,8 @@ struct GrowthPlan {
 
   const LayerPlan& layer(int64_t index) const;  // COPPICE_CHECK that it is there
   Json to_json() const;
-  /// Throws   Error{kFormat, kUsage}: every child needs a parent < E and each original appears exactly once with copy 0.
+  /// Throws   Error{kFormat, kUsage}: every child needs a parent < E and each original appears exactly once with copy
+  /// 0.
   static GrowthPlan from_json(const Json& json, std::string_view source);
   bool operator==(const GrowthPlan&) const = default;
 };
@@ -62,26 +64,30 @@ struct GrowthPlan {
 /// What the user may choose; shared by `expand`, growth in mid-run and the demo.
 struct GrowthOptions {
   ExpertCount experts;
-  std::optional<std::string> select;       ///< default: waterfill with scores, else uniform
-  double temperature = 1.0;                ///< weighted_sampling
+  std::optional<std::string> select;  ///< default: waterfill with scores, else uniform
+  double temperature = 1.0;           ///< weighted_sampling
   std::string metric = "gradient_squared";
   std::string layer_selection = "both_average";
   std::optional<uint64_t> max_duplicates;  ///< default 3; waterfill: none
   MethodChoice expert_init{"copy", {}};
-  std::optional<MethodChoice> router_init; ///< default: bias_only where the family has a router or selection bias, else perturb_new_only
+  std::optional<MethodChoice>
+      router_init;  ///< default: bias_only where the family has a router or selection bias, else perturb_new_only
   std::string balance_bias = "copy";
   MethodChoice optimizer_state{"copy", {}};
-  std::optional<std::string> order;        ///< append or siblings; default siblings where n_group > 1
+  std::optional<std::string> order;  ///< append or siblings; default siblings where n_group > 1
   uint64_t seed = 0;
 };
 
 struct Scores;  // utility.h
 
-/// Throws   Error{kUsage}: unknown names (with the nearest), N <= E, bias_only without a bias, groups that cannot be kept;
-///          Error{kNonFinite}: scores with NaN, infinity or a negative, naming layer and expert. Error{kUnsupported}: a dense model.
+/// Throws   Error{kUsage}: unknown names (with the nearest), N <= E, bias_only without a bias, groups that cannot be
+/// kept;
+///          Error{kNonFinite}: scores with NaN, infinity or a negative, naming layer and expert. Error{kUnsupported}: a
+///          dense model.
 GrowthPlan make_plan(const families::ModelConfig& config, const GrowthOptions& options, const Scores* scores);
 
-/// Does the grown model compute the same function as before under plain top-K, and why (or why not): one sentence for the user.
+/// Does the grown model compute the same function as before under plain top-K, and why (or why not): one sentence for
+/// the user.
 struct Exactness {
   bool exact = false;
   std::string reason;

@@ -10,11 +10,12 @@
 
 namespace coppice::upcycle {
 
-/// Rows of the grown router, fp32, filled by the carrier with each child's parent's row (so originals are right already).
+/// Rows of the grown router, fp32, filled by the carrier with each child's parent's row (so originals are right
+/// already).
 struct RouterView {
-  int64_t rows = 0, cols = 0;    ///< [N, d]; biases have cols = 1
+  int64_t rows = 0, cols = 0;  ///< [N, d]; biases have cols = 1
   std::span<float> values;
-  std::span<const float> source; ///< [E, d]: the router before
+  std::span<const float> source;  ///< [E, d]: the router before
 };
 
 enum class RouterPart { kWeight, kBias, kSelectionBias };
@@ -22,11 +23,14 @@ enum class RouterPart { kWeight, kBias, kSelectionBias };
 struct RouterInit {
   std::string_view name;
   /// Changes the rows of children (copy > 0). `part` says which tensor; a method may leave some alone.
-  void (*apply)(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params, bool has_router_bias);
+  void (*apply)(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params,
+                bool has_router_bias);
   std::span<const ParamSpec> params;
   bool needs_bias;
   bool same_rows;  ///< children's weight rows equal their parents'
   std::string_view summary, source;
+
+  bool only_copies() const { return same_rows && !needs_bias; }
 };
 std::span<const RouterInit> router_inits();
 const RouterInit& router_init(std::string_view name);  // Throws Error{kUsage} with the nearest

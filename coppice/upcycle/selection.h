@@ -12,11 +12,12 @@ namespace coppice::upcycle {
 
 /// What a selection rule sees of one layer (or one router group).
 struct SelectionInput {
-  std::span<const double> scores;           ///< [E], finite and >= 0, not all zero
-  int64_t num_new = 0;                      ///< n copies to place
-  std::optional<uint64_t> max_duplicates;   ///< new copies per expert; the caller has already dealt out whole rounds past it
+  std::span<const double> scores;  ///< [E], finite and >= 0, not all zero
+  int64_t num_new = 0;             ///< n copies to place
+  std::optional<uint64_t>
+      max_duplicates;  ///< new copies per expert; the caller has already dealt out whole rounds past it
   double temperature = 1.0;
-  RngKey key;                               ///< for rules that draw; purpose is set by the rule
+  RngKey key;  ///< for rules that draw; purpose is set by the rule
 };
 
 /// Rule: number of new copies of each expert. Deterministic; ties go to the lower index. methods.md section 2.

@@ -32,21 +32,21 @@ struct Scores {
   std::map<std::string, MetricScores> metrics;
 
   Json to_json() const;
-  /// Throws   Error{kFormat} naming source and key.
+  /// Throws   Error{kFormat} naming source and key; Error{kNonFinite} for a value that is not finite or negative.
   static Scores from_json(const Json& json, std::string_view source);
   static Scores read(const std::filesystem::path& path);
 };
 
 /// What a metric is computed from, accumulated in fp64 per expert and part.
 struct UtilityInputs {
-  double weight_sq = 0;       ///< sum w^2
-  double grad_sq = 0;         ///< sum g^2, g = gradient of the mean token loss over all batches
-  double weight_grad = 0;     ///< sum w g
-  double batch_grad_sq = 0;   ///< sum over batches of that batch's sum g^2
+  double weight_sq = 0;          ///< sum w^2
+  double grad_sq = 0;            ///< sum g^2, g = gradient of the mean token loss over all batches
+  double weight_grad = 0;        ///< sum w g
+  double batch_grad_sq = 0;      ///< sum over batches of that batch's sum g^2
   double second_moment_sq = -1;  ///< sum v^2 of Adam's second moment; -1 = not there
   uint64_t batches = 0;
-  double load = -1;           ///< share of (token, slot) pairs; -1 = not there
-  double gate_mass = -1;      ///< sum of final gates before routed scaling; -1 = not there
+  double load = -1;       ///< share of (token, slot) pairs; -1 = not there
+  double gate_mass = -1;  ///< sum of final gates before routed scaling; -1 = not there
 };
 
 struct UtilityMetric {
@@ -65,9 +65,11 @@ struct LayerSelection {
   std::string_view summary;
 };
 std::span<const LayerSelection> layer_selections();
+const LayerSelection& layer_selection(std::string_view name);  // Throws Error{kUsage}
 
 /// One score per expert of a layer. Throws Error{kUsage}: a metric the file does not have (lists those it has).
 /// Error{kFormat}: missing layer, wrong length. Error{kNonFinite} naming layer and expert.
-std::vector<double> layer_scores(const Scores& scores, std::string_view metric, std::string_view layer_selection, int64_t layer);
+std::vector<double> layer_scores(const Scores& scores, std::string_view metric, std::string_view layer_selection,
+                                 int64_t layer);
 
 }  // namespace coppice::upcycle

@@ -1,0 +1,145 @@
+#include "coppice/upcycle/expert_content.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "coppice/base/error.h"
+#include "coppice/base/interrupt.h"
+#include "coppice/base/rng.h"
+#include "coppice/base/sha256.h"
+#include "coppice/base/text.h"
+
+namespace coppice::upcycle {
+namespace {
+
+using families::Model;
+using families::Role;
+using io::Checkpoint;
+
+constexpr uint64_t kWindowBytes = uint64_t{8} << 20;
+constexpr int64_t kSampled = 4096;
+
+Checkpoint::Entry matrix_of(const Model& model, Role role, int64_t layer, int64_t expert) {
+  return model.checkpoint.at(families::tensor_name(model.config, role, layer, expert));
+}
+
+void release(const Checkpoint::Entry& entry, uint64_t offset, uint64_t bytes) {
+  io::TensorInfo window = *entry.info;
+  window.offset += offset;
+  window.bytes = bytes;
+  entry.file->release(window);
+}
+
+/// Rising positions, at random because a stride could stay in one column for ever.
+std::vector<uint64_t> sampled_positions(int64_t elements) {
+  std::vector<uint64_t> positions(static_cast<size_t>(std::min(elements, kSampled)));
+  const Rng rng(RngKey{});
+  for (size_t i = 0; i < positions.size(); ++i) {
+    positions[i] = elements <= kSampled ? i : rng.below(i, static_cast<uint64_t>(elements));
+  }
+  std::ranges::sort(positions);
+  return positions;
+}
+
+/// Source: the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+uint64_t mixed(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+/// Adds a matrix to the hash of each unit: rows of gate and up, columns of down.
+void hash_units(const Checkpoint::Entry& matrix, bool units_are_rows, std::vector<uint64_t>& hashes) {
+  const int64_t rows = matrix.info->shape.at(0), cols = matrix.info->shape.at(1);
+  const auto width = static_cast<size_t>(io::dtype_bits(matrix.info->dtype) / 8);
+  hashes.resize(static_cast<size_t>(units_are_rows ? rows : cols), 0);
+  const std::byte* at = matrix.data().data();
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t col = 0; col < cols; ++col, at += width) {
+      uint64_t value = 0;
+      std::memcpy(&value, at, width);
+      uint64_t& hash = hashes[static_cast<size_t>(units_are_rows ? row : col)];
+      hash = mixed(hash + value + 0x9e3779b97f4a7c15u);
+    }
+  }
+  matrix.file->release(*matrix.info);
+}
+
+}  // namespace
+
+ExpertDigest expert_digest(const Model& model, int64_t layer, int64_t expert) {
+  ExpertDigest digest;
+  for (size_t i = 0; i < kExpertRoles.size(); ++i) {
+    const Checkpoint::Entry matrix = matrix_of(model, kExpertRoles[i], layer, expert);
+    const std::span<const std::byte> data = matrix.data();
+    Sha256 sha;
+    for (uint64_t done = 0; done < data.size();) {
+      check_interrupt();
+      const uint64_t bytes = std::min<uint64_t>(kWindowBytes, data.size() - done);
+      sha.add(data.subspan(done, bytes));
+      release(matrix, done, bytes);
+      done += bytes;
+    }
+    digest.of_matrix[i] = sha.hex();
+  }
+  return digest;
+}
+
+std::vector<float> expert_sample(const Model& model, int64_t layer, int64_t expert) {
+  std::vector<float> sample;
+  for (const Role role : kExpertRoles) {
+    const Checkpoint::Entry matrix = matrix_of(model, role, layer, expert);
+    const io::TensorInfo& info = *matrix.info;
+    if (!io::is_float(info.dtype)) {
+      throw Error(ErrorCode::kUnsupported,
+                  cat("'", info.name, "' differs from every original and is ", io::dtype_name(info.dtype),
+                      "; wanted F32, BF16 or F16 to look for its parent"));
+    }
+    const auto width = static_cast<uint64_t>(io::dtype_bits(info.dtype) / 8);
+    const std::span<const std::byte> data = matrix.data();
+    for (const uint64_t position : sampled_positions(info.elements())) {
+      io::to_f32(info.dtype, data.subspan(position * width, width), {&sample.emplace_back(), 1});
+    }
+    matrix.file->release(info);
+  }
+  return sample;
+}
+
+uint64_t unit_signature(const Model& model, int64_t layer, int64_t expert) {
+  std::vector<uint64_t> hashes;
+  for (const Role role : kExpertRoles)
+    hash_units(matrix_of(model, role, layer, expert), role != Role::kExpertDown, hashes);
+  uint64_t sum = 0;
+  for (const uint64_t hash : hashes) sum += mixed(hash);
+  return sum;
+}
+
+double cosine(std::span<const float> a, std::span<const float> b) {
+  double dot = 0, aa = 0, bb = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double x = a[i], y = b[i];
+    dot += x * y;
+    aa += x * x;
+    bb += y * y;
+  }
+  if (aa == 0 || bb == 0) return aa == bb ? 1.0 : 0.0;
+  return dot / std::sqrt(aa * bb);
+}
+
+bool same_tensor(const Checkpoint::Entry& a, const Checkpoint::Entry& b) {
+  if (a.info->dtype != b.info->dtype || a.info->shape != b.info->shape) return false;
+  const std::span<const std::byte> x = a.data(), y = b.data();
+  for (uint64_t done = 0; done < x.size();) {
+    check_interrupt();
+    const uint64_t bytes = std::min<uint64_t>(kWindowBytes, x.size() - done);
+    const bool same = std::memcmp(x.data() + done, y.data() + done, bytes) == 0;
+    release(a, done, bytes);
+    release(b, done, bytes);
+    if (!same) return false;
+    done += bytes;
+  }
+  return true;
+}
+
+}  // namespace coppice::upcycle

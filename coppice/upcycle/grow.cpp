@@ -1,0 +1,198 @@
+#include "coppice/upcycle/grow.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "coppice/base/check.h"
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/upcycle/expert_init.h"
+#include "coppice/upcycle/lane_sum_detail.h"
+#include "coppice/upcycle/optimizer_init.h"
+#include "coppice/upcycle/plan_detail.h"
+#include "coppice/upcycle/router_init.h"
+
+namespace coppice::upcycle {
+namespace {
+
+using families::Role;
+
+Params expert_params(const GrowthPlan& plan) {
+  return {plan.expert_init.name, expert_init(plan.expert_init.name).params, plan.expert_init.given};
+}
+
+Params optimizer_params(const GrowthPlan& plan) {
+  return {plan.optimizer_state.name, optimizer_init(plan.optimizer_state.name).params, plan.optimizer_state.given};
+}
+
+ChildKey key_of(const GrowthPlan& plan, int64_t layer, const Child& child) {
+  return {.seed = plan.seed,
+          .layer = layer,
+          .parent = child.parent,
+          .copy = child.copy,
+          .num_experts = plan.experts_before};
+}
+
+std::vector<float> widen(const MatrixBytes& matrix, std::string_view what) {
+  if (!io::is_float(matrix.dtype)) {
+    throw Error(ErrorCode::kUnsupported, cat(what, ": values of type ", io::dtype_name(matrix.dtype),
+                                             " cannot be computed on (choose the method 'copy')"));
+  }
+  std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.cols));
+  COPPICE_CHECK(matrix.bytes.size() == values.size() * static_cast<size_t>(io::dtype_bits(matrix.dtype)) / 8);
+  io::to_f32(matrix.dtype, matrix.bytes, values);
+  return values;
+}
+
+/// The child's fp32 weights, before rounding; `values` holds the parent's.
+void apply_expert_init(const GrowthPlan& plan, int64_t layer, const Child& child, Role role, int64_t rows, int64_t cols,
+                       std::span<float> values, const MatrixSource& source) {
+  if (is_plain_copy(plan, child)) return;
+  const PartnerSource partner = [&](uint32_t expert) { return widen(source(expert), families::role_name(role)); };
+  const ExpertView view{.role = role, .rows = rows, .cols = cols, .values = values};
+  expert_init(plan.expert_init.name).apply(view, key_of(plan, layer, child), partner, expert_params(plan));
+}
+
+/// mean|child - W| / mean|W|; 0 for a parent of zeros.
+double weight_change(const GrowthPlan& plan, int64_t layer, const Child& child, Role role,
+                     const MatrixSource& weights) {
+  if (is_plain_copy(plan, child)) return 0;
+  const MatrixBytes stored = weights(child.parent);
+  const auto parent = widen(stored, families::role_name(role));
+  auto values = parent;
+  apply_expert_init(plan, layer, child, role, stored.rows, stored.cols, values, weights);
+  for (size_t i = 0; i < values.size(); ++i) values[i] -= parent[i];
+  const auto size = [](float x) { return std::abs(static_cast<double>(x)); };
+  LaneSum change, whole;
+  change.add_each(std::span<const float>(values), size);
+  whole.add_each(std::span<const float>(parent), size);
+  return whole.total() > 0 ? change.total() / whole.total() : 0.0;
+}
+
+RouterPart router_part(Role role) {
+  COPPICE_CHECK(role == Role::kRouter || role == Role::kRouterBias || role == Role::kSelectionBias);
+  if (role == Role::kRouter) return RouterPart::kWeight;
+  return role == Role::kRouterBias ? RouterPart::kBias : RouterPart::kSelectionBias;
+}
+
+/// Every child's row as its parent's; a selection bias that the plan sets to 0 is 0 for copies.
+template <class T>
+void spread_rows(const GrowthPlan& plan, const LayerPlan& layer, std::span<const T> before, size_t cols,
+                 bool zero_copies, std::span<T> out) {
+  COPPICE_CHECK(before.size() == static_cast<size_t>(plan.experts_before) * cols);
+  COPPICE_CHECK(out.size() == layer.children.size() * cols);
+  for (size_t i = 0; i < layer.children.size(); ++i) {
+    const Child& child = layer.children[i];
+    const auto row = out.subspan(i * cols, cols);
+    if (zero_copies && child.copy > 0) {
+      std::ranges::fill(row, T{});
+    } else {
+      std::ranges::copy(before.subspan(child.parent * cols, cols), row.begin());
+    }
+  }
+}
+
+MomentContext moment_context(MomentKind kind, const Child& child, uint32_t num_siblings) {
+  return {.moment = kind == MomentKind::kExpAvg ? Moment::kFirst : Moment::kSecond,
+          .copy = child.copy,
+          .num_siblings = num_siblings};
+}
+
+}  // namespace
+
+bool is_plain_copy(const GrowthPlan& plan, const Child& child) {
+  return child.copy == 0 || expert_init(plan.expert_init.name).same_bytes;
+}
+
+void grow_expert(const GrowthPlan& plan, int64_t layer, const Child& child, Role role, const MatrixSource& source,
+                 io::Dtype out_dtype, std::span<std::byte> out) {
+  COPPICE_CHECK(families::is_expert(role), families::role_name(role));
+  const MatrixBytes parent = source(child.parent);
+  if (is_plain_copy(plan, child) && parent.dtype == out_dtype) {
+    COPPICE_CHECK(parent.bytes.size() == out.size());
+    std::memcpy(out.data(), parent.bytes.data(), out.size());
+    return;
+  }
+  auto values = widen(parent, families::role_name(role));
+  apply_expert_init(plan, layer, child, role, parent.rows, parent.cols, values, source);
+  io::from_f32(out_dtype, values, out);
+}
+
+void grow_router(const GrowthPlan& plan, int64_t layer, Role role, MatrixBytes before, std::span<std::byte> out,
+                 bool has_router_bias) {
+  const LayerPlan& layer_plan = plan.layer(layer);
+  const auto row_bytes = static_cast<size_t>(before.cols) * static_cast<size_t>(io::dtype_bits(before.dtype)) / 8;
+  const bool zero_copies = role == Role::kSelectionBias && plan.balance_bias == kBalanceBiasZero;
+  spread_rows(plan, layer_plan, before.bytes, row_bytes, zero_copies, out);
+
+  const RouterPart part = router_part(role);
+  const RouterInit& method = router_init(plan.router_init.name);
+  if (method.only_copies()) return;
+  const Params params(method.name, method.params, plan.router_init.given);
+  const MatrixBytes spread{before.dtype, static_cast<int64_t>(layer_plan.children.size()), before.cols, out};
+  const auto unchanged = widen(spread, families::role_name(role));
+  const auto source = widen(before, families::role_name(role));
+  auto values = unchanged;
+  method.apply({.rows = spread.rows, .cols = spread.cols, .values = values, .source = source}, part, layer_plan,
+               plan.seed, params, has_router_bias);
+
+  std::vector<float> rounded(values.size());
+  io::from_f32(before.dtype, values, out);
+  io::to_f32(before.dtype, out, rounded);
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i] == unchanged[i] || rounded[i] != unchanged[i]) continue;
+    rounded[i] = io::next_representable(before.dtype, unchanged[i], values[i] - unchanged[i]);
+  }
+  io::from_f32(before.dtype, rounded, out);
+}
+
+void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& child, Role role, MomentKind kind,
+                        const MatrixSource& moments, const MatrixSource& weights, std::span<float> out) {
+  COPPICE_CHECK(families::is_expert(role), families::role_name(role));
+  const MatrixBytes stored = moments(child.parent);
+  const auto before = widen(stored, "optimizer state");
+  COPPICE_CHECK(before.size() == out.size());
+  std::ranges::copy(before, out.begin());
+  const OptimizerInit& strategy = optimizer_init(plan.optimizer_state.name);
+  if (child.copy == 0 && !strategy.touches_original) return;
+
+  const auto experts = plan.experts_before;
+  MomentContext context = moment_context(kind, child, plan.layer(layer).siblings(experts)[child.parent]);
+  if (strategy.needs_change) context.weight_change = weight_change(plan, layer, child, role, weights);
+  std::vector<float> next;
+  if (strategy.needs_next) {
+    next = widen(moments(static_cast<uint32_t>((child.parent + 1) % experts)), "optimizer state");
+    context.next = next;
+  }
+  strategy.apply(out, context, optimizer_params(plan));
+
+  const ExpertInit& method = expert_init(plan.expert_init.name);
+  if (child.copy == 0 || method.apply_moment == nullptr) return;
+  method.apply_moment({.role = role, .rows = stored.rows, .cols = stored.cols, .values = out},
+                      key_of(plan, layer, child), expert_params(plan));
+}
+
+void grow_router_moment(const GrowthPlan& plan, int64_t layer, MomentKind kind, std::span<const float> before,
+                        int64_t cols, std::span<float> out) {
+  const LayerPlan& layer_plan = plan.layer(layer);
+  const auto width = static_cast<size_t>(cols);
+  const auto experts = static_cast<size_t>(plan.experts_before);
+  spread_rows(plan, layer_plan, before, width, false, out);
+  const OptimizerInit& strategy = optimizer_init(plan.optimizer_state.name);
+  const Params params = optimizer_params(plan);
+  const auto siblings = layer_plan.siblings(plan.experts_before);
+  for (size_t i = 0; i < layer_plan.children.size(); ++i) {
+    const Child& child = layer_plan.children[i];
+    if (child.copy == 0 && !strategy.touches_original) continue;
+    MomentContext context = moment_context(kind, child, siblings[child.parent]);
+    if (strategy.needs_next) context.next = before.subspan((child.parent + 1) % experts * width, width);
+    strategy.apply(out.subspan(i * width, width), context, params);
+  }
+}
+
+int64_t grow_step(const GrowthPlan& plan, const Child& child, int64_t parent_step) {
+  return child.copy == 0 || optimizer_init(plan.optimizer_state.name).keeps_step ? parent_step : 0;
+}
+
+}  // namespace coppice::upcycle

@@ -1,0 +1,65 @@
+#include <charconv>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/upcycle/json_fields_detail.h"
+
+namespace coppice::upcycle {
+namespace {
+
+[[noreturn]] void fail_at(std::string_view path, std::string_view problem) {
+  throw Error(ErrorCode::kFormat, cat(path, ": ", problem, " (the file is damaged; make it again)"));
+}
+
+}  // namespace
+
+JsonFields::JsonFields(const Json& json, std::string path) : json_(&json), path_(std::move(path)) {
+  if (!json.is_object()) fail_at(path_, "not a JSON object");
+}
+
+std::string JsonFields::path_of(std::string_view key) const { return cat(path_, ": '", key, "'"); }
+
+void JsonFields::fail(std::string_view key, std::string_view problem) const { fail_at(path_of(key), problem); }
+
+const Json& JsonFields::member(std::string_view key) const {
+  const Json* found = json_->find(key);
+  if (found == nullptr) fail(key, "missing");
+  return *found;
+}
+
+JsonFields JsonFields::object(std::string_view key) const { return {member(key), path_of(key)}; }
+
+const Json& JsonFields::array(std::string_view key) const {
+  const Json& found = member(key);
+  if (!found.is_array()) fail(key, "not an array");
+  return found;
+}
+
+std::string JsonFields::text(std::string_view key) const {
+  const Json& found = member(key);
+  if (!found.is_string()) fail(key, "not a string");
+  return found.as_string();
+}
+
+int64_t JsonFields::integer(std::string_view key, int64_t lo, int64_t hi) const {
+  return json_integer(member(key), path_of(key), lo, hi);
+}
+
+int64_t json_integer(const Json& json, std::string_view path, int64_t lo, int64_t hi) {
+  if (json.kind() != Json::Kind::kInt) fail_at(path, "not an integer");
+  const int64_t value = json.as_int();
+  if (value < lo || value > hi) fail_at(path, cat("is ", value, ", not in [", lo, ", ", hi, "]"));
+  return value;
+}
+
+int64_t layer_from_key(std::string_view key, std::string_view path) {
+  int64_t layer = -1;
+  const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), layer);
+  const bool whole = error == std::errc() && end == key.data() + key.size();
+  if (!whole || layer < 0 || layer >= kMaxLayers || std::to_string(layer) != key) {
+    fail_at(path, cat("'", key, "' is no layer number"));
+  }
+  return layer;
+}
+
+}  // namespace coppice::upcycle

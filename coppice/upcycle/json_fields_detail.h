@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "coppice/base/json.h"
+
+namespace coppice::upcycle {
+
+/// Reads the members of a JSON file of ours; every complaint names the file and the path of keys.
+class JsonFields {
+ public:
+  JsonFields(const Json& json, std::string path);  // Throws Error{kFormat} if `json` is no object
+
+  JsonFields object(std::string_view key) const;
+  const Json& array(std::string_view key) const;
+  std::string text(std::string_view key) const;
+  int64_t integer(std::string_view key, int64_t lo, int64_t hi) const;  ///< inclusive
+  const Json& member(std::string_view key) const;
+  bool has(std::string_view key) const { return json_->find(key) != nullptr; }
+  const Json::Object& members() const { return json_->members(); }
+
+  std::string path_of(std::string_view key) const;
+  [[noreturn]] void fail(std::string_view key, std::string_view problem) const;
+
+ private:
+  const Json* json_;
+  std::string path_;
+};
+
+/// A value as an integer of [lo, hi]. Throws Error{kFormat} starting with `path`.
+int64_t json_integer(const Json& json, std::string_view path, int64_t lo, int64_t hi);
+
+/// A layer number as a key: decimal digits, no leading zero, < 65,536. Throws Error{kFormat}.
+int64_t layer_from_key(std::string_view key, std::string_view path);
+
+inline constexpr int64_t kMaxLayers = 1 << 16;
+inline constexpr int64_t kMaxExperts =
+    1 << 20;  ///< of a layer; far above any model, below what random-number keys hold
+
+}  // namespace coppice::upcycle

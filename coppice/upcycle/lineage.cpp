@@ -1,0 +1,137 @@
+#include "coppice/upcycle/lineage.h"
+
+#include <charconv>
+#include <string>
+#include <utility>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/base/version.h"
+
+namespace coppice::upcycle {
+namespace {
+
+constexpr const char* kVersionKey = "coppice_lineage";
+constexpr int64_t kMaxExperts = 1 << 20;
+
+using Parents = std::map<int64_t, std::vector<uint32_t>>;
+
+[[noreturn]] void fail(std::string_view source, std::string_view found, std::string_view wanted) {
+  throw Error(ErrorCode::kFormat, cat(source, ": ", found, "; wanted ", wanted,
+                                      " (it is no lineage that coppice wrote; move it away to start a new one)"));
+}
+
+int64_t layer_of(const std::string& key, std::string_view source) {
+  int64_t layer = -1;
+  const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), layer);
+  if (error != std::errc{} || end != key.data() + key.size() || layer < 0) {
+    fail(source, cat("'parents' has the key '", key, "'"), "layer numbers");
+  }
+  return layer;
+}
+
+Parents checked_parents(const Json& step, std::string_view source) {
+  const Json& counts = step.at("experts");
+  if (counts.items().size() != 2) fail(source, cat("'experts' is ", counts.dump()), "[before, after]");
+  const int64_t before = counts.items()[0].as_int();
+  const int64_t after = counts.items()[1].as_int();
+  if (before < 1 || after <= before || after > kMaxExperts)
+    fail(source, cat("'experts' is ", counts.dump()), "0 < before < after");
+
+  Parents parents;
+  for (const auto& [key, list] : step.at("parents").members()) {
+    std::vector<uint32_t>& layer = parents[layer_of(key, source)];
+    if (std::cmp_not_equal(list.items().size(), after)) {
+      fail(source, cat("layer ", key, " has ", list.items().size(), " parents"), cat(after));
+    }
+    for (const Json& parent : list.items()) {
+      const int64_t p = parent.as_int();
+      if (p < 0 || p >= before) fail(source, cat("layer ", key, " has the parent ", p), cat("0 to ", before - 1));
+      layer.push_back(static_cast<uint32_t>(p));
+    }
+  }
+  return parents;
+}
+
+Parents checked_step(const Json& step, std::string_view source) {
+  if (!step.is_object()) fail(source, cat("it is ", step.dump().substr(0, 40)), "an object");
+  for (const char* key : {"command", "version", "source_digest", "order"}) (void)step.at(key).as_string();
+  if (!step.at("seed").is_number()) fail(source, "'seed' is no number", "one");
+  if (!step.at("methods").is_object()) fail(source, "'methods' is no object", "one");
+  return checked_parents(step, source);
+}
+
+/// Runs `check`; Json's own errors, which name the key only, get `source` in front.
+template <class Check>
+auto naming(std::string_view source, const Check& check) {
+  try {
+    return check();
+  } catch (const Error& error) {
+    if (std::string_view(error.what()).starts_with(source)) throw;
+    throw Error(ErrorCode::kFormat, cat(source, ": ", error.what()));
+  }
+}
+
+/// Checks every step; returns the parents of the newest.
+std::optional<Parents> checked_lineage(const Json& lineage, std::string_view source) {
+  return naming(source, [&] {
+    if (!lineage.is_object()) fail(source, "no object", "one");
+    const int64_t version = lineage.at(kVersionKey).as_int();
+    if (version != 1) fail(source, cat("'", kVersionKey, "' is ", version), "1");
+    std::optional<Parents> newest;
+    const Json::Array& steps = lineage.at("steps").items();
+    for (size_t i = 0; i < steps.size(); ++i) {
+      const std::string name = cat(source, ": step ", i);
+      newest = naming(name, [&] { return checked_step(steps[i], name); });
+    }
+    return newest;
+  });
+}
+
+Json methods_of(const GrowthPlan& plan) {
+  Json methods = Json::object();
+  methods["select"] = plan.select;
+  methods["expert_init"] = plan.expert_init.to_text();
+  methods["router_init"] = plan.router_init.to_text();
+  methods["balance_bias"] = plan.balance_bias;
+  methods["optimizer_state"] = plan.optimizer_state.to_text();
+  return methods;
+}
+
+}  // namespace
+
+Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, std::string_view command,
+                    std::string_view source_digest, const Json& settings) {
+  if (before) (void)checked_lineage(*before, kLineageFile);
+  Json lineage = before ? *before : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
+  Json step = Json::object();
+  step["command"] = command;
+  step["version"] = version();
+  step["seed"] = plan.seed;
+  step["source_digest"] = source_digest;
+  step["experts"] = Json::array({Json(plan.experts_before), Json(plan.experts_after)});
+  step["order"] = plan.order == Order::kSiblings ? "siblings" : "append";
+  step["methods"] = methods_of(plan);
+  if (!settings.is_null()) step["settings"] = settings;
+  Json parents = Json::object();
+  for (const LayerPlan& layer : plan.layers) {
+    Json::Array of_layer;
+    for (const Child& child : layer.children) of_layer.emplace_back(static_cast<int64_t>(child.parent));
+    parents[std::to_string(layer.layer)] = Json::array(std::move(of_layer));
+  }
+  step["parents"] = std::move(parents);
+  lineage["steps"].push_back(std::move(step));
+  return lineage;
+}
+
+std::optional<Json> read_lineage(const std::filesystem::path& model) {
+  const std::filesystem::path file = model / kLineageFile;
+  if (!std::filesystem::exists(std::filesystem::symlink_status(file))) return std::nullopt;
+  Json lineage = Json::read(file);
+  (void)checked_lineage(lineage, file.string());
+  return lineage;
+}
+
+std::optional<Parents> newest_parents(const Json& lineage) { return checked_lineage(lineage, kLineageFile); }
+
+}  // namespace coppice::upcycle

@@ -1,0 +1,252 @@
+#include "coppice/upcycle/optimizer_state.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/upcycle/grown_weights.h"
+#include "coppice/upcycle/optimizer_init.h"
+
+namespace coppice::upcycle {
+namespace {
+
+namespace fs = std::filesystem;
+using families::Role;
+using families::TensorSlot;
+using io::Checkpoint;
+using io::Dtype;
+
+constexpr size_t kListed = 20;
+
+std::string shard_name(size_t index, size_t count) {
+  const auto five = [](size_t n) {
+    const std::string digits = std::to_string(n);
+    return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
+  };
+  return cat("optimizer-", five(index), "-of-", five(count), ".safetensors");
+}
+
+void refuse_torch_state(const fs::path& file) {
+  if (!fs::exists(file)) return;
+  throw Error(ErrorCode::kUnsupported,
+              cat(file, ": an optimizer state as torch pickles it; wanted ", kTrainerFolder, "/", shard_name(1, 1),
+                  " (move it away: the weights are then expanded alone, and training starts with a fresh optimizer)"));
+}
+
+/// The shards of the folder, complete and nothing beside them.
+std::vector<io::SafetensorsFile> open_shards(const fs::path& folder) {
+  std::set<std::string> found;
+  for (const fs::directory_entry& file : fs::directory_iterator(folder)) found.insert(file.path().filename().string());
+  if (found.erase(kTrainerFile) == 0) {
+    throw Error(ErrorCode::kFormat, cat(folder, ": no ", kTrainerFile,
+                                        "; the checkpoint is incomplete (remove the folder to "
+                                        "expand the weights alone)"));
+  }
+  std::vector<io::SafetensorsFile> shards;
+  for (size_t i = 1; i <= found.size(); ++i) {
+    const std::string name = shard_name(i, found.size());
+    if (found.contains(name)) shards.push_back(io::SafetensorsFile::open(folder / name));
+  }
+  if (shards.empty() || shards.size() != found.size()) {
+    throw Error(ErrorCode::kFormat,
+                cat(folder, ": holds ", join_some(std::vector(found.begin(), found.end()), kListed), " beside ",
+                    kTrainerFile, "; wanted a complete set of optimizer-0000i-of-0000N.safetensors and nothing else"));
+  }
+  return shards;
+}
+
+struct Part {
+  std::string_view name;
+  Dtype dtype;
+  std::vector<int64_t> shape;
+};
+
+std::vector<Part> expected_parts(const TensorSlot& slot, Dtype weights, int64_t experts) {
+  if (slot.role() == Role::kSelectionBias) return {};
+  std::vector<Part> parts = {{"exp_avg", Dtype::kF32, slot.shape},
+                             {"exp_avg_sq", Dtype::kF32, slot.shape},
+                             {"step", Dtype::kI64, {is_router(slot.role()) ? experts : 1}}};
+  if (weights != Dtype::kF32) parts.insert(parts.begin(), {"master", Dtype::kF32, slot.shape});
+  return parts;
+}
+
+std::vector<float> floats_of(const Checkpoint::Entry& entry) {
+  std::vector<float> values(static_cast<size_t>(entry.info->elements()));
+  io::to_f32(Dtype::kF32, entry.data(), values);
+  return values;
+}
+
+int64_t step_at(const Checkpoint::Entry& entry, uint32_t index) {
+  int64_t step = 0;
+  std::memcpy(&step, entry.data().data() + index * sizeof step, sizeof step);
+  return step;
+}
+
+/// `bytes`, which the allocator aligned for any scalar, as floats.
+std::span<float> as_floats(std::span<std::byte> bytes) {
+  return {reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float)};
+}
+
+/// Grows the state of one model: what `OptimizerState::grow` shares between its parts.
+struct Grower {
+  const OptimizerState& state;
+  const families::Model& model;
+  const GrowthPlan& plan;
+
+  std::function<void(std::span<std::byte>)> expert_master(const TensorSlot& slot) const {
+    return [*this, &slot](std::span<std::byte> out) {
+      SourceMatrices sources;
+      grow_expert(plan, slot.layer, child_of(plan, slot), slot.role(), parts_of(slot, "master", sources), Dtype::kF32,
+                  out);
+    };
+  }
+
+  std::function<void(std::span<std::byte>)> expert_moment(const TensorSlot& slot, MomentKind kind) const {
+    return [*this, &slot, kind](std::span<std::byte> out) {
+      SourceMatrices sources;
+      const MatrixSource weights = [&](uint32_t expert) {
+        const std::string name = families::tensor_name(model.config, slot.role(), slot.layer, expert);
+        return sources.read(state.has_master(name) ? state.at(name, "master") : model.checkpoint.at(name));
+      };
+      grow_expert_moment(plan, slot.layer, child_of(plan, slot), slot.role(), kind,
+                         parts_of(slot, kind == MomentKind::kExpAvg ? "exp_avg" : "exp_avg_sq", sources), weights,
+                         as_floats(out));
+    };
+  }
+
+  std::function<void(std::span<std::byte>)> router_master(const TensorSlot& slot) const {
+    return [*this, &slot](std::span<std::byte> out) {
+      SourceMatrices sources;
+      grow_router(plan, slot.layer, slot.role(), sources.read(state.at(slot.name, "master")), out,
+                  model.config.routing.has_router_bias);
+    };
+  }
+
+  std::function<void(std::span<std::byte>)> router_moment(const TensorSlot& slot, MomentKind kind) const {
+    return [*this, &slot, kind](std::span<std::byte> out) {
+      const auto entry = state.at(slot.name, kind == MomentKind::kExpAvg ? "exp_avg" : "exp_avg_sq");
+      const int64_t cols = entry.info->elements() / plan.experts_before;
+      grow_router_moment(plan, slot.layer, kind, floats_of(entry), cols, as_floats(out));
+    };
+  }
+
+  /// One step for an expert's tensor, one a row for a router's.
+  std::function<void(std::span<std::byte>)> steps(const TensorSlot& slot) const {
+    return [*this, &slot](std::span<std::byte> out) {
+      std::vector<int64_t> after;
+      if (is_router(slot.role())) {
+        const Checkpoint::Entry before = state.at(slot.name, "step");
+        for (const Child& child : plan.layer(slot.layer).children) {
+          after.push_back(grow_step(plan, child, step_at(before, child.parent)));
+        }
+      } else {
+        const Checkpoint::Entry before = state.at(source_name(model.config, plan, slot), "step");
+        after.push_back(grow_step(plan, child_of(plan, slot), step_at(before, 0)));
+      }
+      std::memcpy(out.data(), after.data(), out.size());
+    };
+  }
+
+  /// The same part of the same matrix of any original expert.
+  MatrixSource parts_of(const TensorSlot& slot, std::string_view part, SourceMatrices& sources) const {
+    return [this, &slot, part, &sources](uint32_t expert) {
+      return sources.read(state.at(families::tensor_name(model.config, slot.role(), slot.layer, expert), part));
+    };
+  }
+};
+
+}  // namespace
+
+std::optional<OptimizerState> OptimizerState::open(const families::Model& model) {
+  const fs::path& directory = model.checkpoint.directory();
+  const fs::path folder = directory / kTrainerFolder;
+  refuse_torch_state(directory / "optimizer.pt");
+  refuse_torch_state(folder / "optimizer.pt");
+  if (!fs::is_directory(folder)) return std::nullopt;
+
+  OptimizerState state;
+  state.shards_ = open_shards(folder);
+  for (const io::SafetensorsFile& shard : state.shards_) {
+    for (const io::TensorInfo& info : shard.tensors()) {
+      if (state.entries_.emplace(info.name, Checkpoint::Entry{&shard, &info}).second) continue;
+      throw Error(ErrorCode::kFormat,
+                  cat(shard.path(), ": '", info.name, "' is in another shard too; wanted each tensor once"));
+    }
+  }
+
+  std::vector<std::string> missing, misshapen;
+  std::set<std::string> extra;
+  for (const auto& [name, entry] : state.entries_) extra.insert(name);
+  for (const TensorSlot& slot : model.slots) {
+    const Dtype weights = model.checkpoint.at(slot.name).info->dtype;
+    for (const Part& part : expected_parts(slot, weights, model.config.num_experts)) {
+      const std::string key = cat(slot.name, ".", part.name);
+      const auto found = state.entries_.find(key);
+      if (found == state.entries_.end()) {
+        missing.push_back(key);
+        continue;
+      }
+      extra.erase(key);
+      const io::TensorInfo& info = *found->second.info;
+      if (info.dtype == part.dtype && info.shape == part.shape) continue;
+      misshapen.push_back(cat("'", key, "' is ", io::dtype_name(info.dtype), " ", shape_text(info.shape), ", wanted ",
+                              io::dtype_name(part.dtype), " ", shape_text(part.shape)));
+    }
+  }
+  if (!missing.empty() || !extra.empty()) {
+    std::string message = cat(folder, ": the optimizer state does not fit the model");
+    if (!missing.empty()) message += cat("; missing: ", join_some(missing, kListed));
+    if (!extra.empty())
+      message += cat("; not of this model: ", join_some(std::vector(extra.begin(), extra.end()), kListed));
+    throw Error(ErrorCode::kFormat, message + " (remove the folder to expand the weights alone)");
+  }
+  if (!misshapen.empty()) throw Error(ErrorCode::kShape, cat(folder, ": ", join_some(misshapen, kListed, "; ")));
+  return state;
+}
+
+Checkpoint::Entry OptimizerState::at(std::string_view tensor, std::string_view part) const {
+  const auto found = entries_.find(cat(tensor, ".", part));
+  if (found != entries_.end()) return found->second;
+  throw Error(ErrorCode::kNotFound, cat("optimizer state: no '", tensor, ".", part, "'"));
+}
+
+bool OptimizerState::has_master(std::string_view tensor) const { return entries_.contains(cat(tensor, ".master")); }
+
+std::vector<OutputTensor> OptimizerState::grow(const families::Model& model, const GrowthPlan& plan,
+                                               const std::vector<TensorSlot>& slots) const {
+  const Grower grower{*this, model, plan};
+  const bool keeps_originals = !optimizer_init(plan.optimizer_state.name).touches_original;
+  std::vector<OutputTensor> outputs;
+  for (const TensorSlot& slot : slots) {
+    const bool router = is_router(slot.role());
+    const bool expert = families::is_expert(slot.role());
+    const std::string source = source_name(model.config, plan, slot);
+    const bool copies_weights = !router && (!expert || is_plain_copy(plan, child_of(plan, slot)));
+    const bool copies_moments = !router && (!expert || (keeps_originals && child_of(plan, slot).copy == 0));
+    for (const Part& part : expected_parts(slot, model.checkpoint.at(source).info->dtype, plan.experts_after)) {
+      OutputTensor output{tensor_info(cat(slot.name, ".", part.name), part.dtype, part.shape), {}, {}};
+      const MomentKind kind = part.name == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
+      if (part.name == "master" ? copies_weights : copies_moments) {
+        output.source = at(source, part.name);
+      } else if (part.name == "master") {
+        output.compute = router ? grower.router_master(slot) : grower.expert_master(slot);
+      } else if (part.name == "step") {
+        output.compute = grower.steps(slot);
+      } else {
+        output.compute = router ? grower.router_moment(slot, kind) : grower.expert_moment(slot, kind);
+      }
+      outputs.push_back(std::move(output));
+    }
+  }
+  return outputs;
+}
+
+io::ShardPlan plan_optimizer_shards(std::span<const OutputTensor> tensors, uint64_t max_shard_bytes) {
+  io::ShardPlan plan = plan_output(tensors, max_shard_bytes, "optimizer");
+  for (size_t i = 0; i < plan.shards.size(); ++i) plan.shards[i].file = shard_name(i + 1, plan.shards.size());
+  return plan;
+}
+
+}  // namespace coppice::upcycle

@@ -1,0 +1,57 @@
+#pragma once
+
+// How tensors get to disk, whatever they are for: a list of names with where their bytes come from, written as
+// safetensors shards.
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "coppice/base/progress.h"
+#include "coppice/io/checkpoint.h"
+#include "coppice/upcycle/grow.h"
+
+namespace coppice::upcycle {
+
+/// One tensor to be written: the bytes of a source tensor, or computed whole.
+struct OutputTensor {
+  io::TensorInfo info;                                ///< name, dtype, shape, bytes; the offset is set when written
+  io::Checkpoint::Entry source;                       ///< copied from here, if `file` is set
+  std::function<void(std::span<std::byte>)> compute;  ///< else fills the tensor's bytes; called from any thread
+};
+
+/// A TensorInfo with its byte count.
+io::TensorInfo tensor_info(std::string name, io::Dtype dtype, std::vector<int64_t> shape);
+
+uint64_t total_bytes(std::span<const OutputTensor> tensors);
+
+/// Splits `tensors`, in order, into shards (io::plan_shards). Within a shard wider dtypes come first, so that every
+/// tensor is aligned.
+io::ShardPlan plan_output(std::span<const OutputTensor> tensors, uint64_t max_shard_bytes, std::string_view stem);
+
+/// Writes every tensor into the shards of `plan` under `directory`. The bytes do not depend on `threads`.
+///
+/// Memory   per thread a window of 8 MiB, or one tensor where it is computed; source pages are released as they were
+/// read. Throws   Error{kIo, kInterrupted}, and what `compute` throws.
+void write_output(const std::filesystem::path& directory, const io::ShardPlan& plan,
+                  std::span<const OutputTensor> tensors, size_t threads, Progress& progress);
+
+/// Stored tensors read as matrices by one computation; their pages are released when it ends.
+class SourceMatrices {
+ public:
+  SourceMatrices() = default;
+  ~SourceMatrices();
+  SourceMatrices(const SourceMatrices&) = delete;
+  SourceMatrices& operator=(const SourceMatrices&) = delete;
+
+  /// [rows, cols]; a vector is a matrix of one column.
+  MatrixBytes read(const io::Checkpoint::Entry& entry);
+
+ private:
+  std::vector<io::Checkpoint::Entry> read_;
+};
+
+}  // namespace coppice::upcycle

@@ -1,0 +1,184 @@
+#include "coppice/upcycle/plan.h"
+
+#include <algorithm>
+#include <span>
+
+#include "coppice/base/check.h"
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/upcycle/expert_init.h"
+#include "coppice/upcycle/json_fields_detail.h"
+#include "coppice/upcycle/optimizer_init.h"
+#include "coppice/upcycle/plan_detail.h"
+#include "coppice/upcycle/router_init.h"
+#include "coppice/upcycle/selection.h"
+#include "coppice/upcycle/utility.h"
+
+namespace coppice::upcycle {
+namespace {
+
+using families::ModelConfig;
+
+bool has_bias(const ModelConfig& config) { return config.routing.has_router_bias || config.routing.has_selection_bias; }
+
+void check_model(const ModelConfig& config) {
+  if (!config.is_moe()) {
+    throw Error(ErrorCode::kUnsupported,
+                cat("a ", config.family->model_type,
+                    " model has no experts to duplicate (make it a mixture of experts first)"));
+  }
+  if (config.num_layers > kMaxLayers) {
+    throw Error(ErrorCode::kUnsupported,
+                cat("the model has ", config.num_layers, " layers; coppice grows up to ", kMaxLayers));
+  }
+}
+
+void check_scores(const ModelConfig& config, const Scores& scores) {
+  std::vector<std::string> differences;
+  const auto compare = [&](std::string_view what, const auto& found, const auto& wanted) {
+    if (found != wanted) differences.push_back(cat(what, " ", found, ", the model has ", wanted));
+  };
+  compare("experts", scores.experts, config.num_experts);
+  compare("layers", scores.layers, config.num_layers);
+  compare("model_type", scores.model_type, config.family->model_type);
+  if (differences.empty()) return;
+  throw Error(ErrorCode::kUsage,
+              cat("the scores are of another model: ", join(differences, "; "), " (score the model that you grow)"));
+}
+
+MethodChoice choose_router_init(const ModelConfig& config, const GrowthOptions& options) {
+  if (!options.router_init) return {has_bias(config) ? "bias_only" : "perturb_new_only", {}};
+  const RouterInit& chosen = router_init(options.router_init->name);
+  if (chosen.needs_bias && !has_bias(config)) {
+    std::vector<std::string> others;
+    for (const RouterInit& method : router_inits()) {
+      if (!method.needs_bias) others.emplace_back(method.name);
+    }
+    throw Error(ErrorCode::kUsage, cat("router-init: '", chosen.name, "' needs a router bias or a selection bias, and ",
+                                       config.family->model_type, " has neither; choose one of ", join(others)));
+  }
+  return *options.router_init;
+}
+
+std::string choose_balance_bias(const ModelConfig& config, const GrowthOptions& options) {
+  check_balance_bias(options.balance_bias, "balance-bias");
+  if (options.balance_bias == kBalanceBiasZero && !config.routing.has_selection_bias) {
+    throw Error(ErrorCode::kUsage, cat("balance-bias: ", config.family->model_type,
+                                       " has no selection bias that could be 0 (leave the setting out)"));
+  }
+  return options.balance_bias;
+}
+
+Order choose_order(const ModelConfig& config, const GrowthOptions& options, int64_t num_new) {
+  const int64_t groups = config.routing.num_groups;
+  const Order order = options.order ? order_from_name(*options.order, "order")
+                      : groups > 1  ? Order::kSiblings
+                                    : Order::kAppend;
+  if (groups <= 1) return order;
+  if (order == Order::kAppend) {
+    throw Error(ErrorCode::kUsage,
+                cat("order: 'append' would move experts out of their ", groups, " router groups (choose siblings)"));
+  }
+  if (config.num_experts % groups != 0 || num_new % groups != 0) {
+    throw Error(ErrorCode::kUsage,
+                cat("experts: ", num_new, " new ones on top of ", config.num_experts, " do not divide into ", groups,
+                    " equal router groups (choose a number afterwards that is a multiple of ", groups, ")"));
+  }
+  return order;
+}
+
+/// New copies of each expert of a layer; chosen inside each router group where there are any.
+std::vector<uint32_t> copies_per_expert(const SelectionRule& rule, const SelectionInput& layer_input, int64_t experts,
+                                        int64_t groups) {
+  std::vector<uint32_t> copies;
+  const int64_t group_experts = experts / groups;
+  for (int64_t group = 0; group < groups; ++group) {
+    SelectionInput input = layer_input;
+    const int64_t first = group * group_experts;
+    if (!input.scores.empty()) {
+      input.scores = input.scores.subspan(static_cast<size_t>(first), static_cast<size_t>(group_experts));
+    }
+    input.num_new = layer_input.num_new / groups;
+    input.key.parent = static_cast<uint32_t>(first);  // every group draws its own numbers
+    const auto counts = select_parents(rule, input, group_experts);
+    copies.insert(copies.end(), counts.begin(), counts.end());
+  }
+  return copies;
+}
+
+std::vector<Child> order_children(std::span<const uint32_t> copies, Order order) {
+  std::vector<Child> children;
+  if (order == Order::kSiblings) {
+    for (uint32_t parent = 0; parent < copies.size(); ++parent) {
+      for (uint32_t copy = 0; copy <= copies[parent]; ++copy) children.push_back({parent, copy});
+    }
+    return children;
+  }
+  const uint32_t most = copies.empty() ? 0 : *std::ranges::max_element(copies);
+  for (uint32_t copy = 0; copy <= most; ++copy) {
+    for (uint32_t parent = 0; parent < copies.size(); ++parent) {
+      if (copy <= copies[parent]) children.push_back({parent, copy});
+    }
+  }
+  return children;
+}
+
+}  // namespace
+
+std::vector<uint32_t> LayerPlan::siblings(int64_t experts_before) const {
+  std::vector<uint32_t> counts(static_cast<size_t>(experts_before), 0);
+  for (const Child& child : children) {
+    COPPICE_CHECK(child.parent < counts.size());
+    ++counts[child.parent];
+  }
+  return counts;
+}
+
+const LayerPlan& GrowthPlan::layer(int64_t index) const {
+  const auto found = std::ranges::lower_bound(layers, index, {}, &LayerPlan::layer);
+  COPPICE_CHECK(found != layers.end() && found->layer == index, "layer ", index);
+  return *found;
+}
+
+GrowthPlan make_plan(const ModelConfig& config, const GrowthOptions& options, const Scores* scores) {
+  check_model(config);
+  GrowthPlan plan;
+  plan.seed = options.seed;
+  plan.experts_before = config.num_experts;
+  plan.experts_after = options.experts.resolve(config.num_experts);
+  const int64_t num_new = plan.experts_after - plan.experts_before;
+  plan.select = options.select.value_or(scores == nullptr ? "uniform" : "waterfill");
+  const SelectionRule& rule = selection_rule(plan.select);
+  if (rule.needs_scores && scores == nullptr) {
+    throw Error(ErrorCode::kUsage, cat("select: '", rule.name,
+                                       "' ranks experts and there are no scores (give scores, or select uniform)"));
+  }
+  (void)utility_metric(options.metric);
+  (void)layer_selection(options.layer_selection);
+  if (scores != nullptr) check_scores(config, *scores);
+
+  plan.order = choose_order(config, options, num_new);
+  plan.expert_init = options.expert_init;
+  plan.router_init = choose_router_init(config, options);
+  plan.optimizer_state = options.optimizer_state;
+  plan.balance_bias = choose_balance_bias(config, options);
+  check_methods(plan);
+
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
+    std::vector<double> values;
+    if (rule.needs_scores) values = layer_scores(*scores, options.metric, options.layer_selection, layer);
+    const SelectionInput input{.scores = values,
+                               .num_new = num_new,
+                               .max_duplicates = options.max_duplicates ? options.max_duplicates : rule.default_cap,
+                               .temperature = options.temperature,
+                               .key = {.seed = options.seed,
+                                       .layer = static_cast<uint32_t>(layer),
+                                       .role = static_cast<uint32_t>(families::Role::kRouter)}};
+    const auto copies = copies_per_expert(rule, input, plan.experts_before, config.routing.num_groups);
+    plan.layers.push_back({layer, order_children(copies, plan.order)});
+  }
+  return plan;
+}
+
+}  // namespace coppice::upcycle

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "coppice/upcycle/plan.h"
+
+namespace coppice::upcycle {
+
+inline constexpr std::string_view kBalanceBiasCopy = "copy";
+inline constexpr std::string_view kBalanceBiasZero = "zero";
+
+std::string_view order_name(Order order);
+Order order_from_name(std::string_view name, std::string_view subject);    // Throws Error{kUsage}
+void check_balance_bias(std::string_view name, std::string_view subject);  // Throws Error{kUsage}
+void check_methods(const GrowthPlan& plan);  // Throws Error{kUsage}: unknown methods, parameters, values out of range
+
+}  // namespace coppice::upcycle

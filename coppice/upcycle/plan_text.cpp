@@ -1,0 +1,60 @@
+#include "coppice/upcycle/plan_text.h"
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "coppice/base/text.h"
+
+namespace coppice::upcycle {
+namespace {
+
+/// "0-5, 7" for rising numbers.
+std::string ranges_text(const std::vector<uint32_t>& numbers) {
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < numbers.size();) {
+    size_t last = i;
+    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
+    parts.push_back(last == i ? cat(numbers[i]) : cat(numbers[i], "-", numbers[last]));
+    i = last + 1;
+  }
+  return join(parts);
+}
+
+std::string layer_text(const LayerPlan& layer, int64_t experts_before) {
+  std::map<uint32_t, std::vector<uint32_t>> parents_of_count;
+  const std::vector<uint32_t> siblings = layer.siblings(experts_before);
+  for (uint32_t parent = 0; parent < siblings.size(); ++parent) {
+    if (siblings[parent] > 1) parents_of_count[siblings[parent] - 1].push_back(parent);
+  }
+  std::vector<std::string> parts;
+  for (const auto& [count, parents] : parents_of_count) {
+    parts.push_back(cat(count, count == 1 ? " copy of " : " copies of ", parents.size() > 1 ? "each of " : "",
+                        ranges_text(parents)));
+  }
+  return join(parts, "; ");
+}
+
+}  // namespace
+
+std::string copies_text(const GrowthPlan& plan) {
+  std::string out;
+  for (size_t i = 0; i < plan.layers.size();) {
+    const std::string text = layer_text(plan.layers[i], plan.experts_before);
+    size_t last = i;
+    while (last + 1 < plan.layers.size() && layer_text(plan.layers[last + 1], plan.experts_before) == text) ++last;
+    const int64_t from = plan.layers[i].layer, to = plan.layers[last].layer;
+    out += from == to ? cat("layer ", from) : cat("layers ", from, "-", to);
+    out += cat(": ", text, "\n");
+    i = last + 1;
+  }
+  return out;
+}
+
+std::string methods_text(const GrowthPlan& plan) {
+  return cat("select ", plan.select, ", expert-init ", plan.expert_init.to_text(), ", router-init ",
+             plan.router_init.to_text(), ", balance-bias ", plan.balance_bias, ", optimizer-state ",
+             plan.optimizer_state.to_text(), ", order ", plan.order == Order::kSiblings ? "siblings" : "append");
+}
+
+}  // namespace coppice::upcycle

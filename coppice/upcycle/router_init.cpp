@@ -1,0 +1,180 @@
+#include "coppice/upcycle/router_init.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "coppice/base/rng.h"
+#include "coppice/families/family.h"
+#include "coppice/upcycle/lane_sum_detail.h"
+#include "coppice/upcycle/purpose_detail.h"
+#include "coppice/upcycle/table_detail.h"
+
+namespace coppice::upcycle {
+namespace {
+
+using families::Role;
+
+constexpr std::string_view kPaper = "arXiv:2604.19835";
+
+Role role_of(RouterPart part) {
+  switch (part) {
+    case RouterPart::kWeight: return Role::kRouter;
+    case RouterPart::kBias: return Role::kRouterBias;
+    case RouterPart::kSelectionBias: return Role::kSelectionBias;
+  }
+  return Role::kRouter;
+}
+
+Rng row_rng(RouterPart part, const LayerPlan& layer, const Child& child, uint64_t seed) {
+  return Rng({.seed = seed,
+              .layer = static_cast<uint32_t>(layer.layer),
+              .role = static_cast<uint32_t>(role_of(part)),
+              .parent = child.parent,
+              .copy = child.copy,
+              .purpose = kNoise});
+}
+
+std::span<float> row(RouterView view, size_t r) {
+  return view.values.subspan(r * static_cast<size_t>(view.cols), static_cast<size_t>(view.cols));
+}
+
+/// x + noise; noise that rounding would swallow moves x by one step instead.
+float add_noise(float x, float noise) {
+  const float sum = x + noise;
+  if (sum != x || noise == 0.0f) return sum;
+  return std::nextafter(x, std::copysign(std::numeric_limits<float>::infinity(), noise));
+}
+
+/// Row of each copy += sigma * N(0, 1).
+void add_row_noise(RouterView grown, const LayerPlan& layer, uint64_t seed, float sigma) {
+  std::vector<float> noise(static_cast<size_t>(grown.cols));
+  for (size_t i = 0; i < layer.children.size(); ++i) {
+    const Child& child = layer.children[i];
+    if (child.copy == 0) continue;
+    row_rng(RouterPart::kWeight, layer, child, seed).fill_normal(0, noise.data(), noise.size());
+    const auto values = row(grown, i);
+    for (size_t c = 0; c < noise.size(); ++c) values[c] = add_noise(values[c], sigma * noise[c]);
+  }
+}
+
+// -- copy
+// ------------------------------------------------------------------------------------------------------------------
+
+void copy(RouterView, RouterPart, const LayerPlan&, uint64_t, const Params&, bool) {}
+
+// -- copy_noise
+// ------------------------------------------------------------------------------------------------------------
+
+constexpr ParamSpec kCopyNoiseParams[] = {{.key = "lambda",
+                                           .fallback = 0.01,
+                                           .lo = 0.0,
+                                           .hi = 10.0,
+                                           .help = "std of the noise as a fraction of the router's std"}};
+
+void copy_noise(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params, bool) {
+  if (part != RouterPart::kWeight) return;
+  add_row_noise(grown, layer, seed, static_cast<float>(params.get("lambda") * mean_std(grown.source).std));
+}
+
+// -- bias_only
+// -------------------------------------------------------------------------------------------------------------
+
+constexpr double kGaussianScale = 0.1;  // of std(b)
+
+constexpr ParamSpec kBiasOnlyParams[] = {
+    {.key = "delta",
+     .fallback = 1e-3,
+     .lo = 0.0,
+     .hi = 1e4,
+     .help = "the noise is uniform in (-delta, delta); with gaussian=1, its std where all biases are equal"},
+    {.key = "gaussian", .fallback = 0, .lo = 0, .hi = 1, .help = "1: noise N(0, 0.1 std(b))", .is_switch = true},
+    {.key = "shift", .fallback = 0.0, .lo = -1e6, .hi = 1e6, .help = "added to the bias of every new expert"},
+    {.key = "noise_to_original",
+     .fallback = 0,
+     .lo = 0,
+     .hi = 1,
+     .help = "1: the originals get noise too, drawn independently",
+     .is_switch = true}};
+
+void bias_only(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params,
+               bool has_router_bias) {
+  if (part != (has_router_bias ? RouterPart::kBias : RouterPart::kSelectionBias)) return;
+  const double delta = params.get("delta");
+  const bool gaussian = params.get("gaussian") == 1;
+  const double std = gaussian ? mean_std(grown.source).std : 0.0;
+  const auto sigma = static_cast<float>(std > 0 ? kGaussianScale * std : delta);
+  const auto shift = static_cast<float>(params.get("shift"));
+  for (size_t i = 0; i < layer.children.size(); ++i) {
+    const Child& child = layer.children[i];
+    const bool is_original = child.copy == 0;
+    if (is_original && params.get("noise_to_original") == 0) continue;
+    const Rng rng = row_rng(part, layer, child, seed);
+    const float noise = gaussian ? sigma * rng.normal(0) : static_cast<float>(delta * (2.0 * rng.uniform(0) - 1.0));
+    float& bias = row(grown, i)[0];
+    bias = add_noise(is_original ? bias : bias + shift, noise);
+  }
+}
+
+// -- perturb_new_only
+// ------------------------------------------------------------------------------------------------------
+
+constexpr ParamSpec kPerturbNewOnlyParams[] = {{.key = "lambda",
+                                                .fallback = 0.02,
+                                                .lo = 0.0,
+                                                .hi = 10.0,
+                                                .help = "std of the noise as a fraction of the new rows' std"}};
+
+void perturb_new_only(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params,
+                      bool) {
+  if (part != RouterPart::kWeight) return;
+  const auto cols = static_cast<size_t>(grown.cols);
+  const auto siblings = layer.siblings(static_cast<int64_t>(grown.source.size() / cols));
+  // Summed by parent, so that the order of children does not reach the bits.
+  const auto new_rows = mean_std<float>([&](auto add) {
+    for (size_t parent = 0; parent < siblings.size(); ++parent) {
+      for (uint32_t copy = 1; copy < siblings[parent]; ++copy) add(grown.source.subspan(parent * cols, cols));
+    }
+  });
+  add_row_noise(grown, layer, seed, static_cast<float>(params.get("lambda") * new_rows.std));
+}
+
+// --------------------------------------------------------------------------------------------------------------------------
+
+constexpr RouterInit kMethods[] = {
+    {.name = "copy",
+     .apply = copy,
+     .params = {},
+     .needs_bias = false,
+     .same_rows = true,
+     .summary = "the parent's row and biases",
+     .source = kPaper},
+    {.name = "copy_noise",
+     .apply = copy_noise,
+     .params = kCopyNoiseParams,
+     .needs_bias = false,
+     .same_rows = false,
+     .summary = "the parent's row plus Gaussian noise scaled to the router",
+     .source = kPaper},
+    {.name = "bias_only",
+     .apply = bias_only,
+     .params = kBiasOnlyParams,
+     .needs_bias = true,
+     .same_rows = true,
+     .summary = "the parent's row; noise on the router bias, or on the selection bias where there is none",
+     .source = kPaper},
+    {.name = "perturb_new_only",
+     .apply = perturb_new_only,
+     .params = kPerturbNewOnlyParams,
+     .needs_bias = false,
+     .same_rows = false,
+     .summary = "the parent's row plus Gaussian noise scaled to the new rows",
+     .source = kPaper},
+};
+
+}  // namespace
+
+std::span<const RouterInit> router_inits() { return kMethods; }
+const RouterInit& router_init(std::string_view name) { return find_row(router_inits(), "router-init", name); }
+
+}  // namespace coppice::upcycle

@@ -1,0 +1,124 @@
+// scores.json: written by `score`, read by `expand`, possibly on another machine and possibly damaged on the way.
+
+#include <cmath>
+#include <limits>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/upcycle/json_fields_detail.h"
+#include "coppice/upcycle/utility.h"
+
+namespace coppice::upcycle {
+namespace {
+
+constexpr int64_t kVersion = 1;
+constexpr int64_t kMaxCount = std::numeric_limits<int64_t>::max();
+
+using PerLayer = std::map<int64_t, std::vector<double>>;
+
+Json per_layer_json(const PerLayer& values) {
+  Json out = Json::object();
+  for (const auto& [layer, experts] : values) out[std::to_string(layer)] = Json::array_of(experts);
+  return out;
+}
+
+Json part_json(const MetricPart& part) {
+  Json out = Json::object();
+  out["sum"] = per_layer_json(part.sum);
+  if (!part.sum_sq.empty()) out["sum_sq"] = per_layer_json(part.sum_sq);
+  return out;
+}
+
+double read_score(const Json& value, std::string_view path) {
+  if (!value.is_number()) throw Error(ErrorCode::kFormat, cat(path, ": not a number (score the model again)"));
+  const double score = value.as_double();
+  if (!std::isfinite(score) || score < 0) {
+    throw Error(ErrorCode::kNonFinite,
+                cat(path, " is ", score, "; scores must be finite and not negative (score the model again)"));
+  }
+  return score;
+}
+
+PerLayer read_per_layer(const JsonFields& fields, int64_t layers, int64_t experts) {
+  PerLayer out;
+  for (const auto& [key, unused] : fields.members()) {
+    const int64_t layer = layer_from_key(key, fields.path_of(key));
+    if (layer >= layers) fields.fail(key, cat("the model has ", layers, " layers"));
+    const auto& items = fields.array(key).items();
+    if (items.size() != static_cast<size_t>(experts)) {
+      fields.fail(key, cat("has ", items.size(), " values, not one for each of ", experts, " experts"));
+    }
+    auto& values = out[layer];
+    for (const Json& item : items) {
+      values.push_back(read_score(item, cat(fields.path_of(key), ": layer ", layer, ", expert ", values.size())));
+    }
+  }
+  return out;
+}
+
+MetricPart read_part(const JsonFields& fields, int64_t layers, int64_t experts) {
+  MetricPart part;
+  part.sum = read_per_layer(fields.object("sum"), layers, experts);
+  if (fields.has("sum_sq")) part.sum_sq = read_per_layer(fields.object("sum_sq"), layers, experts);
+  for (const auto& [layer, unused] : part.sum_sq) {
+    if (!part.sum.contains(layer)) fields.fail("sum_sq", cat("has layer ", layer, ", which 'sum' has not"));
+  }
+  return part;
+}
+
+uint64_t read_count(const JsonFields& fields, std::string_view key) {
+  return static_cast<uint64_t>(fields.integer(key, 0, kMaxCount));
+}
+
+}  // namespace
+
+Json Scores::to_json() const {
+  Json out = Json::object();
+  out["coppice_scores"] = Json(kVersion);
+  Json& model = out["model"];
+  model["digest"] = model_digest;
+  model["model_type"] = model_type;
+  model["layers"] = layers;
+  model["experts"] = experts;
+  Json& tokens = out["tokens"];
+  tokens["digest"] = tokens_digest;
+  tokens["seen"] = tokens_seen;
+  tokens["batch_tokens"] = batch_tokens;
+  tokens["batches"] = batches;
+  Json metric_objects = Json::object();
+  for (const auto& [name, metric] : metrics) {
+    Json& parts = metric_objects[name];
+    parts["fc1"] = part_json(metric.fc1);
+    parts["fc2"] = part_json(metric.fc2);
+  }
+  out["metrics"] = std::move(metric_objects);
+  return out;
+}
+
+Scores Scores::from_json(const Json& json, std::string_view source) {
+  const JsonFields fields(json, std::string(source));
+  fields.integer("coppice_scores", kVersion, kVersion);
+  Scores scores;
+  const JsonFields model = fields.object("model");
+  scores.model_digest = model.text("digest");
+  scores.model_type = model.text("model_type");
+  scores.layers = model.integer("layers", 1, kMaxLayers);
+  scores.experts = model.integer("experts", 1, kMaxExperts);
+  const JsonFields tokens = fields.object("tokens");
+  scores.tokens_digest = tokens.text("digest");
+  scores.tokens_seen = read_count(tokens, "seen");
+  scores.batch_tokens = read_count(tokens, "batch_tokens");
+  scores.batches = read_count(tokens, "batches");
+  const JsonFields metrics = fields.object("metrics");
+  for (const auto& [name, unused] : metrics.members()) {
+    const JsonFields metric = metrics.object(name);
+    MetricScores& target = scores.metrics[name];
+    target.fc1 = read_part(metric.object("fc1"), scores.layers, scores.experts);
+    target.fc2 = read_part(metric.object("fc2"), scores.layers, scores.experts);
+  }
+  return scores;
+}
+
+Scores Scores::read(const std::filesystem::path& path) { return from_json(Json::read(path), path.string()); }
+
+}  // namespace coppice::upcycle

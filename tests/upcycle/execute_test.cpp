@@ -1,0 +1,288 @@
+#include "coppice/upcycle/execute.h"
+
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <set>
+
+#include "coppice/families/generate.h"
+#include "coppice/upcycle/grow.h"
+#include "coppice/upcycle/lineage.h"
+#include "coppice/upcycle/plan_text.h"
+#include "tests/testing/errors.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/upcycle/checkpoints.h"
+
+namespace coppice::upcycle {
+namespace {
+
+namespace fs = std::filesystem;
+using families::Role;
+using testing::bytes_of;
+using testing::expect_error;
+using testing::files_of;
+using testing::grow;
+using testing::name_of;
+using testing::TempDir;
+using testing::tensors_of;
+using testing::tiny_model;
+
+constexpr Role kExpertMatrices[] = {Role::kExpertGate, Role::kExpertUp, Role::kExpertDown};
+
+class EveryFamily : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Upcycle, EveryFamily,
+                         ::testing::Values("mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "glm4_moe"));
+
+TEST_P(EveryFamily, ReplicasEqualTheirParentByteForByte) {
+  const TempDir dir;
+  for (const char* count : {"2x", "3x", "1.5x", "5"}) {
+    SCOPED_TRACE(count);
+    const auto out = dir / (std::string("out") + count);
+    if (!fs::exists(dir / "m")) tiny_model(dir / "m", GetParam(), {.dtype = io::Dtype::kBf16});
+    const GrowthPlan plan = grow(dir / "m", out, {.experts = ExpertCount::from_text(count)});
+    const auto before = families::open_model(dir / "m"),
+               after = families::open_model(out);  // strict: nothing is missing
+    EXPECT_EQ(after.config.num_experts, plan.experts_after);
+    for (const LayerPlan& layer : plan.layers) {
+      for (size_t child = 0; child < layer.children.size(); ++child) {
+        for (const Role role : kExpertMatrices) {
+          const auto parent = before.checkpoint.at(name_of(before, role, layer.layer, layer.children[child].parent));
+          const auto grown = after.checkpoint.at(name_of(after, role, layer.layer, static_cast<int64_t>(child)));
+          EXPECT_EQ(bytes_of(grown), bytes_of(parent)) << grown.info->name;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EveryFamily, LeavesOtherTensorsUntouched) {
+  const TempDir dir;
+  tiny_model(dir / "m", GetParam(), {.dtype = io::Dtype::kBf16});
+  grow(dir / "m", dir / "out", {.expert_init = {"copy_noise", {}}});
+  const auto model = families::open_model(dir / "m");
+  const auto before = tensors_of(dir / "m"), after = tensors_of(dir / "out");
+  for (const auto& slot : model.slots) {
+    if (!families::is_expert(slot.role()) && slot.role() != Role::kRouter && slot.role() != Role::kSelectionBias) {
+      EXPECT_EQ(after.at(slot.name), before.at(slot.name)) << slot.name;
+    }
+  }
+}
+
+TEST_P(EveryFamily, RouterFollowsThePlan) {
+  const TempDir dir;
+  tiny_model(dir / "m", GetParam());
+  const GrowthPlan plan = grow(dir / "m", dir / "out", {.experts = {"1.5x"}, .router_init = MethodChoice{"copy", {}}});
+  const auto before = families::open_model(dir / "m"), after = families::open_model(dir / "out");
+  for (const LayerPlan& layer : plan.layers) {
+    const auto rows_before = before.checkpoint.read_f32(name_of(before, Role::kRouter, layer.layer));
+    const auto rows_after = after.checkpoint.read_f32(name_of(after, Role::kRouter, layer.layer));
+    const auto dim = static_cast<size_t>(before.config.model_dim);
+    for (size_t i = 0; i < rows_after.size(); ++i) {
+      EXPECT_EQ(rows_after[i], rows_before[layer.children[i / dim].parent * dim + i % dim]);
+    }
+  }
+}
+
+TEST(Expand, GivesTheSameBytesForAnyThreadsAndSourceShards) {
+  const TempDir dir;
+  const char* methods[] = {"copy", "drop_units"};
+  for (const char* method : methods) {
+    SCOPED_TRACE(method);
+    const fs::path folder = dir / method;
+    fs::create_directory(folder);
+    tiny_model(folder / "one", "glm4_moe", {.dtype = io::Dtype::kBf16});
+    tiny_model(folder / "many", "glm4_moe", {.dtype = io::Dtype::kBf16, .max_shard_bytes = 20000});
+    ASSERT_GT(families::open_model(folder / "many").checkpoint.shards().size(), 3u);
+    for (const char* source : {"one", "many"}) testing::write_trainer(folder / source);
+    const GrowthOptions options{.experts = {"3x"}, .expert_init = {method, {}}, .seed = 5};
+    grow(folder / "one", folder / "t1", options, {.threads = 1, .max_shard_bytes = 30000});
+    const auto wanted = files_of(folder / "t1");
+    for (const size_t threads : {2, 4}) {
+      const auto out = folder / std::to_string(threads);
+      grow(folder / "one", out, options, {.threads = threads, .max_shard_bytes = 30000});
+      EXPECT_EQ(files_of(out), wanted);
+    }
+    grow(folder / "many", folder / "from_many", options, {.threads = 2, .max_shard_bytes = 30000});
+    EXPECT_EQ(files_of(folder / "from_many"), wanted);
+    grow(folder / "one", folder / "one_shard", options, {.threads = 2});
+    EXPECT_EQ(tensors_of(folder / "one_shard"), tensors_of(folder / "t1"));
+  }
+}
+
+TEST(Expand, ComputesWhatThePureFunctionsCompute) {
+  const TempDir dir;
+  tiny_model(dir / "m", "qwen3_moe", {.dtype = io::Dtype::kBf16});
+  const GrowthPlan plan = grow(dir / "m", dir / "out", {.expert_init = {"drop_units", {}}, .seed = 3});
+  const auto before = families::open_model(dir / "m"), after = families::open_model(dir / "out");
+  const LayerPlan& layer = plan.layers.front();
+  for (const Role role : kExpertMatrices) {
+    const auto grown = after.checkpoint.at(name_of(after, role, layer.layer, 5));
+    const auto source = [&](uint32_t expert) {
+      const auto entry = before.checkpoint.at(name_of(before, role, layer.layer, expert));
+      return MatrixBytes{entry.info->dtype, entry.info->shape[0], entry.info->shape[1], entry.data()};
+    };
+    testing::Bytes wanted(grown.info->bytes);
+    grow_expert(plan, layer.layer, layer.children[5], role, source, grown.info->dtype, wanted);
+    EXPECT_EQ(bytes_of(grown), wanted);
+  }
+}
+
+TEST(Expand, CarriesCompanionsAndRewritesTheExpertCount) {
+  const TempDir dir;
+  tiny_model(dir / "m", "qwen3_moe");
+  testing::edit_json(dir / "m" / "config.json", [](Json& config) {
+    config["num_experts"] = 4;
+    config["num_local_experts"] = 4;
+    config["x_unknown"] = Json::parse("[1e-05, NaN, \"kept\"]", "test");
+  });
+  fs::create_directory(dir / "m" / "extra");
+  io::write_file_atomically(dir / "m" / "tokenizer.json", "{\"t\": 1}");
+  io::write_file_atomically(dir / "m" / "extra" / "notes.txt", "notes");
+  grow(dir / "m", dir / "out", {.experts = {"6"}});
+  const auto files = files_of(dir / "out");
+  EXPECT_EQ(files.at("tokenizer.json"), "{\"t\": 1}");
+  EXPECT_EQ(files.at("extra/notes.txt"), "notes");
+  const Json config = Json::read(dir / "out" / "config.json");
+  EXPECT_EQ(config.at("num_experts").as_int(), 6);
+  EXPECT_EQ(config.at("num_local_experts").as_int(), 6);
+  EXPECT_EQ(config.at("x_unknown").dump(), "[1e-05, NaN, \"kept\"]");
+}
+
+TEST(Expand, AppendsToTheLineage) {
+  const TempDir dir;
+  tiny_model(dir / "m", "olmoe");
+  grow(dir / "m", dir / "a", {.experts = {"6"}});
+  Json record = Json::object();
+  record["seed"] = 9;
+  const GrowthPlan second = grow(dir / "a", dir / "b", {.experts = {"2x"}, .seed = 9}, {.record = record});
+  const Json lineage = *read_lineage(dir / "b");
+  ASSERT_EQ(lineage.at("steps").items().size(), 2u);
+  const Json& step = lineage.at("steps").items()[1];
+  EXPECT_EQ(step.at("source_digest").as_string(), families::open_model(dir / "a").digest());
+  EXPECT_EQ(step.at("experts").dump(), "[6, 12]");
+  EXPECT_EQ(step.at("settings").at("seed").as_int(), 9);
+  const auto parents = newest_parents(lineage)->at(second.layers.front().layer);
+  for (size_t i = 0; i < parents.size(); ++i) EXPECT_EQ(parents[i], second.layers.front().children[i].parent);
+}
+
+TEST(Expand, PlacesEveryTensorAligned) {
+  const TempDir dir;
+  tiny_model(dir / "m", "glm4_moe",
+             {.sizes = {.model_dim = 6,
+                        .num_heads = 1,
+                        .num_kv_heads = 1,
+                        .head_dim = 4,
+                        .num_experts = 3,
+                        .top_k = 1,
+                        .expert_width = 3},
+              .dtype = io::Dtype::kBf16});
+  grow(dir / "m", dir / "out", {.experts = {"5"}});
+  const auto grown = io::Checkpoint::open(dir / "out");
+  for (const auto& shard : grown.shards()) {
+    for (const auto& tensor : shard.tensors()) {
+      EXPECT_EQ((shard.data_start() + tensor.offset) % (io::dtype_bits(tensor.dtype) / 8), 0u) << tensor.name;
+    }
+  }
+}
+
+TEST(Expand, LeavesNothingBehindWhereItCannotFinish) {
+  const TempDir dir;
+  tiny_model(dir / "m", "mixtral");
+  const auto before = files_of(dir / "m");
+  expect_error(ErrorCode::kUsage, {"exists"}, [&] {
+    fs::create_directory(dir / "there");
+    grow(dir / "m", dir / "there", {});
+  });
+  expect_error(ErrorCode::kUsage, {}, [&] { grow(dir / "m", dir / "m" / "inside", {}); });
+  io::write_file_atomically(dir / "m" / kLineageFile, "{}");
+  expect_error(ErrorCode::kFormat, {kLineageFile}, [&] { grow(dir / "m", dir / "out", {}); });
+  fs::remove(dir / "m" / kLineageFile);
+  EXPECT_EQ(files_of(dir / "m"), before);
+  std::set<std::string> left;
+  for (const auto& file : fs::directory_iterator(dir.path())) left.insert(file.path().filename());
+  EXPECT_EQ(left, (std::set<std::string>{"m", "there"}));
+}
+
+TEST(ExpandBytes, ForetellsWhatIsWritten) {
+  const TempDir dir;
+  tiny_model(dir / "m", "glm4_moe", {.dtype = io::Dtype::kBf16});
+  testing::write_trainer(dir / "m");
+  const auto model = families::open_model(dir / "m");
+  const GrowthPlan plan = make_plan(model.config, {.experts = {"3x"}}, nullptr);
+  const ExpandBytes bytes = expand_bytes(model, plan);
+  const ExpandResult result = expand(model, plan, {.out = dir / "out"});
+  EXPECT_EQ(bytes.weights_after, families::open_model(dir / "out").checkpoint.total_bytes());
+  EXPECT_EQ(bytes.weights_after + bytes.optimizer_after, result.bytes_written);
+  EXPECT_GT(bytes.optimizer_after, bytes.optimizer_before);
+}
+
+TEST(CopiesText, JoinsLayersAndParentsThatAreAlike) {
+  GrowthPlan plan;
+  plan.experts_before = 4;
+  const std::vector<Child> each = {{0, 0}, {1, 0}, {2, 0}, {3, 0}, {0, 1}, {1, 1}, {3, 1}};
+  const std::vector<Child> one = {{0, 0}, {1, 0}, {2, 0}, {3, 0}, {2, 1}, {2, 2}, {2, 3}};
+  plan.layers = {{1, each}, {2, each}, {3, one}};
+  EXPECT_EQ(copies_text(plan), "layers 1-2: 1 copy of each of 0-1, 3\nlayer 3: 3 copies of 2\n");
+}
+
+/// Writes a model whose weights are about `megabytes` of bf16, all in its experts, without computing any.
+void write_large_model(const fs::path& directory, int64_t megabytes) {
+  const int64_t layers = 4, experts = 8, dim = 512;
+  const Json json = families::make_config({.family = "mixtral",
+                                           .model_dim = dim,
+                                           .num_layers = layers,
+                                           .num_experts = experts,
+                                           .expert_width = megabytes * (1 << 20) / (layers * experts * 3 * dim * 2)},
+                                          io::Dtype::kBf16);
+  fs::create_directory(directory);
+  io::write_file_atomically(directory / "config.json", json.dump(2));
+  std::vector<io::TensorInfo> infos;
+  for (const auto& slot : families::expected_tensors(families::read_config(json, "config.json"))) {
+    infos.push_back(tensor_info(slot.name, io::Dtype::kBf16, slot.shape));
+  }
+  io::SafetensorsWriter writer(directory / "model.safetensors", infos);
+  const std::vector<std::byte> piece(1 << 20, std::byte{0x3c});
+  for (const auto& info : writer.tensors()) {
+    for (uint64_t done = 0; done < info.bytes; done += piece.size()) {
+      writer.write(info, done, std::span(piece).first(std::min<uint64_t>(piece.size(), info.bytes - done)));
+    }
+  }
+  writer.finish();
+}
+
+/// Peak resident memory of `act` in a process of its own, its mapped files included.
+uint64_t peak_bytes_of(const std::function<void()>& act) {
+  const pid_t child = fork();
+  if (child == 0) {
+    try {
+      act();
+      _exit(0);
+    } catch (...) {
+      _exit(1);
+    }
+  }
+  int status = -1;
+  rusage usage{};
+  EXPECT_EQ(wait4(child, &status, 0, &usage), child);
+  EXPECT_EQ(status, 0);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+TEST(UpcycleMemory, PeakDoesNotGrowWithModelSize) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer keeps freed memory";
+#endif
+  const TempDir dir;
+  for (const int64_t megabytes : {24, 96}) write_large_model(dir / std::to_string(megabytes), megabytes);
+  const auto peak = [&](const std::string& model) {
+    return peak_bytes_of(
+        [&] { grow(dir / model, dir / ("grown" + model), {}, {.threads = 2, .max_shard_bytes = uint64_t{32} << 20}); });
+  };
+  const uint64_t small = peak("24"), large = peak("96");
+  EXPECT_LT(large, small + (uint64_t{16} << 20)) << "72 MiB more to read and 144 MiB more to write";
+  EXPECT_LT(large, uint64_t{96} << 20);
+}
+
+}  // namespace
+}  // namespace coppice::upcycle

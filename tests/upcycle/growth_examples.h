@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <string_view>
+#include <vector>
+
+#include "coppice/families/generate.h"
+#include "coppice/upcycle/plan.h"
+#include "coppice/upcycle/utility.h"
+
+namespace coppice::testing {
+
+/// The configuration of a tiny model: 3 layers of 8 experts, top-2. glm4_moe has a selection bias, mixtral no bias at
+/// all.
+inline families::ModelConfig example_config(std::string_view family, families::ModelSizes sizes = {}) {
+  sizes.family = family;
+  sizes.num_layers = 3;
+  if (sizes.num_experts == families::ModelSizes{}.num_experts) sizes.num_experts = 8;
+  return families::read_config(families::make_config(sizes, io::Dtype::kF32), "example");
+}
+
+/// Scores of `config` under gradient_squared: expert e of layer l has e + 1 + l in both parts.
+inline upcycle::Scores example_scores(const families::ModelConfig& config) {
+  upcycle::Scores scores;
+  scores.model_digest = "m";
+  scores.tokens_digest = "t";
+  scores.model_type = config.family->model_type;
+  scores.layers = config.num_layers;
+  scores.experts = config.num_experts;
+  scores.tokens_seen = 1000;
+  scores.batch_tokens = 100;
+  scores.batches = 10;
+  auto& metric = scores.metrics["gradient_squared"];
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    for (int64_t e = 0; e < config.num_experts; ++e) {
+      metric.fc1.sum[layer].push_back(static_cast<double>(e + 1 + layer));
+      metric.fc2.sum[layer].push_back(static_cast<double>(e + 1 + layer));
+    }
+  }
+  return scores;
+}
+
+/// One layer (number 5), every expert duplicated `times` - 1 times.
+inline upcycle::GrowthPlan example_plan(int64_t experts, int64_t times, upcycle::MethodChoice expert_init,
+                                        upcycle::MethodChoice router_init = {"copy", {}},
+                                        upcycle::MethodChoice optimizer_state = {"copy", {}}) {
+  upcycle::GrowthPlan plan;
+  plan.seed = 7;
+  plan.experts_before = experts;
+  plan.experts_after = experts * times;
+  plan.expert_init = std::move(expert_init);
+  plan.router_init = std::move(router_init);
+  plan.optimizer_state = std::move(optimizer_state);
+  upcycle::LayerPlan layer{.layer = 5, .children = {}};
+  for (uint32_t copy = 0; copy < times; ++copy) {
+    for (uint32_t parent = 0; parent < experts; ++parent) layer.children.push_back({parent, copy});
+  }
+  plan.layers.push_back(std::move(layer));
+  return plan;
+}
+
+inline std::vector<float> normal_values(size_t count, uint32_t seed, float std = 1.0f, float mean = 0.0f) {
+  std::mt19937 bits(seed);
+  std::normal_distribution<float> normal(mean, std);
+  std::vector<float> out(count);
+  for (float& x : out) x = normal(bits);
+  return out;
+}
+
+/// Every row of a method table as test parameters; the name makes the test's name.
+template <class Row>
+std::vector<const Row*> rows_of(std::span<const Row> table) {
+  std::vector<const Row*> out;
+  for (const Row& row : table) out.push_back(&row);
+  return out;
+}
+struct RowName {
+  template <class Info>
+  std::string operator()(const Info& info) const {
+    return std::string(info.param->name);
+  }
+};
+
+}  // namespace coppice::testing

@@ -1,0 +1,97 @@
+#include "coppice/upcycle/lineage.h"
+
+#include "tests/testing/errors.h"
+#include "tests/testing/safetensors_files.h"
+#include "tests/testing/temp_dir.h"
+
+namespace coppice::upcycle {
+namespace {
+
+using testing::expect_error;
+using testing::TempDir;
+
+GrowthPlan small_plan() {
+  GrowthPlan plan;
+  plan.seed = 7;
+  plan.experts_before = 2;
+  plan.experts_after = 3;
+  plan.layers = {{1, {{0, 0}, {1, 0}, {1, 1}}}, {4, {{0, 0}, {1, 0}, {0, 1}}}};
+  return plan;
+}
+
+TEST(ExtendLineage, StartsOneWithTheKeysOfItsSchema) {
+  const Json lineage = extend_lineage(std::nullopt, small_plan(), "expand", "abc");
+  EXPECT_EQ(lineage.members().front().first, "coppice_lineage");
+  const Json& step = lineage.at("steps").items().at(0);
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : step.members()) keys.push_back(key);
+  EXPECT_EQ(keys, (std::vector<std::string>{"command", "version", "seed", "source_digest", "experts", "order",
+                                            "methods", "parents"}));
+  EXPECT_EQ(step.at("parents").dump(), R"({"1": [0, 1, 1], "4": [0, 1, 0]})");
+  EXPECT_EQ(step.at("seed").as_int(), 7);
+}
+
+TEST(ExtendLineage, KeepsEarlierStepsAsTheyWere) {
+  const Json first = extend_lineage(std::nullopt, small_plan(), "expand", "abc");
+  GrowthPlan next = small_plan();
+  next.experts_before = 3;
+  next.experts_after = 4;
+  next.layers = {{1, {{0, 0}, {1, 0}, {2, 0}, {2, 1}}}};
+  const Json second = extend_lineage(first, next, "train", "def", Json::object({{"experts", Json("4")}}));
+  EXPECT_EQ(second.at("steps").items()[0], first.at("steps").items()[0]);
+  EXPECT_EQ(second.at("steps").items()[1].at("settings").dump(), R"({"experts": "4"})");
+  EXPECT_EQ(newest_parents(second)->at(1), (std::vector<uint32_t>{0, 1, 2, 2}));
+}
+
+TEST(ReadLineage, ReadsWhatWasWritten) {
+  const TempDir dir;
+  EXPECT_EQ(read_lineage(dir.path()), std::nullopt);
+  const Json lineage = extend_lineage(std::nullopt, small_plan(), "expand", "abc");
+  testing::write_text(dir / kLineageFile, lineage.dump());
+  EXPECT_EQ(read_lineage(dir.path()), lineage);
+}
+
+TEST(NewestParents, AreNoneWithoutSteps) {
+  EXPECT_EQ(newest_parents(Json::parse(R"({"coppice_lineage": 1, "steps": []})", "test")), std::nullopt);
+}
+
+// A lineage file comes from wherever the model comes from; none of these may crash or be taken for a lineage.
+TEST(ReadLineage, RejectsHostileFiles) {
+  const TempDir dir;
+  const std::string step_head =
+      R"("command": "expand", "version": "1", "seed": 0, "source_digest": "", "order": "append", "methods": {}, )";
+  const auto lineage = [&](const std::string& rest) {
+    return R"({"coppice_lineage": 1, "steps": [{)" + step_head + rest + "}]}";
+  };
+  const std::string hostile[] = {"",
+                                 "[]",
+                                 "{}",
+                                 "{\"coppice_lineage\": 2, \"steps\": []}",
+                                 "{\"coppice_lineage\": \"1\", \"steps\": []}",
+                                 R"({"coppice_lineage": 1})",
+                                 R"({"coppice_lineage": 1, "steps": {}})",
+                                 R"({"coppice_lineage": 1, "steps": [7]})",
+                                 R"({"coppice_lineage": 1, "steps": [{}]})",
+                                 lineage(R"("experts": [2, 3])"),
+                                 lineage(R"("experts": [2], "parents": {})"),
+                                 lineage(R"("experts": [3, 2], "parents": {})"),
+                                 lineage(R"("experts": [-1, 2], "parents": {})"),
+                                 lineage(R"("experts": [2, 9223372036854775807], "parents": {})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"1": [0, 1]})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"1": [0, 1, 2]})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"1": [0, 1, -1]})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"1": [0, 1, 0.5]})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"-1": [0, 1, 1]})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"1 ": [0, 1, 1]})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"99999999999999999999": [0, 1, 1]})"),
+                                 lineage(R"("experts": [2, 3], "parents": [])"),
+                                 std::string(100, '[')};
+  for (const std::string& text : hostile) {
+    SCOPED_TRACE(text);
+    testing::write_text(dir / kLineageFile, text);
+    expect_error(ErrorCode::kFormat, {kLineageFile}, [&] { (void)read_lineage(dir.path()); });
+  }
+}
+
+}  // namespace
+}  // namespace coppice::upcycle

@@ -1,0 +1,72 @@
+#include "coppice/upcycle/optimizer_init.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/testing/errors.h"
+#include "tests/upcycle/growth_examples.h"
+
+namespace coppice::upcycle {
+namespace {
+
+using ::testing::ElementsAre;
+
+std::vector<float> apply(std::string_view name, std::vector<float> moment, const MomentContext& context,
+                         const std::map<std::string, double>& given = {}) {
+  const OptimizerInit& strategy = optimizer_init(name);
+  strategy.apply(moment, context, Params(name, strategy.params, given));
+  return moment;
+}
+
+TEST(OptimizerReset, ZeroesMomentsAndStep) {
+  EXPECT_THAT(apply("reset", {1, -2}, {}), ElementsAre(0, 0));
+  EXPECT_FALSE(optimizer_init("reset").keeps_step);
+}
+
+TEST(OptimizerCopy, KeepsMomentsAndStep) {
+  EXPECT_THAT(apply("copy", {1, -2}, {}), ElementsAre(1, -2));
+  EXPECT_TRUE(optimizer_init("copy").keeps_step);
+}
+
+TEST(OptimizerScale, HalvesTheMomentsOfAnEqualChild) {
+  for (const auto moment : {Moment::kFirst, Moment::kSecond}) {
+    EXPECT_THAT(apply("scale", {1, -2}, {.moment = moment, .weight_change = 0}), ElementsAre(0.5, -1));
+  }
+  EXPECT_TRUE(optimizer_init("scale").keeps_step);
+}
+
+TEST(OptimizerScale, ShrinksThemFurtherAsTheWeightsChangeDownToATenth) {
+  EXPECT_THAT(apply("scale", {4}, {.weight_change = 0.25}), ElementsAre(1.5));
+  EXPECT_THAT(apply("scale", {4}, {.weight_change = 0.95}), ElementsAre(4 * 0.05f));
+  EXPECT_THAT(apply("scale", {4}, {.weight_change = 30}), ElementsAre(4 * 0.05f));
+}
+
+TEST(OptimizerInterpolate, MixesWithTheNextExpert) {
+  const std::vector<float> next{3, 6};
+  EXPECT_THAT(apply("interpolate", {1, -2}, {.next = next}), ElementsAre(2, 2));
+  EXPECT_THAT(apply("interpolate", {1, -2}, {.next = next}, {{"alpha", 0.25}}), ElementsAre(1.5, 0));
+}
+
+class OptimizerInits : public ::testing::TestWithParam<const OptimizerInit*> {};
+INSTANTIATE_TEST_SUITE_P(All, OptimizerInits, ::testing::ValuesIn(testing::rows_of(optimizer_inits())),
+                         testing::RowName());
+
+TEST_P(OptimizerInits, KeepSecondMomentsNotNegative) {
+  auto moment = testing::normal_values(500, 1);
+  auto next = testing::normal_values(500, 2);
+  for (auto* values : {&moment, &next}) {
+    for (float& x : *values) x *= x;
+  }
+  for (const double change : {0.0, 0.5, 10.0}) {
+    const MomentContext context{.moment = Moment::kSecond, .weight_change = change, .next = next};
+    for (const float v : apply(GetParam()->name, moment, context)) EXPECT_GE(v, 0.0f);
+  }
+}
+
+TEST(OptimizerInitByName, NamesTheNearest) {
+  testing::expect_error(ErrorCode::kUsage, {"optimizer-state", "'coppy'", "'copy'"},
+                        [] { (void)optimizer_init("coppy"); });
+}
+
+}  // namespace
+}  // namespace coppice::upcycle
