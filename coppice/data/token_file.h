@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace coppice::data {
@@ -20,10 +21,14 @@ struct TokenFileCard {
 
 /// A Megatron indexed data set (`PREFIX.bin`, `PREFIX.idx`), memory-mapped.
 ///
-/// Source   Megatron-LM's MMapIndexedDataset: "MMIDIDX\0\0", version 1, dtype code, sequence and document counts, lengths i32, pointers i64, documents i64.
+/// Threads  any; copies share the mapping.
+/// Source   Megatron-LM's MMapIndexedDataset: "MMIDIDX\0\0", version 1, dtype code, sequence and document counts,
+/// lengths
+///          i32, pointers i64, documents i64.
 class TokenFile {
  public:
-  /// `path` with or without .bin/.idx. Throws Error{kNotFound, kIo}; Error{kFormat}: bad magic, version, dtype, lengths past the .bin.
+  /// `path` with or without .bin/.idx. Throws Error{kNotFound, kIo}; Error{kFormat}: bad magic, version, dtype, counts
+  /// that the .idx cannot hold, negative lengths, sequences out of order or past the .bin, a card that disagrees.
   static TokenFile open(const std::filesystem::path& path);
 
   uint64_t num_tokens() const;
@@ -32,12 +37,14 @@ class TokenFile {
   const std::filesystem::path& path() const;  ///< prefix
   /// Tokens [begin, begin + out.size()) of all documents laid end to end, widened.
   void read(uint64_t begin, std::span<int64_t> out) const;
-  /// Token range of a document.
+  /// Token range [begin, end) of a document.
   std::pair<uint64_t, uint64_t> document(uint64_t index) const;
   /// SHA-256 of the .bin.
   std::string digest() const;
-  /// Every id is below `vocab_size`, and, where there is a card and `tokenizer_digest` is not empty, the tokenizers agree.
-  /// Without a card every id is checked once (remembered beside the file) and a warning says that the tokenizer is unknown.
+  /// Every id is below `vocab_size`, and, where there is a card and `tokenizer_digest` is not empty, the tokenizers
+  /// agree. Without a card every id is checked once (remembered beside the file) and a warning says that the tokenizer
+  /// is unknown.
+  ///
   /// Throws   Error{kFormat} naming file and what differs.
   void check_vocabulary(int64_t vocab_size, const std::string& tokenizer_digest) const;
 
@@ -46,15 +53,24 @@ class TokenFile {
   std::shared_ptr<const State> state_;
 };
 
-/// Writes such a data set; u16 tokens up to 65,500 ids, else i32. Files appear at `finish`.
+/// Throws   Error{kUsage} if a file of the set `prefix` exists.
+void check_token_file_absent(const std::filesystem::path& prefix);
+
+/// Writes such a data set; u16 tokens up to 65,500 ids, else i32. The files appear at `finish`, the .idx last, so that
+/// nothing that opens exists before; an unfinished writer removes what it wrote.
+///
+/// Memory   four bytes a document and a buffer.
 class TokenFileWriter {
  public:
+  /// Throws   Error{kUsage} if a file of the set exists or `vocab_size` is below 1; Error{kIo}.
   TokenFileWriter(std::filesystem::path prefix, int64_t vocab_size);
   ~TokenFileWriter();
   TokenFileWriter(const TokenFileWriter&) = delete;
   TokenFileWriter& operator=(const TokenFileWriter&) = delete;
+  /// Throws   Error{kFormat}: an id outside the vocabulary; Error{kIo}.
   void add_document(std::span<const int32_t> ids);
-  void finish(TokenFileCard card);  ///< counts are filled in
+  uint64_t num_tokens() const;
+  void finish(TokenFileCard card);  ///< counts and vocabulary size are filled in
 
  private:
   struct State;

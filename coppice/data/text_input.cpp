@@ -1,0 +1,122 @@
+#include "coppice/data/text_input.h"
+
+#include <algorithm>
+#include <fstream>
+
+#include "coppice/base/error.h"
+#include "coppice/base/interrupt.h"
+#include "coppice/base/json.h"
+#include "coppice/base/rng.h"
+#include "coppice/base/text.h"
+#include "coppice/data/utf8.h"
+#include "coppice/io/atomic_file.h"
+
+namespace coppice::data {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr uint32_t kSamplePurpose = 0x71;
+constexpr size_t kSliceBytes = 64 << 10;
+
+void read_plain(const fs::path& file, bool split_at_blank_lines, const std::function<void(std::string&&)>& take) {
+  std::string text = io::read_file(file);
+  if (const auto bad = find_invalid_utf8(text)) {
+    throw Error(ErrorCode::kFormat,
+                cat(file, ": byte ", *bad, " is not UTF-8 (convert the file, for example with iconv)"));
+  }
+  if (!split_at_blank_lines) {
+    if (!text.empty()) take(std::move(text));
+    return;
+  }
+  std::string document;
+  const auto flush = [&] {
+    if (!document.empty()) take(std::move(document));
+    document.clear();
+  };
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t newline = text.find('\n', begin);
+    const size_t end = newline == text.npos ? text.size() : newline + 1;
+    const auto line = std::string_view(text).substr(begin, end - begin);
+    if (line == "\n" || line == "\r\n")
+      flush();
+    else
+      document += line;
+    begin = end;
+  }
+  flush();
+}
+
+void read_jsonl(const fs::path& file, const std::string& key, const std::function<void(std::string&&)>& take) {
+  std::ifstream in(file, std::ios::binary);
+  if (!in) throw Error(ErrorCode::kIo, cat(file, ": cannot be opened"));
+  std::string line;
+  for (uint64_t number = 1; std::getline(in, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == line.npos) continue;
+    const Json object = Json::parse(line, cat(file, ", line ", number));
+    const Json* text = object.find(key);
+    if (text == nullptr || !text->is_string()) {
+      throw Error(ErrorCode::kFormat,
+                  cat(file, ": line ", number, " has no text under '", key, "' (name its key with --text-key)"));
+    }
+    // JSON can spell out lone surrogates, which no UTF-8 holds.
+    if (find_invalid_utf8(text->as_string())) {
+      throw Error(ErrorCode::kFormat, cat(file, ": line ", number, ": the text is not Unicode (remove the line)"));
+    }
+    if (!text->as_string().empty()) take(std::string(text->as_string()));
+  }
+  if (in.bad()) throw Error(ErrorCode::kIo, cat(file, ": cannot be read to its end"));
+}
+
+}  // namespace
+
+std::vector<fs::path> list_text_files(std::span<const fs::path> paths) {
+  std::vector<fs::path> out;
+  for (const auto& path : paths) {
+    if (!fs::exists(path)) throw Error(ErrorCode::kNotFound, cat(path, ": does not exist"));
+    if (!fs::is_directory(path)) {
+      out.push_back(path);
+      continue;
+    }
+    std::vector<fs::path> found;
+    for (const auto& entry : fs::recursive_directory_iterator(path)) {
+      const auto extension = entry.path().extension();
+      if (entry.is_regular_file() && (extension == ".txt" || extension == ".jsonl")) found.push_back(entry.path());
+    }
+    if (found.empty())
+      throw Error(ErrorCode::kNotFound,
+                  cat(path, ": has no .txt or .jsonl file (name files of other endings one by one)"));
+    std::ranges::sort(found);
+    out.insert(out.end(), found.begin(), found.end());
+  }
+  return out;
+}
+
+void read_documents(const fs::path& file, const TextFormat& format, const std::function<void(std::string&&)>& take) {
+  check_interrupt();
+  if (file.extension() == ".jsonl")
+    read_jsonl(file, format.text_key, take);
+  else
+    read_plain(file, format.split_at_blank_lines, take);
+}
+
+std::vector<std::string> sample_text(std::span<const fs::path> files, const TextFormat& format, uint64_t bytes,
+                                     uint64_t seed) {
+  uint64_t total = 0;
+  for (const auto& file : files) total += fs::file_size(file);
+  const Rng rng({.seed = seed, .purpose = kSamplePurpose});
+  const double share = static_cast<double>(bytes) / static_cast<double>(std::max<uint64_t>(total, 1));
+  std::vector<std::string> out;
+  uint64_t slice = 0;
+  for (const auto& file : files) {
+    read_documents(file, format, [&](std::string&& document) {
+      for (size_t begin = 0; begin < document.size();) {
+        const size_t end = character_boundary(document, begin + kSliceBytes);
+        if (rng.uniform(slice++) < share) out.push_back(document.substr(begin, end - begin));
+        begin = end;
+      }
+    });
+  }
+  return out;
+}
+
+}  // namespace coppice::data

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace coppice::data {
+
+/// How documents lie in text files.
+struct TextFormat {
+  std::string text_key = "text";      ///< of each object of a .jsonl file
+  bool split_at_blank_lines = false;  ///< plain text: a document ends at an empty line; else a file is one document
+};
+
+/// The text files behind `paths`, sorted within each directory: files as given, directories searched for *.txt and
+/// *.jsonl.
+///
+/// Throws   Error{kNotFound}: a path that does not exist, a directory without such files.
+std::vector<std::filesystem::path> list_text_files(std::span<const std::filesystem::path> paths);
+
+/// Calls `take` with every document that is not empty, in order, each well-formed UTF-8. A file that ends in .jsonl has
+/// one JSON object a line; any other is plain text.
+///
+/// Memory   a plain file whole, a .jsonl file line by line.
+/// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and byte or line.
+void read_documents(const std::filesystem::path& file, const TextFormat& format,
+                    const std::function<void(std::string&&)>& take);
+
+/// A random part of the documents of all files, about `bytes` long, in slices of at most 64 KiB, in order.
+std::vector<std::string> sample_text(std::span<const std::filesystem::path> files, const TextFormat& format,
+                                     uint64_t bytes, uint64_t seed);
+
+}  // namespace coppice::data

@@ -1,0 +1,203 @@
+#include "coppice/data/token_file.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <mutex>
+
+#include "coppice/base/check.h"
+#include "coppice/base/json.h"
+#include "coppice/base/log.h"
+#include "coppice/base/sha256.h"
+#include "coppice/base/thread_pool.h"
+#include "coppice/data/token_index_detail.h"
+#include "coppice/io/atomic_file.h"
+
+namespace coppice::data {
+namespace fs = std::filesystem;
+namespace {
+
+fs::path with_suffix(const fs::path& prefix, std::string_view suffix) {
+  fs::path out = prefix;
+  out += suffix;
+  return out;
+}
+
+fs::path prefix_of(const fs::path& path) {
+  if (path.extension() == ".bin" || path.extension() == ".idx") return fs::path(path).replace_extension();
+  return path;
+}
+
+/// The card beside `prefix`; none where there is no PREFIX.json, or one that is something else.
+std::optional<TokenFileCard> read_card(const fs::path& prefix, const detail::TokenIndex& index) {
+  const auto path = with_suffix(prefix, ".json");
+  if (!fs::exists(path)) return std::nullopt;
+  const Json json = Json::read(path);
+  if (json.find("coppice_tokens") == nullptr) return std::nullopt;
+  const auto count = [&](std::string_view key) {
+    const auto value = json.at(key).as_int();
+    if (value < 0) throw Error(ErrorCode::kFormat, cat(key, " is ", value));
+    return static_cast<uint64_t>(value);
+  };
+  TokenFileCard card;
+  try {
+    if (const auto version = json.at("coppice_tokens").as_int(); version != 1) {
+      throw Error(ErrorCode::kFormat, cat("version ", version, "; wanted 1 (written by a newer coppice)"));
+    }
+    card.tokenizer_digest = json.at("tokenizer_digest").as_string();
+    card.vocab_size = static_cast<int64_t>(count("vocab_size"));
+    card.documents = count("documents");
+    card.tokens = count("tokens");
+    card.text_bytes = count("text_bytes");
+    for (const auto& source : json.at("sources").items()) card.sources.push_back(source.as_string());
+  } catch (const Error& error) {
+    throw Error(error.code, cat(path, ": ", error.what()));
+  }
+  if (card.tokens != index.tokens || card.documents != index.documents) {
+    throw Error(ErrorCode::kFormat,
+                cat(path, ": says ", card.tokens, " tokens in ", card.documents, " documents; the .idx has ",
+                    index.tokens, " in ", index.documents, " (the files do not belong together)"));
+  }
+  return card;
+}
+
+template <class T>
+void widen(const std::byte* from, std::span<int64_t> out) {
+  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<int64_t>(detail::load<T>(from + i * sizeof(T)));
+}
+
+struct IdRange {
+  int64_t least = std::numeric_limits<int64_t>::max();
+  int64_t greatest = std::numeric_limits<int64_t>::min();
+};
+
+/// What the file looked like when its ids were checked.
+Json file_stamp(const fs::path& bin) {
+  struct stat info{};
+  if (::stat(bin.c_str(), &info) != 0) throw Error(ErrorCode::kIo, cat(bin, ": cannot be examined"));
+  Json out = Json::object();
+  out["coppice_checked"] = 1;
+  out["bytes"] = static_cast<int64_t>(info.st_size);
+  out["modified_ns"] = static_cast<int64_t>(info.st_mtim.tv_sec) * 1'000'000'000 + info.st_mtim.tv_nsec;
+  return out;
+}
+
+IdRange scan_ids(const TokenFile& file) {
+  constexpr uint64_t kChunk = 1 << 20;
+  IdRange range;
+  std::mutex mutex;
+  parallel_for((file.num_tokens() + kChunk - 1) / kChunk, default_threads(), [&](size_t chunk) {
+    const uint64_t begin = chunk * kChunk;
+    std::vector<int64_t> ids(std::min(kChunk, file.num_tokens() - begin));
+    file.read(begin, ids);
+    const auto [least, greatest] = std::ranges::minmax(ids);
+    const std::scoped_lock lock(mutex);
+    range.least = std::min(range.least, least);
+    range.greatest = std::max(range.greatest, greatest);
+  });
+  return range;
+}
+
+/// Least and greatest id, remembered in PREFIX.checked.json under the stamp of the .bin.
+IdRange id_range(const TokenFile& file) {
+  const auto memory = with_suffix(file.path(), ".checked.json");
+  Json stamp = file_stamp(with_suffix(file.path(), ".bin"));
+  if (fs::exists(memory)) {
+    try {
+      const Json known = Json::read(memory);
+      if (known.at("bytes") == stamp.at("bytes") && known.at("modified_ns") == stamp.at("modified_ns")) {
+        return {known.at("least_id").as_int(), known.at("greatest_id").as_int()};
+      }
+    } catch (const Error&) {
+      log_warning(cat(memory, ": cannot be read, so every id is checked again"));
+    }
+  }
+  const IdRange range = scan_ids(file);
+  stamp["least_id"] = range.least;
+  stamp["greatest_id"] = range.greatest;
+  try {
+    io::write_file_atomically(memory, stamp.dump(2) + "\n");
+  } catch (const Error& error) {  // a read-only data set is as good; it only costs the scan each time
+    log_warning(cat("the check of ", file.path(), " could not be remembered: ", error.what()));
+  }
+  return range;
+}
+
+}  // namespace
+
+struct TokenFile::State {
+  explicit State(const fs::path& p)
+      : prefix(p),
+        idx(with_suffix(p, ".idx")),
+        bin(with_suffix(p, ".bin")),
+        index(detail::parse_token_index(idx.bytes(), bin.bytes().size(), with_suffix(p, ".idx").string())),
+        card(read_card(p, index)) {}
+
+  fs::path prefix;
+  detail::MappedFile idx, bin;
+  detail::TokenIndex index;
+  std::optional<TokenFileCard> card;
+};
+
+TokenFile TokenFile::open(const fs::path& path) {
+  TokenFile out;
+  out.state_ = std::make_shared<const State>(prefix_of(path));
+  return out;
+}
+
+uint64_t TokenFile::num_tokens() const { return state_->index.tokens; }
+uint64_t TokenFile::num_documents() const { return state_->index.documents; }
+const std::optional<TokenFileCard>& TokenFile::card() const { return state_->card; }
+const fs::path& TokenFile::path() const { return state_->prefix; }
+
+void TokenFile::read(uint64_t begin, std::span<int64_t> out) const {
+  const auto& index = state_->index;
+  COPPICE_CHECK(begin <= index.tokens && out.size() <= index.tokens - begin, "tokens ", begin, " + ", out.size(),
+                " of ", index.tokens);
+  const std::byte* from = state_->bin.bytes().data() + begin * index.type.bytes;
+  switch (index.type.code) {
+    case 1: return widen<uint8_t>(from, out);
+    case 2: return widen<int8_t>(from, out);
+    case 3: return widen<int16_t>(from, out);
+    case 4: return widen<int32_t>(from, out);
+    case 5: return widen<int64_t>(from, out);
+    default: return widen<uint16_t>(from, out);
+  }
+}
+
+std::pair<uint64_t, uint64_t> TokenFile::document(uint64_t index) const {
+  COPPICE_CHECK(index < num_documents(), "document ", index, " of ", num_documents());
+  return {state_->index.document_begin(index), state_->index.document_begin(index + 1)};
+}
+
+std::string TokenFile::digest() const { return sha256_of_file(with_suffix(path(), ".bin")); }
+
+void TokenFile::check_vocabulary(int64_t vocab_size, const std::string& tokenizer_digest) const {
+  if (card()) {
+    if (card()->vocab_size > vocab_size) {
+      throw Error(ErrorCode::kFormat,
+                  cat(path(), ": tokens of a vocabulary of ", card()->vocab_size, " ids; the model has ", vocab_size,
+                      " (tokenize the text with the model's own tokenizer)"));
+    }
+    if (!tokenizer_digest.empty() && card()->tokenizer_digest != tokenizer_digest) {
+      throw Error(ErrorCode::kFormat,
+                  cat(path(), ": written with tokenizer ", card()->tokenizer_digest.substr(0, 12), "; the model's is ",
+                      tokenizer_digest.substr(0, 12), " (tokenize the text with the model's own tokenizer)"));
+    }
+    return;
+  }
+  log_warning(cat(path(),
+                  ": has no .json of ours beside it, so nothing says which tokenizer wrote it; only the range of its "
+                  "ids is checked"));
+  if (num_tokens() == 0) return;
+  const IdRange range = id_range(*this);
+  if (range.least < 0 || range.greatest >= vocab_size) {
+    throw Error(ErrorCode::kFormat,
+                cat(path(), ": ids from ", range.least, " to ", range.greatest, "; the model's vocabulary is 0 to ",
+                    vocab_size - 1, " (tokenize the text with the model's own tokenizer)"));
+  }
+}
+
+}  // namespace coppice::data

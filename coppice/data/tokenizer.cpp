@@ -1,0 +1,114 @@
+#include "coppice/data/tokenizer.h"
+
+#include <algorithm>
+
+#include "coppice/base/error.h"
+#include "coppice/base/json.h"
+#include "coppice/base/sha256.h"
+#include "coppice/base/text.h"
+#include "coppice/data/tokenizer_detail.h"
+#include "coppice/io/atomic_file.h"
+
+namespace coppice::data {
+namespace fs = std::filesystem;
+namespace {
+
+Json read_if_there(const fs::path& path) { return fs::exists(path) ? Json::read(path) : Json::object(); }
+
+/// The end-of-text token as the configuration files of the directory give it.
+struct EosToken {
+  std::string content;
+  int64_t id = -1;
+};
+
+EosToken find_eos(const fs::path& directory) {
+  EosToken out;
+  for (const auto* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    const Json config = read_if_there(directory / name);
+    const Json* token = config.find("eos_token");
+    if (token != nullptr && token->is_object()) token = token->find("content");
+    if (token != nullptr && token->is_string()) {
+      out.content = token->as_string();
+      return out;
+    }
+  }
+  for (const auto* name : {"generation_config.json", "config.json"}) {
+    const Json config = read_if_there(directory / name);
+    const Json* id = config.find("eos_token_id");
+    if (id != nullptr && id->is_array() && !id->items().empty()) id = &id->items().front();
+    if (id != nullptr && id->is_number()) {
+      out.id = id->as_int();
+      return out;
+    }
+  }
+  return out;
+}
+
+bool is_special(const SpmModel& model, std::string_view text) {
+  return std::ranges::any_of(model.pieces, [&](const auto& p) {
+    return p.text == text && (p.kind == SpmModel::Kind::kControl || p.kind == SpmModel::Kind::kUnknown);
+  });
+}
+
+/// Whether the files beside tokenizer.model say nothing that it does not.
+bool companions_agree(const fs::path& directory, const SpmModel& model) {
+  const Json config = read_if_there(directory / "tokenizer_config.json");
+  if (const Json* added = config.find("added_tokens_decoder"); added != nullptr && added->is_object()) {
+    for (const auto& [id, token] : added->members()) {
+      if (!is_special(model, token.at("content").as_string())) return false;
+    }
+  }
+  if (!fs::exists(directory / "tokenizer.json")) {
+    const Json* prefix = config.find("add_prefix_space");
+    return prefix != nullptr && prefix->kind() == Json::Kind::kBool && !prefix->as_bool();
+  }
+  const Json theirs = Json::read(directory / "tokenizer.json"), ours = spm_to_tokenizer_json(model);
+  for (const auto* key : {"added_tokens", "normalizer", "pre_tokenizer"}) {
+    const Json* value = theirs.find(key);
+    if (value == nullptr || *value != ours.at(key)) return false;
+  }
+  const Json* their_model = theirs.find("model");
+  for (const auto* key : {"type", "byte_fallback", "ignore_merges", "vocab", "merges"}) {
+    const Json* value = their_model == nullptr ? nullptr : their_model->find(key);
+    if (value == nullptr || *value != ours.at("model").at(key)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& directory) {
+  const auto spm = directory / "tokenizer.model", hf = directory / "tokenizer.json";
+  const bool has_hf = fs::exists(hf);
+  if (!has_hf && !fs::exists(spm)) {
+    throw Error(ErrorCode::kNotFound,
+                cat(directory,
+                    ": has neither tokenizer.json nor tokenizer.model (name a model directory, or train a tokenizer)"));
+  }
+  const EosToken eos = find_eos(directory);
+  if (fs::exists(spm)) {
+    const std::string bytes = io::read_file(spm);
+    const SpmModel model = SpmModel::parse(bytes, spm.string());
+    std::string reason = spm_disagreement(model);
+    if (reason.empty() && companions_agree(directory, model)) {
+      return detail::open_spm_tokenizer(directory, bytes, model, eos.content);
+    }
+    if (!has_hf) {
+      if (reason.empty()) reason = "tokenizer_config.json does not say \"add_prefix_space\": false";
+      throw Error(ErrorCode::kUnsupported,
+                  cat(spm, ": transformers and sentencepiece give different ids with it, because ", reason,
+                      " (write a tokenizer.json beside it with transformers' "
+                      "AutoTokenizer.from_pretrained(...).save_pretrained(...))"));
+    }
+  }
+  return detail::open_hf_tokenizer(directory, eos.content, eos.id);
+}
+
+std::string tokenizer_digest(const fs::path& directory) {
+  for (const auto* name : {"tokenizer.json", "tokenizer.model"}) {
+    if (fs::exists(directory / name)) return sha256_of_file(directory / name);
+  }
+  return {};
+}
+
+}  // namespace coppice::data

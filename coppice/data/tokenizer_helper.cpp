@@ -1,0 +1,223 @@
+#include "coppice/data/tokenizer_helper.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <system_error>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+
+namespace coppice::data {
+namespace fs = std::filesystem;
+namespace {
+
+// Frames to us: kind, u64 size, payload. R = ready (vocabulary size, eos id), M = no tokenizers, E = error text, I =
+// ids. Frames from us: u64 documents, their u64 sizes, their text.
+constexpr const char* kProgram = R"(
+import array, os, signal, socket, struct, sys
+sys.path = [p for p in sys.path if p]
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+channel = socket.socket(fileno=0).makefile("rwb")
+
+def send(kind, payload):
+    channel.write(kind + struct.pack("<Q", len(payload)) + payload)
+    channel.flush()
+
+def receive(size):
+    data = channel.read(size)
+    if len(data) < size:
+        sys.exit(0)
+    return data
+
+try:
+    import tokenizers
+except ImportError as error:
+    send(b"M", str(error).encode())
+    sys.exit(0)
+try:
+    tokenizer = tokenizers.Tokenizer.from_file(sys.argv[1])
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    vocabulary = tokenizer.get_vocab(True)
+    send(b"R", struct.pack("<qq", max(vocabulary.values()) + 1, vocabulary.get(sys.argv[2], -1)))
+except Exception as error:
+    send(b"E", str(error).encode())
+    sys.exit(0)
+encode_batch = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
+while True:
+    count, = struct.unpack("<Q", receive(8))
+    sizes = struct.unpack("<%dQ" % count, receive(8 * count))
+    try:
+        texts = [receive(size).decode() for size in sizes]
+        out = []
+        for encoding in encode_batch(texts, add_special_tokens=False):
+            ids = array.array("i", encoding.ids)
+            out.append(struct.pack("<Q", len(ids)) + ids.tobytes())
+        send(b"I", b"".join(out))
+    except Exception as error:
+        send(b"E", str(error).encode())
+        sys.exit(0)
+)";
+
+constexpr std::string_view kHowToGetPython =
+    "(run tools/setup light, or set COPPICE_PYTHON to a Python that has `pip install tokenizers`)";
+
+template <class T>
+void put(std::string& out, T value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+template <class T>
+T take(std::string_view& from) {
+  T value{};
+  if (from.size() < sizeof value) throw Error(ErrorCode::kIo, "the tokenizer's helper process sent a short answer");
+  std::memcpy(&value, from.data(), sizeof value);
+  from.remove_prefix(sizeof value);
+  return value;
+}
+
+std::string how_it_ended(int status) {
+  if (WIFSIGNALED(status)) return cat("was ended by signal ", WTERMSIG(status));
+  return cat("ended with status ", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+}
+
+}  // namespace
+
+TokenizerHelper::TokenizerHelper(const fs::path& python, const fs::path& tokenizer_json, const std::string& eos_token)
+    : python_(python), tokenizer_json_(tokenizer_json) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    throw Error(ErrorCode::kIo, cat("a helper process: no socket: ", std::generic_category().message(errno)));
+  }
+  channel_ = ends[0];
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  ::posix_spawn_file_actions_adddup2(&actions, ends[1], 0);
+  ::posix_spawn_file_actions_adddup2(&actions, 2, 1);  // nothing it prints may mix with our results
+  std::string words[] = {python.string(), "-c", kProgram, tokenizer_json.string(), eos_token};
+  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(), words[4].data(), nullptr};
+  const int failed = ::posix_spawnp(&process_, argv[0], &actions, nullptr, argv, environ);
+  ::posix_spawn_file_actions_destroy(&actions);
+  ::close(ends[1]);
+  if (failed != 0) {
+    ::close(channel_);
+    throw Error(ErrorCode::kIo,
+                cat(python, ": cannot be run: ", std::generic_category().message(failed), " ", kHowToGetPython));
+  }
+  try {
+    const Message hello = receive_message();
+    std::string_view payload = hello.payload;
+    if (hello.kind == 'M')
+      throw Error(ErrorCode::kIo, cat(python, ": has no tokenizers: ", payload, " ", kHowToGetPython));
+    if (hello.kind == 'E') throw Error(ErrorCode::kFormat, cat(tokenizer_json, ": ", payload));
+    vocab_size_ = take<int64_t>(payload);
+    eos_id_ = take<int64_t>(payload);
+  } catch (...) {
+    ::close(channel_);
+    if (process_ > 0) ::waitpid(process_, nullptr, 0);
+    throw;
+  }
+}
+
+TokenizerHelper::~TokenizerHelper() {
+  ::close(channel_);  // at the end of its input it exits
+  if (process_ > 0) ::waitpid(process_, nullptr, 0);
+}
+
+void TokenizerHelper::send(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const auto n = ::send(channel_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return;  // it has ended; receiving says how
+    bytes.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+void TokenizerHelper::receive(void* data, size_t bytes) {
+  auto* to = static_cast<char*>(data);
+  while (bytes > 0) {
+    const auto n = ::recv(channel_, to, bytes, 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      int status = 0;
+      ::shutdown(channel_, SHUT_RDWR);
+      if (process_ > 0) ::waitpid(process_, &status, 0);
+      process_ = -1;
+      throw Error(ErrorCode::kIo, cat(tokenizer_json_, ": its helper process (", python_, ") ", how_it_ended(status),
+                                      "; any words of its own are above ", kHowToGetPython));
+    }
+    to += n;
+    bytes -= static_cast<size_t>(n);
+  }
+}
+
+TokenizerHelper::Message TokenizerHelper::receive_message() {
+  Message out{};
+  uint64_t bytes = 0;
+  receive(&out.kind, 1);
+  receive(&bytes, sizeof bytes);
+  out.payload.resize(bytes);
+  receive(out.payload.data(), bytes);
+  return out;
+}
+
+std::vector<std::vector<int32_t>> TokenizerHelper::encode(std::span<const std::string_view> documents) {
+  std::string head;
+  put(head, static_cast<uint64_t>(documents.size()));
+  for (const auto document : documents) put(head, static_cast<uint64_t>(document.size()));
+  send(head);
+  for (const auto document : documents) send(document);
+
+  const Message answer = receive_message();
+  if (answer.kind != 'I') throw Error(ErrorCode::kFormat, cat(tokenizer_json_, ": ", answer.payload));
+  std::string_view payload = answer.payload;
+  std::vector<std::vector<int32_t>> out(documents.size());
+  for (auto& ids : out) {
+    ids.resize(take<uint64_t>(payload));
+    if (payload.size() < ids.size() * sizeof(int32_t))
+      throw Error(ErrorCode::kIo, "the tokenizer's helper process sent a short answer");
+    std::memcpy(ids.data(), payload.data(), ids.size() * sizeof(int32_t));
+    payload.remove_prefix(ids.size() * sizeof(int32_t));
+  }
+  return out;
+}
+
+fs::path tokenizers_python() {
+  if (const char* chosen = std::getenv("COPPICE_PYTHON"); chosen != nullptr && *chosen != '\0') return chosen;
+  fs::path cache;
+  if (const char* set = std::getenv("COPPICE_CACHE"); set != nullptr && *set != '\0') {
+    cache = set;
+  } else if (const char* home = std::getenv("HOME"); home != nullptr) {
+    cache = fs::path(home) / ".cache" / "coppice";
+  }
+  fs::path best;
+  fs::file_time_type best_time = fs::file_time_type::min();
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(cache, ignored)) {
+    const auto stamp = entry.path() / ".complete";
+    if (!entry.path().filename().string().starts_with("venv-") || !fs::exists(stamp, ignored)) continue;
+    bool has_tokenizers = false;
+    for (const auto& lib : fs::directory_iterator(entry.path() / "lib", ignored)) {
+      has_tokenizers = has_tokenizers || fs::exists(lib.path() / "site-packages" / "tokenizers", ignored);
+    }
+    if (has_tokenizers && fs::last_write_time(stamp, ignored) >= best_time) {
+      best_time = fs::last_write_time(stamp, ignored);
+      best = entry.path() / "bin" / "python";
+    }
+  }
+  if (best.empty()) {
+    throw Error(ErrorCode::kIo,
+                cat("tokenizer.json needs a Python with PyPI tokenizers, and ", cache, " has none ", kHowToGetPython));
+  }
+  return best;
+}
+
+}  // namespace coppice::data

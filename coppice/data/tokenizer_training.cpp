@@ -1,0 +1,136 @@
+#include <sentencepiece_trainer.h>
+
+#include "coppice/base/error.h"
+#include "coppice/base/rng.h"
+#include "coppice/base/text.h"
+#include "coppice/data/spm_model.h"
+#include "coppice/data/tokenizer.h"
+#include "coppice/data/utf8.h"
+#include "coppice/io/atomic_file.h"
+
+namespace coppice::data {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr uint32_t kTrainingPurpose = 0x70;
+
+/// Hands views out as the strings that the trainer wants.
+class PartIterator final : public sentencepiece::SentenceIterator {
+ public:
+  explicit PartIterator(const std::vector<std::string_view>& parts) : parts_(parts) { load(); }
+  bool done() const override { return next_ >= parts_.size(); }
+  void Next() override {
+    ++next_;
+    load();
+  }
+  const std::string& value() const override { return value_; }
+  sentencepiece::util::Status status() const override { return {}; }
+
+ private:
+  void load() {
+    if (!done()) value_ = parts_[next_];
+  }
+  const std::vector<std::string_view>& parts_;
+  size_t next_ = 0;
+  std::string value_;
+};
+
+/// Cuts documents before a space or after a newline where there is one in the second half, newlines kept, so that they
+/// are learned.
+std::vector<std::string_view> training_parts(std::span<const std::string> documents, uint64_t max_bytes) {
+  std::vector<std::string_view> parts;
+  for (std::string_view text : documents) {
+    while (text.size() > max_bytes) {
+      const auto window = text.substr(0, max_bytes);
+      const size_t newline = window.rfind('\n'), space = window.rfind(' ');
+      size_t cut = character_boundary(text, max_bytes);
+      if (newline != window.npos && newline + 1 > max_bytes / 2)
+        cut = newline + 1;
+      else if (space != window.npos && space > max_bytes / 2)
+        cut = space;
+      parts.push_back(text.substr(0, cut));
+      text.remove_prefix(cut);
+    }
+    if (!text.empty()) parts.push_back(text);
+  }
+  return parts;
+}
+
+/// A random part of about `bytes`, in the order given.
+void thin_out(std::vector<std::string_view>& parts, uint64_t bytes, uint64_t seed) {
+  uint64_t total = 0;
+  for (const auto part : parts) total += part.size();
+  if (total <= bytes) return;
+  const Rng rng({.seed = seed, .purpose = kTrainingPurpose});
+  const double share = static_cast<double>(bytes) / static_cast<double>(total);
+  size_t i = 0;
+  std::erase_if(parts, [&](std::string_view) { return rng.uniform(i++) >= share; });
+}
+
+std::string train_model(const std::vector<std::string_view>& parts, const TokenizerTraining& settings) {
+  PartIterator iterator(parts);
+  std::string model;
+  const auto status =
+      sentencepiece::SentencePieceTrainer::Train({{"model_type", "bpe"},
+                                                  {"vocab_size", cat(settings.vocab_size)},
+                                                  {"byte_fallback", "true"},
+                                                  {"normalization_rule_name", "identity"},
+                                                  {"remove_extra_whitespaces", "false"},
+                                                  {"add_dummy_prefix", "false"},
+                                                  {"split_digits", "true"},
+                                                  {"allow_whitespace_only_pieces", "true"},
+                                                  {"max_sentence_length", cat(settings.max_sentence_bytes)},
+                                                  {"unk_id", "0"},
+                                                  {"bos_id", "1"},
+                                                  {"eos_id", "2"},
+                                                  {"pad_id", "-1"},
+                                                  {"minloglevel", "2"}},
+                                                 &iterator, &model);
+  if (!status.ok()) {
+    throw Error(ErrorCode::kUsage, cat("tokenizer of ", settings.vocab_size, " ids: cannot be trained on this text: ",
+                                       status.ToString(), " (choose another vocabulary size or give more text)"));
+  }
+  return model;
+}
+
+Json tokenizer_config() {
+  return Json::object({{"tokenizer_class", Json("PreTrainedTokenizerFast")},
+                       {"add_bos_token", Json(false)},
+                       {"add_eos_token", Json(false)},
+                       {"add_prefix_space", Json(false)},
+                       {"legacy", Json(false)},
+                       {"clean_up_tokenization_spaces", Json(false)},
+                       {"unk_token", Json("<unk>")},
+                       {"bos_token", Json("<s>")},
+                       {"eos_token", Json("</s>")}});
+}
+
+}  // namespace
+
+void train_tokenizer(std::span<const std::string> documents, const TokenizerTraining& settings,
+                     const fs::path& directory) {
+  if (fs::exists(directory / "tokenizer.model") || fs::exists(directory / "tokenizer.json")) {
+    throw Error(ErrorCode::kUsage, cat(directory, ": has a tokenizer already (choose another directory or remove it)"));
+  }
+  if (settings.max_sentence_bytes < 16)
+    throw Error(ErrorCode::kUsage, cat("sentences of ", settings.max_sentence_bytes, " bytes; wanted at least 16"));
+  for (size_t i = 0; i < documents.size(); ++i) {
+    if (const auto bad = find_invalid_utf8(documents[i])) {
+      throw Error(ErrorCode::kFormat, cat("document ", i, ": byte ", *bad, " is not UTF-8"));
+    }
+  }
+  auto parts = training_parts(documents, settings.max_sentence_bytes);
+  thin_out(parts, settings.sample_bytes, settings.seed);
+  if (parts.empty()) throw Error(ErrorCode::kUsage, "no text to train a tokenizer on (give some)");
+
+  const std::string bytes = train_model(parts, settings);
+  const SpmModel model = SpmModel::parse(bytes, "the trained tokenizer");
+  Json specials = Json::object({{"unk_token", Json("<unk>")}, {"bos_token", Json("<s>")}, {"eos_token", Json("</s>")}});
+  fs::create_directories(directory);
+  io::write_file_atomically(directory / "tokenizer_config.json", tokenizer_config().dump(2) + "\n");
+  io::write_file_atomically(directory / "special_tokens_map.json", specials.dump(2) + "\n");
+  io::write_file_atomically(directory / "tokenizer.model", bytes);
+  io::write_file_atomically(directory / "tokenizer.json", spm_to_tokenizer_json(model).dump(2) + "\n");
+}
+
+}  // namespace coppice::data
