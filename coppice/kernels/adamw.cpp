@@ -1,0 +1,79 @@
+#include "coppice/kernels/adamw.h"
+
+#include <cmath>
+
+#include "coppice/base/check.h"
+#include "coppice/kernels/parallel.h"
+#include "coppice/kernels/vector_math_detail.h"
+
+namespace coppice::kernels {
+namespace {
+
+constexpr int64_t kGrain = 1 << 14;
+
+struct Constants {
+  float grad_scale, beta1_rest, beta2, beta2_rest, keep, step_size, root_scale, epsilon;
+};
+
+struct Range {
+  float* __restrict master;
+  float* __restrict exp_avg;
+  float* __restrict exp_avg_sq;
+  const float* __restrict grad;
+  int64_t count;
+};
+
+void update(const Range& r, const Constants& c) {
+  float* __restrict master = r.master;
+  float* __restrict exp_avg = r.exp_avg;
+  float* __restrict exp_avg_sq = r.exp_avg_sq;
+  const float* __restrict grad = r.grad;
+  for (int64_t i = 0; i < r.count; ++i) {
+    const float g = grad[i] * c.grad_scale;
+    const float m = exp_avg[i] + c.beta1_rest * (g - exp_avg[i]);
+    const float v = c.beta2 * exp_avg_sq[i] + c.beta2_rest * g * g;
+    exp_avg[i] = m;
+    exp_avg_sq[i] = v;
+    master[i] = master[i] * c.keep - c.step_size * m / (std::sqrt(v) * c.root_scale + c.epsilon);
+  }
+}
+
+template <class T>
+void round_to(const float* __restrict from, T* __restrict to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) detail::store(to[i], from[i]);
+}
+
+}  // namespace
+
+void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& grad,
+                const at::Tensor& value, int64_t step, double grad_scale, const AdamwSettings& s) {
+  COPPICE_CHECK(step >= 1, "step ", step);
+  for (const at::Tensor* t : {&master, &exp_avg, &exp_avg_sq, &grad}) {
+    COPPICE_CHECK(t->scalar_type() == at::kFloat && t->is_contiguous() && t->sizes() == master.sizes());
+  }
+  const bool separate = value.defined() && value.data_ptr() != master.data_ptr();
+  if (separate) COPPICE_CHECK(value.is_contiguous() && value.sizes() == master.sizes());
+
+  const auto power = static_cast<double>(step);
+  const Constants constants{
+      .grad_scale = static_cast<float>(grad_scale),
+      .beta1_rest = static_cast<float>(1 - s.beta1),
+      .beta2 = static_cast<float>(s.beta2),
+      .beta2_rest = static_cast<float>(1 - s.beta2),
+      .keep = static_cast<float>(1 - s.lr * s.weight_decay),
+      .step_size = static_cast<float>(s.lr / (1 - std::pow(s.beta1, power))),
+      .root_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(s.beta2, power))),
+      .epsilon = static_cast<float>(s.epsilon),
+  };
+  auto* const p = master.data_ptr<float>();
+  auto* const m = exp_avg.data_ptr<float>();
+  auto* const v = exp_avg_sq.data_ptr<float>();
+  const auto* const g = grad.const_data_ptr<float>();
+  parallel_ranges(master.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    update({p + begin, m + begin, v + begin, g + begin, end - begin}, constants);
+    if (!separate) return;
+    detail::with_scalar(value, [&]<class T>(T) { round_to(p + begin, value.data_ptr<T>() + begin, end - begin); });
+  });
+}
+
+}  // namespace coppice::kernels

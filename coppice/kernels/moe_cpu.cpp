@@ -1,0 +1,206 @@
+// The MoE layer on the CPU: pairs sorted by expert, library GEMMs on contiguous rows, everything between them in one loop.
+// Tiles of (expert, rows) are cut by the sizes alone and each runs on one thread, so bits do not depend on threads.
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+
+#include <cstring>
+
+#include "coppice/base/check.h"
+#include "coppice/kernels/moe_detail.h"
+#include "coppice/kernels/pair_order_detail.h"
+#include "coppice/kernels/parallel.h"
+#include "coppice/kernels/vector_math_detail.h"
+
+namespace coppice::kernels::detail {
+namespace {
+
+constexpr int64_t kTileRows = 512;         // enough for a GEMM to run at its rate, few enough to share out
+constexpr int64_t kWeightBlock = 256;      // rows of a weight's gradient in one task
+constexpr int64_t kCombineTokens = 64;
+
+struct Tile {
+  int64_t expert, row, rows;
+};
+
+std::vector<Tile> cut_tiles(const PairOrder& order) {
+  std::vector<Tile> tiles;
+  for (int64_t e = 0; e < order.num_experts(); ++e) {
+    for (int64_t row = order.first_row[e]; row < order.first_row[e + 1]; row += kTileRows) {
+      tiles.push_back({e, row, std::min(kTileRows, order.first_row[e + 1] - row)});
+    }
+  }
+  return tiles;
+}
+
+/// out[i] = from[token of row i]; rows of padding are zero.
+template <class T>
+void gather(const PairOrder& order, const Tile& tile, const T* from_TD, T* out, int64_t dim) {
+  for (int64_t i = 0; i < tile.rows; ++i) {
+    const int64_t pair = order.pair_of_row[tile.row + i];
+    if (pair < 0) {
+      std::memset(static_cast<void*>(out + i * dim), 0, dim * sizeof(T));
+    } else {
+      std::memcpy(static_cast<void*>(out + i * dim), from_TD + pair / order.top_k * dim, dim * sizeof(T));
+    }
+  }
+}
+
+template <class T>
+void add_row(float* __restrict sum, const T* __restrict row, float weight, int64_t dim) {
+  for (int64_t d = 0; d < dim; ++d) sum[d] += weight * load(row[d]);
+}
+
+/// out_t = sum over k of weight_tk * row_tk, in the order of k; weights of 1 where `weight_TK` is null.
+template <class T>
+void combine(const PairOrder& order, const T* rows_PD, const float* weight_TK, T* out_TD, int64_t tokens, int64_t dim) {
+  parallel_ranges(tokens, kCombineTokens, [&](int64_t begin, int64_t end) {
+    std::vector<float> sum(dim);
+    for (int64_t t = begin; t < end; ++t) {
+      std::fill(sum.begin(), sum.end(), 0.0f);
+      for (int64_t pair = t * order.top_k; pair < (t + 1) * order.top_k; ++pair) {
+        add_row(sum.data(), rows_PD + order.row_of_pair[pair] * dim, weight_TK ? weight_TK[pair] : 1.0f, dim);
+      }
+      for (int64_t d = 0; d < dim; ++d) store(out_TD[t * dim + d], sum[d]);
+    }
+  });
+}
+
+template <class T>
+MoeForward forward(const MoeInputs& in) {
+  const int64_t tokens = in.x_TD.size(0), dim = in.x_TD.size(1), width = in.w_down_EDF.size(2);
+  const auto options = in.x_TD.options();
+  const PairOrder order = order_pairs(in.index_TK, in.w_down_EDF.size(0), options.dtype().toScalarType());
+  const auto tiles = cut_tiles(order);
+  MoeForward out{at::empty_like(in.x_TD), at::empty({order.num_rows(), 2 * width}, options)};
+  const auto out_PD = at::empty({order.num_rows(), dim}, options);
+  const auto* const x = in.x_TD.const_data_ptr<T>();
+
+  parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
+    const Tile tile = tiles[i];
+    auto x_RD = at::empty({tile.rows, dim}, options);
+    gather(order, tile, x, x_RD.template mutable_data_ptr<T>(), dim);
+    auto hidden_RG = out.hidden_PG.narrow(0, tile.row, tile.rows);
+    at::mm_out(hidden_RG, x_RD, in.w_gate_up_EGD.select(0, tile.expert).t());
+    const auto active_RF = at::empty({tile.rows, width}, options);
+    const auto* const hidden = hidden_RG.template const_data_ptr<T>();
+    auto* const active = active_RF.template mutable_data_ptr<T>();
+    for (int64_t r = 0; r < tile.rows; ++r) {
+      const T* const gate = hidden + r * 2 * width;
+      swiglu_row(gate, gate + width, active + r * width, width);
+    }
+    auto out_RD = out_PD.narrow(0, tile.row, tile.rows);
+    at::mm_out(out_RD, active_RF, in.w_down_EDF.select(0, tile.expert).t());
+  });
+  combine(order, out_PD.const_data_ptr<T>(), in.gate_TK.const_data_ptr<float>(), out.y_TD.mutable_data_ptr<T>(), tokens, dim);
+  return out;
+}
+
+/// One row of the activation's backward. `grad` is dL/dA of the ungated output's activation A; returns <grad, A>, the gate's gradient.
+template <class T>
+float backward_row(const T* __restrict gate, const T* __restrict up, const T* __restrict grad, float weight,
+                   T* __restrict active, T* __restrict grad_gate, T* __restrict grad_up, float* __restrict product, int64_t width) {
+  for (int64_t f = 0; f < width; ++f) {
+    const float g = load(gate[f]), u = load(up[f]), d = load(grad[f]);
+    const float s = sigmoid_f32(g), silu = g * s, weighted = d * weight;
+    product[f] = d * silu * u;
+    store(active[f], weight * silu * u);
+    store(grad_gate[f], weighted * u * s * (1.0f + g * (1.0f - s)));
+    store(grad_up[f], weighted * silu);
+  }
+  return lane_sum(width, [&](int64_t f) { return product[f]; });
+}
+
+/// What the backward pass of the rows leaves for the gradients of weights and inputs.
+struct RowGradients {
+  at::Tensor x_PD, grad_PD;      ///< gathered inputs and output gradients
+  at::Tensor active_PF;          ///< gate * A
+  at::Tensor hidden_PG, in_PD;   ///< gradients of pre-activations and of the gathered inputs
+};
+
+template <class T>
+RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at::Tensor& hidden_PG, const at::Tensor& grad_TD,
+                           const at::Tensor& grad_gate_TK) {
+  const int64_t dim = in.x_TD.size(1), width = in.w_down_EDF.size(2), rows = order.num_rows();
+  const auto options = in.x_TD.options();
+  const RowGradients out{at::empty({rows, dim}, options), at::empty({rows, dim}, options), at::empty({rows, width}, options),
+                         at::empty({rows, 2 * width}, options), at::empty({rows, dim}, options)};
+  const auto* const x = in.x_TD.const_data_ptr<T>();
+  const auto* const grad = grad_TD.const_data_ptr<T>();
+  const auto* const gates = in.gate_TK.const_data_ptr<float>();
+  auto* const grad_gates = grad_gate_TK.mutable_data_ptr<float>();
+  const auto tiles = cut_tiles(order);
+
+  parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
+    const Tile tile = tiles[i];
+    gather(order, tile, x, out.x_PD.mutable_data_ptr<T>() + tile.row * dim, dim);
+    gather(order, tile, grad, out.grad_PD.mutable_data_ptr<T>() + tile.row * dim, dim);
+    const auto grad_active_RF = at::mm(out.grad_PD.narrow(0, tile.row, tile.rows), in.w_down_EDF.select(0, tile.expert));
+    const auto* const hidden = hidden_PG.const_data_ptr<T>() + tile.row * 2 * width;
+    const auto* const grad_active = grad_active_RF.template const_data_ptr<T>();
+    auto* const active = out.active_PF.mutable_data_ptr<T>() + tile.row * width;
+    auto* const grad_hidden = out.hidden_PG.mutable_data_ptr<T>() + tile.row * 2 * width;
+    std::vector<float> product(width);
+    for (int64_t r = 0; r < tile.rows; ++r) {
+      const int64_t pair = order.pair_of_row[tile.row + r], at = r * 2 * width;
+      const float dot = backward_row(hidden + at, hidden + at + width, grad_active + r * width, pair < 0 ? 0.0f : gates[pair],
+                                     active + r * width, grad_hidden + at, grad_hidden + at + width, product.data(), width);
+      if (pair >= 0) grad_gates[pair] = dot;
+    }
+    auto in_RD = out.in_PD.narrow(0, tile.row, tile.rows);
+    at::mm_out(in_RD, out.hidden_PG.narrow(0, tile.row, tile.rows), in.w_gate_up_EGD.select(0, tile.expert));
+  });
+  return out;
+}
+
+/// weight_e = left_e' right_e for every expert's rows, in blocks of the weight's rows; zero for an expert without rows.
+struct WeightGradient {
+  at::Tensor weight_EMN, left_PM, right_PN;
+
+  int64_t blocks() const { return (weight_EMN.size(1) + kWeightBlock - 1) / kWeightBlock; }
+  int64_t tasks() const { return weight_EMN.size(0) * blocks(); }
+  void run(const PairOrder& order, int64_t task) const {
+    const int64_t expert = task / blocks(), begin = task % blocks() * kWeightBlock;
+    const int64_t rows = std::min(kWeightBlock, weight_EMN.size(1) - begin);
+    auto out = weight_EMN.select(0, expert).narrow(0, begin, rows);
+    if (order.rows(expert) == 0) {
+      out.zero_();
+      return;
+    }
+    const int64_t first = order.first_row[expert], count = order.rows(expert);
+    at::mm_out(out, left_PM.narrow(0, first, count).narrow(1, begin, rows).t(), right_PN.narrow(0, first, count));
+  }
+};
+
+template <class T>
+MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
+  const PairOrder order = order_pairs(in.index_TK, in.w_down_EDF.size(0), in.x_TD.scalar_type());
+  COPPICE_CHECK(order.num_rows() == hidden_PG.size(0));
+  MoeGradients out{at::empty_like(in.x_TD), at::empty_like(in.w_gate_up_EGD), at::empty_like(in.w_down_EDF),
+                   at::empty_like(in.gate_TK)};
+  const RowGradients rows = backward_rows<T>(in, order, hidden_PG, grad_TD, out.gate_TK);
+  const WeightGradient gate_up{out.w_gate_up_EGD, rows.hidden_PG, rows.x_PD};
+  const WeightGradient down{out.w_down_EDF, rows.grad_PD, rows.active_PF};
+  parallel_tasks(gate_up.tasks() + down.tasks(), [&](int64_t task) {
+    if (task < gate_up.tasks()) {
+      gate_up.run(order, task);
+    } else {
+      down.run(order, task - gate_up.tasks());
+    }
+  });
+  combine<T>(order, rows.in_PD.const_data_ptr<T>(), nullptr, out.x_TD.mutable_data_ptr<T>(), in.x_TD.size(0), in.x_TD.size(1));
+  return out;
+}
+
+}  // namespace
+
+MoeForward moe_forward_cpu(const MoeInputs& inputs) {
+  return with_scalar(inputs.x_TD, [&]<class T>(T) { return forward<T>(inputs); });
+}
+
+MoeGradients moe_backward_cpu(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
+  return with_scalar(inputs.x_TD, [&]<class T>(T) { return backward<T>(inputs, hidden_PG, grad_TD); });
+}
+
+}  // namespace coppice::kernels::detail

@@ -1,0 +1,24 @@
+#pragma once
+
+// The seam between the MoE layer and the devices that compute it: one .cpp for each, picked by moe.cpp.
+// T tokens, D model dimension, E experts, K choices a token, F expert width, G = 2F, P rows of token-expert pairs (padding included).
+
+#include <ATen/core/Tensor.h>
+
+namespace coppice::kernels::detail {
+
+struct MoeInputs {
+  at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, index_TK, gate_TK;  ///< contiguous
+};
+struct MoeForward {
+  at::Tensor y_TD;
+  at::Tensor hidden_PG;  ///< pre-activations, rows as order_pairs has them
+};
+struct MoeGradients {
+  at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, gate_TK;
+};
+
+MoeForward moe_forward_cpu(const MoeInputs& inputs);
+MoeGradients moe_backward_cpu(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
+
+}  // namespace coppice::kernels::detail

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace coppice::kernels::detail {
+
+/// The (token, slot) pairs of one MoE layer as rows, expert by expert, pairs in rising order within one.
+struct PairOrder {
+  int64_t top_k = 0;
+  std::vector<int64_t> first_row;    ///< [E + 1]; each expert's rows, padding included
+  std::vector<int64_t> count;        ///< [E]; its pairs
+  std::vector<int32_t> pair_of_row;  ///< token * K + slot, or -1 for a row of padding
+  std::vector<int32_t> row_of_pair;  ///< [T * K]
+
+  int64_t num_rows() const { return first_row.back(); }
+  int64_t num_experts() const { return static_cast<int64_t>(count.size()); }
+  int64_t rows(int64_t expert) const { return first_row[expert + 1] - first_row[expert]; }
+};
+
+/// A counting sort; integers only, so the same for any number of threads.
+///
+/// In bf16 an expert's rows are filled up to a multiple of 32, of an eighth of their power of two if that is more: oneDNN compiles a kernel
+/// for each new shape, which takes longer than running it.
+/// Throws   Error{kInternal} for an index outside [0, num_experts).
+PairOrder order_pairs(const at::Tensor& index_TK, int64_t num_experts, at::ScalarType dtype);
+
+}  // namespace coppice::kernels::detail

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace coppice::kernels {
+
+/// silu(gate) * up, the activation of dense and shared feed-forwards; differentiable.
+///
+/// Shapes   alike.
+/// Dtypes   f32 or bf16, alike; computed in f32 and rounded once.
+/// Memory   saves its inputs alone.
+/// Source   Shazeer, arXiv:2002.05202.
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
+
+}  // namespace coppice::kernels

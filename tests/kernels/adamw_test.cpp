@@ -1,0 +1,87 @@
+#include "coppice/kernels/adamw.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+namespace coppice::kernels {
+namespace {
+
+constexpr AdamwSettings kSettings{.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1};
+
+struct State {
+  at::Tensor master, exp_avg, exp_avg_sq;
+};
+
+State make_state(int64_t n) {
+  at::manual_seed(1);
+  return {at::randn({n}), at::zeros({n}), at::zeros({n})};
+}
+
+// The formula of torch.optim.AdamW in f64. f32 may differ by some roundings of the weight and of the update.
+TEST(AdamwStep, FollowsTheFormulaOverSeveralSteps) {
+  constexpr int64_t kCount = 1003;  // not a multiple of any vector
+  auto s = make_state(kCount);
+  std::vector<double> p(kCount), m(kCount), v(kCount);
+  for (int64_t i = 0; i < kCount; ++i) p[i] = s.master.const_data_ptr<float>()[i];
+  for (int64_t step = 1; step <= 5; ++step) {
+    const auto grad = at::randn({kCount});
+    const double scale = 0.25;
+    adamw_step(s.master, s.exp_avg, s.exp_avg_sq, grad, {}, step, scale, kSettings);
+    const auto power = static_cast<double>(step);
+    for (int64_t i = 0; i < kCount; ++i) {
+      const double g = grad.const_data_ptr<float>()[i] * scale;
+      p[i] -= kSettings.lr * kSettings.weight_decay * p[i];
+      m[i] = kSettings.beta1 * m[i] + (1 - kSettings.beta1) * g;
+      v[i] = kSettings.beta2 * v[i] + (1 - kSettings.beta2) * g * g;
+      const double root = std::sqrt(v[i] / (1 - std::pow(kSettings.beta2, power)));
+      p[i] -= kSettings.lr * m[i] / (1 - std::pow(kSettings.beta1, power)) / (root + kSettings.epsilon);
+      ASSERT_NEAR(s.master.const_data_ptr<float>()[i], p[i], 1e-6) << "step " << step << " element " << i;
+    }
+  }
+}
+
+TEST(AdamwStep, RoundsTheValueFromTheNewMaster) {
+  auto s = make_state(777);
+  const auto value = at::zeros({777}, at::kBFloat16);
+  adamw_step(s.master, s.exp_avg, s.exp_avg_sq, at::randn({777}), value, 1, 1.0, kSettings);
+  EXPECT_TRUE(at::equal(value, s.master.to(at::kBFloat16)));
+}
+
+TEST(AdamwStep, CopiesTheMasterIntoAnF32ValueOfItsOwn) {
+  auto s = make_state(40);
+  const auto value = at::zeros({40});
+  adamw_step(s.master, s.exp_avg, s.exp_avg_sq, at::randn({40}), value, 1, 1.0, kSettings);
+  EXPECT_TRUE(at::equal(value, s.master));
+}
+
+TEST(AdamwStep, WithoutGradientOnlyDecays) {
+  auto s = make_state(64);
+  const auto before = s.master.clone();
+  adamw_step(s.master, s.exp_avg, s.exp_avg_sq, at::zeros({64}), {}, 1, 1.0, kSettings);
+  EXPECT_TRUE(at::equal(s.master, before * static_cast<float>(1 - kSettings.lr * kSettings.weight_decay)));
+}
+
+TEST(AdamwStep, GivesTheSameBitsForAnyNumberOfThreads) {
+  const auto grad = at::randn({100'000});
+  std::vector<at::Tensor> results;
+  const int before = at::get_num_threads();
+  for (const int threads : {1, 2, 4}) {
+    at::set_num_threads(threads);
+    auto s = make_state(100'000);
+    adamw_step(s.master, s.exp_avg, s.exp_avg_sq, grad, {}, 1, 1.0, kSettings);
+    results.push_back(s.master);
+  }
+  at::set_num_threads(before);
+  EXPECT_TRUE(at::equal(results[0], results[1]));
+  EXPECT_TRUE(at::equal(results[0], results[2]));
+}
+
+}  // namespace
+}  // namespace coppice::kernels

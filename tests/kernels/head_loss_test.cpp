@@ -1,0 +1,103 @@
+#include "coppice/kernels/head_loss.h"
+
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+#include <vector>
+
+#include "coppice/base/error.h"
+
+namespace coppice::kernels {
+namespace {
+
+constexpr int64_t kDim = 24;
+
+struct Head {
+  at::Tensor x_TD, w_VD, target_T;
+};
+
+Head make_head(int64_t tokens, int64_t vocabulary) {
+  at::manual_seed(3);
+  Head head{at::randn({tokens, kDim}), at::randn({vocabulary, kDim}), at::randint(0, vocabulary, {tokens}, at::kLong)};
+  head.target_T.narrow(0, 1, tokens / 4).fill_(-1);
+  return head;
+}
+
+at::Tensor plain_loss(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T, at::Reduction::Reduction how) {
+  return at::cross_entropy_loss(at::linear(x_TD, w_VD), target_T, {}, how, /*ignore_index=*/-1);
+}
+
+template <class F>
+std::vector<at::Tensor> run(const Head& head, at::ScalarType dtype, const F& f) {
+  const auto x = head.x_TD.to(dtype).detach().clone().set_requires_grad(true);
+  const auto w = head.w_VD.to(dtype).detach().clone().set_requires_grad(true);
+  const auto loss = f(x, w) * 0.5;  // so that the incoming gradient is not 1
+  auto out = torch::autograd::grad({loss}, {x, w});
+  out.insert(out.begin(), loss.detach());
+  return out;
+}
+
+void expect_near(const std::vector<at::Tensor>& found, const std::vector<at::Tensor>& wanted, double tolerance) {
+  for (size_t i = 0; i < found.size(); ++i) {
+    const auto error = (found[i].to(at::kDouble) - wanted[i]).abs().max().item<double>();
+    EXPECT_LE(error, tolerance * wanted[i].abs().max().item<double>()) << "tensor " << i;
+  }
+}
+
+// 5,000 tokens take several chunks at either size of the vocabulary.
+TEST(HeadLoss, IsTheCrossEntropyOfTheLogitsWithItsGradients) {
+  for (const int64_t vocabulary : {2, 1003}) {
+    const auto head = make_head(vocabulary == 2 ? 40 : 5000, vocabulary);
+    const auto wanted = run(head, at::kDouble, [&](const auto& x, const auto& w) {
+      return plain_loss(x, w, head.target_T, at::Reduction::Mean);
+    });
+    const auto ours = [&](const auto& x, const auto& w) { return head_loss(x, w, head.target_T); };
+    expect_near(run(head, at::kFloat, ours), wanted, 1e-5);
+    expect_near(run(head, at::kBFloat16, ours), wanted, 3e-2);
+  }
+}
+
+TEST(HeadLoss, IsZeroIfNoTargetCounts) {
+  auto head = make_head(8, 5);
+  head.target_T.fill_(-1);
+  const auto found = run(head, at::kFloat, [&](const auto& x, const auto& w) { return head_loss(x, w, head.target_T); });
+  for (const auto& t : found) EXPECT_EQ(t.abs().max().item<float>(), 0.0f);
+}
+
+// Logits of +-10^4: a plain exp would overflow.
+TEST(HeadLoss, StaysFiniteForLargeLogits) {
+  const auto x = at::full({2, 1}, 100.0, at::kFloat), w = at::full({2, 1}, 100.0, at::kFloat);
+  w[1].fill_(-100.0);
+  auto target = at::zeros({2}, at::kLong);
+  target[1] = 1;
+  EXPECT_FLOAT_EQ(head_loss(x, w, target).item<float>(), 1e4f);
+}
+
+TEST(HeadLoss, NamesATargetOutsideTheVocabulary) {
+  auto head = make_head(8, 5);
+  head.target_T[6] = 5;
+  try {
+    (void)head_loss(head.x_TD, head.w_VD, head.target_T);
+    FAIL() << "a target past the vocabulary was accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code, ErrorCode::kFormat);
+    EXPECT_THAT(e.what(), ::testing::HasSubstr("target id 5 at position 6"));
+  }
+}
+
+TEST(HeadTokenLosses, AreThoseOfEachTokenAndZeroWhereNoneCounts) {
+  const auto head = make_head(300, 77);
+  const auto wanted = plain_loss(head.x_TD.to(at::kDouble), head.w_VD.to(at::kDouble), head.target_T, at::Reduction::None);
+  expect_near({head_token_losses(head.x_TD, head.w_VD, head.target_T)}, {wanted}, 1e-6);
+}
+
+}  // namespace
+}  // namespace coppice::kernels

@@ -1,0 +1,176 @@
+#include "coppice/kernels/moe.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <vector>
+
+#include "coppice/base/error.h"
+
+namespace coppice::kernels {
+namespace {
+
+// T tokens, D model dimension, E experts, K choices a token, F expert width.
+struct Case {
+  int64_t tokens, dim, experts, top_k, width;
+};
+
+struct Layer {
+  at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, index_TK, gate_TK, grad_TD;
+};
+
+/// K different experts a token, by a random order of them.
+at::Tensor random_choice(int64_t tokens, int64_t experts, int64_t top_k) {
+  return at::rand({tokens, experts}).argsort(1).narrow(1, 0, top_k).contiguous();
+}
+
+Layer make_layer(const Case& c, at::ScalarType dtype = at::kFloat) {
+  at::manual_seed(static_cast<uint64_t>(c.tokens * 31 + c.experts));
+  return {at::randn({c.tokens, c.dim}).to(dtype), (at::randn({c.experts, 2 * c.width, c.dim}) * 0.3).to(dtype),
+          (at::randn({c.experts, c.dim, c.width}) * 0.3).to(dtype), random_choice(c.tokens, c.experts, c.top_k),
+          at::rand({c.tokens, c.top_k}) + 0.1, at::randn({c.tokens, c.dim}).to(dtype)};
+}
+
+/// Output, then gradients of x, both weights and the gates.
+std::vector<at::Tensor> run(const Layer& layer, MoeKernel kernel) {
+  std::vector<at::Tensor> leaves;
+  for (const auto& t : {layer.x_TD, layer.w_gate_up_EGD, layer.w_down_EDF, layer.gate_TK}) {
+    leaves.push_back(t.detach().clone().set_requires_grad(true));
+  }
+  const auto y_TD = moe_experts(leaves[0], leaves[1], leaves[2], layer.index_TK, leaves[3], kernel);
+  auto out = torch::autograd::grad({y_TD}, leaves, {layer.grad_TD});
+  out.insert(out.begin(), y_TD.detach());
+  return out;
+}
+
+void expect_near(const std::vector<at::Tensor>& found, const std::vector<at::Tensor>& wanted, double tolerance) {
+  const char* const names[] = {"y", "x", "gate_up", "down", "gate"};
+  for (size_t i = 0; i < found.size(); ++i) {
+    if (wanted[i].numel() == 0) continue;
+    const auto scale = wanted[i].to(at::kDouble).abs().max().item<double>();
+    const auto error = (found[i].to(at::kDouble) - wanted[i].to(at::kDouble)).abs().max().item<double>();
+    EXPECT_LE(error, tolerance * scale + 1e-30) << names[i];
+  }
+}
+
+Layer in_f64(const Layer& l) {
+  return {l.x_TD.to(at::kDouble),       l.w_gate_up_EGD.to(at::kDouble), l.w_down_EDF.to(at::kDouble), l.index_TK,
+          l.gate_TK.to(at::kDouble), l.grad_TD.to(at::kDouble)};
+}
+
+class MoeExperts : public ::testing::TestWithParam<Case> {};
+
+INSTANTIATE_TEST_SUITE_P(Sizes, MoeExperts,
+                         ::testing::Values(Case{1, 8, 4, 2, 16}, Case{3, 7, 5, 1, 9}, Case{37, 33, 6, 3, 17},
+                                           Case{64, 16, 2, 2, 300}, Case{1, 5, 1, 1, 3}, Case{700, 24, 3, 2, 40},
+                                           Case{50, 12, 40, 8, 10}, Case{1100, 16, 1, 1, 8}));
+
+TEST_P(MoeExperts, FastKernelMatchesTheReferenceInF64) {
+  const auto layer = make_layer(GetParam());
+  expect_near(run(layer, MoeKernel::kFast), run(in_f64(layer), MoeKernel::kReference), 3e-6);
+}
+
+TEST_P(MoeExperts, ReferenceInF32MatchesF64) {
+  const auto layer = make_layer(GetParam());
+  expect_near(run(layer, MoeKernel::kReference), run(in_f64(layer), MoeKernel::kReference), 3e-6);
+}
+
+// bf16 has 8 bits: activations, expert outputs and their gradients are each rounded once.
+TEST_P(MoeExperts, FastKernelInBf16IsWithinItsRounding) {
+  const auto layer = make_layer(GetParam(), at::kBFloat16);
+  expect_near(run(layer, MoeKernel::kFast), run(in_f64(layer), MoeKernel::kReference), 2e-2);
+}
+
+TEST_P(MoeExperts, GivesTheSameBitsForAnyNumberOfThreads) {
+  const int before = at::get_num_threads();
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const auto layer = make_layer(GetParam(), dtype);
+    at::set_num_threads(1);
+    const auto wanted = run(layer, MoeKernel::kFast);
+    for (const int threads : {2, 4}) {
+      at::set_num_threads(threads);
+      const auto found = run(layer, MoeKernel::kFast);
+      for (size_t i = 0; i < wanted.size(); ++i) EXPECT_TRUE(at::equal(found[i], wanted[i])) << threads << ' ' << i;
+    }
+  }
+  at::set_num_threads(before);
+}
+
+// The reference itself, held to central differences of its loss along a random direction of all its inputs.
+TEST(MoeExpertsReference, GradientsAreFiniteDifferences) {
+  const auto layer = in_f64(make_layer({9, 6, 4, 2, 5}));
+  const auto gradients = run(layer, MoeKernel::kReference);
+  const auto loss = [&](double step, const Layer& way) {
+    const auto y = moe_experts(layer.x_TD + step * way.x_TD, layer.w_gate_up_EGD + step * way.w_gate_up_EGD,
+                               layer.w_down_EDF + step * way.w_down_EDF, layer.index_TK, layer.gate_TK + step * way.gate_TK,
+                               MoeKernel::kReference);
+    return (y * layer.grad_TD).sum().item<double>();
+  };
+  Layer way;
+  way.x_TD = at::randn(layer.x_TD.sizes(), at::kDouble);
+  way.w_gate_up_EGD = at::randn(layer.w_gate_up_EGD.sizes(), at::kDouble);
+  way.w_down_EDF = at::randn(layer.w_down_EDF.sizes(), at::kDouble);
+  way.gate_TK = at::randn(layer.gate_TK.sizes(), at::kDouble);
+  const double slope = (gradients[1] * way.x_TD).sum().item<double>() + (gradients[2] * way.w_gate_up_EGD).sum().item<double>() +
+                       (gradients[3] * way.w_down_EDF).sum().item<double>() + (gradients[4] * way.gate_TK).sum().item<double>();
+  constexpr double kStep = 1e-5;
+  EXPECT_NEAR((loss(kStep, way) - loss(-kStep, way)) / (2 * kStep), slope, 1e-6 * std::abs(slope));
+}
+
+TEST(MoeExpertsRouting, ExpertsWithoutTokensGetZeroGradients) {
+  auto layer = make_layer({20, 8, 6, 1, 12});
+  layer.index_TK = at::full({20, 1}, 3, at::kLong);  // all tokens on one expert
+  const auto found = run(layer, MoeKernel::kFast);
+  expect_near(found, run(in_f64(layer), MoeKernel::kReference), 3e-6);
+  for (const int64_t e : {0, 1, 2, 4, 5}) {
+    EXPECT_EQ(found[2][e].abs().max().item<float>(), 0.0f);
+    EXPECT_EQ(found[3][e].abs().max().item<float>(), 0.0f);
+  }
+}
+
+TEST(MoeExpertsRouting, NoTokensAreNoError) {
+  auto layer = make_layer({1, 8, 3, 2, 4});
+  layer.x_TD = layer.x_TD.narrow(0, 0, 0);
+  layer.index_TK = layer.index_TK.narrow(0, 0, 0);
+  layer.gate_TK = layer.gate_TK.narrow(0, 0, 0);
+  layer.grad_TD = layer.grad_TD.narrow(0, 0, 0);
+  const auto found = run(layer, MoeKernel::kFast);
+  EXPECT_EQ(found[0].size(0), 0);
+  EXPECT_EQ(found[2].abs().max().item<float>(), 0.0f);
+}
+
+TEST(MoeExpertsRouting, TheOrderOfSlotsDoesNotMatter) {
+  const auto layer = make_layer({30, 8, 5, 2, 6});
+  auto flipped = layer;
+  flipped.index_TK = layer.index_TK.flip(1).contiguous();
+  flipped.gate_TK = layer.gate_TK.flip(1).contiguous();
+  auto a = run(layer, MoeKernel::kFast), b = run(flipped, MoeKernel::kFast);
+  b[4] = b[4].flip(1);
+  expect_near(a, b, 1e-6);
+}
+
+TEST(MoeExpertsRouting, AnExpertThatDoesNotExistIsAnError) {
+  auto layer = make_layer({4, 8, 3, 2, 6});
+  layer.index_TK[2][1] = 3;
+  EXPECT_THROW(run(layer, MoeKernel::kFast), Error);
+}
+
+TEST(ExpertCounts, CountPairs) {
+  const auto index = at::stack({at::arange(6) % 3, at::full({6}, 3, at::kLong)}, 1);
+  const auto counts = expert_counts(index, 5);
+  const int64_t wanted[] = {2, 2, 2, 6, 0};
+  for (int64_t e = 0; e < 5; ++e) EXPECT_EQ(counts[e].item<int64_t>(), wanted[e]);
+}
+
+}  // namespace
+}  // namespace coppice::kernels
