@@ -26,6 +26,11 @@ Routed route(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E, co
 /// Source   Fedus et al., arXiv:2101.03961; transformers' load_balancing_loss_func (same number for one layer).
 at::Tensor balancing_loss(const Routed& routed, int64_t num_experts);
 
+/// The same from sums over `num_rows` rows of scores, such as all tokens of all layers (transformers concatenates the layers).
+///
+/// Shapes   score_sum_E f32, differentiable; count_E int64.
+at::Tensor balancing_loss(const at::Tensor& score_sum_E, const at::Tensor& count_E, int64_t num_rows);
+
 /// Mean over tokens of logsumexp(logits)^2. Source: ST-MoE, arXiv:2202.08906.
 at::Tensor z_loss(const at::Tensor& logits_TE);
 

@@ -1,0 +1,223 @@
+#include "coppice/nn/decoder.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cos.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/outer.h>
+#include <ATen/ops/pow.h>
+#include <ATen/ops/sin.h>
+#include <ATen/ops/zeros.h>
+
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+
+#include "coppice/base/check.h"
+#include "coppice/kernels/head_loss.h"
+#include "coppice/kernels/rms_norm.h"
+#include "coppice/nn/block_detail.h"
+#include "coppice/nn/build_parameters_detail.h"
+#include "coppice/nn/router.h"
+
+namespace coppice::nn {
+namespace {
+
+using families::Role;
+
+/// Runs `f`; what libtorch throws becomes an Error.
+template <class F>
+auto at_border(const F& f) {
+  try {
+    return f();
+  } catch (const c10::Error& e) {
+    const std::string_view what = e.what_without_backtrace();
+    if (what.find("allocate memory") != std::string_view::npos) {
+      throw Error(ErrorCode::kIo, cat("out of memory: ", what, " (try a smaller micro-batch, or recompute activations)"));
+    }
+    throw Error(ErrorCode::kInternal, cat("libtorch: ", what, " (a bug in coppice, please report it)"));
+  }
+}
+
+void check_tokens(const at::Tensor& tokens_BS, int64_t vocabulary) {
+  COPPICE_CHECK(tokens_BS.dim() == 2 && tokens_BS.scalar_type() == at::kLong && tokens_BS.is_contiguous());
+  const auto* const token = tokens_BS.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < tokens_BS.numel(); ++i) {
+    if (token[i] >= 0 && token[i] < vocabulary) continue;
+    throw Error(ErrorCode::kFormat, cat("token id ", token[i], " at position ", i, ": found outside the vocabulary of ", vocabulary,
+                                        "; wanted ids below it (was the data tokenized for another model?)"));
+  }
+}
+
+/// Weights by layer; those of no layer at position `num_layers`.
+std::vector<detail::LayerWeights> by_layer(const Decoder& decoder) {
+  const int64_t layers = decoder.config().num_layers;
+  std::vector<detail::LayerWeights> out(layers + 1);
+  for (const Parameter& p : decoder.parameters()) out[p.layer < 0 ? layers : p.layer][p.role] = p.value;
+  return out;
+}
+
+void set_rotary_angles(detail::BlockContext& context) {
+  const auto& config = *context.config;
+  const auto f32 = at::TensorOptions().dtype(at::kFloat);
+  const auto exponent_R = at::arange(0, config.rotary_dim, 2, f32) / static_cast<double>(config.rotary_dim);
+  const auto angle_SR = at::outer(at::arange(context.positions, f32), 1.0 / at::pow(at::Scalar(config.rope_theta), exponent_R));
+  context.cos_SR = at::cos(angle_SR);
+  context.sin_SR = at::sin(angle_SR);
+}
+
+/// Everything before the output layer.
+struct Trunk {
+  at::Tensor x_TD;       ///< after the final norm
+  at::Tensor head_VD;    ///< weight of the output layer
+  at::Tensor aux_loss, z_loss;  ///< scalars; undefined unless asked for and there are MoE layers
+  std::vector<LayerRouting> routing;
+};
+
+Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const ForwardOptions& options) {
+  const auto& config = decoder.config();
+  check_tokens(tokens_BS, config.vocab_size);
+  const auto weights = by_layer(decoder);
+  const auto& outer = weights.back();
+  detail::BlockContext context{.config = &config, .positions = tokens_BS.size(1), .kernel = options.kernel,
+                               .keep_routing = options.keep_routing, .with_aux_loss = options.aux_loss_coef != 0,
+                               .with_z_loss = options.z_loss_coef != 0};
+  set_rotary_angles(context);
+  const bool recompute = options.recompute && at::GradMode::is_enabled();
+
+  Trunk out;
+  at::Tensor score_sum_E, count_E;
+  out.x_TD = at::embedding(outer[Role::kEmbedding], tokens_BS.view({-1}));
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    context.layer = layer;
+    const auto bias = decoder.selection_bias().find(layer);
+    context.selection_bias_E = bias == decoder.selection_bias().end() ? at::Tensor() : bias->second;
+    LayerRouting* const routing = config.moe_layer[layer] ? &out.routing.emplace_back() : nullptr;
+    const auto run = recompute ? detail::run_block_recomputed : detail::run_block;
+    const auto block = run(context, weights[layer], out.x_TD, routing);
+    out.x_TD = block.x_TD;
+    if (block.score_sum_E.defined()) {
+      score_sum_E = score_sum_E.defined() ? score_sum_E + block.score_sum_E : block.score_sum_E;
+      count_E = count_E.defined() ? count_E + routing->count_E : routing->count_E;
+    }
+    if (block.z_loss.defined()) out.z_loss = out.z_loss.defined() ? out.z_loss + block.z_loss : block.z_loss;
+  }
+  const auto moe_layers = static_cast<int64_t>(out.routing.size());
+  if (score_sum_E.defined()) out.aux_loss = balancing_loss(score_sum_E, count_E, moe_layers * tokens_BS.numel());
+  if (out.z_loss.defined()) out.z_loss = out.z_loss / static_cast<double>(moe_layers);
+  out.x_TD = kernels::rms_norm(out.x_TD, outer[Role::kFinalNorm], config.rms_eps);
+  out.head_VD = outer[config.tied ? Role::kEmbedding : Role::kLmHead];
+  return out;
+}
+
+}  // namespace
+
+Decoder::Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill)
+    : config_(std::move(config)), dtype_(dtype) {
+  if (!config_.unsupported_in_nn.empty()) {
+    throw Error(ErrorCode::kUnsupported, cat("config.json: this build cannot compute ", join(config_.unsupported_in_nn),
+                                             "; wanted a model without (inspect and expand work on it all the same)"));
+  }
+  at_border([&] {
+    auto built = detail::build_parameters(config_, dtype, fill);
+    parameters_ = std::move(built.parameters);
+    selection_bias_ = std::move(built.selection_bias);
+  });
+}
+
+Decoder Decoder::load(const families::Model& model, ComputeDtype dtype) {
+  return Decoder(model.config, dtype, [&](const families::TensorSlot& slot, std::span<float> values) {
+    const auto entry = model.checkpoint.at(slot.name);
+    if (!io::is_float(entry.info->dtype)) {
+      throw Error(ErrorCode::kShape, cat(entry.file->path(), ": '", slot.name, "' is ", io::dtype_name(entry.info->dtype),
+                                         "; wanted F32, BF16 or F16 (dequantize the checkpoint first)"));
+    }
+    io::to_f32(entry.info->dtype, entry.data(), values);
+    entry.file->release(*entry.info);
+  });
+}
+
+families::TensorSlot Decoder::selection_bias_slot(int64_t layer) const {
+  for (auto& slot : families::expected_tensors(config_)) {
+    if (slot.role() == Role::kSelectionBias && slot.layer == layer) return slot;
+  }
+  throw Error(ErrorCode::kInternal, cat("layer ", layer, " has no selection bias (a bug in coppice, please report it)"));
+}
+
+at::Tensor Decoder::logits(const at::Tensor& tokens_BS, const ForwardOptions& options, std::vector<LayerRouting>* routing) const {
+  return at_border([&] {
+    auto trunk = run_trunk(*this, tokens_BS, options);
+    if (routing) *routing = std::move(trunk.routing);
+    return at::linear(trunk.x_TD, trunk.head_VD).to(at::kFloat).view({tokens_BS.size(0), tokens_BS.size(1), -1});
+  });
+}
+
+LossOutput Decoder::loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options) const {
+  COPPICE_CHECK(tokens_BS.sizes() == target_BS.sizes());
+  return at_border([&] {
+    auto trunk = run_trunk(*this, tokens_BS, options);
+    LossOutput out;
+    out.loss = kernels::head_loss(trunk.x_TD, trunk.head_VD, target_BS.reshape({-1}));
+    out.token_loss = out.loss.item<float>();
+    if (trunk.aux_loss.defined()) {
+      out.aux_loss = trunk.aux_loss.item<float>();
+      out.loss = out.loss + options.aux_loss_coef * trunk.aux_loss;
+    }
+    if (trunk.z_loss.defined()) {
+      out.z_loss = trunk.z_loss.item<float>();
+      out.loss = out.loss + options.z_loss_coef * trunk.z_loss;
+    }
+    out.routing = std::move(trunk.routing);
+    return out;
+  });
+}
+
+at::Tensor Decoder::sequence_loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options,
+                                  at::Tensor& counts_B, std::vector<LayerRouting>* routing) const {
+  COPPICE_CHECK(tokens_BS.sizes() == target_BS.sizes());
+  return at_border([&] {
+    at::NoGradGuard no_grad;
+    auto trunk = run_trunk(*this, tokens_BS, options);
+    if (routing) *routing = std::move(trunk.routing);
+    const auto loss_T = kernels::head_token_losses(trunk.x_TD, trunk.head_VD, target_BS.reshape({-1}));
+    counts_B = target_BS.ge(0).sum(1);
+    return loss_T.view(target_BS.sizes()).to(at::kDouble).sum(1);
+  });
+}
+
+void Decoder::visit(const std::function<void(const families::TensorSlot&, std::span<const float>)>& visitor) const {
+  std::unordered_map<std::string_view, std::span<const float>> values;
+  for (const Parameter& p : parameters_) {
+    for (const auto& slice : p.slices) {
+      values[slice.slot.name] = {p.master.const_data_ptr<float>() + slice.begin, static_cast<size_t>(slice.count)};
+    }
+  }
+  for (const auto& slot : families::expected_tensors(config_)) {
+    if (slot.role() == Role::kSelectionBias) {
+      const auto& bias = selection_bias_.at(slot.layer);
+      visitor(slot, {bias.const_data_ptr<float>(), static_cast<size_t>(bias.numel())});
+    } else if (const auto found = values.find(slot.name); found != values.end()) {
+      visitor(slot, found->second);
+    } else {
+      COPPICE_CHECK(std::find(slot.shape.begin(), slot.shape.end(), 0) != slot.shape.end(), slot.name);
+      visitor(slot, {});
+    }
+  }
+}
+
+void Decoder::replace(families::ModelConfig config, std::vector<Parameter> parameters,
+                      std::map<int64_t, at::Tensor> selection_bias) {
+  config_ = std::move(config);
+  parameters_ = std::move(parameters);
+  selection_bias_ = std::move(selection_bias);
+}
+
+const Parameter& find_parameter(const std::vector<Parameter>& parameters, Role role, int64_t layer) {
+  for (const Parameter& p : parameters) {
+    if (p.role == role && p.layer == layer) return p;
+  }
+  throw Error(ErrorCode::kInternal, cat("no parameter is '", role_name(role), "' of layer ", layer, " (a bug in coppice, please report it)"));
+}
+
+}  // namespace coppice::nn

@@ -1,0 +1,108 @@
+#include "coppice/nn/router.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/gather.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/softmax.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "coppice/base/check.h"
+#include "coppice/kernels/moe.h"
+#include "coppice/kernels/parallel.h"
+
+namespace coppice::nn {
+namespace {
+
+using families::GateFunction;
+
+constexpr int64_t kTokensPerTask = 256;
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+/// Indices of the `k` largest of `n` scores, falling; of equal ones the lower index first.
+void top_k_of(const float* score, int64_t n, int64_t k, int64_t* index) {
+  int64_t found = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    int64_t at = found < k ? found++ : k;
+    while (at > 0 && score[i] > score[index[at - 1]]) {
+      if (at < k) index[at] = index[at - 1];
+      --at;
+    }
+    if (at < k) index[at] = i;
+  }
+}
+
+/// Leaves only the experts of the best groups in the running; a group counts by the sum of its two best.
+void keep_best_groups(float* score, int64_t num_experts, int64_t num_groups, int64_t top_groups, std::vector<float>& group_score,
+                      std::vector<int64_t>& best) {
+  const int64_t size = num_experts / num_groups;
+  int64_t top_two[2];
+  for (int64_t g = 0; g < num_groups; ++g) {
+    const float* const group = score + g * size;
+    top_k_of(group, size, std::min<int64_t>(2, size), top_two);
+    group_score[g] = size > 1 ? group[top_two[0]] + group[top_two[1]] : group[0];
+  }
+  top_k_of(group_score.data(), num_groups, top_groups, best.data());
+  for (int64_t g = 0; g < num_groups; ++g) {
+    const bool kept = std::find(best.begin(), best.begin() + top_groups, g) != best.begin() + top_groups;
+    if (!kept) std::fill(score + g * size, score + (g + 1) * size, kNever);
+  }
+}
+
+at::Tensor choose(const at::Tensor& choice_TE, const families::Routing& routing, int64_t top_k) {
+  const auto score_TE = choice_TE.contiguous();
+  const int64_t tokens = score_TE.size(0), experts = score_TE.size(1);
+  const auto index_TK = at::empty({tokens, top_k}, score_TE.options().dtype(at::kLong));
+  const auto* const score = score_TE.const_data_ptr<float>();
+  auto* const index = index_TK.mutable_data_ptr<int64_t>();
+  kernels::parallel_ranges(tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
+    std::vector<float> row(experts), group_score(routing.num_groups);
+    std::vector<int64_t> best(routing.top_groups);
+    for (int64_t t = begin; t < end; ++t) {
+      std::copy_n(score + t * experts, experts, row.data());
+      if (routing.num_groups > 1) {
+        keep_best_groups(row.data(), experts, routing.num_groups, routing.top_groups, group_score, best);
+      }
+      top_k_of(row.data(), experts, top_k, index + t * top_k);
+    }
+  });
+  return index_TK;
+}
+
+}  // namespace
+
+Routed route(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E, const families::Routing& routing, int64_t top_k) {
+  COPPICE_CHECK(logits_TE.dim() == 2 && logits_TE.scalar_type() == at::kFloat && top_k <= logits_TE.size(1));
+  COPPICE_CHECK(logits_TE.size(1) % routing.num_groups == 0 && routing.top_groups <= routing.num_groups);
+  Routed out;
+  out.score_TE = routing.gate == GateFunction::kSigmoidTopK ? at::sigmoid(logits_TE) : at::softmax(logits_TE, -1);
+  const bool by_logits = routing.gate == GateFunction::kTopKSoftmax;
+  at::Tensor choice_TE = (by_logits ? logits_TE : out.score_TE).detach();
+  if (selection_bias_E.defined()) choice_TE = choice_TE + selection_bias_E;
+  out.index_TK = choose(choice_TE, routing, top_k);
+  if (by_logits) {
+    out.gate_TK = at::softmax(at::gather(logits_TE, 1, out.index_TK), -1);
+  } else {
+    out.gate_TK = at::gather(out.score_TE, 1, out.index_TK);
+  }
+  if (routing.renormalise) out.gate_TK = out.gate_TK / (out.gate_TK.sum(-1, true) + routing.renormalise_epsilon);
+  if (routing.routed_scaling != 1.0) out.gate_TK = out.gate_TK * routing.routed_scaling;
+  return out;
+}
+
+at::Tensor balancing_loss(const at::Tensor& score_sum_E, const at::Tensor& count_E, int64_t num_rows) {
+  const auto rows = static_cast<double>(num_rows);
+  const auto share_E = count_E.to(score_sum_E.scalar_type()) / rows;
+  return (share_E * (score_sum_E / rows)).sum() * static_cast<double>(count_E.numel());
+}
+
+at::Tensor balancing_loss(const Routed& routed, int64_t num_experts) {
+  return balancing_loss(routed.score_TE.sum(0), kernels::expert_counts(routed.index_TK, num_experts), routed.score_TE.size(0));
+}
+
+at::Tensor z_loss(const at::Tensor& logits_TE) { return at::logsumexp(logits_TE, -1).square().mean(); }
+
+}  // namespace coppice::nn

@@ -1,0 +1,232 @@
+#include "coppice/nn/decoder.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/randint.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "tests/testing/errors.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_models.h"
+
+namespace coppice::nn {
+namespace {
+
+using coppice::testing::expect_error;
+using coppice::testing::TempDir;
+using coppice::testing::tiny_model;
+using families::Role;
+
+constexpr families::ModelSizes kSizes{.vocab_size = 61, .model_dim = 24, .num_layers = 3, .num_heads = 4, .num_kv_heads = 2,
+                                      .head_dim = 8, .num_experts = 6, .top_k = 2, .expert_width = 20, .dense_width = 28,
+                                      .max_positions = 64};
+
+class DecoderOf : public ::testing::TestWithParam<std::string_view> {
+ protected:
+  families::Model model(io::Dtype dtype = io::Dtype::kF32) {
+    return families::open_model(tiny_model(dir_ / std::string(io::dtype_name(dtype)), GetParam(),
+                                           {.sizes = kSizes, .dtype = dtype, .std = 0.2}));
+  }
+
+ private:
+  TempDir dir_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Families, DecoderOf,
+                         ::testing::Values("mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "glm4_moe", "llama", "qwen2", "qwen3"),
+                         [](const auto& param_info) { return std::string(param_info.param); });
+
+struct Batch {
+  at::Tensor tokens_BS, target_BS;
+};
+Batch make_batch() {
+  at::manual_seed(2);
+  return {at::randint(0, kSizes.vocab_size, {3, 16}, at::kLong), at::randint(0, kSizes.vocab_size, {3, 16}, at::kLong)};
+}
+
+std::vector<at::Tensor> gradients(Decoder& decoder, const ForwardOptions& options, int64_t micro_batches = 1) {
+  const auto batch = make_batch();
+  for (auto& p : decoder.parameters()) p.value.mutable_grad() = at::Tensor();
+  for (int64_t i = 0; i < micro_batches; ++i) decoder.loss(batch.tokens_BS, batch.target_BS, options).loss.backward();
+  std::vector<at::Tensor> out;
+  for (auto& p : decoder.parameters()) out.push_back(p.value.grad().clone());
+  return out;
+}
+
+TEST_P(DecoderOf, GivesBackEveryTensorOfItsCheckpointInTheTablesOrder) {
+  for (const auto dtype : {io::Dtype::kF32, io::Dtype::kBf16}) {
+    const auto source = model(dtype);
+    const auto decoder = Decoder::load(source, ComputeDtype::kBf16);
+    const auto expected = families::expected_tensors(source.config);
+    size_t seen = 0;
+    decoder.visit([&](const families::TensorSlot& slot, std::span<const float> values) {
+      ASSERT_LT(seen, expected.size());
+      EXPECT_EQ(slot.name, expected[seen++].name);
+      EXPECT_EQ(std::vector<float>(values.begin(), values.end()), source.checkpoint.read_f32(slot.name)) << slot.name;
+    });
+    EXPECT_EQ(seen, expected.size());
+  }
+}
+
+TEST_P(DecoderOf, EveryParameterGetsAGradient) {
+  auto decoder = Decoder::load(model(), ComputeDtype::kF32);
+  const auto found = gradients(decoder, {});
+  for (size_t i = 0; i < found.size(); ++i) {
+    const auto& p = decoder.parameters()[i];
+    EXPECT_EQ(found[i].sizes(), p.value.sizes());
+    EXPECT_GT(found[i].abs().max().item<float>(), 0.0f) << p.slices.front().slot.name;
+  }
+}
+
+// Along a random direction of all weights. The loss is f32, so the step is large and the choice of experts held off its edge by luck of the seed.
+TEST_P(DecoderOf, GradientsAreFiniteDifferences) {
+  auto decoder = Decoder::load(model(), ComputeDtype::kF32);
+  const auto found = gradients(decoder, {});
+  const auto batch = make_batch();
+  double slope = 0;
+  at::NoGradGuard no_grad;
+  std::vector<at::Tensor> way;
+  for (size_t i = 0; i < found.size(); ++i) {
+    way.push_back(found[i] / found[i].norm());
+    slope += found[i].norm().item<double>();
+  }
+  constexpr double kStep = 2e-4;
+  const auto loss_at = [&](double step) {
+    for (size_t i = 0; i < way.size(); ++i) decoder.parameters()[i].value.add_(way[i], step);
+    const double loss = decoder.loss(batch.tokens_BS, batch.target_BS, {}).token_loss;
+    for (size_t i = 0; i < way.size(); ++i) decoder.parameters()[i].value.sub_(way[i], step);
+    return loss;
+  };
+  EXPECT_NEAR((loss_at(kStep) - loss_at(-kStep)) / (2 * kStep), slope, 0.02 * slope);
+}
+
+TEST_P(DecoderOf, RecomputationChangesNoBitOfTheGradients) {
+  auto decoder = Decoder::load(model(), ComputeDtype::kBf16);
+  const ForwardOptions kept{.aux_loss_coef = 0.1, .z_loss_coef = 0.01};
+  auto recomputed = kept;
+  recomputed.recompute = true;
+  const auto a = gradients(decoder, kept, 2), b = gradients(decoder, recomputed, 2);
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(at::equal(a[i], b[i])) << decoder.parameters()[i].slices.front().slot.name;
+}
+
+TEST_P(DecoderOf, SequencesOfABatchDoNotSeeEachOther) {
+  const auto decoder = Decoder::load(model(), ComputeDtype::kF32);
+  const auto batch = make_batch();
+  const auto together = decoder.logits(batch.tokens_BS, {});
+  const auto alone = decoder.logits(batch.tokens_BS.narrow(0, 1, 1).contiguous(), {});
+  EXPECT_TRUE(together.narrow(0, 1, 1).allclose(alone, 1e-4, 1e-5));
+}
+
+TEST_P(DecoderOf, NoPositionSeesALaterToken) {
+  const auto decoder = Decoder::load(model(), ComputeDtype::kF32);
+  auto tokens = make_batch().tokens_BS;
+  const auto before = decoder.logits(tokens, {});
+  tokens.select(1, 10).fill_(3);
+  const auto after = decoder.logits(tokens, {});
+  EXPECT_TRUE(before.narrow(1, 0, 10).allclose(after.narrow(1, 0, 10), 1e-4, 1e-5));
+  EXPECT_FALSE(before.narrow(1, 10, 6).allclose(after.narrow(1, 10, 6), 1e-4, 1e-5));
+}
+
+TEST_P(DecoderOf, SequenceLossesAddUpToTheMeanLoss) {
+  const auto decoder = Decoder::load(model(), ComputeDtype::kF32);
+  auto batch = make_batch();
+  batch.target_BS.narrow(1, 0, 5).fill_(-1);
+  batch.target_BS[2].fill_(-1);
+  at::Tensor counts;
+  const auto sums = decoder.sequence_loss(batch.tokens_BS, batch.target_BS, {}, counts);
+  EXPECT_EQ(counts[0].item<int64_t>(), 11);
+  EXPECT_EQ(counts[2].item<int64_t>(), 0);
+  const double mean = sums.sum().item<double>() / counts.sum().item<double>();
+  EXPECT_NEAR(decoder.loss(batch.tokens_BS, batch.target_BS, {}).token_loss, mean, 1e-5);
+}
+
+TEST_P(DecoderOf, ReportsWhatItsMoeLayersDid) {
+  const auto source = model();
+  const auto decoder = Decoder::load(source, ComputeDtype::kF32);
+  const auto batch = make_batch();
+  const auto routing = decoder.loss(batch.tokens_BS, batch.target_BS, {.keep_routing = true}).routing;
+  size_t next = 0;
+  for (int64_t layer = 0; layer < source.config.num_layers; ++layer) {
+    if (!source.config.moe_layer[layer]) continue;
+    ASSERT_LT(next, routing.size());
+    const auto& r = routing[next++];
+    EXPECT_EQ(r.layer, layer);
+    EXPECT_EQ(r.count_E.sum().item<int64_t>(), batch.tokens_BS.numel() * source.config.top_k);
+    EXPECT_EQ(r.index_TK.size(0), batch.tokens_BS.numel());
+    if (source.config.routing.renormalise) EXPECT_NEAR(r.gate_mass_E.sum().item<double>(), 48.0, 1e-4);
+  }
+  EXPECT_EQ(next, routing.size());
+}
+
+TEST_P(DecoderOf, Bf16IsNearF32) {
+  const auto source = model(io::Dtype::kBf16);
+  const auto batch = make_batch();
+  const auto f32 = Decoder::load(source, ComputeDtype::kF32).loss(batch.tokens_BS, batch.target_BS, {}).token_loss;
+  const auto bf16 = Decoder::load(source, ComputeDtype::kBf16).loss(batch.tokens_BS, batch.target_BS, {}).token_loss;
+  EXPECT_NEAR(bf16, f32, 0.05);
+}
+
+TEST(DecoderLoad, NamesATensorThatIsNotFinite) {
+  TempDir dir;
+  auto source = families::open_model(tiny_model(dir / "m", "mixtral", {.sizes = kSizes}));
+  const std::string bad = families::tensor_name(source.config, Role::kExpertUp, 1, 3);
+  expect_error(ErrorCode::kNonFinite, {bad.c_str(), "element 7"}, [&] {
+    Decoder(source.config, ComputeDtype::kF32, [&](const families::TensorSlot& slot, std::span<float> values) {
+      std::fill(values.begin(), values.end(), 0.1f);
+      if (slot.name == bad) values[7] = std::numeric_limits<float>::quiet_NaN();
+    });
+  });
+}
+
+TEST(DecoderLoad, RefusesWhatItCannotCompute) {
+  TempDir dir;
+  const auto source = families::open_model(
+      tiny_model(dir / "m", "mixtral", {.sizes = kSizes, .config = Json::object({{"sliding_window", Json(8)}})}));
+  expect_error(ErrorCode::kUnsupported, {"sliding"}, [&] { (void)Decoder::load(source, ComputeDtype::kF32); });
+}
+
+TEST(DecoderForward, NamesATokenOutsideTheVocabulary) {
+  TempDir dir;
+  const auto decoder =
+      Decoder::load(families::open_model(tiny_model(dir / "m", "qwen3_moe", {.sizes = kSizes})), ComputeDtype::kF32);
+  auto tokens = make_batch().tokens_BS;
+  tokens[0][4] = 61;
+  expect_error(ErrorCode::kFormat, {"token id 61 at position 4"}, [&] { (void)decoder.logits(tokens, {}); });
+}
+
+TEST(DecoderSelectionBias, MovesTheChoiceOfExperts) {
+  TempDir dir;
+  auto decoder = Decoder::load(families::open_model(tiny_model(dir / "m", "glm4_moe", {.sizes = kSizes, .std = 0.2})),
+                               ComputeDtype::kF32);
+  ASSERT_FALSE(decoder.selection_bias().empty());
+  auto& [layer, bias] = *decoder.selection_bias().begin();
+  EXPECT_EQ(bias.scalar_type(), at::kFloat);
+  EXPECT_EQ(decoder.selection_bias_slot(layer).role(), Role::kSelectionBias);
+  bias[4].fill_(10.0);
+  const auto batch = make_batch();
+  const auto routing = decoder.loss(batch.tokens_BS, batch.target_BS, {}).routing;
+  EXPECT_EQ(routing[0].count_E[4].item<int64_t>(), batch.tokens_BS.numel());
+}
+
+TEST(ParameterDecays, MatricesDoAndNormsAndBiasesDoNot) {
+  TempDir dir;
+  const auto decoder =
+      Decoder::load(families::open_model(tiny_model(dir / "m", "qwen2_moe", {.sizes = kSizes})), ComputeDtype::kBf16);
+  const auto& all = decoder.parameters();
+  EXPECT_TRUE(find_parameter(all, Role::kEmbedding).decays());
+  EXPECT_TRUE(find_parameter(all, Role::kExpertGate, 0).decays());
+  EXPECT_TRUE(find_parameter(all, Role::kRouter, 0).decays());
+  EXPECT_FALSE(find_parameter(all, Role::kFinalNorm).decays());
+  EXPECT_FALSE(find_parameter(all, Role::kQueryBias, 0).decays());
+  EXPECT_EQ(find_parameter(all, Role::kExpertGate, 0).value.scalar_type(), at::kBFloat16);
+  EXPECT_EQ(find_parameter(all, Role::kExpertGate, 0).master.scalar_type(), at::kFloat);
+}
+
+}  // namespace
+}  // namespace coppice::nn
