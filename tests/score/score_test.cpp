@@ -1,0 +1,155 @@
+#include "coppice/score/score.h"
+
+#include <ATen/ops/from_blob.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "coppice/data/sampler.h"
+#include "coppice/nn/decoder.h"
+#include "coppice/score/expert_sums.h"
+#include "tests/testing/errors.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_models.h"
+#include "tests/testing/token_files.h"
+#include "tests/upcycle/checkpoints.h"
+
+namespace coppice::score {
+namespace {
+
+using families::Role;
+using testing::TempDir;
+
+constexpr ScoreSettings kSettings{.batches = 3, .batch_tokens = 160, .sequence_length = 16, .seed = 4};
+
+struct Fixture {
+  TempDir dir;
+  families::Model model =
+      families::open_model(testing::tiny_model(dir / "m", "glm4_moe", {.sizes = {.vocab_size = 64}}));
+  std::vector<data::TokenFile> tokens{data::TokenFile::open(testing::write_tokens(dir / "t", 64, 10, 100))};
+};
+
+// The gradient of the mean loss over a range of the sampler's windows, by autograd on the plain reference kernel and
+// one backward pass.
+std::vector<nn::Parameter> gradients(const Fixture& f, uint64_t first, int64_t count, const nn::Decoder& model) {
+  const data::Sampler sampler(f.tokens, {}, kSettings.sequence_length, kSettings.seed);
+  const int64_t length = kSettings.sequence_length;
+  std::vector<int64_t> in(static_cast<size_t>(count * length)), out(in.size());
+  for (int64_t b = 0; b < count; ++b) {
+    sampler.read(first + static_cast<uint64_t>(b), std::span(in).subspan(b * length, length),
+                 std::span(out).subspan(b * length, length));
+  }
+  const auto rows = [&](std::vector<int64_t>& v) {
+    return at::from_blob(v.data(), {count, length}, at::kLong).clone();
+  };
+  for (const auto& p : model.parameters()) at::Tensor(p.value).mutable_grad().reset();
+  model.loss(rows(in), rows(out), {.kernel = kernels::MoeKernel::kReference}).loss.backward();
+  return model.parameters();
+}
+
+at::Tensor part_gradient(const std::vector<nn::Parameter>& parameters, Role role, int64_t layer) {
+  return nn::find_parameter(parameters, role, layer).value.grad().to(at::kDouble).flatten(1);
+}
+
+TEST(ScoreModel, AgreesWithAutogradOverAllTokensAtOnce) {
+  const Fixture f;
+  const auto scores = score_model(f.model, f.tokens, kSettings);
+  const auto model = nn::Decoder::load(f.model, nn::ComputeDtype::kF32);
+  const auto parameters = gradients(f, 0, 30, model);
+  EXPECT_EQ(scores.tokens_seen, 480u);
+  for (const bool first : {true, false}) {
+    const Role role = first ? Role::kExpertGate : Role::kExpertDown;
+    for (int64_t layer = 0; layer < 2; ++layer) {
+      const at::Tensor g = part_gradient(parameters, role, layer);
+      const at::Tensor w = nn::find_parameter(parameters, role, layer).master.detach().to(at::kDouble).flatten(1);
+      const at::Tensor g2 = g.square().sum(1), w2 = w.square().sum(1), wg = (w * g).sum(1);
+      const auto value = [&](const char* metric, size_t e) {
+        const auto& m = scores.metrics.at(metric);
+        return (first ? m.fc1 : m.fc2).sum.at(layer).at(e);
+      };
+      for (int64_t e = 0; e < 4; ++e) {
+        const double gg = g2[e].item<double>(), ww = w2[e].item<double>();
+        EXPECT_NEAR(value("gradient_squared", e), gg, 1e-4 * gg);
+        EXPECT_NEAR(value("gradient_norm", e), std::sqrt(gg), 1e-4 * std::sqrt(gg));
+        EXPECT_NEAR(value("weight_norm", e), std::sqrt(ww), 1e-6 * std::sqrt(ww));
+        EXPECT_NEAR(value("weight_grad_product", e), std::sqrt(gg * ww), 1e-4 * std::sqrt(gg * ww));
+        EXPECT_NEAR(value("taylor", e), std::abs(wg[e].item<double>()), 1e-4 * std::sqrt(gg * ww));
+      }
+    }
+  }
+}
+
+TEST(ScoreModel, SumsBatchwiseMetricsAndTheirSquaresOverBatches) {
+  const Fixture f;
+  const auto scores = score_model(f.model, f.tokens, kSettings);
+  const auto model = nn::Decoder::load(f.model, nn::ComputeDtype::kF32);
+  std::vector<double> sum(4, 0.0), sum_sq(4, 0.0);
+  for (uint64_t batch = 0; batch < 3; ++batch) {
+    const at::Tensor g2 = part_gradient(gradients(f, batch * 10, 10, model), Role::kExpertDown, 1).square().sum(1);
+    for (int64_t e = 0; e < 4; ++e) {
+      sum[e] += g2[e].item<double>();
+      sum_sq[e] += g2[e].item<double>() * g2[e].item<double>();
+    }
+  }
+  const auto& fisher = scores.metrics.at("batch_fisher").fc2;
+  for (size_t e = 0; e < 4; ++e) {
+    EXPECT_NEAR(fisher.sum.at(1)[e], sum[e], 1e-4 * sum[e]);
+    EXPECT_NEAR(fisher.sum_sq.at(1)[e], sum_sq[e], 2e-4 * sum_sq[e]);
+  }
+  const auto& load = scores.metrics.at("load").fc1.sum.at(0);
+  EXPECT_NEAR(std::accumulate(load.begin(), load.end(), 0.0), 3.0, 1e-12) << "shares of each of 3 batches add up to 1";
+  EXPECT_EQ(scores.metrics.at("load").fc1, scores.metrics.at("load").fc2);
+  const auto& mass = scores.metrics.at("gate_mass").fc1.sum.at(0);
+  EXPECT_NEAR(std::accumulate(mass.begin(), mass.end(), 0.0), 480.0, 1e-2) << "renormalised gates add up to 1 a token";
+  EXPECT_TRUE(scores.metrics.at("gradient_squared").fc1.sum_sq.empty());
+}
+
+TEST(ScoreModel, GivesTheSameNumbersTwiceAndReadsBack) {
+  const Fixture f;
+  const auto scores = score_model(f.model, f.tokens, kSettings);
+  EXPECT_EQ(scores.to_json().dump(), score_model(f.model, f.tokens, kSettings).to_json().dump());
+  EXPECT_EQ(upcycle::Scores::from_json(Json::parse(scores.to_json().dump(), "s"), "s").metrics, scores.metrics);
+  EXPECT_EQ(scores.model_digest, f.model.digest());
+  EXPECT_EQ(scores.tokens_digest, f.tokens.front().digest());
+}
+
+TEST(ScoreModel, HasApproxFisherOnlyWithOptimizerState) {
+  const Fixture f;
+  EXPECT_FALSE(score_model(f.model, f.tokens, kSettings).metrics.contains("approx_fisher"));
+  testing::write_trainer(f.dir / "m");
+  const auto scores = score_model(families::open_model(f.dir / "m"), f.tokens, kSettings);
+  const auto state = upcycle::OptimizerState::open(f.model);
+  const auto down = state->at(families::tensor_name(f.model.config, Role::kExpertDown, 1, 2), "exp_avg_sq");
+  double v2 = 0;
+  for (size_t i = 0; i < down.data().size(); i += 4) {
+    float v = 0;
+    std::memcpy(&v, down.data().data() + i, 4);
+    v2 += static_cast<double>(v) * v;
+  }
+  EXPECT_NEAR(scores.metrics.at("approx_fisher").fc2.sum.at(1)[2],
+              scores.metrics.at("gradient_squared").fc2.sum.at(1)[2] / (std::sqrt(v2) + 1e-8), 1e-12);
+}
+
+TEST(ScoreModel, RefusesWhatCannotBeScored) {
+  const Fixture f;
+  const auto dense = families::open_model(testing::tiny_model(f.dir / "d", "llama", {.sizes = {.vocab_size = 64}}));
+  testing::expect_error(ErrorCode::kUnsupported, {"llama", "no experts"},
+                        [&] { (void)score_model(dense, f.tokens, kSettings); });
+  auto odd = kSettings;
+  odd.batch_tokens = 100;
+  testing::expect_error(ErrorCode::kUsage, {"batch-tokens", "multiple", "16"},
+                        [&] { (void)score_model(f.model, f.tokens, odd); });
+}
+
+TEST(ExpertDot, IsTheSameForAnyNumberOfThreads) {
+  const at::Tensor a = at::randn({5, 7, 11}), b = at::randn({5, 7, 11});
+  at::set_num_threads(1);
+  const auto one = expert_dot(a, b);
+  at::set_num_threads(2);
+  EXPECT_EQ(expert_dot(a, b), one);
+  EXPECT_NEAR(one[3], (a[3].to(at::kDouble) * b[3].to(at::kDouble)).sum().item<double>(), 1e-9);
+}
+
+}  // namespace
+}  // namespace coppice::score
