@@ -18,7 +18,8 @@ struct TrainOptions {
   std::string model_family = "glm4_moe";
   int64_t vocab_size = 2048, model_dim = 128, num_layers = 4, num_heads = 4, num_kv_heads = 2, head_dim = 32;
   int64_t num_experts = 8, top_k = 2, expert_width = 128, dense_width = 256, shared_width = 0, first_dense_layers = 1;
-  std::filesystem::path tokenizer;  ///< directory whose tokenizer files go into every checkpoint (default: model.path's)
+  std::filesystem::path
+      tokenizer;  ///< directory whose tokenizer files go into every checkpoint (default: model.path's)
 
   // [data]
   std::vector<std::filesystem::path> data_train, data_validation;
@@ -26,17 +27,18 @@ struct TrainOptions {
   int64_t sequence_length = 256;
 
   // [train]
-  std::filesystem::path out;   ///< empty: nothing is written
-  std::string start = "fresh"; ///< model.path's weights only, step 0 ("fresh"); or its trainer state, step and data position too ("continue")
-  bool resume = false;         ///< go on from the newest checkpoint in `out`
+  std::filesystem::path out;    ///< empty: nothing is written
+  std::string start = "fresh";  ///< model.path's weights only, step 0 ("fresh"); or its trainer state, step and data
+                                ///< position too ("continue")
+  bool resume = false;          ///< go on from the newest checkpoint in `out`
   uint64_t seed = 0;
-  int64_t steps = 0;           ///< length of the whole schedule, or ...
-  int64_t tokens = 0;          ///< ... as tokens
-  int64_t stop_at = 0;         ///< stop (and checkpoint) after this step without annealing; 0 = run to the end
-  int64_t batch_tokens = 8192; ///< per optimizer step
-  int64_t micro_batch = 8;     ///< sequences per forward pass
-  std::string dtype = "bf16";  ///< compute: bf16 or f32
-  int64_t threads = 0;         ///< 0: all cores
+  int64_t steps = 0;            ///< length of the whole schedule, or ...
+  int64_t tokens = 0;           ///< ... as tokens
+  int64_t stop_at = 0;          ///< stop (and checkpoint) after this step without annealing; 0 = run to the end
+  int64_t batch_tokens = 8192;  ///< per optimizer step
+  int64_t micro_batch = 8;      ///< sequences per forward pass
+  std::string dtype = "bf16";   ///< compute: bf16 or f32
+  int64_t threads = 0;          ///< 0: all cores
   bool recompute = false;
   int64_t validate_every = 0;
   int64_t validation_tokens = 65536;
@@ -51,7 +53,8 @@ struct TrainOptions {
   double min_lr_ratio = 0.1;
 
   // [balance]
-  std::string balance = "auto";  ///< auto (loss_free where the family has a selection bias, else aux), loss_free, aux, none
+  std::string balance =
+      "auto";  ///< auto (loss_free where the family has a selection bias, else aux), loss_free, aux, none
   double balance_rate = 1e-3, aux_coef = 1e-2, z_coef = 0;
   bool recentre = false;
 
@@ -75,13 +78,15 @@ struct TrainOptions {
         field("model.dense_width", &O::dense_width, "intermediate units of a dense layer"),
         field("model.shared_width", &O::shared_width, "intermediate units of the shared expert, 0 for none"),
         field("model.first_dense_layers", &O::first_dense_layers, "leading layers without experts"),
-        field("model.tokenizer", &O::tokenizer, "folder whose tokenizer files go into the checkpoints (default: model.path)"),
+        field("model.tokenizer", &O::tokenizer,
+              "folder whose tokenizer files go into the checkpoints (default: model.path)"),
         field("data.train", &O::data_train, "token files (.bin/.idx prefixes)"),
         field("data.validation", &O::data_validation, "token files for the validation loss"),
         field("data.weights", &O::data_weights, "share of each training file (default: its size)"),
         field("data.sequence_length", &O::sequence_length, "tokens a sequence"),
         field("train.out", &O::out, "run folder; empty: nothing is written"),
-        field("train.start", &O::start, "fresh: weights of model.path only; continue: its optimizer state, step and data position too"),
+        field("train.start", &O::start,
+              "fresh: weights of model.path only; continue: its optimizer state, step and data position too"),
         field("train.resume", &O::resume, "go on from the newest checkpoint in train.out"),
         field("train.seed", &O::seed, "seed of weights and data order"),
         field("train.steps", &O::steps, "optimizer steps of the whole schedule"),

@@ -11,18 +11,19 @@ namespace coppice::train {
 
 struct TrainResult {
   int64_t first_step = 0, last_step = 0;
-  uint64_t tokens_seen = 0;       ///< over the whole run, earlier parts included
-  double loss = 0;                ///< mean training loss of the last 10 steps
+  uint64_t tokens_seen = 0;                       ///< over the whole run, earlier parts included
+  double loss = 0;                                ///< mean training loss of the last 10 steps
   std::map<std::string, double> validation_loss;  ///< by token file stem; nats per token
-  double seconds_per_step = 0;    ///< median
-  double tokens_per_s = 0;        ///< median
+  double seconds_per_step = 0;                    ///< median
+  double tokens_per_s = 0;                        ///< median
   uint64_t peak_rss_bytes = 0;
   std::filesystem::path checkpoint;  ///< newest, empty without `train.out`
 };
 
 /// Runs (or resumes) training. Writes the run directory of design.md section 3.
 ///
-/// Throws   Error{kUsage, kNotFound, kFormat, kIo}; Error{kNonFinite} when the loss becomes NaN (last good checkpoint kept);
+/// Throws   Error{kUsage, kNotFound, kFormat, kIo}; Error{kNonFinite} when the loss becomes NaN (last good checkpoint
+/// kept);
 ///          Error{kInterrupted} after a checkpoint was written on Ctrl-C.
 TrainResult train(const TrainOptions& options);
 

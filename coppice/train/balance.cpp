@@ -1,0 +1,77 @@
+#include "coppice/train/balance.h"
+
+#include <algorithm>
+#include <numeric>
+#include <span>
+
+#include "coppice/base/check.h"
+
+namespace coppice::train {
+namespace {
+
+std::span<const int64_t> counts_of(const at::Tensor& count_E) {
+  COPPICE_CHECK(count_E.dim() == 1 && count_E.is_contiguous() && count_E.scalar_type() == at::kLong);
+  return {count_E.const_data_ptr<int64_t>(), static_cast<size_t>(count_E.numel())};
+}
+
+void recentre_values(std::span<float> bias) {
+  const double mean = std::accumulate(bias.begin(), bias.end(), 0.0) / static_cast<double>(bias.size());
+  for (float& b : bias) b = static_cast<float>(static_cast<double>(b) - mean);
+}
+
+}  // namespace
+
+std::string_view balance_name(BalanceKind kind) {
+  switch (kind) {
+    case BalanceKind::kLossFree: return "loss_free";
+    case BalanceKind::kAux: return "aux";
+    case BalanceKind::kNone: return "none";
+  }
+  COPPICE_CHECK(false, "unknown balance kind");
+}
+
+BalanceKind balance_kind(std::string_view name, const families::ModelConfig& config) {
+  const bool has_bias = config.is_moe() && config.routing.has_selection_bias;
+  if (name == "none") return BalanceKind::kNone;
+  if (name == "auto") {
+    if (!config.is_moe()) return BalanceKind::kNone;
+    return has_bias ? BalanceKind::kLossFree : BalanceKind::kAux;
+  }
+  if (name != "loss_free" && name != "aux") {
+    throw Error(ErrorCode::kUsage, cat("balance.kind: '", name, "' is unknown",
+                                       suggestion(name, std::vector<std::string>{"auto", "loss_free", "aux", "none"})));
+  }
+  if (!config.is_moe()) {
+    throw Error(ErrorCode::kUsage, cat("balance.kind: '", name, "' for a ", config.family->model_type,
+                                       " model, which has no experts to balance (use auto or none)"));
+  }
+  if (name == "loss_free" && !has_bias) {
+    throw Error(ErrorCode::kUsage, cat("balance.kind: 'loss_free' needs a selection bias, which a ",
+                                       config.family->model_type, " checkpoint has no place for (use aux)"));
+  }
+  return name == "aux" ? BalanceKind::kAux : BalanceKind::kLossFree;
+}
+
+void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_E, double rate, bool recentre) {
+  COPPICE_CHECK(bias_E.scalar_type() == at::kFloat && bias_E.is_contiguous() && bias_E.numel() == count_E.numel());
+  const auto counts = counts_of(count_E);
+  const std::span<float> bias(bias_E.mutable_data_ptr<float>(), counts.size());
+  const int64_t total = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  const auto experts = static_cast<int64_t>(counts.size());
+  for (size_t e = 0; e < counts.size(); ++e) {
+    const int64_t excess = counts[e] * experts - total;  // in integers: an even load is even exactly
+    const int sign = (excess < 0) - (excess > 0);
+    bias[e] += static_cast<float>(rate) * static_cast<float>(sign);
+  }
+  if (recentre) recentre_values(bias);
+}
+
+double max_violation(const at::Tensor& count_E) {
+  const auto counts = counts_of(count_E);
+  const int64_t total = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  if (total == 0) return 0;
+  const double mean = static_cast<double>(total) / static_cast<double>(counts.size());
+  return static_cast<double>(*std::max_element(counts.begin(), counts.end())) / mean - 1.0;
+}
+
+}  // namespace coppice::train

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+
+#include "coppice/data/sampler.h"
+#include "coppice/nn/decoder.h"
+#include "coppice/train/balance.h"
+#include "coppice/train/optimizer.h"
+#include "coppice/train/schedule.h"
+#include "coppice/train/trainer_state.h"
+
+namespace coppice::train {
+
+/// What a training step does, apart from model and data.
+struct StepSettings {
+  int64_t batch = 1, micro_batch = 1;  ///< sequences an optimizer step and a forward pass; the last pass may have fewer
+  Schedule schedule;
+  kernels::AdamwSettings adamw;  ///< lr comes from the schedule
+  double clip = 0;               ///< largest gradient norm, 0: any
+  BalanceKind balance = BalanceKind::kNone;
+  double balance_rate = 0;
+  bool recentre = false;
+  double aux_coef = 0, z_coef = 0;
+  bool recompute = false;
+};
+
+struct StepReport {
+  double loss = 0;  ///< mean token loss of the batch
+  double aux_loss = 0, z_loss = 0;
+  double lr = 0, grad_norm = 0;
+  std::map<int64_t, double> max_violation;  ///< by MoE layer
+};
+
+/// One optimizer step: forward and backward over the batch at `position`, clipping, AdamW, balancing; then moves
+/// `position` on.
+///
+/// The batch is the sampler's next `batch` windows. Gradients are those of the mean over its tokens.
+/// Threads  at::get_num_threads().
+/// Throws   Error{kNonFinite} naming the step if loss or gradient is NaN or infinite; nothing has changed then.
+StepReport train_step(nn::Decoder& model, Optimizer& optimizer, const data::Sampler& sampler,
+                      const StepSettings& settings, Position& position);
+
+}  // namespace coppice::train

@@ -1,0 +1,116 @@
+#include "coppice/train/optimizer.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "coppice/base/check.h"
+
+namespace coppice::train {
+namespace {
+
+constexpr int64_t kBlock = int64_t{1} << 16;
+constexpr int64_t kLanes = 16;
+
+double block_sum(const float* x, int64_t count) {
+  std::array<double, kLanes> lanes{};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]) * static_cast<double>(x[i + j]);
+  }
+  for (int64_t j = 0; i < count; ++i, ++j) lanes[j] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  double sum = 0;
+  for (const double lane : lanes) sum += lane;
+  return sum;
+}
+
+// [groups, elements of one group] of the same memory.
+at::Tensor by_group(const at::Tensor& tensor, int64_t groups) { return tensor.view({groups, -1}); }
+
+}  // namespace
+
+double sum_of_squares(const at::Tensor& values) {
+  COPPICE_CHECK(values.scalar_type() == at::kFloat && values.is_contiguous());
+  const float* x = values.const_data_ptr<float>();
+  const int64_t count = values.numel(), blocks = (count + kBlock - 1) / kBlock;
+  std::vector<double> partial(static_cast<size_t>(blocks));
+  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      partial[static_cast<size_t>(b)] = block_sum(x + b * kBlock, std::min(kBlock, count - b * kBlock));
+    }
+  });
+  double sum = 0;
+  for (const double p : partial) sum += p;
+  return sum;
+}
+
+int64_t num_step_groups(const nn::Parameter& parameter) {
+  using families::Role;
+  const bool per_expert =
+      parameter.is_experts() || parameter.role == Role::kRouter || parameter.role == Role::kRouterBias;
+  return per_expert ? parameter.master.size(0) : 1;
+}
+
+Optimizer::Optimizer(const std::vector<nn::Parameter>& parameters) {
+  for (const auto& p : parameters) {
+    ParameterState& state = states_.emplace_back();
+    state.exp_avg = at::zeros_like(p.master);
+    state.exp_avg_sq = at::zeros_like(p.master);
+    state.steps.assign(static_cast<size_t>(num_step_groups(p)), 0);
+  }
+}
+
+void Optimizer::clear() {
+  for (auto& state : states_) {
+    if (state.grad.defined()) state.grad.zero_();
+  }
+}
+
+void Optimizer::accumulate(const std::vector<nn::Parameter>& parameters) {
+  COPPICE_CHECK(parameters.size() == states_.size());
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    at::Tensor value = parameters[i].value;
+    at::Tensor& sum = states_[i].grad;
+    if (!sum.defined()) sum = at::zeros_like(parameters[i].master);
+    if (value.grad().defined()) sum.add_(value.grad());
+    value.mutable_grad().reset();
+  }
+}
+
+double Optimizer::grad_norm() const {
+  double sum = 0;
+  for (const auto& state : states_) sum += sum_of_squares(state.grad);
+  return std::sqrt(sum);
+}
+
+void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::AdamwSettings& settings, double norm,
+                     double clip) {
+  COPPICE_CHECK(parameters.size() == states_.size());
+  const at::NoGradGuard no_grad;
+  const double scale = clip > 0 && norm > clip ? clip / norm : 1.0;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const nn::Parameter& p = parameters[i];
+    ParameterState& state = states_[i];
+    if (p.master.numel() == 0) continue;  // a shared expert of width 0
+    kernels::AdamwSettings own = settings;
+    if (!p.decays()) own.weight_decay = 0;
+    const auto groups = static_cast<int64_t>(state.steps.size());
+    const bool separate = p.value.data_ptr() != p.master.data_ptr();
+    // Neighbouring groups of the same age are one call.
+    for (int64_t begin = 0, end = 0; begin < groups; begin = end) {
+      const int64_t age = state.steps[static_cast<size_t>(begin)];
+      while (end < groups && state.steps[static_cast<size_t>(end)] == age) ++end;
+      const auto part = [&](const at::Tensor& t) { return by_group(t.detach(), groups).narrow(0, begin, end - begin); };
+      kernels::adamw_step(part(p.master), part(state.exp_avg), part(state.exp_avg_sq), part(state.grad),
+                          separate ? part(p.value) : at::Tensor(), age + 1, scale, own);
+    }
+    for (int64_t& age : state.steps) ++age;
+  }
+}
+
+}  // namespace coppice::train

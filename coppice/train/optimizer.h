@@ -1,0 +1,57 @@
+#pragma once
+
+// AdamW over the parameters of a decoder: fp32 master weights and moments, and a step count for every part that may be
+// of another age.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "coppice/kernels/adamw.h"
+#include "coppice/nn/parameter.h"
+
+namespace coppice::train {
+
+/// AdamW's memory of one parameter.
+struct ParameterState {
+  at::Tensor exp_avg, exp_avg_sq;  ///< f32, the parameter's shape
+  at::Tensor grad;                 ///< f32 sum over the micro-batches of this step
+  std::vector<int64_t> steps;      ///< updates so far: one a parameter; of experts and routers one an expert, so that a
+                                   ///< grown expert has its own
+};
+
+/// Number of step counts a parameter has: its experts, or 1.
+int64_t num_step_groups(const nn::Parameter& parameter);
+
+/// The states lie beside the decoder's parameters: states()[i] belongs to parameters()[i], and every call takes those
+/// same parameters.
+///
+/// Memory   moments 8 bytes a parameter; gradients 4 more from the first `accumulate` on.
+/// Threads  at::get_num_threads(); same bits for any number of them.
+class Optimizer {
+ public:
+  /// Zero moments, zero steps.
+  explicit Optimizer(const std::vector<nn::Parameter>& parameters);
+
+  std::vector<ParameterState>& states() { return states_; }
+  const std::vector<ParameterState>& states() const { return states_; }
+
+  /// Forgets the gradients summed so far.
+  void clear();
+  /// Adds the gradients that a backward pass left on the values to the fp32 sums, and clears them.
+  void accumulate(const std::vector<nn::Parameter>& parameters);
+  /// Euclidean norm over all sums; fp64 in a fixed order.
+  double grad_norm() const;
+  /// One update from the sums, scaled so that their norm (`norm`, from grad_norm) is at most `clip` (0: any). Norms and
+  /// biases do not decay.
+  void step(std::vector<nn::Parameter>& parameters, const kernels::AdamwSettings& settings, double norm, double clip);
+
+ private:
+  std::vector<ParameterState> states_;
+};
+
+/// Sum of squares of an f32 tensor in fp64: fixed blocks of 16 lanes, added in order.
+double sum_of_squares(const at::Tensor& values);
+
+}  // namespace coppice::train

@@ -1,0 +1,261 @@
+#include "coppice/train/run.h"
+
+#include <ATen/Parallel.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+
+#include "coppice/base/error.h"
+#include "coppice/base/interrupt.h"
+#include "coppice/base/log.h"
+#include "coppice/base/progress.h"
+#include "coppice/base/text.h"
+#include "coppice/base/thread_pool.h"
+#include "coppice/eval/perplexity.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/train/loop.h"
+#include "coppice/train/metrics.h"
+#include "coppice/train/run_directory.h"
+#include "coppice/train/run_settings.h"
+#include "coppice/train/start.h"
+
+namespace coppice::train {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kWarmUpSteps = 2;  // not timed: memory is still being taken
+
+std::vector<data::TokenFile> open_tokens(const std::vector<fs::path>& paths) {
+  std::vector<data::TokenFile> files;
+  for (const auto& path : paths) files.push_back(data::TokenFile::open(path));
+  return files;
+}
+
+std::string stem(const data::TokenFile& file) { return file.path().filename().string(); }
+
+// The checkpoint to resume, if that is what the options ask for.
+std::optional<fs::path> checkpoint_to_resume(const TrainOptions& options) {
+  if (options.out.empty()) return std::nullopt;
+  const auto steps = checkpoint_steps(options.out);
+  if (options.resume && steps.empty()) {
+    throw Error(ErrorCode::kNotFound, cat(options.out, ": no complete checkpoint to resume (leave out train.resume)"));
+  }
+  if (!options.resume && !steps.empty()) {
+    throw Error(ErrorCode::kUsage, cat("train.out: ", options.out, " holds a run with ", steps.size(),
+                                       " checkpoints (go on with train.resume, or name another folder)"));
+  }
+  return options.resume ? std::optional(checkpoint_path(options.out, steps.back())) : std::nullopt;
+}
+
+StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const families::ModelConfig& config) {
+  if (o.z_coef > 0 && !config.is_moe()) {
+    throw Error(ErrorCode::kUsage, cat("balance.z_coef: ", o.z_coef, " for a model without routers (leave it 0)"));
+  }
+  return {.batch = run.batch,
+          .micro_batch = o.micro_batch,
+          .schedule = run.schedule,
+          .adamw = {.beta1 = o.beta1, .beta2 = o.beta2, .epsilon = o.epsilon, .weight_decay = o.weight_decay},
+          .clip = o.clip,
+          .balance = balance_kind(o.balance, config),
+          .balance_rate = o.balance_rate,
+          .recentre = o.recentre,
+          .aux_coef = o.aux_coef,
+          .z_coef = o.z_coef,
+          .recompute = o.recompute};
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+uint64_t peak_rss_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+class Run {
+ public:
+  Run(const TrainOptions& options, const RunSettings& settings)
+      : options_(options),
+        settings_(settings),
+        start_(make_start(options, checkpoint_to_resume(options))),
+        train_files_(open_tokens(options.data_train)),
+        validation_files_(open_tokens(options.data_validation)),
+        sampler_(train_files_, options.data_weights, options.sequence_length, options.seed),
+        step_(step_settings(options, settings, start_.model.config())) {
+    check_start();
+    if (!options_.out.empty()) open_directory();
+  }
+
+  TrainResult run() {
+    TrainResult result;
+    result.first_step = start_.position.step;
+    try {
+      loop();
+    } catch (const Error& error) {
+      log_error(error);
+      throw;
+    }
+    if (validation_.empty()) validate();
+    result.last_step = start_.position.step;
+    result.tokens_seen = start_.position.tokens_seen;
+    result.loss = start_.position.recent_loss();
+    result.validation_loss = validation_;
+    result.seconds_per_step = median(seconds_);
+    if (result.seconds_per_step > 0) {
+      result.tokens_per_s = static_cast<double>(options_.batch_tokens) / result.seconds_per_step;
+    }
+    result.peak_rss_bytes = peak_rss_bytes();
+    result.checkpoint = checkpoint_;
+    return result;
+  }
+
+ private:
+  void check_start() {
+    const auto& config = start_.model.config();
+    if (options_.sequence_length > config.max_positions) {
+      throw Error(ErrorCode::kUsage, cat("data.sequence_length: ", options_.sequence_length, " is more than the ",
+                                         config.max_positions, " positions of the model"));
+    }
+    if (start_.resumed) check_same_run(*start_.resumed, identity(options_), identity(train_files_));
+    if (!start_.resumed && start_.position.step >= settings_.last_step) {
+      throw Error(ErrorCode::kUsage, cat("train.steps: the checkpoint is at step ", start_.position.step,
+                                         " and the run would end at ", settings_.last_step, " (give more steps)"));
+    }
+    for (const auto* files : {&train_files_, &validation_files_}) {
+      for (const auto& file : *files) file.check_vocabulary(config.vocab_size, start_.tokenizer_digest);
+    }
+    std::map<std::string, fs::path> stems;
+    for (const auto& file : validation_files_) {
+      const auto [twin, is_new] = stems.emplace(stem(file), file.path());
+      if (!is_new) {
+        throw Error(ErrorCode::kUsage, cat("data.validation: ", twin->second, " and ", file.path(),
+                                           " have one name, and their metrics would too (rename one)"));
+      }
+    }
+  }
+
+  void open_directory() {
+    std::error_code error;
+    fs::create_directories(options_.out / "checkpoints", error);
+    if (error) throw Error(ErrorCode::kIo, cat(options_.out, ": cannot be made: ", error.message()));
+    remove_unfinished(options_.out);
+    TrainOptions saved = options_;
+    saved.resume = false;
+    io::write_file_atomically(options_.out / "config.toml", to_toml(saved));
+    const int64_t step = start_.position.step;
+    log_ = std::make_unique<MetricsLog>(options_.out, start_.resumed ? std::optional(step) : std::nullopt);
+    if (start_.resumed) {
+      checkpoint_ = checkpoint_path(options_.out, step);
+      log_->event("resume", step);
+    }
+  }
+
+  void loop() {
+    Position& position = start_.position;
+    const int64_t left = std::max<int64_t>(0, settings_.last_step - position.step);
+    Progress progress("train", static_cast<uint64_t>(left * options_.batch_tokens), ProgressUnit::kTokens);
+    while (position.step < settings_.last_step) {
+      const auto begin = Clock::now();
+      const StepReport report = train_step(start_.model, start_.optimizer, sampler_, step_, position);
+      const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+      if (++steps_run_ > kWarmUpSteps) seconds_.push_back(seconds);
+
+      const bool last = position.step == settings_.last_step;
+      const bool stopped = interrupt_signal() != 0;
+      const auto due = [&](int64_t every) { return every > 0 && position.step % every == 0; };
+      validation_.clear();
+      if (!stopped && (last || due(options_.validate_every))) validate();
+      write_metrics(report, seconds);
+      if (last || stopped || due(options_.checkpoint_every)) save();
+      progress.advance(static_cast<uint64_t>(options_.batch_tokens));
+      progress.note(cat("step ", position.step, " loss ", fixed_text(report.loss, 4)));
+      check_interrupt();
+    }
+  }
+
+  void validate() {
+    const eval::LossSettings settings{.sequence_length = options_.sequence_length,
+                                      .batch = options_.micro_batch,
+                                      .max_tokens = static_cast<uint64_t>(options_.validation_tokens)};
+    for (const auto& file : validation_files_) {
+      validation_[stem(file)] = eval::token_loss(start_.model, file, settings).loss;
+    }
+  }
+
+  void write_metrics(const StepReport& report, double seconds) {
+    if (!log_) return;
+    std::vector<Scalar> values{{"loss", report.loss},
+                               {"lr", report.lr},
+                               {"tokens_seen", static_cast<double>(start_.position.tokens_seen)},
+                               {"tokens_per_s", static_cast<double>(options_.batch_tokens) / seconds},
+                               {"grad_norm", report.grad_norm}};
+    if (step_.balance == BalanceKind::kAux) values.emplace_back("aux", report.aux_loss);
+    if (step_.z_coef > 0) values.emplace_back("z", report.z_loss);
+    double sum = 0;
+    for (const auto& [layer, violation] : report.max_violation) sum += violation;
+    if (!report.max_violation.empty()) {
+      values.emplace_back("maxvio/mean", sum / static_cast<double>(report.max_violation.size()));
+    }
+    for (const auto& [layer, violation] : report.max_violation) {
+      values.emplace_back(cat("layer/", layer, "/maxvio"), violation);
+    }
+    for (const auto& [name, loss] : validation_) values.emplace_back(cat("validation/", name), loss);
+    log_->step(start_.position.step, values);
+  }
+
+  void save() {
+    if (!log_) return;
+    const int64_t step = start_.position.step;
+    const fs::path path = checkpoint_path(options_.out, step);
+    write_checkpoint(path, start_.model, start_.optimizer,
+                     {start_.position, identity(options_), identity(train_files_)}, start_.companions);
+    checkpoint_ = path;
+    Json fields = Json::object();
+    fields["path"] = fs::relative(path, options_.out).string();
+    log_->event("checkpoint", step, fields);
+    prune_checkpoints(options_.out, options_.keep_last, options_.keep_every);
+  }
+
+  void log_error(const Error& error) {
+    if (!log_) return;
+    Json fields = Json::object();
+    fields["message"] = error.what();
+    try {
+      log_->event(error.code == ErrorCode::kInterrupted ? "interrupt" : "error", start_.position.step, fields);
+    } catch (const Error&) {
+      log_warning(cat(options_.out, ": the error could not be written to metrics.jsonl"));  // a full disk, most likely
+    }
+  }
+
+  const TrainOptions& options_;
+  const RunSettings& settings_;
+  Start start_;  // its position, model and optimizer move with the run
+  std::vector<data::TokenFile> train_files_, validation_files_;
+  data::Sampler sampler_;
+  StepSettings step_;
+  std::unique_ptr<MetricsLog> log_;
+  fs::path checkpoint_;
+  std::map<std::string, double> validation_;  // of the present step
+  std::vector<double> seconds_;
+  size_t steps_run_ = 0;
+};
+
+}  // namespace
+
+TrainResult train(const TrainOptions& options) {
+  const RunSettings settings = check_options(options);
+  at::set_num_threads(
+      static_cast<int>(options.threads > 0 ? options.threads : static_cast<int64_t>(default_threads())));
+  return Run(options, settings).run();
+}
+
+}  // namespace coppice::train

@@ -1,0 +1,149 @@
+#include "coppice/train/run_settings.h"
+
+#include <algorithm>
+#include <array>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+
+namespace coppice::train {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
+
+void require_at_least(std::string_view name, int64_t value, int64_t least) {
+  if (value < least) refuse(cat(name, ": ", value, "; wanted ", least, " or more"));
+}
+
+void require_one_of(std::string_view name, const std::string& value, std::vector<std::string> known) {
+  if (std::find(known.begin(), known.end(), value) == known.end()) {
+    refuse(cat(name, ": '", value, "' is unknown", suggestion(value, known)));
+  }
+}
+
+void require_decay(std::string_view name, double value) {
+  if (!(value >= 0 && value < 1)) refuse(cat(name, ": ", value, "; wanted a number from 0 to below 1"));
+}
+
+void require_not_negative(std::string_view name, double value) {
+  if (!(value >= 0)) refuse(cat(name, ": ", value, "; wanted 0 or more"));
+}
+
+int64_t num_steps(const TrainOptions& o) {
+  if ((o.steps > 0) == (o.tokens > 0)) {
+    refuse(cat("train.steps is ", o.steps, " and train.tokens ", o.tokens, "; wanted one of the two above 0"));
+  }
+  return o.steps > 0 ? o.steps : (o.tokens + o.batch_tokens - 1) / o.batch_tokens;
+}
+
+void check_values(const TrainOptions& o) {
+  require_one_of("train.start", o.start, {"fresh", "continue"});
+  require_one_of("train.dtype", o.dtype, {"bf16", "f32"});
+  require_at_least("data.sequence_length", o.sequence_length, 1);
+  require_at_least("train.batch_tokens", o.batch_tokens, 1);
+  require_at_least("train.micro_batch", o.micro_batch, 1);
+  require_at_least("train.steps", o.steps, 0);
+  require_at_least("train.tokens", o.tokens, 0);
+  require_at_least("train.stop_at", o.stop_at, 0);
+  require_at_least("train.threads", o.threads, 0);
+  require_at_least("train.validate_every", o.validate_every, 0);
+  require_at_least("train.validation_tokens", o.validation_tokens, 1);
+  require_at_least("checkpoint.every", o.checkpoint_every, 0);
+  require_at_least("checkpoint.keep_last", o.keep_last, 1);
+  require_at_least("checkpoint.keep_every", o.keep_every, 0);
+  require_decay("optimizer.beta1", o.beta1);
+  require_decay("optimizer.beta2", o.beta2);
+  require_not_negative("optimizer.epsilon", o.epsilon);
+  require_not_negative("optimizer.weight_decay", o.weight_decay);
+  require_not_negative("optimizer.clip", o.clip);
+  require_not_negative("balance.rate", o.balance_rate);
+  require_not_negative("balance.aux_coef", o.aux_coef);
+  require_not_negative("balance.z_coef", o.z_coef);
+}
+
+void check_together(const TrainOptions& o) {
+  if (o.data_train.empty()) {
+    refuse("data.train: empty; wanted token files (make them with `coppice tokenize TEXT --out DATA`)");
+  }
+  if (!o.data_weights.empty() && o.data_weights.size() != o.data_train.size()) {
+    refuse(
+        cat("data.weights: ", o.data_weights.size(), " weights for ", o.data_train.size(), " files; wanted one each"));
+  }
+  if (o.batch_tokens % o.sequence_length != 0) {
+    refuse(cat("train.batch_tokens: ", o.batch_tokens, "; wanted a multiple of data.sequence_length, ",
+               o.sequence_length));
+  }
+  if (o.resume && o.out.empty()) refuse("train.resume: nothing to resume without train.out (give the run's folder)");
+  if (o.start == "continue" && o.model_path.empty()) {
+    refuse("train.start: 'continue' without model.path (give the checkpoint to go on from)");
+  }
+  if (o.out.empty() && (o.checkpoint_every > 0 || o.keep_every > 0)) {
+    refuse("checkpoint: checkpoints without train.out would be lost (give a run folder)");
+  }
+}
+
+constexpr auto kFree = std::to_array<std::string_view>(
+    {"train.out", "train.resume", "train.steps", "train.tokens", "train.stop_at", "train.threads", "train.recompute",
+     "train.validate_every", "train.validation_tokens", "data.validation", "data.train", "checkpoint.every",
+     "checkpoint.keep_last", "checkpoint.keep_every"});
+
+}  // namespace
+
+RunSettings check_options(const TrainOptions& options) {
+  check_values(options);
+  check_together(options);
+  RunSettings out;
+  out.batch = options.batch_tokens / options.sequence_length;
+  out.steps = num_steps(options);
+  if (options.stop_at > out.steps) {
+    refuse(cat("train.stop_at: ", options.stop_at, " is past the ", out.steps, " steps of the schedule"));
+  }
+  out.last_step = options.stop_at > 0 ? options.stop_at : out.steps;
+  out.schedule = {.kind = schedule_kind(options.schedule),
+                  .peak = options.lr,
+                  .min_ratio = options.min_lr_ratio,
+                  .steps = out.steps,
+                  .warmup = options.warmup,
+                  .anneal_share = options.anneal_share};
+  out.schedule.check();
+  return out;
+}
+
+Json identity(const TrainOptions& options) {
+  TrainOptions copy = options;
+  Json out = Json::object();
+  for (const OptionSpec& spec : option_specs(copy)) {
+    if (std::find(kFree.begin(), kFree.end(), spec.name) == kFree.end()) out[spec.name] = spec.write();
+  }
+  return out;
+}
+
+Json identity(const std::vector<data::TokenFile>& files) {
+  Json out = Json::array();
+  for (const auto& file : files) {
+    Json entry = Json::object();
+    entry["name"] = file.path().filename().string();
+    entry["tokens"] = file.num_tokens();
+    entry["documents"] = file.num_documents();
+    out.push_back(std::move(entry));
+  }
+  return out;
+}
+
+void check_same_run(const TrainerState& saved, const Json& settings, const Json& data) {
+  std::vector<std::string> changed;
+  const auto text = [](const Json* value) { return value == nullptr ? std::string("absent") : value->dump(); };
+  for (const auto& [key, value] : settings.members()) {
+    const Json* before = saved.settings.find(key);
+    if (text(before) != value.dump())
+      changed.push_back(cat(key, " (", text(before), " before, now ", value.dump(), ")"));
+  }
+  if (saved.data.dump() != data.dump()) {
+    changed.push_back(cat("data.train (", saved.data.dump(), " before, now ", data.dump(), ")"));
+  }
+  if (changed.empty()) return;
+  refuse(cat("train.resume: the run was made with other settings: ", join(changed),
+             " (set them back, or start another run from its checkpoint with train.start=continue)"));
+}
+
+}  // namespace coppice::train

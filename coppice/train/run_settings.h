@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "coppice/data/token_file.h"
+#include "coppice/train/options.h"
+#include "coppice/train/schedule.h"
+#include "coppice/train/trainer_state.h"
+
+namespace coppice::train {
+
+/// What the options come to, checked.
+struct RunSettings {
+  int64_t steps = 0;      ///< of the whole schedule
+  int64_t last_step = 0;  ///< where this process stops
+  int64_t batch = 0;      ///< sequences an optimizer step
+  Schedule schedule;
+};
+
+/// Throws   Error{kUsage} naming the option: missing, out of range, or at odds with another.
+RunSettings check_options(const TrainOptions& options);
+
+/// The options that decide which losses a run gives, by name: all but those on how long, how often, where and on how
+/// many threads.
+Json identity(const TrainOptions& options);
+/// The same of the training data: file name, tokens, documents; not where it lies.
+Json identity(const std::vector<data::TokenFile>& files);
+
+/// Throws   Error{kUsage} naming every setting in which a resumed run differs from the one that wrote `saved`.
+void check_same_run(const TrainerState& saved, const Json& settings, const Json& data);
+
+}  // namespace coppice::train

@@ -1,0 +1,56 @@
+#include "coppice/train/schedule.h"
+
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+
+namespace coppice::train {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
+
+}  // namespace
+
+ScheduleKind schedule_kind(std::string_view name) {
+  if (name == "wsd") return ScheduleKind::kWsd;
+  if (name == "cosine") return ScheduleKind::kCosine;
+  if (name == "constant") return ScheduleKind::kConstant;
+  refuse(cat("schedule.kind: '", name, "' is unknown",
+             suggestion(name, std::vector<std::string>{"wsd", "cosine", "constant"})));
+}
+
+int64_t Schedule::anneal_steps() const {
+  return kind == ScheduleKind::kWsd ? std::llround(anneal_share * static_cast<double>(steps)) : 0;
+}
+
+double Schedule::rate(int64_t step) const {
+  if (step <= warmup) return peak * static_cast<double>(step) / static_cast<double>(warmup);
+  double fall = 0;  // 0 at the peak, 1 at the lowest rate
+  if (kind == ScheduleKind::kCosine) {
+    const double done = static_cast<double>(step - warmup) / static_cast<double>(steps - warmup);
+    fall = 0.5 - 0.5 * std::cos(std::numbers::pi * done);
+  } else if (const int64_t first = steps - anneal_steps(); step > first) {
+    fall = std::sqrt(static_cast<double>(step - first) / static_cast<double>(steps - first));
+  }
+  return peak * (1.0 - (1.0 - min_ratio) * fall);
+}
+
+void Schedule::check() const {
+  if (!(peak > 0) || !std::isfinite(peak)) refuse(cat("optimizer.lr: ", peak, "; wanted a number above 0"));
+  if (!(min_ratio >= 0 && min_ratio <= 1)) {
+    refuse(cat("schedule.min_lr_ratio: ", min_ratio, "; wanted a number from 0 to 1"));
+  }
+  if (!(anneal_share >= 0 && anneal_share <= 1)) {
+    refuse(cat("schedule.anneal_share: ", anneal_share, "; wanted a number from 0 to 1"));
+  }
+  if (warmup < 0) refuse(cat("schedule.warmup: ", warmup, "; wanted 0 or more steps"));
+  if (warmup + anneal_steps() > steps) {
+    refuse(cat("schedule: ", warmup, " steps of warm-up and ", anneal_steps(), " of anneal do not fit into ", steps,
+               " steps (set schedule.warmup or train.steps)"));
+  }
+}
+
+}  // namespace coppice::train

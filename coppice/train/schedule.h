@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace coppice::train {
+
+enum class ScheduleKind { kWsd, kCosine, kConstant };
+
+/// Throws   Error{kUsage} with the nearest name.
+ScheduleKind schedule_kind(std::string_view name);
+
+/// The learning rate as a pure function of the step, so that a run may be cut, branched and resumed anywhere.
+struct Schedule {
+  ScheduleKind kind = ScheduleKind::kWsd;
+  double peak = 1e-3, min_ratio = 0.1;  ///< the last rate is peak * min_ratio
+  int64_t steps = 0, warmup = 0;        ///< of the whole schedule; linear warm-up from peak / warmup
+  double anneal_share = 0.1;            ///< of `steps`; only for kWsd
+
+  /// Steps of the final anneal; 0 unless kWsd.
+  int64_t anneal_steps() const;
+  /// The rate of the update that ends in step `step` (1 .. steps).
+  ///
+  /// kWsd falls by 1 - (1 - min_ratio) * sqrt(share of the anneal done): of the shapes tried at equal cost, the square
+  /// root ends lowest. Source   WSD: MiniCPM, arXiv:2404.06395; 1-sqrt: Haegele et al., arXiv:2405.18392. Cosine: SGDR,
+  /// arXiv:1608.03983.
+  double rate(int64_t step) const;
+  /// Throws   Error{kUsage}: a value out of range, or warm-up and anneal longer than the run.
+  void check() const;
+};
+
+}  // namespace coppice::train

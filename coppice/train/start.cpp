@@ -1,0 +1,110 @@
+#include "coppice/train/start.h"
+
+#include <algorithm>
+#include <array>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/data/tokenizer.h"
+#include "coppice/families/generate.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/upcycle/lineage.h"
+
+namespace coppice::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kInitStd = 0.02;
+constexpr int64_t kLeastPositions = 512;
+constexpr auto kTokenizerFiles = std::to_array<std::string_view>(
+    {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+     "vocab.json", "merges.txt", "chat_template.jinja"});
+constexpr std::string_view kGenerationConfig = "generation_config.json";
+
+void add_file(std::map<std::string, std::string>& files, const fs::path& directory, std::string_view name) {
+  if (fs::is_regular_file(directory / name)) files[std::string(name)] = io::read_file(directory / name);
+}
+
+std::map<std::string, std::string> tokenizer_files(const fs::path& directory) {
+  std::map<std::string, std::string> files;
+  for (const auto name : kTokenizerFiles) add_file(files, directory, name);
+  return files;
+}
+
+// Held in memory, since the folder they come from may be a checkpoint that this run will remove.
+Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
+  Companions out;
+  out.files = tokenizer_files(tokenizer.empty() ? model : tokenizer);
+  if (!tokenizer.empty() && out.files.empty()) {
+    throw Error(ErrorCode::kNotFound,
+                cat("model.tokenizer: ", tokenizer, " holds no tokenizer; wanted one of ",
+                    join(std::vector<std::string>(kTokenizerFiles.begin(), kTokenizerFiles.end()))));
+  }
+  if (!model.empty()) {
+    add_file(out.files, model, kGenerationConfig);
+    out.lineage = upcycle::read_lineage(model);
+  }
+  return out;
+}
+
+nn::ComputeDtype compute_dtype(const TrainOptions& options) {
+  return options.dtype == "bf16" ? nn::ComputeDtype::kBf16 : nn::ComputeDtype::kF32;
+}
+
+nn::Decoder random_model(const TrainOptions& o) {
+  const families::ModelSizes sizes{.family = o.model_family,
+                                   .vocab_size = o.vocab_size,
+                                   .model_dim = o.model_dim,
+                                   .num_layers = o.num_layers,
+                                   .num_heads = o.num_heads,
+                                   .num_kv_heads = o.num_kv_heads,
+                                   .head_dim = o.head_dim,
+                                   .num_experts = o.num_experts,
+                                   .top_k = o.top_k,
+                                   .expert_width = o.expert_width,
+                                   .dense_width = o.dense_width,
+                                   .shared_width = o.shared_width,
+                                   .first_dense_layers = o.first_dense_layers,
+                                   .max_positions = std::max(kLeastPositions, o.sequence_length)};
+  const auto dtype = compute_dtype(o) == nn::ComputeDtype::kBf16 ? io::Dtype::kBf16 : io::Dtype::kF32;
+  const auto config = families::read_config(families::make_config(sizes, dtype), "[model]");
+  return {config, compute_dtype(o), [&](const families::TensorSlot& slot, std::span<float> values) {
+            const auto random = families::random_values(slot, o.seed, kInitStd);
+            std::copy(random.begin(), random.end(), values.begin());
+          }};
+}
+
+Start from_checkpoint(const TrainOptions& options, const fs::path& directory) {
+  const auto model = families::open_model(directory);
+  auto [decoder, optimizer] = load_checkpoint(model, compute_dtype(options));
+  return {std::move(decoder), std::move(optimizer), TrainerState::read(directory).position, {}, {}, {}};
+}
+
+Start from_nothing(nn::Decoder model) {
+  Optimizer optimizer(model.parameters());
+  return {std::move(model), std::move(optimizer), {}, {}, {}, {}};
+}
+
+}  // namespace
+
+Start make_start(const TrainOptions& options, const std::optional<fs::path>& resume_from) {
+  if (resume_from) {
+    Start start = from_checkpoint(options, *resume_from);
+    start.companions = companions_of(*resume_from, {});
+    start.tokenizer_digest = data::tokenizer_digest(*resume_from);
+    start.resumed = TrainerState::read(*resume_from);
+    return start;
+  }
+  Companions companions = companions_of(options.model_path, options.tokenizer);
+  const fs::path tokenizer = options.tokenizer.empty() ? options.model_path : options.tokenizer;
+  Start start = options.model_path.empty() ? from_nothing(random_model(options))
+                : options.start == "continue"
+                    ? from_checkpoint(options, options.model_path)
+                    : from_nothing(nn::Decoder::load(families::open_model(options.model_path), compute_dtype(options)));
+  start.companions = std::move(companions);
+  if (!tokenizer.empty()) start.tokenizer_digest = data::tokenizer_digest(tokenizer);
+  return start;
+}
+
+}  // namespace coppice::train

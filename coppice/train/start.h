@@ -1,0 +1,28 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "coppice/train/checkpoint.h"
+#include "coppice/train/options.h"
+
+namespace coppice::train {
+
+/// What a run starts from.
+struct Start {
+  nn::Decoder model;
+  Optimizer optimizer;
+  Position position;
+  Companions companions;
+  std::string tokenizer_digest;         ///< empty: unknown
+  std::optional<TrainerState> resumed;  ///< of the checkpoint in the run's own folder
+};
+
+/// The model that the options ask for: `resume_from` if given, else model.path (with its trainer/ if train.start is
+/// `continue`), else random weights N(0, 0.02) of model.family, keyed by train.seed.
+///
+/// Throws   Error{kUsage, kNotFound, kFormat, kShape, kNonFinite, kUnsupported}.
+Start make_start(const TrainOptions& options, const std::optional<std::filesystem::path>& resume_from);
+
+}  // namespace coppice::train

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "coppice/base/json.h"
+
+namespace coppice::train {
+
+/// Where a run stands between two steps. With the settings it fixes all that follows; no generator has a state of its
+/// own.
+struct Position {
+  int64_t step = 0;          ///< updates done
+  uint64_t next_sample = 0;  ///< of the sampler
+  uint64_t tokens_seen = 0;
+  std::vector<double> recent_losses;  ///< of the last kRecentLosses steps, oldest first
+
+  static constexpr size_t kRecentLosses = 10;
+  double recent_loss() const;  ///< their mean; NaN before the first step
+};
+
+/// trainer.json: {"coppice_trainer": 1, "step", "next_sample", "tokens_seen", "recent_losses", "settings": {flat
+/// option: value}, "data": [...]}.
+struct TrainerState {
+  Position position;
+  Json settings, data;  ///< what a resumed run must share (run_settings.h)
+
+  Json to_json() const;
+  /// Throws   Error{kFormat} naming file and key; Error{kNotFound}.
+  static TrainerState read(const std::filesystem::path& checkpoint);
+};
+
+}  // namespace coppice::train

@@ -1,0 +1,142 @@
+// One plan, two carriers: growing a trainer in memory and `expand` on its checkpoint give the same bytes.
+
+#include "coppice/train/growth.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "coppice/train/checkpoint.h"
+#include "coppice/train/run.h"
+#include "coppice/upcycle/execute.h"
+#include "coppice/upcycle/expert_init.h"
+#include "coppice/upcycle/optimizer_init.h"
+#include "coppice/upcycle/optimizer_state.h"
+#include "coppice/upcycle/router_init.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/train/tiny_run.h"
+
+namespace coppice::train {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::TempDir;
+
+struct Trunk {
+  TempDir dir;
+  fs::path checkpoint;
+
+  explicit Trunk(const char* dtype, const char* family = "glm4_moe") {
+    auto o = testing::tiny_run(dir.path());
+    o.dtype = dtype;
+    o.model_family = family;
+    o.stop_at = 3;
+    o.out = dir / "run";
+    checkpoint = train(o).checkpoint;
+  }
+};
+
+upcycle::GrowthOptions options(const std::string& experts = "2x") {
+  upcycle::GrowthOptions out;
+  out.experts = upcycle::ExpertCount::from_text(experts);
+  out.seed = 5;
+  return out;
+}
+
+void expect_same_bytes(const Trunk& trunk, nn::ComputeDtype dtype, const upcycle::GrowthOptions& growth,
+                       const std::string& name) {
+  SCOPED_TRACE(name);
+  const auto model = families::open_model(trunk.checkpoint);
+  const auto plan = upcycle::make_plan(model.config, growth, nullptr);
+  const fs::path disk = trunk.dir / ("disk-" + name), memory = trunk.dir / ("memory-" + name);
+  upcycle::expand(model, plan, {.out = disk, .threads = 1});
+  auto [decoder, optimizer] = load_checkpoint(model, dtype);
+  grow(decoder, optimizer, plan);
+  write_checkpoint(memory, decoder, optimizer, TrainerState::read(trunk.checkpoint), {});
+
+  const auto from_disk = testing::tensor_files(disk), from_memory = testing::tensor_files(memory);
+  ASSERT_EQ(from_disk.size(), 2u);
+  ASSERT_EQ(from_memory.size(), 2u);
+  for (size_t i = 0; i < from_disk.size(); ++i) {
+    EXPECT_EQ(from_disk[i].first, from_memory[i].first);
+    EXPECT_TRUE(from_disk[i].second == from_memory[i].second) << from_disk[i].first << " differs";
+  }
+  EXPECT_EQ(Json::read(disk / "config.json").dump(), Json::read(memory / "config.json").dump());
+}
+
+class GrowInMemory : public ::testing::TestWithParam<const char*> {
+ protected:
+  nn::ComputeDtype dtype() const {
+    return std::string_view(GetParam()) == "bf16" ? nn::ComputeDtype::kBf16 : nn::ComputeDtype::kF32;
+  }
+};
+
+TEST_P(GrowInMemory, GivesTheBytesOfExpandForEveryExpertMethod) {
+  const Trunk trunk(GetParam());
+  for (const auto& method : upcycle::expert_inits()) {
+    auto growth = options();
+    growth.expert_init = {std::string(method.name), {}};
+    expect_same_bytes(trunk, dtype(), growth, std::string(method.name));
+  }
+}
+
+TEST_P(GrowInMemory, GivesTheBytesOfExpandForEveryRouterMethod) {
+  const Trunk trunk(GetParam());
+  for (const auto& method : upcycle::router_inits()) {
+    auto growth = options();
+    growth.router_init = upcycle::MethodChoice{std::string(method.name), {}};
+    expect_same_bytes(trunk, dtype(), growth, std::string(method.name));
+  }
+}
+
+TEST_P(GrowInMemory, GivesTheBytesOfExpandForEveryOptimizerMethod) {
+  const Trunk trunk(GetParam());
+  for (const auto& method : upcycle::optimizer_inits()) {
+    auto growth = options("6");  // not every expert has a copy
+    growth.expert_init = {"drop_units", {}};
+    growth.optimizer_state = {std::string(method.name), {}};
+    expect_same_bytes(trunk, dtype(), growth, std::string(method.name));
+  }
+}
+
+TEST_P(GrowInMemory, GivesTheBytesOfExpandForAnotherFamilyAndOrder) {
+  const Trunk trunk(GetParam(), "qwen3_moe");
+  auto growth = options("3x");
+  growth.order = "siblings";
+  growth.expert_init = {"copy_noise", {}};
+  expect_same_bytes(trunk, dtype(), growth, "siblings");
+}
+INSTANTIATE_TEST_SUITE_P(Dtypes, GrowInMemory, ::testing::Values("f32", "bf16"), [](const auto& p) { return p.param; });
+
+TEST(GrowInMemoryThenTrain, GoesOnAsFromTheExpandedCheckpoint) {
+  const Trunk trunk("f32");
+  const auto model = families::open_model(trunk.checkpoint);
+  auto growth = options();
+  growth.optimizer_state = {"reset", {}};
+  const auto plan = upcycle::make_plan(model.config, growth, nullptr);
+  upcycle::expand(model, plan, {.out = trunk.dir / "expanded", .threads = 1});
+  auto o = testing::tiny_run(trunk.dir.path());
+  o.model_path = trunk.dir / "expanded";
+  o.start = "continue";
+  o.out = trunk.dir / "arm";
+  const auto result = train(o);
+  EXPECT_EQ(result.first_step, 3);
+  const auto grown = families::open_model(result.checkpoint);
+  EXPECT_EQ(grown.config.num_experts, 8);
+  EXPECT_TRUE(fs::exists(result.checkpoint / "coppice.json")) << "the lineage goes with the model";
+
+  // A reset expert has counted its own steps since; its parent's went on.
+  const auto state = upcycle::OptimizerState::open(grown);
+  ASSERT_TRUE(state.has_value());
+  const auto step = [&](int64_t expert) {
+    const auto name = families::tensor_name(grown.config, families::Role::kExpertUp, 0, expert);
+    int64_t value = 0;
+    std::memcpy(&value, state->at(name, "step").data().data(), sizeof value);
+    return value;
+  };
+  EXPECT_EQ(step(0), 20);
+  EXPECT_EQ(step(7), 17);
+}
+
+}  // namespace
+}  // namespace coppice::train
