@@ -1,5 +1,7 @@
 #pragma once
 
+// Loss and perplexity of a model over token files.
+
 #include <cstdint>
 #include <vector>
 
@@ -10,20 +12,24 @@ namespace coppice::eval {
 
 struct LossSettings {
   int64_t sequence_length = 256;
-  int64_t batch = 8;           ///< sequences a forward pass
-  uint64_t max_tokens = 0;     ///< 0: all; else the first windows of the file
+  int64_t batch = 8;        ///< sequences a forward pass
+  uint64_t max_tokens = 0;  ///< 0: all; else the whole windows among the first so many, at least one
 };
 
 struct TokenLoss {
-  double loss = 0;             ///< mean nats per predicted token
+  double loss = 0;  ///< mean nats per predicted token
   uint64_t tokens = 0;
-  double loss_variance = 0;    ///< of the mean over sequences
+  double loss_variance = 0;  ///< of the mean over sequences, taken as independent; NaN for one sequence
   std::vector<std::vector<int64_t>> expert_counts;  ///< per MoE layer [E]
   std::vector<int64_t> moe_layers;
   double perplexity() const;
 };
 
 /// Mean cross-entropy over consecutive windows of `sequence_length` tokens, each predicted from its own window only.
+/// Every token but the first is predicted once; what is left at the end is a shorter window.
+///
+/// Memory   the activations of `batch` windows, no gradients.
+/// Throws   Error{kUsage} if the file has no token to predict.
 TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, const LossSettings& settings);
 
 }  // namespace coppice::eval

@@ -1,0 +1,117 @@
+#include "coppice/eval/perplexity.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "coppice/base/check.h"
+#include "coppice/base/progress.h"
+
+// B windows of a forward pass, S positions, E experts.
+
+namespace coppice::eval {
+namespace {
+
+// Where the windows of a file lie: whole ones, and a shorter one at the end if the whole file is asked for.
+struct Windows {
+  uint64_t whole = 0, rest = 0;  // rest: predictions of the last, short window
+};
+
+Windows windows_of(const data::TokenFile& tokens, const LossSettings& settings) {
+  if (tokens.num_tokens() < 2) {
+    throw Error(ErrorCode::kUsage,
+                cat(tokens.path(), ": ", tokens.num_tokens(), " tokens; wanted 2 or more to predict one"));
+  }
+  const uint64_t predictions = tokens.num_tokens() - 1;
+  const auto length = static_cast<uint64_t>(settings.sequence_length);
+  if (settings.max_tokens > 0 && settings.max_tokens < predictions) {
+    return {std::max<uint64_t>(1, settings.max_tokens / length), 0};
+  }
+  return {predictions / length, predictions % length};
+}
+
+struct Sums {
+  std::vector<double> mean_of_sequence;
+  double loss = 0;
+  uint64_t tokens = 0;
+};
+
+void add_routing(TokenLoss& out, const std::vector<nn::LayerRouting>& routing) {
+  if (out.moe_layers.empty()) {
+    for (const auto& layer : routing) {
+      out.moe_layers.push_back(layer.layer);
+      out.expert_counts.emplace_back(static_cast<size_t>(layer.count_E.numel()), 0);
+    }
+  }
+  COPPICE_CHECK(routing.size() == out.expert_counts.size());
+  for (size_t i = 0; i < routing.size(); ++i) {
+    const int64_t* counts = routing[i].count_E.const_data_ptr<int64_t>();
+    for (size_t e = 0; e < out.expert_counts[i].size(); ++e) out.expert_counts[i][e] += counts[e];
+  }
+}
+
+// `count` windows of `length` predictions from token `begin` on.
+void add_windows(const nn::Decoder& model, const data::TokenFile& tokens, uint64_t begin, int64_t count, int64_t length,
+                 Sums& sums, TokenLoss& out) {
+  const at::Tensor tokens_BS = at::empty({count, length}, at::kLong), target_BS = at::empty({count, length}, at::kLong);
+  const auto row = [&](const at::Tensor& t, int64_t b) {
+    return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
+  };
+  for (int64_t b = 0; b < count; ++b) {
+    const uint64_t first = begin + static_cast<uint64_t>(b * length);
+    tokens.read(first, row(tokens_BS, b));
+    tokens.read(first + 1, row(target_BS, b));
+  }
+  at::Tensor counts_B;
+  std::vector<nn::LayerRouting> routing;
+  const at::Tensor sum_B = model.sequence_loss(tokens_BS, target_BS, {}, counts_B, &routing);
+  for (int64_t b = 0; b < count; ++b) {
+    const double sum = sum_B.const_data_ptr<double>()[b];
+    sums.loss += sum;
+    sums.mean_of_sequence.push_back(sum / static_cast<double>(length));
+  }
+  sums.tokens += static_cast<uint64_t>(count * length);
+  add_routing(out, routing);
+}
+
+double variance_of_mean(const std::vector<double>& values) {
+  if (values.size() < 2) return std::numeric_limits<double>::quiet_NaN();
+  const auto n = static_cast<double>(values.size());
+  double mean = 0, squares = 0;
+  for (const double x : values) mean += x / n;
+  for (const double x : values) squares += (x - mean) * (x - mean);
+  return squares / (n * (n - 1));
+}
+
+}  // namespace
+
+double TokenLoss::perplexity() const { return std::exp(loss); }
+
+TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, const LossSettings& settings) {
+  COPPICE_CHECK(settings.sequence_length > 0 && settings.batch > 0);
+  const at::NoGradGuard no_grad;
+  const Windows windows = windows_of(tokens, settings);
+  const auto length = static_cast<uint64_t>(settings.sequence_length);
+  Progress progress(cat("eval ", tokens.path().filename()), windows.whole * length + windows.rest,
+                    ProgressUnit::kTokens);
+  Sums sums;
+  TokenLoss out;
+  for (uint64_t w = 0; w < windows.whole;) {
+    const auto count = std::min<uint64_t>(static_cast<uint64_t>(settings.batch), windows.whole - w);
+    add_windows(model, tokens, w * length, static_cast<int64_t>(count), settings.sequence_length, sums, out);
+    w += count;
+    progress.advance(count * length);
+  }
+  if (windows.rest > 0) {
+    add_windows(model, tokens, windows.whole * length, 1, static_cast<int64_t>(windows.rest), sums, out);
+  }
+  out.tokens = sums.tokens;
+  out.loss = sums.loss / static_cast<double>(sums.tokens);
+  out.loss_variance = variance_of_mean(sums.mean_of_sequence);
+  return out;
+}
+
+}  // namespace coppice::eval

@@ -1,0 +1,87 @@
+#include "coppice/eval/perplexity.h"
+
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/log_softmax.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/testing/errors.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_models.h"
+#include "tests/testing/token_files.h"
+
+namespace coppice::eval {
+namespace {
+
+using testing::TempDir;
+
+struct Fixture {
+  TempDir dir;
+  nn::Decoder model =
+      nn::Decoder::load(families::open_model(testing::tiny_model(dir / "m", "glm4_moe", {.sizes = {.vocab_size = 64}})),
+                        nn::ComputeDtype::kF32);
+  data::TokenFile tokens = data::TokenFile::open(testing::write_tokens(dir / "t", 64, 3, 35));  // 105 tokens
+};
+
+// The definition: every token but the first, from the tokens of its own window before it.
+TEST(TokenLoss, IsTheMeanOverEveryTokenOfItsOwnWindow) {
+  const Fixture f;
+  constexpr uint64_t kLength = 16;
+  std::vector<int64_t> ids(105);
+  f.tokens.read(0, ids);
+  double sum = 0;
+  for (uint64_t begin = 0; begin < 104; begin += kLength) {
+    const auto size = static_cast<int64_t>(std::min(kLength, 104 - begin));
+    const at::Tensor logits = f.model.logits(at::from_blob(ids.data() + begin, {1, size}, at::kLong).clone(), {});
+    const at::Tensor log_p = at::log_softmax(logits.to(at::kDouble), -1);
+    for (int64_t i = 0; i < size; ++i) sum -= log_p[0][i][ids[begin + i + 1]].item<double>();
+  }
+  const auto loss = token_loss(f.model, f.tokens, {.sequence_length = kLength, .batch = 4});
+  EXPECT_EQ(loss.tokens, 104u);
+  EXPECT_NEAR(loss.loss, sum / 104, 1e-6);
+  EXPECT_NEAR(loss.perplexity(), std::exp(sum / 104), 1e-4);
+}
+
+TEST(TokenLoss, DoesNotDependOnTheBatch) {
+  const Fixture f;
+  const auto one = token_loss(f.model, f.tokens, {.sequence_length = 16, .batch = 1});
+  const auto many = token_loss(f.model, f.tokens, {.sequence_length = 16, .batch = 64});
+  EXPECT_NEAR(one.loss, many.loss, 1e-6);
+  EXPECT_EQ(one.tokens, many.tokens);
+}
+
+TEST(TokenLoss, CountsEveryRoutedPair) {
+  const Fixture f;
+  const auto loss = token_loss(f.model, f.tokens, {.sequence_length = 16, .batch = 4});
+  ASSERT_EQ(loss.expert_counts.size(), loss.moe_layers.size());
+  ASSERT_FALSE(loss.expert_counts.empty());
+  for (const auto& counts : loss.expert_counts) {
+    int64_t pairs = 0;
+    for (const int64_t count : counts) pairs += count;
+    EXPECT_EQ(pairs, static_cast<int64_t>(loss.tokens) * f.model.config().top_k);
+  }
+}
+
+TEST(TokenLoss, UsesTheFirstWholeWindowsWhenLimited) {
+  const Fixture f;
+  EXPECT_EQ(token_loss(f.model, f.tokens, {.sequence_length = 16, .max_tokens = 50}).tokens, 48u);
+  EXPECT_EQ(token_loss(f.model, f.tokens, {.sequence_length = 16, .max_tokens = 5000}).tokens, 104u);
+}
+
+TEST(TokenLoss, GivesTheVarianceOfTheMeanOverSequences) {
+  const Fixture f;
+  const auto loss = token_loss(f.model, f.tokens, {.sequence_length = 16});
+  EXPECT_GT(loss.loss_variance, 0);
+  EXPECT_LT(std::sqrt(loss.loss_variance), 1.0);
+  EXPECT_TRUE(std::isnan(token_loss(f.model, f.tokens, {.sequence_length = 104}).loss_variance));
+}
+
+TEST(TokenLoss, RefusesAFileWithNothingToPredict) {
+  const Fixture f;
+  const auto single = data::TokenFile::open(testing::write_tokens(f.dir / "one", 64, 1, 1));
+  testing::expect_error(ErrorCode::kUsage, {"1 tokens"}, [&] { (void)token_loss(f.model, single, {}); });
+}
+
+}  // namespace
+}  // namespace coppice::eval
