@@ -18,7 +18,8 @@ struct RunRecord {
   std::vector<Json> events;
   std::string config_toml;
 
-  /// Throws   Error{kNotFound}; Error{kFormat} naming file and line. A cut-off last line is dropped (the run may be going on).
+  /// Throws   Error{kNotFound}; Error{kFormat} naming file and line. A cut-off last line is dropped (the run may be
+  /// going on).
   static RunRecord read(const std::filesystem::path& directory);
 };
 
