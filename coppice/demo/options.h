@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <tuple>
+
+#include "coppice/base/options.h"
+#include "coppice/upcycle/plan.h"
+
+namespace coppice::demo {
+
+/// What the user may choose. The token budget follows from `minutes` and `seeds` alone, never from measured speed, so
+/// that a seed gives the same figures anywhere on one build.
+struct DemoOptions {
+  std::filesystem::path out = "coppice-demo";
+  std::filesystem::path text;
+  double minutes = 12;
+  int64_t seeds = 3, first_seed = 0;
+  int64_t base_experts = 8, top_k = 2, expert_width = 64, model_dim = 128, layers = 4, vocab_size = 2048;
+  upcycle::ExpertCount experts;
+  double growth_at = 0.5;
+  int64_t threads = 2;
+  bool json = false, quiet = false;
+
+  static constexpr auto fields() {
+    using O = DemoOptions;
+    return std::tuple{
+        field("out", &O::out, "folder for every file of the demo; one that was cut off is finished"),
+        field("text", &O::text,
+              "your own text: one sub-folder or file per domain (default: documentation from Debian packages)"),
+        field("minutes", &O::minutes, "time budget on two cores; sets the number of tokens"),
+        field("seeds", &O::seeds, "repetitions with another seed; eta needs at least two"),
+        field("first-seed", &O::first_seed, "seed of the first repetition"),
+        field("base-experts", &O::base_experts, "experts of the small model"),
+        field("experts", &O::experts, "experts after growth: 2x, 1.5x or 12"),
+        field("top-k", &O::top_k, "experts a token"),
+        field("expert-width", &O::expert_width, "intermediate units of an expert"),
+        field("dim", &O::model_dim, "model dimension"),
+        field("layers", &O::layers, "decoder layers, the first without experts"),
+        field("vocab-size", &O::vocab_size, "ids of the tokenizer it trains"),
+        field("growth-at", &O::growth_at, "share of the token budget before the expansion"),
+        field("threads", &O::threads, "CPU threads; the figures may depend on it in the last digits"),
+        field("json", &O::json, "the results as one JSON object on stdout"),
+        field("quiet", &O::quiet, "no log lines")};
+  }
+};
+
+}  // namespace coppice::demo

@@ -1,0 +1,100 @@
+#include "coppice/demo/prepare.h"
+
+#include <cstdlib>
+
+#include "coppice/base/error.h"
+#include "coppice/base/log.h"
+#include "coppice/base/text.h"
+#include "coppice/data/corpus.h"
+#include "coppice/data/tokenize.h"
+#include "coppice/io/atomic_file.h"
+
+namespace coppice::demo {
+namespace {
+namespace fs = std::filesystem;
+
+constexpr uint64_t kBytesPerDomain = 4 << 20;
+constexpr uint64_t kValidationBytes = 256 << 10;
+constexpr uint64_t kFewestBytes = 200 << 10;
+
+fs::path cache_directory() {
+  if (const char* cache = std::getenv("COPPICE_CACHE"); cache != nullptr && *cache != '\0') return cache;
+  const char* home = std::getenv("HOME");
+  return fs::path(home == nullptr ? "/tmp" : home) / ".cache" / "coppice";
+}
+
+std::vector<data::Domain> domains_of(const DemoOptions& options) {
+  auto domains = options.text.empty() ? data::fetch_debian_corpus(cache_directory(), kBytesPerDomain)
+                                      : data::read_corpus(options.text, kBytesPerDomain);
+  if (domains.size() < 2) {
+    throw Error(ErrorCode::kUsage, cat(options.text, ": ", domains.size(),
+                                       " domain; experts have nothing to specialise in (give at least two)"));
+  }
+  for (const auto& domain : domains) {
+    if (domain.bytes < kFewestBytes) {
+      throw Error(ErrorCode::kUsage, cat("domain '", domain.name, "' has ", bytes_text(domain.bytes),
+                                         " of text; at least ", bytes_text(kFewestBytes), " are wanted"));
+    }
+  }
+  return domains;
+}
+
+// Documents come shuffled: the first ones are held out.
+size_t validation_documents(const data::Domain& domain) {
+  const uint64_t wanted = std::min(kValidationBytes, domain.bytes / 10);
+  uint64_t bytes = 0;
+  size_t count = 0;
+  while (count + 1 < domain.documents.size() && bytes < wanted) bytes += domain.documents[count++].size();
+  return count;
+}
+
+void write_everything(const DemoOptions& options, const fs::path& directory) {
+  const auto domains = domains_of(options);
+  fs::create_directories(directory / "text");
+  fs::create_directories(directory / "data");
+  std::vector<std::string> training_text;
+  for (const auto& domain : domains) {
+    io::write_file_atomically(directory / "text" / cat(domain.name, ".txt"), join(domain.documents, "\n\n"));
+    const auto held_out = static_cast<ptrdiff_t>(validation_documents(domain));
+    training_text.insert(training_text.end(), domain.documents.begin() + held_out, domain.documents.end());
+  }
+  log_info("training the tokenizer");
+  const data::TokenizerTraining settings{.vocab_size = options.vocab_size, .sample_bytes = 4 << 20};
+  data::train_tokenizer(training_text, settings, directory / "tokenizer");
+  const auto tokenizer = data::open_tokenizer(directory / "tokenizer");
+  Json sources = Json::object();
+  for (const auto& domain : domains) {
+    const std::span<const std::string> all(domain.documents);
+    const auto held_out = validation_documents(domain);
+    const auto prefix = directory / "data" / domain.name;
+    const std::string source = domain.package.empty() ? domain.name : cat(domain.package, " ", domain.version);
+    data::tokenize_documents(all.subspan(held_out), *tokenizer, prefix, {source});
+    data::tokenize_documents(all.first(held_out), *tokenizer, cat(prefix.string(), "-validation"), {source});
+    sources[domain.name] = Json::object(
+        {{"package", domain.package}, {"version", domain.version}, {"sha256", domain.digest}, {"bytes", domain.bytes}});
+  }
+  io::write_file_atomically(directory / "sources.json", sources.dump(2) + "\n");
+}
+
+}  // namespace
+
+PreparedData prepare_data(const DemoOptions& options) {
+  if (!fs::exists(options.out / "sources.json")) {  // written last
+    for (const char* part : {"text", "data", "tokenizer"}) fs::remove_all(options.out / part);
+    write_everything(options, options.out);
+  }
+  PreparedData out;
+  out.tokenizer = options.out / "tokenizer";
+  out.sources = Json::read(options.out / "sources.json");
+  for (const auto& [name, source] : out.sources.members()) {
+    PreparedData::Domain domain{.name = name,
+                                .train = options.out / "data" / name,
+                                .validation = options.out / "data" / cat(name, "-validation")};
+    domain.train_tokens = data::TokenFile::open(domain.train).num_tokens();
+    domain.validation_tokens = data::TokenFile::open(domain.validation).num_tokens();
+    out.domains.push_back(std::move(domain));
+  }
+  return out;
+}
+
+}  // namespace coppice::demo

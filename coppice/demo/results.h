@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "coppice/base/json.h"
+
+namespace coppice::demo {
+
+/// One trained model of a seed, measured after training on every domain's validation text.
+struct ArmResult {
+  std::map<std::string, double> loss;            ///< domain -> nats per token
+  double seconds_per_step = 0;                   ///< median
+  double train_seconds = 0;                      ///< wall time of its training loop
+  int64_t steps = 0;                             ///< trained in this arm
+  std::vector<std::pair<double, double>> curve;  ///< (tokens seen, mean validation loss)
+  std::map<std::string, std::vector<std::vector<double>>>
+      expert_share;  ///< domain -> [MoE layer][expert], share of (token, slot) pairs
+
+  double mean_loss() const;  ///< over domains
+  Json to_json() const;
+  static ArmResult from_json(const Json& json);
+};
+
+/// What one seed gave. The trunk is the E-expert model at the expansion; all others have seen the same number of
+/// tokens.
+struct SeedResult {
+  uint64_t seed = 0;
+  ArmResult trunk, expanded, control, upcycled, scratch;
+  std::map<int64_t, double> sibling_cosine;    ///< MoE layer -> mean cosine of the weights of siblings after training
+  std::map<int64_t, double> sibling_distance;  ///< MoE layer -> mean |a - b| / |a|
+  double surgery_seconds = 0;                  ///< score, expand and verify
+
+  double jump() const { return expanded.mean_loss() - trunk.mean_loss(); }
+  double gap() const { return control.mean_loss() - scratch.mean_loss(); }  ///< L_E - L_N at equal tokens
+  double gain() const { return control.mean_loss() - upcycled.mean_loss(); }
+  double eta() const { return gain() / gap(); }
+  Json to_json() const;
+  static SeedResult from_json(const Json& json);
+};
+
+struct Spread {
+  double mean = 0, low = 0, high = 0;
+  double standard_error = 0;  ///< of the mean; NaN for one value
+};
+Spread spread(const std::vector<double>& values);
+
+/// Gap closure is a ratio: it means something only where its denominator is told apart from zero.
+struct GapClosure {
+  Spread gap, eta;
+  bool reliable = false;  ///< mean gap > 3 standard errors over seeds
+};
+GapClosure gap_closure(const std::vector<SeedResult>& seeds);
+
+/// Share of the training time of the fixed-size run that the upcycled path saves.
+struct ComputeSaved {
+  double predicted = 0;  ///< (tau/T) (1 - s_E/s_N) with s the median step times. Source: arXiv:2604.19835 section 3
+  double measured = 0;   ///< wall times: 1 - (trunk + surgery + upcycled) / scratch
+};
+ComputeSaved compute_saved(const std::vector<SeedResult>& seeds);
+
+}  // namespace coppice::demo

@@ -1,0 +1,61 @@
+#include "coppice/demo/siblings.h"
+
+#include <cmath>
+
+namespace coppice::demo {
+namespace {
+
+std::vector<float> expert_values(const families::Model& model, int64_t layer, int64_t expert) {
+  std::vector<float> values;
+  for (const auto role : {families::Role::kExpertGate, families::Role::kExpertUp, families::Role::kExpertDown}) {
+    const auto part = model.checkpoint.read_f32(families::tensor_name(model.config, role, layer, expert));
+    values.insert(values.end(), part.begin(), part.end());
+  }
+  return values;
+}
+
+struct PairSums {
+  double aa = 0, bb = 0, ab = 0, difference = 0;
+};
+
+PairSums compare(const std::vector<float>& a, const std::vector<float>& b) {
+  PairSums sums;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double x = a[i], y = b[i];
+    sums.aa += x * x;
+    sums.bb += y * y;
+    sums.ab += x * y;
+    sums.difference += (x - y) * (x - y);
+  }
+  return sums;
+}
+
+}  // namespace
+
+void measure_siblings(const families::Model& model, const upcycle::GrowthPlan& plan, SeedResult& result) {
+  for (const auto& layer : plan.layers) {
+    double cosine = 0, distance = 0;
+    int64_t pairs = 0;
+    for (int64_t parent = 0; parent < plan.experts_before; ++parent) {
+      std::vector<std::vector<float>> siblings;
+      for (size_t i = 0; i < layer.children.size(); ++i) {
+        if (layer.children[i].parent == parent) {
+          siblings.push_back(expert_values(model, layer.layer, static_cast<int64_t>(i)));
+        }
+      }
+      for (size_t a = 0; a < siblings.size(); ++a) {
+        for (size_t b = a + 1; b < siblings.size(); ++b) {
+          const auto sums = compare(siblings[a], siblings[b]);
+          cosine += sums.ab / std::sqrt(sums.aa * sums.bb);
+          distance += std::sqrt(sums.difference / sums.aa);
+          ++pairs;
+        }
+      }
+    }
+    if (pairs == 0) continue;
+    result.sibling_cosine[layer.layer] = cosine / static_cast<double>(pairs);
+    result.sibling_distance[layer.layer] = distance / static_cast<double>(pairs);
+  }
+}
+
+}  // namespace coppice::demo
