@@ -1,0 +1,228 @@
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <iostream>
+#include <optional>
+#include <string>
+
+#include "coppice/base/error.h"
+#include "coppice/base/options.h"
+#include "coppice/base/text.h"
+#include "coppice/cli/command.h"
+#include "coppice/cli/thread_count.h"
+#include "coppice/families/match.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/upcycle/execute.h"
+#include "coppice/upcycle/plan_text.h"
+#include "coppice/upcycle/utility.h"
+
+namespace coppice::cli {
+namespace {
+
+constexpr std::string_view kSummary = "grow every MoE layer of a checkpoint to more experts";
+
+/// "5GB" (powers of 1000, as Hugging Face writes it), "512MiB" (of 1024) or a number of bytes.
+struct ByteCount {
+  std::string text;
+  uint64_t bytes = 0;
+
+  static ByteCount from_text(std::string_view text) {
+    struct Unit {
+      std::string_view name;
+      double bytes;
+    };
+    constexpr std::array<Unit, 9> kUnits = {{{"", 1},
+                                             {"B", 1},
+                                             {"KB", 1e3},
+                                             {"MB", 1e6},
+                                             {"GB", 1e9},
+                                             {"TB", 1e12},
+                                             {"KiB", 0x1p10},
+                                             {"MiB", 0x1p20},
+                                             {"GiB", 0x1p30}}};
+    double count = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+    const std::string_view name(end, static_cast<size_t>(text.data() + text.size() - end));
+    const auto* unit = std::ranges::find(kUnits, name, &Unit::name);
+    if (error != std::errc{} || unit == kUnits.end() || !(count * unit->bytes >= 1) || count * unit->bytes > 0x1p60) {
+      throw Error(ErrorCode::kUsage,
+                  cat("'", text, "' is no size; wanted a number with KB, MB, GB, TB, KiB, MiB or GiB, such as 5GB"));
+    }
+    return {std::string(text), static_cast<uint64_t>(count * unit->bytes)};
+  }
+  std::string to_text() const { return text; }
+};
+
+struct ExpandOptions {
+  std::filesystem::path model, out;
+  upcycle::ExpertCount experts;
+  std::optional<std::string> select;
+  double temperature = 1.0;
+  std::string metric = "gradient_squared";
+  std::string layer_selection = "both_average";
+  std::optional<std::filesystem::path> scores;
+  std::optional<uint64_t> max_duplicates;
+  upcycle::MethodChoice expert_init{"copy", {}};
+  std::optional<upcycle::MethodChoice> router_init;
+  std::string balance_bias = "copy";
+  upcycle::MethodChoice optimizer_state{"copy", {}};
+  std::optional<std::string> order;
+  uint64_t seed = 0;
+  ByteCount max_shard_bytes = ByteCount::from_text("5GB");
+  std::optional<uint64_t> threads;
+  bool dry_run = false, json = false;
+
+  static constexpr auto fields() {
+    using O = ExpandOptions;
+    return std::tuple{
+        operand("MODEL", &O::model, "model directory in Hugging Face format (only read)"),
+        operand("OUT", &O::out, "directory of the grown model; must not exist"),
+        field("experts", &O::experts, "number of experts afterwards: 2x, 1.5x or 48"),
+        field("select", &O::select, "rule that picks the parents (default: waterfill with scores, else uniform)"),
+        field("temperature", &O::temperature, "of weighted_sampling"),
+        field("metric", &O::metric, "utility of an expert, from the scores"),
+        field("layer-selection", &O::layer_selection, "how the utilities of an expert's two layers make one"),
+        field("scores", &O::scores, "scores.json of `coppice score` for this model"),
+        field("max-duplicates", &O::max_duplicates, "most new copies of one expert (default: the rule's own)"),
+        field("expert-init", &O::expert_init,
+              "how new experts arise: `coppice list expert-init`; NAME or NAME:key=value"),
+        field("router-init", &O::router_init,
+              "how new router rows arise: `coppice list router-init` (default: bias_only where there is a bias, else "
+              "perturb_new_only)"),
+        field("balance-bias", &O::balance_bias, "selection bias of a new expert: its parent's (copy) or 0 (zero)"),
+        field("optimizer-state", &O::optimizer_state,
+              "how Adam's moments in trainer/ grow: `coppice list optimizer-state`"),
+        field("order", &O::order, "append or siblings (default: siblings for grouped routers, else append)"),
+        field("seed", &O::seed, "random seed; same seed, same bytes"),
+        field("max-shard-bytes", &O::max_shard_bytes, "size of the largest file of weights, such as 5GB"),
+        field("threads", &O::threads, "threads (default: all cores); the bytes do not depend on it"),
+        field("dry-run", &O::dry_run, "print the plan and write nothing"),
+        field("json", &O::json, "print one JSON object")};
+  }
+};
+
+upcycle::GrowthOptions growth_options(const ExpandOptions& o) {
+  return {.experts = o.experts,
+          .select = o.select,
+          .temperature = o.temperature,
+          .metric = o.metric,
+          .layer_selection = o.layer_selection,
+          .max_duplicates = o.max_duplicates,
+          .expert_init = o.expert_init,
+          .router_init = o.router_init,
+          .balance_bias = o.balance_bias,
+          .optimizer_state = o.optimizer_state,
+          .order = o.order,
+          .seed = o.seed};
+}
+
+std::optional<upcycle::Scores> read_scores(const ExpandOptions& o, const families::Model& model) {
+  if (!o.scores) return std::nullopt;
+  auto scores = upcycle::Scores::read(*o.scores);
+  const std::string digest = model.digest();
+  if (scores.model_digest != digest) {
+    throw Error(ErrorCode::kFormat,
+                cat(*o.scores, ": scores of another model (digest ", scores.model_digest.substr(0, 12), "; ", o.model,
+                    " has ", digest.substr(0, 12), "); score this one with `coppice score`"));
+  }
+  return scores;
+}
+
+/// The settings that shape the output, as they came out.
+Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
+  o.select = plan.select;
+  o.router_init = plan.router_init;
+  o.order = plan.order == upcycle::Order::kSiblings ? "siblings" : "append";
+  constexpr std::array<std::string_view, 5> kWithoutEffect = {"MODEL", "OUT", "threads", "dry-run", "json"};
+  Json record = Json::object();
+  for (const OptionSpec& spec : option_specs(o)) {
+    const Json value = spec.write();
+    if (std::ranges::find(kWithoutEffect, spec.name) == kWithoutEffect.end() && !value.is_null())
+      record[spec.name] = value;
+  }
+  return record;
+}
+
+struct Account {
+  families::ParameterCount parameters_before, parameters_after;
+  upcycle::ExpandBytes bytes;
+  upcycle::Exactness exactness;
+};
+
+Account account_of(const families::Model& model, const upcycle::GrowthPlan& plan) {
+  const Json config = families::with_num_experts(model.config, plan.experts_after);
+  return {families::count_parameters(model.config),
+          families::count_parameters(families::read_config(config, "config.json")), upcycle::expand_bytes(model, plan),
+          upcycle::exactness(model.config, plan)};
+}
+
+Json account_json(const Account& account, const upcycle::GrowthPlan& plan) {
+  Json json = Json::object();
+  json["experts"] = Json::array({Json(plan.experts_before), Json(plan.experts_after)});
+  json["parameters"] = Json::array({Json(account.parameters_before.total), Json(account.parameters_after.total)});
+  json["active_parameters"] =
+      Json::array({Json(account.parameters_before.active), Json(account.parameters_after.active)});
+  json["weight_bytes"] = Json::array({Json(account.bytes.weights_before), Json(account.bytes.weights_after)});
+  json["optimizer_bytes"] = Json::array({Json(account.bytes.optimizer_before), Json(account.bytes.optimizer_after)});
+  json["exact"] = account.exactness.exact;
+  json["exactness"] = account.exactness.reason;
+  return json;
+}
+
+void print_plan(const families::Model& model, const upcycle::GrowthPlan& plan, const Account& account) {
+  const auto& bytes = account.bytes;
+  std::cout << cat(model.config.family->model_type, ": ", plan.experts_before, " -> ", plan.experts_after,
+                   " experts in ", plan.layers.size(), " of ", model.config.num_layers, " layers, ", model.config.top_k,
+                   " per token as before\n")
+            << cat("parameters: ", count_text(static_cast<double>(account.parameters_before.total)), " -> ",
+                   count_text(static_cast<double>(account.parameters_after.total)), ", active per token ",
+                   count_text(static_cast<double>(account.parameters_before.active)), " -> ",
+                   count_text(static_cast<double>(account.parameters_after.active)), "\n")
+            << cat("weights: ", bytes_text(bytes.weights_before), " -> ", bytes_text(bytes.weights_after), "\n");
+  if (bytes.optimizer_after > 0) {
+    std::cout << cat("optimizer state: ", bytes_text(bytes.optimizer_before), " -> ", bytes_text(bytes.optimizer_after),
+                     "\n");
+  }
+  std::cout << cat("methods: ", upcycle::methods_text(plan), "\n", upcycle::copies_text(plan));
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto o = parse<ExpandOptions>("expand", kSummary, args);
+  const size_t threads = thread_count(o.threads);
+  const families::Model model = families::open_model(o.model);
+  io::check_output_directory(o.out, o.model);
+  const auto scores = read_scores(o, model);
+  const upcycle::GrowthPlan plan = upcycle::make_plan(model.config, growth_options(o), scores ? &*scores : nullptr);
+  const Account account = account_of(model, plan);
+  Json json = account_json(account, plan);
+  if (o.dry_run) {
+    json["plan"] = plan.to_json();
+    if (!o.json) print_plan(model, plan, account);
+  } else {
+    const auto done = upcycle::expand(model, plan,
+                                      {.out = o.out,
+                                       .threads = threads,
+                                       .max_shard_bytes = o.max_shard_bytes.bytes,
+                                       .record = settings_record(o, plan)});
+    json["out"] = o.out.string();
+    json["tensors_written"] = done.tensors_written;
+    json["bytes_written"] = done.bytes_written;
+    json["peak_rss_bytes"] = done.peak_rss_bytes;
+    json["optimizer_state"] = done.optimizer_state;
+    if (!o.json) {
+      std::cout << cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ",
+                       done.tensors_written, " tensors, ", bytes_text(done.bytes_written),
+                       done.optimizer_state ? " with optimizer state" : "", "; peak memory ", done.peak_rss_bytes >> 20,
+                       " MiB\n");
+    }
+  }
+  std::cout << (o.json ? json.dump(2) : account.exactness.reason) << "\n";
+  return 0;
+}
+
+}  // namespace
+
+extern const Command kExpand;
+const Command kExpand{"expand", kSummary, run};
+
+}  // namespace coppice::cli

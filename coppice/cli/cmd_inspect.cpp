@@ -1,0 +1,241 @@
+#include <iostream>
+#include <map>
+
+#include "coppice/base/log.h"
+#include "coppice/base/options.h"
+#include "coppice/base/text.h"
+#include "coppice/base/thread_pool.h"
+#include "coppice/cli/command.h"
+#include "coppice/families/expert_norms.h"
+#include "coppice/families/match.h"
+#include "coppice/report/html.h"
+#include "coppice/upcycle/lineage.h"
+
+namespace coppice::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using families::ExpertNorms;
+
+struct InspectOptions {
+  fs::path model;
+  bool experts = false, json = false;
+  static constexpr auto fields() {
+    using O = InspectOptions;
+    return std::tuple{
+        operand("MODEL", &O::model, "model directory in Hugging Face format (only read)"),
+        field("experts", &O::experts, "also the L2 norms of every expert and its router row (reads them all)"),
+        field("json", &O::json, "print one JSON object")};
+  }
+};
+
+constexpr std::string_view kSummary = "what a checkpoint is: family, experts, routing, parameters, bytes, lineage";
+
+/// Everything that `inspect` says.
+struct Findings {
+  families::ParameterCount parameters;
+  std::map<families::Part, uint64_t> part_bytes;
+  std::map<std::string, uint64_t> dtype_bytes;
+  std::string routing, digest;
+  bool tokenizer = false;
+  std::optional<Json> lineage;
+  std::map<int64_t, std::vector<ExpertNorms>> norms;
+};
+
+std::string routing_text(const families::ModelConfig& config) {
+  const families::Routing& r = config.routing;
+  std::string text;
+  switch (r.gate) {
+    case families::GateFunction::kSoftmaxTopK:
+      text = cat("softmax over all experts, then the top ", config.top_k);
+      break;
+    case families::GateFunction::kTopKSoftmax:
+      text = cat("the top ", config.top_k, " logits, then softmax over them");
+      break;
+    case families::GateFunction::kSigmoidTopK: text = cat("sigmoid, then the top ", config.top_k); break;
+  }
+  if (r.has_selection_bias) text += " by gate plus selection bias";
+  if (r.num_groups > 1) text += cat(", of the best ", r.top_groups, " of ", r.num_groups, " groups");
+  if (r.gate != families::GateFunction::kTopKSoftmax)
+    text += r.renormalise ? ", gates renormalised" : ", gates as they are";
+  if (r.routed_scaling != 1.0) text += cat(", times ", r.routed_scaling);
+  return text;
+}
+
+bool has_tokenizer(const fs::path& model) {
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"}) {
+    if (fs::exists(model / name)) return true;
+  }
+  return false;
+}
+
+Findings look(const families::Model& model, const InspectOptions& o) {
+  Findings found;
+  found.parameters = families::count_parameters(model.config);
+  for (const auto& slot : model.slots) {
+    const auto& info = *model.checkpoint.at(slot.name).info;
+    found.part_bytes[families::part_of(slot.role())] += info.bytes;
+    found.dtype_bytes[std::string(io::dtype_name(info.dtype))] += info.bytes;
+  }
+  if (model.config.is_moe()) found.routing = routing_text(model.config);
+  found.digest = model.digest();
+  found.tokenizer = has_tokenizer(o.model);
+  found.lineage = upcycle::read_lineage(o.model);
+  if (o.experts) found.norms = families::expert_norms(model, default_threads());
+  return found;
+}
+
+void warn_of_routing(const fs::path& model, const Json& lineage) {
+  const Json* routing = lineage.find("routing");
+  if (routing == nullptr || *routing != Json("lineage_unique")) return;
+  const Json* share = lineage.find("share");
+  log_warning(cat(model, ": trained under lineage-unique routing",
+                  share == nullptr ? std::string() : cat(" (share ", share->dump(), ")"),
+                  "; other programs route it by plain top-K and compute another function"));
+}
+
+Json parameters_json(const families::ParameterCount& count) {
+  Json json = Json::object();
+  json["total"] = count.total;
+  json["active"] = count.active;
+  for (const auto part : families::kParts) json[families::part_name(part)] = count.part(part);
+  return json;
+}
+
+Json norms_json(const std::map<int64_t, std::vector<ExpertNorms>>& norms) {
+  Json json = Json::object();
+  for (const auto& [layer, experts] : norms) {
+    Json& list = json[std::to_string(layer)] = Json::array();
+    for (const ExpertNorms& n : experts) {
+      list.push_back(Json::object({{"gate", n.gate}, {"up", n.up}, {"down", n.down}, {"router", n.router}}));
+    }
+  }
+  return json;
+}
+
+Json to_json(const families::Model& model, const Findings& found, const InspectOptions& o) {
+  const auto& c = model.config;
+  Json json = Json::object();
+  json["model"] = o.model.string();
+  json["model_type"] = c.family->model_type;
+  json["layers"] = c.num_layers;
+  json["moe_layers"] = c.num_moe_layers();
+  json["experts"] = c.num_experts;
+  json["top_k"] = c.top_k;
+  json["routing"] = c.is_moe() ? Json(found.routing) : Json();
+  json["model_dim"] = c.model_dim;
+  json["heads"] = c.num_heads;
+  json["kv_heads"] = c.num_kv_heads;
+  json["head_dim"] = c.head_dim;
+  json["vocab_size"] = c.vocab_size;
+  json["dense_width"] = c.dense_width;
+  json["expert_width"] = c.expert_width;
+  json["shared_width"] = c.shared_width;
+  json["max_positions"] = c.max_positions;
+  json["tied_embeddings"] = c.tied;
+  json["parameters"] = parameters_json(found.parameters);
+  Json& bytes = json["bytes"] = Json::object();
+  bytes["total"] = model.checkpoint.total_bytes();
+  for (const auto& [part, count] : found.part_bytes) bytes[families::part_name(part)] = count;
+  Json& dtypes = json["dtypes"] = Json::object();
+  for (const auto& [dtype, count] : found.dtype_bytes) dtypes[dtype] = count;
+  json["files"] = model.checkpoint.shards().size();
+  json["tensors"] = model.slots.size();
+  json["digest"] = found.digest;
+  json["tokenizer"] = found.tokenizer;
+  json["unsupported_in_training"] = Json::array_of(c.unsupported_in_nn);
+  json["lineage"] = found.lineage ? *found.lineage : Json();
+  if (o.experts) json["expert_norms"] = norms_json(found.norms);
+  return json;
+}
+
+std::string layers_text(const families::ModelConfig& c) {
+  if (!c.is_moe()) return cat(c.num_layers, ", all dense");
+  return cat(c.num_layers, ", ", c.num_moe_layers() == c.num_layers ? "all" : cat(c.num_moe_layers()), " with experts");
+}
+
+std::string experts_text(const families::ModelConfig& c) {
+  return cat(c.num_experts, " in a layer, ", c.top_k, " per token, width ", c.expert_width,
+             c.shared_width > 0 ? cat(", beside a shared one of width ", c.shared_width) : std::string());
+}
+
+void print_lineage(const Json& lineage) {
+  std::cout << "\nlineage, oldest first:\n";
+  for (const Json& step : lineage.at("steps").items()) {
+    const auto& experts = step.at("experts").items();
+    std::cout << cat("  ", step.at("command").as_string(), ": ", experts[0].dump(), " -> ", experts[1].dump(),
+                     " experts, ", step.at("methods").dump(), ", order ", step.at("order").as_string(), ", seed ",
+                     step.at("seed").dump(), ", from ", step.at("source_digest").as_string().substr(0, 12),
+                     ", coppice ", step.at("version").as_string(), "\n");
+  }
+}
+
+void print(const families::Model& model, const Findings& found, const InspectOptions& o) {
+  const auto& c = model.config;
+  const auto line = [](std::string_view name, const std::string& text) {
+    constexpr size_t kWidth = 14;
+    std::cout << cat(name, std::string(kWidth - name.size(), ' '), text, "\n");
+  };
+  const auto count = [](int64_t n) { return cat(count_text(static_cast<double>(n)), " (", n, ")"); };
+  line("family", std::string(c.family->model_type));
+  line("layers", layers_text(c));
+  if (c.is_moe()) {
+    line("experts", experts_text(c));
+    line("routing", found.routing);
+  }
+  line("dimensions", cat("model ", c.model_dim, ", heads ", c.num_heads, " (", c.num_kv_heads, " key-value) of ",
+                         c.head_dim, ", vocabulary ", c.vocab_size, c.tied ? ", embeddings tied" : ""));
+  line("context", cat(c.max_positions, " tokens"));
+  line("parameters", count(found.parameters.total));
+  line("active", cat(count(found.parameters.active), " per token"));
+  line("weights", cat(bytes_text(model.checkpoint.total_bytes()), " in ", model.slots.size(), " tensors, ",
+                      model.checkpoint.shards().size(), model.checkpoint.shards().size() == 1 ? " file" : " files"));
+  std::string dtypes;
+  for (const auto& [dtype, bytes] : found.dtype_bytes) {
+    dtypes += cat(dtypes.empty() ? "" : ", ", dtype, " (", bytes_text(bytes), ")");
+  }
+  line("dtype", dtypes);
+  line("tokenizer", found.tokenizer ? "present" : "none");
+  line("digest", found.digest);
+  if (!c.unsupported_in_nn.empty()) line("not trainable", cat(join(c.unsupported_in_nn), "; expansion works"));
+
+  report::Table parts{{"part", "parameters", "bytes"}, {}};
+  for (const auto part : families::kParts) {
+    if (const auto bytes = found.part_bytes.find(part); bytes != found.part_bytes.end()) {
+      parts.rows.push_back(
+          {std::string(families::part_name(part)), cat(found.parameters.part(part)), cat(bytes->second)});
+    }
+  }
+  std::cout << "\n" << report::text_table(parts);
+  if (found.lineage) print_lineage(*found.lineage);
+  if (!o.experts) return;
+  report::Table norms{{"layer", "expert", "gate", "up", "down", "router"}, {}};
+  for (const auto& [layer, experts] : found.norms) {
+    for (size_t e = 0; e < experts.size(); ++e) {
+      const ExpertNorms& n = experts[e];
+      norms.rows.push_back(
+          {cat(layer), cat(e), number_text(n.gate), number_text(n.up), number_text(n.down), number_text(n.router)});
+    }
+  }
+  std::cout << "\n" << report::text_table(norms);
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto o = parse<InspectOptions>("inspect", kSummary, args);
+  const families::Model model = families::open_model(o.model);
+  const Findings found = look(model, o);
+  if (found.lineage) warn_of_routing(o.model, *found.lineage);
+  if (o.json) {
+    std::cout << to_json(model, found, o).dump(2) << "\n";
+  } else {
+    print(model, found, o);
+  }
+  return 0;
+}
+
+}  // namespace
+
+extern const Command kInspect;
+const Command kInspect{"inspect", kSummary, run};
+
+}  // namespace coppice::cli

@@ -1,0 +1,131 @@
+#include <algorithm>
+#include <array>
+#include <iostream>
+
+#include "coppice/base/error.h"
+#include "coppice/base/options.h"
+#include "coppice/base/text.h"
+#include "coppice/cli/command.h"
+#include "coppice/families/family.h"
+#include "coppice/upcycle/expert_init.h"
+#include "coppice/upcycle/optimizer_init.h"
+#include "coppice/upcycle/router_init.h"
+#include "coppice/upcycle/selection.h"
+#include "coppice/upcycle/utility.h"
+
+namespace coppice::cli {
+namespace {
+
+struct ListOptions {
+  std::optional<std::string> what;
+  bool json = false;
+  static constexpr auto fields() {
+    using O = ListOptions;
+    return std::tuple{operand("WHAT", &O::what, "one of the lists; without it: what lists there are"),
+                      field("json", &O::json, kJsonHelp)};
+  }
+};
+
+constexpr std::string_view kSummary = "what this build knows: families, strategies, metrics";
+
+struct Entry {
+  std::string name, summary, source;
+  std::span<const upcycle::ParamSpec> params = {};
+};
+
+std::vector<Entry> families_entries() {
+  std::vector<Entry> entries;
+  for (const families::Family* family : families::all_families()) {
+    entries.push_back({std::string(family->model_type), family->has_moe() ? "Mixture of Experts" : "dense",
+                       std::string(family->architecture)});
+  }
+  return entries;
+}
+
+template <class Rows>
+std::vector<Entry> entries_of(const Rows& rows) {
+  std::vector<Entry> entries;
+  for (const auto& row : rows) {
+    Entry& entry = entries.emplace_back(Entry{std::string(row.name), std::string(row.summary), ""});
+    if constexpr (requires { row.source; }) entry.source = row.source;
+    if constexpr (requires { row.params; }) entry.params = row.params;
+  }
+  return entries;
+}
+
+struct List {
+  std::string_view name, summary;
+  std::vector<Entry> (*entries)();
+};
+
+constexpr std::array<List, 7> kLists = {{
+    {"families", "model families that can be read, grown and trained", families_entries},
+    {"expert-init", "how a new expert's weights arise from its parent's",
+     [] { return entries_of(upcycle::expert_inits()); }},
+    {"router-init", "how a new expert's router row arises from its parent's",
+     [] { return entries_of(upcycle::router_inits()); }},
+    {"optimizer-state", "what becomes of Adam's moments", [] { return entries_of(upcycle::optimizer_inits()); }},
+    {"metrics", "utility of an expert, measured by `coppice score`",
+     [] { return entries_of(upcycle::utility_metrics()); }},
+    {"selections", "rules that choose which experts to duplicate",
+     [] { return entries_of(upcycle::selection_rules()); }},
+    {"layer-selections", "how the utilities of an expert's two parts become one",
+     [] { return entries_of(upcycle::layer_selections()); }},
+}};
+
+std::vector<Entry> lists_entries() { return entries_of(kLists); }
+
+std::vector<Entry> entries_named(const std::string& what) {
+  std::vector<std::string> names;
+  for (const List& list : kLists) {
+    if (list.name == what) return list.entries();
+    names.emplace_back(list.name);
+  }
+  throw Error(ErrorCode::kUsage, cat("'", what, "': is no list", suggestion(what, names), " (see `coppice list`)"));
+}
+
+Json json_of(const std::vector<Entry>& entries) {
+  Json out = Json::array();
+  for (const Entry& entry : entries) {
+    Json row = Json::object({{"name", entry.name}, {"summary", entry.summary}});
+    if (!entry.source.empty()) row["source"] = entry.source;
+    for (const auto& param : entry.params) {
+      row["params"].push_back(Json::object(
+          {{"key", param.key}, {"default", param.fallback}, {"lo", param.lo}, {"hi", param.hi}, {"help", param.help}}));
+    }
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
+void print(const std::vector<Entry>& entries) {
+  size_t width = 0;
+  for (const Entry& entry : entries) width = std::max(width, entry.name.size());
+  for (const Entry& entry : entries) {
+    const std::string source = entry.source.empty() ? "" : cat(" [", entry.source, "]");
+    std::cout << entry.name << std::string(width - entry.name.size() + 2, ' ') << entry.summary << source << "\n";
+    for (const auto& param : entry.params) {
+      std::cout << std::string(width + 4, ' ') << entry.name << ":" << param.key << "=" << cat(param.fallback) << "  "
+                << param.help << " (" << cat(param.lo) << " to " << cat(param.hi) << ")\n";
+    }
+  }
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto options = parse<ListOptions>("list", kSummary, args);
+  const std::string title = options.what.value_or("lists");
+  const auto entries = options.what ? entries_named(*options.what) : lists_entries();
+  if (options.json) {
+    std::cout << Json::object({{title, json_of(entries)}}).dump(2) << "\n";
+  } else {
+    print(entries);
+  }
+  return 0;
+}
+
+}  // namespace
+
+extern const Command kList;
+const Command kList{"list", kSummary, run};
+
+}  // namespace coppice::cli

@@ -1,0 +1,90 @@
+#include <iostream>
+#include <optional>
+
+#include "coppice/base/error.h"
+#include "coppice/base/json.h"
+#include "coppice/base/log.h"
+#include "coppice/base/options.h"
+#include "coppice/base/text.h"
+#include "coppice/cli/command.h"
+#include "coppice/data/tokenize.h"
+#include "coppice/io/atomic_file.h"
+
+namespace coppice::cli {
+namespace {
+namespace fs = std::filesystem;
+
+constexpr std::string_view kSummary = "turn text into a token file, with a model's tokenizer or a new one";
+
+struct TokenizeOptions {
+  std::vector<fs::path> text;
+  fs::path out;
+  std::optional<fs::path> tokenizer, train_tokenizer;
+  int64_t vocab_size = 2048;
+  uint64_t seed = 0;
+  std::string text_key = "text";
+  bool split_at_blank_lines = false;
+  bool json = false;
+  static constexpr auto fields() {
+    using O = TokenizeOptions;
+    return std::tuple{operand("TEXT", &O::text,
+                              "files of plain text or JSON lines (.jsonl), or directories of .txt and .jsonl files"),
+                      field("out", &O::out, "token file to write: OUT.bin, OUT.idx and OUT.json; must not exist"),
+                      field("tokenizer", &O::tokenizer, "model or tokenizer directory whose tokenizer to use"),
+                      field("train-tokenizer", &O::train_tokenizer,
+                            "train a sentencepiece tokenizer on the text into this new directory and use it"),
+                      field("vocab-size", &O::vocab_size, "ids of the tokenizer to train"),
+                      field("seed", &O::seed, "RNG seed for the part of a long text that the tokenizer is trained on"),
+                      field("text-key", &O::text_key, "key of the text in each JSON line"),
+                      field("split-at-blank-lines", &O::split_at_blank_lines,
+                            "plain text: an empty line ends a document (default: a file is one)"),
+                      field("json", &O::json, "print the result as one JSON object")};
+  }
+};
+
+/// Leaves a trained tokenizer in the directory that was asked for and returns where the tokenizer to use is.
+fs::path prepare_tokenizer(const TokenizeOptions& o, std::span<const fs::path> files, const data::TextFormat& format) {
+  if (o.tokenizer.has_value() == o.train_tokenizer.has_value()) {
+    throw Error(ErrorCode::kUsage, "tokenize: give either --tokenizer DIR or --train-tokenizer DIR");
+  }
+  if (o.tokenizer) return *o.tokenizer;
+  io::AtomicDirectory directory(*o.train_tokenizer);
+  const data::TokenizerTraining settings{.vocab_size = o.vocab_size, .seed = o.seed};
+  data::train_tokenizer(data::sample_text(files, format, settings.sample_bytes, o.seed), settings, directory.path());
+  directory.commit();
+  log_info(cat("trained a tokenizer of ", o.vocab_size, " ids: ", *o.train_tokenizer));
+  return *o.train_tokenizer;
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto o = parse<TokenizeOptions>("tokenize", kSummary, args);
+  if (o.out.empty()) throw Error(ErrorCode::kUsage, "tokenize: --out is missing (name the token file to write)");
+  data::check_token_file_absent(o.out);
+  const auto files = data::list_text_files(o.text);
+  const data::TextFormat format{.text_key = o.text_key, .split_at_blank_lines = o.split_at_blank_lines};
+  const auto tokenizer = data::open_tokenizer(prepare_tokenizer(o, files, format));
+  const auto card = data::tokenize_files(files, format, *tokenizer, o.out);
+  const double bytes_per_token = static_cast<double>(card.text_bytes) / static_cast<double>(card.tokens);
+  if (o.json) {
+    Json out = Json::object();
+    out["out"] = o.out.string();
+    out["documents"] = card.documents;
+    out["tokens"] = card.tokens;
+    out["text_bytes"] = card.text_bytes;
+    out["bytes_per_token"] = bytes_per_token;
+    out["vocab_size"] = card.vocab_size;
+    out["tokenizer_digest"] = card.tokenizer_digest;
+    std::cout << out.dump() << "\n";
+  } else {
+    std::cout << cat(o.out, ": ", card.documents, " documents, ", card.tokens, " tokens of ", card.vocab_size, ", ",
+                     fixed_text(bytes_per_token, 2), " bytes per token\n");
+  }
+  return 0;
+}
+
+}  // namespace
+
+extern const Command kTokenize;
+const Command kTokenize{"tokenize", kSummary, run};
+
+}  // namespace coppice::cli

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "coppice/base/error.h"
+#include "coppice/base/thread_pool.h"
+
+namespace coppice::cli {
+
+/// The number of threads that --threads asks for; all cores where it is not given. Throws Error{kUsage} for 0.
+inline size_t thread_count(const std::optional<uint64_t>& threads) {
+  if (threads == uint64_t{0}) throw Error(ErrorCode::kUsage, "threads: 0; wanted 1 or more");
+  return threads ? static_cast<size_t>(*threads) : default_threads();
+}
+
+}  // namespace coppice::cli

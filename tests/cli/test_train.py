@@ -1,0 +1,183 @@
+"""`coppice train`, `eval` and `score` as a user meets them: files, exit codes, Ctrl-C, a full disk."""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import struct
+import subprocess
+import time
+
+import numpy
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+COPPICE = pathlib.Path(os.environ.get("COPPICE_BUILD", REPOSITORY / "build" / "release")) / "coppice"
+
+MODEL = ["--model.vocab_size", 64, "--model.dim", 32, "--model.layers", 2, "--model.heads", 2, "--model.kv_heads", 1,
+         "--model.head_dim", 16, "--model.experts", 4, "--model.expert_width", 16, "--model.dense_width", 32,
+         "--model.first_dense_layers", 0, "--data.sequence_length", 16, "--train.batch_tokens", 128,
+         "--train.dtype", "f32", "--schedule.warmup", 0]
+
+
+def coppice(*arguments, **settings):
+    return subprocess.run([COPPICE, *map(str, arguments)], capture_output=True, text=True, timeout=120, **settings)
+
+
+def write_tokens(prefix, count, vocabulary=64, seed=1):
+    """A Megatron indexed data set of one document."""
+    ids = numpy.cumsum(numpy.random.default_rng(seed).integers(0, 3, count)) % vocabulary
+    ids.astype("<u2").tofile(f"{prefix}.bin")
+    with open(f"{prefix}.idx", "wb") as index:
+        index.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, 1, 2))
+        index.write(struct.pack("<iq2q", count, 0, 0, 1))
+    return prefix
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_tokens(tmp_path / "train", 4000)
+    write_tokens(tmp_path / "val", 400, seed=2)
+    return tmp_path
+
+
+def lines_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run):
+    return {line["step"]: line["loss"] for line in lines_of(run) if "loss" in line}
+
+
+def names(run):
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def test_prints_one_json_object(data):
+    done = coppice("train", *MODEL, "--data.train", data / "train", "--data.validation", data / "val", "--train.steps", 20,
+                   "--train.out", data / "run", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["last_step"] == 20 and result["tokens_seen"] == 20 * 128
+    assert result["tokens_per_s"] > 0 and result["seconds_per_step"] > 0 and result["peak_rss_bytes"] > 1e6
+    assert 0 < result["loss"] < math.log(64) + 0.5 and 0 < result["validation_loss"]["val"]
+    assert pathlib.Path(result["checkpoint"]).name == "step-00000020"
+    evaluated = json.loads(coppice("eval", result["checkpoint"], "--tokens", data / "val", "--sequence-length", 16,
+                                   "--json").stdout)
+    assert evaluated["loss"] == pytest.approx(result["validation_loss"]["val"], rel=1e-6)
+    assert evaluated["perplexity"] == pytest.approx(math.exp(evaluated["loss"]))
+
+
+def test_the_saved_settings_make_the_same_run(data):
+    first = coppice("train", *MODEL, "--data.train", data / "train", "--train.steps", 6, "--train.out", data / "one",
+                    "--optimizer.lr", 2e-3)
+    assert first.returncode == 0, first.stderr
+    second = coppice("train", "--config", data / "one" / "config.toml", "--train.out", data / "two")
+    assert second.returncode == 0, second.stderr
+    assert losses(data / "one") == losses(data / "two")
+
+
+def test_events_are_what_tensorboard_reads(data):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    arguments = ["train", *MODEL, "--data.train", data / "train", "--data.validation", data / "val", "--train.steps", 8,
+                 "--train.out", data / "run", "--checkpoint.every", 2]
+    assert coppice(*arguments, "--train.stop_at", 6).returncode == 0
+    for step in (6,):  # as if the run had died after step 6 with its newest checkpoint at 4
+        subprocess.run(["rm", "-r", data / "run" / "checkpoints" / f"step-{step:08d}"], check=True)
+    time.sleep(1.1)  # event files are ordered by the second in their name
+    resumed = coppice(*arguments, "--train.resume")
+    assert resumed.returncode == 0, resumed.stderr
+    reader = EventAccumulator(str(data / "run"))
+    reader.Reload()
+    tags = set(reader.Tags()["scalars"])
+    assert {"loss", "lr", "grad_norm", "tokens_seen", "tokens_per_s", "maxvio/mean", "layer/1/maxvio",
+            "validation/val"} <= tags
+    read = {event.step: event.value for event in reader.Scalars("loss")}
+    assert read == pytest.approx(losses(data / "run"), rel=1e-6)
+    assert sorted(read) == list(range(1, 9))
+
+
+def test_ctrl_c_writes_a_checkpoint_from_which_the_run_goes_on(data):
+    arguments = ["train", *MODEL, "--data.train", data / "train", "--train.steps", 4000, "--train.out", data / "run"]
+    running = subprocess.Popen([COPPICE, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (data / "run" / "metrics.jsonl").exists() or len(lines_of_running(data / "run")) < 3:
+        assert time.monotonic() < deadline and running.poll() is None, running.stderr.read()
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    [checkpoint] = names(data / "run")
+    step = int(checkpoint.removeprefix("step-"))
+    events = [line["event"] for line in lines_of(data / "run") if "event" in line]
+    assert events == ["checkpoint", "interrupt"] and max(losses(data / "run")) == step
+
+    resumed = coppice(*arguments, "--train.resume", "--train.stop_at", step + 5)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = coppice(*arguments, "--train.out", data / "whole", "--train.stop_at", step + 5)
+    assert whole.returncode == 0, whole.stderr
+    assert losses(data / "run") == losses(data / "whole")
+
+
+def lines_of_running(run):
+    return [line for line in (run / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
+
+
+def test_a_killed_run_resumes_from_its_newest_complete_checkpoint(data):
+    arguments = ["train", *MODEL, "--data.train", data / "train", "--train.steps", 4000, "--train.out", data / "run",
+                 "--checkpoint.every", 5]
+    running = subprocess.Popen([COPPICE, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (data / "run" / "checkpoints").exists() or not any(n.startswith("step-") for n in names(data / "run")):
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.02)
+    running.kill()
+    running.wait()
+    newest = max(int(name.removeprefix("step-")) for name in names(data / "run") if name.startswith("step-"))
+    resumed = coppice(*arguments, "--train.resume", "--train.stop_at", newest + 7)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = coppice(*arguments, "--train.out", data / "whole", "--train.stop_at", newest + 7)
+    assert whole.returncode == 0, whole.stderr
+    assert losses(data / "run") == losses(data / "whole")
+    assert not [name for name in names(data / "run") if name.startswith(".")]
+
+
+def test_a_full_disk_is_an_error_that_loses_nothing(data):
+    """A tmpfs of 1 MiB in a mount namespace of its own."""
+    disk = data / "disk"
+    disk.mkdir()
+    script = 'mount -t tmpfs -o size=1m none "$1" && shift && "$@"; status=$?; find "$0" | sort; exit $status'
+    inside = ["unshare", "--mount", "--map-root-user", "bash", "-c", script, disk, disk]
+    probe = subprocess.run([*map(str, inside), "true"], capture_output=True, text=True)
+    if probe.returncode != 0:
+        pytest.skip(f"no mount namespace here: {probe.stderr.strip()}")
+    command = [COPPICE, "train", *MODEL, "--data.train", data / "train", "--train.steps", 40, "--train.out", disk / "run",
+               "--checkpoint.every", 1, "--checkpoint.keep_last", 40]
+    done = subprocess.run([*map(str, inside), *map(str, command)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 4, done.stdout + done.stderr
+    checkpoints = [line for line in done.stdout.splitlines() if line.endswith(tuple(f"step-{n:08d}" for n in range(1, 41)))]
+    assert 1 <= len(checkpoints) < 40
+    assert "/." not in done.stdout, done.stdout
+    assert done.stderr.count("free") + done.stderr.count("space") >= 1
+
+
+@pytest.mark.parametrize("arguments, status, said", [
+    (["train"], 2, "data.train"),
+    (["train", "--train.stepps", 3], 2, "train.steps"),
+    (["train", *MODEL, "--data.train", "missing", "--train.steps", 3], 3, "missing"),
+    (["eval", "missing", "--tokens", "missing"], 3, "missing"),
+    (["score", "missing", "missing", "--out", "scores.json"], 3, "missing"),
+])
+def test_bad_usage_is_one_clear_sentence(tmp_path, arguments, status, said):
+    done = coppice(*arguments, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr and "terminate" not in done.stderr and done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_file_of_another_vocabulary_is_refused(data):
+    write_tokens(data / "large", 4000, vocabulary=1000)
+    done = coppice("train", *MODEL, "--data.train", data / "large", "--train.steps", 3, "--train.out", data / "run")
+    assert done.returncode == 3 and "large" in done.stderr
+    assert not (data / "run").exists()
