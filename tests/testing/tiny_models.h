@@ -1,0 +1,32 @@
+#pragma once
+
+#include <filesystem>
+#include <string_view>
+
+#include "coppice/families/generate.h"
+
+namespace coppice::testing {
+
+struct TinyModel {
+  families::ModelSizes sizes = {};  ///< `family` is set from the argument
+  Json config = Json::object();     ///< members that replace or join those of config.json
+  io::Dtype dtype = io::Dtype::kF32;
+  uint64_t seed = 1;
+  double std = 0.05;
+  uint64_t max_shard_bytes = uint64_t{5} << 30;
+};
+
+/// Writes a random checkpoint of any family into `directory` (which must not exist) and returns it:
+///
+///   tiny_model(dir / "m", "olmoe", {.sizes = {.num_experts = 8}, .dtype = io::Dtype::kBf16});
+inline std::filesystem::path tiny_model(const std::filesystem::path& directory, std::string_view family = "qwen3_moe",
+                                        TinyModel overrides = {}) {
+  overrides.sizes.family = family;
+  Json config = families::make_config(overrides.sizes, overrides.dtype);
+  for (const auto& [key, value] : overrides.config.members()) config[key] = value;
+  families::write_random_model(directory, config, overrides.dtype, overrides.seed, overrides.std,
+                               overrides.max_shard_bytes);
+  return directory;
+}
+
+}  // namespace coppice::testing
