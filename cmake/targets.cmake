@@ -19,4 +19,5 @@ function(coppice_torch_pch target)
     target_precompile_headers(coppice_torch_pch PRIVATE "${CMAKE_SOURCE_DIR}/cmake/torch_pch.h")
   endif()
   target_precompile_headers(${target} REUSE_FROM coppice_torch_pch)
+  target_compile_options(${target} PRIVATE -fPIC)  # as the header was compiled; programs would have -fPIE
 endfunction()

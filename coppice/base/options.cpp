@@ -57,13 +57,12 @@ void detail::parse_options(std::string_view command, std::string_view summary, s
 
   try {
     app.parse(std::vector<std::string>(args.rbegin(), args.rend()));
-  } catch (const CLI::RequiredError&) {
-    // A configuration file may give the operand; checked below.
   } catch (const CLI::ArgumentMismatch& e) {
     const std::string message = e.what();
     wrong_usage(command, cat(message.substr(0, message.find(':')), ": wants one value"));
   } catch (const CLI::ParseError& e) {
-    wrong_usage(command, e.what());
+    const bool is_missing_operand = e.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError);
+    if (!is_missing_operand) wrong_usage(command, e.what());  // a configuration file may give it; checked below
   }
   if (help->count() > 0) {
     std::cout << help_text(command, summary, specs);

@@ -15,6 +15,9 @@
 #include <thread>
 #include <vector>
 
+#include "coppice/base/log.h"
+#include "coppice/base/text.h"
+
 namespace coppice {
 namespace {
 
@@ -94,7 +97,7 @@ void parallel_for(size_t count, size_t threads, const std::function<void(size_t)
     try {
       while (pool.size() < helpers) pool.emplace_back(work);
     } catch (const std::system_error&) {
-      // The system grants no more threads: those that run, the caller at least, do all the work.
+      log_warning(cat("the system grants ", pool.size() + 1, " of ", helpers + 1, " threads; they do all the work"));
     }
     work();
   }

@@ -1,6 +1,7 @@
 #include <iostream>
 
 #include "coppice/base/log.h"
+#include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/demo/demo.h"
 #include "coppice/demo/page.h"

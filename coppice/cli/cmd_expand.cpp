@@ -14,6 +14,7 @@
 #include "coppice/io/atomic_file.h"
 #include "coppice/upcycle/execute.h"
 #include "coppice/upcycle/plan_text.h"
+#include "coppice/upcycle/selection.h"
 #include "coppice/upcycle/utility.h"
 
 namespace coppice::cli {
@@ -57,15 +58,14 @@ struct ExpandOptions {
   std::filesystem::path model, out;
   upcycle::ExpertCount experts;
   std::optional<std::string> select;
-  double temperature = 1.0;
-  std::string metric = "gradient_squared";
-  std::string layer_selection = "both_average";
+  std::optional<double> temperature;
+  std::optional<std::string> metric, layer_selection;
   std::optional<std::filesystem::path> scores;
   std::optional<uint64_t> max_duplicates;
   upcycle::MethodChoice expert_init{"copy", {}};
   std::optional<upcycle::MethodChoice> router_init;
   std::string balance_bias = "copy";
-  upcycle::MethodChoice optimizer_state{"copy", {}};
+  std::optional<upcycle::MethodChoice> optimizer_state;
   std::optional<std::string> order;
   uint64_t seed = 0;
   ByteCount max_shard_bytes = ByteCount::from_text("5GB");
@@ -79,9 +79,10 @@ struct ExpandOptions {
         operand("OUT", &O::out, "directory of the grown model; must not exist"),
         field("experts", &O::experts, "number of experts afterwards: 2x, 1.5x or 48"),
         field("select", &O::select, "rule that picks the parents (default: waterfill with scores, else uniform)"),
-        field("temperature", &O::temperature, "of weighted_sampling"),
-        field("metric", &O::metric, "utility of an expert, from the scores"),
-        field("layer-selection", &O::layer_selection, "how the utilities of an expert's two layers make one"),
+        field("temperature", &O::temperature, "of weighted_sampling (default: 1)"),
+        field("metric", &O::metric, "utility of an expert, from the scores (default: gradient_squared)"),
+        field("layer-selection", &O::layer_selection,
+              "how the utilities of an expert's two layers make one (default: both_average)"),
         field("scores", &O::scores, "scores.json of `coppice score` for this model"),
         field("max-duplicates", &O::max_duplicates, "most new copies of one expert (default: the rule's own)"),
         field("expert-init", &O::expert_init,
@@ -91,7 +92,7 @@ struct ExpandOptions {
               "perturb_new_only)"),
         field("balance-bias", &O::balance_bias, "selection bias of a new expert: its parent's (copy) or 0 (zero)"),
         field("optimizer-state", &O::optimizer_state,
-              "how Adam's moments in trainer/ grow: `coppice list optimizer-state`"),
+              "how Adam's moments in trainer/ grow: `coppice list optimizer-state` (default: copy)"),
         field("order", &O::order, "append or siblings (default: siblings for grouped routers, else append)"),
         field("seed", &O::seed, "random seed; same seed, same bytes"),
         field("max-shard-bytes", &O::max_shard_bytes, "size of the largest file of weights, such as 5GB"),
@@ -102,18 +103,35 @@ struct ExpandOptions {
 };
 
 upcycle::GrowthOptions growth_options(const ExpandOptions& o) {
-  return {.experts = o.experts,
-          .select = o.select,
-          .temperature = o.temperature,
-          .metric = o.metric,
-          .layer_selection = o.layer_selection,
-          .max_duplicates = o.max_duplicates,
-          .expert_init = o.expert_init,
-          .router_init = o.router_init,
-          .balance_bias = o.balance_bias,
-          .optimizer_state = o.optimizer_state,
-          .order = o.order,
-          .seed = o.seed};
+  upcycle::GrowthOptions growth{.experts = o.experts,
+                                .select = o.select,
+                                .max_duplicates = o.max_duplicates,
+                                .expert_init = o.expert_init,
+                                .router_init = o.router_init,
+                                .balance_bias = o.balance_bias,
+                                .order = o.order,
+                                .seed = o.seed};
+  growth.temperature = o.temperature.value_or(growth.temperature);
+  growth.metric = o.metric.value_or(growth.metric);
+  growth.layer_selection = o.layer_selection.value_or(growth.layer_selection);
+  growth.optimizer_state = o.optimizer_state.value_or(growth.optimizer_state);
+  return growth;
+}
+
+/// Throws   Error{kUsage} for a setting that was given and has no effect.
+void check_used(const ExpandOptions& o, const upcycle::GrowthPlan& plan, bool has_optimizer_state) {
+  const auto refuse = [](std::string_view option, std::string_view reason) {
+    throw Error(ErrorCode::kUsage, cat("--", option, ": it has no effect here; ", reason, " (leave it out)"));
+  };
+  if (!upcycle::selection_rule(plan.select).needs_scores) {
+    const std::string reason = cat("the rule '", plan.select, "' does not look at scores");
+    if (o.scores) refuse("scores", reason);
+    if (o.metric) refuse("metric", reason);
+    if (o.layer_selection) refuse("layer-selection", reason);
+  }
+  if (o.temperature && plan.select != "weighted_sampling")
+    refuse("temperature", cat("the rule is '", plan.select, "'"));
+  if (o.optimizer_state && !has_optimizer_state) refuse("optimizer-state", "the model has no trainer/");
 }
 
 std::optional<upcycle::Scores> read_scores(const ExpandOptions& o, const families::Model& model) {
@@ -130,6 +148,13 @@ std::optional<upcycle::Scores> read_scores(const ExpandOptions& o, const familie
 
 /// The settings that shape the output, as they came out.
 Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
+  const upcycle::GrowthOptions growth = growth_options(o);
+  if (upcycle::selection_rule(plan.select).needs_scores) {
+    o.metric = growth.metric;
+    o.layer_selection = growth.layer_selection;
+  }
+  if (plan.select == "weighted_sampling") o.temperature = growth.temperature;
+  o.optimizer_state = growth.optimizer_state;
   o.select = plan.select;
   o.router_init = plan.router_init;
   o.order = plan.order == upcycle::Order::kSiblings ? "siblings" : "append";
@@ -194,6 +219,7 @@ int run(std::span<const std::string_view> args) {
   const auto scores = read_scores(o, model);
   const upcycle::GrowthPlan plan = upcycle::make_plan(model.config, growth_options(o), scores ? &*scores : nullptr);
   const Account account = account_of(model, plan);
+  check_used(o, plan, account.bytes.optimizer_before > 0);
   Json json = account_json(account, plan);
   if (o.dry_run) {
     json["plan"] = plan.to_json();

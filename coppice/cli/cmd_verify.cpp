@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <iostream>
+#include <iterator>
 
 #include "coppice/base/error.h"
 #include "coppice/base/options.h"
@@ -38,10 +39,14 @@ void print_account(const upcycle::VerifyResult& result) {
   if (result.experts_changed > 0) std::cout << cat(" (smallest cosine ", number_text(result.smallest_cosine), ")");
   std::cout << cat("\nrouter rows: ", result.router_rows_equal, " equal their parent's, ", result.router_rows_changed,
                    " near it; biases changed: ", result.biases_changed, "\n");
-  for (const auto& [layer, parents] : result.parents) {
-    std::cout << cat("layer ", layer, ": parents");
-    for (const int64_t parent : parents) std::cout << (parent < 0 ? std::string(" ?") : cat(" ", parent));
+  for (auto first = result.parents.begin(); first != result.parents.end();) {
+    auto end = first;  // after the run of layers with the same parents
+    while (end != result.parents.end() && end->second == first->second) ++end;
+    const auto last = std::prev(end)->first;
+    std::cout << (last == first->first ? cat("layer ", last) : cat("layers ", first->first, "-", last)) << ": parents";
+    for (const int64_t parent : first->second) std::cout << (parent < 0 ? std::string(" ?") : cat(" ", parent));
     std::cout << "\n";
+    first = end;
   }
   for (size_t i = 0; i < std::min(kProblemsShown, result.problems.size()); ++i) {
     std::cout << cat("problem: ", result.problems[i], "\n");

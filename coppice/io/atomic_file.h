@@ -34,11 +34,17 @@ class AtomicDirectory {
 /// Writes `text` to `path` by a temporary sibling, fsync and rename. Replaces what was there. Throws Error{kIo}.
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
-/// Whole file as text. Throws Error{kNotFound, kIo}.
+/// Whole file as text.
+///
+/// Memory   the text.
+/// Throws   Error{kNotFound, kIo}.
 std::string read_file(const std::filesystem::path& path);
 
 /// Copies one regular file (following a symbolic link), mode kept, parents made; what lay at `to` is replaced. The
-/// bytes move inside the kernel where it can (copy_file_range, reflinks). Throws Error{kNotFound, kIo}.
+/// bytes move inside the kernel where it can (copy_file_range, reflinks).
+///
+/// Memory   1 MiB at most.
+/// Throws   Error{kNotFound, kIo}.
 void copy_file(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Throws   Error{kIo} with both figures if the file system of `directory` (or of its nearest parent that exists) has

@@ -82,6 +82,9 @@ void write_shard_index(const std::filesystem::path& directory, const ShardPlan& 
 /// Keys of config.json that change neither function nor layout do not count: transformers_version, torch_dtype, dtype,
 /// _name_or_path, use_cache, architectures. Neither do the order of keys, the spelling of numbers (10000, 10000.0) and
 /// the split into shards.
+///
+/// Memory   one router tensor at a time, mapped.
+/// Throws   Error{kNotFound} naming a router tensor that the checkpoint lacks.
 std::string model_digest(const Checkpoint& checkpoint, const std::vector<std::string>& router_tensors);
 
 }  // namespace coppice::io

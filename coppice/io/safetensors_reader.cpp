@@ -94,11 +94,10 @@ void SafetensorsFile::release(const TensorInfo& tensor) const {
   if (bytes.empty()) return;
   // Outwards to whole pages: a neighbour's page is read again if it is still needed, while inwards every tensor would
   // leave two pages behind.
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto first = reinterpret_cast<uintptr_t>(bytes.data()) / page * page;
-  const auto last = (reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size() + page - 1) / page * page;
-  // Advice: if the kernel refuses it, the pages merely stay.
-  ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const size_t before = reinterpret_cast<uintptr_t>(bytes.data()) % page;
+  // Advice: if the kernel refuses it, the pages merely stay. It changes no byte, hence the cast.
+  ::madvise(const_cast<std::byte*>(bytes.data()) - before, before + bytes.size(), MADV_DONTNEED);
 }
 
 }  // namespace coppice::io

@@ -20,7 +20,7 @@ struct Kept : torch::CustomClassHolder {
 };
 
 /// Inputs of the function are x and then the weight of each role, undefined ones included.
-LayerWeights weights_of(const variable_list& inputs) {
+LayerWeights weights_of(at::TensorList inputs) {
   LayerWeights weights;
   std::copy(inputs.begin() + 1, inputs.end(), weights.all().begin());
   return weights;
@@ -36,9 +36,9 @@ variable_list pack(const BlockOutput& out) {
 
 struct Recomputed : torch::autograd::Function<Recomputed> {
   static variable_list forward(AutogradContext* ctx, const BlockContext& context, LayerRouting* routing,
-                               const variable_list& inputs) {
+                               at::TensorList inputs) {
     ctx->saved_data["context"] = at::IValue::make_capsule(c10::make_intrusive<Kept>(context));
-    ctx->save_for_backward(inputs);
+    ctx->save_for_backward(inputs.vec());
     return pack(run_block(context, weights_of(inputs), inputs[0], routing));
   }
 
@@ -80,7 +80,7 @@ BlockOutput run_block_recomputed(const BlockContext& context, const LayerWeights
   variable_list inputs{x_TD};
   auto copy = weights;
   inputs.insert(inputs.end(), copy.all().begin(), copy.all().end());
-  const variable_list list = Recomputed::apply(context, routing, inputs);
+  const variable_list list = Recomputed::apply(context, routing, at::TensorList(inputs));
   BlockOutput out;
   size_t next = 0;
   out.x_TD = list[next++];

@@ -14,16 +14,19 @@ struct TrainResult {
   uint64_t tokens_seen = 0;                       ///< over the whole run, earlier parts included
   double loss = 0;                                ///< mean training loss of the last 10 steps
   std::map<std::string, double> validation_loss;  ///< by token file stem; nats per token
-  double seconds_per_step = 0;                    ///< median
-  double tokens_per_s = 0;                        ///< median
+  double seconds_per_step = 0;                    ///< median, the first 2 steps left out
+  double tokens_per_s = 0;                        ///< of that step
   uint64_t peak_rss_bytes = 0;
   std::filesystem::path checkpoint;  ///< newest, empty without `train.out`
 };
 
-/// Runs (or resumes) training. Writes the run directory of design.md section 3.
+/// Runs (or resumes) training. Writes the run directory of design.md section 3, if `train.out` names one.
 ///
-/// Throws   Error{kUsage, kNotFound, kFormat, kIo}; Error{kNonFinite} when the loss becomes NaN (last good checkpoint
-/// kept);
+/// Batch s is the sampler's windows [s * B, (s + 1) * B), so that a run may be cut, resumed and branched anywhere:
+/// `train.resume` gives the losses of the uninterrupted run bit for bit. Units    losses in nats per token. Threads
+/// train.threads, for the whole process; the same losses for the same number (matrix products may round otherwise for
+/// another). Throws   Error{kUsage, kNotFound, kFormat, kIo}; Error{kNonFinite} when the loss becomes NaN (last good
+/// checkpoint kept);
 ///          Error{kInterrupted} after a checkpoint was written on Ctrl-C.
 TrainResult train(const TrainOptions& options);
 

@@ -19,13 +19,11 @@ std::span<float> row(ExpertView m, int64_t r) {
   return m.values.subspan(static_cast<size_t>(r * m.cols), static_cast<size_t>(m.cols));
 }
 
-// -- copy
-// ------------------------------------------------------------------------------------------------------------------
+// -- copy ---------------------------------------------------------------------
 
 void copy(ExpertView, const ChildKey&, const PartnerSource&, const Params&) {}  // `child` holds the parent's values
 
-// -- copy_noise
-// ------------------------------------------------------------------------------------------------------------
+// -- copy_noise ---------------------------------------------------------------
 
 constexpr ParamSpec kCopyNoiseParams[] = {{.key = "lambda",
                                            .fallback = 0.01,
@@ -44,8 +42,7 @@ void copy_noise(ExpertView child, const ChildKey& key, const PartnerSource&, con
   }
 }
 
-// -- drop_units
-// ------------------------------------------------------------------------------------------------------------
+// -- drop_units ---------------------------------------------------------------
 
 constexpr ParamSpec kDropUnitsParams[] = {
     {.key = "ratio", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "share of the intermediate units that is redrawn"}};
@@ -99,8 +96,7 @@ void drop_units_moment(ExpertView moment, const ChildKey& key, const Params& par
   });
 }
 
-// -- permute_units
-// ---------------------------------------------------------------------------------------------------------
+// -- permute_units ------------------------------------------------------------
 
 /// Unit u becomes the former unit order[u].
 void move_units(ExpertView m, const ChildKey& key) {
@@ -127,7 +123,7 @@ void permute_units(ExpertView child, const ChildKey& key, const PartnerSource&, 
 
 void permute_units_moment(ExpertView moment, const ChildKey& key, const Params&) { move_units(moment, key); }
 
-// --------------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------
 
 constexpr ExpertInit kMethods[] = {
     {.name = "copy",

@@ -64,7 +64,8 @@ struct Part {
 };
 
 std::vector<Part> expected_parts(const TensorSlot& slot, Dtype weights, int64_t experts) {
-  if (slot.role() == Role::kSelectionBias) return {};
+  const bool empty = std::find(slot.shape.begin(), slot.shape.end(), 0) != slot.shape.end();
+  if (slot.role() == Role::kSelectionBias || empty) return {};
   std::vector<Part> parts = {{"exp_avg", Dtype::kF32, slot.shape},
                              {"exp_avg_sq", Dtype::kF32, slot.shape},
                              {"step", Dtype::kI64, {is_router(slot.role()) ? experts : 1}}};

@@ -58,13 +58,11 @@ void add_row_noise(RouterView grown, const LayerPlan& layer, uint64_t seed, floa
   }
 }
 
-// -- copy
-// ------------------------------------------------------------------------------------------------------------------
+// -- copy ---------------------------------------------------------------------
 
 void copy(RouterView, RouterPart, const LayerPlan&, uint64_t, const Params&, bool) {}
 
-// -- copy_noise
-// ------------------------------------------------------------------------------------------------------------
+// -- copy_noise ---------------------------------------------------------------
 
 constexpr ParamSpec kCopyNoiseParams[] = {{.key = "lambda",
                                            .fallback = 0.01,
@@ -77,8 +75,7 @@ void copy_noise(RouterView grown, RouterPart part, const LayerPlan& layer, uint6
   add_row_noise(grown, layer, seed, static_cast<float>(params.get("lambda") * mean_std(grown.source).std));
 }
 
-// -- bias_only
-// -------------------------------------------------------------------------------------------------------------
+// -- bias_only ----------------------------------------------------------------
 
 constexpr double kGaussianScale = 0.1;  // of std(b)
 
@@ -116,8 +113,7 @@ void bias_only(RouterView grown, RouterPart part, const LayerPlan& layer, uint64
   }
 }
 
-// -- perturb_new_only
-// ------------------------------------------------------------------------------------------------------
+// -- perturb_new_only ---------------------------------------------------------
 
 constexpr ParamSpec kPerturbNewOnlyParams[] = {{.key = "lambda",
                                                 .fallback = 0.02,
@@ -139,7 +135,7 @@ void perturb_new_only(RouterView grown, RouterPart part, const LayerPlan& layer,
   add_row_noise(grown, layer, seed, static_cast<float>(params.get("lambda") * new_rows.std));
 }
 
-// --------------------------------------------------------------------------------------------------------------------------
+// -----------------------------------------------------------------------------
 
 constexpr RouterInit kMethods[] = {
     {.name = "copy",

@@ -34,8 +34,8 @@ Counts uniform(const SelectionInput& in) {
 Counts greedy(const SelectionInput& in) {
   std::vector<size_t> best_first(in.scores.size());
   std::iota(best_first.begin(), best_first.end(), size_t{0});
-  std::stable_sort(best_first.begin(), best_first.end(),
-                   [&](size_t a, size_t b) { return in.scores[a] > in.scores[b]; });
+  std::ranges::sort(best_first,
+                    [&](size_t a, size_t b) { return std::tuple(-in.scores[a], a) < std::tuple(-in.scores[b], b); });
   Counts counts(in.scores.size(), 0);
   auto left = static_cast<uint64_t>(in.num_new);
   for (const size_t e : best_first) {
@@ -152,8 +152,8 @@ Counts proportional(const SelectionInput& in) {
     by_fraction.push_back(e);
   }
   const auto fraction = [&](size_t e) { return quota[e] - std::floor(quota[e]); };
-  std::ranges::stable_sort(by_fraction, [&](size_t a, size_t b) {
-    return std::tuple(fraction(a), in.scores[a]) > std::tuple(fraction(b), in.scores[b]);
+  std::ranges::sort(by_fraction, [&](size_t a, size_t b) {
+    return std::tuple(-fraction(a), -in.scores[a], a) < std::tuple(-fraction(b), -in.scores[b], b);
   });
   COPPICE_CHECK(left <= by_fraction.size());
   for (size_t i = 0; i < left; ++i) ++counts[by_fraction[i]];

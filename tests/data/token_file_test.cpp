@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <limits>
@@ -289,6 +290,24 @@ TEST(TokenFileVocabulary, FindsNegativeIds) {
   write_raw(dir / "set", index.bytes(), std::string("\1\0\2\0\xff\xff\4\0\5\0", 10));
   expect_error(ErrorCode::kFormat, {"ids from -1 to 5"},
                [&] { TokenFile::open(dir / "set").check_vocabulary(100, ""); });
+}
+
+// The other half is tests/parity/test_token_file.py, which writes the set with its own code and reads the numbers back.
+TEST(TokenFileParity, ReadsWhatAnIndependentWriterWrote) {
+  const char* in = std::getenv("COPPICE_TEST_IN");
+  const char* out = std::getenv("COPPICE_TEST_OUT");
+  if (in == nullptr || out == nullptr) {
+    GTEST_SKIP() << "runs from tests/parity/test_token_file.py, which sets COPPICE_TEST_IN and _OUT";
+  }
+  const auto file = TokenFile::open(in);
+  std::ofstream lines(out);
+  for (uint64_t d = 0; d < file.num_documents(); ++d) {
+    const auto [begin, end] = file.document(d);
+    std::vector<int64_t> ids(end - begin);
+    file.read(begin, ids);
+    for (const auto id : ids) lines << id << ' ';
+    lines << '\n';
+  }
 }
 
 }  // namespace

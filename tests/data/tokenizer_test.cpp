@@ -135,6 +135,24 @@ TEST_F(TokenizerTest, TrainsOnALongLineAndOnAPartOfALongText) {
   EXPECT_EQ(open_tokenizer(scratch_ / "part")->vocab_size(), 320);
 }
 
+// Two thousand characters, each seldom: pieces of their own would leave no room for words.
+TEST_F(TokenizerTest, SpellsSeldomCharactersInBytes) {
+  auto documents = sample_documents();
+  for (int i = 0; i < 2000; ++i) {
+    const int point = 0x4e00 + i;
+    const char character[] = {static_cast<char>(0xe0 | point >> 12), static_cast<char>(0x80 | (point >> 6 & 0x3f)),
+                              static_cast<char>(0x80 | (point & 0x3f))};
+    documents[static_cast<size_t>(i) % documents.size()] += std::string(character, 3);
+  }
+  train_tokenizer(documents, {.vocab_size = 400}, scratch_ / "cjk");
+  const auto model = SpmModel::parse(io::read_file(scratch_ / "cjk/tokenizer.model"), "model");
+  const auto words = std::ranges::count_if(model.pieces, [](const auto& p) {
+    return p.kind == SpmModel::Kind::kNormal && p.text.size() > 1 && static_cast<unsigned char>(p.text.front()) < 0x80;
+  });
+  EXPECT_GT(words, 20);
+  EXPECT_EQ(decode(model, encode(*open_tokenizer(scratch_ / "cjk"), documents[0])), documents[0]);
+}
+
 TEST_F(TokenizerTest, ExplainsWhyItCannotTrain) {
   const auto train = [&](const std::vector<std::string>& documents, int64_t vocab) {
     train_tokenizer(documents, {.vocab_size = vocab}, scratch_ / "new");

@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "coppice/base/text.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/safetensors_files.h"

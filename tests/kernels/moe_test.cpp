@@ -31,7 +31,7 @@ struct Layer {
 
 /// K different experts a token, by a random order of them.
 at::Tensor random_choice(int64_t tokens, int64_t experts, int64_t top_k) {
-  return at::rand({tokens, experts}).argsort(1).narrow(1, 0, top_k).contiguous();
+  return at::rand({tokens, experts}).argsort(int64_t{1}).narrow(1, 0, top_k).contiguous();
 }
 
 Layer make_layer(const Case& c, at::ScalarType dtype = at::kFloat) {

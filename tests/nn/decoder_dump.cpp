@@ -78,5 +78,8 @@ int main(int argc, char** argv) {
   } catch (const Error& error) {
     std::cerr << error.what() << '\n';
     return exit_status(error.code);
+  } catch (const c10::Error& error) {
+    std::cerr << error.what_without_backtrace() << '\n';
+    return exit_status(ErrorCode::kInternal);
   }
 }

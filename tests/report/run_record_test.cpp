@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "coppice/base/error.h"
-#include "testing/temp_dir.h"
+#include "tests/testing/temp_dir.h"
 
 namespace coppice::report {
 namespace {
@@ -26,7 +26,7 @@ TEST(RunRecordRead, SplitsSeriesFromEventsAndDropsALineBeingWritten) {
   const auto run = RunRecord::read(dir.path());
   EXPECT_EQ(run.series.at("loss"), (std::vector<std::pair<double, double>>{{1, 3.5}, {2, 3.25}}));
   EXPECT_EQ(run.events.size(), 1u);
-  EXPECT_THAT(runs_page({run}).html(), HasSubstr("[100, 200]")) << "losses are drawn against tokens";
+  EXPECT_THAT(runs_page({run}).html(), HasSubstr("[100.0, 200.0]")) << "losses are drawn against tokens";
 }
 
 TEST(RunRecordRead, NamesFileAndLineOfABrokenLine) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -59,6 +60,11 @@ inline std::string name_of(const families::Model& model, families::Role role, in
   return families::tensor_name(model.config, role, layer, expert);
 }
 
+/// Adam has something to train in the slot: no selection bias, not empty.
+inline bool is_trained(const families::TensorSlot& slot) {
+  return slot.role() != families::Role::kSelectionBias && std::ranges::find(slot.shape, 0) == slot.shape.end();
+}
+
 /// Writes trainer/ beside a model: masters near the weights, moments and steps that differ from tensor to tensor.
 inline void write_trainer(const std::filesystem::path& directory, size_t shards = 2) {
   const auto model = families::open_model(directory);
@@ -75,7 +81,7 @@ inline void write_trainer(const std::filesystem::path& directory, size_t shards 
   };
   int64_t count = 0;
   for (const auto& slot : model.slots) {
-    if (slot.role() == families::Role::kSelectionBias) continue;
+    if (!is_trained(slot)) continue;
     ++count;
     std::vector<float> values = model.checkpoint.read_f32(slot.name);
     const bool router = slot.role() == families::Role::kRouter || slot.role() == families::Role::kRouterBias;

@@ -88,8 +88,7 @@ double cosine(const std::vector<float>& a, const std::vector<float>& b) {
 
 MeanStd stats(const std::vector<float>& values) { return mean_std(std::span<const float>(values)); }
 
-// -- what holds for every method
-// -------------------------------------------------------------------------------------------
+// -- what holds for every method ----------------------------------------------
 
 class ExpertInits : public ::testing::TestWithParam<const ExpertInit*> {};
 INSTANTIATE_TEST_SUITE_P(All, ExpertInits, ::testing::ValuesIn(testing::rows_of(expert_inits())), testing::RowName());
@@ -163,8 +162,7 @@ TEST_P(ExpertInits, MoveMomentsAsTheyMoveWeights) {
   }
 }
 
-// -- copy_noise
-// ------------------------------------------------------------------------------------------------------------
+// -- copy_noise ---------------------------------------------------------------
 
 TEST(ExpertCopyNoise, AddsGaussianNoiseScaledToTheMatrix) {
   Expert parent = Expert::random(300, 200, 3);
@@ -209,8 +207,7 @@ TEST(ExpertCopyNoise, ElementsAreNumberedInOutInOrder) {
   }
 }
 
-// -- drop_units
-// ------------------------------------------------------------------------------------------------------------
+// -- drop_units ---------------------------------------------------------------
 
 std::vector<int64_t> changed_units(Expert& parent, Expert& child, Role role) {
   std::vector<int64_t> units;
@@ -272,8 +269,7 @@ TEST(ExpertDropUnits, HasCosineOneHalfToItsParent) {
   for (const Role role : kRoles) EXPECT_NEAR(cosine(parent.matrix(role), child.matrix(role)), 0.5, 0.02);
 }
 
-// -- permute_units
-// ---------------------------------------------------------------------------------------------------------
+// -- permute_units ------------------------------------------------------------
 
 TEST(ExpertPermuteUnits, AppliesOnePermutationToAllThreeMatrices) {
   Expert parent = Expert::random(64, 3, 8);

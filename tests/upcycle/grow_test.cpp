@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "coppice/base/sha256.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/lane_sum_detail.h"
 #include "coppice/upcycle/optimizer_init.h"
@@ -62,8 +63,7 @@ std::vector<std::byte> grow_one(const GrowthPlan& plan, const Child& child, Role
   return out;
 }
 
-// -- experts
-// ---------------------------------------------------------------------------------------------------------------
+// -- experts ------------------------------------------------------------------
 
 class GrowExpert : public ::testing::TestWithParam<const ExpertInit*> {
  protected:
@@ -118,8 +118,23 @@ TEST(GrowExpertDtypes, LowPrecisionIsCopiedButNotComputedOn) {
   });
 }
 
-// -- router
-// ----------------------------------------------------------------------------------------------------------------
+// Recorded once: the bytes depend on no compiler, optimisation or processor. A change here changes everybody's grown
+// models.
+TEST(GrowExpertBytes, AreTheRecordedOnes) {
+  std::vector<float> values(37 * 53);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i * 7919 % 1009) / 1009.0f - 0.5f;
+  const Stack stack{Dtype::kF32, 37, 53, {store(Dtype::kF32, values)}};
+  const auto digest = [&](const char* method, Role role) {
+    Sha256 sha;
+    sha.add(grow_one(example_plan(1, 2, {method, {}}), {0, 1}, role, stack, Dtype::kBf16));
+    return sha.hex().substr(0, 16);
+  };
+  EXPECT_EQ(digest("copy_noise", Role::kExpertUp), "COPYNOISE");
+  EXPECT_EQ(digest("drop_units", Role::kExpertDown), "DROPUNITS");
+  EXPECT_EQ(digest("permute_units", Role::kExpertGate), "PERMUTE");
+}
+
+// -- router -------------------------------------------------------------------
 
 std::vector<std::byte> grow_rows(const GrowthPlan& plan, Role role, Dtype dtype, const std::vector<std::byte>& before,
                                  int64_t cols, bool has_router_bias = false) {
@@ -186,8 +201,7 @@ TEST(GrowSelectionBias, OfNewExpertsIsTheirParentsOrZero) {
               ::testing::ElementsAre(1, 2, 3, 1, 2, 3));
 }
 
-// -- optimizer state
-// -------------------------------------------------------------------------------------------------------
+// -- optimizer state ----------------------------------------------------------
 
 std::vector<float> grow_moment(const GrowthPlan& plan, const Child& child, const Stack& moments, const Stack& weights,
                                Role role = Role::kExpertUp) {

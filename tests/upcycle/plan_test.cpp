@@ -18,8 +18,7 @@ using testing::example_config;
 using testing::example_scores;
 using testing::expect_error;
 
-// -- ExpertCount
-// -----------------------------------------------------------------------------------------------------------
+// -- ExpertCount --------------------------------------------------------------
 
 TEST(ExpertCount, ResolvesFactorsAndNumbers) {
   EXPECT_EQ(ExpertCount::from_text("2x").resolve(8), 16);
@@ -47,8 +46,7 @@ TEST(ExpertCount, RefusesNonsense) {
   }
 }
 
-// -- make_plan
-// -------------------------------------------------------------------------------------------------------------
+// -- make_plan ----------------------------------------------------------------
 
 GrowthOptions to(std::string_view experts) { return {.experts = ExpertCount::from_text(experts)}; }
 

@@ -53,8 +53,7 @@ LayerPlan doubled(int64_t experts) { return testing::example_plan(experts, 2, {"
 
 MeanStd stats(const std::vector<float>& values) { return mean_std(std::span<const float>(values)); }
 
-// -- what holds for every method
-// -------------------------------------------------------------------------------------------
+// -- what holds for every method ----------------------------------------------
 
 class RouterInits : public ::testing::TestWithParam<const RouterInit*> {};
 INSTANTIATE_TEST_SUITE_P(All, RouterInits, ::testing::ValuesIn(testing::rows_of(router_inits())), testing::RowName());
@@ -109,8 +108,7 @@ TEST_P(RouterInits, DependOnTheSeed) {
   EXPECT_EQ(a.values == b.values, GetParam()->only_copies());
 }
 
-// -- rows
-// ------------------------------------------------------------------------------------------------------------------
+// -- rows ---------------------------------------------------------------------
 
 TEST(RouterCopyNoise, ScalesItsNoiseToTheWholeRouter) {
   const auto source = normal_values(64 * 512, 3, 0.05f);
@@ -134,8 +132,7 @@ TEST(RouterPerturbNewOnly, ScalesItsNoiseToTheNewRows) {
   EXPECT_NE(std::vector(changes.begin(), changes.begin() + kCols), std::vector(changes.begin() + kCols, changes.end()));
 }
 
-// -- biases
-// ----------------------------------------------------------------------------------------------------------------
+// -- biases -------------------------------------------------------------------
 
 TEST(RouterBiasOnly, AddsUniformNoiseWithinDelta) {
   const std::vector<float> source(5000, 0.0f);

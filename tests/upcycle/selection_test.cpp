@@ -29,8 +29,7 @@ Counts choose(std::string_view rule, const std::vector<double>& scores, int64_t 
       static_cast<int64_t>(scores.size()));
 }
 
-// -- what holds for every rule
-// ---------------------------------------------------------------------------------------------
+// -- what holds for every rule ------------------------------------------------
 
 class SelectionRules : public ::testing::TestWithParam<const SelectionRule*> {
  protected:
@@ -122,8 +121,7 @@ TEST_P(SelectionRules, RefuseACapOfZeroAndTemperaturesThatAreNone) {
 
 TEST_P(SelectionRules, OneExpertTakesAll) { EXPECT_THAT(choose(GetParam()->name, {2}, 5), ElementsAre(5u)); }
 
-// -- examples by hand
-// ------------------------------------------------------------------------------------------------------
+// -- examples by hand ---------------------------------------------------------
 
 TEST(SelectUniform, DealsWholeRoundsThenTheRestByIndex) {
   EXPECT_THAT(choose("uniform", {1, 9, 5, 2}, 4), ElementsAre(1u, 1u, 1u, 1u));
