@@ -65,8 +65,8 @@ def main() -> None:
         size = make_checkpoint(source, options.gigabytes)
         twice = f"mkdir {output} && cp -r {source} {output}/a && cp -r {source} {output}/b"  # as many bytes as the expansion writes
         contestants = {
-            "coppice copy": [COPPICE, "expand", str(source), str(output), "--experts", "2x", "--router-init", "copy", "--quiet"],
-            "coppice copy_noise": [COPPICE, "expand", str(source), str(output), "--experts", "2x", "--expert-init", "copy_noise", "--quiet"],
+            "coppice copy": [COPPICE, "expand", str(source), str(output), "--experts", "2x", "--router-init", "copy"],
+            "coppice copy_noise": [COPPICE, "expand", str(source), str(output), "--experts", "2x", "--expert-init", "copy_noise"],
             "cp -r, same bytes": ["sh", "-c", twice],
             "safetensors script": [sys.executable, str(HERE / "peers/expand_script.py"), str(source), str(output)],
         }

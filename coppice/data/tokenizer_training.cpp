@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <functional>
-#include <numeric>
-#include <unordered_map>
+#include <map>
+#include <set>
 
 #include "coppice/base/error.h"
 #include "coppice/base/rng.h"
@@ -72,50 +72,75 @@ void thin_out(std::vector<std::string_view>& parts, uint64_t bytes, uint64_t see
   std::erase_if(parts, [&](std::string_view) { return rng.uniform(i++) >= share; });
 }
 
-/// The share of characters that get a piece of their own: nearly all, but at most half of the vocabulary, since byte
-/// fallback spells the rest.
-double character_coverage(const std::vector<std::string_view>& parts, int64_t vocab_size) {
-  constexpr double kCoverage = 0.9995;
+size_t character_bytes(std::string_view text) {
+  size_t bytes = 1;
+  while (bytes < text.size() && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80) ++bytes;
+  return bytes;
+}
+
+/// Cuts rare characters out, so that they take no place in the vocabulary: byte fallback spells them. Kept are the
+/// commonest that make up nearly all of the text, at most half a vocabulary of them.
+void cut_out_rare_characters(std::vector<std::string_view>& parts, int64_t vocab_size) {
+  constexpr uint64_t kRareInTenThousand = 5;
   constexpr int64_t kFixedPieces = 256 + 3;
-  std::unordered_map<std::string_view, uint64_t> counts;
+  std::map<std::string_view, uint64_t> counts;
   uint64_t total = 0;
-  for (const auto part : parts) {
-    for (size_t begin = 0; begin < part.size(); ++total) {
-      size_t end = begin + 1;
-      while (end < part.size() && (static_cast<unsigned char>(part[end]) & 0xc0) == 0x80) ++end;
-      ++counts[part.substr(begin, end - begin)];
-      begin = end;
+  for (auto part : parts) {
+    for (; !part.empty(); ++total) {
+      const size_t bytes = character_bytes(part);
+      ++counts[part.substr(0, bytes)];
+      part.remove_prefix(bytes);
     }
   }
+  std::vector<std::pair<uint64_t, std::string_view>> by_count;
+  for (const auto& [character, count] : counts) by_count.emplace_back(count, character);
+  std::ranges::stable_sort(by_count, std::greater{}, [](const auto& c) { return c.first; });
   const auto most = static_cast<size_t>(std::max<int64_t>(1, (vocab_size - kFixedPieces) / 2));
-  if (counts.size() <= most) return kCoverage;
-  std::vector<uint64_t> sizes;
-  for (const auto& [character, count] : counts) sizes.push_back(count);
-  std::ranges::sort(sizes, std::greater{});
-  const uint64_t covered = std::accumulate(sizes.begin(), sizes.begin() + static_cast<ptrdiff_t>(most), uint64_t{0});
-  return std::min(kCoverage, static_cast<double>(covered) / static_cast<double>(total));
+  std::set<std::string_view> kept;
+  uint64_t covered = 0;
+  for (const auto& [count, character] : by_count) {
+    if (kept.size() == most || (total - covered) * 10000 <= kRareInTenThousand * total) break;
+    kept.insert(character);
+    covered += count;
+  }
+
+  std::vector<std::string_view> out;
+  for (auto part : parts) {
+    for (size_t at = 0; at < part.size();) {
+      const size_t bytes = character_bytes(part.substr(at));
+      if (kept.contains(part.substr(at, bytes))) {
+        at += bytes;
+        continue;
+      }
+      if (at > 0) out.push_back(part.substr(0, at));
+      part.remove_prefix(at + bytes);
+      at = 0;
+    }
+    if (!part.empty()) out.push_back(part);
+  }
+  parts = std::move(out);
 }
 
 std::string train_model(const std::vector<std::string_view>& parts, const TokenizerTraining& settings) {
   PartIterator iterator(parts);
   std::string model;
-  const auto status = sentencepiece::SentencePieceTrainer::Train(
-      {{"model_type", "bpe"},
-       {"vocab_size", cat(settings.vocab_size)},
-       {"byte_fallback", "true"},
-       {"normalization_rule_name", "identity"},
-       {"remove_extra_whitespaces", "false"},
-       {"add_dummy_prefix", "false"},
-       {"split_digits", "true"},
-       {"allow_whitespace_only_pieces", "true"},
-       {"character_coverage", cat(character_coverage(parts, settings.vocab_size))},
-       {"max_sentence_length", cat(settings.max_sentence_bytes)},
-       {"unk_id", "0"},
-       {"bos_id", "1"},
-       {"eos_id", "2"},
-       {"pad_id", "-1"},
-       {"minloglevel", "2"}},
-      &iterator, &model);
+  const auto status =
+      sentencepiece::SentencePieceTrainer::Train({{"model_type", "bpe"},
+                                                  {"vocab_size", cat(settings.vocab_size)},
+                                                  {"byte_fallback", "true"},
+                                                  {"normalization_rule_name", "identity"},
+                                                  {"remove_extra_whitespaces", "false"},
+                                                  {"add_dummy_prefix", "false"},
+                                                  {"split_digits", "true"},
+                                                  {"allow_whitespace_only_pieces", "true"},
+                                                  {"character_coverage", "1.0"},
+                                                  {"max_sentence_length", cat(settings.max_sentence_bytes)},
+                                                  {"unk_id", "0"},
+                                                  {"bos_id", "1"},
+                                                  {"eos_id", "2"},
+                                                  {"pad_id", "-1"},
+                                                  {"minloglevel", "2"}},
+                                                 &iterator, &model);
   if (!status.ok()) {
     throw Error(ErrorCode::kUsage, cat("tokenizer of ", settings.vocab_size, " ids: cannot be trained on this text: ",
                                        status.ToString(), " (choose another vocabulary size or give more text)"));
@@ -151,6 +176,7 @@ void train_tokenizer(std::span<const std::string> documents, const TokenizerTrai
   }
   auto parts = training_parts(documents, settings.max_sentence_bytes);
   thin_out(parts, settings.sample_bytes, settings.seed);
+  cut_out_rare_characters(parts, settings.vocab_size);
   if (parts.empty()) throw Error(ErrorCode::kUsage, "no text to train a tokenizer on (give some)");
 
   const std::string bytes = train_model(parts, settings);

@@ -45,8 +45,9 @@ void round_to(const float* __restrict from, T* __restrict to, int64_t count) {
 
 }  // namespace
 
-void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& grad,
-                const at::Tensor& value, int64_t step, double grad_scale, const AdamwSettings& s) {
+void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
+                const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
+                const AdamwSettings& s) {
   COPPICE_CHECK(step >= 1, "step ", step);
   for (const at::Tensor* t : {&master, &exp_avg, &exp_avg_sq, &grad}) {
     COPPICE_CHECK(t->scalar_type() == at::kFloat && t->is_contiguous() && t->sizes() == master.sizes());

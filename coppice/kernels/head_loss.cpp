@@ -85,8 +85,9 @@ Targets check_targets(const at::Tensor& target_T, int64_t vocabulary) {
   const auto* const target = out.index_T.const_data_ptr<int64_t>();
   for (int64_t t = 0; t < out.index_T.numel(); ++t) {
     if (target[t] < -1 || target[t] >= vocabulary) {
-      throw Error(ErrorCode::kFormat, cat("target id ", target[t], " at position ", t, ": found outside the vocabulary of ", vocabulary,
-                                          "; wanted ids below it (was the data tokenized for another model?)"));
+      throw Error(ErrorCode::kFormat,
+                  cat("target id ", target[t], " at position ", t, ": found outside the vocabulary of ", vocabulary,
+                      "; wanted ids below it (was the data tokenized for another model?)"));
     }
     out.counted += target[t] >= 0;
   }
@@ -99,7 +100,8 @@ struct ChunkedHead {
 };
 
 template <class T>
-ChunkedHead run_chunks(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T, bool with_gradients) {
+ChunkedHead run_chunks(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T,
+                       bool with_gradients) {
   const int64_t tokens = x_TD.size(0), vocabulary = w_VD.size(0), chunk = chunk_tokens(vocabulary);
   const auto targets = check_targets(target_T, vocabulary);
   const auto* const target = targets.index_T.const_data_ptr<int64_t>();
@@ -128,10 +130,11 @@ ChunkedHead run_chunks(const at::Tensor& x_TD, const at::Tensor& w_VD, const at:
 }
 
 struct HeadLoss : torch::autograd::Function<HeadLoss> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T,
-                            bool with_gradients) {
-    auto out = detail::with_scalar(
-        x_TD, [&]<class T>(T) { return run_chunks<T>(x_TD.contiguous(), w_VD.contiguous(), target_T, with_gradients); });
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TD, const at::Tensor& w_VD,
+                            const at::Tensor& target_T, bool with_gradients) {
+    auto out = detail::with_scalar(x_TD, [&]<class T>(T) {
+      return run_chunks<T>(x_TD.contiguous(), w_VD.contiguous(), target_T, with_gradients);
+    });
     if (with_gradients) {
       ctx->saved_data["x"] = out.grad_x_TD;
       ctx->saved_data["w"] = out.grad_w_VD.to(w_VD.scalar_type());

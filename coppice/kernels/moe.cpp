@@ -20,8 +20,8 @@ using torch::autograd::variable_list;
 struct FastExperts : torch::autograd::Function<FastExperts> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TD, const at::Tensor& w_gate_up_EGD,
                             const at::Tensor& w_down_EDF, const at::Tensor& index_TK, const at::Tensor& gate_TK) {
-    const detail::MoeInputs in{x_TD.contiguous(), w_gate_up_EGD.contiguous(), w_down_EDF.contiguous(), index_TK.contiguous(),
-                               gate_TK.contiguous()};
+    const detail::MoeInputs in{x_TD.contiguous(), w_gate_up_EGD.contiguous(), w_down_EDF.contiguous(),
+                               index_TK.contiguous(), gate_TK.contiguous()};
     auto out = detail::moe_forward_cpu(in);
     ctx->save_for_backward({in.x_TD, in.w_gate_up_EGD, in.w_down_EDF, in.index_TK, in.gate_TK, out.hidden_PG});
     return out.y_TD;
@@ -29,7 +29,8 @@ struct FastExperts : torch::autograd::Function<FastExperts> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    auto g = detail::moe_backward_cpu({saved[0], saved[1], saved[2], saved[3], saved[4]}, saved[5], grads[0].contiguous());
+    auto g =
+        detail::moe_backward_cpu({saved[0], saved[1], saved[2], saved[3], saved[4]}, saved[5], grads[0].contiguous());
     return {g.x_TD, g.w_gate_up_EGD, g.w_down_EDF, at::Tensor(), g.gate_TK};
   }
 };

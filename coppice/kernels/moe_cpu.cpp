@@ -1,5 +1,6 @@
-// The MoE layer on the CPU: pairs sorted by expert, library GEMMs on contiguous rows, everything between them in one loop.
-// Tiles of (expert, rows) are cut by the sizes alone and each runs on one thread, so bits do not depend on threads.
+// The MoE layer on the CPU: pairs sorted by expert, library GEMMs on contiguous rows, everything between them in one
+// loop. Tiles of (expert, rows) are cut by the sizes alone and each runs on one thread, so bits do not depend on
+// threads.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -16,8 +17,8 @@
 namespace coppice::kernels::detail {
 namespace {
 
-constexpr int64_t kTileRows = 512;         // enough for a GEMM to run at its rate, few enough to share out
-constexpr int64_t kWeightBlock = 256;      // rows of a weight's gradient in one task
+constexpr int64_t kTileRows = 512;     // enough for a GEMM to run at its rate, few enough to share out
+constexpr int64_t kWeightBlock = 256;  // rows of a weight's gradient in one task
 constexpr int64_t kCombineTokens = 64;
 
 struct Tile {
@@ -93,14 +94,17 @@ MoeForward forward(const MoeInputs& in) {
     auto out_RD = out_PD.narrow(0, tile.row, tile.rows);
     at::mm_out(out_RD, active_RF, in.w_down_EDF.select(0, tile.expert).t());
   });
-  combine(order, out_PD.const_data_ptr<T>(), in.gate_TK.const_data_ptr<float>(), out.y_TD.mutable_data_ptr<T>(), tokens, dim);
+  combine(order, out_PD.const_data_ptr<T>(), in.gate_TK.const_data_ptr<float>(), out.y_TD.mutable_data_ptr<T>(), tokens,
+          dim);
   return out;
 }
 
-/// One row of the activation's backward. `grad` is dL/dA of the ungated output's activation A; returns <grad, A>, the gate's gradient.
+/// One row of the activation's backward. `grad` is dL/dA of the ungated output's activation A; returns <grad, A>, the
+/// gate's gradient.
 template <class T>
 float backward_row(const T* __restrict gate, const T* __restrict up, const T* __restrict grad, float weight,
-                   T* __restrict active, T* __restrict grad_gate, T* __restrict grad_up, float* __restrict product, int64_t width) {
+                   T* __restrict active, T* __restrict grad_gate, T* __restrict grad_up, float* __restrict product,
+                   int64_t width) {
   for (int64_t f = 0; f < width; ++f) {
     const float g = load(gate[f]), u = load(up[f]), d = load(grad[f]);
     const float s = sigmoid_f32(g), silu = g * s, weighted = d * weight;
@@ -114,18 +118,19 @@ float backward_row(const T* __restrict gate, const T* __restrict up, const T* __
 
 /// What the backward pass of the rows leaves for the gradients of weights and inputs.
 struct RowGradients {
-  at::Tensor x_PD, grad_PD;      ///< gathered inputs and output gradients
-  at::Tensor active_PF;          ///< gate * A
-  at::Tensor hidden_PG, in_PD;   ///< gradients of pre-activations and of the gathered inputs
+  at::Tensor x_PD, grad_PD;     ///< gathered inputs and output gradients
+  at::Tensor active_PF;         ///< gate * A
+  at::Tensor hidden_PG, in_PD;  ///< gradients of pre-activations and of the gathered inputs
 };
 
 template <class T>
-RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at::Tensor& hidden_PG, const at::Tensor& grad_TD,
-                           const at::Tensor& grad_gate_TK) {
+RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at::Tensor& hidden_PG,
+                           const at::Tensor& grad_TD, const at::Tensor& grad_gate_TK) {
   const int64_t dim = in.x_TD.size(1), width = in.w_down_EDF.size(2), rows = order.num_rows();
   const auto options = in.x_TD.options();
-  const RowGradients out{at::empty({rows, dim}, options), at::empty({rows, dim}, options), at::empty({rows, width}, options),
-                         at::empty({rows, 2 * width}, options), at::empty({rows, dim}, options)};
+  const RowGradients out{at::empty({rows, dim}, options), at::empty({rows, dim}, options),
+                         at::empty({rows, width}, options), at::empty({rows, 2 * width}, options),
+                         at::empty({rows, dim}, options)};
   const auto* const x = in.x_TD.const_data_ptr<T>();
   const auto* const grad = grad_TD.const_data_ptr<T>();
   const auto* const gates = in.gate_TK.const_data_ptr<float>();
@@ -136,7 +141,8 @@ RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at
     const Tile tile = tiles[i];
     gather(order, tile, x, out.x_PD.mutable_data_ptr<T>() + tile.row * dim, dim);
     gather(order, tile, grad, out.grad_PD.mutable_data_ptr<T>() + tile.row * dim, dim);
-    const auto grad_active_RF = at::mm(out.grad_PD.narrow(0, tile.row, tile.rows), in.w_down_EDF.select(0, tile.expert));
+    const auto grad_active_RF =
+        at::mm(out.grad_PD.narrow(0, tile.row, tile.rows), in.w_down_EDF.select(0, tile.expert));
     const auto* const hidden = hidden_PG.const_data_ptr<T>() + tile.row * 2 * width;
     const auto* const grad_active = grad_active_RF.template const_data_ptr<T>();
     auto* const active = out.active_PF.mutable_data_ptr<T>() + tile.row * width;
@@ -144,8 +150,9 @@ RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at
     std::vector<float> product(width);
     for (int64_t r = 0; r < tile.rows; ++r) {
       const int64_t pair = order.pair_of_row[tile.row + r], at = r * 2 * width;
-      const float dot = backward_row(hidden + at, hidden + at + width, grad_active + r * width, pair < 0 ? 0.0f : gates[pair],
-                                     active + r * width, grad_hidden + at, grad_hidden + at + width, product.data(), width);
+      const float dot =
+          backward_row(hidden + at, hidden + at + width, grad_active + r * width, pair < 0 ? 0.0f : gates[pair],
+                       active + r * width, grad_hidden + at, grad_hidden + at + width, product.data(), width);
       if (pair >= 0) grad_gates[pair] = dot;
     }
     auto in_RD = out.in_PD.narrow(0, tile.row, tile.rows);
@@ -189,7 +196,8 @@ MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at
       down.run(order, task - gate_up.tasks());
     }
   });
-  combine<T>(order, rows.in_PD.const_data_ptr<T>(), nullptr, out.x_TD.mutable_data_ptr<T>(), in.x_TD.size(0), in.x_TD.size(1));
+  combine<T>(order, rows.in_PD.const_data_ptr<T>(), nullptr, out.x_TD.mutable_data_ptr<T>(), in.x_TD.size(0),
+             in.x_TD.size(1));
   return out;
 }
 

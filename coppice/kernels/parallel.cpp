@@ -35,8 +35,7 @@ void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task) {
 }
 
 void parallel_ranges(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& range) {
-  parallel_tasks((count + grain - 1) / grain,
-                 [&](int64_t i) { range(i * grain, std::min(count, (i + 1) * grain)); });
+  parallel_tasks((count + grain - 1) / grain, [&](int64_t i) { range(i * grain, std::min(count, (i + 1) * grain)); });
 }
 
 }  // namespace coppice::kernels

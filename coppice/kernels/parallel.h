@@ -5,9 +5,11 @@
 
 namespace coppice::kernels {
 
-/// Calls task(i) for every i < count, on whichever of libtorch's threads is free next. The first exception is rethrown at the end.
+/// Calls task(i) for every i < count, on whichever of libtorch's threads is free next. The first exception is rethrown
+/// at the end.
 ///
-/// Threads  at::get_num_threads(). Inside a task every libtorch operation runs on one thread and below autograd, whatever `count`: so what
+/// Threads  at::get_num_threads(). Inside a task every libtorch operation runs on one thread and below autograd,
+/// whatever `count`: so what
 ///          a task computes does not depend on the number of threads.
 void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task);
 

@@ -34,8 +34,8 @@ float normalise_row(const T* __restrict x, const T* __restrict w, T* __restrict 
 }
 
 template <class T>
-void backward_row(const T* __restrict x, const T* __restrict w, const T* __restrict grad, float scale, T* __restrict grad_x,
-                  float* __restrict grad_w, int64_t n) {
+void backward_row(const T* __restrict x, const T* __restrict w, const T* __restrict grad, float scale,
+                  T* __restrict grad_x, float* __restrict grad_w, int64_t n) {
   const float dot = detail::lane_sum(n, [&](int64_t i) { return load(grad[i]) * load(w[i]) * load(x[i]); });
   const float pull = dot * scale * scale / static_cast<float>(n);
   for (int64_t i = 0; i < n; ++i) {

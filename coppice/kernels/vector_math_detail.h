@@ -1,6 +1,7 @@
 #pragma once
 
-// Element arithmetic of the CPU kernels, in f32 whatever the storage, written so that g++ vectorises the loops that use it.
+// Element arithmetic of the CPU kernels, in f32 whatever the storage, written so that g++ vectorises the loops that use
+// it.
 
 #include <ATen/core/Tensor.h>
 
@@ -86,11 +87,13 @@ float lane_sum(int64_t n, const Term& term) {
 template <class F>
 auto with_scalar(const at::Tensor& tensor, const F& f) {
   if (!tensor.device().is_cpu()) {
-    throw Error(ErrorCode::kUnsupported, cat("a kernel was given a tensor on ", tensor.device().str(), "; this build computes on the CPU"));
+    throw Error(ErrorCode::kUnsupported,
+                cat("a kernel was given a tensor on ", tensor.device().str(), "; this build computes on the CPU"));
   }
   if (tensor.scalar_type() == at::kFloat) return f(float{});
   if (tensor.scalar_type() == at::kBFloat16) return f(at::BFloat16{});
-  throw Error(ErrorCode::kUnsupported, cat("a kernel was given ", c10::toString(tensor.scalar_type()), "; wanted f32 or bf16"));
+  throw Error(ErrorCode::kUnsupported,
+              cat("a kernel was given ", c10::toString(tensor.scalar_type()), "; wanted f32 or bf16"));
 }
 
 }  // namespace coppice::kernels::detail

@@ -25,19 +25,23 @@ at::Tensor attention(const BlockContext& context, const LayerWeights& weights, c
   const auto clip = [&](const at::Tensor& x) {
     return config.clip_qkv ? at::clamp(x, -*config.clip_qkv, *config.clip_qkv) : x;
   };
-  const auto split = [&](const at::Tensor& x, int64_t heads) { return x.view({batch, positions, heads, config.head_dim}); };
+  const auto split = [&](const at::Tensor& x, int64_t heads) {
+    return x.view({batch, positions, heads, config.head_dim});
+  };
   const auto turned = [&](Role weight, Role bias, Role norm_weight, int64_t heads) {
     const auto flat = clip(norm(at::linear(x_TD, weights[weight], weights[bias]), norm_weight, QkNorm::kWhole));
-    return kernels::rope(norm(split(flat, heads), norm_weight, QkNorm::kPerHead), context.cos_SR, context.sin_SR).transpose(1, 2);
+    return kernels::rope(norm(split(flat, heads), norm_weight, QkNorm::kPerHead), context.cos_SR, context.sin_SR)
+        .transpose(1, 2);
   };
 
   const auto query_BHSC = turned(Role::kQuery, Role::kQueryBias, Role::kQueryNorm, config.num_heads);
   const auto key_BJSC = turned(Role::kKey, Role::kKeyBias, Role::kKeyNorm, config.num_kv_heads);
   const auto value_BJSC =
-      split(clip(at::linear(x_TD, weights[Role::kValue], weights[Role::kValueBias])), config.num_kv_heads).transpose(1, 2);
-  const auto out_BHSC =
-      at::scaled_dot_product_attention(query_BHSC, key_BJSC, value_BJSC, /*attn_mask=*/{}, /*dropout_p=*/0.0, /*is_causal=*/true,
-                                       /*scale=*/std::nullopt, /*enable_gqa=*/config.num_heads != config.num_kv_heads);
+      split(clip(at::linear(x_TD, weights[Role::kValue], weights[Role::kValueBias])), config.num_kv_heads)
+          .transpose(1, 2);
+  const auto out_BHSC = at::scaled_dot_product_attention(
+      query_BHSC, key_BJSC, value_BJSC, /*attn_mask=*/{}, /*dropout_p=*/0.0, /*is_causal=*/true,
+      /*scale=*/std::nullopt, /*enable_gqa=*/config.num_heads != config.num_kv_heads);
   const auto merged = out_BHSC.transpose(1, 2).reshape({tokens, config.num_heads * config.head_dim});
   return at::linear(merged, weights[Role::kAttentionOutput], weights[Role::kAttentionOutputBias]);
 }

@@ -50,16 +50,18 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
     routing->gate_mass_E = gate_mass(routed, config.num_experts, config.routing.routed_scaling);
     if (context.keep_routing) routing->index_TK = routed.index_TK;
   }
-  out.x_TD = kernels::moe_experts(x_TD, weights[Role::kExpertGate], weights[Role::kExpertDown], routed.index_TK, routed.gate_TK,
-                                  context.kernel);
+  out.x_TD = kernels::moe_experts(x_TD, weights[Role::kExpertGate], weights[Role::kExpertDown], routed.index_TK,
+                                  routed.gate_TK, context.kernel);
   if (weights[Role::kSharedGate].defined()) out.x_TD = out.x_TD + shared_expert(weights, x_TD);
 }
 
 }  // namespace
 
-BlockOutput run_block(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD, LayerRouting* routing) {
+BlockOutput run_block(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD,
+                      LayerRouting* routing) {
   const double epsilon = context.config->rms_eps;
-  const auto middle_TD = x_TD + attention(context, weights, kernels::rms_norm(x_TD, weights[Role::kInputNorm], epsilon));
+  const auto middle_TD =
+      x_TD + attention(context, weights, kernels::rms_norm(x_TD, weights[Role::kInputNorm], epsilon));
   const auto normed_TD = kernels::rms_norm(middle_TD, weights[Role::kPostAttentionNorm], epsilon);
   BlockOutput out;
   if (context.config->moe_layer[context.layer]) {

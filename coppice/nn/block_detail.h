@@ -18,6 +18,7 @@ class LayerWeights {
   at::Tensor& operator[](families::Role role) { return by_role_[static_cast<size_t>(role)]; }
   const at::Tensor& operator[](families::Role role) const { return by_role_[static_cast<size_t>(role)]; }
   std::array<at::Tensor, 32>& all() { return by_role_; }
+  const std::array<at::Tensor, 32>& all() const { return by_role_; }
 
  private:
   std::array<at::Tensor, 32> by_role_;
@@ -27,9 +28,9 @@ class LayerWeights {
 struct BlockContext {
   const families::ModelConfig* config = nullptr;
   int64_t layer = 0;
-  int64_t positions = 0;         ///< S
-  at::Tensor cos_SR, sin_SR;     ///< f32
-  at::Tensor selection_bias_E;   ///< undefined where the layer has none
+  int64_t positions = 0;        ///< S
+  at::Tensor cos_SR, sin_SR;    ///< f32
+  at::Tensor selection_bias_E;  ///< undefined where the layer has none
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
   bool keep_routing = false, with_aux_loss = false, with_z_loss = false;
 };
@@ -42,9 +43,11 @@ struct BlockOutput {
 };
 
 /// Fills `routing` for a MoE layer, if given.
-BlockOutput run_block(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD, LayerRouting* routing);
+BlockOutput run_block(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD,
+                      LayerRouting* routing);
 
-/// The same function and the same gradients bit for bit, keeping only input and weights for the backward pass, which computes the rest again.
+/// The same function and the same gradients bit for bit, keeping only input and weights for the backward pass, which
+/// computes the rest again.
 BlockOutput run_block_recomputed(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD,
                                  LayerRouting* routing);
 

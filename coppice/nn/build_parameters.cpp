@@ -43,8 +43,9 @@ void fill_checked(const TensorFill& fill, const TensorSlot& slot, std::span<floa
   fill(slot, values);
   for (size_t i = 0; i < values.size(); ++i) {
     if (std::isfinite(values[i])) continue;
-    throw Error(ErrorCode::kNonFinite, cat("'", slot.name, "': element ", i, " is ", static_cast<double>(values[i]),
-                                           "; wanted finite weights (the checkpoint is damaged or its training diverged)"));
+    throw Error(ErrorCode::kNonFinite,
+                cat("'", slot.name, "': element ", i, " is ", static_cast<double>(values[i]),
+                    "; wanted finite weights (the checkpoint is damaged or its training diverged)"));
   }
 }
 

@@ -8,7 +8,7 @@
 namespace coppice::nn::detail {
 
 struct BuiltParameters {
-  std::vector<Parameter> parameters;            ///< in the table's order
+  std::vector<Parameter> parameters;             ///< in the table's order
   std::map<int64_t, at::Tensor> selection_bias;  ///< by layer
 };
 

@@ -34,7 +34,8 @@ auto at_border(const F& f) {
   } catch (const c10::Error& e) {
     const std::string_view what = e.what_without_backtrace();
     if (what.find("allocate memory") != std::string_view::npos) {
-      throw Error(ErrorCode::kIo, cat("out of memory: ", what, " (try a smaller micro-batch, or recompute activations)"));
+      throw Error(ErrorCode::kIo,
+                  cat("out of memory: ", what, " (try a smaller micro-batch, or recompute activations)"));
     }
     throw Error(ErrorCode::kInternal, cat("libtorch: ", what, " (a bug in coppice, please report it)"));
   }
@@ -45,8 +46,9 @@ void check_tokens(const at::Tensor& tokens_BS, int64_t vocabulary) {
   const auto* const token = tokens_BS.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < tokens_BS.numel(); ++i) {
     if (token[i] >= 0 && token[i] < vocabulary) continue;
-    throw Error(ErrorCode::kFormat, cat("token id ", token[i], " at position ", i, ": found outside the vocabulary of ", vocabulary,
-                                        "; wanted ids below it (was the data tokenized for another model?)"));
+    throw Error(ErrorCode::kFormat,
+                cat("token id ", token[i], " at position ", i, ": found outside the vocabulary of ", vocabulary,
+                    "; wanted ids below it (was the data tokenized for another model?)"));
   }
 }
 
@@ -62,15 +64,16 @@ void set_rotary_angles(detail::BlockContext& context) {
   const auto& config = *context.config;
   const auto f32 = at::TensorOptions().dtype(at::kFloat);
   const auto exponent_R = at::arange(0, config.rotary_dim, 2, f32) / static_cast<double>(config.rotary_dim);
-  const auto angle_SR = at::outer(at::arange(context.positions, f32), 1.0 / at::pow(at::Scalar(config.rope_theta), exponent_R));
+  const auto angle_SR =
+      at::outer(at::arange(context.positions, f32), 1.0 / at::pow(at::Scalar(config.rope_theta), exponent_R));
   context.cos_SR = at::cos(angle_SR);
   context.sin_SR = at::sin(angle_SR);
 }
 
 /// Everything before the output layer.
 struct Trunk {
-  at::Tensor x_TD;       ///< after the final norm
-  at::Tensor head_VD;    ///< weight of the output layer
+  at::Tensor x_TD;              ///< after the final norm
+  at::Tensor head_VD;           ///< weight of the output layer
   at::Tensor aux_loss, z_loss;  ///< scalars; undefined unless asked for and there are MoE layers
   std::vector<LayerRouting> routing;
 };
@@ -80,8 +83,11 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
   check_tokens(tokens_BS, config.vocab_size);
   const auto weights = by_layer(decoder);
   const auto& outer = weights.back();
-  detail::BlockContext context{.config = &config, .positions = tokens_BS.size(1), .kernel = options.kernel,
-                               .keep_routing = options.keep_routing, .with_aux_loss = options.aux_loss_coef != 0,
+  detail::BlockContext context{.config = &config,
+                               .positions = tokens_BS.size(1),
+                               .kernel = options.kernel,
+                               .keep_routing = options.keep_routing,
+                               .with_aux_loss = options.aux_loss_coef != 0,
                                .with_z_loss = options.z_loss_coef != 0};
   set_rotary_angles(context);
   const bool recompute = options.recompute && at::GradMode::is_enabled();
@@ -130,8 +136,9 @@ Decoder Decoder::load(const families::Model& model, ComputeDtype dtype) {
   return Decoder(model.config, dtype, [&](const families::TensorSlot& slot, std::span<float> values) {
     const auto entry = model.checkpoint.at(slot.name);
     if (!io::is_float(entry.info->dtype)) {
-      throw Error(ErrorCode::kShape, cat(entry.file->path(), ": '", slot.name, "' is ", io::dtype_name(entry.info->dtype),
-                                         "; wanted F32, BF16 or F16 (dequantize the checkpoint first)"));
+      throw Error(ErrorCode::kShape,
+                  cat(entry.file->path(), ": '", slot.name, "' is ", io::dtype_name(entry.info->dtype),
+                      "; wanted F32, BF16 or F16 (dequantize the checkpoint first)"));
     }
     io::to_f32(entry.info->dtype, entry.data(), values);
     entry.file->release(*entry.info);
@@ -142,10 +149,12 @@ families::TensorSlot Decoder::selection_bias_slot(int64_t layer) const {
   for (auto& slot : families::expected_tensors(config_)) {
     if (slot.role() == Role::kSelectionBias && slot.layer == layer) return slot;
   }
-  throw Error(ErrorCode::kInternal, cat("layer ", layer, " has no selection bias (a bug in coppice, please report it)"));
+  throw Error(ErrorCode::kInternal,
+              cat("layer ", layer, " has no selection bias (a bug in coppice, please report it)"));
 }
 
-at::Tensor Decoder::logits(const at::Tensor& tokens_BS, const ForwardOptions& options, std::vector<LayerRouting>* routing) const {
+at::Tensor Decoder::logits(const at::Tensor& tokens_BS, const ForwardOptions& options,
+                           std::vector<LayerRouting>* routing) const {
   return at_border([&] {
     auto trunk = run_trunk(*this, tokens_BS, options);
     if (routing) *routing = std::move(trunk.routing);
@@ -153,7 +162,8 @@ at::Tensor Decoder::logits(const at::Tensor& tokens_BS, const ForwardOptions& op
   });
 }
 
-LossOutput Decoder::loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options) const {
+LossOutput Decoder::loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS,
+                         const ForwardOptions& options) const {
   COPPICE_CHECK(tokens_BS.sizes() == target_BS.sizes());
   return at_border([&] {
     auto trunk = run_trunk(*this, tokens_BS, options);
@@ -173,8 +183,9 @@ LossOutput Decoder::loss(const at::Tensor& tokens_BS, const at::Tensor& target_B
   });
 }
 
-at::Tensor Decoder::sequence_loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options,
-                                  at::Tensor& counts_B, std::vector<LayerRouting>* routing) const {
+at::Tensor Decoder::sequence_loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS,
+                                  const ForwardOptions& options, at::Tensor& counts_B,
+                                  std::vector<LayerRouting>* routing) const {
   COPPICE_CHECK(tokens_BS.sizes() == target_BS.sizes());
   return at_border([&] {
     at::NoGradGuard no_grad;
@@ -217,7 +228,8 @@ const Parameter& find_parameter(const std::vector<Parameter>& parameters, Role r
   for (const Parameter& p : parameters) {
     if (p.role == role && p.layer == layer) return p;
   }
-  throw Error(ErrorCode::kInternal, cat("no parameter is '", role_name(role), "' of layer ", layer, " (a bug in coppice, please report it)"));
+  throw Error(ErrorCode::kInternal,
+              cat("no parameter is '", role_name(role), "' of layer ", layer, " (a bug in coppice, please report it)"));
 }
 
 }  // namespace coppice::nn

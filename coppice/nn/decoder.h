@@ -1,14 +1,15 @@
 #pragma once
 
-// A decoder-only language model built from a family's table. B sequences, S positions, T = B * S tokens, V vocabulary, D model dimension.
+// A decoder-only language model built from a family's table. B sequences, S positions, T = B * S tokens, V vocabulary,
+// D model dimension.
+
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <span>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 #include "coppice/families/match.h"
 #include "coppice/kernels/moe.h"
@@ -31,8 +32,8 @@ struct LayerRouting {
 
 struct ForwardOptions {
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
-  bool recompute = false;      ///< keep only block inputs, compute the rest again in backward
-  double aux_loss_coef = 0;    ///< switch-style, summed over MoE layers' mean as transformers does
+  bool recompute = false;    ///< keep only block inputs, compute the rest again in backward
+  double aux_loss_coef = 0;  ///< switch-style, summed over MoE layers' mean as transformers does
   double z_loss_coef = 0;
   bool keep_routing = false;
 };
@@ -63,20 +64,24 @@ class Decoder {
   families::TensorSlot selection_bias_slot(int64_t layer) const;
 
   /// Shapes   tokens_BS int64; returns [B, S, V] f32.
-  at::Tensor logits(const at::Tensor& tokens_BS, const ForwardOptions& options, std::vector<LayerRouting>* routing = nullptr) const;
+  at::Tensor logits(const at::Tensor& tokens_BS, const ForwardOptions& options,
+                    std::vector<LayerRouting>* routing = nullptr) const;
 
   /// Mean cross-entropy of target_BS given tokens_BS; targets of -1 do not count.
   LossOutput loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options) const;
 
-  /// Sum of cross-entropy and number of counted targets, per sequence, without gradient. Returns [B] f64 sums; counts in `counts_B` int64.
+  /// Sum of cross-entropy and number of counted targets, per sequence, without gradient. Returns [B] f64 sums; counts
+  /// in `counts_B` int64.
   at::Tensor sequence_loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options,
                            at::Tensor& counts_B, std::vector<LayerRouting>* routing = nullptr) const;
 
   /// Every tensor on disk with its f32 (master) values, in the table's order; what checkpoints are written from.
   void visit(const std::function<void(const families::TensorSlot&, std::span<const float>)>& visitor) const;
 
-  /// Replaces the configuration and all parameters of MoE layers (growth in memory); `parameters` of dense parts stay the same objects.
-  void replace(families::ModelConfig config, std::vector<Parameter> parameters, std::map<int64_t, at::Tensor> selection_bias);
+  /// Replaces the configuration and all parameters of MoE layers (growth in memory); `parameters` of dense parts stay
+  /// the same objects.
+  void replace(families::ModelConfig config, std::vector<Parameter> parameters,
+               std::map<int64_t, at::Tensor> selection_bias);
 
  private:
   families::ModelConfig config_;

@@ -1,10 +1,10 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
-
-#include <ATen/core/Tensor.h>
 
 #include "coppice/families/match.h"
 
@@ -12,11 +12,11 @@ namespace coppice::nn {
 
 /// A trainable tensor in memory: one tensor on disk, or all experts of a layer side by side.
 ///
-/// Experts are two parameters a MoE layer: role kExpertGate [E, 2F, D] (per expert gate rows, then up rows) and role kExpertDown [E, D, F].
-/// So every tensor on disk is one contiguous range of elements.
+/// Experts are two parameters a MoE layer: role kExpertGate [E, 2F, D] (per expert gate rows, then up rows) and role
+/// kExpertDown [E, D, F]. So every tensor on disk is one contiguous range of elements.
 struct Parameter {
   struct Slice {
-    families::TensorSlot slot;  ///< the tensor on disk: name, role, expert, shape
+    families::TensorSlot slot;     ///< the tensor on disk: name, role, expert, shape
     int64_t begin = 0, count = 0;  ///< elements
   };
   families::Role role;

@@ -15,14 +15,13 @@ using torch::autograd::variable_list;
 
 /// What cannot travel as a tensor from the forward to the backward pass.
 struct Kept : torch::CustomClassHolder {
-  explicit Kept(BlockContext kept) : context(std::move(kept)) {}
   BlockContext context;
+  std::vector<size_t> roles;  ///< of the function's inputs after x
 };
 
-/// Inputs of the function are x and then the weight of each role, undefined ones included.
-LayerWeights weights_of(at::TensorList inputs) {
+LayerWeights weights_of(const Kept& kept, at::TensorList inputs) {
   LayerWeights weights;
-  std::copy(inputs.begin() + 1, inputs.end(), weights.all().begin());
+  for (size_t i = 0; i < kept.roles.size(); ++i) weights.all()[kept.roles[i]] = inputs[i + 1];
   return weights;
 }
 
@@ -35,19 +34,18 @@ variable_list pack(const BlockOutput& out) {
 }
 
 struct Recomputed : torch::autograd::Function<Recomputed> {
-  static variable_list forward(AutogradContext* ctx, const BlockContext& context, LayerRouting* routing,
+  static variable_list forward(AutogradContext* ctx, const c10::intrusive_ptr<Kept>& kept, LayerRouting* routing,
                                at::TensorList inputs) {
-    ctx->saved_data["context"] = at::IValue::make_capsule(c10::make_intrusive<Kept>(context));
+    ctx->saved_data["kept"] = at::IValue::make_capsule(kept);
     ctx->save_for_backward(inputs.vec());
-    return pack(run_block(context, weights_of(inputs), inputs[0], routing));
+    return pack(run_block(kept->context, weights_of(*kept, inputs), inputs[0], routing));
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto kept = c10::static_intrusive_pointer_cast<Kept>(ctx->saved_data["context"].toCapsule());
+    const auto kept = c10::static_intrusive_pointer_cast<Kept>(ctx->saved_data["kept"].toCapsule());
     variable_list inputs = ctx->get_saved_variables(), wanted;
     std::vector<size_t> position;
     for (size_t i = 0; i < inputs.size(); ++i) {
-      if (!inputs[i].defined()) continue;
       const bool needs_grad = inputs[i].requires_grad();
       inputs[i] = inputs[i].detach();
       if (!needs_grad) continue;
@@ -58,16 +56,16 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
     variable_list outputs, output_grads;
     {
       at::AutoGradMode with_grad(true);
-      const variable_list all = pack(run_block(kept->context, weights_of(inputs), inputs[0], nullptr));
+      const variable_list all = pack(run_block(kept->context, weights_of(*kept, inputs), inputs[0], nullptr));
       for (size_t i = 0; i < all.size(); ++i) {
-        if (!grads[i].defined() || !all[i].requires_grad()) continue;
+        if (!grads[i].defined()) continue;
         outputs.push_back(all[i]);
         output_grads.push_back(grads[i]);
       }
     }
     variable_list found = torch::autograd::grad(outputs, wanted, output_grads, /*retain_graph=*/std::nullopt,
                                                 /*create_graph=*/false, /*allow_unused=*/true);
-    variable_list result(2 + inputs.size());  // the context and the routing have none
+    variable_list result(2 + inputs.size());  // the first two arguments of forward have no gradient
     for (size_t i = 0; i < found.size(); ++i) result[2 + position[i]] = std::move(found[i]);
     return result;
   }
@@ -77,10 +75,15 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
 
 BlockOutput run_block_recomputed(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD,
                                  LayerRouting* routing) {
+  const auto kept = c10::make_intrusive<Kept>();
+  kept->context = context;
   variable_list inputs{x_TD};
-  auto copy = weights;
-  inputs.insert(inputs.end(), copy.all().begin(), copy.all().end());
-  const variable_list list = Recomputed::apply(context, routing, at::TensorList(inputs));
+  for (size_t role = 0; role < weights.all().size(); ++role) {
+    if (!weights.all()[role].defined()) continue;
+    kept->roles.push_back(role);
+    inputs.push_back(weights.all()[role]);
+  }
+  const variable_list list = Recomputed::apply(kept, routing, at::TensorList(inputs));
   BlockOutput out;
   size_t next = 0;
   out.x_TD = list[next++];

@@ -36,8 +36,8 @@ void top_k_of(const float* score, int64_t n, int64_t k, int64_t* index) {
 }
 
 /// Leaves only the experts of the best groups in the running; a group counts by the sum of its two best.
-void keep_best_groups(float* score, int64_t num_experts, int64_t num_groups, int64_t top_groups, std::vector<float>& group_score,
-                      std::vector<int64_t>& best) {
+void keep_best_groups(float* score, int64_t num_experts, int64_t num_groups, int64_t top_groups,
+                      std::vector<float>& group_score, std::vector<int64_t>& best) {
   const int64_t size = num_experts / num_groups;
   int64_t top_two[2];
   for (int64_t g = 0; g < num_groups; ++g) {
@@ -74,7 +74,8 @@ at::Tensor choose(const at::Tensor& choice_TE, const families::Routing& routing,
 
 }  // namespace
 
-Routed route(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E, const families::Routing& routing, int64_t top_k) {
+Routed route(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E, const families::Routing& routing,
+             int64_t top_k) {
   COPPICE_CHECK(logits_TE.dim() == 2 && logits_TE.scalar_type() == at::kFloat && top_k <= logits_TE.size(1));
   COPPICE_CHECK(logits_TE.size(1) % routing.num_groups == 0 && routing.top_groups <= routing.num_groups);
   Routed out;
@@ -100,7 +101,8 @@ at::Tensor balancing_loss(const at::Tensor& score_sum_E, const at::Tensor& count
 }
 
 at::Tensor balancing_loss(const Routed& routed, int64_t num_experts) {
-  return balancing_loss(routed.score_TE.sum(0), kernels::expert_counts(routed.index_TK, num_experts), routed.score_TE.size(0));
+  return balancing_loss(routed.score_TE.sum(0), kernels::expert_counts(routed.index_TK, num_experts),
+                        routed.score_TE.size(0));
 }
 
 at::Tensor z_loss(const at::Tensor& logits_TE) { return at::logsumexp(logits_TE, -1).square().mean(); }

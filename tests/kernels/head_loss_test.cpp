@@ -31,7 +31,8 @@ Head make_head(int64_t tokens, int64_t vocabulary) {
   return head;
 }
 
-at::Tensor plain_loss(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T, at::Reduction::Reduction how) {
+at::Tensor plain_loss(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T,
+                      at::Reduction::Reduction how) {
   return at::cross_entropy_loss(at::linear(x_TD, w_VD), target_T, {}, how, /*ignore_index=*/-1);
 }
 
@@ -68,7 +69,8 @@ TEST(HeadLoss, IsTheCrossEntropyOfTheLogitsWithItsGradients) {
 TEST(HeadLoss, IsZeroIfNoTargetCounts) {
   auto head = make_head(8, 5);
   head.target_T.fill_(-1);
-  const auto found = run(head, at::kFloat, [&](const auto& x, const auto& w) { return head_loss(x, w, head.target_T); });
+  const auto found =
+      run(head, at::kFloat, [&](const auto& x, const auto& w) { return head_loss(x, w, head.target_T); });
   for (const auto& t : found) EXPECT_EQ(t.abs().max().item<float>(), 0.0f);
 }
 
@@ -95,7 +97,8 @@ TEST(HeadLoss, NamesATargetOutsideTheVocabulary) {
 
 TEST(HeadTokenLosses, AreThoseOfEachTokenAndZeroWhereNoneCounts) {
   const auto head = make_head(300, 77);
-  const auto wanted = plain_loss(head.x_TD.to(at::kDouble), head.w_VD.to(at::kDouble), head.target_T, at::Reduction::None);
+  const auto wanted =
+      plain_loss(head.x_TD.to(at::kDouble), head.w_VD.to(at::kDouble), head.target_T, at::Reduction::None);
   expect_near({head_token_losses(head.x_TD, head.w_VD, head.target_T)}, {wanted}, 1e-6);
 }
 

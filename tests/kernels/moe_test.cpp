@@ -36,9 +36,12 @@ at::Tensor random_choice(int64_t tokens, int64_t experts, int64_t top_k) {
 
 Layer make_layer(const Case& c, at::ScalarType dtype = at::kFloat) {
   at::manual_seed(static_cast<uint64_t>(c.tokens * 31 + c.experts));
-  return {at::randn({c.tokens, c.dim}).to(dtype), (at::randn({c.experts, 2 * c.width, c.dim}) * 0.3).to(dtype),
-          (at::randn({c.experts, c.dim, c.width}) * 0.3).to(dtype), random_choice(c.tokens, c.experts, c.top_k),
-          at::rand({c.tokens, c.top_k}) + 0.1, at::randn({c.tokens, c.dim}).to(dtype)};
+  return {at::randn({c.tokens, c.dim}).to(dtype),
+          (at::randn({c.experts, 2 * c.width, c.dim}) * 0.3).to(dtype),
+          (at::randn({c.experts, c.dim, c.width}) * 0.3).to(dtype),
+          random_choice(c.tokens, c.experts, c.top_k),
+          at::rand({c.tokens, c.top_k}) + 0.1,
+          at::randn({c.tokens, c.dim}).to(dtype)};
 }
 
 /// Output, then gradients of x, both weights and the gates.
@@ -64,11 +67,13 @@ void expect_near(const std::vector<at::Tensor>& found, const std::vector<at::Ten
 }
 
 Layer in_f64(const Layer& l) {
-  return {l.x_TD.to(at::kDouble),       l.w_gate_up_EGD.to(at::kDouble), l.w_down_EDF.to(at::kDouble), l.index_TK,
+  return {l.x_TD.to(at::kDouble),    l.w_gate_up_EGD.to(at::kDouble), l.w_down_EDF.to(at::kDouble), l.index_TK,
           l.gate_TK.to(at::kDouble), l.grad_TD.to(at::kDouble)};
 }
 
-class MoeExperts : public ::testing::TestWithParam<Case> {};
+class MoeExperts : public ::testing::TestWithParam<Case> {
+  void SetUp() override { at::set_num_threads(1); }
+};
 
 INSTANTIATE_TEST_SUITE_P(Sizes, MoeExperts,
                          ::testing::Values(Case{1, 8, 4, 2, 16}, Case{3, 7, 5, 1, 9}, Case{37, 33, 6, 3, 17},
@@ -92,7 +97,6 @@ TEST_P(MoeExperts, FastKernelInBf16IsWithinItsRounding) {
 }
 
 TEST_P(MoeExperts, GivesTheSameBitsForAnyNumberOfThreads) {
-  const int before = at::get_num_threads();
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
     const auto layer = make_layer(GetParam(), dtype);
     at::set_num_threads(1);
@@ -103,7 +107,6 @@ TEST_P(MoeExperts, GivesTheSameBitsForAnyNumberOfThreads) {
       for (size_t i = 0; i < wanted.size(); ++i) EXPECT_TRUE(at::equal(found[i], wanted[i])) << threads << ' ' << i;
     }
   }
-  at::set_num_threads(before);
 }
 
 // The reference itself, held to central differences of its loss along a random direction of all its inputs.
@@ -112,8 +115,8 @@ TEST(MoeExpertsReference, GradientsAreFiniteDifferences) {
   const auto gradients = run(layer, MoeKernel::kReference);
   const auto loss = [&](double step, const Layer& way) {
     const auto y = moe_experts(layer.x_TD + step * way.x_TD, layer.w_gate_up_EGD + step * way.w_gate_up_EGD,
-                               layer.w_down_EDF + step * way.w_down_EDF, layer.index_TK, layer.gate_TK + step * way.gate_TK,
-                               MoeKernel::kReference);
+                               layer.w_down_EDF + step * way.w_down_EDF, layer.index_TK,
+                               layer.gate_TK + step * way.gate_TK, MoeKernel::kReference);
     return (y * layer.grad_TD).sum().item<double>();
   };
   Layer way;
@@ -121,8 +124,9 @@ TEST(MoeExpertsReference, GradientsAreFiniteDifferences) {
   way.w_gate_up_EGD = at::randn(layer.w_gate_up_EGD.sizes(), at::kDouble);
   way.w_down_EDF = at::randn(layer.w_down_EDF.sizes(), at::kDouble);
   way.gate_TK = at::randn(layer.gate_TK.sizes(), at::kDouble);
-  const double slope = (gradients[1] * way.x_TD).sum().item<double>() + (gradients[2] * way.w_gate_up_EGD).sum().item<double>() +
-                       (gradients[3] * way.w_down_EDF).sum().item<double>() + (gradients[4] * way.gate_TK).sum().item<double>();
+  const double slope =
+      (gradients[1] * way.x_TD).sum().item<double>() + (gradients[2] * way.w_gate_up_EGD).sum().item<double>() +
+      (gradients[3] * way.w_down_EDF).sum().item<double>() + (gradients[4] * way.gate_TK).sum().item<double>();
   constexpr double kStep = 1e-5;
   EXPECT_NEAR((loss(kStep, way) - loss(-kStep, way)) / (2 * kStep), slope, 1e-6 * std::abs(slope));
 }

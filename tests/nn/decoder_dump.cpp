@@ -20,7 +20,8 @@ using namespace coppice;
 
 at::Tensor read_ids(const io::SafetensorsFile& file, std::string_view name) {
   const auto* info = file.find(name);
-  if (info == nullptr || info->dtype != io::Dtype::kI64) throw Error(ErrorCode::kFormat, cat("no I64 tensor '", name, "'"));
+  if (info == nullptr || info->dtype != io::Dtype::kI64)
+    throw Error(ErrorCode::kFormat, cat("no I64 tensor '", name, "'"));
   const auto bytes = file.data(*info);
   return at::from_blob(const_cast<std::byte*>(bytes.data()), info->shape, at::kLong).clone();
 }
