@@ -41,7 +41,7 @@ struct TokenizerTraining {
   int64_t vocab_size = 2048;
   uint64_t max_sentence_bytes = 4192;
   uint64_t seed = 0;
-  uint64_t sample_bytes = uint64_t{32} << 20;  ///< of longer text a random part of this size is used
+  uint64_t sample_bytes = uint64_t{16} << 20;  ///< of longer text a random part of this size is used
 };
 /// Trains a sentencepiece BPE model (byte fallback, identity normalisation, whitespace kept, no dummy prefix) and
 /// writes into `directory`, made if needed, tokenizer.model, tokenizer.json, tokenizer_config.json and

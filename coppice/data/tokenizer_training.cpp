@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <map>
-#include <set>
 
 #include "coppice/base/error.h"
 #include "coppice/base/rng.h"
@@ -72,10 +70,18 @@ void thin_out(std::vector<std::string_view>& parts, uint64_t bytes, uint64_t see
   std::erase_if(parts, [&](std::string_view) { return rng.uniform(i++) >= share; });
 }
 
-size_t character_bytes(std::string_view text) {
-  size_t bytes = 1;
-  while (bytes < text.size() && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80) ++bytes;
-  return bytes;
+struct Character {
+  uint32_t point;
+  size_t bytes;
+};
+/// The first character of well-formed UTF-8.
+Character first_character(std::string_view text) {
+  const auto lead = static_cast<unsigned char>(text.front());
+  if (lead < 0x80) return {lead, 1};
+  const size_t bytes = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+  uint32_t point = lead & (0xffu >> (bytes + 1));
+  for (size_t i = 1; i < bytes; ++i) point = point << 6 | (static_cast<unsigned char>(text[i]) & 0x3fu);
+  return {point, bytes};
 }
 
 /// Cuts rare characters out, so that they take no place in the vocabulary: byte fallback spells them. Kept are the
@@ -83,32 +89,35 @@ size_t character_bytes(std::string_view text) {
 void cut_out_rare_characters(std::vector<std::string_view>& parts, int64_t vocab_size) {
   constexpr uint64_t kRareInTenThousand = 5;
   constexpr int64_t kFixedPieces = 256 + 3;
-  std::map<std::string_view, uint64_t> counts;
+  constexpr size_t kPoints = 0x110000;
+  std::vector<uint64_t> counts(kPoints);
   uint64_t total = 0;
   for (auto part : parts) {
     for (; !part.empty(); ++total) {
-      const size_t bytes = character_bytes(part);
-      ++counts[part.substr(0, bytes)];
+      const auto [point, bytes] = first_character(part);
+      ++counts[point];
       part.remove_prefix(bytes);
     }
   }
-  std::vector<std::pair<uint64_t, std::string_view>> by_count;
-  for (const auto& [character, count] : counts) by_count.emplace_back(count, character);
-  std::ranges::stable_sort(by_count, std::greater{}, [](const auto& c) { return c.first; });
+  std::vector<uint32_t> by_count;
+  for (uint32_t point = 0; point < kPoints; ++point) {
+    if (counts[point] > 0) by_count.push_back(point);
+  }
+  std::ranges::stable_sort(by_count, std::greater{}, [&](uint32_t point) { return counts[point]; });
   const auto most = static_cast<size_t>(std::max<int64_t>(1, (vocab_size - kFixedPieces) / 2));
-  std::set<std::string_view> kept;
+  std::vector<bool> kept(kPoints);
   uint64_t covered = 0;
-  for (const auto& [count, character] : by_count) {
-    if (kept.size() == most || (total - covered) * 10000 <= kRareInTenThousand * total) break;
-    kept.insert(character);
-    covered += count;
+  for (size_t i = 0; i < std::min(most, by_count.size()); ++i) {
+    if ((total - covered) * 10000 <= kRareInTenThousand * total) break;
+    kept[by_count[i]] = true;
+    covered += counts[by_count[i]];
   }
 
   std::vector<std::string_view> out;
   for (auto part : parts) {
     for (size_t at = 0; at < part.size();) {
-      const size_t bytes = character_bytes(part.substr(at));
-      if (kept.contains(part.substr(at, bytes))) {
+      const auto [point, bytes] = first_character(part.substr(at));
+      if (kept[point]) {
         at += bytes;
         continue;
       }

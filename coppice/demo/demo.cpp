@@ -12,7 +12,7 @@
 namespace coppice::demo {
 namespace {
 
-constexpr int64_t kBatchTokens = 4096;
+constexpr int64_t kBatchTokens = 2048;
 constexpr double kTokensPerMinute =
     1.0e6;  // trained over all arms and seeds; leaves a third of the time to spare on two cores
 

@@ -16,7 +16,7 @@ struct DemoOptions {
   std::filesystem::path text;
   double minutes = 12;
   int64_t seeds = 3, first_seed = 0;
-  int64_t base_experts = 8, top_k = 2, expert_width = 64, model_dim = 128, layers = 4, vocab_size = 2048;
+  int64_t base_experts = 8, top_k = 2, expert_width = 48, model_dim = 96, layers = 4, vocab_size = 1024;
   upcycle::ExpertCount experts;
   double growth_at = 0.5;
   int64_t threads = 2;

@@ -94,7 +94,9 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
 
   Trunk out;
   at::Tensor score_sum_E, count_E;
-  out.x_TD = at::embedding(outer[Role::kEmbedding], tokens_BS.view({-1}));
+  // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
+  const auto& table_VD = outer[Role::kEmbedding];
+  out.x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1})).to(table_VD.scalar_type());
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     context.layer = layer;
     const auto bias = decoder.selection_bias().find(layer);

@@ -21,7 +21,7 @@ inline constexpr const char* kTrainerFile = "trainer.json";
 
 /// `trainer/optimizer-0000i-of-0000N.safetensors`, keys `<tensor name on disk>.{master,exp_avg,exp_avg_sq,step}`: F32
 /// in the tensor's shape, the step I64 [1], or [E] for router tensors, whose rows count alone. F32 weights have no
-/// master; the selection bias, which Adam does not train, has no entry.
+/// master; the selection bias, which Adam does not train, and tensors without elements have no entry.
 ///
 /// Memory   headers only.
 class OptimizerState {

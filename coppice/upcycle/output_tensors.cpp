@@ -1,6 +1,7 @@
 #include "coppice/upcycle/output_tensors.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -139,8 +140,10 @@ io::ShardPlan plan_output(std::span<const OutputTensor> tensors, uint64_t max_sh
   for (const OutputTensor& tensor : tensors) infos.push_back(tensor.info);
   io::ShardPlan plan = io::plan_shards(std::move(infos), max_shard_bytes, stem);
   for (io::ShardPlan::Shard& shard : plan.shards) {
-    std::ranges::stable_sort(shard.tensors, std::ranges::greater{},
-                             [](const io::TensorInfo& info) { return io::dtype_bits(info.dtype); });
+    std::multimap<int, io::TensorInfo, std::greater<>> widest_first;  // equal widths stay in order
+    for (io::TensorInfo& info : shard.tensors) widest_first.emplace(io::dtype_bits(info.dtype), std::move(info));
+    shard.tensors.clear();
+    for (auto& [bits, info] : widest_first) shard.tensors.push_back(std::move(info));
   }
   return plan;
 }

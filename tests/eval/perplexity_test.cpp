@@ -17,6 +17,8 @@ namespace {
 using testing::TempDir;
 
 struct Fixture {
+  Fixture() { at::set_num_threads(1); }  // too little work for more
+
   TempDir dir;
   nn::Decoder model =
       nn::Decoder::load(families::open_model(testing::tiny_model(dir / "m", "glm4_moe", {.sizes = {.vocab_size = 64}})),

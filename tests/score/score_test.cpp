@@ -24,6 +24,8 @@ using testing::TempDir;
 constexpr ScoreSettings kSettings{.batches = 3, .batch_tokens = 160, .sequence_length = 16, .seed = 4};
 
 struct Fixture {
+  Fixture() { at::set_num_threads(1); }  // too little work for more
+
   TempDir dir;
   families::Model model =
       families::open_model(testing::tiny_model(dir / "m", "glm4_moe", {.sizes = {.vocab_size = 64}}));

@@ -39,7 +39,7 @@ inline train::TrainOptions tiny_run(const std::filesystem::path& directory) {
   o.warmup = 2;
   o.lr = 1e-2;
   o.dtype = "f32";
-  o.threads = 2;
+  o.threads = 1;
   return o;
 }
 
