@@ -9,6 +9,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     -fpch-preprocess -Wno-missing-field-initializers -Wno-restrict -Wno-stringop-overflow -Wno-array-bounds
     -Wno-maybe-uninitialized -Wno-dangling-pointer)
 else()
-  target_compile_options(coppice_flags INTERFACE -Wno-missing-field-initializers -Wno-missing-designated-field-initializers)
+  # libstdc++ 12 itself uses what it calls deprecated.
+  target_compile_options(coppice_flags INTERFACE -Wno-missing-field-initializers -Wno-missing-designated-field-initializers
+    -Wno-deprecated-declarations)
 endif()
 target_include_directories(coppice_flags INTERFACE "${CMAKE_SOURCE_DIR}")

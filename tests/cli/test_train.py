@@ -18,7 +18,7 @@ COPPICE = pathlib.Path(os.environ.get("COPPICE_BUILD", REPOSITORY / "build" / "r
 MODEL = ["--model.vocab_size", 64, "--model.dim", 32, "--model.layers", 2, "--model.heads", 2, "--model.kv_heads", 1,
          "--model.head_dim", 16, "--model.experts", 4, "--model.expert_width", 16, "--model.dense_width", 32,
          "--model.first_dense_layers", 0, "--data.sequence_length", 16, "--train.batch_tokens", 128,
-         "--train.dtype", "f32", "--schedule.warmup", 0]
+         "--train.dtype", "f32", "--train.threads", 1, "--schedule.warmup", 0]  # too little work for two threads
 
 
 def coppice(*arguments, **settings):
@@ -64,7 +64,7 @@ def test_prints_one_json_object(data):
     assert 0 < result["loss"] < math.log(64) + 0.5 and 0 < result["validation_loss"]["val"]
     assert pathlib.Path(result["checkpoint"]).name == "step-00000020"
     evaluated = json.loads(coppice("eval", result["checkpoint"], "--tokens", data / "val", "--sequence-length", 16,
-                                   "--json").stdout)
+                                   "--threads", 1, "--json").stdout)
     assert evaluated["loss"] == pytest.approx(result["validation_loss"]["val"], rel=1e-6)
     assert evaluated["perplexity"] == pytest.approx(math.exp(evaluated["loss"]))
 

@@ -109,7 +109,7 @@ def test_trains_along_the_losses_of_torch_adamw(case):
     """Each step takes the whole file, so that the order of its windows does not matter."""
     directory, _, windows = case
     steps, lr, clip = 8, 2e-3, 0.5
-    run("train", "--model.path", directory / "model", "--data.train", directory / "tokens", "--data.sequence_length", LENGTH,
+    run("train", "--train.threads", 1, "--model.path", directory / "model", "--data.train", directory / "tokens", "--data.sequence_length", LENGTH,
         "--train.out", directory / "run", "--train.steps", steps, "--train.batch_tokens", WINDOWS * LENGTH,
         "--train.micro_batch", 3, "--train.dtype", "f32", "--optimizer.lr", lr, "--optimizer.clip", clip,
         "--optimizer.weight_decay", 0.1, "--schedule.kind", "constant", "--schedule.warmup", 0, "--balance.kind", "none")
@@ -139,7 +139,7 @@ def test_trains_along_the_losses_of_torch_adamw(case):
 
 def test_bf16_checkpoints_load_in_transformers(case):
     directory, _, windows = case
-    run("train", "--model.path", directory / "model", "--data.train", directory / "tokens", "--data.sequence_length", LENGTH,
+    run("train", "--train.threads", 1, "--model.path", directory / "model", "--data.train", directory / "tokens", "--data.sequence_length", LENGTH,
         "--train.out", directory / "bf16", "--train.steps", 3, "--train.batch_tokens", WINDOWS * LENGTH,
         "--schedule.warmup", 0, "--optimizer.lr", 1e-3)
     checkpoint = directory / "bf16" / "checkpoints" / "step-00000003"
