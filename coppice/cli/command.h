@@ -5,7 +5,8 @@
 
 namespace coppice::cli {
 
-/// One sub-command. `run` gets the arguments after its name and returns the exit status; results go to stdout, the rest to stderr.
+/// One sub-command. `run` gets the arguments after its name and returns the exit status; results go to stdout, the rest
+/// to stderr.
 struct Command {
   std::string_view name, summary;
   int (*run)(std::span<const std::string_view> args);

@@ -63,7 +63,7 @@ void check_token_file_absent(const std::filesystem::path& prefix);
 class TokenFileWriter {
  public:
   /// Throws   Error{kUsage} if a file of the set exists or `vocab_size` is below 1; Error{kIo}.
-  TokenFileWriter(std::filesystem::path prefix, int64_t vocab_size);
+  TokenFileWriter(const std::filesystem::path& prefix, int64_t vocab_size);
   ~TokenFileWriter();
   TokenFileWriter(const TokenFileWriter&) = delete;
   TokenFileWriter& operator=(const TokenFileWriter&) = delete;

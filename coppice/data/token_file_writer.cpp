@@ -109,8 +109,8 @@ void check_token_file_absent(const fs::path& prefix) {
 }
 
 struct TokenFileWriter::State {
-  State(fs::path p, int64_t vocabulary)
-      : prefix(fs::absolute(p)),
+  State(const fs::path& path, int64_t vocabulary)
+      : prefix(fs::absolute(path)),
         vocab_size(vocabulary),
         narrow(vocabulary <= detail::kMaxVocabU16),
         bin(prefix, ".bin") {}
@@ -123,12 +123,12 @@ struct TokenFileWriter::State {
   uint64_t tokens = 0;
 };
 
-TokenFileWriter::TokenFileWriter(fs::path prefix, int64_t vocab_size) {
+TokenFileWriter::TokenFileWriter(const fs::path& prefix, int64_t vocab_size) {
   if (vocab_size < 1 || vocab_size > std::numeric_limits<int32_t>::max()) {
     throw Error(ErrorCode::kUsage, cat(prefix, ": a vocabulary of ", vocab_size, " ids; wanted 1 to 2147483647"));
   }
   check_token_file_absent(prefix);
-  state_ = std::make_unique<State>(std::move(prefix), vocab_size);
+  state_ = std::make_unique<State>(prefix, vocab_size);
 }
 
 TokenFileWriter::~TokenFileWriter() = default;

@@ -86,7 +86,7 @@ def test_events_are_what_tensorboard_reads(data):
     assert coppice(*arguments, "--train.out", data / "run", "--train.stop_at", 6).returncode == 0
     shutil.rmtree(data / "run" / "checkpoints" / "step-00000006")  # as if the run had died with its newest at step 4
     time.sleep(1.1)  # event files are ordered by the second in their name
-    resumed = coppice(*arguments, "--train.resume")
+    resumed = coppice(*arguments, "--train.out", data / "run", "--train.resume")
     assert resumed.returncode == 0, resumed.stderr
     reader = EventAccumulator(str(data / "run"))
     reader.Reload()

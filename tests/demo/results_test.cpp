@@ -1,8 +1,8 @@
 #include "coppice/demo/results.h"
 
-#include <cmath>
-
 #include <gtest/gtest.h>
+
+#include <cmath>
 
 #include "coppice/base/error.h"
 #include "coppice/demo/demo.h"
@@ -77,7 +77,8 @@ TEST(DemoPage, CanBeMadeFromOneSeedAndFromSeveral) {
     data.sources[domain.name] = Json::object({{"package", "p"}, {"version", "1"}, {"sha256", std::string(64, 'a')}});
   }
   EXPECT_NE(demo_page({}, data, {seed(0, 2.0, 1.9, 1.8)}).html().find("one seed has no spread"), std::string::npos);
-  EXPECT_NE(demo_page({}, data, {seed(0, 2.00, 1.9, 1.80), seed(1, 2.01, 1.9, 1.80)}).html().find("Gap closure eta ="), std::string::npos);
+  EXPECT_NE(demo_page({}, data, {seed(0, 2.00, 1.9, 1.80), seed(1, 2.01, 1.9, 1.80)}).html().find("Gap closure eta ="),
+            std::string::npos);
 }
 
 }  // namespace

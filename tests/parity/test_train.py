@@ -110,7 +110,8 @@ def test_trains_along_the_losses_of_torch_adamw(case):
     directory, _, windows = case
     steps, lr, clip = 8, 2e-3, 0.5
     run("train", "--model.path", directory / "model", "--data.train", directory / "tokens", "--data.sequence_length", LENGTH,
-        "--train.threads", 1, "--train.out", directory / "run", "--train.steps", steps, "--train.batch_tokens", WINDOWS * LENGTH,
+        "--train.threads", 1, "--train.out", directory / "run", "--train.steps", steps,
+        "--train.batch_tokens", WINDOWS * LENGTH,
         "--train.micro_batch", 3, "--train.dtype", "f32", "--optimizer.lr", lr, "--optimizer.clip", clip,
         "--optimizer.weight_decay", 0.1, "--schedule.kind", "constant", "--schedule.warmup", 0, "--balance.kind", "none")
     lines = [json.loads(line) for line in (directory / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -140,7 +141,8 @@ def test_trains_along_the_losses_of_torch_adamw(case):
 def test_bf16_checkpoints_load_in_transformers(case):
     directory, _, windows = case
     run("train", "--model.path", directory / "model", "--data.train", directory / "tokens", "--data.sequence_length", LENGTH,
-        "--train.threads", 1, "--train.out", directory / "bf16", "--train.steps", 3, "--train.batch_tokens", WINDOWS * LENGTH,
+        "--train.threads", 1, "--train.out", directory / "bf16", "--train.steps", 3,
+        "--train.batch_tokens", WINDOWS * LENGTH,
         "--schedule.warmup", 0, "--optimizer.lr", 1e-3)
     checkpoint = directory / "bf16" / "checkpoints" / "step-00000003"
     model, info = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True)
@@ -151,6 +153,7 @@ def test_bf16_checkpoints_load_in_transformers(case):
         assert bias.dtype == torch.float32 and bias.abs().max() > 0
     with torch.no_grad():
         expected = loss_of(model.float(), windows).item()
-    result = json.loads(run("eval", checkpoint, "--tokens", directory / "tokens", "--sequence-length", LENGTH, "--threads", 1,
+    result = json.loads(run("eval", checkpoint, "--tokens", directory / "tokens", "--sequence-length", LENGTH,
+                            "--threads", 1,
                             "--json"))
     assert result["loss"] == pytest.approx(expected, abs=1e-5)

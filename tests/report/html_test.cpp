@@ -1,9 +1,9 @@
 #include "coppice/report/html.h"
 
-#include <cmath>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <cmath>
 
 namespace coppice::report {
 namespace {

@@ -1,9 +1,9 @@
 #include "coppice/report/run_record.h"
 
-#include <fstream>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <fstream>
 
 #include "coppice/base/error.h"
 #include "tests/testing/temp_dir.h"
