@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 COPPICE = pathlib.Path(os.environ.get("COPPICE_BUILD", REPOSITORY / "build" / "release")) / "coppice"
 
+torch.set_num_threads(1)  # too little work for more
+
 VOCABULARY, LENGTH, WINDOWS = 96, 32, 8
 COMMON = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
               num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=None, pad_token_id=None,
@@ -154,6 +156,5 @@ def test_bf16_checkpoints_load_in_transformers(case):
     with torch.no_grad():
         expected = loss_of(model.float(), windows).item()
     result = json.loads(run("eval", checkpoint, "--tokens", directory / "tokens", "--sequence-length", LENGTH,
-                            "--threads", 1,
-                            "--json"))
+                            "--threads", 1, "--json"))
     assert result["loss"] == pytest.approx(expected, abs=1e-5)
