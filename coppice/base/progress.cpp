@@ -23,6 +23,7 @@ constexpr auto kTerminalPause = milliseconds(100);
 constexpr auto kLinePause = milliseconds(10000);
 
 std::atomic<bool> enabled = false;
+std::atomic<int> bars_alive = 0;
 bool bar_on_line = false;  // guarded by stderr_mutex()
 
 bool on_terminal() {
@@ -103,17 +104,23 @@ std::string detail::progress_text(const ProgressView& view) {
 void enable_progress(bool on) { enabled = on; }
 
 Progress::Progress(std::string label, uint64_t total, ProgressUnit unit)
-    : label_(std::move(label)), total_(total), unit_(unit), start_(Clock::now()), drawn_(start_) {}
+    : label_(std::move(label)),
+      total_(total),
+      unit_(unit),
+      start_(Clock::now()),
+      drawn_(start_),
+      outermost_(bars_alive++ == 0) {}
 
 Progress::~Progress() {
   const std::lock_guard lock(mutex_);
   if (shown_) draw(true);
+  --bars_alive;
 }
 
 void Progress::advance(uint64_t amount) {
   const std::lock_guard lock(mutex_);
   done_ += amount;
-  if (!enabled) return;
+  if (!enabled || !outermost_) return;
   const auto now = Clock::now();
   const auto pause = on_terminal() ? kTerminalPause : kLinePause;
   if (now - start_ < kSilence || now - drawn_ < pause) return;

@@ -10,8 +10,8 @@ namespace coppice {
 enum class ProgressUnit { kBytes, kItems, kSteps, kTokens };
 
 /// A progress bar on stderr with rate and time left: redrawn in place on a terminal, else a plain line every
-/// ten seconds. Shows nothing for work that ends within a second. Off unless `enable_progress(true)` was called by
-/// `main`.
+/// ten seconds. Shows nothing for work that ends within a second, nor while an earlier bar is alive: what a long job
+/// does inside is told by its own bar. Off unless `enable_progress(true)` was called by `main`.
 ///
 /// Threads  advance() may be called from any thread.
 class Progress {
@@ -37,6 +37,7 @@ class Progress {
   std::chrono::steady_clock::time_point start_;
   std::chrono::steady_clock::time_point drawn_;
   bool shown_ = false;
+  bool outermost_;
 };
 
 void enable_progress(bool on);

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <new>
 #include <string>
@@ -83,6 +84,8 @@ int run_command(std::span<const std::string_view> args) {
     return report(e.code, e.what());
   } catch (const std::bad_alloc&) {
     return report(ErrorCode::kIo, "out of memory (use fewer threads or a machine with more)");
+  } catch (const std::filesystem::filesystem_error& e) {
+    return report(ErrorCode::kIo, cat(e.path1(), ": ", e.code().message()));
   } catch (const std::exception& e) {
     return report_foreign(e.what());
   }

@@ -17,8 +17,7 @@ constexpr double kShareScale = 0x1p40;  // shares are integers, so that any posi
 /// Where a keyed random order of 0..n-1 puts `i`, without the order being made.
 ///
 /// Source   Black and Rogaway, Ciphers with Arbitrary Finite Domains (CT-RSA 2002): a Feistel network over the next
-/// power
-///          of four, walked along its cycle until it lands inside.
+///          power of four, walked along its cycle until it lands inside.
 uint64_t shuffled(const Rng& rng, uint64_t i, uint64_t n) {
   constexpr uint64_t kRounds = 6;
   const auto half_bits = std::max<size_t>(1, (std::bit_width(n - 1) + 1) / 2);

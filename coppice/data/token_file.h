@@ -23,8 +23,7 @@ struct TokenFileCard {
 ///
 /// Threads  any; copies share the mapping.
 /// Source   Megatron-LM's MMapIndexedDataset: "MMIDIDX\0\0", version 1, dtype code, sequence and document counts,
-/// lengths
-///          i32, pointers i64, documents i64.
+///          lengths i32, pointers i64, documents i64.
 class TokenFile {
  public:
   /// `path` with or without .bin/.idx. Throws Error{kNotFound, kIo}; Error{kFormat}: bad magic, version, dtype, counts

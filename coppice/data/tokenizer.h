@@ -30,8 +30,7 @@ class Tokenizer {
 /// in helper processes of $COPPICE_PYTHON or the project's virtual environment.
 ///
 /// Throws   Error{kNotFound}, Error{kFormat}; Error{kUnsupported}: a tokenizer.model alone whose ids transformers would
-/// not
-///          give; Error{kIo} (no Python with `tokenizers`: says how to get one).
+///          not give; Error{kIo} (no Python with `tokenizers`: says how to get one).
 std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& directory);
 
 /// SHA-256 of the directory's tokenizer file (tokenizer.json, else tokenizer.model), empty if it has none.
@@ -49,7 +48,7 @@ struct TokenizerTraining {
 /// settings, same bytes.
 ///
 /// Throws   Error{kUsage}: a tokenizer is there already, or the vocabulary does not fit the text; Error{kFormat}: not
-/// UTF-8.
+///          UTF-8.
 void train_tokenizer(std::span<const std::string> documents, const TokenizerTraining& settings,
                      const std::filesystem::path& directory);
 

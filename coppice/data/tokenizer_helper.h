@@ -17,8 +17,7 @@ namespace coppice::data {
 class TokenizerHelper {
  public:
   /// Throws   Error{kIo}: no Python, or one without `tokenizers` (says how to get one); Error{kFormat}: a
-  /// tokenizer.json that
-  ///          PyPI tokenizers does not take.
+  ///          tokenizer.json that PyPI tokenizers does not take.
   TokenizerHelper(const std::filesystem::path& python, const std::filesystem::path& tokenizer_json,
                   const std::string& eos_token);
   ~TokenizerHelper();

@@ -17,7 +17,6 @@ namespace coppice::demo {
 namespace {
 
 constexpr int64_t kSequenceLength = 128;
-constexpr uint64_t kEvaluationTokens = 32768;  // of each domain
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -30,7 +29,8 @@ std::vector<data::TokenFile> training_files(const PreparedData& data) {
 }
 
 // What all arms share; an arm changes where it starts and stops.
-train::TrainOptions common_options(const DemoOptions& options, const PreparedData& data, uint64_t seed) {
+train::TrainOptions common_options(const SeedSetting& setting) {
+  const auto& options = setting.options;
   const auto plan = budget(options);
   train::TrainOptions out;
   out.model_family = "glm4_moe";  // its selection bias stays F32 on load: transformers routes as it was trained
@@ -44,19 +44,19 @@ train::TrainOptions common_options(const DemoOptions& options, const PreparedDat
   out.expert_width = options.expert_width;
   out.dense_width = options.expert_width * options.top_k;
   out.first_dense_layers = 1;
-  out.tokenizer = data.tokenizer;
-  for (const auto& domain : data.domains) {
+  out.tokenizer = setting.data.tokenizer;
+  for (const auto& domain : setting.data.domains) {
     out.data_train.push_back(domain.train);
     out.data_validation.push_back(domain.validation);
     out.data_weights.push_back(1);
   }
   out.sequence_length = kSequenceLength;
-  out.seed = seed;
+  out.seed = setting.seed;
   out.steps = plan.steps;
   out.batch_tokens = plan.batch_tokens;
   out.micro_batch = plan.batch_tokens / kSequenceLength;
   out.dtype = "f32";  // at these sizes bf16 saves no time
-  out.threads = options.threads;
+  out.threads = setting.threads;
   out.validate_every = std::max<int64_t>(1, plan.steps / 20);
   out.validation_tokens = 4096;
   out.lr = 3e-3;
@@ -91,12 +91,12 @@ std::vector<std::pair<double, double>> validation_curve(const std::filesystem::p
   return curve;
 }
 
-void evaluate(const std::filesystem::path& checkpoint, const PreparedData& data, ArmResult& arm) {
+void evaluate(const SeedSetting& setting, const std::filesystem::path& checkpoint, ArmResult& arm) {
+  const uint64_t tokens = budget(setting.options).evaluation_tokens;
   const auto model = nn::Decoder::load(families::open_model(checkpoint), nn::ComputeDtype::kF32);
-  for (const auto& domain : data.domains) {
-    const auto loss =
-        eval::token_loss(model, data::TokenFile::open(domain.validation),
-                         {.sequence_length = kSequenceLength, .batch = 32, .max_tokens = kEvaluationTokens});
+  for (const auto& domain : setting.data.domains) {
+    const auto loss = eval::token_loss(model, data::TokenFile::open(domain.validation),
+                                       {.sequence_length = kSequenceLength, .batch = 32, .max_tokens = tokens});
     arm.loss[domain.name] = loss.loss;
     auto& rows = arm.expert_share[domain.name];
     for (const auto& counts : loss.expert_counts) {
@@ -113,35 +113,36 @@ struct Trained {
   std::filesystem::path checkpoint;
 };
 
-Trained train_arm(train::TrainOptions options, const std::filesystem::path& directory, const PreparedData& data) {
-  options.out = directory;
-  log_info(cat("training ", directory));
+Trained train_arm(const SeedSetting& setting, train::TrainOptions options, std::string_view name) {
+  options.out = setting.directory / name;
+  log_info(cat("training ", options.out));
   const auto start = std::chrono::steady_clock::now();
-  const auto done = train::train(options);
+  const auto done = train::train(options, setting.on_step);
   Trained out{.checkpoint = done.checkpoint};
   out.arm.train_seconds = seconds_since(start);
   out.arm.seconds_per_step = done.seconds_per_step;
   out.arm.steps = done.last_step - done.first_step;
-  out.arm.curve = validation_curve(directory);
-  evaluate(done.checkpoint, data, out.arm);
+  out.arm.curve = validation_curve(options.out);
+  evaluate(setting, done.checkpoint, out.arm);
   return out;
 }
 
 // Scores the trunk, expands it and checks every tensor of the result; returns the plan.
-upcycle::GrowthPlan grow(const DemoOptions& options, const PreparedData& data, uint64_t seed,
-                         const std::filesystem::path& trunk, const std::filesystem::path& directory) {
+upcycle::GrowthPlan grow(const SeedSetting& setting, const std::filesystem::path& trunk) {
+  const auto& directory = setting.directory;
+  const auto threads = static_cast<size_t>(setting.threads);
   const auto model = families::open_model(trunk);
   const auto scores = score::score_model(
-      model, training_files(data),
-      {.batches = 10, .batch_tokens = 8192, .sequence_length = kSequenceLength, .seed = seed + 1000003});
+      model, training_files(setting.data),
+      {.batches = 10, .batch_tokens = 8192, .sequence_length = kSequenceLength, .seed = setting.seed + 1000003});
   io::write_file_atomically(directory / "scores.json", scores.to_json().dump(1) + "\n");
   upcycle::GrowthOptions growth;
-  growth.experts = options.experts;
-  growth.seed = seed;
+  growth.experts = setting.options.experts;
+  growth.seed = setting.seed;
   const auto plan = upcycle::make_plan(model.config, growth, &scores);
   const auto expanded = directory / "expanded";
-  upcycle::expand(model, plan, {.out = expanded, .threads = static_cast<size_t>(options.threads)});
-  const auto check = upcycle::verify(model, families::open_model(expanded), static_cast<size_t>(options.threads));
+  upcycle::expand(model, plan, {.out = expanded, .threads = threads});
+  const auto check = upcycle::verify(model, families::open_model(expanded), threads);
   io::write_file_atomically(directory / "verify.json", check.to_json().dump(1) + "\n");
   COPPICE_CHECK(check.ok, "the expanded model failed verification: ", join_some(check.problems, 3, "; "));
   return plan;
@@ -149,36 +150,32 @@ upcycle::GrowthPlan grow(const DemoOptions& options, const PreparedData& data, u
 
 }  // namespace
 
-SeedResult run_seed(const DemoOptions& options, const PreparedData& data, uint64_t seed,
-                    const std::filesystem::path& directory) {
-  SeedResult result;
-  result.seed = seed;
-  const auto from_nothing = common_options(options, data, seed);
-
-  auto trunk_options = from_nothing;
-  trunk_options.stop_at = budget(options).growth_step;
-  const auto trunk = train_arm(trunk_options, directory / "trunk", data);
+void run_grown(const SeedSetting& setting, SeedResult& result) {
+  auto trunk_options = common_options(setting);
+  trunk_options.stop_at = budget(setting.options).growth_step;
+  const auto trunk = train_arm(setting, trunk_options, "trunk");
   result.trunk = trunk.arm;
 
   const auto start = std::chrono::steady_clock::now();
-  const auto plan = grow(options, data, seed, trunk.checkpoint, directory);
+  const auto plan = grow(setting, trunk.checkpoint);
   result.surgery_seconds = seconds_since(start);
-  evaluate(directory / "expanded", data, result.expanded);
+  evaluate(setting, setting.directory / "expanded", result.expanded);
 
-  auto continued = from_nothing;
+  auto continued = common_options(setting);
   continued.start = "continue";
   continued.model_path = trunk.checkpoint;
-  result.control = train_arm(continued, directory / "control", data).arm;
+  result.control = train_arm(setting, continued, "control").arm;
 
-  continued.model_path = directory / "expanded";
-  const auto upcycled = train_arm(continued, directory / "upcycled", data);
+  continued.model_path = setting.directory / "expanded";
+  const auto upcycled = train_arm(setting, continued, "upcycled");
   result.upcycled = upcycled.arm;
   measure_siblings(families::open_model(upcycled.checkpoint), plan, result);
+}
 
-  auto scratch = from_nothing;
-  scratch.num_experts = plan.experts_after;
-  result.scratch = train_arm(scratch, directory / "scratch", data).arm;
-  return result;
+void run_from_scratch(const SeedSetting& setting, SeedResult& result) {
+  auto options = common_options(setting);
+  options.num_experts = setting.options.experts.resolve(options.num_experts);
+  result.scratch = train_arm(setting, options, "scratch").arm;
 }
 
 }  // namespace coppice::demo

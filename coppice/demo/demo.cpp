@@ -1,10 +1,12 @@
 #include "coppice/demo/demo.h"
 
+#include <atomic>
 #include <cmath>
 
 #include "coppice/base/error.h"
-#include "coppice/base/log.h"
+#include "coppice/base/progress.h"
 #include "coppice/base/text.h"
+#include "coppice/base/thread_pool.h"
 #include "coppice/demo/arms.h"
 #include "coppice/demo/page.h"
 #include "coppice/io/atomic_file.h"
@@ -12,9 +14,8 @@
 namespace coppice::demo {
 namespace {
 
-constexpr int64_t kBatchTokens = 2048;
-constexpr double kTokensPerMinute =
-    1.0e6;  // trained over all arms and seeds; leaves a third of the time to spare on two cores
+constexpr int64_t kBatchTokens = 512;       // many small steps: at a few million tokens a model is short of steps first
+constexpr double kTokensPerMinute = 1.8e6;  // of all arms and seeds; two slow cores manage it
 
 // The folder belongs to one set of settings; another must not mix its seeds in.
 void claim_directory(const DemoOptions& options) {
@@ -37,16 +38,33 @@ void claim_directory(const DemoOptions& options) {
   io::write_file_atomically(path, text);
 }
 
-SeedResult run_or_read_seed(const DemoOptions& options, const PreparedData& data, uint64_t seed) {
-  const auto directory = options.out / cat("seed-", seed);
-  const auto record = directory / "result.json";
-  if (std::filesystem::exists(record)) return SeedResult::from_json(Json::read(record));
-  std::filesystem::remove_all(directory);  // of a demo that was cut off
-  std::filesystem::create_directories(directory);
-  log_info(cat("seed ", seed));
-  auto result = run_seed(options, data, seed, directory);
-  io::write_file_atomically(record, result.to_json().dump(1) + "\n");
-  return result;
+std::filesystem::path seed_directory(const DemoOptions& options, const SeedResult& seed) {
+  return options.out / cat("seed-", seed.seed);
+}
+
+uint64_t tokens_of_seed(const Budget& plan) {
+  return static_cast<uint64_t>(plan.batch_tokens * (3 * plan.steps - plan.growth_step));
+}
+
+// Trains the seeds' models side by side: two chains a seed, on threads of their own. More threads than chains go into
+// the models, by the number of all seeds, so that a demo that goes on computes what a whole one does.
+void run_seeds(const DemoOptions& options, const PreparedData& data, const std::vector<SeedResult*>& seeds) {
+  const auto threads = options.threads > 0 ? options.threads : static_cast<int64_t>(default_threads());
+  const auto threads_each = std::max<int64_t>(1, threads / (2 * options.seeds));
+  Progress progress("demo", seeds.size() * tokens_of_seed(budget(options)), ProgressUnit::kTokens);
+  std::vector<std::atomic<int>> chains_done(seeds.size());
+  parallel_for(2 * seeds.size(), static_cast<size_t>(threads), [&](size_t job) {
+    auto& result = *seeds[job / 2];
+    const SeedSetting setting{.options = options,
+                              .data = data,
+                              .seed = result.seed,
+                              .directory = seed_directory(options, result),
+                              .threads = threads_each,
+                              .on_step = [&](uint64_t tokens) { progress.advance(tokens); }};
+    job % 2 == 0 ? run_grown(setting, result) : run_from_scratch(setting, result);
+    if (++chains_done[job / 2] < 2) return;
+    io::write_file_atomically(setting.directory / "result.json", result.to_json().dump(1) + "\n");
+  });
 }
 
 }  // namespace
@@ -62,6 +80,8 @@ Budget budget(const DemoOptions& options) {
   Budget out;
   out.batch_tokens = kBatchTokens;
   out.steps = static_cast<int64_t>(tokens / kBatchTokens);
+  // An hour of three seeds is judged by a million tokens.
+  out.evaluation_tokens = static_cast<uint64_t>(std::max(16384.0, tokens / 80));
   out.growth_step = std::llround(static_cast<double>(out.steps) * options.growth_at);
   if (out.steps < 40 || out.growth_step < 1 || out.growth_step >= out.steps) {
     throw Error(ErrorCode::kUsage,
@@ -75,10 +95,20 @@ std::vector<SeedResult> run_demo(const DemoOptions& options) {
   (void)budget(options);  // refuses before anything is made
   claim_directory(options);
   const auto data = prepare_data(options);
-  std::vector<SeedResult> seeds;
-  for (int64_t i = 0; i < options.seeds; ++i) {
-    seeds.push_back(run_or_read_seed(options, data, static_cast<uint64_t>(options.first_seed + i)));
+  std::vector<SeedResult> seeds(static_cast<size_t>(options.seeds));
+  std::vector<SeedResult*> to_run;
+  for (size_t i = 0; i < seeds.size(); ++i) {
+    seeds[i].seed = static_cast<uint64_t>(options.first_seed) + i;
+    const auto directory = seed_directory(options, seeds[i]);
+    if (std::filesystem::exists(directory / "result.json")) {
+      seeds[i] = SeedResult::from_json(Json::read(directory / "result.json"));
+      continue;
+    }
+    std::filesystem::remove_all(directory);  // of a demo that was cut off
+    std::filesystem::create_directories(directory);
+    to_run.push_back(&seeds[i]);
   }
+  run_seeds(options, data, to_run);
   io::write_file_atomically(options.out / "report.html", demo_page(options, data, seeds).html());
   return seeds;
 }

@@ -12,6 +12,7 @@ struct Budget {
   int64_t steps = 0;        ///< T, per arm that is trained from nothing
   int64_t growth_step = 0;  ///< tau
   int64_t batch_tokens = 0;
+  uint64_t evaluation_tokens = 0;  ///< of each domain, for the table; validation text permitting
 };
 /// Throws   Error{kUsage} if the options leave less than 40 steps, or growth_at leaves one side empty.
 Budget budget(const DemoOptions& options);

@@ -16,10 +16,10 @@ struct DemoOptions {
   std::filesystem::path text;
   double minutes = 12;
   int64_t seeds = 3, first_seed = 0;
-  int64_t base_experts = 8, top_k = 2, expert_width = 48, model_dim = 96, layers = 4, vocab_size = 1024;
+  int64_t base_experts = 8, top_k = 2, expert_width = 32, model_dim = 64, layers = 3, vocab_size = 1024;
   upcycle::ExpertCount experts;
   double growth_at = 0.5;
-  int64_t threads = 2;
+  int64_t threads = 0;
   bool json = false, quiet = false;
 
   static constexpr auto fields() {
@@ -39,7 +39,8 @@ struct DemoOptions {
         field("layers", &O::layers, "decoder layers, the first without experts"),
         field("vocab-size", &O::vocab_size, "ids of the tokenizer it trains"),
         field("growth-at", &O::growth_at, "share of the token budget before the expansion"),
-        field("threads", &O::threads, "CPU threads; the figures may depend on it in the last digits"),
+        field("threads", &O::threads,
+              "CPU threads, 0 for all cores; models train side by side, one thread each, until there are more"),
         field("json", &O::json, "the results as one JSON object on stdout"),
         field("quiet", &O::quiet, "no log lines")};
   }

@@ -14,7 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kBytesPerDomain = 4 << 20;
-constexpr uint64_t kValidationBytes = 256 << 10;
+constexpr uint64_t kValidationBytes = 400 << 10;
 constexpr uint64_t kFewestBytes = 200 << 10;
 
 fs::path cache_directory() {

@@ -46,9 +46,12 @@ enum class Role : uint8_t {
   kDenseGateBias = 29,
   kDenseUpBias = 30,
   kDenseDownBias = 31,
+  kExpertGateBias = 32,
+  kExpertUpBias = 33,
+  kExpertDownBias = 34,
 };
 std::string_view role_name(Role role);
-bool is_expert(Role role);  ///< kExpertGate, kExpertUp, kExpertDown
+bool is_expert(Role role);  ///< a tensor that every expert has one of: its matrices and their biases
 bool is_norm(Role role);    ///< weights that multiply; 1 in a new model
 bool is_bias(Role role);    ///< vectors that are added; 0 in a new model
 

@@ -31,7 +31,8 @@ Json make_config(const ModelSizes& sizes, io::Dtype dtype);
 /// Weights of a new model: N(0, std) for matrices, 1 for norms, 0 for biases.
 ///
 /// Keyed by layer, role and expert, so that the same values come out for any layout, any order and any number of
-/// threads. Memory   the result.
+/// threads.
+/// Memory   the result.
 std::vector<float> random_values(const TensorSlot& slot, uint64_t seed, double std);
 
 /// The dtype of a tensor in a checkpoint of `dtype`: that, but F32 for selection biases.

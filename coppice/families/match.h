@@ -33,8 +33,7 @@ std::string tensor_name(const ModelConfig& config, Role role, int64_t layer = -1
 /// configuration, have no slot.
 ///
 /// Throws   Error{kFormat} listing all tensors that no row matches and all required ones that are missing (the first 20
-/// of each, then a count);
-///          Error{kShape} listing all with another shape than the configuration says.
+///          of each, then a count); Error{kShape} listing all with another shape than the configuration says.
 std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& checkpoint);
 
 /// A checkpoint with its configuration and every tensor placed: what all commands start from.

@@ -54,8 +54,7 @@ struct ModelConfig {
 /// counts as absent.
 ///
 /// Throws   Error{kFormat} naming file and key: missing, wrong type, out of range, top_k > experts, aliases that
-/// disagree, more than
-///          2^22 experts or 2^60 parameters in all. Error{kUnsupported}: unknown model_type.
+///          disagree, more than 2^22 experts or 2^60 parameters in all. Error{kUnsupported}: unknown model_type.
 /// Source   configuration_<model_type>.py and modeling_rope_utils.py of transformers 5.17.0.
 ModelConfig read_config(const Json& config, std::string_view source);
 

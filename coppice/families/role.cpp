@@ -47,6 +47,9 @@ constexpr RoleRow kRoles[] = {
     {Role::kDenseGateBias, "dense_gate_bias", Part::kDense, Kind::kBias},
     {Role::kDenseUpBias, "dense_up_bias", Part::kDense, Kind::kBias},
     {Role::kDenseDownBias, "dense_down_bias", Part::kDense, Kind::kBias},
+    {Role::kExpertGateBias, "expert_gate_bias", Part::kExperts, Kind::kBias},
+    {Role::kExpertUpBias, "expert_up_bias", Part::kExperts, Kind::kBias},
+    {Role::kExpertDownBias, "expert_down_bias", Part::kExperts, Kind::kBias},
 };
 
 const RoleRow& row_of(Role role) {
@@ -62,7 +65,7 @@ bool is_norm(Role role) { return row_of(role).kind == Kind::kNorm; }
 bool is_bias(Role role) { return row_of(role).kind == Kind::kBias; }
 Part part_of(Role role) { return row_of(role).part; }
 
-bool is_expert(Role role) { return role == Role::kExpertGate || role == Role::kExpertUp || role == Role::kExpertDown; }
+bool is_expert(Role role) { return part_of(role) == Part::kExperts && role != Role::kExpertShared; }
 
 std::string_view part_name(Part part) {
   switch (part) {

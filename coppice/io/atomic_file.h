@@ -48,8 +48,7 @@ std::string read_file(const std::filesystem::path& path);
 void copy_file(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Throws   Error{kIo} with both figures if the file system of `directory` (or of its nearest parent that exists) has
-/// less
-///          than `bytes` free.
+///          less than `bytes` free.
 void check_free_space(const std::filesystem::path& directory, uint64_t bytes);
 
 /// Throws   Error{kUsage} if `output` exists, or lies inside `input` (which may be empty: none) or is it.

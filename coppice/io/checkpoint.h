@@ -17,9 +17,9 @@ namespace coppice::io {
 class Checkpoint {
  public:
   /// Throws   Error{kNotFound}: no directory, no config.json, no weights, a missing shard. Error{kFormat}: an index
-  /// that leaves the directory
-  ///          (absolute, "..", symlinked out), names a tensor its shard does not have, or misses one that a shard has.
-  ///          Where both a single file and an index lie there, the single file counts, as in transformers.
+  ///          that leaves the directory (absolute, "..", symlinked out), names a tensor its shard does not have, or
+  ///          misses one that a shard has. Where both a single file and an index lie there, the single file counts, as
+  ///          in transformers.
   ///
   /// A symbolic link may lead out of the directory only in the Hugging Face cache, from `snapshots/REVISION/` to
   /// `blobs/`.
@@ -47,7 +47,8 @@ class Checkpoint {
   /// remote code, sub-directories), relative, sorted. Left out, since they would be stale or are written anew:
   /// config.json, coppice.json, `trainer/`, *.safetensors and their indices at the top level, weights in other formats
   /// (pytorch_model*.bin, tf_model*.h5, flax_model*.msgpack, consolidated*.pth, *.gguf) and hidden directories (.git,
-  /// .cache). Throws   Error{kFormat}: a symbolic link that leaves the directory or leads to a directory.
+  /// .cache).
+  /// Throws   Error{kFormat}: a symbolic link that leaves the directory or leads to a directory.
   std::vector<std::filesystem::path> companion_files() const;
   uint64_t total_bytes() const;
 

@@ -33,7 +33,7 @@ class Descriptor {
 };
 
 /// Throws   Error{kIo}: "SUBJECT: cannot ACTION: reason (what to do)"; a full disk, quota or file-size limit reads "no
-/// space left".
+///          space left".
 [[noreturn]] void throw_io(std::string_view subject, std::string_view action, int error_number);
 
 /// Opens for reading. Throws Error{kNotFound} if there is no such file, else Error{kIo}.

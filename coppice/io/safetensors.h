@@ -30,9 +30,8 @@ struct TensorInfo {
 class SafetensorsFile {
  public:
   /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and tensor: header length past the file or over 100 MB,
-  /// broken
-  ///          JSON, unknown dtype, negative or overflowing shape, offsets that overlap, leave a gap, run past the end
-  ///          or differ from shape times dtype, duplicate names.
+  ///          broken JSON, unknown dtype, negative or overflowing shape, offsets that overlap, leave a gap, run past
+  ///          the end or differ from shape times dtype, duplicate names.
   static SafetensorsFile open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const;
@@ -58,8 +57,8 @@ class SafetensorsFile {
 class SafetensorsWriter {
  public:
   /// Fills in the offsets and byte counts of `tensors` (in the order given, which must be the order wanted on disk),
-  /// claims the file's space and writes the header. Throws   Error{kIo}; Error{kUnsupported} if the header passes the
-  /// 100 MB that readers take.
+  /// claims the file's space and writes the header.
+  /// Throws   Error{kIo}; Error{kUnsupported} if the header passes the 100 MB that readers take.
   SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
                     const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
   ~SafetensorsWriter();

@@ -13,10 +13,11 @@ struct AdamwSettings {
 /// One AdamW step (decoupled decay) in one pass over memory.
 ///
 /// Shapes   master, exp_avg, exp_avg_sq, grad: alike and contiguous; value likewise, or undefined where master is what
-/// is computed with. Dtypes   master and moments f32; grad f32; value bf16 (rounded to nearest even from the new
-/// master) or f32. Units    `step` counts from 1 for the first update; `grad_scale` multiplies the gradient first
-/// (clipping, accumulation). Source   Loshchilov & Hutter, arXiv:1711.05101; torch.optim.AdamW gives the same numbers
-/// to rounding.
+///          is computed with.
+/// Dtypes   master and moments f32; grad f32; value bf16 (rounded to nearest even from the new master) or f32.
+/// Units    `step` counts from 1 for the first update; `grad_scale` multiplies the gradient first (clipping,
+///          accumulation).
+/// Source   Loshchilov & Hutter, arXiv:1711.05101; torch.optim.AdamW gives the same numbers to rounding.
 void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
                 const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
                 const AdamwSettings& settings);

@@ -23,8 +23,8 @@ struct PairOrder {
 /// A counting sort; integers only, so the same for any number of threads.
 ///
 /// In bf16 an expert's rows are filled up to a multiple of 32, of an eighth of their power of two if that is more:
-/// oneDNN compiles a kernel for each new shape, which takes longer than running it. Throws   Error{kInternal} for an
-/// index outside [0, num_experts).
+/// oneDNN compiles a kernel for each new shape, which takes longer than running it.
+/// Throws   Error{kInternal} for an index outside [0, num_experts).
 PairOrder order_pairs(const at::Tensor& index_TK, int64_t num_experts, at::ScalarType dtype);
 
 }  // namespace coppice::kernels::detail

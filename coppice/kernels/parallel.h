@@ -9,8 +9,7 @@ namespace coppice::kernels {
 /// at the end.
 ///
 /// Threads  at::get_num_threads(). Inside a task every libtorch operation runs on one thread and below autograd,
-/// whatever `count`: so what
-///          a task computes does not depend on the number of threads.
+///          whatever `count`: so what a task computes does not depend on the number of threads.
 void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task);
 
 /// Calls range(begin, end) for consecutive ranges of `grain` elements (the last may be shorter), as tasks.

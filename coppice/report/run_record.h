@@ -19,7 +19,7 @@ struct RunRecord {
   std::string config_toml;
 
   /// Throws   Error{kNotFound}; Error{kFormat} naming file and line. A cut-off last line is dropped (the run may be
-  /// going on).
+  ///          going on).
   static RunRecord read(const std::filesystem::path& directory);
 };
 

@@ -22,9 +22,11 @@ struct ScoreSettings {
 ///
 /// Every batch is `batch_tokens` tokens of windows that `seed` picks. Metrics that a batch has of its own
 /// (batch_fisher, load, gate_mass) are stored as sums over batches, with sums of squares for their variance;
-/// approx_fisher is there if the checkpoint has optimizer state. Memory   the model, the experts' gradients in f32 and
-/// their sum. Threads  at::get_num_threads(). Throws   Error{kUnsupported} for a dense model; Error{kUsage} for sizes
-/// that do not fit; Error{kNonFinite}; Error{kInterrupted}.
+/// approx_fisher is there if the checkpoint has optimizer state.
+/// Memory   the model, the experts' gradients in f32 and their sum.
+/// Threads  at::get_num_threads().
+/// Throws   Error{kUnsupported} for a dense model; Error{kUsage} for sizes that do not fit; Error{kNonFinite};
+///          Error{kInterrupted}.
 upcycle::Scores score_model(const families::Model& model, const std::vector<data::TokenFile>& tokens,
                             const ScoreSettings& settings);
 

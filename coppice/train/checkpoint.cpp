@@ -20,7 +20,6 @@ namespace fs = std::filesystem;
 using families::Role;
 using families::TensorSlot;
 using io::Dtype;
-using upcycle::OutputTensor;
 
 constexpr uint64_t kMaxShardBytes = uint64_t{5} << 30;
 
@@ -53,11 +52,11 @@ class ShardWriters {
   std::map<std::string, size_t> writer_of_;
 };
 
-std::vector<OutputTensor> weight_tensors(const nn::Decoder& model) {
-  std::vector<OutputTensor> out;
+std::vector<io::TensorInfo> weight_tensors(const nn::Decoder& model) {
+  std::vector<io::TensorInfo> out;
   for (const TensorSlot& slot : families::expected_tensors(model.config())) {
     const Dtype dtype = families::stored_dtype(slot.role(), dtype_of(model));
-    out.push_back({upcycle::tensor_info(slot.name, dtype, slot.shape), {}, {}});
+    out.push_back(upcycle::tensor_info(slot.name, dtype, slot.shape));
   }
   return out;
 }
@@ -111,12 +110,12 @@ std::vector<Place> places(const nn::Decoder& model, const Optimizer& optimizer) 
   return out;
 }
 
-std::vector<OutputTensor> optimizer_tensors(const std::vector<Place>& all, bool masters) {
-  std::vector<OutputTensor> out;
+std::vector<io::TensorInfo> optimizer_tensors(const std::vector<Place>& all, bool masters) {
+  std::vector<io::TensorInfo> out;
   for (const Place& place : all) {
     const TensorSlot& slot = place.slice->slot;
     const auto add = [&](const char* part, Dtype dtype, std::vector<int64_t> shape) {
-      out.push_back({upcycle::tensor_info(slot.name + part, dtype, std::move(shape)), {}, {}});
+      out.push_back(upcycle::tensor_info(slot.name + part, dtype, std::move(shape)));
     };
     if (masters) add(".master", Dtype::kF32, slot.shape);
     add(".exp_avg", Dtype::kF32, slot.shape);
@@ -126,8 +125,8 @@ std::vector<OutputTensor> optimizer_tensors(const std::vector<Place>& all, bool 
   return out;
 }
 
-void write_optimizer(const fs::path& directory, const std::vector<Place>& all, const std::vector<OutputTensor>& tensors,
-                     bool masters) {
+void write_optimizer(const fs::path& directory, const std::vector<Place>& all,
+                     const std::vector<io::TensorInfo>& tensors, bool masters) {
   ShardWriters writers(directory, upcycle::plan_optimizer_shards(tensors, kMaxShardBytes));
   for (const Place& place : all) {
     const std::string& name = place.slice->slot.name;

@@ -19,7 +19,7 @@ class MetricsLog {
   /// Starts anew, or, `resumed_at` a step, first cuts back to the lines up to it.
   ///
   /// Throws   Error{kIo}; Error{kFormat} naming the line that is no JSON (a line cut short by a crash, the last one, is
-  /// dropped).
+  ///          dropped).
   MetricsLog(const std::filesystem::path& run, std::optional<int64_t> resumed_at);
 
   /// A line {"step": ..., tag: value, ...}; on disk when it returns (as far as the kernel). Throws Error{kIo}.

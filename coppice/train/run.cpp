@@ -83,8 +83,9 @@ uint64_t peak_rss_bytes() {
 
 class Run {
  public:
-  Run(const TrainOptions& options, const RunSettings& settings)
+  Run(const TrainOptions& options, const RunSettings& settings, const StepObserver& observer)
       : options_(options),
+        observer_(observer),
         settings_(settings),
         start_(make_start(options, checkpoint_to_resume(options))),
         train_files_(open_tokens(options.data_train)),
@@ -177,6 +178,7 @@ class Run {
       write_metrics(report, seconds);
       if (last || stopped || due(options_.checkpoint_every)) save();
       progress.advance(static_cast<uint64_t>(options_.batch_tokens));
+      if (observer_) observer_(static_cast<uint64_t>(options_.batch_tokens));
       progress.note(cat("step ", position.step, " loss ", fixed_text(report.loss, 4)));
       check_interrupt();
     }
@@ -237,6 +239,7 @@ class Run {
   }
 
   const TrainOptions& options_;
+  const StepObserver& observer_;
   const RunSettings& settings_;
   Start start_;  // its position, model and optimizer move with the run
   std::vector<data::TokenFile> train_files_, validation_files_;
@@ -251,11 +254,11 @@ class Run {
 
 }  // namespace
 
-TrainResult train(const TrainOptions& options) {
+TrainResult train(const TrainOptions& options, const StepObserver& observer) {
   const RunSettings settings = check_options(options);
   at::set_num_threads(
       static_cast<int>(options.threads > 0 ? options.threads : static_cast<int64_t>(default_threads())));
-  return Run(options, settings).run();
+  return Run(options, settings, observer).run();
 }
 
 }  // namespace coppice::train

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 
@@ -20,14 +21,17 @@ struct TrainResult {
   std::filesystem::path checkpoint;  ///< newest, empty without `train.out`
 };
 
+/// Is told after every step how many tokens it trained, in the thread that called train().
+using StepObserver = std::function<void(uint64_t tokens)>;
+
 /// Runs (or resumes) training. Writes the run directory of design.md section 3, if `train.out` names one.
 ///
 /// Batch s is the sampler's windows [s * B, (s + 1) * B), so that a run may be cut, resumed and branched anywhere:
-/// `train.resume` gives the losses of the uninterrupted run bit for bit. Units    losses in nats per token. Threads
-/// train.threads, for the whole process; the same losses for the same number (matrix products may round otherwise for
-/// another). Throws   Error{kUsage, kNotFound, kFormat, kIo}; Error{kNonFinite} when the loss becomes NaN (last good
-/// checkpoint kept);
-///          Error{kInterrupted} after a checkpoint was written on Ctrl-C.
-TrainResult train(const TrainOptions& options);
+/// `train.resume` gives the losses of the uninterrupted run bit for bit. Units losses in nats per token.
+/// Threads  train.threads; the same losses for the same number (matrix products may round otherwise for another).
+///          Several threads may each train a model of their own.
+/// Throws   Error{kUsage, kNotFound, kFormat, kIo}; Error{kNonFinite} when the loss becomes NaN (last good checkpoint
+///          kept); Error{kInterrupted} after a checkpoint was written on Ctrl-C.
+TrainResult train(const TrainOptions& options, const StepObserver& observer = {});
 
 }  // namespace coppice::train

@@ -22,8 +22,8 @@ struct Schedule {
   /// The rate of the update that ends in step `step` (1 .. steps).
   ///
   /// kWsd falls by 1 - (1 - min_ratio) * sqrt(share of the anneal done): of the shapes tried at equal cost, the square
-  /// root ends lowest. Source   WSD: MiniCPM, arXiv:2404.06395; 1-sqrt: Haegele et al., arXiv:2405.18392. Cosine: SGDR,
-  /// arXiv:1608.03983.
+  /// root ends lowest.
+  /// Source   WSD: MiniCPM, arXiv:2404.06395; 1-sqrt: Haegele et al., arXiv:2405.18392. Cosine: SGDR, arXiv:1608.03983.
   double rate(int64_t step) const;
   /// Throws   Error{kUsage}: a value out of range, or warm-up and anneal longer than the run.
   void check() const;

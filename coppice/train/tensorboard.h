@@ -18,7 +18,7 @@ using Scalar = std::pair<std::string, double>;
 ///
 /// The two messages that takes, Event and Summary, are encoded by hand: libprotobuf is never linked.
 /// Source   tensorflow/core/util/event.proto, framework/summary.proto; records and masked CRC32C as in
-/// lib/io/record_writer.cc.
+///          lib/io/record_writer.cc.
 class EventWriter {
  public:
   /// `resumed_at`: this file goes on after that step; readers then drop what earlier files hold beyond it.

@@ -78,20 +78,20 @@ ExpandResult expand(const families::Model& model, const GrowthPlan& plan, const 
   const Growth growth(model, plan);
   const std::vector<fs::path> files = source.companion_files();
 
-  const uint64_t tensor_bytes = total_bytes(growth.weights) + total_bytes(growth.optimizer);
+  const uint64_t tensor_bytes = total_bytes(infos_of(growth.weights)) + total_bytes(infos_of(growth.optimizer));
   const size_t tensors = growth.weights.size() + growth.optimizer.size();
   io::check_free_space(fs::absolute(settings.out).parent_path(),
                        tensor_bytes + tensors * kHeaderBytesPerTensor + bytes_of_files(source.directory(), files));
 
   io::AtomicDirectory out(settings.out);
   Progress progress("expand", tensor_bytes, ProgressUnit::kBytes);
-  const io::ShardPlan shards = plan_output(growth.weights, settings.max_shard_bytes, "model");
+  const io::ShardPlan shards = plan_output(infos_of(growth.weights), settings.max_shard_bytes, "model");
   write_output(out.path(), shards, growth.weights, settings.threads, progress);
   io::write_shard_index(out.path(), shards);
   if (growth.state) {
     const fs::path folder = out.path() / kTrainerFolder;
     make_folder(folder);
-    write_output(folder, plan_optimizer_shards(growth.optimizer, settings.max_shard_bytes), growth.optimizer,
+    write_output(folder, plan_optimizer_shards(infos_of(growth.optimizer), settings.max_shard_bytes), growth.optimizer,
                  settings.threads, progress);
     io::copy_file(source.directory() / kTrainerFolder / kTrainerFile, folder / kTrainerFile);
   }
@@ -106,10 +106,10 @@ ExpandBytes expand_bytes(const families::Model& model, const GrowthPlan& plan) {
   const Growth growth(model, plan);
   ExpandBytes bytes;
   bytes.weights_before = model.checkpoint.total_bytes();
-  bytes.weights_after = total_bytes(growth.weights);
+  bytes.weights_after = total_bytes(infos_of(growth.weights));
   if (growth.state) {
     bytes.optimizer_before = optimizer_bytes(model.checkpoint.directory());
-    bytes.optimizer_after = total_bytes(growth.optimizer);
+    bytes.optimizer_after = total_bytes(infos_of(growth.optimizer));
   }
   return bytes;
 }

@@ -29,8 +29,7 @@ struct ExpandSettings {
 /// Memory   constant: a window of 8 MiB per thread, two fp32 copies of one matrix for methods that compute.
 /// Threads  the same bytes for any number.
 /// Throws   Error{kUsage, kIo, kInterrupted}; Error{kFormat, kShape, kUnsupported} for a lineage or trainer/ that
-/// cannot be carried
-///          over. Nothing is left under the final name.
+///          cannot be carried over. Nothing is left under the final name.
 ExpandResult expand(const families::Model& model, const GrowthPlan& plan, const ExpandSettings& settings);
 
 /// Bytes of tensors that `expand` reads and writes.

@@ -167,7 +167,7 @@ Rng ChildKey::tensor_rng(families::Role role, uint32_t purpose) const {
               .layer = static_cast<uint32_t>(layer),
               .role = static_cast<uint32_t>(role),
               .parent = parent,
-              .copy = copy,
+              .copy = stream_copy(num_experts, copy),
               .purpose = purpose});
 }
 

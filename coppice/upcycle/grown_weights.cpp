@@ -19,31 +19,31 @@ io::Checkpoint::Entry best_values(const families::Model& model, const OptimizerS
 OutputTensor grown_expert(const families::Model& model, const GrowthPlan& plan, const TensorSlot& slot,
                           io::TensorInfo info, const OptimizerState* state) {
   const io::Dtype dtype = info.dtype;
-  return {std::move(info), {}, [&model, &plan, &slot, state, dtype](std::span<std::byte> out) {
-            SourceMatrices sources;
-            const auto matrix_of = [&](uint32_t expert) {
-              return sources.read(
-                  best_values(model, state, families::tensor_name(model.config, slot.role(), slot.layer, expert)));
-            };
-            grow_expert(plan, slot.layer, child_of(plan, slot), slot.role(), matrix_of, dtype, out);
-          }};
+  return computed_tensor(std::move(info), [&model, &plan, &slot, state, dtype](std::span<std::byte> out) {
+    SourceMatrices sources;
+    const auto matrix_of = [&](uint32_t expert) {
+      return sources.read(
+          best_values(model, state, families::tensor_name(model.config, slot.role(), slot.layer, expert)));
+    };
+    grow_expert(plan, slot.layer, child_of(plan, slot), slot.role(), matrix_of, dtype, out);
+  });
 }
 
 OutputTensor grown_router(const families::Model& model, const GrowthPlan& plan, const TensorSlot& slot,
                           io::TensorInfo info, const OptimizerState* state) {
   const io::Dtype dtype = info.dtype;
-  return {std::move(info), {}, [&model, &plan, &slot, state, dtype](std::span<std::byte> out) {
-            SourceMatrices sources;
-            const MatrixBytes before = sources.read(best_values(model, state, slot.name));
-            const bool has_bias = model.config.routing.has_router_bias;
-            if (before.dtype == dtype) {
-              grow_router(plan, slot.layer, slot.role(), before, out, has_bias);
-              return;
-            }
-            std::vector<float> master(static_cast<size_t>(plan.experts_after * before.cols));
-            grow_router(plan, slot.layer, slot.role(), before, std::as_writable_bytes(std::span(master)), has_bias);
-            io::from_f32(dtype, master, out);
-          }};
+  return computed_tensor(std::move(info), [&model, &plan, &slot, state, dtype](std::span<std::byte> out) {
+    SourceMatrices sources;
+    const MatrixBytes before = sources.read(best_values(model, state, slot.name));
+    const bool has_bias = model.config.routing.has_router_bias;
+    if (before.dtype == dtype) {
+      grow_router(plan, slot.layer, slot.role(), before, out, has_bias);
+      return;
+    }
+    std::vector<float> master(static_cast<size_t>(plan.experts_after * before.cols));
+    grow_router(plan, slot.layer, slot.role(), before, std::as_writable_bytes(std::span(master)), has_bias);
+    io::from_f32(dtype, master, out);
+  });
 }
 
 }  // namespace
@@ -81,7 +81,7 @@ std::vector<OutputTensor> grown_weights(const families::Model& model, const Grow
     } else if (families::is_expert(slot.role()) && !is_plain_copy(plan, child_of(plan, slot))) {
       outputs.push_back(grown_expert(model, plan, slot, std::move(info), state));
     } else {
-      outputs.push_back({std::move(info), source, {}});
+      outputs.push_back(copied_tensor(std::move(info), source));
     }
   }
   return outputs;

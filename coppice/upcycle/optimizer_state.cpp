@@ -227,25 +227,26 @@ std::vector<OutputTensor> OptimizerState::grow(const families::Model& model, con
     const bool copies_weights = !router && (!expert || is_plain_copy(plan, child_of(plan, slot)));
     const bool copies_moments = !router && (!expert || (keeps_originals && child_of(plan, slot).copy == 0));
     for (const Part& part : expected_parts(slot, model.checkpoint.at(source).info->dtype, plan.experts_after)) {
-      OutputTensor output{tensor_info(cat(slot.name, ".", part.name), part.dtype, part.shape), {}, {}};
+      io::TensorInfo info = tensor_info(cat(slot.name, ".", part.name), part.dtype, part.shape);
       const MomentKind kind = part.name == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
       if (part.name == "master" ? copies_weights : copies_moments) {
-        output.source = at(source, part.name);
+        outputs.push_back(copied_tensor(std::move(info), at(source, part.name)));
       } else if (part.name == "master") {
-        output.compute = router ? grower.router_master(slot) : grower.expert_master(slot);
+        outputs.push_back(
+            computed_tensor(std::move(info), router ? grower.router_master(slot) : grower.expert_master(slot)));
       } else if (part.name == "step") {
-        output.compute = grower.steps(slot);
+        outputs.push_back(computed_tensor(std::move(info), grower.steps(slot)));
       } else {
-        output.compute = router ? grower.router_moment(slot, kind) : grower.expert_moment(slot, kind);
+        outputs.push_back(computed_tensor(
+            std::move(info), router ? grower.router_moment(slot, kind) : grower.expert_moment(slot, kind)));
       }
-      outputs.push_back(std::move(output));
     }
   }
   return outputs;
 }
 
-io::ShardPlan plan_optimizer_shards(std::span<const OutputTensor> tensors, uint64_t max_shard_bytes) {
-  io::ShardPlan plan = plan_output(tensors, max_shard_bytes, "optimizer");
+io::ShardPlan plan_optimizer_shards(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes) {
+  io::ShardPlan plan = plan_output(std::move(tensors), max_shard_bytes, "optimizer");
   for (size_t i = 0; i < plan.shards.size(); ++i) plan.shards[i].file = shard_name(i + 1, plan.shards.size());
   return plan;
 }

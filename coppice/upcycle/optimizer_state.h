@@ -28,8 +28,7 @@ class OptimizerState {
  public:
   /// The state beside `model`; none if it has no trainer/.
   /// Throws   Error{kFormat}: missing or extra shards, files or keys, all listed; Error{kShape}: another shape or
-  /// dtype, all listed;
-  ///          Error{kUnsupported}: an optimizer.pt of torch.
+  ///          dtype, all listed; Error{kUnsupported}: an optimizer.pt of torch.
   static std::optional<OptimizerState> open(const families::Model& model);
 
   OptimizerState(OptimizerState&&) = default;  // no copies: entries_ points into shards_
@@ -51,6 +50,6 @@ class OptimizerState {
 };
 
 /// The shards of an optimizer state, named as `open` wants them also where there is only one.
-io::ShardPlan plan_optimizer_shards(std::span<const OutputTensor> tensors, uint64_t max_shard_bytes);
+io::ShardPlan plan_optimizer_shards(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes);
 
 }  // namespace coppice::upcycle

@@ -16,26 +16,37 @@
 
 namespace coppice::upcycle {
 
-/// One tensor to be written: the bytes of a source tensor, or computed whole.
-struct OutputTensor {
-  io::TensorInfo info;                                ///< name, dtype, shape, bytes; the offset is set when written
-  io::Checkpoint::Entry source;                       ///< copied from here, if `file` is set
-  std::function<void(std::span<std::byte>)> compute;  ///< else fills the tensor's bytes; called from any thread
+/// Consecutive bytes of an output tensor: bytes of a source tensor, or computed.
+struct OutputPiece {
+  uint64_t bytes = 0;
+  const io::SafetensorsFile* file = nullptr;          ///< copied from here, if set ...
+  uint64_t offset = 0;                                ///< ... this far from the start of the file's data section
+  std::function<void(std::span<std::byte>)> compute;  ///< else fills the bytes; called from any thread
 };
+
+/// One tensor to be written; its pieces follow one another.
+struct OutputTensor {
+  io::TensorInfo info;  ///< name, dtype, shape, bytes; the offset is set when written
+  std::vector<OutputPiece> pieces;
+};
+OutputTensor copied_tensor(io::TensorInfo info, const io::Checkpoint::Entry& source);
+OutputTensor computed_tensor(io::TensorInfo info, std::function<void(std::span<std::byte>)> compute);
 
 /// A TensorInfo with its byte count.
 io::TensorInfo tensor_info(std::string name, io::Dtype dtype, std::vector<int64_t> shape);
 
-uint64_t total_bytes(std::span<const OutputTensor> tensors);
+uint64_t total_bytes(const std::vector<io::TensorInfo>& tensors);
+std::vector<io::TensorInfo> infos_of(std::span<const OutputTensor> tensors);
 
 /// Splits `tensors`, in order, into shards (io::plan_shards). Within a shard wider dtypes come first, so that every
 /// tensor is aligned.
-io::ShardPlan plan_output(std::span<const OutputTensor> tensors, uint64_t max_shard_bytes, std::string_view stem);
+io::ShardPlan plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem);
 
 /// Writes every tensor into the shards of `plan` under `directory`. The bytes do not depend on `threads`.
 ///
-/// Memory   per thread a window of 8 MiB, or one tensor where it is computed; source pages are released as they were
-/// read. Throws   Error{kIo, kInterrupted}, and what `compute` throws.
+/// Memory   per thread a window of 8 MiB, or one piece where it is computed; source pages are released as they were
+///          read.
+/// Throws   Error{kIo, kInterrupted}, and what `compute` throws.
 void write_output(const std::filesystem::path& directory, const io::ShardPlan& plan,
                   std::span<const OutputTensor> tensors, size_t threads, Progress& progress);
 

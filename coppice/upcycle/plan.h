@@ -56,7 +56,7 @@ struct GrowthPlan {
   const LayerPlan& layer(int64_t index) const;  // COPPICE_CHECK that it is there
   Json to_json() const;
   /// Throws   Error{kFormat, kUsage}: every child needs a parent < E and each original appears exactly once with copy
-  /// 0.
+  ///          0.
   static GrowthPlan from_json(const Json& json, std::string_view source);
   bool operator==(const GrowthPlan&) const = default;
 };
@@ -81,9 +81,8 @@ struct GrowthOptions {
 struct Scores;  // utility.h
 
 /// Throws   Error{kUsage}: unknown names (with the nearest), N <= E, bias_only without a bias, groups that cannot be
-/// kept;
-///          Error{kNonFinite}: scores with NaN, infinity or a negative, naming layer and expert. Error{kUnsupported}: a
-///          dense model.
+///          kept; Error{kNonFinite}: scores with NaN, infinity or a negative, naming layer and expert.
+///          Error{kUnsupported}: a dense model.
 GrowthPlan make_plan(const families::ModelConfig& config, const GrowthOptions& options, const Scores* scores);
 
 /// Does the grown model compute the same function as before under plain top-K, and why (or why not): one sentence for

@@ -26,12 +26,13 @@ Role role_of(RouterPart part) {
   return Role::kRouter;
 }
 
-Rng row_rng(RouterPart part, const LayerPlan& layer, const Child& child, uint64_t seed) {
+Rng row_rng(RouterPart part, const RouterView& view, const LayerPlan& layer, const Child& child, uint64_t seed) {
+  const auto experts_before = static_cast<int64_t>(view.source.size()) / view.cols;
   return Rng({.seed = seed,
               .layer = static_cast<uint32_t>(layer.layer),
               .role = static_cast<uint32_t>(role_of(part)),
               .parent = child.parent,
-              .copy = child.copy,
+              .copy = stream_copy(experts_before, child.copy),
               .purpose = kNoise});
 }
 
@@ -52,7 +53,7 @@ void add_row_noise(RouterView grown, const LayerPlan& layer, uint64_t seed, floa
   for (size_t i = 0; i < layer.children.size(); ++i) {
     const Child& child = layer.children[i];
     if (child.copy == 0) continue;
-    row_rng(RouterPart::kWeight, layer, child, seed).fill_normal(0, noise.data(), noise.size());
+    row_rng(RouterPart::kWeight, grown, layer, child, seed).fill_normal(0, noise.data(), noise.size());
     const auto values = row(grown, i);
     for (size_t c = 0; c < noise.size(); ++c) values[c] = add_noise(values[c], sigma * noise[c]);
   }
@@ -106,7 +107,7 @@ void bias_only(RouterView grown, RouterPart part, const LayerPlan& layer, uint64
     const Child& child = layer.children[i];
     const bool is_original = child.copy == 0;
     if (is_original && params.get("noise_to_original") == 0) continue;
-    const Rng rng = row_rng(part, layer, child, seed);
+    const Rng rng = row_rng(part, grown, layer, child, seed);
     const float noise = gaussian ? sigma * rng.normal(0) : static_cast<float>(delta * (2.0 * rng.uniform(0) - 1.0));
     float& bias = row(grown, i)[0];
     bias = add_noise(is_original ? bias : bias + shift, noise);

@@ -109,6 +109,14 @@ TEST_P(GrowExpert, SiblingsDiffer) {
   EXPECT_EQ(first == second, GetParam()->same_bytes);
 }
 
+TEST_P(GrowExpert, ASecondGrowthWithTheSameSeedDoesNotRepeatTheFirst) {
+  Stack stack = Stack::random(Dtype::kF32, 4, 6, 10);
+  const auto first = grow_one(example_plan(4, 2, plan_.expert_init), {1, 1}, Role::kExpertUp, stack, Dtype::kF32);
+  for (int copies = 0; copies < 4; ++copies) stack.experts.push_back(stack.experts[static_cast<size_t>(copies)]);
+  const auto second = grow_one(example_plan(8, 2, plan_.expert_init), {1, 1}, Role::kExpertUp, stack, Dtype::kF32);
+  EXPECT_EQ(first == second, GetParam()->same_bytes);
+}
+
 TEST(GrowExpertDtypes, LowPrecisionIsCopiedButNotComputedOn) {
   const Stack stack{Dtype::kF8E4M3, 2, 3, {std::vector<std::byte>(6, std::byte{0x42})}};
   EXPECT_EQ(grow_one(example_plan(1, 2, {"copy", {}}), {0, 1}, Role::kExpertUp, stack, Dtype::kF8E4M3),
@@ -129,9 +137,9 @@ TEST(GrowExpertBytes, AreTheRecordedOnes) {
     sha.add(grow_one(example_plan(1, 2, {method, {}}), {0, 1}, role, stack, Dtype::kBf16));
     return sha.hex().substr(0, 16);
   };
-  EXPECT_EQ(digest("copy_noise", Role::kExpertUp), "235a9e5af68b8c4f");
-  EXPECT_EQ(digest("drop_units", Role::kExpertDown), "7442a4750d06a7ce");
-  EXPECT_EQ(digest("permute_units", Role::kExpertGate), "4c94e512d2295166");
+  EXPECT_EQ(digest("copy_noise", Role::kExpertUp), "50398e866b2c0c1f");
+  EXPECT_EQ(digest("drop_units", Role::kExpertDown), "a8dbdf271a1a58d6");
+  EXPECT_EQ(digest("permute_units", Role::kExpertGate), "ad7f9a73181e8821");
 }
 
 // -- router -------------------------------------------------------------------
