@@ -40,6 +40,7 @@ function themed(layout) {
     paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {color: ink, size: 13},
     xaxis: Object.assign({}, axis, layout.xaxis), yaxis: Object.assign({}, axis, layout.yaxis),
     margin: {l: 64, r: 24, t: 52, b: 56}, hovermode: layout.hovermode || 'closest',
+    modebar: {bgcolor: 'rgba(0,0,0,0)', color: line, activecolor: ink},
   });
 }
 function draw(id, data, layout) {
