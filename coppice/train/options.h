@@ -48,7 +48,7 @@ struct TrainOptions {
 
   // [schedule]
   std::string schedule = "wsd";  ///< wsd, cosine or constant
-  int64_t warmup = 100;          ///< steps
+  int64_t warmup = -1;           ///< steps; -1: 100, or a tenth of a shorter run
   double anneal_share = 0.1;     ///< last part of a wsd schedule
   double min_lr_ratio = 0.1;
 
@@ -106,7 +106,7 @@ struct TrainOptions {
         field("optimizer.weight_decay", &O::weight_decay, "decoupled decay of matrices"),
         field("optimizer.clip", &O::clip, "largest gradient norm, 0 for no clipping"),
         field("schedule.kind", &O::schedule, "wsd, cosine or constant"),
-        field("schedule.warmup", &O::warmup, "steps of linear warm-up"),
+        field("schedule.warmup", &O::warmup, "steps of linear warm-up; -1: 100, or a tenth of a shorter run"),
         field("schedule.anneal_share", &O::anneal_share, "last part of a wsd schedule, in which the rate falls"),
         field("schedule.min_lr_ratio", &O::min_lr_ratio, "last learning rate as a share of the peak"),
         field("balance.kind", &O::balance, "auto, loss_free, aux or none"),

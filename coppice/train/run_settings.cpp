@@ -103,7 +103,7 @@ RunSettings check_options(const TrainOptions& options) {
                   .peak = options.lr,
                   .min_ratio = options.min_lr_ratio,
                   .steps = out.steps,
-                  .warmup = options.warmup,
+                  .warmup = options.warmup == -1 ? std::min<int64_t>(100, out.steps / 10) : options.warmup,
                   .anneal_share = options.anneal_share};
   out.schedule.check();
   return out;

@@ -24,7 +24,7 @@ def workshop(tmp_path_factory):
     for path in sorted(python.glob("*.py"))[:40]:
         (directory / "TEXT" / f"{path.stem}.txt").write_text(path.read_text(errors="ignore"))
     made = [["coppice", "tokenize", "TEXT", "--out", "first", "--train-tokenizer", "tokenizer", "--vocab-size", "512"],
-            ["coppice", "train", "--data.train", "first", "--train.out", "base", "--train.steps", "4", "--schedule.warmup", "1", "--train.batch_tokens", "1024", "--model.vocab_size", "512",
+            ["coppice", "train", "--data.train", "first", "--train.out", "base", "--train.steps", "4", "--train.batch_tokens", "1024", "--model.vocab_size", "512",
              "--model.tokenizer", "tokenizer", "--model.dim", "64", "--model.head_dim", "16", "--model.layers", "2", "--model.experts", "4", "--model.expert_width", "32"]]
     for command in made:
         subprocess.run(command, cwd=directory, env=environment, check=True, capture_output=True)
