@@ -1,8 +1,12 @@
-"""A bf16 checkpoint to measure expansions on: a mixtral whose experts hold nearly all of the bytes. Written as fast as the disk takes it."""
+"""A bf16 checkpoint to measure expansions on: a mixtral whose experts hold nearly all of the bytes. Written as fast as the disk takes it.
+
+usage: checkpoint.py DIRECTORY GB     prints the bytes of its weights
+"""
 
 import json
 import pathlib
 import struct
+import sys
 
 import numpy
 
@@ -72,3 +76,7 @@ def make_checkpoint(directory: pathlib.Path, gigabytes: float) -> int:
         weight_map = {tensor: name for name, shapes in zip(names, shards) for tensor in shapes}
         (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return sum(2 * int(numpy.prod(shape)) for shapes in shards for shape in shapes.values())
+
+
+if __name__ == "__main__":
+    print(make_checkpoint(pathlib.Path(sys.argv[1]), float(sys.argv[2])))

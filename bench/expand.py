@@ -1,6 +1,6 @@
 """Expansion on disk: coppice beside its peers on the same generated checkpoint in the same run.
 
-usage: expand.py [--size GB] [--rounds N] [--work DIR] [--peer NAME=COMMAND ...]
+usage: expand.py [--size GB] [--rounds N] [--work DIR] [--warm] [--skip NAME ...] [--peer NAME=COMMAND ...]
 
 Prints a Markdown table: median wall seconds until the output is on the disk (synced), with a cold page cache where this user may drop it
 and a warm one, ratios to `cp -r` of as many output bytes, and peak resident memory. In a peer's command {source} and {output} are replaced.
@@ -17,8 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-
-from checkpoint import make_checkpoint
 
 HERE = pathlib.Path(__file__).resolve().parent
 COPPICE = os.environ.get("COPPICE_BIN", str(HERE.parent / "build/release/coppice"))
@@ -52,8 +50,8 @@ def sync(path: pathlib.Path) -> None:
 
 
 def set_cache(source: pathlib.Path, cold: bool) -> None:
-    os.sync()
     if cold:
+        os.sync()
         DROP.write_text("3")
         return
     for file in source.iterdir():
@@ -98,11 +96,14 @@ def main() -> None:
     parser.add_argument("--work", default=None, help="folder on the disk to measure")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="another program to measure")
     parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="a contestant to leave out")
+    parser.add_argument("--warm", action="store_true", help="leave the page cache alone: others may be using the machine")
     options = parser.parse_args()
-    caches = [True, False] if os.access(DROP, os.W_OK) else [False]
+    caches = [True, False] if os.access(DROP, os.W_OK) and not options.warm else [False]
     with tempfile.TemporaryDirectory(dir=options.work) as work:
         source, output = pathlib.Path(work) / "source", pathlib.Path(work) / "output"
-        size = make_checkpoint(source, options.size)
+        # In a process of its own: what is started here counts this process's peak memory as its own, so it stays small.
+        made = subprocess.run([sys.executable, HERE / "checkpoint.py", source, str(options.size)], check=True, stdout=subprocess.PIPE, text=True)
+        size = int(made.stdout)
         contestants = contestants_of(source, output, options.peer)
         contestants = {name: command for name, command in contestants.items() if name == BASE or name not in options.skip}
         times = {(name, cache): [] for name in contestants for cache in caches}
