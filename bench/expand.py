@@ -1,13 +1,16 @@
-"""Expansion on disk, coppice beside `cp -r` and a plain safetensors script, on the same generated checkpoint in the same run.
+"""Expansion on disk: coppice beside its peers on the same generated checkpoint in the same run.
 
-usage: expand.py [--gigabytes 1] [--rounds 3] [--work DIR]
+usage: expand.py [--size GB] [--rounds N] [--work DIR] [--warm] [--skip NAME ...] [--peer NAME=COMMAND ...]
 
-Prints medians, ratios to coppice and peak resident memory. Warm page cache; what is written is synced inside the timed command.
+Prints a Markdown table: median wall seconds until the output is on the disk (synced), with a cold page cache where this user may drop it
+and a warm one, ratios to `cp -r` of as many output bytes, and peak resident memory. In a peer's command {source} and {output} are replaced.
 """
 
 import argparse
 import os
 import pathlib
+import platform
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -15,74 +18,105 @@ import sys
 import tempfile
 import time
 
-import torch
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
-
 HERE = pathlib.Path(__file__).resolve().parent
 COPPICE = os.environ.get("COPPICE_BIN", str(HERE.parent / "build/release/coppice"))
+DROP = pathlib.Path("/proc/sys/vm/drop_caches")
+BASE = "cp -r, same bytes"
 
 
-def make_checkpoint(directory: pathlib.Path, gigabytes: float) -> int:
-    """A bf16 qwen3_moe whose experts hold nearly all of the bytes."""
-    hidden, width, experts, layers = 1024, 512, 32, 4
-    layers = max(1, round(gigabytes * 1e9 / (experts * 3 * hidden * width * 2)))
-    config = Qwen3MoeConfig(vocab_size=4096, hidden_size=hidden, intermediate_size=width, moe_intermediate_size=width, num_hidden_layers=layers,
-                            num_attention_heads=8, num_key_value_heads=4, head_dim=128, num_experts=experts, num_experts_per_tok=4,
-                            norm_topk_prob=True, dtype="bfloat16")
-    torch.manual_seed(0)
-    with torch.device("cpu"):
-        model = Qwen3MoeForCausalLM(config).to(torch.bfloat16)
-    model.save_pretrained(directory, max_shard_size="1GB")
-    return sum(f.stat().st_size for f in directory.iterdir())
+def contestants_of(source: pathlib.Path, output: pathlib.Path, peers: list[str]) -> dict[str, list[str]]:
+    expand = [COPPICE, "expand", str(source), str(output), "--experts", "2x", "--router-init", "copy", "--quiet"]
+    twice = f"mkdir {shlex.quote(str(output))} && cp -r {shlex.quote(str(source))} {shlex.quote(str(output / 'a'))} && " \
+            f"cp -r {shlex.quote(str(source))} {shlex.quote(str(output / 'b'))}"
+    contestants = {
+        "coppice copy": expand,
+        "coppice copy_noise": [*expand, "--expert-init", "copy_noise"],
+        BASE: ["sh", "-c", twice],
+        "safetensors script": [sys.executable, str(HERE / "peers/expand_script.py"), str(source), str(output)],
+        "transformers": [sys.executable, str(HERE / "peers/transformers_expand.py"), str(source), str(output)],
+    }
+    for peer in peers:
+        name, _, command = peer.partition("=")
+        contestants[name] = [word.format(source=source, output=output) for word in shlex.split(command)]
+    return contestants
 
 
-def timed(command: list[str], output: pathlib.Path) -> tuple[float, int]:
-    """Wall seconds until the output is on disk, and peak anonymous plus file memory of the process in bytes."""
-    shutil.rmtree(output, ignore_errors=True)
-    os.sync()
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, status, usage = os.wait4(process.pid, 0)
-    for path in output.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
+def sync(path: pathlib.Path) -> None:
+    for file in path.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
-    seconds = time.perf_counter() - start
-    if status != 0:
-        sys.exit(f"{command[0]} failed: {process.stderr.read().decode()[-500:]}")
+
+
+def set_cache(source: pathlib.Path, cold: bool) -> None:
+    if cold:
+        os.sync()
+        DROP.write_text("3")
+        return
+    for file in source.iterdir():
+        with file.open("rb") as stream:
+            while stream.read(1 << 24):
+                pass
+
+
+def timed(command: list[str], source: pathlib.Path, output: pathlib.Path, cold: bool) -> tuple[float, int]:
+    """Wall seconds until the output is on the disk, and the process's peak resident bytes, mapped files included."""
+    shutil.rmtree(output, ignore_errors=True)
+    set_cache(source, cold)
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        sync(output)
+        seconds = time.perf_counter() - start
+        if status != 0:
+            errors.seek(0)
+            sys.exit(f"{shlex.join(command)} failed: {errors.read().decode()[-500:]}")
     return seconds, usage.ru_maxrss * 1024
+
+
+def table(times: dict[tuple[str, bool], list[float]], peaks: dict[str, int], caches: list[bool]) -> str:
+    names = {True: "cold", False: "warm"}
+    lines = ["| |" + "".join(f" {names[c]}, s | to cp |" for c in caches) + " peak MiB |", "|---|" + "---:|---:|" * len(caches) + "---:|"]
+    for name, peak in peaks.items():
+        cells = ""
+        for cache in caches:
+            median = statistics.median(times[name, cache])
+            cells += f" {median:.2f} | {median / statistics.median(times[BASE, cache]):.2f} |"
+        lines.append(f"| {name} |{cells} {peak / 2**20:.0f} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--size", type=float, default=4.0, metavar="GB", help="size of the checkpoint")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", default=None, help="folder on the disk to measure")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="another program to measure")
+    parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="a contestant to leave out")
+    parser.add_argument("--warm", action="store_true", help="leave the page cache alone: others may be using the machine")
     options = parser.parse_args()
+    caches = [True, False] if os.access(DROP, os.W_OK) and not options.warm else [False]
     with tempfile.TemporaryDirectory(dir=options.work) as work:
         source, output = pathlib.Path(work) / "source", pathlib.Path(work) / "output"
-        size = make_checkpoint(source, options.gigabytes)
-        twice = f"mkdir {output} && cp -r {source} {output}/a && cp -r {source} {output}/b"  # as many bytes as the expansion writes
-        contestants = {
-            "coppice copy": [COPPICE, "expand", str(source), str(output), "--experts", "2x", "--router-init", "copy"],
-            "coppice copy_noise": [COPPICE, "expand", str(source), str(output), "--experts", "2x", "--expert-init", "copy_noise"],
-            "cp -r, same bytes": ["sh", "-c", twice],
-            "safetensors script": [sys.executable, str(HERE / "peers/expand_script.py"), str(source), str(output)],
-        }
-        times = {name: [] for name in contestants}
-        peak = dict.fromkeys(contestants, 0)
+        # In a process of its own: what is started here counts this process's peak memory as its own, so it stays small.
+        made = subprocess.run([sys.executable, HERE / "checkpoint.py", source, str(options.size)], check=True, stdout=subprocess.PIPE, text=True)
+        size = int(made.stdout)
+        contestants = contestants_of(source, output, options.peer)
+        contestants = {name: command for name, command in contestants.items() if name == BASE or name not in options.skip}
+        times = {(name, cache): [] for name in contestants for cache in caches}
+        peaks = dict.fromkeys(contestants, 0)
         for _ in range(options.rounds):  # in turn, so that a noisy minute hits all alike
-            for name, command in contestants.items():
-                seconds, bytes_ = timed(command, output)
-                times[name].append(seconds)
-                peak[name] = max(peak[name], bytes_)
-        base = statistics.median(times["coppice copy"])
-        print(f"expand 2x, {size / 1e9:.2f} GB bf16 in, {options.rounds} rounds, median of wall seconds until synced")
-        print(f"{'':22s}{'seconds':>9s}{'ratio':>8s}{'peak MiB':>10s}")
-        for name, values in times.items():
-            median = statistics.median(values)
-            print(f"{name:22s}{median:9.2f}{median / base:8.2f}{peak[name] / 2**20:10.0f}")
+            for cold in caches:
+                for name, command in contestants.items():
+                    seconds, peak = timed(command, source, output, cold)
+                    times[name, cold].append(seconds)
+                    peaks[name] = max(peaks[name], peak)
+        shutil.rmtree(output)
+    print(f"expand 2x of {size / 1e9:.2f} GB bf16; median of {options.rounds}; {os.cpu_count()} cores, {platform.release()}")
+    print(table(times, peaks, caches))
 
 
 if __name__ == "__main__":

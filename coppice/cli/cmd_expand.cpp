@@ -70,6 +70,8 @@ struct ExpandOptions {
   uint64_t seed = 0;
   ByteCount max_shard_bytes = ByteCount::from_text("5GB");
   std::optional<uint64_t> threads;
+  std::optional<io::Part> part;
+  bool resume = false;
   bool dry_run = false, json = false;
 
   static constexpr auto fields() {
@@ -97,6 +99,10 @@ struct ExpandOptions {
         field("seed", &O::seed, "random seed; same seed, same bytes"),
         field("max-shard-bytes", &O::max_shard_bytes, "size of the largest file of weights, such as 5GB"),
         field("threads", &O::threads, "threads (default: all cores); the bytes do not depend on it"),
+        field("resume", &O::resume, "continue what a killed run left; what this one does is kept if it is stopped"),
+        field("part", &O::part,
+              "this process's share, such as 2/4: several processes or machines fill OUT, any of which may be started "
+              "again"),
         field("dry-run", &O::dry_run, "print the plan and write nothing"),
         field("json", &O::json, "print one JSON object")};
   }
@@ -131,6 +137,8 @@ void check_used(const ExpandOptions& o, const upcycle::GrowthPlan& plan, bool ha
   }
   if (o.temperature && plan.select != "weighted_sampling")
     refuse("temperature", cat("the rule is '", plan.select, "'"));
+  if (o.dry_run && o.resume) refuse("resume", "a dry run writes nothing");
+  if (o.dry_run && o.part) refuse("part", "a dry run writes nothing");
   if (o.optimizer_state && !has_optimizer_state) refuse("optimizer-state", "the model has no trainer/");
 }
 
@@ -158,7 +166,8 @@ Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
   o.select = plan.select;
   o.router_init = plan.router_init;
   o.order = plan.order == upcycle::Order::kSiblings ? "siblings" : "append";
-  constexpr std::array<std::string_view, 5> kWithoutEffect = {"MODEL", "OUT", "threads", "dry-run", "json"};
+  constexpr std::array<std::string_view, 7> kWithoutEffect = {"MODEL", "OUT",     "threads", "resume",
+                                                              "part",  "dry-run", "json"};
   Json record = Json::object();
   for (const OptionSpec& spec : option_specs(o)) {
     const Json value = spec.write();
@@ -229,13 +238,20 @@ int run(std::span<const std::string_view> args) {
                                       {.out = o.out,
                                        .threads = threads,
                                        .max_shard_bytes = o.max_shard_bytes.bytes,
-                                       .record = settings_record(o, plan)});
+                                       .record = settings_record(o, plan),
+                                       .part = o.part.value_or(io::Part{}),
+                                       .resume = o.resume});
     json["out"] = o.out.string();
     json["tensors_written"] = done.tensors_written;
     json["bytes_written"] = done.bytes_written;
+    json["bytes_resumed"] = done.bytes_resumed;
+    json["missing_parts"] = Json::array_of(done.missing_parts);
     json["peak_rss_bytes"] = done.peak_rss_bytes;
     json["optimizer_state"] = done.optimizer_state;
-    if (!o.json) {
+    if (!o.json && !done.missing_parts.empty()) {
+      std::cout << cat("part ", o.part->to_text(), " is written, ", bytes_text(done.bytes_written), "; ", o.out,
+                       " appears when the others are\n");
+    } else if (!o.json) {
       std::cout << cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ",
                        done.tensors_written, " tensors, ", bytes_text(done.bytes_written),
                        done.optimizer_state ? " with optimizer state" : "", "; peak memory ", done.peak_rss_bytes >> 20,

@@ -19,13 +19,9 @@ namespace fs = std::filesystem;
 namespace {
 
 using detail::parent_of;
+using detail::rename_new;
+using detail::sync_tree;
 using detail::throw_io;
-
-// "out/" names the same directory as "out".
-fs::path without_trailing_slash(fs::path path) {
-  path = path.lexically_normal();
-  return path.has_filename() ? path : path.parent_path();
-}
 
 bool is_running(pid_t pid) { return ::kill(pid, 0) == 0 || errno == EPERM; }
 
@@ -49,29 +45,9 @@ void remove_stale(const fs::path& parent, const std::string& prefix) {
   }
 }
 
-void sync_tree(const fs::path& directory) {
-  for (const auto& entry : fs::directory_iterator(directory)) {
-    if (entry.is_symlink()) continue;
-    if (entry.is_directory())
-      sync_tree(entry.path());
-    else if (entry.is_regular_file())
-      detail::sync(detail::open_to_read(entry.path()), entry.path());
-  }
-  detail::sync_directory(directory);
-}
-
-// Never replaces. File systems without RENAME_NOREPLACE leave a moment between the look and the rename.
-int rename_new(const fs::path& from, const fs::path& to) {
-  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return 0;
-  if (errno != EINVAL && errno != ENOSYS) return errno;
-  std::error_code missing;
-  if (fs::exists(fs::symlink_status(to, missing))) return EEXIST;
-  return ::rename(from.c_str(), to.c_str()) == 0 ? 0 : errno;
-}
-
 }  // namespace
 
-AtomicDirectory::AtomicDirectory(fs::path target) : target_(without_trailing_slash(std::move(target))) {
+AtomicDirectory::AtomicDirectory(fs::path target) : target_(detail::without_trailing_slash(std::move(target))) {
   check_output_directory(target_, {});
   const auto parent = parent_of(target_);
   const auto prefix = cat(".", target_.filename(), ".tmp-");

@@ -7,6 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/io/paths_detail.h"
 #include "coppice/io/posix_detail.h"
+#include "coppice/io/shard_index_detail.h"
 
 namespace coppice::io {
 namespace fs = std::filesystem;
@@ -16,7 +17,7 @@ constexpr size_t kNamesShown = 10;
 constexpr std::string_view kSingleFile = "model.safetensors";
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
-using WeightMap = std::map<std::string, std::string, std::less<>>;  // tensor -> shard file
+using detail::WeightMap;
 
 bool is_there(const fs::path& path) {
   std::error_code failure;
@@ -24,23 +25,8 @@ bool is_there(const fs::path& path) {
 }
 
 WeightMap read_index(const fs::path& directory) {
-  const auto path = detail::resolve_inside(directory, kIndexFile);
-  const auto subject = directory / kIndexFile;
-  const Json index = Json::read(path);
-  const Json* map = index.find("weight_map");
-  if (!map || !map->is_object()) {
-    throw Error(ErrorCode::kFormat,
-                cat(subject, ": no weight_map; wanted an object of tensor names and shard files (download it again)"));
-  }
-  WeightMap out;
-  for (const auto& [tensor, file] : map->members()) {
-    if (!file.is_string()) {
-      throw Error(ErrorCode::kFormat,
-                  cat(subject, ": the file of ", detail::quote(tensor), " is no text; wanted a shard's name"));
-    }
-    out.emplace(tensor, file.as_string());
-  }
-  return out;
+  return detail::parse_shard_index(Json::read(detail::resolve_inside(directory, kIndexFile)),
+                                   (directory / kIndexFile).string());
 }
 
 // All shards, by name; every missing one is named at once.

@@ -20,15 +20,22 @@ fs::path blobs_of(const fs::path& directory) {
   return snapshots.filename() == "snapshots" ? snapshots.parent_path() / "blobs" : fs::path();
 }
 
+template <class... Found>
+[[noreturn]] void reject(std::string_view subject, const fs::path& relative, const Found&... found) {
+  throw Error(ErrorCode::kFormat, cat(subject, ": ", quote(relative.string()), " ", found...,
+                                      "; wanted a file inside the directory (put the file itself there)"));
+}
+
 }  // namespace
 
+void check_relative(std::string_view subject, const fs::path& relative) {
+  if (relative.empty() || relative.is_absolute()) reject(subject, relative, "is no relative path");
+  if (relative.native().find('\0') != std::string::npos) reject(subject, relative, "has a NUL");
+  if (std::ranges::find(relative, fs::path("..")) != relative.end()) reject(subject, relative, "leads out by '..'");
+}
+
 fs::path resolve_inside(const fs::path& directory, const fs::path& relative) {
-  const auto reject = [&](const auto&... found) {
-    throw Error(ErrorCode::kFormat, cat(directory, ": ", quote(relative.string()), " ", found...,
-                                        "; wanted a file inside the directory (put the file itself there)"));
-  };
-  if (relative.empty() || relative.is_absolute()) reject("is no relative path");
-  if (std::ranges::find(relative, fs::path("..")) != relative.end()) reject("leads out by '..'");
+  check_relative(directory.string(), relative);
   std::error_code failure;
   const auto root = fs::canonical(directory, failure);
   if (failure) throw_io(directory.string(), "resolve it", failure.value());
@@ -36,7 +43,7 @@ fs::path resolve_inside(const fs::path& directory, const fs::path& relative) {
   if (failure) throw_io((root / relative).string(), "resolve it", failure.value());
   const auto blobs = blobs_of(root);
   if (!lies_in(real, root) && (blobs.empty() || real.parent_path() != blobs)) {
-    reject("leads out by a symbolic link, to ", real);
+    reject(directory.string(), relative, "leads out by a symbolic link, to ", real);
   }
   return real;
 }

@@ -1,8 +1,12 @@
 #pragma once
 
 #include <filesystem>
+#include <string_view>
 
 namespace coppice::io::detail {
+
+/// Throws   Error{kFormat} naming `subject` if the path is empty, absolute, has ".." or a NUL.
+void check_relative(std::string_view subject, const std::filesystem::path& relative);
 
 /// The real file behind `relative`, a path from outside (an index, a directory listing), inside `directory`.
 ///

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <system_error>
 
 #include "coppice/base/error.h"
@@ -48,6 +49,17 @@ Descriptor create_file(const std::filesystem::path& path) {
   return file;
 }
 
+void allocate(const Descriptor& file, uint64_t bytes, std::string_view subject) {
+  const auto size = static_cast<off_t>(bytes);
+  if (size == 0) return;  // which fallocate refuses
+  int result;
+  do result = ::fallocate(file.get(), 0, 0, size);
+  while (result != 0 && errno == EINTR);
+  if (result == 0) return;
+  if (errno != EOPNOTSUPP && errno != ENOSYS) throw_io(subject, cat("claim ", bytes_text(bytes)), errno);
+  if (::ftruncate(file.get(), size) != 0) throw_io(subject, cat("grow it to ", bytes_text(bytes)), errno);
+}
+
 int write_all(int fd, std::span<const std::byte> bytes, int64_t offset) {
   while (!bytes.empty()) {
     const ssize_t n =
@@ -76,6 +88,30 @@ void sync_directory(const std::filesystem::path& path) {
   const Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory) throw_io(path.string(), "open it", errno);
   sync(directory, path);
+}
+
+void sync_tree(const std::filesystem::path& directory) {
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    if (entry.is_symlink()) continue;
+    if (entry.is_directory())
+      sync_tree(entry.path());
+    else if (entry.is_regular_file())
+      sync(open_to_read(entry.path()), entry.path());
+  }
+  sync_directory(directory);
+}
+
+int rename_new(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return 0;
+  if (errno != EINVAL && errno != ENOSYS) return errno;
+  std::error_code missing;
+  if (std::filesystem::exists(std::filesystem::symlink_status(to, missing))) return EEXIST;
+  return ::rename(from.c_str(), to.c_str()) == 0 ? 0 : errno;
+}
+
+std::filesystem::path without_trailing_slash(std::filesystem::path path) {
+  path = path.lexically_normal();
+  return path.has_filename() ? path : path.parent_path();
 }
 
 std::filesystem::path parent_of(const std::filesystem::path& path) {

@@ -43,6 +43,11 @@ Descriptor open_to_read(const std::filesystem::path& path);
 /// Throws   Error{kIo}.
 Descriptor create_file(const std::filesystem::path& path);
 
+/// Claims the whole file at once, so that a full disk shows here and not after hours; what it holds stays. Where the
+/// file system cannot claim, the file gets its length alone.
+/// Throws   Error{kIo} naming `subject`.
+void allocate(const Descriptor& file, uint64_t bytes, std::string_view subject);
+
 /// Writes all of `bytes` at `offset`, or at the file's own position if `offset` is negative.
 /// Returns the error number, 0 if it went well.
 int write_all(int fd, std::span<const std::byte> bytes, int64_t offset);
@@ -50,6 +55,17 @@ int write_all(int fd, std::span<const std::byte> bytes, int64_t offset);
 /// Throws   Error{kIo}.
 void sync(const Descriptor& file, const std::filesystem::path& path);
 void sync_directory(const std::filesystem::path& path);
+
+/// fsync of every file and directory below, and of `directory` itself; symbolic links are not followed.
+/// Throws   Error{kIo}; std::filesystem::filesystem_error where it cannot be listed.
+void sync_tree(const std::filesystem::path& directory);
+
+/// Renames, never replacing; the error number, 0 if it went well. File systems without RENAME_NOREPLACE leave a moment
+/// between the look and the rename.
+int rename_new(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// "out/" names the same directory as "out".
+std::filesystem::path without_trailing_slash(std::filesystem::path path);
 
 /// The directory that holds `path`: "." for a bare name.
 std::filesystem::path parent_of(const std::filesystem::path& path);

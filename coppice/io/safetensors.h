@@ -39,6 +39,12 @@ class SafetensorsFile {
   const std::map<std::string, std::string>& metadata() const;  ///< "__metadata__"
   const TensorInfo* find(std::string_view name) const;
   std::span<const std::byte> data(const TensorInfo& tensor) const;
+  /// Fills `out` with the bytes from `offset` of the data section on, by pread: nothing of the file becomes resident.
+  /// Throws   Error{kIo}, also if the file has become shorter since.
+  void read(uint64_t offset, std::span<std::byte> out) const;
+  /// Makes `bytes` at `to_offset` of the file open as `to` share these bytes of the disk (a reflink); false where the
+  /// file system cannot, or the offsets are no whole blocks.
+  bool clone(uint64_t offset, uint64_t bytes, int to, uint64_t to_offset) const;
   /// Tells the kernel that these pages are no longer needed, so that resident memory stays bounded.
   void release(const TensorInfo& tensor) const;
   /// Offset of the data section in the file.
@@ -48,6 +54,18 @@ class SafetensorsFile {
   struct State;
   std::shared_ptr<const State> state_;
 };
+
+/// What a safetensors file will be, known before its first tensor is.
+struct SafetensorsLayout {
+  std::string header;               ///< length, JSON and spaces, so that the data starts at a whole block of the disk
+  std::vector<TensorInfo> tensors;  ///< with offsets and byte counts
+  uint64_t file_bytes = 0;
+};
+/// Lays out `tensors` one after the other, in the order given. `path` is for messages alone.
+///
+/// Throws   Error{kUnsupported} if the header passes the 100 MB that readers take.
+SafetensorsLayout lay_out(const std::filesystem::path& path, std::vector<TensorInfo> tensors,
+                          const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
 /// Writes one safetensors file whose header is known beforehand; tensors may be written in any order, in pieces. What
 /// lay under the path is unlinked, never written into; the destructor of an unfinished writer removes the file.

@@ -199,7 +199,8 @@ std::string header_bytes(const std::vector<TensorInfo>& tensors, const std::map<
     json += cat("],\"data_offsets\":[", t.offset, ",", t.offset + t.bytes, "]}");
   }
   json += '}';
-  json.resize((json.size() + 7) / 8 * 8, ' ');
+  const size_t whole = (kLengthBytes + json.size() + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+  json.resize(whole - kLengthBytes, ' ');
   const uint64_t length = json.size();
   std::string out(kLengthBytes, '\0');
   std::memcpy(out.data(), &length, kLengthBytes);

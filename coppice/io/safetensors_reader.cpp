@@ -1,3 +1,5 @@
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,14 +20,13 @@ namespace {
 // A whole file, mapped read-only.
 class Mapping {
  public:
-  explicit Mapping(const std::filesystem::path& path) {
-    const auto file = detail::open_to_read(path);
+  explicit Mapping(const std::filesystem::path& path) : file_(detail::open_to_read(path)) {
     struct stat status;
-    if (::fstat(file.get(), &status) != 0) detail::throw_io(path.string(), "read its size", errno);
+    if (::fstat(file_.get(), &status) != 0) detail::throw_io(path.string(), "read its size", errno);
     if (!S_ISREG(status.st_mode)) throw Error(ErrorCode::kFormat, cat(path, ": no regular file"));
     size_ = static_cast<size_t>(status.st_size);
     if (size_ == 0) return;  // which mmap refuses
-    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.get(), 0);
+    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file_.get(), 0);
     if (address == MAP_FAILED) detail::throw_io(path.string(), "map it", errno);
     data_ = static_cast<std::byte*>(address);
   }
@@ -36,8 +37,10 @@ class Mapping {
   Mapping& operator=(const Mapping&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  int descriptor() const { return file_.get(); }
 
  private:
+  detail::Descriptor file_;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
 };
@@ -87,6 +90,33 @@ std::span<const std::byte> SafetensorsFile::data(const TensorInfo& tensor) const
   COPPICE_CHECK(tensor.offset <= section.size() && tensor.bytes <= section.size() - tensor.offset, path(), ": '",
                 tensor.name, "'");
   return section.subspan(tensor.offset, tensor.bytes);
+}
+
+void SafetensorsFile::read(uint64_t offset, std::span<std::byte> out) const {
+  COPPICE_CHECK(out.size() <= state_->mapping.bytes().size() - data_start() &&
+                    offset <= state_->mapping.bytes().size() - data_start() - out.size(),
+                path(), ": ", out.size(), " bytes at ", offset);
+  auto at = static_cast<off_t>(data_start() + offset);
+  while (!out.empty()) {
+    const ssize_t n = ::pread(state_->mapping.descriptor(), out.data(), out.size(), at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) detail::throw_io(path().string(), "read it", errno);
+    if (n == 0) {
+      throw Error(ErrorCode::kIo, cat(path(), ": ends at byte ", static_cast<int64_t>(at),
+                                      "; it was longer when it was opened (leave it alone until this is done)"));
+    }
+    out = out.subspan(static_cast<size_t>(n));
+    at += n;
+  }
+}
+
+bool SafetensorsFile::clone(uint64_t offset, uint64_t bytes, int to, uint64_t to_offset) const {
+  file_clone_range range{};
+  range.src_fd = state_->mapping.descriptor();
+  range.src_offset = data_start() + offset;
+  range.src_length = bytes;
+  range.dest_offset = to_offset;
+  return ::ioctl(to, FICLONERANGE, &range) == 0;
 }
 
 void SafetensorsFile::release(const TensorInfo& tensor) const {

@@ -18,8 +18,10 @@ namespace {
 using detail::quote;
 using detail::throw_io;
 
-// Offsets and byte counts of tensors that lie one after the other.
-std::vector<TensorInfo> lay_out(std::vector<TensorInfo> tensors) {
+}  // namespace
+
+SafetensorsLayout lay_out(const std::filesystem::path& path, std::vector<TensorInfo> tensors,
+                          const std::map<std::string, std::string>& metadata) {
   uint64_t offset = 0;
   for (auto& t : tensors) {
     const auto bytes = detail::byte_count(t.dtype, t.shape);
@@ -29,25 +31,21 @@ std::vector<TensorInfo> lay_out(std::vector<TensorInfo> tensors) {
     t.offset = offset;
     offset += *bytes;
   }
-  return tensors;
+  SafetensorsLayout out{.header = detail::header_bytes(tensors, metadata), .tensors = std::move(tensors)};
+  if (out.header.size() > detail::kMaxHeaderBytes) {
+    throw Error(ErrorCode::kUnsupported, cat(path, ": a header of ", out.header.size(), " bytes; readers take at most ",
+                                             detail::kMaxHeaderBytes, " (split the model into smaller shards)"));
+  }
+  out.file_bytes = out.header.size() + offset;
+  return out;
 }
-
-// Claims the whole file at once: a full disk shows here and not after hours.
-void allocate(const detail::Descriptor& file, uint64_t bytes, const std::string& subject) {
-  const auto size = static_cast<off_t>(bytes);
-  int result;
-  do result = ::fallocate(file.get(), 0, 0, size);
-  while (result != 0 && errno == EINTR);
-  if (result == 0) return;
-  if (errno != EOPNOTSUPP && errno != ENOSYS) throw_io(subject, cat("claim ", bytes_text(bytes)), errno);
-  if (::ftruncate(file.get(), size) != 0) throw_io(subject, cat("grow it to ", bytes_text(bytes)), errno);
-}
-
-}  // namespace
 
 struct SafetensorsWriter::State {
-  State(std::filesystem::path file_path, std::vector<TensorInfo> infos)
-      : path(std::move(file_path)), tensors(lay_out(std::move(infos))), written(tensors.size()) {
+  State(std::filesystem::path file_path, SafetensorsLayout layout)
+      : path(std::move(file_path)),
+        tensors(std::move(layout.tensors)),
+        written(tensors.size()),
+        data_start(layout.header.size()) {
     by_name.reserve(tensors.size());
     for (size_t i = 0; i < tensors.size(); ++i) {
       const bool is_first = by_name.emplace(tensors[i].name, i).second;
@@ -75,18 +73,15 @@ struct SafetensorsWriter::State {
 };
 
 SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
-                                     const std::map<std::string, std::string>& metadata)
-    : state_(std::make_unique<State>(std::move(path), std::move(tensors))) {
+                                     const std::map<std::string, std::string>& metadata) {
+  auto layout = lay_out(path, std::move(tensors), metadata);
+  const auto header = layout.header;
+  const uint64_t file_bytes = layout.file_bytes;
+  state_ = std::make_unique<State>(std::move(path), std::move(layout));
   auto& s = *state_;
   const auto subject = s.path.string();
-  const auto header = detail::header_bytes(s.tensors, metadata);
-  s.data_start = header.size();
-  if (header.size() > detail::kMaxHeaderBytes) {
-    throw Error(ErrorCode::kUnsupported, cat(subject, ": a header of ", header.size(), " bytes; readers take at most ",
-                                             detail::kMaxHeaderBytes, " (split the model into smaller shards)"));
-  }
   s.file = detail::create_file(s.path);
-  allocate(s.file, s.data_start + (s.tensors.empty() ? 0 : s.tensors.back().offset + s.tensors.back().bytes), subject);
+  detail::allocate(s.file, file_bytes, subject);
   const int number = detail::write_all(s.file.get(), std::as_bytes(std::span(header)), 0);
   if (number != 0) throw_io(subject, "write the header", number);
 }

@@ -1,21 +1,29 @@
 #include "coppice/upcycle/execute.h"
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
 #include <optional>
+#include <set>
+#include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/base/progress.h"
+#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
+#include "coppice/base/version.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/checkpoint.h"
 #include "coppice/upcycle/grown_weights.h"
 #include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/optimizer_state.h"
-#include "coppice/upcycle/output_tensors.h"
+#include "coppice/upcycle/output_units.h"
+#include "coppice/upcycle/write_output.h"
 
 namespace coppice::upcycle {
 namespace {
@@ -47,16 +55,28 @@ uint64_t bytes_of_files(const fs::path& directory, const std::vector<fs::path>& 
   return bytes;
 }
 
+/// Of this program. getrusage would count what the process that started it had in memory.
 uint64_t peak_rss_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::strtoull(line.c_str() + 6, nullptr, 10) * 1024;
+  }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
 }
 
-void make_folder(const fs::path& folder) {
-  std::error_code error;
-  if (!fs::create_directory(folder, error))
-    throw Error(ErrorCode::kIo, cat(folder, ": cannot be made: ", error.message()));
+/// Bytes of the disk that the files below `directory` have already.
+uint64_t claimed_bytes(const fs::path& directory) {
+  uint64_t bytes = 0;
+  std::error_code ignored;
+  for (const auto& entry : fs::recursive_directory_iterator(directory, ignored)) {
+    struct stat status;
+    if (entry.is_regular_file(ignored) && ::lstat(entry.path().c_str(), &status) == 0) {
+      bytes += static_cast<uint64_t>(status.st_blocks) * 512;
+    }
+  }
+  return bytes;
 }
 
 uint64_t optimizer_bytes(const fs::path& model) {
@@ -67,39 +87,105 @@ uint64_t optimizer_bytes(const fs::path& model) {
   return bytes;
 }
 
+/// Names, sizes and (if wanted) times of every file that the output is made from.
+std::string source_stamp(const io::Checkpoint& source, const std::vector<fs::path>& companions, bool with_times) {
+  std::vector<fs::path> files = companions;
+  for (const char* name : {"config.json", kLineageFile}) files.emplace_back(name);
+  for (const io::SafetensorsFile& shard : source.shards()) {
+    files.push_back(shard.path().lexically_relative(source.directory()));
+  }
+  std::error_code none;
+  for (const auto& file : fs::directory_iterator(source.directory() / kTrainerFolder, none)) {
+    files.push_back(fs::path(kTrainerFolder) / file.path().filename());
+  }
+  std::ranges::sort(files);
+  std::string stamp;
+  for (const fs::path& file : files) {
+    struct stat status{};
+    const bool is_there = ::stat((source.directory() / file).c_str(), &status) == 0;
+    stamp += cat(Json(file.string()).dump(), " ", is_there ? static_cast<int64_t>(status.st_size) : -1);
+    if (with_times && is_there) {
+      stamp += cat(" ", static_cast<int64_t>(status.st_mtim.tv_sec), ".", static_cast<int64_t>(status.st_mtim.tv_nsec));
+    }
+    stamp += "\n";
+  }
+  return stamp;
+}
+
+/// Everything that the output's bytes follow from; parts on other machines have it too.
+std::string plan_digest(const GrowthPlan& plan, const Growth& growth, const Json& lineage, const OutputPlan& output,
+                        const std::string& source_sizes) {
+  Sha256 digest;
+  for (const std::string& text : {std::string(version()), plan.to_json().dump(), growth.config.dump(), lineage.dump(),
+                                  output.digest(), source_sizes}) {
+    digest.add(cat(text.size(), "\n", text));
+  }
+  return digest.hex();
+}
+
+OutputPlan output_plan(const Growth& growth, const io::ShardPlan& weights, uint64_t max_shard_bytes) {
+  OutputPlan output;
+  output.add("", weights, growth.weights);
+  if (growth.state) {
+    output.add(kTrainerFolder, plan_optimizer_shards(infos_of(growth.optimizer), max_shard_bytes), growth.optimizer);
+  }
+  return output;
+}
+
+/// What a process that was killed at the very end may have left beside the tensors, whole or not.
+void remove_all_but(const OutputPlan& output, const fs::path& directory) {
+  std::set<fs::path> kept;
+  for (const OutputFile& file : output.files()) kept.insert(directory / file.path);
+  std::vector<fs::path> others;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    if (!entry.is_directory() && !kept.contains(entry.path())) others.push_back(entry.path());
+  }
+  for (const fs::path& path : others) fs::remove(path);
+}
+
 }  // namespace
 
 ExpandResult expand(const families::Model& model, const GrowthPlan& plan, const ExpandSettings& settings) {
-  constexpr uint64_t kHeaderBytesPerTensor = 512;
   const io::Checkpoint& source = model.checkpoint;
   io::check_output_directory(settings.out, source.directory());
   const Json lineage =
       extend_lineage(read_lineage(source.directory()), plan, "expand", model.digest(), settings.record);
   const Growth growth(model, plan);
-  const std::vector<fs::path> files = source.companion_files();
-
-  const uint64_t tensor_bytes = total_bytes(infos_of(growth.weights)) + total_bytes(infos_of(growth.optimizer));
-  const size_t tensors = growth.weights.size() + growth.optimizer.size();
-  io::check_free_space(fs::absolute(settings.out).parent_path(),
-                       tensor_bytes + tensors * kHeaderBytesPerTensor + bytes_of_files(source.directory(), files));
-
-  io::AtomicDirectory out(settings.out);
-  Progress progress("expand", tensor_bytes, ProgressUnit::kBytes);
+  const std::vector<fs::path> companions = source.companion_files();
   const io::ShardPlan shards = plan_output(infos_of(growth.weights), settings.max_shard_bytes, "model");
-  write_output(out.path(), shards, growth.weights, settings.threads, progress);
-  io::write_shard_index(out.path(), shards);
-  if (growth.state) {
-    const fs::path folder = out.path() / kTrainerFolder;
-    make_folder(folder);
-    write_output(folder, plan_optimizer_shards(infos_of(growth.optimizer), settings.max_shard_bytes), growth.optimizer,
-                 settings.threads, progress);
-    io::copy_file(source.directory() / kTrainerFolder / kTrainerFile, folder / kTrainerFile);
-  }
-  for (const fs::path& file : files) io::copy_file(source.directory() / file, out.path() / file);
-  io::write_file_atomically(out.path() / "config.json", growth.config.dump(2) + "\n");
-  io::write_file_atomically(out.path() / kLineageFile, lineage.dump() + "\n");
-  out.commit();
-  return {static_cast<int64_t>(tensors), tensor_bytes, peak_rss_bytes(), growth.state.has_value()};
+  const OutputPlan output = output_plan(growth, shards, settings.max_shard_bytes);
+
+  const std::string stamp = source_stamp(source, companions, true);
+  const std::string digest = plan_digest(plan, growth, lineage, output, source_stamp(source, companions, false));
+  io::PartialDirectory out(settings.out, settings.part, settings.resume, {.plan = digest, .source = stamp});
+  const uint64_t needed = output.file_bytes() + bytes_of_files(source.directory(), companions);
+  const uint64_t claimed = claimed_bytes(out.path());
+  io::check_free_space(fs::absolute(settings.out).parent_path(), needed - std::min(needed, claimed));
+
+  const WrittenBytes bytes = write_output(out, output, settings.part, settings.threads);
+  const auto finish = [&] {
+    if (source_stamp(source, source.companion_files(), true) != stamp) {
+      throw Error(ErrorCode::kFormat, cat(source.directory(),
+                                          ": changed while it was read; the output would be of both "
+                                          "states (begin again when it rests)"));
+    }
+    const fs::path& directory = source.directory();
+    remove_all_but(output, out.path());
+    io::write_shard_index(out.path(), shards);
+    if (growth.state)
+      io::copy_file(directory / kTrainerFolder / kTrainerFile, out.path() / kTrainerFolder / kTrainerFile);
+    for (const fs::path& file : companions) io::copy_file(directory / file, out.path() / file);
+    io::write_file_atomically(out.path() / "config.json", growth.config.dump(2) + "\n");
+    io::write_file_atomically(out.path() / kLineageFile, lineage.dump() + "\n");
+  };
+  ExpandResult result;
+  result.missing_parts = out.seal(finish);
+  result.tensors_written = static_cast<int64_t>(growth.weights.size() + growth.optimizer.size());
+  result.bytes_written = bytes.written + bytes.resumed;
+  result.bytes_resumed = bytes.resumed;
+  result.peak_rss_bytes = peak_rss_bytes();
+  result.optimizer_state = growth.state.has_value();
+  return result;
 }
 
 ExpandBytes expand_bytes(const families::Model& model, const GrowthPlan& plan) {

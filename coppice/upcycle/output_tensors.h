@@ -1,16 +1,14 @@
 #pragma once
 
-// How tensors get to disk, whatever they are for: a list of names with where their bytes come from, written as
-// safetensors shards.
+// What is to be written, whatever it is for: a list of tensors with where their bytes come from. write_output.h takes
+// them to the disk.
 
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <span>
 #include <string_view>
 #include <vector>
 
-#include "coppice/base/progress.h"
 #include "coppice/io/checkpoint.h"
 #include "coppice/upcycle/grow.h"
 
@@ -41,14 +39,6 @@ std::vector<io::TensorInfo> infos_of(std::span<const OutputTensor> tensors);
 /// Splits `tensors`, in order, into shards (io::plan_shards). Within a shard wider dtypes come first, so that every
 /// tensor is aligned.
 io::ShardPlan plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem);
-
-/// Writes every tensor into the shards of `plan` under `directory`. The bytes do not depend on `threads`.
-///
-/// Memory   per thread a window of 8 MiB, or one piece where it is computed; source pages are released as they were
-///          read.
-/// Throws   Error{kIo, kInterrupted}, and what `compute` throws.
-void write_output(const std::filesystem::path& directory, const io::ShardPlan& plan,
-                  std::span<const OutputTensor> tensors, size_t threads, Progress& progress);
 
 /// Stored tensors read as matrices by one computation; their pages are released when it ends.
 class SourceMatrices {

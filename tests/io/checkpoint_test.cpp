@@ -126,6 +126,36 @@ TEST(CheckpointOpen, RejectsShardNamesThatLeaveTheDirectory) {
   }
 }
 
+// To the system a name ends at its NUL: what was checked would not be what is opened.
+TEST(CheckpointOpen, RejectsShardNamesWithANul) {
+  const TempDir dir;
+  write_two_shards(dir.path());
+  write_index(dir.path(), cat(R"({"a":")", kShardB, R"(\u0000/x","b":")", kShardA, R"(","c":")", kShardA, R"("})"));
+  expect_error(ErrorCode::kFormat, {"index.json", "NUL"}, [&] { (void)Checkpoint::open(dir.path()); });
+}
+
+TEST(CheckpointOpen, RejectsAnIndexThatNamesATensorTwice) {
+  const TempDir dir;
+  write_two_shards(dir.path());
+  write_index(dir.path(), cat(R"({"a":")", kShardB, R"(","a":")", kShardA, R"("})"));
+  expect_error(ErrorCode::kFormat, {"index.json", "a"}, [&] { (void)Checkpoint::open(dir.path()); });
+}
+
+// Names may be of any length; messages are not.
+TEST(CheckpointOpen, KeepsHostileNamesOutOfMessages) {
+  const TempDir dir;
+  write_two_shards(dir.path());
+  write_index(dir.path(), cat(R"({"\u001b[2J)", std::string(1 << 20, 'x'), R"(":7})"));
+  try {
+    (void)Checkpoint::open(dir.path());
+    FAIL() << "a file that is a number was accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code, ErrorCode::kFormat);
+    EXPECT_LT(std::string_view(e.what()).size(), 1000u);
+    EXPECT_EQ(std::string_view(e.what()).find('\x1b'), std::string_view::npos);
+  }
+}
+
 TEST(CheckpointOpen, FollowsLinksThatStayInside) {
   const TempDir dir;
   write_config(dir.path());

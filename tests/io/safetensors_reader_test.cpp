@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 
@@ -246,6 +247,31 @@ TEST(SafetensorsRelease, GivesBackResidentMemoryAndKeepsTheData) {
   file.release(w);
   EXPECT_LT(resident_kib() + (kBytes >> 10) / 2, resident);
   EXPECT_EQ(sum(), before);
+}
+
+TEST(SafetensorsRead, GivesTheBytesWithoutMakingThemResident) {
+  const TempDir dir;
+  constexpr size_t kBytes = size_t{8} << 20;
+  const auto path = write_raw_safetensors(
+      dir / "m.safetensors", cat(R"({"w":{"dtype":"U8","shape":[)", kBytes, R"(],"data_offsets":[0,)", kBytes, "]}}"),
+      kBytes);
+  const auto file = SafetensorsFile::open(path);
+  std::vector<std::byte> bytes(kBytes - 3);
+  const auto resident = resident_kib();
+  file.read(3, bytes);
+  EXPECT_LT(resident_kib(), resident + 1024);
+  const auto mapped = file.data(file.tensors().front()).subspan(3);
+  EXPECT_TRUE(std::ranges::equal(bytes, mapped));
+}
+
+TEST(SafetensorsRead, SaysWhenTheFileHasBecomeShorter) {
+  const TempDir dir;
+  const auto path = write_raw_safetensors(dir / "m.safetensors",
+                                          R"({"w":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}})", size_t{8});
+  const auto file = SafetensorsFile::open(path);
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) - 4);
+  std::vector<std::byte> bytes(8);
+  expect_error(ErrorCode::kIo, {"m.safetensors", "it was longer when it was opened"}, [&] { file.read(0, bytes); });
 }
 
 TEST(SafetensorsFileCopy, OutlivesTheFirst) {

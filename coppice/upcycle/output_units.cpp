@@ -1,0 +1,112 @@
+#include "coppice/upcycle/output_units.h"
+
+#include <algorithm>
+#include <string_view>
+#include <unordered_map>
+
+#include "coppice/base/check.h"
+#include "coppice/base/sha256.h"
+#include "coppice/base/text.h"
+#include "coppice/io/block_file.h"
+
+namespace coppice::upcycle {
+namespace {
+
+/// Pieces below this share a unit with their neighbours.
+constexpr uint64_t kSmallBytes = uint64_t{1} << 20;
+
+}  // namespace
+
+bool OutputUnit::computes() const {
+  return std::ranges::any_of(segments, [](const UnitSegment& s) { return s.piece->file == nullptr; });
+}
+
+void OutputPlan::add(const std::filesystem::path& folder, const io::ShardPlan& shards,
+                     std::span<const OutputTensor> tensors) {
+  std::unordered_map<std::string_view, const OutputTensor*> by_name;
+  for (const OutputTensor& tensor : tensors) by_name.emplace(tensor.info.name, &tensor);
+  for (const io::ShardPlan::Shard& shard : shards.shards) {
+    const auto path = folder / shard.file;
+    files_.push_back({path, io::lay_out(path, shard.tensors)});
+    const size_t file = files_.size() - 1;
+    const io::SafetensorsLayout& layout = files_.back().layout;
+
+    OutputUnit small;
+    const auto end_small = [&] {
+      if (small.bytes > 0) units_.push_back(std::move(small));
+      small = {};
+    };
+    for (const io::TensorInfo& info : layout.tensors) {
+      uint64_t offset = layout.header.size() + info.offset;
+      for (const OutputPiece& piece : by_name.at(info.name)->pieces) {
+        const uint64_t begin = offset;
+        offset += piece.bytes;
+        if (piece.bytes == 0) continue;
+        if (piece.bytes < kSmallBytes) {
+          if (small.bytes + piece.bytes > kWindowBytes) end_small();
+          if (small.bytes == 0) small.places = {{file, begin}};
+          small.segments.push_back({&piece, 0, piece.bytes});
+          small.bytes += piece.bytes;
+          continue;
+        }
+        end_small();
+        if (piece.file != nullptr) {
+          add_copy(file, begin, piece);
+        } else {
+          units_.push_back({piece.bytes, {{&piece, 0, piece.bytes}}, {{file, begin}}});
+        }
+      }
+      COPPICE_CHECK(offset == layout.header.size() + info.offset + info.bytes, info.name);
+    }
+    end_small();
+  }
+}
+
+// Cut where blocks of the output end, so that every unit but the piece's first and last is of whole blocks.
+void OutputPlan::add_copy(size_t file, uint64_t offset, const OutputPiece& piece) {
+  const uint64_t in_block = offset % io::kBlockBytes;
+  const auto [at, is_new] = copies_.try_emplace({piece.file, piece.offset, piece.bytes, in_block}, units_.size());
+  size_t unit = at->second;
+  for (uint64_t done = 0; done < piece.bytes; ++unit) {
+    const uint64_t bytes = std::min(piece.bytes - done, kWindowBytes - (done == 0 ? in_block : 0));
+    if (is_new) units_.push_back({bytes, {{&piece, done, bytes}}, {}});
+    units_[unit].places.push_back({file, offset + done});
+    done += bytes;
+  }
+}
+
+uint64_t OutputPlan::file_bytes() const {
+  uint64_t bytes = 0;
+  for (const OutputFile& file : files_) bytes += file.layout.file_bytes;
+  return bytes;
+}
+
+std::vector<size_t> OutputPlan::units_of(io::Part part) const {
+  uint64_t total = 0;
+  for (const OutputUnit& unit : units_) total += unit.bytes_written();
+  std::vector<size_t> mine;
+  uint64_t begin = 0;
+  for (size_t i = 0; i < units_.size(); ++i) {
+    // The part in whose share of the bytes the unit begins; in 128 bits, as total * count may not fit 64.
+    const auto owner = static_cast<uint64_t>(static_cast<__uint128_t>(begin) * part.count / total);
+    if (owner == part.index - 1) mine.push_back(i);
+    begin += units_[i].bytes_written();
+  }
+  return mine;
+}
+
+std::string OutputPlan::digest() const {
+  Sha256 digest;
+  for (const OutputFile& file : files_) {
+    digest.add(cat(file.path.string(), "\n", file.layout.header.size(), "\n"));
+    digest.add(file.layout.header);
+  }
+  for (const OutputUnit& unit : units_) {
+    digest.add(cat(unit.bytes));
+    for (const UnitPlace& place : unit.places) digest.add(cat(" ", place.file, ":", place.offset));
+    digest.add("\n");
+  }
+  return digest.hex();
+}
+
+}  // namespace coppice::upcycle
