@@ -74,15 +74,19 @@ GATE = (r"mlp\.gate\.weight",)
 GRANITE = (r"block_sparse_moe\.router\.layer\.weight", r"block_sparse_moe\.(input|output)_linear\.weight")
 LLAMA4 = (r"feed_forward\.router\.weight", r"feed_forward\.experts\.(gate_up|down)_proj")
 STACKED = (r"mlp\.gate\.weight", r"mlp\.experts\.(gate_up|down)_proj")
+GEMMA4_SIZES = dict(num_experts=4, top_k_experts=2, moe_intermediate_size=24, enable_moe_block=True, hidden_size_per_layer_input=0,
+                    vocab_size_per_layer_input=VOCAB, layer_types=["sliding_attention", "full_attention", "full_attention"])
 GEMMA4 = (r"router\.proj\.weight", r"router\.per_expert_scale", r"experts\.(gate_up|down)_proj")
 
 VISION = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+MULTIMODAL_ROPE = dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 1, 1])
 QWEN_VISION = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, patch_size=4, out_hidden_size=32, num_position_embeddings=16)
 
 
 def wrapper(name, text_type, text, rows, vision, more=None, **row):
     """A multimodal family: the text part is one of the others, nested in text_config."""
-    settings = dict(text_config={**COMMON, "model_type": text_type, **text}, vision_config=vision, bos_token_id=None, eos_token_id=None, **(more or {}))
+    parts = dict(text_config={**COMMON, "model_type": text_type, **text}, vision_config=vision)
+    settings = dict(parts, bos_token_id=None, eos_token_id=None, **(more or {}))
     return Family(name, settings, rows, scope="text_config", common=False, **{"auto": "AutoModelForImageTextToText", **row})
 
 
@@ -110,9 +114,7 @@ FAMILIES = [
            (r"ffn\.router\.layer\.weight",), "moe_num_experts", "moe_top_k", scope="ffn_config", common=False,
            flat=r"ffn\.experts\.mlp\.(w1|v1|w2)"),
     Family("hunyuan_v1_moe", dict(num_experts=4, moe_topk=2), (r"mlp\.gate\.wg\.weight",), top_k="moe_topk"),
-    Family("gemma4_text", dict(MOE, num_experts_per_tok=None, top_k_experts=2, enable_moe_block=True, hidden_size_per_layer_input=0,
-                               vocab_size_per_layer_input=VOCAB, layer_types=["sliding_attention", "full_attention", "full_attention"]),
-           GEMMA4, top_k="top_k_experts"),
+    Family("gemma4_text", GEMMA4_SIZES, GEMMA4, top_k="top_k_experts"),
     Family("deepseek_v2", dict(LATENT, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, n_shared_experts=2,
                                first_k_dense_replace=1, topk_method="greedy", routed_scaling_factor=1.5), GATE, "n_routed_experts",
            top_1="down"),
@@ -186,21 +188,19 @@ FAMILIES = [
            (r"ffn\.router\.classifier\.(weight|bias)",), model_type="nllb-moe", common=False, auto="AutoModelForSeq2SeqLM",
            bidirectional=True, wide="", top_1=""),
     # multimodal wrappers
-    wrapper("llama4", "llama4_text", dict(LOCAL, num_experts_per_tok=1, intermediate_size=24, intermediate_size_mlp=48, pad_token_id=0), LLAMA4,
-            dict(VISION, vision_output_dim=32, image_size=16, patch_size=4, projector_input_dim=32, projector_output_dim=32),
+    wrapper("llama4", "llama4_text", dict(LOCAL, num_experts_per_tok=1, intermediate_size=24, intermediate_size_mlp=48, pad_token_id=0),
+            LLAMA4, dict(VISION, vision_output_dim=32, image_size=16, patch_size=4, projector_input_dim=32, projector_output_dim=32),
             experts="num_local_experts", wide="down"),
-    wrapper("qwen3_vl_moe", "qwen3_vl_moe_text", dict(MOE, rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 1, 1])),
-            STACKED, dict(QWEN_VISION, deepstack_visual_indexes=[0]), experts="num_local_experts", aliases=("num_experts",)),
+    wrapper("qwen3_vl_moe", "qwen3_vl_moe_text", dict(MOE, rope_parameters=MULTIMODAL_ROPE), STACKED,
+            dict(QWEN_VISION, deepstack_visual_indexes=[0]), experts="num_local_experts", aliases=("num_experts",)),
     wrapper("qwen3_5_moe", "qwen3_5_moe_text", dict(MOE, shared_expert_intermediate_size=40, **LINEAR), GATE, QWEN_VISION),
     wrapper("glm4v_moe", "glm4v_moe_text", dict(n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, n_shared_experts=1,
-                                                rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 1, 1],
-                                                                     partial_rotary_factor=1.0)),
+                                                rope_parameters=dict(MULTIMODAL_ROPE, partial_rotary_factor=1.0)),
             (r"mlp\.gate\.weight", r"mlp\.gate\.e_score_correction_bias"),
             dict(depth=1, hidden_size=16, num_heads=2, image_size=16, patch_size=4, out_hidden_size=32, intermediate_size=16),
             experts="n_routed_experts"),
-    wrapper("gemma4", "gemma4_text", dict(MOE, pad_token_id=0, num_experts_per_tok=None, top_k_experts=2, enable_moe_block=True, hidden_size_per_layer_input=0,
-                                          vocab_size_per_layer_input=VOCAB, layer_types=["sliding_attention", "full_attention", "full_attention"]),
-            GEMMA4, None, dict(audio_config=None, image_token_id=60, video_token_id=61, audio_token_id=62), top_k="top_k_experts"),
+    wrapper("gemma4", "gemma4_text", dict(GEMMA4_SIZES, pad_token_id=0), GEMMA4, None,
+            dict(audio_config=None, image_token_id=60, video_token_id=61, audio_token_id=62), top_k="top_k_experts"),
     wrapper("aria", "aria_text", dict(moe_num_experts=4, moe_topk=2, moe_num_shared_experts=1, intermediate_size=24),
             (r"mlp\.router\.weight", r"mlp\.experts\.fc[12]\.weight"), dict(VISION, image_size=16, patch_size=4),
             dict(projector_patch_to_query_dict={16: 4}), experts="moe_num_experts", top_k="moe_topk"),
@@ -264,23 +264,19 @@ def write_config(directory, config):
     (directory / "config.json").write_text(json.dumps(config, indent=2))
 
 
-def layer_of(name):
-    """The layer that a tensor's name speaks of, as the lineage calls it; None where the number alone does not tell (two stacks)."""
+def layer_of(name, trunk=0):
+    """The layer of a tensor as the lineage counts it: decoders behind encoders, and layers for prediction, go on after the `trunk` ones."""
     found = LAYER.search(name)
-    alone = found and not re.search(r"coder\.|mtp\.", name)
-    return found.group(1) if alone else None
+    beyond = trunk if re.search(r"(^|\.)decoder\.|^mtp\.", name) else 0
+    return str(int(found.group(1)) + beyond) if found else None
 
 
 def grown(family, before, parents, num_experts):
     """The tensors that a copying expansion of `before` must write; `parents` are those of the lineage, by layer."""
+    trunk = 1 + max(int(layer_of(name)) for name in before if LAYER.search(name) and not re.search(r"(^|\.)decoder\.|^mtp\.|vis", name))
 
     def parents_of(name):
-        layer = layer_of(name)
-        if layer is None:
-            lists = {tuple(of_layer) for of_layer in parents.values()}
-            assert len(lists) == 1, "the layers have their own parents, and a name does not say which layer it is"
-            return list(lists.pop())
-        return parents[layer]
+        return parents[layer_of(name, trunk)]
 
     count, after = family.num_experts, {}
     for name, tensor in before.items():
@@ -324,16 +320,15 @@ def mtp_tensors(family, tensors):
     """Tensors of a layer for multi-token prediction, named and shaped as released files have them; the numbers are random."""
     generator = torch.Generator().manual_seed(2)
     random = lambda like: torch.randn(like.shape, generator=generator).to(like.dtype)
-    last = max(int(layer_of(name)) for name in tensors if ONE_EXPERT.search(name) and "self_attn" in str(tensors.keys()))
-    attending = [n for n in range(last + 1) if f"model.layers.{n}.self_attn.q_norm.weight" in tensors]
-    model_layer = f"model.layers.{attending[-1] if family.mtp.startswith('mtp.') else last}."
-    made = {family.mtp + name[len(model_layer) :]: random(tensor) for name, tensor in tensors.items() if name.startswith(model_layer)}
+    apart = family.mtp.startswith("mtp.")
+    like = "model.layers.1." if apart else "model.layers.2."  # a layer with experts and full attention
+    names = {family.mtp + name[len(like) :]: tensor for name, tensor in tensors.items() if name.startswith(like)}
     norm, embedding = tensors["model.norm.weight"], tensors["model.embed_tokens.weight"]
     join = torch.empty(norm.numel(), 2 * norm.numel())
-    if family.mtp.startswith("mtp."):
-        names = {"mtp.fc.weight": join, "mtp.norm.weight": norm, "mtp.pre_fc_norm_embedding.weight": norm, "mtp.pre_fc_norm_hidden.weight": norm}
+    if apart:
+        names |= {"mtp.fc.weight": join, **{f"mtp.{end}.weight": norm for end in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")}}
     else:
-        ends = {"eh_proj.weight": join, "enorm.weight": norm, "hnorm.weight": norm, "embed_tokens.weight": embedding,
-                "shared_head.norm.weight": norm, "shared_head.head.weight": embedding}
-        names = {family.mtp + end: like for end, like in ends.items()}
-    return made | {name: random(like) for name, like in names.items()}
+        names |= {family.mtp + end: norm for end in ("enorm.weight", "hnorm.weight", "shared_head.norm.weight")}
+        names |= {family.mtp + end: embedding for end in ("embed_tokens.weight", "shared_head.head.weight")}
+        names[family.mtp + "eh_proj.weight"] = join
+    return {name: random(tensor) for name, tensor in names.items()}

@@ -277,3 +277,52 @@ def test_prediction_layers_grow_too(models, tmp_path, family):
     assert not problems, "\n".join(problems[:20])
     done = coppice("verify", source, out)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Layers may have parents of their own. Encoders come before decoders, and layers for prediction after all others.
+@every_family
+def test_layers_may_have_parents_of_their_own(models, tmp_path, family):
+    model = models(family)
+    lineage = json.loads((model.expanded("2x")[0] / "coppice.json").read_text())["steps"][-1]
+    seen = json.loads(coppice("inspect", model.source, "--json").stdout)
+    experts = family.num_experts
+    values = torch.rand(len(lineage["parents"]), experts, generator=torch.Generator().manual_seed(3)).tolist()
+    part = {"sum": dict(zip(lineage["parents"], values))}
+    scores = {"coppice_scores": 1, "model": {"digest": lineage["source_digest"], "model_type": seen["model_type"],
+                                             "layers": seen["layers"], "experts": experts},
+                    "tokens": {"digest": "", "seen": 1, "batch_tokens": 1, "batches": 1},
+                    "metrics": {"gradient_squared": {"fc1": part, "fc2": part}}}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    done = coppice("expand", model.source, tmp_path / "out", "--experts", "2x", *COPIES, "--scores", tmp_path / "scores.json",
+                   "--select", "greedy", "--max-duplicates", 2)
+    assert done.returncode == 0, done.stderr
+    parents = parents_in(tmp_path / "out")
+    if len(parents) > 1:
+        assert len({tuple(of_layer) for of_layer in parents.values()}) > 1
+    problems = differences(grown(family, read(model.source), parents, 2 * experts), read(tmp_path / "out"))
+    assert not problems, "\n".join(problems[:20])
+    done = coppice("verify", model.source, tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Its experts are the pairs of two lists of keys: there is no row of a router to copy, and their number stays a square.
+def test_product_key_experts_are_refused_with_the_reason(tmp_path):
+    (tmp_path / "m").mkdir()
+    config = transformers.AutoConfig.for_model("doge", is_moe=True, num_experts=4, num_experts_per_tok=2, hidden_size=32, vocab_size=VOCAB)
+    config.save_pretrained(tmp_path / "m")
+    rewrite(tmp_path / "m", {"model.embed_tokens.weight": torch.zeros(VOCAB, 32)})
+    done = coppice("expand", tmp_path / "m", tmp_path / "out")
+    assert done.returncode == 3, done.stderr
+    assert "doge" in done.stderr and "product" in done.stderr, done.stderr
+
+
+# The error for a family that this build does not have tells what it could not place, and which family comes nearest.
+def test_unknown_families_are_refused_with_the_nearest(models, tmp_path):
+    source = models(next(family for family in FAMILIES if family.name == "qwen3_moe")).source
+    (tmp_path / "m").mkdir()
+    write_config(tmp_path / "m", dict(read_config(source), model_type="qwen3_moes"))
+    rewrite(tmp_path / "m", dict(read(source), extra=torch.zeros(2)))
+    done = coppice("expand", tmp_path / "m", tmp_path / "out")
+    assert done.returncode == 3, done.stderr
+    for part in ("qwen3_moes", "qwen3_moe'", "extra"):
+        assert part in done.stderr, done.stderr
