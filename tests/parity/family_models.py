@@ -39,7 +39,7 @@ class Family:
     aliases: tuple = ()  # further keys for the number of experts, that other writers put beside `experts`
     rename: tuple = ()  # (regex, replacement): transformers saves names that differ from those of released files
     # Function preservation, families.md section 3.
-    wide: str = "top_k"  # what to do besides K * m, see `widen` in test_expand_families.py; "" = nothing gives the function back
+    wide: str = "top_k"  # what to do besides K * m, see `same_function_again` of the test; "" = nothing gives the function back
     top_1: str = "exact"  # plain copies at K = 1: exact, down (exact once down is multiplied by m) or "" (no)
     mtp: str = ""  # prefix of a multi-token-prediction layer to be added to the files
     bidirectional: bool = False  # the model wants decoder tokens as well
@@ -290,6 +290,7 @@ def grown(family, before, parents, num_experts):
             for child in children:
                 after[name[: expert.start(1)] + str(child) + name[expert.end(1) :]] = tensor
         elif any(re.search(rows + "$", name) for rows in family.rows):
+            assert len(tensor) in (count, count + family.tail), name
             after[name] = torch.cat([tensor[parents_of(name)], tensor[count:]])
         elif family.columns and re.search(family.columns + "$", name):
             after[name] = tensor[:, parents_of(name)]
