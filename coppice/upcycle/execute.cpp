@@ -25,16 +25,19 @@ using families::TensorSlot;
 
 /// What will be written, before anything is. The tensors refer to the members above them.
 struct Growth {
+  GrowthPlan plan;
   Json config;
   std::vector<TensorSlot> slots;
   std::optional<OptimizerState> state;
   std::vector<OutputTensor> weights, optimizer;
 
-  Growth(const families::Model& model, const GrowthPlan& plan)
-      : config(families::with_num_experts(model.config, plan.experts_after)),
-        slots(grown_slots(model, families::read_config(config, "config.json"), plan)),
+  Growth(const families::Model& model, const GrowthPlan& given)
+      : plan(with_all_layers(model, given)),
+        config(families::with_num_experts(model.config, plan.experts_after)),
+        slots(grown_slots(model, plan)),
         state(OptimizerState::open(model)),
         weights(grown_weights(model, plan, slots, state ? &*state : nullptr)) {
+    (void)families::read_config(config, "config.json of the grown model", model.config.family);
     if (state) optimizer = state->grow(model, plan, slots);
   }
   Growth(const Growth&) = delete;
@@ -73,9 +76,9 @@ ExpandResult expand(const families::Model& model, const GrowthPlan& plan, const 
   constexpr uint64_t kHeaderBytesPerTensor = 512;
   const io::Checkpoint& source = model.checkpoint;
   io::check_output_directory(settings.out, source.directory());
-  const Json lineage =
-      extend_lineage(read_lineage(source.directory()), plan, "expand", model.digest(), settings.record);
   const Growth growth(model, plan);
+  const Json lineage =
+      extend_lineage(read_lineage(source.directory()), growth.plan, "expand", model.digest(), settings.record);
   const std::vector<fs::path> files = source.companion_files();
 
   const uint64_t tensor_bytes = total_bytes(infos_of(growth.weights)) + total_bytes(infos_of(growth.optimizer));
