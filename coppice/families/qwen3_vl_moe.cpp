@@ -7,7 +7,7 @@ namespace {
 using enum Role;
 using enum When;
 
-constexpr std::string_view kExpertsKeys[] = {"num_experts"};
+constexpr std::string_view kExpertsKeys[] = {"num_local_experts", "num_experts"};
 
 // The experts of each layer in two tensors, [experts, in, out]; transformers before version 5 saved them alike.
 constexpr TensorRule kTensors[] = {
