@@ -2,7 +2,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/families/family.h"
+#include "coppice/families/placements_detail.h"
 
 namespace coppice::families {
 
@@ -101,6 +101,10 @@ const Family& family_of(std::string_view model_type) {
   throw Error(ErrorCode::kUnsupported, cat("model_type '", model_type, "' is no family of this build",
                                            near.empty() ? "" : cat("; did you mean '", near, "'?"), "; known: ",
                                            join(known), " (describe yours in a file and give it as --family-file)"));
+}
+
+bool detail::is_refused(std::string_view model_type) {
+  return std::ranges::find(kRefused, model_type, &Refused::model_type) != std::end(kRefused);
 }
 
 bool Family::has_role(Role role) const {

@@ -113,7 +113,9 @@ Model open_model(const std::filesystem::path& directory, const Family* family) {
     try {
       return read_config(checkpoint.config(), (directory / "config.json").string(), family);
     } catch (const Error& error) {
-      if (error.code != ErrorCode::kUnsupported || family != nullptr) throw;
+      const Json* type = checkpoint.config().find("model_type");
+      const bool is_known = type != nullptr && type->is_string() && detail::is_refused(type->as_string());
+      if (error.code != ErrorCode::kUnsupported || family != nullptr || is_known) throw;
       refuse_unknown(error, checkpoint);
     }
   };

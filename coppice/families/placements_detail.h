@@ -44,6 +44,9 @@ void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed);
 /// from 0 to num_experts without a gap, shapes that agree with their number.
 void check_experts(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
 
+/// True of a model_type that is known and cannot grow by copying.
+bool is_refused(std::string_view model_type);
+
 /// The family whose table has most of the checkpoint's tensors (of a sample of them); nullptr if none has a third.
 const Family* nearest_family(const io::Checkpoint& checkpoint);
 

@@ -29,7 +29,7 @@ const Case kCases[] = {
 
 class EveryLayout : public ::testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Layouts, EveryLayout, ::testing::ValuesIn(kCases),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& layout) { return layout.param.name; });
 
 // Each element of the expert is in one matrix, and comes back to its place.
 TEST_P(EveryLayout, CoversTheExpertOnceAndGoesBothWays) {
