@@ -9,6 +9,7 @@
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/given_family.h"
 #include "coppice/cli/thread_count.h"
 #include "coppice/families/match.h"
 #include "coppice/io/atomic_file.h"
@@ -56,6 +57,7 @@ struct ByteCount {
 
 struct ExpandOptions {
   std::filesystem::path model, out;
+  std::optional<std::filesystem::path> family_file;
   upcycle::ExpertCount experts;
   std::optional<std::string> select;
   std::optional<double> temperature;
@@ -96,6 +98,7 @@ struct ExpandOptions {
         field("optimizer-state", &O::optimizer_state,
               "how Adam's moments in trainer/ grow: `coppice list optimizer-state` (default: copy)"),
         field("order", &O::order, "append or siblings (default: siblings for grouped routers, else append)"),
+        field("family-file", &O::family_file, kFamilyFileHelp),
         field("seed", &O::seed, "random seed; same seed, same bytes"),
         field("max-shard-bytes", &O::max_shard_bytes, "size of the largest file of weights, such as 5GB"),
         field("threads", &O::threads, "threads (default: all cores); the bytes do not depend on it"),
@@ -184,10 +187,8 @@ struct Account {
 };
 
 Account account_of(const families::Model& model, const upcycle::GrowthPlan& plan) {
-  const Json config = families::with_num_experts(model.config, plan.experts_after);
-  return {families::count_parameters(model.config),
-          families::count_parameters(families::read_config(config, "config.json")), upcycle::expand_bytes(model, plan),
-          upcycle::exactness(model.config, plan)};
+  return {families::count_parameters(model), families::count_parameters(model, plan.experts_after),
+          upcycle::expand_bytes(model, plan), upcycle::exactness(model.config, plan)};
 }
 
 Json account_json(const Account& account, const upcycle::GrowthPlan& plan) {
@@ -223,7 +224,8 @@ void print_plan(const families::Model& model, const upcycle::GrowthPlan& plan, c
 int run(std::span<const std::string_view> args) {
   const auto o = parse<ExpandOptions>("expand", kSummary, args);
   const size_t threads = thread_count(o.threads);
-  const families::Model model = families::open_model(o.model);
+  const GivenFamily given(o.family_file);
+  const families::Model model = families::open_model(o.model, given.family());
   io::check_output_directory(o.out, o.model);
   const auto scores = read_scores(o, model);
   const upcycle::GrowthPlan plan = upcycle::make_plan(model.config, growth_options(o), scores ? &*scores : nullptr);

@@ -6,6 +6,7 @@
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/given_family.h"
 #include "coppice/families/expert_norms.h"
 #include "coppice/families/match.h"
 #include "coppice/report/html.h"
@@ -19,13 +20,14 @@ using families::ExpertNorms;
 
 struct InspectOptions {
   fs::path model;
+  std::optional<fs::path> family_file;
   bool experts = false, json = false;
   static constexpr auto fields() {
     using O = InspectOptions;
     return std::tuple{
         operand("MODEL", &O::model, "model directory in Hugging Face format (only read)"),
         field("experts", &O::experts, "also the L2 norms of every expert and its router row (reads them all)"),
-        field("json", &O::json, "print one JSON object")};
+        field("family-file", &O::family_file, kFamilyFileHelp), field("json", &O::json, "print one JSON object")};
   }
 };
 
@@ -71,7 +73,7 @@ bool has_tokenizer(const fs::path& model) {
 
 Findings look(const families::Model& model, const InspectOptions& o) {
   Findings found;
-  found.parameters = families::count_parameters(model.config);
+  found.parameters = families::count_parameters(model);
   for (const auto& slot : model.slots) {
     const auto& info = *model.checkpoint.at(slot.name).info;
     found.part_bytes[families::part_of(slot.role())] += info.bytes;
@@ -222,7 +224,8 @@ void print(const families::Model& model, const Findings& found, const InspectOpt
 
 int run(std::span<const std::string_view> args) {
   const auto o = parse<InspectOptions>("inspect", kSummary, args);
-  const families::Model model = families::open_model(o.model);
+  const GivenFamily given(o.family_file);
+  const families::Model model = families::open_model(o.model, given.family());
   const Findings found = look(model, o);
   if (found.lineage) warn_of_routing(o.model, *found.lineage);
   if (o.json) {

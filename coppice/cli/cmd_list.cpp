@@ -6,7 +6,7 @@
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
-#include "coppice/families/family.h"
+#include "coppice/families/routing_class.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/optimizer_init.h"
 #include "coppice/upcycle/router_init.h"
@@ -31,13 +31,32 @@ constexpr std::string_view kSummary = "what this build knows: families, strategi
 struct Entry {
   std::string name, summary, source;
   std::span<const upcycle::ParamSpec> params = {};
+  Json more = Json::object();  ///< further members, for --json only
 };
+
+/// What growing a family keeps exactly, by its routing with the switches at their fallbacks.
+Json routing_json(const families::Family& family) {
+  const auto& info = families::routing_class_info(families::routing_class(families::default_routing(family)));
+  Json exact = Json::object({{"plain_top_1", info.exact_top_1}, {"scaled_top_k", info.can_scale}});
+  if (!info.scaled.empty()) exact["scaled_top_k_with"] = info.scaled;
+  if (!info.dormant.empty()) exact["dormant_copies"] = info.dormant;
+  Json json = Json::object({{"class", info.name}, {"routing", info.routing}});
+  if (family.renormalise.kind == families::Switch::Kind::kKey) json["class_depends_on"] = family.renormalise.key;
+  json["groups"] = family.has_groups;
+  json["layout"] = families::layout_text(family);
+  json["trainable"] = !family.surgery_only;
+  json["exact"] = std::move(exact);
+  return json;
+}
 
 std::vector<Entry> families_entries() {
   std::vector<Entry> entries;
   for (const families::Family* family : families::all_families()) {
-    entries.push_back({std::string(family->model_type), family->has_moe() ? "Mixture of Experts" : "dense",
-                       std::string(family->architecture)});
+    Entry& entry = entries.emplace_back(
+        Entry{std::string(family->model_type), "dense", std::string(family->architecture), {}, Json::object()});
+    if (!family->has_moe()) continue;
+    entry.summary = family->surgery_only ? "Mixture of Experts, grown only" : "Mixture of Experts";
+    entry.more = routing_json(*family);
   }
   return entries;
 }
@@ -46,7 +65,7 @@ template <class Rows>
 std::vector<Entry> entries_of(const Rows& rows) {
   std::vector<Entry> entries;
   for (const auto& row : rows) {
-    Entry& entry = entries.emplace_back(Entry{std::string(row.name), std::string(row.summary), ""});
+    Entry& entry = entries.emplace_back(Entry{std::string(row.name), std::string(row.summary), "", {}, Json::object()});
     if constexpr (requires { row.source; }) entry.source = row.source;
     if constexpr (requires { row.params; }) entry.params = row.params;
   }
@@ -59,7 +78,8 @@ struct List {
 };
 
 constexpr std::array<List, 7> kLists = {{
-    {"families", "model families that can be read, grown and trained", families_entries},
+    {"families", "model families: how they route and store experts, what growing them keeps exactly (--json)",
+     families_entries},
     {"expert-init", "how a new expert's weights arise from its parent's",
      [] { return entries_of(upcycle::expert_inits()); }},
     {"router-init", "how a new expert's router row arises from its parent's",
@@ -89,6 +109,7 @@ Json json_of(const std::vector<Entry>& entries) {
   for (const Entry& entry : entries) {
     Json row = Json::object({{"name", entry.name}, {"summary", entry.summary}});
     if (!entry.source.empty()) row["source"] = entry.source;
+    for (const auto& [key, value] : entry.more.members()) row[key] = value;
     for (const auto& param : entry.params) {
       row["params"].push_back(Json::object(
           {{"key", param.key}, {"default", param.fallback}, {"lo", param.lo}, {"hi", param.hi}, {"help", param.help}}));

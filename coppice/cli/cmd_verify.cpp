@@ -6,6 +6,7 @@
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/given_family.h"
 #include "coppice/cli/thread_count.h"
 #include "coppice/families/match.h"
 #include "coppice/upcycle/verify.h"
@@ -20,6 +21,7 @@ constexpr size_t kProblemsShown = 20;
 struct VerifyOptions {
   std::filesystem::path before, after;
   std::optional<uint64_t> threads;
+  std::optional<std::filesystem::path> family_file;
   bool json = false;
 
   static constexpr auto fields() {
@@ -27,6 +29,7 @@ struct VerifyOptions {
     return std::tuple{operand("BEFORE", &O::before, "model directory that was grown"),
                       operand("AFTER", &O::after, "model directory that came out"),
                       field("threads", &O::threads, "threads (default: all cores)"),
+                      field("family-file", &O::family_file, kFamilyFileHelp),
                       field("json", &O::json, "print one JSON object")};
   }
 };
@@ -59,8 +62,9 @@ void print_account(const upcycle::VerifyResult& result) {
 
 int run(std::span<const std::string_view> args) {
   const auto o = parse<VerifyOptions>("verify", kSummary, args);
-  const families::Model before = families::open_model(o.before);
-  const families::Model after = families::open_model(o.after);
+  const GivenFamily given(o.family_file);
+  const families::Model before = families::open_model(o.before, given.family());
+  const families::Model after = families::open_model(o.after, given.family());
   const auto result = upcycle::verify(before, after, thread_count(o.threads));
   if (o.json) {
     std::cout << result.to_json().dump(2) << "\n";

@@ -1,8 +1,22 @@
 #include <algorithm>
+#include <utility>
 
 #include "coppice/families/config_reader_detail.h"
 
 namespace coppice::families::detail {
+
+const Json* find_path(const Json& json, std::string_view path) {
+  const Json* at = &json;
+  for (size_t begin = 0; at != nullptr;) {
+    const size_t dot = path.find('.', begin);
+    at = at->find(path.substr(begin, dot == std::string_view::npos ? dot : dot - begin));
+    if (dot == std::string_view::npos) break;
+    begin = dot + 1;
+  }
+  return at;
+}
+
+Json* find_path(Json& json, std::string_view path) { return const_cast<Json*>(find_path(std::as_const(json), path)); }
 
 void ConfigReader::refuse(std::string_view key, std::string_view wanted) const {
   constexpr size_t kLongest = 60;

@@ -12,13 +12,17 @@
 
 namespace coppice::families::detail {
 
+/// The value at `path`, whose dots lead into objects ("ffn_config.moe_top_k"); nullptr if absent.
+const Json* find_path(const Json& json, std::string_view path);
+Json* find_path(Json& json, std::string_view path);
+
 /// One object of a configuration. A null counts as absent.
 class ConfigReader {
  public:
   ConfigReader(const Json& json, std::string_view source) : json_(json), source_(source) {}
 
   const Json* find(std::string_view key) const {
-    const Json* value = json_.find(key);
+    const Json* value = find_path(json_, key);
     return value != nullptr && !value->is_null() ? value : nullptr;
   }
   const Json& at(std::string_view key) const {

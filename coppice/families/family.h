@@ -49,16 +49,30 @@ enum class Role : uint8_t {
   kExpertGateBias = 32,
   kExpertUpBias = 33,
   kExpertDownBias = 34,
+  kExpertGateUp = 35,      ///< gate and up in one tensor
+  kExpertGateUpBias = 36,  ///< their biases in one tensor
+  kExpertCompanion = 37,   ///< belongs to an expert's matrix and goes with it as it is: block scales of fp8 and mxfp4
+  kExpertScale = 38,       ///< one value for each expert beside the router (gemma4), always its parent's
+  kAttentionExpert = 39,   ///< an expert inside attention (jetmoe), always its parent's
+  kAttentionRouter = 40,   ///< the router of those, always its parent's rows
+  kEmbeddings = 41,        ///< this and the following: parts carried over whole, which surgery does not look into
+  kAttention = 42,
+  kDense = 43,
+  kShared = 44,
+  kRouterTrunk = 45,  ///< layers of a router below the one that has a row for each expert
+  kNorm = 46,
+  kOther = 47,
 };
 std::string_view role_name(Role role);
-bool is_expert(Role role);  ///< a tensor that every expert has one of: its matrices and their biases
+bool is_expert(Role role);  ///< every expert has its own: matrices, their biases and what goes with them
+bool has_rows(Role role);   ///< a row (or value) for each expert: routers, their biases, scales
 bool is_norm(Role role);    ///< weights that multiply; 1 in a new model
 bool is_bias(Role role);    ///< vectors that are added; 0 in a new model
 
 /// The parts of a model that parameters and bytes are counted by.
-enum class Part : uint8_t { kEmbeddings, kAttention, kDense, kShared, kRouters, kExperts, kNorms };
+enum class Part : uint8_t { kEmbeddings, kAttention, kDense, kShared, kRouters, kExperts, kNorms, kOther };
 inline constexpr Part kParts[] = {Part::kEmbeddings, Part::kAttention, Part::kDense, Part::kShared,
-                                  Part::kRouters,    Part::kExperts,   Part::kNorms};
+                                  Part::kRouters,    Part::kExperts,   Part::kNorms, Part::kOther};
 Part part_of(Role role);
 std::string_view part_name(Part part);  ///< "experts"
 
@@ -76,9 +90,10 @@ enum class Dim : uint8_t {
   kOne,
 };
 
-/// A shape in symbols, one to three dimensions: `{kExperts, kModel}`.
+/// A shape in symbols, one to three dimensions: `{kExperts, kModel}`. Empty: any shape will do.
 class Shape {
  public:
+  constexpr Shape() = default;
   constexpr Shape(std::initializer_list<Dim> dims) : count_(dims.size()) {
     size_t i = 0;
     for (const Dim d : dims) dims_.at(i++) = d;  // at(): a fourth dimension does not compile
@@ -89,7 +104,7 @@ class Shape {
 
  private:
   std::array<Dim, 3> dims_{};
-  size_t count_;
+  size_t count_ = 0;
 };
 
 /// When a tensor is there. Rules that name {L} hold for each layer apart.
@@ -102,15 +117,33 @@ enum class When : uint8_t {
   kDenseLayer,
   kDenseLayerIfBias,
   kMoeLayer,
+  kOptional,  ///< never expected, taken where it is
 };
 
-struct TensorRule {
-  std::string_view name;  ///< template with {L} (layer) and {X} (expert)
-  Role role;
-  Shape shape;
-  When when = When::kAlways;
+/// How the matrices of experts lie in a tensor.
+struct Layout {
+  bool stacked = false;      ///< one tensor has all experts', along its first dimension
+  bool transposed = false;   ///< each matrix is [in, out]
+  bool interleaved = false;  ///< of a fused tensor: gate and up alternate, gate first; else gate is the first half
+};
+inline constexpr Layout kStacked{.stacked = true};
+inline constexpr Layout kStackedInOut{.stacked = true, .transposed = true};
+inline constexpr Layout kStackedInterleaved{.stacked = true, .interleaved = true};
+inline constexpr Layout kStackedInOutInterleaved{.stacked = true, .transposed = true, .interleaved = true};
 
-  constexpr bool per_layer() const { return name.find("{L}") != std::string_view::npos; }
+/// A name (or many) and what the tensor is. Templates have {L} for the layer, {M} for a layer counted from the last one
+/// on (multi-token prediction, the decoder behind an encoder), {X} for the expert, {N} for a number without meaning,
+/// `*` for any text without a dot and `**` for any text.
+struct TensorRule {
+  std::string_view name;
+  Role role;
+  Shape shape = {};
+  When when = When::kAlways;
+  Layout layout = {};
+
+  constexpr bool per_layer() const {
+    return name.find("{L}") != std::string_view::npos || name.find("{M}") != std::string_view::npos;
+  }
   constexpr bool per_expert() const { return name.find("{X}") != std::string_view::npos; }
 };
 
@@ -137,6 +170,7 @@ enum class LayerPattern : uint8_t {
   kEveryLayer,
   kSparseStep,  ///< mlp_only_layers and decoder_sparse_step
   kFirstDense,  ///< first_k_dense_replace, later layers are MoE
+  kByWeights,   ///< those whose tensors are there
 };
 
 enum class QkNorm : uint8_t {
@@ -152,6 +186,21 @@ enum class SlidingWindow : uint8_t {
   kIfSwitched,  ///< use_sliding_window is true, or layer_types names such a layer
 };
 
+/// What sets a router apart where its gate function does not say it.
+enum class RouterKind : uint8_t {
+  kPlain,
+  kScalesInput,     ///< the gate multiplies the expert's input (llama4)
+  kSparseMixer,     ///< the second choice is made among what the first leaves (phimoe)
+  kCapacity,        ///< each expert takes so many tokens and no more (switch, nllb)
+  kTrailingChoices  ///< choices that are no experts stand behind them: skip, identity (zaya, longcat)
+};
+
+/// What a router group is scored by.
+enum class GroupScore : uint8_t {
+  kBestTwo,  ///< the sum of its two best experts (deepseek_v3)
+  kBest,     ///< its best expert (deepseek_v2)
+};
+
 /// Sizes that a checkpoint's shapes follow from have no fallback: a configuration without them is an error.
 /// Fallbacks are those of transformers 5.17.0 (configuration_<model_type>.py).
 struct Family {
@@ -159,10 +208,22 @@ struct Family {
   std::string_view architecture;  ///< "MixtralForCausalLM"
   std::span<const TensorRule> tensors;
 
-  // Experts. Empty for dense families.
+  /// Surgery only: `tensors` names experts, routers and what lies beside them, `trunk` the rest by patterns; no shape
+  /// but those of experts and routers is looked at, the weights say which layers have experts, and `nn` cannot compute
+  /// it. The rows of experts and routers count for every layer that has any.
+  bool surgery_only = false;
+  std::span<const TensorRule> trunk = {};  ///< searched after `tensors`
+  bool has_mtp = false;  ///< layers past the last one may follow, with experts or without (multi-token prediction)
+  std::string_view layers_key = "num_hidden_layers";
+  std::string_view model_dim_key = "hidden_size";
+
+  // Experts. Empty for dense families. A key may lead into an object: "ffn_config.moe_top_k".
   std::span<const std::string_view> experts_keys =
       {};  ///< aliases; a new configuration gets the first, all present are rewritten
   std::string_view top_k_key = {};
+  int64_t fixed_top_k = 0;             ///< not 0: the code does not look at any key
+  std::string_view trailing_key = {};  ///< choices behind the experts: their number, or ...
+  int64_t trailing_choices = 0;        ///< ... always so many
   std::string_view expert_width_key = {};
   std::string_view shared_width_key = {};                  ///< width itself (qwen2_moe), or ...
   std::string_view shared_count_key = {};                  ///< ... a number of experts' widths (glm4_moe)
@@ -172,12 +233,19 @@ struct Family {
 
   // Routing.
   GateFunction gate = GateFunction::kSoftmaxTopK;
-  Switch renormalise = {};          ///< the K gates are divided by their sum
-  bool has_groups = false;          ///< n_group, topk_group
-  bool has_routed_scaling = false;  ///< routed_scaling_factor
-  double renormalise_epsilon = 0;   ///< added to the sum (glm4_moe: 1e-20)
-  bool has_aux_loss = false;        ///< router_aux_loss_coef
-  double aux_loss_fallback = 0;     ///< router_aux_loss_coef if absent
+  Switch renormalise = {};  ///< the K gates are divided by their sum
+  RouterKind router = RouterKind::kPlain;
+  bool has_groups = false;  ///< n_group, topk_group
+  std::string_view num_groups_key = "n_group", top_groups_key = "topk_group";
+  GroupScore group_score = GroupScore::kBestTwo;
+  std::string_view groups_on_key = {};    ///< groups count only if this key ...
+  std::string_view groups_on_value = {};  ///< ... has this value (deepseek_v2: topk_method)
+  std::string_view sigmoid_key = {};      ///< the gate is a sigmoid if this key is "sigmoid" (cohere2_moe)
+  bool has_routed_scaling = false;        ///< the key below
+  std::string_view routed_scaling_key = "routed_scaling_factor";
+  double renormalise_epsilon = 0;  ///< added to the sum (glm4_moe: 1e-20)
+  bool has_aux_loss = false;       ///< router_aux_loss_coef
+  double aux_loss_fallback = 0;    ///< router_aux_loss_coef if absent
 
   // Attention and feed-forward.
   Switch qkv_bias = {};
@@ -203,7 +271,9 @@ struct Family {
 /// Every family of this build. A new one is one file with its table and one line in all.cpp.
 std::span<const Family* const> all_families();
 
-/// Throws   Error{kUnsupported} naming the nearest and listing all if `model_type` is unknown.
+/// Throws   Error{kUnsupported}: naming the nearest and listing all if `model_type` is unknown; with the reason if the
+///          family cannot grow by copying.
 const Family& family_of(std::string_view model_type);
+const Family* find_family(std::string_view model_type);  ///< nullptr if unknown
 
 }  // namespace coppice::families

@@ -1,4 +1,4 @@
-#include "coppice/families/family.h"
+#include "coppice/families/trunk_detail.h"
 
 namespace coppice::families {
 
@@ -11,7 +11,7 @@ using enum When;
 constexpr std::string_view kExpertsKeys[] = {"n_routed_experts", "num_local_experts"};
 
 // Shapes are [out, in], as on disk. The multi-token-prediction layers of released files (past num_hidden_layers) have
-// no rows.
+// the rows of a layer with experts and some of the trunk's.
 constexpr TensorRule kTensors[] = {
     {"model.embed_tokens.weight", kEmbedding, {kVocab, kModel}},
     {"model.layers.{L}.input_layernorm.weight", kInputNorm, {kModel}},
@@ -47,6 +47,8 @@ const Family kGlm4Moe{
     .model_type = "glm4_moe",
     .architecture = "Glm4MoeForCausalLM",
     .tensors = kTensors,
+    .trunk = detail::kDecoderTrunk,
+    .has_mtp = true,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .expert_width_key = "moe_intermediate_size",

@@ -2,15 +2,17 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <unordered_set>
 
 #include "coppice/base/check.h"
+#include "coppice/base/text.h"
+#include "coppice/families/placements_detail.h"
 
 namespace coppice::families {
 
 namespace {
 
-constexpr size_t kMostListed = 20;
 constexpr std::string_view kDerivedSuffix = ".rotary_emb.inv_freq";
 
 std::string fill_in(std::string_view name, int64_t layer, int64_t expert) {
@@ -24,7 +26,9 @@ std::string fill_in(std::string_view name, int64_t layer, int64_t expert) {
 }
 
 TensorSlot make_slot(const ModelConfig& config, const TensorRule& rule, int64_t layer, int64_t expert) {
-  return {fill_in(rule.name, layer, expert), &rule, layer, expert, config.shape(rule)};
+  TensorSlot slot{fill_in(rule.name, layer, expert), &rule, layer, expert, config.shape(rule), 0};
+  if (expert >= 0) slot.expert_at = fill_in(rule.name.substr(0, rule.name.find("{X}")), layer, expert).size();
+  return slot;
 }
 
 using Visitor = std::function<void(TensorSlot&&)>;
@@ -62,19 +66,6 @@ void visit_expected(const ModelConfig& config, const Visitor& visit) {
 
 bool is_empty(const TensorSlot& slot) { return std::find(slot.shape.begin(), slot.shape.end(), 0) != slot.shape.end(); }
 
-// The first misses by name, the rest by number.
-struct Misses {
-  std::vector<std::string> first;
-  size_t count = 0;
-
-  void add(const std::string& text) {
-    if (++count <= kMostListed) first.push_back(text);
-  }
-  std::string text() const {
-    return cat(join(first), count > first.size() ? cat(", ... (", count - first.size(), " more)") : std::string());
-  }
-};
-
 }  // namespace
 
 std::vector<TensorSlot> expected_tensors(const ModelConfig& config) {
@@ -91,85 +82,99 @@ std::string tensor_name(const ModelConfig& config, Role role, int64_t layer, int
   return {};
 }
 
-std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& checkpoint) {
+std::string name_for_expert(const TensorSlot& slot, int64_t expert) {
+  std::string name = slot.name;
+  return name.replace(slot.expert_at, std::to_string(slot.expert).size(), std::to_string(expert));
+}
+
+namespace {
+
+using detail::Faults;
+using detail::Placed;
+
+// The tensors that the configuration promises, each of its shape; what is left over may be layers for multi-token
+// prediction and what goes with a matrix.
+std::vector<TensorSlot> match_strictly(const ModelConfig& config, const io::Checkpoint& checkpoint, Faults& faults) {
   std::vector<TensorSlot> slots;
   std::unordered_set<std::string> placed;
-  Misses missing, unknown, misshapen;
   visit_expected(config, [&](TensorSlot&& slot) {
     if (!checkpoint.contains(slot.name)) {
-      if (!is_empty(slot)) missing.add(slot.name);
+      if (!is_empty(slot)) faults.missing.add(slot.name);
       return;
     }
     const auto& found = checkpoint.at(slot.name).info->shape;
     if (found != slot.shape)
-      misshapen.add(cat(slot.name, " is ", shape_text(found), ", wanted ", shape_text(slot.shape)));
+      faults.misshapen.add(cat(slot.name, " is ", shape_text(found), ", wanted ", shape_text(slot.shape)));
     placed.insert(slot.name);
     slots.push_back(std::move(slot));
   });
+  const detail::RuleIndex index(*config.family);
+  std::vector<Placed> extra, past_last;
   for (const std::string& name : checkpoint.names()) {
-    if (!placed.contains(name) && !name.ends_with(kDerivedSuffix)) unknown.add(name);
-  }
-
-  const std::string subject = cat(checkpoint.directory(), ": ");
-  std::vector<std::string> faults;
-  if (missing.count > 0) faults.push_back(cat(missing.count, " missing: ", missing.text()));
-  if (unknown.count > 0) faults.push_back(cat(unknown.count, " unknown: ", unknown.text()));
-  if (misshapen.count > 0)
-    faults.push_back(cat(misshapen.count, " of another shape than config.json says: ", misshapen.text()));
-  if (faults.empty()) return slots;
-  throw Error(
-      missing.count + unknown.count > 0 ? ErrorCode::kFormat : ErrorCode::kShape,
-      cat(subject, "the tensors are not those of a ", config.family->model_type,
-          " model with this config.json: ", join(faults, "; "), " (are weights and config.json of the same model?)"));
-}
-
-std::string Model::digest() const {
-  std::vector<std::string> names;
-  for (const TensorSlot& slot : slots) {
-    if (part_of(slot.role()) == Part::kRouters) names.push_back(slot.name);
-  }
-  return io::model_digest(checkpoint, names);
-}
-
-Model open_model(const std::filesystem::path& directory) {
-  auto checkpoint = io::Checkpoint::open(directory);
-  auto config = read_config(checkpoint.config(), (directory / "config.json").string());
-  auto slots = match(config, checkpoint);
-  return {std::move(checkpoint), std::move(config), std::move(slots)};
-}
-
-int64_t& ParameterCount::part(Part part) {
-  switch (part) {
-    case Part::kEmbeddings: return embeddings;
-    case Part::kAttention: return attention;
-    case Part::kDense: return dense;
-    case Part::kShared: return shared;
-    case Part::kRouters: return routers;
-    case Part::kExperts: return experts;
-    case Part::kNorms: return norms;
-  }
-  COPPICE_CHECK(false, "part ", static_cast<int>(part));
-}
-
-ParameterCount count_parameters(const ModelConfig& config) {
-  ParameterCount count;
-  for (const TensorRule& rule : config.family->tensors) {
-    if (rule.role == Role::kSelectionBias) continue;
-    int64_t elements = rule.per_expert() ? config.num_experts : 1;
-    for (const int64_t size : config.shape(rule)) elements *= size;
-    if (rule.per_layer()) {
-      int64_t layers = 0;
-      for (int64_t layer = 0; layer < config.num_layers; ++layer) layers += config.present(rule.when, layer) ? 1 : 0;
-      elements *= layers;
-    } else if (!config.present(rule.when, -1)) {
-      continue;
+    if (placed.contains(name) || name.ends_with(kDerivedSuffix)) continue;
+    auto found = place(config, index, name, checkpoint.at(name).info->shape);
+    const bool is_past_last = found && found->slot.layer >= config.num_layers;
+    const bool goes_with_another = found && found->is_companion && found->slot.expert < config.num_experts;
+    if (is_past_last) past_last.push_back(*found);
+    if (is_past_last || goes_with_another) {
+      extra.push_back(std::move(*found));
+    } else {
+      faults.unknown.add(name);
     }
-    count.part(part_of(rule.role)) += elements;
-    count.total += elements;
   }
-  count.active = count.total;
-  if (config.is_moe()) count.active -= count.experts / config.num_experts * (config.num_experts - config.top_k);
-  return count;
+  check_experts(config, past_last, faults);
+  sort_by_table(config, extra);
+  for (Placed& p : extra) slots.push_back(std::move(p.slot));
+  return slots;
+}
+
+std::vector<TensorSlot> match_by_weights(const ModelConfig& config, const io::Checkpoint& checkpoint, Faults& faults) {
+  const detail::RuleIndex index(*config.family);
+  std::vector<Placed> placed;
+  for (const std::string& name : checkpoint.names()) {
+    if (name.ends_with(kDerivedSuffix)) continue;
+    if (auto found = place(config, index, name, checkpoint.at(name).info->shape)) {
+      placed.push_back(std::move(*found));
+    } else {
+      faults.unknown.add(name);
+    }
+  }
+  check_experts(config, placed, faults);
+  if (std::ranges::none_of(placed, [](const Placed& p) { return is_expert(p.slot.role()); })) {
+    for (const TensorRule& rule : config.family->tensors) {
+      if (is_expert(rule.role) && rule.when != When::kOptional) faults.missing.add(std::string(rule.name));
+    }
+  }
+  sort_by_table(config, placed);
+  std::vector<TensorSlot> slots;
+  slots.reserve(placed.size());
+  for (Placed& p : placed) slots.push_back(std::move(p.slot));
+  return slots;
+}
+
+std::string unknown_text(const ModelConfig& config, const io::Checkpoint& checkpoint, const Faults& faults) {
+  const Family* nearer = detail::nearest_family(checkpoint);
+  const bool is_other = nearer != nullptr && nearer != config.family;
+  return cat(faults.unknown.count, " unknown: ", faults.unknown.text(),
+             is_other ? cat(" (nearest by its tensors: ", nearer->model_type, ")") : std::string());
+}
+
+}  // namespace
+
+std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& checkpoint) {
+  Faults faults;
+  auto slots = config.placed_by_weights() ? match_by_weights(config, checkpoint, faults)
+                                          : match_strictly(config, checkpoint, faults);
+  std::vector<std::string> texts;
+  if (faults.missing.count > 0) texts.push_back(cat(faults.missing.count, " missing: ", faults.missing.text()));
+  if (faults.unknown.count > 0) texts.push_back(unknown_text(config, checkpoint, faults));
+  if (faults.misshapen.count > 0)
+    texts.push_back(cat(faults.misshapen.count, " of another shape than config.json says: ", faults.misshapen.text()));
+  if (texts.empty()) return slots;
+  throw Error(
+      faults.missing.count + faults.unknown.count > 0 ? ErrorCode::kFormat : ErrorCode::kShape,
+      cat(checkpoint.directory(), ": the tensors are not those of a ", config.family->model_type,
+          " model with this config.json: ", join(texts, "; "), " (are weights and config.json of the same model?)"));
 }
 
 }  // namespace coppice::families

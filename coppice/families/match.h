@@ -16,11 +16,16 @@ struct TensorSlot {
   int64_t layer = -1;   ///< -1 where the name has no {L}
   int64_t expert = -1;  ///< -1 where the name has no {X}
   std::vector<int64_t> shape;
+  size_t expert_at = 0;  ///< where the expert's number stands in the name
 
   Role role() const { return rule->role; }
 };
 
-/// Every tensor that a model of this configuration has, in the table's order (layer by layer, expert by expert).
+/// The name that the tensor has for another expert.
+std::string name_for_expert(const TensorSlot& slot, int64_t expert);
+
+/// Every tensor that a model of this configuration has, in the table's order (layer by layer, expert by expert). Not
+/// for models that are placed by their weights.
 ///
 /// A shared expert of width 0 has tensors without elements, since transformers makes, saves and expects them.
 std::vector<TensorSlot> expected_tensors(const ModelConfig& config);
@@ -32,8 +37,12 @@ std::string tensor_name(const ModelConfig& config, Role role, int64_t layer = -1
 /// elements may be missing (and then have no slot), and the `rotary_emb.inv_freq` of old files, which follow from the
 /// configuration, have no slot.
 ///
+/// Of families known for surgery only, and of the language model inside a multimodal one, the weights say which tensors
+/// there are; each must have a row, and every layer with experts must have all of them and all that routes to them.
+///
 /// Throws   Error{kFormat} listing all tensors that no row matches and all required ones that are missing (the first 20
-///          of each, then a count); Error{kShape} listing all with another shape than the configuration says.
+///          of each, then a count), and the family that places more of them; Error{kShape} listing all with another
+///          shape than the configuration says.
 std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& checkpoint);
 
 /// A checkpoint with its configuration and every tensor placed: what all commands start from.
@@ -41,21 +50,31 @@ struct Model {
   io::Checkpoint checkpoint;
   ModelConfig config;
   std::vector<TensorSlot> slots;
+  std::vector<int64_t> layers_with_experts =
+      {};  ///< rising; also those past num_layers: decoders, multi-token prediction
 
   /// io::model_digest with this family's router tensors.
   std::string digest() const;
 };
-Model open_model(const std::filesystem::path& directory);
+/// Throws   what io::Checkpoint::open, read_config and match throw; of an unknown model_type it says too which family's
+///          tensors come nearest. A `family` given outlives the result.
+Model open_model(const std::filesystem::path& directory, const Family* family = nullptr);
+
+/// The same of a checkpoint already open.
+Model make_model(io::Checkpoint checkpoint, ModelConfig config);
 
 /// Parameters as transformers' `sum(p.numel())` counts them: tied embeddings once, selection biases (buffers) not at
 /// all.
 struct ParameterCount {
   int64_t total = 0, active = 0;  ///< active: per token, top_k of the experts; embeddings included in both
-  int64_t experts = 0, routers = 0, attention = 0, embeddings = 0, dense = 0, shared = 0, norms = 0;
+  int64_t experts = 0, routers = 0, attention = 0, embeddings = 0, dense = 0, shared = 0, norms = 0, other = 0;
 
   int64_t& part(Part part);
   int64_t part(Part p) const { return const_cast<ParameterCount*>(this)->part(p); }
 };
 ParameterCount count_parameters(const ModelConfig& config);
+/// Of the weights themselves, as if there were `num_experts` of each expert (0: as many as there are). Layers for
+/// multi-token prediction do not count; nor do block scales, and packed mxfp4 counts as the two values a byte holds.
+ParameterCount count_parameters(const Model& model, int64_t num_experts = 0);
 
 }  // namespace coppice::families

@@ -38,6 +38,28 @@ void read_sizes(const ConfigReader& in, ModelConfig& c) {
   c.max_positions = in.whole_or("max_position_embeddings", family.max_positions_fallback, 1, kLargestDim);
 }
 
+// What is there of the sizes that surgery only shows and never needs.
+void read_sizes_for_surgery(const ConfigReader& in, ModelConfig& c) {
+  const auto size_or_none = [&in](std::string_view key) {
+    const Json* value = in.find(key);
+    const bool is_size = value != nullptr && value->kind() == Json::Kind::kInt && value->as_int() > 0;
+    return is_size ? std::min(value->as_int(), kLargestDim) : 0;
+  };
+  c.num_layers = in.whole_or(c.family->layers_key, 0, 1, kMostLayers);  // 0: the weights will say
+  const Json* blocks = in.find("layers_block_type");
+  if (c.num_layers == 0 && blocks != nullptr && blocks->is_array())
+    c.num_layers = std::min(static_cast<int64_t>(blocks->items().size()), kMostLayers);
+  c.model_dim = size_or_none(c.family->model_dim_key);
+  c.vocab_size = size_or_none("vocab_size");
+  c.num_heads = size_or_none("num_attention_heads");
+  c.num_kv_heads = size_or_none("num_key_value_heads");
+  c.head_dim = size_or_none("head_dim");
+  c.max_positions = size_or_none("max_position_embeddings");
+  c.expert_width = size_or_none(c.family->expert_width_key);
+  c.dense_width = size_or_none(c.family->dense_width_key);
+  c.unsupported_in_nn.emplace_back(cat("models of the family ", c.family->model_type));
+}
+
 std::vector<bool> moe_layers(const ConfigReader& in, const Family& family, int64_t num_layers) {
   std::vector<bool> moe(static_cast<size_t>(num_layers), family.has_moe());
   if (family.layers == LayerPattern::kFirstDense) {
@@ -74,11 +96,27 @@ int64_t read_num_experts(const ConfigReader& in, const Family& family) {
   return in.whole(found.empty() ? family.experts_keys.front() : found, 1, kMostExperts);
 }
 
+// One number, or one for each layer, of which the largest counts (hunyuan_v1_moe).
+int64_t read_top_k(const ConfigReader& in, const Family& family) {
+  if (family.fixed_top_k > 0) return family.fixed_top_k;
+  const Json& value = in.at(family.top_k_key);
+  if (!value.is_array() || value.items().empty()) return in.whole(family.top_k_key, 1, kMostExperts);
+  int64_t most = 0;
+  for (const Json& item : value.items()) {
+    const bool is_whole = item.kind() == Json::Kind::kInt && item.as_int() >= 1 && item.as_int() <= kMostExperts;
+    if (!is_whole) in.refuse(family.top_k_key, "whole numbers from 1 on");
+    most = std::max(most, item.as_int());
+  }
+  return most;
+}
+
 void read_experts(const ConfigReader& in, ModelConfig& c) {
   const Family& family = *c.family;
   c.moe_layer = moe_layers(in, family, c.num_layers);
   const bool has_dense_layer = c.num_moe_layers() < c.num_layers;
-  if (has_dense_layer || (!family.dense_width_key.empty() && in.find(family.dense_width_key) != nullptr)) {
+  if (family.surgery_only) {
+    // the sizes are shown if they are there, and never needed
+  } else if (has_dense_layer || (!family.dense_width_key.empty() && in.find(family.dense_width_key) != nullptr)) {
     c.dense_width = in.whole(family.dense_width_key, 1, kLargestDim);
   }
   if (!family.has_moe()) return;
@@ -87,8 +125,12 @@ void read_experts(const ConfigReader& in, ModelConfig& c) {
     in.refuse("num_hidden_layers", cat("at most ", kMostExpertsInAll, " experts over all layers, not ", c.num_experts,
                                        " in each of ", c.num_moe_layers()));
   }
-  c.top_k = in.whole(family.top_k_key, 1, kMostExperts);
-  if (c.top_k > c.num_experts) in.refuse(family.top_k_key, cat("at most the number of experts, ", c.num_experts));
+  c.top_k = read_top_k(in, family);
+  c.routing.fixed_top_k = family.fixed_top_k > 0;
+  c.routing.trailing_choices = family.trailing_choices;
+  if (!family.trailing_key.empty()) c.routing.trailing_choices = in.whole_or(family.trailing_key, 0, 0, kMostExperts);
+  if (c.top_k > c.router_rows()) in.refuse(family.top_k_key, cat("at most the number of experts, ", c.num_experts));
+  if (family.surgery_only) return;
   c.expert_width = in.whole(family.expert_width_key, 1, kLargestDim);
   if (!family.shared_width_key.empty()) c.shared_width = in.whole(family.shared_width_key, 0, kLargestDim);
   if (!family.shared_count_key.empty())
@@ -99,22 +141,29 @@ void read_routing(const ConfigReader& in, ModelConfig& c) {
   const Family& family = *c.family;
   Routing& r = c.routing;
   r.gate = family.gate;
+  if (!family.sigmoid_key.empty() && in.text_or(family.sigmoid_key, "") == "sigmoid")
+    r.gate = GateFunction::kSigmoidTopK;
+  r.kind = family.router;
+  r.group_score = family.group_score;
   r.renormalise = read_switch(in, family.renormalise);
   r.renormalise_epsilon = family.renormalise_epsilon;
   r.has_selection_bias = family.has_role(Role::kSelectionBias);
   r.has_router_bias = family.has_role(Role::kRouterBias);
   if (family.has_routed_scaling)
-    r.routed_scaling = in.number_or("routed_scaling_factor", 1.0, -kLargestNumber, kLargestNumber);
+    r.routed_scaling = in.number_or(family.routed_scaling_key, 1.0, -kLargestNumber, kLargestNumber);
   if (family.has_aux_loss)
     c.aux_loss_coef = in.number_or("router_aux_loss_coef", family.aux_loss_fallback, 0, kLargestNumber);
   if (!family.has_groups) return;
-  r.num_groups = in.whole_or("n_group", 1, 1, c.num_experts);
-  r.top_groups = in.whole_or("topk_group", 1, 1, c.num_experts);
-  if (r.top_groups > r.num_groups) in.refuse("topk_group", cat("at most n_group, ", r.num_groups));
-  if (c.num_experts % r.num_groups != 0) in.refuse("n_group", cat("a divisor of the ", c.num_experts, " experts"));
+  if (!family.groups_on_key.empty() && in.text_or(family.groups_on_key, "") != family.groups_on_value) return;
+  r.num_groups = in.whole_or(family.num_groups_key, 1, 1, c.num_experts);
+  r.top_groups = in.whole_or(family.top_groups_key, 1, 1, c.num_experts);
+  if (r.top_groups > r.num_groups)
+    in.refuse(family.top_groups_key, cat("at most ", family.num_groups_key, ", ", r.num_groups));
+  if (c.num_experts % r.num_groups != 0)
+    in.refuse(family.num_groups_key, cat("a divisor of the ", c.num_experts, " experts"));
   const int64_t group = c.num_experts / r.num_groups;
-  if (group < 2)
-    in.refuse(r.num_groups > 1 ? "n_group" : family.experts_keys.front(),
+  if (group < 2 && r.group_score == GroupScore::kBestTwo)
+    in.refuse(r.num_groups > 1 ? family.num_groups_key : family.experts_keys.front(),
               "two experts or more in a group (it is scored by its best two)");
   if (c.top_k > r.top_groups * group)
     in.refuse(family.top_k_key, cat("at most the ", r.top_groups * group, " experts of the groups chosen"));
@@ -191,29 +240,66 @@ double parameters_at_most(const ModelConfig& c) {
   return total;
 }
 
-}  // namespace
+// The object that describes a language model of a known family: the whole file, or the text part of a multimodal model.
+struct TextPart {
+  const Json* json;
+  const Family* family;
+  std::string_view key;
+};
 
-ModelConfig read_config(const Json& config, std::string_view source) {
-  if (!config.is_object())
-    throw Error(ErrorCode::kFormat, cat(source, ": no JSON object; wanted the configuration of a model"));
-  const ConfigReader in(config, source);
+TextPart find_text_part(const Json& config, const ConfigReader& in, std::string_view source, const Family* given) {
   const Json& type = in.at("model_type");
   if (!type.is_string()) in.refuse("model_type", "a text");
-
-  ModelConfig c;
+  const auto known = [given](const std::string& name) -> const Family* {
+    if (given != nullptr) return given->model_type == name ? given : nullptr;
+    return find_family(name);
+  };
+  if (const Family* family = known(type.as_string())) return {&config, family, {}};
+  for (const std::string_view key : {"text_config", "language_config", "llm_config"}) {
+    const Json* text = in.find(key);
+    if (text == nullptr || !text->is_object()) continue;
+    const Json* text_type = text->find("model_type");
+    const bool is_named = text_type != nullptr && text_type->is_string();
+    const Family* family = known(is_named ? text_type->as_string() : type.as_string() + "_text");
+    if (family != nullptr) return {text, family, key};
+  }
+  if (given != nullptr) {
+    throw Error(ErrorCode::kUnsupported,
+                cat(source, ": model_type is '", type.as_string(), "' and the family given is '", given->model_type,
+                    "' (give the family file of this model)"));
+  }
   try {
-    c.family = &family_of(type.as_string());
+    return {&config, &family_of(type.as_string()), {}};  // throws
   } catch (const Error& error) {
     throw Error(error.code, cat(source, ": ", error.what()));
   }
+}
+
+}  // namespace
+
+ModelConfig read_config(const Json& config, std::string_view source, const Family* family) {
+  if (!config.is_object())
+    throw Error(ErrorCode::kFormat, cat(source, ": no JSON object; wanted the configuration of a model"));
+  const TextPart part = find_text_part(config, ConfigReader(config, source), source, family);
+  const std::string part_source = part.key.empty() ? std::string(source) : cat(source, ": ", part.key);
+  const ConfigReader in(*part.json, part_source);
+
+  ModelConfig c;
+  c.family = part.family;
   c.json = config;
-  read_sizes(in, c);
+  c.text_key = part.key;
+  if (c.family->surgery_only) {
+    read_sizes_for_surgery(in, c);
+  } else {
+    read_sizes(in, c);
+  }
   read_experts(in, c);
   if (c.is_moe()) read_routing(in, c);
-  read_attention(in, source, c);
+  if (!c.family->surgery_only) read_attention(in, source, c);
   if (c.qk_norm == QkNorm::kWhole && c.num_heads * c.head_dim != c.model_dim) {
     in.refuse("hidden_size", cat("the ", c.num_heads, " heads of ", c.head_dim, " together, as this family has it"));
   }
+  if (!c.text_key.empty()) c.unsupported_in_nn.emplace_back("the language model inside a multimodal one");
   c.tied = in.flag_or("tie_word_embeddings", false);
   c.dtype = in.text_or("dtype", in.text_or("torch_dtype", ""));
   if (parameters_at_most(c) > kMostParameters) {
@@ -226,9 +312,14 @@ ModelConfig read_config(const Json& config, std::string_view source) {
 Json with_num_experts(const ModelConfig& config, int64_t num_experts) {
   COPPICE_CHECK(config.is_moe());
   Json json = config.json;
-  for (const std::string_view key : config.family->experts_keys) {
-    if (Json* value = json.find(key); value != nullptr && !value->is_null()) *value = Json(num_experts);
-  }
+  const auto rewrite = [&](Json& object) {
+    for (const std::string_view key : config.family->experts_keys) {
+      Json* value = detail::find_path(object, key);
+      if (value != nullptr && *value == Json(config.num_experts)) *value = Json(num_experts);
+    }
+  };
+  rewrite(json);
+  if (!config.text_key.empty()) rewrite(*json.find(config.text_key));
   return json;
 }
 
@@ -265,6 +356,7 @@ bool ModelConfig::present(When when, int64_t layer) const {
     case When::kDenseLayer: return layer >= 0 && !moe;
     case When::kDenseLayerIfBias: return layer >= 0 && !moe && mlp_bias;
     case When::kMoeLayer: return moe;
+    case When::kOptional: return false;
   }
   COPPICE_CHECK(false, "condition ", static_cast<int>(when));
 }

@@ -19,6 +19,10 @@ struct Routing {
   double routed_scaling = 1.0;
   bool has_selection_bias = false;
   bool has_router_bias = false;
+  RouterKind kind = RouterKind::kPlain;
+  GroupScore group_score = GroupScore::kBestTwo;
+  bool fixed_top_k = false;      ///< no key of the configuration can change top_k
+  int64_t trailing_choices = 0;  ///< rows of the router behind the experts' that are no experts
 };
 
 /// A config.json read by its family's table: every size and switch resolved, fallbacks as transformers has them.
@@ -43,6 +47,13 @@ struct ModelConfig {
   /// surgery does not mind.
   std::vector<std::string> unsupported_in_nn;
 
+  std::string
+      text_key;  ///< the object of `json` that the sizes stand in (a multimodal model's "text_config"), or empty
+
+  /// True where the weights and not this configuration say which tensors there are: families known for surgery only,
+  /// and the language model inside a multimodal one.
+  bool placed_by_weights() const { return family->surgery_only || !text_key.empty(); }
+  int64_t router_rows() const { return num_experts + routing.trailing_choices; }
   int64_t dim(Dim dim) const;
   std::vector<int64_t> shape(const TensorRule& rule) const;
   bool present(When when, int64_t layer) const;  ///< is a rule with `when` there in this layer (-1: outside the layers)
@@ -54,11 +65,14 @@ struct ModelConfig {
 /// counts as absent.
 ///
 /// Throws   Error{kFormat} naming file and key: missing, wrong type, out of range, top_k > experts, aliases that
-///          disagree, more than 2^22 experts or 2^60 parameters in all. Error{kUnsupported}: unknown model_type.
+///          disagree, more than 2^22 experts or 2^60 parameters in all. Error{kUnsupported}: unknown model_type, alone
+///          and as that of a text_config (a multimodal model's); no family if `family` is given (which must outlive
+///          the result).
 /// Source   configuration_<model_type>.py and modeling_rope_utils.py of transformers 5.17.0.
-ModelConfig read_config(const Json& config, std::string_view source);
+ModelConfig read_config(const Json& config, std::string_view source, const Family* family = nullptr);
 
-/// The configuration after its expert count became `num_experts`: every alias present rewritten, nothing else touched.
+/// The configuration after its expert count became `num_experts`: every alias present rewritten, also those that a
+/// multimodal model repeats at the top; nothing else touched.
 Json with_num_experts(const ModelConfig& config, int64_t num_experts);
 
 }  // namespace coppice::families

@@ -50,6 +50,19 @@ constexpr RoleRow kRoles[] = {
     {Role::kExpertGateBias, "expert_gate_bias", Part::kExperts, Kind::kBias},
     {Role::kExpertUpBias, "expert_up_bias", Part::kExperts, Kind::kBias},
     {Role::kExpertDownBias, "expert_down_bias", Part::kExperts, Kind::kBias},
+    {Role::kExpertGateUp, "expert_gate_up", Part::kExperts},
+    {Role::kExpertGateUpBias, "expert_gate_up_bias", Part::kExperts, Kind::kBias},
+    {Role::kExpertCompanion, "expert_companion", Part::kExperts},
+    {Role::kExpertScale, "expert_scale", Part::kRouters},
+    {Role::kAttentionExpert, "attention_expert", Part::kExperts},
+    {Role::kAttentionRouter, "attention_router", Part::kRouters},
+    {Role::kEmbeddings, "embeddings", Part::kEmbeddings},
+    {Role::kAttention, "attention", Part::kAttention},
+    {Role::kDense, "dense", Part::kDense},
+    {Role::kShared, "shared", Part::kShared},
+    {Role::kRouterTrunk, "router_trunk", Part::kRouters},
+    {Role::kNorm, "norm", Part::kNorms, Kind::kNorm},
+    {Role::kOther, "other", Part::kOther},
 };
 
 const RoleRow& row_of(Role role) {
@@ -66,6 +79,7 @@ bool is_bias(Role role) { return row_of(role).kind == Kind::kBias; }
 Part part_of(Role role) { return row_of(role).part; }
 
 bool is_expert(Role role) { return part_of(role) == Part::kExperts && role != Role::kExpertShared; }
+bool has_rows(Role role) { return part_of(role) == Part::kRouters && role != Role::kRouterTrunk; }
 
 std::string_view part_name(Part part) {
   switch (part) {
@@ -76,6 +90,7 @@ std::string_view part_name(Part part) {
     case Part::kRouters: return "routers";
     case Part::kExperts: return "experts";
     case Part::kNorms: return "norms";
+    case Part::kOther: return "other";
   }
   COPPICE_CHECK(false, "part ", static_cast<int>(part));
 }

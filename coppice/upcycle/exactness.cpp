@@ -2,6 +2,7 @@
 // section 5.
 
 #include "coppice/base/text.h"
+#include "coppice/families/routing_class.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/plan.h"
 #include "coppice/upcycle/plan_detail.h"
@@ -10,7 +11,7 @@
 namespace coppice::upcycle {
 namespace {
 
-using families::GateFunction;
+using families::RoutingClass;
 
 bool groups_limit_choice(const families::Routing& routing) {
   return routing.num_groups > 1 && routing.top_groups < routing.num_groups;
@@ -21,33 +22,68 @@ bool routes_like_parents(const GrowthPlan& plan) {
   return router_init(plan.router_init.name).only_copies() && plan.balance_bias == kBalanceBiasCopy;
 }
 
+/// Every parent has as many children as every other.
+bool is_uniform(const GrowthPlan& plan) {
+  for (const LayerPlan& layer : plan.layers) {
+    for (const uint32_t siblings : layer.siblings(plan.experts_before)) {
+      if (int64_t{siblings} * plan.experts_before != plan.experts_after) return false;
+    }
+  }
+  return true;
+}
+
+/// What would keep the function of a router that takes several experts.
+std::string remedy(const families::ModelConfig& config, const GrowthPlan& plan) {
+  const auto& info = families::routing_class_info(families::routing_class(config.routing));
+  if (!info.can_scale || !routes_like_parents(plan) || !is_uniform(plan) || config.routing.num_groups > 1) return {};
+  const int64_t scaled = config.top_k * (plan.experts_after / plan.experts_before);
+  return cat(" With top-", scaled, info.scaled.empty() ? "" : cat(", and ", info.scaled, ","),
+             " it would be exact, at the cost of as many more active experts.");
+}
+
 }  // namespace
 
 Exactness exactness(const families::ModelConfig& config, const GrowthPlan& plan) {
   const families::Routing& routing = config.routing;
+  const RoutingClass routing_class = families::routing_class(routing);
   if (!expert_init(plan.expert_init.name).same_function) {
     return {false, cat("Not exact: ", plan.expert_init.to_text(),
                        " gives the new experts other weights, so they compute something else than their parents.")};
   }
+  if (routing_class == RoutingClass::kSparseMixer) {
+    return {false,
+            "Not exact: the router always takes two experts, and a copy of the first is the nearest to it; no key of "
+            "the configuration changes that."};
+  }
+  if (routing_class == RoutingClass::kCapacity) {
+    return {false, cat("Not exact: the router always takes ", config.top_k == 1 ? "one expert" : "two experts",
+                       " by a softmax that divides among copies, and each expert turns tokens away past its capacity; "
+                       "no key of the configuration changes the former.")};
+  }
+  if (routing_class == RoutingClass::kTrailingChoices) {
+    return {false,
+            "Not exact: the router's choices that are no experts keep one place each in the softmax, where every "
+            "expert now has several."};
+  }
   if (config.top_k > 1) {
     return {false, cat("Not exact: with top-", config.top_k,
                        " routing the siblings of one parent score alike and take each other's slots, where before ",
-                       config.top_k, " different experts answered.")};
+                       config.top_k, " different experts answered.", remedy(config, plan))};
   }
   if (!routes_like_parents(plan)) {
     return {false, cat("Not exact: ", plan.router_init.to_text(), " with balance bias '", plan.balance_bias,
                        "' moves the scores of new experts off their parents', so tokens near a tie change experts.")};
   }
-  if (routing.gate == GateFunction::kSoftmaxTopK && !routing.renormalise) {
+  if (routing_class == RoutingClass::kSoftmax) {
     return {false,
             "Not exact: softmax over more experts without renormalisation divides a token's gate among all siblings."};
   }
-  if (routing.gate == GateFunction::kSoftmaxTopK && routing.has_selection_bias) {
+  if (routing_class == RoutingClass::kSoftmaxBiased) {
     return {false,
             "Not exact: softmax over more experts shrinks the probabilities that the selection bias is added to, so "
             "other experts may be chosen."};
   }
-  if (groups_limit_choice(routing)) {
+  if (groups_limit_choice(routing) && routing.group_score == families::GroupScore::kBestTwo) {
     return {false,
             "Not exact: a router group is scored by its two best experts, which may now be siblings, so other groups "
             "may be chosen."};

@@ -33,16 +33,19 @@ using families::TensorSlot;
 
 /// What will be written, before anything is. The tensors refer to the members above them.
 struct Growth {
+  GrowthPlan plan;
   Json config;
   std::vector<TensorSlot> slots;
   std::optional<OptimizerState> state;
   std::vector<OutputTensor> weights, optimizer;
 
-  Growth(const families::Model& model, const GrowthPlan& plan)
-      : config(families::with_num_experts(model.config, plan.experts_after)),
-        slots(grown_slots(model, families::read_config(config, "config.json"), plan)),
+  Growth(const families::Model& model, const GrowthPlan& given)
+      : plan(with_all_layers(model, given)),
+        config(families::with_num_experts(model.config, plan.experts_after)),
+        slots(grown_slots(model, plan)),
         state(OptimizerState::open(model)),
         weights(grown_weights(model, plan, slots, state ? &*state : nullptr)) {
+    (void)families::read_config(config, "config.json of the grown model", model.config.family);
     if (state) optimizer = state->grow(model, plan, slots);
   }
   Growth(const Growth&) = delete;
@@ -113,10 +116,10 @@ std::string source_stamp(const io::Checkpoint& source, const std::vector<fs::pat
 }
 
 /// Everything that the output's bytes follow from; parts on other machines have it too.
-std::string plan_digest(const GrowthPlan& plan, const Growth& growth, const Json& lineage, const OutputPlan& output,
+std::string plan_digest(const Growth& growth, const Json& lineage, const OutputPlan& output,
                         const std::string& source_sizes) {
   Sha256 digest;
-  for (const std::string& text : {std::string(version()), plan.to_json().dump(), growth.config.dump(), lineage.dump(),
+  for (const std::string& text : {std::string(version()), growth.plan.to_json().dump(), growth.config.dump(), lineage.dump(),
                                   output.digest(), source_sizes}) {
     digest.add(cat(text.size(), "\n", text));
   }
@@ -148,15 +151,15 @@ void remove_all_but(const OutputPlan& output, const fs::path& directory) {
 ExpandResult expand(const families::Model& model, const GrowthPlan& plan, const ExpandSettings& settings) {
   const io::Checkpoint& source = model.checkpoint;
   io::check_output_directory(settings.out, source.directory());
-  const Json lineage =
-      extend_lineage(read_lineage(source.directory()), plan, "expand", model.digest(), settings.record);
   const Growth growth(model, plan);
+  const Json lineage =
+      extend_lineage(read_lineage(source.directory()), growth.plan, "expand", model.digest(), settings.record);
   const std::vector<fs::path> companions = source.companion_files();
   const io::ShardPlan shards = plan_output(infos_of(growth.weights), settings.max_shard_bytes, "model");
   const OutputPlan output = output_plan(growth, shards, settings.max_shard_bytes);
 
   const std::string stamp = source_stamp(source, companions, true);
-  const std::string digest = plan_digest(plan, growth, lineage, output, source_stamp(source, companions, false));
+  const std::string digest = plan_digest(growth, lineage, output, source_stamp(source, companions, false));
   io::PartialDirectory out(settings.out, settings.part, settings.resume, {.plan = digest, .source = stamp});
   const uint64_t needed = output.file_bytes() + bytes_of_files(source.directory(), companions);
   const uint64_t claimed = claimed_bytes(out.path());

@@ -13,16 +13,14 @@
 namespace coppice::upcycle {
 namespace {
 
-using families::Model;
+using families::ExpertMatrix;
+using families::ExpertPart;
+using families::ExpertParts;
 using families::Role;
 using io::Checkpoint;
 
 constexpr uint64_t kWindowBytes = uint64_t{8} << 20;
 constexpr int64_t kSampled = 4096;
-
-Checkpoint::Entry matrix_of(const Model& model, Role role, int64_t layer, int64_t expert) {
-  return model.checkpoint.at(families::tensor_name(model.config, role, layer, expert));
-}
 
 void release(const Checkpoint::Entry& entry, uint64_t offset, uint64_t bytes) {
   io::TensorInfo window = *entry.info;
@@ -50,66 +48,69 @@ uint64_t mixed(uint64_t x) {
 }
 
 /// Adds a matrix to the hash of each unit: rows of gate and up, columns of down.
-void hash_units(const Checkpoint::Entry& matrix, bool units_are_rows, std::vector<uint64_t>& hashes) {
-  const int64_t rows = matrix.info->shape.at(0), cols = matrix.info->shape.at(1);
-  const auto width = static_cast<size_t>(io::dtype_bits(matrix.info->dtype) / 8);
-  hashes.resize(static_cast<size_t>(units_are_rows ? rows : cols), 0);
-  const std::byte* at = matrix.data().data();
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t col = 0; col < cols; ++col, at += width) {
+void hash_units(const ExpertPart& part, const ExpertMatrix& place, std::vector<uint64_t>& hashes) {
+  const bool units_are_rows = place.role != Role::kExpertDown;
+  const auto width = static_cast<size_t>(io::dtype_bits(part.entry.info->dtype) / 8);
+  hashes.resize(static_cast<size_t>(units_are_rows ? place.rows : place.cols), 0);
+  const std::byte* const expert = part.data().data();
+  for (int64_t row = 0; row < place.rows; ++row) {
+    for (int64_t col = 0; col < place.cols; ++col) {
       uint64_t value = 0;
-      std::memcpy(&value, at, width);
+      const int64_t at = place.begin + row * place.row_step + col * place.col_step;
+      std::memcpy(&value, expert + static_cast<size_t>(at) * width, width);
       uint64_t& hash = hashes[static_cast<size_t>(units_are_rows ? row : col)];
       hash = mixed(hash + value + 0x9e3779b97f4a7c15u);
     }
   }
-  matrix.file->release(*matrix.info);
 }
 
 }  // namespace
 
-ExpertDigest expert_digest(const Model& model, int64_t layer, int64_t expert) {
+ExpertDigest expert_digest(const ExpertParts& parts, int64_t layer, int64_t expert) {
   ExpertDigest digest;
-  for (size_t i = 0; i < kExpertRoles.size(); ++i) {
-    const Checkpoint::Entry matrix = matrix_of(model, kExpertRoles[i], layer, expert);
-    const std::span<const std::byte> data = matrix.data();
+  for (const ExpertPart& part : parts.of(layer, expert)) {
+    const std::span<const std::byte> data = part.data();
     Sha256 sha;
     for (uint64_t done = 0; done < data.size();) {
       check_interrupt();
       const uint64_t bytes = std::min<uint64_t>(kWindowBytes, data.size() - done);
       sha.add(data.subspan(done, bytes));
-      release(matrix, done, bytes);
+      part.release(done, bytes);
       done += bytes;
     }
-    digest.of_matrix[i] = sha.hex();
+    digest.of_part.push_back(sha.hex());
   }
   return digest;
 }
 
-std::vector<float> expert_sample(const Model& model, int64_t layer, int64_t expert) {
+std::vector<float> expert_sample(const ExpertParts& parts, int64_t layer, int64_t expert) {
   std::vector<float> sample;
-  for (const Role role : kExpertRoles) {
-    const Checkpoint::Entry matrix = matrix_of(model, role, layer, expert);
-    const io::TensorInfo& info = *matrix.info;
-    if (!io::is_float(info.dtype)) {
-      throw Error(ErrorCode::kUnsupported,
-                  cat("'", info.name, "' differs from every original and is ", io::dtype_name(info.dtype),
-                      "; wanted F32, BF16 or F16 to look for its parent"));
+  for (const ExpertPart& part : parts.of(layer, expert)) {
+    const io::Dtype dtype = part.entry.info->dtype;
+    // scales of blocks say nothing of the values, and a bias of zeros or of few values little of its parent
+    const bool is_matrix = part.slot->role() != Role::kExpertCompanion && !families::is_bias(part.slot->role());
+    if (!io::is_float(dtype) || !is_matrix) continue;
+    const auto width = static_cast<uint64_t>(io::dtype_bits(dtype) / 8);
+    const std::span<const std::byte> data = part.data();
+    for (const uint64_t position : sampled_positions(static_cast<int64_t>(data.size() / width))) {
+      io::to_f32(dtype, data.subspan(position * width, width), {&sample.emplace_back(), 1});
     }
-    const auto width = static_cast<uint64_t>(io::dtype_bits(info.dtype) / 8);
-    const std::span<const std::byte> data = matrix.data();
-    for (const uint64_t position : sampled_positions(info.elements())) {
-      io::to_f32(info.dtype, data.subspan(position * width, width), {&sample.emplace_back(), 1});
-    }
-    matrix.file->release(info);
+    part.release(0, part.slice.bytes);
   }
   return sample;
 }
 
-uint64_t unit_signature(const Model& model, int64_t layer, int64_t expert) {
+uint64_t unit_signature(const ExpertParts& parts, int64_t layer, int64_t expert) {
   std::vector<uint64_t> hashes;
-  for (const Role role : kExpertRoles)
-    hash_units(matrix_of(model, role, layer, expert), role != Role::kExpertDown, hashes);
+  const int64_t num_experts = parts.model().config.num_experts;
+  for (const ExpertPart& part : parts.of(layer, expert)) {
+    const Role role = part.slot->role();
+    if (families::is_bias(role)) continue;
+    check_interrupt();
+    for (const ExpertMatrix& place : families::expert_matrices(*part.slot, num_experts))
+      hash_units(part, place, hashes);
+    part.release(0, part.slice.bytes);
+  }
   uint64_t sum = 0;
   for (const uint64_t hash : hashes) sum += mixed(hash);
   return sum;

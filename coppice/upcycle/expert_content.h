@@ -2,36 +2,31 @@
 
 // What an expert holds, in forms that show whose child it is without any record of how it was made.
 
-#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "coppice/families/match.h"
+#include "coppice/families/expert_parts.h"
 
 namespace coppice::upcycle {
 
-inline constexpr std::array kExpertRoles = {families::Role::kExpertGate, families::Role::kExpertUp,
-                                            families::Role::kExpertDown};
-
-/// SHA-256 of each matrix's bytes, in the order of kExpertRoles.
+/// SHA-256 of the bytes of each of the expert's parts, in the order of families::ExpertParts.
 ///
 /// Memory   a window of 8 MiB; pages are released as they were read.
 struct ExpertDigest {
-  std::array<std::string, kExpertRoles.size()> of_matrix;
+  std::vector<std::string> of_part;
   auto operator<=>(const ExpertDigest&) const = default;
 };
-ExpertDigest expert_digest(const families::Model& model, int64_t layer, int64_t expert);
+ExpertDigest expert_digest(const families::ExpertParts& parts, int64_t layer, int64_t expert);
 
-/// Up to 4,096 entries of each matrix, at positions that depend on the matrix's size alone: the same for every expert.
-///
-/// Throws   Error{kUnsupported} if the dtype is no float.
-std::vector<float> expert_sample(const families::Model& model, int64_t layer, int64_t expert);
+/// Up to 4,096 entries of each part of numbers, at positions that depend on the part's size alone: the same for every
+/// expert. Empty if the expert has no part of F32, BF16 or F16.
+std::vector<float> expert_sample(const families::ExpertParts& parts, int64_t layer, int64_t expert);
 
 /// A number that any order of the expert's units leaves the same: a sum over units of a hash of gate row, up row and
 /// down column.
-uint64_t unit_signature(const families::Model& model, int64_t layer, int64_t expert);
+uint64_t unit_signature(const families::ExpertParts& parts, int64_t layer, int64_t expert);
 
 /// Cosine of two vectors, accumulated in fp64. Two zero vectors: 1; one of them: 0; NaN where a value is.
 double cosine(std::span<const float> a, std::span<const float> b);

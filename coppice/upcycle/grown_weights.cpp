@@ -1,49 +1,116 @@
 #include "coppice/upcycle/grown_weights.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
+#include "coppice/base/check.h"
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/families/expert_layout.h"
 #include "coppice/upcycle/grow.h"
+#include "coppice/upcycle/stacked_experts_detail.h"
 
 namespace coppice::upcycle {
 namespace {
 
+using families::Model;
 using families::Role;
 using families::TensorSlot;
+using io::Checkpoint;
 
 /// The most exact values there are of a tensor: its fp32 master, else the tensor as stored.
-io::Checkpoint::Entry best_values(const families::Model& model, const OptimizerState* state, std::string_view name) {
+Checkpoint::Entry best_values(const Model& model, const OptimizerState* state, std::string_view name) {
   return state != nullptr && state->has_master(name) ? state->at(name, "master") : model.checkpoint.at(name);
 }
 
-OutputTensor grown_expert(const families::Model& model, const GrowthPlan& plan, const TensorSlot& slot,
-                          io::TensorInfo info, const OptimizerState* state) {
+/// What is only ever copied, whatever the method.
+bool is_always_copied(Role role) { return role == Role::kExpertCompanion || role == Role::kAttentionExpert; }
+
+OutputTensor grown_expert(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
+                          const OptimizerState* state) {
   const io::Dtype dtype = info.dtype;
   return computed_tensor(std::move(info), [&model, &plan, &slot, state, dtype](std::span<std::byte> out) {
     SourceMatrices sources;
     const auto matrix_of = [&](uint32_t expert) {
-      return sources.read(
-          best_values(model, state, families::tensor_name(model.config, slot.role(), slot.layer, expert)));
+      return sources.read(best_values(model, state, families::name_for_expert(slot, expert)));
     };
     grow_expert(plan, slot.layer, child_of(plan, slot), slot.role(), matrix_of, dtype, out);
   });
 }
 
-OutputTensor grown_router(const families::Model& model, const GrowthPlan& plan, const TensorSlot& slot,
-                          io::TensorInfo info, const OptimizerState* state) {
+/// Rows of the experts by the plan; the choices behind them, which are no experts, stay behind them.
+OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
+                        const OptimizerState* state) {
+  const Checkpoint::Entry stored = model.checkpoint.at(slot.name);
+  const int64_t rows = model.config.router_rows();
+  const uint64_t row_bytes = stored.info->bytes / static_cast<uint64_t>(rows);
   const io::Dtype dtype = info.dtype;
-  return computed_tensor(std::move(info), [&model, &plan, &slot, state, dtype](std::span<std::byte> out) {
-    SourceMatrices sources;
-    const MatrixBytes before = sources.read(best_values(model, state, slot.name));
-    const bool has_bias = model.config.routing.has_router_bias;
-    if (before.dtype == dtype) {
-      grow_router(plan, slot.layer, slot.role(), before, out, has_bias);
-      return;
-    }
-    std::vector<float> master(static_cast<size_t>(plan.experts_after * before.cols));
-    grow_router(plan, slot.layer, slot.role(), before, std::as_writable_bytes(std::span(master)), has_bias);
-    io::from_f32(dtype, master, out);
-  });
+  OutputTensor out{std::move(info), {}};
+  const auto copy_rows = [&](int64_t first, int64_t count) {
+    out.pieces.push_back({.bytes = row_bytes * static_cast<uint64_t>(count),
+                          .file = stored.file,
+                          .offset = stored.info->offset + row_bytes * static_cast<uint64_t>(first),
+                          .compute = {}});
+  };
+  if (is_router(slot.role())) {
+    const int64_t cols = stored.info->elements() / rows;
+    const auto compute = [&model, &plan, &slot, state, dtype, cols](std::span<std::byte> bytes) {
+      SourceMatrices sources;
+      const Checkpoint::Entry entry = best_values(model, state, slot.name);
+      sources.hold(entry);
+      const auto width = static_cast<size_t>(io::dtype_bits(entry.info->dtype) / 8);
+      const MatrixBytes before{entry.info->dtype, plan.experts_before, cols,
+                               entry.data().first(static_cast<size_t>(plan.experts_before * cols) * width)};
+      const bool has_bias = model.config.routing.has_router_bias;
+      if (before.dtype == dtype) {
+        grow_router(plan, slot.layer, slot.role(), before, bytes, has_bias);
+        return;
+      }
+      std::vector<float> master(static_cast<size_t>(plan.experts_after * cols));
+      grow_router(plan, slot.layer, slot.role(), before, std::as_writable_bytes(std::span(master)), has_bias);
+      io::from_f32(dtype, master, bytes);
+    };
+    out.pieces.push_back({.bytes = row_bytes * static_cast<uint64_t>(plan.experts_after), .compute = compute});
+  } else {
+    for (const Child& child : plan.layer(slot.layer).children) copy_rows(child.parent, 1);
+  }
+  if (rows > plan.experts_before) copy_rows(plan.experts_before, rows - plan.experts_before);
+  return out;
+}
+
+/// The first dimension that counts experts, after growth.
+std::vector<int64_t> grown_shape(const TensorSlot& slot, const families::ModelConfig& before, int64_t experts) {
+  std::vector<int64_t> shape = slot.shape;
+  if (families::has_rows(slot.role())) {
+    int64_t& rows =
+        shape.front() == before.router_rows() ? shape.front() : shape.back();  // [1, experts] of ernie4_5_moe
+    rows += experts - before.num_experts;
+  } else {
+    shape.front() = shape.front() / before.num_experts * experts;
+  }
+  return shape;
+}
+
+TensorSlot renumbered(const TensorSlot& slot, int64_t expert) {
+  TensorSlot out = slot;
+  out.name = families::name_for_expert(slot, expert);
+  out.expert = expert;
+  return out;
+}
+
+/// Slots [first, end) are the experts of one layer, sorted by expert: the same of every child.
+void grow_own_tensors(std::span<const TensorSlot> run, const GrowthPlan& plan, std::vector<TensorSlot>& out) {
+  const auto of_expert = [&](int64_t expert) { return std::ranges::equal_range(run, expert, {}, &TensorSlot::expert); };
+  const auto& children = plan.layer(run.front().layer).children;
+  for (size_t child = 0; child < children.size(); ++child) {
+    for (const TensorSlot& slot : of_expert(children[child].parent))
+      out.push_back(renumbered(slot, static_cast<int64_t>(child)));
+  }
+  for (const TensorSlot& slot : run) {  // what longcat_flash saves for choices that are no experts
+    if (slot.expert >= plan.experts_before)
+      out.push_back(renumbered(slot, slot.expert - plan.experts_before + plan.experts_after));
+  }
 }
 
 }  // namespace
@@ -54,31 +121,76 @@ const Child& child_of(const GrowthPlan& plan, const TensorSlot& slot) {
   return plan.layer(slot.layer).children.at(static_cast<size_t>(slot.expert));
 }
 
-std::string source_name(const families::ModelConfig& before, const GrowthPlan& plan, const TensorSlot& slot) {
-  if (!families::is_expert(slot.role())) return slot.name;
-  return families::tensor_name(before, slot.role(), slot.layer, child_of(plan, slot).parent);
+std::string source_name(const families::ModelConfig& /*before*/, const GrowthPlan& plan, const TensorSlot& slot) {
+  if (slot.expert < 0) return slot.name;
+  if (slot.expert >= plan.experts_after)
+    return families::name_for_expert(slot, slot.expert - plan.experts_after + plan.experts_before);
+  return families::name_for_expert(slot, child_of(plan, slot).parent);
 }
 
-std::vector<TensorSlot> grown_slots(const families::Model& model, const families::ModelConfig& after,
-                                    const GrowthPlan& plan) {
-  std::vector<TensorSlot> slots = families::expected_tensors(after);
-  std::erase_if(slots, [&](const TensorSlot& slot) {
-    return std::ranges::find(slot.shape, 0) != slot.shape.end() &&
-           !model.checkpoint.contains(source_name(model.config, plan, slot));
-  });
+GrowthPlan with_all_layers(const Model& model, GrowthPlan plan) {
+  const auto known = [&](int64_t layer) { return std::ranges::find(plan.layers, layer, &LayerPlan::layer); };
+  for (const int64_t layer : model.layers_with_experts) {
+    if (known(layer) != plan.layers.end()) continue;
+    COPPICE_CHECK(!plan.layers.empty(), "layer ", layer);
+    const LayerPlan last = plan.layers.back();
+    plan.layers.push_back({layer, last.children});
+  }
+  std::ranges::sort(plan.layers, {}, &LayerPlan::layer);
+  return plan;
+}
+
+std::vector<TensorSlot> grown_slots(const Model& model, const GrowthPlan& plan) {
+  std::vector<TensorSlot> slots;
+  for (size_t i = 0; i < model.slots.size();) {
+    const TensorSlot& slot = model.slots[i];
+    size_t end = i + 1;
+    if (slot.expert >= 0) {
+      while (end < model.slots.size() && model.slots[end].expert >= model.slots[end - 1].expert &&
+             model.slots[end].layer == slot.layer) {
+        ++end;
+      }
+      grow_own_tensors(std::span(model.slots).subspan(i, end - i), plan, slots);
+    } else {
+      slots.push_back(slot);
+      if (slot.rule->layout.stacked || families::has_rows(slot.role()))
+        slots.back().shape = grown_shape(slot, model.config, plan.experts_after);
+    }
+    i = end;
+  }
   return slots;
 }
 
-std::vector<OutputTensor> grown_weights(const families::Model& model, const GrowthPlan& plan,
+void check_values(const Model& model, const GrowthPlan& plan) {
+  const bool only_copies = std::ranges::all_of(plan.layers, [&](const LayerPlan& layer) {
+    return std::ranges::all_of(layer.children, [&](const Child& child) { return is_plain_copy(plan, child); });
+  });
+  if (only_copies) return;
+  for (const TensorSlot& slot : model.slots) {
+    if (!families::is_expert(slot.role()) || slot.role() == Role::kAttentionExpert) continue;
+    const io::Dtype dtype = model.checkpoint.at(slot.name).info->dtype;
+    if (slot.role() != Role::kExpertCompanion && io::is_float(dtype)) continue;
+    throw Error(ErrorCode::kUnsupported, cat("'", slot.name, "': the experts are stored in ", io::dtype_name(dtype),
+                                             " with scales, and '", plan.expert_init.name,
+                                             "' changes values (choose expert-init copy, which copies every byte, or "
+                                             "expand the checkpoint in bf16)"));
+  }
+}
+
+std::vector<OutputTensor> grown_weights(const Model& model, const GrowthPlan& plan,
                                         const std::vector<TensorSlot>& slots, const OptimizerState* state) {
+  check_values(model, plan);
   std::vector<OutputTensor> outputs;
   outputs.reserve(slots.size());
   for (const TensorSlot& slot : slots) {
-    const io::Checkpoint::Entry source = model.checkpoint.at(source_name(model.config, plan, slot));
+    const Checkpoint::Entry source = model.checkpoint.at(source_name(model.config, plan, slot));
     io::TensorInfo info = tensor_info(slot.name, source.info->dtype, slot.shape);
-    if (is_router(slot.role())) {
-      outputs.push_back(grown_router(model, plan, slot, std::move(info), state));
-    } else if (families::is_expert(slot.role()) && !is_plain_copy(plan, child_of(plan, slot))) {
+    const bool is_child = slot.expert >= 0 && slot.expert < plan.experts_after && !is_always_copied(slot.role());
+    if (families::has_rows(slot.role())) {
+      outputs.push_back(grown_rows(model, plan, slot, std::move(info), state));
+    } else if (slot.rule->layout.stacked) {
+      outputs.push_back(detail::grown_stack(model, plan, slot, std::move(info), source));
+    } else if (is_child && !is_plain_copy(plan, child_of(plan, slot))) {
       outputs.push_back(grown_expert(model, plan, slot, std::move(info), state));
     } else {
       outputs.push_back(copied_tensor(std::move(info), source));

@@ -13,17 +13,28 @@ namespace coppice::upcycle {
 /// Name, in the model before, of the tensor that `slot` of the grown model comes from: its parent's, or its own.
 std::string source_name(const families::ModelConfig& before, const GrowthPlan& plan, const families::TensorSlot& slot);
 
-/// The tensors of the grown model, whose configuration is `after`: all but empty ones that the source leaves out.
-std::vector<families::TensorSlot> grown_slots(const families::Model& model, const families::ModelConfig& after,
-                                              const GrowthPlan& plan);
+/// `plan` with the layers that have experts and that no plan knows: those past num_layers (multi-token prediction, the
+/// decoder behind an encoder). Nothing ranks their experts, so they take the parents of the last layer of the plan.
+GrowthPlan with_all_layers(const families::Model& model, GrowthPlan plan);
+
+/// The tensors of the grown model, each with the rule and the place in order that it has in the model before.
+std::vector<families::TensorSlot> grown_slots(const families::Model& model, const GrowthPlan& plan);
 
 /// The expert of `slot`, by the plan.
 const Child& child_of(const GrowthPlan& plan, const families::TensorSlot& slot);
 
 bool is_router(families::Role role);  ///< kRouter, kRouterBias, kSelectionBias
 
-/// Every slot of the grown model with where its bytes come from. With `state`, children and routers are computed from
-/// the fp32 master and rounded from the child's. All arguments outlive the result.
+/// Throws   Error{kUnsupported} if the plan's method changes values and the experts are stored in a format that cannot
+///          be computed on (fp8, mxfp4), naming a tensor.
+void check_values(const families::Model& model, const GrowthPlan& plan);
+
+/// Every slot of the grown model with where its bytes come from: of a stacked tensor a piece for each expert. With
+/// `state`, children and routers are computed from the fp32 master and rounded from the child's. All arguments outlive
+/// the result.
+///
+/// Memory   of computed pieces: of one expert the stored bytes and three fp32 copies of its largest matrix.
+/// Throws   what `check_values` throws.
 std::vector<OutputTensor> grown_weights(const families::Model& model, const GrowthPlan& plan,
                                         const std::vector<families::TensorSlot>& slots, const OptimizerState* state);
 

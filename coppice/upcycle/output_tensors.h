@@ -50,6 +50,8 @@ class SourceMatrices {
 
   /// [rows, cols]; a vector is a matrix of one column.
   MatrixBytes read(const io::Checkpoint::Entry& entry);
+  /// Its pages too are released at the end.
+  void hold(const io::Checkpoint::Entry& entry) { read_.push_back(entry); }
 
  private:
   std::vector<io::Checkpoint::Entry> read_;

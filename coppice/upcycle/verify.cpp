@@ -1,5 +1,6 @@
 #include "coppice/upcycle/verify.h"
 
+#include <algorithm>
 #include <set>
 
 #include "coppice/base/interrupt.h"
@@ -17,42 +18,68 @@ using families::Model;
 using families::ModelConfig;
 using families::TensorSlot;
 
-/// Keys of config.json that differ though only the expert count may.
-void check_configs(const ModelConfig& before, const ModelConfig& after, VerifyResult& result) {
-  const Json wanted = families::with_num_experts(before, after.num_experts);
+/// Reports each key whose value differs, down to the innermost.
+void compare_objects(const Json& wanted, const Json& found, const std::string& inside, VerifyResult& result) {
   std::set<std::string> keys;
   for (const auto& [key, value] : wanted.members()) keys.insert(key);
-  for (const auto& [key, value] : after.json.members()) keys.insert(key);
+  for (const auto& [key, value] : found.members()) keys.insert(key);
   for (const std::string& key : keys) {
-    const Json *was = wanted.find(key), *is = after.json.find(key);
+    const Json *was = wanted.find(key), *is = found.find(key);
     if (was != nullptr && is != nullptr && *was == *is) continue;
-    result.problems.push_back(cat("config.json: '", key, "' is ", is != nullptr ? is->dump() : "absent", " and was ",
-                                  was != nullptr ? was->dump() : "absent"));
+    if (was != nullptr && is != nullptr && was->is_object() && is->is_object()) {
+      compare_objects(*was, *is, cat(inside, key, "."), result);
+      continue;
+    }
+    result.problems.push_back(cat("config.json: '", inside, key, "' is ", is != nullptr ? is->dump() : "absent",
+                                  " and was ", was != nullptr ? was->dump() : "absent"));
   }
+}
+
+/// Keys of config.json that differ though only the expert count may.
+void check_configs(const ModelConfig& before, const ModelConfig& after, VerifyResult& result) {
+  compare_objects(families::with_num_experts(before, after.num_experts), after.json, {}, result);
   if (after.num_experts < before.num_experts) {
     result.problems.push_back(cat("config.json: ", after.num_experts, " experts; there were ", before.num_experts));
   }
 }
 
 /// True if the experts of both have the same shapes in the same layers, so that they can be compared.
-bool comparable(const ModelConfig& before, const ModelConfig& after) {
-  return before.family == after.family && before.moe_layer == after.moe_layer && before.model_dim == after.model_dim &&
-         before.expert_width == after.expert_width;
+bool comparable(const Model& before, const Model& after) {
+  if (before.config.family->model_type != after.config.family->model_type ||
+      before.layers_with_experts != after.layers_with_experts)
+    return false;
+  const families::ExpertParts was(before), is(after);
+  return std::ranges::all_of(before.layers_with_experts, [&](int64_t layer) {
+    return std::ranges::equal(was.of(layer, 0), is.of(layer, 0), [](const auto& a, const auto& b) {
+      return a.slot->role() == b.slot->role() && a.slice.bytes == b.slice.bytes &&
+             a.entry.info->dtype == b.entry.info->dtype;
+    });
+  });
 }
 
-bool grows(const TensorSlot& slot) { return is_router(slot.role()) || families::is_expert(slot.role()); }
+/// Choices behind the experts that were saved as experts are none (longcat_flash).
+bool grows(const Model& model, const TensorSlot& slot) {
+  return families::has_rows(slot.role()) ||
+         (families::is_expert(slot.role()) && slot.expert < model.config.num_experts);
+}
+
+/// The name of a tensor that does not grow, in the grown model.
+std::string name_after(const Model& before, const Model& after, const TensorSlot& slot) {
+  if (slot.expert < 0) return slot.name;
+  return families::name_for_expert(slot, slot.expert - before.config.num_experts + after.config.num_experts);
+}
 
 void check_other_tensors(const Model& before, const Model& after, size_t threads, Progress& progress,
                          VerifyResult& result) {
   std::vector<const TensorSlot*> slots;
   for (const TensorSlot& slot : before.slots) {
-    if (!grows(slot)) slots.push_back(&slot);
+    if (!grows(before, slot)) slots.push_back(&slot);
   }
   std::vector<std::string> problems(slots.size());
   parallel_for(slots.size(), threads, [&](size_t i) {
     check_interrupt();
-    const std::string& name = slots[i]->name;
-    const io::Checkpoint::Entry was = before.checkpoint.at(name);
+    const std::string name = name_after(before, after, *slots[i]);
+    const io::Checkpoint::Entry was = before.checkpoint.at(slots[i]->name);
     if (!after.checkpoint.contains(name)) {
       problems[i] = cat("'", name, "': it is missing");
     } else if (!same_tensor(was, after.checkpoint.at(name))) {
@@ -68,7 +95,7 @@ void check_other_tensors(const Model& before, const Model& after, size_t threads
     }
   }
   for (const TensorSlot& slot : after.slots) {
-    if (!grows(slot) && !before.checkpoint.contains(slot.name)) {
+    if (!grows(after, slot) && slot.expert < 0 && !before.checkpoint.contains(slot.name)) {
       result.problems.push_back(cat("'", slot.name, "': the model before has no such tensor"));
     }
   }
@@ -78,7 +105,7 @@ void check_other_tensors(const Model& before, const Model& after, size_t threads
 bool check_dtypes(const Model& before, const Model& after, VerifyResult& result) {
   const size_t problems = result.problems.size();
   for (const TensorSlot& slot : before.slots) {
-    if (!grows(slot) || !after.checkpoint.contains(slot.name)) continue;
+    if (!grows(before, slot) || !after.checkpoint.contains(slot.name)) continue;
     const io::Dtype was = before.checkpoint.at(slot.name).info->dtype;
     const io::Dtype is = after.checkpoint.at(slot.name).info->dtype;
     if (was == is) continue;
@@ -87,18 +114,25 @@ bool check_dtypes(const Model& before, const Model& after, VerifyResult& result)
   return result.problems.size() == problems;
 }
 
+bool check_comparable(const Model& before, const Model& after, VerifyResult& result) {
+  const bool same = comparable(before, after);
+  if (!same && result.problems.empty())
+    result.problems.emplace_back(
+        "the experts are in other layers or of other shapes; wanted those of the model before");
+  return same;
+}
+
 uint64_t bytes_of_layer(const Model& model, int64_t layer) {
   uint64_t bytes = 0;
   for (const TensorSlot& slot : model.slots) {
-    if (slot.layer == layer && grows(slot)) bytes += model.checkpoint.at(slot.name).info->bytes;
+    if (slot.layer == layer && grows(model, slot)) bytes += model.checkpoint.at(slot.name).info->bytes;
   }
   return bytes;
 }
 
 uint64_t bytes_compared(const Model& before, const Model& after) {
   uint64_t bytes = before.checkpoint.total_bytes();
-  for (size_t layer = 0; layer < after.config.moe_layer.size(); ++layer)
-    bytes += bytes_of_layer(after, static_cast<int64_t>(layer));
+  for (const int64_t layer : after.layers_with_experts) bytes += bytes_of_layer(after, layer);
   return bytes;
 }
 
@@ -111,11 +145,10 @@ VerifyResult verify(const Model& before, const Model& after, size_t threads) {
   Progress progress("verify", bytes_compared(before, after), ProgressUnit::kBytes);
   check_configs(before.config, after.config, result);
   check_other_tensors(before, after, threads, progress, result);
-  if (comparable(before.config, after.config) && check_dtypes(before, after, result)) {
-    for (size_t i = 0; i < before.config.moe_layer.size(); ++i) {
-      const auto layer = static_cast<int64_t>(i);
-      if (!before.config.moe_layer[i]) continue;
-      verify_layer(before, after, layer, threads, result);
+  if (check_dtypes(before, after, result) && check_comparable(before, after, result)) {
+    const families::ExpertParts parts_before(before), parts_after(after);
+    for (const int64_t layer : before.layers_with_experts) {
+      verify_layer(parts_before, parts_after, layer, threads, result);
       progress.advance(bytes_of_layer(before, layer) + bytes_of_layer(after, layer));
     }
   }

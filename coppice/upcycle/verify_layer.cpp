@@ -16,9 +16,12 @@
 namespace coppice::upcycle {
 namespace {
 
+using families::ExpertParts;
 using families::Model;
 using families::Role;
 
+constexpr Role kRowRoles[] = {Role::kRouter, Role::kRouterBias, Role::kSelectionBias, Role::kExpertScale,
+                              Role::kAttentionRouter};
 constexpr double kRecognised = 0.2;    ///< cosine above which an expert or a router row is said to derive from another
 constexpr double kNearlyAsNear = 0.1;  ///< parents this close to the nearest are told apart by the router row
 constexpr double kOtherRow = 0.05;     ///< a row this much nearer to another original's has been swapped
@@ -34,19 +37,24 @@ std::vector<Value> for_each_expert(int64_t count, size_t threads, const std::fun
   return values;
 }
 
-/// Router rows (or biases) of one layer in fp32.
+/// A row (or value) of each choice that a router has, in fp32: first the experts', then those of what is no expert.
 struct Rows {
+  std::string name;
   std::vector<float> values;
   size_t cols = 1;
 
   static std::optional<Rows> read(const Model& model, Role role, int64_t layer) {
-    const std::string name = families::tensor_name(model.config, role, layer);
-    if (name.empty() || !model.checkpoint.contains(name)) return std::nullopt;
-    Rows rows{model.checkpoint.read_f32(name), 1};
-    rows.cols = role == Role::kRouter ? static_cast<size_t>(model.config.model_dim) : 1;
+    const auto slot =
+        std::ranges::find_if(model.slots, [&](const auto& s) { return s.layer == layer && s.role() == role; });
+    if (slot == model.slots.end()) return std::nullopt;
+    Rows rows{slot->name, model.checkpoint.read_f32(slot->name), 1};
+    rows.cols = rows.values.size() / static_cast<size_t>(model.config.router_rows());
     return rows;
   }
   std::span<const float> row(size_t i) const { return std::span(values).subspan(i * cols, cols); }
+  std::span<const float> behind(int64_t experts) const {
+    return std::span(values).subspan(static_cast<size_t>(experts) * cols);
+  }
 };
 
 bool same_row(std::span<const float> a, std::span<const float> b) {
@@ -56,14 +64,24 @@ bool same_row(std::span<const float> a, std::span<const float> b) {
 /// The work on one layer, its findings kept between the steps.
 class LayerCheck {
  public:
-  LayerCheck(const Model& before, const Model& after, int64_t layer, size_t threads, VerifyResult& result)
-      : before_(before), after_(after), layer_(layer), threads_(threads), result_(result) {}
+  LayerCheck(const ExpertParts& before, const ExpertParts& after, int64_t layer, size_t threads, VerifyResult& result)
+      : parts_before_(before),
+        parts_after_(after),
+        before_(before.model()),
+        after_(after.model()),
+        layer_(layer),
+        threads_(threads),
+        result_(result) {}
 
   void run() {
-    originals_ = digests(before_);
-    grown_ = digests(after_);
+    originals_ = digests(parts_before_);
+    grown_ = digests(parts_after_);
     router_before_ = Rows::read(before_, Role::kRouter, layer_);
     router_after_ = Rows::read(after_, Role::kRouter, layer_);
+    if (!router_before_ || !router_after_) {
+      result_.problems.push_back(cat("layer ", layer_, ": it has experts and no router"));
+      return;
+    }
     parents_.assign(grown_.size(), -1);
     find_unchanged();
     find_changed();
@@ -71,17 +89,21 @@ class LayerCheck {
     check_originals();
     check_router();
     for (const Role role : {Role::kRouterBias, Role::kSelectionBias}) check_biases(role);
+    for (const Role role : {Role::kExpertScale, Role::kAttentionRouter}) check_copies(role);
+    for (const Role role : kRowRoles) check_behind(role);
     result_.parents[layer_] = parents_;
   }
 
  private:
-  std::vector<ExpertDigest> digests(const Model& model) const {
-    return for_each_expert<ExpertDigest>(model.config.num_experts, threads_,
-                                         [&](int64_t expert) { return expert_digest(model, layer_, expert); });
+  std::vector<ExpertDigest> digests(const ExpertParts& parts) const {
+    return for_each_expert<ExpertDigest>(parts.model().config.num_experts, threads_,
+                                         [&](int64_t expert) { return expert_digest(parts, layer_, expert); });
   }
 
-  std::string expert_name(const Model& model, size_t expert) const {
-    return families::tensor_name(model.config, Role::kExpertGate, layer_, static_cast<int64_t>(expert));
+  /// The expert's first tensor, or its place in the stacked one.
+  std::string expert_name(const ExpertParts& parts, size_t expert) const {
+    const families::TensorSlot& slot = *parts.of(layer_, static_cast<int64_t>(expert)).at(0).slot;
+    return slot.expert >= 0 ? slot.name : cat(slot.name, "[", expert, "]");
   }
 
   /// How near the child's router row is to an original's; the same bytes are nearest.
@@ -110,15 +132,16 @@ class LayerCheck {
   void find_changed() {
     const std::vector<int64_t> changed = without_parent();
     if (changed.empty()) return;
-    if (!io::is_float(before_.checkpoint.at(expert_name(before_, 0)).info->dtype)) {  // only bytes can be compared
+    if (expert_sample(parts_before_, layer_, 0).empty()) {  // only bytes can be compared
       for (const int64_t child : changed) report_unknown(static_cast<size_t>(child));
       return;
     }
     const auto originals = for_each_expert<std::vector<float>>(
-        before_.config.num_experts, threads_, [&](int64_t expert) { return expert_sample(before_, layer_, expert); });
+        before_.config.num_experts, threads_,
+        [&](int64_t expert) { return expert_sample(parts_before_, layer_, expert); });
     const auto children = for_each_expert<std::vector<float>>(
         static_cast<int64_t>(changed.size()), threads_,
-        [&](int64_t i) { return expert_sample(after_, layer_, changed[static_cast<size_t>(i)]); });
+        [&](int64_t i) { return expert_sample(parts_after_, layer_, changed[static_cast<size_t>(i)]); });
     for (size_t i = 0; i < changed.size(); ++i) {
       std::vector<double> near;
       for (const std::vector<float>& original : originals) near.push_back(cosine(children[i], original));
@@ -140,10 +163,11 @@ class LayerCheck {
   void find_permuted() {
     const std::vector<int64_t> unknown = without_parent();
     if (unknown.empty()) return;
-    const auto originals = for_each_expert<uint64_t>(
-        before_.config.num_experts, threads_, [&](int64_t expert) { return unit_signature(before_, layer_, expert); });
+    const auto originals = for_each_expert<uint64_t>(before_.config.num_experts, threads_, [&](int64_t expert) {
+      return unit_signature(parts_before_, layer_, expert);
+    });
     const auto children = for_each_expert<uint64_t>(static_cast<int64_t>(unknown.size()), threads_, [&](int64_t i) {
-      return unit_signature(after_, layer_, unknown[static_cast<size_t>(i)]);
+      return unit_signature(parts_after_, layer_, unknown[static_cast<size_t>(i)]);
     });
     for (size_t i = 0; i < unknown.size(); ++i) {
       std::vector<size_t> candidates;
@@ -160,7 +184,7 @@ class LayerCheck {
   }
 
   void report_unknown(size_t child) {
-    result_.problems.push_back(cat("'", expert_name(after_, child),
+    result_.problems.push_back(cat("'", expert_name(parts_after_, child),
                                    "': no parent recognised; the expert is like none of the ", originals_.size(),
                                    " originals of layer ", layer_));
   }
@@ -177,8 +201,8 @@ class LayerCheck {
     for (size_t child = 0; child < grown_.size(); ++child) {
       if (parents_[child] < 0) continue;
       const ExpertDigest& parent = originals_[static_cast<size_t>(parents_[child])];
-      for (size_t i = 0; i < kExpertRoles.size(); ++i) {
-        const bool same = grown_[child].of_matrix[i] == parent.of_matrix[i];
+      for (size_t i = 0; i < parent.of_part.size(); ++i) {
+        const bool same = grown_[child].of_part.at(i) == parent.of_part[i];
         ++(same ? result_.experts_original : result_.experts_changed);
       }
     }
@@ -194,7 +218,7 @@ class LayerCheck {
     for (size_t p = 0; p < there.size(); ++p) {
       if (!there[p])
         result_.problems.push_back(
-            cat("'", expert_name(before_, p), "': this original expert is not in the grown model unchanged"));
+            cat("'", expert_name(parts_before_, p), "': this original expert is not in the grown model unchanged"));
     }
   }
 
@@ -215,7 +239,7 @@ class LayerCheck {
     const auto parent = static_cast<size_t>(parents_[child]);
     const double near = row_nearness(child, parent);
     if (near == 2.0) return {};
-    const std::string name = families::tensor_name(after_.config, Role::kRouter, layer_);
+    const std::string& name = router_after_->name;
     for (size_t p = 0; p < originals_.size(); ++p) {
       const double other = row_nearness(child, p);
       if (other >= kSurelyRow && other > near + kOtherRow) {
@@ -233,14 +257,39 @@ class LayerCheck {
     if (!before || !after) return;
     for (size_t child = 0; child < parents_.size(); ++child) {
       if (!std::isfinite(after->values[child])) {
-        result_.problems.push_back(cat("'", families::tensor_name(after_.config, role, layer_),
-                                       "': the value of expert ", child, " is not finite"));
+        result_.problems.push_back(cat("'", after->name, "': the value of expert ", child, " is not finite"));
       } else if (parents_[child] >= 0 && after->values[child] != before->values[static_cast<size_t>(parents_[child])]) {
         ++result_.biases_changed;
       }
     }
   }
 
+  /// Rows that no method touches.
+  void check_copies(Role role) {
+    const auto before = Rows::read(before_, role, layer_), after = Rows::read(after_, role, layer_);
+    if (!before || !after) return;
+    for (size_t child = 0; child < parents_.size(); ++child) {
+      if (parents_[child] < 0) continue;
+      if (!same_row(after->row(child), before->row(static_cast<size_t>(parents_[child])))) {
+        result_.problems.push_back(cat("'", after->name, "': row ", child, " is not that of original ", parents_[child],
+                                       ", whose child expert ", child, " is"));
+      }
+    }
+  }
+
+  /// Choices that are no experts stay behind the experts as they were.
+  void check_behind(Role role) {
+    const auto before = Rows::read(before_, role, layer_), after = Rows::read(after_, role, layer_);
+    if (!before || !after) return;
+    const auto was = before->behind(before_.config.num_experts), is = after->behind(after_.config.num_experts);
+    if (was.size() != is.size() || !same_row(was, is)) {
+      result_.problems.push_back(
+          cat("'", after->name, "': the rows behind those of the ", after_.config.num_experts, " experts changed"));
+    }
+  }
+
+  const ExpertParts& parts_before_;
+  const ExpertParts& parts_after_;
   const Model& before_;
   const Model& after_;
   const int64_t layer_;
@@ -253,7 +302,8 @@ class LayerCheck {
 
 }  // namespace
 
-void verify_layer(const Model& before, const Model& after, int64_t layer, size_t threads, VerifyResult& result) {
+void verify_layer(const ExpertParts& before, const ExpertParts& after, int64_t layer, size_t threads,
+                  VerifyResult& result) {
   LayerCheck(before, after, layer, threads, result).run();
 }
 

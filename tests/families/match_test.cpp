@@ -65,7 +65,7 @@ class Match : public ::testing::Test {
 };
 
 TEST_F(Match, PlacesEveryTensorOfEveryFamilyInTheTablesOrder) {
-  for (const Family* family : all_families()) {
+  for (const Family* family : testing::trained_families()) {
     const Model model = open_model(testing::tiny_model(directory_ / family->model_type, family->model_type));
     const auto expected = expected_tensors(model.config);
     ASSERT_EQ(model.slots.size(), expected.size()) << family->model_type;

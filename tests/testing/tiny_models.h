@@ -2,10 +2,20 @@
 
 #include <filesystem>
 #include <string_view>
+#include <vector>
 
 #include "coppice/families/generate.h"
 
 namespace coppice::testing {
+
+/// The families whose models coppice can make.
+inline std::vector<const families::Family*> trained_families() {
+  std::vector<const families::Family*> trained;
+  for (const families::Family* family : families::all_families()) {
+    if (!family->surgery_only) trained.push_back(family);
+  }
+  return trained;
+}
 
 struct TinyModel {
   families::ModelSizes sizes = {};  ///< `family` is set from the argument

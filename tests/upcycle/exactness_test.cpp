@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "coppice/upcycle/plan.h"
@@ -17,6 +18,7 @@ struct Setting {
   const char* expert_init = "copy";
   const char* router_init = "copy";
   const char* balance_bias = "copy";
+  families::RouterKind kind = families::RouterKind::kPlain;
 };
 
 Exactness exactness_of(const Setting& s) {
@@ -27,6 +29,7 @@ Exactness exactness_of(const Setting& s) {
   config.routing.renormalise = s.renormalise;
   config.routing.has_selection_bias = s.selection_bias;
   config.routing.num_groups = s.groups;
+  config.routing.kind = s.kind;
   auto plan = testing::example_plan(8, 2, {s.expert_init, {}}, {s.router_init, {}});
   plan.balance_bias = s.balance_bias;
   const Exactness result = exactness(config, plan);
@@ -60,6 +63,25 @@ TEST(Exactness, FailsWhereTheSoftmaxSeesMoreExperts) {
 
 TEST(Exactness, FailsWhereGroupsAreScoredByTwoExperts) {
   EXPECT_FALSE(exactness_of({.gate = GateFunction::kSigmoidTopK, .groups = 2}).exact);
+}
+
+TEST(Exactness, FailsWhereNoConfigurationHelps) {
+  using families::RouterKind;
+  for (const auto kind : {RouterKind::kSparseMixer, RouterKind::kCapacity, RouterKind::kTrailingChoices}) {
+    EXPECT_FALSE(exactness_of({.kind = kind}).exact);
+    EXPECT_EQ(exactness_of({.top_k = 2, .kind = kind}).reason.find("it would be exact"), std::string::npos);
+  }
+}
+
+TEST(Exactness, SaysWhatWouldBeExactWhereMoreExpertsAnswer) {
+  const auto reason = [](const Setting& s) { return exactness_of(s).reason; };
+  using ::testing::HasSubstr;
+  EXPECT_THAT(reason({.top_k = 2}), HasSubstr("With top-4 it would be exact"));
+  EXPECT_THAT(reason({.gate = GateFunction::kSigmoidTopK, .renormalise = false, .top_k = 2}),
+              HasSubstr("With top-4, and routed_scaling_factor divided by m"));
+  EXPECT_THAT(reason({.top_k = 2, .selection_bias = true}), HasSubstr("the selection bias divided by m"));
+  for (const Setting& s : {Setting{.top_k = 2, .groups = 2}, Setting{.top_k = 2, .router_init = "copy_noise"}})
+    EXPECT_THAT(reason(s), ::testing::Not(HasSubstr("would be exact")));
 }
 
 TEST(Exactness, FailsWhereExpertsOrTheirScoresChange) {

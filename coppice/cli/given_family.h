@@ -1,0 +1,26 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string_view>
+
+#include "coppice/families/family_file.h"
+
+namespace coppice::cli {
+
+inline constexpr std::string_view kFamilyFileHelp =
+    "TOML file that describes the model's family, for one that coppice does not know";
+
+/// The family that --family-file describes, if the option was given.
+class GivenFamily {
+ public:
+  explicit GivenFamily(const std::optional<std::filesystem::path>& path) {
+    if (path) file_ = families::FamilyFile::read(*path);
+  }
+  const families::Family* family() const { return file_ ? &file_->family() : nullptr; }
+
+ private:
+  std::optional<families::FamilyFile> file_;
+};
+
+}  // namespace coppice::cli

@@ -1,0 +1,40 @@
+#pragma once
+
+// Where the matrices of one expert lie in a stored tensor, whatever its layout.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "coppice/families/match.h"
+
+namespace coppice::families {
+
+/// One matrix of one expert, [rows, cols] = [out, in] (a bias: one column), among the elements of the tensor that are
+/// this expert's: (row, col) is element begin + row * row_step + col * col_step.
+struct ExpertMatrix {
+  Role role;
+  int64_t rows = 0, cols = 0;
+  int64_t begin = 0, row_step = 0, col_step = 0;
+
+  bool is_contiguous() const { return col_step == 1 && row_step == cols; }
+};
+
+/// The matrices in a tensor of experts; none where it is only ever copied (companions, experts inside attention).
+std::vector<ExpertMatrix> expert_matrices(const TensorSlot& slot, int64_t num_experts);
+
+/// Copies a matrix out of an expert's elements into [out, in] order, and back.
+///
+/// Shapes   expert: as many elements of `width` bytes as the expert has in the tensor; matrix: rows * cols of them.
+void gather(const ExpertMatrix& place, size_t width, std::span<const std::byte> expert, std::span<std::byte> matrix);
+void scatter(const ExpertMatrix& place, size_t width, std::span<const std::byte> matrix, std::span<std::byte> expert);
+
+/// The bytes of a stored tensor that are one expert's, its window in the file.
+struct ExpertSlice {
+  uint64_t offset = 0, bytes = 0;  ///< offset from the start of the tensor
+};
+/// Shapes   the tensor's bytes divide by `num_experts` if it is stacked; else the whole tensor is the expert's.
+ExpertSlice expert_slice(const TensorSlot& slot, uint64_t tensor_bytes, int64_t num_experts, int64_t expert);
+
+}  // namespace coppice::families

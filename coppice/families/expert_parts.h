@@ -1,0 +1,42 @@
+#pragma once
+
+// What is one expert's, wherever it lies: in tensors of its own or as slices of stacked ones.
+
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "coppice/families/expert_layout.h"
+#include "coppice/families/match.h"
+
+namespace coppice::families {
+
+/// A tensor, or the slice of a stacked one, that is one expert's. Points into the model.
+struct ExpertPart {
+  const TensorSlot* slot = nullptr;
+  io::Checkpoint::Entry entry;
+  ExpertSlice slice;
+
+  std::span<const std::byte> data() const { return entry.data().subspan(slice.offset, slice.bytes); }
+  /// Tells the kernel that `bytes` of the slice, from `offset` on, are no longer needed.
+  void release(uint64_t offset, uint64_t bytes) const;
+};
+
+/// The parts of every expert of a model, which outlives this.
+///
+/// Memory   a pointer for each tensor of experts.
+class ExpertParts {
+ public:
+  explicit ExpertParts(const Model& model);
+
+  /// In the order of the table; the same for every expert of a layer, and for a grown model the same as before.
+  std::vector<ExpertPart> of(int64_t layer, int64_t expert) const;
+  const Model& model() const { return model_; }
+
+ private:
+  const Model& model_;
+  std::map<std::pair<int64_t, int64_t>, std::vector<const TensorSlot*>> slots_;  // expert -1: stacked
+};
+
+}  // namespace coppice::families

@@ -1,0 +1,44 @@
+#include "coppice/families/trunk_detail.h"
+
+namespace coppice::families {
+
+namespace {
+
+using enum Role;
+using enum When;
+
+constexpr std::string_view kExpertsKeys[] = {"num_experts"};
+
+// The selection bias lies among the experts.
+constexpr TensorRule kTensors[] = {
+    {"model.layers.{L}.mlp.gate.weight", kRouter},
+    {"model.layers.{L}.mlp.experts.e_score_correction_bias", kSelectionBias},
+    {"model.layers.{L}.mlp.experts.{X}.gate_proj.weight", kExpertGate},
+    {"model.layers.{L}.mlp.experts.{X}.up_proj.weight", kExpertUp},
+    {"model.layers.{L}.mlp.experts.{X}.down_proj.weight", kExpertDown},
+    {"model.layers.{L}.mlp.shared_expert.*.*", kShared},
+    {"model.layers.{L}.mlp.gate_proj.*", kDense},
+    {"model.layers.{L}.mlp.up_proj.*", kDense},
+    {"model.layers.{L}.mlp.down_proj.*", kDense},
+};
+
+}  // namespace
+
+extern const Family kLaguna;
+const Family kLaguna{
+    .model_type = "laguna",
+    .architecture = "LagunaForCausalLM",
+    .tensors = kTensors,
+    .surgery_only = true,
+    .trunk = detail::kDecoderTrunk,
+    .experts_keys = kExpertsKeys,
+    .top_k_key = "num_experts_per_tok",
+    .expert_width_key = "moe_intermediate_size",
+    .layers = LayerPattern::kByWeights,
+    .gate = GateFunction::kSigmoidTopK,
+    .renormalise = Switch::yes(),
+    .has_routed_scaling = true,
+    .routed_scaling_key = "moe_routed_scaling_factor",
+};
+
+}  // namespace coppice::families

@@ -1,0 +1,126 @@
+#include <algorithm>
+#include <set>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/families/expert_layout.h"
+#include "coppice/families/placements_detail.h"
+
+namespace coppice::families {
+
+namespace detail {
+
+namespace {
+
+constexpr size_t kSampled = 2000;  // names; of a large model every so many
+
+struct Fit {
+  const Family* family = nullptr;
+  size_t placed = 0, seen = 0;
+  std::vector<std::string> first_unplaced;
+};
+
+Fit fit_of(const Family& family, const std::vector<std::string>& names) {
+  constexpr size_t kListed = 5;
+  const RuleIndex index(family);
+  Fit fit{&family, 0, 0, {}};
+  const size_t step = std::max<size_t>(1, names.size() / kSampled);
+  for (size_t i = 0; i < names.size(); i += step) {
+    ++fit.seen;
+    if (index.find(names[i], 0)) {
+      ++fit.placed;
+    } else if (fit.first_unplaced.size() < kListed) {
+      fit.first_unplaced.push_back(names[i]);
+    }
+  }
+  return fit;
+}
+
+Fit nearest_fit(const io::Checkpoint& checkpoint) {
+  const std::vector<std::string> names = checkpoint.names();
+  Fit best;
+  for (const Family* family : all_families()) {
+    Fit fit = fit_of(*family, names);
+    if (fit.placed > best.placed) best = std::move(fit);
+  }
+  return best;
+}
+
+}  // namespace
+
+const Family* nearest_family(const io::Checkpoint& checkpoint) {
+  const Fit best = nearest_fit(checkpoint);
+  return 3 * best.placed < best.seen ? nullptr : best.family;
+}
+
+}  // namespace detail
+
+namespace {
+
+// An unknown model_type: what its tensors say.
+[[noreturn]] void refuse_unknown(const Error& error, const io::Checkpoint& checkpoint) {
+  const detail::Fit fit = detail::nearest_fit(checkpoint);
+  if (fit.family == nullptr) throw Error(error.code, error.what());
+  throw Error(error.code, cat(error.what(), "; by its tensors it is nearest to '", fit.family->model_type,
+                              fit.first_unplaced.empty() ? "', which places all that were tried"
+                                                         : cat("', which does not know ", join(fit.first_unplaced))));
+}
+
+int64_t layers_in(const std::vector<TensorSlot>& slots) {
+  int64_t layers = 0;
+  for (const TensorSlot& slot : slots) layers = std::max(layers, slot.layer + 1);
+  return layers;
+}
+
+// What the configuration does not say, or says in keys that surgery does not read.
+void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config) {
+  if (config.num_layers == 0) config.num_layers = layers_in(slots);
+  config.moe_layer.assign(static_cast<size_t>(config.num_layers), false);
+  std::set<Role> roles;
+  for (const TensorSlot& slot : slots) {
+    roles.insert(slot.role());
+    if (!is_expert(slot.role())) continue;
+    if (slot.layer < config.num_layers) config.moe_layer[static_cast<size_t>(slot.layer)] = true;
+    if (slot.role() == Role::kExpertDown) config.expert_width = expert_matrices(slot, config.num_experts).front().cols;
+  }
+  config.routing.has_selection_bias = roles.contains(Role::kSelectionBias);
+  config.routing.has_router_bias = roles.contains(Role::kRouterBias);
+}
+
+}  // namespace
+
+std::string Model::digest() const {
+  std::vector<std::string> names;
+  for (const TensorSlot& slot : slots) {
+    if (part_of(slot.role()) == Part::kRouters) names.push_back(slot.name);
+  }
+  return io::model_digest(checkpoint, names);
+}
+
+Model make_model(io::Checkpoint checkpoint, ModelConfig config) {
+  auto slots = match(config, checkpoint);
+  if (config.placed_by_weights()) fill_in_from(slots, config);
+  std::set<int64_t> layers;
+  for (const TensorSlot& slot : slots) {
+    if (is_expert(slot.role())) layers.insert(slot.layer);
+  }
+  return {std::move(checkpoint), std::move(config), std::move(slots), {layers.begin(), layers.end()}};
+}
+
+Model open_model(const std::filesystem::path& directory, const Family* family) {
+  auto checkpoint = io::Checkpoint::open(directory);
+  const auto read = [&] {
+    try {
+      return read_config(checkpoint.config(), (directory / "config.json").string(), family);
+    } catch (const Error& error) {
+      const Json* type = checkpoint.config().find("model_type");
+      const bool is_known = type != nullptr && type->is_string() && detail::is_refused(type->as_string());
+      if (error.code != ErrorCode::kUnsupported || family != nullptr || is_known) throw;
+      refuse_unknown(error, checkpoint);
+    }
+  };
+  ModelConfig config = read();
+  return make_model(std::move(checkpoint), std::move(config));
+}
+
+}  // namespace coppice::families

@@ -1,0 +1,37 @@
+#include "coppice/families/trunk_detail.h"
+
+namespace coppice::families {
+
+namespace {
+
+using enum Role;
+using enum When;
+
+constexpr std::string_view kExpertsKeys[] = {"num_local_experts"};
+
+constexpr TensorRule kTensors[] = {
+    {"model.layers.{L}.block_sparse_moe.gate.weight", kRouter},
+    {"model.layers.{L}.block_sparse_moe.experts.{X}.w1.weight", kExpertGate},
+    {"model.layers.{L}.block_sparse_moe.experts.{X}.w3.weight", kExpertUp},
+    {"model.layers.{L}.block_sparse_moe.experts.{X}.w2.weight", kExpertDown},
+};
+
+}  // namespace
+
+// The router takes two experts whatever num_experts_per_tok says.
+extern const Family kPhimoe;
+const Family kPhimoe{
+    .model_type = "phimoe",
+    .architecture = "PhimoeForCausalLM",
+    .tensors = kTensors,
+    .surgery_only = true,
+    .trunk = detail::kDecoderTrunk,
+    .experts_keys = kExpertsKeys,
+    .top_k_key = "num_experts_per_tok",
+    .fixed_top_k = 2,
+    .expert_width_key = "intermediate_size",
+    .layers = LayerPattern::kByWeights,
+    .router = RouterKind::kSparseMixer,
+};
+
+}  // namespace coppice::families

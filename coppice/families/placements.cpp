@@ -1,0 +1,216 @@
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include "coppice/base/text.h"
+#include "coppice/families/placements_detail.h"
+
+namespace coppice::families::detail {
+
+namespace {
+
+constexpr size_t kMostListed = 20;
+
+// What goes with a matrix is copied with it, in one piece or stacked as the matrix is.
+constexpr TensorRule kOwnCompanion{"", Role::kExpertCompanion};
+constexpr TensorRule kStackedCompanion{"", Role::kExpertCompanion, {}, When::kOptional, kStacked};
+constexpr TensorRule kOtherCompanion{"", Role::kOther, {}, When::kOptional};
+constexpr TensorRule kTower{"", Role::kOther, {}, When::kOptional};
+
+// Stacked matrices that lie the other way round than the table says (transformers saves qwen3_vl_moe's so).
+constexpr TensorRule kTurned[] = {{"", Role::kExpertGate, {}, When::kAlways, kStacked},
+                                  {"", Role::kExpertUp, {}, When::kAlways, kStacked},
+                                  {"", Role::kExpertGateUp, {}, When::kAlways, kStacked},
+                                  {"", Role::kExpertDown, {}, When::kAlways, kStacked}};
+constexpr TensorRule kTurnedInOut[] = {{"", Role::kExpertGate, {}, When::kAlways, kStackedInOut},
+                                       {"", Role::kExpertUp, {}, When::kAlways, kStackedInOut},
+                                       {"", Role::kExpertGateUp, {}, When::kAlways, kStackedInOut},
+                                       {"", Role::kExpertDown, {}, When::kAlways, kStackedInOut}};
+
+// The rule by which a stacked tensor is read: the table's, or the same role turned if only so the model's dimension
+// stands where it must.
+const TensorRule* rule_by_shape(const TensorRule& rule, const std::vector<int64_t>& shape, int64_t model_dim) {
+  const bool is_known = model_dim > 0 && shape.size() == 3 && rule.layout.stacked && !rule.layout.interleaved;
+  if (!is_known || shape[1] == shape[2]) return &rule;
+  const size_t expected = (rule.role == Role::kExpertDown) == rule.layout.transposed ? 2 : 1;
+  if (shape[expected] == model_dim || shape[3 - expected] != model_dim) return &rule;
+  const auto& turned = rule.layout.transposed ? kTurned : kTurnedInOut;
+  const auto* found = std::ranges::find(turned, rule.role, &TensorRule::role);
+  return found == std::end(turned) ? &rule : found;
+}
+
+struct Prefix {
+  std::string_view found, canonical;
+};
+// How multimodal models name their language model's tensors.
+constexpr Prefix kTextPrefixes[] = {
+    {"model.language_model.", "model."}, {"language_model.model.", "model."}, {"language_model.lm_head.", "lm_head."}};
+
+bool is_row(const TensorSlot& slot) { return has_rows(slot.role()); }
+bool is_required(const TensorRule& rule) {
+  return (is_expert(rule.role) || has_rows(rule.role)) && rule.when != When::kOptional;
+}
+
+/// What one layer with experts has.
+struct LayerContents {
+  std::set<Role> roles;
+  bool counted_from_last = false;                                                    // {M}
+  std::map<const TensorRule*, std::set<int64_t>> experts;                            // of rules with {X}
+  std::map<const TensorRule*, std::pair<std::string, std::vector<int64_t>>> shapes;  // the first expert's
+};
+
+// Gate and up may lie in one tensor or in two.
+bool has_role(const LayerContents& layer, Role role) {
+  const auto has = [&layer](Role r) { return layer.roles.contains(r); };
+  if (has(role)) return true;
+  if (role == Role::kExpertGate || role == Role::kExpertUp) return has(Role::kExpertGateUp);
+  return role == Role::kExpertGateUp && has(Role::kExpertGate) && has(Role::kExpertUp);
+}
+
+std::string placeholder_name(const TensorRule& rule, int64_t layer) {
+  std::string name(rule.name);
+  for (const std::string_view mark : {"{L}", "{M}"}) {
+    if (const size_t at = name.find(mark); at != std::string::npos)
+      name.replace(at, mark.size(), std::to_string(layer));
+  }
+  return name;
+}
+
+bool shape_fits(const ModelConfig& config, const TensorSlot& slot) {
+  const auto& shape = slot.shape;
+  if (is_row(slot)) {
+    const int64_t rows = config.router_rows();
+    const bool one_row = shape.size() == 2 && shape[0] == 1 && shape[1] == rows;  // ernie4_5_moe's [1, experts]
+    return !shape.empty() && (shape[0] == rows || one_row);
+  }
+  if (!slot.rule->layout.stacked) return true;
+  if (shape.empty()) return false;
+  const bool flat = shape.size() == 2 && !is_bias(slot.role()) && slot.role() != Role::kExpertCompanion;
+  return flat ? shape[0] % config.num_experts == 0 : shape[0] == config.num_experts;
+}
+
+// Experts are matrices, biases vectors, and gate and up of one tensor are equally many rows.
+bool dimensions_fit(const TensorSlot& slot) {
+  const Role role = slot.role();
+  if (!is_expert(role) || role == Role::kExpertCompanion || role == Role::kAttentionExpert) return true;
+  const bool stacked = slot.rule->layout.stacked;
+  const size_t dims = slot.shape.size(), own = is_bias(role) ? 1 : 2;
+  if (dims != own + (stacked ? 1 : 0) && !(stacked && own == 2 && dims == 2)) return false;
+  if (role != Role::kExpertGateUp && role != Role::kExpertGateUpBias) return true;
+  return slot.shape[dims - (slot.rule->layout.transposed || own == 1 ? 1 : 2)] % 2 == 0;
+}
+
+}  // namespace
+
+void Misses::add(const std::string& text) {
+  if (++count <= kMostListed) first.push_back(text);
+}
+
+std::string Misses::text() const {
+  return cat(join(first), count > first.size() ? cat(", ... (", count - first.size(), " more)") : std::string());
+}
+
+std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const std::string& name,
+                            const std::vector<int64_t>& shape) {
+  std::string canonical = name;
+  bool in_text = config.text_key.empty();
+  for (const Prefix& prefix : kTextPrefixes) {
+    if (config.text_key.empty() || !name.starts_with(prefix.found)) continue;
+    canonical = cat(prefix.canonical, name.substr(prefix.found.size()));
+    in_text = true;
+    break;
+  }
+  const auto found = index.find(canonical, config.num_layers);
+  if (!found) {
+    if (in_text || name.find(".experts.") != std::string::npos) return std::nullopt;
+    return Placed{{name, &kTower, -1, -1, shape, 0}, &kTower, false};
+  }
+  Placed out{{name, rule_by_shape(*found->rule, shape, config.model_dim), found->layer, found->expert, shape, 0},
+             found->rule,
+             found->is_companion};
+  if (found->expert >= 0) out.slot.expert_at = found->expert_at + name.size() - canonical.size();
+  if (found->is_companion) {
+    if (has_rows(found->rule->role)) return std::nullopt;
+    out.slot.rule = !is_expert(found->rule->role) ? &kOtherCompanion
+                    : found->rule->layout.stacked ? &kStackedCompanion
+                                                  : &kOwnCompanion;
+  }
+  constexpr int64_t kMostLayers = int64_t{1} << 16;  // layers count 16 bits in random-number keys
+  if (out.slot.layer >= kMostLayers) return std::nullopt;
+  const bool past_last = config.num_layers > 0 && out.slot.layer >= config.num_layers;
+  if (past_last && !config.family->has_mtp && found->rule->name.find("{M}") == std::string_view::npos)
+    return std::nullopt;
+  return out;
+}
+
+void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed) {
+  std::map<const TensorRule*, std::pair<size_t, size_t>> order;  // rule -> its block (rows with {X} share one), itself
+  size_t block = 0, first_layered = 0, at = 0;
+  bool was_expert = false, seen_layer = false;
+  for (const auto rules : {config.family->tensors, config.family->trunk}) {
+    for (const TensorRule& rule : rules) {
+      if (!(rule.per_expert() && was_expert)) ++block;
+      was_expert = rule.per_expert();
+      if (rule.per_layer() && !seen_layer) {
+        seen_layer = true;
+        first_layered = block;
+      }
+      order.emplace(&rule, std::pair(block, at++));
+    }
+  }
+  const auto key = [&](const Placed& p) {
+    const auto found = order.find(p.matched);
+    const auto [rank, index] = found == order.end() ? std::pair(block + 1, at) : found->second;
+    const int section = p.slot.layer >= 0 ? 1 : rank < first_layered ? 0 : 2;
+    return std::tuple(section, p.slot.layer, rank, p.slot.expert, index, std::string_view(p.slot.name));
+  };
+  std::ranges::sort(placed, [&](const Placed& a, const Placed& b) { return key(a) < key(b); });
+}
+
+void check_experts(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults) {
+  std::map<int64_t, LayerContents> layers;
+  for (const Placed& p : placed) {
+    const TensorSlot& slot = p.slot;
+    if (!is_expert(slot.role()) && !is_row(slot)) continue;
+    LayerContents& layer = layers[slot.layer];
+    layer.counted_from_last = p.matched->name.find("{M}") != std::string_view::npos;
+    const bool stands_for = !p.is_companion || slot.name.ends_with("_blocks");  // mxfp4: no tensor of that name
+    if (stands_for) layer.roles.insert(p.matched->role);
+    if (!dimensions_fit(slot) || !shape_fits(config, slot)) {
+      faults.misshapen.add(cat(slot.name, " is ", shape_text(slot.shape), ", wanted one for ",
+                               is_row(slot) ? config.router_rows() : config.num_experts, " experts"));
+    }
+    if (slot.expert < 0 || p.is_companion) continue;
+    layer.experts[p.matched].insert(slot.expert);
+    const auto [first, is_new] = layer.shapes.emplace(p.matched, std::pair(slot.name, slot.shape));
+    if (!is_new && first->second.second != slot.shape) {
+      faults.misshapen.add(cat(slot.name, " is ", shape_text(slot.shape), ", wanted ", shape_text(first->second.second),
+                               " as ", first->second.first, " is"));
+    }
+  }
+  for (const auto& [index, layer] : layers) {
+    for (const TensorRule& rule : config.family->tensors) {
+      const bool from_last = rule.name.find("{M}") != std::string_view::npos;
+      if (!is_required(rule) || from_last != layer.counted_from_last || has_role(layer, rule.role)) continue;
+      faults.missing.add(placeholder_name(rule, from_last ? index - config.num_layers : index));
+    }
+    for (const auto& [rule, experts] : layer.experts) {
+      const bool with_trailing = *experts.rbegin() >= config.num_experts;  // longcat_flash saves them as experts too
+      const int64_t wanted = with_trailing ? config.router_rows() : config.num_experts;
+      for (int64_t expert = 0; expert < wanted; ++expert) {
+        if (experts.contains(expert)) continue;
+        std::string name = placeholder_name(*rule, layer.counted_from_last ? index - config.num_layers : index);
+        name.replace(name.find("{X}"), 3, std::to_string(expert));
+        faults.missing.add(name);
+      }
+      if (*experts.rbegin() >= wanted) {
+        std::string name = placeholder_name(*rule, layer.counted_from_last ? index - config.num_layers : index);
+        name.replace(name.find("{X}"), 3, std::to_string(*experts.rbegin()));
+        faults.unknown.add(cat(name, " (config.json counts ", config.num_experts, " experts)"));
+      }
+    }
+  }
+}
+
+}  // namespace coppice::families::detail

@@ -1,0 +1,53 @@
+#pragma once
+
+// Placing the tensors of a checkpoint by the family's table where the weights, not the configuration, say which there
+// are.
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coppice/families/match.h"
+#include "coppice/families/rule_index_detail.h"
+
+namespace coppice::families::detail {
+
+/// What is wrong with a checkpoint's tensors: the first of each kind by name, the rest by number.
+struct Misses {
+  std::vector<std::string> first;
+  size_t count = 0;
+
+  void add(const std::string& text);
+  std::string text() const;
+};
+struct Faults {
+  Misses missing, unknown, misshapen;
+};
+
+/// One tensor with its place; `slot.rule` is the rule that surgery goes by, `matched` the one that has the name.
+struct Placed {
+  TensorSlot slot;
+  const TensorRule* matched = nullptr;
+  bool is_companion = false;
+};
+
+/// The place of one tensor; nullopt if the table has none for it. A multimodal model's names lose what the language
+/// model's have in front, and what is no part of the language model is carried over (but experts of its own).
+std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const std::string& name,
+                            const std::vector<int64_t>& shape);
+
+/// In the order in which tables list tensors: layer by layer, expert by expert.
+void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed);
+
+/// Holds every layer of `placed` that has experts to the table: each row of experts and routers there, experts counted
+/// from 0 to num_experts without a gap, shapes that agree with their number.
+void check_experts(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
+
+/// True of a model_type that is known and cannot grow by copying.
+bool is_refused(std::string_view model_type);
+
+/// The family whose table has most of the checkpoint's tensors (of a sample of them); nullptr if none has a third.
+const Family* nearest_family(const io::Checkpoint& checkpoint);
+
+}  // namespace coppice::families::detail

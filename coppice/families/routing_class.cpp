@@ -1,0 +1,82 @@
+#include "coppice/families/routing_class.h"
+
+#include <algorithm>
+
+#include "coppice/base/check.h"
+#include "coppice/base/text.h"
+
+namespace coppice::families {
+
+namespace {
+
+using enum RoutingClass;
+
+constexpr RoutingClassInfo kClasses[] = {
+    {kSoftmaxRenormalised, "S1", "softmax over all experts, top-K, renormalised", true, "", true, ""},
+    {kSoftmax, "S2", "softmax over all experts, top-K, not renormalised", false, "", true, ""},
+    {kTopKSoftmax, "S3", "top-K of the logits, softmax over them", true, "", true,
+     "where the router has a bias: the copies' lowered by 1e4"},
+    {kSigmoidRenormalised, "S4", "sigmoid, top-K by gate plus selection bias, renormalised", true, "", true,
+     "the copies' selection bias lowered by more than 1 plus the spread of the biases"},
+    {kSigmoid, "S5", "sigmoid, top-K, not renormalised", true,
+     "routed_scaling_factor divided by m, or the down matrices where there is no such key", true,
+     "where there is a selection bias: the copies' lowered by more than 1 plus the spread of the biases"},
+    {kSoftmaxBiased, "S6", "softmax over all experts, top-K by probability plus selection bias, renormalised", false,
+     "the selection bias divided by m", true, ""},
+    {kTrailingChoices, "S7", "softmax over the experts and choices that are none", false, "", false, ""},
+    {kSparseMixer, "sparsemixer", "two experts, the second among what the first leaves", false, "", false, ""},
+    {kCapacity, "capacity", "softmax, a fixed number of experts, each for so many tokens at most", false, "", false,
+     ""},
+};
+
+}  // namespace
+
+RoutingClass routing_class(const Routing& r) {
+  switch (r.kind) {
+    case RouterKind::kSparseMixer: return kSparseMixer;
+    case RouterKind::kCapacity: return kCapacity;
+    case RouterKind::kTrailingChoices: return kTrailingChoices;
+    case RouterKind::kPlain:
+    case RouterKind::kScalesInput: break;
+  }
+  switch (r.gate) {
+    case GateFunction::kTopKSoftmax: return RoutingClass::kTopKSoftmax;
+    case GateFunction::kSigmoidTopK: return r.renormalise ? kSigmoidRenormalised : kSigmoid;
+    case GateFunction::kSoftmaxTopK: break;
+  }
+  if (r.has_selection_bias) return kSoftmaxBiased;
+  return r.renormalise ? kSoftmaxRenormalised : kSoftmax;
+}
+
+const RoutingClassInfo& routing_class_info(RoutingClass c) {
+  const auto& info = kClasses[static_cast<size_t>(c)];
+  COPPICE_CHECK(info.routing_class == c);
+  return info;
+}
+
+Routing default_routing(const Family& family) {
+  Routing r;
+  r.gate = family.gate;
+  r.kind = family.router;
+  r.renormalise = family.renormalise.fallback;
+  r.has_selection_bias = family.has_role(Role::kSelectionBias);
+  r.has_router_bias = family.has_role(Role::kRouterBias);
+  r.group_score = family.group_score;
+  r.fixed_top_k = family.fixed_top_k > 0;
+  r.trailing_choices = family.trailing_choices;
+  return r;
+}
+
+std::string layout_text(const Family& family) {
+  const auto rule_of = [&family](Role role) {
+    return std::ranges::find_if(family.tensors, [role](const TensorRule& rule) { return rule.role == role; });
+  };
+  const auto down = rule_of(Role::kExpertDown), fused = rule_of(Role::kExpertGateUp);
+  if (down == family.tensors.end()) return "no experts";
+  if (down->per_expert()) return "a tensor for each expert";
+  if (fused == family.tensors.end()) return "stacked [experts * out, in]";
+  return cat("stacked ", fused->layout.transposed ? "[experts, in, out]" : "[experts, out, in]", ", gate and up ",
+             fused->layout.interleaved ? "interleaved" : "one behind the other");
+}
+
+}  // namespace coppice::families

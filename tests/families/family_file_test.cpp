@@ -1,0 +1,98 @@
+#include "coppice/families/family_file.h"
+
+#include <gtest/gtest.h>
+
+#include "coppice/base/text.h"
+#include "coppice/families/expert_parts.h"
+#include "tests/testing/errors.h"
+#include "tests/testing/hand_made_models.h"
+#include "tests/testing/temp_dir.h"
+
+namespace coppice::families {
+namespace {
+
+using testing::expect_error;
+using testing::f32_tensor;
+using testing::TempDir;
+
+constexpr std::string_view kBamboo = R"(
+model_type = "bamboo"
+experts_keys = ["how_many"]
+top_k_key = "routing.best"
+gate = "sigmoid_topk"
+renormalise = true
+decoder_trunk = false
+[[tensors]]
+name = "block.{L}.choose.weight"
+role = "router"
+[[tensors]]
+name = "block.{L}.stems.in"
+role = "expert_gate_up"
+stacked = true
+transposed = true
+[[tensors]]
+name = "block.{L}.stems.out"
+role = "expert_down"
+stacked = true
+transposed = true
+[[tensors]]
+name = "root.**"
+role = "other"
+)";
+
+FamilyFile file_of(const TempDir& dir, const std::string& text) {
+  io::write_file_atomically(dir / "family.toml", text);
+  return FamilyFile::read(dir / "family.toml");
+}
+
+std::string with(std::string_view from, std::string_view to) {
+  std::string text(kBamboo);
+  return text.replace(text.find(from), from.size(), to);
+}
+
+TEST(FamilyFile, DescribesAModelThatNoTableKnows) {
+  const TempDir dir;
+  const FamilyFile file = file_of(dir, std::string(kBamboo));
+  const Json config =
+      Json::parse(R"({"model_type": "bamboo", "hidden_size": 8, "how_many": 3, "routing": {"best": 2}})", "test");
+  const auto path = testing::write_model(
+      dir / "m", config,
+      {f32_tensor("root.soil.weight", {2}, 1), f32_tensor("block.0.choose.weight", {3, 8}, 2),
+       f32_tensor("block.0.stems.in", {3, 8, 12}, 3), f32_tensor("block.0.stems.out", {3, 6, 8}, 4)});
+  const Model model = open_model(path, &file.family());
+  EXPECT_EQ(model.config.num_experts, 3);
+  EXPECT_EQ(model.config.top_k, 2);
+  EXPECT_EQ(model.config.num_layers, 1);
+  EXPECT_EQ(model.config.expert_width, 6);
+  EXPECT_TRUE(model.config.routing.renormalise);
+  EXPECT_EQ(with_num_experts(model.config, 6).at("how_many"), Json(6));
+  EXPECT_EQ(ExpertParts(model).of(0, 1).size(), 2u);
+  expect_error(ErrorCode::kUnsupported, {"'bamboo' is no family", "--family-file"}, [&] { (void)open_model(path); });
+}
+
+TEST(FamilyFile, NamesTheKeyThatIsWrong) {
+  const TempDir dir;
+  const auto refuses = [&](std::string_view from, std::string_view to, std::initializer_list<const char*> parts) {
+    SCOPED_TRACE(to);
+    expect_error(ErrorCode::kFormat, parts, [&] { (void)file_of(dir, with(from, to)); });
+  };
+  refuses("top_k_key", "top_key", {"family.toml", "'top_key' is no key of a family", "top_k_key"});
+  refuses("\"expert_down\"", "\"expert_dawn\"", {"tensors[2]", "'expert_dawn'", "expert_down"});
+  refuses("experts_keys = [\"how_many\"]", "", {"'experts_keys' is missing"});
+  refuses("sigmoid_topk", "topk_sigmoid", {"'gate'", "sigmoid_topk"});
+  refuses("stacked = true\ntransposed = true\n[[tensors]]\nname = \"root", "[[tensors]]\nname = \"root",
+          {"tensors[2]", "needs {X}"});
+  refuses("block.{L}.choose", "block.{Q}.choose", {"tensors[0]", "'name'"});
+  refuses("block.{L}.choose", "*.{L}.choose", {"tensors[0]", "wildcard"});
+  refuses("role = \"router\"", "role = \"other\"", {"has no tensor of the role router"});
+}
+
+TEST(FamilyFile, RefusesAModelOfAnotherType) {
+  const TempDir dir;
+  const FamilyFile file = file_of(dir, std::string(kBamboo));
+  expect_error(ErrorCode::kUnsupported, {"model_type is 'oak'", "'bamboo'"},
+               [&] { (void)read_config(Json::parse(R"({"model_type": "oak"})", "test"), "test", &file.family()); });
+}
+
+}  // namespace
+}  // namespace coppice::families

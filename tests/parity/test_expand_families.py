@@ -1,0 +1,341 @@
+"""Every family grown on disk and taken to transformers: it loads without a complaint, every expert and router row is its parent's, nothing
+else changed, and the logits are those that the family's routing promises (families.md section 3)."""
+
+import collections
+import functools
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from family_models import (  # noqa: E402
+    FAMILIES, VOCAB, differences, grown, make_model, mtp_tensors, read, read_config, rewrite, write_config)
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+COPPICE = pathlib.Path(os.environ.get("COPPICE_BUILD", REPOSITORY / "build" / "release")) / "coppice"
+COPIES = ("--router-init", "copy", "--expert-init", "copy")
+COUNTS = {"2x": lambda experts: 2 * experts, "3x": lambda experts: 3 * experts, "uneven": lambda experts: experts * 3 // 2}
+TOLERANCE = 5e-6  # other numbers of rows in one GEMM, other orders of summation; the largest seen is 2e-6
+
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+every_count = pytest.mark.parametrize("count", COUNTS)
+
+
+def coppice(*arguments):
+    return subprocess.run([COPPICE, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+class Grown:
+    """A family's tiny model and what coppice made of it; each is made once and kept for all tests of this file."""
+
+    def __init__(self, family, root):
+        self.family, self.source = family, root / "source"
+        self.root = root
+        make_model(family, self.source)
+        config = read_config(self.source)
+        for alias in family.aliases:
+            family.scoped(config)[alias] = family.num_experts
+        write_config(self.source, config)
+
+    @functools.cache
+    def out(self, count):
+        out = self.root / count
+        wanted = COUNTS[count](self.family.num_experts)
+        option = count if count.endswith("x") else wanted
+        done = coppice("expand", self.source, out, "--experts", option, *COPIES)
+        return out, wanted, done
+
+    def expanded(self, count):
+        """The grown directory and its number of experts. Fails the test if coppice could not make it."""
+        out, wanted, done = self.out(count)
+        assert done.returncode == 0, done.stderr
+        return out, wanted
+
+    def variant(self, directory, name, **settings):
+        """`directory` with other values of configuration keys, same files."""
+        made = self.root / f"{directory.name}-{name}"
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+        for file in directory.iterdir():
+            os.link(file, made / file.name)
+        (made / "config.json").unlink()
+        config = read_config(directory)
+        self.family.scoped(config).update(settings)
+        write_config(made, config)
+        return made
+
+    @functools.cache
+    def source_logits(self, top_k=None):
+        directory = self.source if top_k is None else self.with_top_k(self.source, top_k)
+        return logits(self.family, self.load(directory))
+
+    def with_top_k(self, directory, top_k, **settings):
+        return self.variant(directory, f"top-{top_k}", **{self.family.top_k: top_k}, **settings)
+
+    def load(self, directory):
+        model, info = getattr(transformers, self.family.auto).from_pretrained(directory, output_loading_info=True, dtype="auto")
+        complaints = {kind: found for kind, found in info.items() if found}
+        assert not complaints, complaints
+        return model.eval()
+
+
+def logits(family, model):
+    tokens = torch.randint(0, VOCAB - 4, (2, 24), generator=torch.Generator().manual_seed(1))  # wrappers have image tokens at the end
+    more = {"decoder_input_ids": tokens.flip(0)} if family.bidirectional else {}
+    with torch.no_grad():
+        return model(tokens, **more).logits
+
+
+@functools.cache
+def known_families():
+    done = coppice("list", "families", "--json")
+    assert done.returncode == 0, done.stderr
+    return {row["name"] for row in json.loads(done.stdout)["families"]}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    kept = {}
+
+    def of(family):
+        if family.type not in known_families():
+            pytest.skip(f"this build has no family {family.type}; test_this_build_knows_every_family fails for it")
+        if family.name not in kept:
+            kept[family.name] = Grown(family, tmp_path_factory.mktemp(family.name))
+        return kept[family.name]
+
+    return of
+
+
+def parents_in(directory):
+    return json.loads((directory / "coppice.json").read_text())["steps"][-1]["parents"]
+
+
+def test_this_build_knows_every_family():
+    assert {family.type for family in FAMILIES} - known_families() == set()
+
+
+@every_count
+@every_family
+def test_every_tensor_is_its_parents(models, family, count):
+    model = models(family)
+    out, num_experts = model.expanded(count)
+    parents = parents_in(out)
+    for layer, of_layer in parents.items():
+        copies = collections.Counter(of_layer)
+        assert len(of_layer) == num_experts, layer
+        assert set(copies) == set(range(family.num_experts)), layer  # nobody is lost
+        assert max(copies.values()) - min(copies.values()) <= 1, layer  # `uniform`
+    found = read(out)
+    problems = differences(grown(family, read(model.source), parents, num_experts), found)
+    assert not problems, "\n".join(problems[:20])
+    assert any(len(of_layer) != family.num_experts for of_layer in parents.values())
+
+
+@every_count
+@every_family
+def test_the_configuration_changes_in_nothing_but_the_number_of_experts(models, family, count):
+    model = models(family)
+    out, num_experts = model.expanded(count)
+    wanted = read_config(model.source)
+    keys = family.scoped(wanted)
+    assert keys[family.experts] == family.num_experts
+    for key in (family.experts, *family.aliases):
+        keys[key] = num_experts
+    assert read_config(out) == wanted
+
+
+@every_count
+@every_family
+def test_transformers_loads_it_without_a_complaint(models, family, count):
+    model = models(family)
+    out, _ = model.expanded(count)
+    assert torch.isfinite(logits(family, model.load(out))).all()
+
+
+@every_count
+@every_family
+def test_verify_accounts_for_every_tensor(models, family, count):
+    model = models(family)
+    out, _ = model.expanded(count)
+    done = coppice("verify", model.source, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@every_family
+def test_inspect_counts_experts(models, family):
+    model = models(family)
+    for directory, experts in ((model.source, family.num_experts), model.expanded("2x")):
+        done = coppice("inspect", directory, "--json")
+        assert done.returncode == 0, done.stderr
+        seen = json.loads(done.stdout)
+        assert seen["experts"] == experts
+        assert seen["model_type"] == read_config(model.source)["model_type"]
+        on_disk = sum(tensor.numel() for tensor in read(directory).values())
+        parameters = sum(parameter.numel() for parameter in model.load(directory).parameters())
+        assert min(parameters, on_disk) <= seen["parameters"]["total"] <= on_disk  # buffers may count or not
+
+
+def expert_outputs(model):
+    """The fused matrices of the experts whose output the gates weigh."""
+    return [tensor for name, tensor in model.state_dict().items()
+            if tensor.ndim == 3 and re.search(r"experts\.(down_proj|fc2\.weight)$|output_linear\.weight$|experts\.mlp\.w2$", name)]
+
+
+def selection_biases(model):
+    return {name: tensor for name, tensor in model.state_dict().items() if re.search(r"e_score_correction_bias|expert_bias", name)}
+
+
+def first_copies(parents):
+    """Of each child, whether it is the first of its parent's."""
+    return torch.tensor([parent not in parents[:child] for child, parent in enumerate(parents)])
+
+
+def same_function_again(model, out, m):
+    """The grown model with what families.md section 3 says gives the function of the source back, in transformers."""
+    family = model.family
+    config = family.scoped(read_config(out))
+    settings = {}
+    if family.wide == "scaling":  # gates are not renormalised, and m copies of each give theirs
+        settings["routed_scaling_factor"] = config["routed_scaling_factor"] / m
+    if family.wide == "dormant":  # the groups stay, so copies must not be chosen: K is what it was
+        loaded = model.load(out)
+        for name, bias in selection_biases(loaded).items():
+            bias[~first_copies(parents_in(out)[layer_in(name)])] -= 2
+        return loaded
+    loaded = model.load(model.with_top_k(out, config[family.top_k] * m, **settings))
+    if family.wide == "down":
+        for matrix in expert_outputs(loaded):
+            matrix /= m
+    if family.wide == "selection_bias":  # it is added to probabilities, and these are those of m times as many
+        for bias in selection_biases(loaded).values():
+            bias /= m
+    return loaded
+
+
+def layer_in(name):
+    return re.search(r"layers\.(\d+)\.", name).group(1)
+
+
+def distance(a, b):
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@every_family
+def test_the_documented_recipe_gives_the_function_back(models, family):
+    if not family.wide:
+        pytest.skip("families.md section 3: no configuration gives this family's function back")
+    model = models(family)
+    out, _ = model.expanded("2x")
+    assert distance(logits(family, same_function_again(model, out, 2)), model.source_logits()) < TOLERANCE
+
+
+def says_exact(directory):
+    """What coppice says beforehand of doubling the experts of a model."""
+    done = coppice("expand", directory, directory.with_name("never"), "--experts", "2x", *COPIES, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["exact"]
+
+
+# With K = 1 a sibling takes the whole slot of its parent.
+@every_family
+def test_top_1_keeps_the_function_where_gates_allow(models, family):
+    if not family.top_1:
+        pytest.skip("families.md section 3: plain copies change this family's function even at K = 1")
+    model = models(family)
+    out, _ = model.expanded("2x")
+    source = model.with_top_k(model.source, 1)
+    assert says_exact(source) == (family.top_1 == "exact")
+    loaded = model.load(model.with_top_k(out, 1))
+    if family.top_1 == "down":  # two copies share their parent's probability
+        if family.name != "flex_olmo":  # it normalises what the experts give, which hides a factor
+            assert distance(logits(family, loaded), model.source_logits(1)) > 1e-3
+        for matrix in expert_outputs(loaded):
+            matrix *= 2
+    assert distance(logits(family, loaded), model.source_logits(1)) < TOLERANCE
+
+
+# What coppice says beforehand is what transformers computes afterwards.
+@every_family
+def test_coppice_says_whether_the_function_is_kept(models, family):
+    model = models(family)
+    out, _ = model.expanded("2x")
+    kept = distance(logits(family, model.load(out)), model.source_logits()) < TOLERANCE
+    assert says_exact(model.source) == kept
+
+
+# Layers for multi-token prediction hold experts and a router too. transformers leaves them out; other engines read them.
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.mtp], ids=lambda family: family.name)
+def test_prediction_layers_grow_too(models, tmp_path, family):
+    model = models(family)
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    write_config(source, read_config(model.source))
+    before = read(model.source)
+    more = mtp_tensors(family, before)
+    before.update(more)
+    rewrite(source, before)
+    done = coppice("expand", source, out, "--experts", "2x", *COPIES)
+    assert done.returncode == 0, done.stderr
+    after = read(out)
+    problems = differences(grown(family, before, parents_in(out), 2 * family.num_experts), after)
+    assert not problems, "\n".join(problems[:20])
+    done = coppice("verify", source, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Layers may have parents of their own. Encoders come before decoders, and layers for prediction after all others.
+@every_family
+def test_layers_may_have_parents_of_their_own(models, tmp_path, family):
+    model = models(family)
+    lineage = json.loads((model.expanded("2x")[0] / "coppice.json").read_text())["steps"][-1]
+    seen = json.loads(coppice("inspect", model.source, "--json").stdout)
+    experts = family.num_experts
+    values = torch.rand(len(lineage["parents"]), experts, generator=torch.Generator().manual_seed(3)).tolist()
+    part = {"sum": dict(zip(lineage["parents"], values))}
+    scores = {"coppice_scores": 1, "model": {"digest": lineage["source_digest"], "model_type": seen["model_type"],
+                                             "layers": seen["layers"], "experts": experts},
+                    "tokens": {"digest": "", "seen": 1, "batch_tokens": 1, "batches": 1},
+                    "metrics": {"gradient_squared": {"fc1": part, "fc2": part}}}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    done = coppice("expand", model.source, tmp_path / "out", "--experts", "2x", *COPIES, "--scores", tmp_path / "scores.json",
+                   "--select", "greedy", "--max-duplicates", 2)
+    assert done.returncode == 0, done.stderr
+    parents = parents_in(tmp_path / "out")
+    if len(parents) > 1:
+        assert len({tuple(of_layer) for of_layer in parents.values()}) > 1
+    problems = differences(grown(family, read(model.source), parents, 2 * experts), read(tmp_path / "out"))
+    assert not problems, "\n".join(problems[:20])
+    done = coppice("verify", model.source, tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Its experts are the pairs of two lists of keys: there is no row of a router to copy, and their number stays a square.
+def test_product_key_experts_are_refused_with_the_reason(tmp_path):
+    (tmp_path / "m").mkdir()
+    config = transformers.AutoConfig.for_model("doge", is_moe=True, num_experts=4, num_experts_per_tok=2, hidden_size=32, vocab_size=VOCAB)
+    config.save_pretrained(tmp_path / "m")
+    rewrite(tmp_path / "m", {"model.embed_tokens.weight": torch.zeros(VOCAB, 32)})
+    done = coppice("expand", tmp_path / "m", tmp_path / "out")
+    assert done.returncode == 3, done.stderr
+    assert "doge" in done.stderr and "product" in done.stderr, done.stderr
+
+
+# The error for a family that this build does not have tells what it could not place, and which family comes nearest.
+def test_unknown_families_are_refused_with_the_nearest(models, tmp_path):
+    source = models(next(family for family in FAMILIES if family.name == "qwen3_moe")).source
+    (tmp_path / "m").mkdir()
+    write_config(tmp_path / "m", dict(read_config(source), model_type="qwen3_moes"))
+    rewrite(tmp_path / "m", dict(read(source), extra=torch.zeros(2)))
+    done = coppice("expand", tmp_path / "m", tmp_path / "out")
+    assert done.returncode == 3, done.stderr
+    for part in ("qwen3_moes", "qwen3_moe'", "extra"):
+        assert part in done.stderr, done.stderr
