@@ -31,7 +31,7 @@ struct Growth {
   std::vector<OutputTensor> weights, optimizer;
 
   Growth(const families::Model& model, const GrowthPlan& plan)
-      : config(families::with_num_experts(model.config, plan.experts_after)),
+      : config(grown_config(model.config, plan)),
         slots(grown_slots(model, families::read_config(config, "config.json"), plan)),
         state(OptimizerState::open(model)),
         weights(grown_weights(model, plan, slots, state ? &*state : nullptr)) {
@@ -97,7 +97,8 @@ ExpandResult expand(const families::Model& model, const GrowthPlan& plan, const 
   }
   for (const fs::path& file : files) io::copy_file(source.directory() / file, out.path() / file);
   io::write_file_atomically(out.path() / "config.json", growth.config.dump(2) + "\n");
-  io::write_file_atomically(out.path() / kLineageFile, lineage.dump() + "\n");
+  if (!lineage.at("steps").items().empty())  // an undone first expansion leaves none
+    io::write_file_atomically(out.path() / kLineageFile, lineage.dump() + "\n");
   out.commit();
   return {static_cast<int64_t>(tensors), tensor_bytes, peak_rss_bytes(), growth.state.has_value()};
 }

@@ -218,7 +218,7 @@ bool OptimizerState::has_master(std::string_view tensor) const { return entries_
 std::vector<OutputTensor> OptimizerState::grow(const families::Model& model, const GrowthPlan& plan,
                                                const std::vector<TensorSlot>& slots) const {
   const Grower grower{*this, model, plan};
-  const bool keeps_originals = !optimizer_init(plan.optimizer_state.name).touches_original;
+  const bool keeps_originals = !optimizer_init(plan.optimizer_state.name).touches_original && plan.split == 1;
   std::vector<OutputTensor> outputs;
   for (const TensorSlot& slot : slots) {
     const bool router = is_router(slot.role());
