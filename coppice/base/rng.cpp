@@ -1,44 +1,20 @@
 #include "coppice/base/rng.h"
 
-#include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "coppice/base/box_muller_detail.h"
 #include "coppice/base/check.h"
+#include "coppice/base/rng_simd_detail.h"
 
 namespace coppice {
 namespace {
 
 constexpr uint64_t kMaxElements = uint64_t{1} << 40;
 constexpr uint64_t kWideBlocks = uint64_t{1} << 39;  // blocks of bits64(); those of bits() lie below
-constexpr size_t kLanes =
-    32;  // with more than 16 the compiler vectorises the loops over lanes instead of unrolling them
 constexpr uint32_t kFactorA = 0xD2511F53, kFactorB = 0xCD9E8D57;
 
-// Four words of kCount counters side by side, so that the compiler vectorises over the lanes.
-template <size_t kCount>
-struct Words {
-  alignas(32) uint32_t w[4][kCount];
-};
-
-// Apart from the lower half of the product: the form that the compiler vectorises.
-inline uint32_t upper_product(uint32_t a, uint32_t b) { return static_cast<uint32_t>(uint64_t{a} * b >> 32); }
-
-template <size_t kCount>
-inline void philox_rounds(Words<kCount>& c, std::array<uint32_t, 2> key) {
-  for (int round = 0; round < 10; ++round) {
-    for (size_t i = 0; i < kCount; ++i) {
-      const uint32_t a = c.w[0][i];
-      const uint32_t b = c.w[2][i];
-      c.w[0][i] = upper_product(kFactorB, b) ^ c.w[1][i] ^ key[0];
-      c.w[1][i] = kFactorB * b;
-      c.w[2][i] = upper_product(kFactorA, a) ^ c.w[3][i] ^ key[1];
-      c.w[3][i] = kFactorA * a;
-    }
-    key[0] += 0x9E3779B9;
-    key[1] += 0xBB67AE85;
-  }
-}
+uint32_t upper_product(uint32_t a, uint32_t b) { return static_cast<uint32_t>(uint64_t{a} * b >> 32); }
 
 std::array<uint32_t, 4> counter_of(std::array<uint32_t, 4> words, uint64_t block) {
   words[0] = static_cast<uint32_t>(block);
@@ -46,36 +22,20 @@ std::array<uint32_t, 4> counter_of(std::array<uint32_t, 4> words, uint64_t block
   return words;
 }
 
-// 4 * kLanes normals of consecutive blocks.
-void normals_of_blocks(const std::array<uint32_t, 4>& words, const std::array<uint32_t, 2>& key, uint64_t block,
-                       float* out) {
-  Words<kLanes> c;
-  for (size_t i = 0; i < kLanes; ++i) {
-    c.w[0][i] = static_cast<uint32_t>(block + i);
-    c.w[1][i] = words[1] | static_cast<uint32_t>((block + i) >> 32);
-    c.w[2][i] = words[2];
-    c.w[3][i] = words[3];
-  }
-  philox_rounds(c, key);
-  alignas(32) float n[4][kLanes];
-  for (size_t half = 0; half < 4; half += 2) {
-    for (size_t i = 0; i < kLanes; ++i) {
-      const auto pair = detail::box_muller(c.w[half][i], c.w[half + 1][i]);
-      n[half][i] = pair.first;
-      n[half + 1][i] = pair.second;
-    }
-  }
-  for (size_t i = 0; i < kLanes; ++i) {
-    for (size_t word = 0; word < 4; ++word) out[4 * i + word] = n[word][i];
-  }
-}
-
 }  // namespace
 
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-  Words<1> c{{{counter[0]}, {counter[1]}, {counter[2]}, {counter[3]}}};
-  philox_rounds(c, key);
-  return {c.w[0][0], c.w[1][0], c.w[2][0], c.w[3][0]};
+  auto& [c0, c1, c2, c3] = counter;
+  for (int round = 0; round < 10; ++round) {
+    const uint32_t a = c0, b = c2;
+    c0 = upper_product(kFactorB, b) ^ c1 ^ key[0];
+    c1 = kFactorB * b;
+    c2 = upper_product(kFactorA, a) ^ c3 ^ key[1];
+    c3 = kFactorA * a;
+    key[0] += 0x9E3779B9;
+    key[1] += 0xBB67AE85;
+  }
+  return counter;
 }
 
 Rng::Rng(const RngKey& key)
@@ -114,23 +74,23 @@ uint64_t Rng::below(uint64_t element, uint64_t n) const {
   return static_cast<uint64_t>(static_cast<unsigned __int128>(bits64(element)) * n >> 64);
 }
 
-void Rng::fill_normal(uint64_t first, float* out, size_t count) const {
+float Rng::signed_uniform(uint64_t element) const { return detail::signed_uniform(bits(element)); }
+
+template <class One, class Blocks>
+void Rng::fill(uint64_t first, float* out, size_t count, One one, Blocks blocks) const {
   COPPICE_CHECK(first <= kMaxElements && count <= kMaxElements - first, "elements ", first, " + ", count);
-  constexpr size_t kAtOnce = 4 * kLanes;
-  while (count > 0) {
-    const size_t skip = first & 3;
-    const size_t take = std::min(count, kAtOnce - skip);
-    if (take == kAtOnce) {
-      normals_of_blocks(counter_, key_, first >> 2, out);
-    } else {
-      alignas(32) float some[kAtOnce];
-      normals_of_blocks(counter_, key_, first >> 2, some);
-      std::copy_n(some + skip, take, out);
-    }
-    first += take;
-    out += take;
-    count -= take;
-  }
+  for (; count > 0 && (first & 3) != 0; --count) *out++ = one(first++);
+  const size_t whole = count / 4;
+  blocks(counter_, key_, first >> 2, whole, out);
+  for (size_t i = 4 * whole; i < count; ++i) out[i] = one(first + i);
+}
+
+void Rng::fill_normal(uint64_t first, float* out, size_t count) const {
+  fill(first, out, count, [this](uint64_t element) { return normal(element); }, detail::fill_normal_blocks);
+}
+
+void Rng::fill_signed_uniform(uint64_t first, float* out, size_t count) const {
+  fill(first, out, count, [this](uint64_t element) { return signed_uniform(element); }, detail::fill_uniform_blocks);
 }
 
 std::vector<uint32_t> Rng::permutation(uint32_t n) const {

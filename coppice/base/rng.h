@@ -35,15 +35,21 @@ class Rng {
   uint64_t bits64(uint64_t element) const;  ///< its own words: independent of bits()
   double uniform(uint64_t element) const;   ///< [0, 1), the upper 53 bits of bits64()
   float normal(uint64_t element) const;     ///< N(0, 1) by Box-Muller over bits(); a pair (2k, 2k+1) shares one draw
+  float signed_uniform(uint64_t element) const;        ///< U(-1, 1) in steps of 2^-23 from bits()
   uint64_t below(uint64_t element, uint64_t n) const;  ///< [0, n) from bits64(); bias below 2^-32 for n < 2^32
 
   /// out[i] = normal(first + i), same bits, several at a time.
   void fill_normal(uint64_t first, float* out, size_t count) const;
+  /// out[i] = signed_uniform(first + i), same bits, several at a time.
+  void fill_signed_uniform(uint64_t first, float* out, size_t count) const;
 
   /// A uniformly random order of 0..n-1 (Fisher-Yates over below(0..n-1)).
   std::vector<uint32_t> permutation(uint32_t n) const;
 
  private:
+  template <class One, class Blocks>
+  void fill(uint64_t first, float* out, size_t count, One one, Blocks blocks) const;
+
   std::array<uint32_t, 2> key_;
   std::array<uint32_t, 4> counter_;  // the rest of the RngKey; 40 bits are left for the element's block
 };

@@ -11,12 +11,12 @@ namespace {
 
 constexpr uint64_t kMaxBytes = uint64_t{64} << 20;
 
-std::string place(const std::filesystem::path& path, const toml::source_region& region) {
+std::string place(std::string_view path, const toml::source_region& region) {
   return cat(path, ": line ", region.begin.line, ", column ", region.begin.column);
 }
 
 // Nesting is bounded by the parser (256 levels).
-Json to_json(const toml::node& node, const std::filesystem::path& path) {
+Json to_json(const toml::node& node, std::string_view path) {
   if (const auto* table = node.as_table()) {
     Json out = Json::object();
     for (const auto& [key, value] : *table) out[key.str()] = to_json(value, path);
@@ -37,13 +37,16 @@ Json to_json(const toml::node& node, const std::filesystem::path& path) {
 
 }  // namespace
 
-Json read_toml(const std::filesystem::path& path) {
-  const std::string text = detail::read_text(path, kMaxBytes);
+Json parse_toml(std::string_view text, std::string_view source) {
   try {
-    return to_json(toml::parse(text, path.string()), path);
+    return to_json(toml::parse(text, std::string(source)), source);
   } catch (const toml::parse_error& e) {
-    throw Error(ErrorCode::kFormat, cat(place(path, e.source()), ": is no TOML: ", e.description()));
+    throw Error(ErrorCode::kFormat, cat(place(source, e.source()), ": is no TOML: ", e.description()));
   }
+}
+
+Json read_toml(const std::filesystem::path& path) {
+  return parse_toml(detail::read_text(path, kMaxBytes), path.string());
 }
 
 }  // namespace coppice

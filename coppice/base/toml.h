@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 #include "coppice/base/json.h"
 
@@ -11,6 +12,8 @@ namespace coppice {
 ///
 /// Throws   Error{kNotFound, kIo}; Error{kFormat} with file, line and column. Dates are not accepted.
 Json read_toml(const std::filesystem::path& path);
+/// The same of a text; `source` names it in errors.
+Json parse_toml(std::string_view text, std::string_view source);
 
 /// `value` (an object) as TOML: scalars and arrays of scalars first, then tables, then arrays of tables. Nulls are left
 /// out.

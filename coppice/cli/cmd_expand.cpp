@@ -14,8 +14,12 @@
 #include "coppice/families/match.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/upcycle/execute.h"
+#include "coppice/upcycle/lineage.h"
+#include "coppice/upcycle/optimizer_state.h"
 #include "coppice/upcycle/plan_text.h"
+#include "coppice/upcycle/recipe.h"
 #include "coppice/upcycle/selection.h"
+#include "coppice/upcycle/undo.h"
 #include "coppice/upcycle/utility.h"
 
 namespace coppice::cli {
@@ -58,18 +62,21 @@ struct ByteCount {
 struct ExpandOptions {
   std::filesystem::path model, out;
   std::optional<std::filesystem::path> family_file;
-  upcycle::ExpertCount experts;
-  std::optional<std::string> select;
+  std::optional<upcycle::ExpertCount> experts;
+  std::optional<std::string> recipe, select;
   std::optional<double> temperature;
   std::optional<std::string> metric, layer_selection;
   std::optional<std::filesystem::path> scores;
   std::optional<uint64_t> max_duplicates;
-  upcycle::MethodChoice expert_init{"copy", {}};
-  std::optional<upcycle::MethodChoice> router_init;
-  std::string balance_bias = "copy";
+  std::optional<upcycle::MethodChoice> expert_init, router_init;
+  std::optional<std::string> balance_bias;
   std::optional<upcycle::MethodChoice> optimizer_state;
   std::optional<std::string> order;
-  uint64_t seed = 0;
+  bool allow_regroup = false;
+  std::optional<std::string> top_k;
+  std::optional<uint64_t> split, seed;
+  std::optional<std::filesystem::path> plan;
+  bool undo = false;
   ByteCount max_shard_bytes = ByteCount::from_text("5GB");
   std::optional<uint64_t> threads;
   std::optional<io::Part> part;
@@ -81,7 +88,9 @@ struct ExpandOptions {
     return std::tuple{
         operand("MODEL", &O::model, "model directory in Hugging Face format (only read)"),
         operand("OUT", &O::out, "directory of the grown model; must not exist"),
-        field("experts", &O::experts, "number of experts afterwards: 2x, 1.5x or 48"),
+        field("experts", &O::experts, "number of experts afterwards: 2x, 1.5x or 48 (default: 2x)"),
+        field("recipe", &O::recipe,
+              "settings that belong together: `coppice list recipes`; other options go before it"),
         field("select", &O::select, "rule that picks the parents (default: waterfill with scores, else uniform)"),
         field("temperature", &O::temperature, "of weighted_sampling (default: 1)"),
         field("metric", &O::metric, "utility of an expert, from the scores (default: gradient_squared)"),
@@ -90,36 +99,60 @@ struct ExpandOptions {
         field("scores", &O::scores, "scores.json of `coppice score` for this model"),
         field("max-duplicates", &O::max_duplicates, "most new copies of one expert (default: the rule's own)"),
         field("expert-init", &O::expert_init,
-              "how new experts arise: `coppice list expert-init`; NAME or NAME:key=value"),
+              "how new experts arise: `coppice list expert-init`; NAME or NAME:key=value (default: copy)"),
         field("router-init", &O::router_init,
               "how new router rows arise: `coppice list router-init` (default: bias_only where there is a bias, else "
               "perturb_new_only)"),
-        field("balance-bias", &O::balance_bias, "selection bias of a new expert: its parent's (copy) or 0 (zero)"),
+        field("balance-bias", &O::balance_bias,
+              "selection bias of a new expert: its parent's (copy, the default) or 0 (zero)"),
         field("optimizer-state", &O::optimizer_state,
               "how Adam's moments in trainer/ grow: `coppice list optimizer-state` (default: copy)"),
         field("order", &O::order, "append or siblings (default: siblings for grouped routers, else append)"),
+        field("allow-regroup", &O::allow_regroup, "let experts leave their router group"),
+        field("top-k", &O::top_k, "keep (default), or scale: as many times more experts a token"),
+        field("split", &O::split, "cut every expert into so many narrower ones instead: same function, same work"),
         field("family-file", &O::family_file, kFamilyFileHelp),
-        field("seed", &O::seed, "random seed; same seed, same bytes"),
+        field("seed", &O::seed, "random seed; same seed, same bytes (default: 0)"),
+        field("plan", &O::plan, "follow this plan, as --dry-run printed it (and as you edited it)"),
+        field("undo", &O::undo, "take the newest expansion of MODEL back: its originals alone"),
         field("max-shard-bytes", &O::max_shard_bytes, "size of the largest file of weights, such as 5GB"),
         field("threads", &O::threads, "threads (default: all cores); the bytes do not depend on it"),
         field("resume", &O::resume, "continue what a killed run left; what this one does is kept if it is stopped"),
         field("part", &O::part,
               "this process's share, such as 2/4: several processes or machines fill OUT, any of which may be started "
               "again"),
-        field("dry-run", &O::dry_run, "print the plan and write nothing"),
+        field("dry-run", &O::dry_run, "print the plan, as TOML that --plan takes, and write nothing"),
         field("json", &O::json, "print one JSON object")};
   }
 };
 
+[[noreturn]] void refuse(std::string_view option, std::string_view reason) {
+  throw Error(ErrorCode::kUsage, cat("--", option, ": it has no effect here; ", reason, " (leave it out)"));
+}
+
+/// Options that shape a plan, by name, as given.
+std::vector<std::string> given_plan_options(ExpandOptions o) {
+  constexpr std::array<std::string_view, 16> kOfPlan = {
+      "experts", "recipe",         "select",      "temperature", "metric",       "layer-selection",
+      "scores",  "max-duplicates", "expert-init", "router-init", "balance-bias", "optimizer-state",
+      "order",   "top-k",          "split",       "seed"};
+  std::vector<std::string> given;
+  for (const OptionSpec& spec : option_specs(o)) {
+    if (std::ranges::find(kOfPlan, spec.name) != kOfPlan.end() && !spec.write().is_null()) given.push_back(spec.name);
+  }
+  return given;
+}
+
 upcycle::GrowthOptions growth_options(const ExpandOptions& o) {
-  upcycle::GrowthOptions growth{.experts = o.experts,
+  upcycle::GrowthOptions growth{.experts = o.experts.value_or(upcycle::ExpertCount{}),
                                 .select = o.select,
                                 .max_duplicates = o.max_duplicates,
-                                .expert_init = o.expert_init,
                                 .router_init = o.router_init,
-                                .balance_bias = o.balance_bias,
                                 .order = o.order,
-                                .seed = o.seed};
+                                .allow_regroup = o.allow_regroup};
+  growth.expert_init = o.expert_init.value_or(growth.expert_init);
+  growth.balance_bias = o.balance_bias.value_or(growth.balance_bias);
+  growth.seed = o.seed.value_or(growth.seed);
   growth.temperature = o.temperature.value_or(growth.temperature);
   growth.metric = o.metric.value_or(growth.metric);
   growth.layer_selection = o.layer_selection.value_or(growth.layer_selection);
@@ -127,11 +160,29 @@ upcycle::GrowthOptions growth_options(const ExpandOptions& o) {
   return growth;
 }
 
+/// What the recipe says where the user says nothing; for models without optimizer state, nothing of that.
+void apply_recipe(ExpandOptions& o, const families::Model& model) {
+  if (!o.recipe) return;
+  const upcycle::Recipe& recipe = upcycle::recipe(*o.recipe);
+  const auto& routing = model.config.routing;
+  const bool has_bias = routing.has_router_bias || routing.has_selection_bias;
+  if (!o.select) o.select = recipe.select;
+  if (upcycle::selection_rule(*o.select).needs_scores) {
+    if (!o.metric) o.metric = recipe.metric;
+    if (!o.layer_selection) o.layer_selection = recipe.layer_selection;
+    if (!o.max_duplicates) o.max_duplicates = recipe.max_duplicates;
+  }
+  if (!o.expert_init) o.expert_init = upcycle::MethodChoice::from_text(recipe.expert_init);
+  if (!o.router_init) {
+    o.router_init = upcycle::MethodChoice::from_text(has_bias ? recipe.router_init : recipe.router_init_without_bias);
+  }
+  if (!o.optimizer_state && std::filesystem::is_directory(o.model / upcycle::kTrainerFolder)) {
+    o.optimizer_state = upcycle::MethodChoice::from_text(recipe.optimizer_state);
+  }
+}
+
 /// Throws   Error{kUsage} for a setting that was given and has no effect.
 void check_used(const ExpandOptions& o, const upcycle::GrowthPlan& plan, bool has_optimizer_state) {
-  const auto refuse = [](std::string_view option, std::string_view reason) {
-    throw Error(ErrorCode::kUsage, cat("--", option, ": it has no effect here; ", reason, " (leave it out)"));
-  };
   if (!upcycle::selection_rule(plan.select).needs_scores) {
     const std::string reason = cat("the rule '", plan.select, "' does not look at scores");
     if (o.scores) refuse("scores", reason);
@@ -157,15 +208,52 @@ std::optional<upcycle::Scores> read_scores(const ExpandOptions& o, const familie
   return scores;
 }
 
+/// The plan that the options mean, made, read or found in the lineage.
+upcycle::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model) {
+  const std::vector<std::string> given = given_plan_options(o);
+  if (o.plan && o.undo) refuse("plan", "--undo follows the lineage");
+  if (o.plan || o.undo) {
+    if (!given.empty()) refuse(given.front(), o.plan ? "the plan file says all of it" : "--undo follows the lineage");
+  }
+  if (o.undo) {
+    if (o.allow_regroup) refuse("allow-regroup", "--undo follows the lineage");
+    return upcycle::undo_plan(model.config, upcycle::read_lineage(model.checkpoint.directory()));
+  }
+  if (o.plan) {
+    auto plan = upcycle::GrowthPlan::read(*o.plan);
+    upcycle::check_plan(model.config, plan, o.allow_regroup);
+    return plan;
+  }
+  if (o.split && o.experts) refuse("experts", "--split says how many parts an expert becomes");
+  if (o.split == uint64_t{0} || o.split == uint64_t{1} || o.split > uint64_t{1} << 20) {
+    throw Error(ErrorCode::kUsage, cat("--split: ", *o.split, " parts; wanted 2 or more"));
+  }
+  const auto scores = read_scores(o, model);
+  upcycle::GrowthOptions growth = growth_options(o);
+  growth.split = static_cast<int64_t>(o.split.value_or(1));
+  if (o.top_k && *o.top_k != "keep" && *o.top_k != "scale") {
+    throw Error(ErrorCode::kUsage, cat("--top-k: '", *o.top_k, "' is neither keep nor scale",
+                                       suggestion(*o.top_k, std::vector<std::string>{"keep", "scale"})));
+  }
+  growth.scale_top_k = o.top_k == "scale";
+  return upcycle::make_plan(model.config, growth, scores ? &*scores : nullptr);
+}
+
 /// The settings that shape the output, as they came out.
 Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
   const upcycle::GrowthOptions growth = growth_options(o);
-  if (upcycle::selection_rule(plan.select).needs_scores) {
-    o.metric = growth.metric;
-    o.layer_selection = growth.layer_selection;
+  if (!o.plan) {
+    if (upcycle::selection_rule(plan.select).needs_scores) {
+      o.metric = growth.metric;
+      o.layer_selection = growth.layer_selection;
+    }
+    if (plan.select == "weighted_sampling") o.temperature = growth.temperature;
+    if (!o.split) o.experts = growth.experts;
   }
-  if (plan.select == "weighted_sampling") o.temperature = growth.temperature;
-  o.optimizer_state = growth.optimizer_state;
+  o.expert_init = plan.expert_init;
+  o.optimizer_state = plan.optimizer_state;
+  o.balance_bias = plan.balance_bias;
+  o.seed = plan.seed;
   o.select = plan.select;
   o.router_init = plan.router_init;
   o.order = plan.order == upcycle::Order::kSiblings ? "siblings" : "append";
@@ -174,7 +262,8 @@ Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
   Json record = Json::object();
   for (const OptionSpec& spec : option_specs(o)) {
     const Json value = spec.write();
-    if (std::ranges::find(kWithoutEffect, spec.name) == kWithoutEffect.end() && !value.is_null())
+    const bool is_off = spec.is_flag && !value.as_bool();
+    if (std::ranges::find(kWithoutEffect, spec.name) == kWithoutEffect.end() && !value.is_null() && !is_off)
       record[spec.name] = value;
   }
   return record;
@@ -182,13 +271,21 @@ Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
 
 struct Account {
   families::ParameterCount parameters_before, parameters_after;
+  int64_t top_k_after = 0;
   upcycle::ExpandBytes bytes;
   upcycle::Exactness exactness;
 };
 
 Account account_of(const families::Model& model, const upcycle::GrowthPlan& plan) {
-  return {families::count_parameters(model), families::count_parameters(model, plan.experts_after),
-          upcycle::expand_bytes(model, plan), upcycle::exactness(model.config, plan)};
+  const auto config = families::read_config(upcycle::grown_config(model.config, plan), "config.json of the grown model",
+                                            model.config.family);
+  auto after = families::count_parameters(model, plan.experts_after);
+  const int64_t of_one = after.experts / plan.experts_after / plan.split;  // an expert, or a part of one
+  after.total -= after.experts - of_one * plan.experts_after;
+  after.experts = of_one * plan.experts_after;
+  after.active = after.total - of_one * (plan.experts_after - config.top_k);
+  return {families::count_parameters(model), after, config.top_k, upcycle::expand_bytes(model, plan),
+          upcycle::plan_exactness(model.config, plan)};
 }
 
 Json account_json(const Account& account, const upcycle::GrowthPlan& plan) {
@@ -204,63 +301,84 @@ Json account_json(const Account& account, const upcycle::GrowthPlan& plan) {
   return json;
 }
 
-void print_plan(const families::Model& model, const upcycle::GrowthPlan& plan, const Account& account) {
+/// The plan for people, as comments, then as TOML.
+std::string plan_account(const families::Model& model, const upcycle::GrowthPlan& plan, const Account& account) {
   const auto& bytes = account.bytes;
-  std::cout << cat(model.config.family->model_type, ": ", plan.experts_before, " -> ", plan.experts_after,
-                   " experts in ", plan.layers.size(), " of ", model.config.num_layers, " layers, ", model.config.top_k,
-                   " per token as before\n")
-            << cat("parameters: ", count_text(static_cast<double>(account.parameters_before.total)), " -> ",
-                   count_text(static_cast<double>(account.parameters_after.total)), ", active per token ",
-                   count_text(static_cast<double>(account.parameters_before.active)), " -> ",
-                   count_text(static_cast<double>(account.parameters_after.active)), "\n")
-            << cat("weights: ", bytes_text(bytes.weights_before), " -> ", bytes_text(bytes.weights_after), "\n");
+  const int64_t top_k = model.config.top_k;
+  std::string text =
+      cat(model.config.family->model_type, ": ", plan.experts_before, " -> ", plan.experts_after, " experts in ",
+          plan.layers.size(), " of ", model.config.num_layers, " layers, ", account.top_k_after, " per token ",
+          account.top_k_after == top_k ? "as before" : cat("instead of ", top_k), "\n",
+          "parameters: ", count_text(static_cast<double>(account.parameters_before.total)), " -> ",
+          count_text(static_cast<double>(account.parameters_after.total)), ", active per token ",
+          count_text(static_cast<double>(account.parameters_before.active)), " -> ",
+          count_text(static_cast<double>(account.parameters_after.active)), "\n",
+          "weights: ", bytes_text(bytes.weights_before), " -> ", bytes_text(bytes.weights_after), "\n");
   if (bytes.optimizer_after > 0) {
-    std::cout << cat("optimizer state: ", bytes_text(bytes.optimizer_before), " -> ", bytes_text(bytes.optimizer_after),
-                     "\n");
+    text +=
+        cat("optimizer state: ", bytes_text(bytes.optimizer_before), " -> ", bytes_text(bytes.optimizer_after), "\n");
   }
-  std::cout << cat("methods: ", upcycle::methods_text(plan), "\n", upcycle::copies_text(plan));
+  text += cat("methods: ", upcycle::methods_text(plan), "\n");
+  if (!plan.is_undo) text += upcycle::copies_text(plan);
+  text += account.exactness.reason;
+  std::string comments;
+  for (const std::string& line : split(text, '\n')) comments += cat("# ", line, "\n");
+  return plan.is_undo ? comments : cat(comments, "\n", upcycle::plan_toml(plan));
+}
+
+std::string wrote_text(const ExpandOptions& o, const upcycle::GrowthPlan& plan, const upcycle::ExpandResult& done) {
+  return cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ", done.tensors_written,
+             " tensors, ", bytes_text(done.bytes_written), done.optimizer_state ? " with optimizer state" : "",
+             "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n");
+}
+
+/// What is said last: of an expansion whether it is exact, of a contraction what is not as before.
+std::string verdict(const families::Model& model, const upcycle::GrowthPlan& plan, const Account& account) {
+  if (!plan.is_undo) return account.exactness.reason;
+  const auto lineage = upcycle::read_lineage(model.checkpoint.directory());
+  const std::string remainder = lineage ? upcycle::undo_remainder(*lineage) : "";
+  return remainder.empty() ? "The originals as they are in MODEL; what the expansion left alone is what it was."
+                           : cat("Not all is as before the expansion: ", remainder, ".");
 }
 
 int run(std::span<const std::string_view> args) {
-  const auto o = parse<ExpandOptions>("expand", kSummary, args);
+  auto o = parse<ExpandOptions>("expand", kSummary, args);
   const size_t threads = thread_count(o.threads);
   const GivenFamily given(o.family_file);
   const families::Model model = families::open_model(o.model, given.family());
   io::check_output_directory(o.out, o.model);
-  const auto scores = read_scores(o, model);
-  const upcycle::GrowthPlan plan = upcycle::make_plan(model.config, growth_options(o), scores ? &*scores : nullptr);
+  if (!o.plan && !o.undo) apply_recipe(o, model);
+  const upcycle::GrowthPlan plan = plan_of(o, model);
   const Account account = account_of(model, plan);
-  check_used(o, plan, account.bytes.optimizer_before > 0);
+  if (!o.plan && !o.undo) check_used(o, plan, account.bytes.optimizer_before > 0);
   Json json = account_json(account, plan);
   if (o.dry_run) {
-    json["plan"] = plan.to_json();
-    if (!o.json) print_plan(model, plan, account);
-  } else {
-    const auto done = upcycle::expand(model, plan,
-                                      {.out = o.out,
-                                       .threads = threads,
-                                       .max_shard_bytes = o.max_shard_bytes.bytes,
-                                       .record = settings_record(o, plan),
-                                       .part = o.part.value_or(io::Part{}),
-                                       .resume = o.resume});
-    json["out"] = o.out.string();
-    json["tensors_written"] = done.tensors_written;
-    json["bytes_written"] = done.bytes_written;
-    json["bytes_resumed"] = done.bytes_resumed;
-    json["missing_parts"] = Json::array_of(done.missing_parts);
-    json["peak_rss_bytes"] = done.peak_rss_bytes;
-    json["optimizer_state"] = done.optimizer_state;
-    if (!o.json && !done.missing_parts.empty()) {
-      std::cout << cat("part ", o.part->to_text(), " is written, ", bytes_text(done.bytes_written), "; ", o.out,
-                       " appears when the others are\n");
-    } else if (!o.json) {
-      std::cout << cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ",
-                       done.tensors_written, " tensors, ", bytes_text(done.bytes_written),
-                       done.optimizer_state ? " with optimizer state" : "", "; peak memory ", done.peak_rss_bytes >> 20,
-                       " MiB\n");
-    }
+    if (!plan.is_undo) json["plan"] = plan.to_json();
+    std::cout << (o.json ? json.dump(2) + "\n" : plan_account(model, plan, account));
+    return 0;
   }
-  std::cout << (o.json ? json.dump(2) : account.exactness.reason) << "\n";
+  const auto done = upcycle::expand(model, plan,
+                                    {.out = o.out,
+                                     .threads = threads,
+                                     .max_shard_bytes = o.max_shard_bytes.bytes,
+                                     .record = settings_record(o, plan),
+                                     .part = o.part.value_or(io::Part{}),
+                                     .resume = o.resume});
+  json["out"] = o.out.string();
+  json["tensors_written"] = done.tensors_written;
+  json["bytes_written"] = done.bytes_written;
+  json["bytes_resumed"] = done.bytes_resumed;
+  json["missing_parts"] = Json::array_of(done.missing_parts);
+  json["peak_rss_bytes"] = done.peak_rss_bytes;
+  json["optimizer_state"] = done.optimizer_state;
+  if (o.json) {
+    std::cout << json.dump(2) << "\n";
+  } else if (!done.missing_parts.empty()) {
+    std::cout << cat("part ", o.part->to_text(), " is written, ", bytes_text(done.bytes_written), "; ", o.out,
+                     " appears when the others are\n");
+  } else {
+    std::cout << wrote_text(o, plan, done) << verdict(model, plan, account) << "\n";
+  }
   return 0;
 }
 

@@ -9,6 +9,7 @@
 #include "coppice/families/routing_class.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/optimizer_init.h"
+#include "coppice/upcycle/recipe.h"
 #include "coppice/upcycle/router_init.h"
 #include "coppice/upcycle/selection.h"
 #include "coppice/upcycle/utility.h"
@@ -77,7 +78,7 @@ struct List {
   std::vector<Entry> (*entries)();
 };
 
-constexpr std::array<List, 7> kLists = {{
+constexpr std::array<List, 8> kLists = {{
     {"families", "model families: how they route and store experts, what growing them keeps exactly (--json)",
      families_entries},
     {"expert-init", "how a new expert's weights arise from its parent's",
@@ -91,6 +92,7 @@ constexpr std::array<List, 7> kLists = {{
      [] { return entries_of(upcycle::selection_rules()); }},
     {"layer-selections", "how the utilities of an expert's two parts become one",
      [] { return entries_of(upcycle::layer_selections()); }},
+    {"recipes", "settings of `coppice expand` that belong together", [] { return entries_of(upcycle::recipes()); }},
 }};
 
 std::vector<Entry> lists_entries() { return entries_of(kLists); }

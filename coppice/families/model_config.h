@@ -75,4 +75,22 @@ ModelConfig read_config(const Json& config, std::string_view source, const Famil
 /// multimodal model repeats at the top; nothing else touched.
 Json with_num_experts(const ModelConfig& config, int64_t num_experts);
 
+/// How `with_top_k_factor` changes a configuration.
+struct TopKScaling {
+  int64_t factor = 1;
+  bool copies = true;  ///< the experts became copies; else parts of experts, in which routed scaling stays
+  bool back = false;   ///< the other way round
+};
+/// The configuration after every expert became `factor` ones and as many more are chosen: top-K times `factor`; router
+/// groups too (the first E of N experts are the groups of before, then come their copies); a routed scaling factor
+/// divided by it where sigmoid gates are not renormalised.
+///
+/// Throws   Error{kUnsupported} if the family fixes top-K; Error{kFormat} if it cannot be divided.
+Json with_top_k_factor(const ModelConfig& config, const TopKScaling& scaling);
+
+/// The configuration after experts became `width` units wide; shared experts keep their width.
+///
+/// Throws   Error{kUnsupported} where dense layers take their width from the same key.
+Json with_expert_width(const ModelConfig& config, int64_t width);
+
 }  // namespace coppice::families

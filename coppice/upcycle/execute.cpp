@@ -41,7 +41,7 @@ struct Growth {
 
   Growth(const families::Model& model, const GrowthPlan& given)
       : plan(with_all_layers(model, given)),
-        config(families::with_num_experts(model.config, plan.experts_after)),
+        config(grown_config(model.config, plan)),
         slots(grown_slots(model, plan)),
         state(OptimizerState::open(model)),
         weights(grown_weights(model, plan, slots, state ? &*state : nullptr)) {
@@ -119,8 +119,8 @@ std::string source_stamp(const io::Checkpoint& source, const std::vector<fs::pat
 std::string plan_digest(const Growth& growth, const Json& lineage, const OutputPlan& output,
                         const std::string& source_sizes) {
   Sha256 digest;
-  for (const std::string& text : {std::string(version()), growth.plan.to_json().dump(), growth.config.dump(), lineage.dump(),
-                                  output.digest(), source_sizes}) {
+  for (const std::string& text : {std::string(version()), growth.plan.to_json().dump(), growth.config.dump(),
+                                  lineage.dump(), output.digest(), source_sizes}) {
     digest.add(cat(text.size(), "\n", text));
   }
   return digest.hex();
@@ -179,7 +179,9 @@ ExpandResult expand(const families::Model& model, const GrowthPlan& plan, const 
       io::copy_file(directory / kTrainerFolder / kTrainerFile, out.path() / kTrainerFolder / kTrainerFile);
     for (const fs::path& file : companions) io::copy_file(directory / file, out.path() / file);
     io::write_file_atomically(out.path() / "config.json", growth.config.dump(2) + "\n");
-    io::write_file_atomically(out.path() / kLineageFile, lineage.dump() + "\n");
+    if (!lineage.at("steps").items().empty()) {  // an undone first expansion leaves none
+      io::write_file_atomically(out.path() / kLineageFile, lineage.dump() + "\n");
+    }
   };
   ExpandResult result;
   result.missing_parts = out.seal(finish);

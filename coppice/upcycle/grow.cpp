@@ -12,14 +12,24 @@
 #include "coppice/upcycle/optimizer_init.h"
 #include "coppice/upcycle/plan_detail.h"
 #include "coppice/upcycle/router_init.h"
+#include "coppice/upcycle/split.h"
 
 namespace coppice::upcycle {
 namespace {
 
 using families::Role;
 
-Params expert_params(const GrowthPlan& plan) {
-  return {plan.expert_init.name, expert_init(plan.expert_init.name).params, plan.expert_init.given};
+const ExpertInit& expert_method(const GrowthPlan& plan, int64_t layer) {
+  return expert_init(plan.expert_init_of(layer).name);
+}
+
+Params expert_params(const GrowthPlan& plan, int64_t layer) {
+  const MethodChoice& choice = plan.expert_init_of(layer);
+  return {choice.name, expert_init(choice.name).params, choice.given};
+}
+
+bool leaves_alone(const ExpertInit& method, Role role) {
+  return method.same_bytes || (families::is_bias(role) && !method.changes_biases);
 }
 
 Params optimizer_params(const GrowthPlan& plan) {
@@ -48,16 +58,16 @@ std::vector<float> widen(const MatrixBytes& matrix, std::string_view what) {
 /// The child's fp32 weights, before rounding; `values` holds the parent's.
 void apply_expert_init(const GrowthPlan& plan, int64_t layer, const Child& child, Role role, int64_t rows, int64_t cols,
                        std::span<float> values, const MatrixSource& source) {
-  if (is_plain_copy(plan, child)) return;
+  if (is_plain_copy(plan, layer, child, role)) return;
   const PartnerSource partner = [&](uint32_t expert) { return widen(source(expert), families::role_name(role)); };
   const ExpertView view{.role = role, .rows = rows, .cols = cols, .values = values};
-  expert_init(plan.expert_init.name).apply(view, key_of(plan, layer, child), partner, expert_params(plan));
+  expert_method(plan, layer).apply(view, key_of(plan, layer, child), partner, expert_params(plan, layer));
 }
 
 /// mean|child - W| / mean|W|; 0 for a parent of zeros.
 double weight_change(const GrowthPlan& plan, int64_t layer, const Child& child, Role role,
                      const MatrixSource& weights) {
-  if (is_plain_copy(plan, child)) return 0;
+  if (is_plain_copy(plan, layer, child, role)) return 0;
   const MatrixBytes stored = weights(child.parent);
   const auto parent = widen(stored, families::role_name(role));
   auto values = parent;
@@ -93,6 +103,14 @@ void spread_rows(const GrowthPlan& plan, const LayerPlan& layer, std::span<const
   }
 }
 
+/// Parts whose weights are scaled by a have gradients of the parent's / a where their gates are shares of the parent's;
+/// where each has the whole gate, the bias is divided and its gradient the parent's.
+double split_moment_factor(const GrowthPlan& plan, Role role, MomentKind kind) {
+  const bool is_down = role == Role::kExpertDown || role == Role::kExpertDownBias;
+  const double of_gradient = is_down ? 1.0 / plan.down_factor : 1.0;
+  return kind == MomentKind::kExpAvg ? of_gradient : of_gradient * of_gradient;
+}
+
 MomentContext moment_context(MomentKind kind, const Child& child, uint32_t num_siblings) {
   return {.moment = kind == MomentKind::kExpAvg ? Moment::kFirst : Moment::kSecond,
           .copy = child.copy,
@@ -102,20 +120,33 @@ MomentContext moment_context(MomentKind kind, const Child& child, uint32_t num_s
 }  // namespace
 
 bool is_plain_copy(const GrowthPlan& plan, const Child& child) {
-  return child.copy == 0 || expert_init(plan.expert_init.name).same_bytes;
+  if (plan.split > 1) return false;
+  if (child.copy == 0) return true;
+  const auto copies = [](const MethodChoice& choice) { return expert_init(choice.name).same_bytes; };
+  return copies(plan.expert_init) && std::ranges::all_of(plan.layers, [&](const LayerPlan& layer) {
+           return !layer.expert_init || copies(*layer.expert_init);
+         });
+}
+
+bool is_plain_copy(const GrowthPlan& plan, int64_t layer, const Child& child, Role role) {
+  return plan.split == 1 && (child.copy == 0 || leaves_alone(expert_method(plan, layer), role));
 }
 
 void grow_expert(const GrowthPlan& plan, int64_t layer, const Child& child, Role role, const MatrixSource& source,
                  io::Dtype out_dtype, std::span<std::byte> out) {
   COPPICE_CHECK(families::is_expert(role), families::role_name(role));
   const MatrixBytes parent = source(child.parent);
-  if (is_plain_copy(plan, child) && parent.dtype == out_dtype) {
+  if (is_plain_copy(plan, layer, child, role) && parent.dtype == out_dtype) {
     COPPICE_CHECK(parent.bytes.size() == out.size());
     std::memcpy(out.data(), parent.bytes.data(), out.size());
     return;
   }
   auto values = widen(parent, families::role_name(role));
-  apply_expert_init(plan, layer, child, role, parent.rows, parent.cols, values, source);
+  if (plan.split > 1) {
+    values = part_of_expert(plan, child, role, parent.rows, parent.cols, values, split_factor(plan, role));
+  } else {
+    apply_expert_init(plan, layer, child, role, parent.rows, parent.cols, values, source);
+  }
   io::from_f32(out_dtype, values, out);
 }
 
@@ -125,11 +156,18 @@ void grow_router(const GrowthPlan& plan, int64_t layer, Role role, MatrixBytes b
   const auto row_bytes = static_cast<size_t>(before.cols) * static_cast<size_t>(io::dtype_bits(before.dtype)) / 8;
   const bool zero_copies = role == Role::kSelectionBias && plan.balance_bias == kBalanceBiasZero;
   spread_rows(plan, layer_plan, before.bytes, row_bytes, zero_copies, out);
+  if (role == Role::kSelectionBias && plan.selection_bias_factor != 1) {
+    auto values = widen({before.dtype, static_cast<int64_t>(layer_plan.children.size()), before.cols, out},
+                        families::role_name(role));
+    for (float& x : values) x = static_cast<float>(plan.selection_bias_factor * x);
+    io::from_f32(before.dtype, values, out);
+  }
 
   const RouterPart part = router_part(role);
-  const RouterInit& method = router_init(plan.router_init.name);
+  const MethodChoice& choice = plan.router_init_of(layer);
+  const RouterInit& method = router_init(choice.name);
   if (method.only_copies()) return;
-  const Params params(method.name, method.params, plan.router_init.given);
+  const Params params(method.name, method.params, choice.given);
   const MatrixBytes spread{before.dtype, static_cast<int64_t>(layer_plan.children.size()), before.cols, out};
   const auto unchanged = widen(spread, families::role_name(role));
   const auto source = widen(before, families::role_name(role));
@@ -152,6 +190,12 @@ void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& chil
   COPPICE_CHECK(families::is_expert(role), families::role_name(role));
   const MatrixBytes stored = moments(child.parent);
   const auto before = widen(stored, "optimizer state");
+  if (plan.split > 1) {
+    std::ranges::copy(
+        part_of_expert(plan, child, role, stored.rows, stored.cols, before, split_moment_factor(plan, role, kind)),
+        out.begin());
+    return;
+  }
   COPPICE_CHECK(before.size() == out.size());
   std::ranges::copy(before, out.begin());
   const OptimizerInit& strategy = optimizer_init(plan.optimizer_state.name);
@@ -167,10 +211,10 @@ void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& chil
   }
   strategy.apply(out, context, optimizer_params(plan));
 
-  const ExpertInit& method = expert_init(plan.expert_init.name);
-  if (child.copy == 0 || method.apply_moment == nullptr) return;
+  const ExpertInit& method = expert_method(plan, layer);
+  if (child.copy == 0 || method.apply_moment == nullptr || leaves_alone(method, role)) return;
   method.apply_moment({.role = role, .rows = stored.rows, .cols = stored.cols, .values = out},
-                      key_of(plan, layer, child), expert_params(plan));
+                      key_of(plan, layer, child), expert_params(plan, layer));
 }
 
 void grow_router_moment(const GrowthPlan& plan, int64_t layer, MomentKind kind, std::span<const float> before,

@@ -23,9 +23,11 @@ struct MatrixBytes {
 /// Fetches the same tensor of another original expert.
 using MatrixSource = std::function<MatrixBytes(uint32_t expert)>;
 
-/// True where the child's tensor is its parent's byte for byte (originals, and methods that copy): carriers then just
+/// True where the child's tensors are its parent's byte for byte (originals, and methods that copy): carriers then just
 /// copy.
 bool is_plain_copy(const GrowthPlan& plan, const Child& child);
+/// The same for one tensor: also where this layer's method leaves `role` (a bias) alone.
+bool is_plain_copy(const GrowthPlan& plan, int64_t layer, const Child& child, families::Role role);
 
 /// The tensor of expert `child` in `layer`, computed in fp32 from parent(s) and rounded once to `out_dtype`.
 ///

@@ -99,13 +99,20 @@ TensorSlot renumbered(const TensorSlot& slot, int64_t expert) {
   return out;
 }
 
+/// Units of an expert: rows of gate and up and of their biases, columns of down.
+void cut_units(TensorSlot& slot, int64_t parts) {
+  if (parts == 1 || slot.role() == Role::kExpertDownBias) return;
+  int64_t& units = slot.role() == Role::kExpertDown ? slot.shape.back() : slot.shape.front();
+  units /= parts;
+}
+
 /// Slots [first, end) are the experts of one layer, sorted by expert: the same of every child.
 void grow_own_tensors(std::span<const TensorSlot> run, const GrowthPlan& plan, std::vector<TensorSlot>& out) {
   const auto of_expert = [&](int64_t expert) { return std::ranges::equal_range(run, expert, {}, &TensorSlot::expert); };
   const auto& children = plan.layer(run.front().layer).children;
   for (size_t child = 0; child < children.size(); ++child) {
     for (const TensorSlot& slot : of_expert(children[child].parent))
-      out.push_back(renumbered(slot, static_cast<int64_t>(child)));
+      cut_units(out.emplace_back(renumbered(slot, static_cast<int64_t>(child))), plan.split);
   }
   for (const TensorSlot& slot : run) {  // what longcat_flash saves for choices that are no experts
     if (slot.expert >= plan.experts_before)
@@ -121,7 +128,7 @@ const Child& child_of(const GrowthPlan& plan, const TensorSlot& slot) {
   return plan.layer(slot.layer).children.at(static_cast<size_t>(slot.expert));
 }
 
-std::string source_name(const families::ModelConfig& /*before*/, const GrowthPlan& plan, const TensorSlot& slot) {
+std::string source_name(const GrowthPlan& plan, const TensorSlot& slot) {
   if (slot.expert < 0) return slot.name;
   if (slot.expert >= plan.experts_after)
     return families::name_for_expert(slot, slot.expert - plan.experts_after + plan.experts_before);
@@ -183,14 +190,19 @@ std::vector<OutputTensor> grown_weights(const Model& model, const GrowthPlan& pl
   std::vector<OutputTensor> outputs;
   outputs.reserve(slots.size());
   for (const TensorSlot& slot : slots) {
-    const Checkpoint::Entry source = model.checkpoint.at(source_name(model.config, plan, slot));
+    const Checkpoint::Entry source = model.checkpoint.at(source_name(plan, slot));
     io::TensorInfo info = tensor_info(slot.name, source.info->dtype, slot.shape);
     const bool is_child = slot.expert >= 0 && slot.expert < plan.experts_after && !is_always_copied(slot.role());
     if (families::has_rows(slot.role())) {
       outputs.push_back(grown_rows(model, plan, slot, std::move(info), state));
     } else if (slot.rule->layout.stacked) {
+      if (plan.split > 1) {
+        throw Error(ErrorCode::kUnsupported, cat("'", slot.name,
+                                                 "': holds all experts of its layer, and a split is "
+                                                 "made only of experts with tensors of their own"));
+      }
       outputs.push_back(detail::grown_stack(model, plan, slot, std::move(info), source));
-    } else if (is_child && !is_plain_copy(plan, child_of(plan, slot))) {
+    } else if (is_child && !is_plain_copy(plan, slot.layer, child_of(plan, slot), slot.role())) {
       outputs.push_back(grown_expert(model, plan, slot, std::move(info), state));
     } else {
       outputs.push_back(copied_tensor(std::move(info), source));

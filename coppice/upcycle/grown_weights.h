@@ -11,7 +11,7 @@
 namespace coppice::upcycle {
 
 /// Name, in the model before, of the tensor that `slot` of the grown model comes from: its parent's, or its own.
-std::string source_name(const families::ModelConfig& before, const GrowthPlan& plan, const families::TensorSlot& slot);
+std::string source_name(const GrowthPlan& plan, const families::TensorSlot& slot);
 
 /// `plan` with the layers that have experts and that no plan knows: those past num_layers (multi-token prediction, the
 /// decoder behind an encoder). Nothing ranks their experts, so they take the parents of the last layer of the plan.

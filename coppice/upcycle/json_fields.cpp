@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <charconv>
+#include <vector>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -8,13 +10,20 @@ namespace coppice::upcycle {
 namespace {
 
 [[noreturn]] void fail_at(std::string_view path, std::string_view problem) {
-  throw Error(ErrorCode::kFormat, cat(path, ": ", problem, " (the file is damaged; make it again)"));
+  throw Error(ErrorCode::kFormat, cat(path, ": ", problem, " (correct the file, or make it again)"));
 }
 
 }  // namespace
 
 JsonFields::JsonFields(const Json& json, std::string path) : json_(&json), path_(std::move(path)) {
   if (!json.is_object()) fail_at(path_, "not a JSON object");
+}
+
+void JsonFields::expect_only(std::initializer_list<std::string_view> keys) const {
+  const std::vector<std::string> known(keys.begin(), keys.end());
+  for (const auto& [key, unused] : members()) {
+    if (std::ranges::find(known, key) == known.end()) fail(key, cat("is no key of this file", suggestion(key, known)));
+  }
 }
 
 std::string JsonFields::path_of(std::string_view key) const { return cat(path_, ": '", key, "'"); }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 
@@ -20,6 +21,9 @@ class JsonFields {
   const Json& member(std::string_view key) const;
   bool has(std::string_view key) const { return json_->find(key) != nullptr; }
   const Json::Object& members() const { return json_->members(); }
+
+  /// Throws   Error{kFormat} for a member that is none of `keys`, with the nearest.
+  void expect_only(std::initializer_list<std::string_view> keys) const;
 
   std::string path_of(std::string_view key) const;
   [[noreturn]] void fail(std::string_view key, std::string_view problem) const;

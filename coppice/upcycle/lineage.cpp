@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
@@ -95,7 +96,20 @@ Json methods_of(const GrowthPlan& plan) {
   methods["router_init"] = plan.router_init.to_text();
   methods["balance_bias"] = plan.balance_bias;
   methods["optimizer_state"] = plan.optimizer_state.to_text();
+  for (const LayerPlan& layer : plan.layers) {
+    const std::string key = std::to_string(layer.layer);
+    if (layer.expert_init) methods["layers"][key]["expert_init"] = layer.expert_init->to_text();
+    if (layer.router_init) methods["layers"][key]["router_init"] = layer.router_init->to_text();
+  }
   return methods;
+}
+
+Json without_newest(Json lineage) {
+  Json::Array steps = lineage.at("steps").items();
+  COPPICE_CHECK(!steps.empty());
+  steps.pop_back();
+  lineage["steps"] = Json::array(std::move(steps));
+  return lineage;
 }
 
 }  // namespace
@@ -103,6 +117,7 @@ Json methods_of(const GrowthPlan& plan) {
 Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, std::string_view command,
                     std::string_view source_digest, const Json& settings) {
   if (before) (void)checked_lineage(*before, kLineageFile);
+  if (plan.is_undo) return without_newest(*before);
   Json lineage = before ? *before : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
   Json step = Json::object();
   step["command"] = command;
@@ -112,6 +127,9 @@ Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, s
   step["experts"] = Json::array({Json(plan.experts_before), Json(plan.experts_after)});
   step["order"] = plan.order == Order::kSiblings ? "siblings" : "append";
   step["methods"] = methods_of(plan);
+  if (plan.top_k_factor != 1) step["top_k_factor"] = Json(plan.top_k_factor);
+  if (plan.selection_bias_factor != 1) step["selection_bias_factor"] = Json(plan.selection_bias_factor);
+  if (plan.split != 1) step["split"] = Json(plan.split);
   if (!settings.is_null()) step["settings"] = settings;
   Json parents = Json::object();
   for (const LayerPlan& layer : plan.layers) {

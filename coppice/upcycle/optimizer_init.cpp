@@ -1,6 +1,7 @@
 #include "coppice/upcycle/optimizer_init.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "coppice/base/check.h"
 #include "coppice/upcycle/table_detail.h"
@@ -13,6 +14,21 @@ constexpr std::string_view kPaper = "arXiv:2604.19835";
 void reset(std::span<float> moment, const MomentContext&, const Params&) { std::ranges::fill(moment, 0.0f); }
 
 void copy(std::span<float>, const MomentContext&, const Params&) {}  // `moment` holds the parent's
+
+constexpr ParamSpec kShareParams[] = {
+    {.key = "power",
+     .fallback = 2.0,
+     .lo = 0.0,
+     .hi = 4.0,
+     .help = "the second moment is divided by siblings^power: 2 keeps the first update's length, 1 is the value in the "
+             "long run"}};
+
+/// m / r and v / r^power: what each of r siblings has accumulated if they share their parent's tokens evenly.
+void share(std::span<float> moment, const MomentContext& context, const Params& params) {
+  const double power = context.moment == Moment::kFirst ? 1.0 : params.get("power");
+  const auto factor = static_cast<float>(std::pow(static_cast<double>(context.num_siblings), -power));
+  for (float& x : moment) x *= factor;
+}
 
 constexpr ParamSpec kScaleParams[] = {
     {.key = "factor", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "factor of a child equal to its parent"},
@@ -58,6 +74,15 @@ constexpr OptimizerInit kMethods[] = {
      .params = {},
      .summary = "the parent's moments and step",
      .source = kPaper},
+    {.name = "share",
+     .apply = share,
+     .keeps_step = true,
+     .needs_next = false,
+     .needs_change = false,
+     .touches_original = true,
+     .params = kShareParams,
+     .summary = "the parent's moments divided among all its siblings, the original included",
+     .source = "each of r siblings sees 1/r of the parent's tokens"},
     {.name = "scale",
      .apply = scale,
      .keeps_step = true,

@@ -143,7 +143,7 @@ struct Grower {
           after.push_back(grow_step(plan, child, step_at(before, child.parent)));
         }
       } else {
-        const Checkpoint::Entry before = state.at(source_name(model.config, plan, slot), "step");
+        const Checkpoint::Entry before = state.at(source_name(plan, slot), "step");
         after.push_back(grow_step(plan, child_of(plan, slot), step_at(before, 0)));
       }
       std::memcpy(out.data(), after.data(), out.size());
@@ -218,12 +218,12 @@ bool OptimizerState::has_master(std::string_view tensor) const { return entries_
 std::vector<OutputTensor> OptimizerState::grow(const families::Model& model, const GrowthPlan& plan,
                                                const std::vector<TensorSlot>& slots) const {
   const Grower grower{*this, model, plan};
-  const bool keeps_originals = !optimizer_init(plan.optimizer_state.name).touches_original;
+  const bool keeps_originals = !optimizer_init(plan.optimizer_state.name).touches_original && plan.split == 1;
   std::vector<OutputTensor> outputs;
   for (const TensorSlot& slot : slots) {
     const bool router = is_router(slot.role());
     const bool expert = families::is_expert(slot.role());
-    const std::string source = source_name(model.config, plan, slot);
+    const std::string source = source_name(plan, slot);
     const bool copies_weights = !router && (!expert || is_plain_copy(plan, child_of(plan, slot)));
     const bool copies_moments = !router && (!expert || (keeps_originals && child_of(plan, slot).copy == 0));
     for (const Part& part : expected_parts(slot, model.checkpoint.at(source).info->dtype, plan.experts_after)) {

@@ -19,9 +19,12 @@ const ParamSpec* find_spec(std::span<const ParamSpec> specs, std::string_view ke
 }
 
 void check_value(std::string_view method, const ParamSpec& spec, double value) {
-  const bool fits = value >= spec.lo && value <= spec.hi && (!spec.is_switch || value == 0 || value == 1);  // NaN fails
+  const bool whole = std::floor(value) == value;  // not so NaN
+  const bool fits = value >= spec.lo && value <= spec.hi && (whole || !(spec.is_switch || spec.is_whole));
   if (fits) return;
-  const std::string wanted = spec.is_switch ? "0 or 1" : cat("a number from ", spec.lo, " to ", spec.hi);
+  const std::string wanted =
+      spec.is_switch ? "0 or 1"
+                     : cat(spec.is_whole ? "a whole number from " : "a number from ", spec.lo, " to ", spec.hi);
   throw Error(ErrorCode::kUsage,
               cat(method, ": '", spec.key, "' is ", value, "; it must be ", wanted, " (", spec.help, ")"));
 }

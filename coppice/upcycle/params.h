@@ -14,6 +14,7 @@ struct ParamSpec {
   double lo, hi;  ///< inclusive
   std::string_view help;
   bool is_switch = false;  ///< 0 or 1 only
+  bool is_whole = false;   ///< whole numbers only
 };
 
 /// The values of one method's parameters: given ones and fallbacks.

@@ -12,6 +12,7 @@
 #include "coppice/upcycle/plan_detail.h"
 #include "coppice/upcycle/router_init.h"
 #include "coppice/upcycle/selection.h"
+#include "coppice/upcycle/split.h"
 #include "coppice/upcycle/utility.h"
 
 namespace coppice::upcycle {
@@ -47,44 +48,50 @@ void check_scores(const ModelConfig& config, const Scores& scores) {
 }
 
 MethodChoice choose_router_init(const ModelConfig& config, const GrowthOptions& options) {
-  if (!options.router_init) return {has_bias(config) ? "bias_only" : "perturb_new_only", {}};
-  const RouterInit& chosen = router_init(options.router_init->name);
-  if (chosen.needs_bias && !has_bias(config)) {
-    std::vector<std::string> others;
-    for (const RouterInit& method : router_inits()) {
-      if (!method.needs_bias) others.emplace_back(method.name);
-    }
-    throw Error(ErrorCode::kUsage, cat("router-init: '", chosen.name, "' needs a router bias or a selection bias, and ",
-                                       config.family->model_type, " has neither; choose one of ", join(others)));
-  }
-  return *options.router_init;
+  if (options.router_init) return *options.router_init;
+  return {has_bias(config) ? "bias_only" : "perturb_new_only", {}};
 }
 
-std::string choose_balance_bias(const ModelConfig& config, const GrowthOptions& options) {
-  check_balance_bias(options.balance_bias, "balance-bias");
-  if (options.balance_bias == kBalanceBiasZero && !config.routing.has_selection_bias) {
-    throw Error(ErrorCode::kUsage, cat("balance-bias: ", config.family->model_type,
-                                       " has no selection bias that could be 0 (leave the setting out)"));
-  }
-  return options.balance_bias;
-}
-
+/// Where there are groups and they are kept, copies lie beside their parents.
 Order choose_order(const ModelConfig& config, const GrowthOptions& options, int64_t num_new) {
   const int64_t groups = config.routing.num_groups;
-  const Order order = options.order ? order_from_name(*options.order, "order")
-                      : groups > 1  ? Order::kSiblings
-                                    : Order::kAppend;
+  const bool keeps_groups = groups > 1 && !options.allow_regroup && !options.scale_top_k;
+  const Order order = options.order  ? order_from_name(*options.order, "order")
+                      : keeps_groups ? Order::kSiblings
+                                     : Order::kAppend;
   if (groups <= 1) return order;
+  if (options.scale_top_k && order != Order::kAppend) {
+    throw Error(ErrorCode::kUsage, cat("order: 'siblings' would mix the ", groups,
+                                       " router groups, whose number grows with top-K (choose append)"));
+  }
+  if (!keeps_groups) return order;
   if (order == Order::kAppend) {
-    throw Error(ErrorCode::kUsage,
-                cat("order: 'append' would move experts out of their ", groups, " router groups (choose siblings)"));
+    throw Error(ErrorCode::kUsage, cat("order: 'append' would move experts out of their ", groups,
+                                       " router groups (choose siblings, or allow it with --allow-regroup)"));
   }
   if (config.num_experts % groups != 0 || num_new % groups != 0) {
     throw Error(ErrorCode::kUsage,
                 cat("experts: ", num_new, " new ones on top of ", config.num_experts, " do not divide into ", groups,
-                    " equal router groups (choose a number afterwards that is a multiple of ", groups, ")"));
+                    " equal router groups (choose a number afterwards that is a multiple of ", groups,
+                    ", or allow experts to change groups with --allow-regroup)"));
   }
   return order;
+}
+
+/// Throws   Error{kUsage} where top-K cannot grow by the factor of the experts.
+void scale_top_k(const ModelConfig& config, const SelectionRule& rule, GrowthPlan& plan) {
+  if (plan.experts_after % plan.experts_before != 0) {
+    throw Error(ErrorCode::kUsage, cat("top-k: cannot grow with the experts from ", plan.experts_before, " to ",
+                                       plan.experts_after, " (choose a multiple of ", plan.experts_before, ")"));
+  }
+  if (rule.name != "uniform") {
+    throw Error(ErrorCode::kUsage, cat("top-k: grows with the experts if each has the same number of copies, and '",
+                                       rule.name, "' chooses among them (leave select and scores out)"));
+  }
+  plan.top_k_factor = plan.experts_after / plan.experts_before;
+  if (config.routing.gate == families::GateFunction::kSoftmaxTopK && config.routing.has_selection_bias) {
+    plan.selection_bias_factor = 1.0 / static_cast<double>(plan.top_k_factor);
+  }
 }
 
 /// New copies of each expert of a layer; chosen inside each router group where there are any.
@@ -140,8 +147,19 @@ const LayerPlan& GrowthPlan::layer(int64_t index) const {
   return *found;
 }
 
+const MethodChoice& GrowthPlan::expert_init_of(int64_t layer_index) const {
+  const auto& own = layer(layer_index).expert_init;
+  return own ? *own : expert_init;
+}
+
+const MethodChoice& GrowthPlan::router_init_of(int64_t layer_index) const {
+  const auto& own = layer(layer_index).router_init;
+  return own ? *own : router_init;
+}
+
 GrowthPlan make_plan(const ModelConfig& config, const GrowthOptions& options, const Scores* scores) {
   check_model(config);
+  if (options.split > 1) return make_split_plan(config, options);
   GrowthPlan plan;
   plan.seed = options.seed;
   plan.experts_before = config.num_experts;
@@ -161,8 +179,14 @@ GrowthPlan make_plan(const ModelConfig& config, const GrowthOptions& options, co
   plan.expert_init = options.expert_init;
   plan.router_init = choose_router_init(config, options);
   plan.optimizer_state = options.optimizer_state;
-  plan.balance_bias = choose_balance_bias(config, options);
+  plan.balance_bias = options.balance_bias;
+  check_balance_bias(plan.balance_bias, "balance-bias");
   check_methods(plan);
+  if (options.allow_regroup && config.routing.num_groups <= 1) {
+    throw Error(ErrorCode::kUsage,
+                "allow-regroup: it has no effect here; the model has no router groups (leave it out)");
+  }
+  if (options.scale_top_k) scale_top_k(config, rule, plan);
 
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
@@ -175,9 +199,11 @@ GrowthPlan make_plan(const ModelConfig& config, const GrowthOptions& options, co
                                .key = {.seed = options.seed,
                                        .layer = static_cast<uint32_t>(layer),
                                        .role = static_cast<uint32_t>(families::Role::kRouter)}};
-    const auto copies = copies_per_expert(rule, input, plan.experts_before, config.routing.num_groups);
-    plan.layers.push_back({layer, order_children(copies, plan.order)});
+    const int64_t groups = options.allow_regroup ? 1 : config.routing.num_groups;
+    const auto copies = copies_per_expert(rule, input, plan.experts_before, groups);
+    plan.layers.push_back({.layer = layer, .children = order_children(copies, plan.order)});
   }
+  check_plan(config, plan, options.allow_regroup);
   return plan;
 }
 

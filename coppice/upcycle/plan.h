@@ -4,6 +4,7 @@
 // and seed; every carrier (disk, memory) and every part (experts, router, optimizer, balancing) reads the same one.
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -36,7 +37,8 @@ struct Child {
 
 struct LayerPlan {
   int64_t layer = 0;
-  std::vector<Child> children;  ///< [N], in the order of the grown model
+  std::vector<Child> children;                           ///< [N], in the order of the grown model
+  std::optional<MethodChoice> expert_init, router_init;  ///< of this layer; else the plan's
   /// Number of children of each of the E parents, the original included.
   std::vector<uint32_t> siblings(int64_t experts_before) const;
   bool operator==(const LayerPlan&) const = default;
@@ -52,12 +54,23 @@ struct GrowthPlan {
   std::string balance_bias = "copy";  ///< selection bias of a child: its parent's (copy) or 0 (zero)
   std::string select = "uniform";     ///< how the parents were chosen (for the record)
   std::vector<LayerPlan> layers;      ///< MoE layers, rising
+  int64_t top_k_factor = 1;           ///< the model's top-K times this
+  double selection_bias_factor = 1;   ///< every selection bias times this: 1 / top_k_factor beside softmax gates
+  /// Above 1: each expert is cut along its units into so many narrower ones, its children; copy c is part c.
+  int64_t split = 1;
+  double down_factor = 1, down_bias_factor = 1;  ///< of the parts' down matrices and their biases
+  bool is_undo = false;  ///< a contraction: children are originals of an earlier growth, in their order
 
   const LayerPlan& layer(int64_t index) const;  // COPPICE_CHECK that it is there
+  const MethodChoice& expert_init_of(int64_t layer_index) const;
+  const MethodChoice& router_init_of(int64_t layer_index) const;
+  /// Copies are not written: a parent's first child is the original, the others count in their order.
   Json to_json() const;
-  /// Throws   Error{kFormat, kUsage}: every child needs a parent < E and each original appears exactly once with copy
-  ///          0.
+  /// Throws   Error{kFormat, kUsage} naming file, layer and expert: unknown keys and names, another number of experts
+  ///          than the plan's, a parent that is none of the E, an original that is missing.
   static GrowthPlan from_json(const Json& json, std::string_view source);
+  /// A plan as `expand --dry-run` prints it, possibly edited.
+  static GrowthPlan read(const std::filesystem::path& path);
   bool operator==(const GrowthPlan&) const = default;
 };
 
@@ -76,6 +89,9 @@ struct GrowthOptions {
   MethodChoice optimizer_state{"copy", {}};
   std::optional<std::string> order;  ///< append or siblings; default siblings where n_group > 1
   uint64_t seed = 0;
+  bool allow_regroup = false;  ///< experts may leave their router group
+  bool scale_top_k = false;    ///< top-K grows with the experts: N is a multiple of E
+  int64_t split = 1;           ///< above 1: cut every expert into so many instead of copying; `experts` is not read
 };
 
 struct Scores;  // utility.h
@@ -85,6 +101,16 @@ struct Scores;  // utility.h
 ///          Error{kUnsupported}: a dense model.
 GrowthPlan make_plan(const families::ModelConfig& config, const GrowthOptions& options, const Scores* scores);
 
+/// Throws   Error{kUsage} naming layer and expert where `plan` does not fit the model: another number of experts, other
+///          layers, a method that needs a bias or a second expert that the model has not, experts that leave their
+///          router group (unless allowed).
+void check_plan(const families::ModelConfig& config, const GrowthPlan& plan, bool allow_regroup);
+
+/// config.json of the grown model.
+///
+/// Throws   Error{kUnsupported} if top-K is to change and the family fixes it.
+Json grown_config(const families::ModelConfig& config, const GrowthPlan& plan);
+
 /// Does the grown model compute the same function as before under plain top-K, and why (or why not): one sentence for
 /// the user.
 struct Exactness {
@@ -92,5 +118,7 @@ struct Exactness {
   std::string reason;
 };
 Exactness exactness(const families::ModelConfig& config, const GrowthPlan& plan);
+/// The same for any plan: with methods by layer, with a scaled top-K, or a contraction.
+Exactness plan_exactness(const families::ModelConfig& config, const GrowthPlan& plan);
 
 }  // namespace coppice::upcycle

@@ -1,10 +1,13 @@
 // A growth plan as JSON, and the checks that a plan of any origin has to pass.
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <limits>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/base/toml.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/json_fields_detail.h"
 #include "coppice/upcycle/optimizer_init.h"
@@ -28,6 +31,12 @@ struct NamedOrder {
 constexpr NamedOrder kOrders[] = {{"append", Order::kAppend}, {"siblings", Order::kSiblings}};
 constexpr Named kBalanceBiases[] = {{kBalanceBiasCopy}, {kBalanceBiasZero}};
 
+std::array<std::pair<std::string_view, double>, 3> factors(const GrowthPlan& plan) {
+  return {{{"selection_bias_factor", plan.selection_bias_factor},
+           {"down_factor", plan.down_factor},
+           {"down_bias_factor", plan.down_bias_factor}}};
+}
+
 // JSON and TOML integers end at 2^63; a larger seed is written as text.
 Json seed_json(uint64_t seed) {
   if (seed <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return Json(static_cast<int64_t>(seed));
@@ -45,41 +54,54 @@ uint64_t read_seed(const JsonFields& fields) {
   return seed;
 }
 
-/// children[i] of one layer from its two lists.
-LayerPlan read_layer(const JsonFields& parents, const JsonFields& copies, const std::string& key,
-                     const GrowthPlan& plan) {
+/// children[i] of one layer from the parents of all; copies of a parent count in their order.
+LayerPlan read_layer(const JsonFields& parents, const std::string& key, const GrowthPlan& plan) {
   LayerPlan out;
   out.layer = layer_from_key(key, parents.path_of(key));
-  const auto& parent_items = parents.array(key).items();
-  const auto& copy_items = copies.array(key).items();
-  const auto num_children = static_cast<size_t>(plan.experts_after);
-  if (parent_items.size() != num_children) {
-    parents.fail(key, cat("has ", parent_items.size(), " experts, not ", plan.experts_after));
+  const auto& items = parents.array(key).items();
+  if (items.size() != static_cast<size_t>(plan.experts_after)) {
+    parents.fail(key, cat("layer ", key, " has ", items.size(), " experts, not ", plan.experts_after,
+                          "; a configuration holds one number for all layers"));
   }
-  if (copy_items.size() != num_children) {
-    copies.fail(key, cat("has ", copy_items.size(), " experts, not ", plan.experts_after));
+  std::vector<uint32_t> seen(static_cast<size_t>(plan.experts_before), 0);
+  for (size_t i = 0; i < items.size(); ++i) {
+    const int64_t parent =
+        json_integer(items[i], cat(parents.path_of(key), ": layer ", key, ", expert ", i), 0, plan.experts_before - 1);
+    out.children.push_back({static_cast<uint32_t>(parent), seen[static_cast<size_t>(parent)]++});
   }
-  for (size_t i = 0; i < num_children; ++i) {
-    const int64_t parent = json_integer(parent_items[i], parents.path_of(key), 0, plan.experts_before - 1);
-    const int64_t copy = json_integer(copy_items[i], copies.path_of(key), 0, plan.experts_after - plan.experts_before);
-    out.children.push_back({static_cast<uint32_t>(parent), static_cast<uint32_t>(copy)});
-  }
-  // The copies of a parent with r children are 0 (the original), 1, ..., r - 1, each once.
-  const auto siblings = out.siblings(plan.experts_before);
-  std::vector<std::vector<bool>> seen;
-  for (const uint32_t count : siblings) seen.emplace_back(count, false);
-  for (const Child& child : out.children) {
-    auto& of_parent = seen[child.parent];
-    if (child.copy >= of_parent.size() || of_parent[child.copy]) {
-      copies.fail(key, cat("expert ", child.parent, " has ", of_parent.size(),
-                           " children, whose copy numbers are not 0 (the original), 1, ... each once"));
-    }
-    of_parent[child.copy] = true;
-  }
-  for (size_t parent = 0; parent < seen.size(); ++parent) {
-    if (seen[parent].empty()) parents.fail(key, cat("the original of expert ", parent, " is missing"));
+  const auto missing = std::ranges::find(seen, 0u);
+  if (missing != seen.end()) {
+    parents.fail(key, cat("layer ", key, ": the original of expert ", missing - seen.begin(), " is missing"));
   }
   return out;
+}
+
+std::optional<MethodChoice> read_choice(const JsonFields& fields, std::string_view key) {
+  if (!fields.has(key)) return std::nullopt;
+  return MethodChoice::from_text(fields.text(key));
+}
+
+/// Methods of single layers, into the layers that are there.
+void read_layer_methods(const JsonFields& fields, GrowthPlan& plan) {
+  for (const auto& [key, unused] : fields.members()) {
+    const int64_t number = layer_from_key(key, fields.path_of(key));
+    const auto layer = std::ranges::lower_bound(plan.layers, number, {}, &LayerPlan::layer);
+    if (layer == plan.layers.end() || layer->layer != number) {
+      fields.fail(key, cat("layer ", key, " has no parents in this plan"));
+    }
+    const JsonFields methods = fields.object(key);
+    methods.expect_only({"expert_init", "router_init"});
+    layer->expert_init = read_choice(methods, "expert_init");
+    layer->router_init = read_choice(methods, "router_init");
+  }
+}
+
+double read_factor(const JsonFields& fields, std::string_view key) {
+  if (!fields.has(key)) return 1;
+  const Json& value = fields.member(key);
+  const double factor = value.is_number() ? value.as_double() : 0;
+  if (!(factor >= 1e-6 && factor <= 1e6)) fields.fail(key, cat("is ", value.dump(), ", not a number from 1e-6 to 1e6"));
+  return factor;
 }
 
 }  // namespace
@@ -98,6 +120,10 @@ void check_methods(const GrowthPlan& plan) {
   (void)Params(plan.expert_init.name, expert_init(plan.expert_init.name).params, plan.expert_init.given);
   (void)Params(plan.router_init.name, router_init(plan.router_init.name).params, plan.router_init.given);
   (void)Params(plan.optimizer_state.name, optimizer_init(plan.optimizer_state.name).params, plan.optimizer_state.given);
+  for (const LayerPlan& layer : plan.layers) {
+    if (const auto& own = layer.expert_init) (void)Params(own->name, expert_init(own->name).params, own->given);
+    if (const auto& own = layer.router_init) (void)Params(own->name, router_init(own->name).params, own->given);
+  }
 }
 
 Json GrowthPlan::to_json() const {
@@ -112,24 +138,30 @@ Json GrowthPlan::to_json() const {
   methods["router_init"] = router_init.to_text();
   methods["optimizer_state"] = optimizer_state.to_text();
   methods["balance_bias"] = balance_bias;
-  Json parents = Json::object(), copies = Json::object();
+  if (top_k_factor != 1) out["top_k_factor"] = Json(top_k_factor);
+  if (split != 1) out["split"] = Json(split);
+  for (const auto& [key, factor] : factors(*this)) {
+    if (factor != 1) out[key] = Json(factor);
+  }
+  Json parents = Json::object(), own_methods = Json::object();
   for (const LayerPlan& layer_plan : layers) {
-    Json::Array layer_parents, layer_copies;
-    for (const Child& child : layer_plan.children) {
-      layer_parents.emplace_back(static_cast<int64_t>(child.parent));
-      layer_copies.emplace_back(static_cast<int64_t>(child.copy));
-    }
-    parents[std::to_string(layer_plan.layer)] = Json::array(std::move(layer_parents));
-    copies[std::to_string(layer_plan.layer)] = Json::array(std::move(layer_copies));
+    const std::string key = std::to_string(layer_plan.layer);
+    Json::Array of_layer;
+    for (const Child& child : layer_plan.children) of_layer.emplace_back(static_cast<int64_t>(child.parent));
+    parents[key] = Json::array(std::move(of_layer));
+    if (layer_plan.expert_init) own_methods[key]["expert_init"] = layer_plan.expert_init->to_text();
+    if (layer_plan.router_init) own_methods[key]["router_init"] = layer_plan.router_init->to_text();
   }
   out["parents"] = std::move(parents);
-  out["copies"] = std::move(copies);
+  if (!own_methods.members().empty()) out["layer_methods"] = std::move(own_methods);
   return out;
 }
 
 GrowthPlan GrowthPlan::from_json(const Json& json, std::string_view source) {
   const JsonFields fields(json, std::string(source));
   fields.integer("coppice_plan", kVersion, kVersion);
+  fields.expect_only({"coppice_plan", "seed", "experts", "order", "select", "methods", "top_k_factor", "split",
+                      "selection_bias_factor", "down_factor", "down_bias_factor", "parents", "layer_methods"});
   GrowthPlan plan;
   plan.seed = read_seed(fields);
   const auto& experts = fields.array("experts").items();
@@ -139,24 +171,27 @@ GrowthPlan GrowthPlan::from_json(const Json& json, std::string_view source) {
   plan.order = order_from_name(fields.text("order"), fields.path_of("order"));
   plan.select = fields.text("select");
   const JsonFields methods = fields.object("methods");
+  methods.expect_only({"expert_init", "router_init", "optimizer_state", "balance_bias"});
   plan.expert_init = MethodChoice::from_text(methods.text("expert_init"));
   plan.router_init = MethodChoice::from_text(methods.text("router_init"));
   plan.optimizer_state = MethodChoice::from_text(methods.text("optimizer_state"));
   plan.balance_bias = methods.text("balance_bias");
   check_balance_bias(plan.balance_bias, methods.path_of("balance_bias"));
-  check_methods(plan);
+  if (fields.has("top_k_factor")) plan.top_k_factor = fields.integer("top_k_factor", 1, kMaxExperts);
+  if (fields.has("split")) plan.split = fields.integer("split", 1, kMaxExperts);
+  plan.selection_bias_factor = read_factor(fields, "selection_bias_factor");
+  plan.down_factor = read_factor(fields, "down_factor");
+  plan.down_bias_factor = read_factor(fields, "down_bias_factor");
 
-  const JsonFields parents = fields.object("parents"), copies = fields.object("copies");
-  for (const auto& [key, unused] : parents.members()) {
-    plan.layers.push_back(read_layer(parents, copies, key, plan));
-    const size_t count = plan.layers.size();
-    if (count > 1 && plan.layers[count - 2].layer >= plan.layers[count - 1].layer) {
-      parents.fail(key, "layers are not in rising order");
-    }
-  }
+  const JsonFields parents = fields.object("parents");
+  for (const auto& [key, unused] : parents.members()) plan.layers.push_back(read_layer(parents, key, plan));
   if (plan.layers.empty()) fields.fail("parents", "no layer");
-  if (copies.members().size() != plan.layers.size()) fields.fail("copies", "has layers that 'parents' has not");
+  std::ranges::sort(plan.layers, {}, &LayerPlan::layer);  // TOML sorts them as text
+  if (fields.has("layer_methods")) read_layer_methods(fields.object("layer_methods"), plan);
+  check_methods(plan);
   return plan;
 }
+
+GrowthPlan GrowthPlan::read(const std::filesystem::path& path) { return from_json(read_toml(path), path.string()); }
 
 }  // namespace coppice::upcycle

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "coppice/base/text.h"
+#include "coppice/base/toml.h"
 
 namespace coppice::upcycle {
 namespace {
@@ -52,9 +53,21 @@ std::string copies_text(const GrowthPlan& plan) {
 }
 
 std::string methods_text(const GrowthPlan& plan) {
-  return cat("select ", plan.select, ", expert-init ", plan.expert_init.to_text(), ", router-init ",
-             plan.router_init.to_text(), ", balance-bias ", plan.balance_bias, ", optimizer-state ",
-             plan.optimizer_state.to_text(), ", order ", plan.order == Order::kSiblings ? "siblings" : "append");
+  if (plan.is_undo) return "the originals alone, in their order before";
+  if (plan.split > 1) {
+    return cat("split into ", plan.split, ", order ", plan.order == Order::kSiblings ? "siblings" : "append");
+  }
+  std::string text =
+      cat("select ", plan.select, ", expert-init ", plan.expert_init.to_text(), ", router-init ",
+          plan.router_init.to_text(), ", balance-bias ", plan.balance_bias, ", optimizer-state ",
+          plan.optimizer_state.to_text(), ", order ", plan.order == Order::kSiblings ? "siblings" : "append");
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.expert_init) text += cat("; layer ", layer.layer, ": expert-init ", layer.expert_init->to_text());
+    if (layer.router_init) text += cat("; layer ", layer.layer, ": router-init ", layer.router_init->to_text());
+  }
+  return text;
 }
+
+std::string plan_toml(const GrowthPlan& plan) { return toml_text(plan.to_json()); }
 
 }  // namespace coppice::upcycle

@@ -13,4 +13,7 @@ std::string copies_text(const GrowthPlan& plan);
 /// The methods of `plan` on one line.
 std::string methods_text(const GrowthPlan& plan);
 
+/// The plan as a file that `GrowthPlan::read` takes.
+std::string plan_toml(const GrowthPlan& plan);
+
 }  // namespace coppice::upcycle

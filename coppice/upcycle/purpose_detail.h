@@ -11,6 +11,14 @@ inline constexpr uint32_t kPermutation = 2;   ///< order of an expert's units
 inline constexpr uint32_t kDroppedUnits = 3;  ///< which units are redrawn
 inline constexpr uint32_t kRedraw = 4;        ///< their new values
 inline constexpr uint32_t kSelection = 5;     ///< parents drawn from scores
+inline constexpr uint32_t kPartner = 6;       ///< which other expert a child mixes with
+inline constexpr uint32_t kColumns = 7;       ///< which columns are redrawn
+inline constexpr uint32_t kSingularValues = 8;
+inline constexpr uint32_t kLeftVectors = 9;
+inline constexpr uint32_t kRightVectors = 10;
+inline constexpr uint32_t kSmallValues = 11;  ///< singular values drawn anew
+inline constexpr uint32_t kDictionary = 12;
+inline constexpr uint32_t kMixed = 13;  ///< which singular pairs or rows of codes come from the partner
 
 /// RngKey::copy of a parent's copy. A second growth with the same seed starts above all numbers of the first, so that
 /// its children get noise of their own and not that of their elder siblings.

@@ -1,6 +1,7 @@
 #include "coppice/upcycle/router_init.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -8,14 +9,13 @@
 #include "coppice/families/family.h"
 #include "coppice/upcycle/lane_sum_detail.h"
 #include "coppice/upcycle/purpose_detail.h"
+#include "coppice/upcycle/router_rows_detail.h"
 #include "coppice/upcycle/table_detail.h"
 
 namespace coppice::upcycle {
 namespace {
 
 using families::Role;
-
-constexpr std::string_view kPaper = "arXiv:2604.19835";
 
 Role role_of(RouterPart part) {
   switch (part) {
@@ -24,20 +24,6 @@ Role role_of(RouterPart part) {
     case RouterPart::kSelectionBias: return Role::kSelectionBias;
   }
   return Role::kRouter;
-}
-
-Rng row_rng(RouterPart part, const RouterView& view, const LayerPlan& layer, const Child& child, uint64_t seed) {
-  const auto experts_before = static_cast<int64_t>(view.source.size()) / view.cols;
-  return Rng({.seed = seed,
-              .layer = static_cast<uint32_t>(layer.layer),
-              .role = static_cast<uint32_t>(role_of(part)),
-              .parent = child.parent,
-              .copy = stream_copy(experts_before, child.copy),
-              .purpose = kNoise});
-}
-
-std::span<float> row(RouterView view, size_t r) {
-  return view.values.subspan(r * static_cast<size_t>(view.cols), static_cast<size_t>(view.cols));
 }
 
 /// x + noise; noise that rounding would swallow moves x by one step instead.
@@ -53,8 +39,8 @@ void add_row_noise(RouterView grown, const LayerPlan& layer, uint64_t seed, floa
   for (size_t i = 0; i < layer.children.size(); ++i) {
     const Child& child = layer.children[i];
     if (child.copy == 0) continue;
-    row_rng(RouterPart::kWeight, grown, layer, child, seed).fill_normal(0, noise.data(), noise.size());
-    const auto values = row(grown, i);
+    row_rng(RouterPart::kWeight, grown, layer, child, seed, kNoise).fill_normal(0, noise.data(), noise.size());
+    const auto values = grown.row(i);
     for (size_t c = 0; c < noise.size(); ++c) values[c] = add_noise(values[c], sigma * noise[c]);
   }
 }
@@ -107,9 +93,9 @@ void bias_only(RouterView grown, RouterPart part, const LayerPlan& layer, uint64
     const Child& child = layer.children[i];
     const bool is_original = child.copy == 0;
     if (is_original && params.get("noise_to_original") == 0) continue;
-    const Rng rng = row_rng(part, grown, layer, child, seed);
+    const Rng rng = row_rng(part, grown, layer, child, seed, kNoise);
     const float noise = gaussian ? sigma * rng.normal(0) : static_cast<float>(delta * (2.0 * rng.uniform(0) - 1.0));
-    float& bias = row(grown, i)[0];
+    float& bias = grown.row(i)[0];
     bias = add_noise(is_original ? bias : bias + shift, noise);
   }
 }
@@ -136,42 +122,61 @@ void perturb_new_only(RouterView grown, RouterPart part, const LayerPlan& layer,
   add_row_noise(grown, layer, seed, static_cast<float>(params.get("lambda") * new_rows.std));
 }
 
-// -----------------------------------------------------------------------------
-
-constexpr RouterInit kMethods[] = {
-    {.name = "copy",
-     .apply = copy,
-     .params = {},
-     .needs_bias = false,
-     .same_rows = true,
-     .summary = "the parent's row and biases",
-     .source = kPaper},
-    {.name = "copy_noise",
-     .apply = copy_noise,
-     .params = kCopyNoiseParams,
-     .needs_bias = false,
-     .same_rows = false,
-     .summary = "the parent's row plus Gaussian noise scaled to the router",
-     .source = kPaper},
-    {.name = "bias_only",
-     .apply = bias_only,
-     .params = kBiasOnlyParams,
-     .needs_bias = true,
-     .same_rows = true,
-     .summary = "the parent's row; noise on the router bias, or on the selection bias where there is none",
-     .source = kPaper},
-    {.name = "perturb_new_only",
-     .apply = perturb_new_only,
-     .params = kPerturbNewOnlyParams,
-     .needs_bias = false,
-     .same_rows = false,
-     .summary = "the parent's row plus Gaussian noise scaled to the new rows",
-     .source = kPaper},
-};
-
 }  // namespace
 
-std::span<const RouterInit> router_inits() { return kMethods; }
+extern constinit const RouterInit kRouterCopy{.name = "copy",
+                                              .apply = copy,
+                                              .params = {},
+                                              .needs_bias = false,
+                                              .same_rows = true,
+                                              .draws = false,
+                                              .summary = "the parent's row and biases",
+                                              .source = kRouterPaper};
+
+extern constinit const RouterInit kRouterCopyNoise{
+    .name = "copy_noise",
+    .apply = copy_noise,
+    .params = kCopyNoiseParams,
+    .needs_bias = false,
+    .same_rows = false,
+    .summary = "the parent's row plus Gaussian noise scaled to the router",
+    .source = kRouterPaper};
+
+extern constinit const RouterInit kRouterBiasOnly{
+    .name = "bias_only",
+    .apply = bias_only,
+    .params = kBiasOnlyParams,
+    .needs_bias = true,
+    .same_rows = true,
+    .summary = "the parent's row; noise on the router bias, or on the selection bias where there is none",
+    .source = kRouterPaper};
+
+extern constinit const RouterInit kRouterPerturbNewOnly{
+    .name = "perturb_new_only",
+    .apply = perturb_new_only,
+    .params = kPerturbNewOnlyParams,
+    .needs_bias = false,
+    .same_rows = false,
+    .summary = "the parent's row plus Gaussian noise scaled to the new rows",
+    .source = kRouterPaper};
+
+Rng row_rng(RouterPart part, const RouterView& view, const LayerPlan& layer, const Child& child, uint64_t seed,
+            uint32_t purpose) {
+  return Rng({.seed = seed,
+              .layer = static_cast<uint32_t>(layer.layer),
+              .role = static_cast<uint32_t>(role_of(part)),
+              .parent = child.parent,
+              .copy = stream_copy(view.experts_before(), child.copy),
+              .purpose = purpose});
+}
+
+std::span<const RouterInit> router_inits() {
+  static const std::array kMethods = {
+      kRouterCopy,           kRouterCopyNoise,  kRouterInterpolate, kRouterBiasOnly,          kRouterScaledCopy,
+      kRouterPerturbNewOnly, kRouterOrthogonal, kRouterAdversarial, kRouterTemperatureScaled, kRouterSvdPerturb};
+  return kMethods;
+}
+
 const RouterInit& router_init(std::string_view name) { return find_row(router_inits(), "router-init", name); }
 
 }  // namespace coppice::upcycle

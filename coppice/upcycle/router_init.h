@@ -16,6 +16,14 @@ struct RouterView {
   int64_t rows = 0, cols = 0;  ///< [N, d]; biases have cols = 1
   std::span<float> values;
   std::span<const float> source;  ///< [E, d]: the router before
+
+  int64_t experts_before() const { return static_cast<int64_t>(source.size()) / cols; }
+  std::span<float> row(size_t child) const {
+    return values.subspan(child * static_cast<size_t>(cols), static_cast<size_t>(cols));
+  }
+  std::span<const float> source_row(size_t expert) const {
+    return source.subspan(expert * static_cast<size_t>(cols), static_cast<size_t>(cols));
+  }
 };
 
 enum class RouterPart { kWeight, kBias, kSelectionBias };
@@ -27,7 +35,9 @@ struct RouterInit {
                 bool has_router_bias);
   std::span<const ParamSpec> params;
   bool needs_bias;
-  bool same_rows;  ///< children's weight rows equal their parents'
+  bool same_rows;              ///< children's weight rows equal their parents'
+  bool draws = true;           ///< random: depends on seed and copy number
+  bool needs_partner = false;  ///< reads another expert's row: not for models of one expert
   std::string_view summary, source;
 
   bool only_copies() const { return same_rows && !needs_bias; }

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "coppice/base/box_muller_detail.h"
+#include "coppice/base/rng_simd_detail.h"
 #include "coppice/base/sha256.h"
 #include "tests/testing/errors.h"
 
@@ -92,6 +93,49 @@ TEST(RngNormal, HasTheseBits) {
   Sha256 digest;
   digest.add(std::as_bytes(std::span(normals)));
   EXPECT_EQ(digest.hex(), "48b4976841f29105c0a129155b1348fa54159202e6fdfbd2364ebd0daa7bad6c");
+}
+
+// The widest instructions of a machine must not show in a model grown on it.
+TEST(RngFill, GivesTheSameBitsWithEveryInstructionSet) {
+  const Rng rng({.seed = 5, .layer = 3, .role = 2, .parent = 9, .copy = 77, .purpose = 4});
+  const auto targets = detail::simd_targets();
+  ASSERT_GE(targets.size(), 2u);
+  for (const uint64_t first : {uint64_t{0}, uint64_t{3}, (uint64_t{1} << 34) - 90}) {
+    for (const size_t count : {1u, 7u, 64u, 251u, 4096u}) {
+      std::vector<float> normals(count), uniforms(count);
+      for (const int64_t target : targets) {
+        detail::use_simd_target(target);
+        rng.fill_normal(first, normals.data(), count);
+        rng.fill_signed_uniform(first, uniforms.data(), count);
+        for (size_t i = 0; i < count; ++i) {
+          ASSERT_EQ(normals[i], rng.normal(first + i)) << target << ": " << first << " + " << i;
+          ASSERT_EQ(uniforms[i], rng.signed_uniform(first + i)) << target << ": " << first << " + " << i;
+        }
+      }
+    }
+  }
+  detail::use_simd_target(0);
+}
+
+TEST(RngSignedUniform, IsUniformAndSymmetricWithoutItsEnds) {
+  constexpr size_t kCount = 1 << 20;
+  std::vector<float> values(kCount);
+  Rng({.seed = 21}).fill_signed_uniform(0, values.data(), kCount);
+  double sum = 0, squares = 0;
+  std::vector<int> counts(16);
+  for (const float x : values) {
+    ASSERT_LT(std::fabs(x), 1.0F);
+    ASSERT_NE(x, 0.0F);
+    sum += x;
+    squares += double{x} * x;
+    ++counts.at(static_cast<size_t>((x + 1) * 8));
+  }
+  EXPECT_NEAR(sum / kCount, 0, 4 * std::sqrt(1.0 / 3 / kCount));
+  EXPECT_NEAR(squares / kCount, 1.0 / 3, 4 * std::sqrt(4.0 / 45 / kCount));
+  double chi_squared = 0;
+  for (const int count : counts) chi_squared += (count - kCount / 16.0) * (count - kCount / 16.0) / (kCount / 16.0);
+  EXPECT_LT(chi_squared, 37.7);  // 15 degrees of freedom: exceeded once in a thousand
+  EXPECT_EQ(detail::signed_uniform(0x7fffffff), -detail::signed_uniform(0x80000000));
 }
 
 TEST(RngNormal, HasTheMomentsOfAStandardNormal) {

@@ -26,6 +26,19 @@ def digests(directory):
     return {str(f.relative_to(directory)): hashlib.sha256(f.read_bytes()).hexdigest() for f in directory.rglob("*") if f.is_file()}
 
 
+def tensors(directory):
+    """Dtype, shape and bytes by name, however they are spread over files."""
+    found = {}
+    for file in directory.glob("*.safetensors"):
+        data = file.read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little")
+        for name, tensor in json.loads(data[8:start]).items():
+            if name != "__metadata__":
+                begin, end = tensor["data_offsets"]
+                found[name] = (tensor["dtype"], tensor["shape"], data[start + begin:start + end])
+    return found
+
+
 def generate(directory, family, *sizes):
     subprocess.run([GENERATE, directory, family, "BF16", *sizes], check=True, timeout=120)
     return directory
@@ -99,12 +112,156 @@ def test_json_is_one_object(model, tmp_path):
 def test_dry_run_prints_the_plan_and_writes_nothing(model, tmp_path):
     done = coppice("expand", model, tmp_path / "out", "--experts", "1.5x", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "4 -> 6 experts in 2 of 2 layers, 2 per token as before" in done.stdout
+    assert "# glm4_moe: 4 -> 6 experts in 2 of 2 layers, 2 per token as before" in done.stdout
     assert "layers 0-1: 1 copy of each of 0-1" in done.stdout
     assert "Not exact" in done.stdout
     plan = json.loads(coppice("expand", model, tmp_path / "out", "--dry-run", "--json").stdout)["plan"]
     assert plan
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
+
+
+# Plans.
+
+def test_a_dry_run_is_a_plan_that_gives_the_same_bytes(model, tmp_path):
+    options = ["--experts", "1.5x", "--expert-init", "drop_units:ratio=0.25", "--seed", "5", "--order", "siblings"]
+    plan = tmp_path / "plan.toml"
+    plan.write_text(coppice("expand", model, tmp_path / "direct", *options, "--dry-run").stdout)
+    assert plan.read_text().startswith("# glm4_moe: 4 -> 6 experts")
+    for out, arguments in [("direct", options), ("planned", ["--plan", plan])]:
+        done = coppice("expand", model, tmp_path / out, *arguments)
+        assert done.returncode == 0, done.stderr
+    direct, planned = (digests(tmp_path / out) for out in ("direct", "planned"))
+    assert direct.pop("coppice.json") and planned.pop("coppice.json")  # their settings say how they were made
+    assert direct == planned
+    steps = [json.loads((tmp_path / out / "coppice.json").read_text())["steps"] for out in ("direct", "planned")]
+    assert steps[0][0]["parents"] == steps[1][0]["parents"] and steps[0][0]["methods"]["expert_init"] == steps[1][0]["methods"]["expert_init"]
+
+
+def test_an_edited_plan_has_methods_and_parents_by_layer(model, tmp_path):
+    plan = tmp_path / "plan.toml"
+    text = coppice("expand", model, tmp_path / "out", "--experts", "6", "--dry-run").stdout
+    assert "1 = [0, 1, 2, 3, 0, 1]" in text
+    plan.write_text(text.replace("1 = [0, 1, 2, 3, 0, 1]", "1 = [3, 3, 3, 2, 1, 0]")
+                    + '\n[layer_methods.0]\nexpert_init = "scaled_copy:factor=0.5"\nrouter_init = "copy"\n')
+    told = coppice("expand", model, tmp_path / "out", "--plan", plan, "--dry-run").stdout
+    assert "layer 0: expert-init scaled_copy:factor=0.5" in told and "layer 1: 2 copies of 3" in told
+    done = coppice("expand", model, tmp_path / "out", "--plan", plan)
+    assert done.returncode == 0, done.stderr
+    assert "scaled_copy" in done.stdout
+    step = json.loads((tmp_path / "out" / "coppice.json").read_text())["steps"][0]
+    assert step["parents"]["1"] == [3, 3, 3, 2, 1, 0]
+    assert step["methods"]["layers"] == {"0": {"expert_init": "scaled_copy:factor=0.5", "router_init": "copy"}}
+    assert coppice("inspect", tmp_path / "out").returncode == 0
+
+
+@pytest.mark.parametrize("old, new, status, words", [
+    ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 3, 0]", 3, ["plan.toml", "layer 1", "5 experts, not 6", "one number for all layers"]),
+    ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 3, 0, 4]", 3, ["plan.toml", "layer 1, expert 5", "is 4"]),
+    ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 2, 0, 1]", 3, ["plan.toml", "layer 1", "original of expert 3"]),
+    ("1 = [0, 1, 2, 3, 0, 1]", "", 2, ["no parents for layer 1"]),
+    ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 3, 0, 1]\n9 = [0, 1, 2, 3, 0, 1]", 2, ["layer 9"]),
+    ('expert_init = "copy"', 'expert_init = "cope"', 2, ["cope", "copy"]),
+    ('expert_init = "copy"', 'experts_init = "copy"', 3, ["experts_init", "expert_init"]),
+    ("experts = [4, 6]", "experts = [4, 4]", 3, ["experts"]), ("coppice_plan = 1", "coppice_plan = 2", 3, ["coppice_plan"]),
+    ("seed = 0", "seed = 1979-05-27", 3, ["plan.toml", "line"]), ("[methods]", "[methods", 3, ["plan.toml", "line"])])
+def test_plans_that_do_not_fit(model, tmp_path, old, new, status, words):
+    text = coppice("expand", model, tmp_path / "out", "--experts", "6", "--dry-run").stdout
+    assert old in text
+    (tmp_path / "plan.toml").write_text(text.replace(old, new))
+    expect_failure(status, words, ["expand", model, tmp_path / "out", "--plan", tmp_path / "plan.toml"])
+
+
+def test_a_plan_of_another_model(model, tmp_path):
+    other = generate(tmp_path / "other", "glm4_moe", "num_experts=6")
+    (tmp_path / "plan.toml").write_text(coppice("expand", other, tmp_path / "out", "--dry-run").stdout)
+    expect_failure(2, ["for 6 experts", "has 4"], ["expand", model, tmp_path / "out", "--plan", tmp_path / "plan.toml"])
+
+
+@pytest.mark.parametrize("option", [["--experts", "2x"], ["--seed", "1"], ["--expert-init", "copy"], ["--recipe", "paper"], ["--top-k", "scale"]])
+def test_a_plan_says_it_all(model, tmp_path, option):
+    (tmp_path / "plan.toml").write_text(coppice("expand", model, tmp_path / "out", "--dry-run").stdout)
+    expect_failure(2, [option[0], "no effect", "plan file"], ["expand", model, tmp_path / "out", "--plan", tmp_path / "plan.toml", *option])
+    expect_failure(2, [option[0], "no effect", "lineage"], ["expand", model, tmp_path / "out", "--undo", *option])
+
+
+# Undo, recipes, top-K and parts.
+
+def test_undo_gives_the_model_before(model, tmp_path):
+    assert coppice("expand", model, tmp_path / "out", "--expert-init", "copy_noise", "--order", "siblings").returncode == 0
+    told = coppice("expand", tmp_path / "out", tmp_path / "back", "--undo", "--dry-run")
+    assert told.returncode == 0 and "8 -> 4 experts" in told.stdout, told.stderr
+    done = coppice("expand", tmp_path / "out", tmp_path / "back", "--undo")
+    assert done.returncode == 0, done.stderr
+    assert "8 -> 4 experts" in done.stdout and "is what it was" in done.stdout
+    assert tensors(model) == tensors(tmp_path / "back")
+    assert json.loads((model / "config.json").read_text()) == json.loads((tmp_path / "back" / "config.json").read_text())
+    assert not (tmp_path / "back" / "coppice.json").exists()
+
+
+def test_undo_without_an_expansion(model, tmp_path):
+    expect_failure(2, ["undo", "coppice.json"], ["expand", model, tmp_path / "out", "--undo"])
+
+
+def test_the_papers_recipe(model, tmp_path):
+    scores = write_scores(tmp_path / "scores.json", model)
+    done = coppice("expand", model, tmp_path / "out", "--recipe", "paper", "--scores", scores, "--experts", "2x")
+    assert done.returncode == 0, done.stderr
+    step = json.loads((tmp_path / "out" / "coppice.json").read_text())["steps"][0]
+    assert step["parents"]["1"] == [0, 1, 2, 3, 2, 3, 3, 3]  # the best 3 times, the next what is left
+    assert step["methods"]["router_init"] == "bias_only:delta=0.001" and step["settings"]["recipe"] == "paper"
+    expect_failure(2, ["greedy", "scores"], ["expand", model, tmp_path / "no", "--recipe", "paper"])
+    expect_failure(2, ["papers", "paper"], ["expand", model, tmp_path / "no", "--recipe", "papers"])
+
+
+def test_the_papers_recipe_without_a_bias_perturbs_rows(tmp_path):
+    mixtral = generate(tmp_path / "m", "mixtral")
+    done = coppice("expand", mixtral, tmp_path / "out", "--recipe", "paper", "--select", "uniform", "--dry-run")
+    assert done.returncode == 0, done.stderr  # what the user sets goes before; what then has no effect is left out
+    assert "select uniform" in done.stdout and "router-init perturb_new_only" in done.stdout
+
+
+def test_top_k_grows_with_the_experts(model, tmp_path):
+    done = coppice("expand", model, tmp_path / "out", "--experts", "3x", "--top-k", "scale", "--router-init", "copy")
+    assert done.returncode == 0 and "Exact up to rounding" in done.stdout, done.stderr
+    before, after = (json.loads((d / "config.json").read_text()) for d in (model, tmp_path / "out"))
+    assert after["num_experts_per_tok"] == 3 * before["num_experts_per_tok"]
+    expect_failure(2, ["scal", "scale"], ["expand", model, tmp_path / "no", "--top-k", "scal"])
+    expect_failure(2, ["top-k", "4 to 6"], ["expand", model, tmp_path / "no", "--top-k", "scale", "--experts", "6"])
+
+
+def test_split_keeps_the_parameters(model, tmp_path):
+    done = coppice("expand", model, tmp_path / "out", "--split", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["experts"] == [4, 8] and told["exact"] is True
+    routers = told["parameters"][1] - told["parameters"][0]
+    assert 0 < routers < 0.1 * told["parameters"][0]  # the rows of the router alone are copies
+    assert coppice("inspect", tmp_path / "out").returncode == 0
+    expect_failure(2, ["split", "equal parts"], ["expand", model, tmp_path / "no", "--split", "7"])
+    expect_failure(2, ["experts", "no effect"], ["expand", model, tmp_path / "no", "--split", "2", "--experts", "2x"])
+    expect_failure(2, ["--split", "2 or more"], ["expand", model, tmp_path / "no", "--split", "1"])
+
+
+@pytest.mark.parametrize("method", ["interpolate", "svd_mix", "sparse_code_mix"])
+def test_partners_in_a_model_of_one_expert(tmp_path, method):
+    single = generate(tmp_path / "m", "mixtral", "num_experts=1", "top_k=1")
+    expect_failure(2, [method, "has 1"], ["expand", single, tmp_path / "out", "--expert-init", method])
+
+
+METHODS = ["copy", "copy_noise", "drop_upcycle", "drop_units", "shuffle_columns", "permute_units", "interpolate", "orthogonal",
+           "scaled_copy", "svd_perturb", "svd_mix", "sparse_code_mix"]
+
+
+def test_all_methods_are_listed():
+    assert [row["name"] for row in json.loads(coppice("list", "expert-init", "--json").stdout)["expert-init"]] == METHODS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_the_same_bytes_for_any_threads(model, tmp_path, method):
+    for threads in (1, 3):
+        done = coppice("expand", model, tmp_path / f"out{threads}", "--expert-init", method, "--threads", threads)
+        assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "out1") == digests(tmp_path / "out3")
 
 
 def test_scores_choose_the_parents(model, tmp_path):
@@ -153,7 +310,7 @@ def test_expert_count_must_grow(model, tmp_path, experts, words):
 
 
 @pytest.mark.parametrize("option, value, nearest", [
-    ("--expert-init", "copy_nose", "copy_noise"), ("--router-init", "bias_onli", "bias_only"), ("--select", "greeedy", "greedy"),
+    ("--expert-init", "copy_nose", "copy_noise"), ("--expert-init", "svd_mixx", "svd_mix"), ("--router-init", "bias_onli", "bias_only"), ("--select", "greeedy", "greedy"),
     ("--metric", "gradient_square", "gradient_squared"), ("--optimizer-state", "rest", "reset"), ("--order", "sibling", "siblings"),
     ("--layer-selection", "both_avrage", "both_average"), ("--balance-bias", "zeero", "zero"),
     ("--max-shard-bytes", "5 GB", "such as 5GB"), ("--max-shard-bytes", "0", "such as 5GB")])

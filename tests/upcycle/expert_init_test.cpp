@@ -60,10 +60,10 @@ ChildKey key_of(uint32_t parent = 3, uint32_t copy = 1) {
   return {.seed = 11, .layer = 2, .parent = parent, .copy = copy, .num_experts = 8};
 }
 
-const PartnerSource kNoPartner = [](uint32_t) -> std::vector<float> {
-  ADD_FAILURE() << "the method asked for a partner";
-  return {};
-};
+/// Expert `e` of the layer as a partner.
+Expert other_expert(const Expert& parent, uint32_t e) {
+  return Expert::random(parent.units, parent.dim, 1000 + 10 * e);
+}
 
 Params params_of(const ExpertInit& method, const std::map<std::string, double>& given = {}) {
   return {method.name, method.params, given};
@@ -72,7 +72,15 @@ Params params_of(const ExpertInit& method, const std::map<std::string, double>& 
 Expert child_of(Expert parent, std::string_view name, const std::map<std::string, double>& given = {},
                 ChildKey key = key_of()) {
   const ExpertInit& method = expert_init(name);
-  for (const Role role : kRoles) method.apply(parent.view(role), key, kNoPartner, params_of(method, given));
+  for (const Role role : kRoles) {
+    const PartnerSource partner = [&](uint32_t e) {
+      EXPECT_TRUE(method.needs_partner);
+      EXPECT_NE(e, key.parent);
+      EXPECT_LT(e, key.num_experts);
+      return other_expert(parent, e).matrix(role);
+    };
+    method.apply(parent.view(role), key, partner, params_of(method, given));
+  }
   return parent;
 }
 
@@ -84,6 +92,12 @@ double cosine(const std::vector<float>& a, const std::vector<float>& b) {
     bb += double{b[i]} * b[i];
   }
   return ab / std::sqrt(aa * bb);
+}
+
+double norm(const std::vector<float>& values) {
+  double squares = 0;
+  for (const float x : values) squares += double{x} * x;
+  return std::sqrt(squares);
 }
 
 MeanStd stats(const std::vector<float>& values) { return mean_std(std::span<const float>(values)); }
@@ -104,8 +118,11 @@ TEST_P(ExpertInits, GiveTheSameBitsTwiceAndOthersForAnyOtherKey) {
   auto other_seed = key_of(), other_layer = key_of();
   other_seed.seed = 12;
   other_layer.layer = 3;
-  for (const ChildKey& key : {key_of(4, 1), key_of(3, 2), other_seed, other_layer}) {
-    EXPECT_EQ(child_of(parent, name, {}, key).down == child.down, GetParam()->same_bytes);
+  for (const ChildKey& key : {key_of(3, 2), other_seed, other_layer}) {
+    EXPECT_EQ(child_of(parent, name, {}, key).down == child.down, !GetParam()->draws);
+  }
+  if (GetParam()->draws) {
+    EXPECT_NE(child_of(parent, name, {}, key_of(4, 1)).down, child.down);
   }
 }
 
@@ -133,6 +150,7 @@ TEST_P(ExpertInits, KeepBytesAndFunctionWhereTheySaySo) {
 
 TEST_P(ExpertInits, TakeExpertsOfOneUnitAndOneFeature) {
   for (const auto& [units, dim] : {std::pair<int64_t, int64_t>{1, 1}, {1, 17}, {17, 1}, {3, 2}}) {
+    SCOPED_TRACE(units);
     Expert child = child_of(Expert::random(units, dim, 1), GetParam()->name);
     for (const Role role : kRoles) {
       for (const float x : child.matrix(role)) EXPECT_TRUE(std::isfinite(x));
@@ -148,10 +166,10 @@ TEST_P(ExpertInits, MoveMomentsAsTheyMoveWeights) {
   for (const Role role : kRoles) {
     if (GetParam()->apply_moment) GetParam()->apply_moment(moments.view(role), key_of(), params_of(*GetParam()));
   }
-  const bool adds_noise = GetParam()->name == "copy_noise";
+  const bool stay = GetParam()->apply_moment == nullptr;
   for (const Role role : kRoles) {
     for (size_t i = 0; i < child.matrix(role).size(); ++i) {
-      if (adds_noise) {
+      if (stay) {
         EXPECT_EQ(moments.matrix(role)[i], Expert(parent).matrix(role)[i]);
       } else if (moments.matrix(role)[i] != 0) {
         EXPECT_EQ(moments.matrix(role)[i], child.matrix(role)[i]);
@@ -198,13 +216,81 @@ TEST(ExpertCopyNoise, ElementsAreNumberedInOutInOrder) {
   const auto values = normal_values(5000, 1);
   auto child = values;
   const auto& method = expert_init("copy_noise");
-  method.apply({Role::kExpertUp, 50, 100, child}, key_of(), kNoPartner, params_of(method));
+  method.apply({Role::kExpertUp, 50, 100, child}, key_of(), {}, params_of(method));
   const auto sigma = static_cast<float>(0.01 * stats(values).std);
   const Rng rng = key_of().tensor_rng(Role::kExpertUp, 1);
   for (size_t i = 0; i < values.size(); i += 7) {
     const float noise = sigma * rng.normal(i);
     EXPECT_EQ(child[i], values[i] + noise) << i;
   }
+}
+
+// -- drop_upcycle -------------------------------------------------------------
+
+// 512 x 1024 of std 0.02: half the columns drawn with the variance 2/1536 (xavier) or 2/1024 (kaiming).
+TEST(ExpertDropUpcycle, HasTheCosineAndNormOfItsInitialisation) {
+  struct Wanted {
+    double init, cosine, norm;
+  };
+  const auto parent = normal_values(512 * 1024, 3, 0.02f);
+  const auto& method = expert_init("drop_upcycle");
+  for (const Wanted& wanted : {Wanted{0, 0.34, 1.46}, {1, 0.29, 1.71}, {2, 0.50, 1.00}}) {
+    auto child = parent;
+    method.apply({Role::kExpertUp, 512, 1024, child}, key_of(), {}, params_of(method, {{"init", wanted.init}}));
+    EXPECT_NEAR(cosine(parent, child), wanted.cosine, 0.01);
+    EXPECT_NEAR(norm(child) / norm(parent), wanted.norm, 0.015);
+  }
+}
+
+TEST(ExpertDropUpcycle, RedrawsWholeColumnsOfEachMatrixApartWithinTheBound) {
+  const auto parent = normal_values(40 * 30, 3, 10.0f);  // far outside the bound
+  const auto& method = expert_init("drop_upcycle");
+  std::set<std::vector<int64_t>> sets;
+  for (const Role role : kRoles) {
+    auto child = parent;
+    method.apply({role, 40, 30, child}, key_of(), {}, params_of(method, {{"ratio", 0.35}}));
+    std::vector<int64_t> columns;
+    for (int64_t c = 0; c < 30; ++c) {
+      int changed = 0;
+      for (int64_t r = 0; r < 40; ++r) {
+        const auto i = static_cast<size_t>(r * 30 + c);
+        if (child[i] == parent[i]) continue;
+        ++changed;
+        EXPECT_LT(std::abs(child[i]), std::sqrt(6.0 / 70));
+      }
+      EXPECT_TRUE(changed == 0 || changed == 40);
+      if (changed > 0) columns.push_back(c);
+    }
+    EXPECT_EQ(columns.size(), 10u);
+    sets.insert(columns);
+  }
+  EXPECT_EQ(sets.size(), 3u);  // drawn per tensor
+}
+
+TEST(ExpertDropUpcycle, TakesNoInitialisationBetweenTheThree) {
+  testing::expect_error(ErrorCode::kUsage, {"init", "whole"},
+                        [] { (void)params_of(expert_init("drop_upcycle"), {{"init", 0.5}}); });
+}
+
+// -- shuffle_columns ----------------------------------------------------------
+
+TEST(ExpertShuffleColumns, MovesWholeColumnsOfEachMatrixApart) {
+  Expert parent = Expert::random(3, 40, 8);
+  Expert child = child_of(parent, "shuffle_columns");
+  std::vector<std::vector<int64_t>> orders;
+  for (const Role role : {Role::kExpertGate, Role::kExpertUp}) {
+    std::vector<int64_t> order;
+    for (int64_t c = 0; c < 40; ++c) {
+      for (int64_t from = 0; from < 40; ++from) {
+        if (child.at_unit(role, 0, c) == parent.at_unit(role, 0, from)) order.push_back(from);
+      }
+      ASSERT_EQ(order.size(), static_cast<size_t>(c + 1));
+      for (int64_t r = 1; r < 3; ++r) EXPECT_EQ(child.at_unit(role, r, c), parent.at_unit(role, r, order.back()));
+    }
+    EXPECT_EQ(std::set(order.begin(), order.end()).size(), 40u);
+    orders.push_back(order);
+  }
+  EXPECT_NE(orders[0], orders[1]);
 }
 
 // -- drop_units ---------------------------------------------------------------
@@ -290,6 +376,78 @@ TEST(ExpertPermuteUnits, AppliesOnePermutationToAllThreeMatrices) {
   }
   EXPECT_EQ(used.size(), 64u);
   EXPECT_GT(moved, 50);
+}
+
+// -- biases -------------------------------------------------------------------
+
+// Unit u of gate has the bias 100 + u: where the methods move units they move biases, where they redraw them they do so
+// too, and down's bias belongs to no unit.
+TEST(ExpertBiases, GoWithTheirUnits) {
+  for (const char* name : {"permute_units", "drop_units"}) {
+    SCOPED_TRACE(name);
+    const ExpertInit& method = expert_init(name);
+    EXPECT_TRUE(method.changes_biases);
+    Expert parent = Expert::random(64, 1, 8);
+    for (int64_t u = 0; u < 64; ++u) parent.gate[static_cast<size_t>(u)] = static_cast<float>(100 + u);
+    Expert child = child_of(parent, name);
+    std::vector<float> bias = parent.gate, down_bias{1, 2, 3};
+    method.apply({Role::kExpertGateBias, 64, 1, bias}, key_of(), {}, params_of(method));
+    method.apply({Role::kExpertDownBias, 3, 1, down_bias}, key_of(), {}, params_of(method));
+    for (size_t u = 0; u < 64; ++u) {
+      EXPECT_EQ(bias[u] == parent.gate[u], child.gate[u] == parent.gate[u]) << "unit " << u;
+      if (method.same_function) {
+        EXPECT_EQ(bias[u], child.gate[u]);
+      }
+    }
+    EXPECT_EQ(down_bias, (std::vector<float>{1, 2, 3}));
+  }
+}
+
+TEST(ExpertBiases, AreScaledAndMixedWithTheWeights) {
+  for (const ExpertInit& method : expert_inits()) {
+    const bool wanted = method.name == "permute_units" || method.name == "drop_units" || method.name == "interpolate" ||
+                        method.name == "scaled_copy";
+    EXPECT_EQ(method.changes_biases, wanted) << method.name;
+  }
+}
+
+// -- partners -----------------------------------------------------------------
+
+TEST(ChildKeyPartner, IsEveryOtherExpertEquallyOftenAndNeverTheParent) {
+  std::vector<int> counts(8, 0);
+  constexpr int kChildren = 7000;
+  for (uint32_t copy = 1; copy <= kChildren; ++copy) ++counts.at(key_of(3, copy).partner());
+  for (uint32_t e = 0; e < 8; ++e) {
+    if (e == 3) {
+      EXPECT_EQ(counts[e], 0);
+    } else {
+      EXPECT_NEAR(counts[e], kChildren / 7, 5 * std::sqrt(kChildren / 7.0));
+    }
+  }
+  EXPECT_EQ(key_of(7).next(), 0u);
+  EXPECT_EQ(key_of(2).next(), 3u);
+}
+
+// -- interpolate, scaled_copy -------------------------------------------------
+
+TEST(ExpertInterpolate, MixesWithTheNextExpertAroundTheEnd) {
+  const Expert parent = Expert::random(6, 5, 1);
+  for (const uint32_t from : {2u, 7u}) {
+    const Expert next = other_expert(parent, (from + 1) % 8);
+    const Expert half = child_of(parent, "interpolate", {}, key_of(from));
+    const Expert quarter = child_of(parent, "interpolate", {{"alpha", 0.25}}, key_of(from));
+    for (size_t i = 0; i < parent.gate.size(); ++i) {
+      EXPECT_FLOAT_EQ(half.gate[i], 0.5f * parent.gate[i] + 0.5f * next.gate[i]);
+      EXPECT_FLOAT_EQ(quarter.gate[i], 0.75f * parent.gate[i] + 0.25f * next.gate[i]);
+    }
+    EXPECT_EQ(child_of(parent, "interpolate", {{"alpha", 1}}, key_of(from)).down, next.down);
+  }
+}
+
+TEST(ExpertScaledCopy, TimesItsFactor) {
+  const Expert parent = Expert::random(6, 5, 1);
+  const Expert child = child_of(parent, "scaled_copy");
+  for (size_t i = 0; i < parent.up.size(); ++i) EXPECT_EQ(child.up[i], 0.95f * parent.up[i]);
 }
 
 TEST(ExpertInitByName, NamesTheNearest) {

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/testing/errors.h"
 #include "tests/upcycle/growth_examples.h"
 
@@ -26,6 +28,29 @@ TEST(OptimizerReset, ZeroesMomentsAndStep) {
 TEST(OptimizerCopy, KeepsMomentsAndStep) {
   EXPECT_THAT(apply("copy", {1, -2}, {}), ElementsAre(1, -2));
   EXPECT_TRUE(optimizer_init("copy").keeps_step);
+}
+
+TEST(OptimizerShare, DividesTheMomentsAmongAllSiblings) {
+  EXPECT_THAT(apply("share", {6, -2}, {.moment = Moment::kFirst, .num_siblings = 2}), ElementsAre(3, -1));
+  EXPECT_THAT(apply("share", {8, 4}, {.moment = Moment::kSecond, .num_siblings = 2}), ElementsAre(2, 1));
+  EXPECT_THAT(apply("share", {9}, {.moment = Moment::kSecond, .num_siblings = 3}, {{"power", 1}}), ElementsAre(3));
+  EXPECT_THAT(apply("share", {9}, {.moment = Moment::kSecond, .num_siblings = 1}), ElementsAre(9));
+  EXPECT_TRUE(optimizer_init("share").touches_original);
+  EXPECT_TRUE(optimizer_init("share").keeps_step);
+}
+
+// With gradients of g / r from now on, Adam's first update m / sqrt(v) is as long as the parent's.
+TEST(OptimizerShare, KeepsTheLengthOfTheFirstUpdateWithPowerTwo) {
+  constexpr float kBeta1 = 0.9f, kBeta2 = 0.95f, kGradient = 0.3f;
+  const float m = 0.2f, v = 0.1f;
+  const auto update = [&](float mean, float square, float gradient) {
+    return (kBeta1 * mean + (1 - kBeta1) * gradient) / std::sqrt(kBeta2 * square + (1 - kBeta2) * gradient * gradient);
+  };
+  for (const uint32_t r : {2u, 4u}) {
+    const float first = apply("share", {m}, {.moment = Moment::kFirst, .num_siblings = r})[0];
+    const float second = apply("share", {v}, {.moment = Moment::kSecond, .num_siblings = r})[0];
+    EXPECT_NEAR(update(first, second, kGradient / static_cast<float>(r)) / update(m, v, kGradient), 1, 1e-5);
+  }
 }
 
 TEST(OptimizerScale, HalvesTheMomentsOfAnEqualChild) {

@@ -3,7 +3,10 @@
 #include <limits>
 
 #include "coppice/upcycle/plan.h"
+#include "coppice/upcycle/plan_text.h"
 #include "tests/testing/errors.h"
+#include "tests/testing/safetensors_files.h"
+#include "tests/testing/temp_dir.h"
 #include "tests/upcycle/growth_examples.h"
 
 namespace coppice::upcycle {
@@ -40,6 +43,43 @@ TEST(PlanJson, RoundTripsExactly) {
   }
 }
 
+TEST(PlanJson, KeepsMethodsOfLayersAndFactors) {
+  const auto config = example_config("glm4_moe");
+  auto options = GrowthOptions{.scale_top_k = true};
+  auto plan = make_plan(config, options, nullptr);
+  EXPECT_EQ(plan.top_k_factor, 2);
+  plan.layers[1].expert_init = MethodChoice::from_text("drop_units:ratio=0.25");
+  plan.layers[2].router_init = MethodChoice::from_text("copy");
+  plan.selection_bias_factor = 0.5;
+  EXPECT_EQ(reread(plan), plan);
+  const auto split = make_plan(config, GrowthOptions{.split = 2}, nullptr);
+  EXPECT_EQ(split.split, 2);
+  EXPECT_EQ(reread(split), split);
+}
+
+// As a user would edit it: any order of children, the first of a parent is the original; layers as TOML sorts them.
+TEST(PlanToml, IsReadAsEdited) {
+  const testing::TempDir dir;
+  auto plan = make_plan(example_config("mixtral", {.num_experts = 2, .top_k = 1}), GrowthOptions{}, nullptr);
+  plan.layers.push_back({.layer = 10, .children = plan.layers[0].children});  // after 1 as a number, before it as text
+  testing::write_text(dir / "plan.toml", plan_toml(plan));
+  EXPECT_EQ(GrowthPlan::read(dir / "plan.toml"), plan);
+  std::string text = plan_toml(plan);
+  const std::string row = "1 = [0, 1, 0, 1]";
+  ASSERT_NE(text.find(row), std::string::npos) << text;
+  text.replace(text.find(row), row.size(), "1 = [1, 0, 1, 1]");
+  text += "\n[layer_methods.2]\nexpert_init = \"copy_noise:lambda=0.5\"\n";
+  testing::write_text(dir / "plan.toml", text);
+  const auto edited = GrowthPlan::read(dir / "plan.toml");
+  EXPECT_EQ(edited.layer(1).children, (std::vector<Child>{{1, 0}, {0, 0}, {1, 1}, {1, 2}}));
+  EXPECT_EQ(edited.expert_init_of(2).to_text(), "copy_noise:lambda=0.5");
+  EXPECT_EQ(edited.expert_init_of(1).name, "copy");
+  expect_error(ErrorCode::kFormat, {"plan.toml", "line 1"}, [&] {
+    testing::write_text(dir / "plan.toml", "coppice_plan = = 1");
+    (void)GrowthPlan::read(dir / "plan.toml");
+  });
+}
+
 TEST(PlanJson, KeepsSeedsBeyondTheIntegersOfJson) {
   auto plan = example_plan(2, 2, {"copy", {}});
   for (const uint64_t seed :
@@ -70,35 +110,31 @@ TEST(PlanJson, RefusesDamagedFiles) {
       {"experts", [](Json& j) { j["experts"] = Json::array({Json(6), Json(6)}); }},
       {"experts", [](Json& j) { j["experts"] = Json::array({Json(0), Json(6)}); }},
       {"experts", [](Json& j) { j["experts"] = Json::array({Json(3), Json(int64_t{1} << 40)}); }},
-      {"has 6 experts, not 7", [](Json& j) { j["experts"] = Json::array({Json(3), Json(7)}); }},
+      {"layer 5 has 6 experts, not 7", [](Json& j) { j["experts"] = Json::array({Json(3), Json(7)}); }},
       {"order", [](Json& j) { j["order"] = Json(1); }},
       {"select", [](Json& j) { j.erase("select"); }},
       {"methods", [](Json& j) { j.erase("methods"); }},
       {"router_init", [](Json& j) { j["methods"].erase("router_init"); }},
       {"balance_bias", [](Json& j) { j["methods"]["balance_bias"] = Json(); }},
       {"parents", [](Json& j) { j["parents"] = Json::array(); }},
-      {"no layer", [](Json& j) { j["parents"] = j["copies"] = Json::object(); }},
-      {"'5'", [](Json& j) { j["copies"] = Json::object(); }},
-      {"copies", [](Json& j) { j["copies"]["6"] = Json(j["copies"]["5"]); }},
-      {"rising",
-       [](Json& j) {
-         j["parents"]["4"] = Json(j["parents"]["5"]);
-         j["copies"]["4"] = Json(j["copies"]["5"]);
-       }},
+      {"no layer", [](Json& j) { j["parents"] = Json::object(); }},
+      {"'copies'", [](Json& j) { j["copies"] = Json::object(); }},
+      {"'methods'", [](Json& j) { j["method"] = Json::object(); }},  // the nearest
+      {"'router-init'", [](Json& j) { j["methods"]["router-init"] = Json("copy"); }},
+      {"layer 4 has no parents", [](Json& j) { j["layer_methods"]["4"]["expert_init"] = Json("copy"); }},
+      {"'balance_bias'", [](Json& j) { j["layer_methods"]["5"]["balance_bias"] = Json("copy"); }},
+      {"top_k_factor", [](Json& j) { j["top_k_factor"] = Json(0); }},
+      {"down_factor", [](Json& j) { j["down_factor"] = Json(-2.0); }},
+      {"selection_bias_factor", [](Json& j) { j["selection_bias_factor"] = Json("half"); }},
+      {"split", [](Json& j) { j["split"] = Json(int64_t{1} << 50); }},
       {"'70000'", [](Json& j) { j["parents"]["70000"] = Json(j["parents"]["5"]); }},
       {"has 7 experts", [](Json& j) { j["parents"]["5"].push_back(Json(0)); }},
-      {"has 7 experts", [](Json& j) { j["copies"]["5"].push_back(Json(0)); }},
-      {"is 3, not in [0, 2]", [](Json& j) { j["parents"]["5"] = Json::array_of(std::vector<int>{0, 1, 2, 0, 1, 3}); }},
+      {"layer 5, expert 5: is 3, not in [0, 2]",
+       [](Json& j) { j["parents"]["5"] = Json::array_of(std::vector<int>{0, 1, 2, 0, 1, 3}); }},
       {"is -1", [](Json& j) { j["parents"]["5"] = Json::array_of(std::vector<int>{0, 1, 2, 0, 1, -1}); }},
       {"not an integer", [](Json& j) { j["parents"]["5"] = Json::array_of(std::vector<double>(6, 0.5)); }},
-      {"is 9, not in [0, 3]", [](Json& j) { j["copies"]["5"] = Json::array_of(std::vector<int>{0, 0, 0, 1, 1, 9}); }},
-      {"original of expert 2 is missing",
-       [](Json& j) {
-         j["parents"]["5"] = Json::array_of(std::vector<int>{0, 1, 1, 0, 1, 1});
-         j["copies"]["5"] = Json::array_of(std::vector<int>{0, 0, 2, 1, 1, 3});
-       }},
-      {"each once", [](Json& j) { j["copies"]["5"] = Json::array_of(std::vector<int>{0, 0, 0, 0, 1, 1}); }},
-      {"each once", [](Json& j) { j["copies"]["5"] = Json::array_of(std::vector<int>{2, 0, 0, 1, 1, 1}); }},
+      {"layer 5: the original of expert 2 is missing",
+       [](Json& j) { j["parents"]["5"] = Json::array_of(std::vector<int>{0, 1, 1, 0, 1, 1}); }},
   };
   for (const Damage& damage : damages) {
     SCOPED_TRACE(damage.place);

@@ -103,9 +103,25 @@ TEST_P(RouterInits, DoNotDependOnTheOrderOfChildren) {
 
 TEST_P(RouterInits, DependOnTheSeed) {
   const auto part = GetParam()->needs_bias ? RouterPart::kSelectionBias : RouterPart::kWeight;
-  const auto a = grow(GetParam()->name, part, doubled(8), 1, normal_values(8, 2), {}, false, 1);
-  const auto b = grow(GetParam()->name, part, doubled(8), 1, normal_values(8, 2), {}, false, 2);
-  EXPECT_EQ(a.values == b.values, GetParam()->only_copies());
+  const int64_t cols = GetParam()->needs_bias ? 1 : 6;
+  const auto source = normal_values(static_cast<size_t>(8 * cols), 2);
+  const auto a = grow(GetParam()->name, part, doubled(8), cols, source, {}, false, 1);
+  const auto b = grow(GetParam()->name, part, doubled(8), cols, source, {}, false, 2);
+  EXPECT_EQ(a.values == b.values, !GetParam()->draws);
+}
+
+// An uneven plan: expert 1 has three copies, expert 4 one, the others none.
+TEST_P(RouterInits, TakeAnyPlan) {
+  const LayerPlan layer{.layer = 0,
+                        .children = {{0, 0}, {1, 0}, {2, 0}, {3, 0}, {4, 0}, {1, 1}, {4, 1}, {1, 2}, {1, 3}}};
+  const auto g = grow(GetParam()->name, RouterPart::kWeight, layer, 6, normal_values(30, 2));
+  EXPECT_THAT(g.changes(false), ::testing::Each(0.0f));
+  for (size_t copy = 5; copy < 9; ++copy) {
+    const auto parent = std::span(g.parents).subspan(copy * 6, 6);
+    EXPECT_EQ(std::ranges::equal(g.row(copy), parent), GetParam()->same_rows);
+    for (const float x : g.row(copy)) EXPECT_TRUE(std::isfinite(x));
+  }
+  EXPECT_EQ(std::ranges::equal(g.row(5), g.row(7)), !GetParam()->draws || GetParam()->same_rows);
 }
 
 // -- rows ---------------------------------------------------------------------
@@ -130,6 +146,72 @@ TEST(RouterPerturbNewOnly, ScalesItsNoiseToTheNewRows) {
   const double wanted = 0.02 * stats({source.begin() + kCols, source.end()}).std;
   EXPECT_NEAR(stats(changes).std, wanted, 0.02 * wanted);
   EXPECT_NE(std::vector(changes.begin(), changes.begin() + kCols), std::vector(changes.begin() + kCols, changes.end()));
+}
+
+double dot(std::span<const float> a, std::span<const float> b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += double{a[i]} * b[i];
+  return sum;
+}
+
+TEST(RouterInterpolate, MixesWithTheNextRowAroundTheEndOrNot) {
+  const std::vector<float> source{1, 2, 30, 40, 500, 600};
+  const auto circular = grow("interpolate", RouterPart::kWeight, doubled(3), 2, source);
+  EXPECT_THAT(circular.row(3), ::testing::ElementsAre(15.5f, 21));
+  EXPECT_THAT(circular.row(5), ::testing::ElementsAre(250.5f, 301));
+  const auto clamped = grow("interpolate", RouterPart::kWeight, doubled(3), 2, source, {{"clamped", 1}});
+  EXPECT_THAT(clamped.row(3), ::testing::ElementsAre(15.5f, 21));
+  EXPECT_THAT(clamped.row(5), ::testing::ElementsAre(500, 600));
+}
+
+TEST(RouterScaledCopies, HaveTheirFactors) {
+  const std::vector<float> source{1, -2};
+  EXPECT_THAT(grow("scaled_copy", RouterPart::kWeight, doubled(1), 2, source).row(1),
+              ::testing::ElementsAre(0.95f, -1.9f));
+  EXPECT_THAT(grow("temperature_scaled", RouterPart::kWeight, doubled(1), 2, source).row(1),
+              ::testing::ElementsAre(0.9f, -1.8f));
+}
+
+TEST(RouterAdversarial, MovesATenthOfTheWayToTheMeanRow) {
+  const auto g = grow("adversarial", RouterPart::kWeight, doubled(2), 2, {1, 10, 3, 30});  // mean row 2, 20
+  EXPECT_THAT(g.row(2), ::testing::ElementsAre(1.1f, 11));
+  EXPECT_THAT(g.row(3), ::testing::ElementsAre(2.9f, 29));
+}
+
+TEST(RouterOrthogonal, IsOrthogonalToItsParentAndAsLong) {
+  const auto source = normal_values(8 * 512, 3, 0.05f);
+  const auto g = grow("orthogonal", RouterPart::kWeight, doubled(8), 512, source);
+  for (size_t e = 0; e < 8; ++e) {
+    const auto parent = g.row(e), child = g.row(8 + e);
+    EXPECT_NEAR(dot(parent, child) / dot(parent, parent), 0, 1e-6);
+    EXPECT_NEAR(dot(child, child) / dot(parent, parent), 1, 1e-6);
+    if (e > 0) {
+      EXPECT_LT(std::abs(dot(child, g.row(7 + e))) / dot(child, child), 0.25);  // each its own direction
+    }
+  }
+}
+
+TEST(RouterOrthogonal, KeepsARowThatHasNoOtherDirection) {
+  EXPECT_THAT(grow("orthogonal", RouterPart::kWeight, doubled(2), 1, {3, 4}).changes(true), ::testing::Each(0.0f));
+  EXPECT_THAT(grow("orthogonal", RouterPart::kWeight, doubled(2), 2, {0, 0, 3, 4}).row(2), ::testing::Each(0.0f));
+}
+
+TEST(RouterSvdPerturb, TakesItsRowOfOnePerturbedMatrixPerCopyNumber) {
+  const auto source = normal_values(16 * 64, 3, 0.05f);
+  const auto g = grow("svd_perturb", RouterPart::kWeight, doubled(16), 64, source);
+  const std::span<const float> before(g.source), after = std::span(g.values).subspan(16 * 64);
+  EXPECT_GT(dot(before, after) / std::sqrt(dot(before, before) * dot(after, after)), 0.97);
+  EXPECT_NEAR(std::sqrt(dot(after, after) / dot(before, before)), 1.02, 0.06);
+  // A plan with some of the children has the same rows for them.
+  const LayerPlan some{.layer = 5, .children = {{3, 0}, {3, 1}, {9, 1}}};
+  const auto part = grow("svd_perturb", RouterPart::kWeight, some, 64, source);
+  EXPECT_TRUE(std::ranges::equal(part.row(1), g.row(16 + 3)));
+  EXPECT_TRUE(std::ranges::equal(part.row(2), g.row(16 + 9)));
+}
+
+TEST(RouterSvdPerturb, NamesTheLayerThatIsNotFinite) {
+  testing::expect_error(ErrorCode::kNonFinite, {"layer 5", "router", "inf"},
+                        [] { (void)grow("svd_perturb", RouterPart::kWeight, doubled(2), 2, {1, 2, INFINITY, 3}); });
 }
 
 // -- biases -------------------------------------------------------------------

@@ -1,0 +1,41 @@
+#pragma once
+
+#include "coppice/base/rng.h"
+#include "coppice/upcycle/dense_detail.h"
+#include "coppice/upcycle/expert_init.h"
+
+namespace coppice::upcycle {
+
+/// The matrix as one that can be decomposed.
+///
+/// Throws   Error{kNonFinite} naming layer, expert and role if a value is none.
+Dense finite_matrix(const ExpertView& view, const ChildKey& key);
+
+/// Rows or columns, whichever are fewer, of `m` made orthonormal by QR with R's diagonal positive; the norm is 1 a row
+/// or column.
+Dense orthonormal(const Dense& m);
+
+inline constexpr ParamSpec kSvdPerturbParams[] = {
+    {.key = "values",
+     .fallback = 0.1,
+     .lo = 0.0,
+     .hi = 10.0,
+     .help = "std of the relative noise on the singular values"},
+    {.key = "vectors",
+     .fallback = 0.05,
+     .lo = 0.0,
+     .hi = 10.0,
+     .help = "noise on the singular vectors: its length beside theirs"},
+    {.key = "redraw",
+     .fallback = 0.0,
+     .lo = 0.0,
+     .hi = 1.0,
+     .help = "share of the singular values, the smallest, that is drawn anew"}};
+
+struct SvdStreams {
+  Rng values, left, right, small;
+};
+/// m with noise on its singular values and vectors (methods.md section 3).
+Dense svd_perturbed(const Dense& m, const Params& params, const SvdStreams& streams);
+
+}  // namespace coppice::upcycle

@@ -1,0 +1,98 @@
+#include "coppice/upcycle/split.h"
+
+#include <algorithm>
+
+#include "coppice/base/check.h"
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/upcycle/plan_detail.h"
+
+namespace coppice::upcycle {
+namespace {
+
+using families::GateFunction;
+using families::Role;
+
+void refuse(std::string_view setting, std::string_view value) {
+  throw Error(ErrorCode::kUsage, cat(setting, ": '", value,
+                                     "' has no place in a split, whose parts are cut from their parents (leave it "
+                                     "out)"));
+}
+
+}  // namespace
+
+GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOptions& options) {
+  const int64_t parts = options.split;
+  if (config.expert_width % parts != 0) {
+    throw Error(ErrorCode::kUsage, cat("split: experts of ", config.expert_width, " units cannot be cut into ", parts,
+                                       " equal parts (choose a divisor)"));
+  }
+  if (config.routing.num_groups > 1) {
+    throw Error(ErrorCode::kUsage, cat("split: the scores of ", config.routing.num_groups,
+                                       " router groups would change with parts in them (not supported)"));
+  }
+  if (options.select) refuse("select", *options.select);
+  if (options.max_duplicates) refuse("max-duplicates", cat(*options.max_duplicates));
+  if (options.expert_init.name != "copy") refuse("expert-init", options.expert_init.name);
+  if (options.router_init && options.router_init->name != "copy") refuse("router-init", options.router_init->name);
+  if (options.optimizer_state.name != "copy") refuse("optimizer-state", options.optimizer_state.name);
+  if (options.balance_bias != kBalanceBiasCopy) refuse("balance-bias", options.balance_bias);
+  if (options.scale_top_k) refuse("top-k", "scale");
+  if (options.allow_regroup) refuse("allow-regroup", "true");
+
+  GrowthPlan plan;
+  plan.seed = options.seed;
+  plan.experts_before = config.num_experts;
+  plan.experts_after = ExpertCount::from_text(cat(parts, "x")).resolve(config.num_experts);
+  plan.order = options.order ? order_from_name(*options.order, "order") : Order::kAppend;
+  plan.split = plan.top_k_factor = parts;
+  const auto factor = static_cast<double>(parts);
+  const bool whole_gates = config.routing.gate == GateFunction::kSigmoidTopK && !config.routing.renormalise;
+  (whole_gates ? plan.down_bias_factor : plan.down_factor) = whole_gates ? 1.0 / factor : factor;
+  if (config.routing.gate == GateFunction::kSoftmaxTopK && config.routing.has_selection_bias) {
+    plan.selection_bias_factor = 1.0 / factor;
+  }
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
+    LayerPlan& layer_plan = plan.layers.emplace_back(LayerPlan{.layer = layer, .children = {}});
+    for (int64_t i = 0; i < plan.experts_after; ++i) {
+      const int64_t parent = plan.order == Order::kAppend ? i % plan.experts_before : i / parts;
+      const int64_t part = plan.order == Order::kAppend ? i / plan.experts_before : i % parts;
+      layer_plan.children.push_back({static_cast<uint32_t>(parent), static_cast<uint32_t>(part)});
+    }
+  }
+  check_plan(config, plan, false);
+  return plan;
+}
+
+double split_factor(const GrowthPlan& plan, Role role) {
+  if (role == Role::kExpertDown) return plan.down_factor;
+  return role == Role::kExpertDownBias ? plan.down_bias_factor : 1.0;
+}
+
+std::vector<float> part_of_expert(const GrowthPlan& plan, const Child& child, Role role, int64_t rows, int64_t cols,
+                                  std::span<const float> parent, double factor) {
+  COPPICE_CHECK(parent.size() == static_cast<size_t>(rows * cols));
+  const auto stride = static_cast<size_t>(cols);
+  int64_t first_row = 0, first_col = 0;
+  if (role == Role::kExpertDown) {
+    COPPICE_CHECK(cols % plan.split == 0);
+    cols /= plan.split;
+    first_col = child.copy * cols;
+  } else if (role != Role::kExpertDownBias) {
+    COPPICE_CHECK(rows % plan.split == 0);
+    rows /= plan.split;
+    first_row = child.copy * rows;
+  }
+  std::vector<float> part;
+  part.reserve(static_cast<size_t>(rows * cols));
+  for (int64_t r = 0; r < rows; ++r) {
+    const auto row = parent.subspan(static_cast<size_t>(first_row + r) * stride, stride);
+    for (const float x : row.subspan(static_cast<size_t>(first_col), static_cast<size_t>(cols))) {
+      part.push_back(static_cast<float>(factor * x));
+    }
+  }
+  return part;
+}
+
+}  // namespace coppice::upcycle

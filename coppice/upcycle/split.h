@@ -1,0 +1,28 @@
+#pragma once
+
+// Cutting every expert along its intermediate units into narrower ones: the same function and the same work per token,
+// with more to choose from.
+
+#include <span>
+
+#include "coppice/families/family.h"
+#include "coppice/upcycle/plan.h"
+
+namespace coppice::upcycle {
+
+/// Children of every expert are its `options.split` parts; router rows are copied and top-K grows likewise.
+///
+/// Throws   Error{kUsage}: an expert width that is no multiple, router groups, or methods that are not `copy`.
+/// Source   methods.md section 3: gates that are shares of 1 are divided among the parts, so `down` is multiplied.
+GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOptions& options);
+
+/// The part of an expert's matrix (or bias) that is `child`, times the plan's factor for its role.
+///
+/// Shapes   parent [rows, cols]: rows of gate and up, columns of down are cut; returns the part, row-major.
+std::vector<float> part_of_expert(const GrowthPlan& plan, const Child& child, families::Role role, int64_t rows,
+                                  int64_t cols, std::span<const float> parent, double factor);
+
+/// What the plan multiplies an expert's tensor of this role by.
+double split_factor(const GrowthPlan& plan, families::Role role);
+
+}  // namespace coppice::upcycle

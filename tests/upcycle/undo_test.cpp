@@ -1,0 +1,107 @@
+#include "coppice/upcycle/undo.h"
+
+#include <gtest/gtest.h>
+
+#include "coppice/upcycle/lineage.h"
+#include "tests/testing/errors.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/upcycle/checkpoints.h"
+#include "tests/upcycle/growth_examples.h"
+
+namespace coppice::upcycle {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::TempDir;
+
+void undo(const fs::path& from, const fs::path& to) {
+  const auto model = families::open_model(from);
+  ExpandSettings settings;
+  settings.out = to;
+  (void)expand(model, undo_plan(model.config, read_lineage(from)), settings);
+}
+
+void expect_same_model(const fs::path& a, const fs::path& b) {
+  EXPECT_EQ(testing::tensors_of(a), testing::tensors_of(b));
+  EXPECT_EQ(Json::read(a / "config.json"), Json::read(b / "config.json"));
+  EXPECT_EQ(fs::exists(a / kLineageFile), fs::exists(b / kLineageFile));
+  if (fs::exists(a / kLineageFile)) {
+    EXPECT_EQ(Json::read(a / kLineageFile), Json::read(b / kLineageFile));
+  }
+}
+
+TEST(UndoPlan, GivesTheModelBeforeByteForByteWhateverTheMethods) {
+  const TempDir dir;
+  for (const char* family : {"glm4_moe", "mixtral"}) {
+    const auto model = testing::tiny_model(dir / family, family);
+    for (const char* order : {"append", "siblings"}) {
+      const auto out = dir / (std::string(family) + order);
+      testing::grow(model, out,
+                    {.experts = ExpertCount::from_text("2x"),
+                     .expert_init = {"drop_units", {}},
+                     .router_init = MethodChoice{"copy_noise", {}},
+                     .order = order});
+      undo(out, out.string() + "-undone");
+      expect_same_model(model, out.string() + "-undone");
+    }
+  }
+}
+
+TEST(UndoPlan, TakesChainedExpansionsBackOneByOne) {
+  const TempDir dir;
+  const auto model = testing::tiny_model(dir / "m", "glm4_moe");
+  testing::grow(model, dir / "once", {.experts = ExpertCount::from_text("2x"), .order = "siblings"});
+  testing::grow(dir / "once", dir / "twice",
+                {.experts = ExpertCount::from_text("1.5x"), .expert_init = {"copy_noise", {}}});
+  undo(dir / "twice", dir / "back");
+  expect_same_model(dir / "once", dir / "back");
+  undo(dir / "back", dir / "first");
+  expect_same_model(model, dir / "first");
+}
+
+TEST(UndoPlan, BringsBackTheOptimizerStateAndTopK) {
+  const TempDir dir;
+  const auto model = testing::tiny_model(dir / "m", "glm4_moe");
+  testing::write_trainer(model);
+  testing::grow(model, dir / "out", {.experts = ExpertCount::from_text("2x"), .scale_top_k = true});
+  EXPECT_EQ(families::open_model(dir / "out").config.top_k, 2 * families::open_model(model).config.top_k);
+  undo(dir / "out", dir / "back");
+  expect_same_model(model, dir / "back");
+  const auto state = [](const fs::path& at) {
+    std::map<std::string, testing::Bytes> tensors;
+    for (const auto& file : fs::directory_iterator(at / kTrainerFolder)) {
+      if (file.path().extension() != ".safetensors") continue;
+      const auto shard = io::SafetensorsFile::open(file.path());
+      for (const auto& info : shard.tensors()) tensors[info.name] = testing::bytes_of({&shard, &info});
+    }
+    return tensors;
+  };
+  EXPECT_EQ(state(model), state(dir / "back"));
+}
+
+TEST(UndoPlan, RefusesWhatItCannotTakeBack) {
+  const TempDir dir;
+  const auto path = testing::tiny_model(dir / "m", "glm4_moe");
+  const auto model = families::open_model(path);
+  testing::expect_error(ErrorCode::kUsage, {"undo", "coppice.json"},
+                        [&] { (void)undo_plan(model.config, std::nullopt); });
+  testing::grow(path, dir / "split", {.split = 2});
+  testing::expect_error(ErrorCode::kUsage, {"undo", "parts"}, [&] { undo(dir / "split", dir / "no"); });
+  testing::grow(path, dir / "out", {.experts = ExpertCount::from_text("2x")});
+  testing::expect_error(ErrorCode::kFormat, {"coppice.json", "8 experts", "has 4"},
+                        [&] { (void)undo_plan(model.config, read_lineage(dir / "out")); });
+}
+
+TEST(UndoRemainder, NamesWhatTheOriginalsKeep) {
+  const auto lineage = [](const char* router, const char* optimizer) {
+    auto plan =
+        testing::example_plan(2, 2, {"copy", {}}, MethodChoice::from_text(router), MethodChoice::from_text(optimizer));
+    return extend_lineage(std::nullopt, plan, "expand", "");
+  };
+  EXPECT_EQ(undo_remainder(lineage("bias_only", "copy")), "");
+  EXPECT_NE(undo_remainder(lineage("bias_only:noise_to_original=1", "copy")).find("noise"), std::string::npos);
+  EXPECT_NE(undo_remainder(lineage("copy", "share:power=1")).find("'share'"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace coppice::upcycle
