@@ -48,6 +48,11 @@ class Family:
     def type(self):
         return self.model_type or self.name
 
+    @property
+    def text_type(self):
+        """The model type of the part that has the experts: what coppice lists families by."""
+        return self.settings.get("text_config", {}).get("model_type", self.type)
+
     def scoped(self, config):
         return config[self.scope] if self.scope else config
 
