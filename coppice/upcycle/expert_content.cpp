@@ -116,6 +116,30 @@ uint64_t unit_signature(const ExpertParts& parts, int64_t layer, int64_t expert)
   return sum;
 }
 
+uint64_t value_signature(const ExpertParts& parts, int64_t layer, int64_t expert) {
+  uint64_t sum = 0;
+  const int64_t num_experts = parts.model().config.num_experts;
+  for (const ExpertPart& part : parts.of(layer, expert)) {
+    if (families::is_bias(part.slot->role())) continue;
+    check_interrupt();
+    const auto width = static_cast<size_t>(io::dtype_bits(part.entry.info->dtype) / 8);
+    const std::byte* const stored = part.data().data();
+    for (const ExpertMatrix& place : families::expert_matrices(*part.slot, num_experts)) {
+      const auto salt = static_cast<uint64_t>(place.role) << 56;  // a value may not move to another matrix
+      for (int64_t row = 0; row < place.rows; ++row) {
+        for (int64_t col = 0; col < place.cols; ++col) {
+          uint64_t value = 0;
+          const int64_t at = place.begin + row * place.row_step + col * place.col_step;
+          std::memcpy(&value, stored + static_cast<size_t>(at) * width, width);
+          sum += mixed(salt + value + 0x9e3779b97f4a7c15u);
+        }
+      }
+    }
+    part.release(0, part.slice.bytes);
+  }
+  return sum;
+}
+
 double cosine(std::span<const float> a, std::span<const float> b) {
   double dot = 0, aa = 0, bb = 0;
   for (size_t i = 0; i < a.size(); ++i) {

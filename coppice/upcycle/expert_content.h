@@ -28,6 +28,9 @@ std::vector<float> expert_sample(const families::ExpertParts& parts, int64_t lay
 /// down column.
 uint64_t unit_signature(const families::ExpertParts& parts, int64_t layer, int64_t expert);
 
+/// The same for any order of the values within each of the expert's matrices: a sum of their hashes.
+uint64_t value_signature(const families::ExpertParts& parts, int64_t layer, int64_t expert);
+
 /// Cosine of two vectors, accumulated in fp64. Two zero vectors: 1; one of them: 0; NaN where a value is.
 double cosine(std::span<const float> a, std::span<const float> b);
 

@@ -22,9 +22,12 @@ using families::Role;
 
 constexpr Role kRowRoles[] = {Role::kRouter, Role::kRouterBias, Role::kSelectionBias, Role::kExpertScale,
                               Role::kAttentionRouter};
-constexpr double kRecognised = 0.2;    ///< cosine above which an expert or a router row is said to derive from another
-constexpr double kNearlyAsNear = 0.1;  ///< parents this close to the nearest are told apart by the router row
-constexpr double kOtherRow = 0.05;     ///< a row this much nearer to another original's has been swapped
+constexpr double kRecognised = 0.2;   ///< cosine above which an expert or a router row is said to derive from another
+constexpr double kOrthogonal = 0.02;  ///< cosine (as large as rounding to bf16 leaves it) of an orthogonal router row
+constexpr double kSameNorm = 0.01;
+constexpr double kNearlyAsNear =
+    0.2;                            ///< originals this close to the nearest may be meant: a mixture of two is near both
+constexpr double kOtherRow = 0.05;  ///< a row this much nearer to another original's has been swapped
 constexpr double kSurelyRow = 0.9;
 
 template <class Value>
@@ -59,6 +62,12 @@ struct Rows {
 
 bool same_row(std::span<const float> a, std::span<const float> b) {
   return std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+double norm(std::span<const float> row) {
+  double sum = 0;
+  for (const float x : row) sum += static_cast<double>(x) * x;
+  return std::sqrt(sum);
 }
 
 /// The work on one layer, its findings kept between the steps.
@@ -156,18 +165,19 @@ class LayerCheck {
       parents_[child] = static_cast<int64_t>(parent);
       result_.smallest_cosine = std::min(result_.smallest_cosine, near[parent]);
     }
-    find_permuted();
+    find_by(unit_signature);
+    find_by(value_signature);
+    for (const int64_t child : without_parent()) report_unknown(static_cast<size_t>(child));
   }
 
-  /// Experts that hold a parent's units in another order.
-  void find_permuted() {
+  /// Experts that hold what a parent does in another order.
+  void find_by(uint64_t (*signature)(const ExpertParts&, int64_t layer, int64_t expert)) {
     const std::vector<int64_t> unknown = without_parent();
     if (unknown.empty()) return;
-    const auto originals = for_each_expert<uint64_t>(before_.config.num_experts, threads_, [&](int64_t expert) {
-      return unit_signature(parts_before_, layer_, expert);
-    });
+    const auto originals = for_each_expert<uint64_t>(
+        before_.config.num_experts, threads_, [&](int64_t expert) { return signature(parts_before_, layer_, expert); });
     const auto children = for_each_expert<uint64_t>(static_cast<int64_t>(unknown.size()), threads_, [&](int64_t i) {
-      return unit_signature(parts_after_, layer_, unknown[static_cast<size_t>(i)]);
+      return signature(parts_after_, layer_, unknown[static_cast<size_t>(i)]);
     });
     for (size_t i = 0; i < unknown.size(); ++i) {
       std::vector<size_t> candidates;
@@ -175,11 +185,7 @@ class LayerCheck {
         if (originals[p] == children[i]) candidates.push_back(p);
       }
       const auto child = static_cast<size_t>(unknown[i]);
-      if (!candidates.empty()) {
-        parents_[child] = static_cast<int64_t>(pick(child, candidates));
-      } else {
-        report_unknown(child);
-      }
+      if (!candidates.empty()) parents_[child] = static_cast<int64_t>(pick(child, candidates));
     }
   }
 
@@ -248,6 +254,9 @@ class LayerCheck {
       }
     }
     if (near > kRecognised) return {};
+    // The router method `orthogonal` keeps the parent's norm and nothing else.
+    const double length = norm(router_after_->row(child)) / norm(router_before_->row(parent));
+    if (std::abs(near) < kOrthogonal && std::abs(length - 1) < kSameNorm) return {};
     return cat("'", name, "': row ", child, " is not near that of original ", parent, ", whose child expert ", child,
                " is (cosine ", number_text(near), ")");
   }
