@@ -22,7 +22,7 @@ void set(Json& sizes, std::string_view key, Json value) {
 }  // namespace
 
 Json with_top_k_factor(const ModelConfig& config, const TopKScaling& scaling) {
-  const auto [factor, copies, back] = scaling;
+  const int64_t factor = scaling.factor;
   const Family& family = *config.family;
   if (family.top_k_key.empty() || family.fixed_top_k > 0) {
     throw Error(
@@ -31,12 +31,12 @@ Json with_top_k_factor(const ModelConfig& config, const TopKScaling& scaling) {
   }
   Json json = config.json;
   Json& sizes = config.text_key.empty() ? json : *json.find(config.text_key);
-  const auto scale = [&, factor = factor, back = back](std::string_view key, int64_t value) {
-    if (back && value % factor != 0) {
+  const auto scale = [&](std::string_view key, int64_t value) {
+    if (scaling.back && value % factor != 0) {
       throw Error(ErrorCode::kFormat, cat("config.json: '", key, "' is ", value, "; wanted a multiple of ", factor,
                                           ", by which the expansion that is undone had multiplied it"));
     }
-    set(sizes, key, Json(back ? value / factor : value * factor));
+    set(sizes, key, Json(scaling.back ? value / factor : value * factor));
   };
   scale(family.top_k_key, config.top_k);
   if (config.routing.num_groups > 1) {
@@ -44,10 +44,10 @@ Json with_top_k_factor(const ModelConfig& config, const TopKScaling& scaling) {
     scale(family.top_groups_key, config.routing.top_groups);
   }
   const bool gates_add_up = config.routing.gate != GateFunction::kSigmoidTopK || config.routing.renormalise;
-  if (copies && !gates_add_up && family.has_routed_scaling) {
+  if (scaling.copies && !gates_add_up && family.has_routed_scaling) {
     const auto by = static_cast<double>(factor);
     const double before = config.routing.routed_scaling;
-    set(sizes, family.routed_scaling_key, Json(back ? before * by : before / by));
+    set(sizes, family.routed_scaling_key, Json(scaling.back ? before * by : before / by));
   }
   return json;
 }

@@ -11,7 +11,7 @@ import pytest
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 COMMANDS = ["inspect", "score", "expand", "verify", "tokenize", "train", "eval", "report", "demo", "list"]
 CORE_COMMANDS = ["inspect", "expand", "verify", "tokenize", "report", "list"]
-LISTS = ["families", "expert-init", "router-init", "optimizer-state", "metrics", "selections", "layer-selections"]
+LISTS = ["families", "expert-init", "router-init", "optimizer-state", "metrics", "selections", "layer-selections", "recipes"]
 
 
 def assert_fails(done, status, *words):
