@@ -46,11 +46,14 @@ uint64_t tokens_of_seed(const Budget& plan) {
   return static_cast<uint64_t>(plan.batch_tokens * (3 * plan.steps - plan.growth_step));
 }
 
-// Trains the seeds' models side by side: two chains a seed, on threads of their own. More threads than chains go into
-// the models, by the number of all seeds, so that a demo that goes on computes what a whole one does.
+// Trains the seeds' models side by side: two chains a seed, one thread each, so that the figures do not depend on the
+// machine. Only where the user asks for more threads do they go into the models, by the number of all seeds: a demo that
+// goes on computes what a whole one does.
 void run_seeds(const DemoOptions& options, const PreparedData& data, const std::vector<SeedResult*>& seeds) {
-  const auto threads = options.threads > 0 ? options.threads : static_cast<int64_t>(default_threads());
-  const auto threads_each = std::max<int64_t>(1, threads / (2 * options.seeds));
+  const int64_t chains = 2 * options.seeds;
+  const auto threads =
+      options.threads > 0 ? options.threads : std::min(chains, static_cast<int64_t>(default_threads()));
+  const auto threads_each = std::max<int64_t>(1, threads / chains);
   Progress progress("demo", seeds.size() * tokens_of_seed(budget(options)), ProgressUnit::kTokens);
   std::vector<std::atomic<int>> chains_done(seeds.size());
   parallel_for(2 * seeds.size(), static_cast<size_t>(threads), [&](size_t job) {

@@ -40,7 +40,7 @@ struct DemoOptions {
         field("vocab-size", &O::vocab_size, "ids of the tokenizer it trains"),
         field("growth-at", &O::growth_at, "share of the token budget before the expansion"),
         field("threads", &O::threads,
-              "CPU threads, 0 for all cores; models train side by side, one thread each, until there are more"),
+              "CPU threads; models train side by side, one thread each (0: at most that), more only if asked for"),
         field("json", &O::json, "the results as one JSON object on stdout"),
         field("quiet", &O::quiet, "no log lines")};
   }

@@ -27,7 +27,9 @@ using StepObserver = std::function<void(uint64_t tokens)>;
 /// Runs (or resumes) training. Writes the run directory of design.md section 3, if `train.out` names one.
 ///
 /// Batch s is the sampler's windows [s * B, (s + 1) * B), so that a run may be cut, resumed and branched anywhere:
-/// `train.resume` gives the losses of the uninterrupted run bit for bit. Units losses in nats per token.
+/// `train.resume` gives the losses of the uninterrupted run bit for bit.
+///
+/// Units    losses in nats per token.
 /// Threads  train.threads; the same losses for the same number (matrix products may round otherwise for another).
 ///          Several threads may each train a model of their own.
 /// Throws   Error{kUsage, kNotFound, kFormat, kIo}; Error{kNonFinite} when the loss becomes NaN (last good checkpoint
