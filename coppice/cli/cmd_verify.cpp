@@ -35,11 +35,15 @@ struct VerifyOptions {
 };
 
 void print_account(const upcycle::VerifyResult& result) {
-  std::cout << cat("experts: ", result.experts_before, " -> ", result.experts_after, "\n")
+  std::cout << cat("experts: ", result.experts_before, " -> ", result.experts_after);
+  if (result.split > 1) std::cout << cat(", each 1/", result.split, " of one before");
+  if (result.top_k_factor > 1) std::cout << cat(", ", result.top_k_factor, " times as many a token");
+  std::cout << "\n"
             << cat("outside experts and routers: ", result.identical, " tensors, bit for bit as before\n")
             << cat("expert tensors: ", result.experts_original, " equal their parent's byte for byte, ",
                    result.experts_changed, " derive from it");
-  if (result.experts_changed > 0) std::cout << cat(" (smallest cosine ", number_text(result.smallest_cosine), ")");
+  if (result.experts_changed > 0 && result.split == 1)
+    std::cout << cat(" (smallest cosine ", number_text(result.smallest_cosine), ")");
   std::cout << cat("\nrouter rows: ", result.router_rows_equal, " equal their parent's, ", result.router_rows_changed,
                    " near it; biases changed: ", result.biases_changed, "\n");
   for (auto first = result.parents.begin(); first != result.parents.end();) {

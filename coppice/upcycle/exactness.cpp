@@ -41,11 +41,31 @@ std::string remedy(const families::ModelConfig& config, const GrowthPlan& plan) 
              " it would be exact, at the cost of as many more active experts.");
 }
 
+/// Copies that are never chosen: their bias is lowered below what the originals' can be.
+///
+/// Source   families.md section 3 (recipe B).
+bool copies_are_dormant(const families::ModelConfig& config, const GrowthPlan& plan) {
+  constexpr double kBelowLogits = 1e4, kBelowSelectionBiases = 100;
+  const families::Routing& routing = config.routing;
+  if (families::routing_class_info(families::routing_class(routing)).dormant.empty()) return false;
+  if (plan.router_init.name != "bias_only" || !(routing.has_router_bias || routing.has_selection_bias)) return false;
+  const Params params("bias_only", router_init("bias_only").params, plan.router_init.given);
+  const double wanted = routing.has_router_bias ? kBelowLogits : kBelowSelectionBiases;
+  if (params.get("shift") > -wanted || params.get("noise_to_original") != 0) return false;
+  // a group that had one expert is scored by its two best ones, of which one is a copy now
+  return !groups_limit_choice(routing) || config.num_experts >= 2 * routing.num_groups;
+}
+
 }  // namespace
 
 Exactness exactness(const families::ModelConfig& config, const GrowthPlan& plan) {
   const families::Routing& routing = config.routing;
   const RoutingClass routing_class = families::routing_class(routing);
+  if (copies_are_dormant(config, plan)) {
+    return {
+        true,
+        "Exact: no token is routed to a new expert, whose bias is far below the others', until training raises it."};
+  }
   if (!expert_init(plan.expert_init.name).same_function) {
     return {false, cat("Not exact: ", plan.expert_init.to_text(),
                        " gives the new experts other weights, so they compute something else than their parents.")};

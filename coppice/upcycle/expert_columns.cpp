@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "coppice/upcycle/expert_rows_detail.h"
-#include "coppice/upcycle/lane_sum_detail.h"
 #include "coppice/upcycle/purpose_detail.h"
 
 namespace coppice::upcycle {
@@ -25,37 +24,39 @@ constexpr ParamSpec kDropUpcycleParams[] = {
      .is_whole = true}};
 
 /// The columns that this child redraws, rising.
-std::vector<uint32_t> dropped_columns(const ExpertView& view, const ChildKey& key, const Params& params) {
-  auto columns = key.tensor_rng(view.role, kColumns).permutation(static_cast<uint32_t>(view.cols));
-  columns.resize(static_cast<size_t>(std::floor(params.get("ratio") * static_cast<double>(view.cols))));
+std::vector<uint32_t> dropped_columns(families::Role role, int64_t cols, const ChildKey& key, const Params& params) {
+  auto columns = key.tensor_rng(role, kColumns).permutation(static_cast<uint32_t>(cols));
+  columns.resize(static_cast<size_t>(std::floor(params.get("ratio") * static_cast<double>(cols))));
   std::ranges::sort(columns);
   return columns;
 }
 
-void drop_upcycle(ExpertView child, const ChildKey& key, const PartnerSource&, const Params& params) {
-  const auto columns = dropped_columns(child, key, params);
-  const Rng rng = key.tensor_rng(child.role, kRedraw);
+RowFill drop_upcycle(const MatrixRows& parent, const ChildKey& key, const RowsSource&, const Params& params) {
   const auto redraw = static_cast<Redraw>(params.get("init"));
-  const auto rows = static_cast<double>(child.rows), cols = static_cast<double>(child.cols);
+  const auto rows = static_cast<double>(parent.rows), cols = static_cast<double>(parent.cols);
   const double size = redraw == kXavier    ? std::sqrt(6.0 / (rows + cols))
                       : redraw == kKaiming ? std::sqrt(6.0 / cols)
-                                           : mean_std(std::span<const float>(child.values)).std;
-  const auto scale = static_cast<float>(size);
-  std::vector<float> drawn(static_cast<size_t>(child.cols));
-  for (int64_t r = 0; r < child.rows; ++r) {
-    const auto first = static_cast<uint64_t>(r * child.cols);
-    if (redraw == kNormal) {
-      rng.fill_normal(first, drawn.data(), drawn.size());
-    } else {
-      rng.fill_signed_uniform(first, drawn.data(), drawn.size());
+                                           : mean_std(parent).std;
+  return [parent, redraw, columns = dropped_columns(parent.role, parent.cols, key, params),
+          rng = key.tensor_rng(parent.role, kRedraw),
+          scale = static_cast<float>(size)](int64_t first, std::span<float> out) {
+    parent.read(first, out);
+    const auto width = static_cast<size_t>(parent.cols);
+    std::vector<float> drawn(width);
+    for (size_t row = 0; row < out.size(); row += width, ++first) {
+      const auto element = static_cast<uint64_t>(first * parent.cols);
+      if (redraw == kNormal) {
+        rng.fill_normal(element, drawn.data(), width);
+      } else {
+        rng.fill_signed_uniform(element, drawn.data(), width);
+      }
+      for (const uint32_t c : columns) out[row + c] = scale * drawn[c];
     }
-    const auto values = child.row(r);
-    for (const uint32_t c : columns) values[c] = scale * drawn[c];
-  }
+  };
 }
 
 void drop_upcycle_moment(ExpertView moment, const ChildKey& key, const Params& params) {
-  const auto columns = dropped_columns(moment, key, params);
+  const auto columns = dropped_columns(moment.role, moment.cols, key, params);
   for (int64_t r = 0; r < moment.rows; ++r) {
     const auto values = moment.row(r);
     for (const uint32_t c : columns) values[c] = 0.0f;
@@ -64,27 +65,34 @@ void drop_upcycle_moment(ExpertView moment, const ChildKey& key, const Params& p
 
 // -- shuffle_columns ----------------------------------------------------------
 
+std::vector<uint32_t> column_order(families::Role role, int64_t cols, const ChildKey& key) {
+  return key.tensor_rng(role, kPermutation).permutation(static_cast<uint32_t>(cols));
+}
+
 /// Column c becomes the former column order[c].
-void move_columns(ExpertView m, const ChildKey& key) {
-  const auto order = key.tensor_rng(m.role, kPermutation).permutation(static_cast<uint32_t>(m.cols));
-  std::vector<float> before(static_cast<size_t>(m.cols));
-  for (int64_t r = 0; r < m.rows; ++r) {
-    const auto values = m.row(r);
-    std::ranges::copy(values, before.begin());
-    for (size_t c = 0; c < order.size(); ++c) values[c] = before[order[c]];
+void move_columns(std::span<float> rows, const std::vector<uint32_t>& order) {
+  std::vector<float> before(order.size());
+  for (size_t row = 0; row < rows.size(); row += order.size()) {
+    std::ranges::copy(rows.subspan(row, order.size()), before.begin());
+    for (size_t c = 0; c < order.size(); ++c) rows[row + c] = before[order[c]];
   }
 }
 
-void shuffle_columns(ExpertView child, const ChildKey& key, const PartnerSource&, const Params&) {
-  move_columns(child, key);
+RowFill shuffle_columns(const MatrixRows& parent, const ChildKey& key, const RowsSource&, const Params&) {
+  return [parent, order = column_order(parent.role, parent.cols, key)](int64_t first, std::span<float> out) {
+    parent.read(first, out);
+    move_columns(out, order);
+  };
 }
 
-void shuffle_columns_moment(ExpertView moment, const ChildKey& key, const Params&) { move_columns(moment, key); }
+void shuffle_columns_moment(ExpertView moment, const ChildKey& key, const Params&) {
+  move_columns(moment.values, column_order(moment.role, moment.cols, key));
+}
 
 }  // namespace
 
 extern constinit const ExpertInit kDropUpcycle{.name = "drop_upcycle",
-                                               .apply = drop_upcycle,
+                                               .child = drop_upcycle,
                                                .apply_moment = drop_upcycle_moment,
                                                .params = kDropUpcycleParams,
                                                .same_bytes = false,
@@ -93,7 +101,7 @@ extern constinit const ExpertInit kDropUpcycle{.name = "drop_upcycle",
                                                .source = kExpertUpcycling};
 
 extern constinit const ExpertInit kShuffleColumns{.name = "shuffle_columns",
-                                                  .apply = shuffle_columns,
+                                                  .child = shuffle_columns,
                                                   .apply_moment = shuffle_columns_moment,
                                                   .params = {},
                                                   .same_bytes = false,

@@ -9,7 +9,10 @@ namespace coppice::upcycle {
 /// The matrix as one that can be decomposed.
 ///
 /// Throws   Error{kNonFinite} naming layer, expert and role if a value is none.
-Dense finite_matrix(const ExpertView& view, const ChildKey& key);
+Dense finite_matrix(const MatrixRows& matrix, const ChildKey& key);
+
+/// Rows of a matrix that is there already.
+RowFill rows_of(Dense m);
 
 /// Rows or columns, whichever are fewer, of `m` made orthonormal by QR with R's diagonal positive; the norm is 1 a row
 /// or column.

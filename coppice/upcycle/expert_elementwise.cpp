@@ -3,15 +3,13 @@
 #include <algorithm>
 #include <array>
 
-#include "coppice/base/check.h"
 #include "coppice/upcycle/expert_rows_detail.h"
-#include "coppice/upcycle/lane_sum_detail.h"
 #include "coppice/upcycle/purpose_detail.h"
 
 namespace coppice::upcycle {
 namespace {
 
-void copy(ExpertView, const ChildKey&, const PartnerSource&, const Params&) {}  // `child` holds the parent's values
+RowFill copy(const MatrixRows& parent, const ChildKey&, const RowsSource&, const Params&) { return parent.read; }
 
 // -- copy_noise ---------------------------------------------------------------
 
@@ -21,15 +19,18 @@ constexpr ParamSpec kCopyNoiseParams[] = {{.key = "lambda",
                                            .hi = 10.0,
                                            .help = "std of the noise as a fraction of the matrix's std"}};
 
-void copy_noise(ExpertView child, const ChildKey& key, const PartnerSource&, const Params& params) {
-  const auto sigma = static_cast<float>(params.get("lambda") * mean_std(std::span<const float>(child.values)).std);
-  const Rng rng = key.tensor_rng(child.role, kNoise);
-  std::array<float, 4096> noise;  // stays in the first-level cache
-  for (size_t first = 0; first < child.values.size(); first += noise.size()) {
-    const auto values = child.values.subspan(first, std::min(noise.size(), child.values.size() - first));
-    rng.fill_normal(first, noise.data(), values.size());
-    for (size_t i = 0; i < values.size(); ++i) values[i] += sigma * noise[i];
-  }
+RowFill copy_noise(const MatrixRows& parent, const ChildKey& key, const RowsSource&, const Params& params) {
+  const auto sigma = static_cast<float>(params.get("lambda") * mean_std(parent).std);
+  return [parent, sigma, rng = key.tensor_rng(parent.role, kNoise)](int64_t first, std::span<float> out) {
+    parent.read(first, out);
+    const auto begin = static_cast<uint64_t>(first * parent.cols);
+    std::array<float, 4096> noise;  // stays in the first-level cache
+    for (size_t done = 0; done < out.size(); done += noise.size()) {
+      const auto values = out.subspan(done, std::min(noise.size(), out.size() - done));
+      rng.fill_normal(begin + done, noise.data(), values.size());
+      for (size_t i = 0; i < values.size(); ++i) values[i] += sigma * noise[i];
+    }
+  };
 }
 
 // -- scaled_copy --------------------------------------------------------------
@@ -37,9 +38,11 @@ void copy_noise(ExpertView child, const ChildKey& key, const PartnerSource&, con
 constexpr ParamSpec kScaledCopyParams[] = {
     {.key = "factor", .fallback = 0.95, .lo = -10.0, .hi = 10.0, .help = "the parent's values times this"}};
 
-void scaled_copy(ExpertView child, const ChildKey&, const PartnerSource&, const Params& params) {
-  const auto factor = static_cast<float>(params.get("factor"));
-  for (float& x : child.values) x *= factor;
+RowFill scaled_copy(const MatrixRows& parent, const ChildKey&, const RowsSource&, const Params& params) {
+  return [parent, factor = static_cast<float>(params.get("factor"))](int64_t first, std::span<float> out) {
+    parent.read(first, out);
+    for (float& x : out) x *= factor;
+  };
 }
 
 // -- interpolate --------------------------------------------------------------
@@ -47,18 +50,21 @@ void scaled_copy(ExpertView child, const ChildKey&, const PartnerSource&, const 
 constexpr ParamSpec kInterpolateParams[] = {
     {.key = "alpha", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "share of the next expert"}};
 
-void interpolate(ExpertView child, const ChildKey& key, const PartnerSource& partner, const Params& params) {
-  const std::vector<float> next = partner(key.next());
-  COPPICE_CHECK(next.size() == child.values.size());
+RowFill interpolate(const MatrixRows& parent, const ChildKey& key, const RowsSource& partner, const Params& params) {
   const auto alpha = static_cast<float>(params.get("alpha"));
-  const float rest = 1.0f - alpha;
-  for (size_t i = 0; i < next.size(); ++i) child.values[i] = rest * child.values[i] + alpha * next[i];
+  return [parent, next = partner(key.next()), alpha](int64_t first, std::span<float> out) {
+    parent.read(first, out);
+    std::vector<float> others(out.size());
+    next.read(first, others);
+    const float rest = 1.0f - alpha;
+    for (size_t i = 0; i < out.size(); ++i) out[i] = rest * out[i] + alpha * others[i];
+  };
 }
 
 }  // namespace
 
 extern constinit const ExpertInit kCopy{.name = "copy",
-                                        .apply = copy,
+                                        .child = copy,
                                         .apply_moment = nullptr,
                                         .params = {},
                                         .same_bytes = true,
@@ -68,7 +74,7 @@ extern constinit const ExpertInit kCopy{.name = "copy",
                                         .source = kExpertUpcycling};
 
 extern constinit const ExpertInit kCopyNoise{.name = "copy_noise",
-                                             .apply = copy_noise,
+                                             .child = copy_noise,
                                              .apply_moment = nullptr,
                                              .params = kCopyNoiseParams,
                                              .same_bytes = false,
@@ -77,7 +83,7 @@ extern constinit const ExpertInit kCopyNoise{.name = "copy_noise",
                                              .source = kExpertUpcycling};
 
 extern constinit const ExpertInit kScaledCopy{.name = "scaled_copy",
-                                              .apply = scaled_copy,
+                                              .child = scaled_copy,
                                               .apply_moment = nullptr,
                                               .params = kScaledCopyParams,
                                               .same_bytes = false,
@@ -89,7 +95,7 @@ extern constinit const ExpertInit kScaledCopy{.name = "scaled_copy",
 
 extern constinit const ExpertInit kInterpolate{
     .name = "interpolate",
-    .apply = interpolate,
+    .child = interpolate,
     .apply_moment = nullptr,
     .params = kInterpolateParams,
     .same_bytes = false,

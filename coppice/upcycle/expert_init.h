@@ -8,19 +8,18 @@
 
 #include "coppice/base/rng.h"
 #include "coppice/families/family.h"
+#include "coppice/upcycle/matrix_rows.h"
 #include "coppice/upcycle/params.h"
 
 namespace coppice::upcycle {
 
-/// One matrix of one expert, [rows, cols] = [out, in] whatever the file's layout, fp32. Element i counts in that order.
-/// A bias is a matrix of one column.
+/// A whole matrix of one expert, as MatrixRows gives it by rows.
 struct ExpertView {
   families::Role role;
   int64_t rows = 0, cols = 0;
   std::span<float> values;
 
-  /// The expert's width f (intermediate units): rows of gate and up, columns of down. Not of down's bias.
-  int64_t units() const { return role == families::Role::kExpertDown ? cols : rows; }
+  int64_t units() const { return units_of(role, rows, cols); }
   std::span<float> row(int64_t r) const {
     return values.subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols));
   }
@@ -39,13 +38,11 @@ struct ChildKey {
   uint32_t partner() const;  ///< one of the other E - 1 experts, the same for all of the child's matrices; E > 1
 };
 
-/// The same matrix of another original expert, fetched on demand.
-using PartnerSource = std::function<std::vector<float>(uint32_t expert)>;
-
 struct ExpertInit {
   std::string_view name;
-  /// Turns the parent's values (already in `child`) into the child's.
-  void (*apply)(ExpertView child, const ChildKey& key, const PartnerSource& partner, const Params& params);
+  /// The child's rows. What must be known of the whole matrix, its standard deviation or all of a decomposition, is
+  /// found out in this call; rows of parent and partner may be read again by the result.
+  RowFill (*child)(const MatrixRows& parent, const ChildKey& key, const RowsSource& partner, const Params& params);
   /// What the method means for Adam's moments of the same matrix, after the optimizer strategy: moved with the units,
   /// or 0 where redrawn. nullptr: nothing.
   void (*apply_moment)(ExpertView moment, const ChildKey& key, const Params& params);
@@ -55,6 +52,7 @@ struct ExpertInit {
   bool draws = true;            ///< random: depends on seed and copy number
   bool needs_partner = false;   ///< reads other experts: not for models of one expert
   bool changes_biases = false;  ///< called for the expert's biases too; else a child has its parent's
+  bool holds_matrix = false;    ///< `child` computes all rows at once and keeps them: some fp32 copies of the matrix
   std::string_view summary, source;
 };
 std::span<const ExpertInit> expert_inits();

@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <utility>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -18,32 +20,40 @@ constexpr ParamSpec kOrthogonalParams[] = {
      .hi = 10.0,
      .help = "std of the noise before the decomposition, in stds of the matrix"}};
 
-void orthogonal(ExpertView child, const ChildKey& key, const PartnerSource&, const Params& params) {
-  Dense noisy = finite_matrix(child, key);
-  const std::span<const float> values(child.values);
+RowFill orthogonal(const MatrixRows& parent, const ChildKey& key, const RowsSource&, const Params& params) {
+  Dense noisy = finite_matrix(parent, key);
+  const std::span<const float> values(noisy.values);
   const auto sigma = static_cast<float>(params.get("lambda") * mean_std(values).std);
-  std::vector<float> noise(values.size());
-  key.tensor_rng(child.role, kNoise).fill_normal(0, noise.data(), noise.size());
-  for (size_t i = 0; i < noise.size(); ++i) noisy.values[i] += sigma * noise[i];
-
   LaneSum squares;
   squares.add_each(values, [](float x) { return double{x} * double{x}; });
-  const auto rank = static_cast<double>(std::min(child.rows, child.cols));
+  const auto rank = static_cast<double>(std::min(parent.rows, parent.cols));
   const auto scale = static_cast<float>(std::sqrt(squares.total() / rank));
-  const Dense q = orthonormal(noisy);
-  std::ranges::transform(q.values, child.values.begin(), [scale](float x) { return scale * x; });
+
+  std::vector<float> noise(values.size());
+  key.tensor_rng(parent.role, kNoise).fill_normal(0, noise.data(), noise.size());
+  for (size_t i = 0; i < noise.size(); ++i) noisy.values[i] += sigma * noise[i];
+  Dense q = orthonormal(noisy);
+  for (float& x : q.values) x *= scale;
+  return rows_of(std::move(q));
 }
 
 }  // namespace
 
-Dense finite_matrix(const ExpertView& view, const ChildKey& key) {
-  for (const float x : view.values) {
+Dense finite_matrix(const MatrixRows& matrix, const ChildKey& key) {
+  Dense m{matrix.rows, matrix.cols, matrix.all()};
+  for (const float x : m.values) {
     if (std::isfinite(x)) continue;
     throw Error(ErrorCode::kNonFinite,
-                cat("layer ", key.layer, ", expert ", key.parent, ", ", families::role_name(view.role),
+                cat("layer ", key.layer, ", expert ", key.parent, ", ", families::role_name(matrix.role),
                     ": a weight is ", x, "; a matrix with it cannot be decomposed (choose another expert-init)"));
   }
-  return {view.rows, view.cols, std::vector<float>(view.values.begin(), view.values.end())};
+  return m;
+}
+
+RowFill rows_of(Dense m) {
+  return [m = std::make_shared<const Dense>(std::move(m))](int64_t first, std::span<float> out) {
+    std::ranges::copy(std::span(m->values).subspan(static_cast<size_t>(first * m->cols), out.size()), out.begin());
+  };
 }
 
 Dense orthonormal(const Dense& m) {
@@ -52,11 +62,12 @@ Dense orthonormal(const Dense& m) {
 
 extern constinit const ExpertInit kOrthogonal{
     .name = "orthogonal",
-    .apply = orthogonal,
+    .child = orthogonal,
     .apply_moment = nullptr,
     .params = kOrthogonalParams,
     .same_bytes = false,
     .same_function = false,
+    .holds_matrix = true,
     .summary = "orthonormal rows or columns near the noisy parent's, with the parent's norm",
     .source = kExpertUpcycling};
 

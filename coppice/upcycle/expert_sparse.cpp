@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
-#include "coppice/base/check.h"
 #include "coppice/upcycle/expert_decompose_detail.h"
 #include "coppice/upcycle/expert_rows_detail.h"
 #include "coppice/upcycle/lane_sum_detail.h"
@@ -40,39 +40,40 @@ Dense random_dictionary(int64_t rows, const Rng& rng) {
   return transposed(dictionary);
 }
 
-void sparse_code_mix(ExpertView child, const ChildKey& key, const PartnerSource& partner, const Params& params) {
-  const Dense own = finite_matrix(child, key);
+RowFill sparse_code_mix(const MatrixRows& parent, const ChildKey& key, const RowsSource& partner,
+                        const Params& params) {
+  Dense own = finite_matrix(parent, key);
   ChildKey other = key;
   other.parent = key.partner();
-  std::vector<float> values = partner(other.parent);
-  COPPICE_CHECK(values.size() == child.values.size());
-  const Dense from = finite_matrix({child.role, child.rows, child.cols, values}, other);
-  const Dense dictionary = random_dictionary(child.rows, key.tensor_rng(child.role, kDictionary));
+  const Dense from = finite_matrix(partner(other.parent), other);
+  const Dense dictionary = random_dictionary(parent.rows, key.tensor_rng(parent.role, kDictionary));
   const auto codes_of = [&](const Dense& m) {
     const double penalty = params.get("penalty") * norm(m.values) / static_cast<double>(m.cols);
     return sparse_codes(dictionary, m, penalty, kIterations);
   };
   const Dense codes = codes_of(own), others = codes_of(from);
-  auto mixed = key.tensor_rng(child.role, kMixed).permutation(static_cast<uint32_t>(dictionary.cols));
+  auto mixed = key.tensor_rng(parent.role, kMixed).permutation(static_cast<uint32_t>(dictionary.cols));
   mixed.resize(static_cast<size_t>(std::floor(params.get("ratio") * static_cast<double>(mixed.size()))));
   Dense change{codes.rows, codes.cols, std::vector<float>(codes.values.size(), 0.0f)};  // M - C
   for (const uint32_t row : mixed) {
     for (int64_t c = 0; c < codes.cols; ++c) change.at(row, c) = others.at(row, c) - codes.at(row, c);
   }
   const Dense difference = product(dictionary, change);
-  for (size_t i = 0; i < difference.values.size(); ++i) child.values[i] += difference.values[i];
+  for (size_t i = 0; i < difference.values.size(); ++i) own.values[i] += difference.values[i];
+  return rows_of(std::move(own));
 }
 
 }  // namespace
 
 extern constinit const ExpertInit kSparseCodeMix{
     .name = "sparse_code_mix",
-    .apply = sparse_code_mix,
+    .child = sparse_code_mix,
     .apply_moment = nullptr,
     .params = kSparseCodeMixParams,
     .same_bytes = false,
     .same_function = false,
     .needs_partner = true,
+    .holds_matrix = true,
     .summary = "some rows of the sparse codes over a random dictionary taken from another expert",
     .source = kExpertUpcycling};
 

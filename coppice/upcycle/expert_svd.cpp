@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "coppice/base/check.h"
 #include "coppice/upcycle/expert_decompose_detail.h"
 #include "coppice/upcycle/expert_rows_detail.h"
 #include "coppice/upcycle/purpose_detail.h"
@@ -23,12 +22,11 @@ Dense shaken(Dense vectors, double length, const Rng& rng) {
 
 // -- svd_perturb --------------------------------------------------------------
 
-void svd_perturb(ExpertView child, const ChildKey& key, const PartnerSource&, const Params& params) {
-  const auto stream = [&](uint32_t purpose) { return key.tensor_rng(child.role, purpose); };
-  const Dense changed =
-      svd_perturbed(finite_matrix(child, key), params,
-                    {stream(kSingularValues), stream(kLeftVectors), stream(kRightVectors), stream(kSmallValues)});
-  std::ranges::copy(changed.values, child.values.begin());
+RowFill svd_perturb(const MatrixRows& parent, const ChildKey& key, const RowsSource&, const Params& params) {
+  const auto stream = [&](uint32_t purpose) { return key.tensor_rng(parent.role, purpose); };
+  return rows_of(
+      svd_perturbed(finite_matrix(parent, key), params,
+                    {stream(kSingularValues), stream(kLeftVectors), stream(kRightVectors), stream(kSmallValues)}));
 }
 
 // -- svd_mix ------------------------------------------------------------------
@@ -39,20 +37,18 @@ constexpr ParamSpec kSvdMixParams[] = {{.key = "ratio",
                                         .hi = 1.0,
                                         .help = "share of the singular pairs with the partner's vectors"}};
 
-void svd_mix(ExpertView child, const ChildKey& key, const PartnerSource& partner, const Params& params) {
-  Svd own = singular_values(finite_matrix(child, key));
+RowFill svd_mix(const MatrixRows& parent, const ChildKey& key, const RowsSource& partner, const Params& params) {
+  Svd own = singular_values(finite_matrix(parent, key));
   ChildKey other = key;
   other.parent = key.partner();
-  std::vector<float> values = partner(other.parent);
-  COPPICE_CHECK(values.size() == child.values.size());
-  const Svd from = singular_values(finite_matrix({child.role, child.rows, child.cols, values}, other));
-  auto mixed = key.tensor_rng(child.role, kMixed).permutation(static_cast<uint32_t>(own.s.size()));
+  const Svd from = singular_values(finite_matrix(partner(other.parent), other));
+  auto mixed = key.tensor_rng(parent.role, kMixed).permutation(static_cast<uint32_t>(own.s.size()));
   mixed.resize(static_cast<size_t>(std::floor(params.get("ratio") * static_cast<double>(mixed.size()))));
   for (const uint32_t pair : mixed) {
     for (int64_t r = 0; r < own.u.rows; ++r) own.u.at(r, pair) = from.u.at(r, pair);
     for (int64_t r = 0; r < own.v.rows; ++r) own.v.at(r, pair) = from.v.at(r, pair);
   }
-  std::ranges::copy(product(own.u, own.s, own.v).values, child.values.begin());
+  return rows_of(product(own.u, own.s, own.v));
 }
 
 }  // namespace
@@ -75,21 +71,23 @@ Dense svd_perturbed(const Dense& m, const Params& params, const SvdStreams& stre
 }
 
 extern constinit const ExpertInit kSvdPerturb{.name = "svd_perturb",
-                                              .apply = svd_perturb,
+                                              .child = svd_perturb,
                                               .apply_moment = nullptr,
                                               .params = kSvdPerturbParams,
                                               .same_bytes = false,
                                               .same_function = false,
+                                              .holds_matrix = true,
                                               .summary = "noise on the singular values and vectors of each matrix",
                                               .source = kExpertUpcycling};
 
 extern constinit const ExpertInit kSvdMix{.name = "svd_mix",
-                                          .apply = svd_mix,
+                                          .child = svd_mix,
                                           .apply_moment = nullptr,
                                           .params = kSvdMixParams,
                                           .same_bytes = false,
                                           .same_function = false,
                                           .needs_partner = true,
+                                          .holds_matrix = true,
                                           .summary = "some singular vectors taken from another expert",
                                           .source = kExpertUpcycling};
 

@@ -18,61 +18,80 @@ constexpr ParamSpec kDropUnitsParams[] = {
     {.key = "ratio", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "share of the intermediate units that is redrawn"}};
 
 /// The units that this child redraws, rising: the same ones in gate, up and down.
-std::vector<int64_t> dropped_units(const ExpertView& view, const ChildKey& key, const Params& params) {
-  const auto units = static_cast<uint32_t>(view.units());
-  const auto order = key.expert_rng(kDroppedUnits).permutation(units);
-  const auto count = static_cast<size_t>(std::floor(params.get("ratio") * units));
-  std::vector<int64_t> dropped(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count));
+std::vector<int64_t> dropped_units(int64_t units, const ChildKey& key, const Params& params) {
+  const auto count = static_cast<uint32_t>(units);
+  const auto order = key.expert_rng(kDroppedUnits).permutation(count);
+  const auto redrawn = static_cast<std::ptrdiff_t>(std::floor(params.get("ratio") * count));
+  std::vector<int64_t> dropped(order.begin(), order.begin() + redrawn);
   std::ranges::sort(dropped);
   return dropped;
 }
 
-/// Calls visit(row, columns) for the elements of these units in [out, in] order; `columns` index into the row.
-template <class Visit>
-void visit_units(const ExpertView& view, const std::vector<int64_t>& units, Visit visit) {
-  if (view.role == Role::kExpertDown) {
-    for (int64_t r = 0; r < view.rows; ++r) visit(r, std::span(units));
-    return;
-  }
-  std::vector<int64_t> all(static_cast<size_t>(view.cols));
-  for (size_t c = 0; c < all.size(); ++c) all[c] = static_cast<int64_t>(c);
-  for (const int64_t r : units) visit(r, std::span<const int64_t>(all));
-}
-
-void drop_units(ExpertView child, const ChildKey& key, const PartnerSource&, const Params& params) {
-  if (child.role == Role::kExpertDownBias) return;
-  const auto units = dropped_units(child, key, params);
+MeanStd mean_std_of_units(const MatrixRows& matrix, const std::vector<int64_t>& units) {
   std::vector<float> picked;
-  const auto [mean, std] = mean_std<float>([&](auto add) {
-    visit_units(child, units, [&](int64_t r, std::span<const int64_t> columns) {
-      picked.clear();
-      for (const int64_t c : columns) picked.push_back(child.row(r)[static_cast<size_t>(c)]);
-      add(std::span<const float>(picked));
+  return mean_std<float>([&](auto add) {
+    if (matrix.role != Role::kExpertDown) {
+      picked.resize(static_cast<size_t>(matrix.cols));
+      for (const int64_t unit : units) {
+        matrix.read(unit, picked);
+        add(std::span<const float>(picked));
+      }
+      return;
+    }
+    matrix.for_each_block([&](int64_t, std::span<const float> rows) {
+      for (size_t row = 0; row < rows.size(); row += static_cast<size_t>(matrix.cols)) {
+        picked.clear();
+        for (const int64_t unit : units) picked.push_back(rows[row + static_cast<size_t>(unit)]);
+        add(std::span<const float>(picked));
+      }
     });
   });
-  const auto center = static_cast<float>(mean), sigma = static_cast<float>(std);
-  const Rng rng = key.tensor_rng(child.role, kRedraw);
-  std::vector<float> noise(static_cast<size_t>(child.cols));
-  visit_units(child, units, [&](int64_t r, std::span<const int64_t> columns) {
-    rng.fill_normal(static_cast<uint64_t>(r * child.cols), noise.data(), noise.size());
-    for (const int64_t c : columns) {
-      child.row(r)[static_cast<size_t>(c)] = center + sigma * noise[static_cast<size_t>(c)];
+}
+
+RowFill drop_units(const MatrixRows& parent, const ChildKey& key, const RowsSource&, const Params& params) {
+  if (parent.role == Role::kExpertDownBias) return parent.read;
+  const auto units = dropped_units(parent.units(), key, params);
+  const auto [mean, std] = mean_std_of_units(parent, units);
+  return [parent, units, rng = key.tensor_rng(parent.role, kRedraw), center = static_cast<float>(mean),
+          sigma = static_cast<float>(std)](int64_t first, std::span<float> out) {
+    parent.read(first, out);
+    const auto cols = static_cast<size_t>(parent.cols);
+    std::vector<float> noise(cols);
+    for (size_t at = 0; at < out.size(); at += cols, ++first) {
+      const auto row = out.subspan(at, cols);
+      const auto draw = [&] { rng.fill_normal(static_cast<uint64_t>(first * parent.cols), noise.data(), cols); };
+      if (parent.role == Role::kExpertDown) {
+        draw();
+        for (const int64_t unit : units) {
+          const auto c = static_cast<size_t>(unit);
+          row[c] = center + sigma * noise[c];
+        }
+      } else if (std::ranges::binary_search(units, first)) {
+        draw();
+        for (size_t c = 0; c < cols; ++c) row[c] = center + sigma * noise[c];
+      }
     }
-  });
+  };
 }
 
 void drop_units_moment(ExpertView moment, const ChildKey& key, const Params& params) {
   if (moment.role == Role::kExpertDownBias) return;
-  visit_units(moment, dropped_units(moment, key, params), [&](int64_t r, std::span<const int64_t> columns) {
-    for (const int64_t c : columns) moment.row(r)[static_cast<size_t>(c)] = 0.0f;
-  });
+  const auto units = dropped_units(moment.units(), key, params);
+  for (int64_t r = 0; r < moment.rows; ++r) {
+    const auto row = moment.row(r);
+    if (moment.role == Role::kExpertDown) {
+      for (const int64_t unit : units) row[static_cast<size_t>(unit)] = 0.0f;
+    } else if (std::ranges::binary_search(units, r)) {
+      std::ranges::fill(row, 0.0f);
+    }
+  }
 }
 
 }  // namespace
 
 extern constinit const ExpertInit kDropUnits{
     .name = "drop_units",
-    .apply = drop_units,
+    .child = drop_units,
     .apply_moment = drop_units_moment,
     .params = kDropUnitsParams,
     .same_bytes = false,
@@ -86,36 +105,42 @@ namespace {
 // -- permute_units ------------------------------------------------------------
 
 /// Unit u becomes the former unit order[u].
-void move_units(ExpertView m, const ChildKey& key) {
-  if (m.role == Role::kExpertDownBias) return;
-  const auto order = key.expert_rng(kPermutation).permutation(static_cast<uint32_t>(m.units()));
-  if (m.role == Role::kExpertDown) {
-    std::vector<float> before(static_cast<size_t>(m.cols));
-    for (int64_t r = 0; r < m.rows; ++r) {
-      const auto values = m.row(r);
-      std::ranges::copy(values, before.begin());
-      for (size_t u = 0; u < order.size(); ++u) values[u] = before[order[u]];
+RowFill in_other_order(const MatrixRows& m, const ChildKey& key) {
+  if (m.role == Role::kExpertDownBias) return m.read;
+  return [m, order = key.expert_rng(kPermutation).permutation(static_cast<uint32_t>(m.units()))](int64_t first,
+                                                                                                 std::span<float> out) {
+    const auto cols = static_cast<size_t>(m.cols);
+    if (m.role == Role::kExpertDown) {
+      std::vector<float> before(out.size());
+      m.read(first, before);
+      for (size_t row = 0; row < out.size(); row += cols) {
+        for (size_t u = 0; u < cols; ++u) out[row + u] = before[row + order[u]];
+      }
+      return;
     }
-    return;
-  }
-  const std::vector<float> before(m.values.begin(), m.values.end());
-  for (size_t u = 0; u < order.size(); ++u) {
-    const auto from = before.begin() + static_cast<std::ptrdiff_t>(order[u]) * m.cols;
-    std::copy(from, from + m.cols, m.row(static_cast<int64_t>(u)).begin());
-  }
+    for (size_t row = 0; row < out.size(); row += cols, ++first) {
+      m.read(order[static_cast<size_t>(first)], out.subspan(row, cols));
+    }
+  };
 }
 
-void permute_units(ExpertView child, const ChildKey& key, const PartnerSource&, const Params&) {
-  move_units(child, key);
+RowFill permute_units(const MatrixRows& parent, const ChildKey& key, const RowsSource&, const Params&) {
+  return in_other_order(parent, key);
 }
 
-void permute_units_moment(ExpertView moment, const ChildKey& key, const Params&) { move_units(moment, key); }
+void permute_units_moment(ExpertView moment, const ChildKey& key, const Params&) {
+  const std::vector<float> before(moment.values.begin(), moment.values.end());
+  const RowFill read = [&](int64_t first, std::span<float> out) {
+    std::ranges::copy(std::span(before).subspan(static_cast<size_t>(first * moment.cols), out.size()), out.begin());
+  };
+  in_other_order({moment.role, moment.rows, moment.cols, read}, key)(0, moment.values);
+}
 
 }  // namespace
 
 extern constinit const ExpertInit kPermuteUnits{
     .name = "permute_units",
-    .apply = permute_units,
+    .child = permute_units,
     .apply_moment = permute_units_moment,
     .params = {},
     .same_bytes = false,

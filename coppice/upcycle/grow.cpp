@@ -44,34 +44,31 @@ ChildKey key_of(const GrowthPlan& plan, int64_t layer, const Child& child) {
           .num_experts = plan.experts_before};
 }
 
+void check_is_float(io::Dtype dtype, std::string_view what) {
+  if (io::is_float(dtype)) return;
+  throw Error(ErrorCode::kUnsupported, cat(what, ": values of type ", io::dtype_name(dtype),
+                                           " cannot be computed on (choose the method 'copy')"));
+}
+
 std::vector<float> widen(const MatrixBytes& matrix, std::string_view what) {
-  if (!io::is_float(matrix.dtype)) {
-    throw Error(ErrorCode::kUnsupported, cat(what, ": values of type ", io::dtype_name(matrix.dtype),
-                                             " cannot be computed on (choose the method 'copy')"));
-  }
+  check_is_float(matrix.dtype, what);
   std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.cols));
   COPPICE_CHECK(matrix.bytes.size() == values.size() * static_cast<size_t>(io::dtype_bits(matrix.dtype)) / 8);
   io::to_f32(matrix.dtype, matrix.bytes, values);
   return values;
 }
 
-/// The child's fp32 weights, before rounding; `values` holds the parent's.
-void apply_expert_init(const GrowthPlan& plan, int64_t layer, const Child& child, Role role, int64_t rows, int64_t cols,
-                       std::span<float> values, const MatrixSource& source) {
-  if (is_plain_copy(plan, layer, child, role)) return;
-  const PartnerSource partner = [&](uint32_t expert) { return widen(source(expert), families::role_name(role)); };
-  const ExpertView view{.role = role, .rows = rows, .cols = cols, .values = values};
-  expert_method(plan, layer).apply(view, key_of(plan, layer, child), partner, expert_params(plan, layer));
+RowsSource rows_of(const MatrixSource& source, Role role) {
+  return [&source, role](uint32_t expert) { return upcycle::rows_of(source(expert), role); };
 }
 
 /// mean|child - W| / mean|W|; 0 for a parent of zeros.
 double weight_change(const GrowthPlan& plan, int64_t layer, const Child& child, Role role,
                      const MatrixSource& weights) {
   if (is_plain_copy(plan, layer, child, role)) return 0;
-  const MatrixBytes stored = weights(child.parent);
-  const auto parent = widen(stored, families::role_name(role));
-  auto values = parent;
-  apply_expert_init(plan, layer, child, role, stored.rows, stored.cols, values, weights);
+  const RowsSource originals = rows_of(weights, role);
+  const auto parent = originals(child.parent).all();
+  auto values = child_matrix(plan, layer, child, role, originals).all();
   for (size_t i = 0; i < values.size(); ++i) values[i] -= parent[i];
   const auto size = [](float x) { return std::abs(static_cast<double>(x)); };
   LaneSum change, whole;
@@ -132,6 +129,30 @@ bool is_plain_copy(const GrowthPlan& plan, int64_t layer, const Child& child, Ro
   return plan.split == 1 && (child.copy == 0 || leaves_alone(expert_method(plan, layer), role));
 }
 
+MatrixRows rows_of(const MatrixBytes& matrix, Role role) {
+  check_is_float(matrix.dtype, families::role_name(role));
+  const size_t row_bytes = static_cast<size_t>(matrix.cols) * static_cast<size_t>(io::dtype_bits(matrix.dtype)) / 8;
+  const auto read = [matrix, row_bytes](int64_t first, std::span<float> out) {
+    const size_t count = out.size() / static_cast<size_t>(matrix.cols);
+    io::to_f32(matrix.dtype, matrix.bytes.subspan(static_cast<size_t>(first) * row_bytes, count * row_bytes), out);
+  };
+  return {role, matrix.rows, matrix.cols, read};
+}
+
+MatrixRows child_matrix(const GrowthPlan& plan, int64_t layer, const Child& child, Role role,
+                        const RowsSource& originals) {
+  MatrixRows parent = originals(child.parent);
+  if (plan.split > 1) return part_of_expert(plan, child, parent, split_factor(plan, role));
+  if (is_plain_copy(plan, layer, child, role)) return parent;
+  parent.read =
+      expert_method(plan, layer).child(parent, key_of(plan, layer, child), originals, expert_params(plan, layer));
+  return parent;
+}
+
+bool grows_by_rows(const GrowthPlan& plan, int64_t layer) {
+  return plan.split > 1 || !expert_method(plan, layer).holds_matrix;
+}
+
 void grow_expert(const GrowthPlan& plan, int64_t layer, const Child& child, Role role, const MatrixSource& source,
                  io::Dtype out_dtype, std::span<std::byte> out) {
   COPPICE_CHECK(families::is_expert(role), families::role_name(role));
@@ -141,13 +162,12 @@ void grow_expert(const GrowthPlan& plan, int64_t layer, const Child& child, Role
     std::memcpy(out.data(), parent.bytes.data(), out.size());
     return;
   }
-  auto values = widen(parent, families::role_name(role));
-  if (plan.split > 1) {
-    values = part_of_expert(plan, child, role, parent.rows, parent.cols, values, split_factor(plan, role));
-  } else {
-    apply_expert_init(plan, layer, child, role, parent.rows, parent.cols, values, source);
-  }
-  io::from_f32(out_dtype, values, out);
+  const MatrixRows grown = child_matrix(plan, layer, child, role, rows_of(source, role));
+  const size_t width = static_cast<size_t>(io::dtype_bits(out_dtype)) / 8;
+  COPPICE_CHECK(out.size() == static_cast<size_t>(grown.rows * grown.cols) * width);
+  grown.for_each_block([&](int64_t first, std::span<const float> rows) {
+    io::from_f32(out_dtype, rows, out.subspan(static_cast<size_t>(first * grown.cols) * width, rows.size() * width));
+  });
 }
 
 void grow_router(const GrowthPlan& plan, int64_t layer, Role role, MatrixBytes before, std::span<std::byte> out,
@@ -191,9 +211,7 @@ void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& chil
   const MatrixBytes stored = moments(child.parent);
   const auto before = widen(stored, "optimizer state");
   if (plan.split > 1) {
-    std::ranges::copy(
-        part_of_expert(plan, child, role, stored.rows, stored.cols, before, split_moment_factor(plan, role, kind)),
-        out.begin());
+    part_of_expert(plan, child, rows_of(stored, role), split_moment_factor(plan, role, kind)).read(0, out);
     return;
   }
   COPPICE_CHECK(before.size() == out.size());

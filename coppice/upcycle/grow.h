@@ -10,6 +10,7 @@
 
 #include "coppice/families/family.h"
 #include "coppice/io/dtype.h"
+#include "coppice/upcycle/matrix_rows.h"
 #include "coppice/upcycle/plan.h"
 
 namespace coppice::upcycle {
@@ -20,6 +21,8 @@ struct MatrixBytes {
   int64_t rows = 0, cols = 0;
   std::span<const std::byte> bytes;
 };
+/// Its rows in fp32; `matrix` outlives them. Throws Error{kUnsupported} for values that cannot be computed on.
+MatrixRows rows_of(const MatrixBytes& matrix, families::Role role);
 /// Fetches the same tensor of another original expert.
 using MatrixSource = std::function<MatrixBytes(uint32_t expert)>;
 
@@ -29,9 +32,13 @@ bool is_plain_copy(const GrowthPlan& plan, const Child& child);
 /// The same for one tensor: also where this layer's method leaves `role` (a bias) alone.
 bool is_plain_copy(const GrowthPlan& plan, int64_t layer, const Child& child, families::Role role);
 
-/// The tensor of expert `child` in `layer`, computed in fp32 from parent(s) and rounded once to `out_dtype`.
-///
-/// Memory   two fp32 copies of the matrix.
+/// The matrix of expert `child` in `layer`, in fp32 and not rounded yet, from those of the originals.
+MatrixRows child_matrix(const GrowthPlan& plan, int64_t layer, const Child& child, families::Role role,
+                        const RowsSource& originals);
+/// True if the child's rows can be had without all of its matrix in memory.
+bool grows_by_rows(const GrowthPlan& plan, int64_t layer);
+
+/// `child_matrix` of matrices in memory, rounded once to `out_dtype`.
 void grow_expert(const GrowthPlan& plan, int64_t layer, const Child& child, families::Role role,
                  const MatrixSource& source, io::Dtype out_dtype, std::span<std::byte> out);
 

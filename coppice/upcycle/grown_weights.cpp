@@ -8,8 +8,8 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/families/expert_layout.h"
+#include "coppice/upcycle/child_piece_detail.h"
 #include "coppice/upcycle/grow.h"
-#include "coppice/upcycle/stacked_experts_detail.h"
 
 namespace coppice::upcycle {
 namespace {
@@ -27,16 +27,36 @@ Checkpoint::Entry best_values(const Model& model, const OptimizerState* state, s
 /// What is only ever copied, whatever the method.
 bool is_always_copied(Role role) { return role == Role::kExpertCompanion || role == Role::kAttentionExpert; }
 
-OutputTensor grown_expert(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
-                          const OptimizerState* state) {
+/// The tensor of one expert, or the one that stacks all experts of a layer: a piece for each child.
+OutputTensor grown_experts(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
+                           const Checkpoint::Entry& source, const OptimizerState* state) {
+  const bool stacked = slot.rule->layout.stacked;
   const io::Dtype dtype = info.dtype;
-  return computed_tensor(std::move(info), [&model, &plan, &slot, state, dtype](std::span<std::byte> out) {
-    SourceMatrices sources;
-    const auto matrix_of = [&](uint32_t expert) {
-      return sources.read(best_values(model, state, families::name_for_expert(slot, expert)));
-    };
-    grow_expert(plan, slot.layer, child_of(plan, slot), slot.role(), matrix_of, dtype, out);
-  });
+  OutputTensor out{std::move(info), {}};
+  TensorSlot before = slot;
+  before.shape = source.info->shape;
+  const auto slice_of = [&model](const TensorSlot& of, const Checkpoint::Entry& entry, int64_t expert) {
+    return families::expert_slice(of, entry.info->bytes, model.config.num_experts, expert);
+  };
+  const auto original = [&model, &slot, source, state, stacked, slice_of](uint32_t expert) -> detail::StoredExpert {
+    const auto entry = stacked ? source : best_values(model, state, families::name_for_expert(slot, expert));
+    return {entry, slice_of(slot, entry, expert)};
+  };
+  const auto add = [&](const Child& child) {
+    if (is_always_copied(slot.role()) || is_plain_copy(plan, slot.layer, child, slot.role())) {
+      const families::ExpertSlice slice = slice_of(slot, source, child.parent);
+      out.pieces.push_back(
+          {.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset, .compute = {}});
+    } else {
+      out.pieces.push_back(detail::child_piece(plan, child, before, slot, dtype, original));
+    }
+  };
+  if (stacked) {
+    std::ranges::for_each(plan.layer(slot.layer).children, add);
+  } else {
+    add(child_of(plan, slot));
+  }
+  return out;
 }
 
 /// Rows of the experts by the plan; the choices behind them, which are no experts, stay behind them.
@@ -55,7 +75,7 @@ OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const Tensor
   };
   if (is_router(slot.role())) {
     const int64_t cols = stored.info->elements() / rows;
-    const auto compute = [&model, &plan, &slot, state, dtype, cols](std::span<std::byte> bytes) {
+    const auto compute = [&model, &plan, &slot, state, dtype, cols](uint64_t, std::span<std::byte> bytes) {
       SourceMatrices sources;
       const Checkpoint::Entry entry = best_values(model, state, slot.name);
       sources.hold(entry);
@@ -101,9 +121,10 @@ TensorSlot renumbered(const TensorSlot& slot, int64_t expert) {
 
 /// Units of an expert: rows of gate and up and of their biases, columns of down.
 void cut_units(TensorSlot& slot, int64_t parts) {
-  if (parts == 1 || slot.role() == Role::kExpertDownBias) return;
-  int64_t& units = slot.role() == Role::kExpertDown ? slot.shape.back() : slot.shape.front();
-  units /= parts;
+  const Role role = slot.role();
+  if (parts == 1 || is_always_copied(role) || role == Role::kExpertDownBias) return;
+  const bool is_last = families::is_bias(role) || (role == Role::kExpertDown) != slot.rule->layout.transposed;
+  slot.shape.at(slot.shape.size() - (is_last ? 1 : 2)) /= parts;
 }
 
 /// Slots [first, end) are the experts of one layer, sorted by expert: the same of every child.
@@ -162,6 +183,7 @@ std::vector<TensorSlot> grown_slots(const Model& model, const GrowthPlan& plan) 
       slots.push_back(slot);
       if (slot.rule->layout.stacked || families::has_rows(slot.role()))
         slots.back().shape = grown_shape(slot, model.config, plan.experts_after);
+      if (slot.rule->layout.stacked) cut_units(slots.back(), plan.split);
     }
     i = end;
   }
@@ -192,18 +214,11 @@ std::vector<OutputTensor> grown_weights(const Model& model, const GrowthPlan& pl
   for (const TensorSlot& slot : slots) {
     const Checkpoint::Entry source = model.checkpoint.at(source_name(plan, slot));
     io::TensorInfo info = tensor_info(slot.name, source.info->dtype, slot.shape);
-    const bool is_child = slot.expert >= 0 && slot.expert < plan.experts_after && !is_always_copied(slot.role());
+    const bool is_child = slot.expert >= 0 && slot.expert < plan.experts_after;
     if (families::has_rows(slot.role())) {
       outputs.push_back(grown_rows(model, plan, slot, std::move(info), state));
-    } else if (slot.rule->layout.stacked) {
-      if (plan.split > 1) {
-        throw Error(ErrorCode::kUnsupported, cat("'", slot.name,
-                                                 "': holds all experts of its layer, and a split is "
-                                                 "made only of experts with tensors of their own"));
-      }
-      outputs.push_back(detail::grown_stack(model, plan, slot, std::move(info), source));
-    } else if (is_child && !is_plain_copy(plan, slot.layer, child_of(plan, slot), slot.role())) {
-      outputs.push_back(grown_expert(model, plan, slot, std::move(info), state));
+    } else if (slot.rule->layout.stacked || is_child) {
+      outputs.push_back(grown_experts(model, plan, slot, std::move(info), source, state));
     } else {
       outputs.push_back(copied_tensor(std::move(info), source));
     }

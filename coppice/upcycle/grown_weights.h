@@ -33,7 +33,7 @@ void check_values(const families::Model& model, const GrowthPlan& plan);
 /// `state`, children and routers are computed from the fp32 master and rounded from the child's. All arguments outlive
 /// the result.
 ///
-/// Memory   of computed pieces: of one expert the stored bytes and three fp32 copies of its largest matrix.
+/// Memory   of computed pieces: detail::child_piece.
 /// Throws   what `check_values` throws.
 std::vector<OutputTensor> grown_weights(const families::Model& model, const GrowthPlan& plan,
                                         const std::vector<families::TensorSlot>& slots, const OptimizerState* state);

@@ -25,7 +25,8 @@ OutputTensor copied_tensor(io::TensorInfo info, const io::Checkpoint::Entry& sou
 
 OutputTensor computed_tensor(io::TensorInfo info, std::function<void(std::span<std::byte>)> compute) {
   std::vector<OutputPiece> pieces(1);
-  pieces[0] = {.bytes = info.bytes, .compute = std::move(compute)};
+  pieces[0] = {.bytes = info.bytes,
+               .compute = [compute = std::move(compute)](uint64_t, std::span<std::byte> out) { compute(out); }};
   return {std::move(info), std::move(pieces)};
 }
 

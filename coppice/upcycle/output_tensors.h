@@ -17,9 +17,11 @@ namespace coppice::upcycle {
 /// Consecutive bytes of an output tensor: bytes of a source tensor, or computed.
 struct OutputPiece {
   uint64_t bytes = 0;
-  const io::SafetensorsFile* file = nullptr;          ///< copied from here, if set ...
-  uint64_t offset = 0;                                ///< ... this far from the start of the file's data section
-  std::function<void(std::span<std::byte>)> compute;  ///< else fills the bytes; called from any thread
+  const io::SafetensorsFile* file = nullptr;  ///< copied from here, if set ...
+  uint64_t offset = 0;                        ///< ... this far from the start of the file's data section
+  /// Else fills `out` with the piece's bytes from `offset` on; called from any thread, each byte asked for once.
+  std::function<void(uint64_t offset, std::span<std::byte> out)> compute;
+  bool cuttable = false;  ///< any range of bytes can be computed by itself; else all of them at once
 };
 
 /// One tensor to be written; its pieces follow one another.

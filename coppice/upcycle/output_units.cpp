@@ -53,7 +53,7 @@ void OutputPlan::add(const std::filesystem::path& folder, const io::ShardPlan& s
         if (piece.file != nullptr) {
           add_copy(file, begin, piece);
         } else {
-          units_.push_back({piece.bytes, {{&piece, 0, piece.bytes}}, {{file, begin}}});
+          add_computed(file, begin, piece);
         }
       }
       COPPICE_CHECK(offset == layout.header.size() + info.offset + info.bytes, info.name);
@@ -62,17 +62,36 @@ void OutputPlan::add(const std::filesystem::path& folder, const io::ShardPlan& s
   }
 }
 
-// Cut where blocks of the output end, so that every unit but the piece's first and last is of whole blocks.
-void OutputPlan::add_copy(size_t file, uint64_t offset, const OutputPiece& piece) {
+namespace {
+
+/// Calls visit(done, bytes) for consecutive parts of a piece that begins at `offset` of its file. They end where blocks
+/// of the output do, so that all but the first and the last are of whole blocks.
+template <class Visit>
+void cut(uint64_t offset, uint64_t piece_bytes, Visit visit) {
   const uint64_t in_block = offset % io::kBlockBytes;
-  const auto [at, is_new] = copies_.try_emplace({piece.file, piece.offset, piece.bytes, in_block}, units_.size());
-  size_t unit = at->second;
-  for (uint64_t done = 0; done < piece.bytes; ++unit) {
-    const uint64_t bytes = std::min(piece.bytes - done, kWindowBytes - (done == 0 ? in_block : 0));
-    if (is_new) units_.push_back({bytes, {{&piece, done, bytes}}, {}});
-    units_[unit].places.push_back({file, offset + done});
+  for (uint64_t done = 0; done < piece_bytes;) {
+    const uint64_t bytes = std::min(piece_bytes - done, OutputPlan::kWindowBytes - (done == 0 ? in_block : 0));
+    visit(done, bytes);
     done += bytes;
   }
+}
+
+}  // namespace
+
+void OutputPlan::add_computed(size_t file, uint64_t offset, const OutputPiece& piece) {
+  const auto add = [&](uint64_t done, uint64_t bytes) {
+    units_.push_back({bytes, {{&piece, done, bytes}}, {{file, offset + done}}});
+  };
+  piece.cuttable ? cut(offset, piece.bytes, add) : add(0, piece.bytes);
+}
+
+void OutputPlan::add_copy(size_t file, uint64_t offset, const OutputPiece& piece) {
+  const auto [at, is_new] =
+      copies_.try_emplace({piece.file, piece.offset, piece.bytes, offset % io::kBlockBytes}, units_.size());
+  cut(offset, piece.bytes, [&, unit = at->second](uint64_t done, uint64_t bytes) mutable {
+    if (is_new) units_.push_back({bytes, {{&piece, done, bytes}}, {}});
+    units_[unit++].places.push_back({file, offset + done});
+  });
 }
 
 uint64_t OutputPlan::file_bytes() const {

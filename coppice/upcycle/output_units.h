@@ -21,7 +21,7 @@ struct OutputFile {
   io::SafetensorsLayout layout;
 };
 
-/// Part of a piece; the whole of it, if it is computed.
+/// Part of a piece.
 struct UnitSegment {
   const OutputPiece* piece = nullptr;
   uint64_t skip = 0, bytes = 0;
@@ -47,7 +47,7 @@ struct OutputUnit {
 /// Memory   headers, and about a hundred bytes for every 4 MiB.
 class OutputPlan {
  public:
-  /// The largest unit of copied bytes. Computed pieces have one each, whatever their size.
+  /// The largest unit, but for computed pieces that cannot be cut.
   static constexpr uint64_t kWindowBytes = uint64_t{4} << 20;
 
   /// Adds the files of `shards` below `folder`. `tensors` outlive the plan.
@@ -64,6 +64,7 @@ class OutputPlan {
  private:
   using CopyKey = std::tuple<const io::SafetensorsFile*, uint64_t, uint64_t, uint64_t>;
 
+  void add_computed(size_t file, uint64_t offset, const OutputPiece& piece);
   void add_copy(size_t file, uint64_t offset, const OutputPiece& piece);
 
   std::vector<OutputFile> files_;

@@ -70,28 +70,30 @@ double split_factor(const GrowthPlan& plan, Role role) {
   return role == Role::kExpertDownBias ? plan.down_bias_factor : 1.0;
 }
 
-std::vector<float> part_of_expert(const GrowthPlan& plan, const Child& child, Role role, int64_t rows, int64_t cols,
-                                  std::span<const float> parent, double factor) {
-  COPPICE_CHECK(parent.size() == static_cast<size_t>(rows * cols));
-  const auto stride = static_cast<size_t>(cols);
-  int64_t first_row = 0, first_col = 0;
-  if (role == Role::kExpertDown) {
-    COPPICE_CHECK(cols % plan.split == 0);
-    cols /= plan.split;
-    first_col = child.copy * cols;
-  } else if (role != Role::kExpertDownBias) {
-    COPPICE_CHECK(rows % plan.split == 0);
-    rows /= plan.split;
-    first_row = child.copy * rows;
+MatrixRows part_of_expert(const GrowthPlan& plan, const Child& child, const MatrixRows& parent, double factor) {
+  MatrixRows part = parent;
+  int64_t first_row = 0;
+  size_t first_col = 0;
+  if (parent.role == Role::kExpertDown) {
+    COPPICE_CHECK(parent.cols % plan.split == 0);
+    part.cols = parent.cols / plan.split;
+    first_col = static_cast<size_t>(child.copy * part.cols);
+  } else if (parent.role != Role::kExpertDownBias) {
+    COPPICE_CHECK(parent.rows % plan.split == 0);
+    part.rows = parent.rows / plan.split;
+    first_row = child.copy * part.rows;
   }
-  std::vector<float> part;
-  part.reserve(static_cast<size_t>(rows * cols));
-  for (int64_t r = 0; r < rows; ++r) {
-    const auto row = parent.subspan(static_cast<size_t>(first_row + r) * stride, stride);
-    for (const float x : row.subspan(static_cast<size_t>(first_col), static_cast<size_t>(cols))) {
-      part.push_back(static_cast<float>(factor * x));
+  part.read = [parent, first_row, first_col, factor, width = static_cast<size_t>(part.cols)](int64_t first,
+                                                                                             std::span<float> out) {
+    const size_t count = out.size() / width;
+    std::vector<float> rows(count * static_cast<size_t>(parent.cols));
+    parent.read(first_row + first, rows);
+    for (size_t r = 0; r < count; ++r) {
+      const auto from = std::span(rows).subspan(r * static_cast<size_t>(parent.cols) + first_col, width);
+      std::ranges::transform(from, out.begin() + static_cast<std::ptrdiff_t>(r * width),
+                             [factor](float x) { return static_cast<float>(factor * x); });
     }
-  }
+  };
   return part;
 }
 

@@ -3,9 +3,7 @@
 // Cutting every expert along its intermediate units into narrower ones: the same function and the same work per token,
 // with more to choose from.
 
-#include <span>
-
-#include "coppice/families/family.h"
+#include "coppice/upcycle/matrix_rows.h"
 #include "coppice/upcycle/plan.h"
 
 namespace coppice::upcycle {
@@ -16,11 +14,8 @@ namespace coppice::upcycle {
 /// Source   methods.md section 3: gates that are shares of 1 are divided among the parts, so `down` is multiplied.
 GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOptions& options);
 
-/// The part of an expert's matrix (or bias) that is `child`, times the plan's factor for its role.
-///
-/// Shapes   parent [rows, cols]: rows of gate and up, columns of down are cut; returns the part, row-major.
-std::vector<float> part_of_expert(const GrowthPlan& plan, const Child& child, families::Role role, int64_t rows,
-                                  int64_t cols, std::span<const float> parent, double factor);
+/// The part of an expert's matrix (or bias) that is `child`, times a factor: some rows of gate and up, columns of down.
+MatrixRows part_of_expert(const GrowthPlan& plan, const Child& child, const MatrixRows& parent, double factor);
 
 /// What the plan multiplies an expert's tensor of this role by.
 double split_factor(const GrowthPlan& plan, families::Role role);

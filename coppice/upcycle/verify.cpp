@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "coppice/base/error.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/progress.h"
 #include "coppice/base/text.h"
@@ -10,6 +11,7 @@
 #include "coppice/upcycle/expert_content.h"
 #include "coppice/upcycle/grown_weights.h"
 #include "coppice/upcycle/verify_layer.h"
+#include "coppice/upcycle/verify_split.h"
 
 namespace coppice::upcycle {
 namespace {
@@ -35,9 +37,29 @@ void compare_objects(const Json& wanted, const Json& found, const std::string& i
   }
 }
 
-/// Keys of config.json that differ though only the expert count may.
+/// By how much top-K has grown, if a growth can have made that.
+int64_t top_k_factor(const ModelConfig& before, const ModelConfig& after) {
+  const int64_t factor = before.top_k > 0 ? after.top_k / before.top_k : 1;
+  const bool scaled =
+      factor > 1 && after.top_k == factor * before.top_k && after.num_experts == factor * before.num_experts;
+  return scaled ? factor : 1;
+}
+
+/// Keys of config.json that differ though the growth between the two changes others only.
 void check_configs(const ModelConfig& before, const ModelConfig& after, VerifyResult& result) {
-  compare_objects(families::with_num_experts(before, after.num_experts), after.json, {}, result);
+  GrowthPlan plan;
+  plan.experts_before = before.num_experts;
+  plan.experts_after = after.num_experts;
+  plan.top_k_factor = result.top_k_factor;
+  plan.split = result.split;
+  Json wanted;
+  try {
+    wanted = grown_config(before, plan);
+  } catch (const Error& error) {  // the family cannot say such a growth
+    result.problems.emplace_back(error.what());
+    return;
+  }
+  compare_objects(wanted, after.json, {}, result);
   if (after.num_experts < before.num_experts) {
     result.problems.push_back(cat("config.json: ", after.num_experts, " experts; there were ", before.num_experts));
   }
@@ -142,10 +164,14 @@ VerifyResult verify(const Model& before, const Model& after, size_t threads) {
   VerifyResult result;
   result.experts_before = before.config.num_experts;
   result.experts_after = after.config.num_experts;
+  result.top_k_factor = top_k_factor(before.config, after.config);
+  result.split = split_parts(before.config, after.config);
   Progress progress("verify", bytes_compared(before, after), ProgressUnit::kBytes);
   check_configs(before.config, after.config, result);
   check_other_tensors(before, after, threads, progress, result);
-  if (check_dtypes(before, after, result) && check_comparable(before, after, result)) {
+  if (result.split > 1) {
+    verify_split(before, after, threads, result);
+  } else if (check_dtypes(before, after, result) && check_comparable(before, after, result)) {
     const families::ExpertParts parts_before(before), parts_after(after);
     for (const int64_t layer : before.layers_with_experts) {
       verify_layer(parts_before, parts_after, layer, threads, result);
@@ -161,6 +187,8 @@ Json VerifyResult::to_json() const {
   json["ok"] = ok;
   json["identical"] = identical;
   json["experts"] = Json::array({Json(experts_before), Json(experts_after)});
+  json["top_k_factor"] = Json(top_k_factor);
+  json["split"] = Json(split);
   json["experts_original"] = experts_original;
   json["experts_changed"] = experts_changed;
   json["smallest_cosine"] = smallest_cosine;

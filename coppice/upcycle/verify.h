@@ -18,6 +18,8 @@ struct VerifyResult {
   int64_t experts_original = 0;  ///< expert tensors that are a parent's, byte for byte
   int64_t experts_changed = 0;   ///< expert tensors that derive from a parent but differ
   int64_t experts_before = 0, experts_after = 0;
+  int64_t top_k_factor = 1;                         ///< a token is routed to so many times more experts
+  int64_t split = 1;                                ///< every expert is so many of the grown model's
   int64_t router_rows_equal = 0;                    ///< router rows that are the parent's, byte for byte
   int64_t router_rows_changed = 0;                  ///< router rows near the parent's
   int64_t biases_changed = 0;                       ///< router and selection biases that differ from the parent's
@@ -28,9 +30,11 @@ struct VerifyResult {
   Json to_json() const;
 };
 
-/// Strict: the same configuration apart from the expert count; every tensor outside experts and routers bit-identical;
+/// Strict: the same configuration apart from the expert count and what a growth changes with it (top-K; a split's
+/// expert width); every tensor outside experts and routers bit-identical;
 /// every original expert there unchanged; every other expert a parent's copy, near one (cosine above 0.2) or one with
-/// its units in another order; every router row near its expert's parent's.
+/// its units in another order; every router row near its expert's parent's. A split is made again and compared byte for
+/// byte.
 ///
 /// Memory   a window of one tensor per thread.
 /// Threads  the same result for any number.

@@ -216,7 +216,7 @@ void fill(const OutputUnit& unit, std::span<std::byte> out) {
     if (segment.piece->file != nullptr) {
       segment.piece->file->read(segment.piece->offset + segment.skip, bytes);
     } else {
-      segment.piece->compute(bytes);
+      segment.piece->compute(segment.skip, bytes);
     }
   }
 }

@@ -225,6 +225,7 @@ def test_top_k_grows_with_the_experts(model, tmp_path):
     assert done.returncode == 0 and "Exact up to rounding" in done.stdout, done.stderr
     before, after = (json.loads((d / "config.json").read_text()) for d in (model, tmp_path / "out"))
     assert after["num_experts_per_tok"] == 3 * before["num_experts_per_tok"]
+    assert coppice("verify", model, tmp_path / "out").returncode == 0
     expect_failure(2, ["scal", "scale"], ["expand", model, tmp_path / "no", "--top-k", "scal"])
     expect_failure(2, ["top-k", "4 to 6"], ["expand", model, tmp_path / "no", "--top-k", "scale", "--experts", "6"])
 
@@ -236,7 +237,8 @@ def test_split_keeps_the_parameters(model, tmp_path):
     assert told["experts"] == [4, 8] and told["exact"] is True
     routers = told["parameters"][1] - told["parameters"][0]
     assert 0 < routers < 0.1 * told["parameters"][0]  # the rows of the router alone are copies
-    assert coppice("inspect", tmp_path / "out").returncode == 0
+    verified = coppice("verify", model, tmp_path / "out")
+    assert verified.returncode == 0 and "4 -> 8, each 1/2 of one before, 2 times as many a token" in verified.stdout, verified.stdout
     expect_failure(2, ["split", "equal parts"], ["expand", model, tmp_path / "no", "--split", "7"])
     expect_failure(2, ["experts", "no effect"], ["expand", model, tmp_path / "no", "--split", "2", "--experts", "2x"])
     expect_failure(2, ["--split", "2 or more"], ["expand", model, tmp_path / "no", "--split", "1"])

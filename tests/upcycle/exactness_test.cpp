@@ -48,6 +48,26 @@ TEST(Exactness, HoldsForTopOneWithGatesThatIgnoreTheNumberOfExperts) {
   EXPECT_TRUE(exactness_of({.expert_init = "permute_units"}).exact);
 }
 
+TEST(Exactness, HoldsForCopiesThatAreNeverChosen) {
+  families::ModelConfig config;
+  config.num_experts = 8;
+  config.top_k = 2;
+  config.routing.gate = GateFunction::kSigmoidTopK;
+  config.routing.renormalise = config.routing.has_selection_bias = true;
+  const auto exact = [&](const std::map<std::string, double>& given) {
+    return exactness(config, testing::example_plan(8, 2, {"copy_noise", {}}, {"bias_only", given})).exact;
+  };
+  EXPECT_TRUE(exact({{"shift", -100}}));
+  EXPECT_FALSE(exact({{"shift", -1}}));
+  EXPECT_FALSE(exact({{"shift", -100}, {"noise_to_original", 1}}));
+  config.routing.num_groups = 8;
+  config.routing.top_groups = 4;  // a group of one expert and its copy is scored by both
+  EXPECT_FALSE(exact({{"shift", -100}}));
+  config.routing = {.gate = GateFunction::kTopKSoftmax, .has_router_bias = true};
+  EXPECT_TRUE(exact({{"shift", -1e4}}));
+  EXPECT_FALSE(exact({{"shift", -100}}));  // a logit may be as large
+}
+
 TEST(Exactness, FailsWhereSiblingsTakeEachOthersSlots) {
   for (const auto gate : {GateFunction::kSoftmaxTopK, GateFunction::kTopKSoftmax, GateFunction::kSigmoidTopK}) {
     const auto result = exactness_of({.gate = gate, .top_k = 2});

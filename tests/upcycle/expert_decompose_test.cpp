@@ -35,13 +35,13 @@ Dense child_of(const Dense& parent, std::string_view name, const std::map<std::s
                ChildKey key = kKey) {
   const ExpertInit& method = expert_init(name);
   Dense child = parent;
-  const PartnerSource partner = [&](uint32_t e) {
+  const auto partner = [&](uint32_t e) {
     EXPECT_TRUE(method.needs_partner);
     EXPECT_NE(e, key.parent);
     return gaussian(parent.rows, parent.cols, 500 + e).values;
   };
-  method.apply({Role::kExpertUp, parent.rows, parent.cols, child.values}, key, partner,
-               Params(name, method.params, given));
+  testing::make_child(method, {Role::kExpertUp, parent.rows, parent.cols, child.values}, key, partner,
+                      Params(name, method.params, given));
   return child;
 }
 

@@ -73,13 +73,13 @@ Expert child_of(Expert parent, std::string_view name, const std::map<std::string
                 ChildKey key = key_of()) {
   const ExpertInit& method = expert_init(name);
   for (const Role role : kRoles) {
-    const PartnerSource partner = [&](uint32_t e) {
+    const auto partner = [&](uint32_t e) {
       EXPECT_TRUE(method.needs_partner);
       EXPECT_NE(e, key.parent);
       EXPECT_LT(e, key.num_experts);
       return other_expert(parent, e).matrix(role);
     };
-    method.apply(parent.view(role), key, partner, params_of(method, given));
+    testing::make_child(method, parent.view(role), key, partner, params_of(method, given));
   }
   return parent;
 }
@@ -216,7 +216,7 @@ TEST(ExpertCopyNoise, ElementsAreNumberedInOutInOrder) {
   const auto values = normal_values(5000, 1);
   auto child = values;
   const auto& method = expert_init("copy_noise");
-  method.apply({Role::kExpertUp, 50, 100, child}, key_of(), {}, params_of(method));
+  testing::make_child(method, {Role::kExpertUp, 50, 100, child}, key_of(), {}, params_of(method));
   const auto sigma = static_cast<float>(0.01 * stats(values).std);
   const Rng rng = key_of().tensor_rng(Role::kExpertUp, 1);
   for (size_t i = 0; i < values.size(); i += 7) {
@@ -236,7 +236,8 @@ TEST(ExpertDropUpcycle, HasTheCosineAndNormOfItsInitialisation) {
   const auto& method = expert_init("drop_upcycle");
   for (const Wanted& wanted : {Wanted{0, 0.34, 1.46}, {1, 0.29, 1.71}, {2, 0.50, 1.00}}) {
     auto child = parent;
-    method.apply({Role::kExpertUp, 512, 1024, child}, key_of(), {}, params_of(method, {{"init", wanted.init}}));
+    testing::make_child(method, {Role::kExpertUp, 512, 1024, child}, key_of(), {},
+                        params_of(method, {{"init", wanted.init}}));
     EXPECT_NEAR(cosine(parent, child), wanted.cosine, 0.01);
     EXPECT_NEAR(norm(child) / norm(parent), wanted.norm, 0.015);
   }
@@ -248,7 +249,7 @@ TEST(ExpertDropUpcycle, RedrawsWholeColumnsOfEachMatrixApartWithinTheBound) {
   std::set<std::vector<int64_t>> sets;
   for (const Role role : kRoles) {
     auto child = parent;
-    method.apply({role, 40, 30, child}, key_of(), {}, params_of(method, {{"ratio", 0.35}}));
+    testing::make_child(method, {role, 40, 30, child}, key_of(), {}, params_of(method, {{"ratio", 0.35}}));
     std::vector<int64_t> columns;
     for (int64_t c = 0; c < 30; ++c) {
       int changed = 0;
@@ -391,8 +392,8 @@ TEST(ExpertBiases, GoWithTheirUnits) {
     for (int64_t u = 0; u < 64; ++u) parent.gate[static_cast<size_t>(u)] = static_cast<float>(100 + u);
     Expert child = child_of(parent, name);
     std::vector<float> bias = parent.gate, down_bias{1, 2, 3};
-    method.apply({Role::kExpertGateBias, 64, 1, bias}, key_of(), {}, params_of(method));
-    method.apply({Role::kExpertDownBias, 3, 1, down_bias}, key_of(), {}, params_of(method));
+    testing::make_child(method, {Role::kExpertGateBias, 64, 1, bias}, key_of(), {}, params_of(method));
+    testing::make_child(method, {Role::kExpertDownBias, 3, 1, down_bias}, key_of(), {}, params_of(method));
     for (size_t u = 0; u < 64; ++u) {
       EXPECT_EQ(bias[u] == parent.gate[u], child.gate[u] == parent.gate[u]) << "unit " << u;
       if (method.same_function) {

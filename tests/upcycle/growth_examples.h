@@ -1,11 +1,14 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <string_view>
 #include <vector>
 
 #include "coppice/families/generate.h"
+#include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/plan.h"
 #include "coppice/upcycle/utility.h"
 
@@ -66,6 +69,26 @@ inline std::vector<float> normal_values(size_t count, uint32_t seed, float std =
   std::vector<float> out(count);
   for (float& x : out) x = normal(bits);
   return out;
+}
+
+/// The parent's matrix made into the child's: a few rows at a time, the last ones first, since any order must do.
+inline void make_child(const upcycle::ExpertInit& method, upcycle::ExpertView matrix, const upcycle::ChildKey& key,
+                       const std::function<std::vector<float>(uint32_t expert)>& partner,
+                       const upcycle::Params& params) {
+  const auto rows_of = [&](std::vector<float> values) -> upcycle::MatrixRows {
+    const auto read = [values = std::move(values), cols = matrix.cols](int64_t first, std::span<float> out) {
+      std::copy_n(values.begin() + first * cols, out.size(), out.begin());
+    };
+    return {matrix.role, matrix.rows, matrix.cols, read};
+  };
+  const upcycle::MatrixRows parent = rows_of({matrix.values.begin(), matrix.values.end()});
+  const auto fill = method.child(parent, key, [&](uint32_t expert) { return rows_of(partner(expert)); }, params);
+  constexpr int64_t kRows = 7;
+  for (int64_t end = matrix.rows; end > 0; end -= kRows) {
+    const int64_t first = std::max<int64_t>(0, end - kRows);
+    const auto at = static_cast<size_t>(first * matrix.cols), count = static_cast<size_t>((end - first) * matrix.cols);
+    fill(first, matrix.values.subspan(at, count));
+  }
 }
 
 /// Every row of a method table as test parameters; the name makes the test's name.

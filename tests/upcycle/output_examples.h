@@ -40,11 +40,16 @@ inline upcycle::OutputTensor copy_of(const io::SafetensorsFile& source, const st
 }
 
 /// Bytes that follow from `start`.
-inline upcycle::OutputTensor computed(std::string name, int64_t size, uint64_t start) {
-  return upcycle::computed_tensor(upcycle::tensor_info(std::move(name), io::Dtype::kU8, {size}),
-                                  [start](std::span<std::byte> out) {
-                                    for (size_t i = 0; i < out.size(); ++i) out[i] = example_byte(start + 3 * i);
-                                  });
+inline upcycle::OutputTensor computed(std::string name, int64_t size, uint64_t start, bool cuttable = false) {
+  upcycle::OutputTensor tensor{upcycle::tensor_info(std::move(name), io::Dtype::kU8, {size}), {}};
+  tensor.pieces.push_back({.bytes = tensor.info.bytes,
+                           .compute =
+                               [start](uint64_t offset, std::span<std::byte> out) {
+                                 for (size_t i = 0; i < out.size(); ++i)
+                                   out[i] = example_byte(start + 3 * (offset + i));
+                               },
+                           .cuttable = cuttable});
+  return tensor;
 }
 
 /// What `write_output` must give: each file's bytes, written one after the other.
@@ -64,7 +69,7 @@ inline std::map<std::string, std::string> expected_files(const std::filesystem::
         if (piece.file != nullptr) {
           piece.file->read(piece.offset, out);
         } else if (piece.bytes > 0) {
-          piece.compute(out);
+          piece.compute(0, out);
         }
       }
       writer.write(writer.tensor(tensor.info.name), 0, bytes);

@@ -87,6 +87,15 @@ TEST(OutputPlan, LeavesComputedPiecesWholeAndGathersSmallOnes) {
   for (const auto& unit : plan.units()) EXPECT_TRUE(unit.computes());
 }
 
+TEST(OutputPlan, CutsComputedPiecesThatCanBe) {
+  const std::vector<OutputTensor> tensors = {computed("small", 100, 0), computed("large", 9 * kMiB, 1, true)};
+  const OutputPlan plan = plan_of(tensors);
+  expect_each_byte_once(plan);
+  EXPECT_EQ(plan.units().size(), 1u + 3u);
+  for (const auto& unit : plan.units()) EXPECT_LE(unit.bytes, OutputPlan::kWindowBytes);
+  for (size_t i = 2; i < 4; ++i) EXPECT_EQ(plan.units()[i].places[0].offset % io::kBlockBytes, 0u);
+}
+
 TEST(OutputPlan, GivesEveryPartAboutTheSame) {
   std::vector<OutputTensor> tensors;
   for (int i = 0; i < 40; ++i) tensors.push_back(computed(cat("t", i), (1 + i % 3) * kMiB, 0));

@@ -21,6 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using families::Role;
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using testing::grow;
 using ::testing::HasSubstr;
 using testing::TempDir;
@@ -86,7 +87,7 @@ TEST_P(EveryMethod, FindsTheParentsOfThePlanWithoutItsLineage) {
   EXPECT_EQ(result.router_rows_equal + result.router_rows_changed, matrices / 3);
 }
 
-TEST(Verify, FindsParentsAmongTwins) {
+TEST(VerifyTwins, FindsTheirParents) {
   const TempDir dir;
   tiny_model(dir / "m", "glm4_moe");
   for (const char* router : {"copy", "copy_noise"}) {
@@ -106,11 +107,44 @@ TEST(Verify, FindsParentsAmongTwins) {
   }
 }
 
-TEST(Verify, AcceptsAPlainCopy) {
+TEST(VerifyTwins, AcceptsAPlainCopyOfAModel) {
   const TempDir dir;
   tiny_model(dir / "m", "olmoe");
   fs::copy(dir / "m", dir / "same", fs::copy_options::recursive);
   EXPECT_TRUE(verify_folders(dir / "m", dir / "same").ok);
+}
+
+struct WithMore {
+  std::string family, order;
+  bool scaled;
+};
+class Verify : public ::testing::TestWithParam<WithMore> {};
+INSTANTIATE_TEST_SUITE_P(ExpertsAToken, Verify,
+                         ::testing::Values(WithMore{"mixtral", "append", true}, WithMore{"glm4_moe", "siblings", true},
+                                           WithMore{"qwen3_moe", "append", false},
+                                           WithMore{"qwen2_moe", "siblings", false}));
+
+TEST_P(Verify, KnowsGrowthThatRoutesToMoreExpertsAToken) {
+  const TempDir dir;
+  const auto& [family, order, scaled] = GetParam();
+  tiny_model(dir / "m", family, {.dtype = io::Dtype::kBf16});
+  GrowthOptions options{.experts = {"3x"}, .router_init = MethodChoice{"copy", {}}, .order = order};
+  options.scale_top_k = scaled;
+  options.split = scaled ? 1 : 2;
+  const GrowthPlan plan = grow(dir / "m", dir / "out", options);
+  fs::remove(dir / "out" / "coppice.json");
+  const VerifyResult result = verify_folders(dir / "m", dir / "out");
+  EXPECT_TRUE(result.ok) << join(result.problems, "\n");
+  EXPECT_EQ(result.top_k_factor, scaled ? 3 : 2);
+  EXPECT_EQ(result.split, scaled ? 1 : 2);
+  for (const LayerPlan& layer : plan.layers) EXPECT_EQ(result.parents.at(layer.layer), parents_of(layer));
+
+  const auto model = families::open_model(dir / "out");
+  const std::string down = testing::name_of(model, Role::kExpertDown, 1, 5);
+  edit_tensor(dir / "out", down, flip_a_bit);
+  const VerifyResult changed = verify_folders(dir / "m", dir / "out");
+  EXPECT_EQ(changed.ok, scaled);  // a copy may be near its parent, a part of an expert is what it is
+  if (!scaled) EXPECT_THAT(changed.problems, ElementsAre(HasSubstr(down)));
 }
 
 class VerifyNames : public ::testing::Test {

@@ -32,6 +32,7 @@ struct Example {
       for (int t = 0; t < 5; ++t) tensors.push_back(copy_of(source, cat("t", t), cat(copy, ".", t)));
       tensors.push_back(computed(cat(copy, ".noise"), 5 * kMiB - 17, tensors.size()));
       tensors.push_back(computed(cat(copy, ".router"), 9999, tensors.size()));
+      tensors.push_back(computed(cat(copy, ".rows"), 9 * kMiB + 5, tensors.size(), true));
     }
     shards = plan_output(infos_of(tensors), kShardBytes, "model");
     plan.add("", shards, tensors);
@@ -93,7 +94,7 @@ TEST(WriteOutput, ContinuesAfterAnErrorWithWhatWasNotDone) {
   Example example(dir.path());
   for (auto& tensor : example.tensors) {  // the last ones fail, once most is written
     if (!tensor.info.name.starts_with("second.noise")) continue;
-    tensor.pieces[0].compute = [](std::span<std::byte>) { throw Error(ErrorCode::kInterrupted, "stopped"); };
+    tensor.pieces[0].compute = [](uint64_t, std::span<std::byte>) { throw Error(ErrorCode::kInterrupted, "stopped"); };
   }
   expect_error(ErrorCode::kInterrupted, {"stopped"}, [&] { write_part(dir / "out", example, {}, 1, true); });
   EXPECT_FALSE(fs::exists(dir / "out"));

@@ -1,0 +1,187 @@
+#include <algorithm>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "coppice/families/expert_layout.h"
+#include "coppice/upcycle/child_piece_detail.h"
+#include "coppice/upcycle/grow.h"
+
+namespace coppice::upcycle::detail {
+namespace {
+
+using families::ExpertMatrix;
+using families::TensorSlot;
+
+size_t width_of(io::Dtype dtype) { return static_cast<size_t>(io::dtype_bits(dtype)) / 8; }
+
+/// Rows of the matrix are rows of the tensor, perhaps every other one.
+bool lies_in_rows(const ExpertMatrix& place) { return place.col_step == 1 && place.cols > 0; }
+int64_t first_row(const ExpertMatrix& place) { return place.begin / place.cols; }
+int64_t row_stride(const ExpertMatrix& place) { return place.row_step / place.cols; }
+
+MatrixRows rows_in_file(const StoredExpert& stored, const ExpertMatrix& place) {
+  const io::Dtype dtype = stored.entry.info->dtype;
+  const uint64_t offset = stored.entry.info->offset + stored.slice.offset;
+  const auto read = [file = stored.entry.file, dtype, offset, place](int64_t first, std::span<float> out) {
+    const size_t row_bytes = static_cast<size_t>(place.cols) * width_of(dtype);
+    const auto count = static_cast<int64_t>(out.size()) / place.cols, stride = row_stride(place);
+    std::vector<std::byte> bytes(static_cast<size_t>((count - 1) * stride + 1) * row_bytes);
+    file->read(offset + static_cast<uint64_t>(first_row(place) + first * stride) * row_bytes, bytes);
+    const auto cols = static_cast<size_t>(place.cols);
+    for (size_t row = 0; stride > 1 && row < static_cast<size_t>(count); ++row) {
+      const auto from = std::span(bytes).subspan(row * static_cast<size_t>(stride) * row_bytes, row_bytes);
+      io::to_f32(dtype, from, out.subspan(row * cols, cols));
+    }
+    if (stride == 1) io::to_f32(dtype, bytes, out);
+  };
+  return {place.role, place.rows, place.cols, read};
+}
+
+MatrixRows gathered_matrix(const StoredExpert& stored, const ExpertMatrix& place) {
+  const io::Dtype dtype = stored.entry.info->dtype;
+  std::vector<std::byte> expert(stored.slice.bytes);
+  stored.entry.file->read(stored.entry.info->offset + stored.slice.offset, expert);
+  const auto matrix =
+      std::make_shared<std::vector<std::byte>>(static_cast<size_t>(place.rows * place.cols) * width_of(dtype));
+  families::gather(place, width_of(dtype), expert, *matrix);
+  MatrixRows rows = rows_of({dtype, place.rows, place.cols, *matrix}, place.role);
+  rows.read = [matrix, read = std::move(rows.read)](int64_t first, std::span<float> out) { read(first, out); };
+  return rows;
+}
+
+MatrixRows stored_matrix(const StoredExpert& stored, const ExpertMatrix& place) {
+  return lies_in_rows(place) ? rows_in_file(stored, place) : gathered_matrix(stored, place);
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// The child's matrices are prepared when the first of its bytes are asked for, and let go after the last.
+class ChildBytes {
+ public:
+  using Original = std::function<StoredExpert(uint32_t expert)>;
+
+  ChildBytes(const GrowthPlan& plan, const Child& child, const TensorSlot& before, const TensorSlot& after,
+             io::Dtype dtype, Original original)
+      : plan_(plan),
+        child_(child),
+        layer_(after.layer),
+        dtype_(dtype),
+        places_before_(families::expert_matrices(before, plan.experts_before)),
+        places_(families::expert_matrices(after, plan.experts_after)),
+        original_(std::move(original)) {
+    for (const ExpertMatrix& place : places_) bytes_ += static_cast<uint64_t>(place.rows * place.cols);
+    bytes_ *= width_of(dtype);
+  }
+
+  uint64_t bytes() const { return bytes_; }
+  bool in_rows() const { return std::ranges::all_of(places_, lies_in_rows); }
+
+  void fill(uint64_t offset, std::span<std::byte> out) {
+    const auto matrices = prepared();
+    in_rows() ? fill_rows(*matrices, offset, out) : fill_whole(*matrices, out);
+    const std::lock_guard lock(mutex_);
+    made_ += out.size();
+    if (made_ < bytes_) return;
+    made_ = 0;
+    matrices_.reset();
+  }
+
+ private:
+  using Matrices = std::vector<MatrixRows>;
+
+  std::shared_ptr<const Matrices> prepared() {
+    const std::lock_guard lock(mutex_);
+    if (matrices_) return matrices_;
+    auto matrices = std::make_shared<Matrices>();
+    for (const ExpertMatrix& place : places_before_) {
+      const RowsSource originals = [&](uint32_t expert) { return stored_matrix(original_(expert), place); };
+      matrices->push_back(child_matrix(plan_, layer_, child_, place.role, originals));
+    }
+    return matrices_ = matrices;
+  }
+
+  void fill_rows(const Matrices& matrices, uint64_t offset, std::span<std::byte> out) const {
+    const int64_t cols = places_.front().cols;
+    const auto row_bytes = static_cast<uint64_t>(cols) * width_of(dtype_);
+    const uint64_t end = offset + out.size();
+    const auto end_row = static_cast<int64_t>((end + row_bytes - 1) / row_bytes);
+    const int64_t step = MatrixRows::block_rows(cols);
+    std::vector<std::byte> edge;  // rows that are not wanted whole
+    for (auto row = static_cast<int64_t>(offset / row_bytes); row < end_row; row += step) {
+      const int64_t last = std::min(row + step, end_row);
+      const uint64_t from = static_cast<uint64_t>(row) * row_bytes, to = static_cast<uint64_t>(last) * row_bytes;
+      if (from >= offset && to <= end) {
+        make_rows(matrices, row, last, out.subspan(from - offset, to - from));
+        continue;
+      }
+      edge.resize(to - from);
+      make_rows(matrices, row, last, edge);
+      const uint64_t begin = std::max(from, offset);
+      const auto wanted = std::span(edge).subspan(begin - from, std::min(to, end) - begin);
+      std::ranges::copy(wanted, out.begin() + static_cast<std::ptrdiff_t>(begin - offset));
+    }
+  }
+
+  /// Rows [begin, end) of the tensor, whichever matrices they belong to.
+  void make_rows(const Matrices& matrices, int64_t begin, int64_t end, std::span<std::byte> out) const {
+    std::vector<float> values;
+    for (size_t i = 0; i < places_.size(); ++i) {
+      const ExpertMatrix& place = places_[i];
+      const int64_t stride = row_stride(place), at = first_row(place);
+      const int64_t from = std::max<int64_t>(0, ceil_div(begin - at, stride));
+      const int64_t to = std::min(place.rows, ceil_div(end - at, stride));
+      if (from >= to) continue;
+      const auto cols = static_cast<size_t>(place.cols), row_bytes = cols * width_of(dtype_);
+      values.resize(static_cast<size_t>(to - from) * cols);
+      matrices[i].read(from, values);
+      if (stride == 1) {
+        const auto place_in_out = static_cast<size_t>(at + from - begin) * row_bytes;
+        io::from_f32(dtype_, values, out.subspan(place_in_out, values.size() * width_of(dtype_)));
+        continue;
+      }
+      for (int64_t r = from; r < to; ++r) {
+        const auto row = std::span<const float>(values).subspan(static_cast<size_t>(r - from) * cols, cols);
+        io::from_f32(dtype_, row, out.subspan(static_cast<size_t>(at + r * stride - begin) * row_bytes, row_bytes));
+      }
+    }
+  }
+
+  void fill_whole(const Matrices& matrices, std::span<std::byte> out) const {
+    std::vector<std::byte> matrix;
+    for (size_t i = 0; i < places_.size(); ++i) {
+      const size_t width = width_of(dtype_);
+      matrix.resize(static_cast<size_t>(places_[i].rows * places_[i].cols) * width);
+      matrices[i].for_each_block([&](int64_t first, std::span<const float> rows) {
+        const auto at = static_cast<size_t>(first * places_[i].cols) * width;
+        io::from_f32(dtype_, rows, std::span(matrix).subspan(at, rows.size() * width));
+      });
+      families::scatter(places_[i], width, matrix, out);
+    }
+  }
+
+  const GrowthPlan& plan_;
+  const Child child_;
+  const int64_t layer_;
+  const io::Dtype dtype_;
+  const std::vector<ExpertMatrix> places_before_, places_;
+  const Original original_;
+  uint64_t bytes_ = 0;
+
+  std::mutex mutex_;
+  std::shared_ptr<const Matrices> matrices_;
+  uint64_t made_ = 0;
+};
+
+}  // namespace
+
+OutputPiece child_piece(const GrowthPlan& plan, const Child& child, const TensorSlot& before, const TensorSlot& after,
+                        io::Dtype dtype, const std::function<StoredExpert(uint32_t expert)>& original) {
+  const auto bytes = std::make_shared<ChildBytes>(plan, child, before, after, dtype, original);
+  const auto compute = [bytes](uint64_t offset, std::span<std::byte> out) { bytes->fill(offset, out); };
+  return {
+      .bytes = bytes->bytes(), .compute = compute, .cuttable = bytes->in_rows() && grows_by_rows(plan, after.layer)};
+}
+
+}  // namespace coppice::upcycle::detail
