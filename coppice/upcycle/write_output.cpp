@@ -312,7 +312,7 @@ WrittenBytes write_output(io::PartialDirectory& out, const OutputPlan& plan, io:
   } catch (...) {
     try {
       recorder.flush();
-    } catch (const Error&) {  // the first error is the one to tell
+    } catch (const Error&) {  // NOLINT(bugprone-empty-catch): the first error is the one to tell
     }
     throw;
   }
