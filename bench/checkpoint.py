@@ -1,4 +1,4 @@
-"""A bf16 checkpoint to measure expansions on: a mixtral whose experts hold nearly all of the bytes. Written as fast as the disk takes it.
+"""A bf16 checkpoint to measure expansions on: a qwen3_moe whose experts hold nearly all of the bytes. Written as fast as the disk takes it.
 
 usage: checkpoint.py DIRECTORY GB     prints the bytes of its weights
 """
@@ -22,10 +22,12 @@ def shapes_of(layers: int, experts: int) -> dict[str, list[int]]:
         shapes |= {f"{name}.self_attn.q_proj.weight": [DIM, DIM], f"{name}.self_attn.k_proj.weight": [KV_HEADS * head, DIM],
                    f"{name}.self_attn.v_proj.weight": [KV_HEADS * head, DIM], f"{name}.self_attn.o_proj.weight": [DIM, DIM],
                    f"{name}.input_layernorm.weight": [DIM], f"{name}.post_attention_layernorm.weight": [DIM],
-                   f"{name}.block_sparse_moe.gate.weight": [experts, DIM]}
+                   f"{name}.self_attn.q_norm.weight": [head], f"{name}.self_attn.k_norm.weight": [head],
+                   f"{name}.mlp.gate.weight": [experts, DIM]}
         for expert in range(experts):
-            prefix = f"{name}.block_sparse_moe.experts.{expert}"
-            shapes |= {f"{prefix}.w1.weight": [WIDTH, DIM], f"{prefix}.w2.weight": [DIM, WIDTH], f"{prefix}.w3.weight": [WIDTH, DIM]}
+            prefix = f"{name}.mlp.experts.{expert}"
+            shapes |= {f"{prefix}.gate_proj.weight": [WIDTH, DIM], f"{prefix}.down_proj.weight": [DIM, WIDTH],
+                       f"{prefix}.up_proj.weight": [WIDTH, DIM]}
     return shapes | {"model.norm.weight": [DIM], "lm_head.weight": [VOCABULARY, DIM]}
 
 
@@ -52,9 +54,10 @@ def make_checkpoint(directory: pathlib.Path, gigabytes: float) -> int:
     experts = 32 if gigabytes >= 1 else 4
     layers = max(1, round(gigabytes * 1e9 / (experts * expert_bytes)))
     directory.mkdir(parents=True)
-    config = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_size": DIM, "intermediate_size": WIDTH,
+    config = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_size": DIM, "moe_intermediate_size": WIDTH,
+              "intermediate_size": 4 * WIDTH, "decoder_sparse_step": 1, "mlp_only_layers": [], "head_dim": DIM // HEADS,
               "num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "vocab_size": VOCABULARY,
-              "num_local_experts": experts, "num_experts_per_tok": 2, "max_position_embeddings": 4096, "rms_norm_eps": 1e-05,
+              "num_experts": experts, "num_experts_per_tok": 2, "norm_topk_prob": True, "attention_bias": False, "max_position_embeddings": 4096, "rms_norm_eps": 1e-05,
               "rope_theta": 1e6, "hidden_act": "silu", "tie_word_embeddings": False, "router_aux_loss_coef": 0.001, "dtype": "bfloat16"}
     (directory / "config.json").write_text(json.dumps(config, indent=2))
     # The upper halves of floats are bf16. 16 Mi values at one place or another are as good as fresh ones, and fast.

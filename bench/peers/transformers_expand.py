@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 def main(source: str, target: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
     config = AutoConfig.from_pretrained(source)
-    experts = config.num_local_experts
-    config.num_local_experts = 2 * experts
+    experts = config.num_experts
+    config.num_experts = 2 * experts
     with torch.device("meta"):
         grown = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     state = model.state_dict()

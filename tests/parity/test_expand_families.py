@@ -274,6 +274,31 @@ def test_coppice_says_whether_the_function_is_kept(models, family):
     assert says_exact(model.source) == kept
 
 
+# Settings by which coppice itself keeps the function, with the families that refuse them or cannot promise it.
+KEEPING = {
+    "split": ["--split", 2],
+    "scale": ["--experts", "2x", "--top-k", "scale", "--router-init", "copy"],
+    "dormant": ["--experts", "2x", "--expert-init", "copy_noise", "--router-init", "bias_only:shift=-10000"],
+}
+
+
+@pytest.mark.parametrize("setting", KEEPING)
+@every_family
+def test_settings_that_keep_the_function_keep_it(models, tmp_path, family, setting):
+    model = models(family)
+    done = coppice("expand", model.source, tmp_path / "out", *KEEPING[setting], "--json")
+    if done.returncode != 0:
+        assert done.returncode in (2, 3) and not (tmp_path / "out").exists(), done.stderr
+        pytest.skip(done.stderr.strip())
+    exact = json.loads(done.stdout)["exact"]
+    if exact:
+        assert distance(logits(family, model.load(tmp_path / "out")), model.source_logits()) < TOLERANCE
+    done = coppice("verify", model.source, tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    if not exact:
+        pytest.skip("not promised")
+
+
 # Layers for multi-token prediction hold experts and a router too. transformers leaves them out; other engines read them.
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family.mtp], ids=lambda family: family.name)
 def test_prediction_layers_grow_too(models, tmp_path, family):

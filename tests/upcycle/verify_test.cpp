@@ -144,7 +144,9 @@ TEST_P(Verify, KnowsGrowthThatRoutesToMoreExpertsAToken) {
   edit_tensor(dir / "out", down, flip_a_bit);
   const VerifyResult changed = verify_folders(dir / "m", dir / "out");
   EXPECT_EQ(changed.ok, scaled);  // a copy may be near its parent, a part of an expert is what it is
-  if (!scaled) EXPECT_THAT(changed.problems, ElementsAre(HasSubstr(down)));
+  if (!scaled) {
+    EXPECT_THAT(changed.problems, ElementsAre(HasSubstr(down)));
+  }
 }
 
 class VerifyNames : public ::testing::Test {
