@@ -33,6 +33,7 @@ const Family kAfmoe{
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .expert_width_key = "moe_intermediate_size",
+    .shared_count_key = "num_shared_experts",
     .layers = LayerPattern::kByWeights,
     .gate = GateFunction::kSigmoidTopK,
     .renormalise = Switch::yes(),

@@ -29,6 +29,7 @@ const Family kAriaText{
     .experts_keys = kExpertsKeys,
     .top_k_key = "moe_topk",
     .expert_width_key = "intermediate_size",
+    .shared_count_key = "moe_num_shared_experts",
     .layers = LayerPattern::kByWeights,
     .gate = GateFunction::kTopKSoftmax,
 };

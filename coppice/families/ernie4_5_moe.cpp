@@ -43,6 +43,7 @@ const Family kErnie45Moe{
     .experts_keys = kExpertsKeys,
     .top_k_key = "moe_k",
     .expert_width_key = "moe_intermediate_size",
+    .shared_count_key = "moe_num_shared_experts",
     .layers = LayerPattern::kByWeights,
     .renormalise = Switch::yes(),
 };

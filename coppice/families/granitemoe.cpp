@@ -35,6 +35,7 @@ constexpr Family like_granitemoe(std::string_view model_type, std::string_view a
       .experts_keys = kExpertsKeys,
       .top_k_key = "num_experts_per_tok",
       .expert_width_key = "intermediate_size",
+      .shared_width_key = "shared_intermediate_size",
       .layers = LayerPattern::kByWeights,
       .gate = GateFunction::kTopKSoftmax,
   };

@@ -37,6 +37,7 @@ const Family kKimiLinear{
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_token",
     .expert_width_key = "moe_intermediate_size",
+    .shared_count_key = "num_shared_experts",
     .layers = LayerPattern::kByWeights,
     .gate = GateFunction::kSigmoidTopK,
     .renormalise = Switch::read("moe_renormalize", true),

@@ -63,6 +63,7 @@ const Family kNemotronH{
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .expert_width_key = "moe_intermediate_size",
+    .shared_width_key = "moe_shared_expert_intermediate_size",
     .layers = LayerPattern::kByWeights,
     .gate = GateFunction::kSigmoidTopK,
     .renormalise = Switch::read("norm_topk_prob", true),

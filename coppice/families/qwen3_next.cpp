@@ -46,6 +46,7 @@ constexpr Family like_qwen3_next(std::string_view model_type, std::string_view a
       .experts_keys = kExpertsKeys,
       .top_k_key = "num_experts_per_tok",
       .expert_width_key = "moe_intermediate_size",
+      .shared_width_key = "shared_expert_intermediate_size",
       .layers = LayerPattern::kByWeights,
       .renormalise = renormalise,
   };

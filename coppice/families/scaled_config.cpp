@@ -60,10 +60,18 @@ Json with_expert_width(const ModelConfig& config, int64_t width) {
                 cat("config.json: '", family.expert_width_key, "' is the width of ", family.model_type,
                     "'s dense layers too, so experts cannot have their own"));
   }
+  if (family.has_role(Role::kShared) && !family.has_shared()) {
+    throw Error(ErrorCode::kUnsupported,
+                cat("config.json: '", family.expert_width_key, "' is the width of ", family.model_type,
+                    "'s shared expert too, so experts cannot have their own"));
+  }
   Json json = config.json;
   Json& sizes = config.text_key.empty() ? json : *json.find(config.text_key);
   set(sizes, family.expert_width_key, Json(width));
-  if (!family.shared_count_key.empty()) set(sizes, family.shared_count_key, Json(config.shared_width / width));
+  if (!family.shared_count_key.empty()) {
+    if (Json* const count = detail::find_path(sizes, family.shared_count_key); count != nullptr && count->is_number())
+      *count = Json(count->as_int() * (config.expert_width / width));
+  }
   return json;
 }
 

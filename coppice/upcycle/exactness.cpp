@@ -1,6 +1,7 @@
 // Whether a grown model still computes its function under plain top-K; the argument of each class is in methods.md
 // section 5.
 
+#include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/families/routing_class.h"
 #include "coppice/upcycle/expert_init.h"
@@ -57,6 +58,13 @@ bool copies_are_dormant(const families::ModelConfig& config, const GrowthPlan& p
 }
 
 }  // namespace
+
+void check_can_scale(const families::ModelConfig& config, std::string_view setting) {
+  const auto& info = families::routing_class_info(families::routing_class(config.routing));
+  if (info.can_scale) return;
+  throw Error(ErrorCode::kUsage, cat(setting, ": more experts a token would change what ", config.family->model_type,
+                                     " computes, by its router: ", info.routing, " (leave it out)"));
+}
 
 Exactness exactness(const families::ModelConfig& config, const GrowthPlan& plan) {
   const families::Routing& routing = config.routing;

@@ -80,6 +80,7 @@ void check_factors(const ModelConfig& config, const GrowthPlan& plan) {
     throw Error(ErrorCode::kUsage, "split: parts are cut from their parents; wanted the method 'copy' everywhere");
   }
   if (factor == 1 || plan.is_undo) return;
+  check_can_scale(config, plan.split > 1 ? "split" : "top-k");
   for (const LayerPlan& layer : plan.layers) {
     const auto siblings = layer.siblings(plan.experts_before);
     const auto uneven = std::ranges::find_if(siblings, [factor](uint32_t n) { return std::cmp_not_equal(n, factor); });

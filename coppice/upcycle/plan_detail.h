@@ -13,6 +13,8 @@ inline constexpr std::string_view kBalanceBiasZero = "zero";
 std::string_view order_name(Order order);
 Order order_from_name(std::string_view name, std::string_view subject);    // Throws Error{kUsage}
 void check_balance_bias(std::string_view name, std::string_view subject);  // Throws Error{kUsage}
+/// Throws   Error{kUsage} where no greater top-K keeps the function of the model's router.
+void check_can_scale(const families::ModelConfig& config, std::string_view setting);
 void check_methods(const GrowthPlan& plan);  // Throws Error{kUsage}: unknown methods, parameters, values out of range
 
 }  // namespace coppice::upcycle

@@ -23,6 +23,10 @@ void refuse(std::string_view setting, std::string_view value) {
 
 GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOptions& options) {
   const int64_t parts = options.split;
+  if (config.expert_width <= 0) {
+    throw Error(ErrorCode::kUnsupported,
+                cat("split: config.json has no width of experts under '", config.family->expert_width_key, "'"));
+  }
   if (config.expert_width % parts != 0) {
     throw Error(ErrorCode::kUsage, cat("split: experts of ", config.expert_width, " units cannot be cut into ", parts,
                                        " equal parts (choose a divisor)"));

@@ -87,7 +87,7 @@ def test_lists_name_what_the_build_knows(coppice):
 def test_lists_say_the_same_as_json(coppice, what):
     rows = json.loads(coppice("list", what, "--json").stdout)[what]
     text = coppice("list", what).stdout
-    assert len(rows) >= 2
+    assert rows
     for row in rows:
         assert row["summary"]
         assert re.search(rf"^{re.escape(row['name'])} +{re.escape(row['summary'])}", text, re.MULTILINE)

