@@ -6,10 +6,12 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
 
+#include <bit>
 #include <cstring>
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/moe_detail.h"
+#include "coppice/kernels/moe_rows_detail.h"
 #include "coppice/kernels/pair_order_detail.h"
 #include "coppice/kernels/parallel.h"
 #include "coppice/kernels/vector_math_detail.h"
@@ -19,20 +21,19 @@ namespace {
 
 constexpr int64_t kTileRows = 512;     // enough for a GEMM to run at its rate, few enough to share out
 constexpr int64_t kWeightBlock = 256;  // rows of a weight's gradient in one task
-constexpr int64_t kCombineTokens = 64;
 
-struct Tile {
-  int64_t expert, row, rows;
-};
+/// oneDNN compiles a kernel for each new shape, which takes longer than running it: in bf16 an expert's rows are filled
+/// up to a multiple of 32, of an eighth of their power of two if that is more.
+int64_t filled_up(int64_t rows, at::ScalarType dtype) {
+  if (dtype != at::kBFloat16) return rows;
+  const auto eighth = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(rows)) / 8);
+  const int64_t quantum = std::max<int64_t>(32, eighth);
+  return (rows + quantum - 1) / quantum * quantum;
+}
 
-std::vector<Tile> cut_tiles(const PairOrder& order) {
-  std::vector<Tile> tiles;
-  for (int64_t e = 0; e < order.num_experts(); ++e) {
-    for (int64_t row = order.first_row[e]; row < order.first_row[e + 1]; row += kTileRows) {
-      tiles.push_back({e, row, std::min(kTileRows, order.first_row[e + 1] - row)});
-    }
-  }
-  return tiles;
+PairOrder order_of(const MoeInputs& in) {
+  return order_pairs(in.index_TK, in.w_down_EDF.size(0),
+                     [&](int64_t rows) { return filled_up(rows, in.x_TD.scalar_type()); });
 }
 
 /// out[i] = from[token of row i]; rows of padding are zero.
@@ -49,31 +50,11 @@ void gather(const PairOrder& order, const Tile& tile, const T* from_TD, T* out, 
 }
 
 template <class T>
-void add_row(float* __restrict sum, const T* __restrict row, float weight, int64_t dim) {
-  for (int64_t d = 0; d < dim; ++d) sum[d] += weight * load(row[d]);
-}
-
-/// out_t = sum over k of weight_tk * row_tk, in the order of k; weights of 1 where `weight_TK` is null.
-template <class T>
-void combine(const PairOrder& order, const T* rows_PD, const float* weight_TK, T* out_TD, int64_t tokens, int64_t dim) {
-  parallel_ranges(tokens, kCombineTokens, [&](int64_t begin, int64_t end) {
-    std::vector<float> sum(dim);
-    for (int64_t t = begin; t < end; ++t) {
-      std::fill(sum.begin(), sum.end(), 0.0f);
-      for (int64_t pair = t * order.top_k; pair < (t + 1) * order.top_k; ++pair) {
-        add_row(sum.data(), rows_PD + order.row_of_pair[pair] * dim, weight_TK ? weight_TK[pair] : 1.0f, dim);
-      }
-      for (int64_t d = 0; d < dim; ++d) store(out_TD[t * dim + d], sum[d]);
-    }
-  });
-}
-
-template <class T>
 MoeForward forward(const MoeInputs& in) {
   const int64_t tokens = in.x_TD.size(0), dim = in.x_TD.size(1), width = in.w_down_EDF.size(2);
   const auto options = in.x_TD.options();
-  const PairOrder order = order_pairs(in.index_TK, in.w_down_EDF.size(0), options.dtype().toScalarType());
-  const auto tiles = cut_tiles(order);
+  const PairOrder order = order_of(in);
+  const auto tiles = cut_tiles(order, kTileRows);
   MoeForward out{at::empty_like(in.x_TD), at::empty({order.num_rows(), 2 * width}, options)};
   const auto out_PD = at::empty({order.num_rows(), dim}, options);
   const auto* const x = in.x_TD.const_data_ptr<T>();
@@ -135,7 +116,7 @@ RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at
   const auto* const grad = grad_TD.const_data_ptr<T>();
   const auto* const gates = in.gate_TK.const_data_ptr<float>();
   auto* const grad_gates = grad_gate_TK.mutable_data_ptr<float>();
-  const auto tiles = cut_tiles(order);
+  const auto tiles = cut_tiles(order, kTileRows);
 
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
     const Tile tile = tiles[i];
@@ -182,7 +163,7 @@ struct WeightGradient {
 
 template <class T>
 MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
-  const PairOrder order = order_pairs(in.index_TK, in.w_down_EDF.size(0), in.x_TD.scalar_type());
+  const PairOrder order = order_of(in);
   COPPICE_CHECK(order.num_rows() == hidden_PG.size(0));
   MoeGradients out{at::empty_like(in.x_TD), at::empty_like(in.w_gate_up_EGD), at::empty_like(in.w_down_EDF),
                    at::empty_like(in.gate_TK)};
@@ -204,10 +185,12 @@ MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at
 }  // namespace
 
 MoeForward moe_forward_cpu(const MoeInputs& inputs) {
+  if (has_avx512_experts(inputs)) return moe_forward_avx512(inputs);
   return with_scalar(inputs.x_TD, [&]<class T>(T) { return forward<T>(inputs); });
 }
 
 MoeGradients moe_backward_cpu(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
+  if (has_avx512_experts(inputs)) return moe_backward_avx512(inputs, hidden_PG, grad_TD);
   return with_scalar(inputs.x_TD, [&]<class T>(T) { return backward<T>(inputs, hidden_PG, grad_TD); });
 }
 

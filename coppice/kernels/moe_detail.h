@@ -13,12 +13,18 @@ struct MoeInputs {
 };
 struct MoeForward {
   at::Tensor y_TD;
-  at::Tensor hidden_PG;  ///< pre-activations, rows as order_pairs has them
+  at::Tensor hidden_PG;  ///< pre-activations, in an order of the variant's own
 };
 struct MoeGradients {
   at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, gate_TK;
 };
 
+/// Whether this processor can run the AVX-512 variant on such tensors: D and F multiples of 32.
+bool has_avx512_experts(const MoeInputs& inputs);
+MoeForward moe_forward_avx512(const MoeInputs& inputs);
+MoeGradients moe_backward_avx512(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
+
+/// The AVX-512 variant where it can run, else library GEMMs.
 MoeForward moe_forward_cpu(const MoeInputs& inputs);
 MoeGradients moe_backward_cpu(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
 

@@ -1,4 +1,3 @@
-#include <bit>
 #include <limits>
 #include <numeric>
 
@@ -6,18 +5,8 @@
 #include "coppice/kernels/pair_order_detail.h"
 
 namespace coppice::kernels::detail {
-namespace {
-
-int64_t padded(int64_t rows, at::ScalarType dtype) {
-  if (dtype != at::kBFloat16) return rows;
-  const auto eighth = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(rows)) / 8);
-  const int64_t quantum = std::max<int64_t>(32, eighth);
-  return (rows + quantum - 1) / quantum * quantum;
-}
-
-}  // namespace
-
-PairOrder order_pairs(const at::Tensor& index_TK, int64_t num_experts, at::ScalarType dtype) {
+PairOrder order_pairs(const at::Tensor& index_TK, int64_t num_experts,
+                      const std::function<int64_t(int64_t rows)>& filled_up) {
   const int64_t pairs = index_TK.numel();
   COPPICE_CHECK(pairs <= std::numeric_limits<int32_t>::max() && index_TK.is_contiguous());
   const auto* expert_of = index_TK.const_data_ptr<int64_t>();
@@ -31,7 +20,7 @@ PairOrder order_pairs(const at::Tensor& index_TK, int64_t num_experts, at::Scala
   }
   order.first_row.assign(num_experts + 1, 0);
   for (int64_t e = 0; e < num_experts; ++e) {
-    order.first_row[e + 1] = order.first_row[e] + padded(order.count[e], dtype);
+    order.first_row[e + 1] = order.first_row[e] + filled_up(order.count[e]);
   }
   order.pair_of_row.assign(order.num_rows(), -1);
   order.row_of_pair.resize(pairs);

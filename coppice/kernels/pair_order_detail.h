@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace coppice::kernels::detail {
@@ -22,9 +23,9 @@ struct PairOrder {
 
 /// A counting sort; integers only, so the same for any number of threads.
 ///
-/// In bf16 an expert's rows are filled up to a multiple of 32, of an eighth of their power of two if that is more:
-/// oneDNN compiles a kernel for each new shape, which takes longer than running it.
+/// `filled_up` says how many rows an expert of so many pairs gets; the last ones are padding.
 /// Throws   Error{kInternal} for an index outside [0, num_experts).
-PairOrder order_pairs(const at::Tensor& index_TK, int64_t num_experts, at::ScalarType dtype);
+PairOrder order_pairs(const at::Tensor& index_TK, int64_t num_experts,
+                      const std::function<int64_t(int64_t rows)>& filled_up);
 
 }  // namespace coppice::kernels::detail

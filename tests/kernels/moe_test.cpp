@@ -78,7 +78,10 @@ class MoeExperts : public ::testing::TestWithParam<Case> {
 INSTANTIATE_TEST_SUITE_P(Sizes, MoeExperts,
                          ::testing::Values(Case{1, 8, 4, 2, 16}, Case{3, 7, 5, 1, 9}, Case{37, 33, 6, 3, 17},
                                            Case{64, 16, 2, 2, 300}, Case{1, 5, 1, 1, 3}, Case{700, 24, 3, 2, 40},
-                                           Case{50, 12, 40, 8, 10}, Case{1100, 16, 1, 1, 8}));
+                                           Case{50, 12, 40, 8, 10}, Case{1100, 16, 1, 1, 8},
+                                           // multiples of 32: kernels of our own, where the processor has AVX-512
+                                           Case{1, 32, 4, 2, 64}, Case{37, 32, 3, 2, 32}, Case{700, 96, 3, 2, 160},
+                                           Case{50, 64, 40, 8, 32}, Case{1100, 32, 1, 1, 32}));
 
 TEST_P(MoeExperts, FastKernelMatchesTheReferenceInF64) {
   const auto layer = make_layer(GetParam());
@@ -132,13 +135,15 @@ TEST(MoeExpertsReference, GradientsAreFiniteDifferences) {
 }
 
 TEST(MoeExpertsRouting, ExpertsWithoutTokensGetZeroGradients) {
-  auto layer = make_layer({20, 8, 6, 1, 12});
-  layer.index_TK = at::full({20, 1}, 3, at::kLong);  // all tokens on one expert
-  const auto found = run(layer, MoeKernel::kFast);
-  expect_near(found, run(in_f64(layer), MoeKernel::kReference), 3e-6);
-  for (const int64_t e : {0, 1, 2, 4, 5}) {
-    EXPECT_EQ(found[2][e].abs().max().item<float>(), 0.0f);
-    EXPECT_EQ(found[3][e].abs().max().item<float>(), 0.0f);
+  for (const auto& [dim, width] : {std::pair(8, 12), std::pair(32, 64)}) {
+    auto layer = make_layer({20, dim, 6, 1, width});
+    layer.index_TK = at::full({20, 1}, 3, at::kLong);  // all tokens on one expert
+    const auto found = run(layer, MoeKernel::kFast);
+    expect_near(found, run(in_f64(layer), MoeKernel::kReference), 3e-6);
+    for (const int64_t e : {0, 1, 2, 4, 5}) {
+      EXPECT_EQ(found[2][e].abs().max().item<float>(), 0.0f);
+      EXPECT_EQ(found[3][e].abs().max().item<float>(), 0.0f);
+    }
   }
 }
 

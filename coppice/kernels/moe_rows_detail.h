@@ -1,0 +1,52 @@
+#pragma once
+
+// What the variants of the MoE layer on the CPU share: tasks, and tokens summed from the rows of their experts.
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "coppice/kernels/pair_order_detail.h"
+#include "coppice/kernels/parallel.h"
+#include "coppice/kernels/vector_math_detail.h"
+
+namespace coppice::kernels::detail {
+
+/// Rows of one expert for one task.
+struct Tile {
+  int64_t expert, row, rows;
+};
+
+/// Every expert's rows, at most `most` in a tile.
+inline std::vector<Tile> cut_tiles(const PairOrder& order, int64_t most) {
+  std::vector<Tile> tiles;
+  for (int64_t e = 0; e < order.num_experts(); ++e) {
+    for (int64_t row = order.first_row[e]; row < order.first_row[e + 1]; row += most) {
+      tiles.push_back({e, row, std::min(most, order.first_row[e + 1] - row)});
+    }
+  }
+  return tiles;
+}
+
+template <class T>
+void add_row(float* __restrict sum, const T* __restrict row, float weight, int64_t dim) {
+  for (int64_t d = 0; d < dim; ++d) sum[d] += weight * load(row[d]);
+}
+
+/// out_t = sum over k of weight_tk * row_tk, in the order of k; weights of 1 where `weight_TK` is null.
+template <class T>
+void combine(const PairOrder& order, const T* rows_PD, const float* weight_TK, T* out_TD, int64_t tokens, int64_t dim) {
+  constexpr int64_t kCombineTokens = 64;
+  parallel_ranges(tokens, kCombineTokens, [&](int64_t begin, int64_t end) {
+    std::vector<float> sum(dim);
+    for (int64_t t = begin; t < end; ++t) {
+      std::fill(sum.begin(), sum.end(), 0.0f);
+      for (int64_t pair = t * order.top_k; pair < (t + 1) * order.top_k; ++pair) {
+        add_row(sum.data(), rows_PD + order.row_of_pair[pair] * dim, weight_TK ? weight_TK[pair] : 1.0f, dim);
+      }
+      for (int64_t d = 0; d < dim; ++d) store(out_TD[t * dim + d], sum[d]);
+    }
+  });
+}
+
+}  // namespace coppice::kernels::detail
