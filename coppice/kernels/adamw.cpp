@@ -15,21 +15,23 @@ struct Constants {
   float grad_scale, beta1_rest, beta2, beta2_rest, keep, step_size, root_scale, epsilon;
 };
 
+template <class G>
 struct Range {
   float* __restrict master;
   float* __restrict exp_avg;
   float* __restrict exp_avg_sq;
-  const float* __restrict grad;
+  const G* __restrict grad;
   int64_t count;
 };
 
-void update(const Range& r, const Constants& c) {
+template <class G>
+void update(const Range<G>& r, const Constants& c) {
   float* __restrict master = r.master;
   float* __restrict exp_avg = r.exp_avg;
   float* __restrict exp_avg_sq = r.exp_avg_sq;
-  const float* __restrict grad = r.grad;
+  const G* __restrict grad = r.grad;
   for (int64_t i = 0; i < r.count; ++i) {
-    const float g = grad[i] * c.grad_scale;
+    const float g = detail::load(grad[i]) * c.grad_scale;
     const float m = exp_avg[i] + c.beta1_rest * (g - exp_avg[i]);
     const float v = c.beta2 * exp_avg_sq[i] + c.beta2_rest * g * g;
     exp_avg[i] = m;
@@ -50,7 +52,8 @@ void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::T
                 const AdamwSettings& s) {
   COPPICE_CHECK(step >= 1, "step ", step);
   for (const at::Tensor* t : {&master, &exp_avg, &exp_avg_sq, &grad}) {
-    COPPICE_CHECK(t->scalar_type() == at::kFloat && t->is_contiguous() && t->sizes() == master.sizes());
+    COPPICE_CHECK(t->is_contiguous() && t->sizes() == master.sizes());
+    COPPICE_CHECK(t->scalar_type() == at::kFloat || t == &grad);
   }
   const bool separate = value.defined() && value.data_ptr() != master.data_ptr();
   if (separate) COPPICE_CHECK(value.is_contiguous() && value.sizes() == master.sizes());
@@ -69,9 +72,10 @@ void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::T
   auto* const p = master.data_ptr<float>();
   auto* const m = exp_avg.data_ptr<float>();
   auto* const v = exp_avg_sq.data_ptr<float>();
-  const auto* const g = grad.const_data_ptr<float>();
   parallel_ranges(master.numel(), kGrain, [&](int64_t begin, int64_t end) {
-    update({p + begin, m + begin, v + begin, g + begin, end - begin}, constants);
+    detail::with_scalar(grad, [&]<class G>(G) {
+      update<G>({p + begin, m + begin, v + begin, grad.const_data_ptr<G>() + begin, end - begin}, constants);
+    });
     if (!separate) return;
     detail::with_scalar(value, [&]<class T>(T) { round_to(p + begin, value.data_ptr<T>() + begin, end - begin); });
   });

@@ -23,7 +23,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 /// Tokens whose logits exist at once: a few MB of them, but enough rows for the GEMM.
-int64_t chunk_tokens(int64_t vocabulary) { return std::max<int64_t>(256, ((1 << 20) / vocabulary + 31) / 32 * 32); }
+int64_t chunk_tokens(int64_t vocabulary) { return std::max<int64_t>(256, ((1 << 22) / vocabulary + 31) / 32 * 32); }
 
 template <class T>
 float row_max(const T* logits, int64_t n) {

@@ -24,7 +24,7 @@ namespace {
 
 constexpr int64_t kTokens = kLanes * kPanels;  // that pass through together
 constexpr int64_t kTileRows = 512;             // of one expert in a task
-constexpr int64_t kWeightBlock = 128;          // rows of a weight's gradient in a task
+constexpr int64_t kWeightBlock = 512;          // rows of a weight's gradient in a task
 
 struct Sizes {
   int64_t experts, dim, width, hidden;  // E, D, F, G = 2F
@@ -388,12 +388,8 @@ MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at
 namespace coppice::kernels::detail {
 
 bool has_avx512_experts(const MoeInputs& in) {
-  static const bool has_f32 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  static const bool has_bf16 = has_f32 && __builtin_cpu_supports("avx512bf16");
   const int64_t dim = in.w_down_EDF.size(1), width = in.w_down_EDF.size(2);
-  if (dim % kTokens != 0 || width % kTokens != 0 || !in.x_TD.device().is_cpu()) return false;
-  return in.x_TD.scalar_type() == at::kFloat ? has_f32 : in.x_TD.scalar_type() == at::kBFloat16 && has_bf16;
+  return dim % kTokens == 0 && width % kTokens == 0 && has_avx512_words(in.x_TD);
 }
 
 MoeForward moe_forward_avx512(const MoeInputs& inputs) {

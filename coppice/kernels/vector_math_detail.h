@@ -20,8 +20,9 @@ inline float load(at::BFloat16 value) { return io::f32_from_bf16(value.x); }
 inline void store(float& to, float value) { to = value; }
 inline void store(at::BFloat16& to, float value) { to.x = io::bf16_from_f32(value); }
 
-/// exp(x) to 1 ulp, x held to [-87, 88]; NaN stays NaN. No table, no branch, no libm.
-inline float exp_f32(float x) {
+/// exp(x) to 1 ulp, x held to [-87, 88]; NaN stays NaN. No table, no branch, no libm. A loop that calls it is vectorised
+/// if it is inlined, which g++ otherwise leaves be where several loops do.
+[[gnu::always_inline]] inline float exp_f32(float x) {
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   x = x < -87.0f ? -87.0f : x;
@@ -42,7 +43,7 @@ inline float exp_f32(float x) {
   return p * std::bit_cast<float>((exponent + 127u) << 23);
 }
 
-inline float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
+[[gnu::always_inline]] inline float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
 
 /// a = silu(g) * u.
 template <class T>

@@ -37,6 +37,15 @@ class Scratch {
   std::unique_ptr<T, Free> data_;
 };
 
+/// Whether this processor can multiply words of the tensor's dtype; the tensor is on the CPU.
+inline bool has_avx512_words(const at::Tensor& tensor) {
+  static const bool has_f32 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  static const bool has_bf16 = has_f32 && __builtin_cpu_supports("avx512bf16");
+  if (!tensor.device().is_cpu()) return false;
+  return tensor.scalar_type() == at::kFloat ? has_f32 : tensor.scalar_type() == at::kBFloat16 && has_bf16;
+}
+
 /// The left matrix of a product, read word by word: (row, word) is data[row * row_step + word * word_step].
 struct Words {
   const Word* data;
@@ -153,8 +162,8 @@ void put(__m512 values, float* out) { _mm512_storeu_ps(out, values); }
 void put(__m512 values, at::BFloat16* out) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(values));
 }
-__m512 get(const float* from) { return _mm512_loadu_ps(from); }
-__m512 get(const at::BFloat16* from) {
+[[maybe_unused]] __m512 get(const float* from) { return _mm512_loadu_ps(from); }
+[[maybe_unused]] __m512 get(const at::BFloat16* from) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
@@ -208,7 +217,7 @@ __m512 exp(__m512 x) {
   return _mm512_scalef_ps(p, n);
 }
 
-__m512 sigmoid(__m512 x) {
+[[maybe_unused]] __m512 sigmoid(__m512 x) {
   const __m512 one = _mm512_set1_ps(1.0f);
   return _mm512_div_ps(one, _mm512_add_ps(one, exp(_mm512_sub_ps(_mm512_setzero_ps(), x))));
 }

@@ -1,8 +1,11 @@
 // H query heads, J key and value heads, C head dimension.
 
+#include "coppice/kernels/attention.h"
+
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
+
+#include <cmath>
 
 #include "coppice/kernels/rms_norm.h"
 #include "coppice/kernels/rope.h"
@@ -30,19 +33,16 @@ at::Tensor attention(const BlockContext& context, const LayerWeights& weights, c
   };
   const auto turned = [&](Role weight, Role bias, Role norm_weight, int64_t heads) {
     const auto flat = clip(norm(at::linear(x_TD, weights[weight], weights[bias]), norm_weight, QkNorm::kWhole));
-    return kernels::rope(norm(split(flat, heads), norm_weight, QkNorm::kPerHead), context.cos_SR, context.sin_SR)
-        .transpose(1, 2);
+    return kernels::rope(norm(split(flat, heads), norm_weight, QkNorm::kPerHead), context.cos_SR, context.sin_SR);
   };
 
-  const auto query_BHSC = turned(Role::kQuery, Role::kQueryBias, Role::kQueryNorm, config.num_heads);
-  const auto key_BJSC = turned(Role::kKey, Role::kKeyBias, Role::kKeyNorm, config.num_kv_heads);
-  const auto value_BJSC =
-      split(clip(at::linear(x_TD, weights[Role::kValue], weights[Role::kValueBias])), config.num_kv_heads)
-          .transpose(1, 2);
-  const auto out_BHSC = at::scaled_dot_product_attention(
-      query_BHSC, key_BJSC, value_BJSC, /*attn_mask=*/{}, /*dropout_p=*/0.0, /*is_causal=*/true,
-      /*scale=*/std::nullopt, /*enable_gqa=*/config.num_heads != config.num_kv_heads);
-  const auto merged = out_BHSC.transpose(1, 2).reshape({tokens, config.num_heads * config.head_dim});
+  const auto query_BSHC = turned(Role::kQuery, Role::kQueryBias, Role::kQueryNorm, config.num_heads);
+  const auto key_BSJC = turned(Role::kKey, Role::kKeyBias, Role::kKeyNorm, config.num_kv_heads);
+  const auto value_BSJC =
+      split(clip(at::linear(x_TD, weights[Role::kValue], weights[Role::kValueBias])), config.num_kv_heads);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(config.head_dim));
+  const auto out_BSHC = kernels::causal_attention(query_BSHC, key_BSJC, value_BSJC, scale);
+  const auto merged = out_BSHC.reshape({tokens, config.num_heads * config.head_dim});
   return at::linear(merged, weights[Role::kAttentionOutput], weights[Role::kAttentionOutputBias]);
 }
 

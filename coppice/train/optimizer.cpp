@@ -1,52 +1,20 @@
 #include "coppice/train/optimizer.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
 
-#include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "coppice/base/check.h"
+#include "coppice/kernels/sum_of_squares.h"
 
 namespace coppice::train {
 namespace {
-
-constexpr int64_t kBlock = int64_t{1} << 16;
-constexpr int64_t kLanes = 16;
-
-double block_sum(const float* x, int64_t count) {
-  std::array<double, kLanes> lanes{};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]) * static_cast<double>(x[i + j]);
-  }
-  for (int64_t j = 0; i < count; ++i, ++j) lanes[j] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-  double sum = 0;
-  for (const double lane : lanes) sum += lane;
-  return sum;
-}
 
 // [groups, elements of one group] of the same memory.
 at::Tensor by_group(const at::Tensor& tensor, int64_t groups) { return tensor.view({groups, -1}); }
 
 }  // namespace
-
-double sum_of_squares(const at::Tensor& values) {
-  COPPICE_CHECK(values.scalar_type() == at::kFloat && values.is_contiguous());
-  const float* x = values.const_data_ptr<float>();
-  const int64_t count = values.numel(), blocks = (count + kBlock - 1) / kBlock;
-  std::vector<double> partial(static_cast<size_t>(blocks));
-  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      partial[static_cast<size_t>(b)] = block_sum(x + b * kBlock, std::min(kBlock, count - b * kBlock));
-    }
-  });
-  double sum = 0;
-  for (const double p : partial) sum += p;
-  return sum;
-}
 
 int64_t num_step_groups(const nn::Parameter& parameter) {
   using families::Role;
@@ -65,9 +33,7 @@ Optimizer::Optimizer(const std::vector<nn::Parameter>& parameters) {
 }
 
 void Optimizer::clear() {
-  for (auto& state : states_) {
-    if (state.grad.defined()) state.grad.zero_();
-  }
+  for (auto& state : states_) state.grad.reset();
 }
 
 void Optimizer::accumulate(const std::vector<nn::Parameter>& parameters) {
@@ -75,16 +41,25 @@ void Optimizer::accumulate(const std::vector<nn::Parameter>& parameters) {
   const at::NoGradGuard no_grad;
   for (size_t i = 0; i < parameters.size(); ++i) {
     at::Tensor value = parameters[i].value;
-    at::Tensor& sum = states_[i].grad;
-    if (!sum.defined()) sum = at::zeros_like(parameters[i].master);
-    if (value.grad().defined()) sum.add_(value.grad());
+    const at::Tensor grad = value.grad();
     value.mutable_grad().reset();
+    if (!grad.defined()) continue;
+    ParameterState& state = states_[i];
+    if (!state.grad.defined()) {
+      state.grad = grad.contiguous();
+      continue;
+    }
+    if (!state.sum.defined()) state.sum = at::empty_like(parameters[i].master);
+    if (!state.grad.is_same(state.sum)) state.sum.copy_(state.grad);
+    state.grad = state.sum.add_(grad);
   }
 }
 
 double Optimizer::grad_norm() const {
   double sum = 0;
-  for (const auto& state : states_) sum += sum_of_squares(state.grad);
+  for (const auto& state : states_) {
+    if (state.grad.defined()) sum += kernels::sum_of_squares(state.grad);
+  }
   return std::sqrt(sum);
 }
 
@@ -97,6 +72,7 @@ void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::Adam
     const nn::Parameter& p = parameters[i];
     ParameterState& state = states_[i];
     if (p.master.numel() == 0) continue;  // a shared expert of width 0
+    if (!state.grad.defined()) state.grad = at::zeros_like(p.master);  // decay and moments go on without it
     kernels::AdamwSettings own = settings;
     if (!p.decays()) own.weight_decay = 0;
     const auto groups = static_cast<int64_t>(state.steps.size());

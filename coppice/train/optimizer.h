@@ -16,7 +16,8 @@ namespace coppice::train {
 /// AdamW's memory of one parameter.
 struct ParameterState {
   at::Tensor exp_avg, exp_avg_sq;  ///< f32, the parameter's shape
-  at::Tensor grad;                 ///< f32 sum over the micro-batches of this step
+  at::Tensor grad;  ///< of this step: that of its one micro-batch as it came (f32 or bf16), or `sum`; undefined if none
+  at::Tensor sum;   ///< f32, over several micro-batches
   std::vector<int64_t> steps;      ///< updates so far: one a parameter; of experts and routers one an expert, so that a
                                    ///< grown expert has its own
 };
@@ -27,7 +28,8 @@ int64_t num_step_groups(const nn::Parameter& parameter);
 /// The states lie beside the decoder's parameters: states()[i] belongs to parameters()[i], and every call takes those
 /// same parameters.
 ///
-/// Memory   moments 8 bytes a parameter; gradients 4 more from the first `accumulate` on.
+/// Memory   moments 8 bytes a parameter; gradients as the backward pass made them, 4 bytes more for sums over several
+///          micro-batches.
 /// Threads  at::get_num_threads(); same bits for any number of them.
 class Optimizer {
  public:
@@ -39,7 +41,7 @@ class Optimizer {
 
   /// Forgets the gradients summed so far.
   void clear();
-  /// Adds the gradients that a backward pass left on the values to the fp32 sums, and clears them.
+  /// Takes the gradients that a backward pass left on the values; from the second time on adds them up in fp32.
   void accumulate(const std::vector<nn::Parameter>& parameters);
   /// Euclidean norm over all sums; fp64 in a fixed order.
   double grad_norm() const;
@@ -50,8 +52,5 @@ class Optimizer {
  private:
   std::vector<ParameterState> states_;
 };
-
-/// Sum of squares of an f32 tensor in fp64: fixed blocks of 16 lanes, added in order.
-double sum_of_squares(const at::Tensor& values);
 
 }  // namespace coppice::train

@@ -25,6 +25,7 @@ struct TrainOptions {
   std::vector<std::filesystem::path> data_train, data_validation;
   std::vector<double> data_weights;
   int64_t sequence_length = 256;
+  bool random_tokens = false;
 
   // [train]
   std::filesystem::path out;    ///< empty: nothing is written
@@ -83,6 +84,7 @@ struct TrainOptions {
         field("data.train", &O::data_train, "token files (.bin/.idx prefixes)"),
         field("data.validation", &O::data_validation, "token files for the validation loss"),
         field("data.weights", &O::data_weights, "share of each training file (default: its size)"),
+        field("data.random", &O::random_tokens, "uniformly random tokens instead of files, for measuring"),
         field("data.sequence_length", &O::sequence_length, "tokens a sequence"),
         field("train.out", &O::out, "run folder; empty: nothing is written"),
         field("train.start", &O::start,

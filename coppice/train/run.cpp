@@ -1,7 +1,6 @@
 #include "coppice/train/run.h"
 
 #include <ATen/Parallel.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -10,9 +9,11 @@
 #include "coppice/base/error.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/log.h"
+#include "coppice/base/memory.h"
 #include "coppice/base/progress.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
+#include "coppice/data/random_tokens.h"
 #include "coppice/eval/perplexity.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/train/loop.h"
@@ -75,12 +76,6 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-uint64_t peak_rss_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
-}
-
 class Run {
  public:
   Run(const TrainOptions& options, const RunSettings& settings, const StepObserver& observer)
@@ -88,7 +83,7 @@ class Run {
         observer_(observer),
         settings_(settings),
         start_(make_start(options, checkpoint_to_resume(options))),
-        train_files_(open_tokens(options.data_train)),
+        train_files_(options.random_tokens ? random_tokens() : open_tokens(options.data_train)),
         validation_files_(open_tokens(options.data_validation)),
         sampler_(train_files_, options.data_weights, options.sequence_length, options.seed),
         step_(step_settings(options, settings, start_.model.config())) {
@@ -120,6 +115,12 @@ class Run {
   }
 
  private:
+  /// One epoch of the run.
+  std::vector<data::TokenFile> random_tokens() const {
+    const int64_t tokens = settings_.last_step * options_.batch_tokens + 1;
+    return {data::random_tokens(static_cast<uint64_t>(tokens), start_.model.config().vocab_size, options_.seed)};
+  }
+
   void check_start() {
     const auto& config = start_.model.config();
     if (options_.sequence_length > config.max_positions) {
@@ -132,6 +133,7 @@ class Run {
                                          " and the run would end at ", settings_.last_step, " (give more steps)"));
     }
     for (const auto* files : {&train_files_, &validation_files_}) {
+      if (files == &train_files_ && options_.random_tokens) continue;
       for (const auto& file : *files) file.check_vocabulary(config.vocab_size, start_.tokenizer_digest);
     }
     std::map<std::string, fs::path> stems;
@@ -256,6 +258,7 @@ class Run {
 
 TrainResult train(const TrainOptions& options, const StepObserver& observer) {
   const RunSettings settings = check_options(options);
+  keep_freed_memory();
   at::set_num_threads(
       static_cast<int>(options.threads > 0 ? options.threads : static_cast<int64_t>(default_threads())));
   return Run(options, settings, observer).run();

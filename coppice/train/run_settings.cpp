@@ -62,7 +62,8 @@ void check_values(const TrainOptions& o) {
 }
 
 void check_together(const TrainOptions& o) {
-  if (o.data_train.empty()) {
+  if (o.random_tokens && !o.data_train.empty()) refuse("data.random: no effect beside data.train (leave one out)");
+  if (o.data_train.empty() && !o.random_tokens) {
     refuse("data.train: empty; wanted token files (make them with `coppice tokenize TEXT --out DATA`)");
   }
   if (!o.data_weights.empty() && o.data_weights.size() != o.data_train.size()) {

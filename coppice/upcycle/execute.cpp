@@ -1,11 +1,8 @@
 #include "coppice/upcycle/execute.h"
 
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <fstream>
 #include <optional>
 #include <set>
 #include <string>
@@ -14,6 +11,7 @@
 #include <vector>
 
 #include "coppice/base/error.h"
+#include "coppice/base/memory.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
@@ -56,17 +54,6 @@ uint64_t bytes_of_files(const fs::path& directory, const std::vector<fs::path>& 
   uint64_t bytes = 0;
   for (const fs::path& file : files) bytes += fs::file_size(directory / file);
   return bytes;
-}
-
-/// Of this program. getrusage would count what the process that started it had in memory.
-uint64_t peak_rss_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmHWM:")) return std::strtoull(line.c_str() + 6, nullptr, 10) * 1024;
-  }
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
 }
 
 /// Bytes of the disk that the files below `directory` have already.

@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
+#include "coppice/kernels/sum_of_squares.h"
 #include "coppice/nn/decoder.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
@@ -45,12 +46,26 @@ TEST(OptimizerAccumulate, SumsMicroBatchesInFp32AndClearsTheGradients) {
   }
 }
 
+TEST(OptimizerAccumulate, TakesTheGradientsOfOneMicroBatchAsTheyAre) {
+  auto model = tiny(nn::ComputeDtype::kBf16);
+  Optimizer optimizer(model.parameters());
+  for (int step = 0; step < 2; ++step) {
+    optimizer.clear();
+    set_gradients(model, 0.5);
+    const void* const given = model.parameters()[0].value.grad().data_ptr();
+    optimizer.accumulate(model.parameters());
+    EXPECT_EQ(optimizer.states()[0].grad.data_ptr(), given);
+    const double norm = optimizer.grad_norm();
+    optimizer.step(model.parameters(), {.lr = 1e-3}, norm, 0);
+  }
+}
+
 TEST(OptimizerGradNorm, IsTheSameForAnyNumberOfThreadsAndRight) {
   const at::Tensor values = at::randn({300001});
   at::set_num_threads(1);
-  const double one = sum_of_squares(values);
+  const double one = kernels::sum_of_squares(values);
   at::set_num_threads(2);
-  EXPECT_EQ(sum_of_squares(values), one);
+  EXPECT_EQ(kernels::sum_of_squares(values), one);
   EXPECT_NEAR(one, values.to(at::kDouble).square().sum().item<double>(), 1e-9 * one);
 }
 

@@ -1,0 +1,28 @@
+#include "coppice/base/memory.h"
+
+#include <malloc.h>
+#include <sys/resource.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <string>
+
+namespace coppice {
+
+// getrusage alone would count what the process that started this one had in memory.
+uint64_t peak_rss_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::strtoull(line.c_str() + 6, nullptr, 10) * 1024;
+  }
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+void keep_freed_memory() {
+  (void)::mallopt(M_MMAP_MAX, 0);  // its threshold cannot be set above 32 MiB
+  (void)::mallopt(M_TRIM_THRESHOLD, -1);
+}
+
+}  // namespace coppice

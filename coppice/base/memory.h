@@ -1,0 +1,14 @@
+#pragma once
+
+#include <cstdint>
+
+namespace coppice {
+
+/// The most memory that this program has had resident so far, mapped files included.
+uint64_t peak_rss_bytes();
+
+/// From now on freed memory stays with the program. For loops that take the same large blocks again and again, which
+/// otherwise cost a page fault for every 4 KiB each time.
+void keep_freed_memory();
+
+}  // namespace coppice
