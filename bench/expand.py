@@ -22,6 +22,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 COPPICE = os.environ.get("COPPICE_BIN", str(HERE.parent / "build/release/coppice"))
 DROP = pathlib.Path("/proc/sys/vm/drop_caches")
 BASE = "cp -r, same bytes"
+ELEMENTWISE = ["copy_noise", "scaled_copy", "interpolate", "drop_upcycle", "drop_units"]
 
 
 def contestants_of(source: pathlib.Path, output: pathlib.Path, peers: list[str]) -> dict[str, list[str]]:
@@ -30,7 +31,7 @@ def contestants_of(source: pathlib.Path, output: pathlib.Path, peers: list[str])
             f"cp -r {shlex.quote(str(source))} {shlex.quote(str(output / 'b'))}"
     contestants = {
         "coppice copy": expand,
-        "coppice copy_noise": [*expand, "--expert-init", "copy_noise"],
+        **{f"coppice {method}": [*expand, "--expert-init", method] for method in ELEMENTWISE},
         BASE: ["sh", "-c", twice],
         "safetensors script": [sys.executable, str(HERE / "peers/expand_script.py"), str(source), str(output)],
         "transformers": [sys.executable, str(HERE / "peers/transformers_expand.py"), str(source), str(output)],

@@ -23,7 +23,7 @@ Dense transposed(const Dense& m);
 /// Q of the QR decomposition of a matrix that is not wider than tall, with R's diagonal positive: [rows, cols],
 /// orthonormal columns.
 ///
-/// Memory   three copies of the matrix.
+/// Memory   in fp64 the matrix and its square, in fp32 two copies.
 Dense orthonormal_columns(const Dense& m);
 
 /// m = u diag(s) v', s falling; the largest entry of each column of u is positive.

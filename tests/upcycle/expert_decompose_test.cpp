@@ -77,6 +77,14 @@ TEST(OrthonormalColumns, SpanTheMatrixWithAPositiveDiagonal) {
   }
 }
 
+TEST(OrthonormalColumns, AreThatOfNearlyDependentOnesToo) {
+  for (const float apart : {0.0f, 1e-6f, 1e-3f}) {
+    Dense m = gaussian(40, 12, 5, 1.0f);
+    for (int64_t r = 0; r < m.rows; ++r) m.at(r, 3) = m.at(r, 2) + apart * m.at(r, 3);
+    EXPECT_LT(distance_from_orthonormal(orthonormal_columns(m)), 1e-5) << apart;
+  }
+}
+
 TEST(SingularValues, RebuildTheMatrixWithAFixedSign) {
   for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{40, 25}, {25, 40}, {1, 7}, {64, 64}}) {
     const Dense m = gaussian(rows, cols, 1, 1.0f);
