@@ -17,6 +17,7 @@
 namespace coppice::kernels::detail {
 
 using Word = uint32_t;
+using AnyWord __attribute__((may_alias)) = Word;  // the same memory as numbers elsewhere
 inline constexpr int64_t kLanes = 16;
 template <class T>
 inline constexpr int64_t kPerWord = sizeof(Word) / sizeof(T);
@@ -81,7 +82,7 @@ void multiply(Words a, const Word* panels, int64_t panel_step, int64_t words, fl
   for (int64_t w = 0; w < words; ++w) {
     __m512i lanes[N];
     for (int j = 0; j < N; ++j) lanes[j] = _mm512_load_si512(panels + j * panel_step + w * kLanes);
-    const Word* const at = a.data + w * a.word_step;
+    const auto* const at = reinterpret_cast<const AnyWord*>(a.data + w * a.word_step);
     for (int i = 0; i < M; ++i) {
       const __m512i one = _mm512_set1_epi32(static_cast<int>(at[i * a.row_step]));
       for (int j = 0; j < N; ++j) sum[i][j] = dot<T>(sum[i][j], one, lanes[j]);
