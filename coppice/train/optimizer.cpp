@@ -71,7 +71,7 @@ void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::Adam
   for (size_t i = 0; i < parameters.size(); ++i) {
     const nn::Parameter& p = parameters[i];
     ParameterState& state = states_[i];
-    if (p.master.numel() == 0) continue;  // a shared expert of width 0
+    if (p.master.numel() == 0) continue;                               // a shared expert of width 0
     if (!state.grad.defined()) state.grad = at::zeros_like(p.master);  // decay and moments go on without it
     kernels::AdamwSettings own = settings;
     if (!p.decays()) own.weight_decay = 0;

@@ -18,8 +18,8 @@ struct ParameterState {
   at::Tensor exp_avg, exp_avg_sq;  ///< f32, the parameter's shape
   at::Tensor grad;  ///< of this step: that of its one micro-batch as it came (f32 or bf16), or `sum`; undefined if none
   at::Tensor sum;   ///< f32, over several micro-batches
-  std::vector<int64_t> steps;      ///< updates so far: one a parameter; of experts and routers one an expert, so that a
-                                   ///< grown expert has its own
+  std::vector<int64_t> steps;  ///< updates so far: one a parameter; of experts and routers one an expert, so that a
+                               ///< grown expert has its own
 };
 
 /// Number of step counts a parameter has: its experts, or 1.
