@@ -20,11 +20,12 @@ struct Dense {
 };
 Dense transposed(const Dense& m);
 
-/// Q of the QR decomposition of a matrix that is not wider than tall, with R's diagonal positive: [rows, cols],
-/// orthonormal columns.
+/// The columns made orthonormal, as Q of the QR decomposition with R's diagonal positive; of a matrix that is wider than
+/// tall the rows.
 ///
-/// Memory   in fp64 the matrix and its square, in fp32 two copies.
-Dense orthonormal_columns(const Dense& m);
+/// Memory   two copies of the matrix and its square; four, in fp64, where the condition is bad.
+Dense orthonormal(const Dense& m);
+Dense orthonormal_columns(const Dense& m);  ///< of a matrix that is not wider than tall
 
 /// m = u diag(s) v', s falling; the largest entry of each column of u is positive.
 struct Svd {

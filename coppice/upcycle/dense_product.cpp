@@ -1,4 +1,5 @@
 #include <Eigen/Core>
+#include <algorithm>
 #include <cmath>
 #include <mutex>
 
@@ -37,8 +38,13 @@ void fix_block_sizes() {
 
 Dense transposed(const Dense& m) {
   Dense out{m.cols, m.rows, std::vector<float>(m.values.size())};
-  for (int64_t r = 0; r < m.rows; ++r) {
-    for (int64_t c = 0; c < m.cols; ++c) out.at(c, r) = m.at(r, c);
+  constexpr int64_t kTile = 16;  // a cache line each way
+  for (int64_t r0 = 0; r0 < m.rows; r0 += kTile) {
+    for (int64_t c0 = 0; c0 < m.cols; c0 += kTile) {
+      for (int64_t r = r0; r < std::min(r0 + kTile, m.rows); ++r) {
+        for (int64_t c = c0; c < std::min(c0 + kTile, m.cols); ++c) out.at(c, r) = m.at(r, c);
+      }
+    }
   }
   return out;
 }

@@ -1,6 +1,8 @@
 #include <Eigen/Cholesky>
 #include <Eigen/QR>
+#include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "coppice/base/check.h"
 #include "coppice/upcycle/dense_detail.h"
@@ -9,46 +11,70 @@ namespace coppice::upcycle {
 namespace {
 
 using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using Eigen::MatrixXd;
 using Eigen::MatrixXf;
 
-/// Q = A R^-1 with R from the Cholesky decomposition of A'A, in fp64: nearly all of it matrix products, some three times
-/// as fast as reflections. Its columns are orthogonal to condition^2 * 1e-16; none where that is no longer below fp32.
+/// Q = A R^-1 with R from the Cholesky decomposition of A'A (of a wide A: L^-1 A, by rows): nearly all of it matrix
+/// products. Q is orthonormal to condition^2 times the precision, so none comes back where R's diagonal, which shows the
+/// condition, spans more than `span`.
 ///
 /// Source   Yamamoto, Nakatsukasa, Yanagisawa, Fukaya: Roundoff error analysis of the CholeskyQR2 algorithm (ETNA 2015).
-std::optional<MatrixXf> by_cholesky(const Dense& m) {
-  constexpr double kSmallestRatio = 1e-4;  // of R's diagonal: about 1 / condition
-  MatrixXd a = Eigen::Map<const RowMajor>(m.values.data(), m.rows, m.cols).cast<double>();
-  MatrixXd gram = MatrixXd::Zero(m.cols, m.cols);
-  gram.selfadjointView<Eigen::Lower>().rankUpdate(a.transpose());
-  const Eigen::LLT<MatrixXd> decomposed(gram);
+template <class Scalar>
+std::optional<Dense> by_cholesky(const Dense& m, Scalar span) {
+  using Rows = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  const bool is_wide = m.rows < m.cols;
+  Rows a = Eigen::Map<const RowMajor>(m.values.data(), m.rows, m.cols).template cast<Scalar>();
+  Rows gram = Rows::Zero(std::min(m.rows, m.cols), std::min(m.rows, m.cols));
+  if (is_wide) {
+    gram.template selfadjointView<Eigen::Lower>().rankUpdate(a);
+  } else {
+    gram.template selfadjointView<Eigen::Lower>().rankUpdate(a.transpose());
+  }
+  const Eigen::LLT<Rows> decomposed(gram);
   if (decomposed.info() != Eigen::Success) return std::nullopt;
   const auto diagonal = decomposed.matrixLLT().diagonal();
-  if (!(diagonal.minCoeff() > kSmallestRatio * diagonal.maxCoeff())) return std::nullopt;
-  decomposed.matrixU().solveInPlace<Eigen::OnTheRight>(a);
-  return a.cast<float>();
+  if (!(diagonal.minCoeff() * span > diagonal.maxCoeff())) return std::nullopt;
+  if (is_wide) {
+    decomposed.matrixL().solveInPlace(a);
+  } else {
+    decomposed.matrixU().template solveInPlace<Eigen::OnTheRight>(a);
+  }
+  Dense out{m.rows, m.cols, std::vector<float>(m.values.size())};
+  Eigen::Map<RowMajor>(out.values.data(), m.rows, m.cols) = a.template cast<float>();
+  return out;
 }
 
-MatrixXf by_reflections(const Dense& m) {
+/// In fp32 for matrices as well-conditioned as random ones of two to one are, in fp64 up to where fp32 ends.
+std::optional<Dense> by_cholesky(const Dense& m) {
+  constexpr float kSpanOfF32 = 8;
+  constexpr double kSpanOfF64 = 1e4;
+  auto q = by_cholesky<float>(m, kSpanOfF32);
+  return q ? q : by_cholesky<double>(m, kSpanOfF64);
+}
+
+/// Of a matrix that is not wider than tall.
+Dense by_reflections(const Dense& m) {
   const MatrixXf in = Eigen::Map<const RowMajor>(m.values.data(), m.rows, m.cols);
   const Eigen::HouseholderQR<MatrixXf> qr(in);
   MatrixXf q = qr.householderQ() * MatrixXf::Identity(m.rows, m.cols);
   for (int64_t c = 0; c < m.cols; ++c) {
     if (qr.matrixQR()(c, c) < 0) q.col(c) *= -1.0f;
   }
-  return q;
+  Dense out{m.rows, m.cols, std::vector<float>(m.values.size())};
+  Eigen::Map<RowMajor>(out.values.data(), m.rows, m.cols) = q;
+  return out;
 }
 
 }  // namespace
 
+Dense orthonormal(const Dense& m) {
+  fix_block_sizes();
+  if (auto q = by_cholesky(m)) return *std::move(q);
+  return m.rows >= m.cols ? by_reflections(m) : transposed(by_reflections(transposed(m)));
+}
+
 Dense orthonormal_columns(const Dense& m) {
   COPPICE_CHECK(m.rows >= m.cols);
-  fix_block_sizes();
-  const auto fast = by_cholesky(m);
-  const MatrixXf q = fast ? *fast : by_reflections(m);
-  Dense out{m.rows, m.cols, std::vector<float>(m.values.size())};
-  Eigen::Map<RowMajor>(out.values.data(), m.rows, m.cols) = q;
-  return out;
+  return orthonormal(m);
 }
 
 }  // namespace coppice::upcycle

@@ -14,10 +14,6 @@ Dense finite_matrix(const MatrixRows& matrix, const ChildKey& key);
 /// Rows of a matrix that is there already.
 RowFill rows_of(Dense m);
 
-/// Rows or columns, whichever are fewer, of `m` made orthonormal by QR with R's diagonal positive; the norm is 1 a row
-/// or column.
-Dense orthonormal(const Dense& m);
-
 inline constexpr ParamSpec kSvdPerturbParams[] = {
     {.key = "values",
      .fallback = 0.1,

@@ -56,10 +56,6 @@ RowFill rows_of(Dense m) {
   };
 }
 
-Dense orthonormal(const Dense& m) {
-  return m.rows >= m.cols ? orthonormal_columns(m) : transposed(orthonormal_columns(transposed(m)));
-}
-
 extern constinit const ExpertInit kOrthogonal{
     .name = "orthogonal",
     .child = orthogonal,
