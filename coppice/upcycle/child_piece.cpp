@@ -153,10 +153,7 @@ class ChildBytes {
     for (size_t i = 0; i < places_.size(); ++i) {
       const size_t width = width_of(dtype_);
       matrix.resize(static_cast<size_t>(places_[i].rows * places_[i].cols) * width);
-      matrices[i].for_each_block([&](int64_t first, std::span<const float> rows) {
-        const auto at = static_cast<size_t>(first * places_[i].cols) * width;
-        io::from_f32(dtype_, rows, std::span(matrix).subspan(at, rows.size() * width));
-      });
+      round_rows(matrices[i], dtype_, matrix);
       families::scatter(places_[i], width, matrix, out);
     }
   }

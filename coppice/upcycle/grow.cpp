@@ -139,6 +139,14 @@ MatrixRows rows_of(const MatrixBytes& matrix, Role role) {
   return {role, matrix.rows, matrix.cols, read};
 }
 
+void round_rows(const MatrixRows& matrix, io::Dtype dtype, std::span<std::byte> out) {
+  const size_t width = static_cast<size_t>(io::dtype_bits(dtype)) / 8;
+  COPPICE_CHECK(out.size() == static_cast<size_t>(matrix.rows * matrix.cols) * width);
+  matrix.for_each_block([&](int64_t first, std::span<const float> rows) {
+    io::from_f32(dtype, rows, out.subspan(static_cast<size_t>(first * matrix.cols) * width, rows.size() * width));
+  });
+}
+
 MatrixRows child_matrix(const GrowthPlan& plan, int64_t layer, const Child& child, Role role,
                         const RowsSource& originals) {
   MatrixRows parent = originals(child.parent);
@@ -162,12 +170,7 @@ void grow_expert(const GrowthPlan& plan, int64_t layer, const Child& child, Role
     std::memcpy(out.data(), parent.bytes.data(), out.size());
     return;
   }
-  const MatrixRows grown = child_matrix(plan, layer, child, role, rows_of(source, role));
-  const size_t width = static_cast<size_t>(io::dtype_bits(out_dtype)) / 8;
-  COPPICE_CHECK(out.size() == static_cast<size_t>(grown.rows * grown.cols) * width);
-  grown.for_each_block([&](int64_t first, std::span<const float> rows) {
-    io::from_f32(out_dtype, rows, out.subspan(static_cast<size_t>(first * grown.cols) * width, rows.size() * width));
-  });
+  round_rows(child_matrix(plan, layer, child, role, rows_of(source, role)), out_dtype, out);
 }
 
 void grow_router(const GrowthPlan& plan, int64_t layer, Role role, MatrixBytes before, std::span<std::byte> out,

@@ -23,6 +23,10 @@ struct MatrixBytes {
 };
 /// Its rows in fp32; `matrix` outlives them. Throws Error{kUnsupported} for values that cannot be computed on.
 MatrixRows rows_of(const MatrixBytes& matrix, families::Role role);
+/// All rows, rounded to `dtype`.
+///
+/// Shapes   out: rows * cols elements of `dtype`.
+void round_rows(const MatrixRows& matrix, io::Dtype dtype, std::span<std::byte> out);
 /// Fetches the same tensor of another original expert.
 using MatrixSource = std::function<MatrixBytes(uint32_t expert)>;
 

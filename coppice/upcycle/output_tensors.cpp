@@ -17,6 +17,10 @@ io::TensorInfo tensor_info(std::string name, io::Dtype dtype, std::vector<int64_
   return info;
 }
 
+void OutputPiece::fill(uint64_t skip, std::span<std::byte> out) const {
+  file != nullptr ? file->read(offset + skip, out) : compute(skip, out);
+}
+
 OutputTensor copied_tensor(io::TensorInfo info, const io::Checkpoint::Entry& source) {
   std::vector<OutputPiece> pieces(1);
   pieces[0] = {.bytes = info.bytes, .file = source.file, .offset = source.info->offset, .compute = {}};

@@ -37,7 +37,7 @@ std::vector<std::byte> bytes_of(const OutputTensor& tensor) {
   for (const OutputPiece& piece : tensor.pieces) {
     const auto out = rest.first(piece.bytes);
     rest = rest.subspan(piece.bytes);
-    piece.file != nullptr ? piece.file->read(piece.offset, out) : piece.compute(0, out);
+    piece.fill(0, out);
   }
   return bytes;
 }

@@ -213,11 +213,7 @@ void fill(const OutputUnit& unit, std::span<std::byte> out) {
   for (const UnitSegment& segment : unit.segments) {
     const auto bytes = out.first(segment.bytes);
     out = out.subspan(segment.bytes);
-    if (segment.piece->file != nullptr) {
-      segment.piece->file->read(segment.piece->offset + segment.skip, bytes);
-    } else {
-      segment.piece->compute(segment.skip, bytes);
-    }
+    segment.piece->fill(segment.skip, bytes);
   }
 }
 
