@@ -41,12 +41,21 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
   const auto& bias = weights[Role::kRouterBias];
   const auto logits_TE = at::linear(x_TD.to(at::kFloat), weights[Role::kRouter].to(at::kFloat),
                                     bias.defined() ? bias.to(at::kFloat) : at::Tensor());
-  const Routed routed = route(logits_TE, context.selection_bias_E, config.routing, config.top_k);
-  if (context.with_aux_loss) out.score_sum_E = routed.score_TE.sum(0);
-  if (context.with_z_loss) out.z_loss = z_loss(logits_TE);
+  const LineageRouting* const lineage = context.lineage.get();
+  const Routed routed = lineage == nullptr
+                            ? route(logits_TE, context.selection_bias_E, config.routing, config.top_k)
+                            : route_by_lineage(logits_TE, context.selection_bias_E, config.routing, config.top_k,
+                                               *lineage, context.layer, context.first_token);
+  const auto balanced = [&](const at::Tensor& value_E) {
+    return lineage == nullptr ? value_E
+                              : by_lineage(value_E, lineage->parents.at(context.layer), lineage->num_lineages);
+  };
+  if (context.with_aux_loss) out.score_sum = balanced(routed.score_TE.sum(0));
+  if (context.with_z_loss) out.z_loss = z_loss(routed.logits_TE);
   if (routing) {
     routing->layer = context.layer;
     routing->count_E = kernels::expert_counts(routed.index_TK, config.num_experts);
+    routing->balance_count = balanced(routing->count_E);
     routing->gate_mass_E = gate_mass(routed, config.num_experts, config.routing.routed_scaling);
     if (context.keep_routing) routing->index_TK = routed.index_TK;
   }

@@ -33,13 +33,15 @@ struct BlockContext {
   at::Tensor selection_bias_E;  ///< undefined where the layer has none
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
   bool keep_routing = false, with_aux_loss = false, with_z_loss = false;
+  std::shared_ptr<const LineageRouting> lineage;  ///< null: plain top-K
+  uint64_t first_token = 0;                       ///< number of token 0 in the run
 };
 
 /// Differentiable outputs; the last two undefined unless asked for.
 struct BlockOutput {
   at::Tensor x_TD;
-  at::Tensor score_sum_E;  ///< sum over tokens of the router's scores
-  at::Tensor z_loss;       ///< scalar
+  at::Tensor score_sum;  ///< [E], over tokens, of the router's scores; [L] under lineage routing
+  at::Tensor z_loss;     ///< scalar
 };
 
 /// Fills `routing` for a MoE layer, if given.

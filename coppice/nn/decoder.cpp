@@ -88,12 +88,14 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
                                .kernel = options.kernel,
                                .keep_routing = options.keep_routing,
                                .with_aux_loss = options.aux_loss_coef != 0,
-                               .with_z_loss = options.z_loss_coef != 0};
+                               .with_z_loss = options.z_loss_coef != 0,
+                               .lineage = options.lineage,
+                               .first_token = options.first_token};
   set_rotary_angles(context);
   const bool recompute = options.recompute && at::GradMode::is_enabled();
 
   Trunk out;
-  at::Tensor score_sum_E, count_E;
+  at::Tensor score_sum, count;
   // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
   const auto& table_VD = outer[Role::kEmbedding];
   out.x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1})).to(table_VD.scalar_type());
@@ -105,14 +107,14 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
     const auto run = recompute ? detail::run_block_recomputed : detail::run_block;
     const auto block = run(context, weights[layer], out.x_TD, routing);
     out.x_TD = block.x_TD;
-    if (block.score_sum_E.defined()) {
-      score_sum_E = score_sum_E.defined() ? score_sum_E + block.score_sum_E : block.score_sum_E;
-      count_E = count_E.defined() ? count_E + routing->count_E : routing->count_E;
+    if (block.score_sum.defined()) {
+      score_sum = score_sum.defined() ? score_sum + block.score_sum : block.score_sum;
+      count = count.defined() ? count + routing->balance_count : routing->balance_count;
     }
     if (block.z_loss.defined()) out.z_loss = out.z_loss.defined() ? out.z_loss + block.z_loss : block.z_loss;
   }
   const auto moe_layers = static_cast<int64_t>(out.routing.size());
-  if (score_sum_E.defined()) out.aux_loss = balancing_loss(score_sum_E, count_E, moe_layers * tokens_BS.numel());
+  if (score_sum.defined()) out.aux_loss = balancing_loss(score_sum, count, moe_layers * tokens_BS.numel());
   if (out.z_loss.defined()) out.z_loss = out.z_loss / static_cast<double>(moe_layers);
   out.x_TD = kernels::rms_norm(out.x_TD, outer[Role::kFinalNorm], config.rms_eps);
   out.head_VD = outer[config.tied ? Role::kEmbedding : Role::kLmHead];

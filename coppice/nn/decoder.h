@@ -8,11 +8,13 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "coppice/families/match.h"
 #include "coppice/kernels/moe.h"
+#include "coppice/nn/lineage.h"
 #include "coppice/nn/parameter.h"
 
 namespace coppice::nn {
@@ -25,9 +27,10 @@ using TensorFill = std::function<void(const families::TensorSlot& slot, std::spa
 /// What the MoE layers did in one forward pass.
 struct LayerRouting {
   int64_t layer = 0;
-  at::Tensor count_E;      ///< int64, (token, slot) pairs per expert
-  at::Tensor gate_mass_E;  ///< f64, sum of final gates before routed scaling
-  at::Tensor index_TK;     ///< int64; only if ForwardOptions::keep_routing
+  at::Tensor count_E;        ///< int64, (token, slot) pairs per expert
+  at::Tensor gate_mass_E;    ///< f64, sum of final gates before routed scaling
+  at::Tensor balance_count;  ///< int64, what balancing looks at: count_E, or under lineage routing [L] per lineage
+  at::Tensor index_TK;       ///< int64; only if ForwardOptions::keep_routing
 };
 
 struct ForwardOptions {
@@ -36,6 +39,8 @@ struct ForwardOptions {
   double aux_loss_coef = 0;  ///< switch-style, summed over MoE layers' mean as transformers does
   double z_loss_coef = 0;
   bool keep_routing = false;
+  std::shared_ptr<const LineageRouting> lineage;  ///< lineage-unique top-K; null: plain top-K
+  uint64_t first_token = 0;  ///< number of the first token in the run, which lineage routing draws by
 };
 
 struct LossOutput {

@@ -13,6 +13,7 @@
 #include "coppice/base/check.h"
 #include "coppice/kernels/moe.h"
 #include "coppice/kernels/parallel.h"
+#include "coppice/nn/router_detail.h"
 
 namespace coppice::nn {
 namespace {
@@ -52,11 +53,13 @@ void keep_best_groups(float* score, int64_t num_experts, int64_t num_groups, int
   }
 }
 
-at::Tensor choose(const at::Tensor& choice_TE, const families::Routing& routing, int64_t top_k) {
-  const auto score_TE = choice_TE.contiguous();
-  const int64_t tokens = score_TE.size(0), experts = score_TE.size(1);
-  const auto index_TK = at::empty({tokens, top_k}, score_TE.options().dtype(at::kLong));
-  const auto* const score = score_TE.const_data_ptr<float>();
+}  // namespace
+
+at::Tensor detail::choose(const at::Tensor& choice_TN, const families::Routing& routing, int64_t top_k) {
+  const auto score_TN = choice_TN.contiguous();
+  const int64_t tokens = score_TN.size(0), experts = score_TN.size(1);
+  const auto index_TK = at::empty({tokens, top_k}, score_TN.options().dtype(at::kLong));
+  const auto* const score = score_TN.const_data_ptr<float>();
   auto* const index = index_TK.mutable_data_ptr<int64_t>();
   kernels::parallel_ranges(tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
     std::vector<float> row(experts), group_score(routing.num_groups);
@@ -72,25 +75,25 @@ at::Tensor choose(const at::Tensor& choice_TE, const families::Routing& routing,
   return index_TK;
 }
 
-}  // namespace
+at::Tensor detail::gates(const at::Tensor& value_TE, const at::Tensor& index_TK, const families::Routing& routing) {
+  auto gate_TK = at::gather(value_TE, 1, index_TK);
+  if (routing.gate == GateFunction::kTopKSoftmax) gate_TK = at::softmax(gate_TK, -1);
+  if (routing.renormalise) gate_TK = gate_TK / (gate_TK.sum(-1, true) + routing.renormalise_epsilon);
+  return routing.routed_scaling == 1.0 ? gate_TK : gate_TK * routing.routed_scaling;
+}
 
 Routed route(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E, const families::Routing& routing,
              int64_t top_k) {
   COPPICE_CHECK(logits_TE.dim() == 2 && logits_TE.scalar_type() == at::kFloat && top_k <= logits_TE.size(1));
   COPPICE_CHECK(logits_TE.size(1) % routing.num_groups == 0 && routing.top_groups <= routing.num_groups);
   Routed out;
+  out.logits_TE = logits_TE;
   out.score_TE = routing.gate == GateFunction::kSigmoidTopK ? at::sigmoid(logits_TE) : at::softmax(logits_TE, -1);
   const bool by_logits = routing.gate == GateFunction::kTopKSoftmax;
   at::Tensor choice_TE = (by_logits ? logits_TE : out.score_TE).detach();
   if (selection_bias_E.defined()) choice_TE = choice_TE + selection_bias_E;
-  out.index_TK = choose(choice_TE, routing, top_k);
-  if (by_logits) {
-    out.gate_TK = at::softmax(at::gather(logits_TE, 1, out.index_TK), -1);
-  } else {
-    out.gate_TK = at::gather(out.score_TE, 1, out.index_TK);
-  }
-  if (routing.renormalise) out.gate_TK = out.gate_TK / (out.gate_TK.sum(-1, true) + routing.renormalise_epsilon);
-  if (routing.routed_scaling != 1.0) out.gate_TK = out.gate_TK * routing.routed_scaling;
+  out.index_TK = detail::choose(choice_TE, routing, top_k);
+  out.gate_TK = detail::gates(by_logits ? logits_TE : out.score_TE, out.index_TK, routing);
   return out;
 }
 
