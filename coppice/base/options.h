@@ -169,6 +169,7 @@ void parse_options(std::string_view command, std::string_view summary, std::span
 
 /// Sets fields from a TOML file.
 void read_settings(std::span<OptionSpec> specs, const std::filesystem::path& path);
+void read_settings(std::span<OptionSpec> specs, const Json& table, std::string_view source);
 
 }  // namespace detail
 
@@ -196,6 +197,13 @@ template <class Struct>
 void read_toml(Struct& object, const std::filesystem::path& path) {
   auto specs = option_specs(object);
   detail::read_settings(specs, path);
+}
+
+/// The same from a table that has been read already; `source` names it in errors.
+template <class Struct>
+void read_object(Struct& object, const Json& table, std::string_view source) {
+  auto specs = option_specs(object);
+  detail::read_settings(specs, table, source);
 }
 
 /// The present values as TOML text, tables by dotted prefix; what `--config` reads back.

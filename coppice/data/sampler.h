@@ -33,6 +33,7 @@ class Sampler {
   /// Windows in one pass over everything.
   uint64_t windows_per_epoch() const;
   int64_t sequence_length() const { return sequence_length_; }
+  const TokenFile& source(size_t index) const { return sources_.at(index); }
 
  private:
   /// How many of the first `samples` go to each side of a split, and so on down to one source.

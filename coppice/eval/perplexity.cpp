@@ -54,8 +54,9 @@ void add_routing(TokenLoss& out, const std::vector<nn::LayerRouting>& routing) {
 }
 
 // `count` windows of `length` predictions from token `begin` on.
-void add_windows(const nn::Decoder& model, const data::TokenFile& tokens, uint64_t begin, int64_t count, int64_t length,
-                 Sums& sums, TokenLoss& out) {
+void add_windows(const nn::Decoder& model, const data::TokenFile& tokens, nn::ForwardOptions forward, uint64_t begin,
+                 int64_t count, int64_t length, Sums& sums, TokenLoss& out) {
+  forward.first_token = begin;
   const at::Tensor tokens_BS = at::empty({count, length}, at::kLong), target_BS = at::empty({count, length}, at::kLong);
   const auto row = [&](const at::Tensor& t, int64_t b) {
     return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
@@ -67,7 +68,7 @@ void add_windows(const nn::Decoder& model, const data::TokenFile& tokens, uint64
   }
   at::Tensor counts_B;
   std::vector<nn::LayerRouting> routing;
-  const at::Tensor sum_B = model.sequence_loss(tokens_BS, target_BS, {}, counts_B, &routing);
+  const at::Tensor sum_B = model.sequence_loss(tokens_BS, target_BS, forward, counts_B, &routing);
   for (int64_t b = 0; b < count; ++b) {
     const double sum = sum_B.const_data_ptr<double>()[b];
     sums.loss += sum;
@@ -99,14 +100,16 @@ TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, co
                     ProgressUnit::kTokens);
   Sums sums;
   TokenLoss out;
+  nn::ForwardOptions forward;
+  forward.lineage = settings.lineage;
   for (uint64_t w = 0; w < windows.whole;) {
     const auto count = std::min<uint64_t>(static_cast<uint64_t>(settings.batch), windows.whole - w);
-    add_windows(model, tokens, w * length, static_cast<int64_t>(count), settings.sequence_length, sums, out);
+    add_windows(model, tokens, forward, w * length, static_cast<int64_t>(count), settings.sequence_length, sums, out);
     w += count;
     progress.advance(count * length);
   }
   if (windows.rest > 0) {
-    add_windows(model, tokens, windows.whole * length, 1, static_cast<int64_t>(windows.rest), sums, out);
+    add_windows(model, tokens, forward, windows.whole * length, 1, static_cast<int64_t>(windows.rest), sums, out);
   }
   out.tokens = sums.tokens;
   out.loss = sums.loss / static_cast<double>(sums.tokens);

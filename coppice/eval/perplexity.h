@@ -3,6 +3,7 @@
 // Loss and perplexity of a model over token files.
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "coppice/data/token_file.h"
@@ -14,6 +15,7 @@ struct LossSettings {
   int64_t sequence_length = 256;
   int64_t batch = 8;        ///< sequences a forward pass
   uint64_t max_tokens = 0;  ///< 0: all; else the whole windows among the first so many, at least one
+  std::shared_ptr<const nn::LineageRouting> lineage;  ///< null: plain top-K
 };
 
 struct TokenLoss {

@@ -1,7 +1,5 @@
 #include "coppice/score/score.h"
 
-#include <ATen/core/grad_mode.h>
-
 #include "coppice/base/error.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/progress.h"
@@ -9,6 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/score/calibration.h"
+#include "coppice/score/collect.h"
 #include "coppice/score/expert_sums.h"
 #include "coppice/upcycle/optimizer_state.h"
 
@@ -32,63 +31,15 @@ void check(const families::Model& model, const ScoreSettings& settings) {
   }
 }
 
-// [E]: sum of v^2 of Adam's second moment over the tensors of each expert; -1 without optimizer state.
-std::vector<double> second_moments(const nn::Parameter& parameter, const upcycle::OptimizerState* state) {
-  const auto experts = static_cast<size_t>(parameter.master.size(0));
-  if (state == nullptr) return std::vector<double>(experts, -1.0);
-  std::vector<double> out(experts, 0.0);
+std::vector<double> second_moments(const nn::Parameter& parameter, const upcycle::OptimizerState& state) {
+  std::vector<double> out(static_cast<size_t>(parameter.master.size(0)), 0.0);
   for (const auto& slice : parameter.slices) {
-    const auto entry = state->at(slice.slot.name, "exp_avg_sq");
+    const auto entry = state.at(slice.slot.name, "exp_avg_sq");
     std::vector<float> values(static_cast<size_t>(entry.info->elements()));
     io::to_f32(entry.info->dtype, entry.data(), values);
     out[static_cast<size_t>(slice.slot.expert)] += dot(values, values);
   }
   return out;
-}
-
-// Everything the metrics look at, for each expert.
-std::vector<upcycle::UtilityInputs> inputs_of(const PartGradients& part, const LayerSums& layer, uint64_t batches,
-                                              const upcycle::OptimizerState* state) {
-  const at::NoGradGuard no_grad;
-  const at::Tensor mean = part.total / static_cast<double>(batches);
-  const at::Tensor& master = part.parameter->master;
-  const auto weight_sq = expert_dot(master, master), grad_sq = expert_dot(mean, mean), both = expert_dot(master, mean);
-  const auto moments = second_moments(*part.parameter, state);
-  std::vector<upcycle::UtilityInputs> out(weight_sq.size());
-  for (size_t e = 0; e < out.size(); ++e) {
-    out[e] = {.weight_sq = weight_sq[e],
-              .grad_sq = grad_sq[e],
-              .weight_grad = both[e],
-              .batch_grad_sq = part.squares.sum[e],
-              .second_moment_sq = moments[e],
-              .batches = batches,
-              .load = layer.load.sum[e] / static_cast<double>(batches),
-              .gate_mass = layer.gate_mass.sum[e]};
-  }
-  return out;
-}
-
-// The metrics that every batch has a value of its own of: stored as sums over batches, so that runs merge.
-const BatchSums* batch_sums(std::string_view metric, const PartGradients& part, const LayerSums& layer) {
-  if (metric == "batch_fisher") return &part.squares;
-  if (metric == "load") return &layer.load;
-  if (metric == "gate_mass") return &layer.gate_mass;
-  return nullptr;
-}
-
-void add_part(upcycle::Scores& scores, upcycle::MetricPart upcycle::MetricScores::* which, int64_t index,
-              const PartGradients& part, const LayerSums& layer, const upcycle::OptimizerState* state) {
-  const auto inputs = inputs_of(part, layer, scores.batches, state);
-  for (const auto& metric : upcycle::utility_metrics()) {
-    if (!metric.available(inputs.front())) continue;
-    upcycle::MetricPart& out = scores.metrics[std::string(metric.name)].*which;
-    if (const BatchSums* sums = batch_sums(metric.name, part, layer)) {
-      out.sum[index] = sums->sum;
-      out.sum_sq[index] = sums->sum_sq;
-    } else {
-      for (const auto& in : inputs) out.sum[index].push_back(metric.value(in));
-    }
-  }
 }
 
 std::string digest_of(const std::vector<data::TokenFile>& tokens) {
@@ -122,11 +73,9 @@ upcycle::Scores score_model(const families::Model& model, const std::vector<data
   scores.tokens_seen = settings.batches * settings.batch_tokens;
   scores.batch_tokens = settings.batch_tokens;
   scores.batches = settings.batches;
-  const auto* moments = state ? &*state : nullptr;
-  for (const auto& [index, layer] : calibration.layers()) {
-    add_part(scores, &upcycle::MetricScores::fc1, index, layer.fc1, layer, moments);
-    add_part(scores, &upcycle::MetricScores::fc2, index, layer.fc2, layer, moments);
-  }
+  SecondMoments moments;
+  if (state) moments = [&state](const nn::Parameter& parameter) { return second_moments(parameter, *state); };
+  collect(calibration, scores, moments);
   return scores;
 }
 

@@ -132,7 +132,7 @@ void grow(nn::Decoder& model, Optimizer& optimizer, const GrowthPlan& plan) {
   COPPICE_CHECK(model.config().num_experts == plan.experts_before);
   const at::NoGradGuard no_grad;
   const Before before(model, optimizer);
-  const auto config = families::read_config(families::with_num_experts(model.config(), plan.experts_after), "growth");
+  const auto config = families::read_config(upcycle::grown_config(model.config(), plan), "growth");
   nn::Decoder grown(config, model.dtype(),
                     [&](const TensorSlot& slot, std::span<float> values) { fill_master(before, plan, slot, values); });
   Optimizer grown_optimizer(grown.parameters());

@@ -46,6 +46,7 @@ struct TrainOptions {
 
   // [optimizer]
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1, clip = 1.0;
+  double spike_limit = 0;
 
   // [schedule]
   std::string schedule = "wsd";  ///< wsd, cosine or constant
@@ -58,9 +59,16 @@ struct TrainOptions {
       "auto";  ///< auto (loss_free where the family has a selection bias, else aux), loss_free, aux, none
   double balance_rate = 1e-3, aux_coef = 1e-2, z_coef = 0;
   bool recentre = false;
+  int64_t dead_after = 100;
+
+  // [[growth]] and [handover]
+  Json growth;  ///< tables of growth_stage.h
+  std::string handover = "none";
+  int64_t handover_steps = 0;
 
   // [checkpoint]
   int64_t checkpoint_every = 0, keep_last = 2, keep_every = 0;
+  bool checkpoint_beside = true;
 
   static constexpr auto fields() {
     using O = TrainOptions;
@@ -107,6 +115,8 @@ struct TrainOptions {
         field("optimizer.epsilon", &O::epsilon, "added to the root of the second moment"),
         field("optimizer.weight_decay", &O::weight_decay, "decoupled decay of matrices"),
         field("optimizer.clip", &O::clip, "largest gradient norm, 0 for no clipping"),
+        field("optimizer.spike_limit", &O::spike_limit,
+              "stop when the gradient norm is so many times its recent median, 0 for never"),
         field("schedule.kind", &O::schedule, "wsd, cosine or constant"),
         field("schedule.warmup", &O::warmup, "steps of linear warm-up; -1: 100, or a tenth of a shorter run"),
         field("schedule.anneal_share", &O::anneal_share, "last part of a wsd schedule, in which the rate falls"),
@@ -116,9 +126,16 @@ struct TrainOptions {
         field("balance.aux_coef", &O::aux_coef, "coefficient of the auxiliary loss"),
         field("balance.z_coef", &O::z_coef, "coefficient of the router z-loss"),
         field("balance.recentre", &O::recentre, "keep the mean of the selection bias at zero"),
+        field("balance.dead_after", &O::dead_after,
+              "steps without a token after which an expert is called dead, 0 for never"),
+        field("growth", &O::growth, "[[growth]] tables: the model grows in mid-run (docs/training.md)"),
+        field("handover.policy", &O::handover,
+              "routing after a growth: none, release (lineage-unique top-K, let go), keep, or dormant copies"),
+        field("handover.steps", &O::handover_steps, "steps of a release"),
         field("checkpoint.every", &O::checkpoint_every, "steps between checkpoints, 0 for only at the end"),
         field("checkpoint.keep_last", &O::keep_last, "newest checkpoints to keep"),
-        field("checkpoint.keep_every", &O::keep_every, "also keep those at multiples of this step")};
+        field("checkpoint.keep_every", &O::keep_every, "also keep those at multiples of this step"),
+        field("checkpoint.beside", &O::checkpoint_beside, "write beside training, from a copy of the state in memory")};
   }
 };
 

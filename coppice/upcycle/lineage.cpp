@@ -13,6 +13,7 @@ namespace coppice::upcycle {
 namespace {
 
 constexpr const char* kVersionKey = "coppice_lineage";
+constexpr const char* kRoutingKey = "routing";
 constexpr int64_t kMaxExperts = 1 << 20;
 
 using Parents = std::map<int64_t, std::vector<uint32_t>>;
@@ -118,7 +119,8 @@ Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, s
                     std::string_view source_digest, const Json& settings) {
   if (before) (void)checked_lineage(*before, kLineageFile);
   if (plan.is_undo) return without_newest(*before);
-  Json lineage = before ? *before : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
+  Json lineage =
+      before ? with_lineage_share(*before, 0) : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
   Json step = Json::object();
   step["command"] = command;
   step["version"] = version();
@@ -148,6 +150,24 @@ std::optional<Json> read_lineage(const std::filesystem::path& model) {
   Json lineage = Json::read(file);
   (void)checked_lineage(lineage, file.string());
   return lineage;
+}
+
+Json with_lineage_share(Json lineage, double share) {
+  lineage.erase(kRoutingKey);
+  if (share <= 0) return lineage;
+  Json routing = Json::object();
+  routing["kind"] = "lineage_unique";
+  routing["share"] = share;
+  lineage[kRoutingKey] = std::move(routing);
+  return lineage;
+}
+
+double lineage_share(const Json& lineage) {
+  const Json* routing = lineage.find(kRoutingKey);
+  if (routing == nullptr) return 0;
+  const double share = naming(kLineageFile, [&] { return routing->at("share").as_double(); });
+  if (!(share >= 0 && share <= 1)) fail(kLineageFile, cat("the share of lineage routing is ", share), "0 to 1");
+  return share;
 }
 
 std::optional<Parents> newest_parents(const Json& lineage) { return checked_lineage(lineage, kLineageFile); }

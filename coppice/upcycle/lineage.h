@@ -31,4 +31,12 @@ std::optional<Json> read_lineage(const std::filesystem::path& model);
 /// Throws   Error{kFormat} if `lineage` is none.
 std::optional<std::map<int64_t, std::vector<uint32_t>>> newest_parents(const Json& lineage);
 
+/// `lineage` with the share of tokens that a model in training still routes by lineage: while it is above 0, its plain
+/// top-K is another function than the one that it was trained with. 0 removes the note.
+Json with_lineage_share(Json lineage, double share);
+/// The share noted in a lineage; 0 where there is none.
+///
+/// Throws   Error{kFormat} if the note is no number from 0 to 1.
+double lineage_share(const Json& lineage);
+
 }  // namespace coppice::upcycle

@@ -106,6 +106,17 @@ TEST_P(GrowInMemory, GivesTheBytesOfExpandForAnotherFamilyAndOrder) {
   growth.expert_init = {"copy_noise", {}};
   expect_same_bytes(trunk, dtype(), growth, "siblings");
 }
+
+TEST_P(GrowInMemory, GivesTheBytesOfExpandForScaledTopKAndSplits) {
+  const Trunk trunk(GetParam());
+  auto scaled = options("3x");
+  scaled.scale_top_k = true;
+  expect_same_bytes(trunk, dtype(), scaled, "scaled");
+  auto split = options();
+  split.split = 2;
+  split.router_init = upcycle::MethodChoice{"copy", {}};
+  expect_same_bytes(trunk, dtype(), split, "split");
+}
 INSTANTIATE_TEST_SUITE_P(Dtypes, GrowInMemory, ::testing::Values("f32", "bf16"), [](const auto& p) { return p.param; });
 
 TEST(GrowInMemoryThenTrain, GoesOnAsFromTheExpandedCheckpoint) {

@@ -126,7 +126,7 @@ TEST(TrainRunDirectory, KeepsTheNewestAndEveryNth) {
   for (const auto& entry : fs::directory_iterator(o.out / "checkpoints")) {
     EXPECT_FALSE(entry.path().filename().string().starts_with('.')) << entry.path();
   }
-  EXPECT_EQ(testing::metrics(o.out, "event").size(), 10u);
+  EXPECT_EQ(testing::metrics(o.out, "blocked_seconds").size(), 10u) << "an event for each checkpoint";
   EXPECT_THAT(io::read_file(o.out / "config.toml"), HasSubstr("[checkpoint]"));
 }
 
