@@ -3,12 +3,14 @@
 #include <iterator>
 
 #include "coppice/base/error.h"
+#include "coppice/base/log.h"
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/given_family.h"
 #include "coppice/cli/thread_count.h"
 #include "coppice/families/match.h"
+#include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/verify.h"
 
 namespace coppice::cli {
@@ -69,6 +71,9 @@ int run(std::span<const std::string_view> args) {
   const GivenFamily given(o.family_file);
   const families::Model before = families::open_model(o.before, given.family());
   const families::Model after = families::open_model(o.after, given.family());
+  for (const auto& model : {o.before, o.after}) {
+    if (const auto warning = upcycle::routing_warning(model, upcycle::read_lineage(model))) log_warning(*warning);
+  }
   const auto result = upcycle::verify(before, after, thread_count(o.threads));
   if (o.json) {
     std::cout << result.to_json().dump(2) << "\n";

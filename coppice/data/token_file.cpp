@@ -156,6 +156,7 @@ void TokenFile::read(uint64_t begin, std::span<int64_t> out) const {
   const auto& index = state_->index;
   COPPICE_CHECK(begin <= index.tokens && out.size() <= index.tokens - begin, "tokens ", begin, " + ", out.size(),
                 " of ", index.tokens);
+  state_->bin.check_whole();
   const std::byte* from = state_->bin.bytes().data() + begin * index.type.bytes;
   switch (index.type.code) {
     case 1: return widen<uint8_t>(from, out);

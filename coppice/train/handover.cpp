@@ -37,7 +37,7 @@ Handover Handover::from_options(std::string_view policy, int64_t steps) {
 double Handover::share(int64_t since) const {
   if (policy == HandoverPolicy::kKeep) return 1;
   if (policy != HandoverPolicy::kRelease) return 0;
-  return std::max(0.0, 1.0 - static_cast<double>(since - 1) / static_cast<double>(steps));
+  return std::max(0.0, static_cast<double>(steps + 1 - since) / static_cast<double>(steps));
 }
 
 std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Json>& lineage, double share,

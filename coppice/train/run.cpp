@@ -222,8 +222,11 @@ class Run {
   void grow_now(const GrowthStage& stage) {
     const int64_t step = start_.position.step;
     const fs::path before = checkpoint_path(options_.out, step);
-    if (log_ && checkpoint_ != before) save();
     finish_checkpoint(true);
+    if (log_ && checkpoint_ != before) {
+      save();
+      finish_checkpoint(true);
+    }
     Json fields = Json::object();
     fields["validation_before"] = to_json(validate_now().loss);
     PlannedGrowth growth = course_.plan(stage, sampler_);

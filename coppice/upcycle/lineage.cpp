@@ -14,6 +14,8 @@ namespace {
 
 constexpr const char* kVersionKey = "coppice_lineage";
 constexpr const char* kRoutingKey = "routing";
+constexpr const char* kLineageUnique = "lineage_unique";
+constexpr const char* kShareKey = "share";
 constexpr int64_t kMaxExperts = 1 << 20;
 
 using Parents = std::map<int64_t, std::vector<uint32_t>>;
@@ -154,20 +156,27 @@ std::optional<Json> read_lineage(const std::filesystem::path& model) {
 
 Json with_lineage_share(Json lineage, double share) {
   lineage.erase(kRoutingKey);
+  lineage.erase(kShareKey);
   if (share <= 0) return lineage;
-  Json routing = Json::object();
-  routing["kind"] = "lineage_unique";
-  routing["share"] = share;
-  lineage[kRoutingKey] = std::move(routing);
+  lineage[kRoutingKey] = kLineageUnique;
+  lineage[kShareKey] = share;
   return lineage;
 }
 
 double lineage_share(const Json& lineage) {
   const Json* routing = lineage.find(kRoutingKey);
-  if (routing == nullptr) return 0;
-  const double share = naming(kLineageFile, [&] { return routing->at("share").as_double(); });
-  if (!(share >= 0 && share <= 1)) fail(kLineageFile, cat("the share of lineage routing is ", share), "0 to 1");
+  if (routing == nullptr || *routing != Json(kLineageUnique)) return 0;
+  const double share = naming(kLineageFile, [&] { return lineage.at(kShareKey).as_double(); });
+  if (!(share >= 0 && share <= 1)) fail(kLineageFile, cat("'", kShareKey, "' is ", share), "0 to 1");
   return share;
+}
+
+std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage) {
+  const double share = lineage ? lineage_share(*lineage) : 0;
+  if (share <= 0) return std::nullopt;
+  return cat(model, ": trained under lineage-unique routing (share ", share,
+             "); other programs route it by plain top-K and compute another function (train on until the handover is "
+             "over)");
 }
 
 std::optional<Parents> newest_parents(const Json& lineage) { return checked_lineage(lineage, kLineageFile); }

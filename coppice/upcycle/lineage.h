@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -38,5 +39,7 @@ Json with_lineage_share(Json lineage, double share);
 ///
 /// Throws   Error{kFormat} if the note is no number from 0 to 1.
 double lineage_share(const Json& lineage);
+/// What to tell who opens such a model; nothing where the share is 0.
+std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage);
 
 }  // namespace coppice::upcycle
