@@ -55,6 +55,7 @@ const Family kQwen3Moe{
     .output_bias = Switch::read("attention_bias", false),
     .qk_norm = QkNorm::kPerHead,
     .sliding_window = SlidingWindow::kIfSwitched,
+    .sliding_window_fallback = 4096,
     .kv_heads_fallback = 4,
     .max_positions_fallback = 32768,
 };

@@ -17,11 +17,11 @@ class LayerWeights {
  public:
   at::Tensor& operator[](families::Role role) { return by_role_[static_cast<size_t>(role)]; }
   const at::Tensor& operator[](families::Role role) const { return by_role_[static_cast<size_t>(role)]; }
-  std::array<at::Tensor, 32>& all() { return by_role_; }
-  const std::array<at::Tensor, 32>& all() const { return by_role_; }
+  std::array<at::Tensor, families::kNumRoles>& all() { return by_role_; }
+  const std::array<at::Tensor, families::kNumRoles>& all() const { return by_role_; }
 
  private:
-  std::array<at::Tensor, 32> by_role_;
+  std::array<at::Tensor, families::kNumRoles> by_role_;
 };
 
 /// What a layer needs besides its input and weights; the same in the forward pass and in recomputation.
@@ -55,5 +55,18 @@ BlockOutput run_block_recomputed(const BlockContext& context, const LayerWeights
 
 /// Attention of one layer, residual apart.
 at::Tensor attention(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD);
+
+/// The same of a family with latent attention.
+at::Tensor latent_attention(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD);
+
+/// What both end with: every query's mean of values by the softmax over the positions that it sees in this layer, then
+/// the output matrix.
+///
+/// Shapes   query_BSHC; key_BSJC; value_BSJC; returns [T, D].
+at::Tensor attend(const BlockContext& context, const LayerWeights& weights, const at::Tensor& query_BSHC,
+                  const at::Tensor& key_BSJC, const at::Tensor& value_BSJC);
+
+/// Turns pairs by their position, whichever way they lie; in the result they lie half the dimensions apart.
+at::Tensor turn(const BlockContext& context, const at::Tensor& x_BSHC);
 
 }  // namespace coppice::nn::detail

@@ -1,16 +1,12 @@
 #include "coppice/nn/decoder.h"
 
-#include <ATen/ops/arange.h>
-#include <ATen/ops/cos.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/outer.h>
-#include <ATen/ops/pow.h>
-#include <ATen/ops/sin.h>
 #include <ATen/ops/zeros.h>
 
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
 #include <utility>
 
@@ -19,6 +15,7 @@
 #include "coppice/kernels/rms_norm.h"
 #include "coppice/nn/block_detail.h"
 #include "coppice/nn/build_parameters_detail.h"
+#include "coppice/nn/rotary_detail.h"
 #include "coppice/nn/router.h"
 
 namespace coppice::nn {
@@ -60,19 +57,9 @@ std::vector<detail::LayerWeights> by_layer(const Decoder& decoder) {
   return out;
 }
 
-void set_rotary_angles(detail::BlockContext& context) {
-  const auto& config = *context.config;
-  const auto f32 = at::TensorOptions().dtype(at::kFloat);
-  const auto exponent_R = at::arange(0, config.rotary_dim, 2, f32) / static_cast<double>(config.rotary_dim);
-  const auto angle_SR =
-      at::outer(at::arange(context.positions, f32), 1.0 / at::pow(at::Scalar(config.rope_theta), exponent_R));
-  context.cos_SR = at::cos(angle_SR);
-  context.sin_SR = at::sin(angle_SR);
-}
-
 /// Everything before the output layer.
 struct Trunk {
-  at::Tensor x_TD;              ///< after the final norm
+  at::Tensor x_TD;              ///< after the final norm, divided by what the logits are divided by
   at::Tensor head_VD;           ///< weight of the output layer
   at::Tensor aux_loss, z_loss;  ///< scalars; undefined unless asked for and there are MoE layers
   std::vector<LayerRouting> routing;
@@ -91,14 +78,16 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
                                .with_z_loss = options.z_loss_coef != 0,
                                .lineage = options.lineage,
                                .first_token = options.first_token};
-  set_rotary_angles(context);
+  std::tie(context.cos_SR, context.sin_SR) = detail::rotary_angles(config.rope, context.positions);
   const bool recompute = options.recompute && at::GradMode::is_enabled();
 
   Trunk out;
   at::Tensor score_sum, count;
   // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
   const auto& table_VD = outer[Role::kEmbedding];
-  out.x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1})).to(table_VD.scalar_type());
+  out.x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1}));
+  if (config.embedding_multiplier != 1) out.x_TD = out.x_TD * config.embedding_multiplier;
+  out.x_TD = out.x_TD.to(table_VD.scalar_type());
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     context.layer = layer;
     const auto bias = decoder.selection_bias().find(layer);
@@ -117,6 +106,7 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
   if (score_sum.defined()) out.aux_loss = balancing_loss(score_sum, count, moe_layers * tokens_BS.numel());
   if (out.z_loss.defined()) out.z_loss = out.z_loss / static_cast<double>(moe_layers);
   out.x_TD = kernels::rms_norm(out.x_TD, outer[Role::kFinalNorm], config.rms_eps);
+  if (config.logits_divisor != 1) out.x_TD = out.x_TD / config.logits_divisor;
   out.head_VD = outer[config.tied ? Role::kEmbedding : Role::kLmHead];
   return out;
 }
@@ -202,18 +192,19 @@ at::Tensor Decoder::sequence_loss(const at::Tensor& tokens_BS, const at::Tensor&
 }
 
 void Decoder::visit(const std::function<void(const families::TensorSlot&, std::span<const float>)>& visitor) const {
-  std::unordered_map<std::string_view, std::span<const float>> values;
+  std::unordered_map<std::string_view, at::Tensor> values;
   for (const Parameter& p : parameters_) {
-    for (const auto& slice : p.slices) {
-      values[slice.slot.name] = {p.master.const_data_ptr<float>() + slice.begin, static_cast<size_t>(slice.count)};
-    }
+    for (const auto& slice : p.slices) values[slice.slot.name] = slice.of(p.master);
   }
+  const auto show = [&](const families::TensorSlot& slot, const at::Tensor& tensor) {
+    const auto ordered = tensor.contiguous();
+    visitor(slot, {ordered.const_data_ptr<float>(), static_cast<size_t>(ordered.numel())});
+  };
   for (const auto& slot : families::expected_tensors(config_)) {
     if (slot.role() == Role::kSelectionBias) {
-      const auto& bias = selection_bias_.at(slot.layer);
-      visitor(slot, {bias.const_data_ptr<float>(), static_cast<size_t>(bias.numel())});
+      show(slot, selection_bias_.at(slot.layer));
     } else if (const auto found = values.find(slot.name); found != values.end()) {
-      visitor(slot, found->second);
+      show(slot, found->second);
     } else {
       COPPICE_CHECK(std::find(slot.shape.begin(), slot.shape.end(), 0) != slot.shape.end(), slot.name);
       visitor(slot, {});

@@ -36,15 +36,17 @@ void top_k_of(const float* score, int64_t n, int64_t k, int64_t* index) {
   }
 }
 
-/// Leaves only the experts of the best groups in the running; a group counts by the sum of its two best.
-void keep_best_groups(float* score, int64_t num_experts, int64_t num_groups, int64_t top_groups,
+/// Leaves only the experts of the best groups in the running; a group counts by its best expert or the sum of its two
+/// best.
+void keep_best_groups(float* score, int64_t num_experts, const families::Routing& routing,
                       std::vector<float>& group_score, std::vector<int64_t>& best) {
-  const int64_t size = num_experts / num_groups;
+  const int64_t num_groups = routing.num_groups, top_groups = routing.top_groups, size = num_experts / num_groups;
+  const bool best_two = routing.group_score == families::GroupScore::kBestTwo && size > 1;
   int64_t top_two[2];
   for (int64_t g = 0; g < num_groups; ++g) {
     const float* const group = score + g * size;
     top_k_of(group, size, std::min<int64_t>(2, size), top_two);
-    group_score[g] = size > 1 ? group[top_two[0]] + group[top_two[1]] : group[0];
+    group_score[g] = best_two ? group[top_two[0]] + group[top_two[1]] : group[top_two[0]];
   }
   top_k_of(group_score.data(), num_groups, top_groups, best.data());
   for (int64_t g = 0; g < num_groups; ++g) {
@@ -67,7 +69,7 @@ at::Tensor detail::choose(const at::Tensor& choice_TN, const families::Routing& 
     for (int64_t t = begin; t < end; ++t) {
       std::copy_n(score + t * experts, experts, row.data());
       if (routing.num_groups > 1) {
-        keep_best_groups(row.data(), experts, routing.num_groups, routing.top_groups, group_score, best);
+        keep_best_groups(row.data(), experts, routing, group_score, best);
       }
       top_k_of(row.data(), experts, top_k, index + t * top_k);
     }

@@ -41,8 +41,9 @@ void BatchSums::add(const std::vector<double>& batch) {
 Calibration::Calibration(nn::Decoder& model, const data::Sampler& sampler, int64_t windows_a_batch)
     : model_(model), sampler_(sampler), windows_(windows_a_batch) {
   for (Parameter& p : model_.parameters()) {
-    p.value.set_requires_grad(p.is_experts());
-    if (!p.is_experts()) continue;
+    const bool scored = p.is_experts() && !families::is_bias(p.role);  // biases say little of an expert
+    p.value.set_requires_grad(scored);
+    if (!scored) continue;
     LayerSums& layer = layers_[p.layer];
     PartGradients& part = p.role == families::Role::kExpertGate ? layer.fc1 : layer.fc2;
     part = {&p, at::zeros_like(p.master), at::zeros_like(p.master), {}};

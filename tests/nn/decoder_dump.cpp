@@ -63,7 +63,7 @@ void dump(std::span<char*> args) {
   outputs.push_back({"aux_loss", {}, {static_cast<float>(loss.aux_loss)}});
   for (const auto& p : decoder.parameters()) {
     for (const auto& slice : p.slices) {
-      const auto grad = p.value.grad().reshape({-1}).narrow(0, slice.begin, slice.count);
+      const auto grad = slice.of(p.value.grad().contiguous()).contiguous();
       outputs.push_back(output(cat("grad.", slice.slot.name), grad.view(slice.slot.shape)));
     }
   }

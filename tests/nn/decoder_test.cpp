@@ -41,7 +41,7 @@ class DecoderOf : public ::testing::TestWithParam<std::string_view> {
 
   families::Model model(io::Dtype dtype = io::Dtype::kF32) {
     auto sizes = kSizes;
-    if (GetParam() == "qwen2_moe" || GetParam() == "glm4_moe") sizes.shared_width = sizes.expert_width;
+    if (families::family_of(GetParam()).has_shared()) sizes.shared_width = sizes.expert_width;
     return families::open_model(tiny_model(dir_ / std::string(io::dtype_name(dtype)), GetParam(),
                                            {.sizes = sizes, .dtype = dtype, .std = 0.2}));
   }
@@ -52,7 +52,8 @@ class DecoderOf : public ::testing::TestWithParam<std::string_view> {
 
 INSTANTIATE_TEST_SUITE_P(Families, DecoderOf,
                          ::testing::Values("mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "glm4_moe", "llama", "qwen2",
-                                           "qwen3"),
+                                           "qwen3", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "gpt_oss",
+                                           "granitemoe", "granitemoeshared", "minimax_m2", "mistral", "phi3"),
                          [](const auto& param_info) { return std::string(param_info.param); });
 
 struct Batch {
@@ -190,8 +191,9 @@ TEST(DecoderLoad, NamesATensorThatIsNotFinite) {
 TEST(DecoderLoad, RefusesWhatItCannotCompute) {
   TempDir dir;
   const auto source = families::open_model(
-      tiny_model(dir / "m", "mixtral", {.sizes = kSizes, .config = Json::object({{"sliding_window", Json(8)}})}));
-  expect_error(ErrorCode::kUnsupported, {"sliding"}, [&] { (void)Decoder::load(source, ComputeDtype::kF32); });
+      tiny_model(dir / "m", "mixtral", {.sizes = kSizes, .config = Json::object({{"hidden_act", Json("relu")}})}));
+  expect_error(ErrorCode::kUnsupported, {"activation 'relu'"},
+               [&] { (void)Decoder::load(source, ComputeDtype::kF32); });
 }
 
 TEST(DecoderForward, NamesATokenOutsideTheVocabulary) {

@@ -23,6 +23,10 @@ COMMON = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_h
 FAMILIES = {
     "glm4_moe": dict(n_routed_experts=6, n_shared_experts=1, first_k_dense_replace=1, use_qk_norm=True),
     "qwen3_moe": dict(num_experts=6, norm_topk_prob=True),
+    "deepseek_v3": dict(n_routed_experts=6, n_shared_experts=1, first_k_dense_replace=1, n_group=2, topk_group=1, num_key_value_heads=4,
+                        q_lora_rank=20, kv_lora_rank=12, head_dim=4, qk_rope_head_dim=4, qk_nope_head_dim=6, v_head_dim=8),
+    "gpt_oss": dict(num_local_experts=6, sliding_window=8),
+    "granitemoe": dict(num_local_experts=6, embedding_multiplier=2.0, logits_scaling=2.0, residual_multiplier=0.8),
 }
 
 
@@ -43,7 +47,7 @@ def write_tokens(prefix, ids):
 
 def new_model(directory, model_type):
     torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, **COMMON, **FAMILIES[model_type])
+    config = AutoConfig.for_model(model_type, **{**COMMON, **FAMILIES[model_type]})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, values in model.state_dict().items():
@@ -70,7 +74,8 @@ def loss_of(model, windows):
 
 def experts_of(model, layer):
     """(fc1 [E, ...], fc2 [E, ...]) of a layer; None where it is dense."""
-    experts = getattr(model.model.layers[layer].mlp, "experts", None)
+    block = model.model.layers[layer]
+    experts = getattr(getattr(block, "mlp", None) or block.block_sparse_moe, "experts", None)
     return None if experts is None else (experts.gate_up_proj, experts.down_proj)
 
 
@@ -120,8 +125,9 @@ def test_trains_along_the_losses_of_torch_adamw(case):
     measured = [line for line in lines if "loss" in line]
 
     model = AutoModelForCausalLM.from_pretrained(directory / "model", dtype=torch.float32)
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() == 1]
+    is_matrix = lambda name, p: p.dim() > 1 and not name.endswith("bias")  # biases of experts are stacked
+    matrices = [p for name, p in model.named_parameters() if is_matrix(name, p)]
+    vectors = [p for name, p in model.named_parameters() if not is_matrix(name, p)]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
                                   lr=lr, betas=(0.9, 0.95), eps=1e-8)
     for line in measured:
