@@ -53,21 +53,30 @@ void add_routing(TokenLoss& out, const std::vector<nn::LayerRouting>& routing) {
   }
 }
 
-// `count` windows of `length` predictions from token `begin` on.
-void add_windows(const nn::Decoder& model, const data::TokenFile& tokens, uint64_t begin, int64_t count, int64_t length,
+// `windows` windows of `length` predictions from token `begin` on.
+struct Stretch {
+  uint64_t begin = 0;
+  int64_t windows = 0, length = 0;
+};
+
+void add_windows(const nn::Decoder& model, const data::TokenFile& tokens, const Stretch& stretch, bool reset_attention,
                  Sums& sums, TokenLoss& out) {
+  const auto& [begin, count, length] = stretch;
   const at::Tensor tokens_BS = at::empty({count, length}, at::kLong), target_BS = at::empty({count, length}, at::kLong);
   const auto row = [&](const at::Tensor& t, int64_t b) {
     return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
   };
+  nn::ForwardOptions forward;
+  if (reset_attention) forward.document_start_BS = at::empty({count, length}, at::kLong);
   for (int64_t b = 0; b < count; ++b) {
     const uint64_t first = begin + static_cast<uint64_t>(b * length);
     tokens.read(first, row(tokens_BS, b));
     tokens.read(first + 1, row(target_BS, b));
+    if (reset_attention) tokens.document_starts(first, row(forward.document_start_BS, b));
   }
   at::Tensor counts_B;
   std::vector<nn::LayerRouting> routing;
-  const at::Tensor sum_B = model.sequence_loss(tokens_BS, target_BS, {}, counts_B, &routing);
+  const at::Tensor sum_B = model.sequence_loss(tokens_BS, target_BS, forward, counts_B, &routing);
   for (int64_t b = 0; b < count; ++b) {
     const double sum = sum_B.const_data_ptr<double>()[b];
     sums.loss += sum;
@@ -101,12 +110,14 @@ TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, co
   TokenLoss out;
   for (uint64_t w = 0; w < windows.whole;) {
     const auto count = std::min<uint64_t>(static_cast<uint64_t>(settings.batch), windows.whole - w);
-    add_windows(model, tokens, w * length, static_cast<int64_t>(count), settings.sequence_length, sums, out);
+    add_windows(model, tokens, {w * length, static_cast<int64_t>(count), settings.sequence_length},
+                settings.reset_attention, sums, out);
     w += count;
     progress.advance(count * length);
   }
   if (windows.rest > 0) {
-    add_windows(model, tokens, windows.whole * length, 1, static_cast<int64_t>(windows.rest), sums, out);
+    add_windows(model, tokens, {windows.whole * length, 1, static_cast<int64_t>(windows.rest)},
+                settings.reset_attention, sums, out);
   }
   out.tokens = sums.tokens;
   out.loss = sums.loss / static_cast<double>(sums.tokens);

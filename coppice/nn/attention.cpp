@@ -41,7 +41,7 @@ at::Tensor attention(const BlockContext& context, const LayerWeights& weights, c
   const auto value_BSJC =
       split(clip(at::linear(x_TD, weights[Role::kValue], weights[Role::kValueBias])), config.num_kv_heads);
   const double scale = 1.0 / std::sqrt(static_cast<double>(config.head_dim));
-  const auto out_BSHC = kernels::causal_attention(query_BSHC, key_BSJC, value_BSJC, scale);
+  const auto out_BSHC = kernels::causal_attention(query_BSHC, key_BSJC, value_BSJC, scale, context.start_BS);
   const auto merged = out_BSHC.reshape({tokens, config.num_heads * config.head_dim});
   return at::linear(merged, weights[Role::kAttentionOutput], weights[Role::kAttentionOutputBias]);
 }

@@ -36,6 +36,9 @@ struct ForwardOptions {
   double aux_loss_coef = 0;  ///< switch-style, summed over MoE layers' mean as transformers does
   double z_loss_coef = 0;
   bool keep_routing = false;
+  /// Where in its sequence the document of each token starts, int64, rising: no token sees beyond it, and positions count
+  /// from it. Undefined: a sequence is one document.
+  at::Tensor document_start_BS;
 };
 
 struct LossOutput {

@@ -15,16 +15,20 @@ namespace {
 
 struct MicroBatch {
   at::Tensor tokens_BS, target_BS;
+  at::Tensor start_BS;  // of documents; undefined unless asked for
 };
 
-MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64_t count) {
+MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64_t count, bool with_starts) {
   const int64_t length = sampler.sequence_length();
-  MicroBatch out{at::empty({count, length}, at::kLong), at::empty({count, length}, at::kLong)};
+  MicroBatch out{at::empty({count, length}, at::kLong), at::empty({count, length}, at::kLong), {}};
+  if (with_starts) out.start_BS = at::empty({count, length}, at::kLong);
   for (int64_t b = 0; b < count; ++b) {
     const auto row = [&](const at::Tensor& t) {
       return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
     };
-    sampler.read(first_sample + static_cast<uint64_t>(b), row(out.tokens_BS), row(out.target_BS));
+    const uint64_t sample = first_sample + static_cast<uint64_t>(b);
+    sampler.read(sample, row(out.tokens_BS), row(out.target_BS));
+    if (with_starts) sampler.document_starts(sample, row(out.start_BS));
   }
   return out;
 }
@@ -47,7 +51,9 @@ std::map<int64_t, at::Tensor> accumulate_batch(nn::Decoder& model, Optimizer& op
   std::map<int64_t, at::Tensor> counts;
   for (int64_t begin = 0; begin < settings.batch; begin += settings.micro_batch) {
     const int64_t size = std::min(settings.micro_batch, settings.batch - begin);
-    const MicroBatch batch = read_batch(sampler, position.next_sample + static_cast<uint64_t>(begin), size);
+    const uint64_t sample = position.next_sample + static_cast<uint64_t>(begin);
+    const MicroBatch batch = read_batch(sampler, sample, size, settings.reset_attention);
+    forward.document_start_BS = batch.start_BS;
     const nn::LossOutput out = model.loss(batch.tokens_BS, batch.target_BS, forward);
     require_finite("loss", out.token_loss, position.step + 1);
     const double share = static_cast<double>(size) / static_cast<double>(settings.batch);

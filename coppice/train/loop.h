@@ -23,6 +23,7 @@ struct StepSettings {
   bool recentre = false;
   double aux_coef = 0, z_coef = 0;
   bool recompute = false;
+  bool reset_attention = false;  ///< documents in a sequence do not see each other
 };
 
 struct StepReport {

@@ -66,7 +66,8 @@ StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const 
           .recentre = o.recentre,
           .aux_coef = o.aux_coef,
           .z_coef = o.z_coef,
-          .recompute = o.recompute};
+          .recompute = o.recompute,
+          .reset_attention = o.reset_attention};
 }
 
 double median(std::vector<double> values) {
@@ -189,7 +190,8 @@ class Run {
   void validate() {
     const eval::LossSettings settings{.sequence_length = options_.sequence_length,
                                       .batch = options_.micro_batch,
-                                      .max_tokens = static_cast<uint64_t>(options_.validation_tokens)};
+                                      .max_tokens = static_cast<uint64_t>(options_.validation_tokens),
+                                      .reset_attention = options_.reset_attention};
     for (const auto& file : validation_files_) {
       validation_[stem(file)] = eval::token_loss(start_.model, file, settings).loss;
     }
