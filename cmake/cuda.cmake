@@ -1,7 +1,7 @@
 # nvcc, and the CUDA half of the wheel. The programs start without a GPU; only the full environment has the libraries that they need for it.
 # (CMake 3.25 knows no C++20 for nvcc, so nvcc is called by hand.)
 find_program(COPPICE_NVCC nvcc PATHS /usr/local/cuda/bin)
-set(COPPICE_CUDA_ARCHITECTURES 80 90 CACHE STRING "Compute capabilities of the GPUs to build for")
+set(COPPICE_CUDA_ARCHITECTURES 80 90 CACHE STRING "Compute capabilities of the GPUs to build for, rising")
 file(GLOB cuda_runtime "${LIBTORCH}/../nvidia/*/lib/libcudart.so.*")
 file(GLOB cublas "${LIBTORCH}/../nvidia/*/lib/libcublas.so.*")
 if(NOT COPPICE_NVCC)
@@ -28,6 +28,8 @@ function(coppice_cuda_source target source)
   set(input "${CMAKE_CURRENT_SOURCE_DIR}/${source}")
   set(object "${CMAKE_CURRENT_BINARY_DIR}/${source}.o")
   list(TRANSFORM COPPICE_CUDA_ARCHITECTURES REPLACE "(.+)" "-gencode=arch=compute_\\1,code=sm_\\1" OUTPUT_VARIABLE code)
+  list(GET COPPICE_CUDA_ARCHITECTURES -1 newest)
+  list(APPEND code "-gencode=arch=compute_${newest},code=compute_${newest}")  # what the driver compiles for later GPUs
   add_custom_command(OUTPUT "${object}" DEPENDS "${input}" DEPFILE "${object}.d" VERBATIM
     COMMENT "Building CUDA object ${source}.o"
     COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} "${COPPICE_NVCC}" -std=c++20 -O3 ${code} -Xcompiler=-fPIC,-Wall,-Wextra -Werror=all-warnings

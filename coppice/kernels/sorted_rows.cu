@@ -48,7 +48,7 @@ void check_started() {
   const cudaError_t error = cudaGetLastError();
   if (error == cudaSuccess) return;
   throw Error(ErrorCode::kIo, cat("CUDA: a kernel did not start: ", cudaGetErrorString(error),
-                                  " (was coppice built for this GPU? see CMAKE_CUDA_ARCHITECTURES)"));
+                                  " (was coppice built for this GPU? see COPPICE_CUDA_ARCHITECTURES)"));
 }
 
 }  // namespace
