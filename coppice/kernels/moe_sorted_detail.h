@@ -23,12 +23,13 @@ enum class ExpertGemms {
   kLoop,     ///< one GEMM an expert; the host waits for the sort
 };
 
-/// Whether libtorch's grouped GEMM takes such tensors: bf16, sizes and pointers multiples of 16 bytes.
+/// Whether libtorch's grouped GEMM takes such tensors: bf16, sizes and pointers multiples of 16 bytes, few enough experts.
 inline bool fits_grouped_gemm(const MoeInputs& in) {
-  constexpr int64_t kNumbers = 8;
+  constexpr int64_t kNumbers = 8, kMostExperts = 1023;
   const auto aligned = [](const at::Tensor& t) { return reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0; };
-  return in.x_TD.scalar_type() == at::kBFloat16 && in.w_down_EDF.size(1) % kNumbers == 0 &&
-         in.w_down_EDF.size(2) % kNumbers == 0 && aligned(in.w_gate_up_EGD) && aligned(in.w_down_EDF);
+  return in.x_TD.scalar_type() == at::kBFloat16 && in.w_down_EDF.size(0) <= kMostExperts &&
+         in.w_down_EDF.size(1) % kNumbers == 0 && in.w_down_EDF.size(2) % kNumbers == 0 && aligned(in.w_gate_up_EGD) &&
+         aligned(in.w_down_EDF);
 }
 
 /// Products of each expert's rows with its own matrix. Rows past the last expert's are left as they are.

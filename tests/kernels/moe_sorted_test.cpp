@@ -136,6 +136,18 @@ TEST(SortedExpertsRouting, AnExpertThatDoesNotExistIsAnError) {
   }
 }
 
+TEST(SortedExpertsGemms, AreGroupedWhereLibtorchCan) {
+  const auto fits = [](const LayerSizes& sizes, at::ScalarType dtype) {
+    const auto l = make_layer(sizes, dtype);
+    return detail::fits_grouped_gemm({l.x_TD, l.w_gate_up_EGD, l.w_down_EDF, l.index_TK, l.gate_TK});
+  };
+  EXPECT_TRUE(fits({3, 16, 1023, 2, 8}, at::kBFloat16));
+  EXPECT_FALSE(fits({3, 16, 1024, 2, 8}, at::kBFloat16));
+  EXPECT_FALSE(fits({3, 12, 4, 2, 8}, at::kBFloat16));
+  EXPECT_FALSE(fits({3, 16, 4, 2, 12}, at::kBFloat16));
+  EXPECT_FALSE(fits({3, 16, 4, 2, 8}, at::kFloat));
+}
+
 TEST(SortedExpertsRows, MayLieAtAnyAddress) {
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
     auto layer = make_layer({30, 16, 5, 2, 8}, dtype);
