@@ -13,6 +13,7 @@
 #include "coppice/base/check.h"
 #include "coppice/kernels/moe.h"
 #include "coppice/kernels/parallel.h"
+#include "coppice/nn/router_detail.h"
 
 namespace coppice::nn {
 namespace {
@@ -53,6 +54,7 @@ void keep_best_groups(float* score, int64_t num_experts, int64_t num_groups, int
 }
 
 at::Tensor choose(const at::Tensor& choice_TE, const families::Routing& routing, int64_t top_k) {
+  if (!choice_TE.is_cpu()) return detail::choose_by_sorting(choice_TE, routing, top_k);
   const auto score_TE = choice_TE.contiguous();
   const int64_t tokens = score_TE.size(0), experts = score_TE.size(1);
   const auto index_TK = at::empty({tokens, top_k}, score_TE.options().dtype(at::kLong));
