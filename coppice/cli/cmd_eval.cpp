@@ -24,13 +24,15 @@ struct EvalOptions {
   uint64_t max_tokens = 0;
   std::string dtype = "f32";
   std::optional<uint64_t> threads;
-  bool json = false;
+  bool reset_attention = false, json = false;
 
   static constexpr auto fields() {
     using O = EvalOptions;
     return std::tuple{operand("MODEL", &O::model, "model directory in Hugging Face format"),
                       field("tokens", &O::tokens, "token files (.bin/.idx prefixes); repeat or separate by commas"),
                       field("sequence-length", &O::sequence_length, "tokens a window; each is predicted from its own"),
+                      field("reset-attention", &O::reset_attention,
+                            "no token sees beyond the start of its document, as with train --data.reset_attention"),
                       field("batch", &O::batch, "windows a forward pass"),
                       field("max-tokens", &O::max_tokens, "tokens of each file that are used, 0 for all"),
                       field("dtype", &O::dtype, "compute: f32 or bf16"),
@@ -67,8 +69,8 @@ std::vector<FileLoss> losses(const EvalOptions& o) {
   const auto decoder = nn::Decoder::load(model, dtype);
   std::vector<FileLoss> out;
   for (const auto& file : files) {
-    out.push_back(
-        {file.path().filename().string(), eval::token_loss(decoder, file, {o.sequence_length, o.batch, o.max_tokens})});
+    const eval::LossSettings settings{o.sequence_length, o.batch, o.max_tokens, o.reset_attention};
+    out.push_back({file.path().filename().string(), eval::token_loss(decoder, file, settings)});
   }
   return out;
 }

@@ -30,6 +30,8 @@ class Sampler {
   Window window(uint64_t sample) const;
   /// tokens and targets, each [sequence_length].
   void read(uint64_t sample, std::span<int64_t> tokens, std::span<int64_t> targets) const;
+  /// Where the document of each token of the window starts in it, [sequence_length]; 0 for one that starts before.
+  void document_starts(uint64_t sample, std::span<int64_t> starts) const;
   /// Windows in one pass over everything.
   uint64_t windows_per_epoch() const;
   int64_t sequence_length() const { return sequence_length_; }

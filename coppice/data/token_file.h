@@ -39,6 +39,9 @@ class TokenFile {
   void read(uint64_t begin, std::span<int64_t> out) const;
   /// Token range [begin, end) of a document.
   std::pair<uint64_t, uint64_t> document(uint64_t index) const;
+  /// Of each token of [begin, begin + out.size()), where its document starts, counted from `begin`; 0 for one that
+  /// starts before.
+  void document_starts(uint64_t begin, std::span<int64_t> out) const;
   /// SHA-256 of the .bin.
   std::string digest() const;
   /// Every id is below `vocab_size`, and, where there is a card and `tokenizer_digest` is not empty, the tokenizers

@@ -53,18 +53,28 @@ void add_routing(TokenLoss& out, const std::vector<nn::LayerRouting>& routing) {
   }
 }
 
-// `count` windows of `length` predictions from token `begin` on.
-void add_windows(const nn::Decoder& model, const data::TokenFile& tokens, nn::ForwardOptions forward, uint64_t begin,
-                 int64_t count, int64_t length, Sums& sums, TokenLoss& out) {
-  forward.first_token = begin;
+// `windows` windows of `length` predictions from token `begin` on.
+struct Stretch {
+  uint64_t begin = 0;
+  int64_t windows = 0, length = 0;
+};
+
+void add_windows(const nn::Decoder& model, const data::TokenFile& tokens, const Stretch& stretch,
+                 const LossSettings& settings, Sums& sums, TokenLoss& out) {
+  const auto& [begin, count, length] = stretch;
   const at::Tensor tokens_BS = at::empty({count, length}, at::kLong), target_BS = at::empty({count, length}, at::kLong);
   const auto row = [&](const at::Tensor& t, int64_t b) {
     return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
   };
+  nn::ForwardOptions forward;
+  forward.lineage = settings.lineage;
+  forward.first_token = begin;
+  if (settings.reset_attention) forward.document_start_BS = at::empty({count, length}, at::kLong);
   for (int64_t b = 0; b < count; ++b) {
     const uint64_t first = begin + static_cast<uint64_t>(b * length);
     tokens.read(first, row(tokens_BS, b));
     tokens.read(first + 1, row(target_BS, b));
+    if (settings.reset_attention) tokens.document_starts(first, row(forward.document_start_BS, b));
   }
   at::Tensor counts_B;
   std::vector<nn::LayerRouting> routing;
@@ -100,16 +110,15 @@ TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, co
                     ProgressUnit::kTokens);
   Sums sums;
   TokenLoss out;
-  nn::ForwardOptions forward;
-  forward.lineage = settings.lineage;
   for (uint64_t w = 0; w < windows.whole;) {
     const auto count = std::min<uint64_t>(static_cast<uint64_t>(settings.batch), windows.whole - w);
-    add_windows(model, tokens, forward, w * length, static_cast<int64_t>(count), settings.sequence_length, sums, out);
+    add_windows(model, tokens, {w * length, static_cast<int64_t>(count), settings.sequence_length}, settings, sums,
+                out);
     w += count;
     progress.advance(count * length);
   }
   if (windows.rest > 0) {
-    add_windows(model, tokens, forward, windows.whole * length, 1, static_cast<int64_t>(windows.rest), sums, out);
+    add_windows(model, tokens, {windows.whole * length, 1, static_cast<int64_t>(windows.rest)}, settings, sums, out);
   }
   out.tokens = sums.tokens;
   out.loss = sums.loss / static_cast<double>(sums.tokens);

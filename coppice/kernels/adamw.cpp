@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "coppice/base/check.h"
+#include "coppice/kernels/adamw_detail.h"
 #include "coppice/kernels/parallel.h"
 #include "coppice/kernels/vector_math_detail.h"
 
@@ -57,6 +58,11 @@ void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::T
   }
   const bool separate = value.defined() && value.data_ptr() != master.data_ptr();
   if (separate) COPPICE_CHECK(value.is_contiguous() && value.sizes() == master.sizes());
+
+  if (!master.is_cpu()) {
+    return detail::adamw_step_libtorch(master, exp_avg, exp_avg_sq, grad, separate ? value : at::Tensor(), step,
+                                       grad_scale, s);
+  }
 
   const auto power = static_cast<double>(step);
   const Constants constants{

@@ -10,7 +10,7 @@ struct AdamwSettings {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1;
 };
 
-/// One AdamW step (decoupled decay) in one pass over memory.
+/// One AdamW step (decoupled decay), on the CPU in one pass over memory; elsewhere libtorch's.
 ///
 /// Shapes   master, exp_avg, exp_avg_sq, grad: alike and contiguous; value likewise, or undefined where master is what
 ///          is computed with.

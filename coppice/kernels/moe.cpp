@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_add.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/where.h>
@@ -35,7 +36,7 @@ struct FastExperts : torch::autograd::Function<FastExperts> {
         index_TK.contiguous(),
         gate_TK.contiguous(),
         {static_cast<ExpertActivation>(activation), contiguous(gate_up_bias_EG), contiguous(down_bias_ED)}};
-    auto out = detail::moe_forward_cpu(in);
+    auto out = in.x_TD.is_cuda() ? detail::moe_forward_cuda(in) : detail::moe_forward_cpu(in);
     ctx->save_for_backward({in.x_TD, in.w_gate_up_EGD, in.w_down_EDF, in.index_TK, in.gate_TK, in.form.gate_up_bias_EG,
                             in.form.down_bias_ED, out.hidden_PG});
     ctx->saved_data["activation"] = activation;
@@ -45,8 +46,8 @@ struct FastExperts : torch::autograd::Function<FastExperts> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const ExpertForm form{static_cast<ExpertActivation>(ctx->saved_data["activation"].toInt()), saved[5], saved[6]};
-    auto g = detail::moe_backward_cpu({saved[0], saved[1], saved[2], saved[3], saved[4], form}, saved[7],
-                                      grads[0].contiguous());
+    const auto backward = saved[0].is_cuda() ? detail::moe_backward_cuda : detail::moe_backward_cpu;
+    auto g = backward({saved[0], saved[1], saved[2], saved[3], saved[4], form}, saved[7], grads[0].contiguous());
     return {g.x_TD,    g.w_gate_up_EGD,   g.w_down_EDF,   at::Tensor(),
             g.gate_TK, g.gate_up_bias_EG, g.down_bias_ED, at::Tensor()};
   }
@@ -86,6 +87,9 @@ at::Tensor moe_experts(const at::Tensor& x_TD, const at::Tensor& w_gate_up_EGD, 
   COPPICE_CHECK(x_TD.dim() == 2 && x_TD.size(1) == dim);
   COPPICE_CHECK(w_gate_up_EGD.sizes() == at::IntArrayRef({experts, 2 * width, dim}));
   COPPICE_CHECK(index_TK.dim() == 2 && index_TK.size(0) == x_TD.size(0) && index_TK.sizes() == gate_TK.sizes());
+  for (const at::Tensor* t : {&w_gate_up_EGD, &w_down_EDF, &index_TK, &gate_TK}) {
+    COPPICE_CHECK(t->device() == x_TD.device());
+  }
   COPPICE_CHECK(!form.gate_up_bias_EG.defined() ||
                 form.gate_up_bias_EG.sizes() == at::IntArrayRef({experts, 2 * width}));
   COPPICE_CHECK(!form.down_bias_ED.defined() || form.down_bias_ED.sizes() == at::IntArrayRef({experts, dim}));
@@ -98,6 +102,10 @@ at::Tensor moe_experts(const at::Tensor& x_TD, const at::Tensor& w_gate_up_EGD, 
 }
 
 at::Tensor expert_counts(const at::Tensor& index_TK, int64_t num_experts) {
+  if (index_TK.is_cuda()) {  // sums of integers: the same in any order
+    const auto index = index_TK.flatten();
+    return at::zeros({num_experts}, index.options()).scatter_add_(0, index, at::ones_like(index));
+  }
   const auto index = index_TK.contiguous();
   const auto counts = at::zeros({num_experts}, index.options());
   auto* const count = counts.mutable_data_ptr<int64_t>();

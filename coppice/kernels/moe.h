@@ -32,7 +32,7 @@ struct ExpertForm {
 /// Shapes   x_TD; w_gate_up_EGD [E, 2F, D] (gate rows first); w_down_EDF; index_TK; gate_TK; returns y_TD.
 /// Dtypes   x and weights alike, f32 or bf16; index int64; gates f32; y like x. Sums over K and F in f32.
 /// Memory   kFast saves x, the pre-activations [T*K, 2F] and the routing; no expert output, no gathered copy of x.
-/// Threads  at::get_num_threads(); same bits for any number of them.
+/// Threads  at::get_num_threads(); same bits for any number of them. On a GPU: the current stream, no atomics.
 at::Tensor moe_experts(const at::Tensor& x_TD, const at::Tensor& w_gate_up_EGD, const at::Tensor& w_down_EDF,
                        const at::Tensor& index_TK, const at::Tensor& gate_TK, MoeKernel kernel,
                        const ExpertForm& form = {});

@@ -28,6 +28,10 @@ bool has_avx512_experts(const MoeInputs& inputs);
 MoeForward moe_forward_avx512(const MoeInputs& inputs);
 MoeGradients moe_backward_avx512(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
 
+/// On a GPU. Throws Error{kUnsupported} in a build without CUDA.
+MoeForward moe_forward_cuda(const MoeInputs& inputs);
+MoeGradients moe_backward_cuda(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
+
 /// The AVX-512 variant where it can run, else library GEMMs.
 MoeForward moe_forward_cpu(const MoeInputs& inputs);
 MoeGradients moe_backward_cpu(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);

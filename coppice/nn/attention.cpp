@@ -49,8 +49,9 @@ at::Tensor attend(const BlockContext& context, const LayerWeights& weights, cons
   const bool sees_all = window == 0 || window >= context.positions;
   const auto out_BSHC =
       sees_all && !sink_H.defined()
-          ? kernels::causal_attention(query_BSHC, key_BSJC, value_BSJC, config.attention_scale)
-          : kernels::local_attention(query_BSHC, key_BSJC, value_BSJC, config.attention_scale, window, sink_H);
+          ? kernels::causal_attention(query_BSHC, key_BSJC, value_BSJC, config.attention_scale, context.start_BS)
+          : kernels::local_attention(query_BSHC, key_BSJC, value_BSJC, config.attention_scale, window, sink_H,
+                                     context.start_BS);
   const int64_t width = config.dim(families::Dim::kValueRows) / config.num_heads;
   const auto merged =
       out_BSHC.narrow(3, 0, width).reshape({query_BSHC.size(0) * context.positions, config.num_heads * width});

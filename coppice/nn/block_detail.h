@@ -29,7 +29,8 @@ struct BlockContext {
   const families::ModelConfig* config = nullptr;
   int64_t layer = 0;
   int64_t positions = 0;        ///< S
-  at::Tensor cos_SR, sin_SR;    ///< f32
+  at::Tensor cos_SR, sin_SR;    ///< f32; [T, R] where documents start inside sequences
+  at::Tensor start_BS;          ///< ForwardOptions::document_start_BS
   at::Tensor selection_bias_E;  ///< undefined where the layer has none
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
   bool keep_routing = false, with_aux_loss = false, with_z_loss = false;

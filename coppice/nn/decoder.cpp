@@ -49,12 +49,35 @@ void check_tokens(const at::Tensor& tokens_BS, int64_t vocabulary) {
   }
 }
 
+/// Each start is its own token's or the one of the token before.
+void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_BS) {
+  if (!start_BS.defined()) return;
+  COPPICE_CHECK(start_BS.sizes() == tokens_BS.sizes() && start_BS.scalar_type() == at::kLong);
+  COPPICE_CHECK(start_BS.is_contiguous());
+  const int64_t positions = start_BS.size(1);
+  for (int64_t b = 0; b < start_BS.size(0); ++b) {
+    const auto* const start = start_BS.const_data_ptr<int64_t>() + b * positions;
+    for (int64_t s = 0; s < positions; ++s) {
+      COPPICE_CHECK(start[s] == s || (s > 0 && start[s] == start[s - 1]), "document start ", start[s], " at ", s);
+    }
+  }
+}
+
 /// Weights by layer; those of no layer at position `num_layers`.
 std::vector<detail::LayerWeights> by_layer(const Decoder& decoder) {
   const int64_t layers = decoder.config().num_layers;
   std::vector<detail::LayerWeights> out(layers + 1);
   for (const Parameter& p : decoder.parameters()) out[p.layer < 0 ? layers : p.layer][p.role] = p.value;
   return out;
+}
+
+/// Where documents start in the middle of a sequence, positions start again: angles of every token instead of every
+/// position.
+void restart_positions(detail::BlockContext& context) {
+  if (!context.start_BS.defined()) return;
+  const auto position_T = (at::arange(context.positions, at::kLong) - context.start_BS).view({-1});
+  context.cos_SR = context.cos_SR.index_select(0, position_T);
+  context.sin_SR = context.sin_SR.index_select(0, position_T);
 }
 
 /// Everything before the output layer.
@@ -68,10 +91,12 @@ struct Trunk {
 Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const ForwardOptions& options) {
   const auto& config = decoder.config();
   check_tokens(tokens_BS, config.vocab_size);
+  check_document_starts(options.document_start_BS, tokens_BS);
   const auto weights = by_layer(decoder);
   const auto& outer = weights.back();
   detail::BlockContext context{.config = &config,
                                .positions = tokens_BS.size(1),
+                               .start_BS = options.document_start_BS,
                                .kernel = options.kernel,
                                .keep_routing = options.keep_routing,
                                .with_aux_loss = options.aux_loss_coef != 0,
@@ -79,6 +104,7 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
                                .lineage = options.lineage,
                                .first_token = options.first_token};
   std::tie(context.cos_SR, context.sin_SR) = detail::rotary_angles(config.rope, context.positions);
+  restart_positions(context);
   const bool recompute = options.recompute && at::GradMode::is_enabled();
 
   Trunk out;

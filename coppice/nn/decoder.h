@@ -41,6 +41,9 @@ struct ForwardOptions {
   bool keep_routing = false;
   std::shared_ptr<const LineageRouting> lineage;  ///< lineage-unique top-K; null: plain top-K
   uint64_t first_token = 0;  ///< number of the first token in the run, which lineage routing draws by
+  /// Where in its sequence the document of each token starts, int64, rising: no token sees beyond it, and positions count
+  /// from it. Undefined: a sequence is one document.
+  at::Tensor document_start_BS;
 };
 
 struct LossOutput {

@@ -58,6 +58,7 @@ void keep_best_groups(float* score, int64_t num_experts, const families::Routing
 }  // namespace
 
 at::Tensor detail::choose(const at::Tensor& choice_TN, const families::Routing& routing, int64_t top_k) {
+  if (!choice_TN.is_cpu()) return choose_by_sorting(choice_TN, routing, top_k);
   const auto score_TN = choice_TN.contiguous();
   const int64_t tokens = score_TN.size(0), experts = score_TN.size(1);
   const auto index_TK = at::empty({tokens, top_k}, score_TN.options().dtype(at::kLong));

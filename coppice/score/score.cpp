@@ -38,7 +38,7 @@ std::vector<double> second_moments(const nn::Parameter& parameter, const upcycle
     std::vector<float> values(static_cast<size_t>(entry.info->elements()));
     io::to_f32(entry.info->dtype, entry.data(), values);
     const bool stacked = slice.slot.expert < 0;
-    const size_t size = stacked ? values.size() / experts : values.size();
+    const size_t size = stacked ? values.size() / out.size() : values.size();
     for (size_t i = 0; i * size < values.size(); ++i) {
       const auto part = std::span<const float>(values).subspan(i * size, size);
       out[stacked ? i : static_cast<size_t>(slice.slot.expert)] += dot(part, part);

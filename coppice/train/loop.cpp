@@ -16,6 +16,7 @@ namespace {
 
 struct MicroBatch {
   at::Tensor tokens_BS, target_BS;
+  at::Tensor start_BS;  // of documents; undefined unless asked for
 };
 
 /// Token files are checked when a run starts; what they hold may have changed since.
@@ -30,9 +31,11 @@ void check_ids(std::span<const int64_t> ids, const data::Sampler& sampler, uint6
           " (the file changed or is damaged: tokenize the text again, and go on with train.resume)"));
 }
 
-MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64_t count, int64_t vocab_size) {
+MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64_t count, int64_t vocab_size,
+                      bool with_starts) {
   const int64_t length = sampler.sequence_length();
-  MicroBatch out{at::empty({count, length}, at::kLong), at::empty({count, length}, at::kLong)};
+  MicroBatch out{at::empty({count, length}, at::kLong), at::empty({count, length}, at::kLong), {}};
+  if (with_starts) out.start_BS = at::empty({count, length}, at::kLong);
   for (int64_t b = 0; b < count; ++b) {
     const auto row = [&](const at::Tensor& t) {
       return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
@@ -41,6 +44,7 @@ MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64
     sampler.read(sample, row(out.tokens_BS), row(out.target_BS));
     check_ids(row(out.tokens_BS), sampler, sample, vocab_size);
     check_ids(row(out.target_BS).last(1), sampler, sample, vocab_size);
+    if (with_starts) sampler.document_starts(sample, row(out.start_BS));
   }
   return out;
 }
@@ -74,7 +78,8 @@ void accumulate_batch(nn::Decoder& model, Optimizer& optimizer, const data::Samp
   for (int64_t begin = 0; begin < settings.batch; begin += settings.micro_batch) {
     const int64_t size = std::min(settings.micro_batch, settings.batch - begin);
     const uint64_t sample = position.next_sample + static_cast<uint64_t>(begin);
-    const MicroBatch batch = read_batch(sampler, sample, size, model.config().vocab_size);
+    const MicroBatch batch = read_batch(sampler, sample, size, model.config().vocab_size, settings.reset_attention);
+    forward.document_start_BS = batch.start_BS;
     forward.first_token = sample * static_cast<uint64_t>(sampler.sequence_length());
     const nn::LossOutput out = model.loss(batch.tokens_BS, batch.target_BS, forward);
     require_finite("loss", out.token_loss, position.step + 1);

@@ -25,6 +25,7 @@ struct StepSettings {
   bool recentre = false;
   double aux_coef = 0, z_coef = 0;
   bool recompute = false;
+  bool reset_attention = false;                       ///< documents in a sequence do not see each other
   bool keep_routing = false;                          ///< StepReport says which experts every token chose
   std::shared_ptr<const nn::LineageRouting> lineage;  ///< null: plain top-K
 };

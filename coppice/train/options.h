@@ -25,7 +25,7 @@ struct TrainOptions {
   std::vector<std::filesystem::path> data_train, data_validation;
   std::vector<double> data_weights;
   int64_t sequence_length = 256;
-  bool random_tokens = false;
+  bool random_tokens = false, reset_attention = false;
 
   // [train]
   std::filesystem::path out;    ///< empty: nothing is written
@@ -94,6 +94,9 @@ struct TrainOptions {
         field("data.weights", &O::data_weights, "share of each training file (default: its size)"),
         field("data.random", &O::random_tokens, "uniformly random tokens instead of files, for measuring"),
         field("data.sequence_length", &O::sequence_length, "tokens a sequence"),
+        field("data.reset_attention", &O::reset_attention,
+              "no token sees beyond the start of its document, where positions start again from 0; a document's last "
+              "token still predicts the next one's first"),
         field("train.out", &O::out, "run folder; empty: nothing is written"),
         field("train.start", &O::start,
               "fresh: weights of model.path only; continue: its optimizer state, step and data position too"),

@@ -74,6 +74,7 @@ StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const 
           .aux_coef = o.aux_coef,
           .z_coef = o.z_coef,
           .recompute = o.recompute,
+          .reset_attention = o.reset_attention,
           .lineage = {}};
 }
 
@@ -258,6 +259,7 @@ class Run {
                     {.sequence_length = options_.sequence_length,
                      .batch = options_.micro_batch,
                      .max_tokens = static_cast<uint64_t>(options_.validation_tokens),
+                     .reset_attention = options_.reset_attention,
                      .lineage = {}},
                     course_.lineage_routing());
   }

@@ -65,6 +65,7 @@ void check_values(const TrainOptions& o) {
 
 void check_together(const TrainOptions& o) {
   if (o.random_tokens && !o.data_train.empty()) refuse("data.random: no effect beside data.train (leave one out)");
+  if (o.random_tokens && o.reset_attention) refuse("data.reset_attention: no effect on data.random (leave it out)");
   if (o.data_train.empty() && !o.random_tokens) {
     refuse("data.train: empty; wanted token files (make them with `coppice tokenize TEXT --out DATA`)");
   }
@@ -165,9 +166,11 @@ Json identity(const std::vector<data::TokenFile>& files) {
 
 void check_same_run(const TrainerState& saved, const Json& settings, const Json& data) {
   std::vector<std::string> changed;
+  const Json defaults = identity(TrainOptions{});  // of settings that came after the run was made
   const auto text = [](const Json* value) { return value == nullptr ? std::string("absent") : value->dump(); };
   for (const auto& [key, value] : settings.members()) {
     const Json* before = saved.settings.find(key);
+    if (before == nullptr) before = defaults.find(key);
     if (text(before) != value.dump())
       changed.push_back(cat(key, " (", text(before), " before, now ", value.dump(), ")"));
   }

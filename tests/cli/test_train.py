@@ -26,13 +26,16 @@ def coppice(*arguments, **settings):
     return subprocess.run([COPPICE, *map(str, arguments)], capture_output=True, text=True, timeout=120, **settings)
 
 
-def write_tokens(prefix, count, vocabulary=64, seed=1):
-    """A Megatron indexed data set of one document."""
+def write_tokens(prefix, count, vocabulary=64, seed=1, documents=1):
+    """A Megatron indexed data set of documents of one length."""
     ids = numpy.cumsum(numpy.random.default_rng(seed).integers(0, 3, count)) % vocabulary
     ids.astype("<u2").tofile(f"{prefix}.bin")
     with open(f"{prefix}.idx", "wb") as index:
-        index.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, 1, 2))
-        index.write(struct.pack("<iq2q", count, 0, 0, 1))
+        length = count // documents
+        index.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, documents, documents + 1))
+        index.write(struct.pack(f"<{documents}i", *[length] * documents))
+        index.write(struct.pack(f"<{documents}q", *range(0, 2 * count, 2 * length)))
+        index.write(struct.pack(f"<{documents + 1}q", *range(documents + 1)))
     return prefix
 
 
@@ -68,6 +71,18 @@ def test_prints_one_json_object(data):
                                    "--threads", 1, "--json").stdout)
     assert evaluated["loss"] == pytest.approx(result["validation_loss"]["val"], rel=1e-6)
     assert evaluated["perplexity"] == pytest.approx(math.exp(evaluated["loss"]))
+
+
+def test_documents_apart_are_evaluated_as_they_are_trained_on(data):
+    documents = write_tokens(data / "documents", 400, documents=50)
+    done = coppice("train", *MODEL, "--data.train", documents, "--data.validation", documents, "--data.reset_attention",
+                   "--train.steps", 4, "--train.out", data / "run", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    evaluate = ["eval", result["checkpoint"], "--tokens", documents, "--sequence-length", 16, "--threads", 1, "--json"]
+    apart, across = (json.loads(coppice(*evaluate, *more).stdout)["loss"] for more in (["--reset-attention"], []))
+    assert apart == pytest.approx(result["validation_loss"]["documents"], rel=1e-6)
+    assert abs(across - apart) > 1e-5
 
 
 def test_the_saved_settings_make_the_same_run(data):

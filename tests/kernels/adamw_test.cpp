@@ -1,5 +1,6 @@
 #include "coppice/kernels/adamw.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
@@ -9,6 +10,8 @@
 
 #include <cmath>
 #include <vector>
+
+#include "coppice/kernels/adamw_detail.h"
 
 namespace coppice::kernels {
 namespace {
@@ -66,6 +69,35 @@ TEST(AdamwStep, WithoutGradientOnlyDecays) {
   const auto before = s.master.clone();
   adamw_step(s.master, s.exp_avg, s.exp_avg_sq, at::zeros({64}), {}, 1, 1.0, kSettings);
   EXPECT_TRUE(at::equal(s.master, before * static_cast<float>(1 - kSettings.lr * kSettings.weight_decay)));
+}
+
+// What a GPU runs, on the CPU's tensors.
+TEST(AdamwStep, OfLibtorchIsTheSameToRounding) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    auto ours = make_state(1003), theirs = make_state(1003);
+    const auto our_value = at::zeros({1003}, at::kBFloat16), their_value = at::zeros({1003}, at::kBFloat16);
+    for (int64_t step = 1; step <= 5; ++step) {
+      const auto grad = at::randn({1003}).to(dtype);
+      adamw_step(ours.master, ours.exp_avg, ours.exp_avg_sq, grad, our_value, step, 0.25, kSettings);
+      detail::adamw_step_libtorch(theirs.master, theirs.exp_avg, theirs.exp_avg_sq, grad, their_value, step, 0.25,
+                                  kSettings);
+    }
+    EXPECT_TRUE(theirs.master.allclose(ours.master, 0, 1e-6));
+    EXPECT_TRUE(theirs.exp_avg.allclose(ours.exp_avg, 1e-5, 1e-7));
+    EXPECT_TRUE(theirs.exp_avg_sq.allclose(ours.exp_avg_sq, 1e-5, 1e-7));
+    EXPECT_TRUE(at::equal(their_value, theirs.master.to(at::kBFloat16)));
+  }
+}
+
+TEST(AdamwStep, OnAGpuIsTheSameToRounding) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "no GPU, or a build without CUDA (preset `cuda`)";
+  auto s = make_state(1003);
+  const auto grad = at::randn({1003}), value = at::zeros({1003}, at::kBFloat16).cuda();
+  const State there{s.master.cuda(), s.exp_avg.cuda(), s.exp_avg_sq.cuda()};
+  adamw_step(there.master, there.exp_avg, there.exp_avg_sq, grad.cuda(), value, 3, 0.5, kSettings);
+  adamw_step(s.master, s.exp_avg, s.exp_avg_sq, grad, {}, 3, 0.5, kSettings);
+  EXPECT_TRUE(there.master.cpu().allclose(s.master, 0, 1e-6));
+  EXPECT_TRUE(at::equal(value, there.master.to(at::kBFloat16)));
 }
 
 TEST(AdamwStep, GivesTheSameBitsForAnyNumberOfThreads) {

@@ -124,12 +124,12 @@ def make_model(model_type, settings, seed=0):
     return model
 
 
-def dump(directory, model, tokens, targets, kernel="fast", aux_loss_coef=0.0):
+def dump(directory, model, tokens, targets, kernel="fast", aux_loss_coef=0.0, **more):
     program = BUILD / "tests" / "decoder_dump"
     assert program.exists(), f"{program} is not built (make build, or set COPPICE_BUILD)"
     if not (directory / "m").exists():
         model.save_pretrained(directory / "m", max_shard_size="60KB")
-    save_file({"tokens": tokens, "targets": targets}, directory / "in.safetensors")
+    save_file({"tokens": tokens, "targets": targets, **more}, directory / "in.safetensors")
     out = directory / f"{kernel}.safetensors"
     done = subprocess.run([program, directory / "m", directory / "in.safetensors", out, kernel, str(aux_loss_coef)],
                           capture_output=True, text=True, timeout=120)
@@ -195,6 +195,29 @@ def test_logits_and_gradients_are_those_of_transformers(tmp_path, name, model_ty
     loss = token_loss(logits, targets)
     assert abs(found["loss"].item() - loss.item()) <= 1e-5 * loss.item()
     loss.backward()
+    assert_same_gradients(found, model)
+
+
+@pytest.mark.parametrize("model_type, settings", [
+    ("mixtral", dict(num_local_experts=5, num_experts_per_tok=2)), ("glm4_moe", dict(GLM, n_shared_experts=1)), ("qwen3", {}),
+    ("qwen3_moe", dict(MOE, hidden_size=64, head_dim=32, norm_topk_prob=True))])
+@pytest.mark.parametrize("length", [19, 64])  # with heads of 32, 64 positions run on the attention kernel of our own
+def test_packed_documents_are_those_of_transformers(tmp_path, model_type, settings, length):
+    """transformers takes position ids that start again for the starts of documents."""
+    model = make_model(model_type, settings)
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(0, COMMON["vocab_size"], (3, length + 1), generator=generator)
+    tokens, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    starts = torch.zeros_like(tokens)
+    for row, begins in zip(starts, [[1, 2, 9, length - 1], [], [17]]):
+        for begin in begins:
+            row[begin:] = begin
+    found = dump(tmp_path, model, tokens, targets, starts=starts)
+
+    logits = model(tokens, position_ids=torch.arange(length) - starts, use_cache=False).logits
+    assert_near(found["logits"], logits, LOGITS, "logits")
+    assert not torch.allclose(found["logits"], model(tokens, use_cache=False).logits, rtol=1e-3, atol=1e-3)
+    token_loss(logits, targets).backward()
     assert_same_gradients(found, model)
 
 

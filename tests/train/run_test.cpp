@@ -10,6 +10,7 @@
 #include "coppice/data/tokenizer.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/train/run_directory.h"
+#include "coppice/train/run_settings.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
@@ -75,6 +76,31 @@ TEST_P(TrainResume, GivesSameLossAsUninterrupted) {
   EXPECT_EQ(testing::tensor_files(second.checkpoint), testing::tensor_files(whole.checkpoint));
 }
 INSTANTIATE_TEST_SUITE_P(Dtypes, TrainResume, ::testing::Values("f32", "bf16"), [](const auto& p) { return p.param; });
+
+TEST(TrainResetAttention, ChangesWhatIsLearntAndResumesBitForBit) {
+  const TempDir dir;
+  auto o = tiny_run(dir.path());
+  o.data_train = {testing::write_tokens(dir / "short", 32, 400, 11)};
+  o.steps = 6;
+  o.validate_every = 3;
+  o.out = dir / "across";
+  (void)train(o);
+  o.reset_attention = true;
+  o.out = dir / "whole";
+  const auto whole = train(o);
+  EXPECT_NE(testing::trajectory(dir / "whole"), testing::trajectory(dir / "across"));
+
+  o.out = dir / "halves";
+  o.stop_at = 3;
+  (void)train(o);
+  o.stop_at = 0;
+  o.resume = o.recompute = true;
+  EXPECT_EQ(testing::tensor_files(train(o).checkpoint), testing::tensor_files(whole.checkpoint));
+  EXPECT_EQ(testing::trajectory(dir / "halves"), testing::trajectory(dir / "whole"));
+  o.steps = 8;
+  o.reset_attention = false;
+  expect_error(ErrorCode::kUsage, {"data.reset_attention (true before, now false)"}, [&] { (void)train(o); });
+}
 
 TEST(TrainContinue, BranchesIntoAnotherRunFromAnyCheckpoint) {
   const TempDir dir;
@@ -170,6 +196,10 @@ TEST(TrainOptionsCheck, NamesWhatIsWrong) {
     o.model_family = "qwen3_moe";
   });
   refuses({"data.validation", "one name"}, [](auto& o) { o.data_validation.push_back(o.data_validation[0]); });
+  refuses({"data.reset_attention", "data.random"}, [](auto& o) {
+    o.data_train.clear();
+    o.random_tokens = o.reset_attention = true;
+  });
   refuses({"data.weights", "2 weights for 1"}, [](auto& o) { o.data_weights = {1, 2}; });
 }
 
@@ -202,6 +232,17 @@ TEST(TrainResumeCheck, RefusesAUsedFolderAndNamesChangedSettings) {
   EXPECT_EQ(train(free).last_step, 6);
   o.out = dir / "none";
   expect_error(ErrorCode::kNotFound, {"no complete checkpoint"}, [&] { (void)train(o); });
+}
+
+TEST(TrainResumeCheck, TakesASettingThatTheRunDoesNotKnowForItsDefault) {
+  const TempDir dir;
+  auto o = tiny_run(dir.path());
+  TrainerState saved{{}, identity(o), Json::array()};
+  saved.settings.erase("data.reset_attention");
+  check_same_run(saved, identity(o), Json::array());
+  o.reset_attention = true;
+  expect_error(ErrorCode::kUsage, {"data.reset_attention (false before, now true)"},
+               [&] { check_same_run(saved, identity(o), Json::array()); });
 }
 
 TEST(TrainDivergence, StopsNamingTheStepAndKeepsTheLastGoodCheckpoint) {
