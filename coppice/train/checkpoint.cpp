@@ -194,8 +194,10 @@ void restore_state(const families::Model& model, const upcycle::OptimizerState& 
 
 }  // namespace
 
-void write_checkpoint(const fs::path& target, const nn::Decoder& model, const Optimizer& optimizer,
+void write_checkpoint(const fs::path& target, const nn::Decoder& model, const Optimizer& moments,
                       const TrainerState& state, const Companions& companions) {
+  Optimizer optimizer = moments;  // shares the tensors
+  optimizer.set_moment_dtype(at::kFloat);
   const bool masters = dtype_of(model) != Dtype::kF32;
   const auto all = places(model, optimizer);
   const auto tensors = optimizer_tensors(all, masters);

@@ -26,8 +26,8 @@ Snapshot snapshot_of(const nn::Decoder& model, const Optimizer& optimizer) {
   }
   for (auto& [layer, bias] : out.model.selection_bias()) bias = bias.clone();
   for (ParameterState& state : out.optimizer.states()) {
-    state.exp_avg = state.exp_avg.clone();
-    state.exp_avg_sq = state.exp_avg_sq.clone();
+    state.exp_avg = state.exp_avg.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    state.exp_avg_sq = state.exp_avg_sq.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
     state.grad = state.sum = at::Tensor();
   }
   return out;

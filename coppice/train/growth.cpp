@@ -160,6 +160,8 @@ void fill_state(const Before& before, const GrowthPlan& plan, const Parameter& p
 void grow(nn::Decoder& model, Optimizer& optimizer, const GrowthPlan& plan) {
   COPPICE_CHECK(model.config().num_experts == plan.experts_before);
   const at::NoGradGuard no_grad;
+  const auto moment_dtype = optimizer.moment_dtype();
+  optimizer.set_moment_dtype(at::kFloat);  // as a checkpoint holds them
   const Before before(model, optimizer);
   const auto config = families::read_config(upcycle::grown_config(model.config(), plan), "growth");
   nn::Decoder grown(config, model.dtype(),
@@ -176,6 +178,7 @@ void grow(nn::Decoder& model, Optimizer& optimizer, const GrowthPlan& plan) {
   }
   model = std::move(grown);
   optimizer = std::move(grown_optimizer);
+  optimizer.set_moment_dtype(moment_dtype);
 }
 
 }  // namespace coppice::train

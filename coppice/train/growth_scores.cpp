@@ -27,7 +27,7 @@ upcycle::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer
   scores.tokens_seen = count * batch_tokens;
   score::collect(calibration, scores, [&](const nn::Parameter& parameter) {
     const auto index = static_cast<size_t>(&parameter - model.parameters().data());
-    const at::Tensor& moment = optimizer.states()[index].exp_avg_sq;
+    const at::Tensor moment = optimizer.states()[index].exp_avg_sq.to(at::kFloat);
     return score::expert_dot(moment, moment);
   });
   return scores;

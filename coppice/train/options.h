@@ -47,6 +47,7 @@ struct TrainOptions {
   // [optimizer]
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1, clip = 1.0;
   double spike_limit = 0;
+  std::string moments = "f32";  ///< or bf16
 
   // [schedule]
   std::string schedule = "wsd";  ///< wsd, cosine or constant
@@ -118,6 +119,8 @@ struct TrainOptions {
         field("optimizer.epsilon", &O::epsilon, "added to the root of the second moment"),
         field("optimizer.weight_decay", &O::weight_decay, "decoupled decay of matrices"),
         field("optimizer.clip", &O::clip, "largest gradient norm, 0 for no clipping"),
+        field("optimizer.moments", &O::moments,
+              "how AdamW's moments are kept: f32, or bf16 (4 bytes a parameter less)"),
         field("optimizer.spike_limit", &O::spike_limit,
               "stop when the gradient norm is so many times its recent median, 0 for never"),
         field("schedule.kind", &O::schedule, "wsd, cosine or constant"),

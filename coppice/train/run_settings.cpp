@@ -39,6 +39,7 @@ int64_t num_steps(const TrainOptions& o) {
 void check_values(const TrainOptions& o) {
   require_one_of("train.start", o.start, {"fresh", "continue"});
   require_one_of("train.dtype", o.dtype, {"bf16", "f32"});
+  require_one_of("optimizer.moments", o.moments, {"bf16", "f32"});
   require_at_least("data.sequence_length", o.sequence_length, 1);
   require_at_least("train.batch_tokens", o.batch_tokens, 1);
   require_at_least("train.micro_batch", o.micro_batch, 1);

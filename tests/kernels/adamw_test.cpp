@@ -50,6 +50,30 @@ TEST(AdamwStep, FollowsTheFormulaOverSeveralSteps) {
   }
 }
 
+// With beta2 = 0.999 every change of the second moment is below half a step of bf16: rounding to nearest would keep it
+// where it was.
+TEST(AdamwStep, KeepsMomentsInBf16WithoutDrift) {
+  constexpr int64_t kCount = 4096;
+  const AdamwSettings settings{.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0};
+  auto exact = make_state(kCount), rounded = make_state(kCount), again = make_state(kCount);
+  for (State* s : {&rounded, &again}) {
+    s->exp_avg = s->exp_avg.to(at::kBFloat16);
+    s->exp_avg_sq = s->exp_avg_sq.to(at::kBFloat16);
+  }
+  for (int64_t step = 1; step <= 200; ++step) {
+    const auto grad = at::randn({kCount}) * (step <= 100 ? 1.0 : 0.1);
+    for (State* s : {&exact, &rounded, &again}) {
+      adamw_step(s->master, s->exp_avg, s->exp_avg_sq, grad, {}, step, 1.0, settings);
+    }
+  }
+  EXPECT_TRUE(at::equal(rounded.exp_avg_sq, again.exp_avg_sq)) << "the same draws every time";
+  EXPECT_TRUE(at::equal(rounded.master, again.master));
+  const double mean = exact.exp_avg_sq.mean().item<double>();
+  EXPECT_NEAR(rounded.exp_avg_sq.to(at::kFloat).mean().item<double>(), mean, 2e-3 * mean);
+  const auto moved = (exact.master - make_state(kCount).master).abs().mean().item<double>();
+  EXPECT_LT((rounded.master - exact.master).abs().mean().item<double>(), 0.02 * moved);
+}
+
 TEST(AdamwStep, RoundsTheValueFromTheNewMaster) {
   auto s = make_state(777);
   const auto value = at::zeros({777}, at::kBFloat16);

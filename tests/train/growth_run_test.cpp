@@ -50,13 +50,13 @@ std::vector<std::string> losses(const fs::path& run) {
   return out;
 }
 
-// The parameter is the compute dtype.
+// The parameter is the compute dtype, with moments in the same.
 class GrowInMidRun : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(GrowInMidRun, MakesTheBytesThatExpandMakesOfTheCheckpointBefore) {
   const TempDir dir;
   auto o = growing_run(dir, R"([{"at_step": 8, "experts": "7", "score_batches": 3, "expert_init": "copy_noise"}])");
-  o.dtype = GetParam();
+  o.dtype = o.moments = GetParam();
   (void)train(o);
   const auto before = checkpoint_path(o.out, 8), folder = growth_path(o.out, 8);
   ASSERT_TRUE(fs::exists(before)) << "the model before a growth is kept";
@@ -86,7 +86,7 @@ TEST_P(GrowInMidRun, ResumesAcrossGrowthsBitForBit) {
     {"at_step": 6, "experts": "6", "score_batches": 2, "rewarmup": 2, "balance_rate": 0.01, "balance_steps": 3},
     {"at_step": 14, "experts": "2x", "select": "uniform", "optimizer_state": "reset", "lr": 0.005, "rewarmup": 2}])";
   auto o = growing_run(dir, growth);
-  o.dtype = GetParam();
+  o.dtype = o.moments = GetParam();
   o.handover = "release";
   o.handover_steps = 5;
   (void)train(o);

@@ -102,6 +102,24 @@ TEST(TrainResetAttention, ChangesWhatIsLearntAndResumesBitForBit) {
   expect_error(ErrorCode::kUsage, {"data.reset_attention (true before, now false)"}, [&] { (void)train(o); });
 }
 
+TEST(TrainMomentsInBf16, LearnAndResumeBitForBit) {
+  const TempDir dir;
+  auto o = tiny_run(dir.path());
+  o.dtype = "bf16";
+  o.moments = "bf16";
+  o.out = dir / "whole";
+  const auto whole = train(o);
+  EXPECT_LT(whole.loss, std::log(32.0) - 0.5);
+  o.out = dir / "halves";
+  o.stop_at = 10;
+  (void)train(o);
+  o.stop_at = 0;
+  o.resume = true;
+  const auto second = train(o);
+  EXPECT_EQ(second.loss, whole.loss);
+  EXPECT_EQ(testing::tensor_files(second.checkpoint), testing::tensor_files(whole.checkpoint));
+}
+
 TEST(TrainContinue, BranchesIntoAnotherRunFromAnyCheckpoint) {
   const TempDir dir;
   auto o = tiny_run(dir.path());
