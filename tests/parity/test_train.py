@@ -168,7 +168,7 @@ def test_bf16_checkpoints_load_in_transformers(case):
 
 NEW = {"mixtral": {}, "deepseek_v2": dict(kv_heads=4, shared_width=24), "deepseek_v3": dict(kv_heads=4, shared_width=24, first_dense_layers=1),
        "glm4_moe_lite": dict(kv_heads=4, first_dense_layers=1), "gpt_oss": {}, "granitemoe": {}, "granitemoeshared": dict(shared_width=16),
-       "minimax_m2": {}, "mistral": {}, "phi3": {}}
+       "minimax_m2": {}, "mistral": {}, "phi3": {}, "gemma": {}, "dots1": dict(shared_width=24), "solar_open": dict(shared_width=24)}
 
 
 @pytest.mark.parametrize("family", NEW)
