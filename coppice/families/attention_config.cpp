@@ -18,17 +18,13 @@ constexpr double kLargestNumber = 1e12;
 std::vector<int64_t> read_windows(const ConfigReader& in, const Json& config, const ModelConfig& c) {
   const SlidingWindow kind = c.family->sliding_window;
   std::vector<int64_t> windows(static_cast<size_t>(c.num_layers), 0);
-  const bool switched =
-      kind == SlidingWindow::kIfSwitched || kind == SlidingWindow::kLastLayers || kind == SlidingWindow::kFirstLayers;
-  if (kind == SlidingWindow::kNever || (switched && !in.flag_or("use_sliding_window", false))) return windows;
+  if (kind == SlidingWindow::kNever || !detail::read_switch(in, c.family->sliding_window_on)) return windows;
   const Json* const given = detail::find_path(config, "sliding_window");
   const int64_t fallback = given != nullptr ? 0 : c.family->sliding_window_fallback;  // null turns it off
   const int64_t window = in.whole_or("sliding_window", fallback, 0, kLargestDim);
   if (window == 0) return windows;
-  constexpr int64_t kFullLayersOfQwen = 28;
-  const int64_t bound = in.whole_or("max_window_layers", kFullLayersOfQwen, 0, kMostLayers);
-  const bool by_types = kind != SlidingWindow::kIfSet && kind != SlidingWindow::kIfSwitched;
-  const Json* types = by_types ? in.find("layer_types") : nullptr;
+  const int64_t bound = in.whole_or("max_window_layers", c.family->max_window_layers_fallback, 0, kMostLayers);
+  const Json* types = kind != SlidingWindow::kIfSet ? in.find("layer_types") : nullptr;
   const bool fits =
       types == nullptr || (types->is_array() && static_cast<int64_t>(types->items().size()) >= c.num_layers);
   if (!fits) in.refuse("layer_types", "a list of texts, one for each layer");
@@ -67,7 +63,7 @@ Activation read_activation(const ConfigReader& in, ModelConfig& c) {
   constexpr std::pair<std::string_view, Activation> kNames[] = {
       {"silu", Activation::kSilu}, {"swish", Activation::kSilu}, {"gelu_pytorch_tanh", Activation::kGelu}};
   if (c.family->activation != Activation::kSilu) return c.family->activation;
-  const std::string name = in.text_or("hidden_act", "silu");
+  const std::string name = in.text_or("hidden_act", c.family->hidden_act_fallback);
   const auto* known = std::ranges::find(kNames, name, &std::pair<std::string_view, Activation>::first);
   const bool of_experts = known != std::end(kNames) && known->second != Activation::kSilu && c.is_moe();
   if (known != std::end(kNames) && !of_experts) return known->second;
@@ -80,7 +76,8 @@ void read_multipliers(const ConfigReader& in, ModelConfig& c) {
   const auto factor = [&in](std::string_view key, double fallback) {
     return key.empty() ? fallback : in.number_or(key, fallback, -kLargestNumber, kLargestNumber);
   };
-  c.embedding_multiplier = factor(keys.embedding, 1);
+  c.embedding_multiplier =
+      keys.sqrt_embedding ? std::sqrt(static_cast<double>(c.model_dim)) : factor(keys.embedding, 1);
   c.residual_multiplier = factor(keys.residual, 1);
   c.logits_divisor = factor(keys.logits, 1);
   if (c.logits_divisor == 0) in.refuse(keys.logits, "a number other than 0");
@@ -112,6 +109,7 @@ void detail::read_attention(const Json& config, std::string_view source, ModelCo
   c.window = read_windows(in, config, c);
   c.activation = read_activation(in, c);
   read_multipliers(in, c);
+  if (in.flag_or("use_bidirectional_attention", false)) c.unsupported_in_nn.emplace_back("bidirectional attention");
   const bool quantised = in.find("quantization_config") != nullptr;
   if (quantised) c.unsupported_in_nn.emplace_back("quantised weights");
   c.quantised_stacks =

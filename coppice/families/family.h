@@ -167,6 +167,7 @@ struct TensorRule {
   Shape shape = {};
   When when = When::kAlways;
   Layout layout = {};
+  bool centred = false;  ///< a norm that multiplies by 1 + weight
 
   constexpr bool per_layer() const {
     return name.find("{L}") != std::string_view::npos || name.find("{M}") != std::string_view::npos;
@@ -207,14 +208,13 @@ enum class QkNorm : uint8_t {
   kWhole,    ///< over all heads at once (olmoe)
 };
 
-/// Which configuration key turns local attention on.
+/// Which layers have local attention where sliding_window is a number (and the family's switch is on).
 enum class SlidingWindow : uint8_t {
-  kNever,       ///< the family's code does not look at the key
-  kIfSet,       ///< sliding_window is a number: every layer
-  kIfSwitched,  ///< use_sliding_window is true: every layer (qwen3_moe)
-  // Those layers that layer_types names, and without it ...
-  kLastLayers,   ///< ... those from max_window_layers on; use_sliding_window must be true (qwen2)
-  kFirstLayers,  ///< ... every second one below max_window_layers; use_sliding_window must be true (qwen2_moe)
+  kNever,  ///< the family's code does not look at the key
+  kIfSet,  ///< every layer
+  // Those that layer_types names, and without it ...
+  kLastLayers,   ///< ... those from max_window_layers on (qwen2)
+  kFirstLayers,  ///< ... every second one below max_window_layers (qwen2_moe)
   kAlternating,  ///< ... every second one (gpt_oss)
 };
 
@@ -228,6 +228,7 @@ enum class Activation : uint8_t {
 /// Configuration keys of factors; empty: the factor is 1.
 struct Multipliers {
   std::string_view embedding = {};  ///< times the embeddings
+  bool sqrt_embedding = false;      ///< the embeddings times the square root of their width
   std::string_view attention = {};  ///< the softmax scale itself, in place of 1 / sqrt(head_dim)
   std::string_view residual = {};   ///< times what a layer adds
   std::string_view logits = {};     ///< the logits are divided by it
@@ -312,11 +313,15 @@ struct Family {
   bool renamed_rope = false;           ///< rope types "su" and "yarn" are longrope (phi3)
   int64_t original_positions_fallback = 0;  ///< original_max_position_embeddings if absent; 0 = max_position_embeddings
   Activation activation = Activation::kSilu;
+  std::string_view hidden_act_fallback = "silu";
+  bool tied_fallback = false;  ///< tie_word_embeddings if absent
   Multipliers multipliers = {};
   SlidingWindow sliding_window = SlidingWindow::kNever;
-  int64_t sliding_window_fallback = 0;  ///< sliding_window if absent; 0 = none
-  int64_t kv_heads_fallback = 0;        ///< num_key_value_heads if absent; 0 = as many as query heads
-  int64_t head_dim_fallback = 0;        ///< head_dim if absent; 0 = hidden_size / heads
+  Switch sliding_window_on = Switch::yes();
+  int64_t sliding_window_fallback = 0;      ///< sliding_window if absent; 0 = none
+  int64_t max_window_layers_fallback = 28;  ///< max_window_layers if absent
+  int64_t kv_heads_fallback = 0;            ///< num_key_value_heads if absent; 0 = as many as query heads
+  int64_t head_dim_fallback = 0;            ///< head_dim if absent; 0 = hidden_size / heads
   int64_t max_positions_fallback = 0;
   double rope_theta_fallback = 10000.0;
   double rms_eps_fallback = 1e-6;

@@ -69,7 +69,7 @@ std::vector<TensorSlot> slots_by_width(const ModelConfig& config, io::Dtype dtyp
 
 std::vector<float> random_values(const TensorSlot& slot, uint64_t seed, double std) {
   const auto count = static_cast<size_t>(num_elements(slot.shape));
-  if (is_norm(slot.role())) return std::vector<float>(count, 1.0f);
+  if (is_norm(slot.role())) return std::vector<float>(count, slot.rule->centred ? 0.0f : 1.0f);
   std::vector<float> values(count, 0.0f);
   if (is_bias(slot.role())) return values;
   if (slot.rule->layout.stacked) {

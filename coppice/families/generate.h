@@ -30,7 +30,7 @@ struct ModelSizes {
 /// Throws   Error{kUsage} if the sizes do not fit together or the family cannot have them.
 Json make_config(const ModelSizes& sizes, io::Dtype dtype);
 
-/// Weights of a new model: N(0, std) for matrices, 1 for norms, 0 for biases.
+/// Weights of a new model: N(0, std) for matrices, 1 for norms (0 for centred ones), 0 for biases.
 ///
 /// Keyed by layer, role and expert, so that the same values come out for any layout, any order and any number of
 /// threads.

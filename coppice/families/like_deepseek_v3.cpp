@@ -45,11 +45,9 @@ constexpr Family like_version_3(std::string_view model_type, std::string_view ar
 
 }  // namespace
 
-extern const Family kDeepseekV32, kKimiK2, kDots1, kSolarOpen, kGlmMoeDsa, kGlm4vMoeText, kMimoV2Flash, kAxk1, kAxk2;
+extern const Family kDeepseekV32, kKimiK2, kGlmMoeDsa, kGlm4vMoeText, kMimoV2Flash, kAxk1, kAxk2;
 const Family kDeepseekV32 = like_version_3("deepseek_v32", "DeepseekV32ForCausalLM", true);
 const Family kKimiK2 = like_version_3("kimi_k2", "DeepseekV3ForCausalLM", true);
-const Family kDots1 = like_version_3("dots1", "Dots1ForCausalLM", false);
-const Family kSolarOpen = like_version_3("solar_open", "SolarOpenForCausalLM", true);
 const Family kGlmMoeDsa = like_version_3("glm_moe_dsa", "GlmMoeDsaForCausalLM", true);
 const Family kGlm4vMoeText = like_version_3("glm4v_moe_text", "Glm4vMoeForConditionalGeneration", true);
 const Family kAxk1 = like_version_3("axk1", "AXK1ForCausalLM", true);

@@ -90,16 +90,16 @@ void add_experts(const ModelSizes& sizes, const Family& family, Json& c) {
 
 // Every layer attends to all positions, but where the family's code has local ones for certain.
 void add_windows(const ModelSizes& sizes, const Family& family, Json& c) {
-  switch (family.sliding_window) {
-    case SlidingWindow::kNever: return;
-    case SlidingWindow::kIfSet: c["sliding_window"] = Json(); return;
-    case SlidingWindow::kAlternating:
-      c["sliding_window"] = family.sliding_window_fallback;
-      c["layer_types"] = Json::array();
-      for (int64_t layer = 0; layer < sizes.num_layers; ++layer)
-        c["layer_types"].push_back(layer % 2 == 0 ? "sliding_attention" : "full_attention");
-      return;
-    default: c["use_sliding_window"] = false;
+  if (family.sliding_window == SlidingWindow::kNever) return;
+  if (family.sliding_window_on.kind == Switch::Kind::kKey) {
+    c[family.sliding_window_on.key] = false;
+  } else if (family.sliding_window == SlidingWindow::kAlternating) {
+    c["sliding_window"] = family.sliding_window_fallback;
+    c["layer_types"] = Json::array();
+    for (int64_t layer = 0; layer < sizes.num_layers; ++layer)
+      c["layer_types"].push_back(layer % 2 == 0 ? "sliding_attention" : "full_attention");
+  } else {
+    c["sliding_window"] = Json();
   }
 }
 
@@ -151,7 +151,7 @@ Json make_config(const ModelSizes& sizes, io::Dtype dtype) {
   if (!family.dense_width_key.empty()) c[family.dense_width_key] = sizes.dense_width;
   add_attention(sizes, family, c);
   if (family.has_moe()) add_experts(sizes, family, c);
-  c["hidden_act"] = "silu";
+  c["hidden_act"] = family.hidden_act_fallback;
   c["max_position_embeddings"] = sizes.max_positions;
   c["rms_norm_eps"] = family.rms_eps_fallback;
   c["initializer_range"] = 0.02;

@@ -247,7 +247,7 @@ ModelConfig read_config(const Json& config, std::string_view source, const Famil
     in.refuse("hidden_size", cat("the ", c.num_heads, " heads of ", c.head_dim, " together, as this family has it"));
   }
   if (!c.text_key.empty()) c.unsupported_in_nn.emplace_back("the language model inside a multimodal one");
-  c.tied = in.flag_or("tie_word_embeddings", false);
+  c.tied = in.flag_or("tie_word_embeddings", c.family->tied_fallback);
   c.dtype = in.text_or("dtype", in.text_or("torch_dtype", ""));
   if (parameters_at_most(c) > kMostParameters) {
     throw Error(ErrorCode::kFormat,

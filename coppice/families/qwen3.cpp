@@ -41,6 +41,7 @@ const Family kQwen3{
     .output_bias = Switch::read("attention_bias", false),
     .qk_norm = QkNorm::kPerHead,
     .sliding_window = SlidingWindow::kLastLayers,
+    .sliding_window_on = Switch::read("use_sliding_window", false),
     .sliding_window_fallback = 4096,
     .kv_heads_fallback = 32,
     .head_dim_fallback = 128,

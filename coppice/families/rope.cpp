@@ -48,6 +48,7 @@ std::vector<double> read_factors(const ConfigReader& in, std::string_view key, i
 }
 
 void read_yarn(const ConfigReader& in, Rope& rope) {
+  if (rope.theta <= 1) in.refuse("rope_theta", "more than 1 (its ramp is laid over powers of it)");
   const double mscale = in.number_or("mscale", 0, 0, kLargestNumber);
   const double all_dim = in.number_or("mscale_all_dim", 0, 0, kLargestNumber);
   const double both = mscale != 0 && all_dim != 0 ? yarn_scale(rope.factor, mscale) / yarn_scale(rope.factor, all_dim)
@@ -67,6 +68,7 @@ void read_llama3(const ConfigReader& in, Rope& rope) {
 void read_long(const ConfigReader& in, Rope& rope) {
   rope.short_factors = read_factors(in, "short_factor", rope.dim / 2);
   rope.long_factors = read_factors(in, "long_factor", rope.dim / 2);
+  if (rope.factor > 1 && rope.original_positions < 2) in.refuse("original_max_position_embeddings", "2 or more");
   const double wanted =
       rope.factor <= 1 ? 1.0 : std::sqrt(1 + std::log(rope.factor) / std::log(rope.original_positions));
   rope.attention_factor = in.number_or("attention_factor", wanted, 0, kLargestNumber);
@@ -104,6 +106,7 @@ RopeRead read_rope(const Json& config, std::string_view source, const Family& fa
                          ? top.flag_or(family.rope_interleaved.key, family.rope_interleaved.fallback)
                          : family.rope_interleaved.kind == Switch::Kind::kYes;
   rope.max_positions = max_positions;
+  if (rope.dim < 2) out.unsupported.emplace_back("RoPE over no dimension");
   if (rope.dim % 2 != 0) out.unsupported.push_back(cat("RoPE over ", rope.dim, " dimensions, an odd number"));
   if (in.find("full_attention") != nullptr || in.find("sliding_attention") != nullptr)
     out.unsupported.emplace_back("RoPE parameters for each type of layer");
@@ -125,6 +128,8 @@ RopeRead read_rope(const Json& config, std::string_view source, const Family& fa
   rope.original_positions =
       top.whole_or(kOriginal, in.whole_or(kOriginal, fallback_positions, 1, kMostPositions), 1, kMostPositions);
   rope.factor = read_factor(in, rope);
+  if (rope.scaling == RopeScaling::kDynamic && rope.dim == 2)
+    out.unsupported.emplace_back("dynamic RoPE over 2 dimensions, which transformers divides by 0 for");
   switch (rope.scaling) {
     case RopeScaling::kYarn: read_yarn(in, rope); break;
     case RopeScaling::kLlama3: read_llama3(in, rope); break;

@@ -67,7 +67,10 @@ void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_
 std::vector<detail::LayerWeights> by_layer(const Decoder& decoder) {
   const int64_t layers = decoder.config().num_layers;
   std::vector<detail::LayerWeights> out(layers + 1);
-  for (const Parameter& p : decoder.parameters()) out[p.layer < 0 ? layers : p.layer][p.role] = p.value;
+  for (const Parameter& p : decoder.parameters()) {
+    const bool centred = p.slices.front().slot.rule->centred;
+    out[p.layer < 0 ? layers : p.layer][p.role] = centred ? p.value + 1 : p.value;
+  }
   return out;
 }
 

@@ -179,6 +179,10 @@ TEST(ReadConfig, ResolvesRopeScaling) {
   refused(R"({"rope_type": "linear"})", "'factor' is missing");
   refused(R"({"rope_type": "linear", "factor": 0})", "a number from");
   refused(R"({"rope_type": "longrope", "short_factor": [1], "long_factor": [1]})", "a list of 8 positive numbers");
+  refused(R"({"rope_type": "yarn", "factor": 2, "rope_theta": 1})", "more than 1");
+  refused(R"({"rope_type": "longrope", "short_factor": [1, 1, 1, 1, 1, 1, 1, 1], "factor": 2,
+              "long_factor": [1, 1, 1, 1, 1, 1, 1, 1], "original_max_position_embeddings": 1})",
+          "2 or more");
   refused(R"({"rope_type": "longrope", "long_factor": [1]})", "'short_factor' is missing");
   refused(R"({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1})", "more than low_freq");
 }

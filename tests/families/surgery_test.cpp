@@ -182,7 +182,7 @@ TEST(RoutingClass, FollowsTheConfiguration) {
   EXPECT_EQ(class_of("cohere2_moe", "expert_selection_fn", "sigmoid"), "S4");
   EXPECT_EQ(class_of("deepseek_v3"), "S4");
   EXPECT_EQ(class_of("deepseek_v3", "norm_topk_prob", false), "S5");
-  EXPECT_EQ(class_of("dots1"), "S5");
+  EXPECT_EQ(class_of("dots1", "norm_topk_prob", false), "S5");
   EXPECT_EQ(class_of("llama4_text"), "S5");
   EXPECT_EQ(class_of("zaya"), "S7");
   EXPECT_EQ(class_of("phimoe"), "sparsemixer");

@@ -54,7 +54,8 @@ class DecoderOf : public ::testing::TestWithParam<std::string_view> {
 INSTANTIATE_TEST_SUITE_P(Families, DecoderOf,
                          ::testing::Values("mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "glm4_moe", "llama", "qwen2",
                                            "qwen3", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "gpt_oss",
-                                           "granitemoe", "granitemoeshared", "minimax_m2", "mistral", "phi3"),
+                                           "granitemoe", "granitemoeshared", "minimax_m2", "mistral", "phi3", "gemma",
+                                           "dots1", "solar_open"),
                          [](const auto& param_info) { return std::string(param_info.param); });
 
 struct Batch {

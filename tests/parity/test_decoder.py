@@ -57,6 +57,14 @@ CASES = [
     ("llama_gelu", "llama", dict(hidden_act="gelu_pytorch_tanh")),
     ("mistral", "mistral", dict(head_dim=8, sliding_window=None)),
     ("phi3", "phi3", {}),
+    ("gemma", "gemma", dict(head_dim=8)),
+    ("gemma_untied", "gemma", dict(head_dim=10, tie_word_embeddings=False, attention_bias=True)),
+    ("dots1", "dots1", dict(GLM, n_shared_experts=1, first_k_dense_replace=1, attention_bias=True, routed_scaling_factor=2.5)),
+    ("dots1_groups", "dots1", dict(GLM, n_shared_experts=2, norm_topk_prob=True, n_group=3, topk_group=2, num_experts_per_tok=2,
+                                   sliding_window=5, max_window_layers=1)),
+    ("solar_open", "solar_open", dict(GLM, n_shared_experts=1, attention_bias=True)),
+    ("solar_open_groups", "solar_open", dict(GLM, n_shared_experts=2, norm_topk_prob=False, n_group=2,
+                                              topk_group=1, num_experts_per_tok=2)),
     # latent attention
     ("deepseek_v3", "deepseek_v3", dict(LATENT, n_group=3, topk_group=2, routed_scaling_factor=2.5)),
     ("deepseek_v3_yarn", "deepseek_v3", dict(LATENT, q_lora_rank=None, attention_bias=True, n_group=1, topk_group=1, norm_topk_prob=False,
@@ -115,12 +123,13 @@ def make_model(model_type, settings, seed=0):
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, experts_implementation="eager").train(False)
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if "inv_freq" in name:
+        if "inv_freq" in name or "embed_scale" in name:
             continue
         noise = torch.randn(tensor.shape, generator=generator)
         is_norm = "norm" in name and name.endswith("weight")
         scale = 0.2 if is_norm or name.endswith("bias") else 0.25
-        tensor.data.copy_(noise * scale + (1.0 if is_norm else 0.0))
+        mean = 1.0 if is_norm and model_type != "gemma" else 0.0  # which multiplies by 1 + weight
+        tensor.data.copy_(noise * scale + mean)
     return model
 
 

@@ -43,6 +43,9 @@ SAVED = [
     ("qwen3_biases", "qwen3", dict(attention_bias=True, head_dim=8)),
     ("mistral", "mistral", dict(sliding_window=8)),
     ("phi3", "phi3", dict(tie_word_embeddings=True)),
+    ("gemma", "gemma", dict(head_dim=16)),
+    ("dots1", "dots1", dict(GLM, n_shared_experts=1, first_k_dense_replace=1, attention_bias=True)),
+    ("solar_open", "solar_open", dict(GLM, n_shared_experts=2, attention_bias=True)),
     ("deepseek_v2", "deepseek_v2", dict(LATENT, topk_method="group_limited_greedy", q_lora_rank=None)),
     ("deepseek_v3", "deepseek_v3", dict(LATENT, first_k_dense_replace=1)),
     ("deepseek_v3_biases", "deepseek_v3", dict(LATENT, first_k_dense_replace=0, attention_bias=True, tie_word_embeddings=True, n_shared_experts=2)),
@@ -69,6 +72,9 @@ GENERATED = [
     ("qwen3", "qwen3", dict(head_dim=32)),
     ("mistral", "mistral", {}),
     ("phi3", "phi3", {}),
+    ("gemma", "gemma", dict(tied=1)),
+    ("dots1", "dots1", dict(shared_width=32, first_dense_layers=1)),
+    ("solar_open", "solar_open", dict(shared_width=32)),
     ("deepseek_v2", "deepseek_v2", dict(num_kv_heads=4, shared_width=32, first_dense_layers=1)),
     ("deepseek_v3", "deepseek_v3", dict(num_kv_heads=4, shared_width=64, first_dense_layers=1)),
     ("glm4_moe_lite", "glm4_moe_lite", dict(num_kv_heads=4, shared_width=32, first_dense_layers=1)),
@@ -77,9 +83,9 @@ GENERATED = [
     ("granitemoeshared", "granitemoeshared", dict(shared_width=48)),
     ("minimax_m2", "minimax_m2", {}),
 ]
-DENSE = ("llama", "qwen2", "qwen3", "mistral", "phi3")
+DENSE = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma")
 LATENT_FAMILIES = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
-THETA = dict(mixtral=1e6, gpt_oss=150000.0, minimax_m2=5e6)
+THETA = dict(mixtral=1e6, solar_open=1e6, gpt_oss=150000.0, minimax_m2=5e6)
 
 
 def run(program, *arguments):

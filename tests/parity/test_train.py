@@ -164,3 +164,32 @@ def test_bf16_checkpoints_load_in_transformers(case):
     result = json.loads(run("eval", checkpoint, "--tokens", directory / "tokens", "--sequence-length", LENGTH,
                             "--threads", 1, "--json"))
     assert result["loss"] == pytest.approx(expected, abs=1e-5)
+
+
+NEW = {"mixtral": {}, "deepseek_v2": dict(kv_heads=4, shared_width=24), "deepseek_v3": dict(kv_heads=4, shared_width=24, first_dense_layers=1),
+       "glm4_moe_lite": dict(kv_heads=4, first_dense_layers=1), "gpt_oss": {}, "granitemoe": {}, "granitemoeshared": dict(shared_width=16),
+       "minimax_m2": {}, "mistral": {}, "phi3": {}, "gemma": {}, "dots1": dict(shared_width=24), "solar_open": dict(shared_width=24)}
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_a_new_model_trains_resumes_and_loads_in_transformers(tmp_path, family):
+    ids = numpy.random.default_rng(3).integers(0, VOCABULARY, WINDOWS * LENGTH + 1)
+    write_tokens(tmp_path / "tokens", ids)
+    sizes = dict(family=family, vocab_size=VOCABULARY, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, experts=4, expert_width=24, dense_width=40,
+                 shared_width=0, first_dense_layers=0) | NEW[family]
+    arguments = [*(f"--model.{key}={value}" for key, value in sizes.items()), "--data.train", tmp_path / "tokens", "--data.sequence_length", LENGTH,
+                 "--train.threads", 1, "--train.dtype", "f32", "--train.steps", 4, "--train.batch_tokens", 4 * LENGTH, "--schedule.warmup", 0]
+    run("train", *arguments, "--train.out", tmp_path / "whole")
+    run("train", *arguments, "--train.out", tmp_path / "halves", "--train.stop_at", 2)
+    run("train", *arguments, "--train.out", tmp_path / "halves", "--train.resume")
+    whole, halves = (tmp_path / name / "checkpoints" / "step-00000004" for name in ("whole", "halves"))
+    for file in ("model.safetensors", "trainer/optimizer-00001-of-00001.safetensors"):
+        assert (whole / file).read_bytes() == (halves / file).read_bytes(), file
+
+    model, info = AutoModelForCausalLM.from_pretrained(whole, output_loading_info=True, dtype=torch.float32)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    windows = torch.tensor(numpy.stack([ids[w * LENGTH:w * LENGTH + LENGTH + 1] for w in range(WINDOWS)]).astype("int64"))
+    with torch.no_grad():
+        expected = loss_of(model, windows).item()
+    result = json.loads(run("eval", whole, "--tokens", tmp_path / "tokens", "--sequence-length", LENGTH, "--threads", 1, "--json"))
+    assert result["loss"] == pytest.approx(expected, abs=1e-5)
