@@ -6,12 +6,12 @@
 
 namespace coppice::families {
 
-extern const Family kMixtral, kOlmoe, kQwen2Moe, kQwen3Moe, kGlm4Moe, kLlama, kQwen2, kQwen3, kAfmoe, kAriaText, kDbrx,
-    kDeepseekV2, kDeepseekV3, kDeepseekV32, kKimiK2, kDots1, kSolarOpen, kGlm4MoeLite, kGlmMoeDsa, kGlm4vMoeText,
-    kMimoV2Flash, kAxk1, kAxk2, kErnie45Moe, kExaoneMoe, kGemma4Text, kGptOss, kGraniteMoe, kGraniteMoeShared,
-    kGraniteMoeHybrid, kGraniteMoeSwa, kHunyuanV1Moe, kHyV3, kJamba, kJetmoe, kKimiLinear, kLaguna, kLfm2Moe,
-    kLlama4Text, kLongcatFlash, kMinimax, kMinimaxM2, kNemotronH, kNllbMoe, kPhimoe, kFlexOlmo, kMellum, kCohere2Moe,
-    kQwen3Next, kQwen35MoeText, kQwen3VlMoeText, kSwitchTransformers, kZaya;
+extern const Family kMixtral, kOlmoe, kQwen2Moe, kQwen3Moe, kGlm4Moe, kLlama, kMistral, kQwen2, kQwen3, kGemma, kAfmoe,
+    kAriaText, kDbrx, kDeepseekV2, kDeepseekV3, kDeepseekV32, kKimiK2, kDots1, kSolarOpen, kGlm4MoeLite, kGlmMoeDsa,
+    kGlm4vMoeText, kMimoV2Flash, kAxk1, kAxk2, kErnie45Moe, kExaoneMoe, kGemma4Text, kGptOss, kGraniteMoe,
+    kGraniteMoeShared, kGraniteMoeHybrid, kGraniteMoeSwa, kHunyuanV1Moe, kHyV3, kJamba, kJetmoe, kKimiLinear, kLaguna,
+    kLfm2Moe, kLlama4Text, kLongcatFlash, kMinimax, kMinimaxM2, kNemotronH, kNllbMoe, kPhimoe, kFlexOlmo, kMellum,
+    kCohere2Moe, kQwen3Next, kQwen35MoeText, kQwen3VlMoeText, kSwitchTransformers, kZaya;
 
 namespace {
 // One line a file: those that coppice also trains, then those that it grows.
@@ -21,8 +21,10 @@ constexpr const Family* kFamilies[] = {&kMixtral,
                                        &kQwen3Moe,
                                        &kGlm4Moe,
                                        &kLlama,
+                                       &kMistral,
                                        &kQwen2,
                                        &kQwen3,
+                                       &kGemma,
                                        &kAfmoe,
                                        &kAriaText,
                                        &kDbrx,

@@ -88,6 +88,7 @@ enum class Dim : uint8_t {
   kSharedWidth,
   kExperts,
   kOne,
+  kExpertGateUpRows,  ///< 2 * expert width
 };
 
 /// A shape in symbols, one to three dimensions: `{kExperts, kModel}`. Empty: any shape will do.
@@ -257,8 +258,9 @@ struct Family {
   double partial_rotary_fallback = 1.0;
   std::string_view clip_qkv_key = {};
   SlidingWindow sliding_window = SlidingWindow::kNever;
-  int64_t kv_heads_fallback = 0;  ///< num_key_value_heads if absent; 0 = as many as query heads
-  int64_t head_dim_fallback = 0;  ///< head_dim if absent; 0 = hidden_size / heads
+  int64_t sliding_window_fallback = 0;  ///< sliding_window if absent; 0 = none
+  int64_t kv_heads_fallback = 0;        ///< num_key_value_heads if absent; 0 = as many as query heads
+  int64_t head_dim_fallback = 0;        ///< head_dim if absent; 0 = hidden_size / heads
   int64_t max_positions_fallback = 0;
   double rope_theta_fallback = 10000.0;
   double rms_eps_fallback = 1e-6;

@@ -182,7 +182,11 @@ bool has_sliding_window(const ConfigReader& in, const ModelConfig& c) {
         for (const Json& type : types->items()) on = on || type != Json("full_attention");
       }
   }
-  return on && in.whole_or("sliding_window", c.max_positions, 0, kLargestDim) < c.max_positions;
+  // A null is no window where an absent key is the family's.
+  const bool absent = detail::find_path(c.json, "sliding_window") == nullptr;
+  const int64_t none =
+      absent && c.family->sliding_window_fallback > 0 ? c.family->sliding_window_fallback : c.max_positions;
+  return on && in.whole_or("sliding_window", none, 0, kLargestDim) < c.max_positions;
 }
 
 void read_attention(const ConfigReader& in, std::string_view source, ModelConfig& c) {
@@ -335,6 +339,7 @@ int64_t ModelConfig::dim(Dim dim) const {
     case Dim::kSharedWidth: return shared_width;
     case Dim::kExperts: return num_experts;
     case Dim::kOne: return 1;
+    case Dim::kExpertGateUpRows: return 2 * expert_width;
   }
   COPPICE_CHECK(false, "dimension ", static_cast<int>(dim));
 }
