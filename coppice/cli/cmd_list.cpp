@@ -81,7 +81,7 @@ std::vector<Entry> entries_of(const Rows& rows) {
 std::vector<Entry> conversions_entries() {
   std::vector<Entry> entries;
   for (const upcycle::ConversionPair& pair : upcycle::conversion_pairs()) {
-    const std::string changes = pair.changes.empty() ? "" : cat("; as ", join(pair.changes));
+    const std::string changes = pair.changes.empty() ? "" : cat(", with ", join(pair.changes, ", with "));
     const std::string summary =
         pair.losses.empty() ? cat("carried over whole", changes) : cat("only with --lossy: ", join(pair.losses, "; "));
     Json more = Json::object({{"from", pair.from}, {"to", pair.to}});

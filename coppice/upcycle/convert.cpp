@@ -107,7 +107,7 @@ Conversion::Conversion(std::span<const Model> parents, const ConversionPlan& pla
     : plan_(plan), mapping_(map_parents(parents, plan)) {
   for (const Model& model : parents) sources_.push_back(&model);
   for (const LayerPlan& layer : plan.layers) {
-    if (rows != nullptr) (void)rows->of(layer.layer, plan.experts, plan.granularity, mapping_.config.model_dim);
+    if (rows != nullptr) (void)rows->of(layer.layer, plan.experts, plan.experts_a_row(), mapping_.config.model_dim);
   }
   tensors_ = converted_tensors(parents, *plan_, mapping_, rows);
 }

@@ -46,7 +46,8 @@ struct ConversionPlan {
   std::vector<LayerPlan> layers;
 
   int64_t slices() const { return parents * granularity; }
-  const LayerPlan* find_layer(int64_t layer) const;  ///< nullptr: it stays dense
+  int64_t experts_a_row() const { return virtual_groups ? granularity : 1; }  ///< that have equal router rows
+  const LayerPlan* find_layer(int64_t layer) const;                           ///< nullptr: it stays dense
   Json to_json() const;
   /// Throws   Error{kFormat, kUsage} naming `source` and the key.
   static ConversionPlan from_json(const Json& json, std::string_view source);

@@ -97,22 +97,22 @@ RouterRows RouterRows::read(const std::filesystem::path& path) {
   return out;
 }
 
-std::vector<float> RouterRows::of(int64_t layer, int64_t experts, int64_t granularity, int64_t dim) const {
+std::vector<float> RouterRows::of(int64_t layer, int64_t experts, int64_t experts_a_row, int64_t dim) const {
   const auto found = layers_.find(layer);
   if (found == layers_.end()) {
     throw Error(ErrorCode::kFormat,
                 cat(path_, ": no rows for layer ", layer, "; wanted a tensor '", kNamePrefix, layer, "'"));
   }
   const Rows& rows = found->second;
-  const bool of_groups = rows.rows * granularity == experts;
+  const bool of_groups = rows.rows * experts_a_row == experts;
   if (rows.dim != dim || (!of_groups && rows.rows != experts)) {
     throw Error(ErrorCode::kShape, cat(path_, ": '", kNamePrefix, layer, "' is [", rows.rows, ", ", rows.dim,
-                                       "]; wanted [", experts / granularity, ", ", dim, "], a row for each virtual ",
+                                       "]; wanted [", experts / experts_a_row, ", ", dim, "], a row for each virtual ",
                                        "group, or [", experts, ", ", dim, "]"));
   }
   std::vector<float> out(static_cast<size_t>(experts * dim));
   for (int64_t expert = 0; expert < experts; ++expert) {
-    const int64_t row = of_groups ? expert / granularity : expert;
+    const int64_t row = of_groups ? expert / experts_a_row : expert;
     std::copy_n(rows.values.begin() + row * dim, dim, out.begin() + expert * dim);
   }
   return out;

@@ -36,10 +36,10 @@ class RouterRows {
   /// Throws   Error{kNotFound, kFormat, kNonFinite, kShape} naming file and tensor.
   static RouterRows read(const std::filesystem::path& path);
 
-  /// [experts, dim] of one layer; rows of groups are repeated for each of their `granularity` experts.
+  /// [experts, dim] of one layer; a row that several experts share (`experts_a_row`) is there once, or for each.
   ///
   /// Throws   Error{kFormat} if the layer is missing, Error{kShape} if it has other sizes.
-  std::vector<float> of(int64_t layer, int64_t experts, int64_t granularity, int64_t dim) const;
+  std::vector<float> of(int64_t layer, int64_t experts, int64_t experts_a_row, int64_t dim) const;
   const std::string& digest() const { return digest_; }  ///< SHA-256 of names, shapes and values
 
  private:

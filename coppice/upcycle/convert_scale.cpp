@@ -68,7 +68,7 @@ double function_scale(const ConversionPlan& plan) {
 }
 
 double calibration_factor(const ConversionPlan& plan, double logit_std) {
-  const int64_t of_choice = plan.virtual_groups ? plan.granularity : 1;
+  const int64_t of_choice = plan.experts_a_row();
   const auto choices = static_cast<size_t>(plan.experts / of_choice);
   const Rng rng({.seed = plan.seed, .purpose = kCalibration});
   std::vector<float> normals(choices);
@@ -90,6 +90,7 @@ ExpertScale expert_scale(const ConversionPlan& plan, std::string_view mode, bool
     std::string_view reason;
     if (mode == "none") reason = "nothing is scaled";
     if (gates_sum_to_one(plan)) reason = "the gates add up to 1 whatever the logits";
+    if (router.name == "zero") reason = "rows of zero give equal logits";
     if (router.logit_std == nullptr) reason = "what logits the rows of a file give is not known";
     if (!reason.empty()) throw Error(ErrorCode::kUsage, cat("calibrate: ", reason, " (leave it out)"));
     const Params params(router.name, router.params, plan.router.given);
@@ -99,7 +100,7 @@ ExpertScale expert_scale(const ConversionPlan& plan, std::string_view mode, bool
 }
 
 Exactness conversion_exactness(const ConversionPlan& plan, std::string_view activation) {
-  const auto no = [](std::string reason) { return Exactness{false, cat("Not exact: ", reason)}; };
+  const auto no = [](const std::string& reason) { return Exactness{false, cat("Not exact: ", reason)}; };
   const ExpertScale& s = plan.scale;
   const double a = function_scale(plan);
   if (plan.parents > 1) {

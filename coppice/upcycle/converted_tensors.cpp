@@ -139,8 +139,8 @@ class Converter : public std::enable_shared_from_this<Converter> {
     return matrices_piece({place}, dtype, true, [self = shared_from_this(), place, layer = mapped.slot.layer] {
       const ConversionPlan& plan = self->plan_;
       if (self->rows_ != nullptr) {
-        const auto values =
-            std::make_shared<std::vector<float>>(self->rows_->of(layer, plan.experts, plan.granularity, place.cols));
+        const auto values = std::make_shared<std::vector<float>>(
+            self->rows_->of(layer, plan.experts, plan.experts_a_row(), place.cols));
         return std::vector{MatrixRows{place.role, place.rows, place.cols,
                                       [values, cols = place.cols](int64_t first, std::span<float> out) {
                                         std::copy_n(values->begin() + first * cols, out.size(), out.begin());
@@ -153,9 +153,9 @@ class Converter : public std::enable_shared_from_this<Converter> {
   static MatrixRows new_rows(const ConversionPlan& plan, const ExpertMatrix& place, int64_t layer,
                              const Params& params) {
     const auto make = new_router(plan.router.name).row;
-    const int64_t of_row = plan.virtual_groups ? plan.granularity : 1;
     return {place.role, place.rows, place.cols,
-            [make, of_row, layer, params, seed = plan.seed, cols = place.cols](int64_t first, std::span<float> out) {
+            [make, of_row = plan.experts_a_row(), layer, params, seed = plan.seed, cols = place.cols](
+                int64_t first, std::span<float> out) {
               for (size_t at = 0; at < out.size(); at += static_cast<size_t>(cols), ++first)
                 make(seed, layer, first / of_row, params, out.subspan(at, static_cast<size_t>(cols)));
             }};

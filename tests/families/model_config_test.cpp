@@ -125,6 +125,17 @@ TEST(ReadConfig, SaysWhatTheTrainerCannotCompute) {
   EXPECT_EQ(unsupported("llama", "rope_scaling", Json()), "");
 }
 
+// transformers gives a mistral without the key a window of 4096; a null is none.
+TEST(ReadConfig, TellsAnAbsentWindowFromANullOne) {
+  Json config = config_of("mistral");
+  config["max_position_embeddings"] = 8192;
+  EXPECT_THAT(read_config(config, "c").unsupported_in_nn, IsEmpty());
+  config.erase("sliding_window");
+  EXPECT_THAT(read_config(config, "c").unsupported_in_nn, ElementsAre(HasSubstr("sliding")));
+  config["max_position_embeddings"] = 4096;
+  EXPECT_THAT(read_config(config, "c").unsupported_in_nn, IsEmpty());
+}
+
 TEST(ReadConfig, RefusesHostileSizes) {
   expect_refused("qwen3_moe", "hidden_size", -4, "is -4; wanted a whole number from 1");
   expect_refused("qwen3_moe", "hidden_size", int64_t{1} << 40, "2147483648");

@@ -35,6 +35,7 @@ SAVED = [
                                          routed_scaling_factor=2.5, attention_bias=True)),
     ("llama", "llama", {}),
     ("llama_biases", "llama", dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True, head_dim=16)),
+    ("mistral", "mistral", dict(sliding_window=None)),
     ("qwen2", "qwen2", {}),
     ("qwen3", "qwen3", dict(tie_word_embeddings=True)),
     ("qwen3_biases", "qwen3", dict(attention_bias=True, head_dim=8)),
@@ -50,6 +51,7 @@ GENERATED = [
     ("glm4_moe", "glm4_moe", dict(shared_width=64, first_dense_layers=1)),
     ("glm4_moe_no_shared", "glm4_moe", dict(tied=1, renormalise=0)),
     ("llama", "llama", dict(tied=1)),
+    ("mistral", "mistral", {}),
     ("qwen2", "qwen2", {}),
     ("qwen3", "qwen3", dict(head_dim=32)),
 ]
@@ -123,7 +125,7 @@ def test_transformers_loads_what_we_generate(tmp_path, name, family, sizes, dtyp
         for layer in model.model.layers[sizes.get("first_dense_layers", 0):]:
             assert layer.mlp.gate.e_score_correction_bias.dtype == torch.float32
     blocks = [hasattr(layer.mlp, "experts") for layer in model.model.layers]
-    dense = 2 if family in ("llama", "qwen2", "qwen3") else sizes.get("first_dense_layers", 0)
+    dense = 2 if family in ("llama", "mistral", "qwen2", "qwen3") else sizes.get("first_dense_layers", 0)
     assert blocks == [layer >= dense for layer in range(2)]
 
     logits = model(torch.arange(24).reshape(2, 12)).logits
