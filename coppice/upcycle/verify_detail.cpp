@@ -9,19 +9,23 @@
 namespace coppice::upcycle::detail {
 namespace {
 
-bool same_bytes(const OutputTensor& wanted, std::span<const std::byte> found) {
-  std::vector<std::byte> window;
+/// Reads by pread: pages of the file that were compared are not kept.
+bool same_bytes(const OutputTensor& wanted, const io::Checkpoint::Entry& found) {
+  std::vector<std::byte> made, stored;
+  uint64_t offset = found.info->offset;
   for (const OutputPiece& piece : wanted.pieces) {
     const bool cuttable = piece.cuttable || piece.file != nullptr;
     const uint64_t step = cuttable ? OutputPlan::kWindowBytes : piece.bytes;
     bool same = true;
     for (uint64_t done = 0; done < piece.bytes; done += step) {  // all of it: what is prepared for it is let go then
-      window.resize(std::min(step, piece.bytes - done));
-      piece.fill(done, window);
-      same = same && std::ranges::equal(window, found.subspan(done, window.size()));
+      made.resize(std::min(step, piece.bytes - done));
+      stored.resize(made.size());
+      piece.fill(done, made);
+      found.file->read(offset + done, stored);
+      same = same && made == stored;
     }
     if (!same) return false;
-    found = found.subspan(piece.bytes);
+    offset += piece.bytes;
   }
   return true;
 }
@@ -49,9 +53,8 @@ std::string difference(const OutputTensor& wanted, const families::Model& after,
   const std::string& name = wanted.info.name;
   if (!after.checkpoint.contains(name)) return cat("'", name, "': it is missing");
   const io::Checkpoint::Entry entry = after.checkpoint.at(name);
-  const bool same = entry.info->dtype == wanted.info.dtype && entry.info->shape == wanted.info.shape &&
-                    same_bytes(wanted, entry.data());
-  entry.file->release(*entry.info);
+  const bool same =
+      entry.info->dtype == wanted.info.dtype && entry.info->shape == wanted.info.shape && same_bytes(wanted, entry);
   return same ? std::string() : cat("'", name, "': it is not what ", maker, " makes of the model before");
 }
 
