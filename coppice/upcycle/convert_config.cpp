@@ -142,6 +142,15 @@ void write_rope(const ModelConfig& from, const Traits& traits, const Family& fam
   if (family.has_partial_rotary) (*place)["partial_rotary_factor"] = 1.0;
 }
 
+/// The share of a head's dimensions that RoPE turns.
+double rotary_share(const ModelConfig& config) {
+  if (!config.family->has_partial_rotary) return 1;
+  const Json* nested = find(config, "rope_parameters");
+  const Json* share = nested == nullptr ? nullptr : nested->find("partial_rotary_factor");
+  if (share != nullptr && share->is_number()) return share->as_double();
+  return number_or(config, "partial_rotary_factor", config.family->partial_rotary_fallback);
+}
+
 /// The keys that all decoders of these families have.
 Json decoder_config(const ModelConfig& from, const Traits& traits, const Family& family, bool tied,
                     std::vector<std::string>& losses) {
@@ -303,6 +312,8 @@ Json dense_config(const ModelConfig& moe, const Traits& traits, const Family& fa
   const bool can_window = family.sliding_window == SlidingWindow::kIfSet;
   write_windows(traits, can_window ? WindowKeys::kPlain : WindowKeys::kNone, family.model_type, c, losses);
   if (family.sliding_window != SlidingWindow::kNever && !can_window) c["use_sliding_window"] = false;
+  if (const double share = rotary_share(moe); share != 1)
+    losses.push_back(cat("'partial_rotary_factor' of ", share, ": ", family.model_type, " turns all dimensions"));
   const MoeFamily& row = moe_family(moe.family->model_type);
   const std::initializer_list<std::pair<std::string_view, double>> multipliers = {
       {"embedding_multiplier", 1.0},

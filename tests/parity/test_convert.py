@@ -343,7 +343,7 @@ def test_gemma_in_bf16_scales_embeddings_as_it_did(tmp_path):
 
 # The way back.
 
-@pytest.mark.parametrize(*pairs([("mistral", "mixtral"), ("llama", "granitemoe"), ("qwen2", "qwen2_moe"), ("qwen3", "qwen3_moe")]))
+@pytest.mark.parametrize(*pairs([("mistral", "mixtral"), ("llama", "granitemoe"), ("qwen2", "qwen2_moe"), ("qwen3", "qwen3_moe"), ("llama", "glm4_moe"), ("qwen3", "glm4_moe")]))
 def test_the_average_of_copies_is_the_dense_model(tmp_path, dense, moe):
     source = make_dense(tmp_path / "m", dense)
     convert(tmp_path / "m", tmp_path / "moe", "--to", moe, "--scale", "none")
@@ -353,6 +353,13 @@ def test_the_average_of_copies_is_the_dense_model(tmp_path, dense, moe):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert torch.equal(logits(source), logits(load(tmp_path / "back")))
+
+
+def test_an_average_that_would_lose_something_is_refused(tmp_path):
+    settings = dict(n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, n_shared_experts=1, first_k_dense_replace=0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("glm4_moe", **COMMON, **settings)).save_pretrained(tmp_path / "m")
+    done = coppice("convert", tmp_path / "m", tmp_path / "out", "--dense-average")
+    assert done.returncode == 3 and "shared_experts" in done.stderr and "'partial_rotary_factor' of 0.5" in done.stderr
 
 
 def test_the_average_is_that_of_all_experts(tmp_path):
