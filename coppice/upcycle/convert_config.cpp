@@ -7,6 +7,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/io/dtype.h"
 #include "coppice/upcycle/convert_config_detail.h"
 
 namespace coppice::upcycle::detail {
@@ -252,6 +253,14 @@ void write_experts(const ModelConfig& dense, const Family& family, const Convers
   if (family.has_aux_loss) to["router_aux_loss_coef"] = family.aux_loss_fallback;
 }
 
+/// The value as a model of this dtype multiplies by it.
+double as_stored(double value, std::string_view dtype) {
+  const auto single = static_cast<float>(value);
+  if (dtype == "bfloat16") return static_cast<double>(io::f32_from_bf16(io::bf16_from_f32(single)));
+  if (dtype == "float16") return static_cast<double>(io::f32_from_f16(io::f16_from_f32(single)));
+  return value;
+}
+
 }  // namespace
 
 Traits traits_of(const ModelConfig& config, std::span<const families::TensorSlot> slots) {
@@ -295,7 +304,7 @@ Json moe_config(const ModelConfig& dense, const Traits& traits, const Conversion
   write_windows(traits, row.windows, plan.to, c, losses);
   write_experts(dense, family, plan, c);
   if (row.has_multipliers) {
-    c["embedding_multiplier"] = traits.embedding_scale;
+    c["embedding_multiplier"] = as_stored(traits.embedding_scale, dense.dtype);
     c["attention_multiplier"] = 1 / std::sqrt(static_cast<double>(traits.head_dim));
     c["residual_multiplier"] = 1.0;
     c["logits_scaling"] = 1.0;

@@ -338,6 +338,9 @@ def test_gemma_in_bf16_scales_embeddings_as_it_did(tmp_path):
     embedding = before["model.embed_tokens.weight"]
     assert torch.equal(after["model.embed_tokens.weight"], embedding * torch.tensor(32 ** 0.5).to(torch.bfloat16))
     assert torch.equal(after["lm_head.weight"], embedding)
+    convert(tmp_path / "m", tmp_path / "granite", "--to", "granitemoe", "--scale", "down")
+    multiplier = json.loads((tmp_path / "granite" / "config.json").read_text())["embedding_multiplier"]
+    assert multiplier == torch.tensor(32 ** 0.5).to(torch.bfloat16).item()
     assert torch.equal(after["model.norm.weight"], (1 + before["model.norm.weight"].float()).to(torch.bfloat16))
 
 
