@@ -171,7 +171,7 @@ WrittenModel convert(Conversion& conversion, const OutputSettings& settings) {
 
 std::string_view dense_counterpart(const Model& moe) {
   constexpr std::string_view kPlain = "llama", kNormed = "qwen3";
-  const std::string_view to = moe_family(moe.config.family->model_type).to;
+  const std::string_view to = family_to_average(moe.config.family->model_type, {}).to;
   const bool normed =
       std::ranges::any_of(moe.slots, [](const TensorSlot& slot) { return slot.role() == families::Role::kQueryNorm; });
   return to == kNormed && !normed ? kPlain : to;  // glm4_moe has them or not

@@ -1,6 +1,8 @@
 #include "coppice/upcycle/convert_families.h"
 
-#include <array>
+#include <algorithm>
+#include <iterator>
+#include <vector>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -121,6 +123,21 @@ const MoeFamily& moe_family(std::string_view model_type) {
   }
   throw Error(ErrorCode::kUsage,
               cat("to: '", model_type, "' is no family to convert to", suggestion(model_type, names)));
+}
+
+const MoeFamily& family_to_average(std::string_view model_type, std::string_view to) {
+  const auto moe = std::ranges::find(kMoeFamilies, model_type, &MoeFamily::model_type);
+  if (moe == std::end(kMoeFamilies)) {
+    throw Error(ErrorCode::kUnsupported, cat("dense-average: models of the family ", model_type,
+                                             " cannot be averaged; known: ", names_of(moe_families())));
+  }
+  std::vector<std::string> names;
+  for (const DenseFamily& row : kDenseFamilies) {
+    if (!row.norms_add_one) names.emplace_back(row.model_type);
+  }
+  if (!to.empty() && std::ranges::find(names, to) == names.end())
+    throw Error(ErrorCode::kUsage, cat("to: '", to, "' is no dense family to average to", suggestion(to, names)));
+  return *moe;
 }
 
 const Family& whole_family(std::string_view model_type) {

@@ -45,6 +45,12 @@ const DenseFamily& dense_family(std::string_view model_type);
 /// Throws   Error{kUsage} with the nearest.
 const MoeFamily& moe_family(std::string_view model_type);
 
+/// The row of a Mixture of Experts that is to become the dense family `to` (empty: the row's own).
+///
+/// Throws   Error{kUnsupported} for models that cannot be averaged; Error{kUsage} for no dense family, or one whose norms
+///          mean something else.
+const MoeFamily& family_to_average(std::string_view model_type, std::string_view to);
+
 /// The family with every tensor by name and shape, also where coppice else knows it for surgery only.
 const families::Family& whole_family(std::string_view model_type);
 

@@ -146,6 +146,7 @@ Mapping map_to_moe(const ModelConfig& dense, std::span<const TensorSlot> slots, 
 }
 
 Mapping map_to_dense(const ModelConfig& moe, std::span<const TensorSlot> slots, std::string_view to) {
+  (void)family_to_average(moe.family->model_type, to);
   const families::Family& family = whole_family(to);
   if (moe.num_moe_layers() < moe.num_layers && moe.dense_width != moe.expert_width) {
     throw Error(ErrorCode::kUnsupported, cat("dense-average: dense layers are ", moe.dense_width, " wide and experts ",

@@ -211,6 +211,9 @@ def test_models_that_cannot_be_converted(model, tmp_path):
     moe = generate(tmp_path / "moe", "qwen3_moe")
     expect_failure(3, ["has experts already", "coppice expand"], moe, tmp_path / "out")
     expect_failure(3, ["none"], tmp_path / "none", tmp_path / "out")
+    expect_failure(2, ["'mixtral' is no dense family", "did you mean 'mistral'?"], moe, tmp_path / "out", "--dense-average", "--to", "mixtral")
+    expect_failure(2, ["'gemma' is no dense family"], moe, tmp_path / "out", "--dense-average", "--to", "gemma")
+    expect_failure(3, ["olmoe cannot be averaged", "known: mixtral"], generate(tmp_path / "olmoe", "olmoe"), tmp_path / "out", "--dense-average")
     (tmp_path / "there").mkdir()
     expect_failure(2, ["there"], model, tmp_path / "there")
     quantised = tmp_path / "q"
