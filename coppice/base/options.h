@@ -51,7 +51,8 @@ template <class Struct, class Value>
 constexpr Field<Struct, Value> field(std::string_view name, Value Struct::* member, std::string_view help) {
   return {name, member, help, false};
 }
-/// Positional. A std::optional may be left out; the last operand may be a std::vector and then takes one or more.
+/// Positional. A std::optional may be left out; one may be a std::vector and then takes one or more: all but what the
+/// operands after it need.
 template <class Struct, class Value>
 constexpr Field<Struct, Value> operand(std::string_view name, Value Struct::* member, std::string_view help) {
   return {name, member, help, true};

@@ -50,6 +50,7 @@ CASES = [
                                         topk_group=2, partial_rotary_factor=1.0, tie_word_embeddings=True)),
     ("llama", "llama", dict(rope_parameters={"rope_type": "default", "rope_theta": 5000.0}, rms_norm_eps=1e-4)),
     ("llama_biases", "llama", dict(attention_bias=True, tie_word_embeddings=True, head_dim=10)),
+    ("mistral", "mistral", dict(sliding_window=None)),
     ("qwen2", "qwen2", {}),
     ("qwen3", "qwen3", dict(tie_word_embeddings=True, head_dim=6)),
     ("qwen3_biases", "qwen3", dict(attention_bias=True, head_dim=8)),

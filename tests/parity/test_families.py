@@ -38,6 +38,7 @@ SAVED = [
                                          routed_scaling_factor=2.5, attention_bias=True)),
     ("llama", "llama", {}),
     ("llama_biases", "llama", dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True, head_dim=16)),
+    ("mistral", "mistral", dict(sliding_window=None)),
     ("qwen2", "qwen2", {}),
     ("qwen3", "qwen3", dict(tie_word_embeddings=True)),
     ("qwen3_biases", "qwen3", dict(attention_bias=True, head_dim=8)),
