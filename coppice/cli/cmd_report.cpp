@@ -6,7 +6,7 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/io/atomic_file.h"
-#include "coppice/report/run_record.h"
+#include "coppice/report/runs_page.h"
 
 namespace coppice::cli {
 namespace {

@@ -4,11 +4,11 @@
 
 namespace coppice::cli {
 
-extern const Command kInspect, kScore, kExpand, kVerify, kTokenize, kTrain, kEval, kReport, kDemo, kList;
+extern const Command kInspect, kPlan, kScore, kExpand, kVerify, kTokenize, kTrain, kEval, kReport, kDemo, kList;
 
 std::span<const Command* const> commands() {
-  static constexpr std::array kCommands = {&kInspect, &kScore, &kExpand, &kVerify, &kTokenize,
-                                           &kTrain,   &kEval,  &kReport, &kDemo,   &kList};
+  static constexpr std::array kCommands = {&kInspect, &kPlan, &kScore,  &kExpand, &kVerify, &kTokenize,
+                                           &kTrain,   &kEval, &kReport, &kDemo,   &kList};
   return kCommands;
 }
 

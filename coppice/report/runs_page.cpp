@@ -1,13 +1,12 @@
+#include "coppice/report/runs_page.h"
+
 #include <algorithm>
 #include <cmath>
 
 #include "coppice/base/text.h"
-#include "coppice/report/run_record.h"
 
 namespace coppice::report {
 namespace {
-
-using Points = std::vector<std::pair<double, double>>;
 
 const Points* find(const RunRecord& run, const std::string& tag) {
   const auto found = run.series.find(tag);
