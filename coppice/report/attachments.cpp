@@ -44,14 +44,20 @@ Routing routing_of(const Json& tokens) {
 }
 
 // expert_share of one arm of a demo's result.json: [domain][index of the MoE layer][expert].
-Routing routing_of_demo(const Json& arm) {
+Routing routing_of_demo(const RunRecord& run, const Json& arm) {
+  std::set<int64_t> moe_layers;
+  for (const auto& [tag, points] : run.series) {
+    if (tag.starts_with("layer/")) moe_layers.insert(std::strtoll(tag.c_str() + 6, nullptr, 10));
+  }
+  const std::vector<int64_t> numbers(moe_layers.begin(), moe_layers.end());
   Routing out;
   const Json* shares = arm.find("expert_share");
   if (shares == nullptr) return out;
   for (const auto& [domain, layers] : shares->members()) {
-    int64_t index = 0;
+    size_t index = 0;
     for (const Json& layer : layers.items()) {
-      auto& row = out[domain][index++];
+      auto& row = out[domain][index < numbers.size() ? numbers[index] : static_cast<int64_t>(index)];
+      ++index;
       for (const Json& share : layer.items()) row.push_back(share.as_double());
     }
   }
@@ -129,7 +135,7 @@ Attachments read_attachments(const std::vector<RunRecord>& runs) {
       const Json result = read_ours(folder / "result.json", "seed");
       const std::string arm = own.filename().string();
       if (out.routing.contains(run.name) || result.find(arm) == nullptr) continue;
-      if (Routing routing = routing_of_demo(result.at(arm)); !routing.empty())
+      if (Routing routing = routing_of_demo(run, result.at(arm)); !routing.empty())
         out.routing[run.name] = std::move(routing);
     }
   }

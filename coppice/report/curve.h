@@ -8,7 +8,7 @@
 
 namespace coppice::report {
 
-inline constexpr size_t kMostPoints = 600;
+inline constexpr size_t kMostPoints = 300;
 
 /// `series` with at most `most` points: each stands for a stretch of neighbours by their mean, and the range of each
 /// stretch (of its band, where it has one) is the band. Unchanged where it has no more than that.

@@ -12,7 +12,8 @@
 namespace coppice::report {
 namespace {
 
-constexpr int kColours = 7;  // --c0 to --c6 of the style sheet
+constexpr size_t kMostCellsApart = 32;  // across; more cells touch
+constexpr int kColours = 7;             // --c0 to --c6 of the style sheet
 constexpr const char* kDashes[] = {"solid", "dash", "dot", "dashdot"};
 
 std::string colour(int index) { return cat("@c", index % kColours); }
@@ -54,10 +55,10 @@ Json band(const Series& series, int line_colour, const std::string& group) {
                        {"hoverinfo", "skip"}});
 }
 
-void add_marks(const LineChart& chart, Json& layout) {
+void add_marks(const std::vector<Mark>& marks, bool log_x, Json& layout) {
   Json shapes = Json::array(), notes = Json::array();
   std::set<std::pair<double, std::string>> drawn;
-  for (const auto& mark : chart.marks) {
+  for (const auto& mark : marks) {
     if (!drawn.emplace(mark.x, mark.text).second) continue;
     shapes.push_back(Json::object({{"type", "line"},
                                    {"x0", mark.x},
@@ -66,7 +67,7 @@ void add_marks(const LineChart& chart, Json& layout) {
                                    {"y0", 0},
                                    {"y1", 1},
                                    {"line", Json::object({{"dash", "dot"}, {"width", 1.5}, {"color", "@soft"}})}}));
-    notes.push_back(Json::object({{"x", chart.log_x ? std::log10(mark.x) : mark.x},
+    notes.push_back(Json::object({{"x", log_x ? std::log10(mark.x) : mark.x},
                                   {"y", 1},
                                   {"yref", "paper"},
                                   {"yanchor", "bottom"},
@@ -78,6 +79,21 @@ void add_marks(const LineChart& chart, Json& layout) {
     layout["shapes"] = std::move(shapes);
     layout["annotations"] = std::move(notes);
   }
+}
+
+// From 0 by 1, which has the paper's colour, to the largest value.
+void add_neutral_one(const HeatMap& chart, Json& map) {
+  double most = 2;
+  for (const auto& row : chart.values) {
+    for (const double value : row) most = std::isfinite(value) ? std::max(most, value) : most;
+  }
+  Json scale = Json::array();
+  const std::pair<double, const char*> stops[] = {
+      {0, "@div0"}, {0.5 / most, "@div1"}, {1 / most, "@div2"}, {(1 + (most - 1) / 3) / most, "@div3"}, {1, "@div4"}};
+  for (const auto& [at, name] : stops) scale.push_back(Json::array({Json(at), Json(name)}));
+  map["colorscale"] = std::move(scale);
+  map["zmin"] = 0;
+  map["zmax"] = most;
 }
 
 }  // namespace
@@ -92,15 +108,20 @@ Figure figure(const LineChart& chart) {
     const int place = series.colour >= 0 ? series.colour : static_cast<int>(i);
     if (!series.y_low.empty()) data.push_back(band(series, place, group));
     const char* dash = series.dashed ? "dash" : kDashes[static_cast<size_t>(place / kColours) % std::size(kDashes)];
-    data.push_back(Json::object({{"type", "scatter"},
-                                 {"mode", series.x.size() < 40 ? "lines+markers" : "lines"},
-                                 {"name", series.name},
-                                 {"legendgroup", group},
-                                 {"showlegend", in_legend.insert(group).second},
-                                 {"x", numbers(series.x)},
-                                 {"y", numbers(series.y)},
-                                 {"marker", Json::object({{"size", 5}})},
-                                 {"line", Json::object({{"color", colour(place)}, {"width", 2}, {"dash", dash}})}}));
+    Json line = Json::object({{"type", "scatter"},
+                              {"mode", series.x.size() < 40 ? "lines+markers" : "lines"},
+                              {"name", series.name},
+                              {"legendgroup", group},
+                              {"showlegend", in_legend.insert(group).second},
+                              {"x", numbers(series.x)},
+                              {"y", numbers(series.y)},
+                              {"marker", Json::object({{"size", 5}})},
+                              {"line", Json::object({{"color", colour(place)}, {"width", 2}, {"dash", dash}})}});
+    if (!series.hover.empty()) {
+      line["text"] = Json::array_of(series.hover);
+      line["hovertemplate"] = "%{text}<extra></extra>";
+    }
+    data.push_back(std::move(line));
   }
   Json layout =
       Json::object({{"xaxis", axis(chart.x_label, chart.log_x)}, {"yaxis", axis(chart.y_label, chart.log_y)}});
@@ -112,7 +133,7 @@ Figure figure(const LineChart& chart) {
   }
   layout["hovermode"] = chart.series.size() <= 12 ? "x unified" : "closest";
   layout["showlegend"] = in_legend.size() > 1;
-  add_marks(chart, layout);
+  add_marks(chart.marks, chart.log_x, layout);
   return {std::move(data), std::move(layout), chart.title};
 }
 
@@ -147,14 +168,14 @@ Figure figure(const HeatMap& chart) {
   for (const auto& row : chart.values) z.push_back(numbers(row));
   Json map =
       Json::object({{"type", "heatmap"},
-                    {"x", Json::array_of(chart.x)},
+                    {"x", chart.x_at.empty() ? Json::array_of(chart.x) : numbers(chart.x_at)},
                     {"y", Json::array_of(chart.y)},
                     {"z", std::move(z)},
-                    {"colorscale", chart.around_one ? "@diverging" : "@sequential"},
+                    {"colorscale", "@sequential"},
                     {"colorbar", Json::object({{"title", Json::object({{"text", chart.unit}, {"side", "right"}})},
                                                {"thickness", 12},
                                                {"outlinewidth", 0}})}});
-  if (chart.around_one) map["zmid"] = 1;
+  if (chart.around_one) add_neutral_one(chart, map);
   std::string hover = cat(chart.y_label, " %{y}, ", chart.x_label, " %{x}: %{z:.4~g}");
   if (!chart.notes.empty()) {
     Json notes = Json::array();
@@ -165,11 +186,11 @@ Figure figure(const HeatMap& chart) {
     if (is_readable) map["texttemplate"] = "%{text}";
   }
   map["hovertemplate"] = cat(hover, "<extra></extra>");
-  if (chart.x.size() <= 64) map["xgap"] = 1;
-  if (chart.y.size() <= 64) map["ygap"] = 1;
+  if (!chart.values.empty() && chart.values.front().size() <= kMostCellsApart) map["xgap"] = 1;
+  if (chart.y.size() <= kMostCellsApart) map["ygap"] = 1;
   Json x_axis = axis(chart.x_label, false), y_axis = axis(chart.y_label, false);
   for (Json* each : {&x_axis, &y_axis}) {
-    (*each)["type"] = "category";
+    if (each == &y_axis || chart.x_at.empty()) (*each)["type"] = "category";
     (*each)["showgrid"] = false;
     (*each)["ticks"] = "";
   }
@@ -179,6 +200,8 @@ Figure figure(const HeatMap& chart) {
   Json layout = Json::object({{"xaxis", std::move(x_axis)}, {"yaxis", std::move(y_axis)}});
   // Rows keep a readable height: few rows make a low chart.
   layout["height"] = static_cast<int64_t>(std::clamp<size_t>(150 + 26 * chart.y.size(), 220, 560));
+  add_marks(chart.marks, false, layout);
+  layout["margin"] = Json::object({{"t", 34}});  // of the tool bar
   Json data = Json::array();
   data.push_back(std::move(map));
   return {std::move(data), std::move(layout), chart.title};

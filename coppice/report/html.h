@@ -17,18 +17,20 @@ struct Series {
   std::vector<double> x, y;
   std::vector<double> y_low, y_high;  ///< a band; empty for none
   bool dashed = false;
-  int colour = -1;    ///< of the palette; -1: by its place
-  std::string group;  ///< series of one group share a line of the legend and are toggled together; empty: its own
+  int colour = -1;                      ///< of the palette; -1: by its place
+  std::vector<std::string> hover = {};  ///< of each point, in place of its coordinates; empty for those
+  std::string group = {};  ///< series of one group share a line of the legend and are toggled together; empty: its own
+};
+/// A vertical line, such as an expansion.
+struct Mark {
+  double x;
+  std::string text;
 };
 struct LineChart {
   std::string title, x_label, y_label;
   std::vector<Series> series;
   bool log_x = false, log_y = false;
-  struct Mark {
-    double x;
-    std::string text;
-  };
-  std::vector<Mark> marks;                           ///< vertical lines, such as an expansion
+  std::vector<Mark> marks = {};
   bool zero_line = false;                            ///< what lies on which side of zero is the point
   std::optional<std::pair<double, double>> y_range;  ///< shown at first; a double click shows all
 };
@@ -44,8 +46,10 @@ struct BarChart {
 struct HeatMap {
   std::string title, x_label, y_label, unit;
   std::vector<std::string> x, y;
-  std::vector<std::vector<double>> values;           ///< [y][x]
+  std::vector<double> x_at = {};            ///< places of the columns on a scale, in place of `x`; empty for names
+  std::vector<std::vector<double>> values;  ///< [y][x]
   std::vector<std::vector<std::string>> notes = {};  ///< [y][x], shown beside the value under the pointer; may be empty
+  std::vector<Mark> marks = {};                      ///< where the columns have places
   bool around_one = false;                           ///< 1 is neutral, less and more have colours of their own
 };
 struct Table {

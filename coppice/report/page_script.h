@@ -15,12 +15,12 @@ function theme() {
   for (let i = 0; i < 7; ++i) { colours['c' + i] = get('c' + i); colours['c' + i + '-band'] = get('c' + i) + '2e'; }
   const scale = (name, n) => Array.from({length: n}, (_, i) => [i / (n - 1), get(name + i)]);
   colours.sequential = scale('seq', 4);
-  colours.diverging = scale('div', 5);
+  for (let i = 0; i < 5; ++i) colours['div' + i] = get('div' + i);
   return colours;
 }
 function coloured(value, colours) {
   if (typeof value === 'string') return value[0] === '@' ? colours[value.slice(1)] ?? value : value;
-  if (Array.isArray(value)) return typeof value[0] === 'number' ? value : value.map(v => coloured(v, colours));
+  if (Array.isArray(value)) return value.length > 2 && typeof value[0] === 'number' ? value : value.map(v => coloured(v, colours));
   if (value === null || typeof value !== 'object') return value;
   return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, coloured(v, colours)]));
 }
@@ -28,7 +28,7 @@ function laidOut(view, colours, width) {
   const small = narrow() && !width, layout = coloured(view.layout, colours);
   const axis = {gridcolor: colours.line, zerolinecolor: colours.line, linecolor: colours.line, automargin: true,
                 zeroline: false, exponentformat: 'SI', separatethousands: true, title: {standoff: 8}};
-  const merged = own => ({...axis, ...own, title: {...axis.title, ...own.title, font: {size: small ? 12 : 13, color: colours.soft}}});
+  const merged = own => ({...axis, ...own, ...(small && own.nticks ? {nticks: 8} : {}), title: {...axis.title, ...own.title, font: {size: small ? 12 : 13, color: colours.soft}}});
   const rows = view.data.filter(t => t.showlegend && t.name).length;
   const legend = small ? {orientation: 'h', y: -0.24, yanchor: 'top', x: 0} : {orientation: 'h', y: 1.02, yanchor: 'bottom', x: 0};
   if (!small && layout.annotations) legend.y = 1.09;
@@ -36,14 +36,14 @@ function laidOut(view, colours, width) {
     paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
     font: {color: colours.ink, size: small ? 11 : 13, family: getComputedStyle(document.body).fontFamily},
     xaxis: merged(layout.xaxis), yaxis: merged(layout.yaxis), legend: {...legend, font: {size: small ? 11 : 13}},
-    margin: {l: small ? 44 : 60, r: 16, t: layout.annotations ? 34 : 14, b: 46, pad: 2},
+    margin: {l: small ? 44 : 60, r: 16, t: layout.annotations ? 34 : 14, b: 46, pad: 2, ...(small ? {} : layout.margin)},
     dragmode: narrow() ? false : 'zoom', hoverlabel: {bgcolor: colours.paper, bordercolor: colours.line, font: {color: colours.ink, size: 12}},
     modebar: {bgcolor: 'rgba(0,0,0,0)', color: colours.line, activecolor: colours.ink}};
 }
 function draw(chart, width) {
   const colours = theme(), view = chart.views[chart.shown], small = narrow();
   const data = coloured(view.data, colours);
-  for (const trace of data) if (trace.colorbar && small) trace.colorbar = {...trace.colorbar, orientation: 'h', y: -0.32, yanchor: 'top', thickness: 8, title: {...trace.colorbar.title, side: 'top'}};
+  for (const trace of data) if (trace.colorbar && small) trace.colorbar = {...trace.colorbar, orientation: 'h', y: -84 / ((view.layout.height ?? 320) - 110), yanchor: 'top', thickness: 8, title: {...trace.colorbar.title, side: 'top'}};
   return Plotly.react(chart.id, data, laidOut(view, colours, width), {responsive: true, displaylogo: false, displayModeBar: small ? false : 'hover',
     modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'toggleSpikelines']});
 }

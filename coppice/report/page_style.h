@@ -31,7 +31,7 @@ p { margin: .6em 0; max-width: 74ch; }
 nav { display: flex; flex-wrap: wrap; gap: .2em 1.2em; margin: 0 0 1.4em; padding-bottom: .8em; border-bottom: 2px solid var(--accent); font-size: .9rem; }
 nav a { color: var(--soft); text-decoration: none; }
 nav a:hover, nav a:focus-visible { color: var(--accent); text-decoration: underline; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 12px; margin: 1em 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin: 1em 0; }
 .card { background: var(--shade); border-radius: 8px; padding: 12px 14px; }
 .card .label { color: var(--soft); font-size: .82rem; }
 .card .value { font-size: 1.45rem; font-weight: 650; letter-spacing: -.01em; font-variant-numeric: tabular-nums; line-height: 1.3; overflow-wrap: anywhere; }

@@ -11,11 +11,20 @@
 namespace coppice::report {
 namespace detail {
 
-std::string Reported::kin_of(size_t run) const {
+int Reported::colour_of(const std::string& run) const {
   for (const Kin& each : kin) {
-    if (std::ranges::find(each.runs, run) != each.runs.end()) return each.name;
+    for (const size_t i : each.runs) {
+      if (runs[i].name == run) return each.colour;
+    }
   }
-  return runs[run].name;
+  return 0;
+}
+
+std::vector<size_t> Reported::grown_first() const {
+  std::vector<size_t> order(runs.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::ranges::stable_partition(order, [&](size_t i) { return summaries[i].grew(); });
+  return order;
 }
 
 std::string percent(double share, int decimals) {
@@ -42,12 +51,45 @@ std::vector<Reported::Kin> kin_of(const std::vector<RunRecord>& runs) {
     const std::string name = std::filesystem::path(runs[i].name).filename().string();
     const auto found = std::ranges::find(out, name, &Reported::Kin::name);
     if (found == out.end()) {
-      out.push_back({name, {i}});
+      out.push_back({.name = name, .runs = {i}});
     } else {
       found->runs.push_back(i);
     }
   }
   return out;
+}
+
+// Expanded runs, their controls and those of fixed size have colours of their own; the others get what is left.
+void give_colours(Reported& all) {
+  enum Part : int { kControl = 0, kExpanded = 1, kFixed = 2, kOther = 3 };
+  const auto part_of = [&](const std::string& run) {
+    for (const auto& c : all.comparisons) {
+      if (run == c.upcycled) return kExpanded;
+      if (run == c.control) return kControl;
+      if (run == c.fixed) return kFixed;
+    }
+    return kOther;
+  };
+  std::vector<bool> taken(3, false);
+  int next = all.comparisons.empty() ? 0 : kOther;
+  for (auto& kin : all.kin) {
+    const Part part = part_of(all.runs[kin.runs.front()].name);
+    const bool is_first = part != kOther && !taken[part];
+    if (is_first) taken[part] = true;
+    kin.colour = is_first ? static_cast<int>(part) : next++;
+  }
+}
+
+std::string title_of(const Reported& all) {
+  std::vector<std::string> growths;
+  for (const auto& run : all.summaries) {
+    const std::string text = run.grew() ? cat(growth_text(run), " experts") : "";
+    if (!text.empty() && std::ranges::find(growths, text) == growths.end()) growths.push_back(text);
+  }
+  const bool is_one = all.runs.size() == 1;
+  const std::string runs = is_one ? cat("run ", all.runs.front().name) : cat(all.runs.size(), " runs");
+  if (!growths.empty()) return cat("Growing ", join_some(growths, 3), ": ", runs);
+  return is_one ? cat("Run ", all.runs.front().name) : runs;
 }
 
 }  // namespace
@@ -64,7 +106,8 @@ Page runs_page(const std::vector<RunRecord>& runs, const std::optional<Json>& pl
                        .kin = detail::kin_of(runs)};
   for (const auto& run : runs) all.summaries.push_back(summarise(run));
   all.arms = group_arms(all.comparisons);
-  Page page(runs.size() == 1 ? cat("Run ", runs.front().name) : cat(runs.size(), " runs"));
+  detail::give_colours(all);
+  Page page(detail::title_of(all));
   detail::add_overview(page, all);
   detail::add_losses(page, all);
   detail::add_closure(page, all);

@@ -75,9 +75,9 @@ LineChart recovery_chart(const Reported& all, const ArmGroup& group) {
                   .y_label = "nats per token",
                   .zero_line = true};
   for (auto& series :
-       {spread_over_seeds(all, group, "expanded", &Comparison::upcycled, 0),
+       {spread_over_seeds(all, group, "expanded", &Comparison::upcycled, 1),
         spread_over_seeds(all, group, cat(group.seeds.front().experts_after, " experts from the first token"),
-                          &Comparison::fixed, 1)}) {
+                          &Comparison::fixed, 2)}) {
     if (!series.x.empty()) chart.series.push_back(series);
   }
   return chart;
@@ -86,13 +86,16 @@ LineChart recovery_chart(const Reported& all, const ArmGroup& group) {
 BarChart domain_chart(const ArmGroup& group) {
   BarChart chart{.title = "Gain of expanding by domain", .x_label = "", .y_label = "L_E - L_up, nats per token"};
   BarChart::Group bars{.name = "gain"};
+  std::vector<std::string> files;
+  for (const auto& [file, gain] : group.seeds.front().gain_by_file) files.push_back(file);
+
   for (const auto& [file, gain] : group.seeds.front().gain_by_file) {
     std::vector<double> values;
     for (const auto& seed : group.seeds) {
       if (seed.gain_by_file.contains(file)) values.push_back(seed.gain_by_file.at(file));
     }
     const Spread s = spread(values);
-    chart.categories.push_back(file);
+    chart.categories.push_back(domain_of(file, files));
     bars.values.push_back(s.mean);
     if (values.size() > 1) bars.errors.push_back((s.high - s.low) / 2);
   }
@@ -193,7 +196,7 @@ void add_closure(Page& page, const Reported& all) {
       recovery,
       "Above zero the expanded model is ahead of the one that trained on without expanding; where it crosses zero the "
       "jump at "
-      "the expansion is made good. The share of the distance to the upper line is \u03b7. Shades: range over seeds.");
+      "the expansion is made good. The share of the distance to the other line is \u03b7. Shades: range over seeds.");
   page.views(domains, "Bars are means, whiskers half the range over seeds. A domain below zero lost by expanding.");
 }
 

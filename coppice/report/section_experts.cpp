@@ -96,14 +96,12 @@ HeatMap layer_map(const Reported& all, size_t run, const MetricText& text, const
   const size_t stretch = (rising.size() + kMostColumns - 1) / kMostColumns;
   const size_t columns = (rising.size() + stretch - 1) / stretch;
   for (size_t c = 0; c < columns; ++c) {
-    map.x.push_back(count_text(tokens_at(all.axes[run], rising[std::min((c + 1) * stretch, rising.size()) - 1])));
+    const size_t last = std::min((c + 1) * stretch, rising.size()) - 1;
+    map.x_at.push_back((tokens_at(all.axes[run], rising[c * stretch]) + tokens_at(all.axes[run], rising[last])) / 2);
   }
-  for (size_t c = 1; c < columns; ++c) {  // a category's name stands once
-    if (map.x[c] == map.x[c - 1] || std::find(map.x.begin(), map.x.begin() + static_cast<ptrdiff_t>(c), map.x[c]) !=
-                                        map.x.begin() + static_cast<ptrdiff_t>(c)) {
-      map.x[c] = cat("step ", rising[std::min((c + 1) * stretch, rising.size()) - 1]);
-    }
-  }
+  const RunSummary& summary = all.summaries[run];
+  const bool is_inside = summary.growth_tokens > map.x_at.front() && summary.growth_tokens < map.x_at.back();
+  if (is_inside) map.marks.push_back({summary.growth_tokens, growth_text(summary)});
   for (const int64_t layer : layers) {
     const Points* points = all.runs[run].find(cat(kLayerPrefix, layer, "/", text.name));
     if (points == nullptr) continue;
@@ -200,15 +198,20 @@ void add_routing(Page& page, const Reported& all) {
   std::vector<Page::View> by_domain, by_layer;
   LineChart strength{
       .title = "Specialisation by layer", .x_label = "layer", .y_label = "mean distance of a domain from all"};
-  for (const auto& [run, routing] : all.files.routing) {
+  for (const size_t index : all.grown_first()) {
+    const std::string& run = all.runs[index].name;
+    const auto found = all.files.routing.find(run);
+    if (found == all.files.routing.end()) continue;
+    const Routing& routing = found->second;
     if (by_layer.size() >= kMostViews) break;
     by_layer.emplace_back(run, figure(load_map(routing, run)));
-    Series series{.name = run};
+    Series series{.name = run, .colour = all.colour_of(run)};
     for (const auto& [layer, value] : specialisation_by_layer(routing)) {
       series.x.push_back(layer);
       series.y.push_back(value);
     }
-    if (routing.size() > 1 && strength.series.size() < 8) strength.series.push_back(std::move(series));
+    if (routing.size() > 1 && series.x.size() > 2 && strength.series.size() < 8)
+      strength.series.push_back(std::move(series));
     std::set<int64_t> layers;
     for (const auto& [domain, of_layer] : routing) {
       for (const auto& [layer, counts] : of_layer) layers.insert(layer);
@@ -230,7 +233,7 @@ void add_routing(Page& page, const Reported& all) {
              "router has collapsed; "
              "columns at 0 are experts that serve nobody.",
              "run");
-  if (strength.series.size() == 1 || (!strength.series.empty() && strength.series.front().x.size() > 1)) {
+  if (!strength.series.empty()) {
     page.chart(strength,
                "Half the mean absolute difference between a domain's shares and those of all domains: 0 where every "
                "domain uses every expert "
@@ -248,7 +251,8 @@ void add_experts(Page& page, const Reported& all) {
   for (const auto& [name, layers] : metrics) {
     const MetricText text = text_of(name);
     std::vector<Page::View> views;
-    for (size_t run = 0; run < all.runs.size() && views.size() < kMostViews; ++run) {
+    for (const size_t run : all.grown_first()) {
+      if (views.size() >= kMostViews) break;
       if (layers.size() <= kMostLines) {
         if (LineChart chart = layer_lines(all, run, text, layers); !chart.series.empty())
           views.emplace_back(all.runs[run].name, figure(chart));

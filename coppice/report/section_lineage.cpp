@@ -69,11 +69,27 @@ HeatMap utility_map(const GrowthRecord& growth, const std::string& name, const J
   return map;
 }
 
+// How many experts each parent has afterwards.
+HeatMap copies_map(const GrowthRecord& growth, size_t experts) {
+  HeatMap map{.title = cat("Experts made of every parent, ", growth.name),
+              .x_label = "expert",
+              .y_label = "layer",
+              .unit = "experts"};
+  for (size_t e = 0; e < experts; ++e) map.x.push_back(cat(e));
+  for (const auto& [layer, parents] : growth.parents) {
+    if (map.y.size() >= kMostLayers) break;
+    map.y.push_back(cat(layer));
+    auto& row = map.values.emplace_back();
+    for (const size_t count : copies_of(parents, experts)) row.push_back(static_cast<double>(count));
+  }
+  return map;
+}
+
 // Parents above, their children below, one line each: of one layer over all expansions.
 LineChart descent(const Json& lineage, int64_t layer, const std::string& run) {
   LineChart chart{.title = cat("Who descends from whom: ", run, ", layer ", layer),
-                  .x_label = "expansion",
-                  .y_label = "expert of the last model, siblings side by side"};
+                  .x_label = "",
+                  .y_label = "experts, siblings side by side"};
   // ancestors[g][e]: of expert e of the last model, which it descends from after g expansions.
   std::vector<std::vector<uint32_t>> ancestors;
   for (size_t step = lineage_steps(lineage); step-- > 0;) {
@@ -128,6 +144,7 @@ LineChart descent(const Json& lineage, int64_t layer, const std::string& run) {
                                  std::pair<double, double>(NAN, NAN)}) {
         to.x.push_back(x);
         to.y.push_back(y);
+        to.hover.push_back(cat("expert ", ancestors[g][e], " \u2192 ", ancestors[g + 1][e]));
       }
     }
   }
@@ -135,6 +152,38 @@ LineChart descent(const Json& lineage, int64_t layer, const std::string& run) {
     if (!series->x.empty()) chart.series.push_back(*series);
   }
   return chart;
+}
+
+// Lines that are many become thin, and the drawing tall.
+void make_room(const Json& lineage, Figure& drawing, int64_t layer) {
+  const auto parents = lineage_parents(lineage, lineage_steps(lineage) - 1);
+  const size_t experts = parents.at(layer).size();
+  drawing.layout["height"] = static_cast<int64_t>(std::clamp<size_t>(160 + 5 * experts, 260, 1000));
+  const double width = experts <= 32 ? 2 : experts <= 128 ? 1.2 : 0.7;
+  Json data = Json::array();
+  for (Json line : drawing.data.items()) {
+    line["line"]["width"] = width;
+    data.push_back(std::move(line));
+  }
+  drawing.data = std::move(data);
+}
+
+// "8 experts", "16 experts" below the generations; where an expert stands means nothing.
+void name_generations(const Json& lineage, Figure& drawing) {
+  Json places = Json::array(), names = Json::array();
+  const size_t steps = lineage_steps(lineage);
+  for (size_t i = 0; i <= steps; ++i) {
+    const Json* experts = lineage.at("steps").items()[i < steps ? i : steps - 1].find("experts");
+    const bool is_pair = experts != nullptr && experts->is_array() && experts->items().size() == 2;
+    places.push_back(i);
+    names.push_back(is_pair ? cat(experts->items()[i < steps ? 0 : 1].dump(), " experts") : cat(i));
+  }
+  Json& x = drawing.layout["xaxis"];
+  x["tickvals"] = std::move(places);
+  x["ticktext"] = std::move(names);
+  x["range"] = Json::array({Json(-0.06), Json(static_cast<double>(steps) + 0.06)});
+  drawing.layout["yaxis"]["showticklabels"] = false;
+  drawing.layout["yaxis"]["showgrid"] = false;
 }
 
 std::string text_in(const Json& json, std::string_view key) {
@@ -186,7 +235,8 @@ void add_expansions(Page& page, const Reported& all) {
       if (views.size() >= kMostViews) break;
       if (LineChart chart = descent(run.lineage, layer, run.name); !chart.series.empty()) {
         Figure drawing = figure(chart);
-        drawing.layout["xaxis"]["dtick"] = 1;
+        name_generations(run.lineage, drawing);
+        make_room(run.lineage, drawing, layer);
         drawing.layout["hovermode"] = "closest";
         if (drawn.insert(cat(layer, drawing.data.dump())).second)
           views.emplace_back(cat(run.name, ", layer ", layer), std::move(drawing));
@@ -218,7 +268,10 @@ void add_choice(Page& page, const Reported& all) {
     }
     // The default metric of the selections first.
     std::ranges::stable_partition(views, [](const Page::View& view) { return view.first == "gradient_squared"; });
-    if (!views.empty()) choices.emplace_back(growth.name, std::move(views));
+    if (views.empty()) continue;
+    const size_t experts = views.front().second.data.items().front().at("x").items().size();
+    if (!growth.parents.empty()) views.emplace_back("copies made", figure(copies_map(growth, experts)));
+    choices.emplace_back(growth.name, std::move(views));
   }
   if (choices.empty()) return;
   page.heading("Why these experts");

@@ -79,14 +79,14 @@ std::vector<Series> curves(const Reported& all, const PointsOf& points, Against 
     } else {
       for (auto& one : members) out.push_back(std::move(one));
     }
-    for (size_t i = first; i < out.size(); ++i) out[i].colour = static_cast<int>(k);
+    for (size_t i = first; i < out.size(); ++i) out[i].colour = all.kin[k].colour;
   }
   for (Series& one : out) one = thinned(std::move(one));
   return out;
 }
 
-std::vector<LineChart::Mark> growth_marks(const Reported& all, Against against) {
-  std::vector<LineChart::Mark> marks;
+std::vector<Mark> growth_marks(const Reported& all, Against against) {
+  std::vector<Mark> marks;
   for (size_t i = 0; i < all.runs.size(); ++i) {
     const RunSummary& run = all.summaries[i];
     if (!run.grew() || !(run.batch_tokens > 0)) continue;
@@ -97,7 +97,7 @@ std::vector<LineChart::Mark> growth_marks(const Reported& all, Against against) 
     if (against == Against::kFlops) x = all.axes[i].flops_per_token * run.growth_tokens;
     if (against == Against::kSteps) x = step;
     if (!std::isfinite(x)) continue;
-    const auto near = [&](const LineChart::Mark& mark) { return std::abs(mark.x - x) < 0.02 * x; };
+    const auto near = [&](const Mark& mark) { return std::abs(mark.x - x) < 0.02 * x; };
     if (std::ranges::none_of(marks, near)) marks.push_back({x, growth_text(run)});
   }
   return marks;
@@ -135,6 +135,13 @@ PointsOf of_tag(std::string tag) {
     const Points* points = run.find(tag);
     return points == nullptr ? Points{} : *points;
   };
+}
+
+std::string domain_of(const std::string& tag, const std::vector<std::string>& tags) {
+  constexpr std::string_view kPrefix = "validation/", kSuffix = "-validation";
+  const bool all_end_so = std::ranges::all_of(tags, [&](const std::string& each) { return each.ends_with(kSuffix); });
+  const std::string name = tag.substr(tag.starts_with(kPrefix) ? kPrefix.size() : 0);
+  return all_end_so ? name.substr(0, name.size() - kSuffix.size()) : name;
 }
 
 Points mean_validation(const RunRecord& run) {
@@ -206,7 +213,7 @@ void add_losses(Page& page, const Reported& all) {
   page.heading("Domains");
   std::vector<Page::View> views;
   for (const auto& tag : tags) {
-    const std::string domain = tag.substr(11);
+    const std::string domain = domain_of(tag, tags);
     LineChart chart = against_tokens(all, cat("Validation loss on ", domain), "nats per token", of_tag(tag));
     chart.y_range = interesting_range(chart);
     views.emplace_back(domain, figure(chart));
@@ -215,7 +222,7 @@ void add_losses(Page& page, const Reported& all) {
              "One validation file at a time: an expansion that helps one kind of text and not another shows here.",
              "domain");
   Table table{.header = {"run"}, .rows = {}};
-  for (const auto& tag : tags) table.header.push_back(tag.substr(11));
+  for (const auto& tag : tags) table.header.push_back(domain_of(tag, tags));
   for (size_t i = 0; i < all.runs.size(); ++i) {
     std::vector<std::string> row = {all.runs[i].name};
     for (const auto& tag : tags) {

@@ -60,6 +60,7 @@ Table differences(const Reported& all) {
   }
   Table table{.header = {"setting"}, .rows = {}};
   for (const auto& run : all.runs) table.header.push_back(run.name);
+  names.erase("train.out");
   for (const auto& name : names) {
     std::vector<std::string> row = {name};
     std::set<std::string> values;

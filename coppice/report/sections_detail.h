@@ -27,9 +27,12 @@ struct Reported {
   struct Kin {
     std::string name;
     std::vector<size_t> runs;
+    int colour = 0;  ///< the same for the same part in a comparison, on every page
   };
   std::vector<Kin> kin;
-  std::string kin_of(size_t run) const;
+  int colour_of(const std::string& run) const;
+  /// All runs, those that grew first: what a reader of a report on growth looks for.
+  std::vector<size_t> grown_first() const;
 };
 
 /// Points of a run by step; empty where it has none.
@@ -38,6 +41,8 @@ PointsOf of_tag(std::string tag);
 /// Mean over all validation files at each step.
 Points mean_validation(const RunRecord& run);
 std::vector<std::string> validation_tags(const std::vector<RunRecord>& runs);
+/// "validation/french-validation" -> "french"; the end stays unless all of `tags` have it.
+std::string domain_of(const std::string& tag, const std::vector<std::string>& tags);
 
 /// A chart of one quantity against tokens, steps, FLOPs and time, as far as the runs know them; kin as mean and range.
 /// `y_range` from the charted values, without the first steps of runs from nothing, if `is_loss`.
