@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <optional>
 #include <tuple>
 
 #include "coppice/base/error.h"
@@ -43,15 +44,22 @@ Growth newest_growth(const Json& lineage) {
   return steps == nullptr || !steps->is_array() || steps->items().empty() ? Growth{} : growth_of(steps->items().back());
 }
 
-void add_model(RunSummary& out, const RunRecord& run) {
-  if (!run.model.is_object()) return;
+// Nothing of a family that this build does not know, which the rest of a report does not need.
+std::optional<families::ModelConfig> readable_config(const Json& config) {
   try {
-    const auto config = families::read_config(run.model, "config.json");
-    out.experts_after = config.num_experts;
-    if (!config.placed_by_weights()) {
-      out.active_parameters = static_cast<double>(families::count_parameters(config).active);
-    }
-  } catch (const Error&) {  // a family that this build does not know: the rest of the report does not need it
+    if (config.is_object()) return families::read_config(config, "config.json");
+  } catch (const Error& error) {
+    if (error.code != ErrorCode::kUnsupported) throw;
+  }
+  return std::nullopt;
+}
+
+void add_model(RunSummary& out, const RunRecord& run) {
+  const auto config = readable_config(run.model);
+  if (!config) return;
+  out.experts_after = config->num_experts;
+  if (!config->placed_by_weights()) {
+    out.active_parameters = static_cast<double>(families::count_parameters(*config).active);
   }
 }
 

@@ -101,6 +101,8 @@ void add_neutral_one(const HeatMap& chart, Json& map) {
 Figure figure(const LineChart& chart) {
   Json data = Json::array();
   std::set<std::string> in_legend;
+  const auto is_short = [](const Series& series) { return series.x.size() < 40; };
+  const bool has_markers = std::ranges::all_of(chart.series, is_short);
   for (size_t i = 0; i < chart.series.size(); ++i) {
     const auto& series = chart.series[i];
     COPPICE_CHECK(series.x.size() == series.y.size(), series.name);
@@ -109,7 +111,7 @@ Figure figure(const LineChart& chart) {
     if (!series.y_low.empty()) data.push_back(band(series, place, group));
     const char* dash = series.dashed ? "dash" : kDashes[static_cast<size_t>(place / kColours) % std::size(kDashes)];
     Json line = Json::object({{"type", "scatter"},
-                              {"mode", series.x.size() < 40 ? "lines+markers" : "lines"},
+                              {"mode", has_markers ? "lines+markers" : "lines"},
                               {"name", series.name},
                               {"legendgroup", group},
                               {"showlegend", in_legend.insert(group).second},
@@ -127,6 +129,7 @@ Figure figure(const LineChart& chart) {
       Json::object({{"xaxis", axis(chart.x_label, chart.log_x)}, {"yaxis", axis(chart.y_label, chart.log_y)}});
   if (chart.y_range) layout["yaxis"]["range"] = Json::array({Json(chart.y_range->first), Json(chart.y_range->second)});
   if (chart.zero_line) {
+    layout["yaxis"]["rangemode"] = "tozero";
     layout["yaxis"]["zeroline"] = true;
     layout["yaxis"]["zerolinecolor"] = "@soft";
     layout["yaxis"]["zerolinewidth"] = 1.5;

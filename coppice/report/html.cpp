@@ -116,7 +116,6 @@ void Page::table(const Table& table, std::string_view caption) {
                escaped(text), "</", tag, ">");
   };
   body_ += "<div class=\"table\"><table>";
-  if (!caption.empty()) body_ += cat("<caption>", escaped(caption), "</caption>");
   body_ += "<thead><tr>";
   for (size_t i = 0; i < table.header.size(); ++i) body_ += cell("th", i, table.header[i]);
   body_ += "</tr></thead><tbody>\n";
@@ -126,6 +125,7 @@ void Page::table(const Table& table, std::string_view caption) {
     body_ += "</tr>\n";
   }
   body_ += "</tbody></table></div>\n";
+  if (!caption.empty()) body_ += cat("<p class=\"caption\">", escaped(caption), "</p>\n");
 }
 
 void Page::views(const std::vector<View>& views, std::string_view caption, std::string_view pick) {

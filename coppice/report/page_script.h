@@ -44,7 +44,7 @@ function draw(chart, width) {
   const colours = theme(), view = chart.views[chart.shown], small = narrow();
   const data = coloured(view.data, colours);
   for (const trace of data) if (trace.colorbar && small) trace.colorbar = {...trace.colorbar, orientation: 'h', y: -84 / ((view.layout.height ?? 320) - 110), yanchor: 'top', thickness: 8, title: {...trace.colorbar.title, side: 'top'}};
-  return Plotly.react(chart.id, data, laidOut(view, colours, width), {responsive: true, displaylogo: false, displayModeBar: small ? false : 'hover',
+  return Plotly.react(chart.id, data, laidOut(view, colours, width), {responsive: !width, displaylogo: false, displayModeBar: small ? false : 'hover',
     modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d', 'toggleSpikelines']});
 }
 function addPicker(chart) {

@@ -40,7 +40,7 @@ ul.findings { padding-left: 1.2em; max-width: 78ch; }
 ul.findings li { margin: .35em 0; }
 .table { overflow-x: auto; margin: 1.1em 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-caption { caption-side: bottom; text-align: left; color: var(--soft); padding: .6em 0 0; font-size: .88rem; }
+.caption { color: var(--soft); font-size: .88rem; margin: -.4em 0 1.4em; max-width: 86ch; }
 th, td { padding: .36em .9em; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 th { font-weight: 600; color: var(--soft); border-bottom: 1.5px solid var(--soft); }
 td:first-child, th:first-child { padding-left: 2px; }
@@ -80,6 +80,8 @@ footer { margin-top: 4em; padding-top: 1em; border-top: 1px solid var(--line); c
   nav, .pick, .modebar-container { display: none !important; }
   figure, .table, .card, li { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .card, pre { border: 1px solid var(--line); }
+  .table { overflow: visible; } table { font-size: 8.5pt; } th, td { padding: .25em .6em .25em 0; }
+  h2 { margin-top: 1.6em; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 }
 )css";

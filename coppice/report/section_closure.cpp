@@ -164,7 +164,7 @@ std::vector<Prediction> predictions(const Reported& all, const ArmGroup& group) 
   const Json* error = closure.find("rms_error");
   out.push_back(
       {"gap closure \u03b7", -std::expm1(-first.cpt_share() / f0), group.eta.mean,
-       error != nullptr && error->is_number() ? cat("+- ", fixed_text(100 * error->as_double(), 1), " points") : "",
+       error != nullptr && error->is_number() ? cat("\u00b1 ", fixed_text(100 * error->as_double(), 1), " points") : "",
        true});
   return out;
 }
