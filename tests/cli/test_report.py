@@ -2,10 +2,14 @@
 
 import json
 import math
+import pathlib
 import random
+import sys
 
 import pytest
-from browser import CHROMIUM, Browser
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from browser import CHROMIUM, Browser  # noqa: E402
 
 DOMAINS = ["c", "french", "python", "</script><script>alert(1)</script>"]
 CONFIG = {"model_type": "mixtral", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
