@@ -15,7 +15,7 @@
 namespace coppice::cli {
 namespace {
 
-constexpr int64_t kTokens = 2048, kSteps = 8, kUncounted = 2, kSequence = 256;
+constexpr int64_t kSteps = 8, kUncounted = 2;
 constexpr int kRounds = 2;
 constexpr double kBytesPerParameter = 18;  // bf16 weights, f32 gradients, masters and two moments
 
@@ -45,9 +45,8 @@ train::TrainOptions options_of(const families::ModelConfig& config, const cost::
   out.shared_width = config.shared_width;
   out.first_dense_layers = leading_dense_layers(config);
   out.random_tokens = true;
-  out.batch_tokens = o.measure_tokens.value_or(kTokens);
-  out.sequence_length = std::min(kSequence, out.batch_tokens);
-  out.batch_tokens -= out.batch_tokens % out.sequence_length;
+  out.batch_tokens = cost::measured_tokens(o);
+  out.sequence_length = cost::measured_sequence(o);
   out.micro_batch = std::min<int64_t>(8, out.batch_tokens / out.sequence_length);
   out.steps = o.measure_steps.value_or(kSteps) + kUncounted;
   out.dtype = o.measure_dtype.value_or("bf16");

@@ -89,8 +89,9 @@ void say_when(CostPlan& plan, double target) {
 
 }  // namespace
 
-std::string remark_on_share(double cpt_share) {
+std::string remark_on_share(double cpt_share, double eta, bool is_published) {
   if (cpt_share < kRecovery) return "too short to recover";
+  if (!is_published) return eta < 0.5 ? "less than half of the gap" : "";
   if (cpt_share < kUtilityOnly) return "only with utility scores";
   if (cpt_share < kPartial) return "partial closure";
   return "";

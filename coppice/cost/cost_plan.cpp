@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::array<std::string_view, 6> kOfEstimate = {
     "device", "device-flops", "device-memory-rate", "device-network-rate", "utilisation", "sequence-length"};
+constexpr std::array<std::string_view, 1> kOfBatch = {"batch-tokens"};
 constexpr std::array kShares = {0.1, 0.25, 0.5, 0.75, 1.0};
 
 Device chosen_device(const PlanOptions& o) {
@@ -97,12 +98,20 @@ void set_steps(CostPlan& plan, const PlanOptions& o, const std::vector<std::pair
     plan.basis_text = "given";
   } else if (covers_line(measured)) {
     take_measured(plan, measured, StepBasis::kMeasured, "measured here");
+    plan.batch_tokens = static_cast<double>(measured_tokens(o));
   } else if (fit && covers_line(fit->step_times)) {
     take_measured(plan, fit->step_times, StepBasis::kRuns, "measured in your runs");
+    plan.batch_tokens = fit->batch_tokens;
   } else {
     estimate(plan, o);
   }
   if (plan.basis != StepBasis::kEstimate) refuse_given(o, kOfEstimate, cat("step times are ", plan.basis_text));
+  if (plan.batch_tokens != o.batch_tokens) refuse_given(o, kOfBatch, cat("step times are ", plan.basis_text));
+  plan.constants.push_back({"tokens a step", count_text(plan.batch_tokens),
+                            plan.batch_tokens == PlanOptions{}.batch_tokens
+                                ? "arXiv:2410.07524: 4 M is better than 32 M and faster than 2 M"
+                            : plan.basis == StepBasis::kMeasured || plan.basis == StepBasis::kRuns ? plan.basis_text
+                                                                                                   : "given"});
   plan.constants.push_back({"step time E, N",
                             cat(duration_text(plan.steps.before_s), ", ", duration_text(plan.steps.after_s)),
                             plan.basis_text});
@@ -142,7 +151,7 @@ ShareRow row_of(const CostPlan& plan, double share) {
           .costs = run_costs(of_fixed, tau, 1 - tau),
           .eta = plan.closure.eta(share),
           .eta_uniform = plan.uniform_closure ? plan.uniform_closure->eta(share) : NAN,
-          .remark = detail::remark_on_share(share)};
+          .remark = detail::remark_on_share(share, plan.closure.eta(share), plan.uniform_closure.has_value())};
 }
 
 void set_rows(CostPlan& plan) {

@@ -52,7 +52,8 @@ struct CostPlan {
   ClosureCurve closure;
   std::optional<ClosureCurve> uniform_closure;  ///< none where `closure` is the user's own
   std::optional<double> loss_gap;
-  std::optional<double> tokens_before, tokens_after, batch_tokens;
+  std::optional<double> tokens_before, tokens_after;
+  double batch_tokens = 0;  ///< of the steps that `steps` are of
   std::vector<ShareRow> rows;
   std::vector<std::string> does_not_pay, when, fit_notes;
   std::vector<Constant> constants;

@@ -67,7 +67,7 @@ report::Table share_table(const CostPlan& plan) {
 // The user's own numbers of tokens, in hours.
 report::Table hours_table(const CostPlan& plan) {
   const double before = *plan.tokens_before, after = *plan.tokens_after;
-  const RunCosts costs = run_costs(plan.steps, before / *plan.batch_tokens, after / *plan.batch_tokens);
+  const RunCosts costs = run_costs(plan.steps, before / plan.batch_tokens, after / plan.batch_tokens);
   const auto ranks = static_cast<double>(plan.parallelism.data);
   const auto row = [&](std::string name, double seconds) {
     return std::vector<std::string>{std::move(name), number_text(seconds / 3600, 4),

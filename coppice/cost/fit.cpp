@@ -14,8 +14,11 @@ using report::ArmGroup;
 
 std::string name_of(const ArmGroup& group) {
   const auto& first = group.seeds.front();
-  return cat(first.upcycled, group.seeds.size() > 1 ? cat(" and ", group.seeds.size() - 1, " other seeds") : "", " (",
-             first.experts_before, " -> ", first.experts_after, ")");
+  return cat(first.upcycled,
+             group.seeds.size() > 1
+                 ? cat(" and ", group.seeds.size() - 1, group.seeds.size() == 2 ? " other seed" : " other seeds")
+                 : "",
+             " (", first.experts_before, " -> ", first.experts_after, ")");
 }
 
 // Adds the group's points, or says why it has none.
@@ -43,6 +46,13 @@ void add_step_times(const std::vector<report::RunRecord>& runs, LocalFit& fit) {
   std::map<int64_t, std::vector<double>> by_experts;
   for (const auto& run : runs) {
     const auto summary = report::summarise(run);
+    const bool has_times = summary.step_s_before > 0 || summary.step_s_after > 0;
+    if (has_times && fit.batch_tokens > 0 && summary.batch_tokens != fit.batch_tokens) {
+      fit.notes.push_back(cat(run.name, ": no step times, since a step has ", summary.batch_tokens, " tokens and not ",
+                              fit.batch_tokens));
+      continue;
+    }
+    if (has_times) fit.batch_tokens = summary.batch_tokens;
     if (summary.step_s_before > 0) by_experts[summary.experts_before].push_back(summary.step_s_before);
     if (summary.step_s_after > 0) by_experts[summary.experts_after].push_back(summary.step_s_after);
   }

@@ -12,6 +12,7 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
 
+constexpr int64_t kMeasuredTokens = 2048, kMeasuredSequence = 256;
 constexpr std::array<std::string_view, 5> kOfMeasuring = {"measure-experts", "measure-tokens", "measure-steps",
                                                           "measure-dtype", "threads"};
 constexpr std::array<std::string_view, 2> kOfDense = {"top-k", "granularity"};
@@ -50,6 +51,15 @@ void refuse_given(const PlanOptions& options, std::span<const std::string_view> 
       refuse(cat("--", specs[i].name, ": it has no effect here; ", reason, " (leave it out)"));
     }
   }
+}
+
+int64_t measured_sequence(const PlanOptions& o) {
+  return std::min(kMeasuredSequence, o.measure_tokens.value_or(kMeasuredTokens));
+}
+
+int64_t measured_tokens(const PlanOptions& o) {
+  const int64_t tokens = o.measure_tokens.value_or(kMeasuredTokens);
+  return tokens - tokens % measured_sequence(o);
 }
 
 StateBytes state_bytes(const PlanOptions& o) {

@@ -92,6 +92,10 @@ inline int64_t experts_after(const PlanOptions& options, int64_t experts) {
   return options.experts.value_or(upcycle::ExpertCount{}).resolve(experts);
 }
 
+/// Tokens of one timed step of --measure: whole sequences.
+int64_t measured_sequence(const PlanOptions& options);
+int64_t measured_tokens(const PlanOptions& options);
+
 /// Throws   Error{kUsage}: a dtype that training state cannot have.
 StateBytes state_bytes(const PlanOptions& options);
 

@@ -23,7 +23,7 @@ constexpr MetricText kMetrics[] = {
      "a few hundred "
      "steps: if it stays, raise balance.rate."},
     {"load_entropy", "Entropy of the load", "",
-     "Even load has the highest entropy. A fall at an expansion that does not recover means that routing settled on "
+     "1 is an even load, 0 a single expert. A fall at an expansion that does not recover means that routing settled on "
      "few experts."},
     {"dead_share", "Experts without a token", "share",
      "0 is healthy. Above 0 long after an expansion: copies that never woke; their parents would have done without "
@@ -52,6 +52,18 @@ std::map<std::string, std::set<int64_t>> layer_metrics(const std::vector<RunReco
     for (const auto& [tag, points] : run.series) {
       if (const auto found = layer_tag(tag)) out[found->second].insert(found->first);
     }
+  }
+  return out;
+}
+
+// Those with a text of their own first, as they stand there.
+std::vector<std::string> in_reading_order(const std::map<std::string, std::set<int64_t>>& metrics) {
+  std::vector<std::string> out;
+  for (const MetricText& known : kMetrics) {
+    if (metrics.contains(std::string(known.name))) out.emplace_back(known.name);
+  }
+  for (const auto& [name, layers] : metrics) {
+    if (std::ranges::find(out, name) == out.end()) out.push_back(name);
   }
   return out;
 }
@@ -140,10 +152,12 @@ HeatMap specialisation(const Routing& routing, int64_t layer, const std::string&
               .y_label = "",
               .unit = "times even",
               .around_one = true};
+  std::vector<std::string> domains;
+  for (const auto& [domain, layers] : routing) domains.push_back(domain);
   for (const auto& [domain, layers] : routing) {
     const auto found = layers.find(layer);
     if (found == layers.end()) continue;
-    map.y.push_back(domain);
+    map.y.push_back(domain_of(domain, domains));
     map.values.push_back(times_even(found->second));
     if (map.x.size() < found->second.size()) map.x = numbered(found->second.size());
   }
@@ -234,7 +248,9 @@ void add_routing(Page& page, const Reported& all) {
              "columns at 0 are experts that serve nobody.",
              "run");
   if (!strength.series.empty()) {
-    page.chart(strength,
+    Figure drawing = figure(strength);
+    if (strength.series.front().x.size() <= 16) drawing.layout["xaxis"]["dtick"] = 1;
+    page.views({{"", std::move(drawing)}},
                "Half the mean absolute difference between a domain's shares and those of all domains: 0 where every "
                "domain uses every expert "
                "alike, towards 1 where domains share no expert.");
@@ -248,7 +264,8 @@ void add_experts(Page& page, const Reported& all) {
   if (metrics.empty() && all.files.routing.empty()) return;
   page.heading("Experts");
   add_routing(page, all);
-  for (const auto& [name, layers] : metrics) {
+  for (const std::string& name : in_reading_order(metrics)) {
+    const std::set<int64_t>& layers = metrics.at(name);
     const MetricText text = text_of(name);
     std::vector<Page::View> views;
     for (const size_t run : all.grown_first()) {

@@ -41,6 +41,34 @@ Table run_table(const Reported& all) {
   return table;
 }
 
+// The growth event's validation losses just after less just before, mean over the files; NaN where it has none.
+double jump_of(const Json& event) {
+  const Json *before = event.find("validation_before"), *after = event.find("validation_after");
+  if (before == nullptr || after == nullptr || !before->is_object() || before->members().empty()) return NAN;
+  double sum = 0;
+  for (const auto& [file, loss] : before->members()) {
+    const Json* then = after->find(file);
+    if (then == nullptr || !then->is_number() || !loss.is_number()) return NAN;
+    sum += then->as_double() - loss.as_double();
+  }
+  return sum / static_cast<double>(before->members().size());
+}
+
+void add_jumps(const Reported& all, std::vector<Page::Card>& cards) {
+  std::vector<double> jumps;
+  for (const auto& run : all.runs) {
+    for (const Json& event : run.events) {
+      if (const double jump = jump_of(event); std::isfinite(jump)) jumps.push_back(jump);
+    }
+  }
+  if (jumps.empty()) return;
+  const Spread s = spread(jumps);
+  cards.push_back({"Jump at the expansion", cat(fixed_text(s.mean, 4), " nats"),
+                   jumps.size() == 1 ? "validation loss, just after less just before"
+                                     : cat(fixed_text(s.low, 4), " to ", fixed_text(s.high, 4), " over ", jumps.size(),
+                                           " expansions")});
+}
+
 std::string nats(double value) { return fixed_text(value, 4); }
 
 void add_closure_cards(const ArmGroup& group, std::vector<Page::Card>& cards) {
@@ -67,6 +95,7 @@ void add_overview(Page& page, const Reported& all) {
   for (const auto& group : all.arms) {
     if (cards.size() < 6) add_closure_cards(group, cards);
   }
+  add_jumps(all, cards);
   double tokens = 0, seconds = 0;
   for (size_t i = 0; i < all.runs.size(); ++i) {
     const RunSummary& run = all.summaries[i];
@@ -91,16 +120,6 @@ void add_overview(Page& page, const Reported& all) {
   page.table(run_table(all), all.runs.size() > kMostRows
                                  ? cat("The first ", kMostRows, " of ", all.runs.size(), " runs.")
                                  : "Last values; step times are medians.");
-  std::vector<std::string> failures;
-  for (const auto& run : all.runs) {
-    for (const Json& event : run.events) {
-      const Json* message = event.find("message");
-      if (message != nullptr && message->is_string()) failures.push_back(cat(run.name, ": ", message->as_string()));
-    }
-  }
-  if (failures.empty()) return;
-  page.subheading("Stopped with a message");
-  page.list(failures);
 }
 
 }  // namespace coppice::report::detail

@@ -50,6 +50,34 @@ Json flattened(const Json& settings) {
   return out;
 }
 
+// What happened between steps, but for what happens all the time.
+void add_events(Page& page, const Reported& all) {
+  constexpr size_t kMostEvents = 60, kLongest = 160;
+  Table table{.header = {"run", "step", "event", "details"}, .rows = {}};
+  size_t left_out = 0;
+  for (const auto& run : all.runs) {
+    for (const Json& event : run.events) {
+      const Json &name = event.at("event"), *step = event.find("step");
+      if (!name.is_string() || name == Json("routing") || name == Json("checkpoint")) continue;
+      if (table.rows.size() == kMostEvents) {
+        ++left_out;
+        continue;
+      }
+      std::vector<std::string> details;
+      for (const auto& [key, value] : event.members()) {
+        if (key == "event" || key == "step" || value.is_object()) continue;
+        details.push_back(cat(key, ": ", value.is_string() ? value.as_string() : value.dump()));
+      }
+      std::string text = join(details, "; ");
+      if (text.size() > kLongest) text = cat(text.substr(0, text.find(' ', kLongest - 20)), " ...");
+      table.rows.push_back({run.name, step == nullptr ? "" : step->dump(), name.as_string(), text});
+    }
+  }
+  if (table.rows.empty()) return;
+  page.subheading("Events");
+  page.table(table, left_out > 0 ? cat(left_out, " more are in metrics.jsonl.") : "");
+}
+
 // Settings in which the runs differ.
 Table differences(const Reported& all) {
   std::vector<Json> settings;
@@ -92,6 +120,7 @@ void add_training(Page& page, const Reported& all) {
   std::vector<Page::View> others;
   for (const auto& tag : tags) others.push_back(view_of(all, tag, tag, ""));
   page.views(others, "Everything else that the runs logged.", "metric");
+  add_events(page, all);
 }
 
 void add_configuration(Page& page, const Reported& all) {

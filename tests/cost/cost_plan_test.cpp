@@ -82,6 +82,15 @@ TEST_F(CostPlanOf, OwnRunsReplaceTheCurve) {
   EXPECT_THAT(found.to_text(), HasSubstr("your runs"));
 }
 
+// A step that was timed here is one of 2048 tokens, whatever the cluster's batch is.
+TEST_F(CostPlanOf, HoursAreOfTheBatchThatWasTimed) {
+  const PlanOptions options{.tokens_before = 2048, .tokens_after = 2048, .measure = true};
+  const CostPlan found = plan(options, {{8, 3600}, {16, 7200}});
+  EXPECT_DOUBLE_EQ(found.batch_tokens, 2048);
+  EXPECT_THAT(found.to_text(), HasSubstr("16 experts from the first token               4 "));
+  refuses({.step_time_before = 1, .step_time_after = 2, .batch_tokens = -5}, {"batch-tokens"});
+}
+
 TEST_F(CostPlanOf, HostileOptionsAreRefusedByName) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   refuses({.tokens_before = -1}, {"tokens-before", "-1"});
