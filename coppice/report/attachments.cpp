@@ -32,6 +32,16 @@ std::map<int64_t, std::vector<uint32_t>> parents_of(const Json& by_layer) {
   return out;
 }
 
+// Runs `read`; what it throws names `path`.
+template <class Read>
+auto naming(const fs::path& path, const Read& read) {
+  try {
+    return read();
+  } catch (const Error& error) {
+    throw Error(error.code, cat(path, ": ", error.what()));
+  }
+}
+
 Routing routing_of(const Json& tokens) {
   Routing out;
   for (const auto& [domain, layers] : tokens.members()) {
@@ -70,8 +80,13 @@ Json read_ours(const fs::path& path, std::string_view key) {
   return json.find(key) == nullptr ? Json() : json;
 }
 
+std::optional<upcycle::Scores> read_scores(const fs::path& path) {
+  if (!fs::is_regular_file(path)) return std::nullopt;
+  return upcycle::Scores::read(path);
+}
+
 void add_growth(GrowthRecord record, Attachments& out) {
-  if (record.scores.is_object() || !record.parents.empty()) out.growths.push_back(std::move(record));
+  if (record.scores || !record.parents.empty()) out.growths.push_back(std::move(record));
 }
 
 // RUN/growth-step-00001000/ with scores.json and plan.toml.
@@ -83,10 +98,11 @@ void add_growths_of(const RunRecord& run, Attachments& out) {
   }
   for (const auto& folder : folders) {
     GrowthRecord record{.name = cat(run.name, ", ", folder.filename().string())};
-    record.scores = read_ours(folder / "scores.json", "coppice_scores");
+    record.scores = read_scores(folder / "scores.json");
     if (fs::is_regular_file(folder / "plan.toml")) {
       const Json plan = read_toml(folder / "plan.toml");
-      if (const Json* parents = plan.find("parents")) record.parents = parents_of(*parents);
+      const Json* parents = plan.find("parents");
+      if (parents != nullptr) record.parents = naming(folder / "plan.toml", [&] { return parents_of(*parents); });
     }
     if (record.parents.empty()) record.parents = lineage_parents(run.lineage, 0);
     add_growth(std::move(record), out);
@@ -96,7 +112,8 @@ void add_growths_of(const RunRecord& run, Attachments& out) {
 void add_routing(const RunRecord& run, Attachments& out) {
   for (const Json& event : run.events) {
     const Json* tokens = event.find("tokens");
-    if (event.at("event") == Json("routing") && tokens != nullptr) out.routing[run.name] = routing_of(*tokens);
+    if (event.at("event") == Json("routing") && tokens != nullptr)
+      out.routing[run.name] = naming(run.directory / "metrics.jsonl", [&] { return routing_of(*tokens); });
   }
 }
 
@@ -122,7 +139,7 @@ Attachments read_attachments(const std::vector<RunRecord>& runs) {
     add_routing(run, out);
     for (const fs::path& folder : {own, own.parent_path()}) {
       const bool is_new = seen.insert(folder).second;
-      if (Json scores = is_new ? read_ours(folder / "scores.json", "coppice_scores") : Json(); scores.is_object()) {
+      if (auto scores = is_new ? read_scores(folder / "scores.json") : std::nullopt) {
         GrowthRecord record{.name = folder.filename().string(), .scores = std::move(scores)};
         for (const auto& other : runs) {  // the run of this folder that grew
           const fs::path at = fs::absolute(other.directory).lexically_normal();
@@ -135,8 +152,8 @@ Attachments read_attachments(const std::vector<RunRecord>& runs) {
       const Json result = read_ours(folder / "result.json", "seed");
       const std::string arm = own.filename().string();
       if (out.routing.contains(run.name) || result.find(arm) == nullptr) continue;
-      if (Routing routing = routing_of_demo(run, result.at(arm)); !routing.empty())
-        out.routing[run.name] = std::move(routing);
+      Routing routing = naming(folder / "result.json", [&] { return routing_of_demo(run, result.at(arm)); });
+      if (!routing.empty()) out.routing[run.name] = std::move(routing);
     }
   }
   return out;

@@ -8,6 +8,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
+#include "coppice/upcycle/lineage.h"
 
 namespace coppice::report {
 namespace {
@@ -70,7 +71,7 @@ void read_newest_checkpoint(RunRecord& run) {
   }
   if (newest.empty()) return;
   run.model = read_if_there(newest / "config.json");
-  run.lineage = read_if_there(newest / "coppice.json");
+  run.lineage = upcycle::read_lineage(newest).value_or(Json());
 }
 
 void find_runs(const fs::path& directory, int depth, std::vector<fs::path>& found) {

@@ -13,19 +13,6 @@ namespace {
 
 constexpr size_t kMostViews = 40, kMostLayers = 128;
 
-// sum over batches of one metric: layer -> [E].
-std::map<int64_t, std::vector<double>> metric_sums(const Json& metric, std::string_view part) {
-  std::map<int64_t, std::vector<double>> out;
-  const Json* of_part = metric.find(part);
-  const Json* sums = of_part == nullptr ? nullptr : of_part->find("sum");
-  if (sums == nullptr || !sums->is_object()) return out;
-  for (const auto& [layer, values] : sums->members()) {
-    auto& row = out[std::strtoll(layer.c_str(), nullptr, 10)];
-    for (const Json& value : values.items()) row.push_back(value.as_double());
-  }
-  return out;
-}
-
 std::vector<double> shares(const std::vector<double>& values) {
   double total = 0;
   for (const double value : values) total += value;
@@ -42,17 +29,17 @@ std::vector<size_t> copies_of(const std::vector<uint32_t>& parents, size_t exper
   return out;
 }
 
-HeatMap utility_map(const GrowthRecord& growth, const std::string& name, const Json& metric) {
+HeatMap utility_map(const GrowthRecord& growth, const std::string& name, const upcycle::MetricScores& metric) {
   HeatMap map{.title = cat("Utility of every expert by ", name),
               .x_label = "expert",
               .y_label = "layer",
               .unit = "times even",
               .around_one = true};
-  const auto fc1 = metric_sums(metric, "fc1"), fc2 = metric_sums(metric, "fc2");
-  for (const auto& [layer, values] : fc1) {
+  for (const auto& [layer, values] : metric.fc1.sum) {
     if (map.y.size() >= kMostLayers) break;
     std::vector<double> row = shares(values);
-    if (const auto second = fc2.find(layer); second != fc2.end() && second->second.size() == row.size()) {
+    if (const auto second = metric.fc2.sum.find(layer);
+        second != metric.fc2.sum.end() && second->second.size() == row.size()) {
       const auto other = shares(second->second);
       for (size_t e = 0; e < row.size(); ++e) row[e] = (row[e] + other[e]) / 2;
     }
@@ -257,10 +244,9 @@ void add_expansions(Page& page, const Reported& all) {
 void add_choice(Page& page, const Reported& all) {
   std::vector<std::pair<std::string, std::vector<Page::View>>> choices;
   for (const auto& growth : all.files.growths) {
-    const Json* metrics = growth.scores.find("metrics");
-    if (metrics == nullptr || !metrics->is_object()) continue;
+    if (!growth.scores) continue;
     std::vector<Page::View> views;
-    for (const auto& [name, metric] : metrics->members()) {
+    for (const auto& [name, metric] : growth.scores->metrics) {
       if (HeatMap map = utility_map(growth, name, metric); !map.values.empty()) {
         map.title = cat(map.title, ", ", growth.name);
         views.emplace_back(name, figure(map));

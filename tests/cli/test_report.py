@@ -58,7 +58,8 @@ def write_run(directory, seed=0, experts=4, grow_at=None, first=1, last=40, loss
         (checkpoint / "coppice.json").write_text(json.dumps({"coppice_lineage": 1, "steps": [step]}))
     if grow_at:
         sums = {str(layer): [rng.random() for _ in range(experts)] for layer in range(layers)}
-        scores = {"coppice_scores": 1, "metrics": {name: {"fc1": {"sum": sums}, "fc2": {"sum": sums}} for name in ("load", "gradient_squared")}}
+        scores = {"coppice_scores": 1, "model": {"digest": "0" * 64, "model_type": "mixtral", "layers": layers, "experts": experts}, "tokens": {"digest": "0" * 64, "seen": 1, "batch_tokens": 1, "batches": 1},
+                  "metrics": {name: {"fc1": {"sum": sums}, "fc2": {"sum": sums}} for name in ("load", "gradient_squared")}}
         growth = directory / f"growth-step-{grow_at:08}"
         growth.mkdir()
         (growth / "scores.json").write_text(json.dumps(scores))
@@ -136,10 +137,11 @@ def test_long_runs_are_thinned(coppice, tmp_path):
     ("metrics.jsonl", '{"step": 1}\n{oops}\n', ["metrics.jsonl line 2"]),
     ("metrics.jsonl", '{"loss": 1}\n', ["metrics.jsonl line 1", "step"]),
     ("config.toml", "= 1\n", ["config.toml"]),
-    ("checkpoints/step-00000040/coppice.json", '{"steps": [{"parents": {"0": [-1]}}]}', ["parent -1"]),
-    ("checkpoints/step-00000040/coppice.json", '{"steps": [{"parents": {"0": ["x"]}}]}', ["coppice: error"]),
+    ("checkpoints/step-00000040/coppice.json", '{"steps": [{"parents": {"0": [-1]}}]}', ["coppice.json", "coppice_lineage"]),
+    ("metrics.jsonl", '{"event": "routing", "step": 1, "tokens": {"a": [1]}}\n', ["metrics.jsonl"]),
+    ("growth-step-00000020/plan.toml", '[parents]\n0 = [-1]\n', ["plan.toml", "parent -1"]),
     ("checkpoints/step-00000040/config.json", "{", ["config.json"]),
-    ("growth-step-00000020/scores.json", '{"coppice_scores": 1, "metrics": {"load": {"fc1": {"sum": {"0": ["x"]}}}}}', ["coppice: error"]),
+    ("growth-step-00000020/scores.json", '{"coppice_scores": 1, "metrics": {"load": {"fc1": {"sum": {"0": ["x"]}}}}}', ["scores.json"]),
 ])
 def test_hostile_files_are_one_line_with_status_3(coppice, tmp_path, file, text, words):
     run = write_run(tmp_path / "run", grow_at=20)

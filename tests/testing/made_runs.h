@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "coppice/base/text.h"
 
@@ -42,8 +43,13 @@ inline void write_run(const std::filesystem::path& directory, const MadeRun& run
         "\"num_local_experts\": ",
         experts, "}");
     if (run.experts_after > 0) {
+      std::vector<std::string> parents;
+      for (int64_t e = 0; e < run.experts_after; ++e) parents.push_back(cat(e % run.experts));
       std::ofstream(checkpoint / "coppice.json")
-          << cat("{\"coppice_lineage\": 1, \"steps\": [{\"experts\": [", run.experts, ", ", run.experts_after, "]}]}");
+          << cat("{\"coppice_lineage\": 1, \"steps\": [{\"command\": \"expand\", \"version\": \"0\", \"seed\": 0, "
+                 "\"source_digest\": \"0\", \"order\": \"append\", \"methods\": {}, \"experts\": [",
+                 run.experts, ", ", run.experts_after, "], \"parents\": {\"0\": [", join(parents), "], \"1\": [",
+                 join(parents), "]}}]}");
     }
   }
 }
