@@ -32,7 +32,11 @@ constexpr std::string_view kSummary = "one self-contained page from one or many 
 std::optional<Json> read_plan(const std::optional<std::filesystem::path>& path) {
   if (!path) return std::nullopt;
   Json plan = Json::read(*path);
-  if (plan.find("coppice_plan") == nullptr || plan.find("step") == nullptr || plan.find("closure") == nullptr) {
+  const Json *step = plan.find("step"), *closure = plan.find("closure");
+  const Json* basis = step == nullptr ? nullptr : step->find("basis");
+  const Json* f0 = closure == nullptr ? nullptr : closure->find("f0");
+  if (plan.find("coppice_plan") == nullptr || basis == nullptr || !basis->is_string() || f0 == nullptr ||
+      !f0->is_number()) {
     throw Error(ErrorCode::kFormat,
                 cat(*path, ": no plan of an expansion; wanted what `coppice plan MODEL --json` printed"));
   }

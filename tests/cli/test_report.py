@@ -154,9 +154,10 @@ def test_hostile_files_are_one_line_with_status_3(coppice, tmp_path, file, text,
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_plan_that_is_none_is_refused(coppice, tmp_path):
+@pytest.mark.parametrize("text", ["{}", "[]", '{"coppice_plan": 1, "step": 5, "closure": {"f0": 1}}', '{"coppice_plan": 1, "step": {"basis": "given"}, "closure": {"f0": "x"}}'])
+def test_a_plan_that_is_none_is_refused(coppice, tmp_path, text):
     run = write_run(tmp_path / "run")
-    (tmp_path / "plan.json").write_text("{}")
+    (tmp_path / "plan.json").write_text(text)
     done = coppice("report", run, "--plan", tmp_path / "plan.json", "--out", tmp_path / "page.html")
     assert done.returncode == 3 and "plan.json" in done.stderr and "coppice plan" in done.stderr
 
