@@ -1,4 +1,4 @@
-"""`coppice plan --measure`: step times at two numbers of experts predict a third, which is then measured.
+"""`coppice plan --measure`: the line through step times at two numbers of experts, as plan draws it, against a third that is measured in turns with them.
 
 usage: plan.py [--threads N]
 
@@ -23,13 +23,14 @@ CONFIGURATIONS = [("qwen3_moe", dict(model_dim=256, expert_width=256, num_layers
                   ("mixtral", dict(model_dim=512, expert_width=512, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=64, vocab_size=4096, top_k=2), (8, 16, 24), 4096)]
 
 
-def plan(model, tokens, experts, measured, threads):
-    command = [COPPICE, "plan", model, "--experts", experts, "--measure", "--measure-experts", ",".join(map(str, measured)), "--measure-tokens", tokens,
-               *(["--threads", threads] if threads else []), "--json", "--quiet"]
+def measured(model, tokens, experts, threads):
+    """Seconds a step by number of experts, timed in turns."""
+    command = [COPPICE, "plan", model, "--measure", "--measure-experts", ",".join(map(str, experts)), "--measure-tokens", tokens, *(["--threads", threads] if threads else []),
+               "--json", "--quiet"]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stderr}")
-    return json.loads(done.stdout)["step"]
+    return dict(json.loads(done.stdout)["step"]["measured"])
 
 
 def main() -> int:
@@ -42,10 +43,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as directory:
             model = f"{directory}/m"
             subprocess.run([GENERATE, model, family, "BF16", f"num_experts={first}", *(f"{key}={value}" for key, value in sizes.items())], check=True)
-            predicted = plan(model, tokens, third, (first, second), options.threads)
-            truth = plan(model, tokens, third, (first, third), options.threads)
-        seconds = dict(predicted["measured"])
-        expected, found = predicted["seconds"][1], dict(truth["measured"])[third]
+            seconds = measured(model, tokens, (first, second, third), options.threads)
+        found = seconds[third]
+        expected = seconds[first] + (seconds[second] - seconds[first]) / (second - first) * (third - first)
         error = expected / found - 1
         worst = max(worst, abs(error))
         print(f"| {family} | {sizes['top_k']} | {sizes['expert_width']} | {first}, {second} | {1e3 * seconds[first]:.0f}, {1e3 * seconds[second]:.0f} | {third} | {1e3 * expected:.0f} | "

@@ -15,8 +15,8 @@
 namespace coppice::cli {
 namespace {
 
-constexpr int64_t kSteps = 8, kUncounted = 2;
-constexpr int kRounds = 2;
+constexpr int64_t kSteps = 5, kUncounted = 2;
+constexpr int kRounds = 4;                 // other work on the machine hits one number of experts and not another
 constexpr double kBytesPerParameter = 18;  // bf16 weights, f32 gradients, masters and two moments
 
 // Leading dense layers; the trainer knows no other pattern.

@@ -10,7 +10,7 @@
 namespace coppice::cli {
 
 /// Median seconds of a real training step with each number of experts: random weights of the model's shape, random
-/// tokens. Two rounds over all of them, the faster median of each; nothing is written.
+/// tokens. Four rounds over all of them, the fastest median of each; nothing is written.
 ///
 /// Throws   Error{kUnsupported} in the core build, and for a family that coppice does not train; Error{kUsage} for sizes
 ///          that the trainer cannot have; Error{kIo} where the largest would not fit into the memory that is free.

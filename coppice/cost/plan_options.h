@@ -79,7 +79,7 @@ struct PlanOptions {
               "numbers of experts to time (default: E and N); N is predicted where it is not among them"),
         field("measure-tokens", &O::measure_tokens, "tokens of a timed step (default: 2048)"),
         field("measure-steps", &O::measure_steps,
-              "steps to time for each number (default: 8, after 2 that do not count)"),
+              "steps of each of four rounds (default: 5, after 2 that do not count)"),
         field("measure-dtype", &O::measure_dtype, "compute of timed steps: bf16 (default) or f32"),
         field("threads", &O::threads, "threads of timed steps (default: all cores)"),
         field("fit", &O::fit, "your own runs (folders): their losses and step times replace published constants"),
