@@ -9,8 +9,8 @@ import subprocess
 import pytest
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-COMMANDS = ["inspect", "score", "expand", "convert", "verify", "tokenize", "train", "eval", "report", "demo", "list"]
-CORE_COMMANDS = ["inspect", "expand", "convert", "verify", "tokenize", "report", "list"]
+COMMANDS = ["inspect", "plan", "score", "expand", "convert", "verify", "tokenize", "train", "eval", "report", "demo", "list"]
+CORE_COMMANDS = ["inspect", "plan", "expand", "convert", "verify", "tokenize", "report", "list"]
 LISTS = ["families", "expert-init", "router-init", "optimizer-state", "metrics", "selections", "layer-selections", "recipes", "conversions", "scales", "routers",
          "convert-recipes"]
 
