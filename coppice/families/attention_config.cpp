@@ -110,10 +110,9 @@ void detail::read_attention(const Json& config, std::string_view source, ModelCo
   c.activation = read_activation(in, c);
   read_multipliers(in, c);
   if (in.flag_or("use_bidirectional_attention", false)) c.unsupported_in_nn.emplace_back("bidirectional attention");
-  const bool quantised = in.find("quantization_config") != nullptr;
-  if (quantised) c.unsupported_in_nn.emplace_back("quantised weights");
-  c.quantised_stacks =
-      quantised && std::ranges::any_of(family.tensors, [](const TensorRule& rule) { return rule.layout.stacked; });
+  const bool has_scales = in.find("quantization_config") != nullptr;
+  if (has_scales) c.unsupported_in_nn.emplace_back("quantised weights");
+  c.quantised = has_scales && !family.trunk.empty();
 }
 
 }  // namespace coppice::families

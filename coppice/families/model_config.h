@@ -63,11 +63,11 @@ struct ModelConfig {
 
   std::string
       text_key;  ///< the object of `json` that the sizes stand in (a multimodal model's "text_config"), or empty
+  bool quantised = false;  ///< there is a quantization_config, and the family's trunk has patterns
 
   /// True where the weights and not this configuration say which tensors there are: families known for surgery only,
-  /// the language model inside a multimodal one, and quantised stacks of experts, whose blocks have other names.
-  bool placed_by_weights() const { return family->surgery_only || !text_key.empty() || quantised_stacks; }
-  bool quantised_stacks = false;
+  /// the language model inside a multimodal one, and quantised weights, which have other names or scales beside them.
+  bool placed_by_weights() const { return family->surgery_only || !text_key.empty() || quantised; }
   int64_t router_rows() const { return num_experts + routing.trailing_choices; }
   int64_t dim(Dim dim) const;
   std::vector<int64_t> shape(const TensorRule& rule) const;
