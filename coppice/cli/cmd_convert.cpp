@@ -256,7 +256,7 @@ int carry_out(upcycle::Conversion& conversion, const ConvertOptions& o, const Ac
 }
 
 int average(const ConvertOptions& o, size_t threads) {
-  const families::Model model = upcycle::open_whole_model(o.models.front());
+  const families::Model model = families::open_model(o.models.front());
   if (!model.config.is_moe()) refuse("dense-average", cat(o.models.front(), " has no experts"));
   upcycle::Conversion conversion(model, o.to.value_or(std::string(upcycle::dense_counterpart(model))), o.lossy);
   const Account account = account_of(conversion, model, std::nullopt);

@@ -111,18 +111,16 @@ int run(std::span<const std::string_view> args) {
   for (const auto& model : warned) {
     if (const auto warning = upcycle::routing_warning(model, upcycle::read_lineage(model))) log_warning(*warning);
   }
-  families::Model after = families::open_model(o.after, given.family());
+  const families::Model after = families::open_model(o.after, given.family());
   const bool was = first.config.is_moe(), is = after.config.is_moe();
   if (!was && is) {
-    after = upcycle::open_whole_model(o.after);
     return finish(upcycle::verify_conversion(before, after, threads), o.json, print_conversion);
   }
   if (before.size() > 1)
     throw Error(ErrorCode::kUsage,
                 cat(o.before[1], ": one model before is enough; it was not a conversion of several"));
   if (was && !is) {
-    const families::Model whole = upcycle::open_whole_model(o.before.front());
-    return finish(upcycle::verify_average(whole, after, threads), o.json, print_conversion);
+    return finish(upcycle::verify_average(first, after, threads), o.json, print_conversion);
   }
   return finish(upcycle::verify(first, after, threads), o.json, print_account);
 }

@@ -177,15 +177,4 @@ std::string_view dense_counterpart(const Model& moe) {
   return to == kNormed && !normed ? kPlain : to;  // glm4_moe has them or not
 }
 
-Model open_whole_model(const fs::path& directory) {
-  io::Checkpoint checkpoint = io::Checkpoint::open(directory);
-  const std::string source = (directory / "config.json").string();
-  const Json* type = checkpoint.config().find("model_type");
-  const bool known = type != nullptr && type->is_string() && families::find_family(type->as_string()) != nullptr;
-  const families::Family* whole = known ? &whole_family(type->as_string()) : nullptr;
-  const bool is_table = known && whole == families::find_family(type->as_string());
-  families::ModelConfig config = families::read_config(checkpoint.config(), source, is_table ? nullptr : whole);
-  return families::make_model(std::move(checkpoint), std::move(config));
-}
-
 }  // namespace coppice::upcycle

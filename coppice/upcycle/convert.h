@@ -56,7 +56,4 @@ WrittenModel convert(Conversion& conversion, const OutputSettings& settings);
 /// The dense family that experts are averaged to if the user names none.
 std::string_view dense_counterpart(const families::Model& moe);
 
-/// Opens a Mixture of Experts by the whole table of its family.
-families::Model open_whole_model(const std::filesystem::path& directory);
-
 }  // namespace coppice::upcycle

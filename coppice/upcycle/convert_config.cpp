@@ -243,7 +243,7 @@ Traits traits_of(const ModelConfig& config, std::span<const families::TensorSlot
 
 Json moe_config(const ModelConfig& dense, const Traits& traits, const ConversionPlan& plan,
                 std::vector<std::string>& losses) {
-  const Family& family = whole_family(plan.to);
+  const Family& family = families::family_of(plan.to);
   const MoeFamily& row = moe_family(plan.to);
   const bool folds_scale = traits.embedding_scale != 1 && !row.has_multipliers;
   Json c = decoder_config(dense, traits, family, traits.tied && !folds_scale, losses);

@@ -51,7 +51,4 @@ const MoeFamily& moe_family(std::string_view model_type);
 ///          mean something else.
 const MoeFamily& family_to_average(std::string_view model_type, std::string_view to);
 
-/// The family with every tensor by name and shape, also where coppice else knows it for surgery only.
-const families::Family& whole_family(std::string_view model_type);
-
 }  // namespace coppice::upcycle

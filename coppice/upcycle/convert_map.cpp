@@ -116,7 +116,7 @@ Mapping map_to_moe(const ModelConfig& dense, std::span<const TensorSlot> slots, 
   Mapping out;
   const detail::Traits traits = detail::traits_of(dense, slots);
   const Json json = detail::moe_config(dense, traits, plan, out.losses);
-  out.config = read_new_config(json, whole_family(plan.to));
+  out.config = read_new_config(json, families::family_of(plan.to));
 
   Roles roles(slots);
   std::map<Role, std::vector<std::string>> invented;
@@ -147,7 +147,7 @@ Mapping map_to_moe(const ModelConfig& dense, std::span<const TensorSlot> slots, 
 
 Mapping map_to_dense(const ModelConfig& moe, std::span<const TensorSlot> slots, std::string_view to) {
   (void)family_to_average(moe.family->model_type, to);
-  const families::Family& family = whole_family(to);
+  const families::Family& family = families::family_of(to);
   if (moe.num_moe_layers() < moe.num_layers && moe.dense_width != moe.expert_width) {
     throw Error(ErrorCode::kUnsupported, cat("dense-average: dense layers are ", moe.dense_width, " wide and experts ",
                                              moe.expert_width, "; a dense model has one width"));

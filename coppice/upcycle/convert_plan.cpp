@@ -166,7 +166,7 @@ const LayerPlan* ConversionPlan::find_layer(int64_t layer) const {
 void check_conversion_plan(const families::ModelConfig& config, const ConversionPlan& plan) {
   if (plan.from != config.family->model_type)
     refuse("from", cat("the plan is for ", plan.from, " and the model is of ", config.family->model_type));
-  const Family& family = whole_family(moe_family(plan.to).model_type);
+  const Family& family = families::family_of(moe_family(plan.to).model_type);
   check_name("trunk", plan.trunk, {"average", "first"});
   check_counts(config, plan);
   check_shared(family, config.dense_width, plan);
@@ -189,7 +189,7 @@ ConversionPlan make_conversion_plan(const families::ModelConfig& config, int64_t
   plan.from = config.family->model_type;
   const DenseFamily& dense = dense_family(plan.from);
   const MoeFamily& moe = moe_family(options.to.value_or(std::string(dense.to)));
-  const Family& family = whole_family(moe.model_type);
+  const Family& family = families::family_of(moe.model_type);
   plan.to = moe.model_type;
   plan.seed = options.seed;
   plan.parents = parents;

@@ -158,7 +158,7 @@ TEST(ConversionPlanCheck, HoldsAPlanOfAnyOriginToTheModel) {
 
 TEST(MoeFamilies, HaveAWholeTableEach) {
   for (const MoeFamily& row : moe_families()) {
-    const families::Family& family = whole_family(row.model_type);
+    const families::Family& family = families::family_of(row.model_type);
     EXPECT_FALSE(family.surgery_only) << row.model_type;
     EXPECT_TRUE(family.has_moe()) << row.model_type;
     EXPECT_FALSE(families::family_of(row.to).has_moe()) << row.to;

@@ -36,7 +36,7 @@ ConversionAccount convert_to(const std::filesystem::path& out, const std::vector
   const auto plan = make_conversion_plan(parents.front().config, static_cast<int64_t>(parents.size()), options);
   Conversion conversion(parents, plan, nullptr);
   (void)convert(conversion, {.out = out, .threads = 2});
-  return verify_conversion(parents, open_whole_model(out), 2);
+  return verify_conversion(parents, families::open_model(out), 2);
 }
 
 std::vector<float> values(const std::filesystem::path& model, const std::string& name) {
@@ -164,7 +164,7 @@ TEST(Convert, AveragesExpertsBackToTheDenseModel) {
   const auto from = dense_model(dir, "m");
   auto options = conversion("granitemoe", 4, 2, 1);
   (void)convert_to(dir / "moe", {from}, options);
-  const auto moe = open_whole_model(dir / "moe");
+  const auto moe = families::open_model(dir / "moe");
   Conversion back(moe, dense_counterpart(moe), false);
   (void)convert(back, {.out = dir / "back"});
   EXPECT_EQ(testing::tensors_of(dir / "back"), testing::tensors_of(from));
@@ -186,12 +186,12 @@ TEST(VerifyConversion, FindsAnyTensorThatIsNotAsMade) {
   io::write_file_atomically(dir / "other" / kLineageFile, lineage);
   std::vector<families::Model> parents;
   parents.push_back(families::open_model(from));
-  const auto account = verify_conversion(parents, open_whole_model(dir / "other"), 2);
+  const auto account = verify_conversion(parents, families::open_model(dir / "other"), 2);
   EXPECT_FALSE(account.ok);
   EXPECT_THAT(account.problems, SizeIs(2));  // a router in each layer
   std::filesystem::remove(dir / "other" / kLineageFile);
   expect_error(ErrorCode::kFormat, {"names no conversion"},
-               [&] { (void)verify_conversion(parents, open_whole_model(dir / "other"), 2); });
+               [&] { (void)verify_conversion(parents, families::open_model(dir / "other"), 2); });
 }
 
 }  // namespace
