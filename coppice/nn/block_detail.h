@@ -32,7 +32,7 @@ struct BlockContext {
   at::Tensor cos_SR, sin_SR;    ///< f32
   at::Tensor selection_bias_E;  ///< undefined where the layer has none
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
-  bool keep_routing = false, with_aux_loss = false, with_z_loss = false;
+  bool keep_routing = false, with_aux_loss = false, with_z_loss = false, with_output_sq = false;
 };
 
 /// Differentiable outputs; the last two undefined unless asked for.

@@ -20,24 +20,16 @@
 #include "coppice/nn/block_detail.h"
 #include "coppice/nn/build_parameters_detail.h"
 #include "coppice/nn/router.h"
+#include "coppice/nn/trunk_detail.h"
 
 namespace coppice::nn {
-namespace {
 
-using families::Role;
+namespace detail {
 
-/// Runs `f`; what libtorch throws becomes an Error.
-template <class F>
-auto at_border(const F& f) {
-  try {
-    return f();
-  } catch (const c10::Error& e) {
-    const std::string_view what = e.what_without_backtrace();
-    if (what.find("allocate memory") != std::string_view::npos) {
-      throw Error(ErrorCode::kIo,
-                  cat("out of memory: ", what, " (try a smaller micro-batch, or recompute activations)"));
-    }
-    throw Error(ErrorCode::kInternal, cat("libtorch: ", what, " (a bug in coppice, please report it)"));
+void check_supported(const families::ModelConfig& config) {
+  if (!config.unsupported_in_nn.empty()) {
+    throw Error(ErrorCode::kUnsupported, cat("config.json: this build cannot compute ", join(config.unsupported_in_nn),
+                                             "; wanted a model without (inspect and expand work on it all the same)"));
   }
 }
 
@@ -52,15 +44,20 @@ void check_tokens(const at::Tensor& tokens_BS, int64_t vocabulary) {
   }
 }
 
-/// Weights by layer; those of no layer at position `num_layers`.
-std::vector<detail::LayerWeights> by_layer(const Decoder& decoder) {
-  const int64_t layers = decoder.config().num_layers;
-  std::vector<detail::LayerWeights> out(layers + 1);
-  for (const Parameter& p : decoder.parameters()) out[p.layer < 0 ? layers : p.layer][p.role] = p.value;
-  return out;
+TensorFill checkpoint_fill(const families::Model& model) {
+  return [&model](const families::TensorSlot& slot, std::span<float> values) {
+    const auto entry = model.checkpoint.at(slot.name);
+    if (!io::is_float(entry.info->dtype)) {
+      throw Error(ErrorCode::kShape,
+                  cat(entry.file->path(), ": '", slot.name, "' is ", io::dtype_name(entry.info->dtype),
+                      "; wanted F32, BF16 or F16 (dequantize the checkpoint first)"));
+    }
+    io::to_f32(entry.info->dtype, entry.data(), values);
+    entry.file->release(*entry.info);
+  };
 }
 
-void set_rotary_angles(detail::BlockContext& context) {
+void set_rotary_angles(BlockContext& context) {
   const auto& config = *context.config;
   const auto f32 = at::TensorOptions().dtype(at::kFloat);
   const auto exponent_R = at::arange(0, config.rotary_dim, 2, f32) / static_cast<double>(config.rotary_dim);
@@ -68,6 +65,28 @@ void set_rotary_angles(detail::BlockContext& context) {
       at::outer(at::arange(context.positions, f32), 1.0 / at::pow(at::Scalar(config.rope_theta), exponent_R));
   context.cos_SR = at::cos(angle_SR);
   context.sin_SR = at::sin(angle_SR);
+}
+
+at::Tensor embed(const at::Tensor& table_VD, const at::Tensor& tokens_BS) {
+  // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
+  return at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1})).to(table_VD.scalar_type());
+}
+
+}  // namespace detail
+
+namespace {
+
+using families::Role;
+
+using detail::at_border;
+using detail::check_tokens;
+
+/// Weights by layer; those of no layer at position `num_layers`.
+std::vector<detail::LayerWeights> by_layer(const Decoder& decoder) {
+  const int64_t layers = decoder.config().num_layers;
+  std::vector<detail::LayerWeights> out(layers + 1);
+  for (const Parameter& p : decoder.parameters()) out[p.layer < 0 ? layers : p.layer][p.role] = p.value;
+  return out;
 }
 
 /// Everything before the output layer.
@@ -88,15 +107,14 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
                                .kernel = options.kernel,
                                .keep_routing = options.keep_routing,
                                .with_aux_loss = options.aux_loss_coef != 0,
-                               .with_z_loss = options.z_loss_coef != 0};
-  set_rotary_angles(context);
+                               .with_z_loss = options.z_loss_coef != 0,
+                               .with_output_sq = options.with_output_sq};
+  detail::set_rotary_angles(context);
   const bool recompute = options.recompute && at::GradMode::is_enabled();
 
   Trunk out;
   at::Tensor score_sum_E, count_E;
-  // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
-  const auto& table_VD = outer[Role::kEmbedding];
-  out.x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1})).to(table_VD.scalar_type());
+  out.x_TD = detail::embed(outer[Role::kEmbedding], tokens_BS);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     context.layer = layer;
     const auto bias = decoder.selection_bias().find(layer);
@@ -123,10 +141,7 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
 
 Decoder::Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill)
     : config_(std::move(config)), dtype_(dtype) {
-  if (!config_.unsupported_in_nn.empty()) {
-    throw Error(ErrorCode::kUnsupported, cat("config.json: this build cannot compute ", join(config_.unsupported_in_nn),
-                                             "; wanted a model without (inspect and expand work on it all the same)"));
-  }
+  detail::check_supported(config_);
   at_border([&] {
     auto built = detail::build_parameters(config_, dtype, fill);
     parameters_ = std::move(built.parameters);
@@ -135,16 +150,7 @@ Decoder::Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorF
 }
 
 Decoder Decoder::load(const families::Model& model, ComputeDtype dtype) {
-  return Decoder(model.config, dtype, [&](const families::TensorSlot& slot, std::span<float> values) {
-    const auto entry = model.checkpoint.at(slot.name);
-    if (!io::is_float(entry.info->dtype)) {
-      throw Error(ErrorCode::kShape,
-                  cat(entry.file->path(), ": '", slot.name, "' is ", io::dtype_name(entry.info->dtype),
-                      "; wanted F32, BF16 or F16 (dequantize the checkpoint first)"));
-    }
-    io::to_f32(entry.info->dtype, entry.data(), values);
-    entry.file->release(*entry.info);
-  });
+  return Decoder(model.config, dtype, detail::checkpoint_fill(model));
 }
 
 families::TensorSlot Decoder::selection_bias_slot(int64_t layer) const {

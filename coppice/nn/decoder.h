@@ -28,6 +28,9 @@ struct LayerRouting {
   at::Tensor count_E;      ///< int64, (token, slot) pairs per expert
   at::Tensor gate_mass_E;  ///< f64, sum of final gates before routed scaling
   at::Tensor index_TK;     ///< int64; only if ForwardOptions::keep_routing
+  at::Tensor gate_TK;      ///< f32, final gates; only if ForwardOptions::with_output_sq, like the next two
+  at::Tensor pair_sq_TK;   ///< f32, squared norm of what each chosen expert puts out, before its gate
+  double output_sq = 0;    ///< sum over tokens of the squared norm of the routed experts' output
 };
 
 struct ForwardOptions {
@@ -36,6 +39,7 @@ struct ForwardOptions {
   double aux_loss_coef = 0;  ///< switch-style, summed over MoE layers' mean as transformers does
   double z_loss_coef = 0;
   bool keep_routing = false;
+  bool with_output_sq = false;  ///< keep gates and the squared norms of outputs, too; implies keep_routing
 };
 
 struct LossOutput {

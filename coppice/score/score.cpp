@@ -1,16 +1,15 @@
 #include "coppice/score/score.h"
 
-#include <ATen/core/grad_mode.h>
+#include <algorithm>
+#include <functional>
+#include <memory>
 
 #include "coppice/base/error.h"
-#include "coppice/base/interrupt.h"
-#include "coppice/base/progress.h"
+#include "coppice/base/memory.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
-#include "coppice/nn/decoder.h"
-#include "coppice/score/calibration.h"
-#include "coppice/score/expert_sums.h"
-#include "coppice/upcycle/optimizer_state.h"
+#include "coppice/score/layered_pass.h"
+#include "coppice/score/partial_scores.h"
 
 namespace coppice::score {
 namespace {
@@ -32,65 +31,6 @@ void check(const families::Model& model, const ScoreSettings& settings) {
   }
 }
 
-// [E]: sum of v^2 of Adam's second moment over the tensors of each expert; -1 without optimizer state.
-std::vector<double> second_moments(const nn::Parameter& parameter, const upcycle::OptimizerState* state) {
-  const auto experts = static_cast<size_t>(parameter.master.size(0));
-  if (state == nullptr) return std::vector<double>(experts, -1.0);
-  std::vector<double> out(experts, 0.0);
-  for (const auto& slice : parameter.slices) {
-    const auto entry = state->at(slice.slot.name, "exp_avg_sq");
-    std::vector<float> values(static_cast<size_t>(entry.info->elements()));
-    io::to_f32(entry.info->dtype, entry.data(), values);
-    out[static_cast<size_t>(slice.slot.expert)] += dot(values, values);
-  }
-  return out;
-}
-
-// Everything the metrics look at, for each expert.
-std::vector<upcycle::UtilityInputs> inputs_of(const PartGradients& part, const LayerSums& layer, uint64_t batches,
-                                              const upcycle::OptimizerState* state) {
-  const at::NoGradGuard no_grad;
-  const at::Tensor mean = part.total / static_cast<double>(batches);
-  const at::Tensor& master = part.parameter->master;
-  const auto weight_sq = expert_dot(master, master), grad_sq = expert_dot(mean, mean), both = expert_dot(master, mean);
-  const auto moments = second_moments(*part.parameter, state);
-  std::vector<upcycle::UtilityInputs> out(weight_sq.size());
-  for (size_t e = 0; e < out.size(); ++e) {
-    out[e] = {.weight_sq = weight_sq[e],
-              .grad_sq = grad_sq[e],
-              .weight_grad = both[e],
-              .batch_grad_sq = part.squares.sum[e],
-              .second_moment_sq = moments[e],
-              .batches = batches,
-              .load = layer.load.sum[e] / static_cast<double>(batches),
-              .gate_mass = layer.gate_mass.sum[e]};
-  }
-  return out;
-}
-
-// The metrics that every batch has a value of its own of: stored as sums over batches, so that runs merge.
-const BatchSums* batch_sums(std::string_view metric, const PartGradients& part, const LayerSums& layer) {
-  if (metric == "batch_fisher") return &part.squares;
-  if (metric == "load") return &layer.load;
-  if (metric == "gate_mass") return &layer.gate_mass;
-  return nullptr;
-}
-
-void add_part(upcycle::Scores& scores, upcycle::MetricPart upcycle::MetricScores::* which, int64_t index,
-              const PartGradients& part, const LayerSums& layer, const upcycle::OptimizerState* state) {
-  const auto inputs = inputs_of(part, layer, scores.batches, state);
-  for (const auto& metric : upcycle::utility_metrics()) {
-    if (!metric.available(inputs.front())) continue;
-    upcycle::MetricPart& out = scores.metrics[std::string(metric.name)].*which;
-    if (const BatchSums* sums = batch_sums(metric.name, part, layer)) {
-      out.sum[index] = sums->sum;
-      out.sum_sq[index] = sums->sum_sq;
-    } else {
-      for (const auto& in : inputs) out.sum[index].push_back(metric.value(in));
-    }
-  }
-}
-
 std::string digest_of(const std::vector<data::TokenFile>& tokens) {
   if (tokens.size() == 1) return tokens.front().digest();
   Sha256 sha;
@@ -98,21 +38,8 @@ std::string digest_of(const std::vector<data::TokenFile>& tokens) {
   return sha.hex();
 }
 
-}  // namespace
-
-upcycle::Scores score_model(const families::Model& model, const std::vector<data::TokenFile>& tokens,
-                            const ScoreSettings& settings) {
-  check(model, settings);
-  const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
-  const auto state = upcycle::OptimizerState::open(model);
-  auto decoder = nn::Decoder::load(model, settings.f32 ? nn::ComputeDtype::kF32 : nn::ComputeDtype::kBf16);
-  Calibration calibration(decoder, sampler, static_cast<int64_t>(settings.batch_tokens) / settings.sequence_length);
-  Progress progress("score", settings.batches * settings.batch_tokens, ProgressUnit::kTokens);
-  for (uint64_t batch = 0; batch < settings.batches; ++batch) {
-    check_interrupt();
-    calibration.run_batch(batch);
-    progress.advance(settings.batch_tokens);
-  }
+upcycle::Scores begin_scores(const families::Model& model, const std::vector<data::TokenFile>& tokens,
+                             const ScoreSettings& settings, bool has_moments) {
   upcycle::Scores scores;
   scores.model_digest = model.digest();
   scores.model_type = model.config.family->model_type;
@@ -122,11 +49,65 @@ upcycle::Scores score_model(const families::Model& model, const std::vector<data
   scores.tokens_seen = settings.batches * settings.batch_tokens;
   scores.batch_tokens = settings.batch_tokens;
   scores.batches = settings.batches;
-  const auto* moments = state ? &*state : nullptr;
-  for (const auto& [index, layer] : calibration.layers()) {
-    add_part(scores, &upcycle::MetricScores::fc1, index, layer.fc1, layer, moments);
-    add_part(scores, &upcycle::MetricScores::fc2, index, layer.fc2, layer, moments);
+  scores.second_moment = has_moments ? "trainer" : "batches";
+  return scores;
+}
+
+// How the memory is shared out: half for the layers in memory at once, what they leave for activations.
+struct Memory {
+  uint64_t segment = 0, activations = 0;
+};
+
+Memory share_out(const nn::LayeredDecoder& decoder, int64_t layers, const ScoreSettings& settings) {
+  const uint64_t all = settings.max_memory_bytes > 0 ? settings.max_memory_bytes : physical_memory_bytes() / 2;
+  Memory out{.segment = all / 2, .activations = 0};
+  uint64_t largest = 0;
+  for (const Segment& s : plan_segments(decoder, layers, out.segment)) {
+    largest = std::max(largest, segment_bytes(decoder, s));
   }
+  out.activations = all - std::min(all, largest);
+  return out;
+}
+
+// Planes of an earlier run that nothing will read.
+void forget(Planes& planes, const std::function<bool(int64_t)>& is_needed) {
+  for (const int64_t layer : planes.layers()) {
+    if (!is_needed(layer)) planes.remove(layer);
+  }
+}
+
+}  // namespace
+
+upcycle::Scores score_model(const families::Model& model, const std::vector<data::TokenFile>& tokens,
+                            const ScoreSettings& settings) {
+  check(model, settings);
+  const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
+  const auto state = upcycle::OptimizerState::open(model);
+  const auto* const moments = state ? &*state : nullptr;
+  const nn::LayeredDecoder decoder(model, settings.f32 ? nn::ComputeDtype::kF32 : nn::ComputeDtype::kBf16);
+  upcycle::Scores scores = begin_scores(model, tokens, settings, moments != nullptr);
+
+  std::unique_ptr<PartialScores> partial;
+  if (!settings.out.empty()) partial = std::make_unique<PartialScores>(model, scores, settings);
+  const int64_t left = partial ? partial->layers_left() : scores.layers;
+  if (partial && partial->scores()) scores = *partial->scores();
+
+  const Batches batches{sampler, settings.batches,
+                        static_cast<int64_t>(settings.batch_tokens) / settings.sequence_length};
+  const Planes::Shape shape{batches.rows(), model.config.model_dim, settings.f32 ? at::kFloat : at::kBFloat16};
+  const Memory memory = share_out(decoder, left, settings);
+  const auto directory = partial ? partial->directory() : std::filesystem::path();
+  Planes activations("activations", directory, memory.activations, shape);
+  Planes gradients("gradient", directory, 0, shape);  // always on disk, to go on from
+  forget(activations, [&](int64_t layer) { return layer < left; });
+  forget(gradients, [&](int64_t layer) { return layer == left; });
+
+  LayeredPass pass(decoder, batches, activations, gradients);
+  pass.run(left, memory.segment, moments != nullptr, [&](const Segment& segment, const auto& sums) {
+    for (const auto& [layer, layer_sums] : sums) layer_sums.add_to(scores, layer, moments);
+    if (partial && gradients.has(segment.first)) partial->save(scores, segment.first);
+  });
+  if (partial) partial->discard();
   return scores;
 }
 

@@ -1,0 +1,190 @@
+#include "coppice/score/layered_pass.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "coppice/base/check.h"
+#include "coppice/base/interrupt.h"
+#include "coppice/base/text.h"
+
+// B sequences of a pass, S positions, T = B * S tokens, D model dimension.
+
+namespace coppice::score {
+namespace {
+
+constexpr int64_t kTokensAPass = 2048;
+// For the time left: a backward pass is a forward pass and, roughly, twice that.
+constexpr double kForward = 1, kBackward = 3;
+
+const nn::Parameter& part_of(const nn::LoadedLayers& layers, families::Role role, int64_t layer) {
+  return nn::find_parameter(layers.parameters(), role, layer);
+}
+
+}  // namespace
+
+uint64_t segment_bytes(const nn::LayeredDecoder& decoder, const Segment& segment) {
+  const uint64_t value = decoder.dtype() == nn::ComputeDtype::kBf16 ? 2 : 0;  // beside the f32 weights
+  constexpr uint64_t kWeight = 4, kSums = 4 * 4;  // of a batch, of all, of squares; and one gradient being added
+  uint64_t bytes = 0;
+  for (int64_t layer = segment.first; layer < segment.last; ++layer) {
+    const auto size = decoder.size_of(layer);
+    bytes += size.other_elements * (kWeight + value) + size.expert_elements * (kWeight + value + kSums);
+  }
+  return bytes;
+}
+
+std::vector<Segment> plan_segments(const nn::LayeredDecoder& decoder, int64_t last, uint64_t bytes) {
+  std::vector<Segment> out;
+  for (int64_t end = last; end > 0;) {
+    Segment segment{end - 1, end};
+    while (segment.first > 0 && segment_bytes(decoder, {segment.first - 1, end}) <= bytes) --segment.first;
+    out.push_back(segment);
+    end = segment.first;
+  }
+  std::ranges::reverse(out);
+  return out;
+}
+
+int64_t Batches::rows() const { return static_cast<int64_t>(batches) * windows_a_batch * sampler.sequence_length(); }
+
+LayeredPass::LayeredPass(const nn::LayeredDecoder& decoder, const Batches& batches, Planes& activations,
+                         Planes& gradients)
+    : decoder_(decoder),
+      batches_(batches),
+      activations_(activations),
+      gradients_(gradients),
+      progress_("score", static_cast<uint64_t>(batches.rows()), ProgressUnit::kTokens) {
+  const int64_t length = batches.sampler.sequence_length(), most = std::max<int64_t>(1, kTokensAPass / length);
+  for (uint64_t batch = 0; batch < batches.batches; ++batch) {
+    for (int64_t begin = 0; begin < batches.windows_a_batch; begin += most) {
+      const uint64_t window = batch * static_cast<uint64_t>(batches.windows_a_batch) + static_cast<uint64_t>(begin);
+      const int64_t windows = std::min(most, batches.windows_a_batch - begin);
+      passes_.push_back({.window = window,
+                         .row = static_cast<int64_t>(window) * length,
+                         .windows = windows,
+                         .ends_batch = begin + windows == batches.windows_a_batch});
+    }
+  }
+  const auto& is_moe = decoder.config().moe_layer;
+  lowest_moe_ = std::ranges::find(is_moe, true) - is_moe.begin();
+}
+
+void LayeredPass::run(int64_t last, uint64_t segment_bytes, bool has_moments, const Done& done) {
+  const auto segments = plan_segments(decoder_, last, segment_bytes);
+  shares_ = 0;
+  for (const Segment& s : segments) {
+    const auto layers = static_cast<double>(s.last - s.first);
+    shares_ += layers * (kForward * (s.last != last) + kBackward * (s.last > lowest_moe_));
+  }
+  for (const Segment& segment : segments) {
+    if (segment.last != last) forward(segment);
+  }
+  for (size_t i = segments.size(); i-- > 0 && segments[i].last > lowest_moe_;) {
+    backward(segments[i], has_moments, done);
+  }
+}
+
+// Moves the bar by a share of one layer over one pass.
+void LayeredPass::advance(double share) {
+  share_left_over_ += share / shares_;
+  const auto whole = static_cast<uint64_t>(share_left_over_);
+  progress_.advance(whole);
+  share_left_over_ -= static_cast<double>(whole);
+}
+
+void LayeredPass::read(const Pass& pass, at::Tensor& tokens_BS, at::Tensor& target_BS) const {
+  const int64_t length = batches_.sampler.sequence_length();
+  tokens_BS = at::empty({pass.windows, length}, at::kLong);
+  target_BS = at::empty({pass.windows, length}, at::kLong);
+  for (int64_t b = 0; b < pass.windows; ++b) {
+    const auto row = [&](const at::Tensor& t) {
+      return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
+    };
+    batches_.sampler.read(pass.window + static_cast<uint64_t>(b), row(tokens_BS), row(target_BS));
+  }
+}
+
+at::Tensor LayeredPass::input(const Pass& pass, const Segment& segment, const nn::LoadedEmbedding* embedding) const {
+  const int64_t rows = pass.windows * batches_.sampler.sequence_length();
+  if (embedding == nullptr) return activations_.read(segment.first, pass.row, rows);
+  at::Tensor tokens_BS, target_BS;
+  read(pass, tokens_BS, target_BS);
+  return embedding->embed(tokens_BS);
+}
+
+void LayeredPass::forward(const Segment& segment) {
+  const auto layers_in = static_cast<double>(segment.last - segment.first);
+  const double all = static_cast<double>(batches_.rows()) * layers_in * kForward;
+  if (activations_.has(segment.last)) return advance(all);
+  const at::NoGradGuard no_grad;
+  std::optional<nn::LoadedEmbedding> embedding;
+  if (segment.first == 0) embedding = decoder_.load_embedding();
+  const auto layers = decoder_.load_layers(segment.first, segment.last);
+  const int64_t length = batches_.sampler.sequence_length();
+  activations_.begin(segment.last);
+  for (const Pass& pass : passes_) {
+    check_interrupt();
+    activations_.write(pass.row, layers.run(input(pass, segment, embedding ? &*embedding : nullptr), length, {}));
+    advance(static_cast<double>(pass.windows * length) * layers_in * kForward);
+  }
+  activations_.finish();
+}
+
+void LayeredPass::backward_from_loss(const Pass& pass, const nn::LoadedHead& head, const at::Tensor& x_TD) const {
+  at::Tensor tokens_BS, target_BS;
+  read(pass, tokens_BS, target_BS);
+  const at::Tensor loss = head.loss(x_TD, target_BS.view({-1}));
+  const auto value = static_cast<double>(loss.item<float>());
+  if (!std::isfinite(value)) {
+    throw Error(ErrorCode::kNonFinite, cat("score: the loss over the calibration tokens is ", value,
+                                           "; wanted a finite one (check the model with `coppice eval`)"));
+  }
+  const double share = static_cast<double>(pass.windows) / static_cast<double>(batches_.windows_a_batch);
+  (loss * share).backward();
+}
+
+void LayeredPass::backward(const Segment& segment, bool has_moments, const Done& done) {
+  const auto& config = decoder_.config();
+  const bool at_top = segment.last == config.num_layers, goes_on = segment.first > lowest_moe_;
+  std::optional<nn::LoadedEmbedding> embedding;
+  if (segment.first == 0) embedding = decoder_.load_embedding();
+  std::optional<nn::LoadedHead> head;
+  if (at_top) head = decoder_.load_head();
+  auto layers = decoder_.load_layers(segment.first, segment.last);
+  for (nn::Parameter& p : layers.parameters()) p.value.set_requires_grad(p.is_experts());
+  std::vector<std::pair<int64_t, LayerSums>> sums;
+  for (int64_t layer = segment.first; layer < segment.last; ++layer) {
+    if (!config.moe_layer[layer]) continue;
+    sums.emplace_back(layer, LayerSums(config, part_of(layers, families::Role::kExpertGate, layer),
+                                       part_of(layers, families::Role::kExpertDown, layer), has_moments));
+  }
+  const int64_t length = batches_.sampler.sequence_length();
+  if (goes_on) gradients_.begin(segment.first);
+  for (const Pass& pass : passes_) {
+    check_interrupt();
+    const at::Tensor x_TD = input(pass, segment, embedding ? &*embedding : nullptr).set_requires_grad(goes_on);
+    std::vector<nn::LayerRouting> routing;
+    const at::Tensor y_TD = layers.run(x_TD, length, {.with_output_sq = true}, &routing);
+    if (at_top) {
+      backward_from_loss(pass, *head, y_TD);
+    } else {
+      y_TD.backward(gradients_.read(segment.last, pass.row, y_TD.size(0)));
+    }
+    if (goes_on) gradients_.write(pass.row, x_TD.grad());
+    for (size_t i = 0; i < sums.size(); ++i) sums[i].second.end_pass(routing[i]);
+    for (auto& [layer, layer_sums] : sums) {
+      if (pass.ends_batch) layer_sums.end_batch();
+    }
+    advance(static_cast<double>(pass.windows * length * (segment.last - segment.first)) * kBackward);
+  }
+  if (goes_on) gradients_.finish();
+  done(segment, sums);
+  gradients_.remove(segment.last);
+  activations_.remove(segment.first);
+}
+
+}  // namespace coppice::score
