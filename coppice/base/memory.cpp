@@ -30,4 +30,8 @@ void keep_freed_memory() {
   (void)::mallopt(M_TRIM_THRESHOLD, -1);
 }
 
+void return_freed_memory() {
+  (void)::mallopt(M_MMAP_THRESHOLD, 4 << 20);  // otherwise it grows to 32 MiB with the blocks that are freed
+}
+
 }  // namespace coppice

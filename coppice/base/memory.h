@@ -14,4 +14,8 @@ uint64_t physical_memory_bytes();
 /// otherwise cost a page fault for every 4 KiB each time.
 void keep_freed_memory();
 
+/// From now on large blocks go back to the system when they are freed. For loops that hold something else each time,
+/// between which the pieces left over would add up; without effect after `keep_freed_memory`.
+void return_freed_memory();
+
 }  // namespace coppice

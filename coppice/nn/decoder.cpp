@@ -76,10 +76,8 @@ at::Tensor embed(const at::Tensor& table_VD, const at::Tensor& tokens_BS) {
 
 namespace {
 
-using families::Role;
-
-using detail::at_border;
 using detail::check_tokens;
+using families::Role;
 
 /// Weights by layer; those of no layer at position `num_layers`.
 std::vector<detail::LayerWeights> by_layer(const Decoder& decoder) {

@@ -14,7 +14,6 @@
 
 namespace coppice::nn {
 
-using detail::at_border;
 using families::Role;
 
 at::Tensor LoadedLayers::run(const at::Tensor& x_TD, int64_t positions, const ForwardOptions& options,

@@ -3,28 +3,10 @@
 // What stands around the layers, shared by the decoder in memory and the one that holds a few layers at a time.
 // B sequences, S positions, T = B * S tokens, V vocabulary, D model dimension.
 
-#include <string_view>
-
-#include "coppice/base/error.h"
-#include "coppice/base/text.h"
 #include "coppice/nn/block_detail.h"
+#include "coppice/nn/border.h"
 
 namespace coppice::nn::detail {
-
-/// Runs `f`; what libtorch throws becomes an Error.
-template <class F>
-auto at_border(const F& f) {
-  try {
-    return f();
-  } catch (const c10::Error& e) {
-    const std::string_view what = e.what_without_backtrace();
-    if (what.find("allocate memory") != std::string_view::npos) {
-      throw Error(ErrorCode::kIo,
-                  cat("out of memory: ", what, " (try a smaller micro-batch, or recompute activations)"));
-    }
-    throw Error(ErrorCode::kInternal, cat("libtorch: ", what, " (a bug in coppice, please report it)"));
-  }
-}
 
 /// Throws   Error{kUnsupported} listing what `nn` cannot compute of this configuration, if anything.
 void check_supported(const families::ModelConfig& config);

@@ -10,6 +10,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
+#include "coppice/nn/border.h"
 
 // B sequences of a pass, S positions, T = B * S tokens, D model dimension.
 
@@ -81,10 +82,10 @@ void LayeredPass::run(int64_t last, uint64_t segment_bytes, bool has_moments, co
     shares_ += layers * (kForward * (s.last != last) + kBackward * (s.last > lowest_moe_));
   }
   for (const Segment& segment : segments) {
-    if (segment.last != last) forward(segment);
+    if (segment.last != last) nn::at_border([&] { forward(segment); });
   }
   for (size_t i = segments.size(); i-- > 0 && segments[i].last > lowest_moe_;) {
-    backward(segments[i], has_moments, done);
+    nn::at_border([&] { backward(segments[i], has_moments, done); });
   }
 }
 
