@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <string>
@@ -30,8 +31,9 @@ void keep_freed_memory() {
   (void)::mallopt(M_TRIM_THRESHOLD, -1);
 }
 
-void return_freed_memory() {
-  (void)::mallopt(M_MMAP_THRESHOLD, 4 << 20);  // otherwise it grows to 32 MiB with the blocks that are freed
+void take_blocks_from_system(uint64_t bytes) {
+  (void)::mallopt(M_MMAP_THRESHOLD, static_cast<int>(std::min<uint64_t>(bytes, 32 << 20)));
+  (void)::mallopt(M_TRIM_THRESHOLD, 1 << 30);
 }
 
 }  // namespace coppice

@@ -14,8 +14,11 @@ uint64_t physical_memory_bytes();
 /// otherwise cost a page fault for every 4 KiB each time.
 void keep_freed_memory();
 
-/// From now on large blocks go back to the system when they are freed. For loops that hold something else each time,
-/// between which the pieces left over would add up; without effect after `keep_freed_memory`.
-void return_freed_memory();
+/// From now on blocks of so many bytes (32 MiB at most) or more come from the system and go back to it when freed;
+/// what is freed of smaller ones stays for the next. Without effect after `keep_freed_memory`.
+///
+/// For loops that hold something else each time: what is long held is taken under a low limit, or the pieces left
+/// between it would add up; what comes and goes meanwhile under a high one, or every block would cost its page faults.
+void take_blocks_from_system(uint64_t bytes);
 
 }  // namespace coppice

@@ -126,4 +126,27 @@ LoadedHead LayeredDecoder::load_head() const {
   return out;
 }
 
+uint64_t segment_bytes(const LayeredDecoder& decoder, const Segment& segment, Purpose purpose) {
+  const uint64_t weight = decoder.dtype() == ComputeDtype::kBf16 ? 4 + 2 : 4;
+  const uint64_t gradients = purpose == Purpose::kGradients ? 4 * 4 : 0;
+  uint64_t bytes = 0;
+  for (int64_t layer = segment.first; layer < segment.last; ++layer) {
+    const auto size = decoder.size_of(layer);
+    bytes += size.other_elements * weight + size.expert_elements * (weight + gradients);
+  }
+  return bytes;
+}
+
+std::vector<Segment> plan_segments(const LayeredDecoder& decoder, int64_t last, uint64_t bytes, Purpose purpose) {
+  std::vector<Segment> out;
+  for (int64_t end = last; end > 0;) {
+    Segment segment{end - 1, end};
+    while (segment.first > 0 && segment_bytes(decoder, {segment.first - 1, end}, purpose) <= bytes) --segment.first;
+    out.push_back(segment);
+    end = segment.first;
+  }
+  std::ranges::reverse(out);
+  return out;
+}
+
 }  // namespace coppice::nn

@@ -91,4 +91,16 @@ class LayeredDecoder {
   std::vector<std::vector<families::TensorSlot>> slots_;  // by layer; those of no layer at position num_layers
 };
 
+/// Consecutive layers [first, last) that are in memory together.
+struct Segment {
+  int64_t first = 0, last = 0;
+};
+enum class Purpose { kForward, kGradients };
+
+/// What a segment takes, activations apart: its weights, and for kGradients four f32 tensors like its experts' weights.
+uint64_t segment_bytes(const LayeredDecoder& decoder, const Segment& segment, Purpose purpose);
+
+/// Layers [0, last) in segments, from the bottom up: as many layers together as take `bytes`, at least one.
+std::vector<Segment> plan_segments(const LayeredDecoder& decoder, int64_t last, uint64_t bytes, Purpose purpose);
+
 }  // namespace coppice::nn

@@ -9,6 +9,7 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/interrupt.h"
+#include "coppice/base/memory.h"
 #include "coppice/base/text.h"
 #include "coppice/nn/border.h"
 
@@ -16,6 +17,19 @@
 
 namespace coppice::score {
 namespace {
+
+// Blocks that a segment holds while its passes come and go.
+constexpr uint64_t kHeldBytes = 256 << 10;
+
+// The least that a pass takes from the system: gradients of experts, which outlive the pass, and what is as large.
+uint64_t passing_bytes(const nn::LayeredDecoder& decoder, const Segment& segment) {
+  uint64_t bytes = 32 << 20;
+  for (int64_t layer = segment.first; layer < segment.last; ++layer) {
+    const uint64_t down = decoder.size_of(layer).expert_elements / 3 * sizeof(float);
+    if (down > 0) bytes = std::min(bytes, std::max<uint64_t>(down, 1 << 20));
+  }
+  return bytes;
+}
 
 constexpr int64_t kTokensAPass = 2048;
 // For the time left: a backward pass is a forward pass and, roughly, twice that.
@@ -26,29 +40,6 @@ const nn::Parameter& part_of(const nn::LoadedLayers& layers, families::Role role
 }
 
 }  // namespace
-
-uint64_t segment_bytes(const nn::LayeredDecoder& decoder, const Segment& segment) {
-  const uint64_t value = decoder.dtype() == nn::ComputeDtype::kBf16 ? 2 : 0;  // beside the f32 weights
-  constexpr uint64_t kWeight = 4, kSums = 4 * 4;  // of a batch, of all, of squares; and one gradient being added
-  uint64_t bytes = 0;
-  for (int64_t layer = segment.first; layer < segment.last; ++layer) {
-    const auto size = decoder.size_of(layer);
-    bytes += size.other_elements * (kWeight + value) + size.expert_elements * (kWeight + value + kSums);
-  }
-  return bytes;
-}
-
-std::vector<Segment> plan_segments(const nn::LayeredDecoder& decoder, int64_t last, uint64_t bytes) {
-  std::vector<Segment> out;
-  for (int64_t end = last; end > 0;) {
-    Segment segment{end - 1, end};
-    while (segment.first > 0 && segment_bytes(decoder, {segment.first - 1, end}) <= bytes) --segment.first;
-    out.push_back(segment);
-    end = segment.first;
-  }
-  std::ranges::reverse(out);
-  return out;
-}
 
 int64_t Batches::rows() const { return static_cast<int64_t>(batches) * windows_a_batch * sampler.sequence_length(); }
 
@@ -75,7 +66,8 @@ LayeredPass::LayeredPass(const nn::LayeredDecoder& decoder, const Batches& batch
 }
 
 void LayeredPass::run(int64_t last, uint64_t segment_bytes, bool has_moments, const Done& done) {
-  const auto segments = plan_segments(decoder_, last, segment_bytes);
+  const auto segments = nn::plan_segments(decoder_, last, segment_bytes, nn::Purpose::kGradients);
+  is_whole_ = segments.size() == 1;
   shares_ = 0;
   for (const Segment& s : segments) {
     const auto layers = static_cast<double>(s.last - s.first);
@@ -122,11 +114,13 @@ void LayeredPass::forward(const Segment& segment) {
   const double all = static_cast<double>(batches_.rows()) * layers_in * kForward;
   if (activations_.has(segment.last)) return advance(all);
   const at::NoGradGuard no_grad;
+  take_blocks_from_system(kHeldBytes);
   std::optional<nn::LoadedEmbedding> embedding;
   if (segment.first == 0) embedding = decoder_.load_embedding();
   const auto layers = decoder_.load_layers(segment.first, segment.last);
   const int64_t length = batches_.sampler.sequence_length();
   activations_.begin(segment.last);
+  take_blocks_from_system(passing_bytes(decoder_, segment));
   for (const Pass& pass : passes_) {
     check_interrupt();
     activations_.write(pass.row, layers.run(input(pass, segment, embedding ? &*embedding : nullptr), length, {}));
@@ -151,6 +145,7 @@ void LayeredPass::backward_from_loss(const Pass& pass, const nn::LoadedHead& hea
 void LayeredPass::backward(const Segment& segment, bool has_moments, const Done& done) {
   const auto& config = decoder_.config();
   const bool at_top = segment.last == config.num_layers, goes_on = segment.first > lowest_moe_;
+  if (!is_whole_) take_blocks_from_system(kHeldBytes);
   std::optional<nn::LoadedEmbedding> embedding;
   if (segment.first == 0) embedding = decoder_.load_embedding();
   std::optional<nn::LoadedHead> head;
@@ -165,6 +160,7 @@ void LayeredPass::backward(const Segment& segment, bool has_moments, const Done&
   }
   const int64_t length = batches_.sampler.sequence_length();
   if (goes_on) gradients_.begin(segment.first);
+  if (!is_whole_) take_blocks_from_system(passing_bytes(decoder_, segment));
   for (const Pass& pass : passes_) {
     check_interrupt();
     const at::Tensor x_TD = input(pass, segment, embedding ? &*embedding : nullptr).set_requires_grad(goes_on);

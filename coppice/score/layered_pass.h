@@ -15,17 +15,7 @@
 
 namespace coppice::score {
 
-/// Consecutive layers [first, last) that are in memory together.
-struct Segment {
-  int64_t first = 0, last = 0;
-};
-
-/// Layers [0, last) in segments, from the bottom up: as many together as take `bytes` with their gradients, at least
-/// one.
-std::vector<Segment> plan_segments(const nn::LayeredDecoder& decoder, int64_t last, uint64_t bytes);
-
-/// What a segment takes while its gradients are computed, activations apart.
-uint64_t segment_bytes(const nn::LayeredDecoder& decoder, const Segment& segment);
+using nn::Segment;
 
 /// The calibration batches, cut into passes of few enough tokens that their activations are small.
 struct Batches {
@@ -71,6 +61,7 @@ class LayeredPass {
   Planes& gradients_;
   std::vector<Pass> passes_;
   int64_t lowest_moe_ = 0;
+  bool is_whole_ = false;
   Progress progress_;
   double share_left_over_ = 0, shares_ = 1;
 };

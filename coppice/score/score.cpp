@@ -56,16 +56,16 @@ upcycle::Scores begin_scores(const families::Model& model, const std::vector<dat
 // How the memory is shared out: half for the layers in memory at once, what they leave for activations.
 struct Memory {
   uint64_t segment = 0, activations = 0;
-  bool is_enough = false;  // for the whole model at once
 };
 
 Memory share_out(const nn::LayeredDecoder& decoder, int64_t layers, const ScoreSettings& settings) {
   const uint64_t all = settings.max_memory_bytes > 0 ? settings.max_memory_bytes : physical_memory_bytes() / 2;
   Memory out{.segment = all / 2};
-  const auto segments = plan_segments(decoder, layers, out.segment);
+  const auto segments = nn::plan_segments(decoder, layers, out.segment, nn::Purpose::kGradients);
   uint64_t largest = 0;
-  for (const Segment& s : segments) largest = std::max(largest, segment_bytes(decoder, s));
-  out.is_enough = segments.size() == 1;
+  for (const Segment& s : segments) {
+    largest = std::max(largest, nn::segment_bytes(decoder, s, nn::Purpose::kGradients));
+  }
   out.activations = all - std::min(all, largest);
   return out;
 }
@@ -97,7 +97,6 @@ upcycle::Scores score_model(const families::Model& model, const std::vector<data
                         static_cast<int64_t>(settings.batch_tokens) / settings.sequence_length};
   const Planes::Shape shape{batches.rows(), model.config.model_dim, settings.f32 ? at::kFloat : at::kBFloat16};
   const Memory memory = share_out(decoder, left, settings);
-  if (!memory.is_enough) return_freed_memory();
   const auto directory = partial ? partial->directory() : std::filesystem::path();
   Planes activations("activations", directory, memory.activations, shape);
   Planes gradients("gradient", directory, 0, shape);  // always on disk, to go on from

@@ -12,7 +12,6 @@
 #include "coppice/data/sampler.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/score/expert_sums.h"
-#include "coppice/score/layered_pass.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
@@ -192,23 +191,6 @@ TEST(ScoreModel, ChangesNoBitWithTheMemory) {
   }
   EXPECT_TRUE(names_in(f.dir.path()) == (std::set<std::string>{"deep", "m", "t.bin", "t.idx", "t.json"}))
       << "a run leaves nothing beside its output";
-}
-
-TEST(PlanSegments, TakesAsManyLayersTogetherAsFit) {
-  const Deep f;
-  const nn::LayeredDecoder decoder(f.deep, nn::ComputeDtype::kF32);
-  EXPECT_EQ(plan_segments(decoder, 5, 1).size(), 5u);
-  EXPECT_EQ(plan_segments(decoder, 5, uint64_t{1} << 40).size(), 1u);
-  const uint64_t two = segment_bytes(decoder, {3, 5});
-  const auto segments = plan_segments(decoder, 5, two);
-  EXPECT_EQ(segments.back().first, 3);
-  int64_t end = 0;
-  for (const Segment& s : segments) {
-    EXPECT_EQ(s.first, end);
-    EXPECT_LE(segment_bytes(decoder, s), two);
-    end = s.last;
-  }
-  EXPECT_EQ(end, 5);
 }
 
 TEST(ScoreModel, RefusesWhatCannotBeScored) {
