@@ -49,7 +49,7 @@ lint:
 	tools/lint
 
 format:
-	git ls-files 'coppice/*.h' 'coppice/*.cpp' 'tests/*.cpp' 'bench/*.cpp' 'fuzz/*.cpp' | xargs clang-format-19 -i
+	git ls-files 'coppice/*.h' 'coppice/*.cpp' 'coppice/*.cu' 'tests/*.cpp' 'bench/*.cpp' 'fuzz/*.cpp' | xargs clang-format-19 -i
 
 tsan:
 	$(call configure_and_build,tsan,full)

@@ -21,8 +21,24 @@ CLI::Option* declare(CLI::App& app, const OptionSpec& spec) {
   CLI::Option* option = app.add_option(cat(spec.positional ? "" : "--", spec.name));
   if (spec.is_list) option->expected(1, CLI::detail::expected_max_vector_size)->allow_extra_args();
   if (spec.is_list && !spec.positional) option->delimiter(',');
-  if (spec.positional && !spec.optional) option->required();  // so that a list before it leaves it its share
+  if (spec.positional && !spec.optional) option->required();
   return option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+// The operands as given to each: a list takes all there are, and leaves their share to those after it.
+std::vector<std::vector<std::string>> texts_of(std::span<const OptionSpec> specs,
+                                               const std::vector<const CLI::Option*>& options) {
+  std::vector<std::vector<std::string>> texts;
+  for (const CLI::Option* option : options) texts.push_back(option->results());
+  for (size_t list = 0; list < specs.size(); ++list) {
+    if (!specs[list].positional || !specs[list].is_list) continue;
+    for (size_t i = specs.size() - 1; i > list; --i) {
+      if (!specs[i].positional || !texts[i].empty() || texts[list].size() < 2) continue;
+      texts[i].push_back(std::move(texts[list].back()));
+      texts[list].pop_back();
+    }
+  }
+  return texts;
 }
 
 // What CLI11 could not place: an unknown option goes before an operand too many, which may be that option's value.
@@ -76,9 +92,10 @@ void detail::parse_options(std::string_view command, std::string_view summary, s
     set = assign_settings(specs, read_toml(path), path);
   }
   std::vector<std::string> missing;
+  const auto given = texts_of(specs, options);
   for (size_t i = 0; i < specs.size(); ++i) {
     OptionSpec& spec = specs[i];
-    const auto& texts = options[i]->results();
+    const auto& texts = given[i];
     const std::string subject = cat(spec.positional ? "" : "--", spec.name);
     if (!texts.empty()) {
       if (texts.size() > 1 && !spec.is_list)

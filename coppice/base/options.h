@@ -51,7 +51,8 @@ template <class Struct, class Value>
 constexpr Field<Struct, Value> field(std::string_view name, Value Struct::* member, std::string_view help) {
   return {name, member, help, false};
 }
-/// Positional. A std::optional may be left out; the last operand may be a std::vector and then takes one or more.
+/// Positional. A std::optional may be left out; one may be a std::vector and then takes one or more: all but what the
+/// operands after it need.
 template <class Struct, class Value>
 constexpr Field<Struct, Value> operand(std::string_view name, Value Struct::* member, std::string_view help) {
   return {name, member, help, true};
@@ -169,6 +170,7 @@ void parse_options(std::string_view command, std::string_view summary, std::span
 
 /// Sets fields from a TOML file.
 void read_settings(std::span<OptionSpec> specs, const std::filesystem::path& path);
+void read_settings(std::span<OptionSpec> specs, const Json& table, std::string_view source);
 
 }  // namespace detail
 
@@ -196,6 +198,13 @@ template <class Struct>
 void read_toml(Struct& object, const std::filesystem::path& path) {
   auto specs = option_specs(object);
   detail::read_settings(specs, path);
+}
+
+/// The same from a table that has been read already; `source` names it in errors.
+template <class Struct>
+void read_object(Struct& object, const Json& table, std::string_view source) {
+  auto specs = option_specs(object);
+  detail::read_settings(specs, table, source);
 }
 
 /// The present values as TOML text, tables by dotted prefix; what `--config` reads back.

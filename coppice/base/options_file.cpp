@@ -82,6 +82,13 @@ void detail::read_settings(std::span<OptionSpec> specs, const std::filesystem::p
   assign_settings(specs, read_toml(path), path.string());
 }
 
+void detail::read_settings(std::span<OptionSpec> specs, const Json& table, std::string_view source) {
+  if (!table.is_object()) {
+    throw Error(ErrorCode::kUsage, cat(source, ": found ", table.dump().substr(0, 40), "; wanted a table"));
+  }
+  assign_settings(specs, table, source);
+}
+
 std::string to_toml(std::span<const OptionSpec> specs) {
   Json settings = Json::object();
   for (const auto& spec : specs) {

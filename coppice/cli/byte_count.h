@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"

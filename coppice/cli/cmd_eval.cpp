@@ -1,5 +1,6 @@
 #include <cmath>
 #include <iostream>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -15,6 +16,8 @@
 #include "coppice/eval/multiple_choice.h"
 #include "coppice/eval/perplexity.h"
 #include "coppice/report/html.h"
+#include "coppice/train/handover.h"
+#include "coppice/upcycle/lineage.h"
 
 namespace coppice::cli {
 namespace {
@@ -30,7 +33,7 @@ struct EvalOptions {
   std::string dtype = "f32";
   std::optional<ByteCount> max_memory;
   std::optional<uint64_t> threads;
-  bool json = false;
+  bool reset_attention = false, json = false;
 
   static constexpr auto fields() {
     using O = EvalOptions;
@@ -41,6 +44,8 @@ struct EvalOptions {
                             "separate by commas"),
                       field("against", &O::against, "another model over the same tokens, to compare predictions with"),
                       field("sequence-length", &O::sequence_length, "tokens a window; each is predicted from its own"),
+                      field("reset-attention", &O::reset_attention,
+                            "no token sees beyond the start of its document, as with train --data.reset_attention"),
                       field("batch", &O::batch, "windows a forward pass"),
                       field("max-tokens", &O::max_tokens, "tokens of each file that are used, 0 for all"),
                       field("dtype", &O::dtype, "compute: f32 or bf16"),
@@ -51,13 +56,14 @@ struct EvalOptions {
                       field("json", &O::json, kJsonHelp)};
   }
 
-  eval::LossSettings loss_settings() const { return {sequence_length, batch, max_tokens}; }
+  eval::LossSettings loss_settings() const { return {sequence_length, batch, max_tokens, reset_attention}; }
 };
 
 struct FileLoss {
   std::string name;
   eval::TokenLoss loss;
   std::optional<double> bits_per_byte;
+  std::optional<double> by_lineage;  // nats, routed as in training
   std::optional<eval::Agreement> agreement;
 };
 
@@ -100,6 +106,12 @@ void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, const std::
   }
 }
 
+// Of a model in the middle of a handover: the routing that it was trained with. Else null.
+std::shared_ptr<const nn::LineageRouting> routing_of_training(const std::filesystem::path& model) {
+  const auto lineage = upcycle::read_lineage(model);
+  return lineage ? train::lineage_routing(lineage, upcycle::lineage_share(*lineage), 0) : nullptr;
+}
+
 Results evaluate(const EvalOptions& o) {
   const auto model = families::open_model(o.model);
   check(o, model);
@@ -112,11 +124,14 @@ Results evaluate(const EvalOptions& o) {
   std::vector<std::vector<eval::Question>> tasks;
   for (const auto& path : o.tasks) tasks.push_back(eval::read_questions(path));
   const auto decoder = fit(o, model);
+  auto by_lineage = o.loss_settings();
+  by_lineage.lineage = routing_of_training(o.model);
   Results out;
   for (const auto& file : files) {
     const auto loss = eval::token_loss(decoder, file, o.loss_settings());
     out.files.push_back(
         {.name = file.path().filename().string(), .loss = loss, .bits_per_byte = loss.bits_per_byte(file)});
+    if (by_lineage.lineage) out.files.back().by_lineage = eval::token_loss(decoder, file, by_lineage).loss;
   }
   if (o.against) compare(o, decoder, files, out);
   if (tasks.empty()) return out;
@@ -153,6 +168,7 @@ Json to_json(const FileLoss& file) {
   for (const auto& [key, value] : numbers.members()) out[key] = value;
   if (std::isfinite(file.loss.loss_variance)) out["standard_error"] = std::sqrt(file.loss.loss_variance);
   if (file.bits_per_byte) out["bits_per_byte"] = *file.bits_per_byte;
+  if (file.by_lineage) out["loss_by_lineage"] = *file.by_lineage;
   if (file.agreement) {
     out["kl"] = file.agreement->kl;
     out["top_1_agreement"] = file.agreement->top_1;
@@ -185,11 +201,13 @@ Json to_json(const Results& results) {
 
 void print_files(const EvalOptions& o, const std::vector<FileLoss>& files) {
   report::Table table{.header = {"tokens of", "loss (nats)", "perplexity", "bits/byte", "tokens"}, .rows = {}};
+  if (files.front().by_lineage) table.header.emplace_back("by lineage (nats)");
   if (o.against) table.header.insert(table.header.end(), {"KL (nats)", "same top-1"});
   const auto percent = [](double share) { return cat(fixed_text(100 * share, 2), " %"); };
   for (const auto& file : files) {
     table.rows.push_back({file.name, fixed_text(file.loss.loss, 4), number_text(file.loss.perplexity()),
                           file.bits_per_byte ? fixed_text(*file.bits_per_byte, 4) : "-", cat(file.loss.tokens)});
+    if (file.by_lineage) table.rows.back().push_back(fixed_text(*file.by_lineage, 4));
     if (!file.agreement) continue;
     table.rows.back().push_back(number_text(file.agreement->kl));
     table.rows.back().push_back(percent(file.agreement->top_1));

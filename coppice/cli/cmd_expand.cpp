@@ -11,6 +11,7 @@
 #include "coppice/cli/command.h"
 #include "coppice/cli/given_family.h"
 #include "coppice/cli/thread_count.h"
+#include "coppice/cost/cost_plan.h"
 #include "coppice/families/match.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/upcycle/execute.h"
@@ -289,12 +290,13 @@ std::string plan_account(const families::Model& model, const upcycle::GrowthPlan
   text += cat("methods: ", upcycle::methods_text(plan), "\n");
   if (!plan.is_undo) text += upcycle::copies_text(plan);
   text += account.exactness.reason;
+  if (!plan.is_undo && plan.split == 1) text += cat("\n", cost::closure_summary());
   std::string comments;
   for (const std::string& line : split(text, '\n')) comments += cat("# ", line, "\n");
   return plan.is_undo ? comments : cat(comments, "\n", upcycle::plan_toml(plan));
 }
 
-std::string wrote_text(const ExpandOptions& o, const upcycle::GrowthPlan& plan, const upcycle::ExpandResult& done) {
+std::string wrote_text(const ExpandOptions& o, const upcycle::GrowthPlan& plan, const upcycle::WrittenModel& done) {
   return cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ", done.tensors_written,
              " tensors, ", bytes_text(done.bytes_written), done.optimizer_state ? " with optimizer state" : "",
              "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n");

@@ -87,15 +87,6 @@ Findings look(const families::Model& model, const InspectOptions& o) {
   return found;
 }
 
-void warn_of_routing(const fs::path& model, const Json& lineage) {
-  const Json* routing = lineage.find("routing");
-  if (routing == nullptr || *routing != Json("lineage_unique")) return;
-  const Json* share = lineage.find("share");
-  log_warning(cat(model, ": trained under lineage-unique routing",
-                  share == nullptr ? std::string() : cat(" (share ", share->dump(), ")"),
-                  "; other programs route it by plain top-K and compute another function"));
-}
-
 Json parameters_json(const families::ParameterCount& count) {
   Json json = Json::object();
   json["total"] = count.total;
@@ -227,7 +218,7 @@ int run(std::span<const std::string_view> args) {
   const GivenFamily given(o.family_file);
   const families::Model model = families::open_model(o.model, given.family());
   const Findings found = look(model, o);
-  if (found.lineage) warn_of_routing(o.model, *found.lineage);
+  if (const auto warning = upcycle::routing_warning(o.model, found.lineage)) log_warning(*warning);
   if (o.json) {
     std::cout << to_json(model, found, o).dump(2) << "\n";
   } else {

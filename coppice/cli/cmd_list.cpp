@@ -7,6 +7,10 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/families/routing_class.h"
+#include "coppice/upcycle/convert_pairs.h"
+#include "coppice/upcycle/convert_plan.h"
+#include "coppice/upcycle/convert_recipe.h"
+#include "coppice/upcycle/convert_router.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/optimizer_init.h"
 #include "coppice/upcycle/recipe.h"
@@ -74,12 +78,29 @@ std::vector<Entry> entries_of(const Rows& rows) {
   return entries;
 }
 
+/// Dense families and what they can become.
+std::vector<Entry> conversions_entries() {
+  std::vector<Entry> entries;
+  for (const upcycle::ConversionPair& pair : upcycle::conversion_pairs()) {
+    const std::string changes = pair.changes.empty() ? "" : cat(", with ", join(pair.changes, ", with "));
+    const std::string summary =
+        pair.losses.empty() ? cat("carried over whole", changes) : cat("only with --lossy: ", join(pair.losses, "; "));
+    Json more = Json::object({{"from", pair.from}, {"to", pair.to}});
+    more["changes"] = Json::array_of(pair.changes);
+    more["losses"] = Json::array_of(pair.losses);
+    Json& when = more["lossy_with"] = Json::object();
+    for (const auto& [setting, losses] : pair.when) when[setting] = Json::array_of(losses);
+    entries.push_back({cat(pair.from, " -> ", pair.to), summary, "", {}, std::move(more)});
+  }
+  return entries;
+}
+
 struct List {
   std::string_view name, summary;
   std::vector<Entry> (*entries)();
 };
 
-constexpr std::array<List, 8> kLists = {{
+constexpr std::array<List, 12> kLists = {{
     {"families", "model families: how they route and store experts, what growing them keeps exactly (--json)",
      families_entries},
     {"expert-init", "how a new expert's weights arise from its parent's",
@@ -94,6 +115,12 @@ constexpr std::array<List, 8> kLists = {{
     {"layer-selections", "how the utilities of an expert's two parts become one",
      [] { return entries_of(upcycle::layer_selections()); }},
     {"recipes", "settings of `coppice expand` that belong together", [] { return entries_of(upcycle::recipes()); }},
+    {"conversions", "families of dense models, what they can become and what is lost", conversions_entries},
+    {"scales", "what `coppice convert` multiplies so that a token's gates add up",
+     [] { return entries_of(upcycle::scale_modes()); }},
+    {"routers", "rows of the routers that `coppice convert` makes", [] { return entries_of(upcycle::new_routers()); }},
+    {"convert-recipes", "settings of `coppice convert` that belong together",
+     [] { return entries_of(upcycle::convert_recipes()); }},
 }};
 
 std::vector<Entry> lists_entries() { return entries_of(kLists); }

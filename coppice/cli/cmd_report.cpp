@@ -1,12 +1,14 @@
 #include <filesystem>
 #include <iostream>
+#include <optional>
 #include <vector>
 
+#include "coppice/base/error.h"
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/io/atomic_file.h"
-#include "coppice/report/run_record.h"
+#include "coppice/report/runs_page.h"
 
 namespace coppice::cli {
 namespace {
@@ -14,22 +16,40 @@ namespace {
 struct ReportOptions {
   std::vector<std::filesystem::path> runs;
   std::filesystem::path out = "report.html";
+  std::optional<std::filesystem::path> plan;
   static constexpr auto fields() {
     using O = ReportOptions;
-    return std::tuple{operand("RUN", &O::runs, "run folders (what `coppice train --train.out` made)"),
-                      field("out", &O::out, "the page to write; replaced if it exists")};
+    return std::tuple{
+        operand("RUN", &O::runs,
+                "run folders (what `coppice train --train.out` made), or folders with such folders below"),
+        field("out", &O::out, "the page to write; replaced if it exists"),
+        field("plan", &O::plan, "what `coppice plan --json` printed, to be held against what happened")};
   }
 };
 
 constexpr std::string_view kSummary = "one self-contained page from one or many runs";
 
+std::optional<Json> read_plan(const std::optional<std::filesystem::path>& path) {
+  if (!path) return std::nullopt;
+  Json plan = Json::read(*path);
+  const Json *step = plan.find("step"), *closure = plan.find("closure");
+  const Json* basis = step == nullptr ? nullptr : step->find("basis");
+  const Json* f0 = closure == nullptr ? nullptr : closure->find("f0");
+  if (plan.find("coppice_plan") == nullptr || basis == nullptr || !basis->is_string() || f0 == nullptr ||
+      !f0->is_number()) {
+    throw Error(ErrorCode::kFormat,
+                cat(*path, ": no plan of an expansion; wanted what `coppice plan MODEL --json` printed"));
+  }
+  return plan;
+}
+
 int run(std::span<const std::string_view> args) {
   const auto options = parse<ReportOptions>("report", kSummary, args);
-  std::vector<report::RunRecord> runs;
-  for (const auto& directory : options.runs) runs.push_back(report::RunRecord::read(directory));
-  const std::string html = report::runs_page(runs).html();
+  const auto runs = report::read_runs(options.runs);
+  const std::string html = report::runs_page(runs, read_plan(options.plan)).html();
   io::write_file_atomically(options.out, html);
-  std::cout << cat("wrote ", options.out, " (", bytes_text(html.size()), ", ", runs.size(), " runs)\n");
+  std::cout << cat("wrote ", options.out, " (", bytes_text(html.size()), ", ", runs.size(),
+                   runs.size() == 1 ? " run)\n" : " runs)\n");
   return 0;
 }
 

@@ -26,6 +26,7 @@ Json to_json(const train::TrainResult& result) {
   for (const auto& [name, loss] : result.validation_loss) out["validation_loss"][name] = loss;
   out["seconds_per_step"] = result.seconds_per_step;
   out["tokens_per_s"] = result.tokens_per_s;
+  out["gemm_share"] = result.gemm_share;
   out["peak_rss_bytes"] = result.peak_rss_bytes;
   out["checkpoint"] = result.checkpoint.empty() ? Json() : Json(result.checkpoint.string());
   return out;
@@ -42,6 +43,7 @@ void print_table(const train::TrainResult& result) {
   if (result.seconds_per_step > 0) {
     table.rows.push_back({"time a step", duration_text(result.seconds_per_step)});
     table.rows.push_back({"tokens per second", count_text(result.tokens_per_s)});
+    table.rows.push_back({"share of the GEMM bound", cat(fixed_text(100 * result.gemm_share, 0), " %")});
   }
   table.rows.push_back({"peak memory", bytes_text(result.peak_rss_bytes)});
   if (!result.checkpoint.empty()) table.rows.push_back({"checkpoint", result.checkpoint.string()});

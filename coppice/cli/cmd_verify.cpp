@@ -3,36 +3,50 @@
 #include <iterator>
 
 #include "coppice/base/error.h"
+#include "coppice/base/log.h"
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/given_family.h"
 #include "coppice/cli/thread_count.h"
 #include "coppice/families/match.h"
+#include "coppice/upcycle/convert.h"
+#include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/verify.h"
+#include "coppice/upcycle/verify_conversion.h"
 
 namespace coppice::cli {
 namespace {
 
 constexpr std::string_view kSummary =
-    "account for every tensor of a grown model: what is unchanged, what came from whom";
+    "account for every tensor of a grown or converted model: what is unchanged, what came from whom";
 constexpr size_t kProblemsShown = 20;
 
 struct VerifyOptions {
-  std::filesystem::path before, after;
+  std::vector<std::filesystem::path> before;
+  std::filesystem::path after;
   std::optional<uint64_t> threads;
   std::optional<std::filesystem::path> family_file;
   bool json = false;
 
   static constexpr auto fields() {
     using O = VerifyOptions;
-    return std::tuple{operand("BEFORE", &O::before, "model directory that was grown"),
-                      operand("AFTER", &O::after, "model directory that came out"),
-                      field("threads", &O::threads, "threads (default: all cores)"),
-                      field("family-file", &O::family_file, kFamilyFileHelp),
-                      field("json", &O::json, "print one JSON object")};
+    return std::tuple{
+        operand("BEFORE", &O::before, "model directory that was grown or converted, or the several that were"),
+        operand("AFTER", &O::after, "model directory that came out"),
+        field("threads", &O::threads, "threads (default: all cores)"),
+        field("family-file", &O::family_file, kFamilyFileHelp), field("json", &O::json, "print one JSON object")};
   }
 };
+
+void print_problems(const std::vector<std::string>& problems) {
+  for (size_t i = 0; i < std::min(kProblemsShown, problems.size()); ++i) {
+    std::cout << cat("problem: ", problems[i], "\n");
+  }
+  if (problems.size() > kProblemsShown) std::cout << cat("... and ", problems.size() - kProblemsShown, " more\n");
+  std::cout << (problems.empty() ? cat("ok: every tensor is accounted for\n")
+                                 : cat("failed: ", problems.size(), " problems\n"));
+}
 
 void print_account(const upcycle::VerifyResult& result) {
   std::cout << cat("experts: ", result.experts_before, " -> ", result.experts_after);
@@ -55,27 +69,62 @@ void print_account(const upcycle::VerifyResult& result) {
     std::cout << "\n";
     first = end;
   }
-  for (size_t i = 0; i < std::min(kProblemsShown, result.problems.size()); ++i) {
-    std::cout << cat("problem: ", result.problems[i], "\n");
+  print_problems(result.problems);
+}
+
+void print_conversion(const upcycle::ConversionAccount& account) {
+  std::cout << cat(account.from, " -> ", account.to);
+  if (account.plan) {
+    const auto& plan = *account.plan;
+    std::cout << cat(": ", plan.parents, plan.parents == 1 ? " dense model, " : " dense models, ", plan.experts,
+                     " experts, ", plan.top_k, " per token; slices of 1/", plan.granularity, ", gate times ",
+                     number_text(plan.scale.gate), ", up ", number_text(plan.scale.up), ", down ",
+                     number_text(plan.scale.down));
   }
-  if (result.problems.size() > kProblemsShown)
-    std::cout << cat("... and ", result.problems.size() - kProblemsShown, " more\n");
-  std::cout << (result.ok ? cat("ok: every tensor is accounted for\n")
-                          : cat("failed: ", result.problems.size(), " problems\n"));
+  std::cout << cat("\n", account.identical, " tensors bit for bit as before, ", account.changed,
+                   " made of those before\n", "expert tensors: ", account.experts,
+                   " made again and equal byte for byte\nrouters: ", account.routers, " made again and equal, ",
+                   account.routers_given, " given by a file\nnew parts: ", account.new_parts,
+                   ", as a conversion begins them\n");
+  for (const std::string& loss : account.losses) std::cout << cat("left out: ", loss, "\n");
+  print_problems(account.problems);
+}
+
+int finish(const auto& result, bool json, const auto& print) {
+  if (json) {
+    std::cout << result.to_json().dump(2) << "\n";
+  } else {
+    print(result);
+  }
+  return result.ok ? 0 : exit_status(ErrorCode::kCheckFailed);
 }
 
 int run(std::span<const std::string_view> args) {
   const auto o = parse<VerifyOptions>("verify", kSummary, args);
+  const size_t threads = thread_count(o.threads);
   const GivenFamily given(o.family_file);
-  const families::Model before = families::open_model(o.before, given.family());
-  const families::Model after = families::open_model(o.after, given.family());
-  const auto result = upcycle::verify(before, after, thread_count(o.threads));
-  if (o.json) {
-    std::cout << result.to_json().dump(2) << "\n";
-  } else {
-    print_account(result);
+  std::vector<families::Model> before;
+  for (const auto& model : o.before) before.push_back(families::open_model(model, given.family()));
+  const families::Model& first = before.front();
+  auto warned = o.before;
+  warned.push_back(o.after);
+  for (const auto& model : warned) {
+    if (const auto warning = upcycle::routing_warning(model, upcycle::read_lineage(model))) log_warning(*warning);
   }
-  return result.ok ? 0 : exit_status(ErrorCode::kCheckFailed);
+  families::Model after = families::open_model(o.after, given.family());
+  const bool was = first.config.is_moe(), is = after.config.is_moe();
+  if (!was && is) {
+    after = upcycle::open_whole_model(o.after);
+    return finish(upcycle::verify_conversion(before, after, threads), o.json, print_conversion);
+  }
+  if (before.size() > 1)
+    throw Error(ErrorCode::kUsage,
+                cat(o.before[1], ": one model before is enough; it was not a conversion of several"));
+  if (was && !is) {
+    const families::Model whole = upcycle::open_whole_model(o.before.front());
+    return finish(upcycle::verify_average(whole, after, threads), o.json, print_conversion);
+  }
+  return finish(upcycle::verify(first, after, threads), o.json, print_account);
 }
 
 }  // namespace

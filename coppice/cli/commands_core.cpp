@@ -18,11 +18,11 @@ constexpr Command kEval{"eval", kNotHere, refuse}, kDemo{"demo", kNotHere, refus
 
 }  // namespace
 
-extern const Command kInspect, kExpand, kVerify, kTokenize, kReport, kList;
+extern const Command kInspect, kPlan, kExpand, kConvert, kVerify, kTokenize, kReport, kList;
 
 std::span<const Command* const> commands() {
-  static constexpr std::array kCommands = {&kInspect, &kScore, &kExpand, &kVerify, &kTokenize,
-                                           &kTrain,   &kEval,  &kReport, &kDemo,   &kList};
+  static constexpr std::array kCommands = {&kInspect,  &kPlan,  &kScore, &kExpand, &kConvert, &kVerify,
+                                           &kTokenize, &kTrain, &kEval,  &kReport, &kDemo,    &kList};
   return kCommands;
 }
 

@@ -116,6 +116,12 @@ void Sampler::read(uint64_t sample, std::span<int64_t> tokens, std::span<int64_t
   sources_[w.source].read(w.begin + 1, targets);
 }
 
+void Sampler::document_starts(uint64_t sample, std::span<int64_t> starts) const {
+  COPPICE_CHECK(starts.size() == static_cast<size_t>(sequence_length_));
+  const Window w = window(sample);
+  sources_[w.source].document_starts(w.begin, starts);
+}
+
 uint64_t Sampler::windows_per_epoch() const { return std::accumulate(windows_.begin(), windows_.end(), uint64_t{0}); }
 
 }  // namespace coppice::data

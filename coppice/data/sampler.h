@@ -30,9 +30,12 @@ class Sampler {
   Window window(uint64_t sample) const;
   /// tokens and targets, each [sequence_length].
   void read(uint64_t sample, std::span<int64_t> tokens, std::span<int64_t> targets) const;
+  /// Where the document of each token of the window starts in it, [sequence_length]; 0 for one that starts before.
+  void document_starts(uint64_t sample, std::span<int64_t> starts) const;
   /// Windows in one pass over everything.
   uint64_t windows_per_epoch() const;
   int64_t sequence_length() const { return sequence_length_; }
+  const TokenFile& source(size_t index) const { return sources_.at(index); }
 
  private:
   /// How many of the first `samples` go to each side of a split, and so on down to one source.

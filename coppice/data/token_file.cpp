@@ -6,6 +6,7 @@
 #include <chrono>
 #include <limits>
 #include <mutex>
+#include <ranges>
 
 #include "coppice/base/check.h"
 #include "coppice/base/json.h"
@@ -156,6 +157,7 @@ void TokenFile::read(uint64_t begin, std::span<int64_t> out) const {
   const auto& index = state_->index;
   COPPICE_CHECK(begin <= index.tokens && out.size() <= index.tokens - begin, "tokens ", begin, " + ", out.size(),
                 " of ", index.tokens);
+  state_->bin.check_whole();
   const std::byte* from = state_->bin.bytes().data() + begin * index.type.bytes;
   switch (index.type.code) {
     case 1: return widen<uint8_t>(from, out);
@@ -170,6 +172,20 @@ void TokenFile::read(uint64_t begin, std::span<int64_t> out) const {
 std::pair<uint64_t, uint64_t> TokenFile::document(uint64_t index) const {
   COPPICE_CHECK(index < num_documents(), "document ", index, " of ", num_documents());
   return {state_->index.document_begin(index), state_->index.document_begin(index + 1)};
+}
+
+void TokenFile::document_starts(uint64_t begin, std::span<int64_t> out) const {
+  const auto& index = state_->index;
+  COPPICE_CHECK(begin <= index.tokens && out.size() <= index.tokens - begin, "tokens ", begin, " + ", out.size(),
+                " of ", index.tokens);
+  // The first document that starts past `begin`: what comes before it belongs to one that starts at or before `begin`.
+  const auto documents = std::views::iota(uint64_t{0}, index.documents);
+  uint64_t next = *std::ranges::upper_bound(documents, begin, {}, [&](uint64_t d) { return index.document_begin(d); });
+  int64_t start = 0;
+  for (size_t i = 0; i < out.size(); ++i) {
+    for (; next < index.documents && index.document_begin(next) <= begin + i; ++next) start = static_cast<int64_t>(i);
+    out[i] = start;
+  }
 }
 
 std::string TokenFile::digest() const { return sha256_of_file(with_suffix(path(), ".bin")); }

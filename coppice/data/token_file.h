@@ -34,10 +34,14 @@ class TokenFile {
   uint64_t num_documents() const;
   const std::optional<TokenFileCard>& card() const;
   const std::filesystem::path& path() const;  ///< prefix
-  /// Tokens [begin, begin + out.size()) of all documents laid end to end, widened.
+  /// Tokens [begin, begin + out.size()) of all documents laid end to end, widened. Throws Error{kIo} if the file was cut
+  /// short meanwhile.
   void read(uint64_t begin, std::span<int64_t> out) const;
   /// Token range [begin, end) of a document.
   std::pair<uint64_t, uint64_t> document(uint64_t index) const;
+  /// Of each token of [begin, begin + out.size()), where its document starts, counted from `begin`; 0 for one that
+  /// starts before.
+  void document_starts(uint64_t begin, std::span<int64_t> out) const;
   /// SHA-256 of the .bin.
   std::string digest() const;
   /// Every id is below `vocab_size`, and, where there is a card and `tokenizer_digest` is not empty, the tokenizers

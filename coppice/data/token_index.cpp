@@ -28,9 +28,9 @@ TokenType token_type(uint8_t code, const std::string& subject) {
 
 }  // namespace
 
-MappedFile::MappedFile(const std::filesystem::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
+MappedFile::MappedFile(const std::filesystem::path& path)
+    : path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  if (fd_ < 0) {
     const int why = errno;
     throw Error(why == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo,
                 cat(path, ": cannot be opened: ", std::generic_category().message(why)));
@@ -38,21 +38,31 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   struct stat info{};
   void* data = nullptr;
   int why = 0;
-  if (::fstat(fd, &info) != 0) {
+  if (::fstat(fd_, &info) != 0) {
     why = errno;
   } else if (!S_ISREG(info.st_mode)) {
     why = EINVAL;
   } else if (info.st_size > 0) {
-    data = ::mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_SHARED, fd, 0);
+    data = ::mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_SHARED, fd_, 0);
     if (data == MAP_FAILED) why = errno;
   }
-  ::close(fd);
-  if (why != 0) throw Error(ErrorCode::kIo, cat(path, ": cannot be mapped: ", std::generic_category().message(why)));
+  if (why != 0) {
+    ::close(fd_);
+    throw Error(ErrorCode::kIo, cat(path, ": cannot be mapped: ", std::generic_category().message(why)));
+  }
   bytes_ = {static_cast<const std::byte*>(data), static_cast<size_t>(info.st_size)};
 }
 
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  ::close(fd_);
+}
+
+void MappedFile::check_whole() const {
+  struct stat info{};
+  if (::fstat(fd_, &info) == 0 && static_cast<size_t>(info.st_size) >= bytes_.size()) return;
+  throw Error(ErrorCode::kIo, cat(path_, ": it was cut from ", bytes_.size(), " to ", info.st_size,
+                                  " bytes since it was opened (write it again, and go on with train.resume)"));
 }
 
 TokenIndex parse_token_index(std::span<const std::byte> index, uint64_t bin_bytes, const std::string& subject) {

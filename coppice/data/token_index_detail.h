@@ -40,8 +40,12 @@ class MappedFile {
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
   std::span<const std::byte> bytes() const { return bytes_; }
+  /// Throws   Error{kIo} if the file was cut short since it was opened: reading its end would kill the process.
+  void check_whole() const;
 
  private:
+  std::filesystem::path path_;
+  int fd_ = -1;
   std::span<const std::byte> bytes_;
 };
 

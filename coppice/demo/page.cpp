@@ -84,7 +84,8 @@ report::HeatMap load_map(const SeedResult& seed) {
   report::HeatMap map{.title = cat("Expert load by domain, last MoE layer of the upcycled model, seed ", seed.seed),
                       .x_label = "expert",
                       .y_label = "",
-                      .unit = "times even"};
+                      .unit = "times even",
+                      .around_one = true};
   for (const auto& [domain, layers] : seed.upcycled.expert_share) {
     map.y.push_back(domain);
     auto& row = map.values.emplace_back();
@@ -199,13 +200,18 @@ report::Page demo_page(const DemoOptions& options, const PreparedData& data, con
   page.heading("What came out");
   page.table(loss_table(seeds), "Mean over domains and seeds, range over seeds, mean by domain");
   for (const auto& sentence : findings(seeds)) page.paragraph(sentence);
-  page.chart(loss_chart(seeds));
-  page.chart(domain_chart(seeds));
+  page.chart(
+      loss_chart(seeds),
+      "Lines are means over seeds, shades their range. Expanding pays from where the upcycled line falls below the "
+      "control's; the line from scratch is what it can reach.");
+  page.chart(domain_chart(seeds),
+             "Bars are means, whiskers half the range over seeds; a bar below zero lost to the control.");
   page.heading("Seed by seed");
   page.table(seed_table(seeds));
   page.heading("Experts");
-  page.chart(load_map(seeds.front()));
-  page.chart(sibling_chart(seeds));
+  page.chart(load_map(seeds.front()),
+             "Columns that stand out in one row are specialists of that domain; 1 is an even share.");
+  page.chart(sibling_chart(seeds), "0: copies are still equal. 1 and more: they are as far apart as they are long.");
   page.heading("Text");
   page.table(source_table(data));
   page.heading("Settings");

@@ -110,19 +110,6 @@ SeedResult SeedResult::from_json(const Json& json) {
   return out;
 }
 
-Spread spread(const std::vector<double>& values) {
-  Spread out;
-  const auto n = static_cast<double>(values.size());
-  for (const double v : values) out.mean += v / n;
-  const auto [low, high] = std::minmax_element(values.begin(), values.end());
-  out.low = *low;
-  out.high = *high;
-  double squares = 0;
-  for (const double v : values) squares += (v - out.mean) * (v - out.mean);
-  out.standard_error = values.size() < 2 ? NAN : std::sqrt(squares / (n - 1) / n);
-  return out;
-}
-
 GapClosure gap_closure(const std::vector<SeedResult>& seeds) {
   std::vector<double> gaps, etas;
   for (const auto& s : seeds) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "coppice/base/json.h"
+#include "coppice/report/arms.h"
 
 namespace coppice::demo {
 
@@ -41,11 +42,8 @@ struct SeedResult {
   static SeedResult from_json(const Json& json);
 };
 
-struct Spread {
-  double mean = 0, low = 0, high = 0;
-  double standard_error = 0;  ///< of the mean; NaN for one value
-};
-Spread spread(const std::vector<double>& values);
+using report::Spread;
+using report::spread;
 
 /// Gap closure is a ratio: it means something only where its denominator is told apart from zero.
 struct GapClosure {

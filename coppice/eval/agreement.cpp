@@ -35,15 +35,15 @@ void add_logits(const at::Tensor& logits_TV, const at::Tensor& other_TV, Sums& s
 }
 
 void add_windows(const nn::FittedDecoder& model, const nn::FittedDecoder& other, const at::Tensor& tokens_BS,
-                 Sums& sums) {
+                 const nn::ForwardOptions& forward, Sums& sums) {
   std::map<int64_t, at::Tensor> others;  // by first window
   std::optional<nn::LoadedHead> other_head;
-  other.visit_outputs(tokens_BS, {}, [&](int64_t first, const nn::LoadedHead& head, const at::Tensor& x_TD) {
+  other.visit_outputs(tokens_BS, forward, [&](int64_t first, const nn::LoadedHead& head, const at::Tensor& x_TD) {
     others[first] = x_TD;
     other_head = head;
   });
   const int64_t chunk = tokens_a_chunk(model.config().vocab_size);
-  model.visit_outputs(tokens_BS, {}, [&](int64_t first, const nn::LoadedHead& head, const at::Tensor& x_TD) {
+  model.visit_outputs(tokens_BS, forward, [&](int64_t first, const nn::LoadedHead& head, const at::Tensor& x_TD) {
     for (int64_t t = 0; t < x_TD.size(0); t += chunk) {
       const int64_t count = std::min(chunk, x_TD.size(0) - t);
       add_logits(head.logits(x_TD.narrow(0, t, count)), other_head->logits(others.at(first).narrow(0, t, count)), sums);
@@ -71,7 +71,9 @@ Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& oth
   const auto add = [&](uint64_t begin, uint64_t count, uint64_t size) {
     const auto tokens_BS = at::empty({static_cast<int64_t>(count), static_cast<int64_t>(size)}, at::kLong);
     tokens.read(begin, {tokens_BS.mutable_data_ptr<int64_t>(), count * size});
-    nn::at_border([&] { add_windows(model, other, tokens_BS, sums); });
+    nn::ForwardOptions forward;
+    if (settings.reset_attention) forward.document_start_BS = detail::document_starts(tokens, begin, tokens_BS.sizes());
+    nn::at_border([&] { add_windows(model, other, tokens_BS, forward, sums); });
     progress.advance(count * size);
   };
   for (uint64_t w = 0; w < windows.whole; w += at_once) add(w * length, std::min(at_once, windows.whole - w), length);

@@ -29,6 +29,16 @@ detail::Windows detail::windows_of(const data::TokenFile& tokens, const LossSett
   return {predictions / length, predictions % length};
 }
 
+at::Tensor detail::document_starts(const data::TokenFile& tokens, uint64_t begin, at::IntArrayRef sizes) {
+  auto start_BS = at::empty(sizes, at::kLong);
+  for (int64_t b = 0; b < sizes[0]; ++b) {
+    const auto offset = b * sizes[1];
+    tokens.document_starts(begin + static_cast<uint64_t>(offset),
+                           {start_BS.mutable_data_ptr<int64_t>() + offset, static_cast<size_t>(sizes[1])});
+  }
+  return start_BS;
+}
+
 namespace {
 
 using detail::Windows;
@@ -54,14 +64,24 @@ void add_routing(TokenLoss& out, const std::vector<nn::LayerRouting>& routing) {
   }
 }
 
-// `count` windows of `length` predictions from token `begin` on.
+// `windows` windows of `length` predictions from token `begin` on.
+struct Stretch {
+  uint64_t begin = 0;
+  int64_t windows = 0, length = 0;
+};
+
 template <class Model>
-void add_windows(const Model& model, const data::TokenFile& tokens, uint64_t begin, int64_t count, int64_t length,
-                 Sums& sums, TokenLoss& out) {
+void add_windows(const Model& model, const data::TokenFile& tokens, const Stretch& stretch,
+                 const LossSettings& settings, Sums& sums, TokenLoss& out) {
+  const auto& [begin, count, length] = stretch;
   const at::Tensor tokens_BS = at::empty({count, length}, at::kLong), target_BS = at::empty({count, length}, at::kLong);
   const auto row = [&](const at::Tensor& t, int64_t b) {
     return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
   };
+  nn::ForwardOptions forward;
+  forward.lineage = settings.lineage;
+  forward.first_token = begin;
+  if (settings.reset_attention) forward.document_start_BS = detail::document_starts(tokens, begin, {count, length});
   for (int64_t b = 0; b < count; ++b) {
     const uint64_t first = begin + static_cast<uint64_t>(b * length);
     tokens.read(first, row(tokens_BS, b));
@@ -69,7 +89,7 @@ void add_windows(const Model& model, const data::TokenFile& tokens, uint64_t beg
   }
   at::Tensor counts_B;
   std::vector<nn::LayerRouting> routing;
-  const at::Tensor sum_B = model.sequence_loss(tokens_BS, target_BS, {}, counts_B, &routing);
+  const at::Tensor sum_B = model.sequence_loss(tokens_BS, target_BS, forward, counts_B, &routing);
   for (int64_t b = 0; b < count; ++b) {
     const double sum = sum_B.const_data_ptr<double>()[b];
     sums.loss += sum;
@@ -100,12 +120,13 @@ TokenLoss loss_over(const Model& model, const data::TokenFile& tokens, const Los
   TokenLoss out;
   for (uint64_t w = 0; w < windows.whole;) {
     const auto count = std::min<uint64_t>(static_cast<uint64_t>(settings.batch), windows.whole - w);
-    add_windows(model, tokens, w * length, static_cast<int64_t>(count), settings.sequence_length, sums, out);
+    add_windows(model, tokens, {w * length, static_cast<int64_t>(count), settings.sequence_length}, settings, sums,
+                out);
     w += count;
     progress.advance(count * length);
   }
   if (windows.rest > 0) {
-    add_windows(model, tokens, windows.whole * length, 1, static_cast<int64_t>(windows.rest), sums, out);
+    add_windows(model, tokens, {windows.whole * length, 1, static_cast<int64_t>(windows.rest)}, settings, sums, out);
   }
   out.tokens = sums.tokens;
   out.loss = sums.loss / static_cast<double>(sums.tokens);

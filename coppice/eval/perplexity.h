@@ -3,6 +3,7 @@
 // Loss and perplexity of a model over token files.
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -14,8 +15,10 @@ namespace coppice::eval {
 
 struct LossSettings {
   int64_t sequence_length = 256;
-  int64_t batch = 8;        ///< sequences a forward pass
-  uint64_t max_tokens = 0;  ///< 0: all; else the whole windows among the first so many, at least one
+  int64_t batch = 8;             ///< sequences a forward pass
+  uint64_t max_tokens = 0;       ///< 0: all; else the whole windows among the first so many, at least one
+  bool reset_attention = false;  ///< documents in a window do not see each other
+  std::shared_ptr<const nn::LineageRouting> lineage;  ///< null: plain top-K
 };
 
 struct TokenLoss {

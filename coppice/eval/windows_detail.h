@@ -17,4 +17,7 @@ struct Windows {
 /// Throws   Error{kUsage} if the file has no token to predict.
 Windows windows_of(const data::TokenFile& tokens, const LossSettings& settings);
 
+/// Of each token of consecutive windows from token `begin` on, where in its window its document starts. [B, S], int64.
+at::Tensor document_starts(const data::TokenFile& tokens, uint64_t begin, at::IntArrayRef sizes);
+
 }  // namespace coppice::eval::detail

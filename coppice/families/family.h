@@ -62,7 +62,20 @@ enum class Role : uint8_t {
   kRouterTrunk = 45,  ///< layers of a router below the one that has a row for each expert
   kNorm = 46,
   kOther = 47,
+  kQueryDown = 48,  ///< latent attention: the query to its latent, its norm and the way back up
+  kQueryDownBias = 49,
+  kQueryLatentNorm = 50,
+  kQueryUp = 51,
+  kKeyValueDown = 52,  ///< keys and values to their latent, with the turned part of the keys behind it
+  kKeyValueDownBias = 53,
+  kKeyValueLatentNorm = 54,
+  kKeyValueUp = 55,
+  kSinks = 56,          ///< a score for each head that takes its share of the softmax and has no value
+  kSharedGateUp = 57,   ///< gate and up in one tensor
+  kQueryKeyValue = 58,  ///< all three in one tensor
+  kDenseGateUp = 59,
 };
+inline constexpr size_t kNumRoles = 60;
 std::string_view role_name(Role role);
 bool is_expert(Role role);  ///< every expert has its own: matrices, their biases and what goes with them
 bool has_rows(Role role);   ///< a row (or value) for each expert: routers, their biases, scales
@@ -88,6 +101,16 @@ enum class Dim : uint8_t {
   kSharedWidth,
   kExperts,
   kOne,
+  kHeads,
+  kValueRows,           ///< heads * dimensions of a value
+  kExpertGateUpRows,    ///< 2 * expert width
+  kSharedGateUpRows,    ///< 2 * shared width
+  kDenseGateUpRows,     ///< 2 * dense width
+  kQueryKeyValueRows,   ///< query rows and twice the key-value rows
+  kQueryLatent,         ///< latent attention: size of the query's latent
+  kKeyValueLatent,      ///< of the latent of keys and values
+  kKeyValueLatentRows,  ///< that and the turned part of the keys
+  kKeyValueUpRows,      ///< heads * (unturned dimensions of a key + dimensions of a value)
 };
 
 /// A shape in symbols, one to three dimensions: `{kExperts, kModel}`. Empty: any shape will do.
@@ -114,10 +137,14 @@ enum class When : uint8_t {
   kIfQkvBias,
   kIfOutputBias,
   kIfQkNorm,
+  kIfQueryLatent,
+  kIfNoQueryLatent,
+  kIfQueryLatentAndBias,
   kDenseLayer,
   kDenseLayerIfBias,
   kMoeLayer,
-  kOptional,  ///< never expected, taken where it is
+  kMoeLayerIfShared,  ///< nothing at a shared width of 0, where other families have tensors without elements
+  kOptional,          ///< never expected, taken where it is
 };
 
 /// How the matrices of experts lie in a tensor.
@@ -140,6 +167,7 @@ struct TensorRule {
   Shape shape = {};
   When when = When::kAlways;
   Layout layout = {};
+  bool centred = false;  ///< a norm that multiplies by 1 + weight
 
   constexpr bool per_layer() const {
     return name.find("{L}") != std::string_view::npos || name.find("{M}") != std::string_view::npos;
@@ -170,6 +198,7 @@ enum class LayerPattern : uint8_t {
   kEveryLayer,
   kSparseStep,  ///< mlp_only_layers and decoder_sparse_step
   kFirstDense,  ///< first_k_dense_replace, later layers are MoE
+  kByTypes,     ///< mlp_layer_types; without it as kFirstDense with the fallback
   kByWeights,   ///< those whose tensors are there
 };
 
@@ -179,11 +208,30 @@ enum class QkNorm : uint8_t {
   kWhole,    ///< over all heads at once (olmoe)
 };
 
-/// Which configuration key turns local attention on.
+/// Which layers have local attention where sliding_window is a number (and the family's switch is on).
 enum class SlidingWindow : uint8_t {
-  kNever,       ///< the family's code does not look at the key
-  kIfSet,       ///< sliding_window is a number
-  kIfSwitched,  ///< use_sliding_window is true, or layer_types names such a layer
+  kNever,  ///< the family's code does not look at the key
+  kIfSet,  ///< every layer
+  // Those that layer_types names, and without it ...
+  kLastLayers,   ///< ... those from max_window_layers on (qwen2)
+  kFirstLayers,  ///< ... every second one below max_window_layers (qwen2_moe)
+  kAlternating,  ///< ... every second one (gpt_oss)
+};
+
+/// Activation of feed-forward layers: silu(gate) * up unless said otherwise.
+enum class Activation : uint8_t {
+  kSilu,
+  kClampedSilu,  ///< gate and up clamped, gate * sigmoid(1.702 gate) * (up + 1) (gpt_oss, whatever hidden_act says)
+  kGelu,         ///< gelu(gate) * up, by tanh (gemma)
+};
+
+/// Configuration keys of factors; empty: the factor is 1.
+struct Multipliers {
+  std::string_view embedding = {};  ///< times the embeddings
+  bool sqrt_embedding = false;      ///< the embeddings times the square root of their width
+  std::string_view attention = {};  ///< the softmax scale itself, in place of 1 / sqrt(head_dim)
+  std::string_view residual = {};   ///< times what a layer adds
+  std::string_view logits = {};     ///< the logits are divided by it
 };
 
 /// What sets a router apart where its gate function does not say it.
@@ -229,7 +277,7 @@ struct Family {
   std::string_view shared_count_key = {};                  ///< ... a number of experts' widths (glm4_moe)
   std::string_view dense_width_key = "intermediate_size";  ///< empty where every layer is MoE
   LayerPattern layers = LayerPattern::kNoMoe;
-  int64_t first_dense_fallback = 0;  ///< first_k_dense_replace if absent
+  int64_t first_dense_fallback = 0;  ///< dense layers in front if first_k_dense_replace or mlp_layer_types is absent
 
   // Routing.
   GateFunction gate = GateFunction::kSoftmaxTopK;
@@ -237,12 +285,14 @@ struct Family {
   RouterKind router = RouterKind::kPlain;
   bool has_groups = false;  ///< n_group, topk_group
   std::string_view num_groups_key = "n_group", top_groups_key = "topk_group";
+  int64_t num_groups_fallback = 1, top_groups_fallback = 1;
   GroupScore group_score = GroupScore::kBestTwo;
   std::string_view groups_on_key = {};    ///< groups count only if this key ...
   std::string_view groups_on_value = {};  ///< ... has this value (deepseek_v2: topk_method)
   std::string_view sigmoid_key = {};      ///< the gate is a sigmoid if this key is "sigmoid" (cohere2_moe)
   bool has_routed_scaling = false;        ///< the key below
   std::string_view routed_scaling_key = "routed_scaling_factor";
+  double routed_scaling_fallback = 1;
   double renormalise_epsilon = 0;  ///< added to the sum (glm4_moe: 1e-20)
   bool has_aux_loss = false;       ///< router_aux_loss_coef
   double aux_loss_fallback = 0;    ///< router_aux_loss_coef if absent
@@ -253,12 +303,25 @@ struct Family {
   Switch mlp_bias = {};
   QkNorm qk_norm = QkNorm::kNone;
   Switch qk_norm_on = Switch::yes();  ///< glm4_moe: use_qk_norm
+  bool fixed_head_dim = false;        ///< the heads together are as wide as the model (olmoe)
   bool has_partial_rotary = false;    ///< partial_rotary_factor; elsewhere it is ignored, as in transformers
   double partial_rotary_fallback = 1.0;
   std::string_view clip_qkv_key = {};
+  bool has_latent_attention = false;   ///< q_lora_rank, kv_lora_rank, qk_rope_head_dim, qk_nope_head_dim, v_head_dim
+  Switch rope_interleaved = {};        ///< the pairs that turn together lie side by side
+  std::string_view default_rope = {};  ///< rope_parameters, as JSON, of a configuration without them
+  bool renamed_rope = false;           ///< rope types "su" and "yarn" are longrope (phi3)
+  int64_t original_positions_fallback = 0;  ///< original_max_position_embeddings if absent; 0 = max_position_embeddings
+  Activation activation = Activation::kSilu;
+  std::string_view hidden_act_fallback = "silu";
+  bool tied_fallback = false;  ///< tie_word_embeddings if absent
+  Multipliers multipliers = {};
   SlidingWindow sliding_window = SlidingWindow::kNever;
-  int64_t kv_heads_fallback = 0;  ///< num_key_value_heads if absent; 0 = as many as query heads
-  int64_t head_dim_fallback = 0;  ///< head_dim if absent; 0 = hidden_size / heads
+  Switch sliding_window_on = Switch::yes();
+  int64_t sliding_window_fallback = 0;      ///< sliding_window if absent; 0 = none
+  int64_t max_window_layers_fallback = 28;  ///< max_window_layers if absent
+  int64_t kv_heads_fallback = 0;            ///< num_key_value_heads if absent; 0 = as many as query heads
+  int64_t head_dim_fallback = 0;            ///< head_dim if absent; 0 = hidden_size / heads
   int64_t max_positions_fallback = 0;
   double rope_theta_fallback = 10000.0;
   double rms_eps_fallback = 1e-6;

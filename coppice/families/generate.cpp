@@ -7,6 +7,7 @@
 #include "coppice/base/rng.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
+#include "coppice/families/expert_layout.h"
 #include "coppice/io/atomic_file.h"
 
 namespace coppice::families {
@@ -19,6 +20,37 @@ int64_t num_elements(const std::vector<int64_t>& shape) {
   int64_t count = 1;
   for (const int64_t size : shape) count *= size;
   return count;
+}
+
+struct MatrixKey {
+  Role role;
+  int64_t layer, expert;
+};
+
+void fill_normal(const MatrixKey& key, uint64_t seed, double std, std::span<float> values) {
+  const Rng rng({.seed = seed,
+                 .layer = static_cast<uint32_t>(std::max<int64_t>(key.layer, 0)),
+                 .role = static_cast<uint32_t>(key.role),
+                 .parent = static_cast<uint32_t>(std::max<int64_t>(key.expert, 0)),
+                 .purpose = kPurposeNewWeights});
+  rng.fill_normal(0, values.data(), values.size());
+  const auto scale = static_cast<float>(std);
+  for (float& value : values) value *= scale;
+}
+
+// Every expert's matrices, as tensors of their own would have them.
+void fill_stack(const TensorSlot& slot, uint64_t seed, double std, std::span<float> values) {
+  const int64_t num_experts = slot.shape.front();
+  const size_t size = values.size() / static_cast<size_t>(num_experts);
+  std::vector<float> matrix;
+  for (int64_t expert = 0; expert < num_experts; ++expert) {
+    for (const ExpertMatrix& place : expert_matrices(slot, num_experts)) {
+      matrix.resize(static_cast<size_t>(place.rows * place.cols));
+      fill_normal({place.role, slot.layer, expert}, seed, std, matrix);
+      scatter(place, sizeof(float), std::as_bytes(std::span(matrix)),
+              std::as_writable_bytes(values.subspan(static_cast<size_t>(expert) * size, size)));
+    }
+  }
 }
 
 // Wide elements first, so that each tensor of a file begins at a multiple of its element size.
@@ -37,17 +69,14 @@ std::vector<TensorSlot> slots_by_width(const ModelConfig& config, io::Dtype dtyp
 
 std::vector<float> random_values(const TensorSlot& slot, uint64_t seed, double std) {
   const auto count = static_cast<size_t>(num_elements(slot.shape));
-  if (is_norm(slot.role())) return std::vector<float>(count, 1.0f);
+  if (is_norm(slot.role())) return std::vector<float>(count, slot.rule->centred ? 0.0f : 1.0f);
   std::vector<float> values(count, 0.0f);
   if (is_bias(slot.role())) return values;
-  const Rng rng({.seed = seed,
-                 .layer = static_cast<uint32_t>(std::max<int64_t>(slot.layer, 0)),
-                 .role = static_cast<uint32_t>(slot.role()),
-                 .parent = static_cast<uint32_t>(std::max<int64_t>(slot.expert, 0)),
-                 .purpose = kPurposeNewWeights});
-  rng.fill_normal(0, values.data(), count);
-  const auto scale = static_cast<float>(std);
-  for (float& value : values) value *= scale;
+  if (slot.rule->layout.stacked) {
+    fill_stack(slot, seed, std, values);
+  } else {
+    fill_normal({slot.role(), slot.layer, slot.expert}, seed, std, values);
+  }
   return values;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 namespace coppice::families {
 
 /// Sizes of a model made from nothing, of any family of the table. Dense families look at none of the experts' sizes.
+/// Latent attention has latents of four heads' width for queries and of two for keys and values; half of a head turns.
 struct ModelSizes {
   std::string family = "glm4_moe";
   int64_t vocab_size = 256, model_dim = 64, num_layers = 2, num_heads = 4, num_kv_heads = 2, head_dim = 16;
@@ -19,7 +21,7 @@ struct ModelSizes {
   int64_t first_dense_layers = 0;
   int64_t max_positions = 512;
   bool tied = false;
-  bool renormalise = true;
+  std::optional<bool> renormalise = {};  ///< as the family does; true where it can do both
 };
 
 /// A config.json of that family that transformers reads as meant, both version 4 and 5. Token ids (bos, eos, pad) are
@@ -28,7 +30,7 @@ struct ModelSizes {
 /// Throws   Error{kUsage} if the sizes do not fit together or the family cannot have them.
 Json make_config(const ModelSizes& sizes, io::Dtype dtype);
 
-/// Weights of a new model: N(0, std) for matrices, 1 for norms, 0 for biases.
+/// Weights of a new model: N(0, std) for matrices, 1 for norms (0 for centred ones), 0 for biases.
 ///
 /// Keyed by layer, role and expert, so that the same values come out for any layout, any order and any number of
 /// threads.

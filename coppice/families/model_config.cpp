@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "coppice/base/check.h"
+#include "coppice/families/attention_config_detail.h"
 #include "coppice/families/config_reader_detail.h"
 
 namespace coppice::families {
@@ -10,6 +11,7 @@ namespace coppice::families {
 namespace {
 
 using detail::ConfigReader;
+using detail::read_switch;
 
 constexpr int64_t kMostLayers = int64_t{1} << 16;  // layers count 16 bits in random-number keys
 constexpr int64_t kMostExperts = 1'000'000;
@@ -17,10 +19,6 @@ constexpr int64_t kMostExpertsInAll = int64_t{1} << 22;
 constexpr int64_t kLargestDim = int64_t{1} << 31;
 constexpr double kMostParameters = 0x1p60;
 constexpr double kLargestNumber = 1e12;
-
-bool read_switch(const ConfigReader& in, const Switch& s) {
-  return s.kind == Switch::Kind::kKey ? in.flag_or(s.key, s.fallback) : s.kind == Switch::Kind::kYes;
-}
 
 void read_sizes(const ConfigReader& in, ModelConfig& c) {
   const Family& family = *c.family;
@@ -65,6 +63,14 @@ std::vector<bool> moe_layers(const ConfigReader& in, const Family& family, int64
   if (family.layers == LayerPattern::kFirstDense) {
     const int64_t dense = in.whole_or("first_k_dense_replace", family.first_dense_fallback, 0, kMostLayers);
     std::fill_n(moe.begin(), std::min(dense, num_layers), false);
+  }
+  if (family.layers == LayerPattern::kByTypes) {
+    std::fill_n(moe.begin(), std::min(family.first_dense_fallback, num_layers), false);
+    if (const Json* types = in.find("mlp_layer_types")) {
+      const bool fits = types->is_array() && static_cast<int64_t>(types->items().size()) >= num_layers;
+      if (!fits) in.refuse("mlp_layer_types", "a list of texts, one for each layer");
+      for (size_t i = 0; i < moe.size(); ++i) moe[i] = types->items()[i] == Json("sparse");
+    }
   }
   if (family.layers == LayerPattern::kSparseStep) {
     const int64_t step = in.whole_or("decoder_sparse_step", 1, 1, kMostLayers);
@@ -150,13 +156,14 @@ void read_routing(const ConfigReader& in, ModelConfig& c) {
   r.has_selection_bias = family.has_role(Role::kSelectionBias);
   r.has_router_bias = family.has_role(Role::kRouterBias);
   if (family.has_routed_scaling)
-    r.routed_scaling = in.number_or(family.routed_scaling_key, 1.0, -kLargestNumber, kLargestNumber);
+    r.routed_scaling =
+        in.number_or(family.routed_scaling_key, family.routed_scaling_fallback, -kLargestNumber, kLargestNumber);
   if (family.has_aux_loss)
     c.aux_loss_coef = in.number_or("router_aux_loss_coef", family.aux_loss_fallback, 0, kLargestNumber);
   if (!family.has_groups) return;
   if (!family.groups_on_key.empty() && in.text_or(family.groups_on_key, "") != family.groups_on_value) return;
-  r.num_groups = in.whole_or(family.num_groups_key, 1, 1, c.num_experts);
-  r.top_groups = in.whole_or(family.top_groups_key, 1, 1, c.num_experts);
+  r.num_groups = in.whole_or(family.num_groups_key, family.num_groups_fallback, 1, c.num_experts);
+  r.top_groups = in.whole_or(family.top_groups_key, family.top_groups_fallback, 1, c.num_experts);
   if (r.top_groups > r.num_groups)
     in.refuse(family.top_groups_key, cat("at most ", family.num_groups_key, ", ", r.num_groups));
   if (c.num_experts % r.num_groups != 0)
@@ -167,66 +174,6 @@ void read_routing(const ConfigReader& in, ModelConfig& c) {
               "two experts or more in a group (it is scored by its best two)");
   if (c.top_k > r.top_groups * group)
     in.refuse(family.top_k_key, cat("at most the ", r.top_groups * group, " experts of the groups chosen"));
-}
-
-// Local attention that reaches less far than the context does.
-bool has_sliding_window(const ConfigReader& in, const ModelConfig& c) {
-  bool on = false;
-  switch (c.family->sliding_window) {
-    case SlidingWindow::kNever: return false;
-    case SlidingWindow::kIfSet: on = true; break;
-    case SlidingWindow::kIfSwitched:
-      on = in.flag_or("use_sliding_window", false);
-      if (const Json* types = in.find("layer_types")) {
-        if (!types->is_array()) in.refuse("layer_types", "a list of texts");
-        for (const Json& type : types->items()) on = on || type != Json("full_attention");
-      }
-  }
-  return on && in.whole_or("sliding_window", c.max_positions, 0, kLargestDim) < c.max_positions;
-}
-
-void read_attention(const ConfigReader& in, std::string_view source, ModelConfig& c) {
-  const Family& family = *c.family;
-  c.qkv_bias = read_switch(in, family.qkv_bias);
-  c.output_bias = read_switch(in, family.output_bias);
-  c.mlp_bias = read_switch(in, family.mlp_bias);
-  c.qk_norm = read_switch(in, family.qk_norm_on) ? family.qk_norm : QkNorm::kNone;
-  c.rms_eps = in.number_or("rms_norm_eps", family.rms_eps_fallback, 0, 1);
-  if (!family.clip_qkv_key.empty() && in.find(family.clip_qkv_key) != nullptr) {
-    c.clip_qkv = in.number_or(family.clip_qkv_key, 0, 0, kLargestNumber);
-  }
-
-  // Version 5 nests what version 4 has at the top; the nested value wins, and rope_scaling replaces rope_parameters, as
-  // in transformers.
-  static const Json kNoParameters = Json::object();
-  const Json* nested = nullptr;
-  for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
-    const Json* value = in.find(key);
-    if (value != nullptr && !value->is_object()) in.refuse(key, "an object");
-    if (nested == nullptr && value != nullptr && !value->members().empty()) nested = value;
-  }
-  const ConfigReader rope(nested == nullptr ? kNoParameters : *nested, source);
-  const auto rope_number = [&](std::string_view key, double fallback, double low, double high) {
-    return rope.number_or(key, in.number_or(key, fallback, low, high), low, high);
-  };
-  c.rope_theta = rope_number("rope_theta", family.rope_theta_fallback, 1e-12, kLargestNumber);
-  c.rotary_dim = c.head_dim;
-  if (family.has_partial_rotary) {
-    const double factor = rope_number("partial_rotary_factor", family.partial_rotary_fallback, 0, 1);
-    c.rotary_dim = static_cast<int64_t>(static_cast<double>(c.head_dim) * factor);
-  }
-
-  const std::string rope_type = rope.text_or("rope_type", rope.text_or("type", "default"));
-  if (rope.find("full_attention") != nullptr)
-    c.unsupported_in_nn.emplace_back("RoPE parameters for each type of layer");
-  if (rope_type != "default") c.unsupported_in_nn.push_back(cat("RoPE scaling of type '", rope_type, "'"));
-  if (c.rotary_dim % 2 != 0)
-    c.unsupported_in_nn.push_back(cat("RoPE over ", c.rotary_dim, " dimensions, an odd number"));
-  if (has_sliding_window(in, c)) c.unsupported_in_nn.emplace_back("sliding-window attention");
-  if (c.mlp_bias) c.unsupported_in_nn.emplace_back("biases in feed-forward layers");
-  const std::string activation = in.text_or("hidden_act", "silu");
-  if (activation != "silu") c.unsupported_in_nn.push_back(cat("activation '", activation, "'"));
-  if (in.find("quantization_config") != nullptr) c.unsupported_in_nn.emplace_back("quantised weights");
 }
 
 double parameters_at_most(const ModelConfig& c) {
@@ -295,12 +242,12 @@ ModelConfig read_config(const Json& config, std::string_view source, const Famil
   }
   read_experts(in, c);
   if (c.is_moe()) read_routing(in, c);
-  if (!c.family->surgery_only) read_attention(in, source, c);
-  if (c.qk_norm == QkNorm::kWhole && c.num_heads * c.head_dim != c.model_dim) {
+  if (!c.family->surgery_only) detail::read_attention(*part.json, part_source, c);
+  if (c.family->fixed_head_dim && c.num_heads * c.head_dim != c.model_dim) {
     in.refuse("hidden_size", cat("the ", c.num_heads, " heads of ", c.head_dim, " together, as this family has it"));
   }
   if (!c.text_key.empty()) c.unsupported_in_nn.emplace_back("the language model inside a multimodal one");
-  c.tied = in.flag_or("tie_word_embeddings", false);
+  c.tied = in.flag_or("tie_word_embeddings", c.family->tied_fallback);
   c.dtype = in.text_or("dtype", in.text_or("torch_dtype", ""));
   if (parameters_at_most(c) > kMostParameters) {
     throw Error(ErrorCode::kFormat,
@@ -335,6 +282,16 @@ int64_t ModelConfig::dim(Dim dim) const {
     case Dim::kSharedWidth: return shared_width;
     case Dim::kExperts: return num_experts;
     case Dim::kOne: return 1;
+    case Dim::kHeads: return num_heads;
+    case Dim::kValueRows: return num_heads * (latent ? latent->value_dim : head_dim);
+    case Dim::kExpertGateUpRows: return 2 * expert_width;
+    case Dim::kSharedGateUpRows: return 2 * shared_width;
+    case Dim::kDenseGateUpRows: return 2 * dense_width;
+    case Dim::kQueryKeyValueRows: return (num_heads + 2 * num_kv_heads) * head_dim;
+    case Dim::kQueryLatent: return latent ? latent->query_rank : 0;
+    case Dim::kKeyValueLatent: return latent ? latent->key_value_rank : 0;
+    case Dim::kKeyValueLatentRows: return latent ? latent->key_value_rank + latent->turned_dim : 0;
+    case Dim::kKeyValueUpRows: return latent ? num_heads * (latent->plain_dim + latent->value_dim) : 0;
   }
   COPPICE_CHECK(false, "dimension ", static_cast<int>(dim));
 }
@@ -353,9 +310,13 @@ bool ModelConfig::present(When when, int64_t layer) const {
     case When::kIfQkvBias: return qkv_bias;
     case When::kIfOutputBias: return output_bias;
     case When::kIfQkNorm: return qk_norm != QkNorm::kNone;
+    case When::kIfQueryLatent: return latent && latent->query_rank > 0;
+    case When::kIfNoQueryLatent: return latent && latent->query_rank == 0;
+    case When::kIfQueryLatentAndBias: return latent && latent->query_rank > 0 && qkv_bias;
     case When::kDenseLayer: return layer >= 0 && !moe;
     case When::kDenseLayerIfBias: return layer >= 0 && !moe && mlp_bias;
     case When::kMoeLayer: return moe;
+    case When::kMoeLayerIfShared: return moe && shared_width > 0;
     case When::kOptional: return false;
   }
   COPPICE_CHECK(false, "condition ", static_cast<int>(when));

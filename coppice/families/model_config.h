@@ -7,6 +7,7 @@
 
 #include "coppice/base/json.h"
 #include "coppice/families/family.h"
+#include "coppice/families/rope.h"
 
 namespace coppice::families {
 
@@ -25,6 +26,14 @@ struct Routing {
   int64_t trailing_choices = 0;  ///< rows of the router behind the experts' that are no experts
 };
 
+/// Latent attention: queries, keys and values come out of latents, keys with a turned part that all heads share.
+struct LatentAttention {
+  int64_t query_rank = 0;  ///< q_lora_rank; 0: queries come straight from the model's dimension
+  int64_t key_value_rank = 0;
+  int64_t turned_dim = 0, plain_dim = 0;  ///< of a query's and key's head_dim: with positions, without
+  int64_t value_dim = 0;
+};
+
 /// A config.json read by its family's table: every size and switch resolved, fallbacks as transformers has them.
 struct ModelConfig {
   const Family* family = nullptr;
@@ -37,22 +46,28 @@ struct ModelConfig {
   Routing routing;
   bool tied = false, qkv_bias = false, output_bias = false, mlp_bias = false;
   QkNorm qk_norm = QkNorm::kNone;
-  double rms_eps = 1e-6, rope_theta = 10000.0;
-  int64_t rotary_dim = 0;          ///< leading dimensions of a head that RoPE turns
+  double rms_eps = 1e-6;
+  Rope rope;
+  std::optional<LatentAttention> latent;
+  double attention_scale = 1.0;    ///< of query times key, before the softmax
+  std::vector<int64_t> window;     ///< [num_layers]: positions that a query sees, itself counted; 0: all before it
   std::optional<double> clip_qkv;  ///< olmoe
+  Activation activation = Activation::kSilu;
+  double embedding_multiplier = 1, residual_multiplier = 1, logits_divisor = 1;
   double aux_loss_coef = 0;
   int64_t max_positions = 0;
   std::string dtype;  ///< dtype or torch_dtype: "bfloat16"; empty if absent
-  /// What `nn` cannot compute exactly as transformers would (RoPE scaling, sliding window, other activation ...);
-  /// surgery does not mind.
+  /// What `nn` cannot compute exactly as transformers would (another activation, quantised weights ...); surgery does
+  /// not mind.
   std::vector<std::string> unsupported_in_nn;
 
   std::string
       text_key;  ///< the object of `json` that the sizes stand in (a multimodal model's "text_config"), or empty
 
   /// True where the weights and not this configuration say which tensors there are: families known for surgery only,
-  /// and the language model inside a multimodal one.
-  bool placed_by_weights() const { return family->surgery_only || !text_key.empty(); }
+  /// the language model inside a multimodal one, and quantised stacks of experts, whose blocks have other names.
+  bool placed_by_weights() const { return family->surgery_only || !text_key.empty() || quantised_stacks; }
+  bool quantised_stacks = false;
   int64_t router_rows() const { return num_experts + routing.trailing_choices; }
   int64_t dim(Dim dim) const;
   std::vector<int64_t> shape(const TensorRule& rule) const;

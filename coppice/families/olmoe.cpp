@@ -51,6 +51,7 @@ const Family kOlmoe{
     .qkv_bias = Switch::read("attention_bias", false),
     .output_bias = Switch::read("attention_bias", false),
     .qk_norm = QkNorm::kWhole,
+    .fixed_head_dim = true,
     .clip_qkv_key = "clip_qkv",
     .max_positions_fallback = 4096,
     .rms_eps_fallback = 1e-5,

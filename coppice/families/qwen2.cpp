@@ -35,7 +35,9 @@ const Family kQwen2{
     .architecture = "Qwen2ForCausalLM",
     .tensors = kTensors,
     .qkv_bias = Switch::yes(),
-    .sliding_window = SlidingWindow::kIfSwitched,
+    .sliding_window = SlidingWindow::kLastLayers,
+    .sliding_window_on = Switch::read("use_sliding_window", false),
+    .sliding_window_fallback = 4096,
     .kv_heads_fallback = 32,
     .max_positions_fallback = 32768,
 };

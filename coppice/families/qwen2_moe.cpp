@@ -53,7 +53,9 @@ const Family kQwen2Moe{
     .has_aux_loss = true,
     .aux_loss_fallback = 0.001,
     .qkv_bias = Switch::read("qkv_bias", true),
-    .sliding_window = SlidingWindow::kIfSwitched,
+    .sliding_window = SlidingWindow::kFirstLayers,
+    .sliding_window_on = Switch::read("use_sliding_window", false),
+    .sliding_window_fallback = 4096,
     .kv_heads_fallback = 16,
     .max_positions_fallback = 32768,
 };

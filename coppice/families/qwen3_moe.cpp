@@ -54,7 +54,9 @@ const Family kQwen3Moe{
     .qkv_bias = Switch::read("attention_bias", false),
     .output_bias = Switch::read("attention_bias", false),
     .qk_norm = QkNorm::kPerHead,
-    .sliding_window = SlidingWindow::kIfSwitched,
+    .sliding_window = SlidingWindow::kIfSet,
+    .sliding_window_on = Switch::read("use_sliding_window", false),
+    .sliding_window_fallback = 4096,
     .kv_heads_fallback = 4,
     .max_positions_fallback = 32768,
 };

@@ -1,3 +1,5 @@
+#include <iterator>
+
 #include "coppice/base/check.h"
 #include "coppice/families/family.h"
 
@@ -63,7 +65,20 @@ constexpr RoleRow kRoles[] = {
     {Role::kRouterTrunk, "router_trunk", Part::kRouters},
     {Role::kNorm, "norm", Part::kNorms, Kind::kNorm},
     {Role::kOther, "other", Part::kOther},
+    {Role::kQueryDown, "query_down", Part::kAttention},
+    {Role::kQueryDownBias, "query_down_bias", Part::kAttention, Kind::kBias},
+    {Role::kQueryLatentNorm, "query_latent_norm", Part::kNorms, Kind::kNorm},
+    {Role::kQueryUp, "query_up", Part::kAttention},
+    {Role::kKeyValueDown, "key_value_down", Part::kAttention},
+    {Role::kKeyValueDownBias, "key_value_down_bias", Part::kAttention, Kind::kBias},
+    {Role::kKeyValueLatentNorm, "key_value_latent_norm", Part::kNorms, Kind::kNorm},
+    {Role::kKeyValueUp, "key_value_up", Part::kAttention},
+    {Role::kSinks, "sinks", Part::kAttention},
+    {Role::kSharedGateUp, "shared_gate_up", Part::kShared},
+    {Role::kQueryKeyValue, "query_key_value", Part::kAttention},
+    {Role::kDenseGateUp, "dense_gate_up", Part::kDense},
 };
+static_assert(std::size(kRoles) == kNumRoles);
 
 const RoleRow& row_of(Role role) {
   const auto index = static_cast<size_t>(role);

@@ -1,8 +1,11 @@
 #include "coppice/kernels/adamw.h"
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 
 #include "coppice/base/check.h"
+#include "coppice/kernels/adamw_detail.h"
 #include "coppice/kernels/parallel.h"
 #include "coppice/kernels/vector_math_detail.h"
 
@@ -15,27 +18,45 @@ struct Constants {
   float grad_scale, beta1_rest, beta2, beta2_rest, keep, step_size, root_scale, epsilon;
 };
 
-template <class G>
+template <class G, class M>
 struct Range {
   float* __restrict master;
-  float* __restrict exp_avg;
-  float* __restrict exp_avg_sq;
+  M* __restrict exp_avg;
+  M* __restrict exp_avg_sq;
   const G* __restrict grad;
-  int64_t count;
+  int64_t begin, count;
+  uint32_t draw;  ///< of the step: what stochastic rounding is keyed by
 };
 
-template <class G>
-void update(const Range<G>& r, const Constants& c) {
+/// 32 random bits for an element and a step. Source: the finaliser of MurmurHash3.
+[[gnu::always_inline]] inline uint32_t random_bits(uint32_t element, uint32_t draw) {
+  uint32_t h = element * 0x9e3779b9u ^ draw;
+  h = (h ^ (h >> 16)) * 0x85ebca6bu;
+  h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+  return h ^ (h >> 16);
+}
+
+[[gnu::always_inline]] inline void store_moment(float& to, float value, uint32_t) { to = value; }
+/// Rounds up or down with the chances that keep the mean: changes of less than half a step of bf16 would be lost
+/// otherwise, and with beta2 = 0.999 all of them are.
+[[gnu::always_inline]] inline void store_moment(at::BFloat16& to, float value, uint32_t bits16) {
+  to.x = static_cast<uint16_t>((std::bit_cast<uint32_t>(value) + bits16) >> 16);
+}
+
+template <class G, class M>
+void update(const Range<G, M>& r, const Constants& c) {
   float* __restrict master = r.master;
-  float* __restrict exp_avg = r.exp_avg;
-  float* __restrict exp_avg_sq = r.exp_avg_sq;
+  M* __restrict exp_avg = r.exp_avg;
+  M* __restrict exp_avg_sq = r.exp_avg_sq;
   const G* __restrict grad = r.grad;
   for (int64_t i = 0; i < r.count; ++i) {
     const float g = detail::load(grad[i]) * c.grad_scale;
-    const float m = exp_avg[i] + c.beta1_rest * (g - exp_avg[i]);
-    const float v = c.beta2 * exp_avg_sq[i] + c.beta2_rest * g * g;
-    exp_avg[i] = m;
-    exp_avg_sq[i] = v;
+    const float before = detail::load(exp_avg[i]);
+    const float m = before + c.beta1_rest * (g - before);
+    const float v = c.beta2 * detail::load(exp_avg_sq[i]) + c.beta2_rest * g * g;
+    const uint32_t bits = random_bits(static_cast<uint32_t>(r.begin + i), r.draw);
+    store_moment(exp_avg[i], m, bits & 0xffffu);
+    store_moment(exp_avg_sq[i], v, bits >> 16);
     master[i] = master[i] * c.keep - c.step_size * m / (std::sqrt(v) * c.root_scale + c.epsilon);
   }
 }
@@ -53,10 +74,16 @@ void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::T
   COPPICE_CHECK(step >= 1, "step ", step);
   for (const at::Tensor* t : {&master, &exp_avg, &exp_avg_sq, &grad}) {
     COPPICE_CHECK(t->is_contiguous() && t->sizes() == master.sizes());
-    COPPICE_CHECK(t->scalar_type() == at::kFloat || t == &grad);
+    COPPICE_CHECK(t->scalar_type() == at::kFloat || t != &master);
   }
+  COPPICE_CHECK(exp_avg.scalar_type() == exp_avg_sq.scalar_type());
   const bool separate = value.defined() && value.data_ptr() != master.data_ptr();
   if (separate) COPPICE_CHECK(value.is_contiguous() && value.sizes() == master.sizes());
+
+  if (!master.is_cpu()) {
+    return detail::adamw_step_libtorch(master, exp_avg, exp_avg_sq, grad, separate ? value : at::Tensor(), step,
+                                       grad_scale, s);
+  }
 
   const auto power = static_cast<double>(step);
   const Constants constants{
@@ -70,11 +97,13 @@ void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::T
       .epsilon = static_cast<float>(s.epsilon),
   };
   auto* const p = master.data_ptr<float>();
-  auto* const m = exp_avg.data_ptr<float>();
-  auto* const v = exp_avg_sq.data_ptr<float>();
   parallel_ranges(master.numel(), kGrain, [&](int64_t begin, int64_t end) {
     detail::with_scalar(grad, [&]<class G>(G) {
-      update<G>({p + begin, m + begin, v + begin, grad.const_data_ptr<G>() + begin, end - begin}, constants);
+      detail::with_scalar(exp_avg, [&]<class M>(M) {
+        update<G, M>({p + begin, exp_avg.data_ptr<M>() + begin, exp_avg_sq.data_ptr<M>() + begin,
+                      grad.const_data_ptr<G>() + begin, begin, end - begin, static_cast<uint32_t>(step) * 0x632be5abu},
+                     constants);
+      });
     });
     if (!separate) return;
     detail::with_scalar(value, [&]<class T>(T) { round_to(p + begin, value.data_ptr<T>() + begin, end - begin); });

@@ -47,6 +47,16 @@ struct Shape {
   int64_t group() const { return heads / key_heads; }
 };
 
+/// Keys that a block of queries goes through.
+struct Range {
+  int64_t begin, end;
+
+  template <class T>
+  int64_t words() const {
+    return (end - begin) / kPerWord<T>;
+  }
+};
+
 /// Panels whose lanes are the 32 rows from `first` on.
 template <class T>
 void pack_queries(const Head<const T>& head, int64_t first, int64_t dim, Word* panels) {
@@ -57,11 +67,33 @@ void pack_queries(const Head<const T>& head, int64_t first, int64_t dim, Word* p
   }
 }
 
-/// Lanes that may see `key`: those of queries first + 16 j and later ones.
-__mmask16 visible(int64_t key, int64_t first_of_panel) {
-  const int64_t hidden = std::clamp<int64_t>(key - first_of_panel, 0, kLanes);
-  return static_cast<__mmask16>(0xffffu << hidden);
-}
+/// What the queries of one sequence may see.
+class Sight {
+ public:
+  Sight(const AttentionInputs& in, int64_t sequence)
+      : start_(in.start_BS.defined() ? in.start_BS.const_data_ptr<int64_t>() + sequence * in.start_BS.size(1)
+                                     : nullptr) {}
+
+  /// Keys that any of the 32 queries from `first` on sees, the first one down to a multiple of the rows at a time.
+  Range keys(int64_t first) const { return {start_ ? start_[first] / kRows * kRows : 0, first + kQueries}; }
+
+  /// Where the documents of a panel's queries start.
+  __m512i starts(int64_t first_of_panel) const {
+    alignas(64) int32_t lanes[kLanes] = {};
+    for (int64_t i = 0; start_ && i < kLanes; ++i) lanes[i] = static_cast<int32_t>(start_[first_of_panel + i]);
+    return _mm512_load_si512(lanes);
+  }
+
+  /// Lanes that see `key`: queries not before it whose documents start not after it.
+  static __mmask16 lanes(int64_t key, int64_t first_of_panel, __m512i starts) {
+    const int64_t hidden = std::clamp<int64_t>(key - first_of_panel, 0, kLanes);
+    return _mm512_mask_cmple_epi32_mask(static_cast<__mmask16>(0xffffu << hidden), starts,
+                                        _mm512_set1_epi32(static_cast<int>(key)));
+  }
+
+ private:
+  const int64_t* start_;  // null: no document starts inside
+};
 
 /// rows [dim x 32 lanes] = left [dim x words] times panels, each lane times `factor`; written as 32 rows of `to`.
 template <class T>
@@ -91,6 +123,7 @@ class ForwardHead {
         in_(in),
         out_(out),
         sequence_(sequence),
+        sight_(in, sequence),
         key_(Head<const T>::of(in.key_BSJC, sequence, key_head)),
         value_words_(shape_.positions / kPerWord<T> * shape_.dim),
         query_panels_(kQueries * shape_.dim / kPerWord<T>),
@@ -107,7 +140,7 @@ class ForwardHead {
     float* const log_sum =
         out_.log_sum_BHS.mutable_data_ptr<float>() + (sequence_ * shape_.heads + head) * shape_.positions;
     for (int64_t first = 0; first < shape_.positions; first += kQueries) {
-      const int64_t keys = first + kQueries;
+      const Range keys = sight_.keys(first);
       pack_queries(query, first, shape_.dim, query_panels_.get());
       __m512 top[kPanels], sum[kPanels], factor[kPanels];
       score(first, keys, top);
@@ -119,22 +152,23 @@ class ForwardHead {
         _mm512_store_ps(sums, sum[j]);
         for (int64_t i = 0; i < kLanes; ++i) log_sum[first + j * kLanes + i] = tops[i] + std::log(sums[i]);
       }
-      project<T>({value_words_.get(), 1, shape_.dim}, weight_panels_.get(), keys / kPerWord<T>, shape_.dim, factor, out,
-                 first, block_.get());
+      const Words values{value_words_.get() + keys.begin / kPerWord<T> * shape_.dim, 1, shape_.dim};
+      project<T>(values, weight_panels_.get(), keys.words<T>(), shape_.dim, factor, out, first, block_.get());
     }
   }
 
  private:
-  void score(int64_t first, int64_t keys, __m512 (&top)[kPanels]) {
+  void score(int64_t first, Range keys, __m512 (&top)[kPanels]) {
     const int64_t words = shape_.dim / kPerWord<T>;
     const __m512 scale = _mm512_set1_ps(static_cast<float>(in_.scale));
     const __m512 never = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     for (__m512& t : top) t = never;
-    for (int64_t key = 0; key < keys; key += kRows) {
+    const __m512i starts[kPanels] = {sight_.starts(first), sight_.starts(first + kLanes)};
+    for (int64_t key = keys.begin; key < keys.end; key += kRows) {
       multiply<T, kRows, kPanels>(key_.words().row(key), query_panels_.get(), words * kLanes, words, block_.get());
       for (int64_t i = 0; i < kRows; ++i) {
         for (int64_t j = 0; j < kPanels; ++j) {
-          const __mmask16 seen = visible(key + i, first + j * kLanes);
+          const __mmask16 seen = Sight::lanes(key + i, first + j * kLanes, starts[j]);
           const __m512 s = _mm512_mul_ps(_mm512_load_ps(block_.get() + (i * kPanels + j) * kLanes), scale);
           const __m512 kept = _mm512_mask_mov_ps(never, seen, s);
           top[j] = _mm512_max_ps(kept, top[j]);
@@ -145,11 +179,11 @@ class ForwardHead {
   }
 
   /// exp(score - top) as panels, and their sums.
-  void weigh(int64_t keys, const __m512 (&top)[kPanels], __m512 (&sum)[kPanels]) {
+  void weigh(Range keys, const __m512 (&top)[kPanels], __m512 (&sum)[kPanels]) {
     for (int64_t j = 0; j < kPanels; ++j) {
-      Word* const panel = weight_panels_.get() + j * keys / kPerWord<T> * kLanes;
+      Word* const panel = weight_panels_.get() + j * keys.words<T>() * kLanes;
       sum[j] = _mm512_setzero_ps();
-      for (int64_t key = 0; key < keys; key += 2) {
+      for (int64_t key = keys.begin; key < keys.end; key += 2) {
         __m512 w[2];
         for (int64_t n = 0; n < 2; ++n) {
           const __m512 s = _mm512_load_ps(scores_.get() + ((key + n) * kPanels + j) * kLanes);
@@ -158,7 +192,7 @@ class ForwardHead {
           w[n] = _mm512_mask_mov_ps(w[n], _mm512_cmp_ps_mask(s, hidden, _CMP_EQ_OQ), _mm512_setzero_ps());
           sum[j] = _mm512_add_ps(sum[j], w[n]);
         }
-        put_words(w[0], w[1], panel + key / kPerWord<T> * kLanes, kLanes, T{});
+        put_words(w[0], w[1], panel + (key - keys.begin) / kPerWord<T> * kLanes, kLanes, T{});
       }
     }
   }
@@ -167,6 +201,7 @@ class ForwardHead {
   const AttentionInputs& in_;
   const AttentionForward& out_;
   const int64_t sequence_;
+  const Sight sight_;
   const Head<const T> key_;
   Scratch<Word> value_words_, query_panels_, weight_panels_;
   Scratch<float> scores_, block_;
@@ -184,6 +219,7 @@ class BackwardHead {
         out_(out),
         sequence_(sequence),
         key_head_(key_head),
+        sight_(in, sequence),
         key_(Head<const T>::of(in.key_BSJC, sequence, key_head)),
         value_(Head<const T>::of(in.value_BSJC, sequence, key_head)),
         key_words_(shape_.positions / kPerWord<T> * shape_.dim),
@@ -212,7 +248,8 @@ class BackwardHead {
 
  private:
   void run_queries(int64_t head, int64_t first) {
-    const int64_t keys = first + kQueries, dim = shape_.dim;
+    const int64_t dim = shape_.dim;
+    const Range keys = sight_.keys(first);
     const auto query = Head<const T>::of(in_.query_BSHC, sequence_, head);
     const auto grad = Head<const T>::of(grad_BSHC_, sequence_, head);
     pack_queries(query, first, dim, query_panels_.get());
@@ -221,7 +258,8 @@ class BackwardHead {
     pack_columns(grad, first, grad_columns_.get());
     slope(head, first, keys, grad);
     const __m512 one = _mm512_set1_ps(1.0f);
-    project<T>({key_words_.get(), 1, dim}, slope_panels_.get(), keys / kPerWord<T>, dim, {one, one},
+    const Words key_words{key_words_.get() + keys.begin / kPerWord<T> * dim, 1, dim};
+    project<T>(key_words, slope_panels_.get(), keys.words<T>(), dim, {one, one},
                Head<T>::of(out_.query_BSHC, sequence_, head), first, block_.get());
     add_rows(weights_.get(), grad_columns_.get(), keys, grad_value_.get());
     add_rows(slopes_.get(), query_columns_.get(), keys, grad_key_.get());
@@ -236,7 +274,7 @@ class BackwardHead {
   }
 
   /// Probabilities and gradients of the scores of 32 queries: [keys][32], the latter as panels too.
-  void slope(int64_t head, int64_t first, int64_t keys, const Head<const T>& grad) {
+  void slope(int64_t head, int64_t first, Range keys, const Head<const T>& grad) {
     const int64_t dim = shape_.dim, words = dim / kPerWord<T>;
     const auto out = Head<const T>::of(forward_.out_BSHC, sequence_, head);
     const float* const log_sum =
@@ -249,33 +287,34 @@ class BackwardHead {
     const __m512 scale = _mm512_set1_ps(static_cast<float>(in_.scale));
     float* const scores = block_.get();
     float* const grads = scores + kRows * kQueries;
-    for (int64_t key = 0; key < keys; key += kRows) {
+    const __m512i starts[kPanels] = {sight_.starts(first), sight_.starts(first + kLanes)};
+    for (int64_t key = keys.begin; key < keys.end; key += kRows) {
       multiply<T, kRows, kPanels>(key_.words().row(key), query_panels_.get(), words * kLanes, words, scores);
       multiply<T, kRows, kPanels>(value_.words().row(key), grad_panels_.get(), words * kLanes, words, grads);
       for (int64_t j = 0; j < kPanels; ++j) {
         const __m512 total = _mm512_loadu_ps(log_sum + j * kLanes), dot = _mm512_load_ps(dot_of + j * kLanes);
-        Word* const panel = slope_panels_.get() + j * keys / kPerWord<T> * kLanes;
+        Word* const panel = slope_panels_.get() + j * keys.words<T>() * kLanes;
         for (int64_t i = 0; i < kRows; i += 2) {
           __m512 ds[2];
           for (int64_t n = 0; n < 2; ++n) {
             const int64_t at = ((i + n) * kPanels + j) * kLanes, to = ((key + i + n) * kPanels + j) * kLanes;
-            const __m512 p = _mm512_maskz_mov_ps(visible(key + i + n, first + j * kLanes),
+            const __m512 p = _mm512_maskz_mov_ps(Sight::lanes(key + i + n, first + j * kLanes, starts[j]),
                                                  exp(_mm512_fmsub_ps(_mm512_load_ps(scores + at), scale, total)));
             ds[n] = _mm512_mul_ps(_mm512_mul_ps(p, _mm512_sub_ps(_mm512_load_ps(grads + at), dot)), scale);
             put(p, weights_.get() + to);
             put(ds[n], slopes_.get() + to);
           }
-          put_words(ds[0], ds[1], panel + (key + i) / kPerWord<T> * kLanes, kLanes, T{});
+          put_words(ds[0], ds[1], panel + (key - keys.begin + i) / kPerWord<T> * kLanes, kLanes, T{});
         }
       }
     }
   }
 
   /// sum [keys x dim] += left [keys x 32] times columns [32 x dim].
-  void add_rows(const T* left, const Word* columns, int64_t keys, float* sum) {
+  void add_rows(const T* left, const Word* columns, Range keys, float* sum) {
     const int64_t words = kQueries / kPerWord<T>;
     const Words rows{reinterpret_cast<const Word*>(left), words, 1};
-    for (int64_t key = 0; key < keys; key += kRows) {
+    for (int64_t key = keys.begin; key < keys.end; key += kRows) {
       for (int64_t c = 0; c < shape_.dim; c += kPanels * kLanes) {
         multiply<T, kRows, kPanels>(rows.row(key), columns + c * words, words * kLanes, words, block_.get());
         for (int64_t i = 0; i < kRows; ++i) {
@@ -301,6 +340,7 @@ class BackwardHead {
   const at::Tensor& grad_BSHC_;
   const AttentionGradients& out_;
   const int64_t sequence_, key_head_;
+  const Sight sight_;
   const Head<const T> key_, value_;
   Scratch<Word> key_words_, query_panels_, grad_panels_, query_columns_, grad_columns_, slope_panels_;
   Scratch<T> weights_, slopes_;

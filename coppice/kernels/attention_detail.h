@@ -7,6 +7,7 @@ namespace coppice::kernels::detail {
 struct AttentionInputs {
   at::Tensor query_BSHC, key_BSJC, value_BSJC;  ///< contiguous
   double scale = 1;
+  at::Tensor start_BS;  ///< int64, contiguous; undefined: 0
 };
 struct AttentionForward {
   at::Tensor out_BSHC;

@@ -12,17 +12,33 @@ enum class MoeKernel {
   kFast,       ///< pairs sorted by expert, grouped GEMMs, own backward as one autograd function
 };
 
-/// y_t = sum over k of gate_tk * down_e(silu(gate_e x_t) * (up_e x_t)), e = index_tk.
+enum class ExpertActivation {
+  kSwiglu,         ///< silu(g) * u
+  kClampedSwiglu,  ///< g' sigmoid(1.702 g') (u' + 1), g' = min(g, 7), u' = u held to [-7, 7] (gpt_oss)
+};
+
+/// What experts have beside two matrices and SwiGLU.
+struct ExpertForm {
+  ExpertActivation activation = ExpertActivation::kSwiglu;
+  at::Tensor gate_up_bias_EG = {}, down_bias_ED = {};  ///< dtype of the weights; undefined: none
+
+  bool is_plain() const {
+    return activation == ExpertActivation::kSwiglu && !gate_up_bias_EG.defined() && !down_bias_ED.defined();
+  }
+};
+
+/// y_t = sum over k of gate_tk * down_e(silu(gate_e x_t) * (up_e x_t)), e = index_tk, or as `form` has it.
 ///
 /// Shapes   x_TD; w_gate_up_EGD [E, 2F, D] (gate rows first); w_down_EDF; index_TK; gate_TK; returns y_TD.
 /// Dtypes   x and weights alike, f32 or bf16; index int64; gates f32; y like x. Sums over K and F in f32.
 /// Memory   kFast saves x, the pre-activations [T*K, 2F] and the routing; no expert output, no gathered copy of x.
-/// Threads  at::get_num_threads(); same bits for any number of them.
+/// Threads  at::get_num_threads(); same bits for any number of them. On a GPU: the current stream, no atomics.
+/// Throws   Error{kUnsupported} for `pair_sq_TK` on a GPU.
 ///
 /// `pair_sq_TK`, if given, becomes the squared norm of each pair's down_e(...), f32, without gradient.
 at::Tensor moe_experts(const at::Tensor& x_TD, const at::Tensor& w_gate_up_EGD, const at::Tensor& w_down_EDF,
                        const at::Tensor& index_TK, const at::Tensor& gate_TK, MoeKernel kernel,
-                       at::Tensor* pair_sq_TK = nullptr);
+                       const ExpertForm& form = {}, at::Tensor* pair_sq_TK = nullptr);
 
 /// Tokens per expert. Shapes index_TK; returns [E] int64.
 at::Tensor expert_counts(const at::Tensor& index_TK, int64_t num_experts);

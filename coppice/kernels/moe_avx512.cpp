@@ -390,7 +390,7 @@ namespace coppice::kernels::detail {
 
 bool has_avx512_experts(const MoeInputs& in) {
   const int64_t dim = in.w_down_EDF.size(1), width = in.w_down_EDF.size(2);
-  return dim % kTokens == 0 && width % kTokens == 0 && has_avx512_words(in.x_TD);
+  return in.form.is_plain() && dim % kTokens == 0 && width % kTokens == 0 && has_avx512_words(in.x_TD);
 }
 
 MoeForward moe_forward_avx512(const MoeInputs& inputs) {

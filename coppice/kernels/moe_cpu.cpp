@@ -2,6 +2,7 @@
 // loop. Tiles of (expert, rows) are cut by the sizes alone and each runs on one thread, so bits do not depend on
 // threads.
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
@@ -10,6 +11,7 @@
 #include <cstring>
 
 #include "coppice/base/check.h"
+#include "coppice/kernels/expert_activation_detail.h"
 #include "coppice/kernels/moe_detail.h"
 #include "coppice/kernels/moe_rows_detail.h"
 #include "coppice/kernels/pair_order_detail.h"
@@ -49,7 +51,25 @@ void gather(const PairOrder& order, const Tile& tile, const T* from_TD, T* out, 
   }
 }
 
-template <class T>
+/// out = x weight' + bias, if there is one.
+void linear_into(at::Tensor out, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (bias.defined()) {
+    at::addmm_out(out, bias, x, weight.t());
+  } else {
+    at::mm_out(out, x, weight.t());
+  }
+}
+
+at::Tensor of_expert(const at::Tensor& biases, int64_t expert) {
+  return biases.defined() ? biases.select(0, expert) : biases;
+}
+
+template <class T, class Activation>
+void activate_row(const T* __restrict gate, const T* __restrict up, T* __restrict out, int64_t width) {
+  for (int64_t f = 0; f < width; ++f) store(out[f], Activation::at(load(gate[f]), load(up[f])).value);
+}
+
+template <class T, class Activation>
 MoeForward forward(const MoeInputs& in) {
   const int64_t tokens = in.x_TD.size(0), dim = in.x_TD.size(1), width = in.w_down_EDF.size(2);
   const auto options = in.x_TD.options();
@@ -63,17 +83,18 @@ MoeForward forward(const MoeInputs& in) {
     const Tile tile = tiles[i];
     auto x_RD = at::empty({tile.rows, dim}, options);
     gather(order, tile, x, x_RD.template mutable_data_ptr<T>(), dim);
-    auto hidden_RG = out.hidden_PG.narrow(0, tile.row, tile.rows);
-    at::mm_out(hidden_RG, x_RD, in.w_gate_up_EGD.select(0, tile.expert).t());
+    const auto hidden_RG = out.hidden_PG.narrow(0, tile.row, tile.rows);
+    linear_into(hidden_RG, x_RD, in.w_gate_up_EGD.select(0, tile.expert),
+                of_expert(in.form.gate_up_bias_EG, tile.expert));
     const auto active_RF = at::empty({tile.rows, width}, options);
     const auto* const hidden = hidden_RG.template const_data_ptr<T>();
     auto* const active = active_RF.template mutable_data_ptr<T>();
     for (int64_t r = 0; r < tile.rows; ++r) {
       const T* const gate = hidden + r * 2 * width;
-      swiglu_row(gate, gate + width, active + r * width, width);
+      activate_row<T, Activation>(gate, gate + width, active + r * width, width);
     }
-    auto out_RD = out_PD.narrow(0, tile.row, tile.rows);
-    at::mm_out(out_RD, active_RF, in.w_down_EDF.select(0, tile.expert).t());
+    linear_into(out_PD.narrow(0, tile.row, tile.rows), active_RF, in.w_down_EDF.select(0, tile.expert),
+                of_expert(in.form.down_bias_ED, tile.expert));
   });
   combine(order, out_PD.const_data_ptr<T>(), in.gate_TK.const_data_ptr<float>(), out.y_TD.mutable_data_ptr<T>(), tokens,
           dim);
@@ -83,17 +104,17 @@ MoeForward forward(const MoeInputs& in) {
 
 /// One row of the activation's backward. `grad` is dL/dA of the ungated output's activation A; returns <grad, A>, the
 /// gate's gradient.
-template <class T>
+template <class T, class Activation>
 float backward_row(const T* __restrict gate, const T* __restrict up, const T* __restrict grad, float weight,
                    T* __restrict active, T* __restrict grad_gate, T* __restrict grad_up, float* __restrict product,
                    int64_t width) {
   for (int64_t f = 0; f < width; ++f) {
-    const float g = load(gate[f]), u = load(up[f]), d = load(grad[f]);
-    const float s = sigmoid_f32(g), silu = g * s, weighted = d * weight;
-    product[f] = d * silu * u;
-    store(active[f], weight * silu * u);
-    store(grad_gate[f], weighted * u * s * (1.0f + g * (1.0f - s)));
-    store(grad_up[f], weighted * silu);
+    const Activated a = Activation::at(load(gate[f]), load(up[f]));
+    const float d = load(grad[f]), weighted = d * weight;
+    product[f] = d * a.value;
+    store(active[f], weight * a.value);
+    store(grad_gate[f], weighted * a.by_gate);
+    store(grad_up[f], weighted * a.by_up);
   }
   return lane_sum(width, [&](int64_t f) { return product[f]; });
 }
@@ -105,7 +126,7 @@ struct RowGradients {
   at::Tensor hidden_PG, in_PD;  ///< gradients of pre-activations and of the gathered inputs
 };
 
-template <class T>
+template <class T, class Activation>
 RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at::Tensor& hidden_PG,
                            const at::Tensor& grad_TD, const at::Tensor& grad_gate_TK) {
   const int64_t dim = in.x_TD.size(1), width = in.w_down_EDF.size(2), rows = order.num_rows();
@@ -130,12 +151,16 @@ RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at
     auto* const active = out.active_PF.mutable_data_ptr<T>() + tile.row * width;
     auto* const grad_hidden = out.hidden_PG.mutable_data_ptr<T>() + tile.row * 2 * width;
     std::vector<float> product(width);
+    const auto bias_D = of_expert(in.form.down_bias_ED, tile.expert);
+    const auto* const bias = bias_D.defined() ? bias_D.template const_data_ptr<T>() : nullptr;
+    const auto* const grad_rows = out.grad_PD.const_data_ptr<T>() + tile.row * dim;
     for (int64_t r = 0; r < tile.rows; ++r) {
       const int64_t pair = order.pair_of_row[tile.row + r], at = r * 2 * width;
-      const float dot =
-          backward_row(hidden + at, hidden + at + width, grad_active + r * width, pair < 0 ? 0.0f : gates[pair],
-                       active + r * width, grad_hidden + at, grad_hidden + at + width, product.data(), width);
-      if (pair >= 0) grad_gates[pair] = dot;
+      const float dot = backward_row<T, Activation>(hidden + at, hidden + at + width, grad_active + r * width,
+                                                    pair < 0 ? 0.0f : gates[pair], active + r * width, grad_hidden + at,
+                                                    grad_hidden + at + width, product.data(), width);
+      const auto through_bias = [&](int64_t d) { return load(grad_rows[r * dim + d]) * load(bias[d]); };
+      if (pair >= 0) grad_gates[pair] = bias ? dot + lane_sum(dim, through_bias) : dot;
     }
     auto in_RD = out.in_PD.narrow(0, tile.row, tile.rows);
     at::mm_out(in_RD, out.hidden_PG.narrow(0, tile.row, tile.rows), in.w_gate_up_EGD.select(0, tile.expert));
@@ -162,13 +187,31 @@ struct WeightGradient {
   }
 };
 
+/// Sum of each expert's rows, times their gates if given: what a bias gets.
 template <class T>
+at::Tensor bias_gradient(const PairOrder& order, const at::Tensor& rows_PN, const float* gates) {
+  const int64_t dim = rows_PN.size(1);
+  const auto out_EN = at::empty({order.num_experts(), dim}, rows_PN.options());
+  const auto* const rows = rows_PN.const_data_ptr<T>();
+  auto* const out = out_EN.mutable_data_ptr<T>();
+  parallel_tasks(order.num_experts(), [&](int64_t expert) {
+    std::vector<float> sum(dim, 0.0f);
+    for (int64_t row = order.first_row[expert]; row < order.first_row[expert + 1]; ++row) {
+      const int64_t pair = order.pair_of_row[row];
+      if (pair >= 0) add_row(sum.data(), rows + row * dim, gates ? gates[pair] : 1.0f, dim);
+    }
+    for (int64_t d = 0; d < dim; ++d) store(out[expert * dim + d], sum[d]);
+  });
+  return out_EN;
+}
+
+template <class T, class Activation>
 MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
   const PairOrder order = order_of(in);
   COPPICE_CHECK(order.num_rows() == hidden_PG.size(0));
   MoeGradients out{at::empty_like(in.x_TD), at::empty_like(in.w_gate_up_EGD), at::empty_like(in.w_down_EDF),
                    at::empty_like(in.gate_TK)};
-  const RowGradients rows = backward_rows<T>(in, order, hidden_PG, grad_TD, out.gate_TK);
+  const RowGradients rows = backward_rows<T, Activation>(in, order, hidden_PG, grad_TD, out.gate_TK);
   const WeightGradient gate_up{out.w_gate_up_EGD, rows.hidden_PG, rows.x_PD};
   const WeightGradient down{out.w_down_EDF, rows.grad_PD, rows.active_PF};
   parallel_tasks(gate_up.tasks() + down.tasks(), [&](int64_t task) {
@@ -180,6 +223,9 @@ MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at
   });
   combine<T>(order, rows.in_PD.const_data_ptr<T>(), nullptr, out.x_TD.mutable_data_ptr<T>(), in.x_TD.size(0),
              in.x_TD.size(1));
+  if (in.form.gate_up_bias_EG.defined()) out.gate_up_bias_EG = bias_gradient<T>(order, rows.hidden_PG, nullptr);
+  if (in.form.down_bias_ED.defined())
+    out.down_bias_ED = bias_gradient<T>(order, rows.grad_PD, in.gate_TK.const_data_ptr<float>());
   return out;
 }
 
@@ -187,12 +233,17 @@ MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at
 
 MoeForward moe_forward_cpu(const MoeInputs& inputs) {
   if (has_avx512_experts(inputs)) return moe_forward_avx512(inputs);
-  return with_scalar(inputs.x_TD, [&]<class T>(T) { return forward<T>(inputs); });
+  return with_scalar(inputs.x_TD, [&]<class T>(T) {
+    return with_activation(inputs.form.activation, [&]<class A>(A) { return forward<T, A>(inputs); });
+  });
 }
 
 MoeGradients moe_backward_cpu(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
   if (has_avx512_experts(inputs)) return moe_backward_avx512(inputs, hidden_PG, grad_TD);
-  return with_scalar(inputs.x_TD, [&]<class T>(T) { return backward<T>(inputs, hidden_PG, grad_TD); });
+  return with_scalar(inputs.x_TD, [&]<class T>(T) {
+    return with_activation(inputs.form.activation,
+                           [&]<class A>(A) { return backward<T, A>(inputs, hidden_PG, grad_TD); });
+  });
 }
 
 }  // namespace coppice::kernels::detail

@@ -6,10 +6,13 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "coppice/kernels/moe.h"
+
 namespace coppice::kernels::detail {
 
 struct MoeInputs {
   at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, index_TK, gate_TK;  ///< contiguous
+  ExpertForm form = {};                                           ///< its biases contiguous too
   bool with_pair_sq = false;
 };
 struct MoeForward {
@@ -19,12 +22,17 @@ struct MoeForward {
 };
 struct MoeGradients {
   at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, gate_TK;
+  at::Tensor gate_up_bias_EG = {}, down_bias_ED = {};  ///< undefined where there are no biases
 };
 
-/// Whether this processor can run the AVX-512 variant on such tensors: D and F multiples of 32.
+/// Whether this processor can run the AVX-512 variant on such tensors: D and F multiples of 32, plain SwiGLU experts.
 bool has_avx512_experts(const MoeInputs& inputs);
 MoeForward moe_forward_avx512(const MoeInputs& inputs);
 MoeGradients moe_backward_avx512(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
+
+/// On a GPU. Throws Error{kUnsupported} in a build without CUDA.
+MoeForward moe_forward_cuda(const MoeInputs& inputs);
+MoeGradients moe_backward_cuda(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
 
 /// The AVX-512 variant where it can run, else library GEMMs.
 MoeForward moe_forward_cpu(const MoeInputs& inputs);

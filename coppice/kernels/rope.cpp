@@ -28,16 +28,16 @@ void turn_head(const T* __restrict x, const float* __restrict cos, const float* 
 }
 
 at::Tensor turn(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, float direction) {
-  const int64_t positions = x.size(1), heads = x.size(2), width = x.size(3), half = cos.size(1);
+  const int64_t heads = x.size(2), width = x.size(3), angles = cos.size(0), half = cos.size(1);
   const auto out = at::empty_like(x);
   detail::with_scalar(x, [&]<class T>(T) {
     const auto* from = x.const_data_ptr<T>();
     auto* to = out.mutable_data_ptr<T>();
     const auto *c = cos.const_data_ptr<float>(), *s = sin.const_data_ptr<float>();
     const int64_t grain = std::max<int64_t>(1, (1 << 15) / (heads * width));
-    parallel_ranges(x.size(0) * positions, grain, [=](int64_t begin, int64_t end) {
+    parallel_ranges(x.size(0) * x.size(1), grain, [=](int64_t begin, int64_t end) {
       for (int64_t token = begin; token < end; ++token) {
-        const int64_t angle = (token % positions) * half;
+        const int64_t angle = (token % angles) * half;
         for (int64_t head = 0; head < heads; ++head) {
           const int64_t at = (token * heads + head) * width;
           turn_head(from + at, c + angle, s + angle, direction, to + at, half, width);
@@ -62,7 +62,8 @@ struct Rope : torch::autograd::Function<Rope> {
 }  // namespace
 
 at::Tensor rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  COPPICE_CHECK(x.dim() == 4 && cos.size(0) == x.size(1) && cos.sizes() == sin.sizes() && 2 * cos.size(1) <= x.size(3));
+  COPPICE_CHECK(x.dim() == 4 && cos.sizes() == sin.sizes() && 2 * cos.size(1) <= x.size(3));
+  COPPICE_CHECK(cos.size(0) == x.size(1) || cos.size(0) == x.size(0) * x.size(1));
   COPPICE_CHECK(cos.is_contiguous() && sin.is_contiguous());
   return Rope::apply(x, cos, sin);
 }

@@ -1,6 +1,9 @@
+#include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/zeros.h>
+
+#include <vector>
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/rms_norm.h"
@@ -14,8 +17,21 @@ namespace {
 
 using families::Role;
 
-at::Tensor feed_forward(const LayerWeights& weights, Role gate, Role up, Role down, const at::Tensor& x_TD) {
-  return at::linear(kernels::swiglu(at::linear(x_TD, weights[gate]), at::linear(x_TD, weights[up])), weights[down]);
+at::Tensor activate(const families::ModelConfig& config, const at::Tensor& gate, const at::Tensor& up) {
+  if (config.activation == families::Activation::kGelu) return at::gelu(gate, "tanh") * up;
+  return kernels::swiglu(gate, up);
+}
+
+at::Tensor dense(const families::ModelConfig& config, const LayerWeights& weights, const at::Tensor& x_TD) {
+  const auto part = [&](Role weight, Role bias) { return at::linear(x_TD, weights[weight], weights[bias]); };
+  at::Tensor active;
+  if (weights[Role::kDenseGateUp].defined()) {
+    const auto both = at::linear(x_TD, weights[Role::kDenseGateUp]).chunk(2, 1);
+    active = activate(config, both[0], both[1]);
+  } else {
+    active = activate(config, part(Role::kDenseGate, Role::kDenseGateBias), part(Role::kDenseUp, Role::kDenseUpBias));
+  }
+  return at::linear(active, weights[Role::kDenseDown], weights[Role::kDenseDownBias]);
 }
 
 /// Sum over tokens of each expert's final gate before routed scaling.
@@ -30,7 +46,11 @@ at::Tensor gate_mass(const Routed& routed, int64_t num_experts, double routed_sc
 }
 
 at::Tensor shared_expert(const LayerWeights& weights, const at::Tensor& x_TD) {
-  const auto out_TD = feed_forward(weights, Role::kSharedGate, Role::kSharedUp, Role::kSharedDown, x_TD);
+  const auto both = weights[Role::kSharedGateUp].defined()
+                        ? at::linear(x_TD, weights[Role::kSharedGateUp]).chunk(2, 1)
+                        : std::vector<at::Tensor>{at::linear(x_TD, weights[Role::kSharedGate]),
+                                                  at::linear(x_TD, weights[Role::kSharedUp])};
+  const auto out_TD = at::linear(kernels::swiglu(both[0], both[1]), weights[Role::kSharedDown]);
   const auto& gate = weights[Role::kSharedExpertGate];
   return gate.defined() ? at::sigmoid(at::linear(x_TD, gate)) * out_TD : out_TD;
 }
@@ -42,40 +62,58 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
   const auto& bias = weights[Role::kRouterBias];
   const auto logits_TE = at::linear(x_TD.to(at::kFloat), weights[Role::kRouter].to(at::kFloat),
                                     bias.defined() ? bias.to(at::kFloat) : at::Tensor());
-  const Routed routed = route(logits_TE, context.selection_bias_E, config.routing, config.top_k);
-  if (context.with_aux_loss) out.score_sum_E = routed.score_TE.sum(0);
-  if (context.with_z_loss) out.z_loss = z_loss(logits_TE);
+  const LineageRouting* const lineage = context.lineage.get();
+  const Routed routed = lineage == nullptr
+                            ? route(logits_TE, context.selection_bias_E, config.routing, config.top_k)
+                            : route_by_lineage(logits_TE, context.selection_bias_E, config.routing, config.top_k,
+                                               *lineage, context.layer, context.first_token);
+  const auto balanced = [&](const at::Tensor& value_E) {
+    return lineage == nullptr ? value_E
+                              : by_lineage(value_E, lineage->parents.at(context.layer), lineage->num_lineages);
+  };
+  if (context.with_aux_loss) out.score_sum = balanced(routed.score_TE.sum(0));
+  if (context.with_z_loss) out.z_loss = z_loss(routed.logits_TE);
   if (routing) {
     routing->layer = context.layer;
     routing->count_E = kernels::expert_counts(routed.index_TK, config.num_experts);
+    routing->balance_count = balanced(routing->count_E);
     routing->gate_mass_E = gate_mass(routed, config.num_experts, config.routing.routed_scaling);
     if (context.keep_routing || context.with_output_sq) routing->index_TK = routed.index_TK;
   }
+  const bool clamped = config.activation == families::Activation::kClampedSilu;
+  const kernels::ExpertForm form{
+      clamped ? kernels::ExpertActivation::kClampedSwiglu : kernels::ExpertActivation::kSwiglu,
+      weights[Role::kExpertGateBias], weights[Role::kExpertDownBias]};
   const bool with_output_sq = routing && context.with_output_sq;
-  out.x_TD = kernels::moe_experts(x_TD, weights[Role::kExpertGate], weights[Role::kExpertDown], routed.index_TK,
-                                  routed.gate_TK, context.kernel, with_output_sq ? &routing->pair_sq_TK : nullptr);
+  out.x_TD =
+      kernels::moe_experts(x_TD, weights[Role::kExpertGate], weights[Role::kExpertDown], routed.index_TK,
+                           routed.gate_TK, context.kernel, form, with_output_sq ? &routing->pair_sq_TK : nullptr);
   if (with_output_sq) {
     routing->gate_TK = routed.gate_TK.detach();
     routing->output_sq = kernels::sum_of_squares(out.x_TD.detach());
   }
-  if (weights[Role::kSharedGate].defined()) out.x_TD = out.x_TD + shared_expert(weights, x_TD);
+  if (weights[Role::kSharedDown].defined()) out.x_TD = out.x_TD + shared_expert(weights, x_TD);
 }
 
 }  // namespace
 
 BlockOutput run_block(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD,
                       LayerRouting* routing) {
-  const double epsilon = context.config->rms_eps;
+  const auto& config = *context.config;
+  const auto added = [&config](const at::Tensor& x) {
+    return config.residual_multiplier == 1 ? x : x * config.residual_multiplier;
+  };
+  const auto attend_to = config.latent ? latent_attention : attention;
   const auto middle_TD =
-      x_TD + attention(context, weights, kernels::rms_norm(x_TD, weights[Role::kInputNorm], epsilon));
-  const auto normed_TD = kernels::rms_norm(middle_TD, weights[Role::kPostAttentionNorm], epsilon);
+      x_TD + added(attend_to(context, weights, kernels::rms_norm(x_TD, weights[Role::kInputNorm], config.rms_eps)));
+  const auto normed_TD = kernels::rms_norm(middle_TD, weights[Role::kPostAttentionNorm], config.rms_eps);
   BlockOutput out;
-  if (context.config->moe_layer[context.layer]) {
+  if (config.moe_layer[context.layer]) {
     experts(context, weights, normed_TD, out, routing);
   } else {
-    out.x_TD = feed_forward(weights, Role::kDenseGate, Role::kDenseUp, Role::kDenseDown, normed_TD);
+    out.x_TD = dense(config, weights, normed_TD);
   }
-  out.x_TD = middle_TD + out.x_TD;
+  out.x_TD = middle_TD + added(out.x_TD);
   return out;
 }
 

@@ -17,11 +17,11 @@ class LayerWeights {
  public:
   at::Tensor& operator[](families::Role role) { return by_role_[static_cast<size_t>(role)]; }
   const at::Tensor& operator[](families::Role role) const { return by_role_[static_cast<size_t>(role)]; }
-  std::array<at::Tensor, 32>& all() { return by_role_; }
-  const std::array<at::Tensor, 32>& all() const { return by_role_; }
+  std::array<at::Tensor, families::kNumRoles>& all() { return by_role_; }
+  const std::array<at::Tensor, families::kNumRoles>& all() const { return by_role_; }
 
  private:
-  std::array<at::Tensor, 32> by_role_;
+  std::array<at::Tensor, families::kNumRoles> by_role_;
 };
 
 /// What a layer needs besides its input and weights; the same in the forward pass and in recomputation.
@@ -29,17 +29,20 @@ struct BlockContext {
   const families::ModelConfig* config = nullptr;
   int64_t layer = 0;
   int64_t positions = 0;        ///< S
-  at::Tensor cos_SR, sin_SR;    ///< f32
+  at::Tensor cos_SR, sin_SR;    ///< f32; [T, R] where documents start inside sequences
+  at::Tensor start_BS;          ///< ForwardOptions::document_start_BS
   at::Tensor selection_bias_E;  ///< undefined where the layer has none
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
   bool keep_routing = false, with_aux_loss = false, with_z_loss = false, with_output_sq = false;
+  std::shared_ptr<const LineageRouting> lineage;  ///< null: plain top-K
+  uint64_t first_token = 0;                       ///< number of token 0 in the run
 };
 
 /// Differentiable outputs; the last two undefined unless asked for.
 struct BlockOutput {
   at::Tensor x_TD;
-  at::Tensor score_sum_E;  ///< sum over tokens of the router's scores
-  at::Tensor z_loss;       ///< scalar
+  at::Tensor score_sum;  ///< [E], over tokens, of the router's scores; [L] under lineage routing
+  at::Tensor z_loss;     ///< scalar
 };
 
 /// Fills `routing` for a MoE layer, if given.
@@ -53,5 +56,18 @@ BlockOutput run_block_recomputed(const BlockContext& context, const LayerWeights
 
 /// Attention of one layer, residual apart.
 at::Tensor attention(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD);
+
+/// The same of a family with latent attention.
+at::Tensor latent_attention(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD);
+
+/// What both end with: every query's mean of values by the softmax over the positions that it sees in this layer, then
+/// the output matrix.
+///
+/// Shapes   query_BSHC; key_BSJC; value_BSJC; returns [T, D].
+at::Tensor attend(const BlockContext& context, const LayerWeights& weights, const at::Tensor& query_BSHC,
+                  const at::Tensor& key_BSJC, const at::Tensor& value_BSJC);
+
+/// Turns pairs by their position, whichever way they lie; in the result they lie half the dimensions apart.
+at::Tensor turn(const BlockContext& context, const at::Tensor& x_BSHC);
 
 }  // namespace coppice::nn::detail

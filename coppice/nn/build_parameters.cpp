@@ -19,24 +19,61 @@ int64_t elements(const std::vector<int64_t>& shape) {
 }
 
 /// Gate and up rows lie in one parameter.
-Role parameter_role(Role role) { return role == Role::kExpertUp ? Role::kExpertGate : role; }
+Role parameter_role(Role role) {
+  switch (role) {
+    case Role::kExpertUp:
+    case Role::kExpertGateUp: return Role::kExpertGate;
+    case Role::kExpertUpBias:
+    case Role::kExpertGateUpBias: return Role::kExpertGateBias;
+    default: return role;
+  }
+}
 
 std::vector<int64_t> parameter_shape(const families::ModelConfig& config, const TensorSlot& slot) {
-  switch (slot.role()) {
-    case Role::kExpertGate:
-    case Role::kExpertUp: return {config.num_experts, 2 * config.expert_width, config.model_dim};
+  switch (parameter_role(slot.role())) {
+    case Role::kExpertGate: return {config.num_experts, 2 * config.expert_width, config.model_dim};
     case Role::kExpertDown: return {config.num_experts, config.model_dim, config.expert_width};
+    case Role::kExpertGateBias: return {config.num_experts, 2 * config.expert_width};
+    case Role::kExpertDownBias: return {config.num_experts, config.model_dim};
     default: return slot.shape;
   }
 }
 
-int64_t slice_begin(const TensorSlot& slot, int64_t count) {
-  switch (slot.role()) {
-    case Role::kExpertGate: return 2 * slot.expert * count;
-    case Role::kExpertUp: return (2 * slot.expert + 1) * count;
-    case Role::kExpertDown: return slot.expert * count;
-    default: return 0;
+/// The view of an expert parameter that has the elements of `slot` in order. In memory they are [experts, gate or up,
+/// rows, columns]; on disk one expert or all, one of the two or both, and rows and columns either way round.
+Parameter::Slice expert_slice(const families::ModelConfig& config, TensorSlot slot) {
+  const Role role = slot.role();
+  const auto layout = slot.rule->layout;
+  const bool is_down = role == Role::kExpertDown || role == Role::kExpertDownBias;
+  const bool is_up = role == Role::kExpertUp || role == Role::kExpertUpBias;
+  const int64_t rows = is_down ? config.model_dim : config.expert_width;
+  const int64_t cols = families::is_bias(role) ? 1 : is_down ? config.expert_width : config.model_dim;
+  const int64_t parts = is_down ? 1 : 2, matrix = rows * cols;
+
+  Parameter::Slice slice{std::move(slot), 0, {}, {}};
+  const auto add = [&slice](int64_t size, int64_t stride) {
+    slice.sizes.push_back(size);
+    slice.strides.push_back(stride);
+  };
+  const auto add_rows = [&] {
+    const bool both = role == Role::kExpertGateUp || role == Role::kExpertGateUpBias;
+    if (both && !layout.interleaved) add(2, matrix);
+    add(rows, cols);
+    if (both && layout.interleaved) add(2, matrix);
+  };
+  if (layout.stacked) {
+    add(config.num_experts, parts * matrix);
+  } else {
+    slice.begin = (parts * slice.slot.expert + (is_up ? 1 : 0)) * matrix;
   }
+  if (layout.transposed) add(cols, 1);
+  add_rows();
+  if (!layout.transposed) add(cols, 1);
+  return slice;
+}
+
+Parameter::Slice whole_slice(TensorSlot slot, const at::Tensor& master) {
+  return {std::move(slot), 0, master.sizes().vec(), master.strides().vec()};
 }
 
 void fill_checked(const TensorFill& fill, const TensorSlot& slot, std::span<float> values) {
@@ -47,6 +84,14 @@ void fill_checked(const TensorFill& fill, const TensorSlot& slot, std::span<floa
                 cat("'", slot.name, "': element ", i, " is ", static_cast<double>(values[i]),
                     "; wanted finite weights (the checkpoint is damaged or its training diverged)"));
   }
+}
+
+/// Elements that do not lie in the order of the tensor on disk are put there afterwards.
+void fill_slice(const TensorFill& fill, const Parameter::Slice& slice, const at::Tensor& master) {
+  const auto place = slice.of(master);
+  const auto ordered = place.is_contiguous() ? place : at::empty(slice.sizes, place.options());
+  fill_checked(fill, slice.slot, {ordered.mutable_data_ptr<float>(), static_cast<size_t>(ordered.numel())});
+  if (!place.is_contiguous()) place.copy_(ordered);
 }
 
 }  // namespace
@@ -74,10 +119,12 @@ BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDty
       out.parameters.back().master = at::empty(parameter_shape(config, slot), at::kFloat);
     }
     Parameter& parameter = out.parameters[it->second];
-    const int64_t begin = slice_begin(slot, count);
-    COPPICE_CHECK(begin + count <= parameter.master.numel(), slot.name);
-    fill_checked(fill, slot, {parameter.master.mutable_data_ptr<float>() + begin, static_cast<size_t>(count)});
-    parameter.slices.push_back({std::move(slot), begin, count});
+    const bool is_expert = families::is_expert(slot.role());
+    const auto slice =
+        is_expert ? expert_slice(config, std::move(slot)) : whole_slice(std::move(slot), parameter.master);
+    COPPICE_CHECK(slice.count() == count, slice.slot.name);
+    fill_slice(fill, slice, parameter.master);
+    parameter.slices.push_back(slice);
   }
   for (Parameter& p : out.parameters) {
     p.value = dtype == ComputeDtype::kBf16 ? p.master.to(at::kBFloat16) : p.master.detach();

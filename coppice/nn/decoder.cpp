@@ -1,16 +1,12 @@
 #include "coppice/nn/decoder.h"
 
-#include <ATen/ops/arange.h>
-#include <ATen/ops/cos.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/outer.h>
-#include <ATen/ops/pow.h>
-#include <ATen/ops/sin.h>
 #include <ATen/ops/zeros.h>
 
 #include <string_view>
+#include <tuple>
 #include <unordered_map>
 #include <utility>
 
@@ -19,6 +15,7 @@
 #include "coppice/kernels/rms_norm.h"
 #include "coppice/nn/block_detail.h"
 #include "coppice/nn/build_parameters_detail.h"
+#include "coppice/nn/rotary_detail.h"
 #include "coppice/nn/router.h"
 #include "coppice/nn/trunk_detail.h"
 
@@ -57,39 +54,61 @@ TensorFill checkpoint_fill(const families::Model& model) {
   };
 }
 
-void set_rotary_angles(BlockContext& context) {
-  const auto& config = *context.config;
-  const auto f32 = at::TensorOptions().dtype(at::kFloat);
-  const auto exponent_R = at::arange(0, config.rotary_dim, 2, f32) / static_cast<double>(config.rotary_dim);
-  const auto angle_SR =
-      at::outer(at::arange(context.positions, f32), 1.0 / at::pow(at::Scalar(config.rope_theta), exponent_R));
-  context.cos_SR = at::cos(angle_SR);
-  context.sin_SR = at::sin(angle_SR);
+void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_BS) {
+  if (!start_BS.defined()) return;
+  COPPICE_CHECK(start_BS.sizes() == tokens_BS.sizes() && start_BS.scalar_type() == at::kLong);
+  COPPICE_CHECK(start_BS.is_contiguous());
+  const int64_t positions = start_BS.size(1);
+  for (int64_t b = 0; b < start_BS.size(0); ++b) {
+    const auto* const start = start_BS.const_data_ptr<int64_t>() + b * positions;
+    for (int64_t s = 0; s < positions; ++s) {
+      COPPICE_CHECK(start[s] == s || (s > 0 && start[s] == start[s - 1]), "document start ", start[s], " at ", s);
+    }
+  }
 }
 
-at::Tensor embed(const at::Tensor& table_VD, const at::Tensor& tokens_BS) {
+at::Tensor weight_of(const Parameter& parameter) {
+  return parameter.slices.front().slot.rule->centred ? parameter.value + 1 : parameter.value;
+}
+
+void set_rotary_angles(BlockContext& context) {
+  std::tie(context.cos_SR, context.sin_SR) = rotary_angles(context.config->rope, context.positions);
+  if (!context.start_BS.defined()) return;
+  // Positions start again with each document: angles of every token instead of every position.
+  const auto position_T = (at::arange(context.positions, at::kLong) - context.start_BS).view({-1});
+  context.cos_SR = context.cos_SR.index_select(0, position_T);
+  context.sin_SR = context.sin_SR.index_select(0, position_T);
+}
+
+at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD, const at::Tensor& tokens_BS) {
   // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
-  return at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1})).to(table_VD.scalar_type());
+  auto x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1}));
+  if (config.embedding_multiplier != 1) x_TD = x_TD * config.embedding_multiplier;
+  return x_TD.to(table_VD.scalar_type());
+}
+
+at::Tensor to_head(const families::ModelConfig& config, const at::Tensor& norm_D, const at::Tensor& x_TD) {
+  const auto normed_TD = kernels::rms_norm(x_TD, norm_D, config.rms_eps);
+  return config.logits_divisor == 1 ? normed_TD : normed_TD / config.logits_divisor;
 }
 
 }  // namespace detail
 
 namespace {
 
-using detail::check_tokens;
 using families::Role;
 
 /// Weights by layer; those of no layer at position `num_layers`.
 std::vector<detail::LayerWeights> by_layer(const Decoder& decoder) {
   const int64_t layers = decoder.config().num_layers;
   std::vector<detail::LayerWeights> out(layers + 1);
-  for (const Parameter& p : decoder.parameters()) out[p.layer < 0 ? layers : p.layer][p.role] = p.value;
+  for (const Parameter& p : decoder.parameters()) out[p.layer < 0 ? layers : p.layer][p.role] = detail::weight_of(p);
   return out;
 }
 
 /// Everything before the output layer.
 struct Trunk {
-  at::Tensor x_TD;              ///< after the final norm
+  at::Tensor x_TD;              ///< after the final norm, divided by what the logits are divided by
   at::Tensor head_VD;           ///< weight of the output layer
   at::Tensor aux_loss, z_loss;  ///< scalars; undefined unless asked for and there are MoE layers
   std::vector<LayerRouting> routing;
@@ -97,22 +116,26 @@ struct Trunk {
 
 Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const ForwardOptions& options) {
   const auto& config = decoder.config();
-  check_tokens(tokens_BS, config.vocab_size);
+  detail::check_tokens(tokens_BS, config.vocab_size);
+  detail::check_document_starts(options.document_start_BS, tokens_BS);
   const auto weights = by_layer(decoder);
   const auto& outer = weights.back();
   detail::BlockContext context{.config = &config,
                                .positions = tokens_BS.size(1),
+                               .start_BS = options.document_start_BS,
                                .kernel = options.kernel,
                                .keep_routing = options.keep_routing,
                                .with_aux_loss = options.aux_loss_coef != 0,
                                .with_z_loss = options.z_loss_coef != 0,
-                               .with_output_sq = options.with_output_sq};
+                               .with_output_sq = options.with_output_sq,
+                               .lineage = options.lineage,
+                               .first_token = options.first_token};
   detail::set_rotary_angles(context);
   const bool recompute = options.recompute && at::GradMode::is_enabled();
 
   Trunk out;
-  at::Tensor score_sum_E, count_E;
-  out.x_TD = detail::embed(outer[Role::kEmbedding], tokens_BS);
+  at::Tensor score_sum, count;
+  out.x_TD = detail::embed(config, outer[Role::kEmbedding], tokens_BS);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     context.layer = layer;
     const auto bias = decoder.selection_bias().find(layer);
@@ -121,16 +144,16 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
     const auto run = recompute ? detail::run_block_recomputed : detail::run_block;
     const auto block = run(context, weights[layer], out.x_TD, routing);
     out.x_TD = block.x_TD;
-    if (block.score_sum_E.defined()) {
-      score_sum_E = score_sum_E.defined() ? score_sum_E + block.score_sum_E : block.score_sum_E;
-      count_E = count_E.defined() ? count_E + routing->count_E : routing->count_E;
+    if (block.score_sum.defined()) {
+      score_sum = score_sum.defined() ? score_sum + block.score_sum : block.score_sum;
+      count = count.defined() ? count + routing->balance_count : routing->balance_count;
     }
     if (block.z_loss.defined()) out.z_loss = out.z_loss.defined() ? out.z_loss + block.z_loss : block.z_loss;
   }
   const auto moe_layers = static_cast<int64_t>(out.routing.size());
-  if (score_sum_E.defined()) out.aux_loss = balancing_loss(score_sum_E, count_E, moe_layers * tokens_BS.numel());
+  if (score_sum.defined()) out.aux_loss = balancing_loss(score_sum, count, moe_layers * tokens_BS.numel());
   if (out.z_loss.defined()) out.z_loss = out.z_loss / static_cast<double>(moe_layers);
-  out.x_TD = kernels::rms_norm(out.x_TD, outer[Role::kFinalNorm], config.rms_eps);
+  out.x_TD = detail::to_head(config, outer[Role::kFinalNorm], out.x_TD);
   out.head_VD = outer[config.tied ? Role::kEmbedding : Role::kLmHead];
   return out;
 }
@@ -204,18 +227,19 @@ at::Tensor Decoder::sequence_loss(const at::Tensor& tokens_BS, const at::Tensor&
 }
 
 void Decoder::visit(const std::function<void(const families::TensorSlot&, std::span<const float>)>& visitor) const {
-  std::unordered_map<std::string_view, std::span<const float>> values;
+  std::unordered_map<std::string_view, at::Tensor> values;
   for (const Parameter& p : parameters_) {
-    for (const auto& slice : p.slices) {
-      values[slice.slot.name] = {p.master.const_data_ptr<float>() + slice.begin, static_cast<size_t>(slice.count)};
-    }
+    for (const auto& slice : p.slices) values[slice.slot.name] = slice.of(p.master);
   }
+  const auto show = [&](const families::TensorSlot& slot, const at::Tensor& tensor) {
+    const auto ordered = tensor.contiguous();
+    visitor(slot, {ordered.const_data_ptr<float>(), static_cast<size_t>(ordered.numel())});
+  };
   for (const auto& slot : families::expected_tensors(config_)) {
     if (slot.role() == Role::kSelectionBias) {
-      const auto& bias = selection_bias_.at(slot.layer);
-      visitor(slot, {bias.const_data_ptr<float>(), static_cast<size_t>(bias.numel())});
+      show(slot, selection_bias_.at(slot.layer));
     } else if (const auto found = values.find(slot.name); found != values.end()) {
-      visitor(slot, found->second);
+      show(slot, found->second);
     } else {
       COPPICE_CHECK(std::find(slot.shape.begin(), slot.shape.end(), 0) != slot.shape.end(), slot.name);
       visitor(slot, {});

@@ -8,15 +8,13 @@
 #include "coppice/base/check.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/memory.h"
+#include "coppice/nn/trunk_detail.h"
 
 namespace coppice::nn {
 namespace {
 
-constexpr int64_t kTokensAPass = 2048;
 // What is held while passes come and go.
 constexpr uint64_t kHeld = 256 << 10, kPassing = 32 << 20;
-
-int64_t sequences_a_pass(int64_t positions) { return std::max<int64_t>(1, kTokensAPass / positions); }
 
 // Adds what the MoE layers did in another pass.
 void add_routing(std::vector<LayerRouting>& sum, std::vector<LayerRouting> pass) {
@@ -26,9 +24,18 @@ void add_routing(std::vector<LayerRouting>& sum, std::vector<LayerRouting> pass)
       sum.push_back(std::move(layer));
     } else {
       found->count_E = found->count_E + layer.count_E;
+      found->balance_count = found->balance_count + layer.balance_count;
       found->gate_mass_E = found->gate_mass_E + layer.gate_mass_E;
     }
   }
+}
+
+// The options of a pass over `count` of the sequences.
+ForwardOptions of_sequences(ForwardOptions options, int64_t first, int64_t count, int64_t positions) {
+  options.first_token += static_cast<uint64_t>(first * positions);
+  if (options.document_start_BS.defined())
+    options.document_start_BS = options.document_start_BS.narrow(0, first, count);
+  return options;
 }
 
 }  // namespace
@@ -55,6 +62,7 @@ void FittedDecoder::visit_outputs(const at::Tensor& tokens_BS, const ForwardOpti
                                   std::vector<LayerRouting>* routing) const {
   COPPICE_CHECK(!options.keep_routing && !options.with_output_sq);  // of one pass alone
   const at::NoGradGuard no_grad;
+  detail::check_document_starts(options.document_start_BS, tokens_BS);
   const int64_t sequences = tokens_BS.size(0), positions = tokens_BS.size(1);
   const int64_t a_pass = sequences_a_pass(positions);
   std::vector<int64_t> firsts;
@@ -62,15 +70,17 @@ void FittedDecoder::visit_outputs(const at::Tensor& tokens_BS, const ForwardOpti
   const auto embed = [&](const LoadedEmbedding& embedding, int64_t first) {
     return embedding.embed(tokens_BS.narrow(0, first, std::min(a_pass, sequences - first)).contiguous());
   };
-  const auto run = [&](const LoadedLayers& layers, const at::Tensor& x_TD) {
+  const auto run = [&](const LoadedLayers& layers, int64_t first, const at::Tensor& x_TD) {
     check_interrupt();
     std::vector<LayerRouting> of_pass;
-    auto out_TD = layers.run(x_TD, positions, options, routing ? &of_pass : nullptr);
+    auto out_TD = layers.run(x_TD, positions, of_sequences(options, first, x_TD.size(0) / positions, positions),
+                             routing ? &of_pass : nullptr);
     if (routing) add_routing(*routing, std::move(of_pass));
     return out_TD;
   };
   if (whole_) {
-    for (const int64_t first : firsts) visit(first, whole_->head, run(whole_->layers, embed(whole_->embedding, first)));
+    for (const int64_t first : firsts)
+      visit(first, whole_->head, run(whole_->layers, first, embed(whole_->embedding, first)));
     return;
   }
   std::vector<at::Tensor> x_TD;
@@ -83,7 +93,7 @@ void FittedDecoder::visit_outputs(const at::Tensor& tokens_BS, const ForwardOpti
     take_blocks_from_system(kHeld);
     const auto layers = decoder_.load_layers(segment.first, segment.last);
     take_blocks_from_system(kPassing);
-    for (at::Tensor& x : x_TD) x.copy_(run(layers, x));
+    for (size_t i = 0; i < firsts.size(); ++i) x_TD[i].copy_(run(layers, firsts[i], x_TD[i]));
   }
   const auto head = decoder_.load_head();
   for (size_t i = 0; i < firsts.size(); ++i) visit(firsts[i], head, x_TD[i]);

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "coppice/kernels/head_loss.h"
-#include "coppice/kernels/rms_norm.h"
 #include "coppice/nn/build_parameters_detail.h"
 #include "coppice/nn/trunk_detail.h"
 
@@ -21,12 +20,15 @@ at::Tensor LoadedLayers::run(const at::Tensor& x_TD, int64_t positions, const Fo
   return at_border([&] {
     detail::BlockContext context{.config = config_,
                                  .positions = positions,
+                                 .start_BS = options.document_start_BS,
                                  .kernel = options.kernel,
                                  .keep_routing = options.keep_routing,
-                                 .with_output_sq = options.with_output_sq};
+                                 .with_output_sq = options.with_output_sq,
+                                 .lineage = options.lineage,
+                                 .first_token = options.first_token};
     detail::set_rotary_angles(context);
     std::vector<detail::LayerWeights> weights(static_cast<size_t>(last_ - first_));
-    for (const Parameter& p : parameters_) weights[p.layer - first_][p.role] = p.value;
+    for (const Parameter& p : parameters_) weights[p.layer - first_][p.role] = detail::weight_of(p);
     at::Tensor out_TD = x_TD;
     for (int64_t layer = first_; layer < last_; ++layer) {
       context.layer = layer;
@@ -43,25 +45,25 @@ at::Tensor LoadedLayers::run(const at::Tensor& x_TD, int64_t positions, const Fo
 at::Tensor LoadedEmbedding::embed(const at::Tensor& tokens_BS) const {
   return at_border([&] {
     detail::check_tokens(tokens_BS, table_VD_.size(0));
-    return detail::embed(table_VD_, tokens_BS);
+    return detail::embed(*config_, table_VD_, tokens_BS);
   });
 }
 
 at::Tensor LoadedHead::loss(const at::Tensor& x_TD, const at::Tensor& target_T) const {
-  return at_border([&] { return kernels::head_loss(kernels::rms_norm(x_TD, norm_D_, rms_eps_), head_VD_, target_T); });
+  return at_border([&] { return kernels::head_loss(detail::to_head(*config_, norm_D_, x_TD), head_VD_, target_T); });
 }
 
 at::Tensor LoadedHead::token_losses(const at::Tensor& x_TD, const at::Tensor& target_T) const {
   return at_border([&] {
     const at::NoGradGuard no_grad;
-    return kernels::head_token_losses(kernels::rms_norm(x_TD, norm_D_, rms_eps_), head_VD_, target_T);
+    return kernels::head_token_losses(detail::to_head(*config_, norm_D_, x_TD), head_VD_, target_T);
   });
 }
 
 at::Tensor LoadedHead::logits(const at::Tensor& x_TD) const {
   return at_border([&] {
     const at::NoGradGuard no_grad;
-    return at::linear(kernels::rms_norm(x_TD, norm_D_, rms_eps_), head_VD_).to(at::kFloat);
+    return at::linear(detail::to_head(*config_, norm_D_, x_TD), head_VD_).to(at::kFloat);
   });
 }
 
@@ -105,13 +107,17 @@ std::map<Role, at::Tensor> LayeredDecoder::load_outer(std::initializer_list<Role
                          [&](const auto& slot) { return std::ranges::find(roles, slot.role()) != roles.end(); });
     auto built = detail::build_parameters(config(), dtype_, detail::checkpoint_fill(model_), std::move(slots));
     std::map<Role, at::Tensor> out;
-    for (Parameter& p : built.parameters) out[p.role] = p.value.set_requires_grad(false);
+    for (Parameter& p : built.parameters) {
+      p.value.set_requires_grad(false);
+      out[p.role] = detail::weight_of(p);
+    }
     return out;
   });
 }
 
 LoadedEmbedding LayeredDecoder::load_embedding() const {
   LoadedEmbedding out;
+  out.config_ = &config();
   out.table_VD_ = load_outer({Role::kEmbedding}).at(Role::kEmbedding);
   return out;
 }
@@ -120,10 +126,15 @@ LoadedHead LayeredDecoder::load_head() const {
   const Role head = config().tied ? Role::kEmbedding : Role::kLmHead;
   auto weights = load_outer({Role::kFinalNorm, head});
   LoadedHead out;
-  out.rms_eps_ = config().rms_eps;
+  out.config_ = &config();
   out.norm_D_ = weights.at(Role::kFinalNorm);
   out.head_VD_ = weights.at(head);
   return out;
+}
+
+int64_t sequences_a_pass(int64_t positions) {
+  constexpr int64_t kTokensAPass = 2048;
+  return std::max<int64_t>(1, kTokensAPass / positions);
 }
 
 uint64_t segment_bytes(const LayeredDecoder& decoder, const Segment& segment, Purpose purpose) {

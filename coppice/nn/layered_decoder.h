@@ -43,6 +43,7 @@ class LoadedEmbedding {
 
  private:
   friend class LayeredDecoder;
+  const families::ModelConfig* config_ = nullptr;
   at::Tensor table_VD_;
 };
 
@@ -58,7 +59,7 @@ class LoadedHead {
 
  private:
   friend class LayeredDecoder;
-  double rms_eps_ = 0;
+  const families::ModelConfig* config_ = nullptr;
   at::Tensor norm_D_, head_VD_;
 };
 
@@ -90,6 +91,9 @@ class LayeredDecoder {
   ComputeDtype dtype_;
   std::vector<std::vector<families::TensorSlot>> slots_;  // by layer; those of no layer at position num_layers
 };
+
+/// Sequences of `positions` tokens that go through at once: few enough that their activations stay small.
+int64_t sequences_a_pass(int64_t positions);
 
 /// Consecutive layers [first, last) that are in memory together.
 struct Segment {

@@ -28,7 +28,7 @@ LayerWeights weights_of(const Kept& kept, at::TensorList inputs) {
 /// Differentiable outputs that are there: x, then the balancing terms asked for.
 variable_list pack(const BlockOutput& out) {
   variable_list list{out.x_TD};
-  if (out.score_sum_E.defined()) list.push_back(out.score_sum_E);
+  if (out.score_sum.defined()) list.push_back(out.score_sum);
   if (out.z_loss.defined()) list.push_back(out.z_loss);
   return list;
 }
@@ -88,7 +88,7 @@ BlockOutput run_block_recomputed(const BlockContext& context, const LayerWeights
   size_t next = 0;
   out.x_TD = list[next++];
   const bool is_moe = context.config->moe_layer[context.layer];
-  if (is_moe && context.with_aux_loss) out.score_sum_E = list[next++];
+  if (is_moe && context.with_aux_loss) out.score_sum = list[next++];
   if (is_moe && context.with_z_loss) out.z_loss = list[next++];
   return out;
 }

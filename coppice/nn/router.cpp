@@ -13,6 +13,7 @@
 #include "coppice/base/check.h"
 #include "coppice/kernels/moe.h"
 #include "coppice/kernels/parallel.h"
+#include "coppice/nn/router_detail.h"
 
 namespace coppice::nn {
 namespace {
@@ -35,15 +36,17 @@ void top_k_of(const float* score, int64_t n, int64_t k, int64_t* index) {
   }
 }
 
-/// Leaves only the experts of the best groups in the running; a group counts by the sum of its two best.
-void keep_best_groups(float* score, int64_t num_experts, int64_t num_groups, int64_t top_groups,
+/// Leaves only the experts of the best groups in the running; a group counts by its best expert or the sum of its two
+/// best.
+void keep_best_groups(float* score, int64_t num_experts, const families::Routing& routing,
                       std::vector<float>& group_score, std::vector<int64_t>& best) {
-  const int64_t size = num_experts / num_groups;
+  const int64_t num_groups = routing.num_groups, top_groups = routing.top_groups, size = num_experts / num_groups;
+  const bool best_two = routing.group_score == families::GroupScore::kBestTwo && size > 1;
   int64_t top_two[2];
   for (int64_t g = 0; g < num_groups; ++g) {
     const float* const group = score + g * size;
     top_k_of(group, size, std::min<int64_t>(2, size), top_two);
-    group_score[g] = size > 1 ? group[top_two[0]] + group[top_two[1]] : group[0];
+    group_score[g] = best_two ? group[top_two[0]] + group[top_two[1]] : group[top_two[0]];
   }
   top_k_of(group_score.data(), num_groups, top_groups, best.data());
   for (int64_t g = 0; g < num_groups; ++g) {
@@ -52,11 +55,14 @@ void keep_best_groups(float* score, int64_t num_experts, int64_t num_groups, int
   }
 }
 
-at::Tensor choose(const at::Tensor& choice_TE, const families::Routing& routing, int64_t top_k) {
-  const auto score_TE = choice_TE.contiguous();
-  const int64_t tokens = score_TE.size(0), experts = score_TE.size(1);
-  const auto index_TK = at::empty({tokens, top_k}, score_TE.options().dtype(at::kLong));
-  const auto* const score = score_TE.const_data_ptr<float>();
+}  // namespace
+
+at::Tensor detail::choose(const at::Tensor& choice_TN, const families::Routing& routing, int64_t top_k) {
+  if (!choice_TN.is_cpu()) return choose_by_sorting(choice_TN, routing, top_k);
+  const auto score_TN = choice_TN.contiguous();
+  const int64_t tokens = score_TN.size(0), experts = score_TN.size(1);
+  const auto index_TK = at::empty({tokens, top_k}, score_TN.options().dtype(at::kLong));
+  const auto* const score = score_TN.const_data_ptr<float>();
   auto* const index = index_TK.mutable_data_ptr<int64_t>();
   kernels::parallel_ranges(tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
     std::vector<float> row(experts), group_score(routing.num_groups);
@@ -64,7 +70,7 @@ at::Tensor choose(const at::Tensor& choice_TE, const families::Routing& routing,
     for (int64_t t = begin; t < end; ++t) {
       std::copy_n(score + t * experts, experts, row.data());
       if (routing.num_groups > 1) {
-        keep_best_groups(row.data(), experts, routing.num_groups, routing.top_groups, group_score, best);
+        keep_best_groups(row.data(), experts, routing, group_score, best);
       }
       top_k_of(row.data(), experts, top_k, index + t * top_k);
     }
@@ -72,25 +78,25 @@ at::Tensor choose(const at::Tensor& choice_TE, const families::Routing& routing,
   return index_TK;
 }
 
-}  // namespace
+at::Tensor detail::gates(const at::Tensor& value_TE, const at::Tensor& index_TK, const families::Routing& routing) {
+  auto gate_TK = at::gather(value_TE, 1, index_TK);
+  if (routing.gate == GateFunction::kTopKSoftmax) gate_TK = at::softmax(gate_TK, -1);
+  if (routing.renormalise) gate_TK = gate_TK / (gate_TK.sum(-1, true) + routing.renormalise_epsilon);
+  return routing.routed_scaling == 1.0 ? gate_TK : gate_TK * routing.routed_scaling;
+}
 
 Routed route(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E, const families::Routing& routing,
              int64_t top_k) {
   COPPICE_CHECK(logits_TE.dim() == 2 && logits_TE.scalar_type() == at::kFloat && top_k <= logits_TE.size(1));
   COPPICE_CHECK(logits_TE.size(1) % routing.num_groups == 0 && routing.top_groups <= routing.num_groups);
   Routed out;
+  out.logits_TE = logits_TE;
   out.score_TE = routing.gate == GateFunction::kSigmoidTopK ? at::sigmoid(logits_TE) : at::softmax(logits_TE, -1);
   const bool by_logits = routing.gate == GateFunction::kTopKSoftmax;
   at::Tensor choice_TE = (by_logits ? logits_TE : out.score_TE).detach();
   if (selection_bias_E.defined()) choice_TE = choice_TE + selection_bias_E;
-  out.index_TK = choose(choice_TE, routing, top_k);
-  if (by_logits) {
-    out.gate_TK = at::softmax(at::gather(logits_TE, 1, out.index_TK), -1);
-  } else {
-    out.gate_TK = at::gather(out.score_TE, 1, out.index_TK);
-  }
-  if (routing.renormalise) out.gate_TK = out.gate_TK / (out.gate_TK.sum(-1, true) + routing.renormalise_epsilon);
-  if (routing.routed_scaling != 1.0) out.gate_TK = out.gate_TK * routing.routed_scaling;
+  out.index_TK = detail::choose(choice_TE, routing, top_k);
+  out.gate_TK = detail::gates(by_logits ? logits_TE : out.score_TE, out.index_TK, routing);
   return out;
 }
 

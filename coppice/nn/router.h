@@ -11,9 +11,10 @@
 namespace coppice::nn {
 
 struct Routed {
-  at::Tensor index_TK;  ///< int64, by falling choice score; ties to the lower expert
-  at::Tensor gate_TK;   ///< f32, final gates, routed scaling included; differentiable
-  at::Tensor score_TE;  ///< f32, softmax or sigmoid of the logits over all experts; differentiable
+  at::Tensor index_TK;   ///< int64, by falling choice score; ties to the lower expert
+  at::Tensor gate_TK;    ///< f32, final gates, routed scaling included; differentiable
+  at::Tensor score_TE;   ///< f32, softmax or sigmoid of the logits over all experts; differentiable
+  at::Tensor logits_TE;  ///< f32, what the z-loss is over; differentiable
 };
 
 /// Chooses K experts for each token, as the family does (families.md section 3).

@@ -2,9 +2,10 @@
 
 // One self-contained HTML page: text, tables and plotly charts, offline, light and dark, printable.
 
-#include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "coppice/base/json.h"
@@ -16,16 +17,22 @@ struct Series {
   std::vector<double> x, y;
   std::vector<double> y_low, y_high;  ///< a band; empty for none
   bool dashed = false;
+  int colour = -1;                      ///< of the palette; -1: by its place
+  std::vector<std::string> hover = {};  ///< of each point, in place of its coordinates; empty for those
+  std::string group = {};  ///< series of one group share a line of the legend and are toggled together; empty: its own
+};
+/// A vertical line, such as an expansion.
+struct Mark {
+  double x;
+  std::string text;
 };
 struct LineChart {
   std::string title, x_label, y_label;
   std::vector<Series> series;
   bool log_x = false, log_y = false;
-  struct Mark {
-    double x;
-    std::string text;
-  };
-  std::vector<Mark> marks;  ///< vertical lines, such as an expansion
+  std::vector<Mark> marks = {};
+  bool zero_line = false;                            ///< what lies on which side of zero is the point
+  std::optional<std::pair<double, double>> y_range;  ///< shown at first; a double click shows all
 };
 struct BarChart {
   std::string title, x_label, y_label;
@@ -39,30 +46,62 @@ struct BarChart {
 struct HeatMap {
   std::string title, x_label, y_label, unit;
   std::vector<std::string> x, y;
+  std::vector<double> x_at = {};            ///< places of the columns on a scale, in place of `x`; empty for names
   std::vector<std::vector<double>> values;  ///< [y][x]
+  std::vector<std::vector<std::string>> notes = {};  ///< [y][x], shown beside the value under the pointer; may be empty
+  std::vector<Mark> marks = {};                      ///< where the columns have places
+  bool around_one = false;                           ///< 1 is neutral, less and more have colours of their own
 };
 struct Table {
   std::vector<std::string> header;
   std::vector<std::vector<std::string>> rows;  ///< cells that parse as numbers are right-aligned
 };
 
+/// A chart as plotly takes it, with the page's colours by name ("@c0", "@ink").
+struct Figure {
+  Json data, layout;
+  std::string title;
+};
+Figure figure(const LineChart& chart);
+Figure figure(const BarChart& chart);
+Figure figure(const HeatMap& chart);
+
+/// Lines to `nodes` further down: an item and what came of it.
+struct Tree {
+  std::string text, note;
+  std::vector<Tree> children;
+};
+
 class Page {
  public:
+  struct Card {
+    std::string label, value, note;
+  };
+  /// One of several charts that share a place; the reader picks by `label`.
+  using View = std::pair<std::string, Figure>;
+
   explicit Page(std::string title);
-  void heading(std::string_view text);
+  void heading(std::string_view text);  ///< a section; the contents at the top link to it
+  void subheading(std::string_view text);
   void paragraph(std::string_view text);  ///< plain text, escaped
   void preformatted(std::string_view text);
+  void folded(std::string_view summary, std::string_view preformatted);  ///< shown when asked for, and in print
+  void cards(const std::vector<Card>& cards);
+  void list(const std::vector<std::string>& items);
+  void tree(const std::vector<Tree>& roots);
   void table(const Table& table, std::string_view caption = {});
-  void chart(const LineChart& chart);
-  void chart(const BarChart& chart);
-  void chart(const HeatMap& chart);
+  template <class Chart>
+  void chart(const Chart& chart, std::string_view caption = {}) {
+    views({{"", figure(chart)}}, caption);
+  }
+  /// `pick` says what the labels are: "against". Nothing for an empty list.
+  void views(const std::vector<View>& views, std::string_view caption = {}, std::string_view pick = {});
   /// The whole document, plotly.min.js inside. NaN leaves a gap in a chart.
   std::string html() const;
 
  private:
-  void plot(const Json& data, const Json& layout);
-  std::string title_, body_;
-  int num_charts_ = 0;
+  std::string title_, body_, contents_;
+  int num_charts_ = 0, num_sections_ = 0;
 };
 
 /// The same table for a terminal, columns aligned.

@@ -3,27 +3,40 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "coppice/base/json.h"
-#include "coppice/report/html.h"
 
 namespace coppice::report {
 
-/// A run directory read back: config.toml and metrics.jsonl. Files only, never live objects.
+using Points = std::vector<std::pair<double, double>>;
+
+/// A run directory read back: config.toml, metrics.jsonl and what lies beside them. Files only, never live objects.
 struct RunRecord {
   std::filesystem::path directory;
   std::string name;
-  std::map<std::string, std::vector<std::pair<double, double>>> series;  ///< tag -> (step, value)
+  std::map<std::string, Points> series;  ///< tag -> (step, value)
   std::vector<Json> events;
   std::string config_toml;
+  Json settings;  ///< config.toml as a value
+  Json model;     ///< config.json of the newest checkpoint; null: none is left
+  Json lineage;   ///< its coppice.json; null: it never grew
+
+  /// The points of a tag; nullptr if the run did not log it (or only NaN).
+  const Points* find(const std::string& tag) const;
+  /// A setting by its dotted name ("train.seed"); nullptr where config.toml does not have it.
+  const Json* setting(std::string_view dotted) const;
 
   /// Throws   Error{kNotFound}; Error{kFormat} naming file and line. A cut-off last line is dropped (the run may be
   ///          going on).
   static RunRecord read(const std::filesystem::path& directory);
 };
 
-/// The page of `coppice report RUN...`.
-Page runs_page(const std::vector<RunRecord>& runs);
+/// The runs that the paths mean: each is a run's folder or a folder with such folders below it. Names are told apart by
+/// as much of the path as that takes.
+///
+/// Throws   Error{kNotFound} for a path without a run; what RunRecord::read throws.
+std::vector<RunRecord> read_runs(const std::vector<std::filesystem::path>& paths);
 
 }  // namespace coppice::report

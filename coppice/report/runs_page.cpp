@@ -1,114 +1,122 @@
+#include "coppice/report/runs_page.h"
+
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <filesystem>
 
 #include "coppice/base/text.h"
-#include "coppice/report/run_record.h"
+#include "coppice/report/sections_detail.h"
 
 namespace coppice::report {
-namespace {
+namespace detail {
 
-using Points = std::vector<std::pair<double, double>>;
-
-const Points* find(const RunRecord& run, const std::string& tag) {
-  const auto found = run.series.find(tag);
-  return found == run.series.end() ? nullptr : &found->second;
+int Reported::colour_of(const std::string& run) const {
+  for (const Kin& each : kin) {
+    for (const size_t i : each.runs) {
+      if (runs[i].name == run) return each.colour;
+    }
+  }
+  return 0;
 }
 
-// A metric against tokens where the run logged them, else against steps.
-Series against_tokens(const RunRecord& run, const std::string& name, const Points& points) {
-  Series out{.name = name};
-  std::map<double, double> tokens;
-  if (const auto* seen = find(run, "tokens_seen")) tokens.insert(seen->begin(), seen->end());
-  for (const auto& [step, value] : points) {
-    const auto at = tokens.find(step);
-    out.x.push_back(at == tokens.end() ? step : at->second);
-    out.y.push_back(value);
+std::vector<size_t> Reported::grown_first() const {
+  std::vector<size_t> order(runs.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::ranges::stable_partition(order, [&](size_t i) { return summaries[i].grew(); });
+  return order;
+}
+
+std::string percent(double share, int decimals) {
+  return std::isfinite(share) ? cat(fixed_text(100 * share, decimals), " %") : "-";
+}
+
+std::string growth_text(const RunSummary& run) { return cat(run.experts_before, " \u2192 ", run.experts_after); }
+
+std::optional<std::pair<int64_t, std::string>> layer_tag(std::string_view tag) {
+  if (!tag.starts_with(kLayerPrefix)) return std::nullopt;
+  tag.remove_prefix(kLayerPrefix.size());
+  int64_t layer = -1;
+  const auto [end, error] = std::from_chars(tag.data(), tag.data() + tag.size(), layer);
+  const std::string_view rest(end, static_cast<size_t>(tag.data() + tag.size() - end));
+  if (error != std::errc{} || !rest.starts_with('/') || rest.size() < 2) return std::nullopt;
+  return std::pair(layer, std::string(rest.substr(1)));
+}
+
+namespace {
+
+std::vector<Reported::Kin> kin_of(const std::vector<RunRecord>& runs) {
+  std::vector<Reported::Kin> out;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const std::string name = std::filesystem::path(runs[i].name).filename().string();
+    const auto found = std::ranges::find(out, name, &Reported::Kin::name);
+    if (found == out.end()) {
+      out.push_back({.name = name, .runs = {i}});
+    } else {
+      found->runs.push_back(i);
+    }
   }
   return out;
 }
 
-std::vector<LineChart::Mark> growth_marks(const std::vector<RunRecord>& runs) {
-  std::vector<LineChart::Mark> marks;
-  for (const auto& run : runs) {
-    for (const auto& event : run.events) {
-      const auto* tokens = event.find("tokens_seen");
-      if (event.at("event") == Json("growth") && tokens != nullptr) marks.push_back({tokens->as_double(), "growth"});
+// Expanded runs, their controls and those of fixed size have colours of their own; the others get what is left.
+void give_colours(Reported& all) {
+  enum Part : int { kControl = 0, kExpanded = 1, kFixed = 2, kOther = 3 };
+  const auto part_of = [&](const std::string& run) {
+    for (const auto& c : all.comparisons) {
+      if (run == c.upcycled) return kExpanded;
+      if (run == c.control) return kControl;
+      if (run == c.fixed) return kFixed;
     }
+    return kOther;
+  };
+  std::vector<bool> taken(3, false);
+  int next = all.comparisons.empty() ? 0 : kOther;
+  for (auto& kin : all.kin) {
+    const Part part = part_of(all.runs[kin.runs.front()].name);
+    const bool is_first = part != kOther && !taken[part];
+    if (is_first) taken[part] = true;
+    kin.colour = is_first ? static_cast<int>(part) : next++;
   }
-  return marks;
 }
 
-void add_metric_chart(Page& page, const std::vector<RunRecord>& runs, const std::string& tag, const std::string& title,
-                      const std::string& unit) {
-  LineChart chart{.title = title, .x_label = "tokens seen", .y_label = unit, .marks = growth_marks(runs)};
-  for (const auto& run : runs) {
-    if (const auto* points = find(run, tag)) chart.series.push_back(against_tokens(run, run.name, *points));
+std::string title_of(const Reported& all) {
+  std::vector<std::string> growths;
+  for (const auto& run : all.summaries) {
+    const std::string text = run.grew() ? cat(growth_text(run), " experts") : "";
+    if (!text.empty() && std::ranges::find(growths, text) == growths.end()) growths.push_back(text);
   }
-  if (!chart.series.empty()) page.chart(chart);
-}
-
-std::string last_value(const RunRecord& run, const std::string& tag, int digits = 4) {
-  const auto* points = find(run, tag);
-  return points == nullptr || points->empty() ? "-" : number_text(points->back().second, digits);
-}
-
-double median_of(const RunRecord& run, const std::string& tag) {
-  const auto* points = find(run, tag);
-  if (points == nullptr || points->empty()) return NAN;
-  std::vector<double> values;
-  for (const auto& [step, value] : *points) values.push_back(value);
-  std::nth_element(values.begin(), values.begin() + static_cast<ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
-
-std::vector<std::string> validation_tags(const std::vector<RunRecord>& runs) {
-  std::vector<std::string> tags;
-  for (const auto& run : runs) {
-    for (const auto& [tag, points] : run.series) {
-      if (tag.starts_with("validation/") && std::find(tags.begin(), tags.end(), tag) == tags.end()) tags.push_back(tag);
-    }
-  }
-  return tags;
+  const bool is_one = all.runs.size() == 1;
+  const std::string runs = is_one ? cat("run ", all.runs.front().name) : cat(all.runs.size(), " runs");
+  if (!growths.empty()) return cat("Growing ", join_some(growths, 3), ": ", runs);
+  return is_one ? cat("Run ", all.runs.front().name) : runs;
 }
 
 }  // namespace
+}  // namespace detail
 
-Page runs_page(const std::vector<RunRecord>& runs) {
-  Page page(runs.size() == 1 ? cat("Run ", runs.front().name) : cat(runs.size(), " runs"));
-  const auto validations = validation_tags(runs);
-
-  Table summary{.header = {"run", "steps", "tokens", "training loss"}};
-  for (const auto& tag : validations) summary.header.push_back(tag);
-  for (const char* name : {"MaxVio", "gradient norm", "tokens/s (median)"}) summary.header.emplace_back(name);
-  for (const auto& run : runs) {
-    const auto* loss = find(run, "loss");
-    std::vector<std::string> row = {run.name,
-                                    loss == nullptr || loss->empty() ? "0" : number_text(loss->back().first, 8),
-                                    last_value(run, "tokens_seen", 12), last_value(run, "loss")};
-    for (const auto& tag : validations) row.push_back(last_value(run, tag));
-    row.push_back(last_value(run, "maxvio/mean"));
-    row.push_back(last_value(run, "grad_norm"));
-    const double rate = median_of(run, "tokens_per_s");
-    row.push_back(std::isnan(rate) ? "-" : number_text(rate, 5));
-    summary.rows.push_back(std::move(row));
-  }
-  page.heading("Summary");
-  page.table(summary, "Last values of each run");
-
-  page.heading("Loss");
-  add_metric_chart(page, runs, "loss", "Training loss", "nats per token");
-  for (const auto& tag : validations) add_metric_chart(page, runs, tag, tag, "nats per token");
-  page.heading("Training");
-  add_metric_chart(page, runs, "maxvio/mean", "Load imbalance (MaxVio, mean over layers)", "max load / mean - 1");
-  add_metric_chart(page, runs, "grad_norm", "Gradient norm", "");
-  add_metric_chart(page, runs, "lr", "Learning rate", "");
-  add_metric_chart(page, runs, "tokens_per_s", "Speed", "tokens per second");
-
-  page.heading("Configuration");
-  for (const auto& run : runs) {
-    page.paragraph(run.name);
-    page.preformatted(run.config_toml);
-  }
+Page runs_page(const std::vector<RunRecord>& runs, const std::optional<Json>& plan) {
+  detail::Reported all{.runs = runs,
+                       .summaries = {},
+                       .axes = run_axes(runs),
+                       .files = read_attachments(runs),
+                       .comparisons = compare_arms(runs),
+                       .arms = {},
+                       .plan = plan,
+                       .kin = detail::kin_of(runs)};
+  for (const auto& run : runs) all.summaries.push_back(summarise(run));
+  all.arms = group_arms(all.comparisons);
+  detail::give_colours(all);
+  Page page(detail::title_of(all));
+  detail::add_overview(page, all);
+  detail::add_losses(page, all);
+  detail::add_closure(page, all);
+  detail::add_plan(page, all);
+  detail::add_experts(page, all);
+  detail::add_choice(page, all);
+  detail::add_lineage(page, all);
+  detail::add_training(page, all);
+  detail::add_configuration(page, all);
   return page;
 }
 

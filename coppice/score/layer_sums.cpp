@@ -10,18 +10,6 @@
 namespace coppice::score {
 namespace {
 
-// [E]: sum of v^2 of Adam's second moment over the tensors of each expert.
-std::vector<double> squared_moments(const nn::Parameter& parameter, const upcycle::OptimizerState& state) {
-  std::vector<double> out(static_cast<size_t>(parameter.master.size(0)), 0.0);
-  for (const auto& slice : parameter.slices) {
-    const auto entry = state.at(slice.slot.name, "exp_avg_sq");
-    std::vector<float> values(static_cast<size_t>(entry.info->elements()));
-    io::to_f32(entry.info->dtype, entry.data(), values);
-    out[static_cast<size_t>(slice.slot.expert)] += dot(values, values);
-  }
-  return out;
-}
-
 // Tokens by how many experts share them, in effect: all of them where the gates are equal, one where one gate is all.
 double experts_in_effect(const float* gate, int64_t top_k) {
   double sum = 0, squares = 0;
@@ -33,6 +21,8 @@ double experts_in_effect(const float* gate, int64_t top_k) {
 }
 
 }  // namespace
+
+bool is_scored(const nn::Parameter& parameter) { return parameter.is_experts() && !families::is_bias(parameter.role); }
 
 void BatchSums::add(const std::vector<double>& batch) {
   sum.resize(batch.size());
@@ -129,7 +119,7 @@ void LayerSums::end_batch() {
   routing_.end_batch();
 }
 
-void LayerSums::add_to(upcycle::Scores& scores, int64_t layer, const upcycle::OptimizerState* moments) const {
+void LayerSums::add_to(upcycle::Scores& scores, int64_t layer, const SecondMoments& moments) const {
   add_part(scores, &upcycle::MetricScores::fc1, layer, fc1_, moments);
   add_part(scores, &upcycle::MetricScores::fc2, layer, fc2_, moments);
   scores.effective_top_k.sum[layer] = routing_.effective_top_k.sum.front();
@@ -137,7 +127,7 @@ void LayerSums::add_to(upcycle::Scores& scores, int64_t layer, const upcycle::Op
 }
 
 void LayerSums::add_part(upcycle::Scores& scores, upcycle::MetricPart upcycle::MetricScores::* which, int64_t layer,
-                         const PartSums& part, const upcycle::OptimizerState* moments) const {
+                         const PartSums& part, const SecondMoments& moments) const {
   const auto batches = static_cast<double>(scores.batches);
   // The metrics that every batch has a value of its own of: stored as sums over batches, so that runs merge.
   const auto batch_sums = [&](std::string_view metric) -> const BatchSums* {
@@ -150,7 +140,7 @@ void LayerSums::add_part(upcycle::Scores& scores, upcycle::MetricPart upcycle::M
   const at::Tensor mean = part.mean_gradient(scores.batches), squares = part.mean_squared_gradient(scores.batches);
   const at::Tensor master = part.parameter().master.detach();
   const auto weight_sq = expert_dot(master, master), grad_sq = expert_dot(mean, mean), both = expert_dot(master, mean);
-  const auto moment_sq = moments ? squared_moments(part.parameter(), *moments) : expert_dot(squares, squares);
+  const auto moment_sq = moments ? moments(part.parameter()) : expert_dot(squares, squares);
   for (size_t e = 0; e < weight_sq.size(); ++e) {
     const upcycle::UtilityInputs in{.weight_sq = weight_sq[e],
                                     .grad_sq = grad_sq[e],

@@ -5,10 +5,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "coppice/nn/decoder.h"
-#include "coppice/upcycle/optimizer_state.h"
 #include "coppice/upcycle/utility.h"
 
 namespace coppice::score {
@@ -18,6 +18,12 @@ struct BatchSums {
   std::vector<double> sum, sum_sq;
   void add(const std::vector<double>& batch);
 };
+
+/// Whether a parameter is scored: matrices of experts are; biases say little of an expert.
+bool is_scored(const nn::Parameter& parameter);
+
+/// [E]: sum of v^2 of Adam's second moment over each expert's part; null where there is no optimizer state.
+using SecondMoments = std::function<std::vector<double>(const nn::Parameter&)>;
 
 /// One part of a layer's experts: gate and up (fc1), or down (fc2).
 class PartSums {
@@ -70,12 +76,12 @@ class LayerSums {
   void end_pass(const nn::LayerRouting& routing);
   void end_batch();
 
-  /// Every metric of the layer goes into `scores`, whose counts are set. `moments` of the checkpoint, or null.
-  void add_to(upcycle::Scores& scores, int64_t layer, const upcycle::OptimizerState* moments) const;
+  /// Every metric of the layer goes into `scores`, whose counts are set.
+  void add_to(upcycle::Scores& scores, int64_t layer, const SecondMoments& moments) const;
 
  private:
   void add_part(upcycle::Scores& scores, upcycle::MetricPart upcycle::MetricScores::* which, int64_t layer,
-                const PartSums& part, const upcycle::OptimizerState* moments) const;
+                const PartSums& part, const SecondMoments& moments) const;
 
   PartSums fc1_, fc2_;
   RoutingSums routing_;

@@ -1,16 +1,13 @@
 #include "coppice/score/layered_pass.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 
 #include "coppice/base/check.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/memory.h"
-#include "coppice/base/text.h"
 #include "coppice/nn/border.h"
 
 // B sequences of a pass, S positions, T = B * S tokens, D model dimension.
@@ -31,7 +28,6 @@ uint64_t passing_bytes(const nn::LayeredDecoder& decoder, const Segment& segment
   return bytes;
 }
 
-constexpr int64_t kTokensAPass = 2048;
 // For the time left: a backward pass is a forward pass and, roughly, twice that.
 constexpr double kForward = 1, kBackward = 3;
 
@@ -41,26 +37,14 @@ const nn::Parameter& part_of(const nn::LoadedLayers& layers, families::Role role
 
 }  // namespace
 
-int64_t Batches::rows() const { return static_cast<int64_t>(batches) * windows_a_batch * sampler.sequence_length(); }
-
 LayeredPass::LayeredPass(const nn::LayeredDecoder& decoder, const Batches& batches, Planes& activations,
                          Planes& gradients)
     : decoder_(decoder),
       batches_(batches),
       activations_(activations),
       gradients_(gradients),
+      passes_(batches.passes()),
       progress_("score", static_cast<uint64_t>(batches.rows()), ProgressUnit::kTokens) {
-  const int64_t length = batches.sampler.sequence_length(), most = std::max<int64_t>(1, kTokensAPass / length);
-  for (uint64_t batch = 0; batch < batches.batches; ++batch) {
-    for (int64_t begin = 0; begin < batches.windows_a_batch; begin += most) {
-      const uint64_t window = batch * static_cast<uint64_t>(batches.windows_a_batch) + static_cast<uint64_t>(begin);
-      const int64_t windows = std::min(most, batches.windows_a_batch - begin);
-      passes_.push_back({.window = window,
-                         .row = static_cast<int64_t>(window) * length,
-                         .windows = windows,
-                         .ends_batch = begin + windows == batches.windows_a_batch});
-    }
-  }
   const auto& is_moe = decoder.config().moe_layer;
   lowest_moe_ = std::ranges::find(is_moe, true) - is_moe.begin();
 }
@@ -89,23 +73,11 @@ void LayeredPass::advance(double share) {
   share_left_over_ -= static_cast<double>(whole);
 }
 
-void LayeredPass::read(const Pass& pass, at::Tensor& tokens_BS, at::Tensor& target_BS) const {
-  const int64_t length = batches_.sampler.sequence_length();
-  tokens_BS = at::empty({pass.windows, length}, at::kLong);
-  target_BS = at::empty({pass.windows, length}, at::kLong);
-  for (int64_t b = 0; b < pass.windows; ++b) {
-    const auto row = [&](const at::Tensor& t) {
-      return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
-    };
-    batches_.sampler.read(pass.window + static_cast<uint64_t>(b), row(tokens_BS), row(target_BS));
-  }
-}
-
 at::Tensor LayeredPass::input(const Pass& pass, const Segment& segment, const nn::LoadedEmbedding* embedding) const {
   const int64_t rows = pass.windows * batches_.sampler.sequence_length();
   if (embedding == nullptr) return activations_.read(segment.first, pass.row, rows);
   at::Tensor tokens_BS, target_BS;
-  read(pass, tokens_BS, target_BS);
+  batches_.read(pass, tokens_BS, target_BS);
   return embedding->embed(tokens_BS);
 }
 
@@ -131,15 +103,8 @@ void LayeredPass::forward(const Segment& segment) {
 
 void LayeredPass::backward_from_loss(const Pass& pass, const nn::LoadedHead& head, const at::Tensor& x_TD) const {
   at::Tensor tokens_BS, target_BS;
-  read(pass, tokens_BS, target_BS);
-  const at::Tensor loss = head.loss(x_TD, target_BS.view({-1}));
-  const auto value = static_cast<double>(loss.item<float>());
-  if (!std::isfinite(value)) {
-    throw Error(ErrorCode::kNonFinite, cat("score: the loss over the calibration tokens is ", value,
-                                           "; wanted a finite one (check the model with `coppice eval`)"));
-  }
-  const double share = static_cast<double>(pass.windows) / static_cast<double>(batches_.windows_a_batch);
-  (loss * share).backward();
+  batches_.read(pass, tokens_BS, target_BS);
+  batches_.backward(pass, head.loss(x_TD, target_BS.view({-1})));
 }
 
 void LayeredPass::backward(const Segment& segment, bool has_moments, const Done& done) {
@@ -151,7 +116,7 @@ void LayeredPass::backward(const Segment& segment, bool has_moments, const Done&
   std::optional<nn::LoadedHead> head;
   if (at_top) head = decoder_.load_head();
   auto layers = decoder_.load_layers(segment.first, segment.last);
-  for (nn::Parameter& p : layers.parameters()) p.value.set_requires_grad(p.is_experts());
+  for (nn::Parameter& p : layers.parameters()) p.value.set_requires_grad(is_scored(p));
   std::vector<std::pair<int64_t, LayerSums>> sums;
   for (int64_t layer = segment.first; layer < segment.last; ++layer) {
     if (!config.moe_layer[layer]) continue;

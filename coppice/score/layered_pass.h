@@ -8,23 +8,14 @@
 #include <vector>
 
 #include "coppice/base/progress.h"
-#include "coppice/data/sampler.h"
 #include "coppice/nn/layered_decoder.h"
+#include "coppice/score/batches.h"
 #include "coppice/score/layer_sums.h"
 #include "coppice/score/planes.h"
 
 namespace coppice::score {
 
 using nn::Segment;
-
-/// The calibration batches, cut into passes of few enough tokens that their activations are small.
-struct Batches {
-  const data::Sampler& sampler;
-  uint64_t batches = 0;
-  int64_t windows_a_batch = 0;
-
-  int64_t rows() const;  ///< tokens of all batches
-};
 
 /// Gradients of the mean token loss of each batch, from the last layer down. One segment is a whole-model pass; of
 /// several, all but the top one go forward twice: once to keep what enters each, once more for the gradients.
@@ -43,14 +34,8 @@ class LayeredPass {
   void run(int64_t last, uint64_t segment_bytes, bool has_moments, const Done& done);
 
  private:
-  struct Pass {
-    uint64_t window = 0;  // the first
-    int64_t row = 0, windows = 0;
-    bool ends_batch = false;
-  };
   void forward(const Segment& segment);
   void backward(const Segment& segment, bool has_moments, const Done& done);
-  void read(const Pass& pass, at::Tensor& tokens_BS, at::Tensor& target_BS) const;
   at::Tensor input(const Pass& pass, const Segment& segment, const nn::LoadedEmbedding* embedding) const;
   void backward_from_loss(const Pass& pass, const nn::LoadedHead& head, const at::Tensor& x_TD) const;
   void advance(double share);

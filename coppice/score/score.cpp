@@ -8,8 +8,10 @@
 #include "coppice/base/memory.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
+#include "coppice/score/expert_sums.h"
 #include "coppice/score/layered_pass.h"
 #include "coppice/score/partial_scores.h"
+#include "coppice/upcycle/optimizer_state.h"
 
 namespace coppice::score {
 namespace {
@@ -29,6 +31,22 @@ void check(const families::Model& model, const ScoreSettings& settings) {
   if (settings.batch_tokens == 0 || settings.batch_tokens % length != 0) {
     refuse(cat("batch-tokens: ", settings.batch_tokens, "; wanted a multiple of the sequence length, ", length));
   }
+}
+
+std::vector<double> second_moments(const nn::Parameter& parameter, const upcycle::OptimizerState& state) {
+  std::vector<double> out(static_cast<size_t>(parameter.master.size(0)), 0.0);
+  for (const auto& slice : parameter.slices) {
+    const auto entry = state.at(slice.slot.name, "exp_avg_sq");
+    std::vector<float> values(static_cast<size_t>(entry.info->elements()));
+    io::to_f32(entry.info->dtype, entry.data(), values);
+    const bool stacked = slice.slot.expert < 0;
+    const size_t size = stacked ? values.size() / out.size() : values.size();
+    for (size_t i = 0; i * size < values.size(); ++i) {
+      const auto part = std::span<const float>(values).subspan(i * size, size);
+      out[stacked ? i : static_cast<size_t>(slice.slot.expert)] += dot(part, part);
+    }
+  }
+  return out;
 }
 
 std::string digest_of(const std::vector<data::TokenFile>& tokens) {
@@ -84,16 +102,17 @@ upcycle::Scores score_model(const families::Model& model, const std::vector<data
   check(model, settings);
   const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
   const auto state = upcycle::OptimizerState::open(model);
-  const auto* const moments = state ? &*state : nullptr;
+  SecondMoments moments;
+  if (state) moments = [&state](const nn::Parameter& parameter) { return second_moments(parameter, *state); };
   const nn::LayeredDecoder decoder(model, settings.f32 ? nn::ComputeDtype::kF32 : nn::ComputeDtype::kBf16);
-  upcycle::Scores scores = begin_scores(model, tokens, settings, moments != nullptr);
+  upcycle::Scores scores = begin_scores(model, tokens, settings, state.has_value());
 
   std::unique_ptr<PartialScores> partial;
   if (!settings.out.empty()) partial = std::make_unique<PartialScores>(model, scores, settings);
   const int64_t left = partial ? partial->layers_left() : scores.layers;
   if (partial && partial->scores()) scores = *partial->scores();
 
-  const Batches batches{sampler, settings.batches,
+  const Batches batches{sampler, 0, settings.batches,
                         static_cast<int64_t>(settings.batch_tokens) / settings.sequence_length};
   const Planes::Shape shape{batches.rows(), model.config.model_dim, settings.f32 ? at::kFloat : at::kBFloat16};
   const Memory memory = share_out(decoder, left, settings);
@@ -104,7 +123,7 @@ upcycle::Scores score_model(const families::Model& model, const std::vector<data
   forget(gradients, [&](int64_t layer) { return layer == left; });
 
   LayeredPass pass(decoder, batches, activations, gradients);
-  pass.run(left, memory.segment, moments != nullptr, [&](const Segment& segment, const auto& sums) {
+  pass.run(left, memory.segment, state.has_value(), [&](const Segment& segment, const auto& sums) {
     for (const auto& [layer, layer_sums] : sums) layer_sums.add_to(scores, layer, moments);
     if (partial && gradients.has(segment.first)) partial->save(scores, segment.first);
   });

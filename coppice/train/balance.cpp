@@ -52,26 +52,20 @@ BalanceKind balance_kind(std::string_view name, const families::ModelConfig& con
   return name == "aux" ? BalanceKind::kAux : BalanceKind::kLossFree;
 }
 
-void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_E, double rate, bool recentre) {
-  COPPICE_CHECK(bias_E.scalar_type() == at::kFloat && bias_E.is_contiguous() && bias_E.numel() == count_E.numel());
-  const auto counts = counts_of(count_E);
-  const std::span<float> bias(bias_E.mutable_data_ptr<float>(), counts.size());
+void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_N, std::span<const uint32_t> group_of,
+                           double rate, bool recentre) {
+  COPPICE_CHECK(bias_E.scalar_type() == at::kFloat && bias_E.is_contiguous());
+  const auto counts = counts_of(count_N);
+  const std::span<float> bias(bias_E.mutable_data_ptr<float>(), static_cast<size_t>(bias_E.numel()));
+  COPPICE_CHECK(bias.size() == (group_of.empty() ? counts.size() : group_of.size()));
   const int64_t total = std::accumulate(counts.begin(), counts.end(), int64_t{0});
-  const auto experts = static_cast<int64_t>(counts.size());
-  for (size_t e = 0; e < counts.size(); ++e) {
-    const int64_t excess = counts[e] * experts - total;  // in integers: an even load is even exactly
+  for (size_t e = 0; e < bias.size(); ++e) {
+    const int64_t count = counts[group_of.empty() ? e : group_of[e]];
+    const int64_t excess = count * static_cast<int64_t>(counts.size()) - total;  // in integers: even is exactly even
     const int sign = (excess < 0) - (excess > 0);
     bias[e] += static_cast<float>(rate) * static_cast<float>(sign);
   }
   if (recentre) recentre_values(bias);
-}
-
-double max_violation(const at::Tensor& count_E) {
-  const auto counts = counts_of(count_E);
-  const int64_t total = std::accumulate(counts.begin(), counts.end(), int64_t{0});
-  if (total == 0) return 0;
-  const double mean = static_cast<double>(total) / static_cast<double>(counts.size());
-  return static_cast<double>(*std::max_element(counts.begin(), counts.end())) / mean - 1.0;
 }
 
 }  // namespace coppice::train

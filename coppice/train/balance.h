@@ -5,7 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <map>
+#include <span>
 #include <string_view>
 
 #include "coppice/families/model_config.h"
@@ -24,14 +24,11 @@ BalanceKind balance_kind(std::string_view name, const families::ModelConfig& con
 
 /// Moves each expert's selection bias by `rate` towards even load: b += rate * sign(mean count - count).
 ///
-/// Shapes   bias_E f32, changed in place; count_E int64: (token, slot) pairs of the whole batch.
+/// `group_of` empty: counts are of experts; else of groups, and an expert moves with its own (lineages).
+/// Shapes   bias_E f32, changed in place; count_N int64: (token, slot) pairs of the whole batch; group_of [E], below N.
 /// Source   Wang et al., arXiv:2408.15664. `recentre` then subtracts the mean of the biases, which no choice depends
 ///          on.
-void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_E, double rate, bool recentre);
-
-/// Largest load above the even one, as a share of it: max(count) / mean(count) - 1; 0 without tokens.
-///
-/// Source   MaxVio of arXiv:2408.15664.
-double max_violation(const at::Tensor& count_E);
+void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_N, std::span<const uint32_t> group_of,
+                           double rate, bool recentre);
 
 }  // namespace coppice::train

@@ -1,5 +1,7 @@
 #include "coppice/train/checkpoint.h"
 
+#include <ATen/ops/from_blob.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -85,12 +87,13 @@ struct Place {
   // One expert's count, or all that the parameter has.
   std::span<const int64_t> steps() const {
     const std::span<const int64_t> all(state->steps);
-    return parameter->is_experts() ? all.subspan(static_cast<size_t>(slice->slot.expert), 1) : all;
-  }
-  std::span<const std::byte> bytes_of(const at::Tensor& f32) const {
-    return std::as_bytes(std::span(f32.const_data_ptr<float>() + slice->begin, static_cast<size_t>(slice->count)));
+    return slice->slot.expert >= 0 ? all.subspan(static_cast<size_t>(slice->slot.expert), 1) : all;
   }
 };
+
+std::span<const std::byte> bytes_of(const at::Tensor& f32) {
+  return std::as_bytes(std::span(f32.const_data_ptr<float>(), static_cast<size_t>(f32.numel())));
+}
 
 // In the order of the family's table, as the model's own tensors.
 std::vector<Place> places(const nn::Decoder& model, const Optimizer& optimizer) {
@@ -130,9 +133,13 @@ void write_optimizer(const fs::path& directory, const std::vector<Place>& all,
   ShardWriters writers(directory, upcycle::plan_optimizer_shards(tensors, kMaxShardBytes));
   for (const Place& place : all) {
     const std::string& name = place.slice->slot.name;
-    if (masters) writers.write(name + ".master", place.bytes_of(place.parameter->master));
-    writers.write(name + ".exp_avg", place.bytes_of(place.state->exp_avg));
-    writers.write(name + ".exp_avg_sq", place.bytes_of(place.state->exp_avg_sq));
+    const auto write = [&](const char* part, const at::Tensor& tensor) {
+      const auto ordered = place.slice->of(tensor).contiguous();
+      writers.write(name + part, bytes_of(ordered));
+    };
+    if (masters) write(".master", place.parameter->master);
+    write(".exp_avg", place.state->exp_avg);
+    write(".exp_avg_sq", place.state->exp_avg_sq);
     writers.write(name + ".step", std::as_bytes(place.steps()));
   }
   writers.finish();
@@ -173,22 +180,24 @@ nn::TensorFill fill_from(const families::Model& model, const upcycle::OptimizerS
 void restore_state(const families::Model& model, const upcycle::OptimizerState& from, const nn::Parameter& parameter,
                    ParameterState& state) {
   const auto fill = [&](const nn::Parameter::Slice& slice, const char* part, const at::Tensor& out) {
-    const auto values = finite_values(from.at(slice.slot.name, part), model.checkpoint.directory());
-    std::copy(values.begin(), values.end(), out.mutable_data_ptr<float>() + slice.begin);
+    auto values = finite_values(from.at(slice.slot.name, part), model.checkpoint.directory());
+    slice.of(out).copy_(at::from_blob(values.data(), slice.sizes, at::kFloat));
   };
   for (const auto& slice : parameter.slices) {
     fill(slice, "exp_avg", state.exp_avg);
     fill(slice, "exp_avg_sq", state.exp_avg_sq);
     const auto steps = from.at(slice.slot.name, "step").data();
-    const size_t first = parameter.is_experts() ? static_cast<size_t>(slice.slot.expert) : 0;
+    const auto first = static_cast<size_t>(std::max<int64_t>(slice.slot.expert, 0));
     std::memcpy(state.steps.data() + first, steps.data(), steps.size());
   }
 }
 
 }  // namespace
 
-void write_checkpoint(const fs::path& target, const nn::Decoder& model, const Optimizer& optimizer,
+void write_checkpoint(const fs::path& target, const nn::Decoder& model, const Optimizer& moments,
                       const TrainerState& state, const Companions& companions) {
+  Optimizer optimizer = moments;  // shares the tensors
+  optimizer.set_moment_dtype(at::kFloat);
   const bool masters = dtype_of(model) != Dtype::kF32;
   const auto all = places(model, optimizer);
   const auto tensors = optimizer_tensors(all, masters);

@@ -6,8 +6,10 @@
 #include <map>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "coppice/base/check.h"
+#include "coppice/families/expert_layout.h"
 #include "coppice/upcycle/grow.h"
 #include "coppice/upcycle/grown_weights.h"
 
@@ -28,42 +30,65 @@ std::span<float> floats(const at::Tensor& tensor, int64_t begin, int64_t count) 
 
 bool grows(Role role) { return families::is_expert(role) || upcycle::is_router(role); }
 
-// A model before growth, with its optimizer state, by tensor.
+// A model before growth, with its optimizer state: every expert's matrices, and the tensors of no expert.
 class Before {
  public:
+  struct Place {
+    const Parameter* parameter;
+    const ParameterState* state;
+    int64_t begin = 0, rows = 0, cols = 1;
+
+    std::span<const float> of(const at::Tensor& tensor) const { return floats(tensor, begin, rows * cols); }
+    MatrixBytes matrix(const at::Tensor& tensor) const {
+      return {io::Dtype::kF32, rows, cols, std::as_bytes(of(tensor))};
+    }
+  };
+
   Before(const nn::Decoder& model, const Optimizer& optimizer) : model_(model) {
     for (size_t i = 0; i < model.parameters().size(); ++i) {
       const Parameter& parameter = model.parameters()[i];
-      for (const auto& slice : parameter.slices) {
-        const TensorSlot& slot = slice.slot;
-        places_[{slot.role(), slot.layer, slot.expert}] = {&slice, &parameter, &optimizer.states()[i]};
-      }
+      const ParameterState& state = optimizer.states()[i];
+      for (const auto& m : parameter.expert_matrices())
+        places_[{m.role, parameter.layer, m.expert}] = {&parameter, &state, m.begin, m.rows, m.cols};
+      if (parameter.is_experts()) continue;
+      const int64_t rows = parameter.master.size(0);
+      places_[{parameter.role, parameter.layer, -1}] = {&parameter, &state, 0, rows, parameter.master.numel() / rows};
     }
   }
 
-  struct Place {
-    const Parameter::Slice* slice;
-    const Parameter* parameter;
-    const ParameterState* state;
-
-    std::span<const float> of(const at::Tensor& tensor) const { return floats(tensor, slice->begin, slice->count); }
-    MatrixBytes matrix(const at::Tensor& tensor) const {
-      const auto& shape = slice->slot.shape;
-      return {io::Dtype::kF32, shape[0], shape.size() == 2 ? shape[1] : 1, std::as_bytes(of(tensor))};
-    }
-  };
-  const Place& at(Role role, int64_t layer, int64_t expert) const { return places_.at({role, layer, expert}); }
-  // The same tensor, or the parent's.
-  const Place& source(const GrowthPlan& plan, const TensorSlot& slot) const {
-    if (!families::is_expert(slot.role())) return at(slot.role(), slot.layer, slot.expert);
-    return at(slot.role(), slot.layer, upcycle::child_of(plan, slot).parent);
-  }
+  const Place& at(Role role, int64_t layer, int64_t expert = -1) const { return places_.at({role, layer, expert}); }
   const nn::Decoder& model() const { return model_; }
 
  private:
   const nn::Decoder& model_;
   std::map<std::tuple<Role, int64_t, int64_t>, Place> places_;
 };
+
+// Master weights of one expert in a tensor of the grown model, wherever they lie in it.
+void fill_expert(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, size_t expert,
+                 std::span<float> out) {
+  const Child& child = plan.layer(slot.layer).children.at(expert);
+  std::vector<std::byte> matrix;
+  for (const auto& place : families::expert_matrices(slot, plan.experts_after)) {
+    const auto masters = [&](uint32_t original) {
+      const auto& found = before.at(place.role, slot.layer, original);
+      return found.matrix(found.parameter->master);
+    };
+    matrix.resize(static_cast<size_t>(place.rows * place.cols) * sizeof(float));
+    upcycle::grow_expert(plan, slot.layer, child, place.role, masters, io::Dtype::kF32, matrix);
+    families::scatter(place, sizeof(float), matrix, std::as_writable_bytes(out));
+  }
+}
+
+void fill_experts(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, std::span<float> out) {
+  if (!slot.rule->layout.stacked) {
+    fill_expert(before, plan, slot, static_cast<size_t>(slot.expert), out);
+    return;
+  }
+  const auto count = static_cast<size_t>(plan.experts_after), size = out.size() / count;
+  for (size_t expert = 0; expert < count; ++expert)
+    fill_expert(before, plan, slot, expert, out.subspan(expert * size, size));
+}
 
 // Master weights of one tensor of the grown model.
 void fill_master(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, std::span<float> out) {
@@ -75,51 +100,55 @@ void fill_master(const Before& before, const GrowthPlan& plan, const TensorSlot&
     upcycle::grow_router(plan, slot.layer, slot.role(), matrix, bytes, has_router_bias);
     return;
   }
-  const auto& source = before.source(plan, slot);
+  if (families::is_expert(slot.role())) {
+    fill_experts(before, plan, slot, out);
+    return;
+  }
+  const auto& source = before.at(slot.role(), slot.layer);
   if (upcycle::is_router(slot.role())) {
     const MatrixBytes matrix = source.matrix(source.parameter->master);
     upcycle::grow_router(plan, slot.layer, slot.role(), matrix, bytes, has_router_bias);
-  } else if (families::is_expert(slot.role()) && !upcycle::is_plain_copy(plan, upcycle::child_of(plan, slot))) {
-    const auto masters = [&](uint32_t expert) {
-      const auto& place = before.at(slot.role(), slot.layer, expert);
-      return place.matrix(place.parameter->master);
-    };
-    upcycle::grow_expert(plan, slot.layer, upcycle::child_of(plan, slot), slot.role(), masters, io::Dtype::kF32, bytes);
   } else {
     std::ranges::copy(source.of(source.parameter->master), out.begin());
   }
 }
 
-void fill_expert_moment(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, MomentKind kind,
-                        std::span<float> out) {
-  const auto moments = [&](uint32_t expert) {
-    const auto& place = before.at(slot.role(), slot.layer, expert);
-    return place.matrix(kind == MomentKind::kExpAvg ? place.state->exp_avg : place.state->exp_avg_sq);
-  };
-  const auto weights = [&](uint32_t expert) {
-    const auto& place = before.at(slot.role(), slot.layer, expert);
-    return place.matrix(place.parameter->master);
-  };
-  upcycle::grow_expert_moment(plan, slot.layer, upcycle::child_of(plan, slot), slot.role(), kind, moments, weights,
-                              out);
+const at::Tensor& moment_of(const ParameterState& state, MomentKind kind) {
+  return kind == MomentKind::kExpAvg ? state.exp_avg : state.exp_avg_sq;
 }
 
-void fill_router_moment(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, MomentKind kind,
-                        std::span<float> out) {
-  const auto& source = before.source(plan, slot);
-  const at::Tensor& moment = kind == MomentKind::kExpAvg ? source.state->exp_avg : source.state->exp_avg_sq;
-  const int64_t cols = moment.numel() / plan.experts_before;
-  upcycle::grow_router_moment(plan, slot.layer, kind, source.of(moment), cols, out);
+void fill_expert_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, MomentKind kind,
+                         const at::Tensor& out) {
+  for (const auto& m : parameter.expert_matrices()) {
+    const auto moments = [&](uint32_t expert) {
+      const auto& place = before.at(m.role, parameter.layer, expert);
+      return place.matrix(moment_of(*place.state, kind));
+    };
+    const auto weights = [&](uint32_t expert) {
+      const auto& place = before.at(m.role, parameter.layer, expert);
+      return place.matrix(place.parameter->master);
+    };
+    const Child& child = plan.layer(parameter.layer).children.at(static_cast<size_t>(m.expert));
+    upcycle::grow_expert_moment(plan, parameter.layer, child, m.role, kind, moments, weights,
+                                floats(out, m.begin, m.rows * m.cols));
+  }
+}
+
+void fill_router_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, MomentKind kind,
+                         const at::Tensor& out) {
+  const auto& source = before.at(parameter.role, parameter.layer);
+  upcycle::grow_router_moment(plan, parameter.layer, kind, source.of(moment_of(*source.state, kind)), source.cols,
+                              floats(out, 0, out.numel()));
 }
 
 // Optimizer state of one parameter whose experts grow; `state` has its new sizes.
 void fill_state(const Before& before, const GrowthPlan& plan, const Parameter& parameter, ParameterState& state) {
-  for (const auto& slice : parameter.slices) {
-    const auto fill = families::is_expert(slice.slot.role()) ? fill_expert_moment : fill_router_moment;
-    fill(before, plan, slice.slot, MomentKind::kExpAvg, floats(state.exp_avg, slice.begin, slice.count));
-    fill(before, plan, slice.slot, MomentKind::kExpAvgSq, floats(state.exp_avg_sq, slice.begin, slice.count));
+  for (const MomentKind kind : {MomentKind::kExpAvg, MomentKind::kExpAvgSq}) {
+    const auto fill = parameter.is_experts() ? fill_expert_moments : fill_router_moments;
+    fill(before, plan, parameter, kind, moment_of(state, kind));
   }
-  const auto& steps = before.source(plan, parameter.slices.front().slot).state->steps;
+  const int64_t any = parameter.is_experts() ? 0 : -1;
+  const auto& steps = before.at(parameter.role, parameter.layer, any).state->steps;
   const auto& children = plan.layer(parameter.layer).children;
   for (size_t e = 0; e < children.size(); ++e) {
     state.steps[e] = upcycle::grow_step(plan, children[e], steps[children[e].parent]);
@@ -131,8 +160,10 @@ void fill_state(const Before& before, const GrowthPlan& plan, const Parameter& p
 void grow(nn::Decoder& model, Optimizer& optimizer, const GrowthPlan& plan) {
   COPPICE_CHECK(model.config().num_experts == plan.experts_before);
   const at::NoGradGuard no_grad;
+  const auto moment_dtype = optimizer.moment_dtype();
+  optimizer.set_moment_dtype(at::kFloat);  // as a checkpoint holds them
   const Before before(model, optimizer);
-  const auto config = families::read_config(families::with_num_experts(model.config(), plan.experts_after), "growth");
+  const auto config = families::read_config(upcycle::grown_config(model.config(), plan), "growth");
   nn::Decoder grown(config, model.dtype(),
                     [&](const TensorSlot& slot, std::span<float> values) { fill_master(before, plan, slot, values); });
   Optimizer grown_optimizer(grown.parameters());
@@ -147,6 +178,7 @@ void grow(nn::Decoder& model, Optimizer& optimizer, const GrowthPlan& plan) {
   }
   model = std::move(grown);
   optimizer = std::move(grown_optimizer);
+  optimizer.set_moment_dtype(moment_dtype);
 }
 
 }  // namespace coppice::train

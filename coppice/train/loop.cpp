@@ -1,5 +1,6 @@
 #include "coppice/train/loop.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -15,16 +16,35 @@ namespace {
 
 struct MicroBatch {
   at::Tensor tokens_BS, target_BS;
+  at::Tensor start_BS;  // of documents; undefined unless asked for
 };
 
-MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64_t count) {
+/// Token files are checked when a run starts; what they hold may have changed since.
+void check_ids(std::span<const int64_t> ids, const data::Sampler& sampler, uint64_t sample, int64_t vocab_size) {
+  const auto bad = std::ranges::find_if(ids, [&](int64_t id) { return id < 0 || id >= vocab_size; });
+  if (bad == ids.end()) return;
+  const auto window = sampler.window(sample);
+  throw Error(
+      ErrorCode::kFormat,
+      cat(sampler.source(window.source).path(), ": token ", window.begin + static_cast<uint64_t>(bad - ids.begin()),
+          " is ", *bad, "; wanted 0 to ", vocab_size - 1,
+          " (the file changed or is damaged: tokenize the text again, and go on with train.resume)"));
+}
+
+MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64_t count, int64_t vocab_size,
+                      bool with_starts) {
   const int64_t length = sampler.sequence_length();
-  MicroBatch out{at::empty({count, length}, at::kLong), at::empty({count, length}, at::kLong)};
+  MicroBatch out{at::empty({count, length}, at::kLong), at::empty({count, length}, at::kLong), {}};
+  if (with_starts) out.start_BS = at::empty({count, length}, at::kLong);
   for (int64_t b = 0; b < count; ++b) {
     const auto row = [&](const at::Tensor& t) {
       return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
     };
-    sampler.read(first_sample + static_cast<uint64_t>(b), row(out.tokens_BS), row(out.target_BS));
+    const uint64_t sample = first_sample + static_cast<uint64_t>(b);
+    sampler.read(sample, row(out.tokens_BS), row(out.target_BS));
+    check_ids(row(out.tokens_BS), sampler, sample, vocab_size);
+    check_ids(row(out.target_BS).last(1), sampler, sample, vocab_size);
+    if (with_starts) sampler.document_starts(sample, row(out.start_BS));
   }
   return out;
 }
@@ -36,18 +56,31 @@ void require_finite(std::string_view what, double value, int64_t step) {
                                          "or go on from the last good checkpoint with train.resume)"));
 }
 
-// Forward and backward over the whole batch. Gradients are left in the optimizer's sums; returns counts by layer.
-std::map<int64_t, at::Tensor> accumulate_batch(nn::Decoder& model, Optimizer& optimizer, const data::Sampler& sampler,
-                                               const StepSettings& settings, const Position& position,
-                                               StepReport& report) {
+void add_counts(at::Tensor& sum, const at::Tensor& counts) { sum = sum.defined() ? sum + counts : counts; }
+
+void add_load(StepReport& report, const nn::LayerRouting& routing) {
+  LayerLoad& layer = report.layers[routing.layer];
+  add_counts(layer.count_E, routing.count_E);
+  add_counts(layer.balance_count, routing.balance_count);
+  if (!routing.index_TK.defined()) return;
+  layer.index_TK = layer.index_TK.defined() ? at::cat({layer.index_TK, routing.index_TK}) : routing.index_TK;
+}
+
+// Forward and backward over the whole batch. Gradients are left in the optimizer's sums, the rest in `report`.
+void accumulate_batch(nn::Decoder& model, Optimizer& optimizer, const data::Sampler& sampler,
+                      const StepSettings& settings, const Position& position, StepReport& report) {
   nn::ForwardOptions forward;
   forward.recompute = settings.recompute;
   forward.aux_loss_coef = settings.balance == BalanceKind::kAux ? settings.aux_coef : 0;
   forward.z_loss_coef = settings.z_coef;
-  std::map<int64_t, at::Tensor> counts;
+  forward.keep_routing = settings.keep_routing;
+  forward.lineage = settings.lineage;
   for (int64_t begin = 0; begin < settings.batch; begin += settings.micro_batch) {
     const int64_t size = std::min(settings.micro_batch, settings.batch - begin);
-    const MicroBatch batch = read_batch(sampler, position.next_sample + static_cast<uint64_t>(begin), size);
+    const uint64_t sample = position.next_sample + static_cast<uint64_t>(begin);
+    const MicroBatch batch = read_batch(sampler, sample, size, model.config().vocab_size, settings.reset_attention);
+    forward.document_start_BS = batch.start_BS;
+    forward.first_token = sample * static_cast<uint64_t>(sampler.sequence_length());
     const nn::LossOutput out = model.loss(batch.tokens_BS, batch.target_BS, forward);
     require_finite("loss", out.token_loss, position.step + 1);
     const double share = static_cast<double>(size) / static_cast<double>(settings.batch);
@@ -56,12 +89,11 @@ std::map<int64_t, at::Tensor> accumulate_batch(nn::Decoder& model, Optimizer& op
     report.loss += share * out.token_loss;
     report.aux_loss += share * out.aux_loss;
     report.z_loss += share * out.z_loss;
-    for (const auto& layer : out.routing) {
-      at::Tensor& sum_E = counts[layer.layer];
-      sum_E = sum_E.defined() ? sum_E + layer.count_E : layer.count_E;
-    }
+    for (const auto& layer : out.routing) add_load(report, layer);
+    if (!settings.keep_routing) continue;
+    const at::Tensor token_T = batch.tokens_BS.view({-1});
+    report.token_T = report.token_T.defined() ? at::cat({report.token_T, token_T}) : token_T;
   }
-  return counts;
 }
 
 }  // namespace
@@ -70,17 +102,28 @@ StepReport train_step(nn::Decoder& model, Optimizer& optimizer, const data::Samp
                       const StepSettings& settings, Position& position) {
   StepReport report;
   optimizer.clear();
-  const auto counts = accumulate_batch(model, optimizer, sampler, settings, position, report);
+  accumulate_batch(model, optimizer, sampler, settings, position, report);
   report.grad_norm = optimizer.grad_norm();
   require_finite("gradient norm", report.grad_norm, position.step + 1);
+  if (settings.gradient_limit > 0 && report.grad_norm > settings.gradient_limit) {
+    throw Error(ErrorCode::kNonFinite, cat("step ", position.step + 1, ": the gradient norm is ", report.grad_norm,
+                                           "; optimizer.spike_limit "
+                                           "allows ",
+                                           settings.gradient_limit,
+                                           " after the steps before (lower optimizer.lr, look at the "
+                                           "batch, or raise the limit and go on with train.resume)"));
+  }
 
   kernels::AdamwSettings adamw = settings.adamw;
   adamw.lr = report.lr = settings.schedule.rate(position.step + 1);
   optimizer.step(model.parameters(), adamw, report.grad_norm, settings.clip);
-  for (const auto& [layer, count_E] : counts) {
-    report.max_violation[layer] = max_violation(count_E);
-    if (settings.balance != BalanceKind::kLossFree) continue;
-    update_selection_bias(model.selection_bias().at(layer), count_E, settings.balance_rate, settings.recentre);
+  if (settings.balance == BalanceKind::kLossFree) {
+    for (const auto& [layer, load] : report.layers) {
+      const auto lineage = settings.lineage ? std::span<const uint32_t>(settings.lineage->parents.at(layer))
+                                            : std::span<const uint32_t>();
+      update_selection_bias(model.selection_bias().at(layer), load.balance_count, lineage, settings.balance_rate,
+                            settings.recentre);
+    }
   }
 
   position.step += 1;

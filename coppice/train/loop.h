@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 
 #include "coppice/data/sampler.h"
 #include "coppice/nn/decoder.h"
@@ -17,19 +18,31 @@ struct StepSettings {
   int64_t batch = 1, micro_batch = 1;  ///< sequences an optimizer step and a forward pass; the last pass may have fewer
   Schedule schedule;
   kernels::AdamwSettings adamw;  ///< lr comes from the schedule
-  double clip = 0;               ///< largest gradient norm, 0: any
+  double clip = 0;               ///< gradients are scaled down to this norm, 0: never
+  double gradient_limit = 0;     ///< a larger norm ends the run, 0: none does
   BalanceKind balance = BalanceKind::kNone;
   double balance_rate = 0;
   bool recentre = false;
   double aux_coef = 0, z_coef = 0;
   bool recompute = false;
+  bool reset_attention = false;                       ///< documents in a sequence do not see each other
+  bool keep_routing = false;                          ///< StepReport says which experts every token chose
+  std::shared_ptr<const nn::LineageRouting> lineage;  ///< null: plain top-K
+};
+
+/// What one MoE layer did in a step. T tokens of the batch, E experts, K choices.
+struct LayerLoad {
+  at::Tensor count_E;        ///< int64, (token, slot) pairs
+  at::Tensor balance_count;  ///< int64, by lineage under lineage routing, else count_E
+  at::Tensor index_TK;       ///< int64; only with keep_routing
 };
 
 struct StepReport {
   double loss = 0;  ///< mean token loss of the batch
   double aux_loss = 0, z_loss = 0;
   double lr = 0, grad_norm = 0;
-  std::map<int64_t, double> max_violation;  ///< by MoE layer
+  std::map<int64_t, LayerLoad> layers;  ///< by MoE layer
+  at::Tensor token_T;                   ///< int64, the batch; only with keep_routing
 };
 
 /// One optimizer step: forward and backward over the batch at `position`, clipping, AdamW, balancing; then moves
@@ -37,7 +50,8 @@ struct StepReport {
 ///
 /// The batch is the sampler's next `batch` windows. Gradients are those of the mean over its tokens.
 /// Threads  at::get_num_threads().
-/// Throws   Error{kNonFinite} naming the step if loss or gradient is NaN or infinite; nothing has changed then.
+/// Throws   Error{kNonFinite} naming the step if loss or gradient is NaN, infinite or above the limit; Error{kFormat} naming the token
+///          file and position of an id that the model has not; nothing has changed then.
 StepReport train_step(nn::Decoder& model, Optimizer& optimizer, const data::Sampler& sampler,
                       const StepSettings& settings, Position& position);
 

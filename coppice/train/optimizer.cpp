@@ -32,6 +32,17 @@ Optimizer::Optimizer(const std::vector<nn::Parameter>& parameters) {
   }
 }
 
+void Optimizer::set_moment_dtype(at::ScalarType dtype) {
+  for (auto& state : states_) {
+    state.exp_avg = state.exp_avg.to(dtype);
+    state.exp_avg_sq = state.exp_avg_sq.to(dtype);
+  }
+}
+
+at::ScalarType Optimizer::moment_dtype() const {
+  return states_.empty() ? at::kFloat : states_.front().exp_avg.scalar_type();
+}
+
 void Optimizer::clear() {
   for (auto& state : states_) state.grad.reset();
 }

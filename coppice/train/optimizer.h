@@ -15,7 +15,7 @@ namespace coppice::train {
 
 /// AdamW's memory of one parameter.
 struct ParameterState {
-  at::Tensor exp_avg, exp_avg_sq;  ///< f32, the parameter's shape
+  at::Tensor exp_avg, exp_avg_sq;  ///< f32 or bf16, the parameter's shape
   at::Tensor grad;  ///< of this step: that of its one micro-batch as it came (f32 or bf16), or `sum`; undefined if none
   at::Tensor sum;   ///< f32, over several micro-batches
   std::vector<int64_t> steps;  ///< updates so far: one a parameter; of experts and routers one an expert, so that a
@@ -28,7 +28,7 @@ int64_t num_step_groups(const nn::Parameter& parameter);
 /// The states lie beside the decoder's parameters: states()[i] belongs to parameters()[i], and every call takes those
 /// same parameters.
 ///
-/// Memory   moments 8 bytes a parameter; gradients as the backward pass made them, 4 bytes more for sums over several
+/// Memory   moments 8 bytes a parameter, 4 in bf16; gradients as the backward pass made them, 4 bytes more for sums over several
 ///          micro-batches.
 /// Threads  at::get_num_threads(); same bits for any number of them.
 class Optimizer {
@@ -38,6 +38,10 @@ class Optimizer {
 
   std::vector<ParameterState>& states() { return states_; }
   const std::vector<ParameterState>& states() const { return states_; }
+
+  /// Keeps the moments in another dtype from now on. `dtype` f32 or bf16 (rounded to nearest).
+  void set_moment_dtype(at::ScalarType dtype);
+  at::ScalarType moment_dtype() const;
 
   /// Forgets the gradients summed so far.
   void clear();

@@ -25,7 +25,7 @@ struct TrainOptions {
   std::vector<std::filesystem::path> data_train, data_validation;
   std::vector<double> data_weights;
   int64_t sequence_length = 256;
-  bool random_tokens = false;
+  bool random_tokens = false, reset_attention = false;
 
   // [train]
   std::filesystem::path out;    ///< empty: nothing is written
@@ -46,6 +46,8 @@ struct TrainOptions {
 
   // [optimizer]
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1, clip = 1.0;
+  double spike_limit = 0;
+  std::string moments = "f32";  ///< or bf16
 
   // [schedule]
   std::string schedule = "wsd";  ///< wsd, cosine or constant
@@ -58,9 +60,16 @@ struct TrainOptions {
       "auto";  ///< auto (loss_free where the family has a selection bias, else aux), loss_free, aux, none
   double balance_rate = 1e-3, aux_coef = 1e-2, z_coef = 0;
   bool recentre = false;
+  int64_t dead_after = 100;
+
+  // [[growth]] and [handover]
+  Json growth;  ///< tables of growth_stage.h
+  std::string handover = "none";
+  int64_t handover_steps = 0;
 
   // [checkpoint]
   int64_t checkpoint_every = 0, keep_last = 2, keep_every = 0;
+  bool checkpoint_beside = true;
 
   static constexpr auto fields() {
     using O = TrainOptions;
@@ -86,6 +95,9 @@ struct TrainOptions {
         field("data.weights", &O::data_weights, "share of each training file (default: its size)"),
         field("data.random", &O::random_tokens, "uniformly random tokens instead of files, for measuring"),
         field("data.sequence_length", &O::sequence_length, "tokens a sequence"),
+        field("data.reset_attention", &O::reset_attention,
+              "no token sees beyond the start of its document, where positions start again from 0; a document's last "
+              "token still predicts the next one's first"),
         field("train.out", &O::out, "run folder; empty: nothing is written"),
         field("train.start", &O::start,
               "fresh: weights of model.path only; continue: its optimizer state, step and data position too"),
@@ -107,6 +119,10 @@ struct TrainOptions {
         field("optimizer.epsilon", &O::epsilon, "added to the root of the second moment"),
         field("optimizer.weight_decay", &O::weight_decay, "decoupled decay of matrices"),
         field("optimizer.clip", &O::clip, "largest gradient norm, 0 for no clipping"),
+        field("optimizer.moments", &O::moments,
+              "how AdamW's moments are kept: f32, or bf16 (4 bytes a parameter less)"),
+        field("optimizer.spike_limit", &O::spike_limit,
+              "stop when the gradient norm is so many times its recent median, 0 for never"),
         field("schedule.kind", &O::schedule, "wsd, cosine or constant"),
         field("schedule.warmup", &O::warmup, "steps of linear warm-up; -1: 100, or a tenth of a shorter run"),
         field("schedule.anneal_share", &O::anneal_share, "last part of a wsd schedule, in which the rate falls"),
@@ -116,9 +132,16 @@ struct TrainOptions {
         field("balance.aux_coef", &O::aux_coef, "coefficient of the auxiliary loss"),
         field("balance.z_coef", &O::z_coef, "coefficient of the router z-loss"),
         field("balance.recentre", &O::recentre, "keep the mean of the selection bias at zero"),
+        field("balance.dead_after", &O::dead_after,
+              "steps without a token after which an expert is called dead, 0 for never"),
+        field("growth", &O::growth, "[[growth]] tables: the model grows in mid-run (docs/training.md)"),
+        field("handover.policy", &O::handover,
+              "routing after a growth: none, release (lineage-unique top-K, let go), keep, or dormant copies"),
+        field("handover.steps", &O::handover_steps, "steps of a release"),
         field("checkpoint.every", &O::checkpoint_every, "steps between checkpoints, 0 for only at the end"),
         field("checkpoint.keep_last", &O::keep_last, "newest checkpoints to keep"),
-        field("checkpoint.keep_every", &O::keep_every, "also keep those at multiples of this step")};
+        field("checkpoint.keep_every", &O::keep_every, "also keep those at multiples of this step"),
+        field("checkpoint.beside", &O::checkpoint_beside, "write beside training, from a copy of the state in memory")};
   }
 };
 

@@ -11,32 +11,39 @@
 #include "coppice/base/log.h"
 #include "coppice/base/memory.h"
 #include "coppice/base/progress.h"
+#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/data/random_tokens.h"
-#include "coppice/eval/perplexity.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/kernels/gemm_rate.h"
+#include "coppice/train/checkpoint_writer.h"
+#include "coppice/train/growth_course.h"
 #include "coppice/train/loop.h"
 #include "coppice/train/metrics.h"
 #include "coppice/train/run_directory.h"
+#include "coppice/train/run_metrics.h"
 #include "coppice/train/run_settings.h"
 #include "coppice/train/start.h"
+#include "coppice/train/step_flops.h"
+#include "coppice/train/validation.h"
+#include "coppice/train/watch.h"
 
 namespace coppice::train {
 namespace {
 
 namespace fs = std::filesystem;
+using upcycle::GrowthPlan;
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kWarmUpSteps = 2;  // not timed: memory is still being taken
+constexpr size_t kWarmUpSteps = 2;      // not timed: memory is still being taken
+constexpr int64_t kSiblingsEvery = 20;  // steps between looks at all weights of a grown model
 
 std::vector<data::TokenFile> open_tokens(const std::vector<fs::path>& paths) {
   std::vector<data::TokenFile> files;
   for (const auto& path : paths) files.push_back(data::TokenFile::open(path));
   return files;
 }
-
-std::string stem(const data::TokenFile& file) { return file.path().filename().string(); }
 
 // The checkpoint to resume, if that is what the options ask for.
 std::optional<fs::path> checkpoint_to_resume(const TrainOptions& options) {
@@ -66,7 +73,16 @@ StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const 
           .recentre = o.recentre,
           .aux_coef = o.aux_coef,
           .z_coef = o.z_coef,
-          .recompute = o.recompute};
+          .recompute = o.recompute,
+          .reset_attention = o.reset_attention,
+          .lineage = {}};
+}
+
+/// Names data without reading it.
+std::string digest_of(const Json& data) {
+  Sha256 sha;
+  sha.add(data.dump());
+  return sha.hex();
 }
 
 double median(std::vector<double> values) {
@@ -86,7 +102,10 @@ class Run {
         train_files_(options.random_tokens ? random_tokens() : open_tokens(options.data_train)),
         validation_files_(open_tokens(options.data_validation)),
         sampler_(train_files_, options.data_weights, options.sequence_length, options.seed),
-        step_(step_settings(options, settings, start_.model.config())) {
+        step_(step_settings(options, settings, start_.model.config())),
+        course_(options, settings, start_, step_.balance),
+        watch_(options.dead_after, options.spike_limit),
+        gemm_rate_(kernels::gemm_rate(options.dtype == "bf16" ? at::kBFloat16 : at::kFloat)) {
     check_start();
     if (!options_.out.empty()) open_directory();
   }
@@ -96,18 +115,20 @@ class Run {
     result.first_step = start_.position.step;
     try {
       loop();
+      finish_checkpoint(true);
     } catch (const Error& error) {
       log_error(error);
       throw;
     }
-    if (validation_.empty()) validate();
+    if (!validation_) validation_ = validate_now();
     result.last_step = start_.position.step;
     result.tokens_seen = start_.position.tokens_seen;
     result.loss = start_.position.recent_loss();
-    result.validation_loss = validation_;
+    result.validation_loss = validation_->loss;
     result.seconds_per_step = median(seconds_);
     if (result.seconds_per_step > 0) {
       result.tokens_per_s = static_cast<double>(options_.batch_tokens) / result.seconds_per_step;
+      result.gemm_share = gemm_share(result.seconds_per_step);
     }
     result.peak_rss_bytes = peak_rss_bytes();
     result.checkpoint = checkpoint_;
@@ -167,6 +188,8 @@ class Run {
     const int64_t left = std::max<int64_t>(0, settings_.last_step - position.step);
     Progress progress("train", static_cast<uint64_t>(left * options_.batch_tokens), ProgressUnit::kTokens);
     while (position.step < settings_.last_step) {
+      if (const GrowthStage* stage = course_.due()) grow_now(*stage);
+      prepare_step();
       const auto begin = Clock::now();
       const StepReport report = train_step(start_.model, start_.optimizer, sampler_, step_, position);
       const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
@@ -175,58 +198,136 @@ class Run {
       const bool last = position.step == settings_.last_step;
       const bool stopped = interrupt_signal() != 0;
       const auto due = [&](int64_t every) { return every > 0 && position.step % every == 0; };
-      validation_.clear();
-      if (!stopped && (last || due(options_.validate_every))) validate();
+      validation_.reset();
+      if (!stopped && (last || due(options_.validate_every))) validation_ = validate_now();
       write_metrics(report, seconds);
+      warn(report);
+      finish_checkpoint(false);
       if (last || stopped || due(options_.checkpoint_every)) save();
       progress.advance(static_cast<uint64_t>(options_.batch_tokens));
       if (observer_) observer_(static_cast<uint64_t>(options_.batch_tokens));
       progress.note(cat("step ", position.step, " loss ", fixed_text(report.loss, 4)));
+      if (stopped) finish_checkpoint(true);
       check_interrupt();
     }
   }
 
-  void validate() {
-    const eval::LossSettings settings{.sequence_length = options_.sequence_length,
-                                      .batch = options_.micro_batch,
-                                      .max_tokens = static_cast<uint64_t>(options_.validation_tokens)};
-    for (const auto& file : validation_files_) {
-      validation_[stem(file)] = eval::token_loss(start_.model, file, settings).loss;
+  /// What depends on the steps and growths before.
+  void prepare_step() {
+    step_.balance_rate = course_.balance_rate();
+    step_.lineage = course_.lineage_routing();
+    step_.gradient_limit = watch_.gradient_limit();
+    step_.keep_routing = log_ != nullptr && !course_.parents().empty();
+  }
+
+  void grow_now(const GrowthStage& stage) {
+    const int64_t step = start_.position.step;
+    const fs::path before = checkpoint_path(options_.out, step);
+    finish_checkpoint(true);
+    if (log_ && checkpoint_ != before) {
+      save();
+      finish_checkpoint(true);
     }
+    Json fields = Json::object();
+    fields["validation_before"] = to_json(validate_now().loss);
+    PlannedGrowth growth = course_.plan(stage, sampler_);
+    const std::string digest = log_ ? families::open_model(before).digest() : std::string();
+    if (log_) {
+      if (growth.scores) {
+        growth.scores->model_digest = digest;
+        growth.scores->tokens_digest = digest_of(identity(train_files_));
+      }
+      write_growth(growth_path(options_.out, step), growth);
+    }
+    course_.carry_out(growth.plan, digest);
+    watch_.forget_experts();
+    const GrowthPlan& plan = growth.plan;
+    log_info(cat("step ", step, ": grown from ", plan.experts_before, " to ", plan.experts_after, " experts a layer"));
+    if (!log_) return;
+    const Validation after = validate_now();
+    const bool by_lineage = !after.loss_lineage.empty();
+    fields["validation_after"] = to_json(by_lineage ? after.loss_lineage : after.loss);
+    if (by_lineage) fields["validation_plain"] = to_json(after.loss);
+    fields["experts"] = Json::array({Json(plan.experts_before), Json(plan.experts_after)});
+    fields["plan"] = (growth_path("", step) / "plan.toml").string();
+    log_->event("growth", step, fields);
+  }
+
+  /// With the routing of the next step.
+  Validation validate_now() const {
+    return validate(start_.model, validation_files_,
+                    {.sequence_length = options_.sequence_length,
+                     .batch = options_.micro_batch,
+                     .max_tokens = static_cast<uint64_t>(options_.validation_tokens),
+                     .reset_attention = options_.reset_attention,
+                     .lineage = {}},
+                    course_.lineage_routing());
+  }
+
+  double gemm_share(double seconds) const {
+    const double flops = flops_per_token(start_.model, options_.sequence_length);
+    return flops * static_cast<double>(options_.batch_tokens) / (gemm_rate_ * seconds);
   }
 
   void write_metrics(const StepReport& report, double seconds) {
     if (!log_) return;
+    const Position& position = start_.position;
     std::vector<Scalar> values{{"loss", report.loss},
                                {"lr", report.lr},
-                               {"tokens_seen", static_cast<double>(start_.position.tokens_seen)},
+                               {"tokens_seen", static_cast<double>(position.tokens_seen)},
                                {"tokens_per_s", static_cast<double>(options_.batch_tokens) / seconds},
+                               {"gemm_share", gemm_share(seconds)},
                                {"grad_norm", report.grad_norm}};
     if (step_.balance == BalanceKind::kAux) values.emplace_back("aux", report.aux_loss);
     if (step_.z_coef > 0) values.emplace_back("z", report.z_loss);
-    double sum = 0;
-    for (const auto& [layer, violation] : report.max_violation) sum += violation;
-    if (!report.max_violation.empty()) {
-      values.emplace_back("maxvio/mean", sum / static_cast<double>(report.max_violation.size()));
+    if (step_.lineage) values.emplace_back("lineage_share", step_.lineage->share);
+    const auto append = [&](const std::vector<Scalar>& more) { values.insert(values.end(), more.begin(), more.end()); };
+    append(load_scalars(report, course_.parents()));
+    if (!course_.parents().empty() && (position.step % kSiblingsEvery == 0 || position.step == position.grown_at + 1)) {
+      append(sibling_scalars(start_.model, course_.parents()));
     }
-    for (const auto& [layer, violation] : report.max_violation) {
-      values.emplace_back(cat("layer/", layer, "/maxvio"), violation);
+    if (validation_) {
+      for (const auto& [name, loss] : validation_->loss) values.emplace_back(cat("validation/", name), loss);
+      for (const auto& [name, loss] : validation_->loss_lineage) {
+        values.emplace_back(cat("validation_lineage/", name), loss);
+      }
     }
-    for (const auto& [name, loss] : validation_) values.emplace_back(cat("validation/", name), loss);
-    log_->step(start_.position.step, values);
+    log_->step(position.step, values);
+    if (!validation_ || validation_->routing.is_null()) return;
+    Json fields = Json::object();
+    fields["tokens"] = validation_->routing;
+    log_->event("routing", position.step, fields);
+  }
+
+  void warn(const StepReport& report) {
+    for (const Warning& warning : watch_.look(start_.position.step, report)) {
+      log_warning(warning.message);
+      if (log_) log_->event(warning.event, start_.position.step, warning.fields);
+    }
   }
 
   void save() {
     if (!log_) return;
-    const int64_t step = start_.position.step;
-    const fs::path path = checkpoint_path(options_.out, step);
-    write_checkpoint(path, start_.model, start_.optimizer,
-                     {start_.position, identity(options_), identity(train_files_)}, start_.companions);
-    checkpoint_ = path;
+    finish_checkpoint(true);
+    Companions companions = start_.companions;
+    companions.lineage = course_.lineage();
+    writer_.write(checkpoint_path(options_.out, start_.position.step), start_.model, start_.optimizer,
+                  {start_.position, identity(options_), identity(train_files_)}, companions,
+                  options_.checkpoint_beside);
+  }
+
+  /// Takes note of the checkpoint that has appeared; with `wait`, of the one that is being written.
+  void finish_checkpoint(bool wait) {
+    const auto written = writer_.finished(wait);
+    if (!written) return;
+    checkpoint_ = written->path;
     Json fields = Json::object();
-    fields["path"] = fs::relative(path, options_.out).string();
-    log_->event("checkpoint", step, fields);
-    prune_checkpoints(options_.out, options_.keep_last, options_.keep_every);
+    fields["path"] = fs::relative(checkpoint_, options_.out).string();
+    fields["seconds"] = written->seconds;
+    fields["blocked_seconds"] = written->blocked_seconds;
+    log_->event("checkpoint", written->step, fields);
+    prune_checkpoints(options_.out,
+                      {.last = options_.keep_last, .every = options_.keep_every, .steps = course_.steps()});
   }
 
   void log_error(const Error& error) {
@@ -247,9 +348,13 @@ class Run {
   std::vector<data::TokenFile> train_files_, validation_files_;
   data::Sampler sampler_;
   StepSettings step_;
+  GrowthCourse course_;
+  Watch watch_;
+  double gemm_rate_;  // operations a second
   std::unique_ptr<MetricsLog> log_;
-  fs::path checkpoint_;
-  std::map<std::string, double> validation_;  // of the present step
+  CheckpointWriter writer_;
+  fs::path checkpoint_;                   // the newest that is complete
+  std::optional<Validation> validation_;  // of the present step
   std::vector<double> seconds_;
   size_t steps_run_ = 0;
 };

@@ -17,6 +17,7 @@ struct TrainResult {
   std::map<std::string, double> validation_loss;  ///< by token file stem; nats per token
   double seconds_per_step = 0;                    ///< median, the first 2 steps left out
   double tokens_per_s = 0;                        ///< of that step
+  double gemm_share = 0;                          ///< of its time, what its matrix products alone would take
   uint64_t peak_rss_bytes = 0;
   std::filesystem::path checkpoint;  ///< newest, empty without `train.out`
 };

@@ -23,17 +23,21 @@ std::optional<int64_t> step_of(const std::string& name) {
   return parsed.ec == std::errc{} && parsed.ptr == end ? std::optional(step) : std::nullopt;
 }
 
+std::string step_name(int64_t step) {
+  std::string digits = std::to_string(step);
+  digits.insert(0, kDigits - std::min(kDigits, digits.size()), '0');
+  return cat(kPrefix, digits);
+}
+
 void check(const fs::path& path, const std::error_code& error) {
   if (error) throw Error(ErrorCode::kIo, cat(path, ": cannot be removed: ", error.message()));
 }
 
 }  // namespace
 
-fs::path checkpoint_path(const fs::path& run, int64_t step) {
-  std::string digits = std::to_string(step);
-  digits.insert(0, kDigits - std::min(kDigits, digits.size()), '0');
-  return run / "checkpoints" / cat(kPrefix, digits);
-}
+fs::path checkpoint_path(const fs::path& run, int64_t step) { return run / "checkpoints" / step_name(step); }
+
+fs::path growth_path(const fs::path& run, int64_t step) { return run / cat("growth-", step_name(step)); }
 
 std::vector<int64_t> checkpoint_steps(const fs::path& run) {
   std::vector<int64_t> steps;
@@ -45,10 +49,11 @@ std::vector<int64_t> checkpoint_steps(const fs::path& run) {
   return steps;
 }
 
-void prune_checkpoints(const fs::path& run, int64_t keep_last, int64_t keep_every) {
+void prune_checkpoints(const fs::path& run, const KeepPolicy& keep) {
   const auto steps = checkpoint_steps(run);
-  for (size_t i = 0; i + static_cast<size_t>(keep_last) < steps.size(); ++i) {
-    if (keep_every > 0 && steps[i] % keep_every == 0) continue;
+  for (size_t i = 0; i + static_cast<size_t>(keep.last) < steps.size(); ++i) {
+    if (keep.every > 0 && steps[i] % keep.every == 0) continue;
+    if (std::ranges::find(keep.steps, steps[i]) != keep.steps.end()) continue;
     const fs::path path = checkpoint_path(run, steps[i]);
     const fs::path doomed = path.parent_path() / cat(".", path.filename(), ".removed");
     std::error_code error;

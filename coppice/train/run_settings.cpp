@@ -39,6 +39,7 @@ int64_t num_steps(const TrainOptions& o) {
 void check_values(const TrainOptions& o) {
   require_one_of("train.start", o.start, {"fresh", "continue"});
   require_one_of("train.dtype", o.dtype, {"bf16", "f32"});
+  require_one_of("optimizer.moments", o.moments, {"bf16", "f32"});
   require_at_least("data.sequence_length", o.sequence_length, 1);
   require_at_least("train.batch_tokens", o.batch_tokens, 1);
   require_at_least("train.micro_batch", o.micro_batch, 1);
@@ -56,6 +57,8 @@ void check_values(const TrainOptions& o) {
   require_not_negative("optimizer.epsilon", o.epsilon);
   require_not_negative("optimizer.weight_decay", o.weight_decay);
   require_not_negative("optimizer.clip", o.clip);
+  require_not_negative("optimizer.spike_limit", o.spike_limit);
+  require_at_least("balance.dead_after", o.dead_after, 0);
   require_not_negative("balance.rate", o.balance_rate);
   require_not_negative("balance.aux_coef", o.aux_coef);
   require_not_negative("balance.z_coef", o.z_coef);
@@ -63,6 +66,7 @@ void check_values(const TrainOptions& o) {
 
 void check_together(const TrainOptions& o) {
   if (o.random_tokens && !o.data_train.empty()) refuse("data.random: no effect beside data.train (leave one out)");
+  if (o.random_tokens && o.reset_attention) refuse("data.reset_attention: no effect on data.random (leave it out)");
   if (o.data_train.empty() && !o.random_tokens) {
     refuse("data.train: empty; wanted token files (make them with `coppice tokenize TEXT --out DATA`)");
   }
@@ -83,10 +87,29 @@ void check_together(const TrainOptions& o) {
   }
 }
 
+// One growth is handed over before the next, and what changes top-K needs no handover.
+void check_handover(const RunSettings& run) {
+  if (run.handover.policy == HandoverPolicy::kNone) return;
+  for (size_t i = 0; i < run.stages.size(); ++i) {
+    const GrowthStage& stage = run.stages[i];
+    if (stage.scale_top_k || stage.split > 1) {
+      refuse(
+          cat("growth ", i + 1, ": it keeps the function by itself and takes no handover (set handover.policy none)"));
+    }
+    if (!run.handover.routes_by_lineage() || i == 0) continue;
+    const int64_t since = stage.at_step - run.stages[i - 1].at_step;
+    if (run.handover.share(since + 1) > 0) {
+      refuse(cat("growth ", i + 1, ": the handover of the growth before it is not over at step ", stage.at_step,
+                 " (lower handover.steps, or grow later)"));
+    }
+  }
+}
+
 constexpr auto kFree = std::to_array<std::string_view>(
     {"train.out", "train.resume", "train.steps", "train.tokens", "train.stop_at", "train.threads", "train.recompute",
      "train.validate_every", "train.validation_tokens", "data.validation", "data.train", "checkpoint.every",
-     "checkpoint.keep_last", "checkpoint.keep_every"});
+     "checkpoint.keep_last", "checkpoint.keep_every", "checkpoint.beside", "balance.dead_after",
+     "optimizer.spike_limit"});
 
 }  // namespace
 
@@ -105,8 +128,17 @@ RunSettings check_options(const TrainOptions& options) {
                   .min_ratio = options.min_lr_ratio,
                   .steps = out.steps,
                   .warmup = options.warmup == -1 ? std::min<int64_t>(100, out.steps / 10) : options.warmup,
-                  .anneal_share = options.anneal_share};
+                  .anneal_share = options.anneal_share,
+                  .restarts = {}};
+  out.stages = growth_stages(options.growth, out.steps);
+  for (const GrowthStage& stage : out.stages) {
+    if (stage.rewarmup > 0 || stage.lr > 0) {
+      out.schedule.restarts.push_back({.at = stage.at_step, .warmup = stage.rewarmup, .peak = stage.lr});
+    }
+  }
   out.schedule.check();
+  out.handover = Handover::from_options(options.handover, options.handover_steps);
+  check_handover(out);
   return out;
 }
 
@@ -114,7 +146,9 @@ Json identity(const TrainOptions& options) {
   TrainOptions copy = options;
   Json out = Json::object();
   for (const OptionSpec& spec : option_specs(copy)) {
-    if (std::find(kFree.begin(), kFree.end(), spec.name) == kFree.end()) out[spec.name] = spec.write();
+    const Json value = spec.write();
+    const bool is_free = std::find(kFree.begin(), kFree.end(), spec.name) != kFree.end();
+    if (!is_free && !value.is_null()) out[spec.name] = value;
   }
   return out;
 }
@@ -133,9 +167,11 @@ Json identity(const std::vector<data::TokenFile>& files) {
 
 void check_same_run(const TrainerState& saved, const Json& settings, const Json& data) {
   std::vector<std::string> changed;
+  const Json defaults = identity(TrainOptions{});  // of settings that came after the run was made
   const auto text = [](const Json* value) { return value == nullptr ? std::string("absent") : value->dump(); };
   for (const auto& [key, value] : settings.members()) {
     const Json* before = saved.settings.find(key);
+    if (before == nullptr) before = defaults.find(key);
     if (text(before) != value.dump())
       changed.push_back(cat(key, " (", text(before), " before, now ", value.dump(), ")"));
   }

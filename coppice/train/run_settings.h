@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "coppice/data/token_file.h"
+#include "coppice/train/growth_stage.h"
+#include "coppice/train/handover.h"
 #include "coppice/train/options.h"
 #include "coppice/train/schedule.h"
 #include "coppice/train/trainer_state.h"
@@ -16,6 +18,8 @@ struct RunSettings {
   int64_t last_step = 0;  ///< where this process stops
   int64_t batch = 0;      ///< sequences an optimizer step
   Schedule schedule;
+  std::vector<GrowthStage> stages;
+  Handover handover;
 };
 
 /// Throws   Error{kUsage} naming the option: missing, out of range, or at odds with another.

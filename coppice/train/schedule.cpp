@@ -27,15 +27,20 @@ int64_t Schedule::anneal_steps() const {
 }
 
 double Schedule::rate(int64_t step) const {
-  if (step <= warmup) return peak * static_cast<double>(step) / static_cast<double>(warmup);
+  Restart now{0, warmup, peak};
+  for (const Restart& restart : restarts) {
+    if (step > restart.at) now = {restart.at, restart.warmup, restart.peak > 0 ? restart.peak : now.peak};
+  }
+  const int64_t since = step - now.at;
+  if (since <= now.warmup) return now.peak * static_cast<double>(since) / static_cast<double>(now.warmup);
   double fall = 0;  // 0 at the peak, 1 at the lowest rate
   if (kind == ScheduleKind::kCosine) {
-    const double done = static_cast<double>(step - warmup) / static_cast<double>(steps - warmup);
+    const double done = static_cast<double>(since - now.warmup) / static_cast<double>(steps - now.at - now.warmup);
     fall = 0.5 - 0.5 * std::cos(std::numbers::pi * done);
   } else if (const int64_t first = steps - anneal_steps(); step > first) {
     fall = std::sqrt(static_cast<double>(step - first) / static_cast<double>(steps - first));
   }
-  return peak * (1.0 - (1.0 - min_ratio) * fall);
+  return now.peak * (1.0 - (1.0 - min_ratio) * fall);
 }
 
 void Schedule::check() const {
@@ -50,6 +55,11 @@ void Schedule::check() const {
   if (warmup + anneal_steps() > steps) {
     refuse(cat("schedule: ", warmup, " steps of warm-up and ", anneal_steps(), " of anneal do not fit into ", steps,
                " steps (set schedule.warmup or train.steps)"));
+  }
+  for (const Restart& restart : restarts) {
+    if (restart.at + restart.warmup + anneal_steps() <= steps) continue;
+    refuse(cat("growth at step ", restart.at, ": ", restart.warmup, " steps of rewarmup do not end before the last ",
+               anneal_steps(), " of ", steps, " steps, the anneal (grow earlier, or lower rewarmup)"));
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 namespace coppice::train {
 
@@ -16,6 +17,14 @@ struct Schedule {
   double peak = 1e-3, min_ratio = 0.1;  ///< the last rate is peak * min_ratio
   int64_t steps = 0, warmup = 0;        ///< of the whole schedule; linear warm-up from peak / warmup
   double anneal_share = 0.1;            ///< of `steps`; only for kWsd
+
+  /// After a growth the rate rises anew, to another peak if one is given; a cosine then falls from there.
+  struct Restart {
+    int64_t at = 0;      ///< step of the growth
+    int64_t warmup = 0;  ///< steps of linear warm-up from it
+    double peak = 0;     ///< 0: as before
+  };
+  std::vector<Restart> restarts;  ///< rising
 
   /// Steps of the final anneal; 0 unless kWsd.
   int64_t anneal_steps() const;

@@ -86,9 +86,8 @@ Start from_nothing(nn::Decoder model) {
   return {std::move(model), std::move(optimizer), {}, {}, {}, {}};
 }
 
-}  // namespace
-
-Start make_start(const TrainOptions& options, const std::optional<fs::path>& resume_from) {
+// With moments in f32.
+Start start_of(const TrainOptions& options, const std::optional<fs::path>& resume_from) {
   if (resume_from) {
     Start start = from_checkpoint(options, *resume_from);
     start.companions = companions_of(*resume_from, {});
@@ -104,6 +103,14 @@ Start make_start(const TrainOptions& options, const std::optional<fs::path>& res
                     : from_nothing(nn::Decoder::load(families::open_model(options.model_path), compute_dtype(options)));
   start.companions = std::move(companions);
   if (!tokenizer.empty()) start.tokenizer_digest = data::tokenizer_digest(tokenizer);
+  return start;
+}
+
+}  // namespace
+
+Start make_start(const TrainOptions& options, const std::optional<fs::path>& resume_from) {
+  Start start = start_of(options, resume_from);
+  start.optimizer.set_moment_dtype(options.moments == "bf16" ? at::kBFloat16 : at::kFloat);
   return start;
 }
 

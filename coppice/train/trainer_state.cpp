@@ -26,6 +26,10 @@ TrainerState from_json(const Json& json) {
   state.position.step = count(json, "step");
   state.position.next_sample = static_cast<uint64_t>(count(json, "next_sample"));
   state.position.tokens_seen = static_cast<uint64_t>(count(json, "tokens_seen"));
+  if (json.find("growths") != nullptr) {  // older files have no growth in mid-run
+    state.position.growths = count(json, "growths");
+    state.position.grown_at = json.at("grown_at").as_int();
+  }
   for (const Json& loss : json.at("recent_losses").items()) state.position.recent_losses.push_back(loss.as_double());
   state.settings = Json::object(json.at("settings").members());
   state.data = Json::array(json.at("data").items());
@@ -45,6 +49,8 @@ Json TrainerState::to_json() const {
   json["step"] = position.step;
   json["next_sample"] = position.next_sample;
   json["tokens_seen"] = position.tokens_seen;
+  json["growths"] = position.growths;
+  json["grown_at"] = position.grown_at;
   json["recent_losses"] = Json::array_of(position.recent_losses);
   json["settings"] = settings;
   json["data"] = data;

@@ -15,13 +15,16 @@ struct Position {
   int64_t step = 0;          ///< updates done
   uint64_t next_sample = 0;  ///< of the sampler
   uint64_t tokens_seen = 0;
+  int64_t growths = 0;                ///< of the run's stages, done
+  int64_t grown_at = -1;              ///< step of the newest growth that a handover counts from; -1: none
   std::vector<double> recent_losses;  ///< of the last kRecentLosses steps, oldest first
 
   static constexpr size_t kRecentLosses = 10;
   double recent_loss() const;  ///< their mean; NaN before the first step
 };
 
-/// trainer.json: {"coppice_trainer": 1, "step", "next_sample", "tokens_seen", "recent_losses", "settings": {flat
+/// trainer.json: {"coppice_trainer": 1, "step", "next_sample", "tokens_seen", "growths", "grown_at",
+/// "recent_losses", "settings": {flat
 /// option: value}, "data": [...]}.
 struct TrainerState {
   Position position;

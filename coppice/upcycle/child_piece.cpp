@@ -14,6 +14,8 @@ namespace {
 using families::ExpertMatrix;
 using families::TensorSlot;
 
+constexpr size_t kBlockBytes = 4096;  // what a disk reads at least
+
 size_t width_of(io::Dtype dtype) { return static_cast<size_t>(io::dtype_bits(dtype)) / 8; }
 
 /// Rows of the matrix are rows of the tensor, perhaps every other one.
@@ -25,16 +27,20 @@ MatrixRows rows_in_file(const StoredExpert& stored, const ExpertMatrix& place) {
   const io::Dtype dtype = stored.entry.info->dtype;
   const uint64_t offset = stored.entry.info->offset + stored.slice.offset;
   const auto read = [file = stored.entry.file, dtype, offset, place](int64_t first, std::span<float> out) {
-    const size_t row_bytes = static_cast<size_t>(place.cols) * width_of(dtype);
-    const auto count = static_cast<int64_t>(out.size()) / place.cols, stride = row_stride(place);
-    std::vector<std::byte> bytes(static_cast<size_t>((count - 1) * stride + 1) * row_bytes);
-    file->read(offset + static_cast<uint64_t>(first_row(place) + first * stride) * row_bytes, bytes);
-    const auto cols = static_cast<size_t>(place.cols);
-    for (size_t row = 0; stride > 1 && row < static_cast<size_t>(count); ++row) {
-      const auto from = std::span(bytes).subspan(row * static_cast<size_t>(stride) * row_bytes, row_bytes);
-      io::to_f32(dtype, from, out.subspan(row * cols, cols));
+    const auto cols = static_cast<size_t>(place.cols), row_bytes = cols * width_of(dtype);
+    const size_t count = out.size() / cols, stride = static_cast<size_t>(row_stride(place));
+    const uint64_t begin = offset + static_cast<uint64_t>(first_row(place) + first * row_stride(place)) * row_bytes;
+    // Rows with much between them are read one by one.
+    const size_t step = (stride - 1) * row_bytes >= kBlockBytes ? 1 : count;
+    std::vector<std::byte> bytes(((step - 1) * stride + 1) * row_bytes);
+    for (size_t row = 0; row < count; row += step) {
+      file->read(begin + row * stride * row_bytes, bytes);
+      if (stride == 1) return io::to_f32(dtype, bytes, out);
+      for (size_t i = 0; i < step; ++i) {
+        const auto from = std::span<const std::byte>(bytes).subspan(i * stride * row_bytes, row_bytes);
+        io::to_f32(dtype, from, out.subspan((row + i) * cols, cols));
+      }
     }
-    if (stride == 1) io::to_f32(dtype, bytes, out);
   };
   return {place.role, place.rows, place.cols, read};
 }
@@ -51,26 +57,13 @@ MatrixRows gathered_matrix(const StoredExpert& stored, const ExpertMatrix& place
   return rows;
 }
 
-MatrixRows stored_matrix(const StoredExpert& stored, const ExpertMatrix& place) {
-  return lies_in_rows(place) ? rows_in_file(stored, place) : gathered_matrix(stored, place);
-}
-
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// The child's matrices are prepared when the first of its bytes are asked for, and let go after the last.
-class ChildBytes {
+/// The matrices are prepared when the first of their bytes are asked for, and let go after the last.
+class MatricesBytes {
  public:
-  using Original = std::function<StoredExpert(uint32_t expert)>;
-
-  ChildBytes(const GrowthPlan& plan, const Child& child, const TensorSlot& before, const TensorSlot& after,
-             io::Dtype dtype, Original original)
-      : plan_(plan),
-        child_(child),
-        layer_(after.layer),
-        dtype_(dtype),
-        places_before_(families::expert_matrices(before, plan.experts_before)),
-        places_(families::expert_matrices(after, plan.experts_after)),
-        original_(std::move(original)) {
+  MatricesBytes(std::vector<ExpertMatrix> places, io::Dtype dtype, std::function<std::vector<MatrixRows>()> prepare)
+      : dtype_(dtype), places_(std::move(places)), prepare_(std::move(prepare)) {
     for (const ExpertMatrix& place : places_) bytes_ += static_cast<uint64_t>(place.rows * place.cols);
     bytes_ *= width_of(dtype);
   }
@@ -93,13 +86,8 @@ class ChildBytes {
 
   std::shared_ptr<const Matrices> prepared() {
     const std::lock_guard lock(mutex_);
-    if (matrices_) return matrices_;
-    auto matrices = std::make_shared<Matrices>();
-    for (const ExpertMatrix& place : places_before_) {
-      const RowsSource originals = [&](uint32_t expert) { return stored_matrix(original_(expert), place); };
-      matrices->push_back(child_matrix(plan_, layer_, child_, place.role, originals));
-    }
-    return matrices_ = matrices;
+    if (!matrices_) matrices_ = std::make_shared<const Matrices>(prepare_());
+    return matrices_;
   }
 
   void fill_rows(const Matrices& matrices, uint64_t offset, std::span<std::byte> out) const {
@@ -158,12 +146,9 @@ class ChildBytes {
     }
   }
 
-  const GrowthPlan& plan_;
-  const Child child_;
-  const int64_t layer_;
   const io::Dtype dtype_;
-  const std::vector<ExpertMatrix> places_before_, places_;
-  const Original original_;
+  const std::vector<ExpertMatrix> places_;
+  const std::function<Matrices()> prepare_;
   uint64_t bytes_ = 0;
 
   std::mutex mutex_;
@@ -173,12 +158,30 @@ class ChildBytes {
 
 }  // namespace
 
+MatrixRows stored_matrix(const StoredExpert& stored, const ExpertMatrix& place) {
+  return lies_in_rows(place) ? rows_in_file(stored, place) : gathered_matrix(stored, place);
+}
+
+OutputPiece matrices_piece(std::vector<ExpertMatrix> places, io::Dtype dtype, bool by_rows,
+                           std::function<std::vector<MatrixRows>()> prepare) {
+  const auto bytes = std::make_shared<MatricesBytes>(std::move(places), dtype, std::move(prepare));
+  const auto compute = [bytes](uint64_t offset, std::span<std::byte> out) { bytes->fill(offset, out); };
+  return {.bytes = bytes->bytes(), .compute = compute, .cuttable = by_rows && bytes->in_rows()};
+}
+
 OutputPiece child_piece(const GrowthPlan& plan, const Child& child, const TensorSlot& before, const TensorSlot& after,
                         io::Dtype dtype, const std::function<StoredExpert(uint32_t expert)>& original) {
-  const auto bytes = std::make_shared<ChildBytes>(plan, child, before, after, dtype, original);
-  const auto compute = [bytes](uint64_t offset, std::span<std::byte> out) { bytes->fill(offset, out); };
-  return {
-      .bytes = bytes->bytes(), .compute = compute, .cuttable = bytes->in_rows() && grows_by_rows(plan, after.layer)};
+  const auto prepare = [&plan, child, layer = after.layer, original,
+                        places = families::expert_matrices(before, plan.experts_before)] {
+    std::vector<MatrixRows> matrices;
+    for (const ExpertMatrix& place : places) {
+      const RowsSource originals = [&](uint32_t expert) { return stored_matrix(original(expert), place); };
+      matrices.push_back(child_matrix(plan, layer, child, place.role, originals));
+    }
+    return matrices;
+  };
+  return matrices_piece(families::expert_matrices(after, plan.experts_after), dtype, grows_by_rows(plan, after.layer),
+                        prepare);
 }
 
 }  // namespace coppice::upcycle::detail

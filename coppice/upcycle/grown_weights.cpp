@@ -38,8 +38,8 @@ OutputTensor grown_experts(const Model& model, const GrowthPlan& plan, const Ten
   const auto slice_of = [&model](const TensorSlot& of, const Checkpoint::Entry& entry, int64_t expert) {
     return families::expert_slice(of, entry.info->bytes, model.config.num_experts, expert);
   };
-  const auto original = [&model, &slot, source, state, stacked, slice_of](uint32_t expert) -> detail::StoredExpert {
-    const auto entry = stacked ? source : best_values(model, state, families::name_for_expert(slot, expert));
+  const auto original = [&model, &slot, state, stacked, slice_of](uint32_t expert) -> detail::StoredExpert {
+    const auto entry = best_values(model, state, stacked ? slot.name : families::name_for_expert(slot, expert));
     return {entry, slice_of(slot, entry, expert)};
   };
   const auto add = [&](const Child& child) {

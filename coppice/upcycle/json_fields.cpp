@@ -71,4 +71,20 @@ int64_t layer_from_key(std::string_view key, std::string_view path) {
   return layer;
 }
 
+Json seed_json(uint64_t seed) {
+  if (seed <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return Json(static_cast<int64_t>(seed));
+  return Json(std::to_string(seed));
+}
+
+uint64_t read_seed(const JsonFields& fields) {
+  if (!fields.member("seed").is_string()) {
+    return static_cast<uint64_t>(fields.integer("seed", 0, std::numeric_limits<int64_t>::max()));
+  }
+  const std::string text = fields.text("seed");
+  uint64_t seed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (error != std::errc() || end != text.data() + text.size()) fields.fail("seed", "no number below 2^64");
+  return seed;
+}
+
 }  // namespace coppice::upcycle

@@ -13,6 +13,9 @@ namespace coppice::upcycle {
 namespace {
 
 constexpr const char* kVersionKey = "coppice_lineage";
+constexpr const char* kRoutingKey = "routing";
+constexpr const char* kLineageUnique = "lineage_unique";
+constexpr const char* kShareKey = "share";
 constexpr int64_t kMaxExperts = 1 << 20;
 
 using Parents = std::map<int64_t, std::vector<uint32_t>>;
@@ -31,12 +34,17 @@ int64_t layer_of(const std::string& key, std::string_view source) {
   return layer;
 }
 
+constexpr std::string_view kConvert = "convert", kDenseAverage = "dense_average";
+
+std::string_view command_of(const Json& step) { return step.at("command").as_string(); }
+
 Parents checked_parents(const Json& step, std::string_view source) {
   const Json& counts = step.at("experts");
   if (counts.items().size() != 2) fail(source, cat("'experts' is ", counts.dump()), "[before, after]");
   const int64_t before = counts.items()[0].as_int();
   const int64_t after = counts.items()[1].as_int();
-  if (before < 1 || after <= before || after > kMaxExperts)
+  const bool converts = command_of(step) == kConvert;  // a dense model's slices may become as many experts
+  if (before < 1 || after < before + (converts ? 0 : 1) || after > kMaxExperts)
     fail(source, cat("'experts' is ", counts.dump()), "0 < before < after");
 
   Parents parents;
@@ -59,6 +67,8 @@ Parents checked_step(const Json& step, std::string_view source) {
   for (const char* key : {"command", "version", "source_digest", "order"}) (void)step.at(key).as_string();
   if (!step.at("seed").is_number()) fail(source, "'seed' is no number", "one");
   if (!step.at("methods").is_object()) fail(source, "'methods' is no object", "one");
+  if (command_of(step) == kDenseAverage) return {};
+  if (command_of(step) == kConvert) (void)ConversionPlan::from_json(step.at("plan"), cat(source, ": plan"));
   return checked_parents(step, source);
 }
 
@@ -104,6 +114,32 @@ Json methods_of(const GrowthPlan& plan) {
   return methods;
 }
 
+Json new_step(std::string_view command, uint64_t seed, std::string_view source_digest) {
+  Json step = Json::object();
+  step["command"] = command;
+  step["version"] = version();
+  step["seed"] = seed;
+  step["source_digest"] = source_digest;
+  return step;
+}
+
+Json parents_json(const std::vector<LayerPlan>& layers) {
+  Json parents = Json::object();
+  for (const LayerPlan& layer : layers) {
+    Json::Array of_layer;
+    for (const Child& child : layer.children) of_layer.emplace_back(static_cast<int64_t>(child.parent));
+    parents[std::to_string(layer.layer)] = Json::array(std::move(of_layer));
+  }
+  return parents;
+}
+
+Json with_step(const std::optional<Json>& before, Json step) {
+  Json lineage =
+      before ? with_lineage_share(*before, 0) : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
+  lineage["steps"].push_back(std::move(step));
+  return lineage;
+}
+
 Json without_newest(Json lineage) {
   Json::Array steps = lineage.at("steps").items();
   COPPICE_CHECK(!steps.empty());
@@ -118,12 +154,7 @@ Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, s
                     std::string_view source_digest, const Json& settings) {
   if (before) (void)checked_lineage(*before, kLineageFile);
   if (plan.is_undo) return without_newest(*before);
-  Json lineage = before ? *before : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
-  Json step = Json::object();
-  step["command"] = command;
-  step["version"] = version();
-  step["seed"] = plan.seed;
-  step["source_digest"] = source_digest;
+  Json step = new_step(command, plan.seed, source_digest);
   step["experts"] = Json::array({Json(plan.experts_before), Json(plan.experts_after)});
   step["order"] = plan.order == Order::kSiblings ? "siblings" : "append";
   step["methods"] = methods_of(plan);
@@ -131,15 +162,33 @@ Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, s
   if (plan.selection_bias_factor != 1) step["selection_bias_factor"] = Json(plan.selection_bias_factor);
   if (plan.split != 1) step["split"] = Json(plan.split);
   if (!settings.is_null()) step["settings"] = settings;
-  Json parents = Json::object();
-  for (const LayerPlan& layer : plan.layers) {
-    Json::Array of_layer;
-    for (const Child& child : layer.children) of_layer.emplace_back(static_cast<int64_t>(child.parent));
-    parents[std::to_string(layer.layer)] = Json::array(std::move(of_layer));
+  step["parents"] = parents_json(plan.layers);
+  return with_step(before, std::move(step));
+}
+
+Json extend_lineage(const std::optional<Json>& before, const ConversionRecord& record) {
+  if (before) (void)checked_lineage(*before, kLineageFile);
+  const ConversionPlan* plan = record.plan;
+  Json step = new_step(plan != nullptr ? kConvert : kDenseAverage, plan != nullptr ? plan->seed : 0,
+                       record.source_digests.front());
+  step["source_digests"] = Json::array_of(record.source_digests);
+  step["families"] = Json::array({Json(record.from), Json(record.to)});
+  step["experts"] = plan != nullptr ? Json::array({Json(plan->slices()), Json(plan->experts)})
+                                    : Json::array({Json(record.experts_before), Json(0)});
+  step["order"] = "append";
+  Json& methods = step["methods"] = Json::object();
+  if (plan != nullptr) {
+    methods["expert_init"] = plan->expert_init.to_text();
+    methods["router"] = plan->router.to_text();
+    methods["routing"] = plan->routing;
   }
-  step["parents"] = std::move(parents);
-  lineage["steps"].push_back(std::move(step));
-  return lineage;
+  if (!record.losses.empty()) step["losses"] = Json::array_of(record.losses);
+  if (!record.settings.is_null()) step["settings"] = record.settings;
+  if (plan != nullptr) {
+    step["plan"] = plan->to_json();
+    step["parents"] = parents_json(plan->layers);
+  }
+  return with_step(before, std::move(step));
 }
 
 std::optional<Json> read_lineage(const std::filesystem::path& model) {
@@ -150,6 +199,44 @@ std::optional<Json> read_lineage(const std::filesystem::path& model) {
   return lineage;
 }
 
-std::optional<Parents> newest_parents(const Json& lineage) { return checked_lineage(lineage, kLineageFile); }
+Json with_lineage_share(Json lineage, double share) {
+  lineage.erase(kRoutingKey);
+  lineage.erase(kShareKey);
+  if (share <= 0) return lineage;
+  lineage[kRoutingKey] = kLineageUnique;
+  lineage[kShareKey] = share;
+  return lineage;
+}
+
+double lineage_share(const Json& lineage) {
+  const Json* routing = lineage.find(kRoutingKey);
+  if (routing == nullptr || *routing != Json(kLineageUnique)) return 0;
+  const double share = naming(kLineageFile, [&] { return lineage.at(kShareKey).as_double(); });
+  if (!(share >= 0 && share <= 1)) fail(kLineageFile, cat("'", kShareKey, "' is ", share), "0 to 1");
+  return share;
+}
+
+std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage) {
+  const double share = lineage ? lineage_share(*lineage) : 0;
+  if (share <= 0) return std::nullopt;
+  return cat(model, ": trained under lineage-unique routing (share ", share,
+             "); other programs route it by plain top-K and compute another function (train on until the handover is "
+             "over)");
+}
+
+std::optional<Parents> newest_parents(const Json& lineage) {
+  std::optional<Parents> parents = checked_lineage(lineage, kLineageFile);
+  if (!parents) return parents;
+  const std::string_view command = command_of(lineage.at("steps").items().back());
+  if (command == kConvert || command == kDenseAverage) return std::nullopt;
+  return parents;
+}
+
+std::optional<ConversionPlan> newest_conversion(const Json& lineage) {
+  if (!checked_lineage(lineage, kLineageFile)) return std::nullopt;
+  const Json& step = lineage.at("steps").items().back();
+  if (command_of(step) != kConvert) return std::nullopt;
+  return ConversionPlan::from_json(step.at("plan"), kLineageFile);
+}
 
 }  // namespace coppice::upcycle

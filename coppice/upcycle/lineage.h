@@ -4,10 +4,12 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "coppice/base/json.h"
+#include "coppice/upcycle/convert_plan.h"
 #include "coppice/upcycle/plan.h"
 
 namespace coppice::upcycle {
@@ -21,14 +23,44 @@ inline constexpr const char* kLineageFile = "coppice.json";
 Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, std::string_view command,
                     std::string_view source_digest, const Json& settings = {});
 
+/// What a conversion leaves in the lineage.
+struct ConversionRecord {
+  const ConversionPlan* plan =
+      nullptr;  ///< kept whole, so that `verify` can make the model again; nullptr: the way back
+  std::string from, to;
+  int64_t experts_before = 0;  ///< of the way back: those that were averaged
+  std::vector<std::string> source_digests;
+  std::vector<std::string> losses;
+  Json settings;
+};
+/// The first parent's lineage `before` with a conversion appended: a step `convert`, whose parents count slices of
+/// dense models, or a step `dense_average`, which has none.
+///
+/// Throws   Error{kFormat} if `before` is no lineage.
+Json extend_lineage(const std::optional<Json>& before, const ConversionRecord& record);
+
 /// coppice.json of a model directory, checked whole, if there is one.
 ///
 /// Throws   Error{kFormat} naming file, step and key; Error{kIo}.
 std::optional<Json> read_lineage(const std::filesystem::path& model);
 
-/// parents[layer] -> [N] of the newest step.
+/// parents[layer] -> [N] of the newest step, if that is an expansion.
 ///
 /// Throws   Error{kFormat} if `lineage` is none.
 std::optional<std::map<int64_t, std::vector<uint32_t>>> newest_parents(const Json& lineage);
+
+/// `lineage` with the share of tokens that a model in training still routes by lineage: while it is above 0, its plain
+/// top-K is another function than the one that it was trained with. 0 removes the note.
+Json with_lineage_share(Json lineage, double share);
+/// The share noted in a lineage; 0 where there is none.
+///
+/// Throws   Error{kFormat} if the note is no number from 0 to 1.
+double lineage_share(const Json& lineage);
+/// What to tell who opens such a model; nothing where the share is 0.
+std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage);
+/// The plan of the newest step, if that is a conversion to a Mixture of Experts.
+///
+/// Throws   Error{kFormat}.
+std::optional<ConversionPlan> newest_conversion(const Json& lineage);
 
 }  // namespace coppice::upcycle

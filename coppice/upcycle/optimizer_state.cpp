@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <set>
+#include <utility>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/families/expert_layout.h"
+#include "coppice/upcycle/child_piece_detail.h"
 #include "coppice/upcycle/grown_weights.h"
 #include "coppice/upcycle/optimizer_init.h"
 
@@ -63,12 +67,15 @@ struct Part {
   std::vector<int64_t> shape;
 };
 
+/// Routers and stacks of experts: each row or expert counts its own steps.
+bool counts_rows(const TensorSlot& slot) { return is_router(slot.role()) || slot.rule->layout.stacked; }
+
 std::vector<Part> expected_parts(const TensorSlot& slot, Dtype weights, int64_t experts) {
   const bool empty = std::find(slot.shape.begin(), slot.shape.end(), 0) != slot.shape.end();
   if (slot.role() == Role::kSelectionBias || empty) return {};
   std::vector<Part> parts = {{"exp_avg", Dtype::kF32, slot.shape},
                              {"exp_avg_sq", Dtype::kF32, slot.shape},
-                             {"step", Dtype::kI64, {is_router(slot.role()) ? experts : 1}}};
+                             {"step", Dtype::kI64, {counts_rows(slot) ? experts : 1}}};
   if (weights != Dtype::kF32) parts.insert(parts.begin(), {"master", Dtype::kF32, slot.shape});
   return parts;
 }
@@ -133,11 +140,11 @@ struct Grower {
     };
   }
 
-  /// One step for an expert's tensor, one a row for a router's.
+  /// One step for an expert's tensor, one a row for a router's, one an expert for a stack.
   std::function<void(std::span<std::byte>)> steps(const TensorSlot& slot) const {
     return [*this, &slot](std::span<std::byte> out) {
       std::vector<int64_t> after;
-      if (is_router(slot.role())) {
+      if (counts_rows(slot)) {
         const Checkpoint::Entry before = state.at(slot.name, "step");
         for (const Child& child : plan.layer(slot.layer).children) {
           after.push_back(grow_step(plan, child, step_at(before, child.parent)));
@@ -148,6 +155,63 @@ struct Grower {
       }
       std::memcpy(out.data(), after.data(), out.size());
     };
+  }
+
+  /// Master or moment of a tensor that stacks experts: a piece for each child, its parent's where `copies` says so.
+  template <class Copies>
+  OutputTensor stack(const TensorSlot& slot, io::TensorInfo info, std::string_view part, const Copies& copies) const {
+    const Checkpoint::Entry source = state.at(slot.name, part);
+    OutputTensor out{std::move(info), {}};
+    TensorSlot before = slot;
+    before.shape = source.info->shape;
+    const auto original = [source, before, experts = plan.experts_before](uint32_t expert) -> detail::StoredExpert {
+      return {source, families::expert_slice(before, source.info->bytes, experts, expert)};
+    };
+    for (const Child& child : plan.layer(slot.layer).children) {
+      if (copies(child)) {
+        const auto slice = original(child.parent).slice;
+        out.pieces.push_back(
+            {.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset, .compute = {}});
+      } else if (part == "master") {
+        out.pieces.push_back(detail::child_piece(plan, child, before, slot, Dtype::kF32, original));
+      } else {
+        out.pieces.push_back(stacked_moment(slot, before, child, part));
+      }
+    }
+    return out;
+  }
+
+  OutputPiece stacked_moment(const TensorSlot& slot, const TensorSlot& before, const Child& child,
+                             std::string_view part) const {
+    const MomentKind kind = part == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
+    uint64_t bytes = sizeof(float);
+    for (size_t i = 1; i < slot.shape.size(); ++i) bytes *= static_cast<uint64_t>(slot.shape[i]);
+    const auto compute = [*this, &slot, before, child, part, kind](uint64_t, std::span<std::byte> out) {
+      const auto places = families::expert_matrices(slot, plan.experts_after);
+      const auto places_before = families::expert_matrices(before, plan.experts_before);
+      const auto weight = state.has_master(slot.name) ? state.at(slot.name, "master") : model.checkpoint.at(slot.name);
+      SourceMatrices held;
+      std::deque<std::vector<std::byte>> gathered;
+      const auto matrix_of = [&](const Checkpoint::Entry& entry, const families::ExpertMatrix& place, uint32_t expert) {
+        held.hold(entry);
+        const auto slice = families::expert_slice(before, entry.info->bytes, plan.experts_before, expert);
+        const auto width = static_cast<size_t>(io::dtype_bits(entry.info->dtype) / 8);
+        auto& matrix = gathered.emplace_back(static_cast<size_t>(place.rows * place.cols) * width);
+        families::gather(place, width, entry.data().subspan(slice.offset, slice.bytes), matrix);
+        return MatrixBytes{entry.info->dtype, place.rows, place.cols, matrix};
+      };
+      for (size_t i = 0; i < places.size(); ++i) {
+        const MatrixSource moments = [&](uint32_t expert) {
+          return matrix_of(state.at(slot.name, part), places_before[i], expert);
+        };
+        const MatrixSource weights = [&](uint32_t expert) { return matrix_of(weight, places_before[i], expert); };
+        std::vector<float> values(static_cast<size_t>(places[i].rows * places[i].cols));
+        grow_expert_moment(plan, slot.layer, child, places[i].role, kind, moments, weights, values);
+        families::scatter(places[i], sizeof(float), std::as_bytes(std::span(values)), out);
+        gathered.clear();
+      }
+    };
+    return {.bytes = bytes, .compute = compute};
   }
 
   /// The same part of the same matrix of any original expert.
@@ -221,21 +285,26 @@ std::vector<OutputTensor> OptimizerState::grow(const families::Model& model, con
   const bool keeps_originals = !optimizer_init(plan.optimizer_state.name).touches_original && plan.split == 1;
   std::vector<OutputTensor> outputs;
   for (const TensorSlot& slot : slots) {
-    const bool router = is_router(slot.role());
-    const bool expert = families::is_expert(slot.role());
+    const bool router = is_router(slot.role()), stacked = slot.rule->layout.stacked;
+    const bool own = families::is_expert(slot.role()) && !stacked;
     const std::string source = source_name(plan, slot);
-    const bool copies_weights = !router && (!expert || is_plain_copy(plan, child_of(plan, slot)));
-    const bool copies_moments = !router && (!expert || (keeps_originals && child_of(plan, slot).copy == 0));
+    const auto copies_master = [&plan](const Child& child) { return is_plain_copy(plan, child); };
+    const auto copies_moment = [keeps_originals](const Child& child) { return keeps_originals && child.copy == 0; };
+    const bool copies_weights = !router && !stacked && (!own || copies_master(child_of(plan, slot)));
+    const bool copies_moments = !router && !stacked && (!own || copies_moment(child_of(plan, slot)));
     for (const Part& part : expected_parts(slot, model.checkpoint.at(source).info->dtype, plan.experts_after)) {
       io::TensorInfo info = tensor_info(cat(slot.name, ".", part.name), part.dtype, part.shape);
       const MomentKind kind = part.name == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
       if (part.name == "master" ? copies_weights : copies_moments) {
         outputs.push_back(copied_tensor(std::move(info), at(source, part.name)));
+      } else if (part.name == "step") {
+        outputs.push_back(computed_tensor(std::move(info), grower.steps(slot)));
+      } else if (stacked) {
+        outputs.push_back(part.name == "master" ? grower.stack(slot, std::move(info), part.name, copies_master)
+                                                : grower.stack(slot, std::move(info), part.name, copies_moment));
       } else if (part.name == "master") {
         outputs.push_back(
             computed_tensor(std::move(info), router ? grower.router_master(slot) : grower.expert_master(slot)));
-      } else if (part.name == "step") {
-        outputs.push_back(computed_tensor(std::move(info), grower.steps(slot)));
       } else {
         outputs.push_back(computed_tensor(
             std::move(info), router ? grower.router_moment(slot, kind) : grower.expert_moment(slot, kind)));

@@ -22,6 +22,8 @@ struct OutputPiece {
   /// Else fills `out` with the piece's bytes from `offset` on; called from any thread, each byte asked for once.
   std::function<void(uint64_t offset, std::span<std::byte> out)> compute;
   bool cuttable = false;  ///< any range of bytes can be computed by itself; else all of them at once
+  /// Not 0: computed pieces that can be cut and have this number have the same bytes, which are computed once.
+  uint64_t identity = 0;
 
   /// The piece's bytes from `skip` on, wherever they come from.
   void fill(uint64_t skip, std::span<std::byte> out) const;

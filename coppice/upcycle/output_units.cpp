@@ -50,8 +50,8 @@ void OutputPlan::add(const std::filesystem::path& folder, const io::ShardPlan& s
           continue;
         }
         end_small();
-        if (piece.file != nullptr) {
-          add_copy(file, begin, piece);
+        if (piece.file != nullptr || (piece.identity != 0 && piece.cuttable)) {
+          add_shared(file, begin, piece);
         } else {
           add_computed(file, begin, piece);
         }
@@ -85,9 +85,10 @@ void OutputPlan::add_computed(size_t file, uint64_t offset, const OutputPiece& p
   piece.cuttable ? cut(offset, piece.bytes, add) : add(0, piece.bytes);
 }
 
-void OutputPlan::add_copy(size_t file, uint64_t offset, const OutputPiece& piece) {
+void OutputPlan::add_shared(size_t file, uint64_t offset, const OutputPiece& piece) {
+  const uint64_t from = piece.file != nullptr ? piece.offset : piece.identity;
   const auto [at, is_new] =
-      copies_.try_emplace({piece.file, piece.offset, piece.bytes, offset % io::kBlockBytes}, units_.size());
+      shared_.try_emplace({piece.file, from, piece.bytes, offset % io::kBlockBytes}, units_.size());
   cut(offset, piece.bytes, [&, unit = at->second](uint64_t done, uint64_t bytes) mutable {
     if (is_new) units_.push_back({bytes, {{&piece, done, bytes}}, {}});
     units_[unit++].places.push_back({file, offset + done});

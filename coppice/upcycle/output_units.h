@@ -62,14 +62,15 @@ class OutputPlan {
   std::string digest() const;
 
  private:
-  using CopyKey = std::tuple<const io::SafetensorsFile*, uint64_t, uint64_t, uint64_t>;
+  using SharedKey = std::tuple<const io::SafetensorsFile*, uint64_t, uint64_t, uint64_t>;
 
   void add_computed(size_t file, uint64_t offset, const OutputPiece& piece);
-  void add_copy(size_t file, uint64_t offset, const OutputPiece& piece);
+  void add_shared(size_t file, uint64_t offset, const OutputPiece& piece);
 
   std::vector<OutputFile> files_;
   std::vector<OutputUnit> units_;
-  std::map<CopyKey, size_t> copies_;  // source file, offset, bytes, offset in a block -> the first of its units
+  // Source file and offset (or no file and an identity), bytes, offset in a block -> the first of its units.
+  std::map<SharedKey, size_t> shared_;
 };
 
 }  // namespace coppice::upcycle

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
-#include <limits>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -35,23 +33,6 @@ std::array<std::pair<std::string_view, double>, 3> factors(const GrowthPlan& pla
   return {{{"selection_bias_factor", plan.selection_bias_factor},
            {"down_factor", plan.down_factor},
            {"down_bias_factor", plan.down_bias_factor}}};
-}
-
-// JSON and TOML integers end at 2^63; a larger seed is written as text.
-Json seed_json(uint64_t seed) {
-  if (seed <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return Json(static_cast<int64_t>(seed));
-  return Json(std::to_string(seed));
-}
-
-uint64_t read_seed(const JsonFields& fields) {
-  if (!fields.member("seed").is_string()) {
-    return static_cast<uint64_t>(fields.integer("seed", 0, std::numeric_limits<int64_t>::max()));
-  }
-  const std::string text = fields.text("seed");
-  uint64_t seed = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
-  if (error != std::errc() || end != text.data() + text.size()) fields.fail("seed", "no number below 2^64");
-  return seed;
 }
 
 /// children[i] of one layer from the parents of all; copies of a parent count in their order.

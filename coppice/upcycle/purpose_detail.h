@@ -18,7 +18,9 @@ inline constexpr uint32_t kLeftVectors = 9;
 inline constexpr uint32_t kRightVectors = 10;
 inline constexpr uint32_t kSmallValues = 11;  ///< singular values drawn anew
 inline constexpr uint32_t kDictionary = 12;
-inline constexpr uint32_t kMixed = 13;  ///< which singular pairs or rows of codes come from the partner
+inline constexpr uint32_t kMixed = 13;        ///< which singular pairs or rows of codes come from the partner
+inline constexpr uint32_t kNewRow = 14;       ///< a router row from nothing
+inline constexpr uint32_t kCalibration = 15;  ///< router logits to measure gates with
 
 /// RngKey::copy of a parent's copy. A second growth with the same seed starts above all numbers of the first, so that
 /// its children get noise of their own and not that of their elder siblings.

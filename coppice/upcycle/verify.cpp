@@ -1,7 +1,6 @@
 #include "coppice/upcycle/verify.h"
 
 #include <algorithm>
-#include <set>
 
 #include "coppice/base/error.h"
 #include "coppice/base/interrupt.h"
@@ -10,6 +9,7 @@
 #include "coppice/base/thread_pool.h"
 #include "coppice/upcycle/expert_content.h"
 #include "coppice/upcycle/grown_weights.h"
+#include "coppice/upcycle/verify_detail.h"
 #include "coppice/upcycle/verify_layer.h"
 #include "coppice/upcycle/verify_split.h"
 
@@ -19,23 +19,6 @@ namespace {
 using families::Model;
 using families::ModelConfig;
 using families::TensorSlot;
-
-/// Reports each key whose value differs, down to the innermost.
-void compare_objects(const Json& wanted, const Json& found, const std::string& inside, VerifyResult& result) {
-  std::set<std::string> keys;
-  for (const auto& [key, value] : wanted.members()) keys.insert(key);
-  for (const auto& [key, value] : found.members()) keys.insert(key);
-  for (const std::string& key : keys) {
-    const Json *was = wanted.find(key), *is = found.find(key);
-    if (was != nullptr && is != nullptr && *was == *is) continue;
-    if (was != nullptr && is != nullptr && was->is_object() && is->is_object()) {
-      compare_objects(*was, *is, cat(inside, key, "."), result);
-      continue;
-    }
-    result.problems.push_back(cat("config.json: '", inside, key, "' is ", is != nullptr ? is->dump() : "absent",
-                                  " and was ", was != nullptr ? was->dump() : "absent"));
-  }
-}
 
 /// By how much top-K has grown, if a growth can have made that.
 int64_t top_k_factor(const ModelConfig& before, const ModelConfig& after) {
@@ -59,7 +42,7 @@ void check_configs(const ModelConfig& before, const ModelConfig& after, VerifyRe
     result.problems.emplace_back(error.what());
     return;
   }
-  compare_objects(wanted, after.json, {}, result);
+  detail::compare_objects(wanted, after.json, {}, result.problems);
   if (after.num_experts < before.num_experts) {
     result.problems.push_back(cat("config.json: ", after.num_experts, " experts; there were ", before.num_experts));
   }

@@ -1,6 +1,5 @@
 #include "coppice/upcycle/verify_split.h"
 
-#include <algorithm>
 #include <optional>
 
 #include "coppice/base/error.h"
@@ -8,6 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/upcycle/grown_weights.h"
+#include "coppice/upcycle/verify_detail.h"
 
 namespace coppice::upcycle {
 namespace {
@@ -15,6 +15,8 @@ namespace {
 using families::Model;
 using families::Role;
 using families::TensorSlot;
+
+constexpr std::string_view kMaker = "a split";
 
 struct Split {
   GrowthPlan plan;
@@ -31,34 +33,12 @@ struct Split {
   Split& operator=(const Split&) = delete;
 };
 
-std::vector<std::byte> bytes_of(const OutputTensor& tensor) {
-  std::vector<std::byte> bytes(tensor.info.bytes);
-  auto rest = std::span(bytes);
-  for (const OutputPiece& piece : tensor.pieces) {
-    const auto out = rest.first(piece.bytes);
-    rest = rest.subspan(piece.bytes);
-    piece.fill(0, out);
-  }
-  return bytes;
-}
-
-/// What is wrong with the tensor in `after`; empty if nothing.
-std::string difference(const OutputTensor& wanted, const Model& after) {
-  const std::string& name = wanted.info.name;
-  if (!after.checkpoint.contains(name)) return cat("'", name, "': it is missing");
-  const io::Checkpoint::Entry entry = after.checkpoint.at(name);
-  const bool same = entry.info->dtype == wanted.info.dtype && entry.info->shape == wanted.info.shape &&
-                    std::ranges::equal(entry.data(), bytes_of(wanted));
-  entry.file->release(*entry.info);
-  return same ? std::string() : cat("'", name, "': it is not what a split makes of the model before");
-}
-
 bool is_cut(const TensorSlot& slot) { return families::has_rows(slot.role()) || families::is_expert(slot.role()); }
 
 /// Whether the first router says that the experts are in this order.
 bool has_order_of(const Split& split, const Model& after) {
   for (size_t i = 0; i < split.slots.size(); ++i) {
-    if (split.slots[i].role() == Role::kRouter) return difference(split.tensors[i], after).empty();
+    if (split.slots[i].role() == Role::kRouter) return detail::difference(split.tensors[i], after, kMaker).empty();
   }
   return true;
 }
@@ -67,7 +47,7 @@ void compare(const Split& split, const Model& after, size_t threads, VerifyResul
   std::vector<std::string> problems(split.tensors.size());
   parallel_for(split.tensors.size(), threads, [&](size_t i) {
     check_interrupt();
-    if (is_cut(split.slots[i])) problems[i] = difference(split.tensors[i], after);
+    if (is_cut(split.slots[i])) problems[i] = detail::difference(split.tensors[i], after, kMaker);
   });
   for (size_t i = 0; i < problems.size(); ++i) {
     if (!problems[i].empty()) {

@@ -266,7 +266,8 @@ std::vector<bool> prepare_files(io::PartialDirectory& out, const OutputPlan& pla
 
 }  // namespace
 
-WrittenBytes write_output(io::PartialDirectory& out, const OutputPlan& plan, io::Part part, size_t threads) {
+WrittenBytes write_output(io::PartialDirectory& out, const OutputPlan& plan, io::Part part, size_t threads,
+                          std::string_view verb) {
   const std::vector<bool> kept = prepare_files(out, plan);
   std::vector<bool> done(plan.units().size());
   for (const uint64_t unit : out.done()) {
@@ -280,7 +281,7 @@ WrittenBytes write_output(io::PartialDirectory& out, const OutputPlan& plan, io:
     if (!done[unit]) left.push_back(unit);
   }
 
-  Progress progress("expand", bytes.written, ProgressUnit::kBytes);
+  Progress progress(std::string(verb), bytes.written, ProgressUnit::kBytes);
   OpenFiles files(out.path(), plan, left);
   Recorder recorder(out);
   UnitQueue queue(plan, left);

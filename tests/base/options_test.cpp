@@ -55,6 +55,15 @@ struct ManyOptions {
   static constexpr auto fields() { return std::tuple{operand("INPUT", &ManyOptions::inputs, "files")}; }
 };
 
+struct ManyThenOneOptions {
+  std::vector<std::filesystem::path> inputs;
+  std::filesystem::path out;
+  static constexpr auto fields() {
+    using O = ManyThenOneOptions;
+    return std::tuple{operand("INPUT", &O::inputs, "files"), operand("OUT", &O::out, "target")};
+  }
+};
+
 struct MaybeOptions {
   std::optional<std::string> what;
   static constexpr auto fields() { return std::tuple{operand("WHAT", &MaybeOptions::what, "a name")}; }
@@ -205,6 +214,15 @@ TEST_F(Config, IsWhatTheResolvedSettingsAreWrittenAs) {
   EXPECT_TRUE(after.resume);
   EXPECT_EQ(after.growth, before.growth);
   EXPECT_EQ(to_toml(after), text);
+}
+
+TEST(Parse, GivesTheOperandsAfterAListTheirShare) {
+  using Paths = std::vector<std::filesystem::path>;
+  EXPECT_EQ(parsed<ManyThenOneOptions>({"a", "b"}).inputs, Paths{"a"});
+  const auto many = parsed<ManyThenOneOptions>({"a", "b", "c"});
+  EXPECT_EQ(many.inputs, (Paths{"a", "b"}));
+  EXPECT_EQ(many.out, "c");
+  expect_error(ErrorCode::kUsage, {"OUT", "missing"}, [] { parsed<ManyThenOneOptions>({"a"}); });
 }
 
 TEST(Help, ListsEveryOptionWithItsDefault) {

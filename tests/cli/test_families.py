@@ -39,7 +39,7 @@ def test_the_list_says_class_layout_and_what_is_exact(core):
     families = {row["name"]: row for row in json.loads(core("list", "families", "--json").stdout)["families"]}
     assert len(families) >= 45
     gpt_oss = families["gpt_oss"]
-    assert (gpt_oss["class"], gpt_oss["trainable"], gpt_oss["exact"]["plain_top_1"]) == ("S3", False, True)
+    assert (gpt_oss["class"], gpt_oss["trainable"], gpt_oss["exact"]["plain_top_1"]) == ("S3", True, True)
     assert "interleaved" in gpt_oss["layout"]
     assert families["qwen3_moe"]["class_depends_on"] == "norm_topk_prob"
     assert families["phimoe"]["exact"] == {"plain_top_1": False, "scaled_top_k": False}

@@ -9,9 +9,10 @@ import subprocess
 import pytest
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-COMMANDS = ["inspect", "score", "expand", "verify", "tokenize", "train", "eval", "report", "demo", "list"]
-CORE_COMMANDS = ["inspect", "expand", "verify", "tokenize", "report", "list"]
-LISTS = ["families", "expert-init", "router-init", "optimizer-state", "metrics", "selections", "layer-selections", "recipes"]
+COMMANDS = ["inspect", "plan", "score", "expand", "convert", "verify", "tokenize", "train", "eval", "report", "demo", "list"]
+CORE_COMMANDS = ["inspect", "plan", "expand", "convert", "verify", "tokenize", "report", "list"]
+LISTS = ["families", "expert-init", "router-init", "optimizer-state", "metrics", "selections", "layer-selections", "recipes", "conversions", "scales", "routers",
+         "convert-recipes"]
 
 
 def assert_fails(done, status, *words):

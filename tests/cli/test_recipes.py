@@ -14,9 +14,11 @@ def test_every_key_is_an_option_of_train(coppice, recipe):
     if told.returncode != 0:
         pytest.skip("this build has no trainer")
     for table, keys in tomllib.loads(recipe.read_text()).items():
+        if table == "growth":
+            continue  # tables of their own, which the run below reads
         for key in keys:
             assert f"--{table}.{key}" in told.stdout
 
 
 def test_there_are_recipes():
-    assert [path.stem for path in RECIPES] == ["paper"]
+    assert [path.stem for path in RECIPES] == ["continue", "growing", "paper", "scratch"]

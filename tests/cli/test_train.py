@@ -26,13 +26,16 @@ def coppice(*arguments, **settings):
     return subprocess.run([COPPICE, *map(str, arguments)], capture_output=True, text=True, timeout=120, **settings)
 
 
-def write_tokens(prefix, count, vocabulary=64, seed=1):
-    """A Megatron indexed data set of one document."""
+def write_tokens(prefix, count, vocabulary=64, seed=1, documents=1):
+    """A Megatron indexed data set of documents of one length."""
     ids = numpy.cumsum(numpy.random.default_rng(seed).integers(0, 3, count)) % vocabulary
     ids.astype("<u2").tofile(f"{prefix}.bin")
     with open(f"{prefix}.idx", "wb") as index:
-        index.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, 1, 2))
-        index.write(struct.pack("<iq2q", count, 0, 0, 1))
+        length = count // documents
+        index.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, documents, documents + 1))
+        index.write(struct.pack(f"<{documents}i", *[length] * documents))
+        index.write(struct.pack(f"<{documents}q", *range(0, 2 * count, 2 * length)))
+        index.write(struct.pack(f"<{documents + 1}q", *range(documents + 1)))
     return prefix
 
 
@@ -68,6 +71,18 @@ def test_prints_one_json_object(data):
                                    "--threads", 1, "--json").stdout)
     assert evaluated["loss"] == pytest.approx(result["validation_loss"]["val"], rel=1e-6)
     assert evaluated["perplexity"] == pytest.approx(math.exp(evaluated["loss"]))
+
+
+def test_documents_apart_are_evaluated_as_they_are_trained_on(data):
+    documents = write_tokens(data / "documents", 400, documents=50)
+    done = coppice("train", *MODEL, "--data.train", documents, "--data.validation", documents, "--data.reset_attention",
+                   "--train.steps", 4, "--train.out", data / "run", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    evaluate = ["eval", result["checkpoint"], "--tokens", documents, "--sequence-length", 16, "--threads", 1, "--json"]
+    apart, across = (json.loads(coppice(*evaluate, *more).stdout)["loss"] for more in (["--reset-attention"], []))
+    assert apart == pytest.approx(result["validation_loss"]["documents"], rel=1e-6)
+    assert abs(across - apart) > 1e-5
 
 
 def test_the_saved_settings_make_the_same_run(data):
@@ -142,6 +157,102 @@ def test_a_killed_run_resumes_from_its_newest_complete_checkpoint(data):
     assert whole.returncode == 0, whole.stderr
     assert losses(data / "run") == losses(data / "whole")
     assert not [name for name in names(data / "run") if name.startswith(".")]
+
+
+GROWTH = ["--growth", json.dumps([
+    {"at_step": 8, "experts": "7", "score_batches": 3, "expert_init": "copy_noise"},
+    {"at_step": 16, "experts": "2x", "select": "uniform", "optimizer_state": "reset", "rewarmup": 3}]),
+    "--handover.policy", "release", "--handover.steps", 5]
+
+
+def test_a_run_killed_again_and_again_gives_the_losses_of_the_undisturbed_one_across_growths(data):
+    arguments = ["train", *MODEL, *GROWTH, "--data.train", data / "train", "--train.steps", 26, "--checkpoint.every", 2]
+    whole = coppice(*arguments, "--train.out", data / "whole")
+    assert whole.returncode == 0, whole.stderr
+    random = numpy.random.default_rng(7)
+    kills = 0
+    for attempt in range(200):
+        resume = ["--train.resume"] if any(n.startswith("step-") for n in names_if_any(data / "run")) else []
+        running = subprocess.Popen([COPPICE, *map(str, arguments), "--train.out", data / "run", *resume],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            running.communicate(timeout=float(random.uniform(0.1, 0.7)) * (1 + attempt / 20))
+            assert running.returncode == 0
+            break
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.communicate()
+            kills += 1
+    assert kills >= 2 and losses(data / "run") == losses(data / "whole") and len(losses(data / "run")) == 26
+    for name in ["model.safetensors", "trainer/optimizer-00001-of-00001.safetensors", "config.json", "coppice.json"]:
+        assert ((data / "run" / "checkpoints" / "step-00000026" / name).read_bytes()
+                == (data / "whole" / "checkpoints" / "step-00000026" / name).read_bytes()), name
+    assert not [name for name in names(data / "run") if name.startswith(".")]
+
+
+def names_if_any(run):
+    return names(run) if (run / "checkpoints").exists() else []
+
+
+def test_what_a_growth_wrote_makes_the_same_model_through_expand(data):
+    arguments = ["train", *MODEL, *GROWTH, "--data.train", data / "train", "--train.steps", 26]
+    assert coppice(*arguments, "--train.out", data / "run", "--train.stop_at", 12).returncode == 0
+    before, record = data / "run" / "checkpoints" / "step-00000008", data / "run" / "growth-step-00000008"
+    done = coppice("expand", before, data / "grown", "--plan", record / "plan.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    scored = coppice("expand", before, data / "scored", "--scores", record / "scores.json", "--experts", 7, "--dry-run")
+    assert scored.returncode == 0, scored.stderr
+    inspected = coppice("inspect", data / "run" / "checkpoints" / "step-00000012")
+    assert "lineage-unique routing (share 0.2)" in inspected.stderr
+    verified = coppice("verify", before, data / "grown")
+    assert verified.returncode == 0, verified.stdout
+
+
+def overwrite(path, content):
+    """In place: never seen empty."""
+    with path.open("r+b") as file:
+        file.write(content)
+
+
+def test_a_token_file_damaged_in_mid_run_is_named_and_loses_nothing(data):
+    arguments = ["train", *MODEL, "--data.train", data / "train", "--train.steps", 4000, "--checkpoint.every", 20]
+    for damage, said in [(lambda path: overwrite(path, b"\xff\xff" * 4000), "65535"),
+                         (lambda path: os.truncate(path, 100), "cut from 8000 to 100 bytes")]:
+        write_tokens(data / "train", 4000)
+        shutil.rmtree(data / "run", ignore_errors=True)
+        running = subprocess.Popen([COPPICE, *map(str, arguments), "--train.out", data / "run"], stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while not any(n.startswith("step-") for n in names_if_any(data / "run")):
+            assert time.monotonic() < deadline and running.poll() is None, running.stderr.read()
+            time.sleep(0.02)
+        damage(data / "train.bin")
+        _, errors = running.communicate(timeout=60)
+        assert running.returncode in (3, 4) and said in errors and "train.bin" in errors.replace("train:", "train.bin:"), errors
+        assert any(n.startswith("step-") for n in names(data / "run"))
+        assert "error" in [line.get("event") for line in lines_of(data / "run")]
+
+
+def test_an_exploding_gradient_ends_the_run_before_it_moves_a_weight(data):
+    done = coppice("train", *MODEL, "--data.train", data / "train", "--train.steps", 400, "--train.out", data / "run",
+                   "--checkpoint.every", 10, "--optimizer.spike_limit", 1.0001)
+    assert done.returncode == 3 and "gradient norm" in done.stderr and "spike_limit" in done.stderr, done.stderr
+    events = [line for line in lines_of(data / "run") if line.get("event") == "error"]
+    assert len(events) == 1 and "gradient norm" in events[0]["message"]
+    assert names(data / "run"), "the last good checkpoint is kept"
+
+
+def test_a_dead_expert_is_said_once(data):
+    model = list(MODEL)
+    model[model.index("--model.experts") + 1] = 64
+    done = coppice("train", *model, "--data.train", data / "train", "--train.steps", 30, "--train.out", data / "run",
+                   "--model.top_k", 1, "--balance.kind", "none", "--balance.dead_after", 5)
+    assert done.returncode == 0, done.stderr
+    dead = [line for line in lines_of(data / "run") if line.get("event") == "dead_experts"]
+    named = [(line["layer"], expert) for line in dead for expert in line["experts"]]
+    assert named and "no token for 5 steps" in done.stderr
+    shares = [line["dead_share/mean"] for line in lines_of(data / "run") if "dead_share/mean" in line]
+    assert max(shares) > 0
 
 
 def test_a_full_disk_is_an_error_that_loses_nothing(data):

@@ -89,6 +89,27 @@ TEST_F(SamplerTest, TargetsAreTheNextTokens) {
   }
 }
 
+TEST_F(SamplerTest, GivesTheStartOfEachTokensDocument) {
+  TempDir dir;
+  TokenFileWriter writer(dir / "documents", 10);
+  const std::vector<size_t> lengths{3, 1, 20, 8, 2, 7, 1};
+  std::vector<uint64_t> start_of;  // of each token
+  for (const size_t length : lengths) {
+    start_of.insert(start_of.end(), length, start_of.size());
+    writer.add_document(std::vector<int32_t>(length, 1));
+  }
+  writer.finish({});
+  const Sampler sampler({TokenFile::open(dir / "documents")}, {}, 8, 0);
+  std::vector<int64_t> starts(8);
+  for (uint64_t i = 0; i < sampler.windows_per_epoch(); ++i) {
+    sampler.document_starts(i, starts);
+    const uint64_t begin = sampler.window(i).begin;
+    for (size_t t = 0; t < 8; ++t) {
+      EXPECT_EQ(starts[t], static_cast<int64_t>(std::max(start_of[begin + t], begin) - begin)) << begin << '+' << t;
+    }
+  }
+}
+
 TEST_F(SamplerTest, GivesEachSourceItsShareAtEveryPrefix) {
   const std::vector<std::vector<double>> cases{{1, 1},
                                                {0.9, 0.1},

@@ -32,6 +32,12 @@ TokenFile write(const fs::path& prefix, const Documents& documents, int64_t voca
   return TokenFile::open(prefix);
 }
 
+std::vector<int64_t> starts(const TokenFile& file, uint64_t begin, size_t count) {
+  std::vector<int64_t> out(count);
+  file.document_starts(begin, out);
+  return out;
+}
+
 std::vector<int64_t> all_tokens(const TokenFile& file) {
   std::vector<int64_t> out(file.num_tokens());
   file.read(0, out);
@@ -144,6 +150,18 @@ TEST(TokenFileOpen, JoinsTheSequencesOfADocument) {
   const auto file = TokenFile::open(dir / "set");
   EXPECT_EQ(file.num_documents(), 1u);
   EXPECT_EQ(file.document(0), (std::pair<uint64_t, uint64_t>{0, 5}));
+}
+
+TEST(TokenFileDocumentStarts, CountFromWhereTheyAreAskedFor) {
+  const TempDir dir;
+  const auto file = write(dir / "set", {{}, {5, 6, 7}, {}, {}, {8}, {9, 9}, {}}, 10);
+  EXPECT_THAT(starts(file, 0, 6), ElementsAre(0, 0, 0, 3, 4, 4));
+  EXPECT_THAT(starts(file, 1, 4), ElementsAre(0, 0, 2, 3));
+  EXPECT_THAT(starts(file, 5, 1), ElementsAre(0));
+  EXPECT_THAT(starts(file, 6, 0), ElementsAre());
+  RawIndex index{.boundaries = 2, .documents = {0, 2}};  // one document of two sequences
+  write_raw(dir / "joined", index.bytes(), kTenBytes);
+  EXPECT_THAT(starts(TokenFile::open(dir / "joined"), 1, 4), ElementsAre(0, 0, 0, 0));
 }
 
 TEST(TokenFileOpen, NamesAMissingFile) {

@@ -45,6 +45,26 @@ TEST(TokenLoss, IsTheMeanOverEveryTokenOfItsOwnWindow) {
   EXPECT_NEAR(loss.perplexity(), std::exp(sum / 104), 1e-4);
 }
 
+// Documents of 35 tokens in windows of 16: a token sees from the later of the two starts on.
+TEST(TokenLoss, OfDocumentsApartIsThatOfTheirPartsOfAWindow) {
+  const Fixture f;
+  constexpr uint64_t kLength = 16, kDocument = 35;
+  std::vector<int64_t> ids(105);
+  f.tokens.read(0, ids);
+  double sum = 0;
+  for (uint64_t begin = 0, end; begin < 104; begin = end) {
+    end = std::min<uint64_t>({104, (begin / kLength + 1) * kLength, (begin / kDocument + 1) * kDocument});
+    const auto size = static_cast<int64_t>(end - begin);
+    const at::Tensor logits = f.model.logits(at::from_blob(ids.data() + begin, {1, size}, at::kLong).clone(), {});
+    const at::Tensor log_p = at::log_softmax(logits.to(at::kDouble), -1);
+    for (int64_t i = 0; i < size; ++i) sum -= log_p[0][i][ids[begin + i + 1]].item<double>();
+  }
+  const auto loss = token_loss(f.model, f.tokens, {.sequence_length = kLength, .batch = 4, .reset_attention = true});
+  EXPECT_EQ(loss.tokens, 104u);
+  EXPECT_NEAR(loss.loss, sum / 104, 1e-6);
+  EXPECT_GT(std::abs(loss.loss - token_loss(f.model, f.tokens, {.sequence_length = kLength}).loss), 1e-5);
+}
+
 TEST(TokenLoss, DoesNotDependOnTheBatch) {
   const Fixture f;
   const auto one = token_loss(f.model, f.tokens, {.sequence_length = 16, .batch = 1});
@@ -56,14 +76,17 @@ TEST(TokenLoss, DoesNotDependOnTheBatch) {
 TEST(TokenLoss, IsTheSameOfAModelThatDoesNotFit) {
   const Fixture f;
   const auto model = families::open_model(f.dir / "m");
-  const auto wanted = token_loss(f.model, f.tokens, {.sequence_length = 16, .batch = 4});
-  for (const uint64_t bytes : {uint64_t{1}, uint64_t{1} << 30}) {
-    const nn::FittedDecoder fitted(model, nn::ComputeDtype::kF32, bytes);
-    const auto found = token_loss(fitted, f.tokens, {.sequence_length = 16, .batch = 4});
-    EXPECT_NEAR(found.loss, wanted.loss, 1e-6);
-    EXPECT_EQ(found.tokens, wanted.tokens);
-    EXPECT_EQ(found.expert_counts, wanted.expert_counts);
-    EXPECT_FALSE(found.bits_per_byte(f.tokens).has_value()) << "nothing says how long the text was";
+  for (const bool reset : {false, true}) {
+    const LossSettings settings{.sequence_length = 16, .batch = 4, .reset_attention = reset};
+    const auto wanted = token_loss(f.model, f.tokens, settings);
+    for (const uint64_t bytes : {uint64_t{1}, uint64_t{1} << 30}) {
+      const nn::FittedDecoder fitted(model, nn::ComputeDtype::kF32, bytes);
+      const auto found = token_loss(fitted, f.tokens, settings);
+      EXPECT_NEAR(found.loss, wanted.loss, 1e-6);
+      EXPECT_EQ(found.tokens, wanted.tokens);
+      EXPECT_EQ(found.expert_counts, wanted.expert_counts);
+      EXPECT_FALSE(found.bits_per_byte(f.tokens).has_value()) << "nothing says how long the text was";
+    }
   }
 }
 

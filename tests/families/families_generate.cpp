@@ -26,11 +26,12 @@ void set(ModelSizes& sizes, const std::string& key, int64_t value) {
       {"expert_width", &sizes.expert_width},  {"dense_width", &sizes.dense_width},
       {"shared_width", &sizes.shared_width},  {"first_dense_layers", &sizes.first_dense_layers},
       {"max_positions", &sizes.max_positions}};
-  const std::map<std::string, bool*> flags = {{"tied", &sizes.tied}, {"renormalise", &sizes.renormalise}};
   if (const auto number = numbers.find(key); number != numbers.end()) {
     *number->second = value;
-  } else if (const auto flag = flags.find(key); flag != flags.end()) {
-    *flag->second = value != 0;
+  } else if (key == "tied") {
+    sizes.tied = value != 0;
+  } else if (key == "renormalise") {
+    sizes.renormalise = value != 0;
   } else {
     throw Error(ErrorCode::kUsage, coppice::cat("unknown size '", key, "'"));
   }

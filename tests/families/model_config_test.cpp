@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/families/generate.h"
@@ -18,6 +20,7 @@ using ::testing::IsEmpty;
 Json config_of(std::string_view family) {
   ModelSizes sizes;
   sizes.family = family;
+  if (family_of(family).has_latent_attention) sizes.num_kv_heads = sizes.num_heads;
   return make_config(sizes, io::Dtype::kF32);
 }
 
@@ -55,16 +58,16 @@ TEST(ReadConfig, TakesBothGenerationsOfRopeKeys) {
     const Json extra = parse(text);
     for (const auto& [key, value] : extra.members()) json[key] = value;
     const ModelConfig config = read_config(json, "c");
-    EXPECT_EQ(config.rope_theta, 500000.0) << text;
+    EXPECT_EQ(config.rope.theta, 500000.0) << text;
     EXPECT_THAT(config.unsupported_in_nn, IsEmpty());
   }
 }
 
 TEST(ReadConfig, TurnsTheShareOfTheHeadThatTheFamilySays) {
-  EXPECT_EQ(read_config(config_of("glm4_moe"), "c").rotary_dim, 8);  // half of 16
-  EXPECT_EQ(read_with("glm4_moe", "partial_rotary_factor", 1.0).rotary_dim, 16);
-  EXPECT_EQ(read_with("glm4_moe", "rope_parameters", parse(R"({"partial_rotary_factor": 0.25})")).rotary_dim, 4);
-  EXPECT_EQ(read_with("llama", "partial_rotary_factor", 0.5).rotary_dim,
+  EXPECT_EQ(read_config(config_of("glm4_moe"), "c").rope.dim, 8);  // half of 16
+  EXPECT_EQ(read_with("glm4_moe", "partial_rotary_factor", 1.0).rope.dim, 16);
+  EXPECT_EQ(read_with("glm4_moe", "rope_parameters", parse(R"({"partial_rotary_factor": 0.25})")).rope.dim, 4);
+  EXPECT_EQ(read_with("llama", "partial_rotary_factor", 0.5).rope.dim,
             16);  // transformers' llama does not look at it
 }
 
@@ -78,7 +81,7 @@ TEST(ReadConfig, FallsBackAsTransformersDoes) {
   const ModelConfig config = read_config(json, "c");
   EXPECT_EQ(config.head_dim, 128);
   EXPECT_EQ(config.num_kv_heads, 32);
-  EXPECT_EQ(config.rope_theta, 10000.0);
+  EXPECT_EQ(config.rope.theta, 10000.0);
   EXPECT_EQ(config.rms_eps, 1e-6);
   EXPECT_EQ(config.max_positions, 32768);
   EXPECT_EQ(config.dtype, "");
@@ -86,7 +89,7 @@ TEST(ReadConfig, FallsBackAsTransformersDoes) {
   json = config_of("mixtral");
   json.erase("rope_theta");
   json["head_dim"] = Json();
-  EXPECT_EQ(read_config(json, "c").rope_theta, 1e6);
+  EXPECT_EQ(read_config(json, "c").rope.theta, 1e6);
   EXPECT_EQ(read_config(json, "c").head_dim, 16);  // a null is absent: hidden_size / heads
 }
 
@@ -113,16 +116,89 @@ TEST(ReadConfig, SaysWhatTheTrainerCannotCompute) {
   const auto unsupported = [](std::string_view family, std::string_view key, Json value) {
     return join(read_with(family, key, std::move(value)).unsupported_in_nn);
   };
-  EXPECT_THAT(unsupported("llama", "rope_scaling", parse(R"({"rope_type": "llama3", "factor": 8.0})")),
-              HasSubstr("llama3"));
-  EXPECT_THAT(unsupported("llama", "rope_scaling", parse(R"({"type": "linear", "factor": 2.0})")), HasSubstr("linear"));
-  EXPECT_THAT(unsupported("qwen2", "hidden_act", "gelu"), HasSubstr("gelu"));
-  EXPECT_THAT(unsupported("llama", "mlp_bias", true), HasSubstr("biases"));
-  EXPECT_THAT(unsupported("mixtral", "sliding_window", 128), HasSubstr("sliding"));
-  EXPECT_EQ(unsupported("mixtral", "sliding_window", 512), "");   // as far as the context: never felt
-  EXPECT_EQ(unsupported("qwen2", "sliding_window", 128), "");     // use_sliding_window is false
-  EXPECT_EQ(unsupported("glm4_moe", "sliding_window", 128), "");  // not in the family's code
+  EXPECT_THAT(unsupported("llama", "rope_scaling", parse(R"({"rope_type": "proportional"})")),
+              HasSubstr("proportional"));
+  EXPECT_THAT(unsupported("llama", "rope_parameters", parse(R"({"full_attention": {"rope_theta": 5.0}})")),
+              HasSubstr("each type of layer"));
+  EXPECT_THAT(unsupported("qwen2", "hidden_act", "relu"), HasSubstr("relu"));
+  EXPECT_THAT(unsupported("qwen3_moe", "hidden_act", "gelu_pytorch_tanh"), HasSubstr("gelu"));  // of experts
+  EXPECT_EQ(unsupported("qwen3", "hidden_act", "gelu_pytorch_tanh"), "");
+  EXPECT_THAT(unsupported("llama", "quantization_config", parse("{}")), HasSubstr("quantised"));
+  EXPECT_EQ(unsupported("llama", "mlp_bias", true), "");
   EXPECT_EQ(unsupported("llama", "rope_scaling", Json()), "");
+}
+
+TEST(ReadConfig, KnowsHowFarEachLayerSees) {
+  const auto windows = [](std::string_view family, std::string_view text) {
+    Json json = config_of(family);
+    json["num_hidden_layers"] = 4;
+    const Json extra = parse(text);
+    for (const auto& [key, value] : extra.members()) json[key] = value;
+    return read_config(json, "c").window;
+  };
+  EXPECT_THAT(windows("mixtral", R"({"sliding_window": 128})"), ElementsAre(128, 128, 128, 128));
+  EXPECT_THAT(windows("mistral", R"({"sliding_window": null})"), ElementsAre(0, 0, 0, 0));
+  EXPECT_THAT(windows("qwen2", R"({"sliding_window": 128})"), ElementsAre(0, 0, 0, 0));  // use_sliding_window is false
+  EXPECT_THAT(windows("qwen2", R"({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 3})"),
+              ElementsAre(0, 0, 0, 9));
+  EXPECT_THAT(windows("qwen2_moe", R"({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 3})"),
+              ElementsAre(9, 0, 9, 0));
+  EXPECT_THAT(windows("gpt_oss", R"({"layer_types": null})"), ElementsAre(128, 0, 128, 0));
+  EXPECT_THAT(windows("gpt_oss", R"({"layer_types": ["full_attention", "full_attention", "sliding_attention",
+                                                     "full_attention"]})"),
+              ElementsAre(0, 0, 128, 0));
+  EXPECT_THAT(windows("glm4_moe", R"({"sliding_window": 128})"), ElementsAre(0, 0, 0, 0));  // not in the family's code
+  expect_refused("gpt_oss", "layer_types", Json::array({Json("full_attention")}), "one for each layer");
+
+  Json json = config_of("mistral");
+  json.erase("sliding_window");
+  EXPECT_THAT(read_config(json, "c").window, ElementsAre(4096, 4096));
+}
+
+TEST(ReadConfig, ResolvesRopeScaling) {
+  const auto rope = [](std::string_view family, std::string_view text) {
+    return read_with(family, "rope_parameters", parse(text)).rope;
+  };
+  const Rope yarn = rope("llama", R"({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100})");
+  EXPECT_EQ(yarn.scaling, RopeScaling::kYarn);
+  EXPECT_EQ(yarn.original_positions, 100);
+  EXPECT_NEAR(yarn.attention_factor, 0.1 * std::log(4.0) + 1, 1e-12);
+  EXPECT_NEAR(rope("llama", R"({"type": "yarn", "original_max_position_embeddings": 64})").factor, 8, 1e-12);  // 512
+  const Rope long_rope = rope("phi3", R"({"type": "su", "short_factor": [1, 1, 1, 1, 1, 1, 1, 1],
+                                          "long_factor": [2, 2, 2, 2, 2, 2, 2, 2], "factor": 1.0})");
+  EXPECT_EQ(long_rope.scaling, RopeScaling::kLong);
+  EXPECT_EQ(long_rope.original_positions, 4096);
+  EXPECT_EQ(read_config(config_of("gpt_oss"), "c").rope.scaling, RopeScaling::kNone);
+  Json json = config_of("gpt_oss");
+  json.erase("rope_parameters");
+  EXPECT_EQ(read_config(json, "c").rope.factor, 32);  // as transformers: yarn
+
+  const auto refused = [](std::string_view text, std::string_view what) {
+    expect_refused("llama", "rope_parameters", parse(text), what);
+  };
+  refused(R"({"rope_type": "linear"})", "'factor' is missing");
+  refused(R"({"rope_type": "linear", "factor": 0})", "a number from");
+  refused(R"({"rope_type": "longrope", "short_factor": [1], "long_factor": [1]})", "a list of 8 positive numbers");
+  refused(R"({"rope_type": "yarn", "factor": 2, "rope_theta": 1})", "more than 1");
+  refused(R"({"rope_type": "longrope", "short_factor": [1, 1, 1, 1, 1, 1, 1, 1], "factor": 2,
+              "long_factor": [1, 1, 1, 1, 1, 1, 1, 1], "original_max_position_embeddings": 1})",
+          "2 or more");
+  refused(R"({"rope_type": "longrope", "long_factor": [1]})", "'short_factor' is missing");
+  refused(R"({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1})", "more than low_freq");
+}
+
+TEST(ReadConfig, ReadsLatentAttention) {
+  const ModelConfig config = read_config(config_of("deepseek_v3"), "c");
+  ASSERT_TRUE(config.latent);
+  EXPECT_EQ(config.head_dim, 16);
+  EXPECT_EQ(config.rope.dim, 8);
+  EXPECT_EQ(config.latent->query_rank, 64);
+  EXPECT_EQ(read_with("deepseek_v3", "q_lora_rank", Json()).latent->query_rank, 0);
+  expect_refused("deepseek_v3", "kv_lora_rank", Json(), "missing");
+  expect_refused("deepseek_v3", "num_key_value_heads", 2, "share their latents");
+  EXPECT_THAT(read_with("glm4_moe_lite", "mlp_layer_types", parse(R"(["sparse", "dense"])")).moe_layer,
+              ElementsAre(true, false));
+  EXPECT_THAT(read_with("glm4_moe_lite", "mlp_layer_types", Json()).moe_layer, ElementsAre(false, true));
 }
 
 TEST(ReadConfig, RefusesHostileSizes) {

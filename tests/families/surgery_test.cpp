@@ -5,6 +5,7 @@
 
 #include "coppice/base/text.h"
 #include "coppice/families/expert_parts.h"
+#include "coppice/families/generate.h"
 #include "coppice/families/routing_class.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/hand_made_models.h"
@@ -157,7 +158,7 @@ TEST(ReadSurgeryConfig, FollowsKeysIntoObjectsAndTakesListsOfTopK) {
 }
 
 TEST(ReadSurgeryConfig, CountsGroupsOnlyWhereTheyAreUsed) {
-  Json config = surgery_config("deepseek_v2", "n_routed_experts", 8);
+  Json config = make_config({.family = "deepseek_v2", .num_kv_heads = 4, .num_experts = 8}, io::Dtype::kF32);
   config["n_group"] = 4;
   config["topk_group"] = 2;
   config["topk_method"] = "greedy";
@@ -169,7 +170,8 @@ TEST(ReadSurgeryConfig, CountsGroupsOnlyWhereTheyAreUsed) {
 TEST(RoutingClass, FollowsTheConfiguration) {
   const auto class_of = [](const char* model_type, const char* key = nullptr, const Json& value = {}) {
     const Family& family = family_of(model_type);
-    Json config = surgery_config(model_type, std::string(family.experts_keys.front()), 8);
+    Json config = family.surgery_only ? surgery_config(model_type, std::string(family.experts_keys.front()), 8)
+                                      : make_config({.family = model_type, .num_kv_heads = 4}, io::Dtype::kF32);
     if (key != nullptr) config[key] = value;
     return routing_class_info(routing_class(read_config(config, "test").routing)).name;
   };
@@ -180,7 +182,7 @@ TEST(RoutingClass, FollowsTheConfiguration) {
   EXPECT_EQ(class_of("cohere2_moe", "expert_selection_fn", "sigmoid"), "S4");
   EXPECT_EQ(class_of("deepseek_v3"), "S4");
   EXPECT_EQ(class_of("deepseek_v3", "norm_topk_prob", false), "S5");
-  EXPECT_EQ(class_of("dots1"), "S5");
+  EXPECT_EQ(class_of("dots1", "norm_topk_prob", false), "S5");
   EXPECT_EQ(class_of("llama4_text"), "S5");
   EXPECT_EQ(class_of("zaya"), "S7");
   EXPECT_EQ(class_of("phimoe"), "sparsemixer");

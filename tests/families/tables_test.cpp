@@ -24,6 +24,7 @@ ModelSizes sizes_of(const Family& family) {
   ModelSizes sizes;
   sizes.family = family.model_type;
   sizes.shared_width = family.has_shared() ? 64 : 0;
+  if (family.has_latent_attention) sizes.num_kv_heads = sizes.num_heads;
   return sizes;
 }
 
@@ -42,8 +43,9 @@ TEST_P(FamilyTable, NamesLayerAndExpertWhereTheRoleNeedsThem) {
   for (const TensorRule& rule : GetParam()->tensors) {
     const bool outside = rule.role == Role::kEmbedding || rule.role == Role::kLmHead || rule.role == Role::kFinalNorm;
     EXPECT_EQ(rule.per_layer(), !outside) << rule.name;
-    EXPECT_EQ(rule.per_expert(), is_expert(rule.role)) << rule.name;
-    EXPECT_EQ(rule.shape.size(), is_norm(rule.role) || is_bias(rule.role) ? 1u : 2u) << rule.name;
+    EXPECT_EQ(rule.per_expert() || rule.layout.stacked, is_expert(rule.role)) << rule.name;
+    const bool is_vector = is_norm(rule.role) || is_bias(rule.role) || rule.role == Role::kSinks;
+    EXPECT_EQ(rule.shape.size(), (is_vector ? 1u : 2u) + (rule.layout.stacked ? 1u : 0u)) << rule.name;
   }
 }
 
@@ -52,7 +54,7 @@ TEST_P(FamilyTable, HasExpertsExactlyIfItsLayersDo) {
   EXPECT_EQ(family.has_role(Role::kRouter), family.has_moe());
   EXPECT_EQ(family.has_role(Role::kExpertDown), family.has_moe());
   EXPECT_EQ(!family.experts_keys.empty(), family.has_moe());
-  EXPECT_EQ(family.has_role(Role::kSharedUp), family.has_shared());
+  EXPECT_EQ(family.has_role(Role::kSharedUp) || family.has_role(Role::kSharedGateUp), family.has_shared());
 }
 
 TEST_P(FamilyTable, ConfigurationReadsBackAsTheSizesItWasMadeFrom) {
@@ -75,7 +77,7 @@ TEST_P(FamilyTable, ConfigurationReadsBackAsTheSizesItWasMadeFrom) {
   EXPECT_EQ(config.top_k, sizes.top_k);
   EXPECT_EQ(config.expert_width, sizes.expert_width);
   EXPECT_EQ(config.shared_width, sizes.shared_width);
-  EXPECT_TRUE(config.routing.renormalise);
+  EXPECT_EQ(config.routing.renormalise, GetParam()->renormalise.kind != Switch::Kind::kNo);
 }
 
 TEST_P(FamilyTable, CountsTheElementsOfTheTensorsItExpects) {
@@ -101,7 +103,7 @@ TEST_P(FamilyTable, NamesAgreeWithTheExpectedTensors) {
   for (const TensorSlot& slot : expected_tensors(config)) {
     EXPECT_EQ(tensor_name(config, slot.role(), slot.layer, slot.expert), slot.name);
   }
-  EXPECT_EQ(tensor_name(config, Role::kRouterBias, 0), "");
+  EXPECT_EQ(tensor_name(config, Role::kAttentionRouter, 0), "");
 }
 
 INSTANTIATE_TEST_SUITE_P(All, FamilyTable, ::testing::ValuesIn(testing::trained_families()), family_name);
@@ -119,7 +121,7 @@ TEST(FamilyOf, NamesTheNearestAndAllKnown) {
 
 TEST(RoleName, DiffersForEveryRole) {
   std::set<std::string_view> names;
-  for (int role = 0; role <= static_cast<int>(Role::kOther); ++role) {
+  for (size_t role = 0; role < kNumRoles; ++role) {
     EXPECT_TRUE(names.insert(role_name(static_cast<Role>(role))).second) << role;
   }
 }
@@ -134,6 +136,8 @@ TEST(RoleNumber, StaysWhatItWas) {
   EXPECT_EQ(static_cast<int>(Role::kDenseDownBias), 31);
   EXPECT_EQ(static_cast<int>(Role::kExpertDownBias), 34);
   EXPECT_EQ(static_cast<int>(Role::kOther), 47);
+  EXPECT_EQ(static_cast<int>(Role::kKeyValueUp), 55);
+  EXPECT_EQ(static_cast<int>(Role::kDenseGateUp), 59);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "coppice/kernels/adamw.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
@@ -9,6 +10,8 @@
 
 #include <cmath>
 #include <vector>
+
+#include "coppice/kernels/adamw_detail.h"
 
 namespace coppice::kernels {
 namespace {
@@ -47,6 +50,30 @@ TEST(AdamwStep, FollowsTheFormulaOverSeveralSteps) {
   }
 }
 
+// With beta2 = 0.999 every change of the second moment is below half a step of bf16: rounding to nearest would keep it
+// where it was.
+TEST(AdamwStep, KeepsMomentsInBf16WithoutDrift) {
+  constexpr int64_t kCount = 4096;
+  const AdamwSettings settings{.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0};
+  auto exact = make_state(kCount), rounded = make_state(kCount), again = make_state(kCount);
+  for (State* s : {&rounded, &again}) {
+    s->exp_avg = s->exp_avg.to(at::kBFloat16);
+    s->exp_avg_sq = s->exp_avg_sq.to(at::kBFloat16);
+  }
+  for (int64_t step = 1; step <= 200; ++step) {
+    const auto grad = at::randn({kCount}) * (step <= 100 ? 1.0 : 0.1);
+    for (State* s : {&exact, &rounded, &again}) {
+      adamw_step(s->master, s->exp_avg, s->exp_avg_sq, grad, {}, step, 1.0, settings);
+    }
+  }
+  EXPECT_TRUE(at::equal(rounded.exp_avg_sq, again.exp_avg_sq)) << "the same draws every time";
+  EXPECT_TRUE(at::equal(rounded.master, again.master));
+  const double mean = exact.exp_avg_sq.mean().item<double>();
+  EXPECT_NEAR(rounded.exp_avg_sq.to(at::kFloat).mean().item<double>(), mean, 2e-3 * mean);
+  const auto moved = (exact.master - make_state(kCount).master).abs().mean().item<double>();
+  EXPECT_LT((rounded.master - exact.master).abs().mean().item<double>(), 0.02 * moved);
+}
+
 TEST(AdamwStep, RoundsTheValueFromTheNewMaster) {
   auto s = make_state(777);
   const auto value = at::zeros({777}, at::kBFloat16);
@@ -66,6 +93,35 @@ TEST(AdamwStep, WithoutGradientOnlyDecays) {
   const auto before = s.master.clone();
   adamw_step(s.master, s.exp_avg, s.exp_avg_sq, at::zeros({64}), {}, 1, 1.0, kSettings);
   EXPECT_TRUE(at::equal(s.master, before * static_cast<float>(1 - kSettings.lr * kSettings.weight_decay)));
+}
+
+// What a GPU runs, on the CPU's tensors.
+TEST(AdamwStep, OfLibtorchIsTheSameToRounding) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    auto ours = make_state(1003), theirs = make_state(1003);
+    const auto our_value = at::zeros({1003}, at::kBFloat16), their_value = at::zeros({1003}, at::kBFloat16);
+    for (int64_t step = 1; step <= 5; ++step) {
+      const auto grad = at::randn({1003}).to(dtype);
+      adamw_step(ours.master, ours.exp_avg, ours.exp_avg_sq, grad, our_value, step, 0.25, kSettings);
+      detail::adamw_step_libtorch(theirs.master, theirs.exp_avg, theirs.exp_avg_sq, grad, their_value, step, 0.25,
+                                  kSettings);
+    }
+    EXPECT_TRUE(theirs.master.allclose(ours.master, 0, 1e-6));
+    EXPECT_TRUE(theirs.exp_avg.allclose(ours.exp_avg, 1e-5, 1e-7));
+    EXPECT_TRUE(theirs.exp_avg_sq.allclose(ours.exp_avg_sq, 1e-5, 1e-7));
+    EXPECT_TRUE(at::equal(their_value, theirs.master.to(at::kBFloat16)));
+  }
+}
+
+TEST(AdamwStep, OnAGpuIsTheSameToRounding) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "no GPU, or a build without CUDA (preset `cuda`)";
+  auto s = make_state(1003);
+  const auto grad = at::randn({1003}), value = at::zeros({1003}, at::kBFloat16).cuda();
+  const State there{s.master.cuda(), s.exp_avg.cuda(), s.exp_avg_sq.cuda()};
+  adamw_step(there.master, there.exp_avg, there.exp_avg_sq, grad.cuda(), value, 3, 0.5, kSettings);
+  adamw_step(s.master, s.exp_avg, s.exp_avg_sq, grad, {}, 3, 0.5, kSettings);
+  EXPECT_TRUE(there.master.cpu().allclose(s.master, 0, 1e-6));
+  EXPECT_TRUE(at::equal(value, there.master.to(at::kBFloat16)));
 }
 
 TEST(AdamwStep, GivesTheSameBitsForAnyNumberOfThreads) {

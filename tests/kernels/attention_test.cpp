@@ -1,6 +1,8 @@
 #include "coppice/kernels/attention.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/matmul.h>
@@ -8,6 +10,7 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/triu.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -58,8 +61,42 @@ std::vector<at::Tensor> run(const Inputs& in, F attention) {
   return results;
 }
 
-std::vector<at::Tensor> run(const Inputs& in) {
-  return run(in, [](const auto& q, const auto& k, const auto& v) { return causal_attention(q, k, v, kScale); });
+std::vector<at::Tensor> run(const Inputs& in, const at::Tensor& start_BS = {}) {
+  return run(in,
+             [&](const auto& q, const auto& k, const auto& v) { return causal_attention(q, k, v, kScale, start_BS); });
+}
+
+/// Documents of lengths that no block of a kernel has, other ones in each sequence; some of one token.
+at::Tensor documents(const Case& c) {
+  constexpr int64_t kLengths[] = {5, 1, 13, 40, 1, 2, 31, 70};
+  const auto start_BS = at::empty({c.sequences, c.positions}, at::kLong);
+  auto* const start = start_BS.mutable_data_ptr<int64_t>();
+  size_t next = 0;
+  for (int64_t b = 0; b < c.sequences; ++b) {
+    for (int64_t begin = 0, end; begin < c.positions; begin = end) {
+      end = std::min(c.positions, begin + kLengths[next++ % std::size(kLengths)]);
+      std::fill(start + b * c.positions + begin, start + b * c.positions + end, begin);
+    }
+  }
+  return start_BS;
+}
+
+/// `plain` of every document by itself.
+at::Tensor plain_by_document(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                             const at::Tensor& start_BS) {
+  std::vector<at::Tensor> sequences;
+  for (int64_t b = 0; b < query.size(0); ++b) {
+    const int64_t* const start = start_BS.const_data_ptr<int64_t>() + b * query.size(1);
+    std::vector<at::Tensor> parts;
+    for (int64_t begin = 0, end; begin < query.size(1); begin = end) {
+      for (end = begin + 1; end < query.size(1) && start[end] == begin; ++end) {
+      }
+      const auto part = [&](const at::Tensor& x) { return x.narrow(0, b, 1).narrow(1, begin, end - begin); };
+      parts.push_back(plain(part(query), part(key), part(value)));
+    }
+    sequences.push_back(at::cat(parts, 1));
+  }
+  return at::cat(sequences, 0);
 }
 
 class CausalAttention : public ::testing::TestWithParam<Case> {};
@@ -79,6 +116,27 @@ TEST_P(CausalAttention, IsTheOneOfTheFormula) {
       EXPECT_EQ(found[i].scalar_type(), dtype);
     }
   }
+}
+
+TEST_P(CausalAttention, GivesEachDocumentWhatItGivesItAlone) {
+  const auto start_BS = documents(GetParam());
+  for (const auto& [dtype, tolerance] : {std::pair(at::kFloat, 5e-6), std::pair(at::kBFloat16, 2e-2)}) {
+    const auto in = Inputs::random(GetParam(), dtype);
+    const auto found = run(in, start_BS);
+    const auto wanted = run(
+        in.in_f64(), [&](const auto& q, const auto& k, const auto& v) { return plain_by_document(q, k, v, start_BS); });
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      const double scale = wanted[i].abs().max().item<double>();
+      EXPECT_LE((found[i].to(at::kDouble) - wanted[i]).abs().max().item<double>(), tolerance * scale)
+          << dtype << " result " << i;
+    }
+  }
+}
+
+TEST_P(CausalAttention, OfOneDocumentIsTheOneWithoutDocuments) {
+  const auto in = Inputs::random(GetParam(), at::kFloat);
+  const auto found = run(in, at::zeros({GetParam().sequences, GetParam().positions}, at::kLong)), wanted = run(in);
+  for (size_t i = 0; i < wanted.size(); ++i) EXPECT_TRUE(found[i].allclose(wanted[i], 1e-5, 1e-6)) << i;
 }
 
 TEST_P(CausalAttention, GivesTheSameBitsForAnyNumberOfThreads) {

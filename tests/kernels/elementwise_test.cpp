@@ -90,6 +90,16 @@ TEST(Rope, TurnsTheLeadingDimensionsAndPassesTheRest) {
                        {at::randn({2, 11, 5, 10})});
 }
 
+TEST(Rope, TakesARowOfAnglesForEachToken) {
+  const auto angle_SR = at::randn({11, 3});
+  const auto x = at::randn({2, 11, 5, 10});
+  const auto by_position = rope(x, at::cos(angle_SR), at::sin(angle_SR));
+  const auto angle_TR = at::cat({angle_SR, angle_SR.flip(0)});
+  const auto by_token = rope(x, at::cos(angle_TR), at::sin(angle_TR));
+  EXPECT_TRUE(at::equal(by_token[0], by_position[0]));
+  EXPECT_TRUE(at::equal(by_token[1], rope(x[1].unsqueeze(0), at::cos(angle_SR.flip(0)), at::sin(angle_SR.flip(0)))[0]));
+}
+
 TEST(ExpF32, IsWithinTwoUlpsOverItsRange) {
   for (double x = -86.9; x < 87.9; x += 0.0137) {
     const auto value = static_cast<float>(x);

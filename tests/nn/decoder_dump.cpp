@@ -1,5 +1,6 @@
 // decoder_dump MODEL IN OUT KERNEL AUX_LOSS_COEF: computes in f32 what the parity tests compare. KERNEL is fast,
-// reference or recompute. IN is a safetensors file with `tokens` and `targets` (I64 [B, S]); OUT gets `logits`, `loss`,
+// reference or recompute. IN is a safetensors file with `tokens` and `targets` (I64 [B, S]), and
+// `starts` (of documents) if sequences hold several; OUT gets `logits`, `loss`,
 // `token_loss`, `aux_loss` and, for each tensor on disk, `grad.NAME`.
 
 #include <ATen/ops/from_blob.h>
@@ -54,6 +55,7 @@ void dump(std::span<char*> args) {
   const auto decoder = nn::Decoder::load(families::open_model(args[1]), nn::ComputeDtype::kF32);
   const auto in = io::SafetensorsFile::open(args[2]);
   const auto tokens = read_ids(in, "tokens"), targets = read_ids(in, "targets");
+  if (in.find("starts")) options.document_start_BS = read_ids(in, "starts");
 
   std::vector<Output> outputs{output("logits", decoder.logits(tokens, options))};
   const auto loss = decoder.loss(tokens, targets, options);
@@ -63,7 +65,7 @@ void dump(std::span<char*> args) {
   outputs.push_back({"aux_loss", {}, {static_cast<float>(loss.aux_loss)}});
   for (const auto& p : decoder.parameters()) {
     for (const auto& slice : p.slices) {
-      const auto grad = p.value.grad().reshape({-1}).narrow(0, slice.begin, slice.count);
+      const auto grad = slice.of(p.value.grad().contiguous()).contiguous();
       outputs.push_back(output(cat("grad.", slice.slot.name), grad.view(slice.slot.shape)));
     }
   }

@@ -4,7 +4,12 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
@@ -47,6 +52,54 @@ TEST(FittedDecoder, ComputesWhatDecoderDoesBitForBit) {
       }
     }
   }
+}
+
+// Of passes of other sizes than Decoder's: libtorch's last elements of a vector can round otherwise. Losses are some 100.
+constexpr double kCutInPasses = 1e-5;
+
+double difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
+
+// Multipliers, centred norms, biases of experts, windows and sinks, latent attention.
+class FittedDecoderOf : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Families, FittedDecoderOf,
+                         ::testing::Values("granitemoe", "gemma", "gpt_oss", "deepseek_v3", "solar_open"),
+                         [](const auto& param_info) { return std::string(param_info.param); });
+
+TEST_P(FittedDecoderOf, ComputesWhatDecoderDoesOverPackedDocuments) {
+  at::set_num_threads(1);
+  const TempDir dir;
+  const auto model =
+      families::open_model(testing::tiny_model(dir / "m", GetParam(), {.sizes = {.vocab_size = 64, .num_layers = 3}}));
+  const auto tokens_BS = at::randint(64, {70, 33}, at::kLong), target_BS = at::randint(64, {70, 33}, at::kLong);
+  const auto start_BS = at::zeros({70, 33}, at::kLong);
+  for (int64_t b = 0; b < 70; ++b) start_BS.select(0, b).narrow(0, b % 32, 33 - b % 32).fill_(b % 32);
+  const ForwardOptions options{.document_start_BS = start_BS};
+  at::Tensor counts_B;
+  const auto wanted_B = Decoder::load(model, ComputeDtype::kF32).sequence_loss(tokens_BS, target_BS, options, counts_B);
+  const FittedDecoder whole(model, ComputeDtype::kF32, 0), small(model, ComputeDtype::kF32, 1);
+  const auto found_B = whole.sequence_loss(tokens_BS, target_BS, options, counts_B);
+  EXPECT_LE(difference(found_B, wanted_B), kCutInPasses);
+  EXPECT_TRUE(at::equal(small.sequence_loss(tokens_BS, target_BS, options, counts_B), found_B));
+  EXPECT_GT(difference(whole.sequence_loss(tokens_BS, target_BS, {}, counts_B), wanted_B), 1e-3) << "documents matter";
+}
+
+TEST(FittedDecoder, RoutesByLineageAsDecoderDoes) {
+  const Fixture f;
+  auto lineage = std::make_shared<LineageRouting>();
+  lineage->share = 0.5;  // drawn by the number of the token
+  lineage->num_lineages = f.model.config.num_experts / 2;
+  for (int64_t layer = 1; layer < 5; ++layer) {
+    for (uint32_t e = 0; e < f.model.config.num_experts; ++e) lineage->parents[layer].push_back(e / 2);
+  }
+  const ForwardOptions options{.lineage = lineage, .first_token = 1000};
+  at::Tensor counts_B;
+  const auto decoder = Decoder::load(f.model, ComputeDtype::kF32);
+  const auto wanted_B = decoder.sequence_loss(f.tokens_BS, f.target_BS, options, counts_B);
+  EXPECT_GT(difference(decoder.sequence_loss(f.tokens_BS, f.target_BS, {}, counts_B), wanted_B), 1e-3);
+  const FittedDecoder whole(f.model, ComputeDtype::kF32, 0), small(f.model, ComputeDtype::kF32, 1);
+  const auto found_B = whole.sequence_loss(f.tokens_BS, f.target_BS, options, counts_B);
+  EXPECT_LE(difference(found_B, wanted_B), kCutInPasses);
+  EXPECT_TRUE(at::equal(small.sequence_loss(f.tokens_BS, f.target_BS, options, counts_B), found_B));
 }
 
 TEST(FittedDecoder, WantsAsManySequencesAsMemoryHasRoomFor) {

@@ -19,6 +19,9 @@ COMMON = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_la
 EXPERTS = dict(num_experts=6, num_experts_per_tok=2)
 MOE = dict(EXPERTS, moe_intermediate_size=24)
 GLM = dict(n_routed_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, head_dim=8)
+LATENT = dict(n_routed_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, n_shared_experts=1, num_key_value_heads=4, q_lora_rank=20,
+              kv_lora_rank=12, qk_rope_head_dim=4, qk_nope_head_dim=6, v_head_dim=8, n_group=3, topk_group=2)
+LOCAL = dict(num_local_experts=6, num_experts_per_tok=2)
 
 # (name, model_type, configuration): every switch of a family's table is on in one case and off in another.
 SAVED = [
@@ -35,9 +38,25 @@ SAVED = [
                                          routed_scaling_factor=2.5, attention_bias=True)),
     ("llama", "llama", {}),
     ("llama_biases", "llama", dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True, head_dim=16)),
+    ("mistral", "mistral", dict(sliding_window=None)),
     ("qwen2", "qwen2", {}),
     ("qwen3", "qwen3", dict(tie_word_embeddings=True)),
     ("qwen3_biases", "qwen3", dict(attention_bias=True, head_dim=8)),
+    ("mistral", "mistral", dict(sliding_window=8)),
+    ("phi3", "phi3", dict(tie_word_embeddings=True)),
+    ("gemma", "gemma", dict(head_dim=16)),
+    ("dots1", "dots1", dict(GLM, n_shared_experts=1, first_k_dense_replace=1, attention_bias=True)),
+    ("solar_open", "solar_open", dict(GLM, n_shared_experts=2, attention_bias=True)),
+    ("deepseek_v2", "deepseek_v2", dict(LATENT, topk_method="group_limited_greedy", q_lora_rank=None)),
+    ("deepseek_v3", "deepseek_v3", dict(LATENT, first_k_dense_replace=1)),
+    ("deepseek_v3_biases", "deepseek_v3", dict(LATENT, first_k_dense_replace=0, attention_bias=True, tie_word_embeddings=True, n_shared_experts=2)),
+    ("glm4_moe_lite", "glm4_moe_lite", dict(LATENT, mlp_layer_types=["dense", "sparse", "sparse"])),
+    ("gpt_oss", "gpt_oss", dict(LOCAL, head_dim=8)),
+    ("gpt_oss_no_biases", "gpt_oss", dict(LOCAL, head_dim=16, attention_bias=False, tie_word_embeddings=True)),
+    ("granitemoe", "granitemoe", LOCAL),
+    ("granitemoeshared", "granitemoeshared", dict(LOCAL, shared_intermediate_size=40, attention_bias=True)),
+    ("granitemoeshared_none", "granitemoeshared", dict(LOCAL, shared_intermediate_size=0)),
+    ("minimax_m2", "minimax_m2", dict(LOCAL, head_dim=16)),
 ]
 
 # (name, family, sizes)
@@ -52,7 +71,22 @@ GENERATED = [
     ("llama", "llama", dict(tied=1)),
     ("qwen2", "qwen2", {}),
     ("qwen3", "qwen3", dict(head_dim=32)),
+    ("mistral", "mistral", {}),
+    ("phi3", "phi3", {}),
+    ("gemma", "gemma", dict(tied=1)),
+    ("dots1", "dots1", dict(shared_width=32, first_dense_layers=1)),
+    ("solar_open", "solar_open", dict(shared_width=32)),
+    ("deepseek_v2", "deepseek_v2", dict(num_kv_heads=4, shared_width=32, first_dense_layers=1)),
+    ("deepseek_v3", "deepseek_v3", dict(num_kv_heads=4, shared_width=64, first_dense_layers=1)),
+    ("glm4_moe_lite", "glm4_moe_lite", dict(num_kv_heads=4, shared_width=32, first_dense_layers=1)),
+    ("gpt_oss", "gpt_oss", {}),
+    ("granitemoe", "granitemoe", dict(tied=1)),
+    ("granitemoeshared", "granitemoeshared", dict(shared_width=48)),
+    ("minimax_m2", "minimax_m2", {}),
 ]
+DENSE = ("llama", "qwen2", "qwen3", "mistral", "phi3", "gemma")
+LATENT_FAMILIES = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
+THETA = dict(mixtral=1e6, solar_open=1e6, gpt_oss=150000.0, minimax_m2=5e6)
 
 
 def run(program, *arguments):
@@ -69,6 +103,10 @@ def num_parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
+def feed_forward(layer):
+    return layer.block_sparse_moe if hasattr(layer, "block_sparse_moe") else layer.mlp
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name, model_type, settings", SAVED, ids=[case[0] for case in SAVED])
 def test_inspect_reads_what_transformers_saved(tmp_path, name, model_type, settings, dtype):
@@ -82,7 +120,7 @@ def test_inspect_reads_what_transformers_saved(tmp_path, name, model_type, setti
     config = model.config
     assert seen["layers"] == config.num_hidden_layers
     assert seen["max_positions"] == config.max_position_embeddings
-    blocks = [layer.mlp for layer in model.model.layers]
+    blocks = [feed_forward(layer) for layer in model.model.layers]
     assert seen["moe_layers"] == sum(hasattr(block, "experts") for block in blocks)
     if "num_experts_per_tok" in settings:
         assert (seen["experts"], seen["top_k"]) == (6, 2)
@@ -91,8 +129,9 @@ def test_inspect_reads_what_transformers_saved(tmp_path, name, model_type, setti
         assert seen["parameters"]["active"] == num_parameters(model) - experts + experts * 2 // 6
     else:
         assert seen["experts"] == 0
-    assert seen["head_dim"] == model.model.layers[0].self_attn.head_dim
-    assert seen["unsupported_in_training"] == (["biases in feed-forward layers"] if "mlp_bias" in settings else [])
+    attention = model.model.layers[0].self_attn
+    assert seen["head_dim"] == (attention.qk_head_dim if model_type in LATENT_FAMILIES else attention.head_dim)
+    assert seen["unsupported_in_training"] == []
 
 
 @pytest.mark.parametrize("dtype, name_of_dtype", [(torch.float32, "F32"), (torch.bfloat16, "BF16")])
@@ -107,23 +146,24 @@ def test_transformers_loads_what_we_generate(tmp_path, name, family, sizes, dtyp
     assert inspect(tmp_path / "m")["parameters"]["total"] == num_parameters(model)
 
     config = model.config
-    assert config.head_dim == sizes.get("head_dim", 16)
-    assert config.rope_parameters["rope_theta"] == (1e6 if family == "mixtral" else 1e4)
+    attention = model.model.layers[0].self_attn
+    assert (attention.qk_head_dim if family in LATENT_FAMILIES else attention.head_dim) == sizes.get("head_dim", 16)
+    assert config.rope_parameters["rope_theta"] == THETA.get(family, 1e4)
     assert config.rope_parameters["rope_type"] == "default"
     assert config.tie_word_embeddings == bool(sizes.get("tied", 0))
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (None, None, None)
     for key in ("n_routed_experts", "num_local_experts", "num_experts"):
         if hasattr(config, key):
             assert getattr(config, key) == 4
-    if hasattr(config, "norm_topk_prob"):
+    if hasattr(config, "norm_topk_prob") and family != "deepseek_v2":  # which does not look at it
         assert config.norm_topk_prob == bool(sizes.get("renormalise", 1))
     if family == "glm4_moe":
         assert config.rope_parameters["partial_rotary_factor"] == 0.5
         assert config.use_qk_norm and config.n_shared_experts == sizes.get("shared_width", 0) // 32
         for layer in model.model.layers[sizes.get("first_dense_layers", 0):]:
             assert layer.mlp.gate.e_score_correction_bias.dtype == torch.float32
-    blocks = [hasattr(layer.mlp, "experts") for layer in model.model.layers]
-    dense = 2 if family in ("llama", "qwen2", "qwen3") else sizes.get("first_dense_layers", 0)
+    blocks = [hasattr(feed_forward(layer), "experts") for layer in model.model.layers]
+    dense = 2 if family in DENSE else sizes.get("first_dense_layers", 0)
     assert blocks == [layer >= dense for layer in range(2)]
 
     logits = model(torch.arange(24).reshape(2, 12)).logits

@@ -23,6 +23,10 @@ COMMON = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_h
 FAMILIES = {
     "glm4_moe": dict(n_routed_experts=6, n_shared_experts=1, first_k_dense_replace=1, use_qk_norm=True),
     "qwen3_moe": dict(num_experts=6, norm_topk_prob=True),
+    "deepseek_v3": dict(n_routed_experts=6, n_shared_experts=1, first_k_dense_replace=1, n_group=2, topk_group=1, num_key_value_heads=4,
+                        q_lora_rank=20, kv_lora_rank=12, head_dim=4, qk_rope_head_dim=4, qk_nope_head_dim=6, v_head_dim=8),
+    "gpt_oss": dict(num_local_experts=6, sliding_window=8),
+    "granitemoe": dict(num_local_experts=6, embedding_multiplier=2.0, logits_scaling=2.0, residual_multiplier=0.8),
 }
 
 
@@ -43,7 +47,7 @@ def write_tokens(prefix, ids):
 
 def new_model(directory, model_type):
     torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, **COMMON, **FAMILIES[model_type])
+    config = AutoConfig.for_model(model_type, **{**COMMON, **FAMILIES[model_type]})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, values in model.state_dict().items():
@@ -70,7 +74,8 @@ def loss_of(model, windows):
 
 def experts_of(model, layer):
     """(fc1 [E, ...], fc2 [E, ...]) of a layer; None where it is dense."""
-    experts = getattr(model.model.layers[layer].mlp, "experts", None)
+    block = model.model.layers[layer]
+    experts = getattr(getattr(block, "mlp", None) or block.block_sparse_moe, "experts", None)
     return None if experts is None else (experts.gate_up_proj, experts.down_proj)
 
 
@@ -120,8 +125,9 @@ def test_trains_along_the_losses_of_torch_adamw(case):
     measured = [line for line in lines if "loss" in line]
 
     model = AutoModelForCausalLM.from_pretrained(directory / "model", dtype=torch.float32)
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() == 1]
+    is_matrix = lambda name, p: p.dim() > 1 and not name.endswith("bias")  # biases of experts are stacked
+    matrices = [p for name, p in model.named_parameters() if is_matrix(name, p)]
+    vectors = [p for name, p in model.named_parameters() if not is_matrix(name, p)]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
                                   lr=lr, betas=(0.9, 0.95), eps=1e-8)
     for line in measured:
@@ -157,4 +163,33 @@ def test_bf16_checkpoints_load_in_transformers(case):
         expected = loss_of(model.float(), windows).item()
     result = json.loads(run("eval", checkpoint, "--tokens", directory / "tokens", "--sequence-length", LENGTH,
                             "--threads", 1, "--json"))
+    assert result["loss"] == pytest.approx(expected, abs=1e-5)
+
+
+NEW = {"mixtral": {}, "deepseek_v2": dict(kv_heads=4, shared_width=24), "deepseek_v3": dict(kv_heads=4, shared_width=24, first_dense_layers=1),
+       "glm4_moe_lite": dict(kv_heads=4, first_dense_layers=1), "gpt_oss": {}, "granitemoe": {}, "granitemoeshared": dict(shared_width=16),
+       "minimax_m2": {}, "mistral": {}, "phi3": {}, "gemma": {}, "dots1": dict(shared_width=24), "solar_open": dict(shared_width=24)}
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_a_new_model_trains_resumes_and_loads_in_transformers(tmp_path, family):
+    ids = numpy.random.default_rng(3).integers(0, VOCABULARY, WINDOWS * LENGTH + 1)
+    write_tokens(tmp_path / "tokens", ids)
+    sizes = dict(family=family, vocab_size=VOCABULARY, dim=32, layers=2, heads=4, kv_heads=2, head_dim=8, experts=4, expert_width=24, dense_width=40,
+                 shared_width=0, first_dense_layers=0) | NEW[family]
+    arguments = [*(f"--model.{key}={value}" for key, value in sizes.items()), "--data.train", tmp_path / "tokens", "--data.sequence_length", LENGTH,
+                 "--train.threads", 1, "--train.dtype", "f32", "--train.steps", 4, "--train.batch_tokens", 4 * LENGTH, "--schedule.warmup", 0]
+    run("train", *arguments, "--train.out", tmp_path / "whole")
+    run("train", *arguments, "--train.out", tmp_path / "halves", "--train.stop_at", 2)
+    run("train", *arguments, "--train.out", tmp_path / "halves", "--train.resume")
+    whole, halves = (tmp_path / name / "checkpoints" / "step-00000004" for name in ("whole", "halves"))
+    for file in ("model.safetensors", "trainer/optimizer-00001-of-00001.safetensors"):
+        assert (whole / file).read_bytes() == (halves / file).read_bytes(), file
+
+    model, info = AutoModelForCausalLM.from_pretrained(whole, output_loading_info=True, dtype=torch.float32)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    windows = torch.tensor(numpy.stack([ids[w * LENGTH:w * LENGTH + LENGTH + 1] for w in range(WINDOWS)]).astype("int64"))
+    with torch.no_grad():
+        expected = loss_of(model, windows).item()
+    result = json.loads(run("eval", whole, "--tokens", tmp_path / "tokens", "--sequence-length", LENGTH, "--threads", 1, "--json"))
     assert result["loss"] == pytest.approx(expected, abs=1e-5)

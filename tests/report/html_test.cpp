@@ -33,6 +33,29 @@ TEST(PageChart, LeavesGapsForMissingValues) {
   EXPECT_THAT(page.html(), HasSubstr("\"y\": [null, 0.5]"));
 }
 
+TEST(FigureOfHeatMap, HasOneInThePapersColour) {
+  const auto made = figure(HeatMap{.x = {"0", "1"}, .y = {"a"}, .values = {{0.5, 4}}, .around_one = true});
+  const Json& map = made.data.items().front();
+  EXPECT_EQ(map.at("zmax").as_double(), 4);
+  EXPECT_EQ(map.at("colorscale").items()[2], Json::array({Json(0.25), Json("@div2")}));
+}
+
+TEST(FigureOfLines, GroupsShareALineOfTheLegend) {
+  const auto made = figure(LineChart{
+      .series = {{.name = "a", .x = {1}, .y = {1}, .group = "g"}, {.name = "b", .x = {1}, .y = {1}, .group = "g"}}});
+  EXPECT_TRUE(made.data.items()[0].at("showlegend").as_bool());
+  EXPECT_FALSE(made.data.items()[1].at("showlegend").as_bool());
+}
+
+TEST(PageViews, AreEscapedAndPickedByLabel) {
+  Page page("t");
+  page.views({{"<a>", figure(LineChart{.title = "<b>"})}, {"c", figure(LineChart{})}}, "<i>", "by");
+  const auto html = page.html();
+  EXPECT_THAT(html, HasSubstr("<h3>&lt;b&gt;</h3>"));
+  EXPECT_THAT(html, HasSubstr("<figcaption>&lt;i&gt;</figcaption>"));
+  EXPECT_THAT(html, HasSubstr("class=\"pick\""));
+}
+
 TEST(PageHtml, IsSelfContained) {
   const auto html = Page("t").html();
   EXPECT_GT(html.size(), 1'000'000u) << "plotly.min.js is missing";
@@ -55,7 +78,7 @@ TEST(TableHtml, MarksNumberColumnsOnly) {
   const auto html = page.html();
   EXPECT_THAT(html, HasSubstr("<td class=\"number\">12 %</td>"));
   EXPECT_THAT(html, HasSubstr("<td>b</td>"));
-  EXPECT_THAT(html, HasSubstr("<caption>caption</caption>"));
+  EXPECT_THAT(html, HasSubstr("<p class=\"caption\">caption</p>"));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "coppice/base/error.h"
+#include "coppice/report/runs_page.h"
 #include "tests/testing/temp_dir.h"
 
 namespace coppice::report {

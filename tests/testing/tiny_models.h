@@ -32,6 +32,7 @@ struct TinyModel {
 inline std::filesystem::path tiny_model(const std::filesystem::path& directory, std::string_view family = "qwen3_moe",
                                         TinyModel overrides = {}) {
   overrides.sizes.family = family;
+  if (families::family_of(family).has_latent_attention) overrides.sizes.num_kv_heads = overrides.sizes.num_heads;
   Json config = families::make_config(overrides.sizes, overrides.dtype);
   for (const auto& [key, value] : overrides.config.members()) config[key] = value;
   families::write_random_model(directory, config, overrides.dtype, overrides.seed, overrides.std,

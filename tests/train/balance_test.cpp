@@ -20,7 +20,7 @@ at::Tensor counts(std::vector<int64_t> values) { return at::tensor(values, at::k
 
 TEST(BalanceUpdate, MovesEachBiasOneStepTowardsEvenLoad) {
   const at::Tensor bias = at::zeros({4}, at::kFloat);
-  update_selection_bias(bias, counts({9, 5, 1, 5}), 1e-3, false);
+  update_selection_bias(bias, counts({9, 5, 1, 5}), {}, 1e-3, false);
   EXPECT_EQ(bias[0].item<float>(), -1e-3f);
   EXPECT_EQ(bias[1].item<float>(), 0.0f) << "an exactly even load does not move";
   EXPECT_EQ(bias[2].item<float>(), 1e-3f);
@@ -28,22 +28,24 @@ TEST(BalanceUpdate, MovesEachBiasOneStepTowardsEvenLoad) {
 
 TEST(BalanceUpdate, ComparesInIntegersWhereTheMeanIsNone) {
   const at::Tensor bias = at::zeros({3}, at::kFloat);
-  update_selection_bias(bias, counts({1, 1, 2}), 1e-3, false);  // mean 4/3
+  update_selection_bias(bias, counts({1, 1, 2}), {}, 1e-3, false);  // mean 4/3
   EXPECT_EQ(bias[0].item<float>(), 1e-3f);
   EXPECT_EQ(bias[2].item<float>(), -1e-3f);
 }
 
 TEST(BalanceUpdate, RecentringKeepsTheMeanAtZeroAndDifferences) {
   const at::Tensor bias = at::tensor(std::vector<float>{1, 2, 6});
-  update_selection_bias(bias, counts({2, 2, 2}), 1e-3, true);
+  update_selection_bias(bias, counts({2, 2, 2}), {}, 1e-3, true);
   EXPECT_EQ(bias.sum().item<float>(), 0.0f);
   EXPECT_EQ(bias[2].item<float>() - bias[0].item<float>(), 5.0f);
 }
 
-TEST(BalanceMaxViolation, IsTheLargestExcessAsAShareOfTheMean) {
-  EXPECT_DOUBLE_EQ(max_violation(counts({4, 4, 4, 4})), 0.0);
-  EXPECT_DOUBLE_EQ(max_violation(counts({16, 0, 0, 0})), 3.0);
-  EXPECT_DOUBLE_EQ(max_violation(counts({0, 0})), 0.0);
+TEST(BalanceUpdate, MovesTheExpertsOfALineageTogether) {
+  const at::Tensor bias = at::zeros({5}, at::kFloat);
+  const std::vector<uint32_t> parents{0, 1, 1, 2, 0};
+  update_selection_bias(bias, counts({9, 5, 1}), parents, 1e-3, false);
+  const std::vector<float> found(bias.const_data_ptr<float>(), bias.const_data_ptr<float>() + 5);
+  EXPECT_EQ(found, (std::vector<float>{-1e-3f, 0, 0, 1e-3f, -1e-3f}));
 }
 
 TEST(BalanceKindOf, AutoFollowsTheFamily) {

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "coppice/base/text.h"
 #include "coppice/train/checkpoint.h"
 #include "coppice/train/run.h"
 #include "coppice/upcycle/execute.h"
@@ -30,6 +31,7 @@ struct Trunk {
     auto o = testing::tiny_run(dir.path());
     o.dtype = dtype;
     o.model_family = family;
+    if (families::family_of(family).has_latent_attention) o.num_kv_heads = o.num_heads;
     o.stop_at = 3;
     o.out = dir / "run";
     checkpoint = train(o).checkpoint;
@@ -106,6 +108,43 @@ TEST_P(GrowInMemory, GivesTheBytesOfExpandForAnotherFamilyAndOrder) {
   growth.expert_init = {"copy_noise", {}};
   expect_same_bytes(trunk, dtype(), growth, "siblings");
 }
+
+TEST_P(GrowInMemory, GivesTheBytesOfExpandForScaledTopKAndSplits) {
+  const Trunk trunk(GetParam());
+  auto scaled = options("3x");
+  scaled.scale_top_k = true;
+  expect_same_bytes(trunk, dtype(), scaled, "scaled");
+  auto split = options();
+  split.split = 2;
+  split.router_init = upcycle::MethodChoice{"copy", {}};
+  expect_same_bytes(trunk, dtype(), split, "split");
+}
+
+// Experts side by side in one tensor on disk, rows and columns exchanged and gate and up alternating, with biases.
+TEST_P(GrowInMemory, GivesTheBytesOfExpandForStackedExperts) {
+  for (const char* family : {"gpt_oss", "granitemoe"}) {
+    const Trunk trunk(GetParam(), family);
+    for (const char* method : {"copy", "copy_noise", "drop_units", "svd_perturb"}) {
+      auto growth = options("6");
+      growth.expert_init = {method, {}};
+      expect_same_bytes(trunk, dtype(), growth, cat(family, "-", method));
+    }
+    for (const auto& method : upcycle::optimizer_inits()) {
+      auto growth = options();
+      growth.expert_init = {"copy_noise", {}};
+      growth.optimizer_state = {std::string(method.name), {}};
+      expect_same_bytes(trunk, dtype(), growth, cat(family, "-state-", method.name));
+    }
+  }
+}
+
+TEST_P(GrowInMemory, GivesTheBytesOfExpandForLatentAttention) {
+  const Trunk trunk(GetParam(), "deepseek_v3");
+  auto growth = options();
+  growth.expert_init = {"copy_noise", {}};
+  expect_same_bytes(trunk, dtype(), growth, "latent");
+}
+
 INSTANTIATE_TEST_SUITE_P(Dtypes, GrowInMemory, ::testing::Values("f32", "bf16"), [](const auto& p) { return p.param; });
 
 TEST(GrowInMemoryThenTrain, GoesOnAsFromTheExpandedCheckpoint) {

@@ -10,6 +10,7 @@
 #include "coppice/data/tokenizer.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/train/run_directory.h"
+#include "coppice/train/run_settings.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
@@ -76,6 +77,49 @@ TEST_P(TrainResume, GivesSameLossAsUninterrupted) {
 }
 INSTANTIATE_TEST_SUITE_P(Dtypes, TrainResume, ::testing::Values("f32", "bf16"), [](const auto& p) { return p.param; });
 
+TEST(TrainResetAttention, ChangesWhatIsLearntAndResumesBitForBit) {
+  const TempDir dir;
+  auto o = tiny_run(dir.path());
+  o.data_train = {testing::write_tokens(dir / "short", 32, 400, 11)};
+  o.steps = 6;
+  o.validate_every = 3;
+  o.out = dir / "across";
+  (void)train(o);
+  o.reset_attention = true;
+  o.out = dir / "whole";
+  const auto whole = train(o);
+  EXPECT_NE(testing::trajectory(dir / "whole"), testing::trajectory(dir / "across"));
+
+  o.out = dir / "halves";
+  o.stop_at = 3;
+  (void)train(o);
+  o.stop_at = 0;
+  o.resume = o.recompute = true;
+  EXPECT_EQ(testing::tensor_files(train(o).checkpoint), testing::tensor_files(whole.checkpoint));
+  EXPECT_EQ(testing::trajectory(dir / "halves"), testing::trajectory(dir / "whole"));
+  o.steps = 8;
+  o.reset_attention = false;
+  expect_error(ErrorCode::kUsage, {"data.reset_attention (true before, now false)"}, [&] { (void)train(o); });
+}
+
+TEST(TrainMomentsInBf16, LearnAndResumeBitForBit) {
+  const TempDir dir;
+  auto o = tiny_run(dir.path());
+  o.dtype = "bf16";
+  o.moments = "bf16";
+  o.out = dir / "whole";
+  const auto whole = train(o);
+  EXPECT_LT(whole.loss, std::log(32.0) - 0.5);
+  o.out = dir / "halves";
+  o.stop_at = 10;
+  (void)train(o);
+  o.stop_at = 0;
+  o.resume = true;
+  const auto second = train(o);
+  EXPECT_EQ(second.loss, whole.loss);
+  EXPECT_EQ(testing::tensor_files(second.checkpoint), testing::tensor_files(whole.checkpoint));
+}
+
 TEST(TrainContinue, BranchesIntoAnotherRunFromAnyCheckpoint) {
   const TempDir dir;
   auto o = tiny_run(dir.path());
@@ -126,7 +170,7 @@ TEST(TrainRunDirectory, KeepsTheNewestAndEveryNth) {
   for (const auto& entry : fs::directory_iterator(o.out / "checkpoints")) {
     EXPECT_FALSE(entry.path().filename().string().starts_with('.')) << entry.path();
   }
-  EXPECT_EQ(testing::metrics(o.out, "event").size(), 10u);
+  EXPECT_EQ(testing::metrics(o.out, "blocked_seconds").size(), 10u) << "an event for each checkpoint";
   EXPECT_THAT(io::read_file(o.out / "config.toml"), HasSubstr("[checkpoint]"));
 }
 
@@ -170,6 +214,10 @@ TEST(TrainOptionsCheck, NamesWhatIsWrong) {
     o.model_family = "qwen3_moe";
   });
   refuses({"data.validation", "one name"}, [](auto& o) { o.data_validation.push_back(o.data_validation[0]); });
+  refuses({"data.reset_attention", "data.random"}, [](auto& o) {
+    o.data_train.clear();
+    o.random_tokens = o.reset_attention = true;
+  });
   refuses({"data.weights", "2 weights for 1"}, [](auto& o) { o.data_weights = {1, 2}; });
 }
 
@@ -202,6 +250,17 @@ TEST(TrainResumeCheck, RefusesAUsedFolderAndNamesChangedSettings) {
   EXPECT_EQ(train(free).last_step, 6);
   o.out = dir / "none";
   expect_error(ErrorCode::kNotFound, {"no complete checkpoint"}, [&] { (void)train(o); });
+}
+
+TEST(TrainResumeCheck, TakesASettingThatTheRunDoesNotKnowForItsDefault) {
+  const TempDir dir;
+  auto o = tiny_run(dir.path());
+  TrainerState saved{{}, identity(o), Json::array()};
+  saved.settings.erase("data.reset_attention");
+  check_same_run(saved, identity(o), Json::array());
+  o.reset_attention = true;
+  expect_error(ErrorCode::kUsage, {"data.reset_attention (false before, now true)"},
+               [&] { check_same_run(saved, identity(o), Json::array()); });
 }
 
 TEST(TrainDivergence, StopsNamingTheStepAndKeepsTheLastGoodCheckpoint) {

@@ -34,6 +34,21 @@ TEST(ScheduleRate, CosineFallsFromPeakToMinimumAndConstantStays) {
   EXPECT_DOUBLE_EQ(s.rate(100), 1.0);
 }
 
+TEST(ScheduleRate, RisesAnewAfterAGrowth) {
+  Schedule s = kHundred;
+  s.restarts = {{.at = 30, .warmup = 5, .peak = 0}, {.at = 50, .warmup = 0, .peak = 0.5}};
+  EXPECT_DOUBLE_EQ(s.rate(30), 1.0);
+  EXPECT_DOUBLE_EQ(s.rate(31), 0.2);
+  EXPECT_DOUBLE_EQ(s.rate(35), 1.0);
+  EXPECT_DOUBLE_EQ(s.rate(50), 1.0);
+  EXPECT_DOUBLE_EQ(s.rate(51), 0.5);
+  EXPECT_DOUBLE_EQ(s.rate(100), 0.05) << "the anneal ends at a share of the newest peak";
+  s.kind = ScheduleKind::kCosine;
+  EXPECT_DOUBLE_EQ(s.rate(35), 1.0);
+  EXPECT_NEAR(s.rate(75), 0.5 * (1 - 0.9 * 0.5), 1e-12) << "half of what is left after the growth";
+  EXPECT_DOUBLE_EQ(s.rate(100), 0.05);
+}
+
 TEST(ScheduleRate, NeverRisesAfterWarmUp) {
   for (const auto kind : {ScheduleKind::kWsd, ScheduleKind::kCosine, ScheduleKind::kConstant}) {
     Schedule s = kHundred;

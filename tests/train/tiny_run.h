@@ -59,6 +59,7 @@ inline std::vector<std::string> trajectory(const std::filesystem::path& run) {
   std::vector<std::string> out;
   for (Json& line : metrics(run, "loss")) {
     line.erase("tokens_per_s");
+    line.erase("gemm_share");
     out.push_back(line.dump());
   }
   return out;

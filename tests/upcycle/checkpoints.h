@@ -47,7 +47,7 @@ inline Json edit_json(const std::filesystem::path& path, const auto& edit) {
 
 /// Grows `from` into `to`; returns the plan.
 inline upcycle::GrowthPlan grow(const std::filesystem::path& from, const std::filesystem::path& to,
-                                const upcycle::GrowthOptions& options, upcycle::ExpandSettings settings = {}) {
+                                const upcycle::GrowthOptions& options, upcycle::OutputSettings settings = {}) {
   const auto model = families::open_model(from);
   const auto plan = upcycle::make_plan(model.config, options, nullptr);
   settings.out = to;

@@ -211,7 +211,7 @@ TEST(ExpandBytes, ForetellsWhatIsWritten) {
   const auto model = families::open_model(dir / "m");
   const GrowthPlan plan = make_plan(model.config, {.experts = {"3x"}}, nullptr);
   const ExpandBytes bytes = expand_bytes(model, plan);
-  const ExpandResult result = expand(model, plan, {.out = dir / "out"});
+  const WrittenModel result = expand(model, plan, {.out = dir / "out"});
   EXPECT_EQ(bytes.weights_after, families::open_model(dir / "out").checkpoint.total_bytes());
   EXPECT_EQ(bytes.weights_after + bytes.optimizer_after, result.bytes_written);
   EXPECT_GT(bytes.optimizer_after, bytes.optimizer_before);

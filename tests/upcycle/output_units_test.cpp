@@ -96,6 +96,20 @@ TEST(OutputPlan, CutsComputedPiecesThatCanBe) {
   for (size_t i = 2; i < 4; ++i) EXPECT_EQ(plan.units()[i].places[0].offset % io::kBlockBytes, 0u);
 }
 
+TEST(OutputPlan, ComputesOnceWhatHasOneIdentity) {
+  std::vector<OutputTensor> tensors;
+  for (const char* name : {"a", "b", "c"}) {
+    tensors.push_back(computed(name, 6 * kMiB, 1, true));
+    tensors.back().pieces.front().identity = name[0] == 'c' ? 8 : 7;
+  }
+  const OutputPlan plan = plan_of(tensors);
+  expect_each_byte_once(plan);
+  ASSERT_EQ(plan.units().size(), 4u);  // two windows of a and b, two of c
+  EXPECT_EQ(plan.units()[0].places.size(), 2u);
+  EXPECT_EQ(plan.units()[2].places.size(), 1u);
+  EXPECT_TRUE(plan.units()[0].computes());
+}
+
 TEST(OutputPlan, GivesEveryPartAboutTheSame) {
   std::vector<OutputTensor> tensors;
   for (int i = 0; i < 40; ++i) tensors.push_back(computed(cat("t", i), (1 + i % 3) * kMiB, 0));

@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "coppice/base/text.h"
 #include "coppice/families/expert_parts.h"
+#include "coppice/families/generate.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/verify.h"
 #include "tests/testing/errors.h"
@@ -101,6 +104,29 @@ Tensors gpt_oss() {  // [E, H, 2I] alternating, [E, I, H]
           f32_tensor(name + "experts.down_proj_bias", {kExperts, kModel}, 4)};
 }
 
+Json gpt_oss_config() {
+  return families::make_config({.family = "gpt_oss",
+                                .model_dim = kModel,
+                                .num_layers = 1,
+                                .num_heads = 2,
+                                .head_dim = 4,
+                                .num_experts = kExperts,
+                                .expert_width = kWidth},
+                               io::Dtype::kF32);
+}
+
+/// With whatever else a model of that configuration has.
+Tensors completed(Tensors tensors, const Json& config) {
+  for (const auto& slot : families::expected_tensors(families::read_config(config, "test"))) {
+    const auto has_name = [&slot](const HandMadeTensor& tensor) { return tensor.info.name == slot.name; };
+    if (std::ranges::none_of(tensors, has_name))
+      tensors.push_back(f32_tensor(slot.name, slot.shape, 1000 + tensors.size()));
+  }
+  return tensors;
+}
+
+Tensors whole_gpt_oss() { return completed(gpt_oss(), gpt_oss_config()); }
+
 Tensors dbrx() {  // [E * I, H], down transposed
   auto gate = zeros(kExperts * kMatrix), up = gate, down = gate;
   lay(gate, Role::kExpertGate, [](auto e, auto r, auto c) { return (e * kWidth + r) * kModel + c; });
@@ -127,9 +153,9 @@ struct Layout {
 
 std::vector<Layout> layouts() {
   return {{"own", own_tensors, surgery_config("minimax", "num_local_experts", kExperts)},
-          {"granite", granite, surgery_config("granitemoe", "num_local_experts", kExperts)},
+          {"granite", granite, surgery_config("granitemoehybrid", "num_local_experts", kExperts)},
           {"llama4", llama4, surgery_config("llama4_text", "num_local_experts", kExperts)},
-          {"gpt_oss", gpt_oss, surgery_config("gpt_oss", "num_local_experts", kExperts)},
+          {"gpt_oss", whole_gpt_oss, gpt_oss_config()},
           {"dbrx", dbrx, dbrx_config()}};
 }
 
@@ -181,7 +207,7 @@ INSTANTIATE_TEST_SUITE_P(EveryMethod, StackedExperts, ::testing::ValuesIn(method
 
 TEST(StackedExpertsWritten, AreTheSameForAnyNumberOfThreads) {
   const TempDir dir;
-  const fs::path from = write_model(dir / "m", surgery_config("gpt_oss", "num_local_experts", kExperts), gpt_oss());
+  const fs::path from = write_model(dir / "m", gpt_oss_config(), whole_gpt_oss());
   const GrowthOptions options{.experts = {"2x"}, .expert_init = {"copy_noise", {}}, .seed = 3};
   grow(from, dir / "one", options, {.threads = 1});
   grow(from, dir / "three", options, {.threads = 3});
@@ -199,7 +225,9 @@ TEST(QuantisedExperts, AreCopiedWithTheirScalesAndNeverComputedOn) {
   tensors.push_back(raw_tensor(name + "gate_up_proj_scales", io::Dtype::kU8, {kExperts, 12, 1}, 2));
   tensors.push_back(raw_tensor(name + "down_proj_blocks", io::Dtype::kU8, {kExperts, 8, 1, 16}, 3));
   tensors.push_back(raw_tensor(name + "down_proj_scales", io::Dtype::kU8, {kExperts, 8, 1}, 4));
-  const fs::path from = write_model(dir / "m", surgery_config("gpt_oss", "num_local_experts", kExperts), tensors);
+  Json config = gpt_oss_config();
+  config["quantization_config"] = Json::object({{"quant_method", "mxfp4"}});
+  const fs::path from = write_model(dir / "m", config, tensors);
   const GrowthPlan plan = grow(from, dir / "out", {.experts = {"5"}, .router_init = MethodChoice{"copy", {}}});
   const auto before = testing::tensors_of(from), after = testing::tensors_of(dir / "out");
   for (const char* part : {"gate_up_proj_blocks", "gate_up_proj_scales", "down_proj_blocks", "down_proj_bias"}) {

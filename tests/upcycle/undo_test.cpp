@@ -16,7 +16,7 @@ using testing::TempDir;
 
 void undo(const fs::path& from, const fs::path& to) {
   const auto model = families::open_model(from);
-  ExpandSettings settings;
+  OutputSettings settings;
   settings.out = to;
   (void)expand(model, undo_plan(model.config, read_lineage(from)), settings);
 }

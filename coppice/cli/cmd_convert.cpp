@@ -1,0 +1,291 @@
+#include <algorithm>
+#include <array>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coppice/base/error.h"
+#include "coppice/base/options.h"
+#include "coppice/base/text.h"
+#include "coppice/cli/byte_count.h"
+#include "coppice/cli/command.h"
+#include "coppice/cli/thread_count.h"
+#include "coppice/families/match.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/upcycle/convert.h"
+#include "coppice/upcycle/convert_recipe.h"
+
+namespace coppice::cli {
+namespace {
+
+constexpr std::string_view kSummary = "make a Mixture of Experts of a dense model, or of several";
+
+struct ConvertOptions {
+  std::vector<std::filesystem::path> models;
+  std::filesystem::path out;
+  std::optional<std::string> to, recipe;
+  std::optional<int64_t> experts, top_k, granularity;
+  bool no_virtual_group = false;
+  std::optional<std::string> routing, scale;
+  bool calibrate = false;
+  std::optional<int64_t> every;
+  std::vector<int64_t> layers;
+  std::optional<int64_t> shared_expert;
+  std::optional<upcycle::MethodChoice> expert_init;
+  bool init_all = false;
+  std::optional<upcycle::MethodChoice> router;
+  std::optional<std::filesystem::path> router_rows;
+  std::optional<std::string> trunk;
+  bool dense_average = false, lossy = false;
+  std::optional<uint64_t> seed;
+  ByteCount max_shard_bytes = ByteCount::from_text("5GB");
+  std::optional<uint64_t> threads;
+  std::optional<io::Part> part;
+  bool resume = false;
+  bool dry_run = false, json = false;
+
+  static constexpr auto fields() {
+    using O = ConvertOptions;
+    return std::tuple{
+        operand("MODEL", &O::models, "dense model in Hugging Face format (only read), or several of one shape"),
+        operand("OUT", &O::out, "directory of the converted model; must not exist"),
+        field("to", &O::to, "family of OUT: `coppice list conversions` (default: the one nearest to MODEL's)"),
+        field("experts", &O::experts, "number of experts of a layer (default: 8 times the granularity)"),
+        field("top-k", &O::top_k, "experts a token (default: 2 times the granularity)"),
+        field("granularity", &O::granularity, "slices that the feed-forward layer is cut into (default: 1)"),
+        field("recipe", &O::recipe,
+              "settings that belong together: `coppice list convert-recipes`; other options go before it"),
+        field("no-virtual-group", &O::no_virtual_group, "a router row of its own for every expert"),
+        field("routing", &O::routing, "softmax_topk or topk_softmax (default: what the family of OUT computes)"),
+        field("scale", &O::scale, "what is multiplied so that gates add up: `coppice list scales` (default: cbrt)"),
+        field("calibrate", &O::calibrate, "scale by the gates of random logits instead of equal ones"),
+        field("every", &O::every, "only every so many-th layer gets experts"),
+        field("layers", &O::layers, "only these layers get experts: 1,3,5"),
+        field("shared-expert", &O::shared_expert, "width of a shared expert, which adds nothing at first"),
+        field(
+            "expert-init", &O::expert_init,
+            "how further experts of a slice arise: `coppice list expert-init`; NAME or NAME:key=value (default: copy)"),
+        field("init-all", &O::init_all, "by that method the first expert of a slice too"),
+        field("router", &O::router, "rows of the routers: `coppice list routers` (default: random)"),
+        field("router-rows", &O::router_rows, "safetensors file with the rows of every router"),
+        field("trunk", &O::trunk, "of several models: average (default) or first, for what is no expert"),
+        field("dense-average", &O::dense_average, "the way back: MODEL has experts, OUT their average"),
+        field("lossy", &O::lossy, "leave out what the family of OUT has no place for"),
+        field("seed", &O::seed, "random seed; same seed, same bytes (default: 0)"),
+        field("max-shard-bytes", &O::max_shard_bytes, "size of the largest file of weights, such as 5GB"),
+        field("threads", &O::threads, "threads (default: all cores); the bytes do not depend on it"),
+        field("resume", &O::resume, "continue what a killed run left; what this one does is kept if it is stopped"),
+        field("part", &O::part,
+              "this process's share, such as 2/4: several processes or machines fill OUT, any of which may be started "
+              "again"),
+        field("dry-run", &O::dry_run, "print what would be written, and write nothing"),
+        field("json", &O::json, kJsonHelp)};
+  }
+};
+
+[[noreturn]] void refuse(std::string_view option, std::string_view reason) {
+  throw Error(ErrorCode::kUsage, cat("--", option, ": it has no effect here; ", reason, " (leave it out)"));
+}
+
+bool is_given(const OptionSpec& spec) {
+  const Json value = spec.write();
+  if (spec.is_list) return !value.items().empty();
+  return spec.is_flag ? value.as_bool() : !value.is_null();
+}
+
+constexpr std::array<std::string_view, 8> kOfEveryRun = {"MODEL",  "OUT",  "max-shard-bytes", "threads",
+                                                         "resume", "part", "dry-run",         "json"};
+
+/// Throws   Error{kUsage} for a setting that was given and has no effect.
+void check_used(ConvertOptions o) {
+  if (o.dry_run && o.resume) refuse("resume", "a dry run writes nothing");
+  if (o.dry_run && o.part) refuse("part", "a dry run writes nothing");
+  if (o.models.size() == 1 && o.trunk) refuse("trunk", "there is one model");
+  if (!o.dense_average) return;
+  if (o.models.size() > 1) refuse("dense-average", "it takes one model");
+  for (const OptionSpec& spec : option_specs(o)) {
+    const bool has_effect = spec.name == "dense-average" || spec.name == "to" || spec.name == "lossy" ||
+                            std::ranges::find(kOfEveryRun, spec.name) != kOfEveryRun.end();
+    if (!has_effect && is_given(spec)) refuse(spec.name, "--dense-average has no experts to make");
+  }
+}
+
+/// What the recipe says where the user says nothing.
+void apply_recipe(ConvertOptions& o) {
+  if (!o.recipe) return;
+  const upcycle::ConvertRecipe& recipe = upcycle::convert_recipe(*o.recipe);
+  if (!o.routing && !recipe.routing.empty()) o.routing = recipe.routing;
+  if (!o.scale) o.scale = recipe.scale;
+  if (o.expert_init) return;
+  o.expert_init = upcycle::MethodChoice::from_text(recipe.expert_init);
+  o.init_all = o.init_all || recipe.init_all;
+}
+
+upcycle::ConversionOptions conversion_options(const ConvertOptions& o, const upcycle::RouterRows* rows) {
+  upcycle::ConversionOptions c{.to = o.to,
+                               .experts = o.experts,
+                               .top_k = o.top_k,
+                               .virtual_groups = !o.no_virtual_group,
+                               .routing = o.routing,
+                               .calibrate = o.calibrate,
+                               .every = o.every,
+                               .init_all = o.init_all,
+                               .lossy = o.lossy};
+  if (!o.layers.empty()) c.layers = o.layers;
+  c.granularity = o.granularity.value_or(c.granularity);
+  c.scale = o.scale.value_or(c.scale);
+  c.shared_width = o.shared_expert.value_or(c.shared_width);
+  c.expert_init = o.expert_init.value_or(c.expert_init);
+  c.router = o.router.value_or(upcycle::MethodChoice{rows == nullptr ? "random" : "rows", {}});
+  if (rows != nullptr) c.router_digest = rows->digest();
+  c.trunk = o.trunk.value_or(c.trunk);
+  c.seed = o.seed.value_or(c.seed);
+  return c;
+}
+
+/// The settings that shape the output, as given.
+Json settings_record(ConvertOptions o) {
+  Json record = Json::object();
+  for (const OptionSpec& spec : option_specs(o)) {
+    const bool shapes =
+        spec.name == "max-shard-bytes" || std::ranges::find(kOfEveryRun, spec.name) == kOfEveryRun.end();
+    if (shapes && is_given(spec)) record[spec.name] = spec.write();
+  }
+  return record;
+}
+
+/// A conversion with what is to be said of it.
+struct Account {
+  families::ParameterCount before, after;
+  std::string what, verdict;
+  std::optional<upcycle::ConversionPlan> plan;
+  bool exact = false;
+};
+
+std::string scale_text(const upcycle::ExpertScale& s) {
+  if (s == upcycle::ExpertScale{}) return "not scaled";
+  return cat("gate times ", number_text(s.gate), ", up ", number_text(s.up), ", down ", number_text(s.down));
+}
+
+std::string plan_text(const upcycle::ConversionPlan& plan, const families::ModelConfig& after) {
+  const std::string parents = plan.parents > 1 ? cat(plan.parents, " models of ") : std::string();
+  std::string text = cat(
+      parents, plan.from, " -> ", plan.to, ": ", plan.experts, " experts of width ", after.expert_width, " in ",
+      plan.layers.size(), " of ", after.num_layers, " layers, ", plan.top_k, " per token, ", plan.routing, "\n",
+      plan.granularity > 1 ? cat("slices: ", plan.granularity, " of each dense layer, ",
+                                 plan.virtual_groups ? "in virtual groups" : "each with a router row of its own", "\n")
+                           : std::string(),
+      "weights: ", scale_text(plan.scale), "; copies by ", plan.expert_init.to_text(),
+      plan.init_all ? ", the first ones too" : "", "; routers ", plan.router.to_text(), "\n");
+  return text;
+}
+
+Account account_of(const upcycle::Conversion& conversion, const families::Model& model,
+                   const std::optional<upcycle::ConversionPlan>& plan) {
+  const families::ModelConfig& after = conversion.mapping().config;
+  Account account{
+      .before = families::count_parameters(model), .after = families::count_parameters(after), .plan = plan};
+  if (!plan) {
+    account.what = cat(model.config.family->model_type, " -> ", after.family->model_type, ": the average of ",
+                       model.config.num_experts, " experts in every layer that has any\n");
+    account.verdict = "Not exact: an average of experts computes what none of them does.";
+    return account;
+  }
+  account.what = plan_text(*plan, after);
+  const Json* activation = after.json.find("hidden_act");
+  const upcycle::Exactness exactness = upcycle::conversion_exactness(*plan, activation->as_string());
+  account.exact = exactness.exact && conversion.mapping().losses.empty();
+  account.verdict = exactness.reason;
+  if (exactness.exact && !account.exact) account.verdict = "Not exact: of the dense model something is left out.";
+  return account;
+}
+
+std::string account_text(const upcycle::Conversion& conversion, const Account& account) {
+  std::string text = cat(account.what, "parameters: ", count_text(static_cast<double>(account.before.total)), " -> ",
+                         count_text(static_cast<double>(account.after.total)), ", active per token ",
+                         count_text(static_cast<double>(account.after.active)), "\n");
+  for (const std::string& loss : conversion.mapping().losses) text += cat("left out: ", loss, "\n");
+  return cat(text, account.verdict, "\n");
+}
+
+Json account_json(const upcycle::Conversion& conversion, const Account& account, std::string_view from) {
+  const families::ModelConfig& after = conversion.mapping().config;
+  Json json = Json::object();
+  json["families"] = Json::array({Json(from), Json(after.family->model_type)});
+  json["experts"] = after.num_experts;
+  json["top_k"] = after.top_k;
+  json["parameters"] = Json::array({Json(account.before.total), Json(account.after.total)});
+  json["active_parameters"] = Json::array({Json(account.before.active), Json(account.after.active)});
+  json["exact"] = account.exact;
+  json["exactness"] = account.verdict;
+  json["losses"] = Json::array_of(conversion.mapping().losses);
+  if (account.plan) json["plan"] = account.plan->to_json();
+  return json;
+}
+
+int carry_out(upcycle::Conversion& conversion, const ConvertOptions& o, const Account& account, Json json,
+              size_t threads) {
+  if (o.dry_run) {
+    std::cout << (o.json ? json.dump(2) + "\n" : account_text(conversion, account));
+    return 0;
+  }
+  const auto done = upcycle::convert(conversion, {.out = o.out,
+                                                  .threads = threads,
+                                                  .max_shard_bytes = o.max_shard_bytes.bytes,
+                                                  .record = settings_record(o),
+                                                  .part = o.part.value_or(io::Part{}),
+                                                  .resume = o.resume});
+  json["out"] = o.out.string();
+  json["tensors_written"] = done.tensors_written;
+  json["bytes_written"] = done.bytes_written;
+  json["bytes_resumed"] = done.bytes_resumed;
+  json["missing_parts"] = Json::array_of(done.missing_parts);
+  json["peak_rss_bytes"] = done.peak_rss_bytes;
+  if (o.json) {
+    std::cout << json.dump(2) << "\n";
+  } else if (!done.missing_parts.empty()) {
+    std::cout << cat("part ", o.part->to_text(), " is written, ", bytes_text(done.bytes_written), "; ", o.out,
+                     " appears when the others are\n");
+  } else {
+    std::cout << cat("wrote ", o.out, ": ", done.tensors_written, " tensors, ", bytes_text(done.bytes_written),
+                     "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n")
+              << account_text(conversion, account);
+  }
+  return 0;
+}
+
+int average(const ConvertOptions& o, size_t threads) {
+  const families::Model model = upcycle::open_whole_model(o.models.front());
+  if (!model.config.is_moe()) refuse("dense-average", cat(o.models.front(), " has no experts"));
+  upcycle::Conversion conversion(model, o.to.value_or(std::string(upcycle::dense_counterpart(model))), o.lossy);
+  const Account account = account_of(conversion, model, std::nullopt);
+  return carry_out(conversion, o, account, account_json(conversion, account, model.config.family->model_type), threads);
+}
+
+int run(std::span<const std::string_view> args) {
+  auto o = parse<ConvertOptions>("convert", kSummary, args);
+  const size_t threads = thread_count(o.threads);
+  check_used(o);
+  for (const auto& model : o.models) io::check_output_directory(o.out, model);
+  if (o.dense_average) return average(o, threads);
+  apply_recipe(o);
+  std::vector<families::Model> parents;
+  for (const auto& model : o.models) parents.push_back(families::open_model(model));
+  std::optional<upcycle::RouterRows> rows;
+  if (o.router_rows) rows = upcycle::RouterRows::read(*o.router_rows);
+  const auto* given = rows ? &*rows : nullptr;
+  const auto& first = parents.front();
+  const auto plan =
+      upcycle::make_conversion_plan(first.config, static_cast<int64_t>(parents.size()), conversion_options(o, given));
+  upcycle::Conversion conversion(parents, plan, given);
+  const Account account = account_of(conversion, first, plan);
+  return carry_out(conversion, o, account, account_json(conversion, account, first.config.family->model_type), threads);
+}
+
+}  // namespace
+
+extern const Command kConvert;
+const Command kConvert{"convert", kSummary, run};
+
+}  // namespace coppice::cli

@@ -1,0 +1,45 @@
+#include <iostream>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "coppice/cli/command.h"
+#include "coppice/cli/given_family.h"
+#include "coppice/cli/measure_steps.h"
+#include "coppice/cost/cost_plan.h"
+#include "coppice/cost/dense_plan.h"
+#include "coppice/report/run_record.h"
+
+namespace coppice::cli {
+namespace {
+
+constexpr std::string_view kSummary = "what an expansion would cost and gain, and where it does not pay";
+
+template <class Plan>
+void print(const Plan& plan, bool json) {
+  std::cout << (json ? plan.to_json().dump(2) + "\n" : plan.to_text());
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto o = parse<cost::PlanOptions>("plan", kSummary, args);
+  const GivenFamily given(o.family_file);
+  const families::Model model = families::open_model(o.model, given.family());
+  cost::check_options(o, model.config.is_moe());
+  if (!model.config.is_moe()) {
+    print(cost::make_dense_plan(model, o), o.json);
+    return 0;
+  }
+  std::optional<cost::LocalFit> fit;
+  if (!o.fit.empty()) fit = cost::fit_runs(report::read_runs(o.fit));
+  std::vector<std::pair<int64_t, double>> measured;
+  if (o.measure) measured = measure_steps(model.config, o);
+  print(cost::make_cost_plan(model, o, measured, fit), o.json);
+  return 0;
+}
+
+}  // namespace
+
+extern const Command kPlan;
+const Command kPlan{"plan", kSummary, run};
+
+}  // namespace coppice::cli

@@ -1,0 +1,101 @@
+#include "coppice/cli/measure_steps.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "coppice/base/error.h"
+#include "coppice/base/log.h"
+#include "coppice/base/text.h"
+#include "coppice/cli/thread_count.h"
+#include "coppice/train/run.h"
+
+namespace coppice::cli {
+namespace {
+
+constexpr int64_t kSteps = 5, kUncounted = 2;
+constexpr int kRounds = 4;                 // other work on the machine hits one number of experts and not another
+constexpr double kBytesPerParameter = 18;  // bf16 weights, f32 gradients, masters and two moments
+
+// Leading dense layers; the trainer knows no other pattern.
+int64_t leading_dense_layers(const families::ModelConfig& config) {
+  const auto first = std::ranges::find(config.moe_layer, true);
+  if (std::find(first, config.moe_layer.end(), false) != config.moe_layer.end()) {
+    throw Error(ErrorCode::kUnsupported,
+                "measure: dense layers stand between those with experts, which no random model has (give "
+                "--step-time-before and --step-time-after)");
+  }
+  return first - config.moe_layer.begin();
+}
+
+train::TrainOptions options_of(const families::ModelConfig& config, const cost::PlanOptions& o) {
+  train::TrainOptions out;
+  out.model_family = config.family->model_type;
+  out.vocab_size = config.vocab_size;
+  out.model_dim = config.model_dim;
+  out.num_layers = config.num_layers;
+  out.num_heads = config.num_heads;
+  out.num_kv_heads = config.num_kv_heads;
+  out.head_dim = config.head_dim;
+  out.top_k = config.top_k;
+  out.expert_width = config.expert_width;
+  out.dense_width = config.dense_width;
+  out.shared_width = config.shared_width;
+  out.first_dense_layers = leading_dense_layers(config);
+  out.random_tokens = true;
+  out.batch_tokens = cost::measured_tokens(o);
+  out.sequence_length = cost::measured_sequence(o);
+  out.micro_batch = std::min<int64_t>(8, out.batch_tokens / out.sequence_length);
+  out.steps = o.measure_steps.value_or(kSteps) + kUncounted;
+  out.dtype = o.measure_dtype.value_or("bf16");
+  out.threads = static_cast<int64_t>(thread_count(o.threads));
+  out.schedule = "constant";
+  out.warmup = 0;
+  return out;
+}
+
+void check_memory(const families::ModelConfig& config, int64_t experts) {
+  auto largest = families::count_parameters(config);
+  largest.total += largest.experts / config.num_experts * (experts - config.num_experts);
+  const double wanted = kBytesPerParameter * static_cast<double>(largest.total);
+  const double free = static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  if (wanted > free) {
+    throw Error(ErrorCode::kIo,
+                cat("measure: training with ", experts, " experts takes about ",
+                    bytes_text(static_cast<uint64_t>(wanted)), " and ", bytes_text(static_cast<uint64_t>(free)),
+                    " are free (time fewer with --measure-experts; the rest is predicted)"));
+  }
+}
+
+}  // namespace
+
+std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfig& config, const cost::PlanOptions& o) {
+  if (config.family->surgery_only) {
+    throw Error(ErrorCode::kUnsupported, cat("measure: coppice does not train ", config.family->model_type,
+                                             " (give --step-time-before and --step-time-after)"));
+  }
+  std::set<int64_t> counts(o.measure_experts.begin(), o.measure_experts.end());
+  if (counts.empty()) counts = {config.num_experts, cost::experts_after(o, config.num_experts)};
+  if (counts.size() < 2) throw Error(ErrorCode::kUsage, "measure-experts: two different numbers are wanted");
+  if (*counts.begin() < config.top_k) {
+    throw Error(ErrorCode::kUsage,
+                cat("measure-experts: ", *counts.begin(), " are fewer than the ", config.top_k, " of a token"));
+  }
+  check_memory(config, *counts.rbegin());
+  train::TrainOptions run = options_of(config, o);
+  std::map<int64_t, double> fastest;
+  for (int round = 0; round < kRounds; ++round) {
+    for (const int64_t experts : counts) {
+      run.num_experts = experts;
+      const double seconds = train::train(run).seconds_per_step;
+      log_info(cat("measured ", duration_text(seconds), " a step with ", experts, " experts"));
+      const auto [place, is_first] = fastest.emplace(experts, seconds);
+      place->second = std::min(place->second, seconds);
+    }
+  }
+  return {fastest.begin(), fastest.end()};
+}
+
+}  // namespace coppice::cli

@@ -1,0 +1,98 @@
+#include "coppice/cost/plan_options.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+
+namespace coppice::cost {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
+
+constexpr int64_t kMeasuredTokens = 2048, kMeasuredSequence = 256;
+constexpr std::array<std::string_view, 5> kOfMeasuring = {"measure-experts", "measure-tokens", "measure-steps",
+                                                          "measure-dtype", "threads"};
+constexpr std::array<std::string_view, 2> kOfDense = {"top-k", "granularity"};
+constexpr std::array<std::string_view, 18> kOfExperts = {
+    "loss-gap",        "target-closure", "step-time-before",   "step-time-after",     "batch-tokens", "sequence-length",
+    "device",          "device-flops",   "device-memory-rate", "device-network-rate", "utilisation",  "measure",
+    "measure-experts", "measure-tokens", "measure-steps",      "measure-dtype",       "threads",      "fit"};
+
+void check_positive(std::string_view name, const std::optional<double>& value, double most = 1e30) {
+  if (value && (!(*value > 0) || !(*value <= most))) {
+    refuse(cat(name, ": ", number_text(*value), "; wanted a number above 0",
+               most < 1e30 ? cat(" and at most ", number_text(most)) : std::string()));
+  }
+}
+
+void check_measuring(const PlanOptions& o) {
+  if (o.measure && (o.step_time_before || o.step_time_after)) {
+    refuse("measure: the step times are given (leave out one of the two)");
+  }
+  if (!o.measure) refuse_given(o, kOfMeasuring, "nothing is measured without --measure");
+  for (const int64_t experts : o.measure_experts) {
+    if (experts < 1) refuse(cat("measure-experts: ", experts, "; wanted 1 or more"));
+  }
+  if (o.measure_tokens && *o.measure_tokens < 1)
+    refuse(cat("measure-tokens: ", *o.measure_tokens, "; wanted 1 or more"));
+  if (o.measure_steps && *o.measure_steps < 1) refuse(cat("measure-steps: ", *o.measure_steps, "; wanted 1 or more"));
+}
+
+}  // namespace
+
+void refuse_given(const PlanOptions& options, std::span<const std::string_view> names, std::string_view reason) {
+  PlanOptions given = options, fallback;
+  const auto specs = option_specs(given), defaults = option_specs(fallback);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (std::ranges::find(names, specs[i].name) != names.end() && specs[i].write() != defaults[i].write()) {
+      refuse(cat("--", specs[i].name, ": it has no effect here; ", reason, " (leave it out)"));
+    }
+  }
+}
+
+int64_t measured_sequence(const PlanOptions& o) {
+  return std::min(kMeasuredSequence, o.measure_tokens.value_or(kMeasuredTokens));
+}
+
+int64_t measured_tokens(const PlanOptions& o) {
+  const int64_t tokens = o.measure_tokens.value_or(kMeasuredTokens);
+  return tokens - tokens % measured_sequence(o);
+}
+
+StateBytes state_bytes(const PlanOptions& o) {
+  return {state_dtype_bytes("weight-dtype", o.weight_dtype), state_dtype_bytes("gradient-dtype", o.gradient_dtype),
+          state_dtype_bytes("master-dtype", o.master_dtype, true), state_dtype_bytes("moment-dtype", o.moment_dtype)};
+}
+
+void check_options(const PlanOptions& o, bool is_moe) {
+  if (is_moe) {
+    refuse_given(o, kOfDense, "the model has experts already, and top-K stays");
+  } else {
+    refuse_given(o, kOfExperts, "the model is dense");
+  }
+  if (o.top_k && *o.top_k < 1) refuse(cat("top-k: ", *o.top_k, "; wanted 1 or more"));
+  if (o.granularity && *o.granularity < 1) refuse(cat("granularity: ", *o.granularity, "; wanted 1 or more"));
+  if (o.step_time_before.has_value() != o.step_time_after.has_value()) {
+    refuse("step-time: both --step-time-before and --step-time-after are wanted, of the same batch");
+  }
+  check_positive("tokens-before", o.tokens_before);
+  check_positive("tokens-after", o.tokens_after);
+  check_positive("loss-gap", o.loss_gap, 100);
+  check_positive("step-time-before", o.step_time_before);
+  check_positive("step-time-after", o.step_time_after);
+  check_positive("batch-tokens", o.batch_tokens);
+  check_positive("sequence-length", o.sequence_length);
+  check_positive("utilisation", o.utilisation, 1);
+  check_positive("device-flops", o.device_flops);
+  check_positive("device-memory-rate", o.device_memory_rate);
+  check_positive("device-network-rate", o.device_network_rate);
+  if (!(o.target_closure > 0 && o.target_closure < 1)) {
+    refuse(cat("target-closure: ", number_text(o.target_closure), "; wanted a number between 0 and 1"));
+  }
+  check_measuring(o);
+}
+
+}  // namespace coppice::cost

@@ -1,0 +1,76 @@
+#include "coppice/cost/step_time.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "coppice/base/check.h"
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+
+namespace coppice::cost {
+namespace {
+
+constexpr std::array<Device, 3> kDevices = {{
+    {"a100", 312e12, 2.039e12, 300e9, 80e9, "NVIDIA A100 SXM 80 GB data sheet; NVLink 600 GB/s both ways"},
+    {"h100", 989e12, 3.35e12, 450e9, 80e9, "NVIDIA H100 SXM data sheet, without sparsity; NVLink 900 GB/s both ways"},
+    {"h200", 989e12, 4.8e12, 450e9, 141e9, "NVIDIA H200 SXM data sheet, without sparsity; NVLink 900 GB/s both ways"},
+}};
+
+double ring(double ranks) { return 2 * (ranks - 1) / ranks; }
+
+}  // namespace
+
+std::span<const Device> devices() { return kDevices; }
+
+const Device& device(std::string_view name) {
+  const auto* found = std::ranges::find(kDevices, name, &Device::name);
+  if (found != kDevices.end()) return *found;
+  std::vector<std::string> names;
+  for (const Device& known : kDevices) names.emplace_back(known.name);
+  throw Error(ErrorCode::kUsage, cat("device: '", name, "' is not known", suggestion(name, names)));
+}
+
+double flops_per_token(const ModelSize& size, double sequence_length) {
+  const auto lookup = static_cast<double>(size.vocab_size * size.model_dim);
+  const double active = static_cast<double>(size.parameters.active);
+  // Tied embeddings stand once in the count and are multiplied by once; untied ones stand twice.
+  const bool is_tied = static_cast<double>(size.parameters.embeddings) < 1.5 * lookup;
+  const double multiplied = active - (is_tied ? 0 : lookup);
+  return 6 * multiplied + 6 * static_cast<double>(size.num_layers * size.attention_width) * sequence_length;
+}
+
+StepEstimate estimate_step(const ModelSize& size, const Device& device, const Parallelism& parallelism,
+                           const StateBytes& bytes, const StepWork& work) {
+  const auto ranks = static_cast<double>(parallelism.data);
+  const double replicas = ranks / static_cast<double>(parallelism.expert);
+  const double tokens = work.batch_tokens / ranks;
+  const auto [experts, others] = local_parameters(size, parallelism);
+  const double updated = parallelism.zero1 ? experts / replicas + others / ranks : experts + others;
+  const auto touched = static_cast<double>(bytes.gradient + 2 * bytes.optimizer() + bytes.weight);
+  const auto gradient = static_cast<double>(bytes.gradient);
+  return {.compute_s = flops_per_token(size, work.sequence_length) * tokens / (device.flops_per_s * work.utilisation),
+          .optimizer_s = updated * touched / device.memory_per_s,
+          .all_to_all_s = all_to_all_bytes(size, parallelism) * tokens / device.network_per_s,
+          .reduce_s = gradient * (experts * ring(replicas) + others * ring(ranks)) / device.network_per_s};
+}
+
+StepLine fit_step_line(const std::vector<std::pair<int64_t, double>>& measured) {
+  const auto n = static_cast<double>(measured.size());
+  double mean_experts = 0, mean_seconds = 0;
+  for (const auto& [experts, seconds] : measured) {
+    mean_experts += static_cast<double>(experts) / n;
+    mean_seconds += seconds / n;
+  }
+  double covariance = 0, variance = 0;
+  for (const auto& [experts, seconds] : measured) {
+    const double away = static_cast<double>(experts) - mean_experts;
+    covariance += away * (seconds - mean_seconds);
+    variance += away * away;
+  }
+  COPPICE_CHECK(variance > 0, "step times of one number of experts");
+  const double slope = covariance / variance;
+  return {mean_seconds - slope * mean_experts, slope};
+}
+
+}  // namespace coppice::cost

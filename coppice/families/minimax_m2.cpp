@@ -1,0 +1,57 @@
+#include "coppice/families/trunk_detail.h"
+
+namespace coppice::families {
+
+namespace {
+
+using enum Role;
+using enum Dim;
+using enum When;
+
+constexpr std::string_view kExpertsKeys[] = {"num_local_experts", "num_experts"};
+
+// Shapes are [out, in], as on disk.
+constexpr TensorRule kTensors[] = {
+    {"model.embed_tokens.weight", kEmbedding, {kVocab, kModel}},
+    {"model.layers.{L}.input_layernorm.weight", kInputNorm, {kModel}},
+    {"model.layers.{L}.self_attn.q_proj.weight", kQuery, {kQueryRows, kModel}},
+    {"model.layers.{L}.self_attn.k_proj.weight", kKey, {kKeyValueRows, kModel}},
+    {"model.layers.{L}.self_attn.v_proj.weight", kValue, {kKeyValueRows, kModel}},
+    {"model.layers.{L}.self_attn.o_proj.weight", kAttentionOutput, {kModel, kQueryRows}},
+    {"model.layers.{L}.self_attn.q_norm.weight", kQueryNorm, {kQueryRows}},
+    {"model.layers.{L}.self_attn.k_norm.weight", kKeyNorm, {kKeyValueRows}},
+    {"model.layers.{L}.post_attention_layernorm.weight", kPostAttentionNorm, {kModel}},
+    {"model.layers.{L}.block_sparse_moe.gate.weight", kRouter, {kExperts, kModel}, kMoeLayer},
+    {"model.layers.{L}.block_sparse_moe.e_score_correction_bias", kSelectionBias, {kExperts}, kMoeLayer},
+    {"model.layers.{L}.block_sparse_moe.experts.{X}.w1.weight", kExpertGate, {kExpertWidth, kModel}, kMoeLayer},
+    {"model.layers.{L}.block_sparse_moe.experts.{X}.w3.weight", kExpertUp, {kExpertWidth, kModel}, kMoeLayer},
+    {"model.layers.{L}.block_sparse_moe.experts.{X}.w2.weight", kExpertDown, {kModel, kExpertWidth}, kMoeLayer},
+    {"model.norm.weight", kFinalNorm, {kModel}},
+    {"lm_head.weight", kLmHead, {kVocab, kModel}, kIfUntied},
+};
+
+}  // namespace
+
+extern const Family kMinimaxM2;  // listed once, in all.cpp
+const Family kMinimaxM2{
+    .model_type = "minimax_m2",
+    .architecture = "MiniMaxM2ForCausalLM",
+    .tensors = kTensors,
+    .trunk = detail::kDecoderTrunk,
+    .has_mtp = true,
+    .experts_keys = kExpertsKeys,
+    .top_k_key = "num_experts_per_tok",
+    .expert_width_key = "intermediate_size",
+    .dense_width_key = "",
+    .layers = LayerPattern::kEveryLayer,
+    .gate = GateFunction::kSigmoidTopK,
+    .renormalise = Switch::yes(),
+    .qk_norm = QkNorm::kWhole,
+    .has_partial_rotary = true,
+    .kv_heads_fallback = 8,
+    .head_dim_fallback = 128,
+    .max_positions_fallback = 196608,
+    .rope_theta_fallback = 5e6,
+};
+
+}  // namespace coppice::families

@@ -1,0 +1,66 @@
+#include "coppice/families/trunk_detail.h"
+
+namespace coppice::families {
+
+namespace {
+
+using enum Role;
+using enum Dim;
+using enum When;
+
+constexpr std::string_view kExpertsKeys[] = {"n_routed_experts", "num_local_experts"};
+
+// Shapes are [out, in], as on disk.
+constexpr TensorRule kTensors[] = {
+    {"model.embed_tokens.weight", kEmbedding, {kVocab, kModel}},
+    {"model.layers.{L}.input_layernorm.weight", kInputNorm, {kModel}},
+    {"model.layers.{L}.self_attn.q_proj.weight", kQuery, {kQueryRows, kModel}},
+    {"model.layers.{L}.self_attn.q_proj.bias", kQueryBias, {kQueryRows}, kIfQkvBias},
+    {"model.layers.{L}.self_attn.k_proj.weight", kKey, {kKeyValueRows, kModel}},
+    {"model.layers.{L}.self_attn.k_proj.bias", kKeyBias, {kKeyValueRows}, kIfQkvBias},
+    {"model.layers.{L}.self_attn.v_proj.weight", kValue, {kKeyValueRows, kModel}},
+    {"model.layers.{L}.self_attn.v_proj.bias", kValueBias, {kKeyValueRows}, kIfQkvBias},
+    {"model.layers.{L}.self_attn.o_proj.weight", kAttentionOutput, {kModel, kQueryRows}},
+    {"model.layers.{L}.post_attention_layernorm.weight", kPostAttentionNorm, {kModel}},
+    {"model.layers.{L}.mlp.gate.weight", kRouter, {kExperts, kModel}, kMoeLayer},
+    {"model.layers.{L}.mlp.gate.e_score_correction_bias", kSelectionBias, {kExperts}, kMoeLayer},
+    {"model.layers.{L}.mlp.experts.{X}.gate_proj.weight", kExpertGate, {kExpertWidth, kModel}, kMoeLayer},
+    {"model.layers.{L}.mlp.experts.{X}.up_proj.weight", kExpertUp, {kExpertWidth, kModel}, kMoeLayer},
+    {"model.layers.{L}.mlp.experts.{X}.down_proj.weight", kExpertDown, {kModel, kExpertWidth}, kMoeLayer},
+    {"model.layers.{L}.mlp.shared_experts.gate_proj.weight", kSharedGate, {kSharedWidth, kModel}, kMoeLayer},
+    {"model.layers.{L}.mlp.shared_experts.up_proj.weight", kSharedUp, {kSharedWidth, kModel}, kMoeLayer},
+    {"model.layers.{L}.mlp.shared_experts.down_proj.weight", kSharedDown, {kModel, kSharedWidth}, kMoeLayer},
+    {"model.norm.weight", kFinalNorm, {kModel}},
+    {"lm_head.weight", kLmHead, {kVocab, kModel}, kIfUntied},
+};
+
+}  // namespace
+
+extern const Family kSolarOpen;  // listed once, in all.cpp
+const Family kSolarOpen{
+    .model_type = "solar_open",
+    .architecture = "SolarOpenForCausalLM",
+    .tensors = kTensors,
+    .trunk = detail::kDecoderTrunk,
+    .has_mtp = true,
+    .experts_keys = kExpertsKeys,
+    .top_k_key = "num_experts_per_tok",
+    .expert_width_key = "moe_intermediate_size",
+    .shared_count_key = "n_shared_experts",
+    .dense_width_key = "",
+    .layers = LayerPattern::kEveryLayer,
+    .gate = GateFunction::kSigmoidTopK,
+    .renormalise = Switch::read("norm_topk_prob", true),
+    .has_groups = true,
+    .has_routed_scaling = true,
+    .renormalise_epsilon = 1e-20,
+    .qkv_bias = Switch::read("attention_bias", false),
+    .has_partial_rotary = true,
+    .kv_heads_fallback = 8,
+    .head_dim_fallback = 128,
+    .max_positions_fallback = 131072,
+    .rope_theta_fallback = 1e6,
+    .rms_eps_fallback = 1e-5,
+};
+
+}  // namespace coppice::families

@@ -1,0 +1,298 @@
+#pragma once
+
+// The pieces of sorted_rows_detail.h, for the file that has a `Launch`:
+//   each(count, piece)            piece(i) for every i < count
+//   each_pack(rows, packs, piece) piece(row, pack) for every row < rows and pack < packs
+//   each_row(rows, piece)          piece.finish(row, sum over lanes of piece(row, lane)), lanes summed as a tree
+
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+#include <type_traits>
+
+#include "coppice/base/check.h"
+#include "coppice/kernels/sorted_rows_detail.h"
+
+#ifdef __CUDACC__
+#define COPPICE_ANYWHERE __host__ __device__
+#else
+#define COPPICE_ANYWHERE
+#endif
+
+namespace coppice::kernels::detail {
+
+inline constexpr int kSumLanes = 128;
+
+/// Adds up kSumLanes numbers; the caller of one of many threads makes them wait between two steps.
+COPPICE_ANYWHERE inline void add_upper_half(float* lanes, int lane, int half) {
+  if (lane < half) lanes[lane] += lanes[lane + half];
+}
+
+COPPICE_ANYWHERE inline float widened(float value) { return value; }
+COPPICE_ANYWHERE inline float widened(Bf16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float out;
+  memcpy(&out, &bits, sizeof out);
+  return out;
+}
+
+COPPICE_ANYWHERE inline void narrow_to(float& to, float value) { to = value; }
+/// To the nearest, ties to even; a NaN stays one.
+COPPICE_ANYWHERE inline void narrow_to(Bf16& to, float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  const uint32_t rounded = is_nan ? bits | 0x00400000u : bits + 0x7fffu + ((bits >> 16) & 1u);
+  to.bits = static_cast<uint16_t>(rounded >> 16);
+}
+
+COPPICE_ANYWHERE inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+/// `kCount` neighbours, moved at once.
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  T values[kCount];
+
+  COPPICE_ANYWHERE static Pack load(const T* from) { return *reinterpret_cast<const Pack*>(from); }
+  COPPICE_ANYWHERE static Pack zeros() {
+    Pack out;
+    for (T& v : out.values) narrow_to(v, 0.0f);
+    return out;
+  }
+  COPPICE_ANYWHERE void store(T* to) const { *reinterpret_cast<Pack*>(to) = *this; }
+};
+
+struct NoPairs {
+  PairTables t;
+  COPPICE_ANYWHERE void operator()(int64_t row) const { t.pair_of_row[row] = -1; }
+};
+
+/// An expert that there is not is our bug: on a GPU the kernel dies, and with it the process's work there.
+COPPICE_ANYWHERE inline void check_expert(int64_t expert, int64_t experts) {
+#ifdef __CUDA_ARCH__
+  if (expert < 0 || expert >= experts) __trap();
+#else
+  COPPICE_CHECK(expert >= 0 && expert < experts, "expert ", expert);
+#endif
+}
+
+/// Pairs of one expert in one chunk, piece chunk * E + expert.
+struct CountPairs {
+  PairTables t;
+  COPPICE_ANYWHERE void operator()(int64_t piece) const {
+    const int64_t chunk = piece / t.experts, expert = piece % t.experts, begin = chunk * kChunkPairs;
+    const int64_t pairs = t.tokens * t.top_k, end = begin + kChunkPairs < pairs ? begin + kChunkPairs : pairs;
+    int32_t count = 0;
+    for (int64_t pair = begin; pair < end; ++pair) {
+      if (expert == 0) check_expert(t.index[pair], t.experts);
+      count += t.index[pair] == expert ? 1 : 0;
+    }
+    t.chunk_count[piece] = count;
+  }
+};
+
+/// Of one expert: counts become the pairs in earlier chunks, and first_row[expert + 1] all its pairs.
+struct SumChunks {
+  PairTables t;
+  int64_t chunks;
+  COPPICE_ANYWHERE void operator()(int64_t expert) const {
+    int32_t sum = 0;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const int32_t count = t.chunk_count[chunk * t.experts + expert];
+      t.chunk_count[chunk * t.experts + expert] = sum;
+      sum += count;
+    }
+    t.first_row[expert + 1] = sum;
+  }
+};
+
+/// From pairs to first rows; one piece.
+struct PlaceExperts {
+  PairTables t;
+  COPPICE_ANYWHERE void operator()(int64_t) const {
+    constexpr auto kQuantum = static_cast<int32_t>(kRowQuantum);
+    int32_t row = 0;
+    t.first_row[0] = 0;
+    for (int64_t expert = 0; expert < t.experts; ++expert) {
+      const int32_t count = t.first_row[expert + 1];
+      row += count == 0 ? kQuantum : (count + kQuantum - 1) / kQuantum * kQuantum;
+      t.first_row[expert + 1] = row;
+    }
+  }
+};
+
+/// As CountPairs, with a row for each pair.
+struct PlacePairs {
+  PairTables t;
+  COPPICE_ANYWHERE void operator()(int64_t piece) const {
+    const int64_t chunk = piece / t.experts, expert = piece % t.experts, begin = chunk * kChunkPairs;
+    const int64_t pairs = t.tokens * t.top_k, end = begin + kChunkPairs < pairs ? begin + kChunkPairs : pairs;
+    int32_t row = t.first_row[expert] + t.chunk_count[piece];
+    for (int64_t pair = begin; pair < end; ++pair) {
+      if (t.index[pair] != expert) continue;
+      t.pair_of_row[row] = static_cast<int32_t>(pair);
+      t.row_of_pair[pair] = row++;
+    }
+  }
+};
+
+template <class T, int kCount>
+struct GatherRows {
+  PairTables t;
+  const T* from_TD;
+  T* to_PD;
+  int64_t packs;  ///< a row
+  COPPICE_ANYWHERE void operator()(int64_t row, int64_t at) const {
+    using P = Pack<T, kCount>;
+    const int32_t pair = t.pair_of_row[row];
+    const int64_t token = pair / static_cast<int32_t>(t.top_k);
+    const P pack = pair < 0 ? P::zeros() : P::load(from_TD + (token * packs + at) * kCount);
+    pack.store(to_PD + (row * packs + at) * kCount);
+  }
+};
+
+template <class T, int kCount>
+struct ActivateRows {
+  PairTables t;
+  const T* hidden_PG;
+  T* active_PF;
+  int64_t packs;
+  COPPICE_ANYWHERE void operator()(int64_t row, int64_t at) const {
+    using P = Pack<T, kCount>;
+    P out = P::zeros();
+    if (t.pair_of_row[row] >= 0) {
+      const P gate = P::load(hidden_PG + (2 * row * packs + at) * kCount);
+      const P up = P::load(hidden_PG + ((2 * row + 1) * packs + at) * kCount);
+      for (int i = 0; i < kCount; ++i) {
+        const float g = widened(gate.values[i]);
+        narrow_to(out.values[i], g * sigmoid(g) * widened(up.values[i]));
+      }
+    }
+    out.store(active_PF + (row * packs + at) * kCount);
+  }
+};
+
+template <class T, int kCount>
+struct SumOfChoices {
+  PairTables t;
+  const T* rows_PD;
+  const float* weight_TK;
+  T* out_TD;
+  int64_t packs;
+  COPPICE_ANYWHERE void operator()(int64_t token, int64_t at) const {
+    using P = Pack<T, kCount>;
+    float sum[kCount] = {};
+    for (int64_t pair = token * t.top_k; pair < (token + 1) * t.top_k; ++pair) {
+      const P row = P::load(rows_PD + (t.row_of_pair[pair] * packs + at) * kCount);
+      const float weight = weight_TK ? weight_TK[pair] : 1.0f;
+      for (int i = 0; i < kCount; ++i) sum[i] += weight * widened(row.values[i]);
+    }
+    P out;
+    for (int i = 0; i < kCount; ++i) narrow_to(out.values[i], sum[i]);
+    out.store(out_TD + (token * packs + at) * kCount);
+  }
+};
+
+template <class T, int kCount>
+struct ActivateRowsBackward {
+  PairTables t;
+  const T* hidden_PG;
+  const float* gate_TK;
+  T *active_PF, *grad_hidden_PG;
+  float* grad_gate_TK;
+  int64_t packs;
+
+  /// The lane's share of a row and of its inner product.
+  COPPICE_ANYWHERE float operator()(int64_t row, int lane) const {
+    const int64_t pair = t.pair_of_row[row];
+    float product = 0;
+    for (int64_t at = lane; at < packs; at += kSumLanes) product += pair < 0 ? clear(row, at) : one(row, at, pair);
+    return product;
+  }
+  COPPICE_ANYWHERE void finish(int64_t row, float product) const {
+    const int64_t pair = t.pair_of_row[row];
+    if (pair >= 0) grad_gate_TK[pair] = product;
+  }
+
+ private:
+  using P = Pack<T, kCount>;
+  COPPICE_ANYWHERE float clear(int64_t row, int64_t at) const {
+    P::zeros().store(active_PF + (row * packs + at) * kCount);
+    P::zeros().store(grad_hidden_PG + (2 * row * packs + at) * kCount);
+    P::zeros().store(grad_hidden_PG + ((2 * row + 1) * packs + at) * kCount);
+    return 0;
+  }
+  COPPICE_ANYWHERE float one(int64_t row, int64_t at, int64_t pair) const {
+    T* const active = active_PF + (row * packs + at) * kCount;
+    const int64_t gate_at = (2 * row * packs + at) * kCount, up_at = ((2 * row + 1) * packs + at) * kCount;
+    const P gate = P::load(hidden_PG + gate_at), up = P::load(hidden_PG + up_at), grad = P::load(active);
+    const float weight = gate_TK[pair];
+    P weighted_active, grad_gate, grad_up;
+    float product = 0;
+    for (int i = 0; i < kCount; ++i) {
+      const float g = widened(gate.values[i]), u = widened(up.values[i]), d = widened(grad.values[i]);
+      const float s = sigmoid(g), silu = g * s, weighted = d * weight;
+      product += d * silu * u;
+      narrow_to(weighted_active.values[i], weight * silu * u);
+      narrow_to(grad_gate.values[i], weighted * u * s * (1.0f + g * (1.0f - s)));
+      narrow_to(grad_up.values[i], weighted * silu);
+    }
+    weighted_active.store(active);
+    grad_gate.store(grad_hidden_PG + gate_at);
+    grad_up.store(grad_hidden_PG + up_at);
+    return product;
+  }
+};
+
+/// Calls f with the width of packs and their number a row: 16 bytes where rows and pointers allow it, else one number.
+template <class T, class F>
+void with_pack(int64_t dim, std::initializer_list<const T*> rows, const F& f) {
+  constexpr int kWide = 16 / sizeof(T);
+  bool aligned = dim % kWide == 0;
+  for (const T* row : rows) aligned = aligned && reinterpret_cast<uintptr_t>(row) % 16 == 0;
+  if (aligned) {
+    f(std::integral_constant<int, kWide>{}, dim / kWide);
+  } else {
+    f(std::integral_constant<int, 1>{}, dim);
+  }
+}
+
+template <class Launch, class T>
+SortedRows<Launch, T>::SortedRows(const Launch& launch, const PairTables& tables) : launch_(launch), tables_(tables) {
+  launch_.each(tables_.rows(), NoPairs{tables_});
+  launch_.each(tables_.chunks() * tables_.experts, CountPairs{tables_});
+  launch_.each(tables_.experts, SumChunks{tables_, tables_.chunks()});
+  launch_.each(1, PlaceExperts{tables_});
+  launch_.each(tables_.chunks() * tables_.experts, PlacePairs{tables_});
+}
+
+template <class Launch, class T>
+void SortedRows<Launch, T>::gather(const T* from_TD, int64_t dim, T* to_PD) const {
+  with_pack<T>(dim, {from_TD, to_PD}, [&](auto count, int64_t packs) {
+    launch_.each_pack(tables_.rows(), packs, GatherRows<T, count>{tables_, from_TD, to_PD, packs});
+  });
+}
+
+template <class Launch, class T>
+void SortedRows<Launch, T>::activate(const T* hidden_PG, int64_t width, T* active_PF) const {
+  with_pack<T>(width, {hidden_PG, active_PF}, [&](auto count, int64_t packs) {
+    launch_.each_pack(tables_.rows(), packs, ActivateRows<T, count>{tables_, hidden_PG, active_PF, packs});
+  });
+}
+
+template <class Launch, class T>
+void SortedRows<Launch, T>::activate_backward(const Activated& io, int64_t width) const {
+  with_pack<T>(width, {io.hidden_PG, io.active_PF, io.grad_hidden_PG}, [&](auto count, int64_t packs) {
+    launch_.each_row(tables_.rows(), ActivateRowsBackward<T, count>{tables_, io.hidden_PG, io.gate_TK, io.active_PF,
+                                                                    io.grad_hidden_PG, io.grad_gate_TK, packs});
+  });
+}
+
+template <class Launch, class T>
+void SortedRows<Launch, T>::combine(const T* rows_PD, const float* weight_TK, int64_t dim, T* out_TD) const {
+  with_pack<T>(dim, {rows_PD, out_TD}, [&](auto count, int64_t packs) {
+    launch_.each_pack(tables_.tokens, packs, SumOfChoices<T, count>{tables_, rows_PD, weight_TK, out_TD, packs});
+  });
+}
+
+}  // namespace coppice::kernels::detail

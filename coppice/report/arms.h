@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "coppice/report/run_record.h"
+
+namespace coppice::report {
+
+/// A run as far as comparing goes. NaN and 0: the files do not say.
+struct RunSummary {
+  int64_t experts_before = 0, experts_after = 0;  ///< of the model it began from, and at its end
+  double tokens_before = 0, tokens_after = 0;     ///< seen before its first step and after its last
+  double growth_tokens;                           ///< seen when the experts became more: tau; NaN: they never did
+  double step_s_before, step_s_after;             ///< median seconds a step with either number of experts
+  double batch_tokens = 0;
+  int64_t seed = 0;
+  double loss;                               ///< mean of the last 10 training losses
+  std::map<std::string, double> validation;  ///< last value of each validation/<file>
+  double active_parameters;
+
+  bool grew() const { return growth_tokens == growth_tokens; }
+};
+RunSummary summarise(const RunRecord& run);
+
+/// Three runs on the same tokens: E experts throughout, E expanded to N, N throughout.
+struct Comparison {
+  std::string upcycled, control, fixed;  ///< names of the runs; `fixed` may be empty
+  int64_t seed = 0, experts_before = 0, experts_after = 0;
+  double tokens_before = 0, tokens_total = 0;  ///< tau and T
+  double loss_control = 0, loss_upcycled = 0,
+         loss_fixed;  ///< validation, mean over the files all arms have; else training
+  bool is_validation = false;
+  std::map<std::string, double> gain_by_file;  ///< L_E - L_up of each validation file
+  double step_s_before, step_s_after;
+
+  double gain() const { return loss_control - loss_upcycled; }
+  double gap() const { return loss_control - loss_fixed; }  ///< NaN without `fixed`
+  double eta() const { return gain() / gap(); }
+  double cpt_share() const { return (tokens_total - tokens_before) / tokens_before; }
+};
+/// Every expanded run beside its controls: runs of the same seed and the same number of tokens at the end, one with as
+/// many experts as it began with, one from nothing with as many as it ended with.
+std::vector<Comparison> compare_arms(const std::vector<RunRecord>& runs);
+
+struct Spread {
+  double mean = 0, low = 0, high = 0;
+  double standard_error = 0;  ///< of the mean; NaN for one value
+};
+Spread spread(const std::vector<double>& values);
+
+/// Comparisons that differ in the seed alone.
+struct ArmGroup {
+  std::vector<Comparison> seeds;
+  Spread gain, gap, eta;  ///< gap and eta: NaN unless every seed has the run of fixed size
+  bool eta_is_reliable() const { return gap.mean > 3 * gap.standard_error; }  ///< the demo's rule; false for one seed
+};
+std::vector<ArmGroup> group_arms(const std::vector<Comparison>& comparisons);
+
+}  // namespace coppice::report

@@ -1,0 +1,162 @@
+#include "coppice/report/attachments.h"
+
+#include <algorithm>
+#include <set>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/base/toml.h"
+
+namespace coppice::report {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kMostExperts = 1 << 22;
+
+std::map<int64_t, std::vector<uint32_t>> parents_of(const Json& by_layer) {
+  std::map<int64_t, std::vector<uint32_t>> out;
+  if (!by_layer.is_object()) return out;
+  for (const auto& [layer, list] : by_layer.members()) {
+    if (layer.empty() || layer.size() > 9 || layer.find_first_not_of("0123456789") != std::string::npos) continue;
+    if (!list.is_array()) continue;
+    auto& parents = out[std::stoll(layer)];
+    for (const Json& parent : list.items()) {
+      const int64_t expert = parent.as_int();
+      if (expert < 0 || expert >= kMostExperts) {
+        throw Error(ErrorCode::kFormat, cat("layer ", layer, " has the parent ", expert, "; wanted 0 or more"));
+      }
+      parents.push_back(static_cast<uint32_t>(expert));
+    }
+  }
+  return out;
+}
+
+// Runs `read`; what it throws names `path`.
+template <class Read>
+auto naming(const fs::path& path, const Read& read) {
+  try {
+    return read();
+  } catch (const Error& error) {
+    throw Error(error.code, cat(path, ": ", error.what()));
+  }
+}
+
+Routing routing_of(const Json& tokens) {
+  Routing out;
+  for (const auto& [domain, layers] : tokens.members()) {
+    for (const auto& [layer, counts] : layers.members()) {
+      auto& row = out[domain][std::strtoll(layer.c_str(), nullptr, 10)];
+      for (const Json& count : counts.items()) row.push_back(count.as_double());
+    }
+  }
+  return out;
+}
+
+// expert_share of one arm of a demo's result.json: [domain][index of the MoE layer][expert].
+Routing routing_of_demo(const RunRecord& run, const Json& arm) {
+  std::set<int64_t> moe_layers;
+  for (const auto& [tag, points] : run.series) {
+    if (tag.starts_with("layer/")) moe_layers.insert(std::strtoll(tag.c_str() + 6, nullptr, 10));
+  }
+  const std::vector<int64_t> numbers(moe_layers.begin(), moe_layers.end());
+  Routing out;
+  const Json* shares = arm.find("expert_share");
+  if (shares == nullptr) return out;
+  for (const auto& [domain, layers] : shares->members()) {
+    size_t index = 0;
+    for (const Json& layer : layers.items()) {
+      auto& row = out[domain][index < numbers.size() ? numbers[index] : static_cast<int64_t>(index)];
+      ++index;
+      for (const Json& share : layer.items()) row.push_back(share.as_double());
+    }
+  }
+  return out;
+}
+
+Json read_ours(const fs::path& path, std::string_view key) {
+  if (!fs::is_regular_file(path)) return {};
+  Json json = Json::read(path);
+  return json.find(key) == nullptr ? Json() : json;
+}
+
+std::optional<upcycle::Scores> read_scores(const fs::path& path) {
+  if (!fs::is_regular_file(path)) return std::nullopt;
+  return upcycle::Scores::read(path);
+}
+
+void add_growth(GrowthRecord record, Attachments& out) {
+  if (record.scores || !record.parents.empty()) out.growths.push_back(std::move(record));
+}
+
+// RUN/growth-step-00001000/ with scores.json and plan.toml.
+void add_growths_of(const RunRecord& run, Attachments& out) {
+  std::set<fs::path> folders;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(run.directory, none)) {
+    if (entry.path().filename().string().starts_with("growth-step-")) folders.insert(entry.path());
+  }
+  for (const auto& folder : folders) {
+    GrowthRecord record{.name = cat(run.name, ", ", folder.filename().string())};
+    record.scores = read_scores(folder / "scores.json");
+    if (fs::is_regular_file(folder / "plan.toml")) {
+      const Json plan = read_toml(folder / "plan.toml");
+      const Json* parents = plan.find("parents");
+      if (parents != nullptr) record.parents = naming(folder / "plan.toml", [&] { return parents_of(*parents); });
+    }
+    if (record.parents.empty()) record.parents = lineage_parents(run.lineage, 0);
+    add_growth(std::move(record), out);
+  }
+}
+
+void add_routing(const RunRecord& run, Attachments& out) {
+  for (const Json& event : run.events) {
+    const Json* tokens = event.find("tokens");
+    if (event.at("event") == Json("routing") && tokens != nullptr)
+      out.routing[run.name] = naming(run.directory / "metrics.jsonl", [&] { return routing_of(*tokens); });
+  }
+}
+
+}  // namespace
+
+size_t lineage_steps(const Json& lineage) {
+  const Json* steps = lineage.find("steps");
+  return steps == nullptr || !steps->is_array() ? 0 : steps->items().size();
+}
+
+std::map<int64_t, std::vector<uint32_t>> lineage_parents(const Json& lineage, size_t index) {
+  if (index >= lineage_steps(lineage)) return {};
+  const Json* parents = lineage.at("steps").items()[index].find("parents");
+  return parents == nullptr ? std::map<int64_t, std::vector<uint32_t>>{} : parents_of(*parents);
+}
+
+Attachments read_attachments(const std::vector<RunRecord>& runs) {
+  Attachments out;
+  std::set<fs::path> seen;
+  for (const auto& run : runs) {
+    const fs::path own = fs::absolute(run.directory).lexically_normal();
+    add_growths_of(run, out);
+    add_routing(run, out);
+    for (const fs::path& folder : {own, own.parent_path()}) {
+      const bool is_new = seen.insert(folder).second;
+      if (auto scores = is_new ? read_scores(folder / "scores.json") : std::nullopt) {
+        GrowthRecord record{.name = folder.filename().string(), .scores = std::move(scores)};
+        for (const auto& other : runs) {  // the run of this folder that grew
+          const fs::path at = fs::absolute(other.directory).lexically_normal();
+          if ((at == folder || at.parent_path() == folder) && record.parents.empty()) {
+            record.parents = lineage_parents(other.lineage, 0);
+          }
+        }
+        add_growth(std::move(record), out);
+      }
+      const Json result = read_ours(folder / "result.json", "seed");
+      const std::string arm = own.filename().string();
+      if (out.routing.contains(run.name) || result.find(arm) == nullptr) continue;
+      Routing routing = naming(folder / "result.json", [&] { return routing_of_demo(run, result.at(arm)); });
+      if (!routing.empty()) out.routing[run.name] = std::move(routing);
+    }
+  }
+  return out;
+}
+
+}  // namespace coppice::report

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coppice/base/json.h"
+#include "coppice/report/run_record.h"
+#include "coppice/upcycle/utility.h"
+
+namespace coppice::report {
+
+/// How tokens spread over the experts: [domain][layer][expert], counts or shares.
+using Routing = std::map<std::string, std::map<int64_t, std::vector<double>>>;
+
+/// What decided an expansion: utilities and, where known, who was copied.
+struct GrowthRecord {
+  std::string name;  ///< of the run and the step
+  std::optional<upcycle::Scores> scores;
+  std::map<int64_t, std::vector<uint32_t>> parents;  ///< layer -> parent of each expert afterwards
+};
+
+/// Files beside the metrics of a run.
+struct Attachments {
+  std::vector<GrowthRecord> growths;       ///< RUN/growth-step-*/, RUN/scores.json, scores.json beside RUN
+  std::map<std::string, Routing> routing;  ///< run -> of its newest event "routing", or of a demo's result.json
+};
+
+/// Throws   Error{kFormat} naming the file that says it is ours and is not.
+Attachments read_attachments(const std::vector<RunRecord>& runs);
+
+/// layer -> parents of the lineage's step `index`; empty if that is none.
+std::map<int64_t, std::vector<uint32_t>> lineage_parents(const Json& lineage, size_t index);
+size_t lineage_steps(const Json& lineage);
+
+}  // namespace coppice::report

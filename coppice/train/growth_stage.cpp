@@ -1,0 +1,108 @@
+#include "coppice/train/growth_stage.h"
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/upcycle/selection.h"
+#include "coppice/upcycle/utility.h"
+
+namespace coppice::train {
+namespace {
+
+std::string name_of(size_t index, int64_t at_step) { return cat("growth ", index + 1, " (at_step ", at_step, ")"); }
+
+void check_numbers(const GrowthStage& stage, const std::string& name) {
+  const auto refuse = [&](std::string_view key, auto value, std::string_view wanted) {
+    throw Error(ErrorCode::kUsage, cat(name, ": ", key, " is ", value, "; wanted ", wanted));
+  };
+  if (stage.score_batches < 0) refuse("score_batches", stage.score_batches, "0 or more");
+  if (stage.split < 1) refuse("split", stage.split, "1 or more parts");
+  if (stage.rewarmup < 0) refuse("rewarmup", stage.rewarmup, "0 or more steps");
+  if (!(stage.lr >= 0)) refuse("lr", stage.lr, "0 or a learning rate");
+  if (!(stage.balance_rate >= 0)) refuse("balance_rate", stage.balance_rate, "0 or more");
+  if (stage.balance_steps < 0) refuse("balance_steps", stage.balance_steps, "0 or more");
+  if ((stage.balance_rate > 0) != (stage.balance_steps > 0)) {
+    throw Error(ErrorCode::kUsage, cat(name, ": balance_rate is ", stage.balance_rate, " for balance_steps ",
+                                       stage.balance_steps, "; wanted both above 0, or neither"));
+  }
+}
+
+// Every expert of every MoE layer is worth as much as every other.
+upcycle::Scores equal_scores(const families::ModelConfig& config, const GrowthStage& stage) {
+  upcycle::Scores scores;
+  scores.model_type = config.family->model_type;
+  scores.layers = config.num_layers;
+  scores.experts = config.num_experts;
+  auto& metric = scores.metrics[stage.metric.value_or(upcycle::GrowthOptions{}.metric)];
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
+    metric.fc1.sum[layer].assign(static_cast<size_t>(config.num_experts), 1.0);
+    metric.fc2.sum[layer] = metric.fc1.sum[layer];
+  }
+  return scores;
+}
+
+}  // namespace
+
+bool GrowthStage::needs_scores() const {
+  return split == 1 && score_batches > 0 && upcycle::selection_rule(select.value_or("waterfill")).needs_scores;
+}
+
+upcycle::GrowthOptions GrowthStage::growth_options(uint64_t run_seed) const {
+  upcycle::GrowthOptions out{.experts = experts,
+                             .select = select,
+                             .max_duplicates = max_duplicates,
+                             .router_init = router_init,
+                             .order = order,
+                             .allow_regroup = allow_regroup,
+                             .scale_top_k = scale_top_k,
+                             .split = split};
+  out.temperature = temperature.value_or(out.temperature);
+  out.metric = metric.value_or(out.metric);
+  out.layer_selection = layer_selection.value_or(out.layer_selection);
+  out.expert_init = expert_init.value_or(out.expert_init);
+  out.balance_bias = balance_bias.value_or(out.balance_bias);
+  out.optimizer_state = optimizer_state.value_or(out.optimizer_state);
+  out.seed = seed.value_or(run_seed);
+  return out;
+}
+
+std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps) {
+  std::vector<GrowthStage> stages;
+  if (tables.is_null()) return stages;
+  if (!tables.is_array()) {
+    throw Error(ErrorCode::kUsage, "growth: found one value; wanted an array of tables, [[growth]] in the run file");
+  }
+  for (const Json& table : tables.items()) {
+    const size_t index = stages.size();
+    GrowthStage& stage = stages.emplace_back();
+    read_object(stage, table, cat("growth ", index + 1));
+    const std::string name = name_of(index, stage.at_step);
+    const int64_t least = index == 0 ? 0 : stages[index - 1].at_step + 1;
+    if (stage.at_step < least || stage.at_step >= steps) {
+      throw Error(ErrorCode::kUsage, cat(name, ": wanted at_step from ", least, " to ", steps - 1,
+                                         ", behind the growth before it and with steps left to train"));
+    }
+    check_numbers(stage, name);
+    if (stage.needs_scores() && stage.at_step < stage.score_batches) {
+      throw Error(ErrorCode::kUsage, cat(name, ": there are no ", stage.score_batches, " batches before it to score ",
+                                         "the experts on (lower score_batches, or select uniform)"));
+    }
+  }
+  return stages;
+}
+
+void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed) {
+  families::ModelConfig now = config;
+  for (const GrowthStage& stage : stages) {
+    try {
+      const auto scores = equal_scores(now, stage);
+      const auto plan =
+          upcycle::make_plan(now, stage.growth_options(run_seed), stage.needs_scores() ? &scores : nullptr);
+      now = families::read_config(upcycle::grown_config(now, plan), "growth", now.family);
+    } catch (const Error& error) {
+      throw Error(error.code, cat("growth at step ", stage.at_step, ": ", error.what()));
+    }
+  }
+}
+
+}  // namespace coppice::train

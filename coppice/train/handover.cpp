@@ -1,0 +1,78 @@
+#include "coppice/train/handover.h"
+
+#include <algorithm>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/upcycle/lineage.h"
+
+namespace coppice::train {
+namespace {
+
+constexpr double kAsleep = 1.001;  // sigmoids lie between 0 and 1
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
+
+HandoverPolicy policy_named(std::string_view name) {
+  if (name == "none") return HandoverPolicy::kNone;
+  if (name == "release") return HandoverPolicy::kRelease;
+  if (name == "keep") return HandoverPolicy::kKeep;
+  if (name == "dormant") return HandoverPolicy::kDormant;
+  refuse(cat("handover.policy: '", name, "' is unknown",
+             suggestion(name, std::vector<std::string>{"none", "release", "keep", "dormant"})));
+}
+
+}  // namespace
+
+Handover Handover::from_options(std::string_view policy, int64_t steps) {
+  const Handover out{policy_named(policy), steps};
+  const bool releases = out.policy == HandoverPolicy::kRelease;
+  if (releases && steps < 1) refuse(cat("handover.steps: ", steps, "; wanted the steps of the release, 1 or more"));
+  if (!releases && steps != 0) {
+    refuse(cat("handover.steps: ", steps, " has no effect with the policy '", policy, "' (leave it out)"));
+  }
+  return out;
+}
+
+double Handover::share(int64_t since) const {
+  if (policy == HandoverPolicy::kKeep) return 1;
+  if (policy != HandoverPolicy::kRelease) return 0;
+  return std::max(0.0, static_cast<double>(steps + 1 - since) / static_cast<double>(steps));
+}
+
+std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Json>& lineage, double share,
+                                                          uint64_t seed) {
+  if (share <= 0) return nullptr;
+  const auto parents = lineage ? upcycle::newest_parents(*lineage) : std::nullopt;
+  if (!parents) {
+    refuse(cat("handover.policy: the model has no growth behind it (", upcycle::kLineageFile,
+               " names none); wanted a model that `coppice expand` made, or a [[growth]]"));
+  }
+  const Json& step = lineage->at("steps").items().back();
+  if (step.find("top_k_factor") != nullptr || step.find("split") != nullptr) {
+    refuse("handover.policy: the newest growth changed top-K too, and needs no handover (leave it out)");
+  }
+  auto out = std::make_shared<nn::LineageRouting>();
+  out->parents = *parents;
+  out->num_lineages = step.at("experts").items()[0].as_int();
+  out->share = share;
+  out->seed = seed;
+  return out;
+}
+
+void put_copies_to_sleep(upcycle::GrowthPlan& plan, const nn::Decoder& model) {
+  const auto& routing = model.config().routing;
+  if (!routing.has_selection_bias || routing.gate != families::GateFunction::kSigmoidTopK) {
+    refuse(cat("handover.policy: 'dormant' needs a selection bias on sigmoid scores, which a ",
+               model.config().family->model_type, " model has not (use release)"));
+  }
+  for (auto& layer : plan.layers) {
+    const at::Tensor& bias_E = model.selection_bias().at(layer.layer);
+    const auto* const bias = bias_E.const_data_ptr<float>();
+    const auto [least, most] = std::minmax_element(bias, bias + bias_E.numel());
+    const double depth = kAsleep + static_cast<double>(*most) - static_cast<double>(*least);
+    layer.router_init = upcycle::MethodChoice{"bias_only", {{"delta", 0.0}, {"shift", -depth}}};
+  }
+}
+
+}  // namespace coppice::train

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "coppice/base/json.h"
+#include "coppice/nn/decoder.h"
+#include "coppice/upcycle/plan.h"
+
+namespace coppice::train {
+
+/// How a grown model comes from its parents' function to plain top-K (methods.md section 5).
+enum class HandoverPolicy {
+  kNone,     ///< at once, as published
+  kRelease,  ///< lineage-unique routing, let go token by token over some steps
+  kKeep,     ///< lineage-unique routing for good
+  kDormant,  ///< copies start with a selection bias that never wins; balancing wakes them
+};
+
+struct Handover {
+  HandoverPolicy policy = HandoverPolicy::kNone;
+  int64_t steps = 0;  ///< of a release
+
+  /// Throws   Error{kUsage}: an unknown policy (with the nearest), steps without a release or a release without steps.
+  static Handover from_options(std::string_view policy, int64_t steps);
+  bool routes_by_lineage() const { return policy == HandoverPolicy::kRelease || policy == HandoverPolicy::kKeep; }
+  /// Share of the tokens that choose by lineage in the step that ends `since` steps (1 or more) after the growth.
+  double share(int64_t since) const;
+};
+
+/// Lineage routing of a model that grew by the newest step of `lineage` (coppice.json), for that share of the tokens;
+/// null where the share is 0.
+///
+/// Throws   Error{kUsage} if there is no growth in the lineage, or it was no plain growth (split, scaled top-K).
+std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Json>& lineage, double share,
+                                                          uint64_t seed);
+
+/// Puts every copy to sleep: its selection bias starts 1.001 + max - min of the layer's below its parent's, so that it
+/// is never chosen. The plan's router method becomes `bias_only` with that shift, layer by layer.
+///
+/// Throws   Error{kUsage} where the model has no selection bias, or sigmoids are not what it is added to.
+void put_copies_to_sleep(upcycle::GrowthPlan& plan, const nn::Decoder& model);
+
+}  // namespace coppice::train

@@ -1,0 +1,75 @@
+#include "coppice/train/run_metrics.h"
+
+#include <optional>
+#include <string_view>
+
+#include "coppice/base/text.h"
+#include "coppice/train/layer_metrics.h"
+
+namespace coppice::train {
+namespace {
+
+/// One metric of every layer that has it, then their mean.
+class PerLayer {
+ public:
+  explicit PerLayer(std::string_view name) : name_(name) {}
+
+  void add(int64_t layer, std::optional<double> value) {
+    if (value) values_.emplace_back(layer, *value);
+  }
+
+  void append_to(std::vector<Scalar>& out) const {
+    if (values_.empty()) return;
+    double sum = 0;
+    for (const auto& [layer, value] : values_) sum += value;
+    out.emplace_back(cat(name_, "/mean"), sum / static_cast<double>(values_.size()));
+    for (const auto& [layer, value] : values_) out.emplace_back(cat("layer/", layer, "/", name_), value);
+  }
+
+ private:
+  std::string_view name_;
+  std::vector<std::pair<int64_t, double>> values_;
+};
+
+/// Where a parent has more than one child.
+bool has_siblings(const std::vector<uint32_t>& parents) {
+  std::vector<bool> seen(parents.size(), false);
+  for (const uint32_t parent : parents) {
+    if (seen.at(parent)) return true;
+    seen[parent] = true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::vector<Scalar> load_scalars(const StepReport& report, const Parents& parents) {
+  PerLayer violation("maxvio"), entropy("load_entropy"), dead("dead_share"), top_k("effective_top_k"),
+      overlap("routing_overlap");
+  for (const auto& [layer, load] : report.layers) {
+    violation.add(layer, max_violation(load.count_E));
+    entropy.add(layer, load_entropy(load.count_E));
+    dead.add(layer, dead_share(load.count_E));
+    const auto own = parents.find(layer);
+    if (own == parents.end() || !load.index_TK.defined()) continue;
+    top_k.add(layer, effective_top_k(load.index_TK, own->second));
+    overlap.add(layer, routing_overlap(load.index_TK, report.token_T, own->second));
+  }
+  std::vector<Scalar> out;
+  for (const PerLayer* metric : {&violation, &entropy, &dead, &top_k, &overlap}) metric->append_to(out);
+  return out;
+}
+
+std::vector<Scalar> sibling_scalars(const nn::Decoder& model, const Parents& parents) {
+  PerLayer cosine("sibling_cosine");
+  for (const auto& [layer, of_layer] : parents) {
+    if (!has_siblings(of_layer)) continue;
+    const auto part = [&](families::Role role) { return nn::find_parameter(model.parameters(), role, layer); };
+    cosine.add(layer, sibling_cosine(part(families::Role::kExpertGate), part(families::Role::kExpertDown), of_layer));
+  }
+  std::vector<Scalar> out;
+  cosine.append_to(out);
+  return out;
+}
+
+}  // namespace coppice::train

@@ -1,0 +1,191 @@
+#include "coppice/upcycle/convert.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "coppice/base/error.h"
+#include "coppice/base/sha256.h"
+#include "coppice/base/text.h"
+#include "coppice/upcycle/convert_families.h"
+#include "coppice/upcycle/converted_tensors.h"
+#include "coppice/upcycle/lineage.h"
+
+namespace coppice::upcycle {
+namespace {
+
+namespace fs = std::filesystem;
+using families::Model;
+using families::TensorSlot;
+
+constexpr size_t kLossesShown = 8;
+
+void refuse_losses(const Mapping& mapping, std::string_view from, bool lossy) {
+  if (lossy || mapping.losses.empty()) return;
+  throw Error(ErrorCode::kUnsupported, cat("a ", from, " model cannot become ", mapping.config.family->model_type,
+                                           " as it is: ", join_some(mapping.losses, kLossesShown, "; "),
+                                           " (convert to another family, or give --lossy)"));
+}
+
+void refuse_quantised(const Model& model) {
+  const Json* quantised = model.config.json.find("quantization_config");
+  if (quantised == nullptr || quantised->is_null()) return;
+  throw Error(ErrorCode::kUnsupported, cat(model.checkpoint.directory(),
+                                           ": the weights are quantised ('quantization_config'); a conversion scales "
+                                           "values (convert the checkpoint in bf16)"));
+}
+
+/// Keys of config.json that change what a model computes, as far as parents can differ in them.
+constexpr std::string_view kFunctionKeys[] = {"hidden_act",          "rms_norm_eps",        "rope_theta",
+                                              "rope_scaling",        "rope_parameters",     "tie_word_embeddings",
+                                              "sliding_window",      "use_sliding_window",  "layer_types",
+                                              "num_attention_heads", "num_key_value_heads", "head_dim"};
+
+/// The files that turn text into token ids.
+constexpr std::string_view kTokenizerFiles[] = {"tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"};
+
+void check_alike(const Model& first, const Model& other) {
+  const fs::path& directory = other.checkpoint.directory();
+  const auto type = [](const Model& m) { return m.config.family->model_type; };
+  if (type(first) != type(other)) {
+    throw Error(ErrorCode::kFormat, cat(directory, ": a ", type(other), " model beside one of ", type(first),
+                                        "; parents are of one family"));
+  }
+  for (const std::string_view key : kFunctionKeys) {
+    const Json *a = first.config.json.find(key), *b = other.config.json.find(key);
+    if (a == b || (a != nullptr && b != nullptr && *a == *b)) continue;
+    throw Error(ErrorCode::kFormat, cat(directory, ": '", key, "' is ", b == nullptr ? "absent" : b->dump(),
+                                        " and was ", a == nullptr ? "absent" : a->dump(), " in ",
+                                        first.checkpoint.directory(), "; parents agree in it"));
+  }
+  std::vector<std::string> differing;
+  for (const TensorSlot& slot : first.slots) {
+    if (!other.checkpoint.contains(slot.name)) {
+      differing.push_back(cat("'", slot.name, "' is missing"));
+      continue;
+    }
+    const io::TensorInfo &a = *first.checkpoint.at(slot.name).info, &b = *other.checkpoint.at(slot.name).info;
+    if (a.shape != b.shape || a.dtype != b.dtype) {
+      differing.push_back(cat("'", slot.name, "' is ", io::dtype_name(b.dtype), " ", shape_text(b.shape), " and was ",
+                              io::dtype_name(a.dtype), " ", shape_text(a.shape)));
+    }
+  }
+  if (differing.empty()) return;
+  throw Error(ErrorCode::kShape,
+              cat(directory, ": parents are of one shape, but ", join_some(differing, kLossesShown)));
+}
+
+void compare_tokenizers(const Model& first, const Model& other, std::vector<std::string>& losses) {
+  for (const std::string_view name : kTokenizerFiles) {
+    const fs::path a = first.checkpoint.directory() / name, b = other.checkpoint.directory() / name;
+    if (!fs::exists(a) || !fs::exists(b) || sha256_of_file(a) == sha256_of_file(b)) continue;
+    losses.push_back(cat("'", name, "' of ", other.checkpoint.directory(), ": another tokenizer than the first one's"));
+  }
+}
+
+/// Families known for surgery only were matched by names alone.
+void check_shapes(const Model& model, const Mapping& mapping) {
+  std::vector<std::string> differing;
+  const auto check = [&](const std::string& name, const std::vector<int64_t>& wanted) {
+    const io::TensorInfo& found = *model.checkpoint.at(name).info;
+    if (found.shape != wanted)
+      differing.push_back(cat("'", name, "' is ", shape_text(found.shape), ", not ", shape_text(wanted)));
+  };
+  for (const MappedTensor& tensor : mapping.tensors) {
+    const bool is_cut = tensor.origin == Origin::kExperts || tensor.origin == Origin::kShared;
+    if (!is_cut && !tensor.source.empty()) check(tensor.source, tensor.slot.shape);
+  }
+  const int64_t width = model.config.dense_width, dim = model.config.model_dim;
+  for (const TensorSlot& slot : model.slots) {
+    if (slot.role() == families::Role::kDenseGate || slot.role() == families::Role::kDenseUp)
+      check(slot.name, {width, dim});
+    if (slot.role() == families::Role::kDenseDown) check(slot.name, {dim, width});
+  }
+  if (differing.empty()) return;
+  throw Error(ErrorCode::kShape,
+              cat(model.checkpoint.directory(), ": tensors of other shapes than config.json gives: ",
+                  join_some(differing, kLossesShown), " (take the config.json that came with the weights)"));
+}
+
+Mapping map_parents(std::span<const Model> parents, const ConversionPlan& plan) {
+  const Model& first = parents.front();
+  for (const Model& model : parents) refuse_quantised(model);
+  Mapping mapping = map_to_moe(first.config, first.slots, plan);
+  for (const Model& other : parents.subspan(1)) {
+    check_alike(first, other);
+    compare_tokenizers(first, other, mapping.losses);
+  }
+  refuse_losses(mapping, plan.from, plan.lossy);
+  check_shapes(first, mapping);
+  return mapping;
+}
+
+Mapping map_back(const Model& moe, std::string_view to, bool lossy) {
+  refuse_quantised(moe);
+  Mapping mapping = map_to_dense(moe.config, moe.slots, to);
+  refuse_losses(mapping, moe.config.family->model_type, lossy);
+  return mapping;
+}
+
+}  // namespace
+
+Conversion::Conversion(std::span<const Model> parents, const ConversionPlan& plan, const RouterRows* rows)
+    : plan_(plan), mapping_(map_parents(parents, plan)) {
+  for (const Model& model : parents) sources_.push_back(&model);
+  for (const LayerPlan& layer : plan.layers) {
+    if (rows != nullptr) (void)rows->of(layer.layer, plan.experts, plan.experts_a_row(), mapping_.config.model_dim);
+  }
+  tensors_ = converted_tensors(parents, *plan_, mapping_, rows);
+}
+
+Conversion::Conversion(const Model& moe, std::string_view to, bool lossy)
+    : sources_{&moe}, mapping_(map_back(moe, to, lossy)), tensors_(averaged_tensors(moe, mapping_)) {}
+
+std::vector<std::string> Conversion::account() const {
+  std::vector<std::string> texts;
+  for (const MappedTensor& tensor : mapping_.tensors)
+    texts.push_back(account_of(tensor, plan_ ? *plan_ : ConversionPlan{}));
+  return texts;
+}
+
+WrittenModel convert(Conversion& conversion, const OutputSettings& settings) {
+  const Model& first = *conversion.sources_.front();
+  std::vector<const io::Checkpoint*> sources;
+  std::vector<std::string> digests;
+  for (const Model* model : conversion.sources_) {
+    sources.push_back(&model->checkpoint);
+    digests.push_back(model->digest());
+  }
+  ConversionRecord record{.plan = conversion.plan_ ? &*conversion.plan_ : nullptr,
+                          .from = std::string(first.config.family->model_type),
+                          .to = std::string(conversion.mapping_.config.family->model_type),
+                          .experts_before = first.config.num_experts,
+                          .source_digests = std::move(digests),
+                          .losses = conversion.mapping_.losses,
+                          .settings = settings.record};
+  const NewModel model{.plan = conversion.plan_ ? conversion.plan_->to_json().dump() : cat("dense-average ", record.to),
+                       .config = conversion.mapping_.config.json,
+                       .lineage = extend_lineage(read_lineage(first.checkpoint.directory()), record),
+                       .weights = std::move(conversion.tensors_)};
+  return write_model(sources, model, settings, "convert");
+}
+
+std::string_view dense_counterpart(const Model& moe) {
+  constexpr std::string_view kPlain = "llama", kNormed = "qwen3";
+  const std::string_view to = family_to_average(moe.config.family->model_type, {}).to;
+  const bool normed =
+      std::ranges::any_of(moe.slots, [](const TensorSlot& slot) { return slot.role() == families::Role::kQueryNorm; });
+  return to == kNormed && !normed ? kPlain : to;  // glm4_moe has them or not
+}
+
+Model open_whole_model(const fs::path& directory) {
+  io::Checkpoint checkpoint = io::Checkpoint::open(directory);
+  const std::string source = (directory / "config.json").string();
+  const Json* type = checkpoint.config().find("model_type");
+  const bool known = type != nullptr && type->is_string() && families::find_family(type->as_string()) != nullptr;
+  const families::Family* whole = known ? &whole_family(type->as_string()) : nullptr;
+  const bool is_table = known && whole == families::find_family(type->as_string());
+  families::ModelConfig config = families::read_config(checkpoint.config(), source, is_table ? nullptr : whole);
+  return families::make_model(std::move(checkpoint), std::move(config));
+}
+
+}  // namespace coppice::upcycle

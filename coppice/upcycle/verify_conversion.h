@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "coppice/base/json.h"
+#include "coppice/families/match.h"
+#include "coppice/upcycle/convert_plan.h"
+
+namespace coppice::upcycle {
+
+/// What became of every tensor between dense models and a Mixture of Experts (or back).
+struct ConversionAccount {
+  bool ok = false;
+  std::string from, to;
+  std::optional<ConversionPlan> plan;  ///< none: the way back
+  int64_t identical = 0;               ///< tensors that are one of the first parent's, bit for bit
+  int64_t changed = 0;                 ///< that are made of its tensors otherwise: norms plus 1, averages of parents
+  int64_t experts = 0;                 ///< tensors of experts, made again and equal
+  int64_t routers = 0;                 ///< the same of routers
+  int64_t routers_given = 0;           ///< routers whose rows came from a file: not made again
+  int64_t new_parts = 0;               ///< of zeros, ones, or the first units of the dense layer
+  std::vector<std::pair<std::string, std::string>> tensors;  ///< what each tensor of the model after is
+  std::vector<std::string> losses;                           ///< what the model before had besides
+  std::vector<std::string> problems;                         ///< each a sentence naming a tensor; empty if ok
+  Json to_json() const;
+};
+
+/// Makes every tensor of `after` again, by the plan in its lineage, and compares the bytes; config.json too.
+///
+/// Memory   4 MiB a thread, or what a piece needs that cannot be cut.
+/// Threads  the same result for any number.
+/// Throws   Error{kFormat} if `after` has no lineage that names a conversion; Error{kUsage} for another number of
+///          parents; Error{kInterrupted}.
+ConversionAccount verify_conversion(std::span<const families::Model> parents, const families::Model& after,
+                                    size_t threads);
+/// The same of a dense model whose feed-forward layers are averages of experts.
+ConversionAccount verify_average(const families::Model& moe, const families::Model& after, size_t threads);
+
+}  // namespace coppice::upcycle

@@ -1,0 +1,143 @@
+#include "coppice/upcycle/write_model.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <system_error>
+
+#include "coppice/base/error.h"
+#include "coppice/base/memory.h"
+#include "coppice/base/sha256.h"
+#include "coppice/base/text.h"
+#include "coppice/base/version.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/upcycle/lineage.h"
+#include "coppice/upcycle/optimizer_state.h"
+#include "coppice/upcycle/output_units.h"
+#include "coppice/upcycle/write_output.h"
+
+namespace coppice::upcycle {
+namespace {
+
+namespace fs = std::filesystem;
+
+uint64_t bytes_of_files(const fs::path& directory, const std::vector<fs::path>& files) {
+  uint64_t bytes = 0;
+  for (const fs::path& file : files) bytes += fs::file_size(directory / file);
+  return bytes;
+}
+
+/// Bytes of the disk that the files below `directory` have already.
+uint64_t claimed_bytes(const fs::path& directory) {
+  uint64_t bytes = 0;
+  std::error_code ignored;
+  for (const auto& entry : fs::recursive_directory_iterator(directory, ignored)) {
+    struct stat status;
+    if (entry.is_regular_file(ignored) && ::lstat(entry.path().c_str(), &status) == 0) {
+      bytes += static_cast<uint64_t>(status.st_blocks) * 512;
+    }
+  }
+  return bytes;
+}
+
+/// Names, sizes and (if wanted) times of every file that the output is made from.
+std::string source_stamp(std::span<const io::Checkpoint* const> sources, bool with_times) {
+  std::string stamp;
+  for (const io::Checkpoint* source : sources) {
+    std::vector<fs::path> files = source->companion_files();
+    for (const char* name : {"config.json", kLineageFile}) files.emplace_back(name);
+    for (const io::SafetensorsFile& shard : source->shards()) {
+      files.push_back(shard.path().lexically_relative(source->directory()));
+    }
+    std::error_code none;
+    for (const auto& file : fs::directory_iterator(source->directory() / kTrainerFolder, none)) {
+      files.push_back(fs::path(kTrainerFolder) / file.path().filename());
+    }
+    std::ranges::sort(files);
+    for (const fs::path& file : files) {
+      struct stat status{};
+      const bool is_there = ::stat((source->directory() / file).c_str(), &status) == 0;
+      stamp += cat(Json(file.string()).dump(), " ", is_there ? static_cast<int64_t>(status.st_size) : -1);
+      if (with_times && is_there) {
+        stamp +=
+            cat(" ", static_cast<int64_t>(status.st_mtim.tv_sec), ".", static_cast<int64_t>(status.st_mtim.tv_nsec));
+      }
+      stamp += "\n";
+    }
+  }
+  return stamp;
+}
+
+/// Everything that the output's bytes follow from; parts on other machines have it too.
+std::string digest_of(const NewModel& model, const OutputPlan& output, const std::string& source_sizes) {
+  Sha256 digest;
+  for (const std::string& text :
+       {std::string(version()), model.plan, model.config.dump(), model.lineage.dump(), output.digest(), source_sizes}) {
+    digest.add(cat(text.size(), "\n", text));
+  }
+  return digest.hex();
+}
+
+/// What a process that was killed at the very end may have left beside the tensors, whole or not.
+void remove_all_but(const OutputPlan& output, const fs::path& directory) {
+  std::set<fs::path> kept;
+  for (const OutputFile& file : output.files()) kept.insert(directory / file.path);
+  std::vector<fs::path> others;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    if (!entry.is_directory() && !kept.contains(entry.path())) others.push_back(entry.path());
+  }
+  for (const fs::path& path : others) fs::remove(path);
+}
+
+}  // namespace
+
+WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const NewModel& model,
+                         const OutputSettings& settings, std::string_view verb) {
+  const fs::path& first = sources.front()->directory();
+  for (const io::Checkpoint* source : sources) io::check_output_directory(settings.out, source->directory());
+  const std::vector<fs::path> companions = sources.front()->companion_files();
+  const io::ShardPlan shards = plan_output(infos_of(model.weights), settings.max_shard_bytes, "model");
+  OutputPlan output;
+  output.add("", shards, model.weights);
+  if (model.optimizer) {
+    const auto optimizer_shards = plan_optimizer_shards(infos_of(*model.optimizer), settings.max_shard_bytes);
+    output.add(kTrainerFolder, optimizer_shards, *model.optimizer);
+  }
+
+  const std::string stamp = source_stamp(sources, true);
+  const std::string digest = digest_of(model, output, source_stamp(sources, false));
+  io::PartialDirectory out(settings.out, settings.part, settings.resume, {.plan = digest, .source = stamp});
+  const uint64_t needed = output.file_bytes() + bytes_of_files(first, companions);
+  const uint64_t claimed = claimed_bytes(out.path());
+  io::check_free_space(fs::absolute(settings.out).parent_path(), needed - std::min(needed, claimed));
+
+  const WrittenBytes bytes = write_output(out, output, settings.part, settings.threads, verb);
+  const auto finish = [&] {
+    if (source_stamp(sources, true) != stamp) {
+      throw Error(ErrorCode::kFormat, cat(first,
+                                          ": changed while it was read; the output would be of both "
+                                          "states (begin again when it rests)"));
+    }
+    remove_all_but(output, out.path());
+    io::write_shard_index(out.path(), shards);
+    if (model.optimizer)
+      io::copy_file(first / kTrainerFolder / kTrainerFile, out.path() / kTrainerFolder / kTrainerFile);
+    for (const fs::path& file : companions) io::copy_file(first / file, out.path() / file);
+    io::write_file_atomically(out.path() / "config.json", model.config.dump(2) + "\n");
+    if (!model.lineage.at("steps").items().empty()) {  // an undone first expansion leaves none
+      io::write_file_atomically(out.path() / kLineageFile, model.lineage.dump() + "\n");
+    }
+  };
+  WrittenModel result;
+  result.missing_parts = out.seal(finish);
+  result.tensors_written = static_cast<int64_t>(model.weights.size() + (model.optimizer ? model.optimizer->size() : 0));
+  result.bytes_written = bytes.written + bytes.resumed;
+  result.bytes_resumed = bytes.resumed;
+  result.peak_rss_bytes = peak_rss_bytes();
+  result.optimizer_state = model.optimizer.has_value();
+  return result;
+}
+
+}  // namespace coppice::upcycle

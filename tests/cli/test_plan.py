@@ -1,0 +1,83 @@
+"""`coppice plan` as a user meets it."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+BUILD = pathlib.Path(os.environ.get("COPPICE_BUILD", pathlib.Path(__file__).resolve().parents[2] / "build/release"))
+
+
+def generate(directory, family, *sizes):
+    subprocess.run([BUILD / "tests/families_generate", directory, family, "BF16", *sizes], check=True, timeout=120)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("plan") / "m", "qwen3_moe", "num_experts=8")
+
+
+def test_text_and_json_say_the_same(coppice, model):
+    arguments = ["plan", model, "--step-time-before", 2.2, "--step-time-after", 4.18, "--tokens-before", "380e9", "--tokens-after", "190e9"]
+    text, plan = coppice(*arguments).stdout, json.loads(coppice(*arguments, "--json").stdout)
+    yours = [row for row in plan["shares"] if row["yours"]]
+    assert len(yours) == 1 and abs(yours[0]["saving"] - 0.316) < 5e-4
+    for sentence in [*plan["does_not_pay"], *plan["when"], *(c["source"] for c in plan["constants"])]:
+        assert sentence in text
+
+
+def test_sizes_are_those_of_inspect(coppice, model, tmp_path):
+    plan = json.loads(coppice("plan", model, "--json").stdout)
+    assert coppice("expand", model, tmp_path / "grown").returncode == 0
+    for index, directory in enumerate([model, tmp_path / "grown"]):
+        found = json.loads(coppice("inspect", directory, "--json").stdout)
+        assert plan["parameters"][index] == found["parameters"]["total"]
+        assert plan["active_parameters"][index] == found["parameters"]["active"]
+
+
+def test_expand_dry_run_says_what_to_expect(coppice, model, tmp_path):
+    assert "# expected gap closure" in coppice("expand", model, tmp_path / "x", "--dry-run").stdout
+
+
+def test_measured_steps_predict_a_third_count(coppice, model):
+    done = coppice("plan", model, "--experts", "32", "--measure", "--measure-experts", "8,16", "--measure-tokens", 128, "--measure-steps", 2, "--threads", 1, "--json")
+    assert done.returncode in (0, 2), done.stderr  # so short a measurement may give a falling line, which is refused
+    if done.returncode == 2:
+        assert "no positive time" in done.stderr
+        return
+    step = json.loads(done.stdout)["step"]
+    assert step["basis"] == "measured" and [experts for experts, _ in step["measured"]] == [8, 16]
+    (e, s_e), (n, s_n) = step["measured"]
+    assert step["seconds"][1] == pytest.approx(s_e + (s_n - s_e) / (n - e) * (32 - e))
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--experts", "7"], ["7", "8"]),
+    (["--step-time-before", "1"], ["step-time"]),
+    (["--tokens-before", "nan"], ["tokens-before"]),
+    (["--device", "h10"], ["did you mean 'h100'?"]),
+    (["--device", "a100", "--step-time-before", "1", "--step-time-after", "2"], ["--device", "no effect"]),
+    (["--expert-parallel", "3"], ["expert-parallel: 3"]),
+    (["--measure-steps", "3"], ["--measure-steps", "no effect"]),
+    (["--measure", "--measure-experts", "8"], ["two different numbers"]),
+    (["--measure", "--measure-experts", "1,8"], ["fewer than the 2 of a token"]),
+])
+def test_wrong_usage_is_one_line_with_status_2(coppice, model, arguments, words):
+    done = coppice("plan", model, *arguments)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+def test_fit_names_what_it_cannot_use(coppice, model, tmp_path):
+    done = coppice("plan", model, "--fit", tmp_path)
+    assert done.returncode == 3 and "metrics.jsonl" in done.stderr
+
+
+def test_the_core_build_measures_nothing(core, model):
+    done = core("plan", model, "--measure")
+    assert done.returncode == 3 and "make build" in done.stderr

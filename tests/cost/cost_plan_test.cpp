@@ -1,0 +1,147 @@
+#include "coppice/cost/cost_plan.h"
+
+#include <gmock/gmock.h>
+
+#include "coppice/cost/dense_plan.h"
+#include "tests/testing/errors.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_models.h"
+
+namespace coppice::cost {
+namespace {
+
+using ::testing::Contains;
+using testing::expect_error;
+using ::testing::HasSubstr;
+
+class CostPlanOf : public ::testing::Test {
+ protected:
+  CostPlan plan(PlanOptions o, const std::vector<std::pair<int64_t, double>>& measured = {}) const {
+    return make_cost_plan(model, o, measured, std::nullopt);
+  }
+  void refuses(PlanOptions o, std::initializer_list<const char*> words) const {
+    expect_error(ErrorCode::kUsage, words, [&] { (void)plan(std::move(o)); });
+  }
+
+  testing::TempDir dir;
+  families::Model model =
+      families::open_model(testing::tiny_model(dir / "m", "qwen3_moe", {.sizes = {.num_experts = 8, .top_k = 2}}));
+};
+
+TEST_F(CostPlanOf, ThePapersRunsIsThePapersSaving) {
+  const CostPlan found =
+      plan({.tokens_before = 380e9, .tokens_after = 190e9, .step_time_before = 2.2, .step_time_after = 4.18});
+  EXPECT_EQ(found.basis, StepBasis::kGiven);
+  ASSERT_EQ(found.rows.size(), 5u);
+  EXPECT_TRUE(found.rows[2].is_yours);
+  EXPECT_NEAR(found.rows[2].costs.saving(), 0.316, 5e-4);
+  EXPECT_NEAR(found.rows[4].costs.saving(), 0.237, 5e-4);
+  EXPECT_NEAR(found.rows[2].eta, 0.852, 2e-3);
+  const std::string text = found.to_text();
+  EXPECT_THAT(text, HasSubstr("31.6 %"));
+  EXPECT_THAT(text, HasSubstr("arXiv:2604.19835v2 table 2b"));
+  EXPECT_THAT(text, HasSubstr("<- yours"));
+}
+
+TEST_F(CostPlanOf, AStepThatIsNoLongerSavesNothing) {
+  const CostPlan found = plan({.step_time_before = 1, .step_time_after = 1});
+  EXPECT_THAT(found.does_not_pay, Contains(HasSubstr("saves no time worth having")));
+  EXPECT_DOUBLE_EQ(found.rows[2].costs.saving(), 0);
+}
+
+TEST_F(CostPlanOf, AShortContinuationDoesNotPay) {
+  const CostPlan found = plan({.tokens_before = 100, .tokens_after = 3, .step_time_before = 1, .step_time_after = 2});
+  EXPECT_THAT(found.does_not_pay, Contains(HasSubstr("too short")));
+  EXPECT_TRUE(found.rows.front().is_yours);
+  EXPECT_EQ(found.rows.front().remark, "too short to recover");
+}
+
+TEST_F(CostPlanOf, TimesThatNobodyMeasuredAreCalledAnEstimate) {
+  EXPECT_THAT(plan({}).to_text(), HasSubstr("ESTIMATED from FLOPs and bytes for h100, not measured"));
+  EXPECT_EQ(plan({}).to_json().at("step").at("basis").as_string(), "estimate");
+}
+
+TEST_F(CostPlanOf, PredictsACountThatWasNotMeasured) {
+  const CostPlan found = plan({.experts = upcycle::ExpertCount{"32"}}, {{8, 1.0}, {16, 1.4}});
+  EXPECT_NEAR(found.steps.after_s, 2.2, 1e-12);
+  EXPECT_THAT(found.basis_text, HasSubstr("32 predicted"));
+  EXPECT_THAT(found.does_not_pay, Contains(HasSubstr("more than doubling")));
+  expect_error(ErrorCode::kUsage, {"no positive time"},
+               [&] { (void)plan({.experts = upcycle::ExpertCount{"64"}}, {{8, 1.0}, {16, 0.5}}); });
+}
+
+TEST_F(CostPlanOf, OwnRunsReplaceTheCurve) {
+  LocalFit fit{.closure = fit_closure({{1, 0.5}}, "your runs"), .num_comparisons = 1};
+  fit.gap = report::spread({0.2});
+  fit.step_times = {{8, 1.0}, {16, 1.5}};
+  const CostPlan found = make_cost_plan(model, {}, {}, fit);
+  EXPECT_FALSE(found.uniform_closure);
+  EXPECT_NEAR(found.rows[4].eta, 0.5, 1e-6);
+  EXPECT_EQ(found.basis, StepBasis::kRuns);
+  EXPECT_DOUBLE_EQ(*found.loss_gap, 0.2);
+  EXPECT_THAT(found.to_text(), HasSubstr("your runs"));
+}
+
+// A step that was timed here is one of 2048 tokens, whatever the cluster's batch is.
+TEST_F(CostPlanOf, HoursAreOfTheBatchThatWasTimed) {
+  const PlanOptions options{.tokens_before = 2048, .tokens_after = 2048, .measure = true};
+  const CostPlan found = plan(options, {{8, 3600}, {16, 7200}});
+  EXPECT_DOUBLE_EQ(found.batch_tokens, 2048);
+  EXPECT_THAT(found.to_text(), HasSubstr("16 experts from the first token               4 "));
+  refuses({.step_time_before = 1, .step_time_after = 2, .batch_tokens = -5}, {"batch-tokens"});
+}
+
+TEST_F(CostPlanOf, HostileOptionsAreRefusedByName) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  refuses({.tokens_before = -1}, {"tokens-before", "-1"});
+  refuses({.tokens_after = 0}, {"tokens-after"});
+  refuses({.loss_gap = nan}, {"loss-gap"});
+  refuses({.step_time_before = 1}, {"step-time"});
+  refuses({.step_time_before = 1, .step_time_after = 0}, {"step-time-after"});
+  refuses({.step_time_before = 1, .step_time_after = 2, .utilisation = 0.3}, {"--utilisation", "given"});
+  refuses({.target_closure = 1}, {"target-closure"});
+  refuses({.device = "h1000"}, {"device", "h100"});
+  refuses({.utilisation = 1.5}, {"utilisation"});
+  refuses({.batch_tokens = 0}, {"batch-tokens"});
+  refuses({.top_k = 4}, {"--top-k", "experts already"});
+  refuses({.threads = 2}, {"--threads", "--measure"});
+  refuses({.experts = upcycle::ExpertCount{"8"}}, {"8 of 8"});
+  refuses({.expert_parallel = 3}, {"expert-parallel: 3"});
+  refuses({.moment_dtype = "int4"}, {"moment-dtype"});
+  refuses({.step_time_before = 1, .step_time_after = 2, .measure = true}, {"measure"});
+}
+
+TEST(DensePlanOf, GivesBothBounds) {
+  testing::TempDir dir;
+  const auto model = families::open_model(testing::tiny_model(dir / "d", "llama"));
+  const auto verdict = [&](double after) {
+    return make_dense_plan(model, {.top_k = 1, .tokens_before = 100, .tokens_after = after}).verdict;
+  };
+  EXPECT_THAT(verdict(20), HasSubstr("pays by both"));
+  EXPECT_THAT(verdict(60), HasSubstr("bounds disagree"));
+  EXPECT_THAT(verdict(150), HasSubstr("does not pay by either"));
+  EXPECT_THAT(verdict(250), HasSubstr("train from scratch"));
+  const DensePlan plan = make_dense_plan(model, {});
+  EXPECT_THAT(plan.to_text(), HasSubstr("arXiv:2409.02060"));
+  EXPECT_THAT(plan.to_text(), HasSubstr("arXiv:2212.05055"));
+  const auto& before = plan.before.parameters;
+  EXPECT_EQ(plan.after.parameters.experts, 8 * before.dense);
+  const int64_t routers = 8 * plan.before.model_dim * plan.before.num_layers;
+  EXPECT_EQ(plan.after.parameters.active, before.total + before.dense + routers) << "top-2 of the dense width";
+}
+
+TEST(DensePlanOf, RefusesWhatHasNoEffectOrCannotBe) {
+  testing::TempDir dir;
+  const auto model = families::open_model(testing::tiny_model(dir / "d", "llama"));
+  const auto refuses = [&](PlanOptions o, std::initializer_list<const char*> words) {
+    expect_error(ErrorCode::kUsage, words, [&] { (void)make_dense_plan(model, o); });
+  };
+  refuses({.step_time_before = 1, .step_time_after = 2}, {"--step-time-before", "dense"});
+  refuses({.fit = {"x"}}, {"--fit", "dense"});
+  refuses({.top_k = 9}, {"top-k: 9 of 8"});
+  refuses({.granularity = 3}, {"granularity: 3"});
+  refuses({.top_k = 0}, {"top-k: 0"});
+}
+
+}  // namespace
+}  // namespace coppice::cost

@@ -1,0 +1,249 @@
+// Growth in mid-run, as a run file asks for it.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+
+#include "coppice/base/text.h"
+#include "coppice/train/run.h"
+#include "coppice/train/run_directory.h"
+#include "coppice/upcycle/execute.h"
+#include "coppice/upcycle/lineage.h"
+#include "coppice/upcycle/utility.h"
+#include "tests/testing/errors.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/train/tiny_run.h"
+
+namespace coppice::train {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::expect_error;
+using testing::TempDir;
+
+Json stages(const std::string& json) { return Json::parse(json, "test"); }
+
+TrainOptions growing_run(const TempDir& dir, const std::string& growth) {
+  auto o = testing::tiny_run(dir.path());
+  o.growth = stages(growth);
+  o.validate_every = 5;
+  o.out = dir / "run";
+  return o;
+}
+
+std::vector<Json> events(const fs::path& run, std::string_view name) {
+  std::vector<Json> out;
+  for (Json& line : testing::metrics(run, "event")) {
+    if (line.at("event").as_string() == name) out.push_back(std::move(line));
+  }
+  return out;
+}
+
+// Every step's loss and gradient norm, to the last bit; each part of a run ends with a validation, the whole does not.
+std::vector<std::string> losses(const fs::path& run) {
+  std::vector<std::string> out;
+  for (const Json& line : testing::metrics(run, "loss")) {
+    out.push_back(cat(line.at("step").dump(), " ", line.at("loss").dump(), " ", line.at("grad_norm").dump()));
+  }
+  return out;
+}
+
+// The parameter is the compute dtype, with moments in the same.
+class GrowInMidRun : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(GrowInMidRun, MakesTheBytesThatExpandMakesOfTheCheckpointBefore) {
+  const TempDir dir;
+  auto o = growing_run(dir, R"([{"at_step": 8, "experts": "7", "score_batches": 3, "expert_init": "copy_noise"}])");
+  o.dtype = o.moments = GetParam();
+  (void)train(o);
+  const auto before = checkpoint_path(o.out, 8), folder = growth_path(o.out, 8);
+  ASSERT_TRUE(fs::exists(before)) << "the model before a growth is kept";
+  EXPECT_EQ(families::open_model(before).config.num_experts, 4);
+
+  // A second run that goes on from what `expand` makes by the plan, with nothing else in between.
+  const auto plan = upcycle::GrowthPlan::read(folder / "plan.toml");
+  upcycle::expand(families::open_model(before), plan, {.out = dir / "expanded", .threads = 1});
+  auto again = o;
+  again.growth = Json();
+  again.model_path = dir / "expanded";
+  again.start = "continue";
+  again.out = dir / "again";
+  (void)train(again);
+  const auto whole = testing::metrics(o.out, "loss"), second = testing::metrics(again.out, "loss");
+  ASSERT_EQ(whole.size(), 20u);
+  ASSERT_EQ(second.size(), 12u);
+  for (size_t i = 0; i < second.size(); ++i) {
+    EXPECT_EQ(second[i].at("loss").dump(), whole[8 + i].at("loss").dump()) << "step " << 9 + i;
+  }
+  EXPECT_EQ(testing::tensor_files(checkpoint_path(o.out, 20)), testing::tensor_files(checkpoint_path(again.out, 20)));
+}
+
+TEST_P(GrowInMidRun, ResumesAcrossGrowthsBitForBit) {
+  const TempDir dir;
+  const char* const growth = R"([
+    {"at_step": 6, "experts": "6", "score_batches": 2, "rewarmup": 2, "balance_rate": 0.01, "balance_steps": 3},
+    {"at_step": 14, "experts": "2x", "select": "uniform", "optimizer_state": "reset", "lr": 0.005, "rewarmup": 2}])";
+  auto o = growing_run(dir, growth);
+  o.dtype = o.moments = GetParam();
+  o.handover = "release";
+  o.handover_steps = 5;
+  (void)train(o);
+  auto parts = o;
+  parts.out = dir / "parts";
+  for (const int64_t stop : {3, 6, 7, 12, 14, 16, 20}) {
+    parts.stop_at = stop == 20 ? 0 : stop;
+    EXPECT_EQ(train(parts).last_step, stop);
+    parts.resume = true;
+  }
+  EXPECT_EQ(losses(dir / "parts"), losses(o.out));
+  EXPECT_EQ(testing::tensor_files(checkpoint_path(parts.out, 20)), testing::tensor_files(checkpoint_path(o.out, 20)));
+  EXPECT_EQ(families::open_model(checkpoint_path(o.out, 20)).config.num_experts, 12);
+  EXPECT_EQ(Json::read(checkpoint_path(parts.out, 20) / "coppice.json").at("steps").items().size(), 2u);
+}
+INSTANTIATE_TEST_SUITE_P(Dtypes, GrowInMidRun, ::testing::Values("f32", "bf16"), [](const auto& p) { return p.param; });
+
+TEST(GrowInMidRunRecord, SaysWhatWasChosenAndWhy) {
+  const TempDir dir;
+  const auto o = growing_run(dir, R"([{"at_step": 10, "experts": "2x", "score_batches": 4}])");
+  (void)train(o);
+  const auto grown = events(o.out, "growth");
+  ASSERT_EQ(grown.size(), 1u);
+  EXPECT_EQ(grown[0].at("step").as_int(), 10);
+  EXPECT_EQ(grown[0].at("experts").dump(), "[4, 8]");
+  EXPECT_EQ(grown[0].at("plan").as_string(), "growth-step-00000010/plan.toml");
+  const auto scores = upcycle::Scores::read(growth_path(o.out, 10) / "scores.json");
+  EXPECT_EQ(scores.batches, 4u);
+  EXPECT_EQ(scores.model_digest, families::open_model(checkpoint_path(o.out, 10)).digest())
+      << "so that `expand --scores` takes them";
+  EXPECT_TRUE(scores.metrics.contains("approx_fisher"));
+  EXPECT_TRUE(scores.metrics.contains("output_error"));
+  EXPECT_EQ(scores.second_moment, "trainer");
+  const auto lineage = upcycle::read_lineage(checkpoint_path(o.out, 20));
+  ASSERT_TRUE(lineage.has_value());
+  EXPECT_EQ(lineage->at("steps").items()[0].at("command").as_string(), "train");
+
+  const auto lines = testing::metrics(o.out, "loss");
+  EXPECT_EQ(lines[9].find("effective_top_k/mean"), nullptr);
+  for (const char* key : {"effective_top_k/mean", "routing_overlap/mean", "layer/1/effective_top_k",
+                          "load_entropy/mean", "dead_share/mean", "gemm_share", "sibling_cosine/mean"}) {
+    EXPECT_NE(lines[10].find(key), nullptr) << key;
+  }
+  EXPECT_GT(lines[10].at("sibling_cosine/mean").as_double(), 0.9);
+  EXPECT_EQ(lines[12].find("sibling_cosine/mean"), nullptr) << "all weights are read only now and then";
+}
+
+TEST(GrowInMidRunWithHandover, KeepsTheFunctionOverTheGrowth) {
+  const TempDir dir;
+  auto o = growing_run(dir, R"([{"at_step": 10, "experts": "3x"}])");
+  o.handover = "release";
+  o.handover_steps = 4;
+  (void)train(o);
+  const auto grown = events(o.out, "growth").at(0);
+  const double before = grown.at("validation_before").at("val").as_double();
+  EXPECT_NEAR(grown.at("validation_after").at("val").as_double(), before, 2e-6);
+  EXPECT_GT(std::abs(grown.at("validation_plain").at("val").as_double() - before), 1e-4) << "plain top-K takes twins";
+
+  const auto lines = testing::metrics(o.out, "loss");
+  EXPECT_EQ(lines[10].at("lineage_share").as_double(), 1.0);
+  EXPECT_EQ(lines[11].at("lineage_share").as_double(), 0.75);
+  EXPECT_EQ(lines[14].find("lineage_share"), nullptr) << "let go";
+  EXPECT_EQ(lines[10].at("effective_top_k/mean").as_double(), 2.0);
+  EXPECT_LT(lines[15].at("effective_top_k/mean").as_double(), 2.0);
+}
+
+TEST(GrowInMidRunWithHandover, LeavesDormantCopiesAsleep) {
+  const TempDir dir;
+  auto o = growing_run(dir, R"([{"at_step": 10, "experts": "2x", "lr": 1e-12}])");
+  o.handover = "dormant";
+  o.balance_rate = 1e-4;
+  (void)train(o);
+  const auto grown = events(o.out, "growth").at(0);
+  EXPECT_NEAR(grown.at("validation_after").at("val").as_double(), grown.at("validation_before").at("val").as_double(),
+              2e-6);
+  const auto lines = testing::metrics(o.out, "loss");
+  EXPECT_EQ(lines[10].at("dead_share/mean").as_double(), 0.5) << "no copy has a token yet";
+}
+
+TEST(GrowInMidRunWithHandover, NotesTheShareInTheCheckpoint) {
+  const TempDir dir;
+  auto o = growing_run(dir, R"([{"at_step": 10, "experts": "2x"}])");
+  o.handover = "release";
+  o.handover_steps = 8;
+  o.checkpoint_every = 4;
+  o.keep_last = 9;
+  (void)train(o);
+  const auto share = [&](int64_t step) {
+    const auto lineage = upcycle::read_lineage(checkpoint_path(o.out, step));
+    return lineage ? upcycle::lineage_share(*lineage) : -1.0;
+  };
+  EXPECT_EQ(share(8), -1.0);
+  EXPECT_EQ(share(12), 0.75);
+  EXPECT_EQ(share(16), 0.25);
+  EXPECT_EQ(share(20), 0.0);
+}
+
+TEST(GrowOnDiskWithHandover, BeginsWithTheRun) {
+  const TempDir dir;
+  auto o = testing::tiny_run(dir.path());
+  o.stop_at = 10;
+  o.out = dir / "trunk";
+  const auto trunk = train(o).checkpoint;
+  const auto model = families::open_model(trunk);
+  upcycle::GrowthOptions growth;
+  growth.router_init = upcycle::MethodChoice{"copy", {}};
+  upcycle::expand(model, upcycle::make_plan(model.config, growth, nullptr), {.out = dir / "grown", .threads = 1});
+  o.model_path = dir / "grown";
+  o.start = "continue";
+  o.stop_at = 0;
+  o.out = dir / "run";
+  o.handover = "release";
+  o.handover_steps = 5;
+  (void)train(o);
+  const auto lines = testing::metrics(o.out, "loss");
+  EXPECT_EQ(lines.front().at("step").as_int(), 11);
+  EXPECT_EQ(lines.front().at("lineage_share").as_double(), 1.0);
+  EXPECT_EQ(lines.front().at("effective_top_k/mean").as_double(), 2.0);
+  EXPECT_EQ(lines[5].find("lineage_share"), nullptr);
+}
+
+TEST(GrowInMidRunChecks, RefuseABadStageBeforeTheFirstStep) {
+  const TempDir dir;
+  const auto refused = [&](const std::string& growth, std::initializer_list<const char*> said,
+                           const std::function<void(TrainOptions&)>& change = {}) {
+    SCOPED_TRACE(growth);
+    auto o = growing_run(dir, growth);
+    if (change) change(o);
+    expect_error(ErrorCode::kUsage, said, [&] { (void)train(o); });
+    EXPECT_FALSE(fs::exists(o.out)) << "nothing is written";
+  };
+  refused(R"([{"at_step": 20}])", {"growth 1", "at_step", "0 to 19"});
+  refused(R"([{"at_step": 9, "select": "uniform"}, {"at_step": 9, "select": "uniform"}])", {"growth 2", "10 to 19"});
+  refused(R"([{"experts": "2x"}])", {"growth 1", "at_step -1"});
+  refused(R"([{"at_step": 5, "expert": "2x"}])", {"growth 1", "'expert'", "experts"});
+  refused(R"([{"at_step": 5}])", {"score_batches", "10"});
+  refused(R"([{"at_step": 12, "experts": "4"}])", {"growth at step 12", "4"});
+  refused(R"([{"at_step": 12, "expert_init": "copi"}])", {"growth at step 12", "copi", "copy"});
+  refused(R"([{"at_step": 12, "metric": "grad"}])", {"growth at step 12", "grad"});
+  refused(R"([{"at_step": 12, "balance_steps": 3}])", {"balance_rate", "balance_steps 3"});
+  refused(R"([{"at_step": 16, "rewarmup": 3}])", {"step 16", "rewarmup", "anneal"});
+  refused(R"({"at_step": 12})", {"array of tables"});
+  const auto release = [](TrainOptions& o) {
+    o.handover = "release";
+    o.handover_steps = 6;
+  };
+  refused(R"([{"at_step": 12, "scale_top_k": true, "select": "uniform"}])", {"growth 1", "handover.policy none"},
+          release);
+  refused(R"([{"at_step": 10}, {"at_step": 14, "experts": "2x"}])", {"growth 2", "handover.steps"}, release);
+  refused("null", {"without a growth"}, release);
+  refused(R"([{"at_step": 12}])", {"handover.steps"}, [](TrainOptions& o) { o.handover = "release"; });
+  refused(R"([{"at_step": 12}])", {"'relese'", "release"}, [](TrainOptions& o) { o.handover = "relese"; });
+  refused(R"([{"at_step": 12}])", {"dormant", "loss_free"}, [](TrainOptions& o) {
+    o.handover = "dormant";
+    o.balance = "aux";
+  });
+}
+
+}  // namespace
+}  // namespace coppice::train
