@@ -194,6 +194,24 @@ def names_if_any(run):
     return names(run) if (run / "checkpoints").exists() else []
 
 
+def test_eval_tells_the_losses_of_both_routings_in_the_middle_of_a_handover(data):
+    growth = [{"at_step": 8, "experts": "2x", "select": "uniform", "expert_init": "copy_noise"}]
+    done = coppice("train", *MODEL, "--growth", json.dumps(growth), "--handover.policy", "keep", "--data.train", data / "train",
+                   "--data.validation", data / "val", "--train.steps", 12, "--train.out", data / "run")
+    assert done.returncode == 0, done.stderr
+    last = next(line for line in lines_of(data / "run") if "validation_lineage/val" in line and line["step"] == 12)
+    model = data / "run" / "checkpoints" / "step-00000012"
+    told = coppice("eval", model, "--tokens", data / "val", "--sequence-length", 16, "--json")
+    assert told.returncode == 0, told.stderr
+    file = json.loads(told.stdout)["files"][0]
+    assert file["loss"] == pytest.approx(last["validation/val"], abs=1e-5)
+    assert file["loss_by_lineage"] == pytest.approx(last["validation_lineage/val"], abs=1e-5)
+    assert abs(file["loss_by_lineage"] - file["loss"]) > 1e-4
+    assert "by lineage" in coppice("eval", model, "--tokens", data / "val", "--sequence-length", 16).stdout
+    before = coppice("eval", data / "run" / "checkpoints" / "step-00000008", "--tokens", data / "val", "--sequence-length", 16, "--json")
+    assert "loss_by_lineage" not in json.loads(before.stdout)["files"][0], "before the growth"
+
+
 def test_what_a_growth_wrote_makes_the_same_model_through_expand(data):
     arguments = ["train", *MODEL, *GROWTH, "--data.train", data / "train", "--train.steps", 26]
     assert coppice(*arguments, "--train.out", data / "run", "--train.stop_at", 12).returncode == 0
