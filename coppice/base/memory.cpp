@@ -2,7 +2,9 @@
 
 #include <malloc.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <string>
@@ -20,9 +22,18 @@ uint64_t peak_rss_bytes() {
   return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
 }
 
+uint64_t physical_memory_bytes() {
+  return static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(::sysconf(_SC_PAGE_SIZE));
+}
+
 void keep_freed_memory() {
   (void)::mallopt(M_MMAP_MAX, 0);  // its threshold cannot be set above 32 MiB
   (void)::mallopt(M_TRIM_THRESHOLD, -1);
+}
+
+void take_blocks_from_system(uint64_t bytes) {
+  (void)::mallopt(M_MMAP_THRESHOLD, static_cast<int>(std::min<uint64_t>(bytes, 32 << 20)));
+  (void)::mallopt(M_TRIM_THRESHOLD, 1 << 30);
 }
 
 }  // namespace coppice

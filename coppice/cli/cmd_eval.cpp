@@ -1,28 +1,37 @@
 #include <cmath>
 #include <iostream>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "coppice/base/error.h"
+#include "coppice/base/memory.h"
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
+#include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/threads.h"
 #include "coppice/data/tokenizer.h"
+#include "coppice/eval/agreement.h"
+#include "coppice/eval/multiple_choice.h"
 #include "coppice/eval/perplexity.h"
 #include "coppice/report/html.h"
+#include "coppice/train/handover.h"
+#include "coppice/upcycle/lineage.h"
 
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "loss and perplexity of a model on token files";
+constexpr std::string_view kSummary = "loss on token files, agreement with another model, multiple-choice accuracy";
 
 struct EvalOptions {
   std::filesystem::path model;
-  std::vector<std::filesystem::path> tokens;
+  std::vector<std::filesystem::path> tokens, tasks;
+  std::optional<std::filesystem::path> against;
   int64_t sequence_length = 256, batch = 8;
   uint64_t max_tokens = 0;
   std::string dtype = "f32";
+  std::optional<ByteCount> max_memory;
   std::optional<uint64_t> threads;
   bool reset_attention = false, json = false;
 
@@ -30,33 +39,80 @@ struct EvalOptions {
     using O = EvalOptions;
     return std::tuple{operand("MODEL", &O::model, "model directory in Hugging Face format"),
                       field("tokens", &O::tokens, "token files (.bin/.idx prefixes); repeat or separate by commas"),
+                      field("tasks", &O::tasks,
+                            "multiple-choice questions, JSON lines {\"context\", \"choices\", \"answer\"}; repeat or "
+                            "separate by commas"),
+                      field("against", &O::against, "another model over the same tokens, to compare predictions with"),
                       field("sequence-length", &O::sequence_length, "tokens a window; each is predicted from its own"),
                       field("reset-attention", &O::reset_attention,
                             "no token sees beyond the start of its document, as with train --data.reset_attention"),
                       field("batch", &O::batch, "windows a forward pass"),
                       field("max-tokens", &O::max_tokens, "tokens of each file that are used, 0 for all"),
                       field("dtype", &O::dtype, "compute: f32 or bf16"),
+                      field("max-memory", &O::max_memory,
+                            "for weights and activations, such as 8GiB; a model that does not fit comes through layer "
+                            "by layer (default: half of the machine's)"),
                       field("threads", &O::threads, "CPU threads (default: all cores)"),
                       field("json", &O::json, kJsonHelp)};
   }
+
+  eval::LossSettings loss_settings() const { return {sequence_length, batch, max_tokens, reset_attention}; }
 };
 
 struct FileLoss {
   std::string name;
   eval::TokenLoss loss;
+  std::optional<double> bits_per_byte;
+  std::optional<double> by_lineage;  // nats, routed as in training
+  std::optional<eval::Agreement> agreement;
+};
+
+struct TaskResult {
+  std::string name;
+  eval::Choices choices;
+};
+
+struct Results {
+  std::vector<FileLoss> files;
+  std::vector<TaskResult> tasks;
 };
 
 void check(const EvalOptions& o, const families::Model& model) {
   const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
-  if (o.tokens.empty()) refuse("tokens: none given; wanted one token file or more (make them with `coppice tokenize`)");
+  if (o.tokens.empty() && o.tasks.empty()) {
+    refuse("tokens: none given, nor tasks; wanted token files (make them with `coppice tokenize`) or questions");
+  }
+  if (o.against && o.tokens.empty()) refuse("against: given without tokens; wanted token files to compare on");
   if (o.dtype != "f32" && o.dtype != "bf16") refuse(cat("dtype: '", o.dtype, "'; wanted f32 or bf16"));
   if (o.batch < 1) refuse(cat("batch: ", o.batch, "; wanted 1 or more"));
-  if (o.sequence_length < 1 || o.sequence_length > model.config.max_positions) {
+  if (!o.tokens.empty() && (o.sequence_length < 1 || o.sequence_length > model.config.max_positions)) {
     refuse(cat("sequence-length: ", o.sequence_length, "; wanted 1 to the model's ", model.config.max_positions));
   }
 }
 
-std::vector<FileLoss> losses(const EvalOptions& o) {
+nn::FittedDecoder fit(const EvalOptions& o, const families::Model& model) {
+  const auto dtype = o.dtype == "bf16" ? nn::ComputeDtype::kBf16 : nn::ComputeDtype::kF32;
+  // Two models share the memory.
+  const uint64_t bytes = o.max_memory ? o.max_memory->bytes : physical_memory_bytes() / 2;
+  return {model, dtype, o.against ? bytes / 2 : bytes};
+}
+
+void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, const std::vector<data::TokenFile>& files,
+             Results& results) {
+  const auto model = families::open_model(*o.against);
+  const auto other = fit(o, model);
+  for (size_t i = 0; i < files.size(); ++i) {
+    results.files[i].agreement = eval::agreement(decoder, other, files[i], o.loss_settings());
+  }
+}
+
+// Of a model in the middle of a handover: the routing that it was trained with. Else null.
+std::shared_ptr<const nn::LineageRouting> routing_of_training(const std::filesystem::path& model) {
+  const auto lineage = upcycle::read_lineage(model);
+  return lineage ? train::lineage_routing(lineage, upcycle::lineage_share(*lineage), 0) : nullptr;
+}
+
+Results evaluate(const EvalOptions& o) {
   const auto model = families::open_model(o.model);
   check(o, model);
   std::vector<data::TokenFile> files;
@@ -65,12 +121,24 @@ std::vector<FileLoss> losses(const EvalOptions& o) {
     files.push_back(data::TokenFile::open(path));
     files.back().check_vocabulary(model.config.vocab_size, digest);
   }
-  const auto dtype = o.dtype == "bf16" ? nn::ComputeDtype::kBf16 : nn::ComputeDtype::kF32;
-  const auto decoder = nn::Decoder::load(model, dtype);
-  std::vector<FileLoss> out;
+  std::vector<std::vector<eval::Question>> tasks;
+  for (const auto& path : o.tasks) tasks.push_back(eval::read_questions(path));
+  const auto decoder = fit(o, model);
+  auto by_lineage = o.loss_settings();
+  by_lineage.lineage = routing_of_training(o.model);
+  Results out;
   for (const auto& file : files) {
-    const eval::LossSettings settings{o.sequence_length, o.batch, o.max_tokens, o.reset_attention};
-    out.push_back({file.path().filename().string(), eval::token_loss(decoder, file, settings)});
+    const auto loss = eval::token_loss(decoder, file, o.loss_settings());
+    out.files.push_back(
+        {.name = file.path().filename().string(), .loss = loss, .bits_per_byte = loss.bits_per_byte(file)});
+    if (by_lineage.lineage) out.files.back().by_lineage = eval::token_loss(decoder, file, by_lineage).loss;
+  }
+  if (o.against) compare(o, decoder, files, out);
+  if (tasks.empty()) return out;
+  const auto tokenizer = data::open_tokenizer(o.model);
+  const auto leading = eval::leading_token(o.model);
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    out.tasks.push_back({o.tasks[i].stem().string(), eval::answer(decoder, *tokenizer, leading, tasks[i])});
   }
   return out;
 }
@@ -78,9 +146,9 @@ std::vector<FileLoss> losses(const EvalOptions& o) {
 // The mean over all tokens of all files.
 eval::TokenLoss overall(const std::vector<FileLoss>& files) {
   eval::TokenLoss out;
-  for (const auto& [name, loss] : files) {
-    out.loss += loss.loss * static_cast<double>(loss.tokens);
-    out.tokens += loss.tokens;
+  for (const auto& file : files) {
+    out.loss += file.loss.loss * static_cast<double>(file.loss.tokens);
+    out.tokens += file.loss.tokens;
   }
   out.loss /= static_cast<double>(out.tokens);
   return out;
@@ -94,39 +162,87 @@ Json to_json(const eval::TokenLoss& loss) {
   return out;
 }
 
-Json to_json(const std::vector<FileLoss>& files) {
-  Json out = to_json(overall(files));
-  Json list = Json::array();
-  for (const auto& [name, loss] : files) {
-    Json file = Json::object({{"name", Json(name)}});
-    const Json numbers = to_json(loss);
-    for (const auto& [key, value] : numbers.members()) file[key] = value;
-    if (std::isfinite(loss.loss_variance)) file["standard_error"] = std::sqrt(loss.loss_variance);
-    list.push_back(std::move(file));
+Json to_json(const FileLoss& file) {
+  Json out = Json::object({{"name", Json(file.name)}});
+  const Json numbers = to_json(file.loss);
+  for (const auto& [key, value] : numbers.members()) out[key] = value;
+  if (std::isfinite(file.loss.loss_variance)) out["standard_error"] = std::sqrt(file.loss.loss_variance);
+  if (file.bits_per_byte) out["bits_per_byte"] = *file.bits_per_byte;
+  if (file.by_lineage) out["loss_by_lineage"] = *file.by_lineage;
+  if (file.agreement) {
+    out["kl"] = file.agreement->kl;
+    out["top_1_agreement"] = file.agreement->top_1;
   }
-  out["files"] = std::move(list);
   return out;
 }
 
-void print_table(const std::vector<FileLoss>& files) {
-  report::Table table{.header = {"tokens of", "loss (nats)", "perplexity", "tokens"}, .rows = {}};
-  const auto add = [&](const std::string& name, const eval::TokenLoss& loss) {
-    table.rows.push_back({name, fixed_text(loss.loss, 4), number_text(loss.perplexity()), cat(loss.tokens)});
-  };
-  for (const auto& [name, loss] : files) add(name, loss);
-  if (files.size() > 1) add("all", overall(files));
+Json to_json(const TaskResult& task) {
+  const auto& c = task.choices;
+  Json out = Json::object({{"name", Json(task.name)}});
+  out["accuracy"] = c.accuracy;
+  out["normalised_accuracy"] = c.normalised_accuracy;
+  out["questions"] = c.questions;
+  if (c.questions > 1) {
+    out["accuracy_standard_error"] = c.standard_error(c.accuracy);
+    out["normalised_accuracy_standard_error"] = c.standard_error(c.normalised_accuracy);
+  }
+  Json likelihoods = Json::array();
+  for (const auto& question : c.log_likelihoods) likelihoods.push_back(Json::array_of(question));
+  out["log_likelihoods"] = std::move(likelihoods);
+  return out;
+}
+
+Json to_json(const Results& results) {
+  Json out = results.files.empty() ? Json::object() : to_json(overall(results.files));
+  for (const auto& file : results.files) out["files"].push_back(to_json(file));
+  for (const auto& task : results.tasks) out["tasks"].push_back(to_json(task));
+  return out;
+}
+
+void print_files(const EvalOptions& o, const std::vector<FileLoss>& files) {
+  report::Table table{.header = {"tokens of", "loss (nats)", "perplexity", "bits/byte", "tokens"}, .rows = {}};
+  if (files.front().by_lineage) table.header.emplace_back("by lineage (nats)");
+  if (o.against) table.header.insert(table.header.end(), {"KL (nats)", "same top-1"});
+  const auto percent = [](double share) { return cat(fixed_text(100 * share, 2), " %"); };
+  for (const auto& file : files) {
+    table.rows.push_back({file.name, fixed_text(file.loss.loss, 4), number_text(file.loss.perplexity()),
+                          file.bits_per_byte ? fixed_text(*file.bits_per_byte, 4) : "-", cat(file.loss.tokens)});
+    if (file.by_lineage) table.rows.back().push_back(fixed_text(*file.by_lineage, 4));
+    if (!file.agreement) continue;
+    table.rows.back().push_back(number_text(file.agreement->kl));
+    table.rows.back().push_back(percent(file.agreement->top_1));
+  }
+  if (files.size() > 1) {
+    const auto all = overall(files);
+    table.rows.push_back({"all", fixed_text(all.loss, 4), number_text(all.perplexity()), "", cat(all.tokens)});
+    table.rows.back().resize(table.header.size());
+  }
+  std::cout << report::text_table(table);
+}
+
+void print_tasks(const std::vector<TaskResult>& tasks) {
+  report::Table table{.header = {"task", "accuracy", "normalised", "questions"}, .rows = {}};
+  for (const auto& [name, c] : tasks) {
+    const auto share = [&](double value) {
+      return c.questions > 1 ? cat(fixed_text(value, 4), " +- ", fixed_text(c.standard_error(value), 4))
+                             : fixed_text(value, 4);
+    };
+    table.rows.push_back({name, share(c.accuracy), share(c.normalised_accuracy), cat(c.questions)});
+  }
   std::cout << report::text_table(table);
 }
 
 int run(std::span<const std::string_view> args) {
   const auto o = parse<EvalOptions>("eval", kSummary, args);
   use_threads(o.threads);
-  const auto files = losses(o);
+  const auto results = evaluate(o);
   if (o.json) {
-    std::cout << to_json(files).dump(2) << "\n";
-  } else {
-    print_table(files);
+    std::cout << to_json(results).dump(2) << "\n";
+    return 0;
   }
+  if (!results.files.empty()) print_files(o, results.files);
+  if (!results.files.empty() && !results.tasks.empty()) std::cout << "\n";
+  if (!results.tasks.empty()) print_tasks(results.tasks);
   return 0;
 }
 

@@ -73,6 +73,7 @@ std::vector<Entry> entries_of(const Rows& rows) {
     Entry& entry = entries.emplace_back(Entry{std::string(row.name), std::string(row.summary), "", {}, Json::object()});
     if constexpr (requires { row.source; }) entry.source = row.source;
     if constexpr (requires { row.params; }) entry.params = row.params;
+    if constexpr (requires { row.merges; }) entry.more["merges"] = row.merges;
   }
   return entries;
 }

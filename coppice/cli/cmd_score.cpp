@@ -5,6 +5,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
+#include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/threads.h"
 #include "coppice/data/tokenizer.h"
@@ -20,31 +21,40 @@ struct ScoreOptions {
   std::filesystem::path model;
   std::vector<std::filesystem::path> tokens;
   std::filesystem::path out;
+  bool merge = false;
   uint64_t batches = 10, batch_tokens = 8192, seed = 0;
   int64_t sequence_length = 256;
   std::string dtype = "f32";
+  std::optional<ByteCount> max_memory;
+  bool resume = false;
   std::optional<uint64_t> threads;
   bool json = false;
 
   static constexpr auto fields() {
     using O = ScoreOptions;
-    return std::tuple{operand("MODEL", &O::model, "model directory in Hugging Face format"),
-                      operand("TOKENS", &O::tokens, "token files (.bin/.idx prefixes) to calibrate on"),
-                      field("out", &O::out, "the scores, for `coppice expand --scores`; replaced if it exists"),
-                      field("batches", &O::batches, "calibration batches"),
-                      field("batch-tokens", &O::batch_tokens, "tokens a batch"),
-                      field("sequence-length", &O::sequence_length, "tokens a window"),
-                      field("seed", &O::seed, "of the choice of windows"),
-                      field("dtype", &O::dtype, "compute: f32 or bf16"),
-                      field("threads", &O::threads, "CPU threads (default: all cores)"),
-                      field("json", &O::json, kJsonHelp)};
+    return std::tuple{
+        operand("MODEL", &O::model, "model directory in Hugging Face format"),
+        operand("TOKENS", &O::tokens, "token files (.bin/.idx prefixes) to calibrate on"),
+        field("out", &O::out, "the scores, for `coppice expand --scores`; replaced if it exists"),
+        field("merge", &O::merge, "MODEL and TOKENS are scores of several runs over one model: make them one"),
+        field("batches", &O::batches, "calibration batches"),
+        field("batch-tokens", &O::batch_tokens, "tokens a batch"),
+        field("sequence-length", &O::sequence_length, "tokens a window"),
+        field("seed", &O::seed, "of the choice of windows"),
+        field("dtype", &O::dtype, "compute: f32 or bf16"),
+        field("max-memory", &O::max_memory,
+              "for weights, gradients and kept activations, such as 8GiB; the rest goes to disk beside the scores "
+              "(default: half of the machine's)"),
+        field("resume", &O::resume, "go on where a killed run of the same command was"),
+        field("threads", &O::threads, "CPU threads (default: all cores)"),
+        field("json", &O::json, kJsonHelp)};
   }
 };
 
 upcycle::Scores score_files(const ScoreOptions& o) {
-  const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
-  if (o.out.empty()) refuse("out: not given; wanted the file to write, such as --out scores.json");
-  if (o.dtype != "f32" && o.dtype != "bf16") refuse(cat("dtype: '", o.dtype, "'; wanted f32 or bf16"));
+  if (o.dtype != "f32" && o.dtype != "bf16") {
+    throw Error(ErrorCode::kUsage, cat("dtype: '", o.dtype, "'; wanted f32 or bf16"));
+  }
   const auto model = families::open_model(o.model);
   std::vector<data::TokenFile> files;
   const std::string digest = data::tokenizer_digest(o.model);
@@ -57,24 +67,58 @@ upcycle::Scores score_files(const ScoreOptions& o) {
                              .batch_tokens = o.batch_tokens,
                              .sequence_length = o.sequence_length,
                              .seed = o.seed,
-                             .f32 = o.dtype == "f32"});
+                             .f32 = o.dtype == "f32",
+                             .max_memory_bytes = o.max_memory ? o.max_memory->bytes : 0,
+                             .out = o.out,
+                             .resume = o.resume});
+}
+
+upcycle::Scores merge_files(const ScoreOptions& o) {
+  std::vector<upcycle::Scores> runs{upcycle::Scores::read(o.model)};
+  for (const auto& path : o.tokens) runs.push_back(upcycle::Scores::read(path));
+  return upcycle::merge_scores(runs);
+}
+
+// A setting of a scoring run would be ignored by a merge.
+void check(const ScoreOptions& o) {
+  const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
+  if (o.out.empty()) refuse("out: not given; wanted the file to write, such as --out scores.json");
+  if (!o.merge) return;
+  const ScoreOptions none;
+  if (o.batches != none.batches || o.batch_tokens != none.batch_tokens || o.seed != none.seed ||
+      o.sequence_length != none.sequence_length || o.dtype != none.dtype || o.max_memory || o.resume) {
+    refuse("merge: takes score files and --out alone; the other settings are of the runs that made them");
+  }
+}
+
+void print(const ScoreOptions& o, const upcycle::Scores& scores) {
+  std::vector<std::string> names, without;
+  for (const auto& metric : upcycle::utility_metrics()) {
+    (scores.metrics.contains(std::string(metric.name)) ? names : without).emplace_back(metric.name);
+  }
+  std::cout << cat("wrote ", o.out, ": ", scores.metrics.begin()->second.fc1.sum.size(), " layers of ", scores.experts,
+                   " experts over ", count_text(static_cast<double>(scores.tokens_seen)),
+                   " tokens\nmetrics: ", join(names), "\n");
+  if (o.merge && !without.empty()) {
+    std::cout << cat("left out, since they cannot be merged: ", join(without), "\n");
+  }
+  if (scores.second_moment == "batches") {
+    std::cout << "approx_fisher: second moments estimated from the batches (the model has no trainer/)\n";
+  }
 }
 
 int run(std::span<const std::string_view> args) {
   const auto o = parse<ScoreOptions>("score", kSummary, args);
+  check(o);
   use_threads(o.threads);
-  const auto scores = score_files(o);
+  const auto scores = o.merge ? merge_files(o) : score_files(o);
   const Json json = scores.to_json();
   io::write_file_atomically(o.out, json.dump(1) + "\n");
   if (o.json) {
     std::cout << json.dump(2) << "\n";
-    return 0;
+  } else {
+    print(o, scores);
   }
-  std::vector<std::string> names;
-  for (const auto& [name, values] : scores.metrics) names.push_back(name);
-  std::cout << cat("wrote ", o.out, ": ", scores.metrics.begin()->second.fc1.sum.size(), " layers of ", scores.experts,
-                   " experts over ", count_text(static_cast<double>(scores.tokens_seen)),
-                   " tokens\nmetrics: ", join(names), "\n");
   return 0;
 }
 

@@ -6,21 +6,17 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "coppice/base/check.h"
 #include "coppice/base/progress.h"
+#include "coppice/eval/windows_detail.h"
 
 // B windows of a forward pass, S positions, E experts.
 
 namespace coppice::eval {
-namespace {
 
-// Where the windows of a file lie: whole ones, and a shorter one at the end if the whole file is asked for.
-struct Windows {
-  uint64_t whole = 0, rest = 0;  // rest: predictions of the last, short window
-};
-
-Windows windows_of(const data::TokenFile& tokens, const LossSettings& settings) {
+detail::Windows detail::windows_of(const data::TokenFile& tokens, const LossSettings& settings) {
   if (tokens.num_tokens() < 2) {
     throw Error(ErrorCode::kUsage,
                 cat(tokens.path(), ": ", tokens.num_tokens(), " tokens; wanted 2 or more to predict one"));
@@ -32,6 +28,21 @@ Windows windows_of(const data::TokenFile& tokens, const LossSettings& settings) 
   }
   return {predictions / length, predictions % length};
 }
+
+at::Tensor detail::document_starts(const data::TokenFile& tokens, uint64_t begin, at::IntArrayRef sizes) {
+  auto start_BS = at::empty(sizes, at::kLong);
+  for (int64_t b = 0; b < sizes[0]; ++b) {
+    const auto offset = b * sizes[1];
+    tokens.document_starts(begin + static_cast<uint64_t>(offset),
+                           {start_BS.mutable_data_ptr<int64_t>() + offset, static_cast<size_t>(sizes[1])});
+  }
+  return start_BS;
+}
+
+namespace {
+
+using detail::Windows;
+using detail::windows_of;
 
 struct Sums {
   std::vector<double> mean_of_sequence;
@@ -59,7 +70,8 @@ struct Stretch {
   int64_t windows = 0, length = 0;
 };
 
-void add_windows(const nn::Decoder& model, const data::TokenFile& tokens, const Stretch& stretch,
+template <class Model>
+void add_windows(const Model& model, const data::TokenFile& tokens, const Stretch& stretch,
                  const LossSettings& settings, Sums& sums, TokenLoss& out) {
   const auto& [begin, count, length] = stretch;
   const at::Tensor tokens_BS = at::empty({count, length}, at::kLong), target_BS = at::empty({count, length}, at::kLong);
@@ -69,12 +81,11 @@ void add_windows(const nn::Decoder& model, const data::TokenFile& tokens, const 
   nn::ForwardOptions forward;
   forward.lineage = settings.lineage;
   forward.first_token = begin;
-  if (settings.reset_attention) forward.document_start_BS = at::empty({count, length}, at::kLong);
+  if (settings.reset_attention) forward.document_start_BS = detail::document_starts(tokens, begin, {count, length});
   for (int64_t b = 0; b < count; ++b) {
     const uint64_t first = begin + static_cast<uint64_t>(b * length);
     tokens.read(first, row(tokens_BS, b));
     tokens.read(first + 1, row(target_BS, b));
-    if (settings.reset_attention) tokens.document_starts(first, row(forward.document_start_BS, b));
   }
   at::Tensor counts_B;
   std::vector<nn::LayerRouting> routing;
@@ -97,11 +108,8 @@ double variance_of_mean(const std::vector<double>& values) {
   return squares / (n * (n - 1));
 }
 
-}  // namespace
-
-double TokenLoss::perplexity() const { return std::exp(loss); }
-
-TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, const LossSettings& settings) {
+template <class Model>
+TokenLoss loss_over(const Model& model, const data::TokenFile& tokens, const LossSettings& settings) {
   COPPICE_CHECK(settings.sequence_length > 0 && settings.batch > 0);
   const at::NoGradGuard no_grad;
   const Windows windows = windows_of(tokens, settings);
@@ -124,6 +132,26 @@ TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, co
   out.loss = sums.loss / static_cast<double>(sums.tokens);
   out.loss_variance = variance_of_mean(sums.mean_of_sequence);
   return out;
+}
+
+}  // namespace
+
+double TokenLoss::perplexity() const { return std::exp(loss); }
+
+std::optional<double> TokenLoss::bits_per_byte(const data::TokenFile& file) const {
+  const auto& card = file.card();
+  if (!card || card->text_bytes == 0) return std::nullopt;
+  return loss / std::numbers::ln2 * static_cast<double>(card->tokens) / static_cast<double>(card->text_bytes);
+}
+
+TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, const LossSettings& settings) {
+  return loss_over(model, tokens, settings);
+}
+
+TokenLoss token_loss(const nn::FittedDecoder& model, const data::TokenFile& tokens, const LossSettings& settings) {
+  auto fitted = settings;
+  fitted.batch = model.sequences_at_once(settings.sequence_length, settings.batch);
+  return loss_over(model, tokens, fitted);
 }
 
 }  // namespace coppice::eval

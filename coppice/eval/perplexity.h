@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "coppice/data/token_file.h"
 #include "coppice/nn/decoder.h"
+#include "coppice/nn/fitted_decoder.h"
 
 namespace coppice::eval {
 
@@ -26,6 +28,8 @@ struct TokenLoss {
   std::vector<std::vector<int64_t>> expert_counts;  ///< per MoE layer [E]
   std::vector<int64_t> moe_layers;
   double perplexity() const;
+  /// Of the text behind the tokens, if the file's card tells its size: nats over log 2, times tokens a byte.
+  std::optional<double> bits_per_byte(const data::TokenFile& tokens) const;
 };
 
 /// Mean cross-entropy over consecutive windows of `sequence_length` tokens, each predicted from its own window only.
@@ -34,5 +38,8 @@ struct TokenLoss {
 /// Memory   the activations of `batch` windows, no gradients.
 /// Throws   Error{kUsage} if the file has no token to predict.
 TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, const LossSettings& settings);
+
+/// The same of a model of any size; where it is not whole in memory, `batch` is as many windows as there is room for.
+TokenLoss token_loss(const nn::FittedDecoder& model, const data::TokenFile& tokens, const LossSettings& settings);
 
 }  // namespace coppice::eval

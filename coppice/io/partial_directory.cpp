@@ -224,6 +224,8 @@ void PartialDirectory::alone(const std::function<void()>& act) {
   act();
 }
 
+void PartialDirectory::discard() { state_->keep = false; }
+
 std::vector<uint32_t> PartialDirectory::seal(const std::function<void()>& finish) {
   auto& s = *state_;
   s.journal.complete();

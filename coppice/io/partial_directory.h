@@ -54,6 +54,8 @@ class PartialDirectory {
   void record(std::span<const uint64_t> units);
   /// Runs `act` while no other part does.
   void alone(const std::function<void()>& act);
+  /// From here on there is nothing to continue: the destructor removes everything. For work whose result is elsewhere.
+  void discard();
   /// Remembers this part as complete. If all parts are, `finish` is run by exactly one process at a time, then every
   /// file is fsynced and the directory takes its final name.
   /// Returns the parts that are missing; none: the target is there.

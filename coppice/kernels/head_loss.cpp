@@ -100,8 +100,8 @@ struct ChunkedHead {
 };
 
 template <class T>
-ChunkedHead run_chunks(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T,
-                       bool with_gradients) {
+ChunkedHead run_chunks(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T, bool with_gradients,
+                       bool with_weight_gradient) {
   const int64_t tokens = x_TD.size(0), vocabulary = w_VD.size(0), chunk = chunk_tokens(vocabulary);
   const auto targets = check_targets(target_T, vocabulary);
   const auto* const target = targets.index_T.const_data_ptr<int64_t>();
@@ -109,7 +109,7 @@ ChunkedHead run_chunks(const at::Tensor& x_TD, const at::Tensor& w_VD, const at:
   ChunkedHead out{at::empty({tokens}, f32), {}, {}, targets.counted};
   if (with_gradients) {
     out.grad_x_TD = at::empty_like(x_TD);
-    out.grad_w_VD = at::zeros(w_VD.sizes(), f32);
+    if (with_weight_gradient) out.grad_w_VD = at::zeros(w_VD.sizes(), f32);
   }
   const float scale = with_gradients ? 1.0f / static_cast<float>(std::max<int64_t>(1, targets.counted)) : 0.0f;
   for (int64_t t = 0; t < tokens; t += chunk) {
@@ -120,6 +120,7 @@ ChunkedHead run_chunks(const at::Tensor& x_TD, const at::Tensor& w_VD, const at:
     if (!with_gradients) continue;
     auto grad_x_CD = out.grad_x_TD.narrow(0, t, rows);
     at::mm_out(grad_x_CD, logits_CV, w_VD);
+    if (!with_weight_gradient) continue;
     if constexpr (std::is_same_v<T, float>) {
       out.grad_w_VD.addmm_(logits_CV.t(), x_CD);
     } else {
@@ -131,13 +132,13 @@ ChunkedHead run_chunks(const at::Tensor& x_TD, const at::Tensor& w_VD, const at:
 
 struct HeadLoss : torch::autograd::Function<HeadLoss> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TD, const at::Tensor& w_VD,
-                            const at::Tensor& target_T, bool with_gradients) {
+                            const at::Tensor& target_T, bool with_gradients, bool with_weight_gradient) {
     auto out = detail::with_scalar(x_TD, [&]<class T>(T) {
-      return run_chunks<T>(x_TD.contiguous(), w_VD.contiguous(), target_T, with_gradients);
+      return run_chunks<T>(x_TD.contiguous(), w_VD.contiguous(), target_T, with_gradients, with_weight_gradient);
     });
     if (with_gradients) {
       ctx->saved_data["x"] = out.grad_x_TD;
-      ctx->saved_data["w"] = out.grad_w_VD.to(w_VD.scalar_type());
+      if (with_weight_gradient) ctx->saved_data["w"] = out.grad_w_VD.to(w_VD.scalar_type());
     }
     const auto* const loss = out.loss_T.const_data_ptr<float>();
     double sum = 0;
@@ -147,14 +148,16 @@ struct HeadLoss : torch::autograd::Function<HeadLoss> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     COPPICE_CHECK(!ctx->saved_data.empty(), "head_loss is differentiable once");
-    auto grad_x = ctx->saved_data["x"].toTensor(), grad_w = ctx->saved_data["w"].toTensor();
+    auto grad_x = ctx->saved_data["x"].toTensor();
+    const auto kept = ctx->saved_data.find("w");
+    auto grad_w = kept == ctx->saved_data.end() ? at::Tensor() : kept->second.toTensor();
     ctx->saved_data.clear();  // so that the parameter's gradient takes the memory over instead of copying it
     const float scale = grads[0].item<float>();
     if (scale != 1.0f) {
       grad_x.mul_(scale);
-      grad_w.mul_(scale);
+      if (grad_w.defined()) grad_w.mul_(scale);
     }
-    return {std::move(grad_x), std::move(grad_w), at::Tensor(), at::Tensor()};
+    return {std::move(grad_x), std::move(grad_w), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -162,13 +165,14 @@ struct HeadLoss : torch::autograd::Function<HeadLoss> {
 
 at::Tensor head_loss(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T) {
   const bool with_gradients = at::GradMode::is_enabled() && (x_TD.requires_grad() || w_VD.requires_grad());
-  return HeadLoss::apply(x_TD, w_VD, target_T, with_gradients);
+  return HeadLoss::apply(x_TD, w_VD, target_T, with_gradients, with_gradients && w_VD.requires_grad());
 }
 
 at::Tensor head_token_losses(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T) {
   at::NoGradGuard no_grad;
-  return detail::with_scalar(
-      x_TD, [&]<class T>(T) { return run_chunks<T>(x_TD.contiguous(), w_VD.contiguous(), target_T, false).loss_T; });
+  return detail::with_scalar(x_TD, [&]<class T>(T) {
+    return run_chunks<T>(x_TD.contiguous(), w_VD.contiguous(), target_T, false, false).loss_T;
+  });
 }
 
 }  // namespace coppice::kernels

@@ -12,7 +12,7 @@ namespace coppice::kernels {
 /// Shapes   target_T int64; -1 does not count; a scalar f32 comes back (0 if none counts).
 /// Dtypes   f32 or bf16. In bf16 the GEMM rounds logits and their gradients to bf16; softmax, loss and sums over chunks
 ///          are f32, f64 over tokens.
-/// Memory   logits of one chunk; with gradients, those of x and w (f32 sums), made in the forward pass.
+/// Memory   logits of one chunk; with gradients, that of x and, if asked for, of w (f32 sums), made in the forward pass.
 /// Throws   Error{kFormat} if a target is outside [-1, V).
 at::Tensor head_loss(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T);
 

@@ -33,9 +33,12 @@ struct ExpertForm {
 /// Dtypes   x and weights alike, f32 or bf16; index int64; gates f32; y like x. Sums over K and F in f32.
 /// Memory   kFast saves x, the pre-activations [T*K, 2F] and the routing; no expert output, no gathered copy of x.
 /// Threads  at::get_num_threads(); same bits for any number of them. On a GPU: the current stream, no atomics.
+/// Throws   Error{kUnsupported} for `pair_sq_TK` on a GPU.
+///
+/// `pair_sq_TK`, if given, becomes the squared norm of each pair's down_e(...), f32, without gradient.
 at::Tensor moe_experts(const at::Tensor& x_TD, const at::Tensor& w_gate_up_EGD, const at::Tensor& w_down_EDF,
                        const at::Tensor& index_TK, const at::Tensor& gate_TK, MoeKernel kernel,
-                       const ExpertForm& form = {});
+                       const ExpertForm& form = {}, at::Tensor* pair_sq_TK = nullptr);
 
 /// Tokens per expert. Shapes index_TK; returns [E] int64.
 at::Tensor expert_counts(const at::Tensor& index_TK, int64_t num_experts);

@@ -156,6 +156,7 @@ MoeForward forward(const MoeInputs& in) {
   });
   combine<T>(order, rows, in.gate_TK.const_data_ptr<float>(), out.y_TD.mutable_data_ptr<T>(), in.x_TD.size(0),
              sizes.dim);
+  if (in.with_pair_sq) out.pair_sq_TK = pair_squares<T>(order, rows, in.gate_TK, sizes.dim);
   return out;
 }
 

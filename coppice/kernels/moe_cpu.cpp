@@ -98,6 +98,7 @@ MoeForward forward(const MoeInputs& in) {
   });
   combine(order, out_PD.const_data_ptr<T>(), in.gate_TK.const_data_ptr<float>(), out.y_TD.mutable_data_ptr<T>(), tokens,
           dim);
+  if (in.with_pair_sq) out.pair_sq_TK = pair_squares(order, out_PD.const_data_ptr<T>(), in.gate_TK, dim);
   return out;
 }
 

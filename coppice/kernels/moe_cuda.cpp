@@ -26,6 +26,10 @@ auto with_experts(const MoeInputs& in, const F& f) {
                 "the MoE layer on CUDA has no experts with biases or clamped SwiGLU (train "
                 "such a family on the CPU)");
   }
+  if (in.with_pair_sq) {
+    throw Error(ErrorCode::kUnsupported,
+                "the MoE layer on CUDA has no norms of its experts' outputs (score the model on the CPU)");
+  }
   const c10::cuda::CUDAGuard guard(in.x_TD.device());
   const OnDevice launch{c10::cuda::getCurrentCUDAStream().stream()};
   const bool grouped = fits_grouped_gemm(in) && has_grouped_gemm(in.x_TD.device());

@@ -13,10 +13,12 @@ namespace coppice::kernels::detail {
 struct MoeInputs {
   at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, index_TK, gate_TK;  ///< contiguous
   ExpertForm form = {};                                           ///< its biases contiguous too
+  bool with_pair_sq = false;
 };
 struct MoeForward {
   at::Tensor y_TD;
-  at::Tensor hidden_PG;  ///< pre-activations, in an order of the variant's own
+  at::Tensor hidden_PG;        ///< pre-activations, in an order of the variant's own
+  at::Tensor pair_sq_TK = {};  ///< squared norms of the pairs' outputs; only if asked for
 };
 struct MoeGradients {
   at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, gate_TK;

@@ -2,6 +2,8 @@
 
 // What the variants of the MoE layer on the CPU share: tasks, and tokens summed from the rows of their experts.
 
+#include <ATen/ops/empty_like.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -47,6 +49,21 @@ void combine(const PairOrder& order, const T* rows_PD, const float* weight_TK, T
       for (int64_t d = 0; d < dim; ++d) store(out_TD[t * dim + d], sum[d]);
     }
   });
+}
+
+/// The squared norm of each pair's row.
+template <class T>
+at::Tensor pair_squares(const PairOrder& order, const T* rows_PD, const at::Tensor& gate_TK, int64_t dim) {
+  constexpr int64_t kPairs = 256;
+  auto out_TK = at::empty_like(gate_TK);
+  auto* const out = out_TK.mutable_data_ptr<float>();
+  parallel_ranges(out_TK.numel(), kPairs, [&](int64_t begin, int64_t end) {
+    for (int64_t pair = begin; pair < end; ++pair) {
+      const T* const row = rows_PD + order.row_of_pair[pair] * dim;
+      out[pair] = lane_sum(dim, [&](int64_t d) { return load(row[d]) * load(row[d]); });
+    }
+  });
+  return out_TK;
 }
 
 }  // namespace coppice::kernels::detail

@@ -7,6 +7,7 @@
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/rms_norm.h"
+#include "coppice/kernels/sum_of_squares.h"
 #include "coppice/kernels/swiglu.h"
 #include "coppice/nn/block_detail.h"
 #include "coppice/nn/router.h"
@@ -77,14 +78,20 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
     routing->count_E = kernels::expert_counts(routed.index_TK, config.num_experts);
     routing->balance_count = balanced(routing->count_E);
     routing->gate_mass_E = gate_mass(routed, config.num_experts, config.routing.routed_scaling);
-    if (context.keep_routing) routing->index_TK = routed.index_TK;
+    if (context.keep_routing || context.with_output_sq) routing->index_TK = routed.index_TK;
   }
   const bool clamped = config.activation == families::Activation::kClampedSilu;
   const kernels::ExpertForm form{
       clamped ? kernels::ExpertActivation::kClampedSwiglu : kernels::ExpertActivation::kSwiglu,
       weights[Role::kExpertGateBias], weights[Role::kExpertDownBias]};
-  out.x_TD = kernels::moe_experts(x_TD, weights[Role::kExpertGate], weights[Role::kExpertDown], routed.index_TK,
-                                  routed.gate_TK, context.kernel, form);
+  const bool with_output_sq = routing && context.with_output_sq;
+  out.x_TD =
+      kernels::moe_experts(x_TD, weights[Role::kExpertGate], weights[Role::kExpertDown], routed.index_TK,
+                           routed.gate_TK, context.kernel, form, with_output_sq ? &routing->pair_sq_TK : nullptr);
+  if (with_output_sq) {
+    routing->gate_TK = routed.gate_TK.detach();
+    routing->output_sq = kernels::sum_of_squares(out.x_TD.detach());
+  }
   if (weights[Role::kSharedDown].defined()) out.x_TD = out.x_TD + shared_expert(weights, x_TD);
 }
 

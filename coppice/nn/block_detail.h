@@ -33,7 +33,7 @@ struct BlockContext {
   at::Tensor start_BS;          ///< ForwardOptions::document_start_BS
   at::Tensor selection_bias_E;  ///< undefined where the layer has none
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
-  bool keep_routing = false, with_aux_loss = false, with_z_loss = false;
+  bool keep_routing = false, with_aux_loss = false, with_z_loss = false, with_output_sq = false;
   std::shared_ptr<const LineageRouting> lineage;  ///< null: plain top-K
   uint64_t first_token = 0;                       ///< number of token 0 in the run
 };

@@ -97,9 +97,14 @@ void fill_slice(const TensorFill& fill, const Parameter::Slice& slice, const at:
 }  // namespace
 
 BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, const TensorFill& fill) {
+  return build_parameters(config, dtype, fill, families::expected_tensors(config));
+}
+
+BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, const TensorFill& fill,
+                                 std::vector<TensorSlot> slots) {
   BuiltParameters out;
   std::map<std::pair<Role, int64_t>, size_t> position;
-  for (auto& slot : families::expected_tensors(config)) {
+  for (auto& slot : slots) {
     const int64_t count = elements(slot.shape);
     if (count == 0) continue;  // a shared expert of width 0 is on disk, but nothing to train
     if (slot.role() == Role::kSelectionBias) {

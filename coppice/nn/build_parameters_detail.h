@@ -17,4 +17,8 @@ struct BuiltParameters {
 /// Throws   Error{kNonFinite} naming the first tensor that holds NaN or infinity.
 BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, const TensorFill& fill);
 
+/// The same of some tensors alone: all of a layer, or such that no layer has.
+BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, const TensorFill& fill,
+                                 std::vector<families::TensorSlot> slots);
+
 }  // namespace coppice::nn::detail

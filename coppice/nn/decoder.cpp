@@ -17,24 +17,16 @@
 #include "coppice/nn/build_parameters_detail.h"
 #include "coppice/nn/rotary_detail.h"
 #include "coppice/nn/router.h"
+#include "coppice/nn/trunk_detail.h"
 
 namespace coppice::nn {
-namespace {
 
-using families::Role;
+namespace detail {
 
-/// Runs `f`; what libtorch throws becomes an Error.
-template <class F>
-auto at_border(const F& f) {
-  try {
-    return f();
-  } catch (const c10::Error& e) {
-    const std::string_view what = e.what_without_backtrace();
-    if (what.find("allocate memory") != std::string_view::npos) {
-      throw Error(ErrorCode::kIo,
-                  cat("out of memory: ", what, " (try a smaller micro-batch, or recompute activations)"));
-    }
-    throw Error(ErrorCode::kInternal, cat("libtorch: ", what, " (a bug in coppice, please report it)"));
+void check_supported(const families::ModelConfig& config) {
+  if (!config.unsupported_in_nn.empty()) {
+    throw Error(ErrorCode::kUnsupported, cat("config.json: this build cannot compute ", join(config.unsupported_in_nn),
+                                             "; wanted a model without (inspect and expand work on it all the same)"));
   }
 }
 
@@ -49,7 +41,19 @@ void check_tokens(const at::Tensor& tokens_BS, int64_t vocabulary) {
   }
 }
 
-/// Each start is its own token's or the one of the token before.
+TensorFill checkpoint_fill(const families::Model& model) {
+  return [&model](const families::TensorSlot& slot, std::span<float> values) {
+    const auto entry = model.checkpoint.at(slot.name);
+    if (!io::is_float(entry.info->dtype)) {
+      throw Error(ErrorCode::kShape,
+                  cat(entry.file->path(), ": '", slot.name, "' is ", io::dtype_name(entry.info->dtype),
+                      "; wanted F32, BF16 or F16 (dequantize the checkpoint first)"));
+    }
+    io::to_f32(entry.info->dtype, entry.data(), values);
+    entry.file->release(*entry.info);
+  };
+}
+
 void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_BS) {
   if (!start_BS.defined()) return;
   COPPICE_CHECK(start_BS.sizes() == tokens_BS.sizes() && start_BS.scalar_type() == at::kLong);
@@ -63,24 +67,43 @@ void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_
   }
 }
 
+at::Tensor weight_of(const Parameter& parameter) {
+  return parameter.slices.front().slot.rule->centred ? parameter.value + 1 : parameter.value;
+}
+
+void set_rotary_angles(BlockContext& context) {
+  std::tie(context.cos_SR, context.sin_SR) = rotary_angles(context.config->rope, context.positions);
+  if (!context.start_BS.defined()) return;
+  // Positions start again with each document: angles of every token instead of every position.
+  const auto position_T = (at::arange(context.positions, at::kLong) - context.start_BS).view({-1});
+  context.cos_SR = context.cos_SR.index_select(0, position_T);
+  context.sin_SR = context.sin_SR.index_select(0, position_T);
+}
+
+at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD, const at::Tensor& tokens_BS) {
+  // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
+  auto x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1}));
+  if (config.embedding_multiplier != 1) x_TD = x_TD * config.embedding_multiplier;
+  return x_TD.to(table_VD.scalar_type());
+}
+
+at::Tensor to_head(const families::ModelConfig& config, const at::Tensor& norm_D, const at::Tensor& x_TD) {
+  const auto normed_TD = kernels::rms_norm(x_TD, norm_D, config.rms_eps);
+  return config.logits_divisor == 1 ? normed_TD : normed_TD / config.logits_divisor;
+}
+
+}  // namespace detail
+
+namespace {
+
+using families::Role;
+
 /// Weights by layer; those of no layer at position `num_layers`.
 std::vector<detail::LayerWeights> by_layer(const Decoder& decoder) {
   const int64_t layers = decoder.config().num_layers;
   std::vector<detail::LayerWeights> out(layers + 1);
-  for (const Parameter& p : decoder.parameters()) {
-    const bool centred = p.slices.front().slot.rule->centred;
-    out[p.layer < 0 ? layers : p.layer][p.role] = centred ? p.value + 1 : p.value;
-  }
+  for (const Parameter& p : decoder.parameters()) out[p.layer < 0 ? layers : p.layer][p.role] = detail::weight_of(p);
   return out;
-}
-
-/// Where documents start in the middle of a sequence, positions start again: angles of every token instead of every
-/// position.
-void restart_positions(detail::BlockContext& context) {
-  if (!context.start_BS.defined()) return;
-  const auto position_T = (at::arange(context.positions, at::kLong) - context.start_BS).view({-1});
-  context.cos_SR = context.cos_SR.index_select(0, position_T);
-  context.sin_SR = context.sin_SR.index_select(0, position_T);
 }
 
 /// Everything before the output layer.
@@ -93,8 +116,8 @@ struct Trunk {
 
 Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const ForwardOptions& options) {
   const auto& config = decoder.config();
-  check_tokens(tokens_BS, config.vocab_size);
-  check_document_starts(options.document_start_BS, tokens_BS);
+  detail::check_tokens(tokens_BS, config.vocab_size);
+  detail::check_document_starts(options.document_start_BS, tokens_BS);
   const auto weights = by_layer(decoder);
   const auto& outer = weights.back();
   detail::BlockContext context{.config = &config,
@@ -104,19 +127,15 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
                                .keep_routing = options.keep_routing,
                                .with_aux_loss = options.aux_loss_coef != 0,
                                .with_z_loss = options.z_loss_coef != 0,
+                               .with_output_sq = options.with_output_sq,
                                .lineage = options.lineage,
                                .first_token = options.first_token};
-  std::tie(context.cos_SR, context.sin_SR) = detail::rotary_angles(config.rope, context.positions);
-  restart_positions(context);
+  detail::set_rotary_angles(context);
   const bool recompute = options.recompute && at::GradMode::is_enabled();
 
   Trunk out;
   at::Tensor score_sum, count;
-  // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
-  const auto& table_VD = outer[Role::kEmbedding];
-  out.x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1}));
-  if (config.embedding_multiplier != 1) out.x_TD = out.x_TD * config.embedding_multiplier;
-  out.x_TD = out.x_TD.to(table_VD.scalar_type());
+  out.x_TD = detail::embed(config, outer[Role::kEmbedding], tokens_BS);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     context.layer = layer;
     const auto bias = decoder.selection_bias().find(layer);
@@ -134,8 +153,7 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
   const auto moe_layers = static_cast<int64_t>(out.routing.size());
   if (score_sum.defined()) out.aux_loss = balancing_loss(score_sum, count, moe_layers * tokens_BS.numel());
   if (out.z_loss.defined()) out.z_loss = out.z_loss / static_cast<double>(moe_layers);
-  out.x_TD = kernels::rms_norm(out.x_TD, outer[Role::kFinalNorm], config.rms_eps);
-  if (config.logits_divisor != 1) out.x_TD = out.x_TD / config.logits_divisor;
+  out.x_TD = detail::to_head(config, outer[Role::kFinalNorm], out.x_TD);
   out.head_VD = outer[config.tied ? Role::kEmbedding : Role::kLmHead];
   return out;
 }
@@ -144,10 +162,7 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
 
 Decoder::Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill)
     : config_(std::move(config)), dtype_(dtype) {
-  if (!config_.unsupported_in_nn.empty()) {
-    throw Error(ErrorCode::kUnsupported, cat("config.json: this build cannot compute ", join(config_.unsupported_in_nn),
-                                             "; wanted a model without (inspect and expand work on it all the same)"));
-  }
+  detail::check_supported(config_);
   at_border([&] {
     auto built = detail::build_parameters(config_, dtype, fill);
     parameters_ = std::move(built.parameters);
@@ -156,16 +171,7 @@ Decoder::Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorF
 }
 
 Decoder Decoder::load(const families::Model& model, ComputeDtype dtype) {
-  return Decoder(model.config, dtype, [&](const families::TensorSlot& slot, std::span<float> values) {
-    const auto entry = model.checkpoint.at(slot.name);
-    if (!io::is_float(entry.info->dtype)) {
-      throw Error(ErrorCode::kShape,
-                  cat(entry.file->path(), ": '", slot.name, "' is ", io::dtype_name(entry.info->dtype),
-                      "; wanted F32, BF16 or F16 (dequantize the checkpoint first)"));
-    }
-    io::to_f32(entry.info->dtype, entry.data(), values);
-    entry.file->release(*entry.info);
-  });
+  return Decoder(model.config, dtype, detail::checkpoint_fill(model));
 }
 
 families::TensorSlot Decoder::selection_bias_slot(int64_t layer) const {

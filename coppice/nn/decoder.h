@@ -31,6 +31,9 @@ struct LayerRouting {
   at::Tensor gate_mass_E;    ///< f64, sum of final gates before routed scaling
   at::Tensor balance_count;  ///< int64, what balancing looks at: count_E, or under lineage routing [L] per lineage
   at::Tensor index_TK;       ///< int64; only if ForwardOptions::keep_routing
+  at::Tensor gate_TK;        ///< f32, final gates; only if ForwardOptions::with_output_sq, like the next two
+  at::Tensor pair_sq_TK;     ///< f32, squared norm of what each chosen expert puts out, before its gate
+  double output_sq = 0;      ///< sum over tokens of the squared norm of the routed experts' output
 };
 
 struct ForwardOptions {
@@ -39,6 +42,7 @@ struct ForwardOptions {
   double aux_loss_coef = 0;  ///< switch-style, summed over MoE layers' mean as transformers does
   double z_loss_coef = 0;
   bool keep_routing = false;
+  bool with_output_sq = false;  ///< keep gates and the squared norms of outputs, too; implies keep_routing
   std::shared_ptr<const LineageRouting> lineage;  ///< lineage-unique top-K; null: plain top-K
   uint64_t first_token = 0;  ///< number of the first token in the run, which lineage routing draws by
   /// Where in its sequence the document of each token starts, int64, rising: no token sees beyond it, and positions count

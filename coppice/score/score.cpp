@@ -1,14 +1,16 @@
 #include "coppice/score/score.h"
 
+#include <algorithm>
+#include <functional>
+#include <memory>
+
 #include "coppice/base/error.h"
-#include "coppice/base/interrupt.h"
-#include "coppice/base/progress.h"
+#include "coppice/base/memory.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
-#include "coppice/nn/decoder.h"
-#include "coppice/score/calibration.h"
-#include "coppice/score/collect.h"
 #include "coppice/score/expert_sums.h"
+#include "coppice/score/layered_pass.h"
+#include "coppice/score/partial_scores.h"
 #include "coppice/upcycle/optimizer_state.h"
 
 namespace coppice::score {
@@ -54,21 +56,8 @@ std::string digest_of(const std::vector<data::TokenFile>& tokens) {
   return sha.hex();
 }
 
-}  // namespace
-
-upcycle::Scores score_model(const families::Model& model, const std::vector<data::TokenFile>& tokens,
-                            const ScoreSettings& settings) {
-  check(model, settings);
-  const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
-  const auto state = upcycle::OptimizerState::open(model);
-  auto decoder = nn::Decoder::load(model, settings.f32 ? nn::ComputeDtype::kF32 : nn::ComputeDtype::kBf16);
-  Calibration calibration(decoder, sampler, static_cast<int64_t>(settings.batch_tokens) / settings.sequence_length);
-  Progress progress("score", settings.batches * settings.batch_tokens, ProgressUnit::kTokens);
-  for (uint64_t batch = 0; batch < settings.batches; ++batch) {
-    check_interrupt();
-    calibration.run_batch(batch);
-    progress.advance(settings.batch_tokens);
-  }
+upcycle::Scores begin_scores(const families::Model& model, const std::vector<data::TokenFile>& tokens,
+                             const ScoreSettings& settings, bool has_moments) {
   upcycle::Scores scores;
   scores.model_digest = model.digest();
   scores.model_type = model.config.family->model_type;
@@ -78,9 +67,67 @@ upcycle::Scores score_model(const families::Model& model, const std::vector<data
   scores.tokens_seen = settings.batches * settings.batch_tokens;
   scores.batch_tokens = settings.batch_tokens;
   scores.batches = settings.batches;
+  scores.second_moment = has_moments ? "trainer" : "batches";
+  return scores;
+}
+
+// How the memory is shared out: half for the layers in memory at once, what they leave for activations.
+struct Memory {
+  uint64_t segment = 0, activations = 0;
+};
+
+Memory share_out(const nn::LayeredDecoder& decoder, int64_t layers, const ScoreSettings& settings) {
+  const uint64_t all = settings.max_memory_bytes > 0 ? settings.max_memory_bytes : physical_memory_bytes() / 2;
+  Memory out{.segment = all / 2};
+  const auto segments = nn::plan_segments(decoder, layers, out.segment, nn::Purpose::kGradients);
+  uint64_t largest = 0;
+  for (const Segment& s : segments) {
+    largest = std::max(largest, nn::segment_bytes(decoder, s, nn::Purpose::kGradients));
+  }
+  out.activations = all - std::min(all, largest);
+  return out;
+}
+
+// Planes of an earlier run that nothing will read.
+void forget(Planes& planes, const std::function<bool(int64_t)>& is_needed) {
+  for (const int64_t layer : planes.layers()) {
+    if (!is_needed(layer)) planes.remove(layer);
+  }
+}
+
+}  // namespace
+
+upcycle::Scores score_model(const families::Model& model, const std::vector<data::TokenFile>& tokens,
+                            const ScoreSettings& settings) {
+  check(model, settings);
+  const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
+  const auto state = upcycle::OptimizerState::open(model);
   SecondMoments moments;
   if (state) moments = [&state](const nn::Parameter& parameter) { return second_moments(parameter, *state); };
-  collect(calibration, scores, moments);
+  const nn::LayeredDecoder decoder(model, settings.f32 ? nn::ComputeDtype::kF32 : nn::ComputeDtype::kBf16);
+  upcycle::Scores scores = begin_scores(model, tokens, settings, state.has_value());
+
+  std::unique_ptr<PartialScores> partial;
+  if (!settings.out.empty()) partial = std::make_unique<PartialScores>(model, scores, settings);
+  const int64_t left = partial ? partial->layers_left() : scores.layers;
+  if (partial && partial->scores()) scores = *partial->scores();
+
+  const Batches batches{sampler, 0, settings.batches,
+                        static_cast<int64_t>(settings.batch_tokens) / settings.sequence_length};
+  const Planes::Shape shape{batches.rows(), model.config.model_dim, settings.f32 ? at::kFloat : at::kBFloat16};
+  const Memory memory = share_out(decoder, left, settings);
+  const auto directory = partial ? partial->directory() : std::filesystem::path();
+  Planes activations("activations", directory, memory.activations, shape);
+  Planes gradients("gradient", directory, 0, shape);  // always on disk, to go on from
+  forget(activations, [&](int64_t layer) { return layer < left; });
+  forget(gradients, [&](int64_t layer) { return layer == left; });
+
+  LayeredPass pass(decoder, batches, activations, gradients);
+  pass.run(left, memory.segment, state.has_value(), [&](const Segment& segment, const auto& sums) {
+    for (const auto& [layer, layer_sums] : sums) layer_sums.add_to(scores, layer, moments);
+    if (partial && gradients.has(segment.first)) partial->save(scores, segment.first);
+  });
+  if (partial) partial->discard();
   return scores;
 }
 

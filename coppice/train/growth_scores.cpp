@@ -1,35 +1,65 @@
 #include "coppice/train/growth_scores.h"
 
+#include <utility>
+#include <vector>
+
 #include "coppice/base/progress.h"
-#include "coppice/score/calibration.h"
-#include "coppice/score/collect.h"
+#include "coppice/score/batches.h"
 #include "coppice/score/expert_sums.h"
+#include "coppice/score/layer_sums.h"
 
 namespace coppice::train {
+namespace {
+
+using families::Role;
+
+// Forward and backward over all batches; only what is scored gets gradients meanwhile.
+std::vector<std::pair<int64_t, score::LayerSums>> sum_over(nn::Decoder& model, const score::Batches& batches) {
+  for (nn::Parameter& p : model.parameters()) p.value.set_requires_grad(score::is_scored(p));
+  const auto& config = model.config();
+  std::vector<std::pair<int64_t, score::LayerSums>> sums;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.moe_layer[layer]) continue;
+    const auto part = [&](Role role) -> const nn::Parameter& {
+      return find_parameter(model.parameters(), role, layer);
+    };
+    sums.emplace_back(layer, score::LayerSums(config, part(Role::kExpertGate), part(Role::kExpertDown), true));
+  }
+  Progress progress("score", static_cast<uint64_t>(batches.rows()), ProgressUnit::kTokens);
+  for (const score::Pass& pass : batches.passes()) {
+    at::Tensor tokens_BS, target_BS;
+    batches.read(pass, tokens_BS, target_BS);
+    const nn::LossOutput out = model.loss(tokens_BS, target_BS, {.with_output_sq = true});
+    batches.backward(pass, out.loss);
+    for (size_t i = 0; i < sums.size(); ++i) {
+      sums[i].second.end_pass(out.routing[i]);
+      if (pass.ends_batch) sums[i].second.end_batch();
+    }
+    progress.advance(static_cast<uint64_t>(tokens_BS.numel()));
+  }
+  for (nn::Parameter& p : model.parameters()) p.value.set_requires_grad(true);
+  return sums;
+}
+
+}  // namespace
 
 upcycle::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer, const data::Sampler& sampler,
                                   uint64_t first, uint64_t count, int64_t windows) {
-  const auto batch_tokens = static_cast<uint64_t>(windows * sampler.sequence_length());
-  Progress progress("score", count * batch_tokens, ProgressUnit::kTokens);
-  score::Calibration calibration(model, sampler, windows);
-  for (uint64_t batch = first; batch < first + count; ++batch) {
-    calibration.run_batch(batch);
-    progress.advance(batch_tokens);
-  }
-  for (nn::Parameter& p : model.parameters()) p.value.set_requires_grad(true);
-
+  const auto sums = sum_over(model, {sampler, first, count, windows});
+  const auto moments = [&](const nn::Parameter& part) {
+    const auto index = &find_parameter(model.parameters(), part.role, part.layer) - model.parameters().data();
+    const at::Tensor moment = optimizer.states()[static_cast<size_t>(index)].exp_avg_sq.to(at::kFloat);
+    return score::expert_dot(moment, moment);
+  };
   upcycle::Scores scores;
   scores.model_type = model.config().family->model_type;
   scores.layers = model.config().num_layers;
   scores.experts = model.config().num_experts;
-  scores.batch_tokens = batch_tokens;
+  scores.batch_tokens = static_cast<uint64_t>(windows * sampler.sequence_length());
   scores.batches = count;
-  scores.tokens_seen = count * batch_tokens;
-  score::collect(calibration, scores, [&](const nn::Parameter& parameter) {
-    const auto index = static_cast<size_t>(&parameter - model.parameters().data());
-    const at::Tensor moment = optimizer.states()[index].exp_avg_sq.to(at::kFloat);
-    return score::expert_dot(moment, moment);
-  });
+  scores.tokens_seen = count * scores.batch_tokens;
+  scores.second_moment = "trainer";
+  for (const auto& [layer, of_layer] : sums) of_layer.add_to(scores, layer, moments);
   return scores;
 }
 

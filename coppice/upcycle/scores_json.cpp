@@ -22,6 +22,12 @@ Json per_layer_json(const PerLayer& values) {
   return out;
 }
 
+Json per_layer_json(const std::map<int64_t, double>& values) {
+  Json out = Json::object();
+  for (const auto& [layer, value] : values) out[std::to_string(layer)] = value;
+  return out;
+}
+
 Json part_json(const MetricPart& part) {
   Json out = Json::object();
   out["sum"] = per_layer_json(part.sum);
@@ -39,11 +45,16 @@ double read_score(const Json& value, std::string_view path) {
   return score;
 }
 
+int64_t read_layer(const JsonFields& fields, const std::string& key, int64_t layers) {
+  const int64_t layer = layer_from_key(key, fields.path_of(key));
+  if (layer >= layers) fields.fail(key, cat("the model has ", layers, " layers"));
+  return layer;
+}
+
 PerLayer read_per_layer(const JsonFields& fields, int64_t layers, int64_t experts) {
   PerLayer out;
   for (const auto& [key, unused] : fields.members()) {
-    const int64_t layer = layer_from_key(key, fields.path_of(key));
-    if (layer >= layers) fields.fail(key, cat("the model has ", layers, " layers"));
+    const int64_t layer = read_layer(fields, key, layers);
     const auto& items = fields.array(key).items();
     if (items.size() != static_cast<size_t>(experts)) {
       fields.fail(key, cat("has ", items.size(), " values, not one for each of ", experts, " experts"));
@@ -66,6 +77,24 @@ MetricPart read_part(const JsonFields& fields, int64_t layers, int64_t experts) 
   return part;
 }
 
+std::map<int64_t, double> read_layer_values(const JsonFields& fields, int64_t layers) {
+  std::map<int64_t, double> out;
+  for (const auto& [key, value] : fields.members()) {
+    out[read_layer(fields, key, layers)] = read_score(value, fields.path_of(key));
+  }
+  return out;
+}
+
+LayerStatistic read_statistic(const JsonFields& fields, int64_t layers) {
+  LayerStatistic out{read_layer_values(fields.object("sum"), layers),
+                     read_layer_values(fields.object("sum_sq"), layers)};
+  for (const auto& [layer, unused] : out.sum) {
+    if (!out.sum_sq.contains(layer)) fields.fail("sum", cat("has layer ", layer, ", which 'sum_sq' has not"));
+  }
+  if (out.sum.size() != out.sum_sq.size()) fields.fail("sum_sq", "has layers that 'sum' has not");
+  return out;
+}
+
 uint64_t read_count(const JsonFields& fields, std::string_view key) {
   return static_cast<uint64_t>(fields.integer(key, 0, kMaxCount));
 }
@@ -85,6 +114,7 @@ Json Scores::to_json() const {
   tokens["seen"] = tokens_seen;
   tokens["batch_tokens"] = batch_tokens;
   tokens["batches"] = batches;
+  if (!second_moment.empty()) out["second_moment"] = second_moment;
   Json metric_objects = Json::object();
   for (const auto& [name, metric] : metrics) {
     Json& parts = metric_objects[name];
@@ -92,6 +122,11 @@ Json Scores::to_json() const {
     parts["fc2"] = part_json(metric.fc2);
   }
   out["metrics"] = std::move(metric_objects);
+  if (!effective_top_k.sum.empty()) {
+    Json& statistic = out["routing"]["effective_top_k"];
+    statistic["sum"] = per_layer_json(effective_top_k.sum);
+    statistic["sum_sq"] = per_layer_json(effective_top_k.sum_sq);
+  }
   return out;
 }
 
@@ -109,6 +144,10 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
   scores.tokens_seen = read_count(tokens, "seen");
   scores.batch_tokens = read_count(tokens, "batch_tokens");
   scores.batches = read_count(tokens, "batches");
+  if (fields.has("second_moment")) scores.second_moment = fields.text("second_moment");
+  if (fields.has("routing")) {
+    scores.effective_top_k = read_statistic(fields.object("routing").object("effective_top_k"), scores.layers);
+  }
   const JsonFields metrics = fields.object("metrics");
   for (const auto& [name, unused] : metrics.members()) {
     const JsonFields metric = metrics.object(name);

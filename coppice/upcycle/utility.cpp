@@ -18,6 +18,7 @@ bool has_gradient(const UtilityInputs& in) { return in.batches > 0; }
 bool has_second_moment(const UtilityInputs& in) { return in.batches > 0 && in.second_moment_sq >= 0; }
 bool has_load(const UtilityInputs& in) { return in.load >= 0; }
 bool has_gate_mass(const UtilityInputs& in) { return in.gate_mass >= 0; }
+bool has_output_error(const UtilityInputs& in) { return in.output_error >= 0; }
 
 double weight_norm(const UtilityInputs& in) { return std::sqrt(in.weight_sq); }
 double gradient_norm(const UtilityInputs& in) { return std::sqrt(in.grad_sq); }
@@ -28,6 +29,7 @@ double taylor(const UtilityInputs& in) { return std::abs(in.weight_grad); }
 double approx_fisher(const UtilityInputs& in) { return in.grad_sq / (std::sqrt(in.second_moment_sq) + kFisherEpsilon); }
 double load(const UtilityInputs& in) { return in.load; }
 double gate_mass(const UtilityInputs& in) { return in.gate_mass; }
+double output_error(const UtilityInputs& in) { return in.output_error; }
 
 constexpr UtilityMetric kMetrics[] = {
     {.name = "weight_norm",
@@ -84,6 +86,12 @@ constexpr UtilityMetric kMetrics[] = {
      .merges = true,
      .summary = "sum of the expert's gates before routed scaling",
      .source = kPaper},
+    {.name = "output_error",
+     .value = output_error,
+     .available = has_output_error,
+     .merges = true,
+     .summary = "|change|^2 / |output|^2 of the layer's routed output without the expert's own part",
+     .source = "expert-wise pruning by output error, arXiv:2402.14800"},
 };
 
 double fc1_only(double, double, double fc1, double) { return fc1; }

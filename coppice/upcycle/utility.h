@@ -23,13 +23,21 @@ struct MetricScores {
   bool operator==(const MetricScores&) const = default;
 };
 
+/// One number a layer and batch: its sum over batches, and that of its square.
+struct LayerStatistic {
+  std::map<int64_t, double> sum, sum_sq;
+  bool operator==(const LayerStatistic&) const = default;
+};
+
 /// scores.json (design.md section 3).
 struct Scores {
   std::string model_digest, model_type;
   int64_t layers = 0, experts = 0;
   std::string tokens_digest;
   uint64_t tokens_seen = 0, batch_tokens = 0, batches = 0;
+  std::string second_moment;  ///< where that of approx_fisher is from: "trainer", "batches"; empty without
   std::map<std::string, MetricScores> metrics;
+  LayerStatistic effective_top_k;  ///< mean over tokens of 1 / sum of squared gate shares: 1 to K
 
   Json to_json() const;
   /// Throws   Error{kFormat} naming source and key; Error{kNonFinite} for a value that is not finite or negative.
@@ -45,8 +53,9 @@ struct UtilityInputs {
   double batch_grad_sq = 0;      ///< sum over batches of that batch's sum g^2
   double second_moment_sq = -1;  ///< sum v^2 of Adam's second moment; -1 = not there
   uint64_t batches = 0;
-  double load = -1;       ///< share of (token, slot) pairs; -1 = not there
-  double gate_mass = -1;  ///< sum of final gates before routed scaling; -1 = not there
+  double load = -1;          ///< share of (token, slot) pairs; -1 = not there
+  double gate_mass = -1;     ///< sum of final gates before routed scaling; -1 = not there
+  double output_error = -1;  ///< mean over batches of the relative squared change of the output; -1 = not there
 };
 
 struct UtilityMetric {
@@ -58,6 +67,11 @@ struct UtilityMetric {
 };
 std::span<const UtilityMetric> utility_metrics();
 const UtilityMetric& utility_metric(std::string_view name);  // Throws Error{kUsage}
+
+/// The scores of several runs over different tokens as one. Only the metrics that merge are in the result.
+///
+/// Throws   Error{kUsage}: fewer than two, other models, batches of another size, or the same tokens twice.
+Scores merge_scores(std::span<const Scores> runs);
 
 struct LayerSelection {
   std::string_view name;

@@ -1,5 +1,6 @@
 """The commands of the README, run as they stand there."""
 
+import json
 import os
 import pathlib
 import re
@@ -11,7 +12,12 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text()
 GROWING = (REPOSITORY / "docs/growing.md").read_text()
-COMMANDS = [line for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines() if line.startswith("coppice ")]
+PAGES = ["README.md", "docs/score.md", "docs/eval.md"]  # in this order: a page uses what those before it made
+
+
+def commands(page):
+    blocks = re.findall(r"```\n(.*?)```", (REPOSITORY / page).read_text(), re.S)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("coppice ")]
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +35,16 @@ def workshop(tmp_path_factory):
              "--model.tokenizer", "tokenizer", "--model.dim", "64", "--model.head_dim", "16", "--model.layers", "2", "--model.experts", "4", "--model.expert_width", "32"]]
     for command in made:
         subprocess.run(command, cwd=directory, env=environment, check=True, capture_output=True)
+    questions = [{"context": "import", "choices": ["os", "the"], "answer": 0}, {"context": "def f(x):", "choices": ["return x", "elephant"], "answer": 0}]
+    (directory / "QUESTIONS.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
     shutil.copytree(directory / "base/checkpoints/step-00000004", directory / "MODEL")
     return directory, environment
 
 
-def test_every_command_of_the_readme_works(workshop):
+def test_every_command_of_the_readme_and_of_pages_works(workshop):
     directory, environment = workshop
-    assert len(COMMANDS) >= 8, "the README lost its commands"
-    for command in COMMANDS:
+    assert len(commands("README.md")) >= 8, "the README lost its commands"
+    for command in [command for page in PAGES for command in commands(page)]:
         done = subprocess.run(command.split(), cwd=directory, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 

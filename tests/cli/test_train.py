@@ -194,6 +194,24 @@ def names_if_any(run):
     return names(run) if (run / "checkpoints").exists() else []
 
 
+def test_eval_tells_the_losses_of_both_routings_in_the_middle_of_a_handover(data):
+    growth = [{"at_step": 8, "experts": "2x", "select": "uniform", "expert_init": "copy_noise"}]
+    done = coppice("train", *MODEL, "--growth", json.dumps(growth), "--handover.policy", "keep", "--data.train", data / "train",
+                   "--data.validation", data / "val", "--train.steps", 12, "--train.out", data / "run")
+    assert done.returncode == 0, done.stderr
+    last = next(line for line in lines_of(data / "run") if "validation_lineage/val" in line and line["step"] == 12)
+    model = data / "run" / "checkpoints" / "step-00000012"
+    told = coppice("eval", model, "--tokens", data / "val", "--sequence-length", 16, "--json")
+    assert told.returncode == 0, told.stderr
+    file = json.loads(told.stdout)["files"][0]
+    assert file["loss"] == pytest.approx(last["validation/val"], abs=1e-5)
+    assert file["loss_by_lineage"] == pytest.approx(last["validation_lineage/val"], abs=1e-5)
+    assert abs(file["loss_by_lineage"] - file["loss"]) > 1e-4
+    assert "by lineage" in coppice("eval", model, "--tokens", data / "val", "--sequence-length", 16).stdout
+    before = coppice("eval", data / "run" / "checkpoints" / "step-00000008", "--tokens", data / "val", "--sequence-length", 16, "--json")
+    assert "loss_by_lineage" not in json.loads(before.stdout)["files"][0], "before the growth"
+
+
 def test_what_a_growth_wrote_makes_the_same_model_through_expand(data):
     arguments = ["train", *MODEL, *GROWTH, "--data.train", data / "train", "--train.steps", 26]
     assert coppice(*arguments, "--train.out", data / "run", "--train.stop_at", 12).returncode == 0
@@ -208,9 +226,15 @@ def test_what_a_growth_wrote_makes_the_same_model_through_expand(data):
     assert verified.returncode == 0, verified.stdout
 
 
+def overwrite(path, content):
+    """In place: never seen empty."""
+    with path.open("r+b") as file:
+        file.write(content)
+
+
 def test_a_token_file_damaged_in_mid_run_is_named_and_loses_nothing(data):
     arguments = ["train", *MODEL, "--data.train", data / "train", "--train.steps", 4000, "--checkpoint.every", 20]
-    for damage, said in [(lambda path: path.write_bytes(b"\xff\xff" * 4000), "65535"),
+    for damage, said in [(lambda path: overwrite(path, b"\xff\xff" * 4000), "65535"),
                          (lambda path: os.truncate(path, 100), "cut from 8000 to 100 bytes")]:
         write_tokens(data / "train", 4000)
         shutil.rmtree(data / "run", ignore_errors=True)

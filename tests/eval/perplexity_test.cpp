@@ -73,6 +73,23 @@ TEST(TokenLoss, DoesNotDependOnTheBatch) {
   EXPECT_EQ(one.tokens, many.tokens);
 }
 
+TEST(TokenLoss, IsTheSameOfAModelThatDoesNotFit) {
+  const Fixture f;
+  const auto model = families::open_model(f.dir / "m");
+  for (const bool reset : {false, true}) {
+    const LossSettings settings{.sequence_length = 16, .batch = 4, .reset_attention = reset};
+    const auto wanted = token_loss(f.model, f.tokens, settings);
+    for (const uint64_t bytes : {uint64_t{1}, uint64_t{1} << 30}) {
+      const nn::FittedDecoder fitted(model, nn::ComputeDtype::kF32, bytes);
+      const auto found = token_loss(fitted, f.tokens, settings);
+      EXPECT_NEAR(found.loss, wanted.loss, 1e-6);
+      EXPECT_EQ(found.tokens, wanted.tokens);
+      EXPECT_EQ(found.expert_counts, wanted.expert_counts);
+      EXPECT_FALSE(found.bits_per_byte(f.tokens).has_value()) << "nothing says how long the text was";
+    }
+  }
+}
+
 TEST(TokenLoss, CountsEveryRoutedPair) {
   const Fixture f;
   const auto loss = token_loss(f.model, f.tokens, {.sequence_length = 16, .batch = 4});

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
@@ -59,14 +60,19 @@ Inputs make_inputs(const Case& c) {
   return in;
 }
 
-/// Output, then the gradients of the leaves.
-std::vector<at::Tensor> run(const Case& c, const Inputs& in, MoeKernel kernel) {
-  std::vector<at::Tensor> leaves;
-  for (const auto& t : in.leaves) leaves.push_back(t.detach().clone().set_requires_grad(true));
+ExpertForm form_of(const Case& c, const std::vector<at::Tensor>& leaves) {
   ExpertForm form{.activation = c.activation};
   size_t next = 4;
   if (c.has_gate_up_bias) form.gate_up_bias_EG = leaves[next++];
   if (c.has_down_bias) form.down_bias_ED = leaves[next++];
+  return form;
+}
+
+/// Output, then the gradients of the leaves.
+std::vector<at::Tensor> run(const Case& c, const Inputs& in, MoeKernel kernel) {
+  std::vector<at::Tensor> leaves;
+  for (const auto& t : in.leaves) leaves.push_back(t.detach().clone().set_requires_grad(true));
+  const auto form = form_of(c, leaves);
   const auto y_TD = moe_experts(leaves[0], leaves[1], leaves[2], in.index_TK, leaves[3], kernel, form);
   auto out = torch::autograd::grad({y_TD}, leaves, {in.grad_TD});
   out.insert(out.begin(), y_TD.detach());
@@ -96,6 +102,24 @@ TEST_P(ExpertFormOf, FastKernelInBf16IsWithinItsRounding) {
   in.leaves[0] = in.leaves[0] * 0.125;
   const auto wanted = run(GetParam(), in.to(at::kDouble, at::kDouble), MoeKernel::kReference);
   expect_near(run(GetParam(), in, MoeKernel::kFast), wanted, 3e-2);
+}
+
+// One choice a token with a gate of 1: the output is the pair's own.
+TEST_P(ExpertFormOf, TellsTheSquaredNormOfEachPairsOutput) {
+  const auto in = make_inputs(GetParam());
+  const auto form = form_of(GetParam(), in.leaves);
+  for (const auto kernel : {MoeKernel::kFast, MoeKernel::kReference}) {
+    at::Tensor sq_TK;
+    (void)moe_experts(in.leaves[0], in.leaves[1], in.leaves[2], in.index_TK, in.leaves[3], kernel, form, &sq_TK);
+    for (int64_t k = 0; k < kTopK; ++k) {
+      const auto index_T1 = in.index_TK.narrow(1, k, 1).contiguous();
+      const auto one_TD =
+          moe_experts(in.leaves[0], in.leaves[1], in.leaves[2], index_T1, at::ones({kTokens, 1}), kernel, form);
+      const auto wanted_T = one_TD.to(at::kDouble).square().sum(1);
+      const auto error = (sq_TK.select(1, k) - wanted_T).abs().max().item<double>();
+      EXPECT_LE(error, 1e-5 * wanted_T.max().item<double>());
+    }
+  }
 }
 
 TEST_P(ExpertFormOf, GivesTheSameBitsForAnyNumberOfThreads) {

@@ -40,6 +40,26 @@ INSTANTIATE_TEST_SUITE_P(Sizes, MoeExperts,
                                            Case{1, 32, 4, 2, 64}, Case{37, 32, 3, 2, 32}, Case{700, 96, 3, 2, 160},
                                            Case{50, 64, 40, 8, 32}, Case{1100, 32, 1, 1, 32}));
 
+TEST_P(MoeExperts, TellTheSquaredNormOfEachPairsOutput) {
+  const auto layer = make_layer(GetParam());
+  for (const auto kernel : {MoeKernel::kFast, MoeKernel::kReference}) {
+    at::Tensor sq_TK;
+    const auto y_TD = moe_experts(layer.x_TD, layer.w_gate_up_EGD, layer.w_down_EDF, layer.index_TK, layer.gate_TK,
+                                  kernel, {}, &sq_TK);
+    const auto without =
+        moe_experts(layer.x_TD, layer.w_gate_up_EGD, layer.w_down_EDF, layer.index_TK, layer.gate_TK, kernel);
+    EXPECT_TRUE(at::equal(y_TD, without));
+    for (int64_t k = 0; k < layer.index_TK.size(1); ++k) {
+      const auto index_T1 = layer.index_TK.narrow(1, k, 1).contiguous();
+      const auto one_TD = moe_experts(layer.x_TD, layer.w_gate_up_EGD, layer.w_down_EDF, index_T1,
+                                      at::full(index_T1.sizes(), 1.0), kernel);
+      const auto wanted_T = one_TD.to(at::kDouble).square().sum(1);
+      const auto error = (sq_TK.select(1, k) - wanted_T).abs().max().item<double>();
+      EXPECT_LE(error, 1e-5 * wanted_T.max().item<double>());
+    }
+  }
+}
+
 TEST_P(MoeExperts, FastKernelMatchesTheReferenceInF64) {
   const auto layer = make_layer(GetParam());
   expect_near(run(layer, MoeKernel::kFast), run(in_f64(layer), MoeKernel::kReference), 3e-6);

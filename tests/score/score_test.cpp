@@ -1,10 +1,13 @@
 #include "coppice/score/score.h"
 
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numeric>
+#include <set>
+#include <string>
 
 #include "coppice/data/sampler.h"
 #include "coppice/nn/decoder.h"
@@ -21,7 +24,7 @@ namespace {
 using families::Role;
 using testing::TempDir;
 
-constexpr ScoreSettings kSettings{.batches = 3, .batch_tokens = 160, .sequence_length = 16, .seed = 4};
+const ScoreSettings kSettings{.batches = 3, .batch_tokens = 160, .sequence_length = 16, .seed = 4};
 
 struct Fixture {
   Fixture() { at::set_num_threads(1); }  // too little work for more
@@ -116,11 +119,11 @@ TEST(ScoreModel, GivesTheSameNumbersTwiceAndReadsBack) {
   EXPECT_EQ(scores.tokens_digest, f.tokens.front().digest());
 }
 
-TEST(ScoreModel, HasApproxFisherOnlyWithOptimizerState) {
+TEST(ScoreModel, TakesSecondMomentsFromTheOptimizerState) {
   const Fixture f;
-  EXPECT_FALSE(score_model(f.model, f.tokens, kSettings).metrics.contains("approx_fisher"));
   testing::write_trainer(f.dir / "m");
   const auto scores = score_model(families::open_model(f.dir / "m"), f.tokens, kSettings);
+  EXPECT_EQ(scores.second_moment, "trainer");
   const auto state = upcycle::OptimizerState::open(f.model);
   const auto down = state->at(families::tensor_name(f.model.config, Role::kExpertDown, 1, 2), "exp_avg_sq");
   double v2 = 0;
@@ -131,6 +134,63 @@ TEST(ScoreModel, HasApproxFisherOnlyWithOptimizerState) {
   }
   EXPECT_NEAR(scores.metrics.at("approx_fisher").fc2.sum.at(1)[2],
               scores.metrics.at("gradient_squared").fc2.sum.at(1)[2] / (std::sqrt(v2) + 1e-8), 1e-12);
+}
+
+TEST(ScoreModel, EstimatesSecondMomentsFromTheBatchesElse) {
+  const Fixture f;
+  const auto scores = score_model(f.model, f.tokens, kSettings);
+  EXPECT_EQ(scores.second_moment, "batches");
+  const auto model = nn::Decoder::load(f.model, nn::ComputeDtype::kF32);
+  at::Tensor v_EN = at::zeros({}, at::kDouble);
+  for (uint64_t batch = 0; batch < 3; ++batch) {
+    v_EN = v_EN + part_gradient(gradients(f, batch * 10, 10, model), Role::kExpertGate, 0).square() / 3;
+  }
+  const at::Tensor v_E = v_EN.square().sum(1).sqrt();
+  for (size_t e = 0; e < 4; ++e) {
+    const double wanted = scores.metrics.at("gradient_squared").fc1.sum.at(0)[e] / (v_E[e].item<double>() + 1e-8);
+    EXPECT_NEAR(scores.metrics.at("approx_fisher").fc1.sum.at(0)[e], wanted, 1e-3 * wanted);
+  }
+}
+
+TEST(ScoreModel, HasTheEffectiveTopKOfEveryLayer) {
+  const Fixture f;
+  const auto scores = score_model(f.model, f.tokens, kSettings);
+  for (const int64_t layer : {0, 1}) {
+    const double mean = scores.effective_top_k.sum.at(layer) / 3;
+    EXPECT_GT(mean, 1.0);
+    EXPECT_LE(mean, 2.0 + 1e-12) << "top-K is 2";
+    EXPECT_GE(scores.effective_top_k.sum_sq.at(layer) / 3, mean * mean * (1 - 1e-12));
+  }
+}
+
+std::set<std::string> names_in(const std::filesystem::path& directory) {
+  std::set<std::string> out;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) out.insert(entry.path().filename().string());
+  return out;
+}
+
+struct Deep : Fixture {
+  families::Model deep = families::open_model(testing::tiny_model(
+      dir / "deep", "glm4_moe", {.sizes = {.vocab_size = 64, .num_layers = 5, .first_dense_layers = 1}}));
+};
+
+TEST(ScoreModel, ChangesNoBitWithTheMemory) {
+  const Deep f;
+  for (const bool f32 : {true, false}) {
+    auto settings = kSettings;
+    settings.f32 = f32;
+    const auto whole = score_model(f.deep, f.tokens, settings).to_json().dump();
+    settings.out = f.dir / "scores.json";
+    EXPECT_EQ(score_model(f.deep, f.tokens, settings).to_json().dump(), whole);
+    for (const uint64_t bytes : {uint64_t{1}, uint64_t{400'000}, uint64_t{2'000'000}}) {
+      settings.max_memory_bytes = bytes;
+      EXPECT_EQ(score_model(f.deep, f.tokens, settings).to_json().dump(), whole) << bytes;
+    }
+    settings.out.clear();  // nowhere to spill to: in memory
+    EXPECT_EQ(score_model(f.deep, f.tokens, settings).to_json().dump(), whole);
+  }
+  EXPECT_TRUE(names_in(f.dir.path()) == (std::set<std::string>{"deep", "m", "t.bin", "t.idx", "t.json"}))
+      << "a run leaves nothing beside its output";
 }
 
 TEST(ScoreModel, RefusesWhatCannotBeScored) {

@@ -118,6 +118,8 @@ TEST(GrowInMidRunRecord, SaysWhatWasChosenAndWhy) {
   EXPECT_EQ(scores.model_digest, families::open_model(checkpoint_path(o.out, 10)).digest())
       << "so that `expand --scores` takes them";
   EXPECT_TRUE(scores.metrics.contains("approx_fisher"));
+  EXPECT_TRUE(scores.metrics.contains("output_error"));
+  EXPECT_EQ(scores.second_moment, "trainer");
   const auto lineage = upcycle::read_lineage(checkpoint_path(o.out, 20));
   ASSERT_TRUE(lineage.has_value());
   EXPECT_EQ(lineage->at("steps").items()[0].at("command").as_string(), "train");

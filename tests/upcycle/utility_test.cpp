@@ -53,7 +53,7 @@ TEST(UtilityMetrics, AreAvailableWhereTheirInputsAre) {
 }
 
 TEST(UtilityMetrics, MergeOverRunsOnlyWhereSumsSuffice) {
-  const std::set<std::string_view> merging{"weight_norm", "batch_fisher", "load", "gate_mass"};
+  const std::set<std::string_view> merging{"weight_norm", "batch_fisher", "load", "gate_mass", "output_error"};
   for (const UtilityMetric& metric : utility_metrics()) {
     EXPECT_EQ(metric.merges, merging.contains(metric.name)) << metric.name;
   }

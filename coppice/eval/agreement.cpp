@@ -1,0 +1,85 @@
+#include "coppice/eval/agreement.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/log_softmax.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+
+#include "coppice/base/error.h"
+#include "coppice/base/progress.h"
+#include "coppice/base/text.h"
+#include "coppice/eval/windows_detail.h"
+#include "coppice/nn/border.h"
+
+// B windows, S positions, T = B * S, V vocabulary.
+
+namespace coppice::eval {
+namespace {
+
+struct Sums {
+  double kl = 0;
+  int64_t same_top = 0;
+};
+
+// Few enough tokens that their probabilities stay small.
+int64_t tokens_a_chunk(int64_t vocabulary) { return std::max<int64_t>(32, (1 << 22) / vocabulary); }
+
+void add_logits(const at::Tensor& logits_TV, const at::Tensor& other_TV, Sums& sums) {
+  const auto log_p_TV = at::log_softmax(other_TV, -1), log_q_TV = at::log_softmax(logits_TV, -1);
+  sums.kl += (log_p_TV.exp() * (log_p_TV - log_q_TV)).sum(at::kDouble).item<double>();
+  sums.same_top += at::argmax(log_p_TV, -1).eq(at::argmax(log_q_TV, -1)).sum().item<int64_t>();
+}
+
+void add_windows(const nn::FittedDecoder& model, const nn::FittedDecoder& other, const at::Tensor& tokens_BS,
+                 const nn::ForwardOptions& forward, Sums& sums) {
+  std::map<int64_t, at::Tensor> others;  // by first window
+  std::optional<nn::LoadedHead> other_head;
+  other.visit_outputs(tokens_BS, forward, [&](int64_t first, const nn::LoadedHead& head, const at::Tensor& x_TD) {
+    others[first] = x_TD;
+    other_head = head;
+  });
+  const int64_t chunk = tokens_a_chunk(model.config().vocab_size);
+  model.visit_outputs(tokens_BS, forward, [&](int64_t first, const nn::LoadedHead& head, const at::Tensor& x_TD) {
+    for (int64_t t = 0; t < x_TD.size(0); t += chunk) {
+      const int64_t count = std::min(chunk, x_TD.size(0) - t);
+      add_logits(head.logits(x_TD.narrow(0, t, count)), other_head->logits(others.at(first).narrow(0, t, count)), sums);
+    }
+  });
+}
+
+}  // namespace
+
+Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& other, const data::TokenFile& tokens,
+                    const LossSettings& settings) {
+  if (model.config().vocab_size != other.config().vocab_size) {
+    throw Error(ErrorCode::kUsage, cat("against: a vocabulary of ", other.config().vocab_size, ", the model's is ",
+                                       model.config().vocab_size, "; wanted models over the same tokens"));
+  }
+  const at::NoGradGuard no_grad;
+  const auto windows = detail::windows_of(tokens, settings);
+  const auto length = static_cast<uint64_t>(settings.sequence_length);
+  const auto at_once =
+      static_cast<uint64_t>(std::min(model.sequences_at_once(settings.sequence_length, settings.batch),
+                                     other.sequences_at_once(settings.sequence_length, settings.batch)));
+  const uint64_t all = windows.whole * length + windows.rest;
+  Progress progress(cat("compare ", tokens.path().filename()), all, ProgressUnit::kTokens);
+  Sums sums;
+  const auto add = [&](uint64_t begin, uint64_t count, uint64_t size) {
+    const auto tokens_BS = at::empty({static_cast<int64_t>(count), static_cast<int64_t>(size)}, at::kLong);
+    tokens.read(begin, {tokens_BS.mutable_data_ptr<int64_t>(), count * size});
+    nn::ForwardOptions forward;
+    if (settings.reset_attention) forward.document_start_BS = detail::document_starts(tokens, begin, tokens_BS.sizes());
+    nn::at_border([&] { add_windows(model, other, tokens_BS, forward, sums); });
+    progress.advance(count * size);
+  };
+  for (uint64_t w = 0; w < windows.whole; w += at_once) add(w * length, std::min(at_once, windows.whole - w), length);
+  if (windows.rest > 0) add(windows.whole * length, 1, windows.rest);
+  const auto n = static_cast<double>(all);
+  return {.kl = sums.kl / n, .top_1 = static_cast<double>(sums.same_top) / n, .tokens = all};
+}
+
+}  // namespace coppice::eval

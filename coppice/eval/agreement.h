@@ -1,0 +1,26 @@
+#pragma once
+
+// How alike two models predict.
+
+#include <cstdint>
+
+#include "coppice/data/token_file.h"
+#include "coppice/eval/perplexity.h"
+#include "coppice/nn/fitted_decoder.h"
+
+namespace coppice::eval {
+
+struct Agreement {
+  double kl = 0;     ///< mean over predicted tokens of KL(other || model), nats
+  double top_1 = 0;  ///< share of predictions at which both put the same token first
+  uint64_t tokens = 0;
+};
+
+/// Compares what `model` and `other` predict at every position of token_loss's windows.
+///
+/// Memory   that of both models, and what comes out of the other's last layer for as many windows as go at once.
+/// Throws   Error{kUsage} if the vocabularies differ in size, or the file has no token to predict.
+Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& other, const data::TokenFile& tokens,
+                    const LossSettings& settings);
+
+}  // namespace coppice::eval

@@ -1,0 +1,64 @@
+// The token that a tokenizer puts before every text, from the template in its tokenizer.json.
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/eval/multiple_choice.h"
+
+namespace coppice::eval {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The template among the post-processors, if any.
+const Json* find_template(const Json* processor) {
+  if (processor == nullptr || !processor->is_object()) return nullptr;
+  const Json* type = processor->find("type");
+  if (type == nullptr || !type->is_string()) return nullptr;
+  if (type->as_string() == "TemplateProcessing") return processor;
+  if (type->as_string() != "Sequence") return nullptr;
+  for (const Json& inner : processor->at("processors").items()) {
+    if (const Json* found = find_template(&inner)) return found;
+  }
+  return nullptr;
+}
+
+bool says_leading(const fs::path& directory, bool fallback) {
+  const fs::path path = directory / "tokenizer_config.json";
+  if (!fs::exists(path)) return fallback;
+  const Json config = Json::read(path);
+  const Json* says = config.find("add_bos_token");
+  return says != nullptr && says->kind() == Json::Kind::kBool ? says->as_bool() : fallback;
+}
+
+}  // namespace
+
+std::optional<LeadingToken> leading_token(const fs::path& directory) {
+  const fs::path path = directory / "tokenizer.json";
+  const Json tokenizer = fs::exists(path) ? Json::read(path) : Json::object();
+  const Json* const found = find_template(tokenizer.find("post_processor"));
+  std::optional<LeadingToken> out;
+  bool after_text = false;
+  for (const Json& part : found ? found->at("single").items() : Json::Array()) {
+    const Json* special = part.find("SpecialToken");
+    if (special == nullptr) {
+      after_text = true;
+      continue;
+    }
+    const std::string& text = special->at("id").as_string();
+    const auto& ids = found->at("special_tokens").at(text).at("ids").items();
+    if (after_text || out || ids.size() != 1) {
+      throw Error(ErrorCode::kUnsupported, cat(path, ": puts '", text, "' around texts; wanted one token before them, ",
+                                               "or none (likelihoods would not be those of other tools)"));
+    }
+    out = LeadingToken{static_cast<int32_t>(ids.front().as_int()), text};
+  }
+  if (says_leading(directory, out.has_value()) != out.has_value()) {
+    throw Error(
+        ErrorCode::kUnsupported,
+        cat(directory, ": tokenizer_config.json says add_bos_token, the template in tokenizer.json says ",
+            out ? "otherwise" : "nothing", "; wanted them to agree (save the tokenizer again in transformers)"));
+  }
+  return out;
+}
+
+}  // namespace coppice::eval

@@ -1,0 +1,163 @@
+#include "coppice/nn/layered_decoder.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/linear.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "coppice/kernels/head_loss.h"
+#include "coppice/nn/build_parameters_detail.h"
+#include "coppice/nn/trunk_detail.h"
+
+namespace coppice::nn {
+
+using families::Role;
+
+at::Tensor LoadedLayers::run(const at::Tensor& x_TD, int64_t positions, const ForwardOptions& options,
+                             std::vector<LayerRouting>* routing) const {
+  return at_border([&] {
+    detail::BlockContext context{.config = config_,
+                                 .positions = positions,
+                                 .start_BS = options.document_start_BS,
+                                 .kernel = options.kernel,
+                                 .keep_routing = options.keep_routing,
+                                 .with_output_sq = options.with_output_sq,
+                                 .lineage = options.lineage,
+                                 .first_token = options.first_token};
+    detail::set_rotary_angles(context);
+    std::vector<detail::LayerWeights> weights(static_cast<size_t>(last_ - first_));
+    for (const Parameter& p : parameters_) weights[p.layer - first_][p.role] = detail::weight_of(p);
+    at::Tensor out_TD = x_TD;
+    for (int64_t layer = first_; layer < last_; ++layer) {
+      context.layer = layer;
+      const auto bias = selection_bias_.find(layer);
+      context.selection_bias_E = bias == selection_bias_.end() ? at::Tensor() : bias->second;
+      const bool is_moe = config_->moe_layer[layer];
+      LayerRouting* const kept = routing && is_moe ? &routing->emplace_back() : nullptr;
+      out_TD = detail::run_block(context, weights[layer - first_], out_TD, kept).x_TD;
+    }
+    return out_TD;
+  });
+}
+
+at::Tensor LoadedEmbedding::embed(const at::Tensor& tokens_BS) const {
+  return at_border([&] {
+    detail::check_tokens(tokens_BS, table_VD_.size(0));
+    return detail::embed(*config_, table_VD_, tokens_BS);
+  });
+}
+
+at::Tensor LoadedHead::loss(const at::Tensor& x_TD, const at::Tensor& target_T) const {
+  return at_border([&] { return kernels::head_loss(detail::to_head(*config_, norm_D_, x_TD), head_VD_, target_T); });
+}
+
+at::Tensor LoadedHead::token_losses(const at::Tensor& x_TD, const at::Tensor& target_T) const {
+  return at_border([&] {
+    const at::NoGradGuard no_grad;
+    return kernels::head_token_losses(detail::to_head(*config_, norm_D_, x_TD), head_VD_, target_T);
+  });
+}
+
+at::Tensor LoadedHead::logits(const at::Tensor& x_TD) const {
+  return at_border([&] {
+    const at::NoGradGuard no_grad;
+    return at::linear(detail::to_head(*config_, norm_D_, x_TD), head_VD_).to(at::kFloat);
+  });
+}
+
+LayeredDecoder::LayeredDecoder(const families::Model& model, ComputeDtype dtype) : model_(model), dtype_(dtype) {
+  detail::check_supported(config());
+  slots_.resize(static_cast<size_t>(config().num_layers) + 1);
+  for (auto& slot : families::expected_tensors(config())) {
+    slots_[slot.layer < 0 ? config().num_layers : slot.layer].push_back(std::move(slot));
+  }
+}
+
+LayeredDecoder::LayerSize LayeredDecoder::size_of(int64_t layer) const {
+  LayerSize size;
+  for (const auto& slot : slots_[layer]) {
+    uint64_t elements = 1;
+    for (const int64_t n : slot.shape) elements *= static_cast<uint64_t>(n);
+    (families::is_expert(slot.role()) ? size.expert_elements : size.other_elements) += elements;
+  }
+  return size;
+}
+
+LoadedLayers LayeredDecoder::load_layers(int64_t first, int64_t last) const {
+  return at_border([&] {
+    std::vector<families::TensorSlot> slots;
+    for (int64_t layer = first; layer < last; ++layer) std::ranges::copy(slots_[layer], std::back_inserter(slots));
+    auto built = detail::build_parameters(config(), dtype_, detail::checkpoint_fill(model_), std::move(slots));
+    LoadedLayers out;
+    out.config_ = &config();
+    out.first_ = first;
+    out.last_ = last;
+    out.parameters_ = std::move(built.parameters);
+    out.selection_bias_ = std::move(built.selection_bias);
+    return out;
+  });
+}
+
+std::map<Role, at::Tensor> LayeredDecoder::load_outer(std::initializer_list<Role> roles) const {
+  return at_border([&] {
+    std::vector<families::TensorSlot> slots;
+    std::ranges::copy_if(slots_.back(), std::back_inserter(slots),
+                         [&](const auto& slot) { return std::ranges::find(roles, slot.role()) != roles.end(); });
+    auto built = detail::build_parameters(config(), dtype_, detail::checkpoint_fill(model_), std::move(slots));
+    std::map<Role, at::Tensor> out;
+    for (Parameter& p : built.parameters) {
+      p.value.set_requires_grad(false);
+      out[p.role] = detail::weight_of(p);
+    }
+    return out;
+  });
+}
+
+LoadedEmbedding LayeredDecoder::load_embedding() const {
+  LoadedEmbedding out;
+  out.config_ = &config();
+  out.table_VD_ = load_outer({Role::kEmbedding}).at(Role::kEmbedding);
+  return out;
+}
+
+LoadedHead LayeredDecoder::load_head() const {
+  const Role head = config().tied ? Role::kEmbedding : Role::kLmHead;
+  auto weights = load_outer({Role::kFinalNorm, head});
+  LoadedHead out;
+  out.config_ = &config();
+  out.norm_D_ = weights.at(Role::kFinalNorm);
+  out.head_VD_ = weights.at(head);
+  return out;
+}
+
+int64_t sequences_a_pass(int64_t positions) {
+  constexpr int64_t kTokensAPass = 2048;
+  return std::max<int64_t>(1, kTokensAPass / positions);
+}
+
+uint64_t segment_bytes(const LayeredDecoder& decoder, const Segment& segment, Purpose purpose) {
+  const uint64_t weight = decoder.dtype() == ComputeDtype::kBf16 ? 4 + 2 : 4;
+  const uint64_t gradients = purpose == Purpose::kGradients ? 4 * 4 : 0;
+  uint64_t bytes = 0;
+  for (int64_t layer = segment.first; layer < segment.last; ++layer) {
+    const auto size = decoder.size_of(layer);
+    bytes += size.other_elements * weight + size.expert_elements * (weight + gradients);
+  }
+  return bytes;
+}
+
+std::vector<Segment> plan_segments(const LayeredDecoder& decoder, int64_t last, uint64_t bytes, Purpose purpose) {
+  std::vector<Segment> out;
+  for (int64_t end = last; end > 0;) {
+    Segment segment{end - 1, end};
+    while (segment.first > 0 && segment_bytes(decoder, {segment.first - 1, end}, purpose) <= bytes) --segment.first;
+    out.push_back(segment);
+    end = segment.first;
+  }
+  std::ranges::reverse(out);
+  return out;
+}
+
+}  // namespace coppice::nn

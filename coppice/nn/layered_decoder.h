@@ -1,0 +1,110 @@
+#pragma once
+
+// A decoder larger than memory: of a checkpoint's weights only those asked for are loaded.
+// B sequences, S positions, T = B * S tokens, V vocabulary, D model dimension.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "coppice/nn/decoder.h"
+
+namespace coppice::nn {
+
+/// Some consecutive layers, loaded.
+class LoadedLayers {
+ public:
+  /// x after these layers, as in Decoder; what the MoE layers did is appended to `routing`, if given.
+  ///
+  /// Shapes   x_TD, B sequences of `positions` tokens; returns [T, D].
+  at::Tensor run(const at::Tensor& x_TD, int64_t positions, const ForwardOptions& options,
+                 std::vector<LayerRouting>* routing = nullptr) const;
+
+  /// As those of a Decoder; leaves that require grad.
+  std::vector<Parameter>& parameters() { return parameters_; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+
+ private:
+  friend class LayeredDecoder;
+  const families::ModelConfig* config_ = nullptr;
+  int64_t first_ = 0, last_ = 0;
+  std::vector<Parameter> parameters_;
+  std::map<int64_t, at::Tensor> selection_bias_;
+};
+
+/// The embedding table, loaded.
+class LoadedEmbedding {
+ public:
+  /// Shapes   tokens_BS int64; returns [T, D].
+  /// Throws   Error{kFormat} for an id outside the vocabulary.
+  at::Tensor embed(const at::Tensor& tokens_BS) const;
+
+ private:
+  friend class LayeredDecoder;
+  const families::ModelConfig* config_ = nullptr;
+  at::Tensor table_VD_;
+};
+
+/// The final norm and the output layer, loaded; their weights get no gradient.
+class LoadedHead {
+ public:
+  /// Mean cross-entropy, differentiable in x; targets of -1 do not count. Shapes x_TD after the last layer, target_T.
+  at::Tensor loss(const at::Tensor& x_TD, const at::Tensor& target_T) const;
+  /// Each token's cross-entropy, f32 [T], 0 where the target is -1; without gradient.
+  at::Tensor token_losses(const at::Tensor& x_TD, const at::Tensor& target_T) const;
+  /// f32 [T, V], without gradient.
+  at::Tensor logits(const at::Tensor& x_TD) const;
+
+ private:
+  friend class LayeredDecoder;
+  const families::ModelConfig* config_ = nullptr;
+  at::Tensor norm_D_, head_VD_;
+};
+
+/// Loads parts of a checkpoint's decoder. Run one after the other, they compute what Decoder does, bit for bit.
+///
+/// Memory   the list of tensors; what is loaded belongs to the caller.
+class LayeredDecoder {
+ public:
+  /// `model` outlives this and what it loads. Throws what Decoder throws.
+  LayeredDecoder(const families::Model& model, ComputeDtype dtype);
+
+  const families::ModelConfig& config() const { return model_.config; }
+  ComputeDtype dtype() const { return dtype_; }
+
+  struct LayerSize {
+    uint64_t expert_elements = 0, other_elements = 0;
+  };
+  LayerSize size_of(int64_t layer) const;
+
+  /// Layers [first, last).
+  LoadedLayers load_layers(int64_t first, int64_t last) const;
+  LoadedEmbedding load_embedding() const;
+  LoadedHead load_head() const;
+
+ private:
+  std::map<families::Role, at::Tensor> load_outer(std::initializer_list<families::Role> roles) const;
+
+  const families::Model& model_;
+  ComputeDtype dtype_;
+  std::vector<std::vector<families::TensorSlot>> slots_;  // by layer; those of no layer at position num_layers
+};
+
+/// Sequences of `positions` tokens that go through at once: few enough that their activations stay small.
+int64_t sequences_a_pass(int64_t positions);
+
+/// Consecutive layers [first, last) that are in memory together.
+struct Segment {
+  int64_t first = 0, last = 0;
+};
+enum class Purpose { kForward, kGradients };
+
+/// What a segment takes, activations apart: its weights, and for kGradients four f32 tensors like its experts' weights.
+uint64_t segment_bytes(const LayeredDecoder& decoder, const Segment& segment, Purpose purpose);
+
+/// Layers [0, last) in segments, from the bottom up: as many layers together as take `bytes`, at least one.
+std::vector<Segment> plan_segments(const LayeredDecoder& decoder, int64_t last, uint64_t bytes, Purpose purpose);
+
+}  // namespace coppice::nn

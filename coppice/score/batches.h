@@ -1,0 +1,37 @@
+#pragma once
+
+// The calibration batches. B sequences of a pass, S positions.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "coppice/data/sampler.h"
+
+namespace coppice::score {
+
+/// Some windows of a batch that go through the model together.
+struct Pass {
+  uint64_t window = 0;           ///< the first, as the sampler counts
+  int64_t row = 0, windows = 0;  ///< tokens before it, of these batches
+  bool ends_batch = false;
+};
+
+/// Batches [first, first + count) of a sampler's windows.
+struct Batches {
+  const data::Sampler& sampler;
+  uint64_t first = 0, count = 0;
+  int64_t windows_a_batch = 0;
+
+  int64_t rows() const;              ///< tokens of all batches
+  std::vector<Pass> passes() const;  ///< each of few enough tokens that their activations are small
+  void read(const Pass& pass, at::Tensor& tokens_BS, at::Tensor& target_BS) const;
+
+  /// From the mean token loss of a pass: gradients of its share of the batch's.
+  ///
+  /// Throws   Error{kNonFinite} if the loss is not finite.
+  void backward(const Pass& pass, const at::Tensor& loss) const;
+};
+
+}  // namespace coppice::score

@@ -1,0 +1,163 @@
+#include "coppice/score/layer_sums.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+
+#include "coppice/score/expert_sums.h"
+
+namespace coppice::score {
+namespace {
+
+// Tokens by how many experts share them, in effect: all of them where the gates are equal, one where one gate is all.
+double experts_in_effect(const float* gate, int64_t top_k) {
+  double sum = 0, squares = 0;
+  for (int64_t k = 0; k < top_k; ++k) {
+    sum += gate[k];
+    squares += static_cast<double>(gate[k]) * gate[k];
+  }
+  return squares > 0 ? sum * sum / squares : 1.0;
+}
+
+}  // namespace
+
+bool is_scored(const nn::Parameter& parameter) { return parameter.is_experts() && !families::is_bias(parameter.role); }
+
+void BatchSums::add(const std::vector<double>& batch) {
+  sum.resize(batch.size());
+  sum_sq.resize(batch.size());
+  for (size_t e = 0; e < batch.size(); ++e) {
+    sum[e] += batch[e];
+    sum_sq[e] += batch[e] * batch[e];
+  }
+}
+
+PartSums::PartSums(const nn::Parameter& parameter, bool with_squares)
+    : parameter_(parameter), total_(at::zeros_like(parameter.master)) {
+  if (parameter.value.scalar_type() != at::kFloat) batch_ = at::zeros_like(parameter.master);
+  if (with_squares) squares_ = at::zeros_like(parameter.master);
+}
+
+// In f32 the passes of a batch add up in the gradient itself; in bf16 each is widened first.
+void PartSums::end_pass() {
+  if (!batch_.defined()) return;
+  const at::NoGradGuard no_grad;
+  batch_.add_(parameter_.value.grad());
+  parameter_.value.mutable_grad().reset();
+}
+
+void PartSums::end_batch() {
+  const at::NoGradGuard no_grad;
+  const at::Tensor gradient = batch_.defined() ? batch_ : parameter_.value.grad();
+  total_.add_(gradient);
+  if (squares_.defined()) squares_.addcmul_(gradient, gradient);
+  squared_norms_.add(expert_dot(gradient, gradient));
+  if (batch_.defined()) {
+    batch_.zero_();
+  } else {
+    parameter_.value.mutable_grad().reset();
+  }
+}
+
+at::Tensor PartSums::mean_gradient(uint64_t batches) const {
+  const at::NoGradGuard no_grad;
+  return total_ / static_cast<double>(batches);
+}
+
+at::Tensor PartSums::mean_squared_gradient(uint64_t batches) const {
+  const at::NoGradGuard no_grad;
+  return squares_.defined() ? squares_ / static_cast<double>(batches) : at::Tensor();
+}
+
+RoutingSums::RoutingSums(int64_t experts, int64_t top_k) : top_k_(top_k) {
+  for (auto* sums : {&pairs_, &mass_, &change_}) sums->assign(static_cast<size_t>(experts), 0.0);
+}
+
+void RoutingSums::add_pass(const nn::LayerRouting& routing) {
+  const auto gate_TK = routing.gate_TK.contiguous(), sq_TK = routing.pair_sq_TK.contiguous();
+  const auto* const gate = gate_TK.const_data_ptr<float>();
+  const auto* const sq = sq_TK.const_data_ptr<float>();
+  const auto* const expert = routing.index_TK.const_data_ptr<int64_t>();
+  const auto* const mass = routing.gate_mass_E.const_data_ptr<double>();
+  for (int64_t pair = 0; pair < gate_TK.numel(); ++pair) {
+    const auto e = static_cast<size_t>(expert[pair]);
+    pairs_[e] += 1;
+    change_[e] += static_cast<double>(gate[pair]) * gate[pair] * sq[pair];
+    if (pair % top_k_ == 0) effective_ += experts_in_effect(gate + pair, top_k_);
+  }
+  for (size_t e = 0; e < mass_.size(); ++e) mass_[e] += mass[e];
+  output_sq_ += routing.output_sq;
+  tokens_ += gate_TK.size(0);
+}
+
+void RoutingSums::end_batch() {
+  for (double& pairs : pairs_) pairs /= static_cast<double>(tokens_ * top_k_);
+  for (double& change : change_) change = output_sq_ > 0 ? change / output_sq_ : 0.0;
+  load.add(pairs_);
+  gate_mass.add(mass_);
+  output_error.add(change_);
+  effective_top_k.add({effective_ / static_cast<double>(tokens_)});
+  for (auto* sums : {&pairs_, &mass_, &change_}) std::ranges::fill(*sums, 0.0);
+  output_sq_ = effective_ = 0;
+  tokens_ = 0;
+}
+
+LayerSums::LayerSums(const families::ModelConfig& config, const nn::Parameter& fc1, const nn::Parameter& fc2,
+                     bool has_moments)
+    : fc1_(fc1, !has_moments), fc2_(fc2, !has_moments), routing_(config.num_experts, config.top_k) {}
+
+void LayerSums::end_pass(const nn::LayerRouting& routing) {
+  fc1_.end_pass();
+  fc2_.end_pass();
+  routing_.add_pass(routing);
+}
+
+void LayerSums::end_batch() {
+  fc1_.end_batch();
+  fc2_.end_batch();
+  routing_.end_batch();
+}
+
+void LayerSums::add_to(upcycle::Scores& scores, int64_t layer, const SecondMoments& moments) const {
+  add_part(scores, &upcycle::MetricScores::fc1, layer, fc1_, moments);
+  add_part(scores, &upcycle::MetricScores::fc2, layer, fc2_, moments);
+  scores.effective_top_k.sum[layer] = routing_.effective_top_k.sum.front();
+  scores.effective_top_k.sum_sq[layer] = routing_.effective_top_k.sum_sq.front();
+}
+
+void LayerSums::add_part(upcycle::Scores& scores, upcycle::MetricPart upcycle::MetricScores::* which, int64_t layer,
+                         const PartSums& part, const SecondMoments& moments) const {
+  const auto batches = static_cast<double>(scores.batches);
+  // The metrics that every batch has a value of its own of: stored as sums over batches, so that runs merge.
+  const auto batch_sums = [&](std::string_view metric) -> const BatchSums* {
+    if (metric == "batch_fisher") return &part.squared_norms();
+    if (metric == "load") return &routing_.load;
+    if (metric == "gate_mass") return &routing_.gate_mass;
+    if (metric == "output_error") return &routing_.output_error;
+    return nullptr;
+  };
+  const at::Tensor mean = part.mean_gradient(scores.batches), squares = part.mean_squared_gradient(scores.batches);
+  const at::Tensor master = part.parameter().master.detach();
+  const auto weight_sq = expert_dot(master, master), grad_sq = expert_dot(mean, mean), both = expert_dot(master, mean);
+  const auto moment_sq = moments ? moments(part.parameter()) : expert_dot(squares, squares);
+  for (size_t e = 0; e < weight_sq.size(); ++e) {
+    const upcycle::UtilityInputs in{.weight_sq = weight_sq[e],
+                                    .grad_sq = grad_sq[e],
+                                    .weight_grad = both[e],
+                                    .batch_grad_sq = part.squared_norms().sum[e],
+                                    .second_moment_sq = moment_sq[e],
+                                    .batches = scores.batches,
+                                    .load = routing_.load.sum[e] / batches,
+                                    .gate_mass = routing_.gate_mass.sum[e],
+                                    .output_error = routing_.output_error.sum[e] / batches};
+    for (const auto& metric : upcycle::utility_metrics()) {
+      upcycle::MetricPart& out = scores.metrics[std::string(metric.name)].*which;
+      const BatchSums* const sums = batch_sums(metric.name);
+      out.sum[layer].push_back(sums ? sums->sum[e] : metric.value(in));
+      if (sums) out.sum_sq[layer].push_back(sums->sum_sq[e]);
+    }
+  }
+}
+
+}  // namespace coppice::score

@@ -1,0 +1,54 @@
+#pragma once
+
+// Forward and backward over all calibration batches, some layers in memory at a time.
+
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "coppice/base/progress.h"
+#include "coppice/nn/layered_decoder.h"
+#include "coppice/score/batches.h"
+#include "coppice/score/layer_sums.h"
+#include "coppice/score/planes.h"
+
+namespace coppice::score {
+
+using nn::Segment;
+
+/// Gradients of the mean token loss of each batch, from the last layer down. One segment is a whole-model pass; of
+/// several, all but the top one go forward twice: once to keep what enters each, once more for the gradients.
+///
+/// Memory   the present segment with its gradients, and what the planes hold.
+/// Throws   Error{kNonFinite} if the loss is not finite; Error{kInterrupted}.
+class LayeredPass {
+ public:
+  /// `activations` and `gradients` may hold planes of an earlier run. All outlive this.
+  LayeredPass(const nn::LayeredDecoder& decoder, const Batches& batches, Planes& activations, Planes& gradients);
+
+  /// Layers with their sums, once a segment is done; the gradient of what enters it is a plane then.
+  using Done = std::function<void(const Segment&, const std::vector<std::pair<int64_t, LayerSums>>&)>;
+
+  /// `last` layers are left; below num_layers, `gradients` has the plane of boundary `last`.
+  void run(int64_t last, uint64_t segment_bytes, bool has_moments, const Done& done);
+
+ private:
+  void forward(const Segment& segment);
+  void backward(const Segment& segment, bool has_moments, const Done& done);
+  at::Tensor input(const Pass& pass, const Segment& segment, const nn::LoadedEmbedding* embedding) const;
+  void backward_from_loss(const Pass& pass, const nn::LoadedHead& head, const at::Tensor& x_TD) const;
+  void advance(double share);
+
+  const nn::LayeredDecoder& decoder_;
+  const Batches& batches_;
+  Planes& activations_;
+  Planes& gradients_;
+  std::vector<Pass> passes_;
+  int64_t lowest_moe_ = 0;
+  bool is_whole_ = false;
+  Progress progress_;
+  double share_left_over_ = 0, shares_ = 1;
+};
+
+}  // namespace coppice::score

@@ -1,0 +1,56 @@
+#include "coppice/score/partial_scores.h"
+
+#include <sys/stat.h>
+
+#include "coppice/base/error.h"
+#include "coppice/base/sha256.h"
+#include "coppice/base/text.h"
+#include "coppice/base/version.h"
+#include "coppice/io/atomic_file.h"
+
+namespace coppice::score {
+namespace {
+
+constexpr const char* kStateFile = "state.json";
+constexpr const char* kLeft = "layers_left";
+
+// Everything that the numbers depend on. Memory and threads change none.
+io::WorkIdentity identity_of(const families::Model& model, const upcycle::Scores& begun,
+                             const ScoreSettings& settings) {
+  Sha256 plan, source;
+  plan.add(cat(begun.to_json().dump(), " ", settings.sequence_length, " ", settings.seed, " ",
+               settings.f32 ? "f32" : "bf16", " ", version()));
+  for (const auto& shard : model.checkpoint.shards()) {
+    struct stat file{};
+    (void)::stat(shard.path().c_str(), &file);
+    source.add(cat(shard.path().filename().string(), " ", file.st_size, " ", file.st_mtim.tv_sec, ".",
+                   file.st_mtim.tv_nsec, "\n"));
+  }
+  return {.plan = plan.hex(), .source = source.hex()};
+}
+
+std::filesystem::path work_name(const std::filesystem::path& out) { return out.string() + ".layers"; }
+
+}  // namespace
+
+PartialScores::PartialScores(const families::Model& model, const upcycle::Scores& begun, const ScoreSettings& settings)
+    : directory_(work_name(settings.out), {}, settings.resume, identity_of(model, begun, settings)),
+      layers_left_(begun.layers) {
+  const auto path = directory() / kStateFile;
+  if (!std::filesystem::exists(path)) return;
+  const Json state = Json::read(path);
+  layers_left_ = state.at(kLeft).as_int();
+  scores_ = upcycle::Scores::from_json(state.at("scores"), path.string());
+  if (layers_left_ >= 0 && layers_left_ <= begun.layers) return;
+  throw Error(ErrorCode::kFormat,
+              cat(path, ": ", layers_left_, " layers left of ", begun.layers, " (start again without --resume)"));
+}
+
+void PartialScores::save(const upcycle::Scores& scores, int64_t layers_left) {
+  Json state = Json::object();
+  state[kLeft] = layers_left;
+  state["scores"] = scores.to_json();
+  io::write_file_atomically(directory() / kStateFile, state.dump() + "\n");
+}
+
+}  // namespace coppice::score
