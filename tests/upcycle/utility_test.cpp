@@ -25,7 +25,8 @@ const UtilityInputs kInputs{.weight_sq = 9,
                             .second_moment_sq = 4,
                             .batches = 10,
                             .load = 0.25,
-                            .gate_mass = 3};
+                            .gate_mass = 3,
+                            .output_error = 0.5};
 
 TEST(UtilityMetrics, FollowTheirFormulas) {
   const std::map<std::string_view, double> wanted{{"weight_norm", 3},
@@ -36,7 +37,8 @@ TEST(UtilityMetrics, FollowTheirFormulas) {
                                                   {"taylor", 7},
                                                   {"approx_fisher", 16 / (2 + 1e-8)},
                                                   {"load", 0.25},
-                                                  {"gate_mass", 3}};
+                                                  {"gate_mass", 3},
+                                                  {"output_error", 0.5}};
   EXPECT_EQ(utility_metrics().size(), wanted.size());
   for (const UtilityMetric& metric : utility_metrics()) {
     ASSERT_TRUE(wanted.contains(metric.name)) << metric.name;
