@@ -207,7 +207,8 @@ class Run {
       progress.advance(static_cast<uint64_t>(options_.batch_tokens));
       if (observer_) observer_(static_cast<uint64_t>(options_.batch_tokens));
       progress.note(cat("step ", position.step, " loss ", fixed_text(report.loss, 4)));
-      if (stopped) finish_checkpoint(true);
+      if (!stopped) continue;  // a signal since then is seen after the next step, which writes a checkpoint
+      finish_checkpoint(true);
       check_interrupt();
     }
   }
