@@ -84,7 +84,7 @@ def test_refuses_a_folder_with_other_settings(demo, text):
 def test_report_is_self_contained(demo):
     html = (demo[0] / "report.html").read_text()
     assert not re.search(r"""<(script|link|img)[^>]*(src|href)=["']?https?:""", html)
-    assert html.count("Plotly.newPlot") >= 1 and html.count("draw('chart") >= 4
+    assert "Plotly.react(" in html and "/**\n* plotly.js" in html and html.count('class="chart"') >= 4
 
 
 @pytest.mark.parametrize("model", ["seed-0/trunk/checkpoints", "seed-0/expanded", "seed-0/upcycled/checkpoints", "seed-0/scratch/checkpoints"])
