@@ -82,30 +82,6 @@ void compare_tokenizers(const Model& first, const Model& other, std::vector<std:
   }
 }
 
-/// Families known for surgery only were matched by names alone.
-void check_shapes(const Model& model, const Mapping& mapping) {
-  std::vector<std::string> differing;
-  const auto check = [&](const std::string& name, const std::vector<int64_t>& wanted) {
-    const io::TensorInfo& found = *model.checkpoint.at(name).info;
-    if (found.shape != wanted)
-      differing.push_back(cat("'", name, "' is ", shape_text(found.shape), ", not ", shape_text(wanted)));
-  };
-  for (const MappedTensor& tensor : mapping.tensors) {
-    const bool is_cut = tensor.origin == Origin::kExperts || tensor.origin == Origin::kShared;
-    if (!is_cut && !tensor.source.empty()) check(tensor.source, tensor.slot.shape);
-  }
-  const int64_t width = model.config.dense_width, dim = model.config.model_dim;
-  for (const TensorSlot& slot : model.slots) {
-    if (slot.role() == families::Role::kDenseGate || slot.role() == families::Role::kDenseUp)
-      check(slot.name, {width, dim});
-    if (slot.role() == families::Role::kDenseDown) check(slot.name, {dim, width});
-  }
-  if (differing.empty()) return;
-  throw Error(ErrorCode::kShape,
-              cat(model.checkpoint.directory(), ": tensors of other shapes than config.json gives: ",
-                  join_some(differing, kLossesShown), " (take the config.json that came with the weights)"));
-}
-
 Mapping map_parents(std::span<const Model> parents, const ConversionPlan& plan) {
   const Model& first = parents.front();
   for (const Model& model : parents) refuse_quantised(model);
@@ -115,7 +91,6 @@ Mapping map_parents(std::span<const Model> parents, const ConversionPlan& plan) 
     compare_tokenizers(first, other, mapping.losses);
   }
   refuse_losses(mapping, plan.from, plan.lossy);
-  check_shapes(first, mapping);
   return mapping;
 }
 

@@ -27,45 +27,12 @@ const Json* find(const ModelConfig& config, std::string_view key) {
   return value == nullptr || value->is_null() ? nullptr : value;
 }
 
-[[noreturn]] void refuse(std::string_view key, const Json& value, std::string_view wanted) {
-  throw Error(ErrorCode::kFormat, cat("config.json: '", key, "' is ", value.dump(), "; wanted ", wanted));
-}
-
-double number_or(const ModelConfig& config, std::string_view key, double fallback) {
-  const Json* value = find(config, key);
-  if (value == nullptr) return fallback;
-  if (!value->is_number() || !std::isfinite(value->as_double())) refuse(key, *value, "a number");
-  return value->as_double();
-}
-
 std::vector<int64_t> windows_of(const ModelConfig& config) {
   std::vector<int64_t> windows = config.window;
   for (int64_t& window : windows) {
     if (window >= config.max_positions) window = 0;  // it hides nothing
   }
   return windows;
-}
-
-std::string activation_of(const ModelConfig& config, std::string_view fallback) {
-  const Json* value = find(config, "hidden_act");
-  if (value == nullptr) return std::string(fallback);
-  if (!value->is_string()) refuse("hidden_act", *value, "a text");
-  return value->as_string();
-}
-
-double theta_of(const ModelConfig& config) {
-  const double top = number_or(config, "rope_theta", config.family->rope_theta_fallback);
-  for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
-    const Json* nested = find(config, key);
-    const Json* theta = nested == nullptr ? nullptr : nested->find("rope_theta");
-    if (theta != nullptr && theta->is_number()) return theta->as_double();
-  }
-  return top;
-}
-
-bool has_role(std::span<const families::TensorSlot> slots, std::initializer_list<Role> roles) {
-  return std::ranges::any_of(slots,
-                             [&](const auto& slot) { return std::ranges::find(roles, slot.role()) != roles.end(); });
 }
 
 // -- what is written ----------------------------------------------------------
@@ -77,8 +44,7 @@ void carry(const ModelConfig& from, std::initializer_list<std::string_view> keys
 }
 
 /// RoPE as the old configuration has it, in both generations of keys.
-void write_rope(const ModelConfig& from, const Traits& traits, const Family& family, Json& to,
-                std::vector<std::string>& losses) {
+void write_rope(const ModelConfig& from, const Family& family, Json& to, std::vector<std::string>& losses) {
   const Json* parameters = find(from, "rope_parameters");
   if (parameters != nullptr && parameters->find(kFull) != nullptr)
     losses.push_back(cat("'rope_parameters' for each type of layer: ", family.model_type, " has one for all"));
@@ -88,22 +54,12 @@ void write_rope(const ModelConfig& from, const Traits& traits, const Family& fam
     to["rope_parameters"] = *parameters;
     place = &to["rope_parameters"];
   }
-  if (parameters == nullptr || parameters->find("rope_theta") == nullptr) (*place)["rope_theta"] = traits.rope_theta;
+  if (parameters == nullptr || parameters->find("rope_theta") == nullptr) (*place)["rope_theta"] = from.rope.theta;
   if (family.has_partial_rotary) (*place)["partial_rotary_factor"] = 1.0;
 }
 
-/// The share of a head's dimensions that RoPE turns.
-double rotary_share(const ModelConfig& config) {
-  if (!config.family->has_partial_rotary) return 1;
-  const Json* nested = find(config, "rope_parameters");
-  const Json* share = nested == nullptr ? nullptr : nested->find("partial_rotary_factor");
-  if (share != nullptr && share->is_number()) return share->as_double();
-  return number_or(config, "partial_rotary_factor", config.family->partial_rotary_fallback);
-}
-
 /// The keys that all decoders of these families have.
-Json decoder_config(const ModelConfig& from, const Traits& traits, const Family& family, bool tied,
-                    std::vector<std::string>& losses) {
+Json decoder_config(const ModelConfig& from, const Family& family, bool tied, std::vector<std::string>& losses) {
   Json c = Json::object();
   c["architectures"] = Json::array({Json(family.architecture)});
   c["model_type"] = family.model_type;
@@ -112,12 +68,13 @@ Json decoder_config(const ModelConfig& from, const Traits& traits, const Family&
   c["hidden_size"] = from.model_dim;
   c["num_hidden_layers"] = from.num_layers;
   c["num_attention_heads"] = from.num_heads;
-  c["num_key_value_heads"] = traits.num_kv_heads;
-  c["head_dim"] = traits.head_dim;
-  c["hidden_act"] = traits.activation;
+  c["num_key_value_heads"] = from.num_kv_heads;
+  c["head_dim"] = from.head_dim;
+  const Json* activation = find(from, "hidden_act");
+  c["hidden_act"] = activation != nullptr ? *activation : Json(from.family->hidden_act_fallback);
   c["max_position_embeddings"] = from.max_positions;
-  c["rms_norm_eps"] = traits.rms_eps;
-  write_rope(from, traits, family, c, losses);
+  c["rms_norm_eps"] = from.rms_eps;
+  write_rope(from, family, c, losses);
   carry(from, {"initializer_range", "attention_dropout", "use_cache"}, c);
   c["tie_word_embeddings"] = tied;
   return c;
@@ -142,10 +99,10 @@ void write_token_ids(const ModelConfig& from, Json& to) {
   }
 }
 
-void write_biases(const Traits& traits, const Family& family, Json& to) {
+void write_biases(const ModelConfig& from, const Family& family, Json& to) {
   if (family.qkv_bias.kind != Switch::Kind::kKey) return;
   // qwen2_moe's own switch is younger than the family: with zeros every reader agrees.
-  to[family.qkv_bias.key] = traits.has_attention_bias || family.qkv_bias.fallback;
+  to[family.qkv_bias.key] = from.qkv_bias || from.output_bias || family.qkv_bias.fallback;
 }
 
 std::string layers_text(const std::vector<int64_t>& windows) {
@@ -153,9 +110,9 @@ std::string layers_text(const std::vector<int64_t>& windows) {
   return cat(local, " of ", windows.size(), " layers");
 }
 
-void write_windows(const Traits& traits, WindowKeys keys, std::string_view model_type, Json& to,
+void write_windows(const ModelConfig& from, WindowKeys keys, std::string_view model_type, Json& to,
                    std::vector<std::string>& losses) {
-  const auto& windows = traits.windows;
+  const std::vector<int64_t> windows = windows_of(from);
   const int64_t window = windows.empty() ? 0 : *std::ranges::max_element(windows);
   const bool all = std::ranges::all_of(windows, [&](int64_t w) { return w == window; });
   const bool can = window == 0 || keys == WindowKeys::kByLayer || (all && keys != WindowKeys::kNone);
@@ -212,76 +169,47 @@ double as_stored(double value, std::string_view dtype) {
 
 }  // namespace
 
-Traits traits_of(const ModelConfig& config, std::span<const families::TensorSlot> slots) {
-  const Family& family = *config.family;
-  const auto rows = dense_families();
-  const auto row = std::ranges::find(rows, family.model_type, &DenseFamily::model_type);
-  const bool scales = row != rows.end() && row->scales_embeddings;
-  const auto or_else = [](int64_t size, int64_t fallback, int64_t last) {
-    if (size > 0) return size;
-    return fallback > 0 ? fallback : last;
-  };
-  for (const auto& [key, size] : {std::pair<std::string_view, int64_t>{family.model_dim_key, config.model_dim},
-                                  {"num_attention_heads", config.num_heads},
-                                  {"vocab_size", config.vocab_size}}) {
-    if (size <= 0) throw Error(ErrorCode::kFormat, cat("config.json: '", key, "' is missing"));
-  }
-  Traits t;
-  t.activation = activation_of(config, row == rows.end() ? "silu" : row->activation);
-  t.rms_eps = number_or(config, "rms_norm_eps", family.rms_eps_fallback);
-  t.rope_theta = theta_of(config);
-  t.tied = !has_role(slots, {Role::kLmHead});
-  t.has_attention_bias =
-      has_role(slots, {Role::kQueryBias, Role::kKeyBias, Role::kValueBias, Role::kAttentionOutputBias});
-  t.has_qk_norm = has_role(slots, {Role::kQueryNorm, Role::kKeyNorm});
-  t.embedding_scale = scales ? std::sqrt(static_cast<double>(config.model_dim)) : 1;
-  t.head_dim = or_else(config.head_dim, family.head_dim_fallback, config.model_dim / config.num_heads);
-  t.num_kv_heads = or_else(config.num_kv_heads, family.kv_heads_fallback, config.num_heads);
-  t.windows = windows_of(config);
-  return t;
+bool folds_embedding_scale(const ModelConfig& dense, const Family& family) {
+  return dense.embedding_multiplier != 1 && family.multipliers.embedding.empty();
 }
 
-Json moe_config(const ModelConfig& dense, const Traits& traits, const ConversionPlan& plan,
-                std::vector<std::string>& losses) {
+Json moe_config(const ModelConfig& dense, const ConversionPlan& plan, std::vector<std::string>& losses) {
   const Family& family = families::family_of(plan.to);
   const MoeFamily& row = moe_family(plan.to);
-  const bool folds_scale = traits.embedding_scale != 1 && !row.has_multipliers;
-  Json c = decoder_config(dense, traits, family, traits.tied && !folds_scale, losses);
+  Json c = decoder_config(dense, family, dense.tied && !folds_embedding_scale(dense, family), losses);
   write_token_ids(dense, c);
-  write_biases(traits, family, c);
-  if (family.qk_norm_on.kind == Switch::Kind::kKey) c[family.qk_norm_on.key] = traits.has_qk_norm;
-  write_windows(traits, row.windows, plan.to, c, losses);
+  write_biases(dense, family, c);
+  if (family.qk_norm_on.kind == Switch::Kind::kKey) c[family.qk_norm_on.key] = dense.qk_norm != families::QkNorm::kNone;
+  write_windows(dense, row.windows, plan.to, c, losses);
   write_experts(dense, family, plan, c);
-  if (row.has_multipliers) {
-    c["embedding_multiplier"] = as_stored(traits.embedding_scale, dense.dtype);
-    c["attention_multiplier"] = 1 / std::sqrt(static_cast<double>(traits.head_dim));
-    c["residual_multiplier"] = 1.0;
-    c["logits_scaling"] = 1.0;
-  }
+  const families::Multipliers& keys = family.multipliers;
+  if (!keys.embedding.empty()) c[keys.embedding] = as_stored(dense.embedding_multiplier, dense.dtype);
+  if (!keys.attention.empty()) c[keys.attention] = dense.attention_scale;
+  if (!keys.residual.empty()) c[keys.residual] = 1.0;
+  if (!keys.logits.empty()) c[keys.logits] = 1.0;
   return c;
 }
 
-Json dense_config(const ModelConfig& moe, const Traits& traits, const Family& family,
-                  std::vector<std::string>& losses) {
-  Json c = decoder_config(moe, traits, family, traits.tied, losses);
+Json dense_config(const ModelConfig& moe, const Family& family, std::vector<std::string>& losses) {
+  Json c = decoder_config(moe, family, moe.tied, losses);
   write_token_ids(moe, c);
-  write_biases(traits, family, c);
+  write_biases(moe, family, c);
   c[family.dense_width_key] = moe.expert_width;
   const bool can_window = family.sliding_window == SlidingWindow::kIfSet;
-  write_windows(traits, can_window ? WindowKeys::kPlain : WindowKeys::kNone, family.model_type, c, losses);
+  write_windows(moe, can_window ? WindowKeys::kPlain : WindowKeys::kNone, family.model_type, c, losses);
   if (family.sliding_window != SlidingWindow::kNever && !can_window) c["use_sliding_window"] = false;
-  if (const double share = rotary_share(moe); share != 1)
-    losses.push_back(cat("'partial_rotary_factor' of ", share, ": ", family.model_type, " turns all dimensions"));
-  const MoeFamily& row = moe_family(moe.family->model_type);
-  const std::initializer_list<std::pair<std::string_view, double>> multipliers = {
-      {"embedding_multiplier", 1.0},
-      {"attention_multiplier", 1 / std::sqrt(static_cast<double>(traits.head_dim))},
-      {"residual_multiplier", 1.0},
-      {"logits_scaling", 1.0}};
-  for (const auto& [key, neutral] : multipliers) {
-    if (!row.has_multipliers) break;
-    const double value = number_or(moe, key, 1.0);
-    if (std::abs(value - neutral) > 1e-6 * std::abs(neutral))
+  if (moe.rope.dim != moe.head_dim)
+    losses.push_back(cat("'partial_rotary_factor' of ",
+                         static_cast<double>(moe.rope.dim) / static_cast<double>(moe.head_dim), ": ", family.model_type,
+                         " turns all dimensions"));
+  const families::Multipliers& keys = moe.family->multipliers;
+  const std::tuple<std::string_view, double, double> multipliers[] = {
+      {keys.embedding, moe.embedding_multiplier, 1.0},
+      {keys.attention, moe.attention_scale, 1 / std::sqrt(static_cast<double>(moe.head_dim))},
+      {keys.residual, moe.residual_multiplier, 1.0},
+      {keys.logits, moe.logits_divisor, 1.0}};
+  for (const auto& [key, value, neutral] : multipliers) {
+    if (!key.empty() && std::abs(value - neutral) > 1e-6 * std::abs(neutral))
       losses.push_back(cat("'", key, "' of ", value, ": ", family.model_type, " has ", neutral));
   }
   return c;

@@ -18,20 +18,12 @@ constexpr DenseFamily kDenseFamilies[] = {
     {.model_type = "mistral", .to = "mixtral", .bos = 1, .eos = 2, .pad = {}},
     {.model_type = "qwen2", .to = "qwen2_moe", .bos = {}, .eos = {}, .pad = {}},
     {.model_type = "qwen3", .to = "qwen3_moe", .bos = {}, .eos = {}, .pad = {}},
-    {.model_type = "gemma",
-     .to = "mixtral",
-     .activation = "gelu_pytorch_tanh",
-     .norms_add_one = true,
-     .scales_embeddings = true,
-     .is_tied = true,
-     .bos = 2,
-     .eos = 1,
-     .pad = 0},
+    {.model_type = "gemma", .to = "mixtral", .bos = 2, .eos = 1, .pad = 0},
 };
 
 constexpr MoeFamily kMoeFamilies[] = {
     {.model_type = "mixtral", .to = "mistral", .windows = WindowKeys::kPlain},
-    {.model_type = "granitemoe", .to = "llama", .has_multipliers = true},
+    {.model_type = "granitemoe", .to = "llama"},
     {.model_type = "qwen2_moe", .to = "qwen2", .windows = WindowKeys::kByLayer},
     {.model_type = "qwen3_moe", .to = "qwen3", .windows = WindowKeys::kSwitched},
     {.model_type = "glm4_moe", .to = "qwen3"},
@@ -48,6 +40,10 @@ std::string names_of(std::span<const Row> rows) {
 
 std::span<const DenseFamily> dense_families() { return kDenseFamilies; }
 std::span<const MoeFamily> moe_families() { return kMoeFamilies; }
+
+bool has_centred_norms(const Family& family) {
+  return std::ranges::any_of(family.tensors, &families::TensorRule::centred);
+}
 
 const DenseFamily& dense_family(std::string_view model_type) {
   for (const DenseFamily& row : kDenseFamilies) {
@@ -81,7 +77,7 @@ const MoeFamily& family_to_average(std::string_view model_type, std::string_view
   }
   std::vector<std::string> names;
   for (const DenseFamily& row : kDenseFamilies) {
-    if (!row.norms_add_one) names.emplace_back(row.model_type);
+    if (!has_centred_norms(families::family_of(row.model_type))) names.emplace_back(row.model_type);
   }
   if (!to.empty() && std::ranges::find(names, to) == names.end())
     throw Error(ErrorCode::kUsage, cat("to: '", to, "' is no dense family to average to", suggestion(to, names)));

@@ -16,10 +16,6 @@ namespace coppice::upcycle {
 struct DenseFamily {
   std::string_view model_type;
   std::string_view to;  ///< the family of the Mixture of Experts, if the user names none
-  std::string_view activation = "silu";
-  bool norms_add_one = false;      ///< norms multiply by 1 + weight
-  bool scales_embeddings = false;  ///< embeddings are multiplied by sqrt(hidden_size)
-  bool is_tied = false;            ///< tie_word_embeddings if absent
   std::optional<int64_t> bos, eos, pad;
 };
 std::span<const DenseFamily> dense_families();
@@ -31,12 +27,14 @@ enum class WindowKeys {
   kByLayer,   ///< layer_types too
 };
 
+/// Whether its norms multiply by 1 + weight, which no family of `moe_families` does.
+bool has_centred_norms(const families::Family& family);
+
 /// A family that dense models are converted to.
 struct MoeFamily {
   std::string_view model_type;
   std::string_view to;  ///< the dense family of the way back, if the user names none
   WindowKeys windows = WindowKeys::kNone;
-  bool has_multipliers = false;  ///< embedding_multiplier, attention_multiplier and the like (granitemoe)
 };
 std::span<const MoeFamily> moe_families();
 

@@ -112,12 +112,11 @@ Role dense_role(Role expert) {
 }
 
 Mapping map_to_moe(const ModelConfig& dense, std::span<const TensorSlot> slots, const ConversionPlan& plan) {
-  const DenseFamily& row = dense_family(plan.from);
   Mapping out;
-  const detail::Traits traits = detail::traits_of(dense, slots);
-  const Json json = detail::moe_config(dense, traits, plan, out.losses);
-  out.config = read_new_config(json, families::family_of(plan.to));
+  const families::Family& family = families::family_of(plan.to);
+  out.config = read_new_config(detail::moe_config(dense, plan, out.losses), family);
 
+  const bool centred = has_centred_norms(*dense.family);
   Roles roles(slots);
   std::map<Role, std::vector<std::string>> invented;
   for (const TensorSlot& slot : families::expected_tensors(out.config)) {
@@ -130,15 +129,13 @@ Mapping map_to_moe(const ModelConfig& dense, std::span<const TensorSlot> slots, 
       out.tensors.push_back({slot, origin, zero ? std::string() : source});
       continue;
     }
-    if (role == Role::kLmHead && traits.tied) {  // the head keeps the embeddings' values where these are scaled
+    if (role == Role::kLmHead && dense.tied) {  // the head keeps the embeddings' values where these are scaled
       out.tensors.push_back({slot, Origin::kCopy, roles.use(Role::kEmbedding, -1)});
       continue;
     }
     MappedTensor& tensor = out.tensors.emplace_back(mapped(slot, roles, invented));
-    if (role == Role::kEmbedding && traits.embedding_scale != 1 && !moe_family(plan.to).has_multipliers)
-      tensor.origin = Origin::kEmbeddings;
-    if (families::is_norm(role) && row.norms_add_one && tensor.origin == Origin::kCopy)
-      tensor.origin = Origin::kPlusOne;
+    if (role == Role::kEmbedding && detail::folds_embedding_scale(dense, family)) tensor.origin = Origin::kEmbeddings;
+    if (families::is_norm(role) && centred && tensor.origin == Origin::kCopy) tensor.origin = Origin::kPlusOne;
   }
   for (std::string& loss : roles.unused(cat(plan.to, " has no place for it"))) out.losses.push_back(std::move(loss));
   add_invented(invented, plan.to, out.losses);
@@ -153,8 +150,7 @@ Mapping map_to_dense(const ModelConfig& moe, std::span<const TensorSlot> slots, 
                                              moe.expert_width, "; a dense model has one width"));
   }
   Mapping out;
-  const detail::Traits traits = detail::traits_of(moe, slots);
-  out.config = read_new_config(detail::dense_config(moe, traits, family, out.losses), family);
+  out.config = read_new_config(detail::dense_config(moe, family, out.losses), family);
 
   Roles roles(slots);
   std::map<Role, std::vector<std::string>> invented;

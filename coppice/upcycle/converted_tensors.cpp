@@ -42,7 +42,7 @@ double expert_factor(const ConversionPlan& plan, Role role) {
 float embedding_factor(int64_t dim, io::Dtype dtype) {
   const auto factor = static_cast<float>(std::sqrt(static_cast<double>(dim)));
   std::array<std::byte, sizeof(float)> bytes;
-  const auto stored = std::span(bytes).first(static_cast<size_t>(io::dtype_bits(dtype)) / 8);
+  const auto stored = std::span(bytes).first(io::dtype_bytes(dtype));
   io::from_f32(dtype, {&factor, 1}, stored);
   float rounded = 0;
   io::to_f32(dtype, stored, {&rounded, 1});
@@ -206,7 +206,7 @@ class Converter : public std::enable_shared_from_this<Converter> {
     const double factor = expert_factor(plan_, role);
     const bool changes = !method_.same_bytes && (child.copy > 0 || plan_.init_all);
     if (!changes && factor == 1 && from.is_contiguous()) {
-      const auto width = static_cast<uint64_t>(io::dtype_bits(dtype)) / 8;
+      const auto width = io::dtype_bytes(dtype);
       return {.bytes = static_cast<uint64_t>(from.rows * from.cols) * width,
               .file = stored.entry.file,
               .offset = stored.entry.info->offset + static_cast<uint64_t>(from.begin) * width,
