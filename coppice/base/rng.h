@@ -7,6 +7,16 @@
 
 namespace coppice {
 
+/// A hash of 64 bits: what the generator SplitMix64 gives at the state `x`.
+///
+/// Source   Steele, Lea, Flood: Fast splittable pseudorandom number generators (OOPSLA 2014).
+inline uint64_t splitmix64(uint64_t x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
 /// Philox4x32-10: four random 32-bit words for a (key, counter) pair.
 ///
 /// Source   Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011); known answers from Random123.

@@ -15,6 +15,7 @@
 #include <limits>
 
 #include "coppice/base/check.h"
+#include "coppice/base/rng.h"
 #include "coppice/kernels/parallel.h"
 #include "coppice/nn/router_detail.h"
 
@@ -26,14 +27,6 @@ using families::GateFunction;
 constexpr int64_t kTokensPerTask = 256;
 constexpr float kTie = 1e-5f;  // of a logit: equal rows give unequal bits in some products
 
-/// Source: the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-uint64_t mixed(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 /// 1 for tokens that choose by lineage, 0 for the others.
 ///
 /// Shapes   returns [T] f32.
@@ -41,7 +34,7 @@ at::Tensor tokens_held(const LineageRouting& lineage, uint64_t first_token, int6
   const auto held_T = at::empty({tokens}, at::kFloat);
   auto* const held = held_T.mutable_data_ptr<float>();
   for (int64_t t = 0; t < tokens; ++t) {
-    const uint64_t hash = mixed(lineage.seed ^ mixed(first_token + static_cast<uint64_t>(t)));
+    const uint64_t hash = splitmix64(lineage.seed ^ splitmix64(first_token + static_cast<uint64_t>(t)));
     held[t] = static_cast<double>(hash >> 11) * 0x1p-53 < lineage.share ? 1.0f : 0.0f;
   }
   return held_T;
@@ -104,12 +97,12 @@ LineageChoice best_children(const at::Tensor& choice_TE, const at::Tensor& logit
   auto* const child = out.child_TL.mutable_data_ptr<int64_t>();
   kernels::parallel_ranges(tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const uint64_t hash = mixed(seed ^ mixed(first_token + static_cast<uint64_t>(t)));
+      const uint64_t hash = splitmix64(seed ^ splitmix64(first_token + static_cast<uint64_t>(t)));
       const float* const row = choice + t * experts;
       for (int64_t l = 0; l < lineages; ++l) {
         const auto& siblings = children[static_cast<size_t>(l)];
         const int64_t best =
-            pick_child(siblings, row, logit + t * experts, bias, mixed(hash + static_cast<uint64_t>(l)));
+            pick_child(siblings, row, logit + t * experts, bias, splitmix64(hash + static_cast<uint64_t>(l)));
         child[t * lineages + l] = best;
         score[t * lineages + l] = row[best];
       }
@@ -151,7 +144,7 @@ Routed route_by_lineage(const at::Tensor& logits_TE, const at::Tensor& selection
   if (selection_bias_E.defined()) choice_TE = choice_TE + selection_bias_E;
 
   const auto best = best_children(choice_TE.contiguous(), logits_TE.detach().contiguous(), selection_bias_E, children,
-                                  lineage.seed ^ mixed(static_cast<uint64_t>(layer)), first_token);
+                                  lineage.seed ^ splitmix64(static_cast<uint64_t>(layer)), first_token);
   out.index_TK = at::gather(best.child_TL, 1, detail::choose(best.score_TL, routing, top_k));
   if (lineage.share < 1) {
     const auto plain_TK = detail::choose(choice_TE, routing, top_k);

@@ -18,6 +18,13 @@ namespace {
 using Words = std::array<uint32_t, 4>;
 
 // The known answers that Random123 publishes (kat_vectors, philox4x32 with 10 rounds).
+TEST(SplitMix64, GivesThePublishedSequence) {  // of the seed 1234567: rosettacode.org
+  constexpr uint64_t kStep = 0x9e3779b97f4a7c15u;
+  EXPECT_EQ(splitmix64(1234567), 6457827717110365317u);
+  EXPECT_EQ(splitmix64(1234567 + kStep), 3203168211198807973u);
+  EXPECT_EQ(splitmix64(1234567 + 2 * kStep), 9817491932198370423u);
+}
+
 TEST(Philox, GivesThePublishedAnswers) {
   EXPECT_EQ(philox4x32({0, 0, 0, 0}, {0, 0}), (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   EXPECT_EQ(philox4x32({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}),
