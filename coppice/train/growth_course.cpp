@@ -20,7 +20,7 @@ void write_growth(const std::filesystem::path& directory, const PlannedGrowth& g
 
 GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start, BalanceKind balance)
     : options_(options), settings_(settings), start_(start) {
-  read_parents();
+  read_lineage();
   Position& position = start_.position;
   if (!start_.resumed) {
     position.growths = 0;  // of this run
@@ -84,7 +84,7 @@ void GrowthCourse::carry_out(const upcycle::GrowthPlan& plan, const std::string&
   grow(start_.model, start_.optimizer, plan);
   auto& lineage = start_.companions.lineage;
   lineage = upcycle::extend_lineage(lineage, plan, "train", source_digest);
-  read_parents();
+  read_lineage();
   start_.position.growths += 1;
   start_.position.grown_at = start_.position.step;
 }
@@ -102,7 +102,15 @@ double GrowthCourse::lineage_share() const {
 }
 
 std::shared_ptr<const nn::LineageRouting> GrowthCourse::lineage_routing() const {
-  return train::lineage_routing(start_.companions.lineage, lineage_share(), options_.seed);
+  const double share = lineage_share();
+  if (share <= 0) return nullptr;
+  if (!routing_) routing_ = train::lineage_routing(start_.companions.lineage, share, options_.seed);
+  if (routing_->share != share) {
+    auto changed = std::make_shared<nn::LineageRouting>(*routing_);
+    changed->share = share;
+    routing_ = std::move(changed);
+  }
+  return routing_;
 }
 
 std::optional<Json> GrowthCourse::lineage() const {
@@ -110,8 +118,9 @@ std::optional<Json> GrowthCourse::lineage() const {
   return lineage ? std::optional(upcycle::with_lineage_share(*lineage, lineage_share())) : std::nullopt;
 }
 
-void GrowthCourse::read_parents() {
+void GrowthCourse::read_lineage() {
   const auto& lineage = start_.companions.lineage;
+  routing_ = nullptr;
   parents_ = lineage ? upcycle::newest_parents(*lineage).value_or(Parents{}) : Parents{};
 }
 

@@ -63,12 +63,13 @@ class GrowthCourse {
  private:
   const GrowthStage* next() const;
   void check_start(BalanceKind balance) const;
-  void read_parents();
+  void read_lineage();
 
   const TrainOptions& options_;
   const RunSettings& settings_;
   Start& start_;
   Parents parents_;
+  mutable std::shared_ptr<const nn::LineageRouting> routing_;  // of the newest growth, with the share last asked for
 };
 
 }  // namespace coppice::train
