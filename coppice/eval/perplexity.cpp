@@ -11,6 +11,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/progress.h"
 #include "coppice/eval/windows_detail.h"
+#include "coppice/nn/token_rows.h"
 
 // B windows of a forward pass, S positions, E experts.
 
@@ -32,9 +33,7 @@ detail::Windows detail::windows_of(const data::TokenFile& tokens, const LossSett
 at::Tensor detail::document_starts(const data::TokenFile& tokens, uint64_t begin, at::IntArrayRef sizes) {
   auto start_BS = at::empty(sizes, at::kLong);
   for (int64_t b = 0; b < sizes[0]; ++b) {
-    const auto offset = b * sizes[1];
-    tokens.document_starts(begin + static_cast<uint64_t>(offset),
-                           {start_BS.mutable_data_ptr<int64_t>() + offset, static_cast<size_t>(sizes[1])});
+    tokens.document_starts(begin + static_cast<uint64_t>(b * sizes[1]), nn::token_row(start_BS, b));
   }
   return start_BS;
 }
@@ -75,17 +74,14 @@ void add_windows(const Model& model, const data::TokenFile& tokens, const Stretc
                  const LossSettings& settings, Sums& sums, TokenLoss& out) {
   const auto& [begin, count, length] = stretch;
   const at::Tensor tokens_BS = at::empty({count, length}, at::kLong), target_BS = at::empty({count, length}, at::kLong);
-  const auto row = [&](const at::Tensor& t, int64_t b) {
-    return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
-  };
   nn::ForwardOptions forward;
   forward.lineage = settings.lineage;
   forward.first_token = begin;
   if (settings.reset_attention) forward.document_start_BS = detail::document_starts(tokens, begin, {count, length});
   for (int64_t b = 0; b < count; ++b) {
     const uint64_t first = begin + static_cast<uint64_t>(b * length);
-    tokens.read(first, row(tokens_BS, b));
-    tokens.read(first + 1, row(target_BS, b));
+    tokens.read(first, nn::token_row(tokens_BS, b));
+    tokens.read(first + 1, nn::token_row(target_BS, b));
   }
   at::Tensor counts_B;
   std::vector<nn::LayerRouting> routing;

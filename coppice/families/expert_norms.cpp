@@ -36,7 +36,7 @@ void add_norms(const ExpertPart& part, int64_t num_experts, ExpertNorms& norms) 
     throw Error(ErrorCode::kShape, cat("'", part.slot->name, "' is ", io::dtype_name(dtype),
                                        "; norms are taken of F32, BF16 and F16 (expand a dequantised checkpoint)"));
   }
-  const auto width = static_cast<size_t>(io::dtype_bits(dtype) / 8);
+  const auto width = io::dtype_bytes(dtype);
   for (const ExpertMatrix& place : expert_matrices(*part.slot, num_experts)) {
     double* const out = member(norms, place.role);
     if (out == nullptr) continue;

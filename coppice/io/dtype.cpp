@@ -106,6 +106,7 @@ bool parse_dtype(std::string_view name, Dtype& out) {
 }
 
 int dtype_bits(Dtype dtype) { return row(dtype).bits; }
+size_t dtype_bytes(Dtype dtype) { return static_cast<size_t>(row(dtype).bits) / 8; }
 
 bool is_float(Dtype dtype) { return dtype == Dtype::kF32 || dtype == Dtype::kBf16 || dtype == Dtype::kF16; }
 
@@ -114,8 +115,7 @@ float f32_from_f16(uint16_t h) { return f16_value(h); }
 
 void to_f32(Dtype from, std::span<const std::byte> in, std::span<float> out) {
   COPPICE_CHECK(is_float(from), dtype_name(from));
-  COPPICE_CHECK(in.size() == out.size() * static_cast<size_t>(dtype_bits(from) / 8), in.size(), " bytes for ",
-                out.size(), " elements");
+  COPPICE_CHECK(in.size() == out.size() * dtype_bytes(from), in.size(), " bytes for ", out.size(), " elements");
   const std::byte* p = in.data();
   float* q = out.data();
   const size_t n = out.size();
@@ -133,8 +133,7 @@ void to_f32(Dtype from, std::span<const std::byte> in, std::span<float> out) {
 
 void from_f32(Dtype to, std::span<const float> in, std::span<std::byte> out) {
   COPPICE_CHECK(is_float(to), dtype_name(to));
-  COPPICE_CHECK(out.size() == in.size() * static_cast<size_t>(dtype_bits(to) / 8), out.size(), " bytes for ", in.size(),
-                " elements");
+  COPPICE_CHECK(out.size() == in.size() * dtype_bytes(to), out.size(), " bytes for ", in.size(), " elements");
   const float* p = in.data();
   std::byte* q = out.data();
   const size_t n = in.size();

@@ -37,6 +37,7 @@ enum class Dtype {
 std::string_view dtype_name(Dtype dtype);             ///< as in the header: "BF16"
 bool parse_dtype(std::string_view name, Dtype& out);  ///< false if unknown
 int dtype_bits(Dtype dtype);                          ///< F4 has 4, F6 6
+size_t dtype_bytes(Dtype dtype);                      ///< of one element; 0 where that is less than a byte
 bool is_float(Dtype dtype);                           ///< F32, BF16 or F16: what `to_f32` takes
 
 /// bf16 bits of `x`, rounded to nearest even by integer arithmetic (the same bits on every processor); NaN stays NaN.

@@ -8,6 +8,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/nn/layered_decoder.h"
+#include "coppice/nn/token_rows.h"
 
 namespace coppice::score {
 
@@ -35,10 +36,8 @@ void Batches::read(const Pass& pass, at::Tensor& tokens_BS, at::Tensor& target_B
   tokens_BS = at::empty({pass.windows, length}, at::kLong);
   target_BS = at::empty({pass.windows, length}, at::kLong);
   for (int64_t b = 0; b < pass.windows; ++b) {
-    const auto row = [&](const at::Tensor& t) {
-      return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
-    };
-    sampler.read(pass.window + static_cast<uint64_t>(b), row(tokens_BS), row(target_BS));
+    const uint64_t window = pass.window + static_cast<uint64_t>(b);
+    sampler.read(window, nn::token_row(tokens_BS, b), nn::token_row(target_BS, b));
   }
 }
 

@@ -70,7 +70,7 @@ void write_weights(const fs::path& directory, const nn::Decoder& model) {
   std::vector<std::byte> bytes;
   model.visit([&](const TensorSlot& slot, std::span<const float> values) {
     const Dtype dtype = families::stored_dtype(slot.role(), dtype_of(model));
-    bytes.resize(values.size() * static_cast<size_t>(io::dtype_bits(dtype)) / 8);
+    bytes.resize(values.size() * io::dtype_bytes(dtype));
     io::from_f32(dtype, values, bytes);
     writers.write(slot.name, bytes);
   });

@@ -8,6 +8,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/nn/token_rows.h"
 
 // B sequences of a micro-batch, S positions, E experts.
 
@@ -37,14 +38,12 @@ MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64
   MicroBatch out{at::empty({count, length}, at::kLong), at::empty({count, length}, at::kLong), {}};
   if (with_starts) out.start_BS = at::empty({count, length}, at::kLong);
   for (int64_t b = 0; b < count; ++b) {
-    const auto row = [&](const at::Tensor& t) {
-      return std::span(t.mutable_data_ptr<int64_t>() + b * length, static_cast<size_t>(length));
-    };
     const uint64_t sample = first_sample + static_cast<uint64_t>(b);
-    sampler.read(sample, row(out.tokens_BS), row(out.target_BS));
-    check_ids(row(out.tokens_BS), sampler, sample, vocab_size);
-    check_ids(row(out.target_BS).last(1), sampler, sample, vocab_size);
-    if (with_starts) sampler.document_starts(sample, row(out.start_BS));
+    const auto tokens = nn::token_row(out.tokens_BS, b), target = nn::token_row(out.target_BS, b);
+    sampler.read(sample, tokens, target);
+    check_ids(tokens, sampler, sample, vocab_size);
+    check_ids(target.last(1), sampler, sample, vocab_size);
+    if (with_starts) sampler.document_starts(sample, nn::token_row(out.start_BS, b));
   }
   return out;
 }

@@ -16,7 +16,7 @@ using families::TensorSlot;
 
 constexpr size_t kBlockBytes = 4096;  // what a disk reads at least
 
-size_t width_of(io::Dtype dtype) { return static_cast<size_t>(io::dtype_bits(dtype)) / 8; }
+size_t width_of(io::Dtype dtype) { return io::dtype_bytes(dtype); }
 
 /// Rows of the matrix are rows of the tensor, perhaps every other one.
 bool lies_in_rows(const ExpertMatrix& place) { return place.col_step == 1 && place.cols > 0; }

@@ -40,17 +40,10 @@ std::vector<uint64_t> sampled_positions(int64_t elements) {
   return positions;
 }
 
-/// Source: the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-uint64_t mixed(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 /// Adds a matrix to the hash of each unit: rows of gate and up, columns of down.
 void hash_units(const ExpertPart& part, const ExpertMatrix& place, std::vector<uint64_t>& hashes) {
   const bool units_are_rows = place.role != Role::kExpertDown;
-  const auto width = static_cast<size_t>(io::dtype_bits(part.entry.info->dtype) / 8);
+  const auto width = io::dtype_bytes(part.entry.info->dtype);
   hashes.resize(static_cast<size_t>(units_are_rows ? place.rows : place.cols), 0);
   const std::byte* const expert = part.data().data();
   for (int64_t row = 0; row < place.rows; ++row) {
@@ -59,7 +52,7 @@ void hash_units(const ExpertPart& part, const ExpertMatrix& place, std::vector<u
       const int64_t at = place.begin + row * place.row_step + col * place.col_step;
       std::memcpy(&value, expert + static_cast<size_t>(at) * width, width);
       uint64_t& hash = hashes[static_cast<size_t>(units_are_rows ? row : col)];
-      hash = mixed(hash + value + 0x9e3779b97f4a7c15u);
+      hash = splitmix64(hash + value);
     }
   }
 }
@@ -90,7 +83,7 @@ std::vector<float> expert_sample(const ExpertParts& parts, int64_t layer, int64_
     // scales of blocks say nothing of the values, and a bias of zeros or of few values little of its parent
     const bool is_matrix = part.slot->role() != Role::kExpertCompanion && !families::is_bias(part.slot->role());
     if (!io::is_float(dtype) || !is_matrix) continue;
-    const auto width = static_cast<uint64_t>(io::dtype_bits(dtype) / 8);
+    const auto width = io::dtype_bytes(dtype);
     const std::span<const std::byte> data = part.data();
     for (const uint64_t position : sampled_positions(static_cast<int64_t>(data.size() / width))) {
       io::to_f32(dtype, data.subspan(position * width, width), {&sample.emplace_back(), 1});
@@ -112,7 +105,7 @@ uint64_t unit_signature(const ExpertParts& parts, int64_t layer, int64_t expert)
     part.release(0, part.slice.bytes);
   }
   uint64_t sum = 0;
-  for (const uint64_t hash : hashes) sum += mixed(hash);
+  for (const uint64_t hash : hashes) sum += splitmix64(hash);
   return sum;
 }
 
@@ -122,7 +115,7 @@ uint64_t value_signature(const ExpertParts& parts, int64_t layer, int64_t expert
   for (const ExpertPart& part : parts.of(layer, expert)) {
     if (families::is_bias(part.slot->role())) continue;
     check_interrupt();
-    const auto width = static_cast<size_t>(io::dtype_bits(part.entry.info->dtype) / 8);
+    const auto width = io::dtype_bytes(part.entry.info->dtype);
     const std::byte* const stored = part.data().data();
     for (const ExpertMatrix& place : families::expert_matrices(*part.slot, num_experts)) {
       const auto salt = static_cast<uint64_t>(place.role) << 56;  // a value may not move to another matrix
@@ -131,7 +124,7 @@ uint64_t value_signature(const ExpertParts& parts, int64_t layer, int64_t expert
           uint64_t value = 0;
           const int64_t at = place.begin + row * place.row_step + col * place.col_step;
           std::memcpy(&value, stored + static_cast<size_t>(at) * width, width);
-          sum += mixed(salt + value + 0x9e3779b97f4a7c15u);
+          sum += splitmix64(salt + value);
         }
       }
     }

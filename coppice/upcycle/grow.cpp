@@ -53,7 +53,7 @@ void check_is_float(io::Dtype dtype, std::string_view what) {
 std::vector<float> widen(const MatrixBytes& matrix, std::string_view what) {
   check_is_float(matrix.dtype, what);
   std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.cols));
-  COPPICE_CHECK(matrix.bytes.size() == values.size() * static_cast<size_t>(io::dtype_bits(matrix.dtype)) / 8);
+  COPPICE_CHECK(matrix.bytes.size() == values.size() * io::dtype_bytes(matrix.dtype));
   io::to_f32(matrix.dtype, matrix.bytes, values);
   return values;
 }
@@ -140,7 +140,7 @@ MatrixRows rows_of(const MatrixBytes& matrix, Role role) {
 }
 
 void round_rows(const MatrixRows& matrix, io::Dtype dtype, std::span<std::byte> out) {
-  const size_t width = static_cast<size_t>(io::dtype_bits(dtype)) / 8;
+  const size_t width = io::dtype_bytes(dtype);
   COPPICE_CHECK(out.size() == static_cast<size_t>(matrix.rows * matrix.cols) * width);
   matrix.for_each_block([&](int64_t first, std::span<const float> rows) {
     io::from_f32(dtype, rows, out.subspan(static_cast<size_t>(first * matrix.cols) * width, rows.size() * width));

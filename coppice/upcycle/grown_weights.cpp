@@ -79,7 +79,7 @@ OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const Tensor
       SourceMatrices sources;
       const Checkpoint::Entry entry = best_values(model, state, slot.name);
       sources.hold(entry);
-      const auto width = static_cast<size_t>(io::dtype_bits(entry.info->dtype) / 8);
+      const auto width = io::dtype_bytes(entry.info->dtype);
       const MatrixBytes before{entry.info->dtype, plan.experts_before, cols,
                                entry.data().first(static_cast<size_t>(plan.experts_before * cols) * width)};
       const bool has_bias = model.config.routing.has_router_bias;

@@ -195,7 +195,7 @@ struct Grower {
       const auto matrix_of = [&](const Checkpoint::Entry& entry, const families::ExpertMatrix& place, uint32_t expert) {
         held.hold(entry);
         const auto slice = families::expert_slice(before, entry.info->bytes, plan.experts_before, expert);
-        const auto width = static_cast<size_t>(io::dtype_bits(entry.info->dtype) / 8);
+        const auto width = io::dtype_bytes(entry.info->dtype);
         auto& matrix = gathered.emplace_back(static_cast<size_t>(place.rows * place.cols) * width);
         families::gather(place, width, entry.data().subspan(slice.offset, slice.bytes), matrix);
         return MatrixBytes{entry.info->dtype, place.rows, place.cols, matrix};
