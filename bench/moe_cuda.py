@@ -41,7 +41,7 @@ def product_rate(n: int = 8192) -> float:
 
 
 def transformers_layer(implementation: str, tokens: int, dim: int, experts: int, top_k: int, width: int, device: str = "cuda"):
-    """One step of forward and backward of transformers' experts."""
+    """Forward of transformers' experts, and one step of forward and backward."""
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeConfig, Qwen3MoeExperts
     config = Qwen3MoeConfig(hidden_size=dim, moe_intermediate_size=width, num_experts=experts, num_experts_per_tok=top_k)
     config._experts_implementation = implementation
@@ -53,14 +53,17 @@ def transformers_layer(implementation: str, tokens: int, dim: int, experts: int,
     index = torch.rand(tokens, experts, device=device).argsort(1)[:, :top_k].contiguous()
     grad = torch.randn_like(x)
     leaves = [x, gates, *layer.parameters()]
-    return lambda: torch.autograd.grad(layer(x, index, gates.to(x.dtype)), leaves, grad)
+    def forward():
+        return layer(x, index, gates.to(x.dtype))
+
+    return forward, lambda: torch.autograd.grad(forward(), leaves, grad)
 
 
 def measure_transformers(implementation: str, sizes: list[int]) -> dict:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:
-        seconds = median_seconds(transformers_layer(implementation, *sizes))
+        seconds = median_seconds(transformers_layer(implementation, *sizes)[1])
     except torch.OutOfMemoryError:
         return {"failed": "out of memory"}
     return {"seconds": seconds, "peak_bytes": torch.cuda.max_memory_allocated()}

@@ -1,11 +1,13 @@
 // moe_layer TOKENS DIM EXPERTS TOP_K WIDTH fast|reference [cpu|cuda]: forward and backward of one MoE layer in bf16 on random
-// tokens and random experts; prints {"seconds": median of the repeats, "peak_bytes": of device memory}. bench/moe_cuda.py
-// runs it beside the peers.
+// tokens and random experts; prints {"seconds": median of the repeats, "kept_bytes": what the forward pass leaves in memory for
+// the backward pass, its output apart, "peak_bytes": of device memory}. bench/moe_cuda.py and moe_memory.py run it beside
+// the peers.
 
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
+#include <malloc.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -40,16 +42,27 @@ struct Layer {
     index = at::rand({tokens, experts}, f32).argsort(int64_t{1}).narrow(1, 0, top_k).contiguous();
     grad = at::randn({tokens, dim}, bf16);
   }
-  void step(kernels::MoeKernel kernel) const {
-    const auto y = kernels::moe_experts(leaves[0], leaves[1], leaves[2], index, leaves[3], kernel);
-    (void)torch::autograd::grad({y}, leaves, {grad});
+  at::Tensor forward(kernels::MoeKernel kernel) const {
+    return kernels::moe_experts(leaves[0], leaves[1], leaves[2], index, leaves[3], kernel);
   }
+  void step(kernels::MoeKernel kernel) const { (void)torch::autograd::grad({forward(kernel)}, leaves, {grad}); }
 };
 
-int64_t peak_bytes() {
+c10::CachingAllocator::Stat device_bytes() {
   return at::accelerator::getDeviceStats(0)
-      .allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)]
-      .peak;
+      .allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+}
+
+size_t bytes_in_use(bool on_gpu) {
+  if (on_gpu) return static_cast<size_t>(device_bytes().current);
+  const struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
+
+size_t kept_bytes(const Layer& layer, kernels::MoeKernel kernel, bool on_gpu) {
+  const size_t before = bytes_in_use(on_gpu);
+  const at::Tensor y_TD = layer.forward(kernel);
+  return bytes_in_use(on_gpu) - before - y_TD.nbytes();
 }
 
 void run(std::span<char*> args) {
@@ -77,7 +90,8 @@ void run(std::span<char*> args) {
     if (i >= kWarmUp) seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
   }
   std::ranges::sort(seconds);
-  std::cout << cat("{\"seconds\": ", seconds[kRepeats / 2], ", \"peak_bytes\": ", on_gpu ? peak_bytes() : 0, "}\n");
+  std::cout << cat("{\"seconds\": ", seconds[kRepeats / 2], ", \"kept_bytes\": ", kept_bytes(layer, kernel, on_gpu),
+                   ", \"peak_bytes\": ", on_gpu ? device_bytes().peak : 0, "}\n");
 }
 
 }  // namespace
