@@ -13,7 +13,8 @@ int refuse(std::span<const std::string_view>) {
               "this is the core build, without the training engine; build the full one with `make build`");
 }
 
-constexpr Command kScore{"score", kNotHere, refuse}, kTrain{"train", kNotHere, refuse};
+constexpr Command kCluster{"cluster", kNotHere, refuse}, kScore{"score", kNotHere, refuse},
+    kTrain{"train", kNotHere, refuse};
 constexpr Command kEval{"eval", kNotHere, refuse}, kDemo{"demo", kNotHere, refuse};
 
 }  // namespace
@@ -21,7 +22,7 @@ constexpr Command kEval{"eval", kNotHere, refuse}, kDemo{"demo", kNotHere, refus
 extern const Command kInspect, kPlan, kExpand, kConvert, kVerify, kTokenize, kReport, kList;
 
 std::span<const Command* const> commands() {
-  static constexpr std::array kCommands = {&kInspect,  &kPlan,  &kScore, &kExpand, &kConvert, &kVerify,
+  static constexpr std::array kCommands = {&kInspect,  &kPlan,  &kScore, &kExpand, &kConvert, &kCluster, &kVerify,
                                            &kTokenize, &kTrain, &kEval,  &kReport, &kDemo,    &kList};
   return kCommands;
 }

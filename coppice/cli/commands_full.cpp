@@ -4,11 +4,11 @@
 
 namespace coppice::cli {
 
-extern const Command kInspect, kPlan, kScore, kExpand, kConvert, kVerify, kTokenize, kTrain, kEval, kReport, kDemo,
-    kList;
+extern const Command kInspect, kPlan, kScore, kExpand, kConvert, kCluster, kVerify, kTokenize, kTrain, kEval, kReport,
+    kDemo, kList;
 
 std::span<const Command* const> commands() {
-  static constexpr std::array kCommands = {&kInspect,  &kPlan,  &kScore, &kExpand, &kConvert, &kVerify,
+  static constexpr std::array kCommands = {&kInspect,  &kPlan,  &kScore, &kExpand, &kConvert, &kCluster, &kVerify,
                                            &kTokenize, &kTrain, &kEval,  &kReport, &kDemo,    &kList};
   return kCommands;
 }

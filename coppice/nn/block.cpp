@@ -107,6 +107,7 @@ BlockOutput run_block(const BlockContext& context, const LayerWeights& weights, 
   const auto middle_TD =
       x_TD + added(attend_to(context, weights, kernels::rms_norm(x_TD, weights[Role::kInputNorm], config.rms_eps)));
   const auto normed_TD = kernels::rms_norm(middle_TD, weights[Role::kPostAttentionNorm], config.rms_eps);
+  if (context.visit_feed_forward) context.visit_feed_forward(context.layer, normed_TD);
   BlockOutput out;
   if (config.moe_layer[context.layer]) {
     experts(context, weights, normed_TD, out, routing);

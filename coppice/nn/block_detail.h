@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <functional>
 
 #include "coppice/families/model_config.h"
 #include "coppice/nn/decoder.h"
@@ -36,6 +37,7 @@ struct BlockContext {
   bool keep_routing = false, with_aux_loss = false, with_z_loss = false, with_output_sq = false;
   std::shared_ptr<const LineageRouting> lineage;  ///< null: plain top-K
   uint64_t first_token = 0;                       ///< number of token 0 in the run
+  std::function<void(int64_t layer, const at::Tensor& x_TD)> visit_feed_forward;
 };
 
 /// Differentiable outputs; the last two undefined unless asked for.

@@ -129,7 +129,8 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
                                .with_z_loss = options.z_loss_coef != 0,
                                .with_output_sq = options.with_output_sq,
                                .lineage = options.lineage,
-                               .first_token = options.first_token};
+                               .first_token = options.first_token,
+                               .visit_feed_forward = options.visit_feed_forward};
   detail::set_rotary_angles(context);
   const bool recompute = options.recompute && at::GradMode::is_enabled();
 

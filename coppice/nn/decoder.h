@@ -48,6 +48,8 @@ struct ForwardOptions {
   /// Where in its sequence the document of each token starts, int64, rising: no token sees beyond it, and positions count
   /// from it. Undefined: a sequence is one document.
   at::Tensor document_start_BS;
+  /// Called with what enters the feed-forward part of each layer, [T, D].
+  std::function<void(int64_t layer, const at::Tensor& x_TD)> visit_feed_forward;
 };
 
 struct LossOutput {

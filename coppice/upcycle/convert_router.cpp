@@ -58,7 +58,7 @@ constexpr std::array kRouters = {
               .row = nullptr,
               .logit_std = nullptr,
               .params = {},
-              .summary = "from the file of --router-rows: centroids of the layer's inputs, say",
+              .summary = "from the file of --router-rows: clusters of the layer's inputs by `coppice cluster`, say",
               .source = {}},
 };
 

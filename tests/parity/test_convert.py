@@ -5,12 +5,13 @@ import itertools
 import json
 import os
 import pathlib
+import struct
 import subprocess
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -58,6 +59,12 @@ def convert(*arguments):
     checked = coppice("verify", *parents, out)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     return told
+
+
+def write_tokens(prefix, ids):
+    """A Megatron indexed data set of one document."""
+    pathlib.Path(f"{prefix}.bin").write_bytes(struct.pack(f"<{len(ids)}H", *ids))
+    pathlib.Path(f"{prefix}.idx").write_bytes(b"MMIDIDX\x00\x00" + struct.pack("<QBQQiqqq", 1, 8, 1, 2, len(ids), 0, 0, 1))
 
 
 def load(directory):
@@ -237,6 +244,32 @@ def test_rows_of_a_file_become_the_router(tmp_path):
     after = read(tmp_path / "out")
     for layer in range(3):
         assert torch.equal(after[f"model.layers.{layer}.block_sparse_moe.gate.weight"], rows[f"router.{layer}"].repeat_interleave(2, 0))
+    assert difference(logits(source), logits(load(tmp_path / "out"))) < TOLERANCE
+
+
+def test_clusters_of_its_own_tokens_become_the_router(tmp_path):
+    """The rows order each token's experts as the centres of what transformers computes before the feed-forward layer do."""
+    source = make_dense(tmp_path / "m", "mistral")
+    ids = torch.randint(0, source.config.vocab_size, (8, 32), generator=torch.Generator().manual_seed(5))
+    write_tokens(tmp_path / "t", [*ids.flatten().tolist(), 0])
+    rows = tmp_path / "rows.safetensors"
+    done = coppice("cluster", tmp_path / "m", tmp_path / "t", "--clusters", 4, "--tokens", 256, "--sequence-length", 32, "--out", rows, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    inputs = {}
+    for layer, block in enumerate(source.model.layers):
+        block.mlp.register_forward_pre_hook(lambda _, given, layer=layer: inputs.__setitem__(layer, given[0].detach().flatten(0, 1)))
+    with torch.no_grad():
+        source(ids)
+    for layer, x in inputs.items():
+        row = load_file(rows)[f"router.{layer}"]
+        assert row.shape == (4, 32) and row.mean(0).abs().max() < 1e-5
+        logits_of_rows = x @ row.T
+        counts = torch.bincount(logits_of_rows.argmax(1), minlength=4).tolist()
+        assert counts == told["layers"][layer]["sizes"], "rows choose the cluster that a token is in"
+        random = (0.02**2 * x.square().sum(1)).mean()
+        assert logits_of_rows.var(1, unbiased=False).mean().item() == pytest.approx(random.item(), rel=1e-3)
+    convert(tmp_path / "m", tmp_path / "out", "--experts", 8, "--granularity", 2, "--scale", "down", "--router-rows", rows)
     assert difference(logits(source), logits(load(tmp_path / "out"))) < TOLERANCE
 
 

@@ -1,0 +1,113 @@
+#include <algorithm>
+#include <iostream>
+#include <optional>
+#include <vector>
+
+#include "coppice/base/error.h"
+#include "coppice/base/options.h"
+#include "coppice/base/text.h"
+#include "coppice/cli/command.h"
+#include "coppice/cli/threads.h"
+#include "coppice/data/tokenizer.h"
+#include "coppice/report/html.h"
+#include "coppice/score/router_rows.h"
+
+namespace coppice::cli {
+namespace {
+
+constexpr std::string_view kSummary = "router rows for `convert`: k-means of what enters each feed-forward layer";
+
+struct ClusterOptions {
+  std::filesystem::path model;
+  std::vector<std::filesystem::path> tokens;
+  std::filesystem::path out;
+  int64_t clusters = 8;
+  uint64_t tokens_used = 16384, seed = 0;
+  int64_t sequence_length = 256;
+  double std = 0.02;
+  std::string dtype = "f32";
+  std::optional<uint64_t> threads;
+  bool json = false;
+
+  static constexpr auto fields() {
+    using O = ClusterOptions;
+    return std::tuple{operand("MODEL", &O::model, "dense model in Hugging Face format"),
+                      operand("TOKENS", &O::tokens, "token files (.bin/.idx prefixes) to calibrate on"),
+                      field("out", &O::out, "the rows, for `coppice convert --router-rows`; replaced if it exists"),
+                      field("clusters", &O::clusters,
+                            "rows of a router: as many as virtual groups, experts / granularity, or as experts"),
+                      field("tokens", &O::tokens_used, "tokens to cluster"),
+                      field("sequence-length", &O::sequence_length, "tokens a window"),
+                      field("std", &O::std, "logits spread as those of random rows of this standard deviation"),
+                      field("seed", &O::seed, "of the choice of windows and of the first centres"),
+                      field("dtype", &O::dtype, "compute: f32 or bf16"),
+                      field("threads", &O::threads, "CPU threads (default: all cores)"),
+                      field("json", &O::json, kJsonHelp)};
+  }
+};
+
+Json to_json(const ClusterOptions& o, const std::vector<score::LayerClusters>& layers) {
+  Json json = Json::object();
+  json["out"] = o.out.string();
+  json["tokens"] = o.tokens_used;
+  json["layers"] = Json::array();
+  for (const auto& layer : layers) {
+    Json row = Json::object();
+    row["sizes"] = Json::array_of(layer.clusters.sizes);
+    row["cosine"] = layer.clusters.cosine;
+    json["layers"].push_back(std::move(row));
+  }
+  return json;
+}
+
+void print(const ClusterOptions& o, const std::vector<score::LayerClusters>& layers) {
+  const auto share = [&](int64_t size) {
+    return cat(fixed_text(100 * static_cast<double>(size) / static_cast<double>(o.tokens_used), 1), " %");
+  };
+  report::Table table{{"layer", "largest cluster", "smallest", "cosine with the centre"}, {}};
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto [least, most] = std::ranges::minmax(layers[i].clusters.sizes);
+    table.rows.push_back({cat(i), share(most), share(least), fixed_text(layers[i].clusters.cosine, 3)});
+  }
+  std::cout << cat("wrote ", o.out, ": ", layers.size(), " layers of ", o.clusters, " rows over ", o.tokens_used,
+                   " tokens\n\n", report::text_table(table));
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto o = parse<ClusterOptions>("cluster", kSummary, args);
+  if (o.out.empty()) {
+    throw Error(ErrorCode::kUsage, "out: not given; wanted the file to write, such as --out rows.safetensors");
+  }
+  if (o.dtype != "f32" && o.dtype != "bf16") {
+    throw Error(ErrorCode::kUsage, cat("dtype: '", o.dtype, "'; wanted f32 or bf16"));
+  }
+  use_threads(o.threads);
+  const auto model = families::open_model(o.model);
+  std::vector<data::TokenFile> files;
+  const std::string digest = data::tokenizer_digest(o.model);
+  for (const auto& path : o.tokens) {
+    files.push_back(data::TokenFile::open(path));
+    files.back().check_vocabulary(model.config.vocab_size, digest);
+  }
+  const auto layers = score::cluster_inputs(model, files,
+                                            {.clusters = o.clusters,
+                                             .tokens = o.tokens_used,
+                                             .sequence_length = o.sequence_length,
+                                             .std = o.std,
+                                             .seed = o.seed,
+                                             .f32 = o.dtype == "f32"});
+  score::write_router_rows(o.out, layers);
+  if (o.json) {
+    std::cout << to_json(o, layers).dump(2) << "\n";
+  } else {
+    print(o, layers);
+  }
+  return 0;
+}
+
+}  // namespace
+
+extern const Command kCluster;
+const Command kCluster{"cluster", kSummary, run};
+
+}  // namespace coppice::cli

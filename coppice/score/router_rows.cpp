@@ -1,0 +1,118 @@
+#include "coppice/score/router_rows.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+
+#include <cmath>
+
+#include "coppice/base/error.h"
+#include "coppice/base/interrupt.h"
+#include "coppice/base/progress.h"
+#include "coppice/base/text.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/io/safetensors.h"
+#include "coppice/nn/border.h"
+#include "coppice/nn/layered_decoder.h"
+#include "coppice/score/batches.h"
+
+// T tokens, D model dimension, G clusters.
+
+namespace coppice::score {
+namespace {
+
+void check(const families::Model& model, const RouterRowSettings& s) {
+  const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
+  if (model.config.is_moe()) {
+    throw Error(ErrorCode::kUnsupported,
+                cat(model.checkpoint.directory(), ": a ", model.config.family->model_type,
+                    " model has routers already; wanted a dense model that `coppice convert` takes"));
+  }
+  const auto length = static_cast<uint64_t>(s.sequence_length);
+  if (s.sequence_length < 1 || s.sequence_length > model.config.max_positions) {
+    refuse(cat("sequence-length: ", s.sequence_length, "; wanted 1 to the model's ", model.config.max_positions));
+  }
+  if (s.tokens == 0 || s.tokens % length != 0) {
+    refuse(cat("tokens: ", s.tokens, "; wanted a multiple of the sequence length, ", length));
+  }
+  if (s.clusters < 2 || static_cast<uint64_t>(s.clusters) > s.tokens) {
+    refuse(cat("clusters: ", s.clusters, "; wanted 2 to the number of tokens, ", s.tokens));
+  }
+  if (!(s.std > 0) || !std::isfinite(s.std)) refuse(cat("std: ", s.std, "; wanted a number above 0"));
+}
+
+/// The centres less their mean, so long that over the experts the logits of x vary as those of rows of N(0, std).
+at::Tensor rows_of(const at::Tensor& x_TD, const at::Tensor& centre_GD, double std) {
+  const auto row_GD = centre_GD - centre_GD.mean(0, true);
+  const double logits = at::mm(x_TD, row_GD.t()).var(1, false).sum(at::kDouble).item<double>();
+  const double random = std * std * x_TD.square().sum(at::kDouble).item<double>();
+  return logits > 0 ? row_GD * std::sqrt(random / logits) : row_GD;
+}
+
+}  // namespace
+
+std::vector<LayerClusters> cluster_inputs(const families::Model& model, const std::vector<data::TokenFile>& tokens,
+                                          const RouterRowSettings& settings) {
+  check(model, settings);
+  const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
+  const auto total = static_cast<int64_t>(settings.tokens);
+  const Batches batches{sampler, 0, 1, total / settings.sequence_length};
+  const nn::LayeredDecoder decoder(model, settings.f32 ? nn::ComputeDtype::kF32 : nn::ComputeDtype::kBf16);
+  const at::NoGradGuard no_grad;
+  const auto passes = batches.passes();
+  std::vector<at::Tensor> x_TD;  // of each pass: what enters the present layer
+  nn::at_border([&] {
+    const auto embedding = decoder.load_embedding();
+    for (const Pass& pass : passes) {
+      at::Tensor tokens_BS, target_BS;
+      batches.read(pass, tokens_BS, target_BS);
+      x_TD.push_back(embedding.embed(tokens_BS));
+    }
+  });
+  std::vector<LayerClusters> out;
+  const auto input_TD = at::empty({total, model.config.model_dim}, at::kFloat);
+  Progress progress("cluster", settings.tokens * static_cast<uint64_t>(model.config.num_layers), ProgressUnit::kTokens);
+  for (int64_t layer = 0; layer < model.config.num_layers; ++layer) {
+    nn::at_border([&] {
+      const auto loaded = decoder.load_layers(layer, layer + 1);
+      for (size_t p = 0; p < passes.size(); ++p) {
+        check_interrupt();
+        nn::ForwardOptions forward;
+        forward.visit_feed_forward = [&](int64_t, const at::Tensor& normed_TD) {
+          input_TD.narrow(0, passes[p].row, normed_TD.size(0)).copy_(normed_TD);
+        };
+        x_TD[p] = loaded.run(x_TD[p], settings.sequence_length, forward);
+      }
+      if (!input_TD.isfinite().all().item<bool>()) {
+        throw Error(ErrorCode::kNonFinite,
+                    cat(model.checkpoint.directory(), ": NaN or infinity enters the feed-forward ", "part of layer ",
+                        layer, "; wanted a model that computes finite numbers"));
+      }
+      auto clusters =
+          spherical_k_means(input_TD, {.clusters = settings.clusters, .seed = settings.seed, .stream = layer});
+      const auto row_GD = rows_of(input_TD, clusters.centre_GD, settings.std);
+      out.push_back({row_GD, std::move(clusters)});
+    });
+    progress.advance(settings.tokens);
+  }
+  return out;
+}
+
+void write_router_rows(const std::filesystem::path& path, const std::vector<LayerClusters>& layers) {
+  std::vector<io::TensorInfo> tensors;
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    io::TensorInfo info;
+    info.name = cat("router.", layer);
+    info.dtype = io::Dtype::kF32;
+    info.shape = layers[layer].row_GD.sizes().vec();
+    tensors.push_back(std::move(info));
+  }
+  std::string file = io::lay_out(path, std::move(tensors)).header;
+  for (const LayerClusters& layer : layers) {
+    const auto rows = layer.row_GD.contiguous();
+    file.append(static_cast<const char*>(rows.const_data_ptr()), rows.nbytes());
+  }
+  io::write_file_atomically(path, file);
+}
+
+}  // namespace coppice::score

@@ -1,0 +1,88 @@
+#include "coppice/score/spherical_k_means.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/maximum.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/mv.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+
+#include "coppice/base/check.h"
+#include "coppice/base/interrupt.h"
+#include "coppice/base/rng.h"
+
+namespace coppice::score {
+namespace {
+
+constexpr float kLeastLength = 1e-20f;
+
+at::Tensor of_length_one(const at::Tensor& x_ND) {
+  return x_ND / at::linalg_vector_norm(x_ND, 2, {1}, true).clamp_min(kLeastLength);
+}
+
+/// The row that a uniform draw falls on, rows being as wide as their weights.
+int64_t draw(const at::Tensor& weight_T, double uniform) {
+  const auto sum_T = weight_T.to(at::kDouble).cumsum(0);
+  const auto* const begin = sum_T.const_data_ptr<double>();
+  const auto* const end = begin + sum_T.numel();
+  return std::min(std::upper_bound(begin, end, uniform * end[-1]) - begin, sum_T.numel() - 1);
+}
+
+at::Tensor first_centres(const at::Tensor& unit_TD, const ClusterSettings& settings) {
+  const Rng rng({.seed = settings.seed, .layer = static_cast<uint32_t>(settings.stream)});
+  const auto centre_GD = at::empty({settings.clusters, unit_TD.size(1)}, unit_TD.options());
+  int64_t row = static_cast<int64_t>(rng.below(0, static_cast<uint64_t>(unit_TD.size(0))));
+  at::Tensor nearest_T;
+  for (int64_t g = 0; g < settings.clusters; ++g) {
+    check_interrupt();
+    centre_GD[g].copy_(unit_TD[row]);
+    const auto cosine_T = at::mv(unit_TD, centre_GD[g]);
+    nearest_T = g == 0 ? cosine_T : at::maximum(nearest_T, cosine_T);
+    row = draw((1 - nearest_T).clamp_min(0), rng.uniform(static_cast<uint64_t>(g) + 1));
+  }
+  return centre_GD;
+}
+
+/// Gives each cluster without rows the row that is farthest from its centre.
+void fill_empty(std::vector<int64_t>& sizes, const at::Tensor& index_T, const at::Tensor& cosine_T) {
+  auto* const index = index_T.mutable_data_ptr<int64_t>();
+  auto* const cosine = cosine_T.mutable_data_ptr<float>();
+  for (size_t g = 0; g < sizes.size(); ++g) {
+    if (sizes[g] > 0) continue;
+    int64_t farthest = -1;
+    for (int64_t t = 0; t < index_T.numel(); ++t) {
+      const bool can_leave = sizes[static_cast<size_t>(index[t])] > 1;
+      if (can_leave && (farthest < 0 || cosine[t] < cosine[farthest])) farthest = t;
+    }
+    --sizes[static_cast<size_t>(index[farthest])];
+    index[farthest] = static_cast<int64_t>(g);
+    cosine[farthest] = 1;
+    sizes[g] = 1;
+  }
+}
+
+}  // namespace
+
+Clusters spherical_k_means(const at::Tensor& x_TD, const ClusterSettings& settings) {
+  COPPICE_CHECK(settings.clusters >= 1 && settings.clusters <= x_TD.size(0), settings.clusters, " of ", x_TD.size(0));
+  const auto unit_TD = of_length_one(x_TD);
+  Clusters out{.centre_GD = first_centres(unit_TD, settings), .sizes = {}};
+  at::Tensor before_T;
+  for (int64_t step = 0; step < settings.steps; ++step) {
+    check_interrupt();
+    const auto [cosine_T, index_T] = at::mm(unit_TD, out.centre_GD.t()).max(1);
+    out.cosine = cosine_T.mean().item<double>();
+    out.sizes.assign(static_cast<size_t>(settings.clusters), 0);
+    for (int64_t t = 0; t < index_T.numel(); ++t)
+      ++out.sizes[static_cast<size_t>(index_T.const_data_ptr<int64_t>()[t])];
+    fill_empty(out.sizes, index_T, cosine_T);
+    if (step + 1 == settings.steps || (before_T.defined() && before_T.equal(index_T))) break;
+    before_T = index_T;
+    out.centre_GD = of_length_one(at::zeros_like(out.centre_GD).index_add_(0, index_T, unit_TD));
+  }
+  return out;
+}
+
+}  // namespace coppice::score

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace coppice::score {
+
+/// Directions that rows gather around.
+struct Clusters {
+  at::Tensor centre_GD;        ///< f32, of length 1; a row belongs to the centre of its largest dot product
+  std::vector<int64_t> sizes;  ///< [G] rows
+  double cosine = 0;           ///< mean of each row and its centre
+};
+
+struct ClusterSettings {
+  int64_t clusters = 0;  ///< G, at most the number of rows
+  int64_t steps = 50;    ///< at most, the first centres counted; fewer if no row changes its cluster any more
+  uint64_t seed = 0;
+  int64_t stream = 0;  ///< of random numbers under that seed
+};
+
+/// k-means by angle: first centres as in k-means++, then Lloyd's steps. A cluster that becomes empty starts anew at the
+/// row that is farthest from its centre.
+///
+/// Shapes   x_TD f32; rows of zeros belong to the first cluster.
+/// Memory   about twice x.
+/// Source   Dhillon & Modha, Concept decompositions for large sparse text data using clustering (2001); Arthur &
+///          Vassilvitskii, k-means++ (SODA 2007).
+Clusters spherical_k_means(const at::Tensor& x_TD, const ClusterSettings& settings);
+
+}  // namespace coppice::score

@@ -1,0 +1,74 @@
+"""`coppice cluster` as a user meets it; what it computes is in tests/parity/test_convert.py."""
+
+import os
+import pathlib
+import struct
+import subprocess
+
+import pytest
+
+BUILD = pathlib.Path(os.environ.get("COPPICE_BUILD", pathlib.Path(__file__).resolve().parents[2] / "build" / "release"))
+
+
+def coppice(*arguments):
+    return subprocess.run([BUILD / "coppice", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cluster")
+    for family in ("llama", "mixtral"):
+        subprocess.run([BUILD / "tests" / "families_generate", directory / family, family, "BF16", "vocab_size=96"], check=True, capture_output=True)
+    for name, ids in {"t": [i * 7 % 96 for i in range(600)], "large": [95, 96] * 200}.items():
+        (directory / f"{name}.bin").write_bytes(struct.pack(f"<{len(ids)}H", *ids))
+        (directory / f"{name}.idx").write_bytes(b"MMIDIDX\x00\x00" + struct.pack("<QBQQiqqq", 1, 8, 1, 2, len(ids), 0, 0, 1))
+    return directory
+
+
+def cluster(files, *arguments, model="llama", tokens="t"):
+    given = {"--tokens": 512, "--sequence-length": 16, **dict(zip(arguments[::2], arguments[1::2]))}
+    return coppice("cluster", files / model, files / tokens, *[word for pair in given.items() for word in pair])
+
+
+def test_writes_rows_that_convert_takes_and_says_how_even_they_are(files, tmp_path):
+    done = cluster(files, "--clusters", 4, "--out", tmp_path / "rows.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "layers of 4 rows over 512 tokens" in done.stdout and "largest cluster" in done.stdout
+    made = coppice("convert", files / "llama", tmp_path / "out", "--experts", 4, "--top-k", 2, "--router-rows", tmp_path / "rows.safetensors")
+    assert made.returncode == 0, made.stderr
+    assert coppice("verify", files / "llama", tmp_path / "out").returncode == 0
+
+
+def test_the_bytes_depend_on_the_seed_and_not_on_threads(files, tmp_path):
+    for name, arguments in {"a": [], "b": ["--threads", 1], "c": ["--threads", 3], "d": ["--seed", 1]}.items():
+        done = cluster(files, "--clusters", 4, "--out", tmp_path / name, *arguments)
+        assert done.returncode == 0, done.stderr
+    a, b, c, d = [(tmp_path / name).read_bytes() for name in "abcd"]
+    assert a == b == c and a != d
+
+
+@pytest.mark.parametrize("arguments, settings, status, words", [
+    ([], {"model": "mixtral"}, 3, ["mixtral", "routers already"]),
+    (["--clusters", 1], {}, 2, ["clusters: 1", "2 to the number of tokens"]),
+    (["--clusters", 513], {}, 2, ["clusters: 513"]),
+    (["--tokens", 500], {}, 2, ["tokens: 500", "multiple"]),
+    (["--sequence-length", 0], {}, 2, ["sequence-length: 0"]),
+    (["--std", 0], {}, 2, ["std: 0"]),
+    (["--dtype", "f16"], {}, 2, ["dtype: 'f16'", "f32 or bf16"]),
+    ([], {"tokens": "large"}, 3, ["96"]),
+    ([], {"tokens": "none"}, 3, ["none"]),
+])
+def test_bad_input_is_said_and_leaves_what_was_there(files, tmp_path, arguments, settings, status, words):
+    (tmp_path / "rows").write_text("mine")
+    done = cluster(files, "--out", tmp_path / "rows", *arguments, **settings)
+    assert done.returncode == status, (done.returncode, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("coppice: error: ")]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+    assert (tmp_path / "rows").read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["rows"]
+
+
+def test_wants_to_know_where_to_write(files):
+    done = cluster(files)
+    assert done.returncode == 2 and "--out" in done.stderr
