@@ -6,7 +6,9 @@
 #include "coppice/base/log.h"
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
+#include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/function_change.h"
 #include "coppice/cli/given_family.h"
 #include "coppice/cli/thread_count.h"
 #include "coppice/families/match.h"
@@ -25,6 +27,10 @@ constexpr size_t kProblemsShown = 20;
 struct VerifyOptions {
   std::vector<std::filesystem::path> before;
   std::filesystem::path after;
+  std::optional<std::filesystem::path> function;
+  std::optional<uint64_t> max_tokens;
+  std::optional<int64_t> sequence_length;
+  std::optional<ByteCount> max_memory;
   std::optional<uint64_t> threads;
   std::optional<std::filesystem::path> family_file;
   bool json = false;
@@ -34,8 +40,16 @@ struct VerifyOptions {
     return std::tuple{
         operand("BEFORE", &O::before, "model directory that was grown or converted, or the several that were"),
         operand("AFTER", &O::after, "model directory that came out"),
+        field("function", &O::function,
+              "token file to run both models on (its .bin/.idx prefix): how far losses and logits moved, ties, parents "
+              "a token"),
+        field("max-tokens", &O::max_tokens, "with --function: its first so many tokens (default: 16384; 0: all)"),
+        field("sequence-length", &O::sequence_length, "with --function: tokens a window (default: 256)"),
+        field("max-memory", &O::max_memory,
+              "with --function: for both models, such as 8GiB (default: half of the machine's)"),
         field("threads", &O::threads, "threads (default: all cores)"),
-        field("family-file", &O::family_file, kFamilyFileHelp), field("json", &O::json, "print one JSON object")};
+        field("family-file", &O::family_file, kFamilyFileHelp),
+        field("json", &O::json, "print one JSON object")};
   }
 };
 
@@ -90,17 +104,43 @@ void print_conversion(const upcycle::ConversionAccount& account) {
   print_problems(account.problems);
 }
 
-int finish(const auto& result, bool json, const auto& print) {
+int finish(const auto& result, const std::optional<FunctionChange>& function, bool json, const auto& print) {
   if (json) {
-    std::cout << result.to_json().dump(2) << "\n";
+    Json out = result.to_json();
+    if (function) out["function"] = function->to_json();
+    std::cout << out.dump(2) << "\n";
   } else {
     print(result);
+    if (function) std::cout << function->text();
   }
   return result.ok ? 0 : exit_status(ErrorCode::kCheckFailed);
 }
 
+void check_used(const VerifyOptions& o) {
+  const auto refuse = [](std::string_view option) {
+    throw Error(ErrorCode::kUsage, cat(option, ": it has no effect without --function (leave it out)"));
+  };
+  if (o.function) return;
+  if (o.max_tokens) refuse("max-tokens");
+  if (o.sequence_length) refuse("sequence-length");
+  if (o.max_memory) refuse("max-memory");
+}
+
+/// How the function changed, if that was asked for and `ok`: what cannot be accounted for is not worth running.
+std::optional<FunctionChange> function_of(const VerifyOptions& o, const families::Model& before,
+                                          const families::Model& after, bool ok,
+                                          const std::map<int64_t, std::vector<int64_t>>& parents) {
+  if (!o.function || !ok) return std::nullopt;
+  FunctionSettings settings{.tokens = *o.function};
+  settings.max_tokens = o.max_tokens.value_or(settings.max_tokens);
+  settings.sequence_length = o.sequence_length;
+  if (o.max_memory) settings.max_memory_bytes = o.max_memory->bytes;
+  return function_change(before, after, parents, settings);
+}
+
 int run(std::span<const std::string_view> args) {
   const auto o = parse<VerifyOptions>("verify", kSummary, args);
+  check_used(o);
   const size_t threads = thread_count(o.threads);
   const GivenFamily given(o.family_file);
   std::vector<families::Model> before;
@@ -114,15 +154,19 @@ int run(std::span<const std::string_view> args) {
   const families::Model after = families::open_model(o.after, given.family());
   const bool was = first.config.is_moe(), is = after.config.is_moe();
   if (!was && is) {
-    return finish(upcycle::verify_conversion(before, after, threads), o.json, print_conversion);
+    const auto account = upcycle::verify_conversion(before, after, threads);
+    return finish(account, function_of(o, first, after, account.ok, {}), o.json, print_conversion);
   }
   if (before.size() > 1)
     throw Error(ErrorCode::kUsage,
                 cat(o.before[1], ": one model before is enough; it was not a conversion of several"));
   if (was && !is) {
-    return finish(upcycle::verify_average(first, after, threads), o.json, print_conversion);
+    const auto account = upcycle::verify_average(first, after, threads);
+    return finish(account, function_of(o, first, after, account.ok, {}), o.json, print_conversion);
   }
-  return finish(upcycle::verify(first, after, threads), o.json, print_account);
+  const auto result = upcycle::verify(first, after, threads);
+  const auto parents = result.split == 1 ? result.parents : decltype(result.parents){};
+  return finish(result, function_of(o, first, after, result.ok, parents), o.json, print_account);
 }
 
 }  // namespace

@@ -3,11 +3,13 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/gather.h>
 #include <ATen/ops/log_softmax.h>
 
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <vector>
 
 #include "coppice/base/error.h"
 #include "coppice/base/progress.h"
@@ -21,40 +23,62 @@ namespace coppice::eval {
 namespace {
 
 struct Sums {
-  double kl = 0;
+  double kl = 0, loss = 0, other_loss = 0, largest_difference = 0, largest_logit = 0;
   int64_t same_top = 0;
 };
+
+double sum_of_losses(const at::Tensor& log_p_TV, const at::Tensor& target_T) {
+  return -at::gather(log_p_TV, 1, target_T.unsqueeze(1)).sum(at::kDouble).item<double>();
+}
+
+double largest(const at::Tensor& x) { return x.abs().max().item<double>(); }
 
 // Few enough tokens that their probabilities stay small.
 int64_t tokens_a_chunk(int64_t vocabulary) { return std::max<int64_t>(32, (1 << 22) / vocabulary); }
 
-void add_logits(const at::Tensor& logits_TV, const at::Tensor& other_TV, Sums& sums) {
+void add_logits(const at::Tensor& logits_TV, const at::Tensor& other_TV, const at::Tensor& target_T, Sums& sums) {
   const auto log_p_TV = at::log_softmax(other_TV, -1), log_q_TV = at::log_softmax(logits_TV, -1);
   sums.kl += (log_p_TV.exp() * (log_p_TV - log_q_TV)).sum(at::kDouble).item<double>();
   sums.same_top += at::argmax(log_p_TV, -1).eq(at::argmax(log_q_TV, -1)).sum().item<int64_t>();
+  sums.loss += sum_of_losses(log_q_TV, target_T);
+  sums.other_loss += sum_of_losses(log_p_TV, target_T);
+  sums.largest_difference = std::max(sums.largest_difference, largest(logits_TV - other_TV));
+  sums.largest_logit = std::max(sums.largest_logit, largest(other_TV));
 }
 
-void add_windows(const nn::FittedDecoder& model, const nn::FittedDecoder& other, const at::Tensor& tokens_BS,
-                 const nn::ForwardOptions& forward, Sums& sums) {
+/// Some windows: what goes in and what each position should predict.
+struct Stretch {
+  at::Tensor tokens_BS, target_BS;
+  nn::ForwardOptions forward;
+};
+
+void add_windows(const nn::FittedDecoder& model, const nn::FittedDecoder& other, const Stretch& stretch,
+                 const VisitRouting& visit_routing, Sums& sums) {
   std::map<int64_t, at::Tensor> others;  // by first window
   std::optional<nn::LoadedHead> other_head;
-  other.visit_outputs(tokens_BS, forward, [&](int64_t first, const nn::LoadedHead& head, const at::Tensor& x_TD) {
-    others[first] = x_TD;
-    other_head = head;
-  });
-  const int64_t chunk = tokens_a_chunk(model.config().vocab_size);
-  model.visit_outputs(tokens_BS, forward, [&](int64_t first, const nn::LoadedHead& head, const at::Tensor& x_TD) {
-    for (int64_t t = 0; t < x_TD.size(0); t += chunk) {
-      const int64_t count = std::min(chunk, x_TD.size(0) - t);
-      add_logits(head.logits(x_TD.narrow(0, t, count)), other_head->logits(others.at(first).narrow(0, t, count)), sums);
-    }
-  });
+  other.visit_outputs(stretch.tokens_BS, stretch.forward,
+                      [&](int64_t first, const nn::LoadedHead& head, const at::Tensor& x_TD) {
+                        others[first] = x_TD;
+                        other_head = head;
+                      });
+  const int64_t chunk = tokens_a_chunk(model.config().vocab_size), length = stretch.tokens_BS.size(1);
+  const auto target_T = stretch.target_BS.view({-1});
+  auto forward = stretch.forward;
+  forward.visit_routing = visit_routing;
+  model.visit_outputs(
+      stretch.tokens_BS, forward, [&](int64_t first, const nn::LoadedHead& head, const at::Tensor& x_TD) {
+        for (int64_t t = 0; t < x_TD.size(0); t += chunk) {
+          const int64_t count = std::min(chunk, x_TD.size(0) - t);
+          add_logits(head.logits(x_TD.narrow(0, t, count)), other_head->logits(others.at(first).narrow(0, t, count)),
+                     target_T.narrow(0, first * length + t, count), sums);
+        }
+      });
 }
 
 }  // namespace
 
 Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& other, const data::TokenFile& tokens,
-                    const LossSettings& settings) {
+                    const LossSettings& settings, const VisitRouting& visit_routing) {
   if (model.config().vocab_size != other.config().vocab_size) {
     throw Error(ErrorCode::kUsage, cat("against: a vocabulary of ", other.config().vocab_size, ", the model's is ",
                                        model.config().vocab_size, "; wanted models over the same tokens"));
@@ -69,17 +93,24 @@ Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& oth
   Progress progress(cat("compare ", tokens.path().filename()), all, ProgressUnit::kTokens);
   Sums sums;
   const auto add = [&](uint64_t begin, uint64_t count, uint64_t size) {
-    const auto tokens_BS = at::empty({static_cast<int64_t>(count), static_cast<int64_t>(size)}, at::kLong);
-    tokens.read(begin, {tokens_BS.mutable_data_ptr<int64_t>(), count * size});
-    nn::ForwardOptions forward;
-    if (settings.reset_attention) forward.document_start_BS = detail::document_starts(tokens, begin, tokens_BS.sizes());
-    nn::at_border([&] { add_windows(model, other, tokens_BS, forward, sums); });
+    const std::vector<int64_t> sizes{static_cast<int64_t>(count), static_cast<int64_t>(size)};
+    Stretch stretch{at::empty(sizes, at::kLong), at::empty(sizes, at::kLong), {}};
+    tokens.read(begin, {stretch.tokens_BS.mutable_data_ptr<int64_t>(), count * size});
+    tokens.read(begin + 1, {stretch.target_BS.mutable_data_ptr<int64_t>(), count * size});
+    if (settings.reset_attention) stretch.forward.document_start_BS = detail::document_starts(tokens, begin, sizes);
+    nn::at_border([&] { add_windows(model, other, stretch, visit_routing, sums); });
     progress.advance(count * size);
   };
   for (uint64_t w = 0; w < windows.whole; w += at_once) add(w * length, std::min(at_once, windows.whole - w), length);
   if (windows.rest > 0) add(windows.whole * length, 1, windows.rest);
   const auto n = static_cast<double>(all);
-  return {.kl = sums.kl / n, .top_1 = static_cast<double>(sums.same_top) / n, .tokens = all};
+  return {.kl = sums.kl / n,
+          .top_1 = static_cast<double>(sums.same_top) / n,
+          .tokens = all,
+          .loss = sums.loss / n,
+          .other_loss = sums.other_loss / n,
+          .largest_difference = sums.largest_difference,
+          .largest_logit = sums.largest_logit};
 }
 
 }  // namespace coppice::eval

@@ -67,6 +67,7 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
                             ? route(logits_TE, context.selection_bias_E, config.routing, config.top_k)
                             : route_by_lineage(logits_TE, context.selection_bias_E, config.routing, config.top_k,
                                                *lineage, context.layer, context.first_token);
+  if (context.visit_routing) context.visit_routing(context.layer, routed);
   const auto balanced = [&](const at::Tensor& value_E) {
     return lineage == nullptr ? value_E
                               : by_lineage(value_E, lineage->parents.at(context.layer), lineage->num_lineages);

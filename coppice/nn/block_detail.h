@@ -38,6 +38,7 @@ struct BlockContext {
   std::shared_ptr<const LineageRouting> lineage;  ///< null: plain top-K
   uint64_t first_token = 0;                       ///< number of token 0 in the run
   std::function<void(int64_t layer, const at::Tensor& x_TD)> visit_feed_forward;
+  std::function<void(int64_t layer, const Routed& routed)> visit_routing;
 };
 
 /// Differentiable outputs; the last two undefined unless asked for.

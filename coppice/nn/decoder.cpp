@@ -130,7 +130,8 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
                                .with_output_sq = options.with_output_sq,
                                .lineage = options.lineage,
                                .first_token = options.first_token,
-                               .visit_feed_forward = options.visit_feed_forward};
+                               .visit_feed_forward = options.visit_feed_forward,
+                               .visit_routing = options.visit_routing};
   detail::set_rotary_angles(context);
   const bool recompute = options.recompute && at::GradMode::is_enabled();
 

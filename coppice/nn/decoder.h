@@ -19,6 +19,8 @@
 
 namespace coppice::nn {
 
+struct Routed;
+
 enum class ComputeDtype { kF32, kBf16 };
 
 /// Fills one tensor's values (f32, [out, in] as on disk). From a checkpoint, or random.
@@ -50,6 +52,8 @@ struct ForwardOptions {
   at::Tensor document_start_BS;
   /// Called with what enters the feed-forward part of each layer, [T, D].
   std::function<void(int64_t layer, const at::Tensor& x_TD)> visit_feed_forward;
+  /// Called with what each router chose.
+  std::function<void(int64_t layer, const Routed& routed)> visit_routing;
 };
 
 struct LossOutput {

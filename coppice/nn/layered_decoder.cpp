@@ -26,7 +26,8 @@ at::Tensor LoadedLayers::run(const at::Tensor& x_TD, int64_t positions, const Fo
                                  .with_output_sq = options.with_output_sq,
                                  .lineage = options.lineage,
                                  .first_token = options.first_token,
-                                 .visit_feed_forward = options.visit_feed_forward};
+                                 .visit_feed_forward = options.visit_feed_forward,
+                                 .visit_routing = options.visit_routing};
     detail::set_rotary_angles(context);
     std::vector<detail::LayerWeights> weights(static_cast<size_t>(last_ - first_));
     for (const Parameter& p : parameters_) weights[p.layer - first_][p.role] = detail::weight_of(p);

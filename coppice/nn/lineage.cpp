@@ -140,14 +140,14 @@ Routed route_by_lineage(const at::Tensor& logits_TE, const at::Tensor& selection
     out.score_TE = at::softmax(out.logits_TE, -1);
     if (!by_logits) parent_TE = out.score_TE * at::exp(log_r_TE);
   }
-  at::Tensor choice_TE = parent_TE.detach();
-  if (selection_bias_E.defined()) choice_TE = choice_TE + selection_bias_E;
+  out.choice_TE = parent_TE.detach();
+  if (selection_bias_E.defined()) out.choice_TE = out.choice_TE + selection_bias_E;
 
-  const auto best = best_children(choice_TE.contiguous(), logits_TE.detach().contiguous(), selection_bias_E, children,
-                                  lineage.seed ^ splitmix64(static_cast<uint64_t>(layer)), first_token);
+  const auto best = best_children(out.choice_TE.contiguous(), logits_TE.detach().contiguous(), selection_bias_E,
+                                  children, lineage.seed ^ splitmix64(static_cast<uint64_t>(layer)), first_token);
   out.index_TK = at::gather(best.child_TL, 1, detail::choose(best.score_TL, routing, top_k));
   if (lineage.share < 1) {
-    const auto plain_TK = detail::choose(choice_TE, routing, top_k);
+    const auto plain_TK = detail::choose(out.choice_TE, routing, top_k);
     out.index_TK = at::where(held_T.to(at::kBool).unsqueeze(1), out.index_TK, plain_TK);
   }
   out.gate_TK = detail::gates(parent_TE, out.index_TK, routing);

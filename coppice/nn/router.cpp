@@ -93,9 +93,9 @@ Routed route(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E, co
   out.logits_TE = logits_TE;
   out.score_TE = routing.gate == GateFunction::kSigmoidTopK ? at::sigmoid(logits_TE) : at::softmax(logits_TE, -1);
   const bool by_logits = routing.gate == GateFunction::kTopKSoftmax;
-  at::Tensor choice_TE = (by_logits ? logits_TE : out.score_TE).detach();
-  if (selection_bias_E.defined()) choice_TE = choice_TE + selection_bias_E;
-  out.index_TK = detail::choose(choice_TE, routing, top_k);
+  out.choice_TE = (by_logits ? logits_TE : out.score_TE).detach();
+  if (selection_bias_E.defined()) out.choice_TE = out.choice_TE + selection_bias_E;
+  out.index_TK = detail::choose(out.choice_TE, routing, top_k);
   out.gate_TK = detail::gates(by_logits ? logits_TE : out.score_TE, out.index_TK, routing);
   return out;
 }

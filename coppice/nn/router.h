@@ -15,6 +15,7 @@ struct Routed {
   at::Tensor gate_TK;    ///< f32, final gates, routed scaling included; differentiable
   at::Tensor score_TE;   ///< f32, softmax or sigmoid of the logits over all experts; differentiable
   at::Tensor logits_TE;  ///< f32, what the z-loss is over; differentiable
+  at::Tensor choice_TE;  ///< f32, what the choice is made by, selection bias included; without gradient
 };
 
 /// Chooses K experts for each token, as the family does (families.md section 3).

@@ -1,0 +1,91 @@
+#include "coppice/cli/function_change.h"
+
+#include <ATen/ops/gather.h>
+
+#include <algorithm>
+
+#include "coppice/base/error.h"
+#include "coppice/base/memory.h"
+#include "coppice/base/text.h"
+#include "coppice/data/tokenizer.h"
+#include "coppice/eval/agreement.h"
+#include "coppice/nn/router.h"
+#include "coppice/train/layer_metrics.h"
+
+namespace coppice::cli {
+namespace {
+
+constexpr int64_t kUsualLength = 256;
+
+/// Tokens for which an expert that was left out scored as one that was chosen.
+///
+/// Shapes   choice_TE f32; index_TK.
+int64_t tied_tokens(const at::Tensor& choice_TE, const at::Tensor& index_TK) {
+  const auto least_T1 = std::get<0>(at::gather(choice_TE, 1, index_TK).min(1, true));
+  const auto as_good_T = choice_TE.eq(least_T1).sum(1),
+             chosen_T = at::gather(choice_TE, 1, index_TK).eq(least_T1).sum(1);
+  return as_good_T.gt(chosen_T).sum().item<int64_t>();
+}
+
+class RoutingSums {
+ public:
+  explicit RoutingSums(const std::map<int64_t, std::vector<int64_t>>& parents) {
+    for (const auto& [layer, of_layer] : parents) {
+      if (std::ranges::find(of_layer, -1) == of_layer.end()) parents_[layer].assign(of_layer.begin(), of_layer.end());
+    }
+  }
+
+  void add(int64_t layer, const nn::Routed& routed) {
+    const int64_t tokens = routed.index_TK.size(0);
+    tokens_ += tokens;
+    ties_ += tied_tokens(routed.choice_TE, routed.index_TK);
+    const auto own = parents_.find(layer);
+    if (own == parents_.end()) return;
+    of_parents_ += tokens;
+    distinct_ += static_cast<double>(tokens) * train::effective_top_k(routed.index_TK, own->second);
+  }
+
+  void write_to(FunctionChange& change) const {
+    if (tokens_ > 0) change.ties = static_cast<double>(ties_) / static_cast<double>(tokens_);
+    if (of_parents_ > 0) change.effective_top_k = distinct_ / static_cast<double>(of_parents_);
+  }
+
+ private:
+  std::map<int64_t, std::vector<uint32_t>> parents_;
+  int64_t tokens_ = 0, ties_ = 0, of_parents_ = 0;
+  double distinct_ = 0;
+};
+
+}  // namespace
+
+FunctionChange function_change(const families::Model& before, const families::Model& after,
+                               const std::map<int64_t, std::vector<int64_t>>& parents,
+                               const FunctionSettings& settings) {
+  const int64_t longest = std::min(before.config.max_positions, after.config.max_positions);
+  const int64_t length = settings.sequence_length.value_or(std::min(kUsualLength, longest));
+  if (length < 1 || length > longest) {
+    throw Error(ErrorCode::kUsage, cat("sequence-length: ", length, "; wanted 1 to the models' ", longest));
+  }
+  const auto file = data::TokenFile::open(settings.tokens);
+  file.check_vocabulary(before.config.vocab_size, data::tokenizer_digest(before.checkpoint.directory()));
+  const uint64_t bytes = settings.max_memory_bytes > 0 ? settings.max_memory_bytes : physical_memory_bytes() / 2;
+  const nn::FittedDecoder first(before, nn::ComputeDtype::kF32, bytes / 2);
+  const nn::FittedDecoder second(after, nn::ComputeDtype::kF32, bytes / 2);
+  RoutingSums sums(parents);
+  const auto found = eval::agreement(second, first, file,
+                                     {.sequence_length = length, .max_tokens = settings.max_tokens, .lineage = {}},
+                                     [&](int64_t layer, const nn::Routed& routed) { sums.add(layer, routed); });
+  FunctionChange out{.tokens = found.tokens,
+                     .loss_before = found.other_loss,
+                     .loss_after = found.loss,
+                     .kl = found.kl,
+                     .top_1 = found.top_1,
+                     .largest_difference = found.largest_difference,
+                     .largest_logit = found.largest_logit,
+                     .effective_top_k = {},
+                     .ties = {}};
+  sums.write_to(out);
+  return out;
+}
+
+}  // namespace coppice::cli
