@@ -122,8 +122,9 @@ std::string type_name() {
     return "text";
 }
 
-template <class Struct, class Value>
-OptionSpec erase(Struct& object, const Field<Struct, Value>& f) {
+template <class Object, class Struct, class Value>
+  requires std::derived_from<Object, Struct>
+OptionSpec erase(Object& object, const Field<Struct, Value>& f) {
   OptionSpec spec;
   spec.name = f.name;
   spec.help = f.help;

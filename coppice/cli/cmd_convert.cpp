@@ -8,9 +8,8 @@
 #include "coppice/base/error.h"
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
-#include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
-#include "coppice/cli/thread_count.h"
+#include "coppice/cli/output_options.h"
 #include "coppice/families/match.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/upcycle/convert.h"
@@ -21,7 +20,7 @@ namespace {
 
 constexpr std::string_view kSummary = "make a Mixture of Experts of a dense model, or of several";
 
-struct ConvertOptions {
+struct ConvertOptions : OutputOptions {
   std::vector<std::filesystem::path> models;
   std::filesystem::path out;
   std::optional<std::string> to, recipe;
@@ -39,15 +38,11 @@ struct ConvertOptions {
   std::optional<std::string> trunk;
   bool dense_average = false, lossy = false;
   std::optional<uint64_t> seed;
-  ByteCount max_shard_bytes = ByteCount::from_text("5GB");
-  std::optional<uint64_t> threads;
-  std::optional<io::Part> part;
-  bool resume = false;
   bool dry_run = false, json = false;
 
   static constexpr auto fields() {
     using O = ConvertOptions;
-    return std::tuple{
+    const auto before = std::tuple{
         operand("MODEL", &O::models, "dense model in Hugging Face format (only read), or several of one shape"),
         operand("OUT", &O::out, "directory of the converted model; must not exist"),
         field("to", &O::to, "family of OUT: `coppice list conversions` (default: the one nearest to MODEL's)"),
@@ -72,15 +67,10 @@ struct ConvertOptions {
         field("trunk", &O::trunk, "of several models: average (default) or first, for what is no expert"),
         field("dense-average", &O::dense_average, "the way back: MODEL has experts, OUT their average"),
         field("lossy", &O::lossy, "leave out what the family of OUT has no place for"),
-        field("seed", &O::seed, "random seed; same seed, same bytes (default: 0)"),
-        field("max-shard-bytes", &O::max_shard_bytes, "size of the largest file of weights, such as 5GB"),
-        field("threads", &O::threads, "threads (default: all cores); the bytes do not depend on it"),
-        field("resume", &O::resume, "continue what a killed run left; what this one does is kept if it is stopped"),
-        field("part", &O::part,
-              "this process's share, such as 2/4: several processes or machines fill OUT, any of which may be started "
-              "again"),
-        field("dry-run", &O::dry_run, "print what would be written, and write nothing"),
-        field("json", &O::json, kJsonHelp)};
+        field("seed", &O::seed, "random seed; same seed, same bytes (default: 0)")};
+    const auto after = std::tuple{field("dry-run", &O::dry_run, "print what would be written, and write nothing"),
+                                  field("json", &O::json, kJsonHelp)};
+    return std::tuple_cat(before, output_fields(), after);
   }
 };
 
@@ -99,8 +89,6 @@ constexpr std::array<std::string_view, 8> kOfEveryRun = {"MODEL",  "OUT",  "max-
 
 /// Throws   Error{kUsage} for a setting that was given and has no effect.
 void check_used(ConvertOptions o) {
-  if (o.dry_run && o.resume) refuse("resume", "a dry run writes nothing");
-  if (o.dry_run && o.part) refuse("part", "a dry run writes nothing");
   if (o.models.size() == 1 && o.trunk) refuse("trunk", "there is one model");
   if (!o.dense_average) return;
   if (o.models.size() > 1) refuse("dense-average", "it takes one model");
@@ -224,29 +212,17 @@ Json account_json(const upcycle::Conversion& conversion, const Account& account,
   return json;
 }
 
-int carry_out(upcycle::Conversion& conversion, const ConvertOptions& o, const Account& account, Json json,
-              size_t threads) {
+int carry_out(upcycle::Conversion& conversion, const ConvertOptions& o, const Account& account, Json json) {
   if (o.dry_run) {
     std::cout << (o.json ? json.dump(2) + "\n" : account_text(conversion, account));
     return 0;
   }
-  const auto done = upcycle::convert(conversion, {.out = o.out,
-                                                  .threads = threads,
-                                                  .max_shard_bytes = o.max_shard_bytes.bytes,
-                                                  .record = settings_record(o),
-                                                  .part = o.part.value_or(io::Part{}),
-                                                  .resume = o.resume});
-  json["out"] = o.out.string();
-  json["tensors_written"] = done.tensors_written;
-  json["bytes_written"] = done.bytes_written;
-  json["bytes_resumed"] = done.bytes_resumed;
-  json["missing_parts"] = Json::array_of(done.missing_parts);
-  json["peak_rss_bytes"] = done.peak_rss_bytes;
+  const auto done = upcycle::convert(conversion, o.settings(o.out, settings_record(o)));
+  add_written(done, o.out, json);
   if (o.json) {
     std::cout << json.dump(2) << "\n";
   } else if (!done.missing_parts.empty()) {
-    std::cout << cat("part ", o.part->to_text(), " is written, ", bytes_text(done.bytes_written), "; ", o.out,
-                     " appears when the others are\n");
+    std::cout << part_text(done, *o.part, o.out);
   } else {
     std::cout << cat("wrote ", o.out, ": ", done.tensors_written, " tensors, ", bytes_text(done.bytes_written),
                      "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n")
@@ -255,20 +231,20 @@ int carry_out(upcycle::Conversion& conversion, const ConvertOptions& o, const Ac
   return 0;
 }
 
-int average(const ConvertOptions& o, size_t threads) {
+int average(const ConvertOptions& o) {
   const families::Model model = families::open_model(o.models.front());
   if (!model.config.is_moe()) refuse("dense-average", cat(o.models.front(), " has no experts"));
   upcycle::Conversion conversion(model, o.to.value_or(std::string(upcycle::dense_counterpart(model))), o.lossy);
   const Account account = account_of(conversion, model, std::nullopt);
-  return carry_out(conversion, o, account, account_json(conversion, account, model.config.family->model_type), threads);
+  return carry_out(conversion, o, account, account_json(conversion, account, model.config.family->model_type));
 }
 
 int run(std::span<const std::string_view> args) {
   auto o = parse<ConvertOptions>("convert", kSummary, args);
-  const size_t threads = thread_count(o.threads);
+  o.check(o.dry_run);
   check_used(o);
   for (const auto& model : o.models) io::check_output_directory(o.out, model);
-  if (o.dense_average) return average(o, threads);
+  if (o.dense_average) return average(o);
   apply_recipe(o);
   std::vector<families::Model> parents;
   for (const auto& model : o.models) parents.push_back(families::open_model(model));
@@ -280,7 +256,7 @@ int run(std::span<const std::string_view> args) {
       upcycle::make_conversion_plan(first.config, static_cast<int64_t>(parents.size()), conversion_options(o, given));
   upcycle::Conversion conversion(parents, plan, given);
   const Account account = account_of(conversion, first, plan);
-  return carry_out(conversion, o, account, account_json(conversion, account, first.config.family->model_type), threads);
+  return carry_out(conversion, o, account, account_json(conversion, account, first.config.family->model_type));
 }
 
 }  // namespace

@@ -7,10 +7,9 @@
 #include "coppice/base/error.h"
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
-#include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/given_family.h"
-#include "coppice/cli/thread_count.h"
+#include "coppice/cli/output_options.h"
 #include "coppice/cost/cost_plan.h"
 #include "coppice/families/match.h"
 #include "coppice/io/atomic_file.h"
@@ -28,7 +27,7 @@ namespace {
 
 constexpr std::string_view kSummary = "grow every MoE layer of a checkpoint to more experts";
 
-struct ExpandOptions {
+struct ExpandOptions : OutputOptions {
   std::filesystem::path model, out;
   std::optional<std::filesystem::path> family_file;
   std::optional<upcycle::ExpertCount> experts;
@@ -46,15 +45,11 @@ struct ExpandOptions {
   std::optional<uint64_t> split, seed;
   std::optional<std::filesystem::path> plan;
   bool undo = false;
-  ByteCount max_shard_bytes = ByteCount::from_text("5GB");
-  std::optional<uint64_t> threads;
-  std::optional<io::Part> part;
-  bool resume = false;
   bool dry_run = false, json = false;
 
   static constexpr auto fields() {
     using O = ExpandOptions;
-    return std::tuple{
+    const auto before = std::tuple{
         operand("MODEL", &O::model, "model directory in Hugging Face format (only read)"),
         operand("OUT", &O::out, "directory of the grown model; must not exist"),
         field("experts", &O::experts, "number of experts afterwards: 2x, 1.5x or 48 (default: 2x)"),
@@ -83,15 +78,11 @@ struct ExpandOptions {
         field("family-file", &O::family_file, kFamilyFileHelp),
         field("seed", &O::seed, "random seed; same seed, same bytes (default: 0)"),
         field("plan", &O::plan, "follow this plan, as --dry-run printed it (and as you edited it)"),
-        field("undo", &O::undo, "take the newest expansion of MODEL back: its originals alone"),
-        field("max-shard-bytes", &O::max_shard_bytes, "size of the largest file of weights, such as 5GB"),
-        field("threads", &O::threads, "threads (default: all cores); the bytes do not depend on it"),
-        field("resume", &O::resume, "continue what a killed run left; what this one does is kept if it is stopped"),
-        field("part", &O::part,
-              "this process's share, such as 2/4: several processes or machines fill OUT, any of which may be started "
-              "again"),
-        field("dry-run", &O::dry_run, "print the plan, as TOML that --plan takes, and write nothing"),
-        field("json", &O::json, "print one JSON object")};
+        field("undo", &O::undo, "take the newest expansion of MODEL back: its originals alone")};
+    const auto after =
+        std::tuple{field("dry-run", &O::dry_run, "print the plan, as TOML that --plan takes, and write nothing"),
+                   field("json", &O::json, "print one JSON object")};
+    return std::tuple_cat(before, output_fields(), after);
   }
 };
 
@@ -160,8 +151,6 @@ void check_used(const ExpandOptions& o, const upcycle::GrowthPlan& plan, bool ha
   }
   if (o.temperature && plan.select != "weighted_sampling")
     refuse("temperature", cat("the rule is '", plan.select, "'"));
-  if (o.dry_run && o.resume) refuse("resume", "a dry run writes nothing");
-  if (o.dry_run && o.part) refuse("part", "a dry run writes nothing");
   if (o.optimizer_state && !has_optimizer_state) refuse("optimizer-state", "the model has no trainer/");
 }
 
@@ -313,7 +302,7 @@ std::string verdict(const families::Model& model, const upcycle::GrowthPlan& pla
 
 int run(std::span<const std::string_view> args) {
   auto o = parse<ExpandOptions>("expand", kSummary, args);
-  const size_t threads = thread_count(o.threads);
+  o.check(o.dry_run);
   const GivenFamily given(o.family_file);
   const families::Model model = families::open_model(o.model, given.family());
   io::check_output_directory(o.out, o.model);
@@ -327,25 +316,13 @@ int run(std::span<const std::string_view> args) {
     std::cout << (o.json ? json.dump(2) + "\n" : plan_account(model, plan, account));
     return 0;
   }
-  const auto done = upcycle::expand(model, plan,
-                                    {.out = o.out,
-                                     .threads = threads,
-                                     .max_shard_bytes = o.max_shard_bytes.bytes,
-                                     .record = settings_record(o, plan),
-                                     .part = o.part.value_or(io::Part{}),
-                                     .resume = o.resume});
-  json["out"] = o.out.string();
-  json["tensors_written"] = done.tensors_written;
-  json["bytes_written"] = done.bytes_written;
-  json["bytes_resumed"] = done.bytes_resumed;
-  json["missing_parts"] = Json::array_of(done.missing_parts);
-  json["peak_rss_bytes"] = done.peak_rss_bytes;
+  const auto done = upcycle::expand(model, plan, o.settings(o.out, settings_record(o, plan)));
+  add_written(done, o.out, json);
   json["optimizer_state"] = done.optimizer_state;
   if (o.json) {
     std::cout << json.dump(2) << "\n";
   } else if (!done.missing_parts.empty()) {
-    std::cout << cat("part ", o.part->to_text(), " is written, ", bytes_text(done.bytes_written), "; ", o.out,
-                     " appears when the others are\n");
+    std::cout << part_text(done, *o.part, o.out);
   } else {
     std::cout << wrote_text(o, plan, done) << verdict(model, plan, account) << "\n";
   }

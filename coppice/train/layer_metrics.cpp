@@ -111,9 +111,11 @@ std::optional<double> routing_overlap(const at::Tensor& index_TK, const at::Tens
   return sum / static_cast<double>(pairs);
 }
 
-double sibling_cosine(const nn::Parameter& fc1, const nn::Parameter& fc2, std::span<const uint32_t> parents) {
+std::optional<double> sibling_cosine(const nn::Parameter& fc1, const nn::Parameter& fc2,
+                                     std::span<const uint32_t> parents) {
   const auto pairs = copies_and_firsts(parents);
-  COPPICE_CHECK(!pairs.empty() && fc1.master.size(0) == static_cast<int64_t>(parents.size()));
+  if (pairs.empty()) return std::nullopt;
+  COPPICE_CHECK(fc1.master.size(0) == static_cast<int64_t>(parents.size()));
   std::vector<double> cosine(pairs.size());
   at::parallel_for(0, static_cast<int64_t>(pairs.size()), 1, [&](int64_t begin, int64_t end) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {

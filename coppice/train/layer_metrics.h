@@ -37,10 +37,12 @@ double effective_top_k(const at::Tensor& index_TK, std::span<const uint32_t> par
 std::optional<double> routing_overlap(const at::Tensor& index_TK, const at::Tensor& token_T,
                                       std::span<const uint32_t> parents);
 
-/// Mean over copies of the cosine between all weights of the copy and those of its parent's first child.
+/// Mean over copies of the cosine between all weights of the copy and those of its parent's first child; no value
+/// without copies.
 ///
 /// Shapes   the layer's two parameters of experts, f32 masters.
 /// Threads  at::get_num_threads(); same bits for any number of them.
-double sibling_cosine(const nn::Parameter& fc1, const nn::Parameter& fc2, std::span<const uint32_t> parents);
+std::optional<double> sibling_cosine(const nn::Parameter& fc1, const nn::Parameter& fc2,
+                                     std::span<const uint32_t> parents);
 
 }  // namespace coppice::train

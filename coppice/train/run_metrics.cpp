@@ -31,16 +31,6 @@ class PerLayer {
   std::vector<std::pair<int64_t, double>> values_;
 };
 
-/// Where a parent has more than one child.
-bool has_siblings(const std::vector<uint32_t>& parents) {
-  std::vector<bool> seen(parents.size(), false);
-  for (const uint32_t parent : parents) {
-    if (seen.at(parent)) return true;
-    seen[parent] = true;
-  }
-  return false;
-}
-
 }  // namespace
 
 std::vector<Scalar> load_scalars(const StepReport& report, const Parents& parents) {
@@ -63,7 +53,6 @@ std::vector<Scalar> load_scalars(const StepReport& report, const Parents& parent
 std::vector<Scalar> sibling_scalars(const nn::Decoder& model, const Parents& parents) {
   PerLayer cosine("sibling_cosine");
   for (const auto& [layer, of_layer] : parents) {
-    if (!has_siblings(of_layer)) continue;
     const auto part = [&](families::Role role) { return nn::find_parameter(model.parameters(), role, layer); };
     cosine.add(layer, sibling_cosine(part(families::Role::kExpertGate), part(families::Role::kExpertDown), of_layer));
   }

@@ -46,10 +46,11 @@ TEST(LayerSiblingCosine, IsThatOfAllWeightsOfACopyAndItsParentsFirstChild) {
   nn::Parameter fc1, fc2;
   fc1.master = at::stack({a, a, b});
   fc2.master = at::stack({c, c, c});
-  EXPECT_NEAR(sibling_cosine(fc1, fc2, std::vector<uint32_t>{0, 0, 1}), 1.0, 1e-9);
+  EXPECT_NEAR(sibling_cosine(fc1, fc2, std::vector<uint32_t>{0, 0, 1}).value(), 1.0, 1e-9);
   const auto dot = [](const at::Tensor& x, const at::Tensor& y) { return (x * y).sum().item<double>(); };
   const double expected = (dot(a, b) + dot(c, c)) / std::sqrt((dot(a, a) + dot(c, c)) * (dot(b, b) + dot(c, c)));
-  EXPECT_NEAR(sibling_cosine(fc1, fc2, std::vector<uint32_t>{1, 0, 0}), expected, 1e-6);
+  EXPECT_NEAR(sibling_cosine(fc1, fc2, std::vector<uint32_t>{1, 0, 0}).value(), expected, 1e-6);
+  EXPECT_FALSE(sibling_cosine(fc1, fc2, std::vector<uint32_t>{0, 1, 2})) << "no copies";
 }
 
 }  // namespace
