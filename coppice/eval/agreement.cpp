@@ -104,7 +104,7 @@ Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& oth
   for (uint64_t w = 0; w < windows.whole; w += at_once) add(w * length, std::min(at_once, windows.whole - w), length);
   if (windows.rest > 0) add(windows.whole * length, 1, windows.rest);
   const auto n = static_cast<double>(all);
-  return {.kl = std::max(0.0, sums.kl / n),  // rounding
+  return {.kl = sums.kl < 0 ? 0 : sums.kl / n,  // below 0 by rounding; NaN stays
           .top_1 = static_cast<double>(sums.same_top) / n,
           .tokens = all,
           .loss = sums.loss / n,
