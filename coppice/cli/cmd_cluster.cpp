@@ -7,8 +7,8 @@
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
-#include "coppice/data/tokenizer.h"
 #include "coppice/report/html.h"
 #include "coppice/score/router_rows.h"
 
@@ -78,24 +78,17 @@ int run(std::span<const std::string_view> args) {
   if (o.out.empty()) {
     throw Error(ErrorCode::kUsage, "out: not given; wanted the file to write, such as --out rows.safetensors");
   }
-  if (o.dtype != "f32" && o.dtype != "bf16") {
-    throw Error(ErrorCode::kUsage, cat("dtype: '", o.dtype, "'; wanted f32 or bf16"));
-  }
+  const auto dtype = compute_dtype(o.dtype);
   use_threads(o.threads);
   const auto model = families::open_model(o.model);
-  std::vector<data::TokenFile> files;
-  const std::string digest = data::tokenizer_digest(o.model);
-  for (const auto& path : o.tokens) {
-    files.push_back(data::TokenFile::open(path));
-    files.back().check_vocabulary(model.config.vocab_size, digest);
-  }
+  const auto files = open_token_files(model, o.tokens);
   const auto layers = score::cluster_inputs(model, files,
                                             {.clusters = o.clusters,
                                              .tokens = o.tokens_used,
                                              .sequence_length = o.sequence_length,
                                              .std = o.std,
                                              .seed = o.seed,
-                                             .f32 = o.dtype == "f32"});
+                                             .dtype = dtype});
   score::write_router_rows(o.out, layers);
   if (o.json) {
     std::cout << to_json(o, layers).dump(2) << "\n";

@@ -10,6 +10,7 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
 #include "coppice/data/tokenizer.h"
 #include "coppice/eval/agreement.h"
@@ -83,7 +84,7 @@ void check(const EvalOptions& o, const families::Model& model) {
     refuse("tokens: none given, nor tasks; wanted token files (make them with `coppice tokenize`) or questions");
   }
   if (o.against && o.tokens.empty()) refuse("against: given without tokens; wanted token files to compare on");
-  if (o.dtype != "f32" && o.dtype != "bf16") refuse(cat("dtype: '", o.dtype, "'; wanted f32 or bf16"));
+  (void)compute_dtype(o.dtype);
   if (o.batch < 1) refuse(cat("batch: ", o.batch, "; wanted 1 or more"));
   if (!o.tokens.empty() && (o.sequence_length < 1 || o.sequence_length > model.config.max_positions)) {
     refuse(cat("sequence-length: ", o.sequence_length, "; wanted 1 to the model's ", model.config.max_positions));
@@ -91,10 +92,9 @@ void check(const EvalOptions& o, const families::Model& model) {
 }
 
 nn::FittedDecoder fit(const EvalOptions& o, const families::Model& model) {
-  const auto dtype = o.dtype == "bf16" ? nn::ComputeDtype::kBf16 : nn::ComputeDtype::kF32;
   // Two models share the memory.
   const uint64_t bytes = o.max_memory ? o.max_memory->bytes : physical_memory_bytes() / 2;
-  return {model, dtype, o.against ? bytes / 2 : bytes};
+  return {model, compute_dtype(o.dtype), o.against ? bytes / 2 : bytes};
 }
 
 void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, const std::vector<data::TokenFile>& files,
@@ -115,12 +115,7 @@ std::shared_ptr<const nn::LineageRouting> routing_of_training(const std::filesys
 Results evaluate(const EvalOptions& o) {
   const auto model = families::open_model(o.model);
   check(o, model);
-  std::vector<data::TokenFile> files;
-  const std::string digest = data::tokenizer_digest(o.model);
-  for (const auto& path : o.tokens) {
-    files.push_back(data::TokenFile::open(path));
-    files.back().check_vocabulary(model.config.vocab_size, digest);
-  }
+  const auto files = open_token_files(model, o.tokens);
   std::vector<std::vector<eval::Question>> tasks;
   for (const auto& path : o.tasks) tasks.push_back(eval::read_questions(path));
   const auto decoder = fit(o, model);

@@ -7,8 +7,8 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
-#include "coppice/data/tokenizer.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/score/score.h"
 
@@ -52,22 +52,15 @@ struct ScoreOptions {
 };
 
 upcycle::Scores score_files(const ScoreOptions& o) {
-  if (o.dtype != "f32" && o.dtype != "bf16") {
-    throw Error(ErrorCode::kUsage, cat("dtype: '", o.dtype, "'; wanted f32 or bf16"));
-  }
+  const auto dtype = compute_dtype(o.dtype);
   const auto model = families::open_model(o.model);
-  std::vector<data::TokenFile> files;
-  const std::string digest = data::tokenizer_digest(o.model);
-  for (const auto& path : o.tokens) {
-    files.push_back(data::TokenFile::open(path));
-    files.back().check_vocabulary(model.config.vocab_size, digest);
-  }
+  const auto files = open_token_files(model, o.tokens);
   return score::score_model(model, files,
                             {.batches = o.batches,
                              .batch_tokens = o.batch_tokens,
                              .sequence_length = o.sequence_length,
                              .seed = o.seed,
-                             .f32 = o.dtype == "f32",
+                             .dtype = dtype,
                              .max_memory_bytes = o.max_memory ? o.max_memory->bytes : 0,
                              .out = o.out,
                              .resume = o.resume});

@@ -7,7 +7,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/memory.h"
 #include "coppice/base/text.h"
-#include "coppice/data/tokenizer.h"
+#include "coppice/cli/model_input.h"
 #include "coppice/eval/agreement.h"
 #include "coppice/nn/router.h"
 #include "coppice/train/layer_metrics.h"
@@ -66,13 +66,12 @@ FunctionChange function_change(const families::Model& before, const families::Mo
   if (length < 1 || length > longest) {
     throw Error(ErrorCode::kUsage, cat("sequence-length: ", length, "; wanted 1 to the models' ", longest));
   }
-  const auto file = data::TokenFile::open(settings.tokens);
-  file.check_vocabulary(before.config.vocab_size, data::tokenizer_digest(before.checkpoint.directory()));
+  const auto files = open_token_files(before, std::span(&settings.tokens, 1));
   const uint64_t bytes = settings.max_memory_bytes > 0 ? settings.max_memory_bytes : physical_memory_bytes() / 2;
   const nn::FittedDecoder first(before, nn::ComputeDtype::kF32, bytes / 2);
   const nn::FittedDecoder second(after, nn::ComputeDtype::kF32, bytes / 2);
   RoutingSums sums(parents);
-  const auto found = eval::agreement(second, first, file,
+  const auto found = eval::agreement(second, first, files.front(),
                                      {.sequence_length = length, .max_tokens = settings.max_tokens, .lineage = {}},
                                      [&](int64_t layer, const nn::Routed& routed) { sums.add(layer, routed); });
   FunctionChange out{.tokens = found.tokens,

@@ -19,7 +19,7 @@ io::WorkIdentity identity_of(const families::Model& model, const upcycle::Scores
                              const ScoreSettings& settings) {
   Sha256 plan, source;
   plan.add(cat(begun.to_json().dump(), " ", settings.sequence_length, " ", settings.seed, " ",
-               settings.f32 ? "f32" : "bf16", " ", version()));
+               settings.dtype == nn::ComputeDtype::kF32 ? "f32" : "bf16", " ", version()));
   for (const auto& shard : model.checkpoint.shards()) {
     struct stat file{};
     (void)::stat(shard.path().c_str(), &file);

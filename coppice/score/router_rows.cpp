@@ -57,7 +57,7 @@ std::vector<LayerClusters> cluster_inputs(const families::Model& model, const st
   const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
   const auto total = static_cast<int64_t>(settings.tokens);
   const Batches batches{sampler, 0, 1, total / settings.sequence_length};
-  const nn::LayeredDecoder decoder(model, settings.f32 ? nn::ComputeDtype::kF32 : nn::ComputeDtype::kBf16);
+  const nn::LayeredDecoder decoder(model, settings.dtype);
   const at::NoGradGuard no_grad;
   const auto passes = batches.passes();
   std::vector<at::Tensor> x_TD;  // of each pass: what enters the present layer

@@ -8,6 +8,7 @@
 
 #include "coppice/data/token_file.h"
 #include "coppice/families/match.h"
+#include "coppice/nn/decoder.h"
 #include "coppice/score/spherical_k_means.h"
 
 namespace coppice::score {
@@ -18,7 +19,7 @@ struct RouterRowSettings {
   int64_t sequence_length = 256;
   double std = 0.02;  ///< logits spread as much as those of random rows of this standard deviation
   uint64_t seed = 0;  ///< of the windows and of the first centres
-  bool f32 = true;
+  nn::ComputeDtype dtype = nn::ComputeDtype::kF32;
 };
 
 struct LayerClusters {

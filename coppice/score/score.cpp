@@ -104,7 +104,7 @@ upcycle::Scores score_model(const families::Model& model, const std::vector<data
   const auto state = upcycle::OptimizerState::open(model);
   SecondMoments moments;
   if (state) moments = [&state](const nn::Parameter& parameter) { return second_moments(parameter, *state); };
-  const nn::LayeredDecoder decoder(model, settings.f32 ? nn::ComputeDtype::kF32 : nn::ComputeDtype::kBf16);
+  const nn::LayeredDecoder decoder(model, settings.dtype);
   upcycle::Scores scores = begin_scores(model, tokens, settings, state.has_value());
 
   std::unique_ptr<PartialScores> partial;
@@ -114,7 +114,8 @@ upcycle::Scores score_model(const families::Model& model, const std::vector<data
 
   const Batches batches{sampler, 0, settings.batches,
                         static_cast<int64_t>(settings.batch_tokens) / settings.sequence_length};
-  const Planes::Shape shape{batches.rows(), model.config.model_dim, settings.f32 ? at::kFloat : at::kBFloat16};
+  const Planes::Shape shape{batches.rows(), model.config.model_dim,
+                            decoder.dtype() == nn::ComputeDtype::kF32 ? at::kFloat : at::kBFloat16};
   const Memory memory = share_out(decoder, left, settings);
   const auto directory = partial ? partial->directory() : std::filesystem::path();
   Planes activations("activations", directory, memory.activations, shape);

@@ -6,6 +6,7 @@
 
 #include "coppice/data/token_file.h"
 #include "coppice/families/match.h"
+#include "coppice/nn/decoder.h"
 #include "coppice/upcycle/utility.h"
 
 namespace coppice::score {
@@ -14,8 +15,8 @@ struct ScoreSettings {
   uint64_t batches = 10;
   uint64_t batch_tokens = 8192;
   int64_t sequence_length = 256;
-  uint64_t seed = 0;              ///< of the choice of windows
-  bool f32 = true;                ///< compute in f32 (default) or bf16
+  uint64_t seed = 0;  ///< of the choice of windows
+  nn::ComputeDtype dtype = nn::ComputeDtype::kF32;
   uint64_t max_memory_bytes = 0;  ///< for weights, gradients and kept activations; 0: half of the machine's
   /// Where the result will be; what does not fit in memory, and what a killed run has done, lie beside it. Empty: all
   /// activations stay in memory.

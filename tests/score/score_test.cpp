@@ -176,9 +176,9 @@ struct Deep : Fixture {
 
 TEST(ScoreModel, ChangesNoBitWithTheMemory) {
   const Deep f;
-  for (const bool f32 : {true, false}) {
+  for (const auto dtype : {nn::ComputeDtype::kF32, nn::ComputeDtype::kBf16}) {
     auto settings = kSettings;
-    settings.f32 = f32;
+    settings.dtype = dtype;
     const auto whole = score_model(f.deep, f.tokens, settings).to_json().dump();
     settings.out = f.dir / "scores.json";
     EXPECT_EQ(score_model(f.deep, f.tokens, settings).to_json().dump(), whole);
