@@ -101,7 +101,11 @@ std::string duration_text(double seconds) {
 
 std::string number_text(double value, int digits) { return formatted(value, std::chars_format::general, digits); }
 
-std::string fixed_text(double value, int decimals) { return formatted(value, std::chars_format::fixed, decimals); }
+std::string fixed_text(double value, int decimals) {
+  std::string text = formatted(value, std::chars_format::fixed, decimals);
+  const bool is_zero = text.find_first_not_of("-0.") == std::string::npos;
+  return is_zero && text.starts_with('-') ? text.substr(1) : text;
+}
 
 std::string nearest(std::string_view word, std::span<const std::string> candidates) {
   std::string best;

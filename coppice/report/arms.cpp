@@ -137,15 +137,22 @@ RunSummary summarise(const RunRecord& run) {
   if (const Growth growth = newest_growth(run.lineage); growth.after > growth.before) {
     out.experts_before = growth.before;
     out.experts_after = growth.after;
-    if (!is_new) out.growth_tokens = out.tokens_before;
+    if (!is_new) {
+      out.growth_tokens = out.tokens_before;
+      out.growths = {{out.tokens_before, growth.before, growth.after}};
+    }
   }
   for (const Json& event : run.events) {
     const Growth growth = growth_of(event);
     if (event.at("event") != Json("growth") || growth.after <= growth.before || event.find("step") == nullptr) continue;
-    if (growth_step < 0) out.experts_before = growth.before;
+    if (growth_step < 0) {
+      out.experts_before = growth.before;
+      out.growths.clear();  // the model's newest is the run's last
+    }
     out.experts_after = growth.after;
     growth_step = event.at("step").as_double();
     out.growth_tokens = out.batch_tokens * growth_step;
+    out.growths.push_back({out.growth_tokens, growth.before, growth.after});
   }
   std::vector<double> before, after;
   for (const auto& [step, seconds] : step_seconds(run, out.batch_tokens)) {

@@ -13,8 +13,13 @@ namespace coppice::report {
 struct RunSummary {
   int64_t experts_before = 0, experts_after = 0;  ///< of the model it began from, and at its end
   double tokens_before = 0, tokens_after = 0;     ///< seen before its first step and after its last
-  double growth_tokens;                           ///< seen when the experts became more: tau; NaN: they never did
-  double step_s_before, step_s_after;             ///< median seconds a step with either number of experts
+  struct Growth {
+    double tokens;          ///< seen until then; NaN: the files do not say
+    int64_t before, after;  ///< experts
+  };
+  std::vector<Growth> growths;         ///< in the run, or the one that it began from
+  double growth_tokens;                ///< seen when the experts became more last: tau; NaN: they never did
+  double step_s_before, step_s_after;  ///< median seconds a step with either number of experts
   double batch_tokens = 0;
   int64_t seed = 0;
   double loss;                               ///< mean of the last 10 training losses

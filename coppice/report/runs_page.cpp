@@ -31,7 +31,8 @@ std::string percent(double share, int decimals) {
   return std::isfinite(share) ? cat(fixed_text(100 * share, decimals), " %") : "-";
 }
 
-std::string growth_text(const RunSummary& run) { return cat(run.experts_before, " \u2192 ", run.experts_after); }
+std::string growth_text(int64_t before, int64_t after) { return cat(before, " \u2192 ", after); }
+std::string growth_text(const RunSummary& run) { return growth_text(run.experts_before, run.experts_after); }
 
 std::optional<std::pair<int64_t, std::string>> layer_tag(std::string_view tag) {
   if (!tag.starts_with(kLayerPrefix)) return std::nullopt;

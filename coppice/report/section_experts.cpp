@@ -88,8 +88,8 @@ LineChart layer_lines(const Reported& all, size_t run, const MetricText& text, c
     series.y_high.clear();
     chart.series.push_back(std::move(series));
   }
-  const RunSummary& summary = all.summaries[run];
-  if (summary.grew()) chart.marks.push_back({summary.growth_tokens, growth_text(summary)});
+  for (const auto& [tokens, before, after] : all.summaries[run].growths)
+    chart.marks.push_back({tokens, growth_text(before, after)});
   return chart;
 }
 
@@ -111,9 +111,10 @@ HeatMap layer_map(const Reported& all, size_t run, const MetricText& text, const
     const size_t last = std::min((c + 1) * stretch, rising.size()) - 1;
     map.x_at.push_back((tokens_at(all.axes[run], rising[c * stretch]) + tokens_at(all.axes[run], rising[last])) / 2);
   }
-  const RunSummary& summary = all.summaries[run];
-  const bool is_inside = summary.growth_tokens > map.x_at.front() && summary.growth_tokens < map.x_at.back();
-  if (is_inside) map.marks.push_back({summary.growth_tokens, growth_text(summary)});
+  for (const auto& [tokens, before, after] : all.summaries[run].growths) {
+    const bool is_inside = tokens > map.x_at.front() && tokens < map.x_at.back();
+    if (is_inside) map.marks.push_back({tokens, growth_text(before, after)});
+  }
   for (const int64_t layer : layers) {
     const Points* points = all.runs[run].find(cat(kLayerPrefix, layer, "/", text.name));
     if (points == nullptr) continue;

@@ -89,16 +89,18 @@ std::vector<Mark> growth_marks(const Reported& all, Against against) {
   std::vector<Mark> marks;
   for (size_t i = 0; i < all.runs.size(); ++i) {
     const RunSummary& run = all.summaries[i];
-    if (!run.grew() || !(run.batch_tokens > 0)) continue;
-    const double step = run.growth_tokens / run.batch_tokens;
-    const double next = run.tokens_before == run.growth_tokens ? step + 1 : step;
-    double x = place(all.axes[i], against, next);
-    if (against == Against::kTokens) x = run.growth_tokens;
-    if (against == Against::kFlops) x = all.axes[i].flops_per_token * run.growth_tokens;
-    if (against == Against::kSteps) x = step;
-    if (!std::isfinite(x)) continue;
-    const auto near = [&](const Mark& mark) { return std::abs(mark.x - x) < 0.02 * x; };
-    if (std::ranges::none_of(marks, near)) marks.push_back({x, growth_text(run)});
+    if (!(run.batch_tokens > 0)) continue;
+    for (const RunSummary::Growth& growth : run.growths) {
+      const double step = growth.tokens / run.batch_tokens;
+      const double next = run.tokens_before == growth.tokens ? step + 1 : step;
+      double x = place(all.axes[i], against, next);
+      if (against == Against::kTokens) x = growth.tokens;
+      if (against == Against::kFlops) x = all.axes[i].flops_per_token * growth.tokens;
+      if (against == Against::kSteps) x = step;
+      if (!std::isfinite(x)) continue;
+      const auto near = [&](const Mark& mark) { return std::abs(mark.x - x) < 0.02 * x; };
+      if (std::ranges::none_of(marks, near)) marks.push_back({x, growth_text(growth.before, growth.after)});
+    }
   }
   return marks;
 }

@@ -66,7 +66,8 @@ inline constexpr std::string_view kLayerPrefix = "layer/";
 /// layer/3/maxvio -> {3, "maxvio"}; nothing for other tags.
 std::optional<std::pair<int64_t, std::string>> layer_tag(std::string_view tag);
 
-std::string percent(double share, int decimals = 1);  ///< "12.3 %", "-" for NaN
-std::string growth_text(const RunSummary& run);       ///< "8 -> 16"
+std::string percent(double share, int decimals = 1);     ///< "12.3 %", "-" for NaN
+std::string growth_text(int64_t before, int64_t after);  ///< "8 -> 16"
+std::string growth_text(const RunSummary& run);
 
 }  // namespace coppice::report::detail

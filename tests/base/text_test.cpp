@@ -94,6 +94,8 @@ TEST(TextOf, Numbers) {
   EXPECT_EQ(number_text(1.2e-7, 2), "1.2e-07");
   EXPECT_EQ(number_text(1.0 / 3, 3), "0.333");
   EXPECT_EQ(fixed_text(3.14159, 2), "3.14");
+  EXPECT_EQ(fixed_text(-0.004, 2), "0.00");
+  EXPECT_EQ(fixed_text(-0.006, 2), "-0.01");
   EXPECT_EQ(fixed_text(1e300, 1).size(), 303U);
 }
 

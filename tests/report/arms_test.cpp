@@ -72,6 +72,24 @@ TEST(Summarise, ReadsAGrowthOnTheWay) {
   EXPECT_DOUBLE_EQ(summary.growth_tokens, 3000);
 }
 
+TEST(Summarise, KeepsEveryGrowthOnTheWay) {
+  testing::TempDir dir;
+  write_run(dir / "run", {.last_step = 40});
+  {
+    std::ofstream metrics(dir.path() / "run/metrics.jsonl", std::ios::app);
+    metrics << "{\"event\": \"growth\", \"step\": 10, \"experts\": [8, 12]}\n"
+               "{\"event\": \"growth\", \"step\": 30, \"experts\": [12, 24]}\n";
+  }
+  const RunSummary summary = summarise(RunRecord::read(dir / "run"));
+  ASSERT_EQ(summary.growths.size(), 2u);
+  EXPECT_DOUBLE_EQ(summary.growths[0].tokens, 1000);
+  EXPECT_EQ(summary.growths[0].after, 12);
+  EXPECT_DOUBLE_EQ(summary.growths[1].tokens, 3000);
+  EXPECT_EQ(summary.growths[1].before, 12);
+  EXPECT_EQ(summary.experts_before, 8);
+  EXPECT_EQ(summary.experts_after, 24);
+}
+
 TEST(ReadRuns, NamesRunsByWhatTellsThemApart) {
   testing::TempDir dir;
   for (const char* name : {"a/x", "b/x", "b/y"}) write_run(dir / name, {});
