@@ -13,13 +13,15 @@ import os
 import pathlib
 import random
 import resource
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+from token_files import write_tokens  # noqa: E402
+
 COPPICE = os.environ.get("COPPICE_BIN", str(HERE.parent / "build/release/coppice"))
 GENERATE = pathlib.Path(COPPICE).parent / "tests/families_generate"
 SIZES = dict(model_dim=512, expert_width=256, num_experts=16, top_k=4, num_layers=8, num_heads=8, num_kv_heads=4, head_dim=64, vocab_size=4096, max_positions=512)
@@ -27,12 +29,9 @@ BATCH_TOKENS, LENGTH = 8192, 256
 WINDOWS_A_PASS = 8  # 2,048 tokens, as in score
 
 
-def write_tokens(prefix, count):
+def write_random_tokens(prefix, count):
     draw = random.Random(1)
-    ids = [draw.randrange(SIZES["vocab_size"]) for _ in range(count)]
-    pathlib.Path(f"{prefix}.bin").write_bytes(struct.pack(f"<{count}H", *ids))
-    pathlib.Path(f"{prefix}.idx").write_bytes(b"MMIDIDX\x00\x00" + struct.pack("<QBQQiqqq", 1, 8, 1, 2, count, 0, 0, 1))
-    return ids
+    write_tokens(prefix, [draw.randrange(SIZES["vocab_size"]) for _ in range(count)])
 
 
 def transformers_pass(model, tokens, batches, threads):
@@ -79,7 +78,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         model, tokens = f"{directory}/m", f"{directory}/t"
         subprocess.run([GENERATE, model, "qwen3_moe", "F32", *(f"{key}={value}" for key, value in SIZES.items())], check=True)
-        write_tokens(tokens, (options.batches + 1) * BATCH_TOKENS + 1)
+        write_random_tokens(tokens, (options.batches + 1) * BATCH_TOKENS + 1)
         peer = subprocess.run([sys.executable, __file__, "--threads", str(options.threads), "--batches", str(options.batches), "--transformers", model, tokens],
                               capture_output=True, text=True, check=True)
         results = {"coppice, whole": coppice_pass(model, tokens, f"{directory}/s.json", options.batches, options.threads),

@@ -1,3 +1,4 @@
+#include "coppice/families/table_detail.h"
 #include "coppice/families/trunk_detail.h"
 
 namespace coppice::families {
@@ -45,34 +46,7 @@ constexpr TensorRule kTensors[] = {
 };
 
 // Version 2 chooses by softmax alone.
-constexpr TensorRule kTensorsWithoutBias[] = {
-    {"model.embed_tokens.weight", kEmbedding, {kVocab, kModel}},
-    {"model.layers.{L}.input_layernorm.weight", kInputNorm, {kModel}},
-    {"model.layers.{L}.self_attn.q_proj.weight", kQuery, {kQueryRows, kModel}, kIfNoQueryLatent},
-    {"model.layers.{L}.self_attn.q_a_proj.weight", kQueryDown, {kQueryLatent, kModel}, kIfQueryLatent},
-    {"model.layers.{L}.self_attn.q_a_proj.bias", kQueryDownBias, {kQueryLatent}, kIfQueryLatentAndBias},
-    {"model.layers.{L}.self_attn.q_a_layernorm.weight", kQueryLatentNorm, {kQueryLatent}, kIfQueryLatent},
-    {"model.layers.{L}.self_attn.q_b_proj.weight", kQueryUp, {kQueryRows, kQueryLatent}, kIfQueryLatent},
-    {"model.layers.{L}.self_attn.kv_a_proj_with_mqa.weight", kKeyValueDown, {kKeyValueLatentRows, kModel}},
-    {"model.layers.{L}.self_attn.kv_a_proj_with_mqa.bias", kKeyValueDownBias, {kKeyValueLatentRows}, kIfQkvBias},
-    {"model.layers.{L}.self_attn.kv_a_layernorm.weight", kKeyValueLatentNorm, {kKeyValueLatent}},
-    {"model.layers.{L}.self_attn.kv_b_proj.weight", kKeyValueUp, {kKeyValueUpRows, kKeyValueLatent}},
-    {"model.layers.{L}.self_attn.o_proj.weight", kAttentionOutput, {kModel, kValueRows}},
-    {"model.layers.{L}.self_attn.o_proj.bias", kAttentionOutputBias, {kModel}, kIfOutputBias},
-    {"model.layers.{L}.post_attention_layernorm.weight", kPostAttentionNorm, {kModel}},
-    {"model.layers.{L}.mlp.gate_proj.weight", kDenseGate, {kDenseWidth, kModel}, kDenseLayer},
-    {"model.layers.{L}.mlp.up_proj.weight", kDenseUp, {kDenseWidth, kModel}, kDenseLayer},
-    {"model.layers.{L}.mlp.down_proj.weight", kDenseDown, {kModel, kDenseWidth}, kDenseLayer},
-    {"model.layers.{L}.mlp.gate.weight", kRouter, {kExperts, kModel}, kMoeLayer},
-    {"model.layers.{L}.mlp.experts.{X}.gate_proj.weight", kExpertGate, {kExpertWidth, kModel}, kMoeLayer},
-    {"model.layers.{L}.mlp.experts.{X}.up_proj.weight", kExpertUp, {kExpertWidth, kModel}, kMoeLayer},
-    {"model.layers.{L}.mlp.experts.{X}.down_proj.weight", kExpertDown, {kModel, kExpertWidth}, kMoeLayer},
-    {"model.layers.{L}.mlp.shared_experts.gate_proj.weight", kSharedGate, {kSharedWidth, kModel}, kMoeLayer},
-    {"model.layers.{L}.mlp.shared_experts.up_proj.weight", kSharedUp, {kSharedWidth, kModel}, kMoeLayer},
-    {"model.layers.{L}.mlp.shared_experts.down_proj.weight", kSharedDown, {kModel, kSharedWidth}, kMoeLayer},
-    {"model.norm.weight", kFinalNorm, {kModel}},
-    {"lm_head.weight", kLmHead, {kVocab, kModel}, kIfUntied},
-};
+constexpr auto kTensorsWithoutBias = detail::without<kSelectionBias>(kTensors);
 
 // What all have in common.
 constexpr Family latent_family(std::string_view model_type, std::string_view architecture) {

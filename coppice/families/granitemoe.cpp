@@ -1,3 +1,4 @@
+#include "coppice/families/table_detail.h"
 #include "coppice/families/trunk_detail.h"
 
 namespace coppice::families {
@@ -11,33 +12,6 @@ using enum When;
 constexpr std::string_view kExpertsKeys[] = {"num_local_experts"};
 
 // Experts are [experts, out, in], gate the first half of the rows.
-constexpr TensorRule kTensors[] = {
-    {"model.embed_tokens.weight", kEmbedding, {kVocab, kModel}},
-    {"model.layers.{L}.input_layernorm.weight", kInputNorm, {kModel}},
-    {"model.layers.{L}.self_attn.q_proj.weight", kQuery, {kQueryRows, kModel}},
-    {"model.layers.{L}.self_attn.q_proj.bias", kQueryBias, {kQueryRows}, kIfQkvBias},
-    {"model.layers.{L}.self_attn.k_proj.weight", kKey, {kKeyValueRows, kModel}},
-    {"model.layers.{L}.self_attn.k_proj.bias", kKeyBias, {kKeyValueRows}, kIfQkvBias},
-    {"model.layers.{L}.self_attn.v_proj.weight", kValue, {kKeyValueRows, kModel}},
-    {"model.layers.{L}.self_attn.v_proj.bias", kValueBias, {kKeyValueRows}, kIfQkvBias},
-    {"model.layers.{L}.self_attn.o_proj.weight", kAttentionOutput, {kModel, kQueryRows}},
-    {"model.layers.{L}.self_attn.o_proj.bias", kAttentionOutputBias, {kModel}, kIfOutputBias},
-    {"model.layers.{L}.post_attention_layernorm.weight", kPostAttentionNorm, {kModel}},
-    {"model.layers.{L}.block_sparse_moe.router.layer.weight", kRouter, {kExperts, kModel}, kMoeLayer},
-    {"model.layers.{L}.block_sparse_moe.input_linear.weight",
-     kExpertGateUp,
-     {kExperts, kExpertGateUpRows, kModel},
-     kMoeLayer,
-     kStacked},
-    {"model.layers.{L}.block_sparse_moe.output_linear.weight",
-     kExpertDown,
-     {kExperts, kModel, kExpertWidth},
-     kMoeLayer,
-     kStacked},
-    {"model.norm.weight", kFinalNorm, {kModel}},
-    {"lm_head.weight", kLmHead, {kVocab, kModel}, kIfUntied},
-};
-
 constexpr TensorRule kTensorsWithShared[] = {
     {"model.embed_tokens.weight", kEmbedding, {kVocab, kModel}},
     {"model.layers.{L}.input_layernorm.weight", kInputNorm, {kModel}},
@@ -66,6 +40,8 @@ constexpr TensorRule kTensorsWithShared[] = {
     {"model.norm.weight", kFinalNorm, {kModel}},
     {"lm_head.weight", kLmHead, {kVocab, kModel}, kIfUntied},
 };
+
+constexpr auto kTensors = detail::without<kSharedGateUp, kSharedDown>(kTensorsWithShared);
 
 constexpr Family granite(std::string_view model_type, std::string_view architecture,
                          std::span<const TensorRule> tensors, std::string_view shared_width_key) {

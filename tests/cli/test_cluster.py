@@ -2,10 +2,13 @@
 
 import os
 import pathlib
-import struct
 import subprocess
+import sys
 
 import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from token_files import write_tokens  # noqa: E402
 
 BUILD = pathlib.Path(os.environ.get("COPPICE_BUILD", pathlib.Path(__file__).resolve().parents[2] / "build" / "release"))
 
@@ -20,8 +23,7 @@ def files(tmp_path_factory):
     for family in ("llama", "mixtral"):
         subprocess.run([BUILD / "tests" / "families_generate", directory / family, family, "BF16", "vocab_size=96"], check=True, capture_output=True)
     for name, ids in {"t": [i * 7 % 96 for i in range(600)], "large": [95, 96] * 200}.items():
-        (directory / f"{name}.bin").write_bytes(struct.pack(f"<{len(ids)}H", *ids))
-        (directory / f"{name}.idx").write_bytes(b"MMIDIDX\x00\x00" + struct.pack("<QBQQiqqq", 1, 8, 1, 2, len(ids), 0, 0, 1))
+        write_tokens(directory / name, ids)
     return directory
 
 

@@ -10,9 +10,13 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import time
 
 import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from token_files import write_tokens  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("COPPICE_BUILD", REPOSITORY / "build" / "release"))
@@ -373,9 +377,7 @@ def test_every_command_of_the_page_works(tmp_path):
     assert len(commands) >= 9, "docs/convert.md lost its commands"
     for name, family in [("DENSE", "mistral"), ("MATHS", "mistral"), ("CODE", "mistral"), ("QWEN", "qwen3")]:
         generate(tmp_path / name, family)
-    ids = [i * 7 % 256 for i in range(2000)]
-    (tmp_path / "CALIBRATION.bin").write_bytes(struct.pack(f"<{len(ids)}H", *ids))
-    (tmp_path / "CALIBRATION.idx").write_bytes(b"MMIDIDX\x00\x00" + struct.pack("<QBQQiqqq", 1, 8, 1, 2, len(ids), 0, 0, 1))
+    write_tokens(tmp_path / "CALIBRATION", [i * 7 % 256 for i in range(2000)])
     for command in commands:
         done = subprocess.run([COPPICE, *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"

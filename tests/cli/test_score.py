@@ -5,11 +5,14 @@ import os
 import pathlib
 import resource
 import signal
-import struct
 import subprocess
+import sys
 import time
 
 import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from token_files import write_tokens  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("COPPICE_BUILD", REPOSITORY / "build" / "release"))
@@ -42,13 +45,6 @@ def tokens(tmp_path_factory):
         ids = [(first + i * i % 61) % 64 for i in range(4000)]
         write_tokens(directory / name, ids)
     return directory / "t", directory / "u"
-
-
-def write_tokens(prefix, ids):
-    with open(f"{prefix}.bin", "wb") as stream:
-        stream.write(struct.pack(f"<{len(ids)}H", *ids))
-    with open(f"{prefix}.idx", "wb") as stream:
-        stream.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, 1, 2) + struct.pack("<i", len(ids)) + struct.pack("<q", 0) + struct.pack("<qq", 0, 1))
 
 
 @pytest.fixture(scope="module")

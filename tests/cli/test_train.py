@@ -6,12 +6,15 @@ import os
 import pathlib
 import shutil
 import signal
-import struct
 import subprocess
+import sys
 import time
 
 import numpy
 import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from token_files import write_tokens  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 COPPICE = pathlib.Path(os.environ.get("COPPICE_BUILD", REPOSITORY / "build" / "release")) / "coppice"
@@ -26,23 +29,14 @@ def coppice(*arguments, **settings):
     return subprocess.run([COPPICE, *map(str, arguments)], capture_output=True, text=True, timeout=120, **settings)
 
 
-def write_tokens(prefix, count, vocabulary=64, seed=1, documents=1):
-    """A Megatron indexed data set of documents of one length."""
-    ids = numpy.cumsum(numpy.random.default_rng(seed).integers(0, 3, count)) % vocabulary
-    ids.astype("<u2").tofile(f"{prefix}.bin")
-    with open(f"{prefix}.idx", "wb") as index:
-        length = count // documents
-        index.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, documents, documents + 1))
-        index.write(struct.pack(f"<{documents}i", *[length] * documents))
-        index.write(struct.pack(f"<{documents}q", *range(0, 2 * count, 2 * length)))
-        index.write(struct.pack(f"<{documents + 1}q", *range(documents + 1)))
-    return prefix
+def write_text(prefix, count, vocabulary=64, seed=1, documents=1):
+    return write_tokens(prefix, numpy.cumsum(numpy.random.default_rng(seed).integers(0, 3, count)) % vocabulary, documents)
 
 
 @pytest.fixture
 def data(tmp_path):
-    write_tokens(tmp_path / "train", 4000)
-    write_tokens(tmp_path / "val", 400, seed=2)
+    write_text(tmp_path / "train", 4000)
+    write_text(tmp_path / "val", 400, seed=2)
     return tmp_path
 
 
@@ -74,7 +68,7 @@ def test_prints_one_json_object(data):
 
 
 def test_documents_apart_are_evaluated_as_they_are_trained_on(data):
-    documents = write_tokens(data / "documents", 400, documents=50)
+    documents = write_text(data / "documents", 400, documents=50)
     done = coppice("train", *MODEL, "--data.train", documents, "--data.validation", documents, "--data.reset_attention",
                    "--train.steps", 4, "--train.out", data / "run", "--json")
     assert done.returncode == 0, done.stderr
@@ -238,7 +232,7 @@ def test_a_token_file_damaged_in_mid_run_is_named_and_loses_nothing(data):
     arguments = ["train", *MODEL, "--data.train", data / "train", "--train.steps", 4000, "--checkpoint.every", 20]
     for damage, said in [(lambda path: overwrite(path, b"\xff\xff" * 4000), "65535"),
                          (lambda path: os.truncate(path, 100), "cut from 8000 to 100 bytes")]:
-        write_tokens(data / "train", 4000)
+        write_text(data / "train", 4000)
         shutil.rmtree(data / "run", ignore_errors=True)
         running = subprocess.Popen([COPPICE, *map(str, arguments), "--train.out", data / "run"], stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
@@ -309,7 +303,7 @@ def test_bad_usage_is_one_clear_sentence(tmp_path, arguments, status, said):
 
 
 def test_a_token_file_of_another_vocabulary_is_refused(data):
-    write_tokens(data / "large", 4000, vocabulary=1000)
+    write_text(data / "large", 4000, vocabulary=1000)
     done = coppice("train", *MODEL, "--data.train", data / "large", "--train.steps", 3, "--train.out", data / "run")
     assert done.returncode == 3 and "large" in done.stderr
     assert not (data / "run").exists()

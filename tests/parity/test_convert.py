@@ -5,14 +5,17 @@ import itertools
 import json
 import os
 import pathlib
-import struct
 import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from token_files import write_tokens  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 COPPICE = pathlib.Path(os.environ.get("COPPICE_BUILD", REPOSITORY / "build" / "release")) / "coppice"
@@ -59,12 +62,6 @@ def convert(*arguments):
     checked = coppice("verify", *parents, out)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     return told
-
-
-def write_tokens(prefix, ids):
-    """A Megatron indexed data set of one document."""
-    pathlib.Path(f"{prefix}.bin").write_bytes(struct.pack(f"<{len(ids)}H", *ids))
-    pathlib.Path(f"{prefix}.idx").write_bytes(b"MMIDIDX\x00\x00" + struct.pack("<QBQQiqqq", 1, 8, 1, 2, len(ids), 0, 0, 1))
 
 
 def load(directory):

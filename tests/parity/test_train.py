@@ -3,13 +3,16 @@
 import json
 import os
 import pathlib
-import struct
 import subprocess
+import sys
 
 import numpy
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from token_files import write_tokens  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 COPPICE = pathlib.Path(os.environ.get("COPPICE_BUILD", REPOSITORY / "build" / "release")) / "coppice"
@@ -34,15 +37,6 @@ def run(*arguments):
     done = subprocess.run([COPPICE, *map(str, arguments)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def write_tokens(prefix, ids):
-    """A Megatron indexed data set of one document."""
-    numpy.asarray(ids, dtype="<u2").tofile(f"{prefix}.bin")
-    with open(f"{prefix}.idx", "wb") as index:
-        index.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, 1, 2))
-        index.write(struct.pack("<iq2q", len(ids), 0, 0, 1))
-    return prefix
 
 
 def new_model(directory, model_type):

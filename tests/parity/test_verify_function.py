@@ -3,12 +3,15 @@
 import json
 import os
 import pathlib
-import struct
 import subprocess
+import sys
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from token_files import write_tokens  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("COPPICE_BUILD", REPOSITORY / "build" / "release"))
@@ -34,8 +37,7 @@ def files(tmp_path_factory):
         experts = ["num_experts=4", "top_k=3", "expert_width=16"] if family == "olmoe" else []
         subprocess.run([BUILD / "tests" / "families_generate", directory / family, family, "F32", *sizes, *experts], check=True, capture_output=True)
     ids = torch.randint(0, 120, (4 * LENGTH + 1,), generator=torch.Generator().manual_seed(2)).tolist()
-    (directory / "t.bin").write_bytes(struct.pack(f"<{len(ids)}H", *ids))
-    (directory / "t.idx").write_bytes(b"MMIDIDX\x00\x00" + struct.pack("<QBQQiqqq", 1, 8, 1, 2, len(ids), 0, 0, 1))
+    write_tokens(directory / "t", ids)
     (directory / "ids.json").write_text(json.dumps(ids))
     return directory
 
