@@ -230,7 +230,7 @@ class Run {
       finish_checkpoint(true);
     }
     Json fields = Json::object();
-    fields["validation_before"] = to_json(validate_now().loss);
+    if (log_) fields["validation_before"] = to_json(validate_now().loss);
     PlannedGrowth growth = course_.plan(stage, sampler_);
     const std::string digest = log_ ? families::open_model(before).digest() : std::string();
     if (log_) {
