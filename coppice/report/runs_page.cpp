@@ -31,6 +31,14 @@ std::string percent(double share, int decimals) {
   return std::isfinite(share) ? cat(fixed_text(100 * share, decimals), " %") : "-";
 }
 
+std::vector<double> times_even(const std::vector<double>& values) {
+  double total = 0;
+  for (const double value : values) total += value;
+  std::vector<double> out;
+  for (const double value : values) out.push_back(total > 0 ? value / total * static_cast<double>(values.size()) : NAN);
+  return out;
+}
+
 std::string growth_text(int64_t before, int64_t after) { return cat(before, " \u2192 ", after); }
 std::string growth_text(const RunSummary& run) { return growth_text(run.experts_before, run.experts_after); }
 

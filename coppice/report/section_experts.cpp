@@ -132,14 +132,6 @@ HeatMap layer_map(const Reported& all, size_t run, const MetricText& text, const
   return map;
 }
 
-std::vector<double> times_even(const std::vector<double>& counts) {
-  double total = 0;
-  for (const double count : counts) total += count;
-  std::vector<double> out;
-  for (const double count : counts) out.push_back(total > 0 ? count / total * static_cast<double>(counts.size()) : NAN);
-  return out;
-}
-
 std::vector<std::string> numbered(size_t count) {
   std::vector<std::string> out;
   for (size_t i = 0; i < count; ++i) out.push_back(cat(i));

@@ -13,14 +13,6 @@ namespace {
 
 constexpr size_t kMostViews = 40, kMostLayers = 128;
 
-std::vector<double> shares(const std::vector<double>& values) {
-  double total = 0;
-  for (const double value : values) total += value;
-  std::vector<double> out;
-  for (const double value : values) out.push_back(total > 0 ? value / total * static_cast<double>(values.size()) : NAN);
-  return out;
-}
-
 std::vector<size_t> copies_of(const std::vector<uint32_t>& parents, size_t experts) {
   std::vector<size_t> out(experts, 0);
   for (const uint32_t parent : parents) {
@@ -37,10 +29,10 @@ HeatMap utility_map(const GrowthRecord& growth, const std::string& name, const u
               .around_one = true};
   for (const auto& [layer, values] : metric.fc1.sum) {
     if (map.y.size() >= kMostLayers) break;
-    std::vector<double> row = shares(values);
+    std::vector<double> row = times_even(values);
     if (const auto second = metric.fc2.sum.find(layer);
         second != metric.fc2.sum.end() && second->second.size() == row.size()) {
-      const auto other = shares(second->second);
+      const auto other = times_even(second->second);
       for (size_t e = 0; e < row.size(); ++e) row[e] = (row[e] + other[e]) / 2;
     }
     std::vector<std::string> notes(row.size());

@@ -160,4 +160,25 @@ void LayerSums::add_part(upcycle::Scores& scores, upcycle::MetricPart upcycle::M
   }
 }
 
+SumsByLayer begin_sums(const families::ModelConfig& config, const std::vector<nn::Parameter>& parameters, int64_t first,
+                       int64_t last, bool has_moments) {
+  SumsByLayer sums;
+  for (int64_t layer = first; layer < last; ++layer) {
+    if (!config.moe_layer[layer]) continue;
+    const auto part = [&](families::Role role) -> const nn::Parameter& {
+      return nn::find_parameter(parameters, role, layer);
+    };
+    sums.emplace_back(
+        layer, LayerSums(config, part(families::Role::kExpertGate), part(families::Role::kExpertDown), has_moments));
+  }
+  return sums;
+}
+
+void end_pass(SumsByLayer& sums, const std::vector<nn::LayerRouting>& routing, bool ends_batch) {
+  for (size_t i = 0; i < sums.size(); ++i) {
+    sums[i].second.end_pass(routing[i]);
+    if (ends_batch) sums[i].second.end_batch();
+  }
+}
+
 }  // namespace coppice::score

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "coppice/nn/decoder.h"
@@ -86,5 +87,13 @@ class LayerSums {
   PartSums fc1_, fc2_;
   RoutingSums routing_;
 };
+
+/// Sums of MoE layers, rising.
+using SumsByLayer = std::vector<std::pair<int64_t, LayerSums>>;
+/// Of the MoE layers of [first, last), all zero.
+SumsByLayer begin_sums(const families::ModelConfig& config, const std::vector<nn::Parameter>& parameters, int64_t first,
+                       int64_t last, bool has_moments);
+/// After the backward pass of a part of a batch; `routing` is of the same layers.
+void end_pass(SumsByLayer& sums, const std::vector<nn::LayerRouting>& routing, bool ends_batch);
 
 }  // namespace coppice::score

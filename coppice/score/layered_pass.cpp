@@ -31,10 +31,6 @@ uint64_t passing_bytes(const nn::LayeredDecoder& decoder, const Segment& segment
 // For the time left: a backward pass is a forward pass and, roughly, twice that.
 constexpr double kForward = 1, kBackward = 3;
 
-const nn::Parameter& part_of(const nn::LoadedLayers& layers, families::Role role, int64_t layer) {
-  return nn::find_parameter(layers.parameters(), role, layer);
-}
-
 }  // namespace
 
 LayeredPass::LayeredPass(const nn::LayeredDecoder& decoder, const Batches& batches, Planes& activations,
@@ -117,12 +113,7 @@ void LayeredPass::backward(const Segment& segment, bool has_moments, const Done&
   if (at_top) head = decoder_.load_head();
   auto layers = decoder_.load_layers(segment.first, segment.last);
   for (nn::Parameter& p : layers.parameters()) p.value.set_requires_grad(is_scored(p));
-  std::vector<std::pair<int64_t, LayerSums>> sums;
-  for (int64_t layer = segment.first; layer < segment.last; ++layer) {
-    if (!config.moe_layer[layer]) continue;
-    sums.emplace_back(layer, LayerSums(config, part_of(layers, families::Role::kExpertGate, layer),
-                                       part_of(layers, families::Role::kExpertDown, layer), has_moments));
-  }
+  SumsByLayer sums = begin_sums(config, layers.parameters(), segment.first, segment.last, has_moments);
   const int64_t length = batches_.sampler.sequence_length();
   if (goes_on) gradients_.begin(segment.first);
   if (!is_whole_) take_blocks_from_system(passing_bytes(decoder_, segment));
@@ -137,10 +128,7 @@ void LayeredPass::backward(const Segment& segment, bool has_moments, const Done&
       y_TD.backward(gradients_.read(segment.last, pass.row, y_TD.size(0)));
     }
     if (goes_on) gradients_.write(pass.row, x_TD.grad());
-    for (size_t i = 0; i < sums.size(); ++i) sums[i].second.end_pass(routing[i]);
-    for (auto& [layer, layer_sums] : sums) {
-      if (pass.ends_batch) layer_sums.end_batch();
-    }
+    end_pass(sums, routing, pass.ends_batch);
     advance(static_cast<double>(pass.windows * length * (segment.last - segment.first)) * kBackward);
   }
   if (goes_on) gradients_.finish();

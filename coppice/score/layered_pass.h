@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <utility>
 #include <vector>
 
 #include "coppice/base/progress.h"
@@ -28,7 +27,7 @@ class LayeredPass {
   LayeredPass(const nn::LayeredDecoder& decoder, const Batches& batches, Planes& activations, Planes& gradients);
 
   /// Layers with their sums, once a segment is done; the gradient of what enters it is a plane then.
-  using Done = std::function<void(const Segment&, const std::vector<std::pair<int64_t, LayerSums>>&)>;
+  using Done = std::function<void(const Segment&, const SumsByLayer&)>;
 
   /// `last` layers are left; below num_layers, `gradients` has the plane of boundary `last`.
   void run(int64_t last, uint64_t segment_bytes, bool has_moments, const Done& done);

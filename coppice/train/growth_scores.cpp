@@ -1,6 +1,5 @@
 #include "coppice/train/growth_scores.h"
 
-#include <utility>
 #include <vector>
 
 #include "coppice/base/progress.h"
@@ -11,30 +10,18 @@
 namespace coppice::train {
 namespace {
 
-using families::Role;
-
 // Forward and backward over all batches; only what is scored gets gradients meanwhile.
-std::vector<std::pair<int64_t, score::LayerSums>> sum_over(nn::Decoder& model, const score::Batches& batches) {
+score::SumsByLayer sum_over(nn::Decoder& model, const score::Batches& batches) {
   for (nn::Parameter& p : model.parameters()) p.value.set_requires_grad(score::is_scored(p));
   const auto& config = model.config();
-  std::vector<std::pair<int64_t, score::LayerSums>> sums;
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    if (!config.moe_layer[layer]) continue;
-    const auto part = [&](Role role) -> const nn::Parameter& {
-      return find_parameter(model.parameters(), role, layer);
-    };
-    sums.emplace_back(layer, score::LayerSums(config, part(Role::kExpertGate), part(Role::kExpertDown), true));
-  }
+  auto sums = score::begin_sums(config, model.parameters(), 0, config.num_layers, true);
   Progress progress("score", static_cast<uint64_t>(batches.rows()), ProgressUnit::kTokens);
   for (const score::Pass& pass : batches.passes()) {
     at::Tensor tokens_BS, target_BS;
     batches.read(pass, tokens_BS, target_BS);
     const nn::LossOutput out = model.loss(tokens_BS, target_BS, {.with_output_sq = true});
     batches.backward(pass, out.loss);
-    for (size_t i = 0; i < sums.size(); ++i) {
-      sums[i].second.end_pass(out.routing[i]);
-      if (pass.ends_batch) sums[i].second.end_batch();
-    }
+    score::end_pass(sums, out.routing, pass.ends_batch);
     progress.advance(static_cast<uint64_t>(tokens_BS.numel()));
   }
   for (nn::Parameter& p : model.parameters()) p.value.set_requires_grad(true);
