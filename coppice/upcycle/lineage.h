@@ -58,6 +58,18 @@ Json with_lineage_share(Json lineage, double share);
 double lineage_share(const Json& lineage);
 /// What to tell who opens such a model; nothing where the share is 0.
 std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage);
+
+/// What the newest step of a lineage says of a growth: all that is needed to make it again, but for the factors that
+/// follow from the model (see `growth_of`).
+struct RecordedGrowth {
+  GrowthPlan plan;  ///< a parent's first child is the original, the others count in their order
+  std::string source_digest, command;
+};
+/// The newest step, if that is an expansion.
+///
+/// Throws   Error{kFormat} naming step and key.
+std::optional<RecordedGrowth> newest_growth(const Json& lineage);
+
 /// The plan of the newest step, if that is a conversion to a Mixture of Experts.
 ///
 /// Throws   Error{kFormat}.

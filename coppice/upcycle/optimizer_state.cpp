@@ -277,7 +277,11 @@ Checkpoint::Entry OptimizerState::at(std::string_view tensor, std::string_view p
   throw Error(ErrorCode::kNotFound, cat("optimizer state: no '", tensor, ".", part, "'"));
 }
 
-bool OptimizerState::has_master(std::string_view tensor) const { return entries_.contains(cat(tensor, ".master")); }
+bool OptimizerState::has(std::string_view tensor, std::string_view part) const {
+  return entries_.contains(cat(tensor, ".", part));
+}
+
+bool OptimizerState::has_master(std::string_view tensor) const { return has(tensor, "master"); }
 
 std::vector<OutputTensor> OptimizerState::grow(const families::Model& model, const GrowthPlan& plan,
                                                const std::vector<TensorSlot>& slots) const {

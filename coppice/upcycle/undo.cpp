@@ -1,6 +1,7 @@
 #include "coppice/upcycle/undo.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -64,7 +65,15 @@ GrowthPlan undo_plan(const families::ModelConfig& config, const std::optional<Js
   for (const auto& [layer, of_layer] : *parents) {
     plan.layers.push_back({.layer = layer, .children = originals(of_layer, plan.experts_after, layer)});
   }
+  const auto past_last = [&config](const LayerPlan& layer) { return layer.layer >= config.num_layers; };
+  const auto [first, last] = std::ranges::partition(plan.layers, std::not_fn(past_last));
+  const std::vector<LayerPlan> of_prediction(first, last);  // which configurations do not count
+  plan.layers.erase(first, last);
+  std::ranges::sort(plan.layers, {}, &LayerPlan::layer);
   check_plan(config, plan, true);
+  if (plan.layers.empty()) fail("no layer of the model has parents");
+  plan.layers.insert(plan.layers.end(), of_prediction.begin(), of_prediction.end());
+  std::ranges::sort(plan.layers, {}, &LayerPlan::layer);
   return plan;
 }
 
