@@ -138,7 +138,7 @@ Json settings_record(ConvertOptions o) {
   for (const OptionSpec& spec : option_specs(o)) {
     const bool shapes =
         spec.name == "max-shard-bytes" || std::ranges::find(kOfEveryRun, spec.name) == kOfEveryRun.end();
-    if (shapes && is_given(spec)) record[spec.name] = spec.write();
+    if (shapes && is_given(spec)) record[spec.name] = recorded_setting(spec, o);
   }
   return record;
 }

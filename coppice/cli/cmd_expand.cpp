@@ -206,7 +206,7 @@ Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
       o.layer_selection = growth.layer_selection;
     }
     if (plan.select == "weighted_sampling") o.temperature = growth.temperature;
-    if (!o.split) o.experts = growth.experts;
+    if (!o.split) o.experts = upcycle::ExpertCount::from_text(cat(plan.experts_after));
   }
   o.expert_init = plan.expert_init;
   o.optimizer_state = plan.optimizer_state;
@@ -222,7 +222,7 @@ Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
     const Json value = spec.write();
     const bool is_off = spec.is_flag && !value.as_bool();
     if (std::ranges::find(kWithoutEffect, spec.name) == kWithoutEffect.end() && !value.is_null() && !is_off)
-      record[spec.name] = value;
+      record[spec.name] = recorded_setting(spec, o);
   }
   return record;
 }

@@ -1,13 +1,17 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 
 #include "coppice/base/error.h"
 #include "coppice/base/json.h"
 #include "coppice/base/options.h"
+#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/thread_count.h"
@@ -53,6 +57,18 @@ struct OutputOptions {
             .resume = resume};
   }
 };
+
+/// A setting as the lineage keeps it: what it means, never how it was spelled. Files count by their contents, sizes by
+/// their number of bytes.
+///
+/// Throws   Error{kNotFound, kIo} for a file that cannot be read.
+inline Json recorded_setting(const OptionSpec& spec, const OutputOptions& output) {
+  constexpr std::array<std::string_view, 4> kFiles = {"scores", "plan", "family-file", "router-rows"};
+  const Json value = spec.write();
+  if (spec.name == "max-shard-bytes") return Json(output.max_shard_bytes.bytes);
+  const bool is_file = std::ranges::find(kFiles, spec.name) != kFiles.end() && value.is_string();
+  return is_file ? Json(cat("sha256:", sha256_of_file(value.as_string()))) : value;
+}
 
 inline void add_written(const upcycle::WrittenModel& done, const std::filesystem::path& out, Json& json) {
   json["out"] = out.string();

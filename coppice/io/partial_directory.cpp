@@ -8,6 +8,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <map>
+#include <set>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -121,6 +124,35 @@ void PartialDirectory::State::clear() {
   if (failure) throw_io(work.string(), "remove what a stopped process left there", failure.value());
 }
 
+namespace {
+
+std::map<std::string, std::string> named_lines(std::string_view lines) {
+  std::map<std::string, std::string> named;
+  for (const std::string& line : split(lines, '\n')) {
+    if (const size_t space = line.find(' '); space != std::string::npos)
+      named[line.substr(0, space)] = line.substr(space + 1);
+  }
+  return named;
+}
+
+// " (--seed differs)": options by name; what follows from them only where no option differs.
+std::string differing(std::string_view begun, std::string_view wanted) {
+  const auto was = named_lines(begun), is = named_lines(wanted);
+  std::set<std::string> options, others;
+  for (const auto* lines : {&was, &is}) {
+    for (const auto& [name, unused] : *lines) {
+      const auto a = was.find(name), b = is.find(name);
+      if (a != was.end() && b != is.end() && a->second == b->second) continue;
+      (name.starts_with("--") ? options : others).insert(name);
+    }
+  }
+  const std::set<std::string>& names = options.empty() ? others : options;
+  if (names.empty()) return {};
+  return cat(" (", join(std::vector(names.begin(), names.end())), names.size() == 1 ? " differs)" : " differ)");
+}
+
+}  // namespace
+
 // All parts must be of the same work.
 void PartialDirectory::State::check_journals() const {
   for (const auto& file : fs::directory_iterator(journals())) {
@@ -132,8 +164,9 @@ void PartialDirectory::State::check_journals() const {
                       part.count, " (give the number of parts it was begun with, or remove ", work, ")"));
     }
     if (seen->identity.plan != identity.plan) {
-      throw Error(ErrorCode::kUsage, cat(target, ": begun with another model, other settings or another version, in ",
-                                         work, "; wanted the same ones (give them, or remove that directory)"));
+      throw Error(ErrorCode::kUsage, cat(target, ": begun with another model, other settings or another version",
+                                         differing(seen->identity.plan, identity.plan), ", in ", work,
+                                         "; wanted the same ones (give them, or remove that directory)"));
     }
     if (seen->part == part && seen->identity.source != identity.source) {
       throw Error(ErrorCode::kFormat, cat(target, ": the source has changed since this was begun, in ", work,

@@ -26,7 +26,9 @@ struct Part {
 
 /// What a continued run must share with the one before.
 struct WorkIdentity {
-  std::string plan;    ///< digest of what is to be written: equal among parts
+  /// What is to be written: equal among parts. A line "NAME DIGEST" for each thing that it follows from; options begin
+  /// with "--".
+  std::string plan;
   std::string source;  ///< sizes and times of what is read: equal among the runs of one part
 };
 

@@ -70,14 +70,26 @@ std::string source_stamp(std::span<const io::Checkpoint* const> sources, bool wi
   return stamp;
 }
 
-/// Everything that the output's bytes follow from; parts on other machines have it too.
-std::string digest_of(const NewModel& model, const OutputPlan& output, const std::string& source_sizes) {
-  Sha256 digest;
-  for (const std::string& text :
-       {std::string(version()), model.plan, model.config.dump(), model.lineage.dump(), output.digest(), source_sizes}) {
-    digest.add(cat(text.size(), "\n", text));
+/// Everything that the output's bytes follow from, a line each with its digest, so that what differs can be named; parts
+/// on other machines have the same.
+std::string identity_of(const NewModel& model, const OutputSettings& settings, const OutputPlan& output,
+                        const std::string& source_sizes) {
+  std::string lines;
+  const auto add = [&lines](std::string_view name, const std::string& text) {
+    Sha256 digest;
+    digest.add(text);
+    lines += cat(name, " ", digest.hex(), "\n");
+  };
+  if (settings.record.is_object()) {
+    for (const auto& [name, value] : settings.record.members()) add(cat("--", name), value.dump());
   }
-  return digest.hex();
+  add("version", std::string(version()));
+  add("plan", model.plan);
+  add("config.json", model.config.dump());
+  add(kLineageFile, model.lineage.dump());
+  add("tensors", output.digest());
+  add("model", source_sizes);
+  return lines;
 }
 
 /// What a process that was killed at the very end may have left beside the tensors, whole or not.
@@ -107,8 +119,8 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
   }
 
   const std::string stamp = source_stamp(sources, true);
-  const std::string digest = digest_of(model, output, source_stamp(sources, false));
-  io::PartialDirectory out(settings.out, settings.part, settings.resume, {.plan = digest, .source = stamp});
+  const std::string identity = identity_of(model, settings, output, source_stamp(sources, false));
+  io::PartialDirectory out(settings.out, settings.part, settings.resume, {.plan = identity, .source = stamp});
   const uint64_t needed = output.file_bytes() + bytes_of_files(first, companions);
   const uint64_t claimed = claimed_bytes(out.path());
   io::check_free_space(fs::absolute(settings.out).parent_path(), needed - std::min(needed, claimed));
