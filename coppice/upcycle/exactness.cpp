@@ -73,8 +73,9 @@ class LayerJudge {
     routing_.experts_after = plan.experts_after;
     routing_.top_k = model.config.top_k_of(layer.layer);
     routing_.weight = grown.rows(Role::kRouter, layer.layer).value_or(detail::GrownRows{});
-    routing_.bias = grown.rows(Role::kRouterBias, layer.layer);
-    routing_.selection_bias = grown.rows(Role::kSelectionBias, layer.layer);
+    const Routing& routing = model.config.routing;  // a bias that the configuration turns off counts for nothing
+    if (routing.has_router_bias) routing_.bias = grown.rows(Role::kRouterBias, layer.layer);
+    if (routing.has_selection_bias) routing_.selection_bias = grown.rows(Role::kSelectionBias, layer.layer);
     for (const families::TensorSlot& slot : model.slots) {
       if (slot.role() != Role::kPostAttentionNorm || slot.layer != layer.layer) continue;
       routing_.input_scale = model.checkpoint.read_f32(slot.name);

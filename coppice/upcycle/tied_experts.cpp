@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <map>
 #include <vector>
@@ -14,14 +15,14 @@ constexpr float kLargeBias = 64;  // fp32 has 17 bits of a score of 1 left besid
 
 /// Experts by what their scores are made of.
 std::vector<std::vector<uint32_t>> tied_experts(const LayerRouting& layer) {
-  std::map<std::vector<float>, std::vector<uint32_t>> alike;
+  std::map<std::vector<uint32_t>, std::vector<uint32_t>> alike;  // by bits, which NaN has too
   if (layer.weight.before.empty()) return {};
   for (uint32_t e = 0; e < layer.experts_before; ++e) {
-    const auto row = layer.weight.row_before(e);
-    std::vector<float> key(row.begin(), row.end());
+    std::vector<uint32_t> key;
+    for (const float x : layer.weight.row_before(e)) key.push_back(std::bit_cast<uint32_t>(x));
     for (const GrownRows* bias :
          {layer.bias ? &*layer.bias : nullptr, layer.selection_bias ? &*layer.selection_bias : nullptr}) {
-      if (bias != nullptr && !bias->before.empty()) key.push_back(bias->before[e]);
+      if (bias != nullptr && !bias->before.empty()) key.push_back(std::bit_cast<uint32_t>(bias->before[e]));
     }
     alike[std::move(key)].push_back(e);
   }

@@ -3,8 +3,12 @@
 
 #include "coppice/upcycle/exactness.h"
 
+#include <ATen/core/TensorBody.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/abs.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/max.h>
+#include <ATen/ops/sub.h>
 #include <gtest/gtest.h>
 
 #include <random>
@@ -214,7 +218,7 @@ void check_growth(const families::Model& model, const at::Tensor& tokens, const 
   SCOPED_TRACE(cat(upcycle::methods_text(plan), " top-k factor ", plan.top_k_factor, "\n", model.config.json.dump(),
                    "\n", plan.to_json().at("parents").dump(), "\n", verdict.reason));
   EXPECT_TRUE(verdict.reason.starts_with(!verdict.known ? "Unknown: " : verdict.exact ? "Exact" : "Not exact: "));
-  const double change = largest(grown_decoder(model, plan).logits(tokens, {}) - before) / largest(before);
+  const double change = largest(grown_decoder(model, plan).logits(tokens, {}).sub(before)) / largest(before);
   if (!verdict.known) {
     EXPECT_FALSE(verdict.exact);
     ++tally.unknown;
@@ -273,7 +277,7 @@ std::vector<const families::Family*> trained_with_experts() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, ExactnessOf, ::testing::ValuesIn(trained_with_experts()),
-                         [](const auto& info) { return std::string(info.param->model_type); });
+                         [](const auto& family) { return std::string(family.param->model_type); });
 
 }  // namespace
 }  // namespace coppice::train
