@@ -13,6 +13,7 @@
 #include "coppice/cost/cost_plan.h"
 #include "coppice/families/match.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/upcycle/exactness.h"
 #include "coppice/upcycle/execute.h"
 #include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/optimizer_state.h"
@@ -178,9 +179,7 @@ upcycle::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model
     return upcycle::undo_plan(model.config, upcycle::read_lineage(model.checkpoint.directory()));
   }
   if (o.plan) {
-    auto plan = upcycle::GrowthPlan::read(*o.plan);
-    upcycle::check_plan(model.config, plan, o.allow_regroup);
-    return plan;
+    return upcycle::read_plan(*o.plan, model.config, o.allow_regroup);
   }
   if (o.split && o.experts) refuse("experts", "--split says how many parts an expert becomes");
   if (o.split == uint64_t{0} || o.split == uint64_t{1} || o.split > uint64_t{1} << 20) {
@@ -243,7 +242,7 @@ Account account_of(const families::Model& model, const upcycle::GrowthPlan& plan
   after.experts = of_one * plan.experts_after;
   after.active = after.total - of_one * (plan.experts_after - config.top_k);
   return {families::count_parameters(model), after, config.top_k, upcycle::expand_bytes(model, plan),
-          upcycle::plan_exactness(model.config, plan)};
+          upcycle::growth_exactness(model, plan)};
 }
 
 Json account_json(const Account& account, const upcycle::GrowthPlan& plan) {
@@ -254,7 +253,7 @@ Json account_json(const Account& account, const upcycle::GrowthPlan& plan) {
       Json::array({Json(account.parameters_before.active), Json(account.parameters_after.active)});
   json["weight_bytes"] = Json::array({Json(account.bytes.weights_before), Json(account.bytes.weights_after)});
   json["optimizer_bytes"] = Json::array({Json(account.bytes.optimizer_before), Json(account.bytes.optimizer_after)});
-  json["exact"] = account.exactness.exact;
+  json["exact"] = account.exactness.known ? Json(account.exactness.exact) : Json();
   json["exactness"] = account.exactness.reason;
   return json;
 }
@@ -291,13 +290,12 @@ std::string wrote_text(const ExpandOptions& o, const upcycle::GrowthPlan& plan, 
              "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n");
 }
 
-/// What is said last: of an expansion whether it is exact, of a contraction what is not as before.
-std::string verdict(const families::Model& model, const upcycle::GrowthPlan& plan, const Account& account) {
+/// What is said last: of an expansion whether it is exact, of a contraction what is as before.
+std::string verdict(const families::Model& model, const upcycle::GrowthPlan& plan, const Account& account,
+                    const std::filesystem::path& out) {
   if (!plan.is_undo) return account.exactness.reason;
-  const auto lineage = upcycle::read_lineage(model.checkpoint.directory());
-  const std::string remainder = lineage ? upcycle::undo_remainder(*lineage) : "";
-  return remainder.empty() ? "The originals as they are in MODEL; what the expansion left alone is what it was."
-                           : cat("Not all is as before the expansion: ", remainder, ".");
+  return upcycle::undo_account(model, plan, *upcycle::read_lineage(model.checkpoint.directory()),
+                               families::open_model(out, model.config.family));
 }
 
 int run(std::span<const std::string_view> args) {
@@ -310,6 +308,10 @@ int run(std::span<const std::string_view> args) {
   const upcycle::GrowthPlan plan = plan_of(o, model);
   const Account account = account_of(model, plan);
   if (!o.plan && !o.undo) check_used(o, plan, account.bytes.optimizer_before > 0);
+  if (o.plan && plan.optimizer_state.name != "copy" && account.bytes.optimizer_before == 0) {
+    throw Error(ErrorCode::kUsage, cat(*o.plan, ": methods.optimizer_state: '", plan.optimizer_state.name,
+                                       "' has no effect; the model has no trainer/ (make it 'copy')"));
+  }
   Json json = account_json(account, plan);
   if (o.dry_run) {
     if (!plan.is_undo) json["plan"] = plan.to_json();
@@ -324,7 +326,7 @@ int run(std::span<const std::string_view> args) {
   } else if (!done.missing_parts.empty()) {
     std::cout << part_text(done, *o.part, o.out);
   } else {
-    std::cout << wrote_text(o, plan, done) << verdict(model, plan, account) << "\n";
+    std::cout << wrote_text(o, plan, done) << verdict(model, plan, account, o.out) << "\n";
   }
   return 0;
 }

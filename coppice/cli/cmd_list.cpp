@@ -44,7 +44,8 @@ Json routing_json(const families::Family& family) {
   const auto& info = families::routing_class_info(families::routing_class(families::default_routing(family)));
   Json exact = Json::object({{"plain_top_1", info.exact_top_1}, {"scaled_top_k", info.can_scale}});
   if (!info.scaled.empty()) exact["scaled_top_k_with"] = info.scaled;
-  if (!info.dormant.empty()) exact["dormant_copies"] = info.dormant;
+  const bool has_bias = family.has_role(families::Role::kRouterBias) || family.has_role(families::Role::kSelectionBias);
+  if (has_bias && !info.dormant.empty()) exact["dormant_copies"] = info.dormant;
   Json json = Json::object({{"class", info.name}, {"routing", info.routing}});
   if (family.renormalise.kind == families::Switch::Kind::kKey) json["class_depends_on"] = family.renormalise.key;
   json["groups"] = family.has_groups;

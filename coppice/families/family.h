@@ -180,15 +180,17 @@ enum class GateFunction : uint8_t {
   kSoftmaxTopK,  ///< softmax over all experts, then top-K
   kTopKSoftmax,  ///< top-K of z, then softmax over the K
   kSigmoidTopK,  ///< sigmoid(z) + selection bias for the choice, sigmoid(z) for the gate
+  kUnknown,      ///< a family file that does not say it
 };
 
 /// A yes or no that a family fixes or reads from its configuration.
 struct Switch {
-  enum class Kind : uint8_t { kNo, kYes, kKey } kind = Kind::kNo;
+  enum class Kind : uint8_t { kNo, kYes, kKey, kUnknown } kind = Kind::kNo;
   std::string_view key = {};
   bool fallback = false;  ///< value if the key is absent
 
   static constexpr Switch yes() { return {Kind::kYes, {}, true}; }
+  static constexpr Switch unknown() { return {Kind::kUnknown, {}, false}; }  ///< a family file that does not say it
   static constexpr Switch read(std::string_view key, bool fallback) { return {Kind::kKey, key, fallback}; }
 };
 
@@ -287,6 +289,7 @@ struct Family {
   std::string_view num_groups_key = "n_group", top_groups_key = "topk_group";
   int64_t num_groups_fallback = 1, top_groups_fallback = 1;
   GroupScore group_score = GroupScore::kBestTwo;
+  bool group_score_known = true;          ///< false: a family file that does not say it
   std::string_view groups_on_key = {};    ///< groups count only if this key ...
   std::string_view groups_on_value = {};  ///< ... has this value (deepseek_v2: topk_method)
   std::string_view sigmoid_key = {};      ///< the gate is a sigmoid if this key is "sigmoid" (cohere2_moe)

@@ -40,8 +40,8 @@ constexpr TextKey kTextKeys[] = {
     {"num_groups_key", &Family::num_groups_key},
     {"top_groups_key", &Family::top_groups_key},
 };
-constexpr std::array<std::string_view, 7> kOtherKeys = {"experts_keys", "gate",    "renormalise",  "groups",
-                                                        "mtp",          "tensors", "decoder_trunk"};
+constexpr std::array<std::string_view, 8> kOtherKeys = {"experts_keys", "gate", "renormalise", "groups",
+                                                        "group_score",  "mtp",  "tensors",     "decoder_trunk"};
 constexpr std::array<std::string_view, 6> kTensorKeys = {"name",       "role",        "stacked",
                                                          "transposed", "interleaved", "optional"};
 
@@ -144,6 +144,7 @@ FamilyFile FamilyFile::read(const std::filesystem::path& path) {
     state->experts_keys.push_back(state->keep(key.as_string()));
   }
   family.experts_keys = state->experts_keys;
+  family.gate = GateFunction::kUnknown;
   if (table.find("gate") != nullptr) {
     const std::string& name = table.text("gate");
     const auto* gate = std::ranges::find(kGates, name, &GateName::name);
@@ -152,12 +153,22 @@ FamilyFile FamilyFile::read(const std::filesystem::path& path) {
     family.gate = gate->gate;
   }
   const Json* renormalise = table.find("renormalise");
-  if (renormalise != nullptr && renormalise->is_string()) {
+  if (renormalise == nullptr) {
+    family.renormalise = Switch::unknown();
+  } else if (renormalise->is_string()) {
     family.renormalise = Switch::read(state->keep(renormalise->as_string()), false);
   } else if (table.flag("renormalise", false)) {
     family.renormalise = Switch::yes();
   }
   family.has_groups = table.flag("groups", false);
+  family.group_score_known = table.find("group_score") != nullptr;
+  if (family.group_score_known) {
+    if (!family.has_groups) table.refuse("group_score", "has no effect without groups = true (leave it out)");
+    const std::string& name = table.text("group_score");
+    if (name != "best" && name != "best_two")
+      table.refuse("group_score", cat("is '", name, "'; wanted best or best_two"));
+    family.group_score = name == "best" ? GroupScore::kBest : GroupScore::kBestTwo;
+  }
   family.has_mtp = table.flag("mtp", false);
   if (table.flag("decoder_trunk", true)) family.trunk = detail::kDecoderTrunk;
 

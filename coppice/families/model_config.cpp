@@ -1,6 +1,7 @@
 #include "coppice/families/model_config.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "coppice/base/check.h"
 #include "coppice/families/attention_config_detail.h"
@@ -151,7 +152,9 @@ void read_routing(const ConfigReader& in, ModelConfig& c) {
     r.gate = GateFunction::kSigmoidTopK;
   r.kind = family.router;
   r.group_score = family.group_score;
+  r.group_score_known = family.group_score_known;
   r.renormalise = read_switch(in, family.renormalise);
+  r.renormalise_known = family.renormalise.kind != Switch::Kind::kUnknown || r.gate == GateFunction::kTopKSoftmax;
   r.renormalise_epsilon = family.renormalise_epsilon;
   r.has_selection_bias = family.has_role(Role::kSelectionBias);
   r.has_router_bias = family.has_role(Role::kRouterBias);
@@ -320,6 +323,11 @@ bool ModelConfig::present(When when, int64_t layer) const {
     case When::kOptional: return false;
   }
   COPPICE_CHECK(false, "condition ", static_cast<int>(when));
+}
+
+int64_t ModelConfig::top_k_of(int64_t layer) const {
+  const bool has_own = layer >= 0 && std::cmp_less(layer, top_k_by_layer.size());
+  return has_own ? top_k_by_layer[static_cast<size_t>(layer)] : top_k;
 }
 
 int64_t ModelConfig::num_moe_layers() const { return std::count(moe_layer.begin(), moe_layer.end(), true); }

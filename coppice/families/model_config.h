@@ -14,6 +14,7 @@ namespace coppice::families {
 struct Routing {
   GateFunction gate = GateFunction::kSoftmaxTopK;
   bool renormalise = false;
+  double gate_norm = 1;  ///< p of the norm that renormalised gates are divided by; 0 where the configuration says null
   double renormalise_epsilon = 0;
   int64_t num_groups = 1;  ///< n_group
   int64_t top_groups = 1;  ///< topk_group
@@ -22,6 +23,8 @@ struct Routing {
   bool has_router_bias = false;
   RouterKind kind = RouterKind::kPlain;
   GroupScore group_score = GroupScore::kBestTwo;
+  /// False where a family file does not say it, so that `renormalise` and `group_score` mean nothing.
+  bool renormalise_known = true, group_score_known = true;
   bool fixed_top_k = false;      ///< no key of the configuration can change top_k
   int64_t trailing_choices = 0;  ///< rows of the router behind the experts' that are no experts
 };
@@ -41,7 +44,8 @@ struct ModelConfig {
 
   int64_t num_layers = 0, model_dim = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, vocab_size = 0;
   int64_t dense_width = 0, expert_width = 0, shared_width = 0;  ///< 0 where there is none
-  int64_t num_experts = 0, top_k = 0;                           ///< 0 for dense models
+  int64_t num_experts = 0, top_k = 0;                           ///< 0 for dense models; the largest of all layers
+  std::vector<int64_t> top_k_by_layer = {};                     ///< [num_layers] where the configuration lists them
   std::vector<bool> moe_layer;                                  ///< [num_layers]
   Routing routing;
   bool tied = false, qkv_bias = false, output_bias = false, mlp_bias = false;
@@ -68,6 +72,7 @@ struct ModelConfig {
   /// True where the weights and not this configuration say which tensors there are: families known for surgery only,
   /// the language model inside a multimodal one, and quantised weights, which have other names or scales beside them.
   bool placed_by_weights() const { return family->surgery_only || !text_key.empty() || quantised; }
+  int64_t top_k_of(int64_t layer) const;  ///< `top_k` of layers past the last one
   int64_t router_rows() const { return num_experts + routing.trailing_choices; }
   int64_t dim(Dim dim) const;
   std::vector<int64_t> shape(const TensorRule& rule) const;

@@ -39,8 +39,8 @@ struct Handover {
 std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Json>& lineage, double share,
                                                           uint64_t seed);
 
-/// Puts every copy to sleep: its selection bias starts 1.001 + max - min of the layer's below its parent's, so that it
-/// is never chosen. The plan's router method becomes `bias_only` with that shift, layer by layer.
+/// Puts every copy to sleep: its selection bias starts so far below the others' that it is never chosen. The router
+/// method of every layer becomes `dormant`.
 ///
 /// Throws   Error{kUsage} where the model has no selection bias, or sigmoids are not what it is added to.
 void put_copies_to_sleep(upcycle::GrowthPlan& plan, const nn::Decoder& model);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
@@ -30,6 +31,20 @@ Params expert_params(const GrowthPlan& plan, int64_t layer) {
 
 bool leaves_alone(const ExpertInit& method, Role role) {
   return method.same_bytes || (families::is_bias(role) && !method.changes_biases);
+}
+
+/// But for the plan's factor, the child's tensor is its parent's.
+bool has_values_of_parent(const GrowthPlan& plan, int64_t layer, const Child& child, Role role) {
+  return child.copy == 0 || leaves_alone(expert_method(plan, layer), role);
+}
+
+MatrixRows times(MatrixRows matrix, double factor) {
+  if (factor == 1) return matrix;
+  matrix.read = [read = std::move(matrix.read), factor](int64_t first, std::span<float> out) {
+    read(first, out);
+    for (float& x : out) x = static_cast<float>(factor * x);
+  };
+  return matrix;
 }
 
 Params optimizer_params(const GrowthPlan& plan) {
@@ -65,7 +80,7 @@ RowsSource rows_of(const MatrixSource& source, Role role) {
 /// mean|child - W| / mean|W|; 0 for a parent of zeros.
 double weight_change(const GrowthPlan& plan, int64_t layer, const Child& child, Role role,
                      const MatrixSource& weights) {
-  if (is_plain_copy(plan, layer, child, role)) return 0;
+  if (has_values_of_parent(plan, layer, child, role)) return 0;
   const RowsSource originals = rows_of(weights, role);
   const auto parent = originals(child.parent).all();
   auto values = child_matrix(plan, layer, child, role, originals).all();
@@ -117,7 +132,7 @@ MomentContext moment_context(MomentKind kind, const Child& child, uint32_t num_s
 }  // namespace
 
 bool is_plain_copy(const GrowthPlan& plan, const Child& child) {
-  if (plan.split > 1) return false;
+  if (plan.split > 1 || plan.down_factor != 1 || plan.down_bias_factor != 1) return false;
   if (child.copy == 0) return true;
   const auto copies = [](const MethodChoice& choice) { return expert_init(choice.name).same_bytes; };
   return copies(plan.expert_init) && std::ranges::all_of(plan.layers, [&](const LayerPlan& layer) {
@@ -126,7 +141,7 @@ bool is_plain_copy(const GrowthPlan& plan, const Child& child) {
 }
 
 bool is_plain_copy(const GrowthPlan& plan, int64_t layer, const Child& child, Role role) {
-  return plan.split == 1 && (child.copy == 0 || leaves_alone(expert_method(plan, layer), role));
+  return plan.split == 1 && expert_factor(plan, role) == 1 && has_values_of_parent(plan, layer, child, role);
 }
 
 MatrixRows rows_of(const MatrixBytes& matrix, Role role) {
@@ -150,11 +165,12 @@ void round_rows(const MatrixRows& matrix, io::Dtype dtype, std::span<std::byte> 
 MatrixRows child_matrix(const GrowthPlan& plan, int64_t layer, const Child& child, Role role,
                         const RowsSource& originals) {
   MatrixRows parent = originals(child.parent);
-  if (plan.split > 1) return part_of_expert(plan, child, parent, split_factor(plan, role));
-  if (is_plain_copy(plan, layer, child, role)) return parent;
+  const double factor = expert_factor(plan, role);
+  if (plan.split > 1) return part_of_expert(plan, child, parent, factor);
+  if (has_values_of_parent(plan, layer, child, role)) return times(std::move(parent), factor);
   parent.read =
       expert_method(plan, layer).child(parent, key_of(plan, layer, child), originals, expert_params(plan, layer));
-  return parent;
+  return times(std::move(parent), factor);
 }
 
 bool grows_by_rows(const GrowthPlan& plan, int64_t layer) {

@@ -190,6 +190,16 @@ std::vector<TensorSlot> grown_slots(const Model& model, const GrowthPlan& plan) 
   return slots;
 }
 
+std::vector<TensorSlot> grown_router_slots(const Model& model, const GrowthPlan& plan) {
+  std::vector<TensorSlot> slots;
+  for (const TensorSlot& slot : model.slots) {
+    if (!is_router(slot.role())) continue;
+    slots.push_back(slot);
+    slots.back().shape = grown_shape(slot, model.config, plan.experts_after);
+  }
+  return slots;
+}
+
 void check_values(const Model& model, const GrowthPlan& plan) {
   const bool only_copies = std::ranges::all_of(plan.layers, [&](const LayerPlan& layer) {
     return std::ranges::all_of(layer.children, [&](const Child& child) { return is_plain_copy(plan, child); });
@@ -199,10 +209,13 @@ void check_values(const Model& model, const GrowthPlan& plan) {
     if (!families::is_expert(slot.role()) || slot.role() == Role::kAttentionExpert) continue;
     const io::Dtype dtype = model.checkpoint.at(slot.name).info->dtype;
     if (slot.role() != Role::kExpertCompanion && io::is_float(dtype)) continue;
-    throw Error(ErrorCode::kUnsupported, cat("'", slot.name, "': the experts are stored in ", io::dtype_name(dtype),
-                                             " with scales, and '", plan.expert_init.name,
-                                             "' changes values (choose expert-init copy, which copies every byte, or "
-                                             "expand the checkpoint in bf16)"));
+    const bool scales_down = plan.split == 1 && plan.down_factor != 1;
+    throw Error(ErrorCode::kUnsupported,
+                cat("'", slot.name, "': the experts are stored in ", io::dtype_name(dtype), " with scales, and ",
+                    scales_down ? "a top-K that grows needs other down matrices (leave top-k out, or"
+                                : cat("'", plan.expert_init.name,
+                                      "' changes values (choose expert-init copy, which copies every byte, or"),
+                    " expand the checkpoint in bf16)"));
   }
 }
 

@@ -10,7 +10,6 @@
 namespace coppice::upcycle {
 namespace {
 
-using families::GateFunction;
 using families::Role;
 
 void refuse(std::string_view setting, std::string_view value) {
@@ -50,12 +49,7 @@ GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOpti
   plan.experts_after = ExpertCount::from_text(cat(parts, "x")).resolve(config.num_experts);
   plan.order = options.order ? order_from_name(*options.order, "order") : Order::kAppend;
   plan.split = plan.top_k_factor = parts;
-  const auto factor = static_cast<double>(parts);
-  const bool whole_gates = config.routing.gate == GateFunction::kSigmoidTopK && !config.routing.renormalise;
-  (whole_gates ? plan.down_bias_factor : plan.down_factor) = whole_gates ? 1.0 / factor : factor;
-  if (config.routing.gate == GateFunction::kSoftmaxTopK && config.routing.has_selection_bias) {
-    plan.selection_bias_factor = 1.0 / factor;
-  }
+  set_factors(config, plan);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
     LayerPlan& layer_plan = plan.layers.emplace_back(LayerPlan{.layer = layer, .children = {}});
@@ -67,11 +61,6 @@ GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOpti
   }
   check_plan(config, plan, false);
   return plan;
-}
-
-double split_factor(const GrowthPlan& plan, Role role) {
-  if (role == Role::kExpertDown) return plan.down_factor;
-  return role == Role::kExpertDownBias ? plan.down_bias_factor : 1.0;
 }
 
 MatrixRows part_of_expert(const GrowthPlan& plan, const Child& child, const MatrixRows& parent, double factor) {

@@ -158,7 +158,6 @@ TEST(Split, KeepsTheFunctionOfEveryRouter) {
               for (const double y : wanted) size = std::max(size, std::abs(y));
               for (size_t i = 0; i < wanted.size(); ++i) EXPECT_NEAR(found[i], wanted[i], 1e-6 * size);
             }
-            EXPECT_TRUE(plan_exactness(config, plan).exact);
           }
         }
       }
