@@ -1,18 +1,13 @@
 // parse_shard_index takes any JSON: it gives files that lie inside the model's directory, or Error{kFormat}.
 #include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
 #include <filesystem>
 
-#include "coppice/base/error.h"
 #include "coppice/io/shard_index_detail.h"
+#include "fuzz/fuzzed.h"
 
 namespace {
 
-void require(bool holds) {
-  if (!holds) std::abort();
-}
+using coppice::fuzz::require;
 
 }  // namespace
 

@@ -90,6 +90,9 @@ constexpr std::array<std::string_view, 8> kOfEveryRun = {"MODEL",  "OUT",  "max-
 /// Throws   Error{kUsage} for a setting that was given and has no effect.
 void check_used(ConvertOptions o) {
   if (o.models.size() == 1 && o.trunk) refuse("trunk", "there is one model");
+  if (!o.dense_average && o.no_virtual_group && o.granularity.value_or(1) == 1) {
+    refuse("no-virtual-group", "with granularity 1 every expert is a group of its own");
+  }
   if (!o.dense_average) return;
   if (o.models.size() > 1) refuse("dense-average", "it takes one model");
   for (const OptionSpec& spec : option_specs(o)) {
@@ -224,8 +227,8 @@ int carry_out(upcycle::Conversion& conversion, const ConvertOptions& o, const Ac
   } else if (!done.missing_parts.empty()) {
     std::cout << part_text(done, *o.part, o.out);
   } else {
-    std::cout << cat("wrote ", o.out, ": ", done.tensors_written, " tensors, ", bytes_text(done.bytes_written),
-                     "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n")
+    std::cout << cat("wrote ", o.out, ": ", size_text(done, o.part), "; peak memory ", done.peak_rss_bytes >> 20,
+                     " MiB\n")
               << account_text(conversion, account);
   }
   return 0;

@@ -35,6 +35,7 @@ struct EvalOptions {
   std::optional<ByteCount> max_memory;
   std::optional<uint64_t> threads;
   bool reset_attention = false, json = false;
+  Given given;
 
   static constexpr auto fields() {
     using O = EvalOptions;
@@ -83,7 +84,9 @@ void check(const EvalOptions& o, const families::Model& model) {
   if (o.tokens.empty() && o.tasks.empty()) {
     refuse("tokens: none given, nor tasks; wanted token files (make them with `coppice tokenize`) or questions");
   }
-  if (o.against && o.tokens.empty()) refuse("against: given without tokens; wanted token files to compare on");
+  refuse_without_effect(o.given, {{o.tokens.empty(),
+                                   "there are no token files",
+                                   {"against", "sequence-length", "reset-attention", "batch", "max-tokens"}}});
   (void)compute_dtype(o.dtype);
   if (o.batch < 1) refuse(cat("batch: ", o.batch, "; wanted 1 or more"));
   if (!o.tokens.empty() && (o.sequence_length < 1 || o.sequence_length > model.config.max_positions)) {

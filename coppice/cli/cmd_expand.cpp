@@ -47,6 +47,7 @@ struct ExpandOptions : OutputOptions {
   std::optional<std::filesystem::path> plan;
   bool undo = false;
   bool dry_run = false, json = false;
+  Given given;
 
   static constexpr auto fields() {
     using O = ExpandOptions;
@@ -143,16 +144,17 @@ void apply_recipe(ExpandOptions& o, const families::Model& model) {
 }
 
 /// Throws   Error{kUsage} for a setting that was given and has no effect.
-void check_used(const ExpandOptions& o, const upcycle::GrowthPlan& plan, bool has_optimizer_state) {
-  if (!upcycle::selection_rule(plan.select).needs_scores) {
-    const std::string reason = cat("the rule '", plan.select, "' does not look at scores");
-    if (o.scores) refuse("scores", reason);
-    if (o.metric) refuse("metric", reason);
-    if (o.layer_selection) refuse("layer-selection", reason);
-  }
-  if (o.temperature && plan.select != "weighted_sampling")
-    refuse("temperature", cat("the rule is '", plan.select, "'"));
-  if (o.optimizer_state && !has_optimizer_state) refuse("optimizer-state", "the model has no trainer/");
+void check_used(const ExpandOptions& o, const families::ModelConfig& config, const upcycle::GrowthPlan& plan,
+                bool has_optimizer_state) {
+  const std::string rule = cat("the rule '", plan.select, "' ");
+  refuse_without_effect(
+      o.given, {{!upcycle::selection_rule(plan.select).needs_scores,
+                 rule + "does not look at scores",
+                 {"scores", "metric", "layer-selection"}},
+                {plan.select != "weighted_sampling", rule + "does not draw", {"temperature"}},
+                {plan.select == "uniform", rule + "gives every expert as many copies", {"max-duplicates"}},
+                {!config.routing.has_selection_bias, "the model has no selection bias", {"balance-bias"}},
+                {!has_optimizer_state, cat("the model has no ", upcycle::kTrainerFolder, "/"), {"optimizer-state"}}});
 }
 
 std::optional<upcycle::Scores> read_scores(const ExpandOptions& o, const families::Model& model) {
@@ -179,6 +181,9 @@ upcycle::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model
     return upcycle::undo_plan(model.config, upcycle::read_lineage(model.checkpoint.directory()));
   }
   if (o.plan) {
+    if (o.allow_regroup && model.config.routing.num_groups <= 1) {
+      refuse("allow-regroup", "the model has no router groups");
+    }
     return upcycle::read_plan(*o.plan, model.config, o.allow_regroup);
   }
   if (o.split && o.experts) refuse("experts", "--split says how many parts an expert becomes");
@@ -285,9 +290,9 @@ std::string plan_account(const families::Model& model, const upcycle::GrowthPlan
 }
 
 std::string wrote_text(const ExpandOptions& o, const upcycle::GrowthPlan& plan, const upcycle::WrittenModel& done) {
-  return cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ", done.tensors_written,
-             " tensors, ", bytes_text(done.bytes_written), done.optimizer_state ? " with optimizer state" : "",
-             "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n");
+  return cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ",
+             size_text(done, o.part), done.optimizer_state ? " with optimizer state" : "", "; peak memory ",
+             done.peak_rss_bytes >> 20, " MiB\n");
 }
 
 /// What is said last: of an expansion whether it is exact, of a contraction what is as before.
@@ -307,7 +312,7 @@ int run(std::span<const std::string_view> args) {
   if (!o.plan && !o.undo) apply_recipe(o, model);
   const upcycle::GrowthPlan plan = plan_of(o, model);
   const Account account = account_of(model, plan);
-  if (!o.plan && !o.undo) check_used(o, plan, account.bytes.optimizer_before > 0);
+  if (!o.plan && !o.undo) check_used(o, model.config, plan, account.bytes.optimizer_before > 0);
   if (o.plan && plan.optimizer_state.name != "copy" && account.bytes.optimizer_before == 0) {
     throw Error(ErrorCode::kUsage, cat(*o.plan, ": methods.optimizer_state: '", plan.optimizer_state.name,
                                        "' has no effect; the model has no trainer/ (make it 'copy')"));

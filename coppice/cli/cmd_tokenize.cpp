@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <iostream>
 #include <optional>
 
@@ -25,6 +26,7 @@ struct TokenizeOptions {
   std::string text_key = "text";
   bool split_at_blank_lines = false;
   bool json = false;
+  Given given;
   static constexpr auto fields() {
     using O = TokenizeOptions;
     return std::tuple{operand("TEXT", &O::text,
@@ -41,6 +43,14 @@ struct TokenizeOptions {
                       field("json", &O::json, "print the result as one JSON object")};
   }
 };
+
+void check_used(const TokenizeOptions& o, std::span<const fs::path> files) {
+  const auto is_lines = [](const fs::path& file) { return file.extension() == ".jsonl"; };
+  refuse_without_effect(o.given,
+                        {{o.tokenizer.has_value(), "the tokenizer is made already", {"vocab-size", "seed"}},
+                         {std::ranges::none_of(files, is_lines), "no text is a .jsonl file", {"text-key"}},
+                         {std::ranges::all_of(files, is_lines), "no text is a plain file", {"split-at-blank-lines"}}});
+}
 
 /// Leaves a trained tokenizer in the directory that was asked for and returns where the tokenizer to use is.
 fs::path prepare_tokenizer(const TokenizeOptions& o, std::span<const fs::path> files, const data::TextFormat& format) {
@@ -61,6 +71,7 @@ int run(std::span<const std::string_view> args) {
   if (o.out.empty()) throw Error(ErrorCode::kUsage, "tokenize: --out is missing (name the token file to write)");
   data::check_token_file_absent(o.out);
   const auto files = data::list_text_files(o.text);
+  check_used(o, files);
   const data::TextFormat format{.text_key = o.text_key, .split_at_blank_lines = o.split_at_blank_lines};
   const auto tokenizer = data::open_tokenizer(prepare_tokenizer(o, files, format));
   const auto card = data::tokenize_files(files, format, *tokenizer, o.out);

@@ -73,10 +73,17 @@ inline Json recorded_setting(const OptionSpec& spec, const OutputOptions& output
 inline void add_written(const upcycle::WrittenModel& done, const std::filesystem::path& out, Json& json) {
   json["out"] = out.string();
   json["tensors_written"] = done.tensors_written;
+  json["model_bytes"] = done.model_bytes;
   json["bytes_written"] = done.bytes_written;
   json["bytes_resumed"] = done.bytes_resumed;
   json["missing_parts"] = Json::array_of(done.missing_parts);
   json["peak_rss_bytes"] = done.peak_rss_bytes;
+}
+
+/// What came out: "239 tensors, 1.2 GB (400 MB by part 2/3)".
+inline std::string size_text(const upcycle::WrittenModel& done, const std::optional<io::Part>& part) {
+  const std::string all = cat(done.tensors_written, " tensors, ", bytes_text(done.model_bytes));
+  return part ? cat(all, " (", bytes_text(done.bytes_written), " by part ", part->to_text(), ")") : all;
 }
 
 /// Of a run that left others to do their share.

@@ -120,14 +120,15 @@ TensorRule rule_from(const Table& table, const std::string& name) {
 
 }  // namespace
 
-FamilyFile FamilyFile::read(const std::filesystem::path& path) {
-  const Json json = read_toml(path);
+FamilyFile FamilyFile::read(const std::filesystem::path& path) { return from_json(read_toml(path), path.string()); }
+
+FamilyFile FamilyFile::from_json(const Json& json, std::string_view source) {
   auto state = std::make_unique<State>();
   Family& family = state->family;
   family.surgery_only = true;
   family.layers = LayerPattern::kByWeights;
 
-  const Table table(json, path.string());
+  const Table table(json, std::string(source));
   std::vector<std::string> known(kOtherKeys.begin(), kOtherKeys.end());
   for (const TextKey& key : kTextKeys) {
     known.emplace_back(key.key);
@@ -175,7 +176,7 @@ FamilyFile FamilyFile::read(const std::filesystem::path& path) {
   const Json* tensors = table.find("tensors");
   if (tensors == nullptr || !tensors->is_array()) table.refuse("tensors", "is missing; wanted [[tensors]] tables");
   for (const Json& item : tensors->items()) {
-    const Table row(item, cat(path, ": tensors[", state->rules.size(), "]"));
+    const Table row(item, cat(source, ": tensors[", state->rules.size(), "]"));
     row.check_keys({kTensorKeys.begin(), kTensorKeys.end()});
     state->rules.push_back(rule_from(row, row.text("name")));
     state->rules.back().name = state->keep(row.text("name"));

@@ -2,7 +2,9 @@
 
 #include <filesystem>
 #include <memory>
+#include <string_view>
 
+#include "coppice/base/json.h"
 #include "coppice/families/family.h"
 
 namespace coppice::families {
@@ -32,6 +34,8 @@ class FamilyFile {
   /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and key: unknown keys and roles (with the nearest),
   ///          missing ones, names without the {L} and {X} that their role needs.
   static FamilyFile read(const std::filesystem::path& path);
+  /// The same of the file's content; `source` names it in errors.
+  static FamilyFile from_json(const Json& json, std::string_view source);
   FamilyFile(FamilyFile&&) noexcept;
   FamilyFile& operator=(FamilyFile&&) noexcept;
   ~FamilyFile();

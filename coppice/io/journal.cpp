@@ -58,10 +58,13 @@ std::string Journal::name(Part part) {
 std::optional<Journal::Content> Journal::look(const fs::path& path) {
   std::error_code missing;
   if (!fs::exists(path, missing)) return std::nullopt;
-  const auto text = read_file(path);
+  return parse(read_file(path));
+}
+
+std::optional<Journal::Content> Journal::parse(std::string_view text) {
   const auto line_at = [&](size_t begin) -> std::optional<std::string_view> {
     const auto end = text.find('\n', begin);
-    return end == std::string::npos ? std::nullopt : std::optional(std::string_view(text).substr(begin, end - begin));
+    return end == text.npos ? std::nullopt : std::optional(text.substr(begin, end - begin));
   };
   const auto first = line_at(0);
   auto content = first ? header_of(*first) : std::nullopt;

@@ -71,6 +71,8 @@ struct TrainOptions {
   int64_t checkpoint_every = 0, keep_last = 2, keep_every = 0;
   bool checkpoint_beside = true;
 
+  Given given;
+
   static constexpr auto fields() {
     using O = TrainOptions;
     return std::tuple{

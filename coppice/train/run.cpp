@@ -26,6 +26,7 @@
 #include "coppice/train/run_settings.h"
 #include "coppice/train/start.h"
 #include "coppice/train/step_flops.h"
+#include "coppice/train/unused_options.h"
 #include "coppice/train/validation.h"
 #include "coppice/train/watch.h"
 
@@ -63,12 +64,14 @@ StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const 
   if (o.z_coef > 0 && !config.is_moe()) {
     throw Error(ErrorCode::kUsage, cat("balance.z_coef: ", o.z_coef, " for a model without routers (leave it 0)"));
   }
+  const BalanceKind balance = balance_kind(o.balance, config);
+  check_used(o, balance);
   return {.batch = run.batch,
           .micro_batch = o.micro_batch,
           .schedule = run.schedule,
           .adamw = {.beta1 = o.beta1, .beta2 = o.beta2, .epsilon = o.epsilon, .weight_decay = o.weight_decay},
           .clip = o.clip,
-          .balance = balance_kind(o.balance, config),
+          .balance = balance,
           .balance_rate = o.balance_rate,
           .recentre = o.recentre,
           .aux_coef = o.aux_coef,

@@ -5,6 +5,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/train/unused_options.h"
 
 namespace coppice::train {
 namespace {
@@ -116,6 +117,7 @@ constexpr auto kFree = std::to_array<std::string_view>(
 RunSettings check_options(const TrainOptions& options) {
   check_values(options);
   check_together(options);
+  check_used(options);
   RunSettings out;
   out.batch = options.batch_tokens / options.sequence_length;
   out.steps = num_steps(options);

@@ -1,5 +1,6 @@
 #include "coppice/train/trainer_state.h"
 
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -11,14 +12,16 @@ namespace coppice::train {
 namespace {
 
 constexpr int64_t kVersion = 1;
+constexpr int64_t kMost = int64_t{1} << 53;  // of steps, samples and tokens: sums of them are no overflow
 
 int64_t count(const Json& json, std::string_view key) {
   const int64_t value = json.at(key).as_int();
-  if (value < 0) throw Error(ErrorCode::kFormat, cat("'", key, "' is ", value, "; wanted 0 or more"));
+  if (value < 0 || value > kMost)
+    throw Error(ErrorCode::kFormat, cat("'", key, "' is ", value, "; wanted 0 to ", kMost));
   return value;
 }
 
-TrainerState from_json(const Json& json) {
+TrainerState state_from(const Json& json) {
   if (const int64_t version = count(json, "coppice_trainer"); version != kVersion) {
     throw Error(ErrorCode::kFormat, cat("'coppice_trainer' is ", version, "; wanted ", kVersion));
   }
@@ -28,9 +31,14 @@ TrainerState from_json(const Json& json) {
   state.position.tokens_seen = static_cast<uint64_t>(count(json, "tokens_seen"));
   if (json.find("growths") != nullptr) {  // older files have no growth in mid-run
     state.position.growths = count(json, "growths");
-    state.position.grown_at = json.at("grown_at").as_int();
+    state.position.grown_at = json.at("grown_at").as_int() == -1 ? -1 : count(json, "grown_at");
   }
-  for (const Json& loss : json.at("recent_losses").items()) state.position.recent_losses.push_back(loss.as_double());
+  for (const Json& loss : json.at("recent_losses").items()) {
+    state.position.recent_losses.push_back(loss.as_double());
+    if (!std::isfinite(loss.as_double())) {
+      throw Error(ErrorCode::kFormat, cat("'recent_losses' holds ", loss.as_double(), "; wanted finite numbers"));
+    }
+  }
   state.settings = Json::object(json.at("settings").members());
   state.data = Json::array(json.at("data").items());
   return state;
@@ -59,11 +67,14 @@ Json TrainerState::to_json() const {
 
 TrainerState TrainerState::read(const std::filesystem::path& checkpoint) {
   const auto path = checkpoint / upcycle::kTrainerFolder / upcycle::kTrainerFile;
-  const Json json = Json::read(path);
+  return from_json(Json::read(path), path.string());
+}
+
+TrainerState TrainerState::from_json(const Json& json, std::string_view source) {
   try {
-    return from_json(json);
+    return state_from(json);
   } catch (const Error& error) {
-    throw Error(ErrorCode::kFormat, cat(path, ": ", error.what(), " (go back to an earlier checkpoint)"));
+    throw Error(ErrorCode::kFormat, cat(source, ": ", error.what(), " (go back to an earlier checkpoint)"));
   }
 }
 

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <string_view>
 #include <vector>
 
 #include "coppice/base/json.h"
@@ -33,6 +34,7 @@ struct TrainerState {
   Json to_json() const;
   /// Throws   Error{kFormat} naming file and key; Error{kNotFound}.
   static TrainerState read(const std::filesystem::path& checkpoint);
+  static TrainerState from_json(const Json& json, std::string_view source);  // Throws Error{kFormat}
 };
 
 }  // namespace coppice::train

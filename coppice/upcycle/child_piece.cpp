@@ -1,11 +1,14 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "coppice/base/text.h"
 #include "coppice/families/expert_layout.h"
 #include "coppice/upcycle/child_piece_detail.h"
+#include "coppice/upcycle/finite.h"
 #include "coppice/upcycle/grow.h"
 
 namespace coppice::upcycle::detail {
@@ -126,12 +129,13 @@ class MatricesBytes {
       matrices[i].read(from, values);
       if (stride == 1) {
         const auto place_in_out = static_cast<size_t>(at + from - begin) * row_bytes;
-        io::from_f32(dtype_, values, out.subspan(place_in_out, values.size() * width_of(dtype_)));
+        round_finite(dtype_, values, out.subspan(place_in_out, values.size() * width_of(dtype_)), matrices[i].subject);
         continue;
       }
       for (int64_t r = from; r < to; ++r) {
         const auto row = std::span<const float>(values).subspan(static_cast<size_t>(r - from) * cols, cols);
-        io::from_f32(dtype_, row, out.subspan(static_cast<size_t>(at + r * stride - begin) * row_bytes, row_bytes));
+        const auto place_in_out = static_cast<size_t>(at + r * stride - begin) * row_bytes;
+        round_finite(dtype_, row, out.subspan(place_in_out, row_bytes), matrices[i].subject);
       }
     }
   }
@@ -159,7 +163,12 @@ class MatricesBytes {
 }  // namespace
 
 MatrixRows stored_matrix(const StoredExpert& stored, const ExpertMatrix& place) {
-  return lies_in_rows(place) ? rows_in_file(stored, place) : gathered_matrix(stored, place);
+  const io::TensorInfo& tensor = *stored.entry.info;
+  const bool is_slice = stored.slice.bytes > 0 && stored.slice.bytes < tensor.bytes;
+  std::string subject = is_slice ? cat("'", tensor.name, "', expert ", stored.slice.offset / stored.slice.bytes)
+                                 : cat("'", tensor.name, "'");
+  return only_finite(lies_in_rows(place) ? rows_in_file(stored, place) : gathered_matrix(stored, place),
+                     std::move(subject));
 }
 
 OutputPiece matrices_piece(std::vector<ExpertMatrix> places, io::Dtype dtype, bool by_rows,

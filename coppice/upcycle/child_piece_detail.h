@@ -19,6 +19,8 @@ struct StoredExpert {
 };
 
 /// A matrix where it is stored; read from the file by rows where it lies in rows, else held whole.
+///
+/// Throws   Error{kNonFinite} from its `read`, naming the tensor, if a value is NaN or infinite.
 MatrixRows stored_matrix(const StoredExpert& stored, const families::ExpertMatrix& place);
 
 /// A piece that holds the matrices that `prepare` gives, each at its place. `by_rows`: their rows can be had in any

@@ -9,6 +9,7 @@
 #include "coppice/base/text.h"
 #include "coppice/families/expert_layout.h"
 #include "coppice/upcycle/child_piece_detail.h"
+#include "coppice/upcycle/finite.h"
 #include "coppice/upcycle/grow.h"
 
 namespace coppice::upcycle {
@@ -89,7 +90,7 @@ OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const Tensor
       }
       std::vector<float> master(static_cast<size_t>(plan.experts_after * cols));
       grow_router(plan, slot.layer, slot.role(), before, std::as_writable_bytes(std::span(master)), has_bias);
-      io::from_f32(dtype, master, bytes);
+      round_finite(dtype, master, bytes, cat("'", slot.name, "'"));
     };
     out.pieces.push_back({.bytes = row_bytes * static_cast<uint64_t>(plan.experts_after), .compute = compute});
   } else {

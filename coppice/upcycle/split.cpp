@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/plan_detail.h"
@@ -11,6 +10,13 @@ namespace coppice::upcycle {
 namespace {
 
 using families::Role;
+
+/// Throws   Error{kShape}: a layer whose experts have another width than the configuration says.
+int64_t cut(const MatrixRows& parent, int64_t units, int64_t parts) {
+  if (units % parts == 0) return units / parts;
+  throw Error(ErrorCode::kShape, cat(parent.subject.empty() ? families::role_name(parent.role) : parent.subject, ": ",
+                                     units, " units cannot be cut into ", parts, " equal parts (choose a divisor)"));
+}
 
 void refuse(std::string_view setting, std::string_view value) {
   throw Error(ErrorCode::kUsage, cat(setting, ": '", value,
@@ -68,12 +74,10 @@ MatrixRows part_of_expert(const GrowthPlan& plan, const Child& child, const Matr
   int64_t first_row = 0;
   size_t first_col = 0;
   if (parent.role == Role::kExpertDown) {
-    COPPICE_CHECK(parent.cols % plan.split == 0);
-    part.cols = parent.cols / plan.split;
+    part.cols = cut(parent, parent.cols, plan.split);
     first_col = static_cast<size_t>(child.copy * part.cols);
   } else if (parent.role != Role::kExpertDownBias) {
-    COPPICE_CHECK(parent.rows % plan.split == 0);
-    part.rows = parent.rows / plan.split;
+    part.rows = cut(parent, parent.rows, plan.split);
     first_row = child.copy * part.rows;
   }
   part.read = [parent, first_row, first_col, factor, width = static_cast<size_t>(part.cols)](int64_t first,

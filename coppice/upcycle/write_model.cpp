@@ -145,6 +145,10 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
   WrittenModel result;
   result.missing_parts = out.seal(finish);
   result.tensors_written = static_cast<int64_t>(model.weights.size() + (model.optimizer ? model.optimizer->size() : 0));
+  for (const auto* tensors : {&model.weights, model.optimizer ? &*model.optimizer : nullptr}) {
+    if (tensors == nullptr) continue;
+    for (const OutputTensor& tensor : *tensors) result.model_bytes += tensor.info.bytes;
+  }
   result.bytes_written = bytes.written + bytes.resumed;
   result.bytes_resumed = bytes.resumed;
   result.peak_rss_bytes = peak_rss_bytes();

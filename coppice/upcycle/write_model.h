@@ -27,9 +27,10 @@ struct OutputSettings {
 };
 
 struct WrittenModel {
-  int64_t tensors_written = 0;
-  uint64_t bytes_written = 0;  ///< of tensors; what earlier runs had written counts too
-  uint64_t bytes_resumed = 0;  ///< of those, what was there already
+  int64_t tensors_written = 0;  ///< of the model, whoever wrote them
+  uint64_t model_bytes = 0;     ///< of those tensors
+  uint64_t bytes_written = 0;   ///< by this process and by the runs that it continued
+  uint64_t bytes_resumed = 0;   ///< of those, what was there already
   uint64_t peak_rss_bytes = 0;
   bool optimizer_state = false;         ///< trainer/ was written too
   std::vector<uint32_t> missing_parts;  ///< that others have to write yet; none: the output is there
