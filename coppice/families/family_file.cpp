@@ -39,6 +39,7 @@ constexpr TextKey kTextKeys[] = {
     {"trailing_key", &Family::trailing_key},
     {"num_groups_key", &Family::num_groups_key},
     {"top_groups_key", &Family::top_groups_key},
+    {"routed_scaling_key", &Family::routed_scaling_key},
 };
 constexpr std::array<std::string_view, 7> kOtherKeys = {"experts_keys", "gate",    "renormalise",  "groups",
                                                         "mtp",          "tensors", "decoder_trunk"};
@@ -157,7 +158,10 @@ FamilyFile FamilyFile::read(const std::filesystem::path& path) {
   } else if (table.flag("renormalise", false)) {
     family.renormalise = Switch::yes();
   }
+  family.from_file = true;
+  family.says_groups = table.find("groups") != nullptr;
   family.has_groups = table.flag("groups", false);
+  family.has_routed_scaling = table.find("routed_scaling_key") != nullptr;
   family.has_mtp = table.flag("mtp", false);
   if (table.flag("decoder_trunk", true)) family.trunk = detail::kDecoderTrunk;
 

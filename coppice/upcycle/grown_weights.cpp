@@ -160,7 +160,12 @@ GrowthPlan with_all_layers(const Model& model, GrowthPlan plan) {
   const auto known = [&](int64_t layer) { return std::ranges::find(plan.layers, layer, &LayerPlan::layer); };
   for (const int64_t layer : model.layers_with_experts) {
     if (known(layer) != plan.layers.end()) continue;
-    COPPICE_CHECK(!plan.layers.empty(), "layer ", layer);
+    if (plan.layers.empty()) {
+      throw Error(ErrorCode::kUnsupported,
+                  cat("layer ", layer, " has experts and lies behind the ", model.config.num_layers,
+                      " layers that config.json counts, of which none has any (correct num_hidden_layers, or the key "
+                      "that says which layers are dense)"));
+    }
     const LayerPlan last = plan.layers.back();
     plan.layers.push_back({layer, last.children});
   }
@@ -199,10 +204,13 @@ void check_values(const Model& model, const GrowthPlan& plan) {
     if (!families::is_expert(slot.role()) || slot.role() == Role::kAttentionExpert) continue;
     const io::Dtype dtype = model.checkpoint.at(slot.name).info->dtype;
     if (slot.role() != Role::kExpertCompanion && io::is_float(dtype)) continue;
-    throw Error(ErrorCode::kUnsupported, cat("'", slot.name, "': the experts are stored in ", io::dtype_name(dtype),
-                                             " with scales, and '", plan.expert_init.name,
-                                             "' changes values (choose expert-init copy, which copies every byte, or "
-                                             "expand the checkpoint in bf16)"));
+    const std::string stored = model.config.is_quantised() ? cat("quantised with ", model.config.quantisation)
+                                                           : cat("stored in ", io::dtype_name(dtype), " with scales");
+    const std::string what = plan.split > 1 ? "a split" : cat("'", plan.expert_init.name, "'");
+    throw Error(ErrorCode::kUnsupported,
+                cat("'", slot.name, "': the experts are ", stored, ", and ", what,
+                    " changes values (choose expert-init copy, which copies every byte, or expand the checkpoint in "
+                    "bf16)"));
   }
 }
 

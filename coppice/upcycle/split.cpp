@@ -1,6 +1,7 @@
 #include "coppice/upcycle/split.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
@@ -50,7 +51,9 @@ GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOpti
   plan.experts_after = ExpertCount::from_text(cat(parts, "x")).resolve(config.num_experts);
   plan.order = options.order ? order_from_name(*options.order, "order") : Order::kAppend;
   plan.split = plan.top_k_factor = parts;
-  const auto factor = static_cast<double>(parts);
+  // Gates divided by their p-norm shrink by the p-th root of the parts, others by the parts themselves.
+  const double p = config.routing.renormalise ? config.routing.gate_norm : 1.0;
+  const double factor = std::pow(static_cast<double>(parts), 1.0 / p);
   const bool whole_gates = config.routing.gate == GateFunction::kSigmoidTopK && !config.routing.renormalise;
   (whole_gates ? plan.down_bias_factor : plan.down_factor) = whole_gates ? 1.0 / factor : factor;
   if (config.routing.gate == GateFunction::kSoftmaxTopK && config.routing.has_selection_bias) {
