@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <iostream>
 #include <optional>
 #include <string>
@@ -233,20 +234,22 @@ Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
 
 struct Account {
   families::ParameterCount parameters_before, parameters_after;
-  int64_t top_k_after = 0;
+  std::string top_k_after;
   upcycle::ExpandBytes bytes;
   upcycle::Exactness exactness;
 };
 
 Account account_of(const families::Model& model, const upcycle::GrowthPlan& plan) {
-  const auto config = families::read_config(upcycle::grown_config(model.config, plan), "config.json of the grown model",
-                                            model.config.family);
+  auto config = families::read_config(upcycle::grown_config(model.config, plan), "config.json of the grown model",
+                                      model.config.family);
+  config.moe_layer = model.config.moe_layer;  // where the weights say it
   auto after = families::count_parameters(model, plan.experts_after);
   const int64_t of_one = after.experts / plan.experts_after / plan.split;  // an expert, or a part of one
   after.total -= after.experts - of_one * plan.experts_after;
   after.experts = of_one * plan.experts_after;
-  after.active = after.total - of_one * (plan.experts_after - config.top_k);
-  return {families::count_parameters(model), after, config.top_k, upcycle::expand_bytes(model, plan),
+  const double met = static_cast<double>(of_one) * config.mean_top_k();
+  after.active = after.total - of_one * plan.experts_after + std::llround(met);
+  return {families::count_parameters(model), after, config.top_k_text(), upcycle::expand_bytes(model, plan),
           upcycle::growth_exactness(model, plan)};
 }
 
@@ -266,7 +269,7 @@ Json account_json(const Account& account, const upcycle::GrowthPlan& plan) {
 /// The plan for people, as comments, then as TOML.
 std::string plan_account(const families::Model& model, const upcycle::GrowthPlan& plan, const Account& account) {
   const auto& bytes = account.bytes;
-  const int64_t top_k = model.config.top_k;
+  const std::string top_k = model.config.top_k_text();
   std::string text =
       cat(model.config.family->model_type, ": ", plan.experts_before, " -> ", plan.experts_after, " experts in ",
           plan.layers.size(), " of ", model.config.num_layers, " layers, ", account.top_k_after, " per token ",

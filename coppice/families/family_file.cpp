@@ -39,6 +39,7 @@ constexpr TextKey kTextKeys[] = {
     {"trailing_key", &Family::trailing_key},
     {"num_groups_key", &Family::num_groups_key},
     {"top_groups_key", &Family::top_groups_key},
+    {"routed_scaling_key", &Family::routed_scaling_key},
 };
 constexpr std::array<std::string_view, 8> kOtherKeys = {"experts_keys", "gate", "renormalise", "groups",
                                                         "group_score",  "mtp",  "tensors",     "decoder_trunk"};
@@ -161,6 +162,8 @@ FamilyFile FamilyFile::from_json(const Json& json, std::string_view source) {
   } else if (table.flag("renormalise", false)) {
     family.renormalise = Switch::yes();
   }
+  family.from_file = true;
+  family.says_groups = table.find("groups") != nullptr;
   family.has_groups = table.flag("groups", false);
   family.group_score_known = table.find("group_score") != nullptr;
   if (family.group_score_known) {
@@ -170,6 +173,7 @@ FamilyFile FamilyFile::from_json(const Json& json, std::string_view source) {
       table.refuse("group_score", cat("is '", name, "'; wanted best or best_two"));
     family.group_score = name == "best" ? GroupScore::kBest : GroupScore::kBestTwo;
   }
+  family.has_routed_scaling = table.find("routed_scaling_key") != nullptr;
   family.has_mtp = table.flag("mtp", false);
   if (table.flag("decoder_trunk", true)) family.trunk = detail::kDecoderTrunk;
 

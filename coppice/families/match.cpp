@@ -31,6 +31,9 @@ TensorSlot make_slot(const ModelConfig& config, const TensorRule& rule, int64_t 
   return slot;
 }
 
+// A tensor that the configuration ties to another, stored as well.
+constexpr TensorRule kTiedCopyRule{"", Role::kTiedCopy, {}, When::kOptional};
+
 using Visitor = std::function<void(TensorSlot&&)>;
 
 // The rules of one layer; neighbouring rules of experts are taken together, expert by expert.
@@ -113,6 +116,10 @@ std::vector<TensorSlot> match_strictly(const ModelConfig& config, const io::Chec
   for (const std::string& name : checkpoint.names()) {
     if (placed.contains(name) || name.ends_with(kDerivedSuffix)) continue;
     auto found = place(config, index, name, checkpoint.at(name).info->shape);
+    if (found && config.tied && found->matched->when == When::kIfUntied) {
+      slots.push_back({name, &kTiedCopyRule, -1, -1, found->slot.shape, 0});
+      continue;
+    }
     const bool is_past_last = found && found->slot.layer >= config.num_layers;
     const bool goes_with_another = found && found->is_companion && found->slot.expert < config.num_experts;
     if (is_past_last) past_last.push_back(*found);
@@ -133,12 +140,15 @@ std::vector<TensorSlot> match_by_weights(const ModelConfig& config, const io::Ch
   std::vector<Placed> placed;
   for (const std::string& name : checkpoint.names()) {
     if (name.ends_with(kDerivedSuffix)) continue;
-    if (auto found = place(config, index, name, checkpoint.at(name).info->shape)) {
+    const io::TensorInfo& info = *checkpoint.at(name).info;
+    if (auto found = place(config, index, name, info.shape)) {
+      found->dtype = info.dtype;
       placed.push_back(std::move(*found));
     } else {
       faults.unknown.add(name);
     }
   }
+  settle_orientation(config, placed);
   check_experts(config, placed, faults);
   if (std::ranges::none_of(placed, [](const Placed& p) { return is_expert(p.slot.role()); })) {
     for (const TensorRule& rule : config.family->tensors) {
@@ -174,7 +184,8 @@ std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& c
   throw Error(
       faults.missing.count + faults.unknown.count > 0 ? ErrorCode::kFormat : ErrorCode::kShape,
       cat(checkpoint.directory(), ": the tensors are not those of a ", config.family->model_type,
-          " model with this config.json: ", join(texts, "; "), " (are weights and config.json of the same model?)"));
+          " model with this config.json", config.is_quantised() ? cat(", quantised with ", config.quantisation) : "",
+          ": ", join(texts, "; "), " (are weights and config.json of the same model?)"));
 }
 
 }  // namespace coppice::families

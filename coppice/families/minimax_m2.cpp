@@ -30,6 +30,11 @@ constexpr TensorRule kTensors[] = {
     {"lm_head.weight", kLmHead, {kVocab, kModel}, kIfUntied},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"block_sparse_moe.", "mlp."},
+};
+
 }  // namespace
 
 extern const Family kMinimaxM2;  // listed once, in all.cpp
@@ -38,6 +43,7 @@ const Family kMinimaxM2{
     .architecture = "MiniMaxM2ForCausalLM",
     .tensors = kTensors,
     .trunk = detail::kDecoderTrunk,
+    .memory_names = kMemoryNames,
     .has_mtp = true,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",

@@ -27,6 +27,9 @@ constexpr TensorRule kTensors[] = {
     {"lm_head.weight", kLmHead, {kVocab, kModel}, kIfUntied},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {{"block_sparse_moe.", "mlp."}};
+
 }  // namespace
 
 extern const Family kMixtral;  // listed once, in all.cpp
@@ -34,6 +37,7 @@ const Family kMixtral{
     .model_type = "mixtral",
     .architecture = "MixtralForCausalLM",
     .tensors = kTensors,
+    .memory_names = kMemoryNames,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .expert_width_key = "intermediate_size",

@@ -67,12 +67,17 @@ struct ModelConfig {
 
   std::string
       text_key;  ///< the object of `json` that the sizes stand in (a multimodal model's "text_config"), or empty
-  bool quantised = false;  ///< there is a quantization_config, and the family's trunk has patterns
+  /// How the weights are quantised: "compressed-tensors int4 (pack-quantized)"; empty if they are not.
+  std::string quantisation;
+  int64_t quantised_bits = 0;  ///< of one value; 0 if the configuration does not say
 
   /// True where the weights and not this configuration say which tensors there are: families known for surgery only,
   /// the language model inside a multimodal one, and quantised weights, which have other names or scales beside them.
-  bool placed_by_weights() const { return family->surgery_only || !text_key.empty() || quantised; }
+  bool placed_by_weights() const { return family->surgery_only || !text_key.empty() || is_quantised(); }
+  bool is_quantised() const { return !quantisation.empty(); }
   int64_t top_k_of(int64_t layer) const;  ///< `top_k` of layers past the last one
+  double mean_top_k() const;              ///< over the layers with experts
+  std::string top_k_text() const;         ///< "2", or "1 to 4" where layers differ
   int64_t router_rows() const { return num_experts + routing.trailing_choices; }
   int64_t dim(Dim dim) const;
   std::vector<int64_t> shape(const TensorRule& rule) const;
@@ -91,8 +96,11 @@ struct ModelConfig {
 /// Source   configuration_<model_type>.py and modeling_rope_utils.py of transformers 5.17.0.
 ModelConfig read_config(const Json& config, std::string_view source, const Family* family = nullptr);
 
-/// The configuration after its expert count became `num_experts`: every alias present rewritten, also those that a
-/// multimodal model repeats at the top; nothing else touched.
+// The following edit what is found: lists stay lists, and every key that repeats the number is edited with it, wherever
+// it stands (aliases, copies at the top of a multimodal model, lists by layer). A key that speaks of experts, has the
+// number and is not known is Error{kUnsupported}: it may repeat the number or mean something else.
+
+/// The configuration after its expert count became `num_experts`.
 Json with_num_experts(const ModelConfig& config, int64_t num_experts);
 
 /// How `with_top_k_factor` changes a configuration.
@@ -103,7 +111,7 @@ struct TopKScaling {
 };
 /// The configuration after every expert became `factor` ones and as many more are chosen: top-K times `factor`; router
 /// groups too (the first E of N experts are the groups of before, then come their copies); a routed scaling factor
-/// divided by it where sigmoid gates are not renormalised.
+/// divided by it where sigmoid gates are not renormalised. What is divided comes back as it was when it is multiplied.
 ///
 /// Throws   Error{kUnsupported} if the family fixes top-K; Error{kFormat} if it cannot be divided.
 Json with_top_k_factor(const ModelConfig& config, const TopKScaling& scaling);

@@ -161,7 +161,12 @@ GrowthPlan with_all_layers(const Model& model, GrowthPlan plan) {
   const auto known = [&](int64_t layer) { return std::ranges::find(plan.layers, layer, &LayerPlan::layer); };
   for (const int64_t layer : model.layers_with_experts) {
     if (known(layer) != plan.layers.end()) continue;
-    COPPICE_CHECK(!plan.layers.empty(), "layer ", layer);
+    if (plan.layers.empty()) {
+      throw Error(ErrorCode::kUnsupported,
+                  cat("layer ", layer, " has experts and lies behind the ", model.config.num_layers,
+                      " layers that config.json counts, of which none has any (correct num_hidden_layers, or the key "
+                      "that says which layers are dense)"));
+    }
     const LayerPlan last = plan.layers.back();
     plan.layers.push_back({layer, last.children});
   }
@@ -210,13 +215,15 @@ void check_values(const Model& model, const GrowthPlan& plan) {
     if (!families::is_expert(slot.role()) || slot.role() == Role::kAttentionExpert) continue;
     const io::Dtype dtype = model.checkpoint.at(slot.name).info->dtype;
     if (slot.role() != Role::kExpertCompanion && io::is_float(dtype)) continue;
+    const std::string stored = model.config.is_quantised() ? cat("quantised with ", model.config.quantisation)
+                                                           : cat("stored in ", io::dtype_name(dtype), " with scales");
     const bool scales_down = plan.split == 1 && plan.down_factor != 1;
-    throw Error(ErrorCode::kUnsupported,
-                cat("'", slot.name, "': the experts are stored in ", io::dtype_name(dtype), " with scales, and ",
-                    scales_down ? "a top-K that grows needs other down matrices (leave top-k out, or"
-                                : cat("'", plan.expert_init.name,
-                                      "' changes values (choose expert-init copy, which copies every byte, or"),
-                    " expand the checkpoint in bf16)"));
+    const std::string advice =
+        scales_down ? "a top-K that grows needs other down matrices (leave top-k out, or"
+                    : cat(plan.split > 1 ? "a split" : cat("'", plan.expert_init.name, "'"),
+                          " changes values (choose expert-init copy, which copies every byte, or");
+    throw Error(ErrorCode::kUnsupported, cat("'", slot.name, "': the experts are ", stored, ", and ", advice,
+                                             " expand the checkpoint in bf16)"));
   }
 }
 

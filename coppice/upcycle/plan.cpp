@@ -28,6 +28,11 @@ void check_model(const ModelConfig& config) {
                 cat("a ", config.family->model_type,
                     " model has no experts to duplicate (make it a mixture of experts first)"));
   }
+  if (config.num_moe_layers() == 0) {
+    throw Error(ErrorCode::kUnsupported,
+                cat("config.json counts ", config.num_experts, " experts, and none of its ", config.num_layers,
+                    " layers has any (correct the key that says which layers are dense)"));
+  }
   if (config.num_layers > kMaxLayers) {
     throw Error(ErrorCode::kUnsupported,
                 cat("the model has ", config.num_layers, " layers; coppice grows up to ", kMaxLayers));

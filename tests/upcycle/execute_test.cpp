@@ -6,10 +6,12 @@
 
 #include <set>
 
+#include "coppice/families/expert_parts.h"
 #include "coppice/families/generate.h"
 #include "coppice/upcycle/grow.h"
 #include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/plan_text.h"
+#include "tests/testing/any_family.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/upcycle/checkpoints.h"
@@ -30,27 +32,31 @@ using testing::tiny_model;
 
 constexpr Role kExpertMatrices[] = {Role::kExpertGate, Role::kExpertUp, Role::kExpertDown};
 
-class EveryFamily : public ::testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Upcycle, EveryFamily,
-                         ::testing::Values("mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "glm4_moe"));
+class EveryFamily : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Upcycle, EveryFamily, ::testing::ValuesIn(testing::moe_families()), [](const auto& family) {
+  std::string name = family.param;
+  std::ranges::replace(name, '-', '_');
+  return name;
+});
 
 TEST_P(EveryFamily, ReplicasEqualTheirParentByteForByte) {
   const TempDir dir;
+  const auto before = families::open_model(testing::any_model(dir / "m", GetParam()));
+  const families::ExpertParts parents(before);
   for (const char* count : {"2x", "3x", "1.5x", "5"}) {
     SCOPED_TRACE(count);
     const auto out = dir / (std::string("out") + count);
-    if (!fs::exists(dir / "m")) tiny_model(dir / "m", GetParam(), {.dtype = io::Dtype::kBf16});
     const GrowthPlan plan = grow(dir / "m", out, {.experts = ExpertCount::from_text(count)});
-    const auto before = families::open_model(dir / "m"),
-               after = families::open_model(out);  // strict: nothing is missing
+    const auto after = families::open_model(out);  // strict: nothing is missing
     EXPECT_EQ(after.config.num_experts, plan.experts_after);
+    const families::ExpertParts children(after);
     for (const LayerPlan& layer : plan.layers) {
       for (size_t child = 0; child < layer.children.size(); ++child) {
-        for (const Role role : kExpertMatrices) {
-          const auto parent = before.checkpoint.at(name_of(before, role, layer.layer, layer.children[child].parent));
-          const auto grown = after.checkpoint.at(name_of(after, role, layer.layer, static_cast<int64_t>(child)));
-          EXPECT_EQ(bytes_of(grown), bytes_of(parent)) << grown.info->name;
-        }
+        const auto was = parents.of(layer.layer, layer.children[child].parent);
+        const auto is = children.of(layer.layer, static_cast<int64_t>(child));
+        ASSERT_EQ(is.size(), was.size());
+        ASSERT_FALSE(is.empty());
+        for (size_t i = 0; i < is.size(); ++i) EXPECT_TRUE(std::ranges::equal(is[i].data(), was[i].data())) << child;
       }
     }
   }
@@ -58,30 +64,34 @@ TEST_P(EveryFamily, ReplicasEqualTheirParentByteForByte) {
 
 TEST_P(EveryFamily, LeavesOtherTensorsUntouched) {
   const TempDir dir;
-  tiny_model(dir / "m", GetParam(), {.dtype = io::Dtype::kBf16});
+  const auto model = families::open_model(testing::any_model(dir / "m", GetParam()));
   grow(dir / "m", dir / "out", {.expert_init = {"copy_noise", {}}});
-  const auto model = families::open_model(dir / "m");
   const auto before = tensors_of(dir / "m"), after = tensors_of(dir / "out");
   for (const auto& slot : model.slots) {
-    if (!families::is_expert(slot.role()) && slot.role() != Role::kRouter && slot.role() != Role::kSelectionBias) {
+    if (!families::is_expert(slot.role()) && !families::has_rows(slot.role())) {
       EXPECT_EQ(after.at(slot.name), before.at(slot.name)) << slot.name;
     }
   }
 }
 
-TEST_P(EveryFamily, RouterFollowsThePlan) {
+TEST_P(EveryFamily, RowsOfRoutersFollowThePlan) {
   const TempDir dir;
-  tiny_model(dir / "m", GetParam());
+  const auto before = families::open_model(testing::any_model(dir / "m", GetParam()));
   const GrowthPlan plan = grow(dir / "m", dir / "out", {.experts = {"1.5x"}, .router_init = MethodChoice{"copy", {}}});
-  const auto before = families::open_model(dir / "m"), after = families::open_model(dir / "out");
-  for (const LayerPlan& layer : plan.layers) {
-    const auto rows_before = before.checkpoint.read_f32(name_of(before, Role::kRouter, layer.layer));
-    const auto rows_after = after.checkpoint.read_f32(name_of(after, Role::kRouter, layer.layer));
-    const auto dim = static_cast<size_t>(before.config.model_dim);
-    for (size_t i = 0; i < rows_after.size(); ++i) {
-      EXPECT_EQ(rows_after[i], rows_before[layer.children[i / dim].parent * dim + i % dim]);
-    }
+  const auto after = families::open_model(dir / "out");
+  size_t seen = 0;
+  for (const auto& slot : before.slots) {
+    if (!families::has_rows(slot.role()) || slot.layer >= before.config.num_layers) continue;
+    const auto rows_before = before.checkpoint.read_f32(slot.name), rows_after = after.checkpoint.read_f32(slot.name);
+    const size_t cols = rows_before.size() / static_cast<size_t>(before.config.router_rows());
+    const auto& children = plan.layer(slot.layer).children;
+    for (size_t i = 0; i < children.size() * cols; ++i)
+      EXPECT_EQ(rows_after[i], rows_before[children[i / cols].parent * cols + i % cols]) << slot.name;
+    const size_t trailing = static_cast<size_t>(before.config.routing.trailing_choices) * cols;
+    EXPECT_TRUE(std::ranges::equal(std::span(rows_after).last(trailing), std::span(rows_before).last(trailing)));
+    ++seen;
   }
+  EXPECT_GT(seen, 0u);
 }
 
 TEST(Expand, GivesTheSameBytesForAnyThreadsAndSourceShards) {
