@@ -4,9 +4,11 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "coppice/base/error.h"
 #include "coppice/base/json.h"
+#include "coppice/base/log.h"
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
@@ -61,6 +63,15 @@ inline void add_written(const upcycle::WrittenModel& done, const std::filesystem
   json["bytes_resumed"] = done.bytes_resumed;
   json["missing_parts"] = Json::array_of(done.missing_parts);
   json["peak_rss_bytes"] = done.peak_rss_bytes;
+}
+
+/// Says on stderr and in `json` what of the model directory the output will not have.
+inline void tell_left_out(const std::vector<io::JudgedFile>& files, Json& json) {
+  Json& list = json["left_out"] = Json::array();
+  for (const io::JudgedFile& file : files) {
+    list.push_back(Json::object({{"name", file.name}, {"reason", file.reason}}));
+    log_warning(cat("left out: ", file.name, ": ", file.reason));
+  }
 }
 
 /// Of a run that left others to do their share.

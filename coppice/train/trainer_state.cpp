@@ -5,6 +5,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/upcycle/optimizer_state.h"
 
 namespace coppice::train {
@@ -58,8 +59,9 @@ Json TrainerState::to_json() const {
 }
 
 TrainerState TrainerState::read(const std::filesystem::path& checkpoint) {
-  const auto path = checkpoint / upcycle::kTrainerFolder / upcycle::kTrainerFile;
-  const Json json = Json::read(path);
+  const auto name = std::filesystem::path(upcycle::kTrainerFolder) / upcycle::kTrainerFile;
+  const auto path = checkpoint / name;
+  const Json json = io::ModelDirectory(checkpoint).read_json(name);
   try {
     return from_json(json);
   } catch (const Error& error) {
