@@ -215,7 +215,10 @@ Json account_json(const upcycle::Conversion& conversion, const Account& account,
   return json;
 }
 
-int carry_out(upcycle::Conversion& conversion, const ConvertOptions& o, const Account& account, Json json) {
+int carry_out(upcycle::Conversion& conversion, const families::Model& first, const ConvertOptions& o,
+              const Account& account) {
+  Json json = account_json(conversion, account, first.config.family->model_type);
+  tell_left_out(upcycle::files_left_out(first.checkpoint, false), json);
   if (o.dry_run) {
     std::cout << (o.json ? json.dump(2) + "\n" : account_text(conversion, account));
     return 0;
@@ -239,7 +242,7 @@ int average(const ConvertOptions& o) {
   if (!model.config.is_moe()) refuse("dense-average", cat(o.models.front(), " has no experts"));
   upcycle::Conversion conversion(model, o.to.value_or(std::string(upcycle::dense_counterpart(model))), o.lossy);
   const Account account = account_of(conversion, model, std::nullopt);
-  return carry_out(conversion, o, account, account_json(conversion, account, model.config.family->model_type));
+  return carry_out(conversion, model, o, account);
 }
 
 int run(std::span<const std::string_view> args) {
@@ -259,7 +262,7 @@ int run(std::span<const std::string_view> args) {
       upcycle::make_conversion_plan(first.config, static_cast<int64_t>(parents.size()), conversion_options(o, given));
   upcycle::Conversion conversion(parents, plan, given);
   const Account account = account_of(conversion, first, plan);
-  return carry_out(conversion, o, account, account_json(conversion, account, first.config.family->model_type));
+  return carry_out(conversion, first, o, account);
 }
 
 }  // namespace

@@ -139,7 +139,7 @@ void apply_recipe(ExpandOptions& o, const families::Model& model) {
   if (!o.router_init) {
     o.router_init = upcycle::MethodChoice::from_text(has_bias ? recipe.router_init : recipe.router_init_without_bias);
   }
-  if (!o.optimizer_state && std::filesystem::is_directory(o.model / upcycle::kTrainerFolder)) {
+  if (!o.optimizer_state && model.checkpoint.files().has_folder(upcycle::kTrainerFolder)) {
     o.optimizer_state = upcycle::MethodChoice::from_text(recipe.optimizer_state);
   }
 }
@@ -321,6 +321,7 @@ int run(std::span<const std::string_view> args) {
                                        "' has no effect; the model has no trainer/ (make it 'copy')"));
   }
   Json json = account_json(account, plan);
+  tell_left_out(upcycle::files_left_out(model.checkpoint, true), json);
   if (o.dry_run) {
     if (!plan.is_undo) json["plan"] = plan.to_json();
     std::cout << (o.json ? json.dump(2) + "\n" : plan_account(model, plan, account));

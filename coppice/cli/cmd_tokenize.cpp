@@ -29,18 +29,20 @@ struct TokenizeOptions {
   Given given;
   static constexpr auto fields() {
     using O = TokenizeOptions;
-    return std::tuple{operand("TEXT", &O::text,
-                              "files of plain text or JSON lines (.jsonl), or directories of .txt and .jsonl files"),
-                      field("out", &O::out, "token file to write: OUT.bin, OUT.idx and OUT.json; must not exist"),
-                      field("tokenizer", &O::tokenizer, "model or tokenizer directory whose tokenizer to use"),
-                      field("train-tokenizer", &O::train_tokenizer,
-                            "train a sentencepiece tokenizer on the text into this new directory and use it"),
-                      field("vocab-size", &O::vocab_size, "ids of the tokenizer to train"),
-                      field("seed", &O::seed, "RNG seed for the part of a long text that the tokenizer is trained on"),
-                      field("text-key", &O::text_key, "key of the text in each JSON line"),
-                      field("split-at-blank-lines", &O::split_at_blank_lines,
-                            "plain text: an empty line ends a document (default: a file is one)"),
-                      field("json", &O::json, "print the result as one JSON object")};
+    return std::tuple{
+        operand(
+            "TEXT", &O::text,
+            "files of plain text or JSON lines (.jsonl, .json), gzip or not, or directories of .txt and .jsonl files"),
+        field("out", &O::out, "token file to write: OUT.bin, OUT.idx and OUT.json; must not exist"),
+        field("tokenizer", &O::tokenizer, "model or tokenizer directory whose tokenizer to use"),
+        field("train-tokenizer", &O::train_tokenizer,
+              "train a sentencepiece tokenizer on the text into this new directory and use it"),
+        field("vocab-size", &O::vocab_size, "ids of the tokenizer to train"),
+        field("seed", &O::seed, "RNG seed for the part of a long text that the tokenizer is trained on"),
+        field("text-key", &O::text_key, "key of the text in each JSON line"),
+        field("split-at-blank-lines", &O::split_at_blank_lines,
+              "plain text: an empty line ends a document (default: a file is one)"),
+        field("json", &O::json, "print the result as one JSON object")};
   }
 };
 

@@ -7,9 +7,11 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <vector>
 
 #include "coppice/base/error.h"
 #include "coppice/base/json.h"
+#include "coppice/base/log.h"
 #include "coppice/base/options.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
@@ -84,6 +86,15 @@ inline void add_written(const upcycle::WrittenModel& done, const std::filesystem
 inline std::string size_text(const upcycle::WrittenModel& done, const std::optional<io::Part>& part) {
   const std::string all = cat(done.tensors_written, " tensors, ", bytes_text(done.model_bytes));
   return part ? cat(all, " (", bytes_text(done.bytes_written), " by part ", part->to_text(), ")") : all;
+}
+
+/// Says on stderr and in `json` what of the model directory the output will not have.
+inline void tell_left_out(const std::vector<io::JudgedFile>& files, Json& json) {
+  Json& list = json["left_out"] = Json::array();
+  for (const io::JudgedFile& file : files) {
+    list.push_back(Json::object({{"name", file.name}, {"reason", file.reason}}));
+    log_warning(cat("left out: ", file.name, ": ", file.reason));
+  }
 }
 
 /// Of a run that left others to do their share.

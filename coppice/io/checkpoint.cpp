@@ -19,33 +19,42 @@ constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
 using detail::WeightMap;
 
-bool is_there(const fs::path& path) {
-  std::error_code failure;
-  return fs::exists(path, failure);
-}
-
-WeightMap read_index(const fs::path& directory) {
-  return detail::parse_shard_index(Json::read(detail::resolve_inside(directory, kIndexFile)),
-                                   (directory / kIndexFile).string());
+WeightMap read_index(const ModelDirectory& files) {
+  return detail::parse_shard_index(files.read_json(kIndexFile), (files.path() / kIndexFile).string());
 }
 
 // All shards, by name; every missing one is named at once.
-std::vector<SafetensorsFile> open_shards(const fs::path& directory, const std::set<std::string>& files) {
+std::vector<SafetensorsFile> open_shards(const ModelDirectory& files, const std::set<std::string>& names) {
   std::vector<std::string> missing;
-  std::vector<fs::path> paths;
-  for (const auto& file : files) {
-    paths.push_back(directory / file);
-    if (!is_there(detail::resolve_inside(directory, file))) missing.push_back(file);
+  std::error_code failure;
+  for (const auto& name : names) {
+    if (!fs::exists(detail::resolve_inside(files.path(), name), failure)) missing.push_back(name);
   }
   if (!missing.empty()) {
-    throw Error(ErrorCode::kNotFound, cat(directory, ": ", missing.size(), " of ", files.size(),
+    throw Error(ErrorCode::kNotFound, cat(files.path(), ": ", missing.size(), " of ", names.size(),
                                           " shards are missing: ", join_some(missing, kNamesShown),
                                           "; the index names them (download them)"));
   }
   std::vector<SafetensorsFile> shards;
-  shards.reserve(paths.size());
-  for (const auto& path : paths) shards.push_back(SafetensorsFile::open(path));
+  shards.reserve(names.size());
+  for (const auto& name : names) shards.push_back(files.open_tensors(name));
   return shards;
+}
+
+// What lies there instead of weights that have an index or are one file.
+[[noreturn]] void refuse_without_weights(const ModelDirectory& files) {
+  std::vector<std::string> others;
+  for (const auto& name : files.names()) {
+    if (name.ends_with(".safetensors")) others.push_back(name);
+  }
+  if (!others.empty()) {
+    throw Error(
+        ErrorCode::kNotFound,
+        cat(files.path(), ": ", join_some(others, kNamesShown), " and neither ", kSingleFile, " nor ", kIndexFile,
+            ", which says what belongs to the model (download or write the index; rename a single file)"));
+  }
+  throw Error(ErrorCode::kNotFound, cat(files.path(), ": no weights; wanted ", kSingleFile, " or ", kIndexFile,
+                                        " (other formats: save the model again with safetensors)"));
 }
 
 // The index and the shards must agree both ways.
@@ -74,31 +83,26 @@ void check_index(const fs::path& directory, const WeightMap& map, const std::vec
 }  // namespace
 
 Checkpoint Checkpoint::open(const fs::path& directory) {
-  std::error_code failure;
-  if (!fs::is_directory(directory, failure)) {
-    throw Error(ErrorCode::kNotFound, cat(directory, ": no such directory; wanted a Hugging Face model directory"));
-  }
-  if (!is_there(directory / "config.json")) {
+  const ModelDirectory files(directory);
+  if (!files.has("config.json")) {
     throw Error(ErrorCode::kNotFound, cat(directory, ": no config.json; wanted a Hugging Face model directory"));
   }
-  Checkpoint out;
-  out.directory_ = directory;
-  out.config_ = Json::read(detail::resolve_inside(directory, "config.json"));
+  Checkpoint out(files);
+  out.config_ = files.read_json("config.json");
   if (!out.config_.is_object()) {
     throw Error(ErrorCode::kFormat,
                 cat(directory / "config.json", ": no JSON object; wanted the model's configuration"));
   }
-  if (is_there(directory / kSingleFile)) {
-    out.shards_ = open_shards(directory, {std::string(kSingleFile)});
-  } else if (is_there(directory / kIndexFile)) {
-    const auto map = read_index(directory);
-    std::set<std::string> files;
-    for (const auto& [tensor, file] : map) files.insert(fs::path(file).lexically_normal().string());
-    out.shards_ = open_shards(directory, files);
+  if (files.has(kSingleFile)) {
+    out.shards_ = open_shards(files, {std::string(kSingleFile)});
+  } else if (files.has(kIndexFile)) {
+    const auto map = read_index(files);
+    std::set<std::string> names;
+    for (const auto& [tensor, file] : map) names.insert(fs::path(file).lexically_normal().string());
+    out.shards_ = open_shards(files, names);
     check_index(directory, map, out.shards_);
   } else {
-    throw Error(ErrorCode::kNotFound, cat(directory, ": no weights; wanted ", kSingleFile, " or ", kIndexFile,
-                                          " (other formats: save the model again with safetensors)"));
+    refuse_without_weights(files);
   }
   for (const auto& shard : out.shards_) {
     for (const auto& t : shard.tensors()) out.entries_.emplace_back(t.name, Entry{&shard, &t});
@@ -132,7 +136,7 @@ Checkpoint::Entry Checkpoint::at(std::string_view name) const {
   const auto it =
       std::ranges::lower_bound(entries_, name, {}, [](const auto& e) -> std::string_view { return e.first; });
   if (it == entries_.end() || it->first != name) {
-    throw Error(ErrorCode::kNotFound, cat(directory_, ": no tensor ", detail::quote(name), suggestion(name, names())));
+    throw Error(ErrorCode::kNotFound, cat(directory(), ": no tensor ", detail::quote(name), suggestion(name, names())));
   }
   return it->second;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "coppice/base/json.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/io/safetensors.h"
 
 namespace coppice::io {
@@ -17,17 +18,16 @@ namespace coppice::io {
 class Checkpoint {
  public:
   /// Throws   Error{kNotFound}: no directory, no config.json, no weights, a missing shard. Error{kFormat}: an index
-  ///          that leaves the directory (absolute, "..", symlinked out), names a tensor its shard does not have, or
+  ///          that leaves the directory (absolute, "..", symlinked out), a file of it that is a named pipe, a device or a
+  ///          directory; an index that names a tensor its shard does not have, or
   ///          misses one that a shard has. Where both a single file and an index lie there, the single file counts, as
   ///          in transformers.
-  ///
-  /// A symbolic link may lead out of the directory only in the Hugging Face cache, from `snapshots/REVISION/` to
-  /// `blobs/`.
   static Checkpoint open(const std::filesystem::path& directory);
   Checkpoint(Checkpoint&&) = default;  // entries point into the shards, so there are no copies
   Checkpoint& operator=(Checkpoint&&) = default;
 
-  const std::filesystem::path& directory() const { return directory_; }
+  const std::filesystem::path& directory() const { return files_.path(); }
+  const ModelDirectory& files() const { return files_; }                  ///< every other file of the directory
   const Json& config() const { return config_; }                          ///< config.json
   const std::vector<SafetensorsFile>& shards() const { return shards_; }  ///< by file name
   std::vector<std::string> names() const;                                 ///< sorted
@@ -43,19 +43,12 @@ class Checkpoint {
   /// Widened to f32. Throws Error{kShape} if the dtype is no float.
   std::vector<float> read_f32(std::string_view name) const;
 
-  /// Files of the directory that a changed copy of the model carries over as they are (tokenizer, generation config,
-  /// remote code, sub-directories), relative, sorted. Left out, since they would be stale or are written anew:
-  /// config.json, coppice.json, `trainer/`, *.safetensors and their indices at the top level, weights in other formats
-  /// (pytorch_model*.bin, tf_model*.h5, flax_model*.msgpack, consolidated*.pth, *.gguf) and hidden directories (.git,
-  /// .cache).
-  /// Throws   Error{kFormat}: a symbolic link that leaves the directory or leads to a directory.
-  std::vector<std::filesystem::path> companion_files() const;
   uint64_t total_bytes() const;
 
  private:
-  Checkpoint() = default;
+  explicit Checkpoint(ModelDirectory files) : files_(std::move(files)) {}
 
-  std::filesystem::path directory_;
+  ModelDirectory files_;
   Json config_;
   std::vector<SafetensorsFile> shards_;
   std::vector<std::pair<std::string, Entry>> entries_;  // sorted by name

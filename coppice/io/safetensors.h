@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "coppice/base/file.h"
 #include "coppice/io/dtype.h"
 
 namespace coppice::io {
@@ -33,11 +34,14 @@ class SafetensorsFile {
   ///          broken JSON, unknown dtype, negative or overflowing shape, offsets that overlap, leave a gap, run past
   ///          the end or differ from shape times dtype, duplicate names.
   static SafetensorsFile open(const std::filesystem::path& path);
+  /// Of an open file; `path` is its name from here on.
+  static SafetensorsFile open(Descriptor file, const std::filesystem::path& path);
 
   const std::filesystem::path& path() const;
   const std::vector<TensorInfo>& tensors() const;              ///< by offset
   const std::map<std::string, std::string>& metadata() const;  ///< "__metadata__"
   const TensorInfo* find(std::string_view name) const;
+  /// The mapped bytes. Throws Error{kIo} if the file has become shorter since it was opened.
   std::span<const std::byte> data(const TensorInfo& tensor) const;
   /// Fills `out` with the bytes from `offset` of the data section on, by pread: nothing of the file becomes resident.
   /// Throws   Error{kIo}, also if the file has become shorter since.

@@ -1,13 +1,13 @@
 #include "coppice/report/run_record.h"
 
 #include <algorithm>
-#include <fstream>
 #include <set>
-#include <sstream>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/upcycle/lineage.h"
 
 namespace coppice::report {
@@ -19,15 +19,15 @@ constexpr const char* kMetrics = "metrics.jsonl";
 constexpr int kDeepest = 6;  // levels below a folder that is searched for runs
 
 std::string read_text(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in)
+  try {
+    return io::read_file(path);
+  } catch (const Error& error) {
+    if (error.code != ErrorCode::kNotFound) throw;
     throw Error(
         ErrorCode::kNotFound,
         cat(path,
             ": not found; a run folder holds config.toml and metrics.jsonl (name the folder that `train.out` made)"));
-  std::ostringstream out;
-  out << in.rdbuf();
-  return out.str();
+  }
 }
 
 void add_line(RunRecord& run, const Json& line) {
@@ -60,17 +60,17 @@ void read_metrics(RunRecord& run, const fs::path& path) {
   }
 }
 
-Json read_if_there(const fs::path& path) { return fs::is_regular_file(path) ? Json::read(path) : Json(); }
-
 void read_newest_checkpoint(RunRecord& run) {
   std::error_code none;
   fs::path newest;
   for (const auto& entry : fs::directory_iterator(run.directory / "checkpoints", none)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with("step-") && name > newest.filename().string()) newest = entry.path();
+    if (entry.is_directory(none) && name.starts_with("step-") && name > newest.filename().string())
+      newest = entry.path();
   }
   if (newest.empty()) return;
-  run.model = read_if_there(newest / "config.json");
+  const io::ModelDirectory files(newest);
+  if (files.has("config.json")) run.model = files.read_json("config.json");
   run.lineage = upcycle::read_lineage(newest).value_or(Json());
 }
 

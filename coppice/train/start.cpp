@@ -7,7 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/data/tokenizer.h"
 #include "coppice/families/generate.h"
-#include "coppice/io/atomic_file.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/upcycle/lineage.h"
 
 namespace coppice::train {
@@ -22,14 +22,16 @@ constexpr auto kTokenizerFiles = std::to_array<std::string_view>(
      "vocab.json", "merges.txt", "chat_template.jinja"});
 constexpr std::string_view kGenerationConfig = "generation_config.json";
 
-void add_file(std::map<std::string, std::string>& files, const fs::path& directory, std::string_view name) {
-  if (fs::is_regular_file(directory / name)) files[std::string(name)] = io::read_file(directory / name);
+void add_file(std::map<std::string, std::string>& out, const io::ModelDirectory& files, std::string_view name) {
+  if (files.has(name)) out[std::string(name)] = files.read(name);
 }
 
 std::map<std::string, std::string> tokenizer_files(const fs::path& directory) {
-  std::map<std::string, std::string> files;
-  for (const auto name : kTokenizerFiles) add_file(files, directory, name);
-  return files;
+  std::map<std::string, std::string> out;
+  if (!fs::is_directory(directory)) return out;
+  const io::ModelDirectory files(directory);
+  for (const auto name : kTokenizerFiles) add_file(out, files, name);
+  return out;
 }
 
 // Held in memory, since the folder they come from may be a checkpoint that this run will remove.
@@ -42,7 +44,7 @@ Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
                     join(std::vector<std::string>(kTokenizerFiles.begin(), kTokenizerFiles.end()))));
   }
   if (!model.empty()) {
-    add_file(out.files, model, kGenerationConfig);
+    add_file(out.files, io::ModelDirectory(model), kGenerationConfig);
     out.lineage = upcycle::read_lineage(model);
   }
   return out;

@@ -6,6 +6,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/upcycle/optimizer_state.h"
 
 namespace coppice::train {
@@ -66,8 +67,8 @@ Json TrainerState::to_json() const {
 }
 
 TrainerState TrainerState::read(const std::filesystem::path& checkpoint) {
-  const auto path = checkpoint / upcycle::kTrainerFolder / upcycle::kTrainerFile;
-  return from_json(Json::read(path), path.string());
+  const auto name = std::filesystem::path(upcycle::kTrainerFolder) / upcycle::kTrainerFile;
+  return from_json(io::ModelDirectory(checkpoint).read_json(name), (checkpoint / name).string());
 }
 
 TrainerState TrainerState::from_json(const Json& json, std::string_view source) {

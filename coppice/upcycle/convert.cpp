@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "coppice/base/error.h"
-#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/convert_families.h"
 #include "coppice/upcycle/converted_tensors.h"
@@ -76,8 +75,8 @@ void check_alike(const Model& first, const Model& other) {
 
 void compare_tokenizers(const Model& first, const Model& other, std::vector<std::string>& losses) {
   for (const std::string_view name : kTokenizerFiles) {
-    const fs::path a = first.checkpoint.directory() / name, b = other.checkpoint.directory() / name;
-    if (!fs::exists(a) || !fs::exists(b) || sha256_of_file(a) == sha256_of_file(b)) continue;
+    const io::ModelDirectory &a = first.checkpoint.files(), &b = other.checkpoint.files();
+    if (!a.has(name) || !b.has(name) || a.sha256(name) == b.sha256(name)) continue;
     losses.push_back(cat("'", name, "' of ", other.checkpoint.directory(), ": another tokenizer than the first one's"));
   }
 }

@@ -12,10 +12,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-uint64_t optimizer_bytes(const fs::path& model) {
+uint64_t optimizer_bytes(const io::ModelDirectory& files) {
   uint64_t bytes = 0;
-  for (const fs::directory_entry& file : fs::directory_iterator(model / kTrainerFolder)) {
-    if (file.path().extension() == ".safetensors") bytes += file.file_size();
+  for (const std::string& name : files.names(kTrainerFolder)) {
+    const fs::path file = fs::path(kTrainerFolder) / name;
+    if (file.extension() == ".safetensors") bytes += files.state(file)->bytes;
   }
   return bytes;
 }
@@ -42,7 +43,7 @@ ExpandBytes expand_bytes(const families::Model& model, const GrowthPlan& plan) {
   bytes.weights_before = model.checkpoint.total_bytes();
   bytes.weights_after = total_bytes(infos_of(growth.weights));
   if (growth.state) {
-    bytes.optimizer_before = optimizer_bytes(model.checkpoint.directory());
+    bytes.optimizer_before = optimizer_bytes(model.checkpoint.files());
     bytes.optimizer_after = total_bytes(infos_of(*growth.optimizer));
   }
   return bytes;

@@ -8,6 +8,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/json_fields_detail.h"
 #include "coppice/upcycle/optimizer_init.h"
@@ -237,10 +238,10 @@ Json extend_lineage(const std::optional<Json>& before, const ConversionRecord& r
 }
 
 std::optional<Json> read_lineage(const std::filesystem::path& model) {
-  const std::filesystem::path file = model / kLineageFile;
-  if (!std::filesystem::exists(std::filesystem::symlink_status(file))) return std::nullopt;
-  Json lineage = Json::read(file);
-  (void)checked_lineage(lineage, file.string());
+  const io::ModelDirectory files(model);
+  if (!files.has(kLineageFile)) return std::nullopt;
+  Json lineage = files.read_json(kLineageFile);
+  (void)checked_lineage(lineage, (model / kLineageFile).string());
   return lineage;
 }
 

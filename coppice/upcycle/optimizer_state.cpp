@@ -32,17 +32,19 @@ std::string shard_name(size_t index, size_t count) {
   return cat("optimizer-", five(index), "-of-", five(count), ".safetensors");
 }
 
-void refuse_torch_state(const fs::path& file) {
-  if (!fs::exists(file)) return;
+void refuse_torch_state(const io::ModelDirectory& files, const fs::path& name) {
+  if (!files.has(name)) return;
   throw Error(ErrorCode::kUnsupported,
-              cat(file, ": an optimizer state as torch pickles it; wanted ", kTrainerFolder, "/", shard_name(1, 1),
+              cat(files.path() / name, ": an optimizer state as torch pickles it; wanted ", kTrainerFolder, "/",
+                  shard_name(1, 1),
                   " (move it away: the weights are then expanded alone, and training starts with a fresh optimizer)"));
 }
 
-/// The shards of the folder, complete and nothing beside them.
-std::vector<io::SafetensorsFile> open_shards(const fs::path& folder) {
-  std::set<std::string> found;
-  for (const fs::directory_entry& file : fs::directory_iterator(folder)) found.insert(file.path().filename().string());
+/// The shards of trainer/, complete and nothing beside them.
+std::vector<io::SafetensorsFile> open_shards(const io::ModelDirectory& files) {
+  const fs::path folder = files.path() / kTrainerFolder;
+  const auto names = files.names(kTrainerFolder);
+  std::set<std::string> found(names.begin(), names.end());
   if (found.erase(kTrainerFile) == 0) {
     throw Error(ErrorCode::kFormat, cat(folder, ": no ", kTrainerFile,
                                         "; the checkpoint is incomplete (remove the folder to "
@@ -51,7 +53,7 @@ std::vector<io::SafetensorsFile> open_shards(const fs::path& folder) {
   std::vector<io::SafetensorsFile> shards;
   for (size_t i = 1; i <= found.size(); ++i) {
     const std::string name = shard_name(i, found.size());
-    if (found.contains(name)) shards.push_back(io::SafetensorsFile::open(folder / name));
+    if (found.contains(name)) shards.push_back(files.open_tensors(fs::path(kTrainerFolder) / name));
   }
   if (shards.empty() || shards.size() != found.size()) {
     throw Error(ErrorCode::kFormat,
@@ -225,14 +227,14 @@ struct Grower {
 }  // namespace
 
 std::optional<OptimizerState> OptimizerState::open(const families::Model& model) {
-  const fs::path& directory = model.checkpoint.directory();
-  const fs::path folder = directory / kTrainerFolder;
-  refuse_torch_state(directory / "optimizer.pt");
-  refuse_torch_state(folder / "optimizer.pt");
-  if (!fs::is_directory(folder)) return std::nullopt;
+  const io::ModelDirectory& files = model.checkpoint.files();
+  const fs::path folder = files.path() / kTrainerFolder;
+  refuse_torch_state(files, "optimizer.pt");
+  refuse_torch_state(files, fs::path(kTrainerFolder) / "optimizer.pt");
+  if (!files.has_folder(kTrainerFolder)) return std::nullopt;
 
   OptimizerState state;
-  state.shards_ = open_shards(folder);
+  state.shards_ = open_shards(files);
   for (const io::SafetensorsFile& shard : state.shards_) {
     for (const io::TensorInfo& info : shard.tensors()) {
       if (state.entries_.emplace(info.name, Checkpoint::Entry{&shard, &info}).second) continue;

@@ -12,6 +12,7 @@
 
 #include "coppice/base/json.h"
 #include "coppice/io/checkpoint.h"
+#include "coppice/io/file_rules.h"
 #include "coppice/io/partial_directory.h"
 #include "coppice/upcycle/output_tensors.h"
 
@@ -44,11 +45,17 @@ struct NewModel {
   std::optional<std::vector<OutputTensor>> optimizer = {};  ///< of trainer/, whose other file is the first source's
 };
 
-/// Writes `model`, with the companion files of the first source. `verb` names the work in the progress bar.
+/// What lies beside the weights of the (first) source and will not be in the output, with the reasons, sorted by name.
+/// `writes_optimizer`: the output has a trainer/ where the source has one.
+///
+/// Throws   as io::files_to_carry.
+std::vector<io::JudgedFile> files_left_out(const io::Checkpoint& source, bool writes_optimizer);
+
+/// Writes `model`, with the files of the first source that its rules carry (io/file_rules.h). `verb` names the work in the progress bar.
 ///
 /// Memory   constant: see write_output.
 /// Threads  the same bytes for any number, and for any number of parts.
-/// Throws   Error{kUsage, kIo, kInterrupted}; Error{kFormat} if a source changed meanwhile or since the run that is
+/// Throws   Error{kUsage, kIo, kInterrupted}; Error{kUnsupported} for files that are refused; Error{kFormat} if a source changed meanwhile or since the run that is
 ///          continued; what computing throws. Nothing is left under the final name.
 WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const NewModel& model,
                          const OutputSettings& settings, std::string_view verb);
