@@ -5,8 +5,9 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/interrupt.h"
-#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
+#include "coppice/io/file_rules.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/upcycle/verify_config.h"
 
 namespace coppice::upcycle {
@@ -17,18 +18,20 @@ namespace fs = std::filesystem;
 constexpr const char* kGenerationConfig = "generation_config.json";
 
 std::set<fs::path> files_of(const families::Model& model) {
-  const std::vector<fs::path> files = model.checkpoint.companion_files();
+  const std::vector<fs::path> files = io::sort_files(model.checkpoint).carried;
   return {files.begin(), files.end()};
 }
 
-bool same_file(const fs::path& a, const fs::path& b) {
-  return fs::file_size(a) == fs::file_size(b) && sha256_of_file(a) == sha256_of_file(b);
+bool same_file(const io::ModelDirectory& a, const io::ModelDirectory& b, const fs::path& file) {
+  return a.sha256(file) == b.sha256(file);
 }
 
 /// Programs write their version and default values into it.
-void compare_generation_configs(const fs::path& before, const fs::path& after, FileAccount& account) {
+void compare_generation_configs(const io::ModelDirectory& before, const io::ModelDirectory& after,
+                                FileAccount& account) {
   try {
-    ConfigDifferences found = compare_settings(kGenerationConfig, Json::read(before), Json::read(after));
+    ConfigDifferences found =
+        compare_settings(kGenerationConfig, before.read_json(kGenerationConfig), after.read_json(kGenerationConfig));
     if (found.problems.empty()) ++account.equal;
     std::ranges::move(found.problems, std::back_inserter(account.problems));
     if (!found.added.empty())
@@ -43,17 +46,17 @@ void compare_generation_configs(const fs::path& before, const fs::path& after, F
 
 FileAccount compare_files(const families::Model& before, const families::Model& after, bool complete) {
   FileAccount account;
-  const fs::path &from = before.checkpoint.directory(), &to = after.checkpoint.directory();
+  const io::ModelDirectory &from = before.checkpoint.files(), &to = after.checkpoint.files();
   const std::set<fs::path> was = files_of(before), is = files_of(after);
   std::vector<std::string> missing, extra;
   for (const fs::path& file : was) {
     check_interrupt();
     if (!is.contains(file)) {
       missing.push_back(file.string());
-    } else if (same_file(from / file, to / file)) {
+    } else if (same_file(from, to, file)) {
       ++account.equal;
     } else if (file == kGenerationConfig) {
-      compare_generation_configs(from / file, to / file, account);
+      compare_generation_configs(from, to, account);
     } else {
       account.problems.push_back(cat("'", file, "': it changed; the files beside the weights stay as they are"));
     }

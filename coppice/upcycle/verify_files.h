@@ -18,7 +18,7 @@ struct FileAccount {
 /// coppice wrote `after`, so that none may be missing; other programs save weights alone.
 ///
 /// Memory   1 MiB of each file; generation_config.json whole.
-/// Throws   Error{kFormat, kIo} as io::Checkpoint::companion_files.
+/// Throws   Error{kFormat, kIo} as io::sort_files.
 FileAccount compare_files(const families::Model& before, const families::Model& after, bool complete);
 
 }  // namespace coppice::upcycle
