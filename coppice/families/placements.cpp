@@ -30,7 +30,7 @@ constexpr TensorRule kTurnedInOut[] = {{"", Role::kExpertGate, {}, When::kAlways
 
 // The rule by which a stacked tensor is read: the table's, or the same role turned if only so the model's dimension
 // stands where it must.
-const TensorRule* rule_by_shape(const TensorRule& rule, const std::vector<int64_t>& shape, int64_t model_dim) {
+const TensorRule* rule_by_shape(const TensorRule& rule, const io::TensorShape& shape, int64_t model_dim) {
   const bool is_known = model_dim > 0 && shape.size() == 3 && rule.layout.stacked && !rule.layout.interleaved;
   if (!is_known || shape[1] == shape[2]) return &rule;
   const size_t expected = (rule.role == Role::kExpertDown) == rule.layout.transposed ? 2 : 1;
@@ -55,9 +55,9 @@ bool is_required(const TensorRule& rule) {
 /// What one layer with experts has.
 struct LayerContents {
   std::set<Role> roles;
-  bool counted_from_last = false;                                                    // {M}
-  std::map<const TensorRule*, std::set<int64_t>> experts;                            // of rules with {X}
-  std::map<const TensorRule*, std::pair<std::string, std::vector<int64_t>>> shapes;  // the first expert's
+  bool counted_from_last = false;                                                  // {M}
+  std::map<const TensorRule*, std::set<int64_t>> experts;                          // of rules with {X}
+  std::map<const TensorRule*, std::pair<io::TensorName, io::TensorShape>> shapes;  // the first expert's
 };
 
 // Gate and up may lie in one tensor or in two.
@@ -111,13 +111,13 @@ std::string Misses::text() const {
   return cat(join(first), count > first.size() ? cat(", ... (", count - first.size(), " more)") : std::string());
 }
 
-std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const std::string& name,
-                            const std::vector<int64_t>& shape) {
+std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const io::TensorName& name,
+                            const io::TensorShape& shape) {
   std::string canonical = name;
   bool in_text = config.text_key.empty();
   for (const Prefix& prefix : kTextPrefixes) {
     if (config.text_key.empty() || !name.starts_with(prefix.found)) continue;
-    canonical = cat(prefix.canonical, name.substr(prefix.found.size()));
+    canonical = cat(prefix.canonical, name.view().substr(prefix.found.size()));
     in_text = true;
     break;
   }
@@ -163,7 +163,7 @@ void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed) {
     const auto found = order.find(p.matched);
     const auto [rank, index] = found == order.end() ? std::pair(block + 1, at) : found->second;
     const int section = p.slot.layer >= 0 ? 1 : rank < first_layered ? 0 : 2;
-    return std::tuple(section, p.slot.layer, rank, p.slot.expert, index, std::string_view(p.slot.name));
+    return std::tuple(section, p.slot.layer, rank, p.slot.expert, index, p.slot.name.view());
   };
   std::ranges::sort(placed, [&](const Placed& a, const Placed& b) { return key(a) < key(b); });
 }

@@ -34,8 +34,8 @@ struct Placed {
 
 /// The place of one tensor; nullopt if the table has none for it. A multimodal model's names lose what the language
 /// model's have in front, and what is no part of the language model is carried over (but experts of its own).
-std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const std::string& name,
-                            const std::vector<int64_t>& shape);
+std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const io::TensorName& name,
+                            const io::TensorShape& shape);
 
 /// In the order in which tables list tensors: layer by layer, expert by expert.
 void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed);

@@ -5,6 +5,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/io/atomic_file.h"
 #include "coppice/io/paths_detail.h"
 #include "coppice/io/posix_detail.h"
 #include "coppice/io/shard_index_detail.h"
@@ -17,7 +18,12 @@ constexpr size_t kNamesShown = 10;
 constexpr std::string_view kSingleFile = "model.safetensors";
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
+/// Of config.json: the largest known have some thousand values.
+constexpr JsonLimits kConfigLimits{.bytes = uint64_t{16} << 20, .values = 500'000};
+
 using detail::WeightMap;
+
+std::string_view name_of(const Checkpoint::Entry& entry) { return entry.info->name; }
 
 bool is_there(const fs::path& path) {
   std::error_code failure;
@@ -25,7 +31,13 @@ bool is_there(const fs::path& path) {
 }
 
 WeightMap read_index(const fs::path& directory) {
-  return detail::parse_shard_index(Json::read(detail::resolve_inside(directory, kIndexFile)),
+  constexpr uint64_t kMostBytes = uint64_t{256} << 20;  // of a model with 200,000 tensors it has 25 MB
+  const uint64_t bytes = fs::file_size(directory / kIndexFile);
+  if (bytes > kMostBytes) {
+    throw Error(ErrorCode::kFormat, cat(directory / kIndexFile, ": ", bytes, " bytes; wanted at most ", kMostBytes,
+                                        " (this is no index, or a damaged one)"));
+  }
+  return detail::parse_shard_index(read_file(detail::resolve_inside(directory, kIndexFile)),
                                    (directory / kIndexFile).string());
 }
 
@@ -50,13 +62,14 @@ std::vector<SafetensorsFile> open_shards(const fs::path& directory, const std::s
 
 // The index and the shards must agree both ways.
 void check_index(const fs::path& directory, const WeightMap& map, const std::vector<SafetensorsFile>& shards) {
-  std::map<std::string, const SafetensorsFile*> by_file;
-  for (const auto& shard : shards) by_file.emplace(shard.path().lexically_relative(directory).string(), &shard);
+  std::map<std::string, const SafetensorsFile*> by_path;
+  for (const auto& shard : shards) by_path.emplace(shard.path().lexically_relative(directory).string(), &shard);
+  std::vector<const SafetensorsFile*> by_file;
+  for (const auto& file : map.files) by_file.push_back(by_path.at(fs::path(file).lexically_normal().string()));
   std::vector<std::string> problems;
-  for (const auto& [tensor, file] : map) {
-    const auto it = by_file.find(fs::path(file).lexically_normal().string());
-    if (it == by_file.end() || !it->second->find(tensor)) {
-      problems.push_back(cat(detail::quote(tensor), " is not in ", file, " as the index says"));
+  for (const auto& [tensor, file] : map.tensors) {
+    if (!by_file[file]->find(tensor)) {
+      problems.push_back(cat(detail::quote(tensor), " is not in ", map.files[file], " as the index says"));
     }
   }
   for (const auto& shard : shards) {
@@ -83,7 +96,7 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
   }
   Checkpoint out;
   out.directory_ = directory;
-  out.config_ = Json::read(detail::resolve_inside(directory, "config.json"));
+  out.config_ = Json::read(detail::resolve_inside(directory, "config.json"), kConfigLimits);
   if (!out.config_.is_object()) {
     throw Error(ErrorCode::kFormat,
                 cat(directory / "config.json", ": no JSON object; wanted the model's configuration"));
@@ -93,7 +106,7 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
   } else if (is_there(directory / kIndexFile)) {
     const auto map = read_index(directory);
     std::set<std::string> files;
-    for (const auto& [tensor, file] : map) files.insert(fs::path(file).lexically_normal().string());
+    for (const auto& file : map.files) files.insert(fs::path(file).lexically_normal().string());
     out.shards_ = open_shards(directory, files);
     check_index(directory, map, out.shards_);
   } else {
@@ -101,15 +114,16 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
                                           " (other formats: save the model again with safetensors)"));
   }
   for (const auto& shard : out.shards_) {
-    for (const auto& t : shard.tensors()) out.entries_.emplace_back(t.name, Entry{&shard, &t});
+    out.entries_.reserve(out.entries_.size() + shard.tensors().size());
+    for (const auto& t : shard.tensors()) out.entries_.push_back({&shard, &t});
   }
-  std::ranges::sort(out.entries_, {}, &std::pair<std::string, Entry>::first);
+  std::ranges::sort(out.entries_, {}, name_of);
   std::vector<std::string> twice;
   for (size_t i = 1; i < out.entries_.size(); ++i) {
-    const auto& [before, here] = std::pair(out.entries_[i - 1], out.entries_[i]);
-    if (before.first != here.first) continue;
-    twice.push_back(cat(detail::quote(here.first), " is in ", before.second.file->path().filename(), " and in ",
-                        here.second.file->path().filename()));
+    const Entry &before = out.entries_[i - 1], &here = out.entries_[i];
+    if (name_of(before) != name_of(here)) continue;
+    twice.push_back(cat(detail::quote(name_of(here)), " is in ", before.file->path().filename(), " and in ",
+                        here.file->path().filename()));
   }
   if (!twice.empty()) {
     throw Error(ErrorCode::kFormat, cat(directory, ": ", join_some(twice, kNamesShown), "; wanted each tensor once"));
@@ -120,21 +134,21 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
 std::vector<std::string> Checkpoint::names() const {
   std::vector<std::string> out;
   out.reserve(entries_.size());
-  for (const auto& [name, entry] : entries_) out.push_back(name);
+  for (const Entry& entry : entries_) out.push_back(entry.info->name);
   return out;
 }
 
-bool Checkpoint::contains(std::string_view name) const {
-  return std::ranges::binary_search(entries_, name, {}, [](const auto& e) -> std::string_view { return e.first; });
+std::optional<size_t> Checkpoint::find(std::string_view name) const {
+  const auto it = std::ranges::lower_bound(entries_, name, {}, name_of);
+  if (it == entries_.end() || name_of(*it) != name) return std::nullopt;
+  return static_cast<size_t>(it - entries_.begin());
 }
 
+bool Checkpoint::contains(std::string_view name) const { return find(name).has_value(); }
+
 Checkpoint::Entry Checkpoint::at(std::string_view name) const {
-  const auto it =
-      std::ranges::lower_bound(entries_, name, {}, [](const auto& e) -> std::string_view { return e.first; });
-  if (it == entries_.end() || it->first != name) {
-    throw Error(ErrorCode::kNotFound, cat(directory_, ": no tensor ", detail::quote(name), suggestion(name, names())));
-  }
-  return it->second;
+  if (const auto index = find(name)) return entries_[*index];
+  throw Error(ErrorCode::kNotFound, cat(directory_, ": no tensor ", detail::quote(name), suggestion(name, names())));
 }
 
 std::vector<float> Checkpoint::read_f32(std::string_view name) const {
@@ -151,7 +165,7 @@ std::vector<float> Checkpoint::read_f32(std::string_view name) const {
 
 uint64_t Checkpoint::total_bytes() const {
   uint64_t total = 0;
-  for (const auto& [name, entry] : entries_) total += entry.info->bytes;
+  for (const Entry& entry : entries_) total += entry.info->bytes;
   return total;
 }
 

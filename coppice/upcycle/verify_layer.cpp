@@ -112,7 +112,7 @@ class LayerCheck {
   /// The expert's first tensor, or its place in the stacked one.
   std::string expert_name(const ExpertParts& parts, size_t expert) const {
     const families::TensorSlot& slot = *parts.of(layer_, static_cast<int64_t>(expert)).at(0).slot;
-    return slot.expert >= 0 ? slot.name : cat(slot.name, "[", expert, "]");
+    return slot.expert >= 0 ? slot.name.str() : cat(slot.name, "[", expert, "]");
   }
 
   /// How near the child's router row is to an original's; the same bytes are nearest.
