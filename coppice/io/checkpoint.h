@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,7 +15,7 @@ namespace coppice::io {
 /// The tensors of a Hugging Face model directory: `model.safetensors`, or the shards that
 /// `model.safetensors.index.json` names.
 ///
-/// Memory   headers only.
+/// Memory   headers only: about 150 bytes for each tensor, and its name.
 class Checkpoint {
  public:
   /// Throws   Error{kNotFound}: no directory, no config.json, no weights, a missing shard. Error{kFormat}: an index
@@ -37,6 +38,9 @@ class Checkpoint {
     const TensorInfo* info = nullptr;
     std::span<const std::byte> data() const { return file->data(*info); }
   };
+  const std::vector<Entry>& entries() const { return entries_; }  ///< of all tensors, sorted by name
+  /// Where in `entries` the tensor is, if it is there.
+  std::optional<size_t> find(std::string_view name) const;
   /// Throws   Error{kNotFound} naming the tensor.
   Entry at(std::string_view name) const;
   bool contains(std::string_view name) const;
@@ -51,7 +55,7 @@ class Checkpoint {
   ModelDirectory files_;
   Json config_;
   std::vector<SafetensorsFile> shards_;
-  std::vector<std::pair<std::string, Entry>> entries_;  // sorted by name
+  std::vector<Entry> entries_;
 };
 
 /// Which tensors go into which file.

@@ -104,8 +104,8 @@ std::string ModelDirectory::read(const fs::path& relative, uint64_t max_bytes) c
   return unchanged<std::string>(file, name, [&] { return read_text(file, name, max_bytes); });
 }
 
-Json ModelDirectory::read_json(const fs::path& relative) const {
-  return Json::parse(read(relative), (path_ / relative).string());
+Json ModelDirectory::read_json(const fs::path& relative, const JsonLimits& limits) const {
+  return Json::parse(read(relative, limits.bytes), (path_ / relative).string(), limits);
 }
 
 SafetensorsFile ModelDirectory::open_tensors(const fs::path& relative) const {

@@ -44,7 +44,7 @@ class ModelDirectory {
   ///          `max_bytes` or one that changed meanwhile; Error{kIo, kInterrupted}.
   Descriptor open(const std::filesystem::path& relative) const;
   std::string read(const std::filesystem::path& relative, uint64_t max_bytes = kMostTextBytes) const;
-  Json read_json(const std::filesystem::path& relative) const;
+  Json read_json(const std::filesystem::path& relative, const JsonLimits& limits = {}) const;
   SafetensorsFile open_tensors(const std::filesystem::path& relative) const;
   std::string sha256(const std::filesystem::path& relative) const;
   /// Copies a file, its mode too; parents are made, what lay at `to` is replaced. The bytes move inside the kernel where

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -11,13 +12,16 @@
 
 #include "coppice/base/file.h"
 #include "coppice/io/dtype.h"
+#include "coppice/io/tensor_name.h"
+#include "coppice/io/tensor_shape.h"
 
 namespace coppice::io {
 
+/// Memory   about 60 bytes; the name's text is shared by copies.
 struct TensorInfo {
-  std::string name;
+  TensorName name;
   Dtype dtype = Dtype::kF32;
-  std::vector<int64_t> shape;
+  TensorShape shape;
   uint64_t offset = 0;  ///< bytes from the start of the file's data section
   uint64_t bytes = 0;
 
@@ -27,7 +31,7 @@ struct TensorInfo {
 
 /// A safetensors file, its header fully checked, its data mapped read-only.
 ///
-/// Memory   the header; data pages come and go with the page cache.
+/// Memory   about 150 bytes for each tensor, and its name; data pages come and go with the page cache.
 class SafetensorsFile {
  public:
   /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and tensor: header length past the file or over 100 MB,
@@ -61,9 +65,15 @@ class SafetensorsFile {
 
 /// What a safetensors file will be, known before its first tensor is.
 struct SafetensorsLayout {
-  std::string header;               ///< length, JSON and spaces, so that the data starts at a whole block of the disk
+  uint64_t header_bytes = 0;        ///< where the data starts: at a whole block of the disk
   std::vector<TensorInfo> tensors;  ///< with offsets and byte counts
+  std::map<std::string, std::string> metadata;
   uint64_t file_bytes = 0;
+
+  /// Length, JSON and spaces.
+  std::string header() const;
+  /// The same in pieces of 1 MiB, which are made anew each time; the last is shorter.
+  void each_header_piece(const std::function<void(std::string_view)>& take) const;
 };
 /// Lays out `tensors` one after the other, in the order given. `path` is for messages alone.
 ///

@@ -30,13 +30,13 @@ std::string read_text(const fs::path& path) {
   }
 }
 
-void add_line(RunRecord& run, const Json& line) {
-  if (line.find("event") != nullptr) {
+void add_line(RunRecord& run, const JsonReader& line) {
+  if (line.find("event")) {
     run.events.push_back(line);
     return;
   }
   const double step = line.at("step").as_double();
-  for (const auto& [key, value] : line.members()) {
+  for (const auto& [key, value] : line.json().members()) {
     if (key != "step" && value.is_number()) run.series[key].emplace_back(step, value.as_double());
   }
 }
@@ -47,16 +47,10 @@ void read_metrics(RunRecord& run, const fs::path& path) {
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = text.find('\n', begin);
     if (end == std::string::npos) break;  // a line that is being written
-    const std::string source = cat(path, " line ", ++number);
     const std::string_view line(text.data() + begin, end - begin);
     begin = end + 1;
-    if (line.empty()) continue;
-    try {
-      add_line(run, Json::parse(line, source));
-    } catch (const Error& error) {
-      const std::string what = error.what();
-      throw Error(error.code, what.starts_with(source) ? what : cat(source, ": ", what));
-    }
+    ++number;
+    if (!line.empty()) add_line(run, JsonReader::parse(line, cat(path, ":", number)));
   }
 }
 
@@ -70,8 +64,10 @@ void read_newest_checkpoint(RunRecord& run) {
   }
   if (newest.empty()) return;
   const io::ModelDirectory files(newest);
-  if (files.has("config.json")) run.model = files.read_json("config.json");
-  run.lineage = upcycle::read_lineage(newest).value_or(Json());
+  if (files.has("config.json")) run.model = JsonReader(files.read_json("config.json"), (newest / "config.json").string());
+  if (auto lineage = upcycle::read_lineage(newest)) {
+    run.lineage = JsonReader(std::move(*lineage), (newest / upcycle::kLineageFile).string());
+  }
 }
 
 void find_runs(const fs::path& directory, int depth, std::vector<fs::path>& found) {
@@ -113,10 +109,10 @@ const Points* RunRecord::find(const std::string& tag) const {
   return found == series.end() ? nullptr : &found->second;
 }
 
-const Json* RunRecord::setting(std::string_view dotted) const {
-  const Json* at = &settings;
+std::optional<JsonReader> RunRecord::setting(std::string_view dotted) const {
+  std::optional<JsonReader> at = settings;
   for (const std::string& word : split(dotted, '.')) {
-    if (at != nullptr) at = at->find(word);
+    if (at) at = at->find(word);
   }
   return at;
 }
@@ -127,7 +123,8 @@ RunRecord RunRecord::read(const fs::path& directory) {
   const auto plain = directory.lexically_normal();
   run.name = (plain.has_filename() ? plain : plain.parent_path()).filename().string();
   run.config_toml = read_text(directory / "config.toml");
-  run.settings = parse_toml(run.config_toml, (directory / "config.toml").string());
+  const std::string config = (directory / "config.toml").string();
+  run.settings = JsonReader(parse_toml(run.config_toml, config), config);
   read_metrics(run, directory / kMetrics);
   read_newest_checkpoint(run);
   return run;

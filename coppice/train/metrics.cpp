@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "coppice/base/error.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
 
@@ -18,7 +19,7 @@ void cut_back(const fs::path& path, int64_t last_step) {
   size_t number = 0;
   for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
     const std::string_view line(text.data() + begin, end - begin);
-    if (Json::parse(line, cat(path, " line ", ++number)).at("step").as_int() <= last_step) {
+    if (JsonReader::parse(line, cat(path, ":", ++number)).at("step").as_int() <= last_step) {
       (kept += line) += '\n';
     }
   }

@@ -66,7 +66,7 @@ std::vector<io::SafetensorsFile> open_shards(const io::ModelDirectory& files) {
 struct Part {
   std::string_view name;
   Dtype dtype;
-  std::vector<int64_t> shape;
+  io::TensorShape shape;
 };
 
 /// Routers and stacks of experts: each row or expert counts its own steps.
@@ -172,10 +172,13 @@ struct Grower {
     for (const Child& child : plan.layer(slot.layer).children) {
       if (copies(child)) {
         const auto slice = original(child.parent).slice;
-        out.pieces.push_back(
-            {.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset, .compute = {}});
+        out.pieces.push_back({.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset});
       } else if (part == "master") {
-        out.pieces.push_back(detail::child_piece(plan, child, before, slot, Dtype::kF32, original));
+        const OutputPiece piece = detail::child_piece(plan, slot, Dtype::kF32);
+        const auto make = [this_plan = &plan, &slot, child, before, original] {
+          return detail::child_fill(*this_plan, child, before, slot, Dtype::kF32, original);
+        };
+        out.pieces.push_back(computed_piece(piece.bytes, make, piece.cuttable));
       } else {
         out.pieces.push_back(stacked_moment(slot, before, child, part));
       }
@@ -188,7 +191,7 @@ struct Grower {
     const MomentKind kind = part == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
     uint64_t bytes = sizeof(float);
     for (size_t i = 1; i < slot.shape.size(); ++i) bytes *= static_cast<uint64_t>(slot.shape[i]);
-    const auto compute = [*this, &slot, before, child, part, kind](uint64_t, std::span<std::byte> out) {
+    const PieceMaker::Fill fill = [*this, &slot, before, child, part, kind](uint64_t, std::span<std::byte> out) {
       const auto places = families::expert_matrices(slot, plan.experts_after);
       const auto places_before = families::expert_matrices(before, plan.experts_before);
       const auto weight = state.has_master(slot.name) ? state.at(slot.name, "master") : model.checkpoint.at(slot.name);
@@ -213,7 +216,7 @@ struct Grower {
         gathered.clear();
       }
     };
-    return {.bytes = bytes, .compute = compute};
+    return computed_piece(bytes, [fill] { return fill; });
   }
 
   /// The same part of the same matrix of any original expert.
