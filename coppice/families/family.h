@@ -309,9 +309,9 @@ struct Family {
   bool has_routed_scaling = false;        ///< the key below
   std::string_view routed_scaling_key = "routed_scaling_factor";
   double routed_scaling_fallback = 1;
-  double renormalise_epsilon = 0;  ///< added to the sum (glm4_moe: 1e-20)
-  bool has_aux_loss = false;       ///< router_aux_loss_coef
-  double aux_loss_fallback = 0;    ///< router_aux_loss_coef if absent
+  double renormalise_epsilon = 0;      ///< added to the sum (glm4_moe: 1e-20)
+  std::string_view aux_loss_key = {};  ///< coefficient of the balancing loss
+  double aux_loss_fallback = 0;        ///< the same if absent; 0 where transformers has no balancing loss
 
   // Attention and feed-forward.
   Switch qkv_bias = {};

@@ -52,6 +52,8 @@ const Family kMinimaxM2{
     .layers = LayerPattern::kEveryLayer,
     .gate = GateFunction::kSigmoidTopK,
     .renormalise = Switch::yes(),
+    .aux_loss_key = "router_aux_loss_coef",
+    .aux_loss_fallback = 0.001,
     .qk_norm = QkNorm::kWhole,
     .has_partial_rotary = true,
     .kv_heads_fallback = 8,

@@ -188,8 +188,8 @@ void read_routing(const ConfigReader& in, ModelConfig& c) {
   if (family.has_routed_scaling)
     r.routed_scaling =
         in.number_or(family.routed_scaling_key, family.routed_scaling_fallback, -kLargestNumber, kLargestNumber);
-  if (family.has_aux_loss)
-    c.aux_loss_coef = in.number_or("router_aux_loss_coef", family.aux_loss_fallback, 0, kLargestNumber);
+  if (!family.aux_loss_key.empty() && (family.aux_loss_fallback > 0 || in.find(family.aux_loss_key) != nullptr))
+    c.aux_loss_coef = in.number_or(family.aux_loss_key, family.aux_loss_fallback, 0, kLargestNumber);
   if (!family.has_groups) return detail::check_no_groups(in, family);
   if (!family.groups_on_key.empty() && in.text_or(family.groups_on_key, "") != family.groups_on_value) return;
   const std::string_view groups_key = detail::alias_present(in, family.num_groups_key);

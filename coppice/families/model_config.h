@@ -58,7 +58,7 @@ struct ModelConfig {
   std::optional<double> clip_qkv;  ///< olmoe
   Activation activation = Activation::kSilu;
   double embedding_multiplier = 1, residual_multiplier = 1, logits_divisor = 1;
-  double aux_loss_coef = 0;
+  std::optional<double> aux_loss_coef;  ///< of the balancing loss; absent where neither file nor family names one
   int64_t max_positions = 0;
   std::string dtype;  ///< dtype or torch_dtype: "bfloat16"; empty if absent
   /// What `nn` cannot compute exactly as transformers would (another activation, quantised weights ...); surgery does

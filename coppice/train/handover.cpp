@@ -26,7 +26,8 @@ Handover Handover::from_options(std::string_view policy, int64_t steps) {
   const Handover out{policy_named(policy), steps};
   const bool releases = out.policy == HandoverPolicy::kRelease;
   if (releases && steps < 1) refuse(cat("handover.steps: ", steps, "; wanted the steps of the release, 1 or more"));
-  if (!releases && steps != 0) {
+  if (steps < 0) refuse(cat("handover.steps: ", steps, "; wanted 0 or more"));
+  if (!releases && out.policy != HandoverPolicy::kDormant && steps != 0) {
     refuse(cat("handover.steps: ", steps, " has no effect with the policy '", policy, "' (leave it out)"));
   }
   return out;

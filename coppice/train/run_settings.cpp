@@ -4,7 +4,9 @@
 #include <array>
 
 #include "coppice/base/error.h"
+#include "coppice/base/log.h"
 #include "coppice/base/text.h"
+#include "coppice/train/balance.h"
 #include "coppice/train/unused_options.h"
 
 namespace coppice::train {
@@ -61,7 +63,8 @@ void check_values(const TrainOptions& o) {
   require_not_negative("optimizer.spike_limit", o.spike_limit);
   require_at_least("balance.dead_after", o.dead_after, 0);
   require_not_negative("balance.rate", o.balance_rate);
-  require_not_negative("balance.aux_coef", o.aux_coef);
+  require_not_negative("balance.aux_coef", o.aux_coef.value_or(0));
+  (void)balance_form(o.balance_form);
   require_not_negative("balance.z_coef", o.z_coef);
 }
 
@@ -97,9 +100,14 @@ void check_handover(const RunSettings& run) {
       refuse(
           cat("growth ", i + 1, ": it keeps the function by itself and takes no handover (set handover.policy none)"));
     }
-    if (!run.handover.routes_by_lineage() || i == 0) continue;
+    if (i == 0) continue;  // GrowthCourse knows what the model came with
     const int64_t since = stage.at_step - run.stages[i - 1].at_step;
-    if (run.handover.share(since + 1) > 0) {
+    if (run.handover.policy == HandoverPolicy::kDormant && run.handover.steps == 0) {
+      refuse(cat("growth ", i + 1, ": copies of the growth before it may still sleep at step ", stage.at_step,
+                 " (set handover.steps, in which they wake)"));
+    }
+    const bool asleep = run.handover.policy == HandoverPolicy::kDormant && since < run.handover.steps;
+    if (asleep || run.handover.share(since + 1) > 0) {
       refuse(cat("growth ", i + 1, ": the handover of the growth before it is not over at step ", stage.at_step,
                  " (lower handover.steps, or grow later)"));
     }
@@ -183,6 +191,18 @@ void check_same_run(const TrainerState& saved, const Json& settings, const Json&
   if (changed.empty()) return;
   refuse(cat("train.resume: the run was made with other settings: ", join(changed),
              " (set them back, or start another run from its checkpoint with train.start=continue)"));
+}
+
+void check_same_auxiliary_loss(const TrainerState& saved, double coefficient) {
+  const Json* before = saved.settings.find("balance.aux_coef");
+  if (before != nullptr && before->is_number() && before->as_double() != coefficient) {
+    refuse(
+        cat("train.resume: balance.aux_coef is ", coefficient, " and was ", before->dump(), " before (set it back)"));
+  }
+  if (saved.settings.find("balance.form") != nullptr) return;
+  log_warning(
+      "train.resume: the run was begun by coppice 0.1.0, whose auxiliary loss averaged the layers before the product; "
+      "it goes on with the loss of balance.form per_layer");
 }
 
 }  // namespace coppice::train

@@ -33,5 +33,9 @@ Json identity(const std::vector<data::TokenFile>& files);
 
 /// Throws   Error{kUsage} naming every setting in which a resumed run differs from the one that wrote `saved`.
 void check_same_run(const TrainerState& saved, const Json& settings, const Json& data);
+/// For a run that is balanced by an auxiliary loss of this coefficient, whether given or the model's own.
+///
+/// Throws   Error{kUsage} if the run that wrote `saved` was told another.
+void check_same_auxiliary_loss(const TrainerState& saved, double coefficient);
 
 }  // namespace coppice::train

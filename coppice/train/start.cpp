@@ -8,6 +8,7 @@
 #include "coppice/data/tokenizer.h"
 #include "coppice/families/generate.h"
 #include "coppice/io/model_directory.h"
+#include "coppice/train/balance.h"
 #include "coppice/upcycle/lineage.h"
 
 namespace coppice::train {
@@ -70,7 +71,10 @@ nn::Decoder random_model(const TrainOptions& o) {
                                    .first_dense_layers = o.first_dense_layers,
                                    .max_positions = std::max(kLeastPositions, o.sequence_length)};
   const auto dtype = compute_dtype(o) == nn::ComputeDtype::kBf16 ? io::Dtype::kBf16 : io::Dtype::kF32;
-  const auto config = families::read_config(families::make_config(sizes, dtype), "[model]");
+  Json json = families::make_config(sizes, dtype);
+  const std::string_view aux_key = families::family_of(o.model_family).aux_loss_key;
+  if (json.find(aux_key) != nullptr) json[aux_key] = o.aux_coef.value_or(kAuxCoefficient);
+  const auto config = families::read_config(json, "[model]");
   return {config, compute_dtype(o), [&](const families::TensorSlot& slot, std::span<float> values) {
             const auto random = families::random_values(slot, o.seed, kInitStd);
             std::copy(random.begin(), random.end(), values.begin());

@@ -1,8 +1,11 @@
 #include "coppice/train/trainer_state.h"
 
+#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <string>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -20,6 +23,25 @@ int64_t count(const Json& json, std::string_view key) {
   if (value < 0 || value > kMost)
     throw Error(ErrorCode::kFormat, cat("'", key, "' is ", value, "; wanted 0 to ", kMost));
   return value;
+}
+
+std::map<int64_t, std::vector<int64_t>> expert_counts(const Json& json) {
+  std::map<int64_t, std::vector<int64_t>> out;
+  for (const auto& [key, counts] : json.members()) {
+    int64_t layer = -1;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), layer);
+    std::vector<int64_t> of_layer;
+    for (const Json& value : counts.items()) of_layer.push_back(value.as_int());
+    const bool is_layer = error == std::errc{} && end == key.data() + key.size() && layer >= 0;
+    // As doubles, in which the sum of any counts is finite.
+    const double sum = std::accumulate(of_layer.begin(), of_layer.end(), 0.0);
+    if (!is_layer || std::ranges::any_of(of_layer, [](int64_t n) { return n < 0; }) || !(sum > 0 && sum < 1e18)) {
+      throw Error(ErrorCode::kFormat, cat("'expert_counts' has '", key, "': ", counts.dump().substr(0, 80),
+                                          "; wanted a layer's number and counts of 0 or more, not all 0"));
+    }
+    out[layer] = std::move(of_layer);
+  }
+  return out;
 }
 
 TrainerState state_from(const Json& json) {
@@ -40,6 +62,9 @@ TrainerState state_from(const Json& json) {
       throw Error(ErrorCode::kFormat, cat("'recent_losses' holds ", loss.as_double(), "; wanted finite numbers"));
     }
   }
+  if (json.find("released") != nullptr) state.position.released = count(json, "released");
+  if (json.find("wake_steps") != nullptr) state.position.wake_steps = count(json, "wake_steps");
+  if (const Json* counts = json.find("expert_counts")) state.position.expert_counts = expert_counts(*counts);
   state.settings = Json::object(json.at("settings").members());
   state.data = Json::array(json.at("data").items());
   return state;
@@ -60,6 +85,11 @@ Json TrainerState::to_json() const {
   json["tokens_seen"] = position.tokens_seen;
   json["growths"] = position.growths;
   json["grown_at"] = position.grown_at;
+  if (position.released > 0) json["released"] = position.released;
+  if (position.wake_steps > 0) json["wake_steps"] = position.wake_steps;
+  for (const auto& [layer, counts] : position.expert_counts) {
+    json["expert_counts"][std::to_string(layer)] = Json::array_of(counts);
+  }
   json["recent_losses"] = Json::array_of(position.recent_losses);
   json["settings"] = settings;
   json["data"] = data;

@@ -1,6 +1,7 @@
 #include "coppice/upcycle/lineage.h"
 
 #include <algorithm>
+#include <charconv>
 #include <string>
 #include <utility>
 
@@ -23,6 +24,8 @@ constexpr const char* kRoutingKey = "routing";
 constexpr const char* kLineageUnique = "lineage_unique";
 constexpr const char* kShareKey = "share";
 constexpr const char* kParametersKey = "parameters";
+constexpr const char* kShareSeedKey = "seed";
+constexpr const char* kShareStepsKey = "share_steps";
 
 using Parents = std::map<int64_t, std::vector<uint32_t>>;
 
@@ -143,6 +146,18 @@ Json parameters_of(const GrowthPlan& plan) {
   return out;
 }
 
+/// A whole number of 0 or more, also one that int64 does not hold.
+template <class Number>
+Number whole_number(const Json& json, std::string_view key) {
+  const std::string text = json.at(key).dump();
+  Number value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || std::cmp_less(value, 0)) {
+    fail(kLineageFile, cat("'", key, "' is ", text), "a whole number of 0 or more");
+  }
+  return value;
+}
+
 Json methods_of(const GrowthPlan& plan) {
   Json methods = Json::object();
   methods["select"] = plan.select;
@@ -181,7 +196,7 @@ Json parents_json(const std::vector<LayerPlan>& layers) {
 
 Json with_step(const std::optional<Json>& before, Json step) {
   Json lineage =
-      before ? with_lineage_share(*before, 0) : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
+      before ? with_lineage_share(*before, {}) : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
   lineage["steps"].push_back(std::move(step));
   return lineage;
 }
@@ -245,22 +260,30 @@ std::optional<Json> read_lineage(const std::filesystem::path& model) {
   return lineage;
 }
 
-Json with_lineage_share(Json lineage, double share) {
-  lineage.erase(kRoutingKey);
-  lineage.erase(kShareKey);
-  if (share <= 0) return lineage;
+Json with_lineage_share(Json lineage, const LineageShare& note) {
+  for (const char* key : {kRoutingKey, kShareKey, kShareSeedKey, kShareStepsKey}) lineage.erase(key);
+  if (note.share <= 0) return lineage;
   lineage[kRoutingKey] = kLineageUnique;
-  lineage[kShareKey] = share;
+  lineage[kShareKey] = note.share;
+  if (note.seed) lineage[kShareSeedKey] = *note.seed;
+  if (note.steps > 0) lineage[kShareStepsKey] = note.steps;
   return lineage;
 }
 
-double lineage_share(const Json& lineage) {
+LineageShare noted_lineage_share(const Json& lineage) {
   const Json* routing = lineage.find(kRoutingKey);
-  if (routing == nullptr || *routing != Json(kLineageUnique)) return 0;
-  const double share = naming(kLineageFile, [&] { return lineage.at(kShareKey).as_double(); });
-  if (!(share >= 0 && share <= 1)) fail(kLineageFile, cat("'", kShareKey, "' is ", share), "0 to 1");
-  return share;
+  if (routing == nullptr || *routing != Json(kLineageUnique)) return {};
+  return naming(kLineageFile, [&] {
+    LineageShare note;
+    note.share = lineage.at(kShareKey).as_double();
+    if (!(note.share >= 0 && note.share <= 1)) fail(kLineageFile, cat("'", kShareKey, "' is ", note.share), "0 to 1");
+    if (lineage.find(kShareSeedKey) != nullptr) note.seed = whole_number<uint64_t>(lineage, kShareSeedKey);
+    if (lineage.find(kShareStepsKey) != nullptr) note.steps = whole_number<int64_t>(lineage, kShareStepsKey);
+    return note;
+  });
 }
+
+double lineage_share(const Json& lineage) { return noted_lineage_share(lineage).share; }
 
 std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage) {
   const double share = lineage ? lineage_share(*lineage) : 0;
