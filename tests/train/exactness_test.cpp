@@ -183,11 +183,10 @@ at::Tensor random_tokens(Dice& dice) {
 nn::Decoder grown_decoder(const families::Model& model, const GrowthPlan& plan) {
   const auto slots = upcycle::grown_slots(model, plan);
   const auto tensors = upcycle::grown_weights(model, plan, slots, nullptr);
-  std::map<std::string_view, const upcycle::OutputTensor*> by_name;
-  for (const auto& tensor : tensors) by_name[tensor.info.name] = &tensor;
   return {families::read_config(upcycle::grown_config(model.config, plan), "grown"), nn::ComputeDtype::kF32,
           [&](const families::TensorSlot& slot, std::span<float> values) {
-            const upcycle::OutputTensor& tensor = *by_name.at(slot.name);
+            const auto is_it = [&](const upcycle::OutputTensor& one) { return one.info.name == slot.name; };
+            const upcycle::OutputTensor& tensor = *std::ranges::find_if(tensors, is_it);
             std::vector<std::byte> bytes(tensor.info.bytes);
             uint64_t at = 0;
             for (const auto& piece : tensor.pieces) {
