@@ -98,8 +98,10 @@ class LayerJudge {
     return *copies_;
   }
   Verdict other_experts() const {
-    return not_exact(cat(expert_method_.to_text(),
-                         " gives the new experts other weights, so they compute something else than their parents."));
+    return not_exact(cat(
+        expert_method_.to_text(),
+        " gives the new experts other weights, so tokens that are routed to them get something else than from their "
+        "parents."));
   }
   std::string router_methods() const {
     const std::string zero = plan_.balance_bias == kBalanceBiasZero ? " with balance bias 'zero'" : "";

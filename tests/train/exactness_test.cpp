@@ -183,11 +183,10 @@ at::Tensor random_tokens(Dice& dice) {
 nn::Decoder grown_decoder(const families::Model& model, const GrowthPlan& plan) {
   const auto slots = upcycle::grown_slots(model, plan);
   const auto tensors = upcycle::grown_weights(model, plan, slots, nullptr);
-  std::map<std::string_view, const upcycle::OutputTensor*> by_name;
-  for (const auto& tensor : tensors) by_name[tensor.info.name] = &tensor;
   return {families::read_config(upcycle::grown_config(model.config, plan), "grown"), nn::ComputeDtype::kF32,
           [&](const families::TensorSlot& slot, std::span<float> values) {
-            const upcycle::OutputTensor& tensor = *by_name.at(slot.name);
+            const auto is_it = [&](const upcycle::OutputTensor& one) { return one.info.name == slot.name; };
+            const upcycle::OutputTensor& tensor = *std::ranges::find_if(tensors, is_it);
             std::vector<std::byte> bytes(tensor.info.bytes);
             uint64_t at = 0;
             for (const auto& piece : tensor.pieces) {
@@ -202,14 +201,17 @@ double largest(const at::Tensor& tensor) { return tensor.abs().max().item<double
 
 /// What was said how often, over all growths of a family.
 struct Tally {
-  int exact = 0, not_exact = 0, unknown = 0, hidden = 0;
+  int exact = 0, not_exact = 0, unknown = 0;
+  int certain = 0, hidden = 0;  ///< not exact by a reason that every token meets, and of those, with the same logits
 };
 
-/// Reasons that name something that no token can miss.
-bool is_seen_by_all_tokens(const std::string& reason, const GrowthPlan& plan) {
-  const bool uniform = plan.experts_after % plan.experts_before == 0 && plan.select == "uniform";
-  return uniform && plan.layers.front().expert_init == plan.expert_init &&
-         reason.find("take each other's slots") != std::string::npos;
+/// Reasons that every token meets, where every expert has a copy: others speak of what can happen.
+bool is_certain(const std::string& reason, const GrowthPlan& plan) {
+  const bool all_have_copies = std::ranges::all_of(plan.layers, [&](const upcycle::LayerPlan& layer) {
+    return std::ranges::all_of(layer.siblings(plan.experts_before), [](uint32_t n) { return n > 1; });
+  });
+  const auto says = [&](const char* words) { return reason.find(words) != std::string::npos; };
+  return all_have_copies && (says("take each other's slots") || says("divides a token's gate"));
 }
 
 void check_growth(const families::Model& model, const at::Tensor& tokens, const at::Tensor& before,
@@ -226,10 +228,9 @@ void check_growth(const families::Model& model, const at::Tensor& tokens, const 
     EXPECT_LT(change, kSame);
     ++tally.exact;
   } else {
-    if (is_seen_by_all_tokens(verdict.reason, plan)) {
-      EXPECT_GT(change, kSame);
-    }
     ++tally.not_exact;
+    if (!is_certain(verdict.reason, plan)) return;
+    ++tally.certain;
     if (change < kSame) ++tally.hidden;
   }
 }
@@ -260,13 +261,9 @@ TEST_P(ExactnessOf, IsWhatTheDecoderComputes) {
       check_growth(model, tokens, before, *plan, tally);
     }
   }
-  RecordProperty("exact", tally.exact);
-  RecordProperty("hidden", tally.hidden);
-  std::cout << GetParam()->model_type << ": " << tally.exact << " exact, " << tally.not_exact << " not ("
-            << tally.hidden << " hidden), " << tally.unknown << " unknown\n";
   EXPECT_GE(tally.exact, 8);
   EXPECT_GE(tally.not_exact, 8);
-  EXPECT_LE(tally.hidden, tally.not_exact / 4) << "reasons that no logit shows";
+  EXPECT_LE(tally.hidden, tally.certain / 10) << "biases may leave the second expert no weight, but seldom";
   EXPECT_LE(tally.unknown, (tally.exact + tally.not_exact) / 4);
 }
 
