@@ -91,8 +91,6 @@ std::vector<std::string_view> own_keys(const Family& family, Count count) {
   return {};
 }
 
-std::string_view last_part(std::string_view path) { return path.substr(path.rfind('.') + 1); }
-
 int64_t number_of(const ModelConfig& config, Count count) {
   switch (count) {
     case Count::kExperts: return config.num_experts;
@@ -131,7 +129,10 @@ class Editor {
  public:
   Editor(const ModelConfig& config, Count count, const std::function<int64_t(int64_t)>& edit)
       : config_(config), count_(count), edit_(edit), number_(number_of(config, count)) {
-    for (const std::string_view key : own_keys(*config.family, count)) own_.push_back(last_part(key));
+    for (const std::string_view key : own_keys(*config.family, count)) {
+      own_.emplace_back(key);
+      if (!config.text_key.empty()) own_.push_back(cat(config.text_key, ".", key));
+    }
   }
 
   void edit_all(Json& json) {
@@ -184,7 +185,7 @@ class Editor {
         visit(value, path);
         continue;
       }
-      const bool is_own = count_ != Count::kExpertWidth && std::ranges::find(own_, key) != own_.end();
+      const bool is_own = count_ != Count::kExpertWidth && std::ranges::find(own_, path) != own_.end();
       const KeyMeaning meaning = is_own ? KeyMeaning::kSame : meaning_of(key, count_);
       if (meaning == KeyMeaning::kSame) apply(value, edit_);
       if (meaning == KeyMeaning::kMaybe) refuse(path, value);
@@ -204,8 +205,8 @@ class Editor {
   const Count count_;
   const std::function<int64_t(int64_t)>& edit_;
   const int64_t number_;
-  Json list_;  // the family's own value where it is a list
-  std::vector<std::string_view> own_;
+  Json list_;                     // the family's own value where it is a list
+  std::vector<std::string> own_;  // places of the family's own keys
   std::vector<const Json*> edited_;
 };
 

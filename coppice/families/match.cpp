@@ -120,6 +120,9 @@ std::vector<TensorSlot> match_strictly(const ModelConfig& config, const io::Chec
     if (placed[i] || name.ends_with(kDerivedSuffix)) continue;
     auto found = place(config, index, name, entries[i].info->shape);
     if (found && config.tied && found->matched->when == When::kIfUntied) {
+      const std::vector<int64_t> wanted = config.shape(*found->matched);
+      if (found->slot.shape != wanted)
+        faults.misshapen.add(cat(name, " is ", shape_text(found->slot.shape), ", wanted ", shape_text(wanted)));
       slots.push_back({name, &kTiedCopyRule, -1, -1, found->slot.shape, 0});
       continue;
     }

@@ -108,6 +108,8 @@ int64_t read_num_experts(const ConfigReader& in, const Family& family) {
   if (keys.empty()) (void)in.at(family.experts_keys.front());     // throws
   const int64_t experts = read_count(in, family, keys.front());
   for (const std::string_view key : keys) {
+    const bool is_own = std::ranges::find(family.experts_keys, key) != family.experts_keys.end();
+    if (!is_own && in.at(key).kind() != Json::Kind::kInt) continue;  // lists by layer
     if (read_count(in, family, key) != experts) detail::refuse_difference(in, key, keys.front());
   }
   return experts;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 
 #include "coppice/base/check.h"
 #include "coppice/families/match.h"
@@ -71,7 +72,7 @@ ParameterCount count_parameters(const Model& model, int64_t num_experts) {
   const ModelConfig& config = model.config;
   if (num_experts == 0) num_experts = config.num_experts;
   ParameterCount count;
-  int64_t unused = 0;  // experts that a token does not meet
+  std::map<int64_t, int64_t> of_layer;  // experts'
   for (const TensorSlot& slot : model.slots) {
     const Role role = slot.role();
     const bool predicts_ahead = config.family->has_mtp && slot.layer >= config.num_layers;
@@ -90,10 +91,11 @@ ParameterCount count_parameters(const Model& model, int64_t num_experts) {
     }
     count.part(part_of(role)) += elements;
     count.total += elements;
-    if (is_expert(role) && config.is_moe())
-      unused += elements / num_experts * (num_experts - config.top_k_of(slot.layer));
+    if (is_expert(role)) of_layer[slot.layer] += elements;
   }
-  count.active = count.total - unused;
+  count.active = count.total;
+  for (const auto& [layer, experts] : of_layer)
+    count.active -= experts / num_experts * (num_experts - config.top_k_of(layer));
   return count;
 }
 

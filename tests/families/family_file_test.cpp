@@ -105,5 +105,35 @@ TEST(FamilyFile, RefusesAModelOfAnotherType) {
                [&] { (void)read_config(Json::parse(R"({"model_type": "oak"})", "test"), "test", &file.family()); });
 }
 
+// What config.json says of the router and the file does not.
+TEST(FamilyFile, DoesNotPassOverKeysOfTheRouter) {
+  const TempDir dir;
+  const auto read = [&](const std::string& file_text, std::string_view more) {
+    const FamilyFile file = file_of(dir, file_text);
+    Json config = Json::parse(R"({"model_type": "bamboo", "how_many": 4, "routing": {"best": 2}})", "test");
+    const Json extra = Json::parse(more, "test");
+    for (const auto& [key, value] : extra.members()) config[key] = value;
+    return read_config(config, "test", &file.family()).routing;
+  };
+  const std::string plain(kBamboo);
+  expect_error(ErrorCode::kUnsupported, {"'n_group' is 2", "groups = true", "groups = false"},
+               [&] { (void)read(plain, R"({"n_group": 2, "topk_group": 1})"); });
+  EXPECT_EQ(read(plain, R"({"n_group": 1})").num_groups, 1);
+  EXPECT_EQ(read(with("decoder_trunk", "groups = false\ndecoder_trunk"), R"({"n_group": 2})").num_groups, 1);
+  EXPECT_EQ(
+      read(with("decoder_trunk", "groups = true\ndecoder_trunk"), R"({"n_group": 2, "topk_group": 1})").num_groups, 2);
+  expect_error(ErrorCode::kUnsupported, {"'score_function'", "sigmoid"},
+               [&] { (void)read(plain, R"({"score_function": "softmax"})"); });
+  expect_error(ErrorCode::kUnsupported, {"'norm_topk_prob' is false", "renormalise = true"},
+               [&] { (void)read(plain, R"({"norm_topk_prob": false})"); });
+  const std::string raw = with("renormalise = true", "renormalise = false");
+  expect_error(ErrorCode::kUnsupported, {"'routed_scaling_factor' is 2.5", "routed_scaling_key"},
+               [&] { (void)read(raw, R"({"routed_scaling_factor": 2.5})"); });
+  const std::string scaled = with("renormalise = true", "renormalise = false\nrouted_scaling_key = \"scale\"");
+  EXPECT_EQ(read(scaled, R"({"scale": 2.5})").routed_scaling, 2.5);
+  expect_error(ErrorCode::kUnsupported, {"'zero_expert_num' is 2", "trailing_key"},
+               [&] { (void)read(plain, R"({"zero_expert_num": 2})"); });
+}
+
 }  // namespace
 }  // namespace coppice::families
