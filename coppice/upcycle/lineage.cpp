@@ -115,8 +115,9 @@ std::optional<Parents> checked_lineage(const Json& lineage, std::string_view sou
 
 /// Every parameter of a method: a later version may have other defaults.
 Json parameters_of(const MethodChoice& choice, std::span<const ParamSpec> specs) {
+  const Params params(choice.name, specs, choice.given);
   Json all = Json::object();
-  for (const auto& [key, value] : Params(choice.name, specs, choice.given).values()) all[key] = Json(value);
+  for (const auto& [key, value] : params.values()) all[key] = Json(value);
   return all;
 }
 
