@@ -87,10 +87,17 @@ int64_t count_telling(const std::vector<uint32_t>& a, const std::vector<uint32_t
   return equal;
 }
 
-bool same_in_any_order(std::vector<uint32_t> a, std::vector<uint32_t> b) {
-  std::ranges::sort(a);
-  std::ranges::sort(b);
-  return a == b && !a.empty() && a.back() != 0;
+bool same_in_any_order(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b) {
+  const auto sum = [](const std::vector<uint32_t>& hashes) {
+    uint64_t all = 0;
+    for (const uint32_t hash : hashes) all += hash;
+    return all;
+  };
+  if (sum(a) != sum(b) || sum(a) == 0) return false;
+  std::vector<uint32_t> x = a, y = b;
+  std::ranges::sort(x);
+  std::ranges::sort(y);
+  return x == y;
 }
 
 }  // namespace
@@ -165,11 +172,11 @@ LikenessOf likeness(const MatrixContent& child, const MatrixContent& original) {
   const double by_cols = rows < kShortest ? 0 : share_of(count_telling(child.col_hashes, original.col_hashes), cols);
   const double by_rows = cols < kShortest ? 0 : share_of(count_telling(child.row_hashes, original.row_hashes), rows);
   out.share = std::max(by_cols, by_rows);
-  if (out.share > 0) {
-    out.kind = by_cols >= by_rows ? Likeness::kColumns : Likeness::kRows;
-  } else if (same_in_any_order(child.col_hashes, original.col_hashes) ||
-             same_in_any_order(child.row_hashes, original.row_hashes)) {
+  if (same_in_any_order(child.col_hashes, original.col_hashes) ||
+      same_in_any_order(child.row_hashes, original.row_hashes)) {
     out.kind = Likeness::kReordered;
+  } else if (out.share > 0) {
+    out.kind = by_cols >= by_rows ? Likeness::kColumns : Likeness::kRows;
   }
   return out;
 }

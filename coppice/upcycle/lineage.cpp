@@ -119,8 +119,9 @@ std::optional<Parents> checked_lineage(const Json& lineage, std::string_view sou
 
 /// Every parameter of a method: a later version may have other defaults.
 Json parameters_of(const MethodChoice& choice, std::span<const ParamSpec> specs) {
+  const Params params(choice.name, specs, choice.given);
   Json all = Json::object();
-  for (const auto& [key, value] : Params(choice.name, specs, choice.given).values()) all[key] = Json(value);
+  for (const auto& [key, value] : params.values()) all[key] = Json(value);
   return all;
 }
 
@@ -243,6 +244,7 @@ Json extend_lineage(const std::optional<Json>& before, const ConversionRecord& r
     methods["router"] = plan->router.to_text();
     methods["routing"] = plan->routing;
   }
+  for (const auto& [name, digest] : record.given_routers) step["router_digests"][name] = digest;
   if (!record.losses.empty()) step["losses"] = Json::array_of(record.losses);
   if (!record.settings.is_null()) step["settings"] = record.settings;
   if (plan != nullptr) {
@@ -299,6 +301,18 @@ std::optional<Parents> newest_parents(const Json& lineage) {
   const std::string_view command = command_of(lineage.at("steps").items().back());
   if (command == kConvert || command == kDenseAverage) return std::nullopt;
   return parents;
+}
+
+std::map<std::string, std::string> given_routers(const Json& lineage) {
+  std::map<std::string, std::string> out;
+  if (!newest_conversion(lineage)) return out;
+  const Json* digests = lineage.at("steps").items().back().find("router_digests");
+  if (digests == nullptr) return out;
+  naming(kLineageFile, [&] {
+    for (const auto& [name, digest] : digests->members()) out[name] = digest.as_string();
+    return true;
+  });
+  return out;
 }
 
 std::optional<ConversionPlan> newest_conversion(const Json& lineage) {

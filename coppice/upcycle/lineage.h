@@ -31,6 +31,7 @@ struct ConversionRecord {
   int64_t experts_before = 0;  ///< of the way back: those that were averaged
   std::vector<std::string> source_digests;
   std::vector<std::string> losses;
+  std::map<std::string, std::string> given_routers;  ///< SHA-256 by tensor, where a file gave the rows
   Json settings;
 };
 /// The first parent's lineage `before` with a conversion appended: a step `convert`, whose parents count slices of
@@ -79,6 +80,8 @@ struct RecordedGrowth {
 /// Throws   Error{kFormat} naming step and key.
 std::optional<RecordedGrowth> newest_growth(const Json& lineage);
 
+/// SHA-256 of the routers whose rows a file gave to the newest step, a conversion, by tensor; what 0.1.0 wrote has none.
+std::map<std::string, std::string> given_routers(const Json& lineage);
 /// The plan of the newest step, if that is a conversion to a Mixture of Experts.
 ///
 /// Throws   Error{kFormat}.

@@ -238,7 +238,7 @@ class Recognition {
         ++copies;
       }
       const auto most = std::ranges::max_element(counts, {}, [](const auto& count) { return count.second; });
-      if (most == counts.end() || 2 * most->second < copies) continue;
+      if (most == counts.end() || 2 * most->second <= copies) continue;
       for (size_t child = 0; child < found_.size(); ++child) check_alike(child, m, most->first);
     }
     for (const Found& found : found_)
