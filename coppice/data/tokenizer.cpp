@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "coppice/base/error.h"
-#include "coppice/base/json.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/data/tokenizer_detail.h"
@@ -13,7 +13,9 @@ namespace coppice::data {
 namespace fs = std::filesystem;
 namespace {
 
-Json read_if_there(const fs::path& path) { return fs::exists(path) ? Json::read(path) : Json::object(); }
+JsonReader read_if_there(const fs::path& path) {
+  return fs::exists(path) ? JsonReader::read(path) : JsonReader(Json::object(), path.string());
+}
 
 /// The end-of-text token as the configuration files of the directory give it.
 struct EosToken {
@@ -24,8 +26,8 @@ struct EosToken {
 EosToken find_eos(const fs::path& directory) {
   EosToken out;
   for (const auto* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
-    const Json config = read_if_there(directory / name);
-    const Json* token = config.find("eos_token");
+    const JsonReader config = read_if_there(directory / name);
+    const Json* token = config.json().find("eos_token");
     if (token != nullptr && token->is_object()) token = token->find("content");
     if (token != nullptr && token->is_string()) {
       out.content = token->as_string();
@@ -33,11 +35,11 @@ EosToken find_eos(const fs::path& directory) {
     }
   }
   for (const auto* name : {"generation_config.json", "config.json"}) {
-    const Json config = read_if_there(directory / name);
-    const Json* id = config.find("eos_token_id");
+    const JsonReader config = read_if_there(directory / name);
+    const Json* id = config.json().find("eos_token_id");
     if (id != nullptr && id->is_array() && !id->items().empty()) id = &id->items().front();
     if (id != nullptr && id->is_number()) {
-      out.id = id->as_int();
+      out.id = config.of(*id).as_int();
       return out;
     }
   }
@@ -52,14 +54,14 @@ bool is_special(const SpmModel& model, std::string_view text) {
 
 /// Whether the files beside tokenizer.model say nothing that it does not.
 bool companions_agree(const fs::path& directory, const SpmModel& model) {
-  const Json config = read_if_there(directory / "tokenizer_config.json");
-  if (const Json* added = config.find("added_tokens_decoder"); added != nullptr && added->is_object()) {
+  const JsonReader config = read_if_there(directory / "tokenizer_config.json");
+  if (const auto added = config.find("added_tokens_decoder"); added && added->json().is_object()) {
     for (const auto& [id, token] : added->members()) {
       if (!is_special(model, token.at("content").as_string())) return false;
     }
   }
   if (!fs::exists(directory / "tokenizer.json")) {
-    const Json* prefix = config.find("add_prefix_space");
+    const Json* prefix = config.json().find("add_prefix_space");
     return prefix != nullptr && prefix->kind() == Json::Kind::kBool && !prefix->as_bool();
   }
   const Json theirs = Json::read(directory / "tokenizer.json"), ours = spm_to_tokenizer_json(model);
