@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "coppice/base/error.h"
+#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/convert_families.h"
 #include "coppice/upcycle/converted_tensors.h"
