@@ -26,7 +26,7 @@ struct ScoreOptions {
   int64_t sequence_length = 256;
   std::string dtype = "f32";
   std::optional<ByteCount> max_memory;
-  bool resume = false;
+  bool reset_attention = false, resume = false;
   std::optional<uint64_t> threads;
   bool json = false;
 
@@ -40,6 +40,8 @@ struct ScoreOptions {
         field("batches", &O::batches, "calibration batches"),
         field("batch-tokens", &O::batch_tokens, "tokens a batch"),
         field("sequence-length", &O::sequence_length, "tokens a window"),
+        field("reset-attention", &O::reset_attention,
+              "no token sees beyond the start of its document, as with train --data.reset_attention"),
         field("seed", &O::seed, "of the choice of windows"),
         field("dtype", &O::dtype, "compute: f32 or bf16"),
         field("max-memory", &O::max_memory,
@@ -59,6 +61,7 @@ upcycle::Scores score_files(const ScoreOptions& o) {
                             {.batches = o.batches,
                              .batch_tokens = o.batch_tokens,
                              .sequence_length = o.sequence_length,
+                             .reset_attention = o.reset_attention,
                              .seed = o.seed,
                              .dtype = dtype,
                              .max_memory_bytes = o.max_memory ? o.max_memory->bytes : 0,
@@ -79,7 +82,8 @@ void check(const ScoreOptions& o) {
   if (!o.merge) return;
   const ScoreOptions none;
   if (o.batches != none.batches || o.batch_tokens != none.batch_tokens || o.seed != none.seed ||
-      o.sequence_length != none.sequence_length || o.dtype != none.dtype || o.max_memory || o.resume) {
+      o.sequence_length != none.sequence_length || o.reset_attention || o.dtype != none.dtype || o.max_memory ||
+      o.resume) {
     refuse("merge: takes score files and --out alone; the other settings are of the runs that made them");
   }
 }

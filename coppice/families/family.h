@@ -293,9 +293,11 @@ struct Family {
   bool has_routed_scaling = false;        ///< the key below
   std::string_view routed_scaling_key = "routed_scaling_factor";
   double routed_scaling_fallback = 1;
-  double renormalise_epsilon = 0;  ///< added to the sum (glm4_moe: 1e-20)
-  bool has_aux_loss = false;       ///< router_aux_loss_coef
-  double aux_loss_fallback = 0;    ///< router_aux_loss_coef if absent
+  double renormalise_epsilon = 0;        ///< added to the sum (glm4_moe: 1e-20)
+  bool has_aux_loss = false;             ///< router_aux_loss_coef
+  double aux_loss_fallback = 0;          ///< router_aux_loss_coef if absent
+  bool selection_bias_stays_f32 = true;  ///< where there is one: transformers keeps it in f32 in a bf16 model too
+                                         ///< (_keep_in_fp32_modules_strict); else small steps of it are rounded away
 
   // Attention and feed-forward.
   Switch qkv_bias = {};

@@ -46,6 +46,7 @@ const Family kMinimaxM2{
     .layers = LayerPattern::kEveryLayer,
     .gate = GateFunction::kSigmoidTopK,
     .renormalise = Switch::yes(),
+    .selection_bias_stays_f32 = false,
     .qk_norm = QkNorm::kWhole,
     .has_partial_rotary = true,
     .kv_heads_fallback = 8,

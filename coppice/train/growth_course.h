@@ -63,6 +63,7 @@ class GrowthCourse {
  private:
   const GrowthStage* next() const;
   void check_start(BalanceKind balance) const;
+  void check_scores(const GrowthStage& stage) const;
   void read_lineage();
 
   const TrainOptions& options_;

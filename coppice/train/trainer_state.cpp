@@ -33,6 +33,7 @@ TrainerState from_json(const Json& json) {
   for (const Json& loss : json.at("recent_losses").items()) state.position.recent_losses.push_back(loss.as_double());
   state.settings = Json::object(json.at("settings").members());
   state.data = Json::array(json.at("data").items());
+  if (const Json* const watch = json.find("watch")) state.watch = *watch;  // files of 0.1.0 have none
   return state;
 }
 
@@ -54,6 +55,7 @@ Json TrainerState::to_json() const {
   json["recent_losses"] = Json::array_of(position.recent_losses);
   json["settings"] = settings;
   json["data"] = data;
+  if (!watch.is_null()) json["watch"] = watch;
   return json;
 }
 
