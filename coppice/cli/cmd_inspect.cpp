@@ -9,6 +9,7 @@
 #include "coppice/cli/given_family.h"
 #include "coppice/families/expert_norms.h"
 #include "coppice/families/match.h"
+#include "coppice/families/routing_class.h"
 #include "coppice/report/html.h"
 #include "coppice/upcycle/lineage.h"
 
@@ -49,17 +50,25 @@ std::string routing_text(const families::ModelConfig& config) {
   std::string text;
   switch (r.gate) {
     case families::GateFunction::kSoftmaxTopK:
-      text = cat("softmax over all experts, then the top ", config.top_k);
+      text = cat("softmax over all experts, then the top ", config.top_k_text());
       break;
     case families::GateFunction::kTopKSoftmax:
-      text = cat("the top ", config.top_k, " logits, then softmax over them");
+      text = cat("the top ", config.top_k_text(), " logits, then softmax over them");
       break;
-    case families::GateFunction::kSigmoidTopK: text = cat("sigmoid, then the top ", config.top_k); break;
+    case families::GateFunction::kSigmoidTopK: text = cat("sigmoid, then the top ", config.top_k_text()); break;
+    case families::GateFunction::kUnknown:
+      return cat("the top ", config.top_k_text(), "; by what gates, the family file does not say (`",
+                 families::missing_routing_keys(r), "`)");
   }
   if (r.has_selection_bias) text += " by gate plus selection bias";
   if (r.num_groups > 1) text += cat(", of the best ", r.top_groups, " of ", r.num_groups, " groups");
-  if (r.gate != families::GateFunction::kTopKSoftmax)
-    text += r.renormalise ? ", gates renormalised" : ", gates as they are";
+  if (!r.renormalise_known) {
+    text += ", gates renormalised or not: the family file does not say it (`renormalise`)";
+  } else if (r.gate != families::GateFunction::kTopKSoftmax) {
+    text += !r.renormalise       ? ", gates as they are"
+            : r.gate_norm == 1.0 ? ", gates renormalised"
+                                 : cat(", gates divided by their ", r.gate_norm, "-norm");
+  }
   if (r.routed_scaling != 1.0) text += cat(", times ", r.routed_scaling);
   return text;
 }
@@ -115,6 +124,7 @@ Json to_json(const families::Model& model, const Findings& found, const InspectO
   json["moe_layers"] = c.num_moe_layers();
   json["experts"] = c.num_experts;
   json["top_k"] = c.top_k;
+  if (!c.top_k_by_layer.empty()) json["top_k_by_layer"] = Json::array_of(c.top_k_by_layer);
   json["routing"] = c.is_moe() ? Json(found.routing) : Json();
   json["model_dim"] = c.model_dim;
   json["heads"] = c.num_heads;
@@ -136,6 +146,7 @@ Json to_json(const families::Model& model, const Findings& found, const InspectO
   json["tensors"] = model.slots.size();
   json["digest"] = found.digest;
   json["tokenizer"] = found.tokenizer;
+  json["quantisation"] = c.is_quantised() ? Json(c.quantisation) : Json();
   json["unsupported_in_training"] = Json::array_of(c.unsupported_in_nn);
   json["lineage"] = found.lineage ? *found.lineage : Json();
   if (o.experts) json["expert_norms"] = norms_json(found.norms);
@@ -148,7 +159,7 @@ std::string layers_text(const families::ModelConfig& c) {
 }
 
 std::string experts_text(const families::ModelConfig& c) {
-  return cat(c.num_experts, " in a layer, ", c.top_k, " per token, width ", c.expert_width,
+  return cat(c.num_experts, " in a layer, ", c.top_k_text(), " per token, width ", c.expert_width,
              c.shared_width > 0 ? cat(", beside a shared one of width ", c.shared_width) : std::string());
 }
 
@@ -188,6 +199,11 @@ void print(const families::Model& model, const Findings& found, const InspectOpt
     dtypes += cat(dtypes.empty() ? "" : ", ", dtype, " (", bytes_text(bytes), ")");
   }
   line("dtype", dtypes);
+  if (c.is_quantised()) line("quantised", c.quantisation);
+  const auto is_copy = [](const families::TensorSlot& slot) { return slot.role() == families::Role::kTiedCopy; };
+  for (const families::TensorSlot& slot : model.slots) {
+    if (is_copy(slot)) line("stored twice", cat("'", slot.name, "' is the embeddings, to which it is tied"));
+  }
   line("tokenizer", found.tokenizer ? "present" : "none");
   line("digest", found.digest);
   if (!c.unsupported_in_nn.empty()) line("not trainable", cat(join(c.unsupported_in_nn), "; expansion works"));

@@ -29,6 +29,7 @@ struct ScoreOptions {
   bool reset_attention = false, resume = false;
   std::optional<uint64_t> threads;
   bool json = false;
+  Given given;
 
   static constexpr auto fields() {
     using O = ScoreOptions;
@@ -75,17 +76,14 @@ upcycle::Scores merge_files(const ScoreOptions& o) {
   return upcycle::merge_scores(runs);
 }
 
-// A setting of a scoring run would be ignored by a merge.
 void check(const ScoreOptions& o) {
-  const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
-  if (o.out.empty()) refuse("out: not given; wanted the file to write, such as --out scores.json");
-  if (!o.merge) return;
-  const ScoreOptions none;
-  if (o.batches != none.batches || o.batch_tokens != none.batch_tokens || o.seed != none.seed ||
-      o.sequence_length != none.sequence_length || o.reset_attention || o.dtype != none.dtype || o.max_memory ||
-      o.resume) {
-    refuse("merge: takes score files and --out alone; the other settings are of the runs that made them");
+  if (o.out.empty()) {
+    throw Error(ErrorCode::kUsage, "out: not given; wanted the file to write, such as --out scores.json");
   }
+  refuse_without_effect(o.given, {{o.merge,
+                                   "a merge reads the files of runs that are done",
+                                   {"batches", "batch-tokens", "seed", "sequence-length", "reset-attention", "dtype",
+                                    "max-memory", "resume", "threads"}}});
 }
 
 void print(const ScoreOptions& o, const upcycle::Scores& scores) {

@@ -12,7 +12,7 @@ ModelSize model_size(const families::Model& model, int64_t num_experts) {
   const auto& config = model.config;
   const auto trained = [&](int64_t layer) { return layer < config.num_layers; };  // without multi-token prediction
   return {.experts = num_experts > 0 ? num_experts : config.num_experts,
-          .top_k = config.top_k,
+          .top_k = config.is_moe() ? config.mean_top_k() : 0,
           .parameters = families::count_parameters(model, num_experts),
           .moe_layers = std::ranges::count_if(model.layers_with_experts, trained),
           .num_layers = config.num_layers,
@@ -66,7 +66,7 @@ DeviceMemory device_memory(const ModelSize& size, const Parallelism& parallelism
 double all_to_all_bytes(const ModelSize& size, const Parallelism& parallelism, int64_t activation_bytes) {
   constexpr double kTransfers = 4;  // to the experts and back, of activations and of their gradients
   const auto ranks = static_cast<double>(parallelism.expert);
-  return kTransfers * static_cast<double>(size.moe_layers * size.top_k * size.model_dim * activation_bytes) *
+  return kTransfers * static_cast<double>(size.moe_layers * size.model_dim * activation_bytes) * size.top_k *
          (ranks - 1) / ranks;
 }
 

@@ -76,12 +76,11 @@ struct IdRange {
 
 /// What the file looked like when its ids were checked.
 Json file_stamp(const fs::path& bin) {
-  struct stat info{};
-  if (::stat(bin.c_str(), &info) != 0) throw Error(ErrorCode::kIo, cat(bin, ": cannot be examined"));
+  const FileState state = state_of(open_to_read(bin), bin);
   Json out = Json::object();
   out["coppice_checked"] = 1;
-  out["bytes"] = static_cast<int64_t>(info.st_size);
-  out["modified_ns"] = static_cast<int64_t>(info.st_mtim.tv_sec) * 1'000'000'000 + info.st_mtim.tv_nsec;
+  out["bytes"] = static_cast<int64_t>(state.bytes);
+  out["modified_ns"] = state.modified_ns;
   return out;
 }
 

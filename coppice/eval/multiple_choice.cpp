@@ -197,6 +197,11 @@ Choices answer(const nn::FittedDecoder& model, const data::Tokenizer& tokenizer,
   for (size_t q = 0; q < questions.size(); ++q) {
     std::vector<double> normalised = out.log_likelihoods[q];
     for (size_t c = 0; c < normalised.size(); ++c) {
+      if (!std::isfinite(normalised[c])) {
+        throw Error(ErrorCode::kNonFinite,
+                    cat("question ", q + 1, ", choice ", c + 1, ": its log-likelihood is ", normalised[c],
+                        "; wanted a finite number (the model is damaged, or its training diverged)"));
+      }
       normalised[c] /= static_cast<double>(characters(questions[q].choices[c]));
     }
     out.accuracy += best(out.log_likelihoods[q]) == questions[q].answer;

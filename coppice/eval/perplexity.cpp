@@ -37,6 +37,13 @@ at::Tensor detail::document_starts(const data::TokenFile& tokens, uint64_t begin
   return start_BS;
 }
 
+void detail::require_finite(double value, std::string_view what, const data::TokenFile& tokens) {
+  if (std::isfinite(value)) return;
+  throw Error(ErrorCode::kNonFinite, cat(tokens.path(), ": the ", what, " of the model on it is ", value,
+                                         "; wanted a finite number (the model is damaged, its training diverged, or "
+                                         "the numbers are too large for bf16: try dtype f32)"));
+}
+
 namespace {
 
 using detail::Windows;
@@ -125,6 +132,7 @@ TokenLoss loss_over(const Model& model, const data::TokenFile& tokens, const Los
   }
   out.tokens = sums.tokens;
   out.loss = sums.loss / static_cast<double>(sums.tokens);
+  detail::require_finite(out.loss, "loss", tokens);
   out.loss_variance = variance_of_mean(sums.mean_of_sequence);
   return out;
 }

@@ -110,9 +110,6 @@ void detail::read_attention(const Json& config, std::string_view source, ModelCo
   c.activation = read_activation(in, c);
   read_multipliers(in, c);
   if (in.flag_or("use_bidirectional_attention", false)) c.unsupported_in_nn.emplace_back("bidirectional attention");
-  const bool has_scales = in.find("quantization_config") != nullptr;
-  if (has_scales) c.unsupported_in_nn.emplace_back("quantised weights");
-  c.quantised = has_scales && !family.trunk.empty();
 }
 
 }  // namespace coppice::families

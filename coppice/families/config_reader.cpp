@@ -20,7 +20,7 @@ Json* find_path(Json& json, std::string_view path) { return const_cast<Json*>(fi
 
 void ConfigReader::refuse(std::string_view key, std::string_view wanted) const {
   constexpr size_t kLongest = 60;
-  const Json* value = find(key);
+  const Json* value = find_even_null(key);
   std::string found = value == nullptr ? "absent" : value->dump();
   if (found.size() > kLongest) found = found.substr(0, kLongest) + "...";
   throw Error(ErrorCode::kFormat, cat(source_, ": '", key, "' is ", found, "; wanted ", wanted));

@@ -25,6 +25,7 @@ class ConfigReader {
     const Json* value = find_path(json_, key);
     return value != nullptr && !value->is_null() ? value : nullptr;
   }
+  const Json* find_even_null(std::string_view key) const { return find_path(json_, key); }
   const Json& at(std::string_view key) const {
     if (const Json* value = find(key)) return *value;
     throw Error(ErrorCode::kFormat,
@@ -40,6 +41,7 @@ class ConfigReader {
   bool flag_or(std::string_view key, bool fallback) const;
   std::string text_or(std::string_view key, std::string_view fallback) const;
 
+  std::string_view source() const { return source_; }
   [[noreturn]] void refuse(std::string_view key, std::string_view wanted) const;
 
  private:

@@ -40,6 +40,7 @@ const Family kDbrx{
     .expert_width_key = "ffn_config.ffn_hidden_size",
     .layers = LayerPattern::kByWeights,
     .renormalise = Switch::yes(),
+    .gate_norm_key = "ffn_config.moe_normalize_expert_weights",
 };
 
 }  // namespace coppice::families

@@ -31,6 +31,11 @@ constexpr TensorRule kTensors[] = {
     {"model.mtp_linear_proj.**", kOther},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"mlp.moe_statics.", "mlp.gate.moe_statics."},
+};
+
 }  // namespace
 
 extern const Family kErnie45Moe;
@@ -40,6 +45,7 @@ const Family kErnie45Moe{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .memory_names = kMemoryNames,
     .experts_keys = kExpertsKeys,
     .top_k_key = "moe_k",
     .expert_width_key = "moe_intermediate_size",

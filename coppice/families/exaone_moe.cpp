@@ -30,6 +30,11 @@ constexpr TensorRule kTensors[] = {
     {"mtp.layers.{M}.mlp.down_proj.*", kDense},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"mlp.e_score_", "mlp.gate.e_score_"},
+};
+
 }  // namespace
 
 extern const Family kExaoneMoe;
@@ -39,6 +44,7 @@ const Family kExaoneMoe{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .memory_names = kMemoryNames,
     .has_mtp = true,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",

@@ -74,8 +74,9 @@ enum class Role : uint8_t {
   kSharedGateUp = 57,   ///< gate and up in one tensor
   kQueryKeyValue = 58,  ///< all three in one tensor
   kDenseGateUp = 59,
+  kTiedCopy = 60,  ///< another tensor once more, which the configuration ties to it: carried over, never read
 };
-inline constexpr size_t kNumRoles = 60;
+inline constexpr size_t kNumRoles = 61;
 std::string_view role_name(Role role);
 bool is_expert(Role role);  ///< every expert has its own: matrices, their biases and what goes with them
 bool has_rows(Role role);   ///< a row (or value) for each expert: routers, their biases, scales
@@ -175,20 +176,27 @@ struct TensorRule {
   constexpr bool per_expert() const { return name.find("{X}") != std::string_view::npos; }
 };
 
+/// A part of tensor names that is another one in a second layout of the same model.
+struct Rename {
+  std::string_view from, to;
+};
+
 /// How a router turns logits z into K choices and gates.
 enum class GateFunction : uint8_t {
   kSoftmaxTopK,  ///< softmax over all experts, then top-K
   kTopKSoftmax,  ///< top-K of z, then softmax over the K
   kSigmoidTopK,  ///< sigmoid(z) + selection bias for the choice, sigmoid(z) for the gate
+  kUnknown,      ///< a family file that does not say it
 };
 
 /// A yes or no that a family fixes or reads from its configuration.
 struct Switch {
-  enum class Kind : uint8_t { kNo, kYes, kKey } kind = Kind::kNo;
+  enum class Kind : uint8_t { kNo, kYes, kKey, kUnknown } kind = Kind::kNo;
   std::string_view key = {};
   bool fallback = false;  ///< value if the key is absent
 
   static constexpr Switch yes() { return {Kind::kYes, {}, true}; }
+  static constexpr Switch unknown() { return {Kind::kUnknown, {}, false}; }  ///< a family file that does not say it
   static constexpr Switch read(std::string_view key, bool fallback) { return {Kind::kKey, key, fallback}; }
 };
 
@@ -261,6 +269,9 @@ struct Family {
   /// it. The rows of experts and routers count for every layer that has any.
   bool surgery_only = false;
   std::span<const TensorRule> trunk = {};  ///< searched after `tensors`
+  /// Names of tensors as transformers has them in memory, and writes with save_original_format=False, where they are not
+  /// those of `tensors`: the first that occurs in a name counts. See packed_layout.h.
+  std::span<const Rename> memory_names = {};
   bool has_mtp = false;  ///< layers past the last one may follow, with experts or without (multi-token prediction)
   std::string_view layers_key = "num_hidden_layers";
   std::string_view model_dim_key = "hidden_size";
@@ -269,6 +280,7 @@ struct Family {
   std::span<const std::string_view> experts_keys =
       {};  ///< aliases; a new configuration gets the first, all present are rewritten
   std::string_view top_k_key = {};
+  bool counts_by_layer = false;        ///< these counts may be lists, a number for each layer (hunyuan_v1_moe)
   int64_t fixed_top_k = 0;             ///< not 0: the code does not look at any key
   std::string_view trailing_key = {};  ///< choices behind the experts: their number, or ...
   int64_t trailing_choices = 0;        ///< ... always so many
@@ -281,12 +293,16 @@ struct Family {
 
   // Routing.
   GateFunction gate = GateFunction::kSoftmaxTopK;
-  Switch renormalise = {};  ///< the K gates are divided by their sum
+  Switch renormalise = {};              ///< the K gates are divided by their sum, or ...
+  std::string_view gate_norm_key = {};  ///< ... by their p-norm if this is a number p, by nothing if it is null (dbrx)
   RouterKind router = RouterKind::kPlain;
   bool has_groups = false;  ///< n_group, topk_group
+  bool from_file = false;   ///< a family file's: what it does not name is not known
+  bool says_groups = true;  ///< false of a family file that does not say whether there are groups
   std::string_view num_groups_key = "n_group", top_groups_key = "topk_group";
   int64_t num_groups_fallback = 1, top_groups_fallback = 1;
   GroupScore group_score = GroupScore::kBestTwo;
+  bool group_score_known = true;          ///< false: a family file that does not say it
   std::string_view groups_on_key = {};    ///< groups count only if this key ...
   std::string_view groups_on_value = {};  ///< ... has this value (deepseek_v2: topk_method)
   std::string_view sigmoid_key = {};      ///< the gate is a sigmoid if this key is "sigmoid" (cohere2_moe)
@@ -294,8 +310,8 @@ struct Family {
   std::string_view routed_scaling_key = "routed_scaling_factor";
   double routed_scaling_fallback = 1;
   double renormalise_epsilon = 0;        ///< added to the sum (glm4_moe: 1e-20)
-  bool has_aux_loss = false;             ///< router_aux_loss_coef
-  double aux_loss_fallback = 0;          ///< router_aux_loss_coef if absent
+  std::string_view aux_loss_key = {};    ///< coefficient of the balancing loss
+  double aux_loss_fallback = 0;          ///< the same if absent; 0 where transformers has no balancing loss
   bool selection_bias_stays_f32 = true;  ///< where there is one: transformers keeps it in f32 in a bf16 model too
                                          ///< (_keep_in_fp32_modules_strict); else small steps of it are rounded away
 
@@ -306,7 +322,7 @@ struct Family {
   QkNorm qk_norm = QkNorm::kNone;
   Switch qk_norm_on = Switch::yes();  ///< glm4_moe: use_qk_norm
   bool fixed_head_dim = false;        ///< the heads together are as wide as the model (olmoe)
-  bool has_partial_rotary = false;    ///< partial_rotary_factor; elsewhere it is ignored, as in transformers
+  bool has_partial_rotary = false;    ///< partial_rotary_factor or rotary_dim; `nn` refuses them elsewhere
   double partial_rotary_fallback = 1.0;
   std::string_view clip_qkv_key = {};
   bool has_latent_attention = false;   ///< q_lora_rank, kv_lora_rank, qk_rope_head_dim, qk_nope_head_dim, v_head_dim

@@ -43,6 +43,13 @@ constexpr TensorRule kTensorsWithShared[] = {
 
 constexpr auto kTensors = detail::without<kSharedGateUp, kSharedDown>(kTensorsWithShared);
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"block_sparse_moe.input_linear.weight", "block_sparse_moe.experts.gate_up_proj"},
+    {"block_sparse_moe.output_linear.weight", "block_sparse_moe.experts.down_proj"},
+    {"block_sparse_moe.router.layer.weight", "block_sparse_moe.router.weight"},
+};
+
 constexpr Family granite(std::string_view model_type, std::string_view architecture,
                          std::span<const TensorRule> tensors, std::string_view shared_width_key) {
   return {
@@ -50,6 +57,7 @@ constexpr Family granite(std::string_view model_type, std::string_view architect
       .architecture = architecture,
       .tensors = tensors,
       .trunk = detail::kDecoderTrunk,
+      .memory_names = kMemoryNames,
       .experts_keys = kExpertsKeys,
       .top_k_key = "num_experts_per_tok",
       .expert_width_key = "intermediate_size",
@@ -57,7 +65,7 @@ constexpr Family granite(std::string_view model_type, std::string_view architect
       .dense_width_key = "",
       .layers = LayerPattern::kEveryLayer,
       .gate = GateFunction::kTopKSoftmax,
-      .has_aux_loss = true,
+      .aux_loss_key = "router_aux_loss_coef",
       .aux_loss_fallback = 0.001,
       .qkv_bias = Switch::read("attention_bias", false),
       .output_bias = Switch::read("attention_bias", false),

@@ -29,6 +29,13 @@ constexpr TensorRule kTensorsOfThird[] = {
     {"model.layers.{L}.mlp.down_proj.*", kDense},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"mlp.router.gate.", "mlp.gate."},
+    {"mlp.expert_bias", "mlp.e_score_correction_bias"},
+    {"mlp.shared_mlp.", "mlp.shared_experts."},
+};
+
 }  // namespace
 
 extern const Family kHunyuanV1Moe, kHyV3;
@@ -40,6 +47,7 @@ const Family kHunyuanV1Moe{
     .trunk = detail::kDecoderTrunk,
     .experts_keys = kExpertsKeys,
     .top_k_key = "moe_topk",
+    .counts_by_layer = true,
     .expert_width_key = "intermediate_size",
     .layers = LayerPattern::kByWeights,
     .renormalise = Switch::yes(),
@@ -50,6 +58,7 @@ const Family kHyV3{
     .tensors = kTensorsOfThird,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .memory_names = kMemoryNames,
     .has_mtp = true,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",

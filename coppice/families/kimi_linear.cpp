@@ -24,6 +24,11 @@ constexpr TensorRule kTensors[] = {
     {"model.layers.{L}.mlp.down_proj.*", kDense},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"block_sparse_moe.", "mlp."},
+};
+
 }  // namespace
 
 extern const Family kKimiLinear;
@@ -33,6 +38,7 @@ const Family kKimiLinear{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .memory_names = kMemoryNames,
     .has_mtp = true,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_token",

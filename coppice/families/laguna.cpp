@@ -22,6 +22,12 @@ constexpr TensorRule kTensors[] = {
     {"model.layers.{L}.mlp.down_proj.*", kDense},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"mlp.experts.e_score_", "mlp.gate.e_score_"},
+    {"mlp.shared_expert.", "mlp.shared_experts."},
+};
+
 }  // namespace
 
 extern const Family kLaguna;
@@ -31,6 +37,7 @@ const Family kLaguna{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .memory_names = kMemoryNames,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .expert_width_key = "moe_intermediate_size",

@@ -26,6 +26,13 @@ constexpr TensorRule kTensorsOfSwa[] = {
     {"model.layers.{L}.shared_mlp.*.*", kShared},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"block_sparse_moe.input_linear.weight", "block_sparse_moe.experts.gate_up_proj"},
+    {"block_sparse_moe.output_linear.weight", "block_sparse_moe.experts.down_proj"},
+    {"block_sparse_moe.router.layer.weight", "block_sparse_moe.router.weight"},
+};
+
 constexpr Family like_granitemoe(std::string_view model_type, std::string_view architecture,
                                  std::span<const TensorRule> tensors = kTensors) {
   return {
@@ -34,6 +41,7 @@ constexpr Family like_granitemoe(std::string_view model_type, std::string_view a
       .tensors = tensors,
       .surgery_only = true,
       .trunk = detail::kDecoderTrunk,
+      .memory_names = kMemoryNames,
       .experts_keys = kExpertsKeys,
       .top_k_key = "num_experts_per_tok",
       .expert_width_key = "intermediate_size",

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <functional>
 #include <iterator>
-#include <unordered_set>
 
 #include "coppice/base/check.h"
 #include "coppice/base/text.h"
@@ -30,6 +29,9 @@ TensorSlot make_slot(const ModelConfig& config, const TensorRule& rule, int64_t 
   if (expert >= 0) slot.expert_at = fill_in(rule.name.substr(0, rule.name.find("{X}")), layer, expert).size();
   return slot;
 }
+
+// A tensor that the configuration ties to another, stored as well.
+constexpr TensorRule kTiedCopyRule{"", Role::kTiedCopy, {}, When::kOptional};
 
 using Visitor = std::function<void(TensorSlot&&)>;
 
@@ -96,23 +98,34 @@ using detail::Placed;
 // prediction and what goes with a matrix.
 std::vector<TensorSlot> match_strictly(const ModelConfig& config, const io::Checkpoint& checkpoint, Faults& faults) {
   std::vector<TensorSlot> slots;
-  std::unordered_set<std::string> placed;
+  const auto& entries = checkpoint.entries();
+  std::vector<bool> placed(entries.size());
   visit_expected(config, [&](TensorSlot&& slot) {
-    if (!checkpoint.contains(slot.name)) {
+    const auto at = checkpoint.find(slot.name);
+    if (!at) {
       if (!is_empty(slot)) faults.missing.add(slot.name);
       return;
     }
-    const auto& found = checkpoint.at(slot.name).info->shape;
+    const auto& found = entries[*at].info->shape;
     if (found != slot.shape)
       faults.misshapen.add(cat(slot.name, " is ", shape_text(found), ", wanted ", shape_text(slot.shape)));
-    placed.insert(slot.name);
+    placed[*at] = true;
+    slot.name = entries[*at].info->name;  // the same text, shared
     slots.push_back(std::move(slot));
   });
   const detail::RuleIndex index(*config.family);
   std::vector<Placed> extra, past_last;
-  for (const std::string& name : checkpoint.names()) {
-    if (placed.contains(name) || name.ends_with(kDerivedSuffix)) continue;
-    auto found = place(config, index, name, checkpoint.at(name).info->shape);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const io::TensorName& name = entries[i].info->name;
+    if (placed[i] || name.ends_with(kDerivedSuffix)) continue;
+    auto found = place(config, index, name, entries[i].info->shape);
+    if (found && config.tied && found->matched->when == When::kIfUntied) {
+      const std::vector<int64_t> wanted = config.shape(*found->matched);
+      if (found->slot.shape != wanted)
+        faults.misshapen.add(cat(name, " is ", shape_text(found->slot.shape), ", wanted ", shape_text(wanted)));
+      slots.push_back({name, &kTiedCopyRule, -1, -1, found->slot.shape, 0});
+      continue;
+    }
     const bool is_past_last = found && found->slot.layer >= config.num_layers;
     const bool goes_with_another = found && found->is_companion && found->slot.expert < config.num_experts;
     if (is_past_last) past_last.push_back(*found);
@@ -131,14 +144,18 @@ std::vector<TensorSlot> match_strictly(const ModelConfig& config, const io::Chec
 std::vector<TensorSlot> match_by_weights(const ModelConfig& config, const io::Checkpoint& checkpoint, Faults& faults) {
   const detail::RuleIndex index(*config.family);
   std::vector<Placed> placed;
-  for (const std::string& name : checkpoint.names()) {
+  placed.reserve(checkpoint.entries().size());
+  for (const auto& entry : checkpoint.entries()) {
+    const io::TensorName& name = entry.info->name;
     if (name.ends_with(kDerivedSuffix)) continue;
-    if (auto found = place(config, index, name, checkpoint.at(name).info->shape)) {
+    if (auto found = place(config, index, name, entry.info->shape)) {
+      found->dtype = entry.info->dtype;
       placed.push_back(std::move(*found));
     } else {
       faults.unknown.add(name);
     }
   }
+  settle_orientation(config, placed);
   check_experts(config, placed, faults);
   if (std::ranges::none_of(placed, [](const Placed& p) { return is_expert(p.slot.role()); })) {
     for (const TensorRule& rule : config.family->tensors) {
@@ -174,7 +191,8 @@ std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& c
   throw Error(
       faults.missing.count + faults.unknown.count > 0 ? ErrorCode::kFormat : ErrorCode::kShape,
       cat(checkpoint.directory(), ": the tensors are not those of a ", config.family->model_type,
-          " model with this config.json: ", join(texts, "; "), " (are weights and config.json of the same model?)"));
+          " model with this config.json", config.is_quantised() ? cat(", quantised with ", config.quantisation) : "",
+          ": ", join(texts, "; "), " (are weights and config.json of the same model?)"));
 }
 
 }  // namespace coppice::families

@@ -15,6 +15,11 @@ constexpr TensorRule kTensors[] = {
     {"model.layers.{L}.block_sparse_moe.experts.{X}.w3.weight", kExpertUp},
     {"model.layers.{L}.block_sparse_moe.experts.{X}.w2.weight", kExpertDown},
 };
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"block_sparse_moe.", "mlp."},
+};
+
 }  // namespace
 
 extern const Family kMinimax;
@@ -24,6 +29,7 @@ const Family kMinimax{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .memory_names = kMemoryNames,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .expert_width_key = "intermediate_size",

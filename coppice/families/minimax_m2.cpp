@@ -30,6 +30,11 @@ constexpr TensorRule kTensors[] = {
     {"lm_head.weight", kLmHead, {kVocab, kModel}, kIfUntied},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"block_sparse_moe.", "mlp."},
+};
+
 }  // namespace
 
 extern const Family kMinimaxM2;  // listed once, in all.cpp
@@ -38,6 +43,7 @@ const Family kMinimaxM2{
     .architecture = "MiniMaxM2ForCausalLM",
     .tensors = kTensors,
     .trunk = detail::kDecoderTrunk,
+    .memory_names = kMemoryNames,
     .has_mtp = true,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
@@ -46,6 +52,8 @@ const Family kMinimaxM2{
     .layers = LayerPattern::kEveryLayer,
     .gate = GateFunction::kSigmoidTopK,
     .renormalise = Switch::yes(),
+    .aux_loss_key = "router_aux_loss_coef",
+    .aux_loss_fallback = 0.001,
     .selection_bias_stays_f32 = false,
     .qk_norm = QkNorm::kWhole,
     .has_partial_rotary = true,

@@ -27,6 +27,9 @@ constexpr TensorRule kTensors[] = {
     {"lm_head.weight", kLmHead, {kVocab, kModel}, kIfUntied},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {{"block_sparse_moe.", "mlp."}};
+
 }  // namespace
 
 extern const Family kMixtral;  // listed once, in all.cpp
@@ -34,13 +37,14 @@ const Family kMixtral{
     .model_type = "mixtral",
     .architecture = "MixtralForCausalLM",
     .tensors = kTensors,
+    .memory_names = kMemoryNames,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .expert_width_key = "intermediate_size",
     .dense_width_key = "",
     .layers = LayerPattern::kEveryLayer,
     .renormalise = Switch::yes(),
-    .has_aux_loss = true,
+    .aux_loss_key = "router_aux_loss_coef",
     .aux_loss_fallback = 0.001,
     .sliding_window = SlidingWindow::kIfSet,
     .kv_heads_fallback = 8,

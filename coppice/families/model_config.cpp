@@ -1,10 +1,14 @@
 #include "coppice/families/model_config.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "coppice/base/check.h"
 #include "coppice/families/attention_config_detail.h"
 #include "coppice/families/config_reader_detail.h"
+#include "coppice/families/count_keys_detail.h"
+#include "coppice/families/quantization_detail.h"
+#include "coppice/families/router_keys_detail.h"
 
 namespace coppice::families {
 
@@ -87,33 +91,48 @@ std::vector<bool> moe_layers(const ConfigReader& in, const Family& family, int64
   return moe;
 }
 
-int64_t read_num_experts(const ConfigReader& in, const Family& family) {
-  std::string_view found;
-  for (const std::string_view key : family.experts_keys) {
-    if (in.find(key) == nullptr) continue;
-    const int64_t here = in.whole(key, 1, kMostExperts);
-    if (found.empty()) {
-      found = key;
-    } else if (here != in.whole(found, 1, kMostExperts)) {
-      in.refuse(key,
-                cat("what '", found, "' says, ", in.at(found).dump(), " (they mean the same; correct the wrong one)"));
-    }
-  }
-  return in.whole(found.empty() ? family.experts_keys.front() : found, 1, kMostExperts);
+// A whole number, or a list that has it for every layer.
+int64_t read_count(const ConfigReader& in, const Family& family, std::string_view key) {
+  const Json& value = in.at(key);
+  if (!family.counts_by_layer || !value.is_array() || value.items().empty()) return in.whole(key, 1, kMostExperts);
+  const Json& first = value.items().front();
+  const bool alike = std::ranges::all_of(value.items(), [&first](const Json& item) { return item == first; });
+  const bool is_count = first.kind() == Json::Kind::kInt && first.as_int() >= 1 && first.as_int() <= kMostExperts;
+  if (!alike || !is_count) in.refuse(key, "one whole number for all layers (coppice grows them alike)");
+  return first.as_int();
 }
 
-// One number, or one for each layer, of which the largest counts (hunyuan_v1_moe).
-int64_t read_top_k(const ConfigReader& in, const Family& family) {
-  if (family.fixed_top_k > 0) return family.fixed_top_k;
-  const Json& value = in.at(family.top_k_key);
-  if (!value.is_array() || value.items().empty()) return in.whole(family.top_k_key, 1, kMostExperts);
-  int64_t most = 0;
+int64_t read_num_experts(const ConfigReader& in, const Family& family) {
+  const std::vector<std::string_view> keys =
+      detail::keys_present(in, family, detail::Count::kExperts);  // the family's own first
+  if (keys.empty()) (void)in.at(family.experts_keys.front());     // throws
+  const int64_t experts = read_count(in, family, keys.front());
+  for (const std::string_view key : keys) {
+    const bool is_own = std::ranges::find(family.experts_keys, key) != family.experts_keys.end();
+    if (!is_own && in.at(key).kind() != Json::Kind::kInt) continue;  // lists by layer
+    if (read_count(in, family, key) != experts) detail::refuse_difference(in, key, keys.front());
+  }
+  return experts;
+}
+
+// One number, or one for each layer (hunyuan_v1_moe): [num_layers].
+std::vector<int64_t> read_top_k(const ConfigReader& in, const Family& family, int64_t num_layers) {
+  const std::vector<std::string_view> keys = detail::keys_present(in, family, detail::Count::kTopK);
+  const std::string_view key = keys.empty() ? family.top_k_key : keys.front();
+  for (const std::string_view other : keys) {
+    if (*in.find(other) != *in.find(key)) detail::refuse_difference(in, other, key);
+  }
+  const Json& value = in.at(key);
+  if (!family.counts_by_layer || !value.is_array()) return {in.whole(key, 1, kMostExperts)};
+  std::vector<int64_t> numbers;
   for (const Json& item : value.items()) {
     const bool is_whole = item.kind() == Json::Kind::kInt && item.as_int() >= 1 && item.as_int() <= kMostExperts;
-    if (!is_whole) in.refuse(family.top_k_key, "whole numbers from 1 on");
-    most = std::max(most, item.as_int());
+    if (!is_whole) in.refuse(key, "whole numbers from 1 on");
+    numbers.push_back(item.as_int());
   }
-  return most;
+  if (numbers.empty() || std::cmp_less(numbers.size(), num_layers))
+    in.refuse(key, cat("a number for each of the ", num_layers, " layers"));
+  return numbers;
 }
 
 void read_experts(const ConfigReader& in, ModelConfig& c) {
@@ -131,7 +150,13 @@ void read_experts(const ConfigReader& in, ModelConfig& c) {
     in.refuse("num_hidden_layers", cat("at most ", kMostExpertsInAll, " experts over all layers, not ", c.num_experts,
                                        " in each of ", c.num_moe_layers()));
   }
-  c.top_k = read_top_k(in, family);
+  if (family.fixed_top_k > 0) {
+    c.top_k = family.fixed_top_k;
+  } else {
+    std::vector<int64_t> top_k = read_top_k(in, family, c.num_layers);
+    c.top_k = *std::ranges::max_element(top_k);
+    if (in.find(family.top_k_key) != nullptr && in.at(family.top_k_key).is_array()) c.top_k_by_layer = std::move(top_k);
+  }
   c.routing.fixed_top_k = family.fixed_top_k > 0;
   c.routing.trailing_choices = family.trailing_choices;
   if (!family.trailing_key.empty()) c.routing.trailing_choices = in.whole_or(family.trailing_key, 0, 0, kMostExperts);
@@ -149,28 +174,34 @@ void read_routing(const ConfigReader& in, ModelConfig& c) {
   r.gate = family.gate;
   if (!family.sigmoid_key.empty() && in.text_or(family.sigmoid_key, "") == "sigmoid")
     r.gate = GateFunction::kSigmoidTopK;
+  detail::check_router_keys(in, family, r.gate);
   r.kind = family.router;
   r.group_score = family.group_score;
-  r.renormalise = read_switch(in, family.renormalise);
+  r.group_score_known = family.group_score_known;
+  Switch renormalise = family.renormalise;
+  renormalise.key = detail::alias_present(in, renormalise.key);
+  r.renormalise = read_switch(in, renormalise);
+  if (!family.gate_norm_key.empty()) r.gate_norm = detail::read_gate_norm(in, family.gate_norm_key);
+  if (r.gate_norm == 0) r.renormalise = false;
+  r.renormalise_known = family.renormalise.kind != Switch::Kind::kUnknown || r.gate == GateFunction::kTopKSoftmax;
   r.renormalise_epsilon = family.renormalise_epsilon;
   r.has_selection_bias = family.has_role(Role::kSelectionBias);
   r.has_router_bias = family.has_role(Role::kRouterBias);
   if (family.has_routed_scaling)
     r.routed_scaling =
         in.number_or(family.routed_scaling_key, family.routed_scaling_fallback, -kLargestNumber, kLargestNumber);
-  if (family.has_aux_loss)
-    c.aux_loss_coef = in.number_or("router_aux_loss_coef", family.aux_loss_fallback, 0, kLargestNumber);
-  if (!family.has_groups) return;
+  if (!family.aux_loss_key.empty() && (family.aux_loss_fallback > 0 || in.find(family.aux_loss_key) != nullptr))
+    c.aux_loss_coef = in.number_or(family.aux_loss_key, family.aux_loss_fallback, 0, kLargestNumber);
+  if (!family.has_groups) return detail::check_no_groups(in, family);
   if (!family.groups_on_key.empty() && in.text_or(family.groups_on_key, "") != family.groups_on_value) return;
-  r.num_groups = in.whole_or(family.num_groups_key, family.num_groups_fallback, 1, c.num_experts);
+  const std::string_view groups_key = detail::alias_present(in, family.num_groups_key);
+  r.num_groups = in.whole_or(groups_key, family.num_groups_fallback, 1, c.num_experts);
   r.top_groups = in.whole_or(family.top_groups_key, family.top_groups_fallback, 1, c.num_experts);
-  if (r.top_groups > r.num_groups)
-    in.refuse(family.top_groups_key, cat("at most ", family.num_groups_key, ", ", r.num_groups));
-  if (c.num_experts % r.num_groups != 0)
-    in.refuse(family.num_groups_key, cat("a divisor of the ", c.num_experts, " experts"));
+  if (r.top_groups > r.num_groups) in.refuse(family.top_groups_key, cat("at most ", groups_key, ", ", r.num_groups));
+  if (c.num_experts % r.num_groups != 0) in.refuse(groups_key, cat("a divisor of the ", c.num_experts, " experts"));
   const int64_t group = c.num_experts / r.num_groups;
   if (group < 2 && r.group_score == GroupScore::kBestTwo)
-    in.refuse(r.num_groups > 1 ? family.num_groups_key : family.experts_keys.front(),
+    in.refuse(r.num_groups > 1 ? groups_key : family.experts_keys.front(),
               "two experts or more in a group (it is scored by its best two)");
   if (c.top_k > r.top_groups * group)
     in.refuse(family.top_k_key, cat("at most the ", r.top_groups * group, " experts of the groups chosen"));
@@ -242,6 +273,9 @@ ModelConfig read_config(const Json& config, std::string_view source, const Famil
   }
   read_experts(in, c);
   if (c.is_moe()) read_routing(in, c);
+  c.quantisation = detail::quantisation_text(config, *part.json);
+  c.quantised_bits = detail::quantised_bits(config, *part.json);
+  if (c.is_quantised()) c.unsupported_in_nn.push_back(cat("weights quantised with ", c.quantisation));
   if (!c.family->surgery_only) detail::read_attention(*part.json, part_source, c);
   if (c.family->fixed_head_dim && c.num_heads * c.head_dim != c.model_dim) {
     in.refuse("hidden_size", cat("the ", c.num_heads, " heads of ", c.head_dim, " together, as this family has it"));
@@ -256,18 +290,25 @@ ModelConfig read_config(const Json& config, std::string_view source, const Famil
   return c;
 }
 
-Json with_num_experts(const ModelConfig& config, int64_t num_experts) {
-  COPPICE_CHECK(config.is_moe());
-  Json json = config.json;
-  const auto rewrite = [&](Json& object) {
-    for (const std::string_view key : config.family->experts_keys) {
-      Json* value = detail::find_path(object, key);
-      if (value != nullptr && *value == Json(config.num_experts)) *value = Json(num_experts);
-    }
-  };
-  rewrite(json);
-  if (!config.text_key.empty()) rewrite(*json.find(config.text_key));
-  return json;
+int64_t ModelConfig::top_k_of(int64_t layer) const {
+  const auto listed = static_cast<int64_t>(top_k_by_layer.size());
+  return layer >= 0 && layer < listed && layer < num_layers ? top_k_by_layer[static_cast<size_t>(layer)] : top_k;
+}
+
+double ModelConfig::mean_top_k() const {
+  double sum = 0;
+  for (size_t layer = 0; layer < moe_layer.size(); ++layer) {
+    if (moe_layer[layer]) sum += static_cast<double>(top_k_of(static_cast<int64_t>(layer)));
+  }
+  return num_moe_layers() == 0 ? static_cast<double>(top_k) : sum / static_cast<double>(num_moe_layers());
+}
+
+std::string ModelConfig::top_k_text() const {
+  int64_t least = top_k;
+  for (size_t layer = 0; layer < moe_layer.size(); ++layer) {
+    if (moe_layer[layer]) least = std::min(least, top_k_of(static_cast<int64_t>(layer)));
+  }
+  return least == top_k ? cat(top_k) : cat(least, " to ", top_k);
 }
 
 int64_t ModelConfig::dim(Dim dim) const {
@@ -320,6 +361,11 @@ bool ModelConfig::present(When when, int64_t layer) const {
     case When::kOptional: return false;
   }
   COPPICE_CHECK(false, "condition ", static_cast<int>(when));
+}
+
+int64_t ModelConfig::top_k_of(int64_t layer) const {
+  const bool has_own = layer >= 0 && std::cmp_less(layer, top_k_by_layer.size());
+  return has_own ? top_k_by_layer[static_cast<size_t>(layer)] : top_k;
 }
 
 int64_t ModelConfig::num_moe_layers() const { return std::count(moe_layer.begin(), moe_layer.end(), true); }

@@ -14,6 +14,7 @@ namespace coppice::families {
 struct Routing {
   GateFunction gate = GateFunction::kSoftmaxTopK;
   bool renormalise = false;
+  double gate_norm = 1;  ///< p of the norm that renormalised gates are divided by; 0 where the configuration says null
   double renormalise_epsilon = 0;
   int64_t num_groups = 1;  ///< n_group
   int64_t top_groups = 1;  ///< topk_group
@@ -22,6 +23,8 @@ struct Routing {
   bool has_router_bias = false;
   RouterKind kind = RouterKind::kPlain;
   GroupScore group_score = GroupScore::kBestTwo;
+  /// False where a family file does not say it, so that `renormalise` and `group_score` mean nothing.
+  bool renormalise_known = true, group_score_known = true;
   bool fixed_top_k = false;      ///< no key of the configuration can change top_k
   int64_t trailing_choices = 0;  ///< rows of the router behind the experts' that are no experts
 };
@@ -41,7 +44,8 @@ struct ModelConfig {
 
   int64_t num_layers = 0, model_dim = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, vocab_size = 0;
   int64_t dense_width = 0, expert_width = 0, shared_width = 0;  ///< 0 where there is none
-  int64_t num_experts = 0, top_k = 0;                           ///< 0 for dense models
+  int64_t num_experts = 0, top_k = 0;                           ///< 0 for dense models; the largest of all layers
+  std::vector<int64_t> top_k_by_layer = {};                     ///< [num_layers] where the configuration lists them
   std::vector<bool> moe_layer;                                  ///< [num_layers]
   Routing routing;
   bool tied = false, qkv_bias = false, output_bias = false, mlp_bias = false;
@@ -54,7 +58,7 @@ struct ModelConfig {
   std::optional<double> clip_qkv;  ///< olmoe
   Activation activation = Activation::kSilu;
   double embedding_multiplier = 1, residual_multiplier = 1, logits_divisor = 1;
-  double aux_loss_coef = 0;
+  std::optional<double> aux_loss_coef;  ///< of the balancing loss; absent where neither file nor family names one
   int64_t max_positions = 0;
   std::string dtype;  ///< dtype or torch_dtype: "bfloat16"; empty if absent
   /// What `nn` cannot compute exactly as transformers would (another activation, quantised weights ...); surgery does
@@ -63,11 +67,17 @@ struct ModelConfig {
 
   std::string
       text_key;  ///< the object of `json` that the sizes stand in (a multimodal model's "text_config"), or empty
-  bool quantised = false;  ///< there is a quantization_config, and the family's trunk has patterns
+  /// How the weights are quantised: "compressed-tensors int4 (pack-quantized)"; empty if they are not.
+  std::string quantisation;
+  int64_t quantised_bits = 0;  ///< of one value; 0 if the configuration does not say
 
   /// True where the weights and not this configuration say which tensors there are: families known for surgery only,
   /// the language model inside a multimodal one, and quantised weights, which have other names or scales beside them.
-  bool placed_by_weights() const { return family->surgery_only || !text_key.empty() || quantised; }
+  bool placed_by_weights() const { return family->surgery_only || !text_key.empty() || is_quantised(); }
+  bool is_quantised() const { return !quantisation.empty(); }
+  int64_t top_k_of(int64_t layer) const;  ///< `top_k` of layers past the last one
+  double mean_top_k() const;              ///< over the layers with experts
+  std::string top_k_text() const;         ///< "2", or "1 to 4" where layers differ
   int64_t router_rows() const { return num_experts + routing.trailing_choices; }
   int64_t dim(Dim dim) const;
   std::vector<int64_t> shape(const TensorRule& rule) const;
@@ -86,8 +96,11 @@ struct ModelConfig {
 /// Source   configuration_<model_type>.py and modeling_rope_utils.py of transformers 5.17.0.
 ModelConfig read_config(const Json& config, std::string_view source, const Family* family = nullptr);
 
-/// The configuration after its expert count became `num_experts`: every alias present rewritten, also those that a
-/// multimodal model repeats at the top; nothing else touched.
+// The following edit what is found: lists stay lists, and every key that repeats the number is edited with it, wherever
+// it stands (aliases, copies at the top of a multimodal model, lists by layer). A key that speaks of experts, has the
+// number and is not known is Error{kUnsupported}: it may repeat the number or mean something else.
+
+/// The configuration after its expert count became `num_experts`.
 Json with_num_experts(const ModelConfig& config, int64_t num_experts);
 
 /// How `with_top_k_factor` changes a configuration.
@@ -98,7 +111,7 @@ struct TopKScaling {
 };
 /// The configuration after every expert became `factor` ones and as many more are chosen: top-K times `factor`; router
 /// groups too (the first E of N experts are the groups of before, then come their copies); a routed scaling factor
-/// divided by it where sigmoid gates are not renormalised.
+/// divided by it where sigmoid gates are not renormalised. What is divided comes back as it was when it is multiplied.
 ///
 /// Throws   Error{kUnsupported} if the family fixes top-K; Error{kFormat} if it cannot be divided.
 Json with_top_k_factor(const ModelConfig& config, const TopKScaling& scaling);

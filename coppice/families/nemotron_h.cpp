@@ -50,6 +50,11 @@ constexpr TensorRule kTrunk[] = {
     {"mtp.layers.{M}.mixer.o_proj.*", kAttention},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"backbone.", "model."},
+};
+
 }  // namespace
 
 extern const Family kNemotronH;
@@ -59,6 +64,7 @@ const Family kNemotronH{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = kTrunk,
+    .memory_names = kMemoryNames,
     .has_mtp = true,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",

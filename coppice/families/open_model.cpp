@@ -4,6 +4,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/families/expert_layout.h"
+#include "coppice/families/packed_layout.h"
 #include "coppice/families/placements_detail.h"
 
 namespace coppice::families {
@@ -20,27 +21,26 @@ struct Fit {
   std::vector<std::string> first_unplaced;
 };
 
-Fit fit_of(const Family& family, const std::vector<std::string>& names) {
+Fit fit_of(const Family& family, const std::vector<io::Checkpoint::Entry>& tensors) {
   constexpr size_t kListed = 5;
   const RuleIndex index(family);
   Fit fit{&family, 0, 0, {}};
-  const size_t step = std::max<size_t>(1, names.size() / kSampled);
-  for (size_t i = 0; i < names.size(); i += step) {
+  const size_t step = std::max<size_t>(1, tensors.size() / kSampled);
+  for (size_t i = 0; i < tensors.size(); i += step) {
     ++fit.seen;
-    if (index.find(names[i], 0)) {
+    if (index.find(tensors[i].info->name, 0)) {
       ++fit.placed;
     } else if (fit.first_unplaced.size() < kListed) {
-      fit.first_unplaced.push_back(names[i]);
+      fit.first_unplaced.push_back(tensors[i].info->name);
     }
   }
   return fit;
 }
 
 Fit nearest_fit(const io::Checkpoint& checkpoint) {
-  const std::vector<std::string> names = checkpoint.names();
   Fit best;
   for (const Family* family : all_families()) {
-    Fit fit = fit_of(*family, names);
+    Fit fit = fit_of(*family, checkpoint.entries());
     if (fit.placed > best.placed) best = std::move(fit);
   }
   return best;
@@ -81,10 +81,66 @@ void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config) {
     roles.insert(slot.role());
     if (!is_expert(slot.role())) continue;
     if (slot.layer < config.num_layers) config.moe_layer[static_cast<size_t>(slot.layer)] = true;
-    if (slot.role() == Role::kExpertDown) config.expert_width = expert_matrices(slot, config.num_experts).front().cols;
+    if (slot.role() == Role::kExpertDown && !config.is_quantised())
+      config.expert_width = expert_matrices(slot, config.num_experts).front().cols;
   }
   config.routing.has_selection_bias = roles.contains(Role::kSelectionBias);
   config.routing.has_router_bias = roles.contains(Role::kRouterBias);
+}
+
+}  // namespace
+
+// What a tied model stores of its embeddings more than once.
+namespace {
+
+constexpr TensorRule kTiedCopy{"", Role::kTiedCopy, {}, When::kOptional};
+constexpr TensorRule kOwnHead{"", Role::kEmbeddings, {}, When::kOptional};
+
+bool same_bytes(const io::Checkpoint& checkpoint, const std::string& a, const std::string& b) {
+  constexpr uint64_t kBlockBytes = uint64_t{4} << 20;
+  const auto one = checkpoint.at(a), other = checkpoint.at(b);
+  if (one.info->dtype != other.info->dtype || one.info->shape != other.info->shape) return false;
+  std::vector<std::byte> left, right;
+  for (uint64_t at = 0; at < one.info->bytes; at += kBlockBytes) {
+    left.resize(std::min(kBlockBytes, one.info->bytes - at));
+    right.resize(left.size());
+    one.file->read(one.info->offset + at, left);
+    other.file->read(other.info->offset + at, right);
+    if (left != right) return false;
+  }
+  return true;
+}
+
+bool is_embedding(const TensorSlot& slot) {
+  constexpr std::string_view kNames[] = {"embed_tokens.weight", "word_embeddings.weight", "wte.weight",
+                                         "embeddings.weight", "shared.weight"};
+  return std::ranges::any_of(kNames, [&slot](std::string_view name) { return slot.name.ends_with(name); });
+}
+
+bool is_head(const TensorSlot& slot) { return slot.name.ends_with("lm_head.weight"); }
+
+/// Marks the heads of a tied model, and the embeddings of encoder and decoder, that are the shared embeddings once more.
+/// A head that differs is one of its own, as transformers 5 has it (earlier versions overwrite it).
+void mark_tied_copies(const io::Checkpoint& checkpoint, ModelConfig& config, std::vector<TensorSlot>& slots) {
+  const auto shared =
+      std::ranges::find_if(slots, [](const TensorSlot& s) { return s.name.ends_with("shared.weight"); });
+  const auto source = shared != slots.end() ? shared : std::ranges::find_if(slots, is_embedding);
+  if (source == slots.end()) return;
+  for (TensorSlot& slot : slots) {
+    if (&slot == &*source || slot.layer >= 0) continue;
+    const bool is_tied_head = config.tied && is_head(slot);
+    const bool is_tied_embedding = shared != slots.end() && is_embedding(slot);
+    if (!is_tied_head && !is_tied_embedding) continue;
+    if (same_bytes(checkpoint, source->name, slot.name)) {
+      slot.rule = &kTiedCopy;
+    } else if (is_tied_head) {
+      slot.rule = &kOwnHead;
+      config.unsupported_in_nn.push_back(
+          cat("'", slot.name, "' beside '", source->name,
+              "', to which config.json ties it and from which it differs "
+              "(set tie_word_embeddings to false to use it, or take it out of the files),"));
+    }
+  }
 }
 
 }  // namespace
@@ -98,7 +154,9 @@ std::string Model::digest() const {
 }
 
 Model make_model(io::Checkpoint checkpoint, ModelConfig config) {
+  config.family = &stored_layout(config, checkpoint);
   auto slots = match(config, checkpoint);
+  mark_tied_copies(checkpoint, config, slots);
   if (config.placed_by_weights()) fill_in_from(slots, config);
   std::set<int64_t> layers;
   for (const TensorSlot& slot : slots) {

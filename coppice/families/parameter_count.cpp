@@ -1,5 +1,9 @@
+#include <algorithm>
+#include <map>
+
 #include "coppice/base/check.h"
 #include "coppice/families/match.h"
+#include "coppice/families/quantization_detail.h"
 
 namespace coppice::families {
 
@@ -34,20 +38,49 @@ ParameterCount count_parameters(const ModelConfig& config) {
     count.total += elements;
   }
   count.active = count.total;
-  if (config.is_moe()) count.active -= count.experts / config.num_experts * (config.num_experts - config.top_k);
+  if (config.is_moe()) {
+    const int64_t of_layer = count.experts / std::max<int64_t>(config.num_moe_layers(), 1) / config.num_experts;
+    for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+      if (config.moe_layer[static_cast<size_t>(layer)])
+        count.active -= of_layer * (config.num_experts - config.top_k_of(layer));
+    }
+  }
   return count;
 }
+
+namespace {
+
+/// The values that a tensor of quantised weights holds: several in an element where they are packed, none where it says
+/// how they are scaled.
+int64_t quantised_values(const TensorSlot& slot, const io::TensorInfo& info, int64_t bits) {
+  const bool is_packed = detail::holds_packed_values(slot.name);
+  const bool is_integer = !io::is_float(info.dtype) && io::dtype_bytes(info.dtype) > 0;
+  if (is_packed || (is_integer && slot.name.ends_with(".weight"))) {
+    const int64_t element_bits = 8 * static_cast<int64_t>(io::dtype_bytes(info.dtype));
+    return bits > 0 ? info.elements() * element_bits / bits : info.elements();
+  }
+  constexpr std::string_view kBeside[] = {"_scale",      "_scales", "_scale_inv",   "_scale_2", ".scales",
+                                          ".qzeros",     ".g_idx",  "_shape",       ".absmax",  ".quant_map",
+                                          "_zero_point", "_g_idx",  "_global_scale"};
+  const bool is_beside = std::ranges::any_of(kBeside, [&](std::string_view end) { return slot.name.ends_with(end); });
+  return is_beside || slot.role() == Role::kExpertCompanion ? 0 : info.elements();
+}
+
+}  // namespace
 
 ParameterCount count_parameters(const Model& model, int64_t num_experts) {
   const ModelConfig& config = model.config;
   if (num_experts == 0) num_experts = config.num_experts;
   ParameterCount count;
+  std::map<int64_t, int64_t> of_layer;  // experts'
   for (const TensorSlot& slot : model.slots) {
     const Role role = slot.role();
     const bool predicts_ahead = config.family->has_mtp && slot.layer >= config.num_layers;
-    if (role == Role::kSelectionBias || predicts_ahead) continue;
-    int64_t elements = model.checkpoint.at(slot.name).info->elements();
-    if (role == Role::kExpertCompanion) elements = slot.name.ends_with("_blocks") ? 2 * elements : 0;
+    if (role == Role::kSelectionBias || role == Role::kTiedCopy || predicts_ahead) continue;
+    const io::TensorInfo& info = *model.checkpoint.at(slot.name).info;
+    int64_t elements = config.is_quantised()            ? quantised_values(slot, info, config.quantised_bits)
+                       : role == Role::kExpertCompanion ? 0
+                                                        : info.elements();
     if (has_rows(role)) {
       const int64_t rows = config.router_rows();
       elements = elements / rows * (rows + num_experts - config.num_experts);
@@ -58,9 +91,11 @@ ParameterCount count_parameters(const Model& model, int64_t num_experts) {
     }
     count.part(part_of(role)) += elements;
     count.total += elements;
+    if (is_expert(role)) of_layer[slot.layer] += elements;
   }
   count.active = count.total;
-  if (config.is_moe()) count.active -= count.experts / num_experts * (num_experts - config.top_k);
+  for (const auto& [layer, experts] : of_layer)
+    count.active -= experts / num_experts * (num_experts - config.top_k_of(layer));
   return count;
 }
 

@@ -16,6 +16,12 @@ constexpr TensorRule kTensors[] = {
     {"model.layers.{L}.block_sparse_moe.experts.{X}.w2.weight", kExpertDown},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNames[] = {
+    {"block_sparse_moe.gate.", "mlp.router."},
+    {"block_sparse_moe.", "mlp."},
+};
+
 }  // namespace
 
 // The router takes two experts whatever num_experts_per_tok says.
@@ -26,6 +32,7 @@ const Family kPhimoe{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .memory_names = kMemoryNames,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .fixed_top_k = 2,

@@ -3,8 +3,10 @@
 #include <set>
 #include <tuple>
 
+#include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/families/placements_detail.h"
+#include "coppice/families/quantization_detail.h"
 
 namespace coppice::families::detail {
 
@@ -28,16 +30,22 @@ constexpr TensorRule kTurnedInOut[] = {{"", Role::kExpertGate, {}, When::kAlways
                                        {"", Role::kExpertGateUp, {}, When::kAlways, kStackedInOut},
                                        {"", Role::kExpertDown, {}, When::kAlways, kStackedInOut}};
 
-// The rule by which a stacked tensor is read: the table's, or the same role turned if only so the model's dimension
-// stands where it must.
-const TensorRule* rule_by_shape(const TensorRule& rule, const std::vector<int64_t>& shape, int64_t model_dim) {
-  const bool is_known = model_dim > 0 && shape.size() == 3 && rule.layout.stacked && !rule.layout.interleaved;
-  if (!is_known || shape[1] == shape[2]) return &rule;
+/// How a stacked matrix lies, by its own shape.
+enum class Lies : uint8_t { kEither, kAsInTable, kOtherWay };
+
+Lies lies(const TensorRule& rule, const io::TensorShape& shape, int64_t model_dim) {
+  const bool may_turn = model_dim > 0 && shape.size() == 3 && rule.layout.stacked && !rule.layout.interleaved;
+  const bool is_matrix = std::ranges::find(kTurned, rule.role, &TensorRule::role) != std::end(kTurned);
+  if (!may_turn || !is_matrix || shape[1] == shape[2]) return Lies::kEither;
   const size_t expected = (rule.role == Role::kExpertDown) == rule.layout.transposed ? 2 : 1;
-  if (shape[expected] == model_dim || shape[3 - expected] != model_dim) return &rule;
-  const auto& turned = rule.layout.transposed ? kTurned : kTurnedInOut;
-  const auto* found = std::ranges::find(turned, rule.role, &TensorRule::role);
-  return found == std::end(turned) ? &rule : found;
+  if (shape[expected] == model_dim) return Lies::kAsInTable;
+  return shape[3 - expected] == model_dim ? Lies::kOtherWay : Lies::kEither;
+}
+
+const TensorRule* turned(const TensorRule& rule) {
+  const auto& rules = rule.layout.transposed ? kTurned : kTurnedInOut;
+  const auto* found = std::ranges::find(rules, rule.role, &TensorRule::role);
+  return found == std::end(rules) ? &rule : found;
 }
 
 struct Prefix {
@@ -55,9 +63,10 @@ bool is_required(const TensorRule& rule) {
 /// What one layer with experts has.
 struct LayerContents {
   std::set<Role> roles;
-  bool counted_from_last = false;                                                    // {M}
-  std::map<const TensorRule*, std::set<int64_t>> experts;                            // of rules with {X}
-  std::map<const TensorRule*, std::pair<std::string, std::vector<int64_t>>> shapes;  // the first expert's
+  bool counted_from_last = false;                         // {M}
+  using Key = std::pair<const TensorRule*, std::string>;  // of rules with {X}, and the suffix of companions
+  std::map<Key, std::set<int64_t>> experts;
+  std::map<Key, const Placed*> first;  // expert's
 };
 
 // Gate and up may lie in one tensor or in two.
@@ -111,24 +120,24 @@ std::string Misses::text() const {
   return cat(join(first), count > first.size() ? cat(", ... (", count - first.size(), " more)") : std::string());
 }
 
-std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const std::string& name,
-                            const std::vector<int64_t>& shape) {
-  std::string canonical = name;
-  bool in_text = config.text_key.empty();
+CanonicalName canonical_name(const ModelConfig& config, std::string_view name) {
+  if (config.text_key.empty()) return {std::string(name), true};
   for (const Prefix& prefix : kTextPrefixes) {
-    if (config.text_key.empty() || !name.starts_with(prefix.found)) continue;
-    canonical = cat(prefix.canonical, name.substr(prefix.found.size()));
-    in_text = true;
-    break;
+    if (name.starts_with(prefix.found)) return {cat(prefix.canonical, name.substr(prefix.found.size())), true};
   }
-  const auto found = index.find(canonical, config.num_layers);
+  return {std::string(name), false};
+}
+
+std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const io::TensorName& name,
+                            const io::TensorShape& shape) {
+  const auto [canonical, in_text] = canonical_name(config, name.view());
+  const auto found = index.find(canonical, config.num_layers, config.is_quantised());
   if (!found) {
     if (in_text || name.find(".experts.") != std::string::npos) return std::nullopt;
     return Placed{{name, &kTower, -1, -1, shape, 0}, &kTower, false};
   }
-  Placed out{{name, rule_by_shape(*found->rule, shape, config.model_dim), found->layer, found->expert, shape, 0},
-             found->rule,
-             found->is_companion};
+  Placed out{
+      {name, found->rule, found->layer, found->expert, shape, 0}, found->rule, found->is_companion, found->suffix};
   if (found->expert >= 0) out.slot.expert_at = found->expert_at + name.size() - canonical.size();
   if (found->is_companion) {
     if (has_rows(found->rule->role)) return std::nullopt;
@@ -142,6 +151,27 @@ std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, c
   if (past_last && !config.family->has_mtp && found->rule->name.find("{M}") == std::string_view::npos)
     return std::nullopt;
   return out;
+}
+
+void settle_orientation(const ModelConfig& config, std::vector<Placed>& placed) {
+  const Placed *as_in_table = nullptr, *other = nullptr;
+  for (const Placed& p : placed) {
+    if (p.is_companion) continue;
+    const Lies how = lies(*p.matched, p.slot.shape, config.model_dim);
+    if (how == Lies::kAsInTable) as_in_table = &p;
+    if (how == Lies::kOtherWay) other = &p;
+  }
+  if (other == nullptr) return;
+  if (as_in_table != nullptr) {
+    throw Error(ErrorCode::kFormat,
+                cat("'", as_in_table->slot.name, "' is ", shape_text(as_in_table->slot.shape), " and '",
+                    other->slot.name, "' ", shape_text(other->slot.shape), " with a model dimension of ",
+                    config.model_dim, "; wanted both [in, out] or both [out, in]"));
+  }
+  for (Placed& p : placed) {
+    const bool may_turn = !p.is_companion && p.matched->layout.stacked && !p.matched->layout.interleaved;
+    if (may_turn && p.slot.shape.size() == 3) p.slot.rule = turned(*p.matched);
+  }
 }
 
 void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed) {
@@ -163,7 +193,7 @@ void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed) {
     const auto found = order.find(p.matched);
     const auto [rank, index] = found == order.end() ? std::pair(block + 1, at) : found->second;
     const int section = p.slot.layer >= 0 ? 1 : rank < first_layered ? 0 : 2;
-    return std::tuple(section, p.slot.layer, rank, p.slot.expert, index, std::string_view(p.slot.name));
+    return std::tuple(section, p.slot.layer, rank, p.slot.expert, index, p.slot.name.view());
   };
   std::ranges::sort(placed, [&](const Placed& a, const Placed& b) { return key(a) < key(b); });
 }
@@ -175,18 +205,23 @@ void check_experts(const ModelConfig& config, const std::vector<Placed>& placed,
     if (!is_expert(slot.role()) && !is_row(slot)) continue;
     LayerContents& layer = layers[slot.layer];
     layer.counted_from_last = p.matched->name.find("{M}") != std::string_view::npos;
-    const bool stands_for = !p.is_companion || slot.name.ends_with("_blocks");  // mxfp4: no tensor of that name
+    const bool stands_for = !p.is_companion || holds_packed_values(slot.name);
     if (stands_for) layer.roles.insert(p.matched->role);
     if (!dimensions_fit(slot) || !shape_fits(config, slot)) {
       faults.misshapen.add(cat(slot.name, " is ", shape_text(slot.shape), ", wanted one for ",
                                is_row(slot) ? config.router_rows() : config.num_experts, " experts"));
     }
-    if (slot.expert < 0 || p.is_companion) continue;
-    layer.experts[p.matched].insert(slot.expert);
-    const auto [first, is_new] = layer.shapes.emplace(p.matched, std::pair(slot.name, slot.shape));
-    if (!is_new && first->second.second != slot.shape) {
-      faults.misshapen.add(cat(slot.name, " is ", shape_text(slot.shape), ", wanted ", shape_text(first->second.second),
-                               " as ", first->second.first, " is"));
+    if (slot.expert < 0) continue;
+    const LayerContents::Key key(p.matched, p.suffix);
+    layer.experts[key].insert(slot.expert);
+    const Placed& first = *layer.first.emplace(key, &p).first->second;
+    if (first.slot.shape != slot.shape) {
+      faults.misshapen.add(cat(slot.name, " is ", shape_text(slot.shape), ", wanted ", shape_text(first.slot.shape),
+                               " as ", first.slot.name, " is"));
+    }
+    if (config.is_quantised() && first.dtype && p.dtype && *first.dtype != *p.dtype) {
+      faults.misshapen.add(cat(slot.name, " is ", io::dtype_name(*p.dtype), ", wanted ", io::dtype_name(*first.dtype),
+                               " as ", first.slot.name, " is (experts must be quantised alike)"));
     }
   }
   for (const auto& [index, layer] : layers) {
@@ -195,20 +230,21 @@ void check_experts(const ModelConfig& config, const std::vector<Placed>& placed,
       if (!is_required(rule) || from_last != layer.counted_from_last || has_role(layer, rule.role)) continue;
       faults.missing.add(placeholder_name(rule, from_last ? index - config.num_layers : index));
     }
-    for (const auto& [rule, experts] : layer.experts) {
+    for (const auto& [key, experts] : layer.experts) {
+      const TensorRule* rule = key.first;
+      const auto name_of = [&, from_last = layer.counted_from_last, of_layer = index,
+                            suffix = key.second](int64_t expert) {
+        std::string name = placeholder_name(*rule, from_last ? of_layer - config.num_layers : of_layer);
+        name.replace(name.find("{X}"), 3, std::to_string(expert));
+        return suffix.empty() ? name : cat(name, " (", suffix, ")");
+      };
       const bool with_trailing = *experts.rbegin() >= config.num_experts;  // longcat_flash saves them as experts too
       const int64_t wanted = with_trailing ? config.router_rows() : config.num_experts;
       for (int64_t expert = 0; expert < wanted; ++expert) {
-        if (experts.contains(expert)) continue;
-        std::string name = placeholder_name(*rule, layer.counted_from_last ? index - config.num_layers : index);
-        name.replace(name.find("{X}"), 3, std::to_string(expert));
-        faults.missing.add(name);
+        if (!experts.contains(expert)) faults.missing.add(name_of(expert));
       }
-      if (*experts.rbegin() >= wanted) {
-        std::string name = placeholder_name(*rule, layer.counted_from_last ? index - config.num_layers : index);
-        name.replace(name.find("{X}"), 3, std::to_string(*experts.rbegin()));
-        faults.unknown.add(cat(name, " (config.json counts ", config.num_experts, " experts)"));
-      }
+      if (*experts.rbegin() >= wanted)
+        faults.unknown.add(cat(name_of(*experts.rbegin()), " (config.json counts ", config.num_experts, " experts)"));
     }
   }
 }

@@ -77,6 +77,7 @@ constexpr RoleRow kRoles[] = {
     {Role::kSharedGateUp, "shared_gate_up", Part::kShared},
     {Role::kQueryKeyValue, "query_key_value", Part::kAttention},
     {Role::kDenseGateUp, "dense_gate_up", Part::kDense},
+    {Role::kTiedCopy, "tied_copy", Part::kEmbeddings},
 };
 static_assert(std::size(kRoles) == kNumRoles);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "coppice/families/config_reader_detail.h"
@@ -34,6 +35,31 @@ std::pair<std::string_view, const Json*> nested_parameters(const ConfigReader& i
 
 /// How much yarn sharpens the softmax for a context `factor` times as long.
 double yarn_scale(double factor, double by) { return factor <= 1 ? 1.0 : 0.1 * by * std::log(factor) + 1.0; }
+
+// How many dimensions of a head turn, if the configuration says so: as a share or as a number, under several names. All
+// that are there must agree.
+std::optional<int64_t> read_rotary_dim(std::initializer_list<const ConfigReader*> places, int64_t head_dim) {
+  std::optional<int64_t> found;
+  std::string said;
+  const auto take = [&](const ConfigReader& in, std::string_view key, int64_t dim) {
+    if (found && *found != dim) {
+      in.refuse(key, cat("what makes ", *found, " of the ", head_dim, " dimensions of a head turn, as ", said,
+                         " does (they mean the same; correct the wrong one)"));
+    }
+    found = dim;
+    said = cat("'", key, "' = ", in.at(key).dump());
+  };
+  for (const ConfigReader* in : places) {
+    for (const std::string_view key : {"partial_rotary_factor", "rotary_pct", "rope_pct"}) {
+      if (in->find(key) == nullptr) continue;
+      take(*in, key, static_cast<int64_t>(static_cast<double>(head_dim) * in->number_or(key, 1, 0, 1)));
+    }
+    for (const std::string_view key : {"rotary_dim", "rotary_ndims"}) {
+      if (in->find(key) != nullptr) take(*in, key, in->whole(key, 0, head_dim));
+    }
+  }
+  return found;
+}
 
 std::vector<double> read_factors(const ConfigReader& in, std::string_view key, int64_t count) {
   const auto refuse = [&] { in.refuse(key, cat("a list of ", count, " positive numbers, one for each frequency")); };
@@ -98,9 +124,13 @@ RopeRead read_rope(const Json& config, std::string_view source, const Family& fa
   Rope& rope = out.rope;
   rope.theta = number("rope_theta", family.rope_theta_fallback, kLeastNumber, kLargestNumber);
   rope.dim = head_dim;
+  const std::optional<int64_t> given = read_rotary_dim({&in, &top}, head_dim);
   if (family.has_partial_rotary) {
-    const double share = number("partial_rotary_factor", family.partial_rotary_fallback, 0, 1);
-    rope.dim = static_cast<int64_t>(static_cast<double>(head_dim) * share);
+    const auto usual = static_cast<int64_t>(static_cast<double>(head_dim) * family.partial_rotary_fallback);
+    rope.dim = given.value_or(usual);
+  } else if (given.value_or(head_dim) != head_dim) {
+    out.unsupported.push_back(cat("RoPE over ", *given, " of the ", head_dim,
+                                  " dimensions of a head, which transformers turns all of in this family,"));
   }
   rope.interleaved = family.rope_interleaved.kind == Switch::Kind::kKey
                          ? top.flag_or(family.rope_interleaved.key, family.rope_interleaved.fallback)

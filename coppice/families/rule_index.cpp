@@ -98,7 +98,22 @@ const RuleIndex::Entry* RuleIndex::entry_of(const std::string& skeleton) const {
   return nullptr;
 }
 
-std::optional<Placement> RuleIndex::find(std::string_view name, int64_t num_layers) const {
+// The matrix in whose module the tensor lies: names are cut at their dots from the end.
+const RuleIndex::Entry* RuleIndex::entry_of_module(const std::string& skeleton, std::string& suffix) const {
+  constexpr int kMostParts = 3;
+  size_t dot = skeleton.size();
+  for (int part = 0; part < kMostParts; ++part) {
+    dot = dot == 0 ? std::string::npos : skeleton.rfind('.', dot - 1);
+    if (dot == std::string::npos) return nullptr;
+    const std::string stem = skeleton.substr(0, dot);
+    suffix = skeleton.substr(dot);
+    if (const Entry* entry = entry_of(stem + ".weight")) return entry;
+    if (const Entry* entry = entry_of(stem)) return entry;
+  }
+  return nullptr;
+}
+
+std::optional<Placement> RuleIndex::find(std::string_view name, int64_t num_layers, bool quantised) const {
   if (name.find('#') != std::string_view::npos) return std::nullopt;  // would pass for a number
   const Skeleton skeleton = skeleton_of(name);
   Placement placement;
@@ -107,12 +122,15 @@ std::optional<Placement> RuleIndex::find(std::string_view name, int64_t num_laye
     placement.is_companion = true;
     for (const std::string_view suffix : kCompanionSuffixes) {
       if (entry != nullptr || !skeleton.text.ends_with(suffix)) continue;
+      placement.suffix = suffix;
       entry = entry_of(skeleton.text.substr(0, skeleton.text.size() - suffix.size()));
     }
     constexpr std::string_view kInputScale = ".input_scale";
     if (entry == nullptr && skeleton.text.ends_with(kInputScale)) {
+      placement.suffix = kInputScale;
       entry = entry_of(skeleton.text.substr(0, skeleton.text.size() - kInputScale.size()) + ".weight");
     }
+    if (entry == nullptr && quantised) entry = entry_of_module(skeleton.text, placement.suffix);
   }
   if (entry == nullptr) return std::nullopt;
   placement.rule = entry->rule;

@@ -135,6 +135,7 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
                                .with_aux_loss = options.aux_loss_coef != 0,
                                .with_z_loss = options.z_loss_coef != 0,
                                .with_output_sq = options.with_output_sq,
+                               .balance_form = options.balance_form,
                                .lineage = options.lineage,
                                .first_token = options.first_token,
                                .visit_feed_forward = options.visit_feed_forward,
@@ -143,7 +144,7 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
   const bool recompute = options.recompute && at::GradMode::is_enabled();
 
   Trunk out;
-  at::Tensor score_sum, count;
+  std::vector<LayerBalance> balance;
   out.x_TD = detail::embed(config, outer[Role::kEmbedding], tokens_BS);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     context.layer = layer;
@@ -154,13 +155,15 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
     const auto block = run(context, weights[layer], out.x_TD, routing);
     out.x_TD = block.x_TD;
     if (block.score_sum.defined()) {
-      score_sum = score_sum.defined() ? score_sum + block.score_sum : block.score_sum;
-      count = count.defined() ? count + routing->balance_count : routing->balance_count;
+      const bool of_this_pass = options.balance_count.empty();
+      balance.push_back({block.score_sum, of_this_pass ? routing->balance_count : options.balance_count.at(layer)});
     }
     if (block.z_loss.defined()) out.z_loss = out.z_loss.defined() ? out.z_loss + block.z_loss : block.z_loss;
   }
   const auto moe_layers = static_cast<int64_t>(out.routing.size());
-  if (score_sum.defined()) out.aux_loss = balancing_loss(score_sum, count, moe_layers * tokens_BS.numel());
+  if (!balance.empty()) {
+    out.aux_loss = balancing_loss(balance, tokens_BS.numel(), config.top_k, options.balance_form);
+  }
   if (out.z_loss.defined()) out.z_loss = out.z_loss / static_cast<double>(moe_layers);
   out.x_TD = detail::to_head(config, outer[Role::kFinalNorm], out.x_TD);
   out.head_VD = outer[config.tied ? Role::kEmbedding : Role::kLmHead];

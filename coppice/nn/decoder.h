@@ -16,10 +16,9 @@
 #include "coppice/kernels/moe.h"
 #include "coppice/nn/lineage.h"
 #include "coppice/nn/parameter.h"
+#include "coppice/nn/router.h"
 
 namespace coppice::nn {
-
-struct Routed;
 
 enum class ComputeDtype { kF32, kBf16 };
 
@@ -32,6 +31,7 @@ struct LayerRouting {
   at::Tensor count_E;        ///< int64, (token, slot) pairs per expert
   at::Tensor gate_mass_E;    ///< f64, sum of final gates before routed scaling
   at::Tensor balance_count;  ///< int64, what balancing looks at: count_E, or under lineage routing [L] per lineage
+  at::Tensor balance_score;  ///< f32, sum over tokens of `balancing_distribution`, as balance_count; only with a loss
   at::Tensor index_TK;       ///< int64; only if ForwardOptions::keep_routing
   at::Tensor gate_TK;        ///< f32, final gates; only if ForwardOptions::with_output_sq, like the next two
   at::Tensor pair_sq_TK;     ///< f32, squared norm of what each chosen expert puts out, before its gate
@@ -41,7 +41,10 @@ struct LayerRouting {
 struct ForwardOptions {
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
   bool recompute = false;    ///< keep only block inputs, compute the rest again in backward
-  double aux_loss_coef = 0;  ///< switch-style, summed over MoE layers' mean as transformers does
+  double aux_loss_coef = 0;  ///< of `balancing_loss` over the MoE layers (router.h), added to the token loss
+  BalanceForm balance_form = BalanceForm::kPerLayer;
+  /// Loads that the balancing loss takes, by MoE layer, as LayerRouting::balance_count; empty: those of this pass.
+  std::map<int64_t, at::Tensor> balance_count;
   double z_loss_coef = 0;
   bool keep_routing = false;
   bool with_output_sq = false;  ///< keep gates and the squared norms of outputs, too; implies keep_routing
@@ -57,9 +60,9 @@ struct ForwardOptions {
 };
 
 struct LossOutput {
-  at::Tensor loss;        ///< scalar f32: what to differentiate (token loss plus balancing terms)
-  double token_loss = 0;  ///< mean cross-entropy in nats
-  double aux_loss = 0, z_loss = 0;
+  at::Tensor loss;                  ///< scalar f32: what to differentiate (token loss plus balancing terms)
+  double token_loss = 0;            ///< mean cross-entropy in nats
+  double aux_loss = 0, z_loss = 0;  ///< without their coefficients
   std::vector<LayerRouting> routing;
 };
 

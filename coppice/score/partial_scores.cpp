@@ -1,7 +1,5 @@
 #include "coppice/score/partial_scores.h"
 
-#include <sys/stat.h>
-
 #include "coppice/base/error.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
@@ -21,10 +19,9 @@ io::WorkIdentity identity_of(const families::Model& model, const upcycle::Scores
   plan.add(cat(begun.to_json().dump(), " ", settings.sequence_length, " ", settings.seed, " ",
                settings.dtype == nn::ComputeDtype::kF32 ? "f32" : "bf16", " ", version()));
   for (const auto& shard : model.checkpoint.shards()) {
-    struct stat file{};
-    (void)::stat(shard.path().c_str(), &file);
-    source.add(cat(shard.path().filename().string(), " ", file.st_size, " ", file.st_mtim.tv_sec, ".",
-                   file.st_mtim.tv_nsec, "\n"));
+    const auto name = shard.path().lexically_relative(model.checkpoint.directory());
+    const auto file = model.checkpoint.files().state(name).value_or(FileState{});
+    source.add(cat(name.string(), " ", file.bytes, " ", file.modified_ns, "\n"));
   }
   return {.plan = plan.hex(), .source = source.hex()};
 }

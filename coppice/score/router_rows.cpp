@@ -104,7 +104,7 @@ void write_router_rows(const std::filesystem::path& path, const std::vector<Laye
     info.shape = layers[layer].row_GD.sizes().vec();
     tensors.push_back(std::move(info));
   }
-  std::string file = io::lay_out(path, std::move(tensors)).header;
+  std::string file = io::lay_out(path, std::move(tensors)).header();
   for (const LayerClusters& layer : layers) {
     const auto rows = layer.row_GD.contiguous();
     file.append(static_cast<const char*>(rows.const_data_ptr()), rows.nbytes());

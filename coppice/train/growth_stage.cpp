@@ -4,6 +4,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/train/unused_options.h"
 #include "coppice/upcycle/selection.h"
 #include "coppice/upcycle/utility.h"
 
@@ -95,6 +96,7 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps) {
 void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed) {
   families::ModelConfig now = config;
   for (const GrowthStage& stage : stages) {
+    check_used(stage, now, cat("growth at step ", stage.at_step));
     try {
       const auto scores = equal_scores(now, stage);
       const auto plan =

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "coppice/base/error.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
 
@@ -15,7 +16,7 @@ namespace fs = std::filesystem;
 
 bool is_growth(const Json& line) {
   const Json* const event = line.find("event");
-  return event != nullptr && event->as_string() == "growth";
+  return event != nullptr && *event == Json("growth");
 }
 
 bool has_validation(const Json& line) {
@@ -31,10 +32,10 @@ bool cut_back(const fs::path& path, int64_t last_step) {
   size_t number = 0;
   for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
     const std::string_view line(text.data() + begin, end - begin);
-    const Json read = Json::parse(line, cat(path, " line ", ++number));
+    const auto read = JsonReader::parse(line, cat(path, ":", ++number));
     const int64_t step = read.at("step").as_int();
-    if (step > last_step || (step == last_step && is_growth(read))) continue;
-    validated = validated || (step == last_step && has_validation(read));
+    if (step > last_step || (step == last_step && is_growth(read.json()))) continue;
+    validated = validated || (step == last_step && has_validation(read.json()));
     (kept += line) += '\n';
   }
   io::write_file_atomically(path, kept);

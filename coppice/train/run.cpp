@@ -27,6 +27,7 @@
 #include "coppice/train/run_settings.h"
 #include "coppice/train/start.h"
 #include "coppice/train/step_flops.h"
+#include "coppice/train/unused_options.h"
 #include "coppice/train/validation.h"
 #include "coppice/train/watch.h"
 #include "coppice/upcycle/optimizer_state.h"
@@ -65,19 +66,23 @@ StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const 
   if (o.z_coef > 0 && !config.is_moe()) {
     throw Error(ErrorCode::kUsage, cat("balance.z_coef: ", o.z_coef, " for a model without routers (leave it 0)"));
   }
+  const BalanceKind balance = balance_kind(o.balance, config);
+  check_used(o, balance);
   return {.batch = run.batch,
           .micro_batch = o.micro_batch,
           .schedule = run.schedule,
           .adamw = {.beta1 = o.beta1, .beta2 = o.beta2, .epsilon = o.epsilon, .weight_decay = o.weight_decay},
           .clip = o.clip,
-          .balance = balance_kind(o.balance, config),
+          .balance = balance,
           .balance_rate = o.balance_rate,
           .recentre = o.recentre,
-          .aux_coef = o.aux_coef,
+          .aux_coef = aux_coefficient(o.aux_coef, config),
           .z_coef = o.z_coef,
+          .balance_form = balance_form(o.balance_form),
           .recompute = o.recompute,
           .reset_attention = o.reset_attention,
-          .lineage = {}};
+          .lineage = {},
+          .waking = {}};
 }
 
 /// Names data without reading it.
@@ -159,6 +164,7 @@ class Run {
       check_same_run(*start_.resumed, identity(options_), identity(train_files_));
       check_rates_behind(*start_.resumed, settings_.schedule);
     }
+    if (step_.balance == BalanceKind::kAux) check_auxiliary_loss();
     if (!start_.resumed && start_.position.step >= settings_.last_step) {
       throw Error(ErrorCode::kUsage, cat("train.steps: the checkpoint is at step ", start_.position.step,
                                          " and the run would end at ", settings_.last_step, " (give more steps)"));
@@ -189,6 +195,12 @@ class Run {
       throw Error(error.code, cat(checkpoint / upcycle::kTrainerFolder / upcycle::kTrainerFile, ": ", error.what(),
                                   " (go back to an earlier checkpoint)"));
     }
+  }
+
+  void check_auxiliary_loss() {
+    if (start_.resumed) check_same_auxiliary_loss(*start_.resumed, step_.aux_coef);
+    if (step_.aux_coef > 0) return;
+    log_warning("balance.aux_coef: 0, so that nothing balances the experts (set it, or balance.kind none)");
   }
 
   void open_directory() {
@@ -245,6 +257,7 @@ class Run {
   void prepare_step() {
     step_.balance_rate = course_.balance_rate();
     step_.lineage = course_.lineage_routing();
+    step_.waking = course_.waking();
     step_.gradient_limit = watch_.gradient_limit();
     step_.keep_routing = log_ != nullptr && !course_.parents().empty();
   }
@@ -258,7 +271,7 @@ class Run {
       finish_checkpoint(true);
     }
     Json fields = Json::object();
-    if (log_) fields["validation_before"] = to_json(validate_now().loss);
+    if (log_) fields["validation_before"] = to_json(validate_now().in_force());
     PlannedGrowth growth = course_.plan(stage, sampler_);
     const std::string digest = log_ ? families::open_model(before).digest() : std::string();
     if (log_) {
@@ -274,9 +287,8 @@ class Run {
     log_info(cat("step ", step, ": grown from ", plan.experts_before, " to ", plan.experts_after, " experts a layer"));
     if (!log_) return;
     const Validation after = validate_now();
-    const bool by_lineage = !after.loss_lineage.empty();
-    fields["validation_after"] = to_json(by_lineage ? after.loss_lineage : after.loss);
-    if (by_lineage) fields["validation_plain"] = to_json(after.loss);
+    fields["validation_after"] = to_json(after.in_force());
+    if (!after.loss_lineage.empty()) fields["validation_plain"] = to_json(after.loss);
     fields["experts"] = Json::array({Json(plan.experts_before), Json(plan.experts_after)});
     fields["plan"] = (growth_path("", step) / "plan.toml").string();
     log_->event("growth", step, fields);

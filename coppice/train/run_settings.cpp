@@ -8,6 +8,8 @@
 #include "coppice/base/error.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
+#include "coppice/train/balance.h"
+#include "coppice/train/unused_options.h"
 
 namespace coppice::train {
 namespace {
@@ -27,7 +29,7 @@ void require_one_of(std::string_view name, const std::string& value, std::vector
 }
 
 // So large a run is none, and no count of its tokens overflows.
-constexpr int64_t kMostTokens = int64_t{1} << 60;
+constexpr int64_t kMostTokens = int64_t{1} << 53;
 
 void require_count(std::string_view name, int64_t value, int64_t least) {
   require_at_least(name, value, least);
@@ -97,7 +99,8 @@ void check_values(const TrainOptions& o) {
   require_not_negative("optimizer.spike_limit", o.spike_limit);
   require_at_least("balance.dead_after", o.dead_after, 0);
   require_not_negative("balance.rate", o.balance_rate);
-  require_not_negative("balance.aux_coef", o.aux_coef);
+  require_not_negative("balance.aux_coef", o.aux_coef.value_or(0));
+  (void)balance_form(o.balance_form);
   require_not_negative("balance.z_coef", o.z_coef);
 }
 
@@ -133,9 +136,14 @@ void check_handover(const RunSettings& run) {
       refuse(
           cat("growth ", i + 1, ": it keeps the function by itself and takes no handover (set handover.policy none)"));
     }
-    if (!run.handover.routes_by_lineage() || i == 0) continue;
+    if (i == 0) continue;  // GrowthCourse knows what the model came with
     const int64_t since = stage.at_step - run.stages[i - 1].at_step;
-    if (run.handover.share(since + 1) > 0) {
+    if (run.handover.policy == HandoverPolicy::kDormant && run.handover.steps == 0) {
+      refuse(cat("growth ", i + 1, ": copies of the growth before it may still sleep at step ", stage.at_step,
+                 " (set handover.steps, in which they wake)"));
+    }
+    const bool asleep = run.handover.policy == HandoverPolicy::kDormant && since < run.handover.steps;
+    if (asleep || run.handover.share(since + 1) > 0) {
       refuse(cat("growth ", i + 1, ": the handover of the growth before it is not over at step ", stage.at_step,
                  " (lower handover.steps, or grow later)"));
     }
@@ -158,6 +166,7 @@ constexpr auto kFree = std::to_array<std::string_view>(
 RunSettings check_options(const TrainOptions& options) {
   check_values(options);
   check_together(options);
+  check_used(options);
   RunSettings out;
   out.batch = options.batch_tokens / options.sequence_length;
   out.steps = num_steps(options);
@@ -239,14 +248,17 @@ void check_rates_behind(const TrainerState& saved, const Schedule& now) {
   if (has_unknown_rates(saved)) {
     log_warning(
         cat("train.resume: coppice 0.1.0 wrote the checkpoint, which does not say how long the run was to be; the "
-            "learning rates "
-            "are those of a run of ",
+            "learning rates are those of a run of ",
             now.steps, " steps from its start"));
     return;
   }
   Schedule before = now;
   before.steps = saved.settings.at(kSteps).as_int();
   if (before.steps == now.steps) return;
+  if (saved.position.step > now.steps) {
+    refuse(cat("train.steps: ", before.steps, " before, now ", now.steps, "; ", saved.position.step,
+               " are done (keep the steps)"));
+  }
   for (int64_t step = 1; step <= saved.position.step; ++step) {
     if (before.rate(step) == now.rate(step)) continue;
     refuse(cat("train.steps: ", before.steps, " before, now ", now.steps, ": the learning rate of step ", step,
@@ -254,6 +266,18 @@ void check_rates_behind(const TrainerState& saved, const Schedule& now) {
                " (keep the steps; or go on in another folder, with train.start=continue from a checkpoint before step ",
                step, ")"));
   }
+}
+
+void check_same_auxiliary_loss(const TrainerState& saved, double coefficient) {
+  const Json* before = saved.settings.find("balance.aux_coef");
+  if (before != nullptr && before->is_number() && before->as_double() != coefficient) {
+    refuse(
+        cat("train.resume: balance.aux_coef is ", coefficient, " and was ", before->dump(), " before (set it back)"));
+  }
+  if (saved.settings.find("balance.form") != nullptr) return;
+  log_warning(
+      "train.resume: the run was begun by coppice 0.1.0, whose auxiliary loss averaged the layers before the product; "
+      "it goes on with the loss of balance.form per_layer");
 }
 
 }  // namespace coppice::train

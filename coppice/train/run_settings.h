@@ -40,5 +40,9 @@ void check_same_run(const TrainerState& saved, const Json& settings, const Json&
 ///
 /// Throws   Error{kUsage} naming the first step whose rate `schedule` changes.
 void check_rates_behind(const TrainerState& saved, const Schedule& schedule);
+/// For a run that is balanced by an auxiliary loss of this coefficient, whether given or the model's own.
+///
+/// Throws   Error{kUsage} if the run that wrote `saved` was told another.
+void check_same_auxiliary_loss(const TrainerState& saved, double coefficient);
 
 }  // namespace coppice::train

@@ -8,7 +8,8 @@
 #include "coppice/base/text.h"
 #include "coppice/data/tokenizer.h"
 #include "coppice/families/generate.h"
-#include "coppice/io/atomic_file.h"
+#include "coppice/io/model_directory.h"
+#include "coppice/train/balance.h"
 #include "coppice/upcycle/lineage.h"
 
 namespace coppice::train {
@@ -23,14 +24,16 @@ constexpr auto kTokenizerFiles = std::to_array<std::string_view>(
      "vocab.json", "merges.txt", "chat_template.jinja"});
 constexpr std::string_view kGenerationConfig = "generation_config.json";
 
-void add_file(std::map<std::string, std::string>& files, const fs::path& directory, std::string_view name) {
-  if (fs::is_regular_file(directory / name)) files[std::string(name)] = io::read_file(directory / name);
+void add_file(std::map<std::string, std::string>& out, const io::ModelDirectory& files, std::string_view name) {
+  if (files.has(name)) out[std::string(name)] = files.read(name);
 }
 
 std::map<std::string, std::string> tokenizer_files(const fs::path& directory) {
-  std::map<std::string, std::string> files;
-  for (const auto name : kTokenizerFiles) add_file(files, directory, name);
-  return files;
+  std::map<std::string, std::string> out;
+  if (!fs::is_directory(directory)) return out;
+  const io::ModelDirectory files(directory);
+  for (const auto name : kTokenizerFiles) add_file(out, files, name);
+  return out;
 }
 
 // Held in memory, since the folder they come from may be a checkpoint that this run will remove.
@@ -43,7 +46,7 @@ Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
                     join(std::vector<std::string>(kTokenizerFiles.begin(), kTokenizerFiles.end()))));
   }
   if (!model.empty()) {
-    add_file(out.files, model, kGenerationConfig);
+    add_file(out.files, io::ModelDirectory(model), kGenerationConfig);
     out.lineage = upcycle::read_lineage(model);
   }
   return out;
@@ -69,7 +72,10 @@ nn::Decoder random_model(const TrainOptions& o) {
                                    .first_dense_layers = o.first_dense_layers,
                                    .max_positions = std::max(kLeastPositions, o.sequence_length)};
   const auto dtype = compute_dtype(o) == nn::ComputeDtype::kBf16 ? io::Dtype::kBf16 : io::Dtype::kF32;
-  const auto config = families::read_config(families::make_config(sizes, dtype), "[model]");
+  Json json = families::make_config(sizes, dtype);
+  const std::string_view aux_key = families::family_of(o.model_family).aux_loss_key;
+  if (json.find(aux_key) != nullptr) json[aux_key] = o.aux_coef.value_or(kAuxCoefficient);
+  const auto config = families::read_config(json, "[model]");
   return {config, compute_dtype(o), [&](const families::TensorSlot& slot, std::span<float> values) {
             const auto random = families::random_values(slot, o.seed, kInitStd);
             std::copy(random.begin(), random.end(), values.begin());

@@ -28,6 +28,11 @@ void check_model(const ModelConfig& config) {
                 cat("a ", config.family->model_type,
                     " model has no experts to duplicate (make it a mixture of experts first)"));
   }
+  if (config.num_moe_layers() == 0) {
+    throw Error(ErrorCode::kUnsupported,
+                cat("config.json counts ", config.num_experts, " experts, and none of its ", config.num_layers,
+                    " layers has any (correct the key that says which layers are dense)"));
+  }
   if (config.num_layers > kMaxLayers) {
     throw Error(ErrorCode::kUnsupported,
                 cat("the model has ", config.num_layers, " layers; coppice grows up to ", kMaxLayers));
@@ -89,9 +94,7 @@ void scale_top_k(const ModelConfig& config, const SelectionRule& rule, GrowthPla
                                        rule.name, "' chooses among them (leave select and scores out)"));
   }
   plan.top_k_factor = plan.experts_after / plan.experts_before;
-  if (config.routing.gate == families::GateFunction::kSoftmaxTopK && config.routing.has_selection_bias) {
-    plan.selection_bias_factor = 1.0 / static_cast<double>(plan.top_k_factor);
-  }
+  set_factors(config, plan);
 }
 
 /// New copies of each expert of a layer; chosen inside each router group where there are any.

@@ -83,8 +83,8 @@ Scores merge_scores(std::span<const Scores> runs) {
       merge_part(metric.fc1, found->second.fc1, run, name);
       merge_part(metric.fc2, found->second.fc2, run, name);
     }
-    add(out.effective_top_k.sum, other.effective_top_k.sum, run, "effective_top_k");
-    add(out.effective_top_k.sum_sq, other.effective_top_k.sum_sq, run, "effective_top_k");
+    add(out.gate_concentration.sum, other.gate_concentration.sum, run, "gate_concentration");
+    add(out.gate_concentration.sum_sq, other.gate_concentration.sum_sq, run, "gate_concentration");
     out.tokens_seen += other.tokens_seen;
     out.batches += other.batches;
     tokens.add(other.tokens_digest);

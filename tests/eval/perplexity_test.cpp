@@ -141,6 +141,16 @@ TEST(TokenLoss, IsTheSameOfAModelThatDoesNotFit) {
   }
 }
 
+// Finite weights whose logits are not: nothing is said of such a model.
+TEST(TokenLoss, IsRefusedWhereItIsNoFiniteNumber) {
+  Fixture f;
+  const auto broken = families::open_model(
+      testing::tiny_model(f.dir / "broken", "glm4_moe", {.sizes = {.vocab_size = 64}, .std = 1e38}));
+  const auto model = nn::Decoder::load(broken, nn::ComputeDtype::kF32);
+  testing::expect_error(ErrorCode::kNonFinite, {"loss", "wanted a finite number"},
+                        [&] { (void)token_loss(model, f.tokens, {.sequence_length = 16}); });
+}
+
 TEST(TokenLoss, CountsEveryRoutedPair) {
   const Fixture f;
   const auto loss = token_loss(f.model, f.tokens, {.sequence_length = 16, .batch = 4});

@@ -70,6 +70,17 @@ TEST(FamilyFile, DescribesAModelThatNoTableKnows) {
   expect_error(ErrorCode::kUnsupported, {"'bamboo' is no family", "--family-file"}, [&] { (void)open_model(path); });
 }
 
+TEST(FamilyFile, LeavesUnknownWhatItDoesNotSay) {
+  const TempDir dir;
+  EXPECT_EQ(file_of(dir, with("gate = \"sigmoid_topk\"\n", "")).family().gate, GateFunction::kUnknown);
+  EXPECT_EQ(file_of(dir, with("renormalise = true\n", "")).family().renormalise.kind, Switch::Kind::kUnknown);
+  EXPECT_FALSE(file_of(dir, std::string(kBamboo)).family().group_score_known);
+  const FamilyFile grouped =
+      file_of(dir, with("renormalise = true\n", "renormalise = true\ngroups = true\ngroup_score = \"best\"\n"));
+  EXPECT_TRUE(grouped.family().group_score_known);
+  EXPECT_EQ(grouped.family().group_score, GroupScore::kBest);
+}
+
 TEST(FamilyFile, NamesTheKeyThatIsWrong) {
   const TempDir dir;
   const auto refuses = [&](std::string_view from, std::string_view to, std::initializer_list<const char*> parts) {
@@ -92,6 +103,36 @@ TEST(FamilyFile, RefusesAModelOfAnotherType) {
   const FamilyFile file = file_of(dir, std::string(kBamboo));
   expect_error(ErrorCode::kUnsupported, {"model_type is 'oak'", "'bamboo'"},
                [&] { (void)read_config(Json::parse(R"({"model_type": "oak"})", "test"), "test", &file.family()); });
+}
+
+// What config.json says of the router and the file does not.
+TEST(FamilyFile, DoesNotPassOverKeysOfTheRouter) {
+  const TempDir dir;
+  const auto read = [&](const std::string& file_text, std::string_view more) {
+    const FamilyFile file = file_of(dir, file_text);
+    Json config = Json::parse(R"({"model_type": "bamboo", "how_many": 4, "routing": {"best": 2}})", "test");
+    const Json extra = Json::parse(more, "test");
+    for (const auto& [key, value] : extra.members()) config[key] = value;
+    return read_config(config, "test", &file.family()).routing;
+  };
+  const std::string plain(kBamboo);
+  expect_error(ErrorCode::kUnsupported, {"'n_group' is 2", "groups = true", "groups = false"},
+               [&] { (void)read(plain, R"({"n_group": 2, "topk_group": 1})"); });
+  EXPECT_EQ(read(plain, R"({"n_group": 1})").num_groups, 1);
+  EXPECT_EQ(read(with("decoder_trunk", "groups = false\ndecoder_trunk"), R"({"n_group": 2})").num_groups, 1);
+  EXPECT_EQ(
+      read(with("decoder_trunk", "groups = true\ndecoder_trunk"), R"({"n_group": 2, "topk_group": 1})").num_groups, 2);
+  expect_error(ErrorCode::kUnsupported, {"'score_function'", "sigmoid"},
+               [&] { (void)read(plain, R"({"score_function": "softmax"})"); });
+  expect_error(ErrorCode::kUnsupported, {"'norm_topk_prob' is false", "renormalise = true"},
+               [&] { (void)read(plain, R"({"norm_topk_prob": false})"); });
+  const std::string raw = with("renormalise = true", "renormalise = false");
+  expect_error(ErrorCode::kUnsupported, {"'routed_scaling_factor' is 2.5", "routed_scaling_key"},
+               [&] { (void)read(raw, R"({"routed_scaling_factor": 2.5})"); });
+  const std::string scaled = with("renormalise = true", "renormalise = false\nrouted_scaling_key = \"scale\"");
+  EXPECT_EQ(read(scaled, R"({"scale": 2.5})").routed_scaling, 2.5);
+  expect_error(ErrorCode::kUnsupported, {"'zero_expert_num' is 2", "trailing_key"},
+               [&] { (void)read(plain, R"({"zero_expert_num": 2})"); });
 }
 
 }  // namespace

@@ -66,9 +66,33 @@ TEST(ReadConfig, TakesBothGenerationsOfRopeKeys) {
 TEST(ReadConfig, TurnsTheShareOfTheHeadThatTheFamilySays) {
   EXPECT_EQ(read_config(config_of("glm4_moe"), "c").rope.dim, 8);  // half of 16
   EXPECT_EQ(read_with("glm4_moe", "partial_rotary_factor", 1.0).rope.dim, 16);
-  EXPECT_EQ(read_with("glm4_moe", "rope_parameters", parse(R"({"partial_rotary_factor": 0.25})")).rope.dim, 4);
-  EXPECT_EQ(read_with("llama", "partial_rotary_factor", 0.5).rope.dim,
-            16);  // transformers' llama does not look at it
+  const auto minimax = [](std::string_view more) {
+    Json json = config_of("minimax_m2");
+    json.erase("partial_rotary_factor");
+    const Json extra = parse(more);
+    for (const auto& [key, value] : extra.members()) json[key] = value;
+    return read_config(json, "c").rope.dim;
+  };
+  EXPECT_EQ(minimax("{}"), 16);
+  EXPECT_EQ(minimax(R"({"rotary_dim": 8})"), 8);  // as MiniMax-M2 is published
+  EXPECT_EQ(minimax(R"({"rotary_pct": 0.25})"), 4);
+  EXPECT_EQ(minimax(R"({"rope_parameters": {"partial_rotary_factor": 0.5}})"), 8);
+  EXPECT_EQ(minimax(R"({"rotary_dim": 8, "partial_rotary_factor": 0.5})"), 8);
+  Json both = config_of("minimax_m2");
+  both["partial_rotary_factor"] = 0.5;
+  both["rotary_dim"] = 16;
+  expect_refused(both, "rotary_dim", "8 of the 16 dimensions of a head turn, as 'partial_rotary_factor' = 0.5");
+  expect_refused("minimax_m2", "rotary_dim", 17, "from 0 to 16");
+}
+
+TEST(ReadConfig, DoesNotComputeAPartOfTheHeadWhereTransformersTurnsAllOfIt) {
+  for (const auto& [key, value] : {std::pair("partial_rotary_factor", Json(0.5)), std::pair("rotary_dim", Json(8))}) {
+    const ModelConfig config = read_with("llama", key, value);
+    EXPECT_EQ(config.rope.dim, 16);
+    ASSERT_EQ(config.unsupported_in_nn.size(), 1u);
+    EXPECT_THAT(config.unsupported_in_nn.front(), HasSubstr("8 of the 16 dimensions"));
+  }
+  EXPECT_THAT(read_with("llama", "partial_rotary_factor", 1.0).unsupported_in_nn, IsEmpty());
 }
 
 TEST(ReadConfig, FallsBackAsTransformersDoes) {

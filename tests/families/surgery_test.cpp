@@ -151,8 +151,9 @@ TEST(ReadSurgeryConfig, FollowsKeysIntoObjectsAndTakesListsOfTopK) {
   EXPECT_EQ(with_num_experts(config, 8).at("ffn_config").at("moe_num_experts"), Json(8));
 
   Json hunyuan = surgery_config("hunyuan_v1_moe", "num_experts", 8, "moe_topk");
+  hunyuan["num_hidden_layers"] = 3;
   hunyuan["moe_topk"] = Json::parse("[1, 4, 2]", "test");
-  EXPECT_EQ(read_config(hunyuan, "test").top_k, 4);
+  EXPECT_EQ(read_config(hunyuan, "test").top_k_by_layer, (std::vector<int64_t>{1, 4, 2}));
   hunyuan["moe_topk"] = Json::parse("[1, 0]", "test");
   expect_error(ErrorCode::kFormat, {"moe_topk", "whole numbers"}, [&] { (void)read_config(hunyuan, "test"); });
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
 #include "coppice/io/safetensors.h"
 #include "tests/testing/errors.h"
@@ -160,7 +161,7 @@ TEST(SafetensorsOpen, TellsAMissingFileFromADirectory) {
   const TempDir dir;
   expect_error(ErrorCode::kNotFound, {"none.safetensors"},
                [&] { (void)SafetensorsFile::open(dir / "none.safetensors"); });
-  expect_error(ErrorCode::kFormat, {"no regular file"}, [&] { (void)SafetensorsFile::open(dir.path()); });
+  expect_error(ErrorCode::kFormat, {"is a directory"}, [&] { (void)SafetensorsFile::open(dir.path()); });
 }
 
 TEST(SafetensorsOpen, KeepsControlCharactersOfNamesOutOfMessages) {
@@ -272,6 +273,31 @@ TEST(SafetensorsRead, SaysWhenTheFileHasBecomeShorter) {
   std::filesystem::resize_file(path, std::filesystem::file_size(path) - 4);
   std::vector<std::byte> bytes(8);
   expect_error(ErrorCode::kIo, {"m.safetensors", "it was longer when it was opened"}, [&] { file.read(0, bytes); });
+}
+
+// A mapped page past the end of a file kills whoever reads it.
+TEST(SafetensorsData, SaysWhenTheFileHasBecomeShorter) {
+  const TempDir dir;
+  testing::write_tensors(dir / "m.safetensors", {{"w", {4096}, std::vector<float>(4096, 1.0f)}});
+  const auto file = SafetensorsFile::open(dir / "m.safetensors");
+  EXPECT_EQ(file.data(file.tensors().front()).size(), 4u * 4096);
+  std::filesystem::resize_file(dir / "m.safetensors", 100);
+  expect_error(ErrorCode::kIo, {"m.safetensors", "ends at byte 100", "longer when it was opened"},
+               [&] { (void)file.data(file.tensors().front()); });
+}
+
+TEST(SafetensorsDataDeathTest, EndsWithAMessageWhereTheFileIsCutUnderTheReader) {
+  const TempDir dir;
+  testing::write_tensors(dir / "m.safetensors", {{"w", {65536}, std::vector<float>(65536, 1.0f)}});
+  EXPECT_EXIT(
+      {
+        catch_interrupts();
+        const auto file = SafetensorsFile::open(dir / "m.safetensors");
+        const auto bytes = file.data(file.tensors().front());
+        std::filesystem::resize_file(dir / "m.safetensors", 100);
+        ::_exit(static_cast<int>(bytes.back()));
+      },
+      ::testing::ExitedWithCode(exit_status(ErrorCode::kIo)), "has become shorter");
 }
 
 TEST(SafetensorsFileCopy, OutlivesTheFirst) {

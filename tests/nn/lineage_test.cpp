@@ -96,7 +96,14 @@ TEST_P(LineageRoutes, BalancesLineagesAsParentsWereBalanced) {
   const auto before = route(before_TL, bias_L, routing, kTopK);
   const auto after = route_by_lineage(after_TE, bias_E, routing, kTopK, *lineage(), 0, 0);
   const auto of_lineages = [](const at::Tensor& value_E) { return by_lineage(value_E, kChildren, kParents); };
-  EXPECT_LT((of_lineages(after.score_TE.sum(0)) - before.score_TE.sum(0)).abs().max().item<float>(), 1e-3f);
+  for (const auto form : {BalanceForm::kPerLayer, BalanceForm::kTransformers}) {
+    const auto of_parents_TE = balancing_distribution(before, routing.gate, form);
+    const auto of_children_TE = balancing_distribution(after, routing.gate, form);
+    EXPECT_LT((of_lineages(of_children_TE.sum(0)) - of_parents_TE.sum(0)).abs().max().item<float>(), 1e-3f);
+    const auto half_TE = balancing_distribution(route_by_lineage(after_TE, bias_E, routing, kTopK, *lineage(0.5), 0, 0),
+                                                routing.gate, form);
+    EXPECT_LT((half_TE.sum(1) - 1).abs().max().item<float>(), 1e-6f) << "a distribution for every token, held or not";
+  }
   EXPECT_TRUE(at::equal(of_lineages(kernels::expert_counts(after.index_TK, 16)),
                         kernels::expert_counts(before.index_TK, kParents)));
   EXPECT_NEAR(z_loss(after.logits_TE).item<float>(), z_loss(before.logits_TE).item<float>(), 1e-4);

@@ -188,10 +188,10 @@ TEST(ScoreModel, HasTheEffectiveTopKOfEveryLayer) {
   const Fixture f;
   const auto scores = score_model(f.model, f.tokens, kSettings);
   for (const int64_t layer : {0, 1}) {
-    const double mean = scores.effective_top_k.sum.at(layer) / 3;
+    const double mean = scores.gate_concentration.sum.at(layer) / 3;
     EXPECT_GT(mean, 1.0);
     EXPECT_LE(mean, 2.0 + 1e-12) << "top-K is 2";
-    EXPECT_GE(scores.effective_top_k.sum_sq.at(layer) / 3, mean * mean * (1 - 1e-12));
+    EXPECT_GE(scores.gate_concentration.sum_sq.at(layer) / 3, mean * mean * (1 - 1e-12));
   }
 }
 
