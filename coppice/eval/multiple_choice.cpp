@@ -119,6 +119,9 @@ std::vector<Sequence> sequences_of(const std::vector<Question>& questions, const
       s.scored = s.ids.size() - context;
       if (s.scored > positions) refuse(cat(s.scored, " tokens; the model takes ", positions));
       if (leads) s.ids.insert(s.ids.begin(), leading->id);
+      if (s.scored >= s.ids.size()) {
+        refuse("a context without tokens, and a tokenizer without one to begin with; wanted a context");
+      }
       if (s.ids.size() > positions + 1) s.ids.erase(s.ids.begin(), s.ids.end() - static_cast<int64_t>(positions + 1));
       out.push_back(std::move(s));
     }

@@ -24,10 +24,9 @@ detail::Windows detail::windows_of(const data::TokenFile& tokens, const LossSett
   }
   const uint64_t predictions = tokens.num_tokens() - 1;
   const auto length = static_cast<uint64_t>(settings.sequence_length);
-  if (settings.max_tokens > 0 && settings.max_tokens < predictions) {
-    return {std::max<uint64_t>(1, settings.max_tokens / length), 0};
-  }
-  return {predictions / length, predictions % length};
+  const uint64_t all = predictions / length;
+  if (all == 0 || settings.max_tokens == 0 || settings.max_tokens >= predictions) return {all, predictions % length};
+  return {std::clamp<uint64_t>(settings.max_tokens / length, 1, all), 0};
 }
 
 at::Tensor detail::document_starts(const data::TokenFile& tokens, uint64_t begin, at::IntArrayRef sizes) {

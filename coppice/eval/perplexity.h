@@ -16,7 +16,8 @@ namespace coppice::eval {
 struct LossSettings {
   int64_t sequence_length = 256;
   int64_t batch = 8;             ///< sequences a forward pass
-  uint64_t max_tokens = 0;       ///< 0: all; else the whole windows among the first so many, at least one
+  uint64_t max_tokens = 0;       ///< 0: all; else the whole windows among the first so many, at least one; a
+                                 ///< file shorter than a window is used whole
   bool reset_attention = false;  ///< documents in a window do not see each other
   std::shared_ptr<const nn::LineageRouting> lineage;  ///< null: plain top-K
 };

@@ -309,9 +309,11 @@ struct Family {
   bool has_routed_scaling = false;        ///< the key below
   std::string_view routed_scaling_key = "routed_scaling_factor";
   double routed_scaling_fallback = 1;
-  double renormalise_epsilon = 0;      ///< added to the sum (glm4_moe: 1e-20)
-  std::string_view aux_loss_key = {};  ///< coefficient of the balancing loss
-  double aux_loss_fallback = 0;        ///< the same if absent; 0 where transformers has no balancing loss
+  double renormalise_epsilon = 0;        ///< added to the sum (glm4_moe: 1e-20)
+  std::string_view aux_loss_key = {};    ///< coefficient of the balancing loss
+  double aux_loss_fallback = 0;          ///< the same if absent; 0 where transformers has no balancing loss
+  bool selection_bias_stays_f32 = true;  ///< where there is one: transformers keeps it in f32 in a bf16 model too
+                                         ///< (_keep_in_fp32_modules_strict); else small steps of it are rounded away
 
   // Attention and feed-forward.
   Switch qkv_bias = {};

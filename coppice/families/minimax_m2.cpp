@@ -54,6 +54,7 @@ const Family kMinimaxM2{
     .renormalise = Switch::yes(),
     .aux_loss_key = "router_aux_loss_coef",
     .aux_loss_fallback = 0.001,
+    .selection_bias_stays_f32 = false,
     .qk_norm = QkNorm::kWhole,
     .has_partial_rotary = true,
     .kv_heads_fallback = 8,

@@ -81,8 +81,6 @@ class Decoder {
   /// Selection bias of a MoE layer, f32 [E]; undefined where the family has none. Not a parameter: balancing moves it.
   std::map<int64_t, at::Tensor>& selection_bias() { return selection_bias_; }
   const std::map<int64_t, at::Tensor>& selection_bias() const { return selection_bias_; }
-  /// Its slot on disk.
-  families::TensorSlot selection_bias_slot(int64_t layer) const;
 
   /// Shapes   tokens_BS int64; returns [B, S, V] f32.
   at::Tensor logits(const at::Tensor& tokens_BS, const ForwardOptions& options,
@@ -99,11 +97,6 @@ class Decoder {
   /// Every tensor on disk with its f32 (master) values, in the table's order; what checkpoints are written from.
   void visit(const std::function<void(const families::TensorSlot&, std::span<const float>)>& visitor) const;
 
-  /// Replaces the configuration and all parameters of MoE layers (growth in memory); `parameters` of dense parts stay
-  /// the same objects.
-  void replace(families::ModelConfig config, std::vector<Parameter> parameters,
-               std::map<int64_t, at::Tensor> selection_bias);
-
  private:
   families::ModelConfig config_;
   ComputeDtype dtype_;
@@ -111,7 +104,7 @@ class Decoder {
   std::map<int64_t, at::Tensor> selection_bias_;
 };
 
-/// Bits of the parameter at (role, layer); Throws Error{kInternal} if absent.
+/// The parameter at (role, layer). Throws Error{kInternal} if absent.
 const Parameter& find_parameter(const std::vector<Parameter>& parameters, families::Role role, int64_t layer = -1);
 
 }  // namespace coppice::nn

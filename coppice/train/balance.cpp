@@ -53,7 +53,7 @@ BalanceKind balance_kind(std::string_view name, const families::ModelConfig& con
   if (name == "none") return BalanceKind::kNone;
   if (name == "auto") {
     if (!config.is_moe()) return BalanceKind::kNone;
-    return has_bias ? BalanceKind::kLossFree : BalanceKind::kAux;
+    return has_bias && config.family->selection_bias_stays_f32 ? BalanceKind::kLossFree : BalanceKind::kAux;
   }
   if (name != "loss_free" && name != "aux") {
     throw Error(ErrorCode::kUsage, cat("balance.kind: '", name, "' is unknown",

@@ -19,8 +19,8 @@ namespace coppice::train {
 enum class BalanceKind { kLossFree, kAux, kNone };
 std::string_view balance_name(BalanceKind kind);
 
-/// What `balance.kind` means for this model; `auto` is loss-free where the family has a selection bias, else the
-/// auxiliary loss.
+/// What `balance.kind` means for this model; `auto` is loss-free where the family has a selection bias that stays in
+/// f32 wherever the model is loaded, else the auxiliary loss.
 ///
 /// Throws   Error{kUsage}: an unknown name (with the nearest); loss_free without a selection bias; a balancing loss
 ///          without experts.

@@ -155,9 +155,24 @@ void GrowthCourse::check_start(BalanceKind balance) const {
   if (next() != nullptr && next()->at_step < position.step) {
     refuse(cat("growth: at_step ", next()->at_step, " lies before step ", position.step, ", where the run starts"));
   }
-  const std::span<const GrowthStage> left(settings_.stages);
-  check_stages(left.subspan(static_cast<size_t>(position.growths)), start_.model.config(), options_.seed);
+  const auto left = std::span<const GrowthStage>(settings_.stages).subspan(static_cast<size_t>(position.growths));
+  for (const GrowthStage& stage : left) check_scores(stage);
+  check_stages(left, start_.model.config(), options_.seed);
   (void)lineage_routing();
+}
+
+// A run that goes on from a checkpoint has the batches of its trunk behind it, which may have been smaller.
+void GrowthCourse::check_scores(const GrowthStage& stage) const {
+  if (!stage.needs_scores()) return;
+  const auto batch = static_cast<uint64_t>(settings_.batch);
+  const uint64_t steps = static_cast<uint64_t>(stage.at_step - start_.position.step);
+  const uint64_t batches = start_.position.next_sample / batch + steps;
+  if (static_cast<uint64_t>(stage.score_batches) <= batches) return;
+  const auto number = &stage - settings_.stages.data() + 1;
+  throw Error(ErrorCode::kUsage,
+              cat("growth ", number, " (at_step ", stage.at_step, "): there are ", batches, " batches of ",
+                  options_.batch_tokens, " tokens before it; wanted ", stage.score_batches,
+                  " to score the experts on (lower score_batches, or select uniform)"));
 }
 
 const GrowthStage* GrowthCourse::next() const {
@@ -178,9 +193,11 @@ std::vector<int64_t> GrowthCourse::steps() const {
 PlannedGrowth GrowthCourse::plan(const GrowthStage& stage, const data::Sampler& sampler) {
   PlannedGrowth out;
   if (stage.needs_scores()) {
-    const auto count = static_cast<uint64_t>(stage.score_batches);
-    const uint64_t batches = start_.position.next_sample / static_cast<uint64_t>(settings_.batch);
-    out.scores = score_in_training(start_.model, start_.optimizer, sampler, batches - count, count, settings_.batch);
+    out.scores = score_in_training(start_.model, start_.optimizer, sampler,
+                                   {.before = start_.position.next_sample,
+                                    .count = static_cast<uint64_t>(stage.score_batches),
+                                    .windows = settings_.batch,
+                                    .reset_attention = options_.reset_attention});
   }
   auto growth = stage.growth_options(options_.seed);
   if (settings_.handover.routes_by_lineage() && !growth.router_init) growth.router_init = {"copy", {}};

@@ -72,6 +72,7 @@ class GrowthCourse {
   void go_on_releasing(const upcycle::LineageShare& note);
   void go_on_waking(int64_t grown_at, int64_t wake_steps);
   void check_start(BalanceKind balance) const;
+  void check_scores(const GrowthStage& stage) const;
   void check_handover_before(const GrowthStage& stage) const;
   int64_t steps_to_wake() const;
   void read_lineage();

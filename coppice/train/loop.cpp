@@ -193,12 +193,13 @@ StepReport train_step(nn::Decoder& model, Optimizer& optimizer, const data::Samp
   report.grad_norm = optimizer.grad_norm();
   require_finite("gradient norm", report.grad_norm, position.step + 1);
   if (settings.gradient_limit > 0 && report.grad_norm > settings.gradient_limit) {
-    throw Error(ErrorCode::kNonFinite, cat("step ", position.step + 1, ": the gradient norm is ", report.grad_norm,
-                                           "; optimizer.spike_limit "
-                                           "allows ",
-                                           settings.gradient_limit,
-                                           " after the steps before (lower optimizer.lr, look at the "
-                                           "batch, or raise the limit and go on with train.resume)"));
+    throw GradientLimitError(ErrorCode::kNonFinite,
+                             cat("step ", position.step + 1, ": the gradient norm is ", report.grad_norm,
+                                 "; optimizer.spike_limit "
+                                 "allows ",
+                                 settings.gradient_limit,
+                                 " after the steps before (lower optimizer.lr, look at the "
+                                 "batch, or raise the limit and go on with train.resume)"));
   }
 
   kernels::AdamwSettings adamw = settings.adamw;

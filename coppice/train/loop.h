@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "coppice/base/error.h"
 #include "coppice/data/sampler.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/train/balance.h"
@@ -50,6 +51,12 @@ struct StepReport {
   at::Tensor token_T;                   ///< int64, the batch; only with keep_routing
 };
 
+/// A gradient norm above the limit: the batch is at fault or the limit, not the steps before.
+class GradientLimitError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// One optimizer step: forward and backward over the batch at `position`, clipping, AdamW, balancing; then moves
 /// `position` on.
 ///
@@ -58,8 +65,9 @@ struct StepReport {
 /// them by the same loads, those of the whole batch before (`position.expert_counts`), since the batch's own are known
 /// only when it is done; of the first batch, and of the first after a growth, a forward pass counts them beforehand.
 /// Threads  at::get_num_threads().
-/// Throws   Error{kNonFinite} naming the step if loss or gradient is NaN, infinite or above the limit; Error{kFormat} naming the token
-///          file and position of an id that the model has not; nothing has changed then.
+/// Throws   Error{kNonFinite} naming the step if loss or gradient is NaN or infinite, GradientLimitError of that code
+///          if the gradient is above the limit; Error{kFormat} naming the token file and position of an id that the
+///          model has not; nothing has changed then.
 StepReport train_step(nn::Decoder& model, Optimizer& optimizer, const data::Sampler& sampler,
                       const StepSettings& settings, Position& position);
 

@@ -67,6 +67,7 @@ TrainerState state_from(const Json& json) {
   if (const Json* counts = json.find("expert_counts")) state.position.expert_counts = expert_counts(*counts);
   state.settings = Json::object(json.at("settings").members());
   state.data = Json::array(json.at("data").items());
+  if (const Json* const watch = json.find("watch")) state.watch = *watch;  // files of 0.1.0 have none
   return state;
 }
 
@@ -93,6 +94,7 @@ Json TrainerState::to_json() const {
   json["recent_losses"] = Json::array_of(position.recent_losses);
   json["settings"] = settings;
   json["data"] = data;
+  if (!watch.is_null()) json["watch"] = watch;
   return json;
 }
 

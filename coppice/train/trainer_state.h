@@ -32,10 +32,11 @@ struct Position {
 
 /// trainer.json: {"coppice_trainer": 1, "step", "next_sample", "tokens_seen", "growths", "grown_at",
 /// "released", "wake_steps", "expert_counts", "recent_losses", "settings": {flat
-/// option: value}, "data": [...]}.
+/// option: value}, "data": [...], "watch": {...}}.
 struct TrainerState {
   Position position;
   Json settings, data;  ///< what a resumed run must share (run_settings.h)
+  Json watch;           ///< Watch::memory; null in files of 0.1.0
 
   Json to_json() const;
   /// Throws   Error{kFormat} naming file and key; Error{kNotFound}.

@@ -133,6 +133,7 @@ Json Scores::to_json() const {
   tokens["seen"] = tokens_seen;
   tokens["batch_tokens"] = batch_tokens;
   tokens["batches"] = batches;
+  if (reset_attention) tokens["reset_attention"] = true;
   if (!second_moment.empty()) out["second_moment"] = second_moment;
   Json metric_objects = Json::object();
   for (const auto& [name, metric] : metrics) {
@@ -164,6 +165,7 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
   scores.tokens_seen = read_count(tokens, "seen");
   scores.batch_tokens = read_count(tokens, "batch_tokens");
   scores.batches = read_count(tokens, "batches");
+  if (tokens.has("reset_attention")) scores.reset_attention = tokens.boolean("reset_attention");
   if (fields.has("second_moment")) scores.second_moment = fields.text("second_moment");
   if (fields.has("routing")) {
     const JsonFields routing = fields.object("routing");

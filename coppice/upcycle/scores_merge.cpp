@@ -25,6 +25,10 @@ void check_alike(const Scores& first, const Scores& other, size_t run) {
     refuse(run, cat("batches of ", other.batch_tokens, " tokens, the first ", first.batch_tokens,
                     "; wanted the same (a batch's gradient depends on its size)"));
   }
+  if (other.reset_attention != first.reset_attention) {
+    refuse(run, cat("documents ", other.reset_attention ? "do not see" : "see", " each other (--reset-attention), ",
+                    "the first's ", first.reset_attention ? "do not" : "do", "; wanted the same"));
+  }
 }
 
 template <class Map>

@@ -35,7 +35,8 @@ struct Scores {
   int64_t layers = 0, experts = 0;
   std::string tokens_digest;
   uint64_t tokens_seen = 0, batch_tokens = 0, batches = 0;
-  std::string second_moment;  ///< where that of approx_fisher is from: "trainer", "batches"; empty without
+  bool reset_attention = false;  ///< documents in a window did not see each other
+  std::string second_moment;     ///< where that of approx_fisher is from: "trainer", "batches"; empty without
   std::map<std::string, MetricScores> metrics;
   LayerStatistic gate_concentration;  ///< mean over tokens of 1 / sum of squared gate shares: 1 to K
 

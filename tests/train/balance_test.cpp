@@ -93,6 +93,8 @@ TEST(BalanceForms, AreKnownByName) {
 TEST(BalanceKindOf, AutoFollowsTheFamily) {
   EXPECT_EQ(balance_kind("auto", config("glm4_moe")), BalanceKind::kLossFree);
   EXPECT_EQ(balance_kind("auto", config("qwen3_moe")), BalanceKind::kAux);
+  EXPECT_EQ(balance_kind("auto", config("minimax_m2")), BalanceKind::kAux) << "others round its bias to bf16";
+  EXPECT_EQ(balance_kind("loss_free", config("minimax_m2")), BalanceKind::kLossFree);
   EXPECT_EQ(balance_kind("auto", config("llama")), BalanceKind::kNone);
   EXPECT_EQ(balance_kind("aux", config("glm4_moe")), BalanceKind::kAux);
 }

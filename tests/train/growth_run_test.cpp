@@ -3,10 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
 #include "coppice/base/text.h"
+#include "coppice/score/score.h"
 #include "coppice/train/run.h"
 #include "coppice/train/run_directory.h"
 #include "coppice/upcycle/execute.h"
@@ -132,6 +134,62 @@ TEST(GrowInMidRunRecord, SaysWhatWasChosenAndWhy) {
   }
   EXPECT_GT(lines[10].at("sibling_cosine/mean").as_double(), 0.9);
   EXPECT_EQ(lines[12].find("sibling_cosine/mean"), nullptr) << "all weights are read only now and then";
+}
+
+// The scores of a growth are those that `score` gives the checkpoint before, over the windows before.
+TEST(GrowInMidRunScores, AreThoseOfTheCheckpointOverTheLastBatches) {
+  const TempDir dir;
+  for (const bool reset : {false, true}) {
+    auto o = growing_run(dir, R"([{"at_step": 4, "experts": "2x", "score_batches": 4}])");
+    o.data_train = {testing::write_tokens(dir / (reset ? "apart" : "across"), 32, 400, 11)};
+    o.seed = 3;
+    o.reset_attention = reset;
+    o.out = dir / (reset ? "run-apart" : "run-across");
+    o.stop_at = 5;
+    (void)train(o);
+    const auto found = upcycle::Scores::read(growth_path(o.out, 4) / "scores.json");
+    const auto wanted = score::score_model(
+        families::open_model(checkpoint_path(o.out, 4)), {data::TokenFile::open(o.data_train[0])},
+        {.batches = 4, .batch_tokens = 128, .sequence_length = 16, .reset_attention = reset, .seed = 3});
+    EXPECT_EQ(found.reset_attention, reset);
+    for (const auto& [name, metric] : wanted.metrics) {
+      for (const auto& [layer, values] : metric.fc1.sum) {
+        const double largest = *std::ranges::max_element(values);
+        for (size_t e = 0; e < values.size(); ++e) {
+          EXPECT_NEAR(found.metrics.at(name).fc1.sum.at(layer)[e], values[e], 1e-3 * largest) << name;
+        }
+      }
+    }
+  }
+}
+
+TEST(GrowInMidRunScores, WantTheirBatchesInARunThatGoesOn) {
+  const TempDir dir;
+  auto o = testing::tiny_run(dir.path());
+  o.stop_at = 4;
+  o.out = dir / "trunk";
+  o.model_path = train(o).checkpoint;  // 32 windows
+  o.start = "continue";
+  o.stop_at = 6;
+  o.batch_tokens = 1280;  // of 80
+  const auto grows = [&](const char* growth) {
+    o.growth = stages(growth);
+    o.out = dir / "run";
+    (void)train(o);
+  };
+  expect_error(ErrorCode::kUsage, {"growth 1", "there are 1 batches of 1280 tokens", "wanted 2", "score_batches"},
+               [&] { grows(R"([{"at_step": 5, "experts": "2x", "score_batches": 2}])"); });
+  expect_error(ErrorCode::kUsage, {"growth 1", "there are 0 batches"},
+               [&] { grows(R"([{"at_step": 4, "experts": "2x", "score_batches": 1}])"); });
+  expect_error(ErrorCode::kUsage, {"growth 2", "there are 1 batches"}, [&] {
+    grows(R"([{"at_step": 4, "select": "uniform"}, {"at_step": 5, "experts": "2x", "score_batches": 2}])");
+  });
+  EXPECT_FALSE(fs::exists(o.out));
+  grows(R"([{"at_step": 5, "experts": "2x", "score_batches": 1}])");
+  o.batch_tokens = 32;  // many small batches behind a few steps
+  o.out = dir / "small";
+  o.growth = stages(R"([{"at_step": 5, "experts": "2x", "score_batches": 17}])");
+  (void)train(o);
 }
 
 TEST(GrowInMidRunWithHandover, KeepsTheFunctionOverTheGrowth) {
