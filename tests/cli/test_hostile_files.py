@@ -1,6 +1,7 @@
 """Model directories and the folders beside outputs as somebody else may have prepared them: what leads out, waits or is not a file is refused at
 once, and nothing outside is read, written or removed."""
 
+import fcntl
 import gzip
 import json
 import os
@@ -178,22 +179,17 @@ def wait_for(condition, seconds=30):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_ends_the_wait_for_another_process(models, tmp_path, number):
-    """A part that waits for its turn, while the lock is held by a program that does not let go."""
-    work = tmp_path / ".out.tmp-work"
+    """A part that waits for its turn, while somebody holds the lock and does not let go."""
+    alone = tmp_path / ".out.tmp-work" / "alone"
     assert coppice("expand", models / "moe", tmp_path / "out", "--part", "1/2").returncode == 0
-    holder = subprocess.Popen(["flock", work / "alone", "sleep", "120"])
-    try:
-        wait_for(lambda: subprocess.run(["flock", "-n", work / "alone", "true"]).returncode == 1)
+    with alone.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         waiting = subprocess.Popen([COPPICE, "expand", models / "moe", tmp_path / "out", "--part", "2/2"], stderr=subprocess.PIPE, text=True)
-        wait_for(lambda: subprocess.run(["flock", "-n", work / "lock", "true"]).returncode == 1)  # it has begun
-        time.sleep(0.2)
-        assert waiting.poll() is None, waiting.stderr.read()
+        wait_for(lambda: any(os.path.realpath(fd) == str(alone) for fd in pathlib.Path(f"/proc/{waiting.pid}/fd").glob("*")))
+        assert waiting.poll() is None
         waiting.send_signal(number)
         _, errors = waiting.communicate(timeout=30)
-        assert waiting.returncode == 128 + number and "stopped by a signal" in errors
-    finally:
-        holder.kill()
-        holder.wait()
+    assert waiting.returncode == 128 + number and "stopped by a signal" in errors
 
 
 def test_a_packed_corpus_is_read(tmp_path):
