@@ -35,8 +35,14 @@ std::string_view kind_of(mode_t mode) {
   throw Error(ErrorCode::kFormat, cat(path, ": is ", kind, "; wanted a regular file (put the file itself there)"));
 }
 
-Descriptor checked(int fd, const std::filesystem::path& path) {
-  Descriptor file(fd);
+/// What `open` opened, a file descriptor or -1, if it is a regular file.
+template <class Open>
+Descriptor checked(const Open& open, const std::filesystem::path& path) {
+  Descriptor file(open());
+  while (!file && errno == EINTR) {  // as network file systems may say
+    check_interrupt();
+    file = Descriptor(open());
+  }
   if (!file) {
     const int number = errno;
     if (number == ENOENT || number == ENOTDIR) {
@@ -80,10 +86,12 @@ void throw_io(std::string_view subject, std::string_view action, int error_numbe
   throw Error(ErrorCode::kIo, cat(subject, ": cannot ", action, ": ", reason));
 }
 
-Descriptor open_to_read(const std::filesystem::path& path) { return checked(::open(path.c_str(), kToRead), path); }
+Descriptor open_to_read(const std::filesystem::path& path) {
+  return checked([&] { return ::open(path.c_str(), kToRead); }, path);
+}
 
 Descriptor open_to_read_at(int directory, const std::filesystem::path& name, const std::filesystem::path& path) {
-  return checked(::openat(directory, name.c_str(), kToRead | O_NOFOLLOW), path);
+  return checked([&] { return ::openat(directory, name.c_str(), kToRead | O_NOFOLLOW); }, path);
 }
 
 FileState state_of(const Descriptor& file, const std::filesystem::path& path) {

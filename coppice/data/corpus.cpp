@@ -1,6 +1,5 @@
 #include "coppice/data/corpus.h"
 
-#include <unistd.h>
 
 #include <algorithm>
 
@@ -11,6 +10,7 @@
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/data/corpus_packages.h"
+#include "coppice/data/scratch_directory.h"
 #include "coppice/data/subprocess.h"
 #include "coppice/data/text_input.h"
 #include "coppice/io/atomic_file.h"
@@ -20,25 +20,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr int kCacheVersion = 1;  // raised when a stripper changes what it gives
-
-/// A directory that goes away with everything in it.
-class ScratchDirectory {
- public:
-  explicit ScratchDirectory(fs::path path) : path_(std::move(path)) {
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~ScratchDirectory() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  ScratchDirectory(const ScratchDirectory&) = delete;
-  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
 
 /// Keeps whole documents up to `limit` bytes, at least one, and fills in size and digest.
 void trim(Domain& domain, uint64_t limit) {
@@ -58,7 +39,7 @@ void trim(Domain& domain, uint64_t limit) {
 /// Fetches and strips one package into `text` (JSON lines) and `card`; the card appears last.
 void prepare(const CorpusPackage& row, const fs::path& corpus, const fs::path& text, const fs::path& card) {
   log_info(cat("fetching ", row.package, " for the domain '", row.domain, "'"));
-  const ScratchDirectory scratch(corpus / cat(".", row.domain, ".tmp-", ::getpid()));
+  const ScratchDirectory scratch(corpus / cat(".", row.domain, ".tmp-"));
   run_program(
       {"apt-get", "download", "-q", std::string(row.package)}, scratch.path(),
       "run `apt-get update` as root and see that a Debian mirror is reachable, or give your own text with --text DIR");

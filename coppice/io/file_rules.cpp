@@ -32,7 +32,7 @@ constexpr FileRule kRules[] = {
      "an adapter, which belongs to the weights before the change (merge it into them first, as peft's "
      "merge_and_unload does, or move all of its files away)"},
     {"states of Hugging Face's trainer", "optimizer.pt optimizer.bin optimizer*.pt", kRefused, kOldState},
-    {"states of DeepSpeed", "global_step*/ zero_pp_rank_* mp_rank_* bf16_zero_*", kRefused, kOldState},
+    {"states of DeepSpeed", "global_step*/ mp_rank_*/ zero_pp_rank_* mp_rank_* bf16_zero_*", kRefused, kOldState},
     {"states of FSDP and torch's distributed checkpoints", "*.distcp .metadata pytorch_model_fsdp*/ optimizer_[0-9]/",
      kRefused, kOldState},
     {"states of Megatron, NeMo and Orbax",
@@ -40,9 +40,8 @@ constexpr FileRule kRules[] = {
      "_CHECKPOINT_METADATA",
      kRefused, kOldState},
     {"what trainers keep beside their states",
-     "latest latest_checkpointed_iteration.txt zero_to_fp32.py scheduler.pt scaler.pt rng_state*.pth "
-     "trainer_state.json "
-     "training_args.bin",
+     "latest latest_universal latest_checkpointed_iteration.txt zero_to_fp32.py scheduler.pt scheduler.bin scaler.pt "
+     "rng_state*.pth random_states_*.pkl trainer_state.json training_args.bin",
      kLeftOut, "a trainer would go on from it as if the model were as before"},
     {"earlier checkpoints of a run", "checkpoint-[0-9]*/ checkpoints/ step-[0-9]*/", kLeftOut,
      "models before the change"},
@@ -50,7 +49,7 @@ constexpr FileRule kRules[] = {
      "/original/ /metal/ consolidated*.safetensors consolidated*.safetensors.index.json "
      "consolidated*.pth params.json",
      kLeftOut, kSameWeights},
-    {"torch pickles", "pytorch_model* *.bin.index.json *.bin *.pt *.pth *.ckpt", kLeftOut, kSameWeights},
+    {"torch pickles", "pytorch_model* *.bin.index.json *.bin *.pt *.pth *.ckpt *.pkl", kLeftOut, kSameWeights},
     {"GGUF and GGML", "*.gguf *.ggml *.llamafile", kLeftOut, kSameWeights},
     {"TensorFlow, Flax and Rust", "tf_model* *.h5 flax_model* *.msgpack *.tflite *.ot", kLeftOut, kSameWeights},
     {"ONNX, OpenVINO, Core ML, TensorRT and other programs' formats",
@@ -133,12 +132,6 @@ const FileRule& file_rule(const std::filesystem::path& relative) {
   }
   const FileRule* rule = find_rule(relative.filename().string(), folder.empty(), false);
   return rule == nullptr ? kRules[std::size(kRules) - 1] : *rule;
-}
-
-std::vector<std::string> texts_of(std::span<const JudgedFile> files) {
-  std::vector<std::string> out;
-  for (const JudgedFile& file : files) out.push_back(cat(file.name, " (", file.reason, ")"));
-  return out;
 }
 
 }  // namespace coppice::io

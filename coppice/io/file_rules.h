@@ -63,7 +63,4 @@ SortedFiles sort_files(const Checkpoint& checkpoint);
 /// Throws   also Error{kUnsupported} naming every refused file, with what to do.
 SortedFiles files_to_carry(const Checkpoint& checkpoint);
 
-/// "original/ (weights in another format)" ..., one line each.
-std::vector<std::string> texts_of(std::span<const JudgedFile> files);
-
 }  // namespace coppice::io

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "coppice/base/error.h"
@@ -88,8 +89,11 @@ SortedFiles sort_files(const Checkpoint& checkpoint) {
 SortedFiles files_to_carry(const Checkpoint& checkpoint) {
   SortedFiles sorted = sort_files(checkpoint);
   if (sorted.refused.empty()) return sorted;
-  throw Error(ErrorCode::kUnsupported,
-              cat(checkpoint.directory(), ": ", join_some(texts_of(sorted.refused), kRefusedShown, "; ")));
+  std::map<std::string, std::vector<std::string>> by_reason;
+  for (const JudgedFile& file : sorted.refused) by_reason[file.reason].push_back(file.name);
+  std::vector<std::string> parts;
+  for (const auto& [reason, names] : by_reason) parts.push_back(cat(join_some(names, kRefusedShown), ": ", reason));
+  throw Error(ErrorCode::kUnsupported, cat(checkpoint.directory(), ": ", join(parts, "; ")));
 }
 
 }  // namespace coppice::io
