@@ -44,8 +44,6 @@ class LayerRows {
     RowsOfRole before, after;
   };
   std::string row_problem(const Pair& router, size_t child, size_t parent) const;
-  std::vector<size_t> odd_rows(const Pair& pair, const std::vector<int64_t>& parents,
-                               const std::vector<bool>& is_original) const;
   void check_bias(const Pair& bias, const std::vector<int64_t>& parents, const std::vector<bool>& is_original,
                   VerifyResult& result) const;
 

@@ -26,8 +26,8 @@ constexpr double kRecognised = 0.2;  ///< least cosine by which a matrix or a ro
 constexpr double kTooShort = 5;      ///< and this many standard deviations of that of random values, but ...
 constexpr double kSurely = 0.5;      ///< ... this is enough for any length
 constexpr double kNearlyAsNear =
-    0.2;                         ///< originals this close to the nearest may be meant: a mixture of two is near both
-constexpr double kPartly = 0.5;  ///< a difference that touches fewer rows or columns than that is a local one
+    0.2;  ///< originals this close to the nearest may be meant: a mixture of two is near both
+constexpr double kReorderedShare = 0.5;  ///< what columns or rows in another order count beside equal ones
 
 template <class Value>
 std::vector<Value> for_each(size_t count, size_t threads, const std::function<Value(size_t)>& value) {
@@ -115,7 +115,7 @@ class Recognition {
       for (size_t m = 0; m < before_.matrices(); ++m) {
         const LikenessOf like = of_p.emplace_back(likeness(after_.content(child, m), before_.content(p, m)));
         if (before_.is_vector(m)) continue;  // biases are few values, or zeros
-        sum += like.kind == Likeness::kReordered ? kPartly : like.share;
+        sum += like.kind == Likeness::kReordered ? kReorderedShare : like.share;
       }
       weight.push_back(sum);
     }
@@ -227,7 +227,8 @@ class Recognition {
     }
   }
 
-  /// All copies of a layer arise by one method: as many rows and columns of each change.
+  /// The copies of one growth arise by one method, which changes as many rows and columns of each; none changes a few
+  /// rows in a few columns.
   void check_alike() {
     for (size_t m = 0; m < before_.matrices(); ++m) {
       std::map<std::pair<int64_t, int64_t>, int64_t> counts;
@@ -250,6 +251,11 @@ class Recognition {
     if (found.parent < 0 || found.of_matrix[m].kind > Likeness::kRows || !found.problems.empty()) return;
     const LikenessOf& like = found.of_matrix[m];
     if (std::pair(like.rows_changed, like.cols_changed) == usual || like.kind == Likeness::kEqual) return;
+    const MatrixContent& content = after_.content(child, m);
+    const auto is_local = [](int64_t changed, size_t all) { return 2 * changed < static_cast<int64_t>(all); };
+    if (!is_local(like.rows_changed, content.row_hashes.size()) ||
+        !is_local(like.cols_changed, content.col_hashes.size()))
+      return;  // by the method of another growth, perhaps
     found.problems.push_back(cat("'", after_.name(child, m), "': ", families::role_name(after_.role(m)), " of expert ",
                                  child, " differs from that of original ", found.parent, " in ", like.rows_changed,
                                  " rows and ", like.cols_changed, " columns; in most copies of the layer it is ",

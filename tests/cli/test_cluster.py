@@ -1,5 +1,6 @@
 """`coppice cluster` as a user meets it; what it computes is in tests/parity/test_convert.py."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -38,7 +39,16 @@ def test_writes_rows_that_convert_takes_and_says_how_even_they_are(files, tmp_pa
     assert "layers of 4 rows over 512 tokens" in done.stdout and "largest cluster" in done.stdout
     made = coppice("convert", files / "llama", tmp_path / "out", "--experts", 4, "--top-k", 2, "--router-rows", tmp_path / "rows.safetensors")
     assert made.returncode == 0, made.stderr
-    assert coppice("verify", files / "llama", tmp_path / "out").returncode == 0
+    checked = coppice("verify", files / "llama", tmp_path / "out")
+    assert checked.returncode == 0 and checked.stdout.splitlines()[-1] == "ok: every tensor is accounted for", checked.stdout
+    weights = tmp_path / "out" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    begin = 8 + int.from_bytes(data[:8], "little")
+    router = next(name for name in json.loads(data[8:begin]) if name.endswith("block_sparse_moe.gate.weight"))
+    data[begin + json.loads(data[8:begin])[router]["data_offsets"][0]] ^= 1
+    weights.write_bytes(data)
+    checked = coppice("verify", files / "llama", tmp_path / "out")
+    assert checked.returncode == 1 and f"'{router}': its rows are not those that a file gave" in checked.stdout, checked.stdout
 
 
 def test_the_bytes_depend_on_the_seed_and_not_on_threads(files, tmp_path):

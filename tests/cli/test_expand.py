@@ -446,3 +446,53 @@ def test_signal_stops_cleanly(tmp_path, number, status):
     assert out == "" and "stopped by a signal" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
     assert digests(source) == before
+
+
+# Same seed, same bytes: where files lay and how a size was spelled is no part of a model.
+
+def test_the_lineage_holds_contents_and_no_spellings(model, tmp_path):
+    scores = write_scores(tmp_path / "scores.json", model)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(scores, tmp_path / "elsewhere" / "other.json")
+    spellings = {"a": (scores, "5GB", "6"), "b": (os.path.relpath(scores), "5000MB", "1.5x"), "c": (tmp_path / "elsewhere" / ".." / "elsewhere" / "other.json", "5000000000", "6")}
+    for name, (file, size, experts) in spellings.items():
+        done = coppice("expand", model, tmp_path / name, "--scores", file, "--max-shard-bytes", size, "--experts", experts)
+        assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "a") == digests(tmp_path / "b") == digests(tmp_path / "c")
+    text = (tmp_path / "a" / "coppice.json").read_text()
+    assert str(tmp_path) not in text and "scores.json" not in text
+    assert json.loads(text)["steps"][0]["settings"]["max-shard-bytes"] == 5000000000
+
+
+def test_parts_may_find_the_same_scores_elsewhere(model, tmp_path):
+    scores = write_scores(tmp_path / "scores.json", model)
+    (tmp_path / "other").mkdir()
+    shutil.copy(scores, tmp_path / "other" / "s.json")
+    out = tmp_path / "out"
+    assert coppice("expand", model, out, "--part", "1/2", "--scores", scores).returncode == 0
+    expect_failure(2, ["other settings", "(--seed differs)"], ["expand", model, out, "--part", "2/2", "--scores", scores, "--seed", "1"])
+    expect_failure(2, ["other settings", "(--select differs)"], ["expand", model, out, "--part", "2/2", "--scores", scores, "--select", "greedy"])
+    done = coppice("expand", model, out, "--part", "2/2", "--scores", tmp_path / "other" / "s.json")
+    assert done.returncode == 0, done.stderr
+    assert coppice("verify", model, out).stdout.splitlines()[-1] == "ok: every tensor is accounted for"
+
+
+def test_parents_of_one_layer_under_two_spellings_are_no_lineage(model, tmp_path):
+    assert coppice("expand", model, tmp_path / "out").returncode == 0
+    edit(tmp_path / "out" / "coppice.json", lambda lineage: lineage["steps"][0]["parents"].update({"00": lineage["steps"][0]["parents"]["0"]}))
+    for command in (["expand", tmp_path / "out", tmp_path / "back", "--undo"], ["verify", model, tmp_path / "out"], ["inspect", tmp_path / "out"]):
+        done = coppice(*command)
+        assert done.returncode == 3 and "'00' is no layer number" in done.stderr, (command, done.stderr)
+
+
+def test_verify_says_what_there_was_nothing_to_compare_with(model, tmp_path):
+    assert coppice("expand", model, tmp_path / "out", "--expert-init", "drop_upcycle").returncode == 0
+    done = coppice("verify", model, tmp_path / "out")
+    assert "made again and compared byte for byte: the growth in coppice.json" in done.stdout
+    assert done.stdout.splitlines()[-1] == "ok: every tensor is accounted for"
+    (tmp_path / "out" / "coppice.json").unlink()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    edit(tmp_path / "out" / "config.json", lambda config: config.update(router_jitter_noise=0.0))
+    done = coppice("verify", model, tmp_path / "out")
+    assert done.returncode == 0 and "by columns that are equal bit for bit" in done.stdout, done.stdout
+    assert done.stdout.splitlines()[-1] == "ok: every tensor is accounted for; not compared: new keys of config.json (router_jitter_noise); files that are new (notes.txt)"

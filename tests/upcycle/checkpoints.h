@@ -95,7 +95,8 @@ inline void write_trainer(const std::filesystem::path& directory, size_t shards 
     add_floats(slot.name + ".exp_avg", slot.shape, values);
     for (float& x : values) x *= x;
     add_floats(slot.name + ".exp_avg_sq", slot.shape, values);
-    std::vector<int64_t> steps(router ? static_cast<size_t>(model.config.num_experts) : 1);
+    const bool counts_rows = router || slot.rule->layout.stacked;
+    std::vector<int64_t> steps(counts_rows ? static_cast<size_t>(model.config.num_experts) : 1);
     for (size_t i = 0; i < steps.size(); ++i) steps[i] = 100 * count + static_cast<int64_t>(i);
     Filled step{upcycle::tensor_info(slot.name + ".step", io::Dtype::kI64, {static_cast<int64_t>(steps.size())}), {}};
     step.bytes.resize(step.info.bytes);

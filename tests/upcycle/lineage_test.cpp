@@ -1,5 +1,7 @@
 #include "coppice/upcycle/lineage.h"
 
+#include <gtest/gtest.h>
+
 #include "tests/testing/errors.h"
 #include "tests/testing/safetensors_files.h"
 #include "tests/testing/temp_dir.h"
@@ -51,6 +53,51 @@ TEST(ReadLineage, ReadsWhatWasWritten) {
   EXPECT_EQ(read_lineage(dir.path()), lineage);
 }
 
+TEST(NewestGrowth, HoldsAllThatMakesItAgain) {
+  GrowthPlan plan = small_plan();
+  plan.seed = ~uint64_t{0};
+  plan.order = Order::kSiblings;
+  plan.expert_init = MethodChoice::from_text("copy_noise:lambda=0.5");
+  plan.router_init = {"perturb_new_only", {}};
+  plan.layers[1].expert_init = MethodChoice{"drop_units", {}};
+  const Json lineage = extend_lineage(std::nullopt, plan, "train", "abc");
+  const auto growth = newest_growth(Json::parse(lineage.dump(), "test"));
+  ASSERT_TRUE(growth);
+  EXPECT_EQ(growth->command, "train");
+  EXPECT_EQ(growth->source_digest, "abc");
+  EXPECT_EQ(growth->plan.seed, plan.seed);
+  EXPECT_EQ(growth->plan.order, plan.order);
+  EXPECT_EQ(growth->plan.layers[0], plan.layers[0]);
+  EXPECT_EQ(growth->plan.layers[1].children, plan.layers[1].children);
+  EXPECT_EQ(growth->plan.layers[1].expert_init->to_text(), "drop_units:ratio=0.5");  // as this version has it
+  EXPECT_EQ(growth->plan.expert_init, plan.expert_init);
+  EXPECT_EQ(growth->plan.router_init.to_text(), "perturb_new_only:lambda=0.02");
+}
+
+// What 0.1.0 wrote has the parameters that were given, and no others.
+TEST(NewestGrowth, ReadsALineageWithoutParameters) {
+  const Json lineage = Json::parse(
+      R"({"coppice_lineage": 1, "steps": [{"command": "expand", "version": "0.1.0", "seed": 18446744073709551615,)"
+      R"( "source_digest": "d", "experts": [2, 3], "order": "append", "methods": {"select": "uniform",)"
+      R"( "expert_init": "copy_noise:lambda=0.02", "router_init": "copy", "balance_bias": "copy",)"
+      R"( "optimizer_state": "copy"}, "parents": {"1": [0, 1, 1]}}]})",
+      "test");
+  const auto growth = newest_growth(lineage);
+  EXPECT_EQ(growth->plan.seed, ~uint64_t{0});
+  EXPECT_EQ(growth->plan.expert_init.to_text(), "copy_noise:lambda=0.02");
+  EXPECT_EQ(growth->plan.layers[0].children, (std::vector<Child>{{0, 0}, {1, 0}, {1, 1}}));
+}
+
+TEST(NewestGrowth, RejectsMethodsThatAreNone) {
+  for (const char* text : {R"("no_such_method")", R"("copy_noise:lambda=7")", R"("copy_noise:other=1")", "7"}) {
+    Json lineage = extend_lineage(std::nullopt, small_plan(), "expand", "abc");
+    Json step = lineage.at("steps").items()[0];
+    step["methods"]["expert_init"] = Json::parse(text, "test");
+    lineage["steps"] = Json::array({step});
+    expect_error(ErrorCode::kFormat, {kLineageFile}, [&] { (void)newest_growth(lineage); });
+  }
+}
+
 TEST(NewestParents, AreNoneWithoutSteps) {
   EXPECT_EQ(newest_parents(Json::parse(R"({"coppice_lineage": 1, "steps": []})", "test")), std::nullopt);
 }
@@ -85,6 +132,12 @@ TEST(ReadLineage, RejectsHostileFiles) {
                                  lineage(R"("experts": [2, 3], "parents": {"1 ": [0, 1, 1]})"),
                                  lineage(R"("experts": [2, 3], "parents": {"99999999999999999999": [0, 1, 1]})"),
                                  lineage(R"("experts": [2, 3], "parents": [])"),
+                                 lineage(R"("experts": [2, 3], "parents": {})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"1": [0, 0, 0]})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"01": [0, 1, 1]})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"0": [0, 1, 1], "00": [0, 1, 1]})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"65536": [0, 1, 1]})"),
+                                 lineage(R"("experts": [2, 3], "parents": {"+1": [0, 1, 1]})"),
                                  std::string(100, '[')};
   for (const std::string& text : hostile) {
     SCOPED_TRACE(text);

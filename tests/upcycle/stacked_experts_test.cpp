@@ -8,6 +8,8 @@
 #include "coppice/families/expert_parts.h"
 #include "coppice/families/generate.h"
 #include "coppice/upcycle/expert_init.h"
+#include "coppice/upcycle/lineage.h"
+#include "coppice/upcycle/undo.h"
 #include "coppice/upcycle/verify.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/hand_made_models.h"
@@ -300,6 +302,9 @@ TEST(LayersPastTheLast, GrowAsTheLastDoes) {
   const VerifyResult result = verify(before, after, 2);
   EXPECT_TRUE(result.ok) << join(result.problems, "\n");
   EXPECT_EQ(result.parents.at(2), result.parents.at(1));
+  (void)expand(after, undo_plan(after.config, read_lineage(dir / "out")), {.out = dir / "back"});
+  EXPECT_EQ(testing::tensors_of(dir / "back"), testing::tensors_of(from));
+  EXPECT_TRUE(verify(after, families::open_model(dir / "back"), 2).ok);
   EXPECT_EQ(families::count_parameters(before).total, families::count_parameters(model).total);
 }
 

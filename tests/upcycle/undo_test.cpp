@@ -94,6 +94,38 @@ TEST(UndoPlan, RefusesWhatItCannotTakeBack) {
                         [&] { (void)undo_plan(model.config, read_lineage(dir / "out")); });
 }
 
+// A lineage comes from wherever the model does.
+TEST(UndoPlan, RefusesAHostileLineage) {
+  const TempDir dir;
+  const auto path = testing::tiny_model(dir / "m", "glm4_moe");
+  testing::grow(path, dir / "out", {.experts = ExpertCount::from_text("2x")});
+  const auto model = families::open_model(dir / "out");
+  const Json whole = *read_lineage(dir / "out");
+  const auto expect_refused = [&](const auto& edit) {
+    Json lineage = whole;
+    Json step = lineage.at("steps").items()[0];
+    edit(step);
+    lineage["steps"] = Json::array({step});
+    for (const auto code : {ErrorCode::kFormat, ErrorCode::kUsage}) {
+      try {
+        (void)undo_plan(model.config, lineage);
+        ADD_FAILURE() << "accepted " << lineage.dump();
+      } catch (const Error& error) {
+        EXPECT_TRUE(error.code == ErrorCode::kFormat || error.code == code) << error.what();
+      }
+    }
+  };
+  expect_refused([](Json& step) { step["parents"]["00"] = step.at("parents").members()[0].second; });
+  expect_refused([](Json& step) { step["parents"] = Json::object(); });
+  expect_refused([](Json& step) {
+    Json only = step.at("parents").members()[0].second;
+    step["parents"] = Json::object({{"9999", only}});
+  });
+  expect_refused([](Json& step) { step["parents"]["0"] = Json::array_of(std::vector<int64_t>(8, 0)); });
+  expect_refused([](Json& step) { step["top_k_factor"] = Json(int64_t{1} << 62); });
+  expect_refused([](Json& step) { step["experts"] = Json::array({Json(1), Json(8)}); });
+}
+
 /// What is said of a growth with these options that is taken back.
 std::string account_of(const fs::path& model, const fs::path& work, const GrowthOptions& options) {
   testing::grow(model, work / "out", options);
