@@ -155,8 +155,9 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
     const auto block = run(context, weights[layer], out.x_TD, routing);
     out.x_TD = block.x_TD;
     if (block.score_sum.defined()) {
-      const bool of_this_pass = options.balance_count.empty();
-      balance.push_back({block.score_sum, of_this_pass ? routing->balance_count : options.balance_count.at(layer)});
+      const auto& count = routing->balance_count;
+      const bool alone = options.balance_count.empty();
+      balance.push_back({block.score_sum, alone ? count : count + options.balance_count.at(layer)});
     }
     if (block.z_loss.defined()) out.z_loss = out.z_loss.defined() ? out.z_loss + block.z_loss : block.z_loss;
   }

@@ -43,7 +43,7 @@ struct ForwardOptions {
   bool recompute = false;    ///< keep only block inputs, compute the rest again in backward
   double aux_loss_coef = 0;  ///< of `balancing_loss` over the MoE layers (router.h), added to the token loss
   BalanceForm balance_form = BalanceForm::kPerLayer;
-  /// Loads that the balancing loss takes, by MoE layer, as LayerRouting::balance_count; empty: those of this pass.
+  /// Choices elsewhere in the batch, as LayerRouting::balance_count, that balancing adds to those of this pass, by layer.
   std::map<int64_t, at::Tensor> balance_count;
   double z_loss_coef = 0;
   bool keep_routing = false;

@@ -117,7 +117,7 @@ at::Tensor balancing_loss(std::span<const LayerBalance> layers, int64_t num_toke
     COPPICE_CHECK(!(std::abs(total - tokens) > kSumTolerance * tokens), "probabilities of ", num_tokens,
                   " tokens sum to ", total);
     COPPICE_CHECK(score_sum_N.sizes() == count_N.sizes());
-    const double choices = static_cast<double>(count_N.sum().item<int64_t>());
+    const double choices = count_N.sum().item<double>();
     const auto share_N = count_N.to(score_sum_N.scalar_type()) * (static_cast<double>(top_k) / choices);
     const auto score_N = score_sum_N / tokens;
     if (form == BalanceForm::kPerLayer) {

@@ -44,7 +44,7 @@ at::Tensor balancing_distribution(const Routed& routed, families::GateFunction g
 /// What one MoE layer brings to the balancing loss. N experts, or lineages while lineage routing lasts.
 struct LayerBalance {
   at::Tensor score_sum_N;  ///< f32, sum over tokens of `balancing_distribution`; differentiable
-  at::Tensor count_N;      ///< int64, how often each was chosen: in these tokens or in others
+  at::Tensor count_N;      ///< int64 or f64, how often each was chosen, in these tokens or in others too
 };
 
 /// Switch-style balancing loss: N * sum_n f_n * P_n, f = share of the choices times K, P = mean probability over

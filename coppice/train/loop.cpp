@@ -113,9 +113,10 @@ std::map<int64_t, std::vector<int64_t>> count_batch(const nn::Decoder& model, co
   return expert_counts(counted.layers);
 }
 
-// The loads that the auxiliary loss of this batch takes: of experts, or of lineages while they are routed by.
-std::map<int64_t, at::Tensor> balance_counts(const nn::Decoder& model, const data::Sampler& sampler,
-                                             const StepSettings& settings, const Position& position) {
+// What fills the loads of a batch up while it is not done: those of the batch before, or, if that is unknown, of this
+// one, counted beforehand. Of experts, or of lineages while they are routed by; f64.
+std::map<int64_t, at::Tensor> expected_counts(const nn::Decoder& model, const data::Sampler& sampler,
+                                              const StepSettings& settings, const Position& position) {
   const auto counts = counts_all_experts(position, model.config()) ? position.expert_counts
                                                                    : count_batch(model, sampler, settings, position);
   std::map<int64_t, at::Tensor> out;
@@ -123,7 +124,20 @@ std::map<int64_t, at::Tensor> balance_counts(const nn::Decoder& model, const dat
     const auto count_E = at::empty({std::ssize(of_layer)}, at::kLong);
     std::ranges::copy(of_layer, count_E.mutable_data_ptr<int64_t>());
     const auto* const lineage = settings.lineage.get();
-    out[layer] = lineage ? nn::by_lineage(count_E, lineage->parents.at(layer), lineage->num_lineages) : count_E;
+    const auto count = lineage ? nn::by_lineage(count_E, lineage->parents.at(layer), lineage->num_lineages) : count_E;
+    out[layer] = count.to(at::kDouble);
+  }
+  return out;
+}
+
+// The choices of the micro-batches before, and for the share of the batch that comes after this one, the expected ones.
+std::map<int64_t, at::Tensor> counts_elsewhere(const std::map<int64_t, at::Tensor>& expected, const StepReport& report,
+                                               double share_left) {
+  std::map<int64_t, at::Tensor> out;
+  for (const auto& [layer, count] : expected) {
+    const auto before = report.layers.find(layer);
+    out[layer] = count * share_left;
+    if (before != report.layers.end()) out[layer] = out[layer] + before->second.balance_count;
   }
   return out;
 }
@@ -146,8 +160,15 @@ void accumulate_batch(nn::Decoder& model, Optimizer& optimizer, const data::Samp
   forward.keep_routing = settings.keep_routing;
   forward.lineage = settings.lineage;
   const bool with_aux_loss = forward.aux_loss_coef != 0;
-  if (with_aux_loss) forward.balance_count = balance_counts(model, sampler, settings, position);
+  std::map<int64_t, at::Tensor> expected;
+  if (with_aux_loss && settings.micro_batch < settings.batch) {
+    expected = expected_counts(model, sampler, settings, position);
+  }
+  int64_t left = settings.batch;
   for_each_micro_batch(model, sampler, settings, position, forward, [&](const MicroBatch& batch, int64_t size) {
+    left -= size;
+    const double share_left = static_cast<double>(left) / static_cast<double>(settings.batch);
+    if (!expected.empty()) forward.balance_count = counts_elsewhere(expected, report, share_left);
     const nn::LossOutput out = model.loss(batch.tokens_BS, batch.target_BS, forward);
     require_finite("loss", out.token_loss, position.step + 1);
     const double share = static_cast<double>(size) / static_cast<double>(settings.batch);

@@ -60,10 +60,10 @@ class GradientLimitError : public Error {
 /// One optimizer step: forward and backward over the batch at `position`, clipping, AdamW, balancing; then moves
 /// `position` on.
 ///
-/// The batch is the sampler's next `batch` windows. Gradients are those of the mean over its tokens. How it is cut into
-/// micro-batches changes rounding alone, the auxiliary loss included: its gradient weighs the probabilities of all of
-/// them by the same loads, those of the whole batch before (`position.expert_counts`), since the batch's own are known
-/// only when it is done; of the first batch, and of the first after a growth, a forward pass counts them beforehand.
+/// The batch is the sampler's next `batch` windows; gradients are those of the mean over its tokens. The auxiliary loss
+/// is that of the batch's loads; a micro-batch knows the choices up to it, and for the share that is left expects those
+/// of the batch before (`position.expert_counts`; of the first batch, and of the first after a growth, a forward pass
+/// counts them beforehand). The report's auxiliary loss is exact.
 /// Threads  at::get_num_threads().
 /// Throws   Error{kNonFinite} naming the step if loss or gradient is NaN or infinite, GradientLimitError of that code
 ///          if the gradient is above the limit; Error{kFormat} naming the token file and position of an id that the

@@ -21,8 +21,8 @@ struct Position {
   int64_t grown_at = -1;   ///< step of the newest growth that a handover counts from; -1: none
   int64_t released = 0;    ///< steps of its release that another run made before `grown_at`
   int64_t wake_steps = 0;  ///< after it, in which its dormant copies wake; 0: none sleep
-  /// How often each expert was chosen in the last step's batch, by MoE layer: the loads of the next step's auxiliary
-  /// loss. Empty without one, and after a growth.
+  /// How often each expert was chosen in the last step's batch, by MoE layer: what the auxiliary loss of the
+  /// next step expects of micro-batches to come. Empty without one, and after a growth.
   std::map<int64_t, std::vector<int64_t>> expert_counts;
   std::vector<double> recent_losses;  ///< of the last kRecentLosses steps, oldest first
 

@@ -67,6 +67,7 @@ TEST(BalanceAuxCoefficient, IsTheCheckpointsOwnUnlessGiven) {
   const auto with = [](const char* family, const char* key, const Json& value) {
     families::ModelSizes sizes;
     sizes.family = family;
+    sizes.num_kv_heads = sizes.num_heads;  // as latents want it
     Json json = families::make_config(sizes, io::Dtype::kF32);
     json.erase(key);
     if (!value.is_null()) json[key] = value;

@@ -40,6 +40,7 @@ TEST(TrainRun, LearnsAndBalances) {
 
   o.steps = 150;
   o.schedule = "constant";
+  o.top_k = 1;  // uneven by itself
   o.balance_rate = 5e-3;
   o.out = dir / "balanced";
   (void)train(o);
@@ -53,7 +54,7 @@ TEST(TrainRun, LearnsAndBalances) {
       for (size_t i = lines.size() - 40; i < lines.size(); ++i) sum += lines[i].at(key).as_double() / 40;
       return sum;
     };
-    EXPECT_LT(mean_of_last("balanced"), 0.15) << key;
+    EXPECT_LT(mean_of_last("balanced"), 0.4) << key;
     EXPECT_LT(mean_of_last("balanced"), mean_of_last("unbalanced")) << key;
   }
 }
