@@ -26,6 +26,8 @@ class JsonReader {
   static JsonReader read(const std::filesystem::path& path, const JsonLimits& limits = {});
 
   const Json& json() const { return *value_; }
+  /// `value`, which lies somewhere in the same document.
+  JsonReader of(const Json& value) const { return {document_, value}; }
 
   // As those of Json. All throw Error{kFormat}.
   bool as_bool() const;

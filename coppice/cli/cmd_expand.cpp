@@ -292,10 +292,16 @@ std::string plan_account(const families::Model& model, const upcycle::GrowthPlan
   return plan.is_undo ? comments : cat(comments, "\n", upcycle::plan_toml(plan));
 }
 
-std::string wrote_text(const ExpandOptions& o, const upcycle::GrowthPlan& plan, const upcycle::WrittenModel& done) {
+std::string wrote_text(const ExpandOptions& o, const families::ModelConfig& config, const upcycle::GrowthPlan& plan,
+                       const upcycle::WrittenModel& done) {
   return cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ",
              size_text(done, o.part), done.optimizer_state ? " with optimizer state" : "", "; peak memory ",
-             done.peak_rss_bytes >> 20, " MiB\n");
+             done.peak_rss_bytes >> 20, " MiB
+",
+             config.is_quantised()
+                 ? cat("Quantised with ", config.quantisation, ": experts are copied byte for byte.
+")
+                 : std::string());
 }
 
 /// What is said last: of an expansion whether it is exact, of a contraction what is as before.
@@ -335,7 +341,7 @@ int run(std::span<const std::string_view> args) {
   } else if (!done.missing_parts.empty()) {
     std::cout << part_text(done, *o.part, o.out);
   } else {
-    std::cout << wrote_text(o, plan, done) << verdict(model, plan, account, o.out) << "\n";
+    std::cout << wrote_text(o, model.config, plan, done) << verdict(model, plan, account, o.out) << "\n";
   }
   return 0;
 }

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "coppice/base/error.h"
-#include "coppice/base/json.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/text.h"
 #include "coppice/data/tokenizer_detail.h"
 #include "coppice/io/model_directory.h"
@@ -14,8 +14,8 @@ namespace {
 
 using io::ModelDirectory;
 
-Json read_if_there(const ModelDirectory& files, const char* name) {
-  return files.has(name) ? files.read_json(name) : Json::object();
+JsonReader read_if_there(const ModelDirectory& files, const char* name) {
+  return {files.has(name) ? files.read_json(name) : Json::object(), (files.path() / name).string()};
 }
 
 /// The end-of-text token as the configuration files of the directory give it.
@@ -27,8 +27,8 @@ struct EosToken {
 EosToken find_eos(const ModelDirectory& files) {
   EosToken out;
   for (const auto* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
-    const Json config = read_if_there(files, name);
-    const Json* token = config.find("eos_token");
+    const JsonReader config = read_if_there(files, name);
+    const Json* token = config.json().find("eos_token");
     if (token != nullptr && token->is_object()) token = token->find("content");
     if (token != nullptr && token->is_string()) {
       out.content = token->as_string();
@@ -36,11 +36,11 @@ EosToken find_eos(const ModelDirectory& files) {
     }
   }
   for (const auto* name : {"generation_config.json", "config.json"}) {
-    const Json config = read_if_there(files, name);
-    const Json* id = config.find("eos_token_id");
+    const JsonReader config = read_if_there(files, name);
+    const Json* id = config.json().find("eos_token_id");
     if (id != nullptr && id->is_array() && !id->items().empty()) id = &id->items().front();
     if (id != nullptr && id->is_number()) {
-      out.id = id->as_int();
+      out.id = config.of(*id).as_int();
       return out;
     }
   }
@@ -55,14 +55,14 @@ bool is_special(const SpmModel& model, std::string_view text) {
 
 /// Whether the files beside tokenizer.model say nothing that it does not.
 bool companions_agree(const ModelDirectory& files, const SpmModel& model) {
-  const Json config = read_if_there(files, "tokenizer_config.json");
-  if (const Json* added = config.find("added_tokens_decoder"); added != nullptr && added->is_object()) {
+  const JsonReader config = read_if_there(files, "tokenizer_config.json");
+  if (const auto added = config.find("added_tokens_decoder"); added && added->json().is_object()) {
     for (const auto& [id, token] : added->members()) {
       if (!is_special(model, token.at("content").as_string())) return false;
     }
   }
   if (!files.has("tokenizer.json")) {
-    const Json* prefix = config.find("add_prefix_space");
+    const Json* prefix = config.json().find("add_prefix_space");
     return prefix != nullptr && prefix->kind() == Json::Kind::kBool && !prefix->as_bool();
   }
   const Json theirs = files.read_json("tokenizer.json"), ours = spm_to_tokenizer_json(model);

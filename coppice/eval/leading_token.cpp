@@ -1,6 +1,7 @@
 // The token that a tokenizer puts before every text, from the template in its tokenizer.json.
 
 #include "coppice/base/error.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/text.h"
 #include "coppice/eval/multiple_choice.h"
 #include "coppice/io/model_directory.h"
@@ -38,18 +39,18 @@ bool says_leading(const io::ModelDirectory& files, bool fallback) {
 std::optional<LeadingToken> leading_token(const fs::path& directory) {
   const io::ModelDirectory files(directory);
   const fs::path path = directory / kTokenizer;
-  const Json tokenizer = files.has(kTokenizer) ? files.read_json(kTokenizer) : Json::object();
-  const Json* const found = find_template(tokenizer.find("post_processor"));
+  const JsonReader tokenizer(files.has(kTokenizer) ? files.read_json(kTokenizer) : Json::object(), path.string());
+  const Json* const found = find_template(tokenizer.json().find("post_processor"));
   std::optional<LeadingToken> out;
   bool after_text = false;
-  for (const Json& part : found ? found->at("single").items() : Json::Array()) {
-    const Json* special = part.find("SpecialToken");
-    if (special == nullptr) {
+  for (const JsonReader& part : found ? tokenizer.of(*found).at("single").items() : std::vector<JsonReader>()) {
+    const auto special = part.find("SpecialToken");
+    if (!special) {
       after_text = true;
       continue;
     }
     const std::string& text = special->at("id").as_string();
-    const auto& ids = found->at("special_tokens").at(text).at("ids").items();
+    const auto ids = tokenizer.of(*found).at("special_tokens").at(text).at("ids").items();
     if (after_text || out || ids.size() != 1) {
       throw Error(ErrorCode::kUnsupported, cat(path, ": puts '", text, "' around texts; wanted one token before them, ",
                                                "or none (likelihoods would not be those of other tools)"));

@@ -160,7 +160,7 @@ class Editor {
     if (key == config_.text_key) return false;
     constexpr std::string_view kOthers[] = {"vision", "audio",  "speech",   "image", "video",
                                             "visual", "talker", "code2wav", "tower", "projector"};
-    return contains_any(lower(key), kOthers) || (!key.empty() && object.find("model_type") != nullptr);
+    return contains_any(lower(key), kOthers) || (!config_.text_key.empty() && object.find("model_type") != nullptr);
   }
 
   void visit(Json& json, const std::string& place) {

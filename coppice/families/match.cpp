@@ -7,6 +7,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/text.h"
 #include "coppice/families/placements_detail.h"
+#include "coppice/families/quantization_detail.h"
 
 namespace coppice::families {
 
@@ -172,7 +173,11 @@ std::vector<TensorSlot> match_by_weights(const ModelConfig& config, const io::Ch
 std::string unknown_text(const ModelConfig& config, const io::Checkpoint& checkpoint, const Faults& faults) {
   const Family* nearer = detail::nearest_family(checkpoint);
   const bool is_other = nearer != nullptr && nearer != config.family;
+  const bool looks_quantised = !config.is_quantised() && std::ranges::any_of(checkpoint.names(), [](const auto& name) {
+    return detail::holds_packed_values(name) || name.ends_with(".weight_scale_2");
+  });
   return cat(faults.unknown.count, " unknown: ", faults.unknown.text(),
+             looks_quantised ? " (these look like quantised weights, and config.json has no quantization_config)" : "",
              is_other ? cat(" (nearest by its tensors: ", nearer->model_type, ")") : std::string());
 }
 

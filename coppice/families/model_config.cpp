@@ -363,11 +363,6 @@ bool ModelConfig::present(When when, int64_t layer) const {
   COPPICE_CHECK(false, "condition ", static_cast<int>(when));
 }
 
-int64_t ModelConfig::top_k_of(int64_t layer) const {
-  const bool has_own = layer >= 0 && std::cmp_less(layer, top_k_by_layer.size());
-  return has_own ? top_k_by_layer[static_cast<size_t>(layer)] : top_k;
-}
-
 int64_t ModelConfig::num_moe_layers() const { return std::count(moe_layer.begin(), moe_layer.end(), true); }
 
 }  // namespace coppice::families

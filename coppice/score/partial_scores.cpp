@@ -1,6 +1,7 @@
 #include "coppice/score/partial_scores.h"
 
 #include "coppice/base/error.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
@@ -35,12 +36,11 @@ PartialScores::PartialScores(const families::Model& model, const upcycle::Scores
       layers_left_(begun.layers) {
   const auto path = directory() / kStateFile;
   if (!std::filesystem::exists(path)) return;
-  const Json state = Json::read(path);
+  const JsonReader state = JsonReader::read(path);
   layers_left_ = state.at(kLeft).as_int();
-  scores_ = upcycle::Scores::from_json(state.at("scores"), path.string());
+  scores_ = upcycle::Scores::from_json(state.at("scores").json(), path.string());
   if (layers_left_ >= 0 && layers_left_ <= begun.layers) return;
-  throw Error(ErrorCode::kFormat,
-              cat(path, ": ", layers_left_, " layers left of ", begun.layers, " (start again without --resume)"));
+  state.fail(cat(layers_left_, " layers left of ", begun.layers, " (start again without --resume)"));
 }
 
 void PartialScores::save(const upcycle::Scores& scores, int64_t layers_left) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "coppice/base/error.h"
+#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/convert_families.h"
 #include "coppice/upcycle/converted_tensors.h"
@@ -27,11 +28,10 @@ void refuse_losses(const Mapping& mapping, std::string_view from, bool lossy) {
 }
 
 void refuse_quantised(const Model& model) {
-  const Json* quantised = model.config.json.find("quantization_config");
-  if (quantised == nullptr || quantised->is_null()) return;
-  throw Error(ErrorCode::kUnsupported, cat(model.checkpoint.directory(),
-                                           ": the weights are quantised ('quantization_config'); a conversion scales "
-                                           "values (convert the checkpoint in bf16)"));
+  if (!model.config.is_quantised()) return;
+  throw Error(ErrorCode::kUnsupported,
+              cat(model.checkpoint.directory(), ": the weights are quantised with ", model.config.quantisation,
+                  " ('quantization_config'); a conversion scales values (convert the checkpoint in bf16)"));
 }
 
 /// Keys of config.json that change what a model computes, as far as parents can differ in them.

@@ -106,7 +106,7 @@ std::vector<ExpertMatrixRef> matrices_of(const ExpertParts& parts, int64_t layer
   std::vector<ExpertMatrixRef> out;
   const int64_t experts = parts.model().config.num_experts;
   for (const ExpertPart& part : parts.of(layer, expert)) {
-    const std::string name = part.slot->expert >= 0 ? part.slot->name : cat(part.slot->name, "[", expert, "]");
+    const std::string name = part.slot->expert >= 0 ? part.slot->name.str() : cat(part.slot->name, "[", expert, "]");
     const auto places = families::expert_matrices(*part.slot, experts);
     for (const ExpertMatrix& place : places) out.push_back({part, place, place.role, name});
     if (places.empty()) out.push_back({part, {}, part.slot->role(), name});

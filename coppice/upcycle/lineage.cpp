@@ -74,6 +74,16 @@ Parents checked_parents(const Json& step, std::string_view source) {
   return parents;
 }
 
+/// A growth that routes to more experts has as many more of each.
+void check_factor(const Json& step, std::string_view key, std::string_view source) {
+  const Json* value = step.find(key);
+  if (value == nullptr) return;
+  const int64_t factor = json_integer(*value, cat(source, ": '", key, "'"), 1, kMaxExperts);
+  const auto& counts = step.at("experts").items();
+  if (counts[1].as_int() != factor * counts[0].as_int())
+    fail(source, cat("'", key, "' is ", factor), cat("the factor of the experts, ", step.at("experts").dump()));
+}
+
 uint64_t seed_of_step(const Json& step, std::string_view source) {
   const Json& seed = step.at("seed");
   if (seed.kind() != Json::Kind::kFloat) return read_seed(JsonFields(step, std::string(source)));
@@ -87,7 +97,9 @@ Parents checked_step(const Json& step, std::string_view source) {
   if (!step.at("methods").is_object()) fail(source, "'methods' is no object", "one");
   if (command_of(step) == kDenseAverage) return {};
   if (command_of(step) == kConvert) (void)ConversionPlan::from_json(step.at("plan"), cat(source, ": plan"));
-  return checked_parents(step, source);
+  Parents parents = checked_parents(step, source);
+  for (const char* key : {"top_k_factor", "split"}) check_factor(step, key, source);
+  return parents;
 }
 
 /// Runs `check`; Json's own errors, which name the key only, get `source` in front.

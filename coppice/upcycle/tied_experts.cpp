@@ -30,6 +30,7 @@ std::vector<std::vector<uint32_t>> tied_experts(const LayerRouting& layer) {
   for (auto& [key, experts] : alike) {
     if (experts.size() > 1) tied.push_back(std::move(experts));
   }
+  std::ranges::sort(tied);
   return tied;
 }
 

@@ -153,9 +153,11 @@ std::vector<std::string> differences_as_read(const ModelConfig& a, const ModelCo
   compare("embedding multiplier", a.embedding_multiplier, b.embedding_multiplier);
   compare("residual multiplier", a.residual_multiplier, b.residual_multiplier);
   compare("logits divisor", a.logits_divisor, b.logits_divisor);
-  compare("coefficient of the auxiliary loss", a.aux_loss_coef, b.aux_loss_coef);
+  same("coefficients of the auxiliary loss", a.aux_loss_coef == b.aux_loss_coef);
+  same("experts a token by layer", a.top_k_by_layer == b.top_k_by_layer);
   const families::Routing &r = a.routing, &s = b.routing;
   compare("gates renormalised", r.renormalise, s.renormalise);
+  compare("norm of the gates", r.gate_norm, s.gate_norm);
   compare("router groups", r.num_groups, s.num_groups);
   compare("router groups chosen", r.top_groups, s.top_groups);
   compare("routed scaling factor", r.routed_scaling, s.routed_scaling);

@@ -173,9 +173,9 @@ def test_plans_that_do_not_fit(model, tmp_path, old, new, status, words):
 
 # What follows from the model is not a plan's to say, and what has no effect is an error.
 @pytest.mark.parametrize("options, line, words", [
-    (["--split", "2"], "down_factor = 5.0", ["'down_factor' follows from the model"]),
-    (["--top-k", "scale"], "selection_bias_factor = 7.5", ["'selection_bias_factor' follows from the model"]),
-    (["--experts", "2x"], "down_bias_factor = 1.0", ["'down_bias_factor' follows from the model"]),
+    (["--split", "2"], "down_factor = 5.0", ["'down_factor': it follows from the model"]),
+    (["--top-k", "scale"], "selection_bias_factor = 7.5", ["'selection_bias_factor': it follows from the model"]),
+    (["--experts", "2x"], "down_bias_factor = 1.0", ["'down_bias_factor': it follows from the model"]),
     (["--experts", "2x"], "shift = -100", ["'shift'"])])
 def test_a_plan_holds_nothing_that_follows(model, tmp_path, options, line, words):
     text = coppice("expand", model, tmp_path / "out", *options, "--dry-run").stdout

@@ -135,7 +135,8 @@ TEST(WithNumExperts, NamesTheNewExpertsInListsOfModules) {
 TEST(ReadRouting, KeepsTheNormThatGatesAreDividedBy) {
   const auto norm = [](const char* text) {
     Json config = parse(R"({"model_type": "dbrx", "n_layers": 2, "d_model": 8,
-        "ffn_config": {"moe_num_experts": 4, "moe_top_k": 2, "ffn_hidden_size": 6}})");
+        "ffn_config": {"model_type": "", "moe_num_experts": 4, "moe_top_k": 2, "ffn_hidden_size": 6}})");
+    EXPECT_EQ(with_num_experts(read_config(config, "test"), 8).at("ffn_config").at("moe_num_experts"), Json(8));
     if (*text != '\0') config["ffn_config"]["moe_normalize_expert_weights"] = parse(text);
     return read_config(config, "test").routing;
   };

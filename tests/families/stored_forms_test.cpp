@@ -212,5 +212,13 @@ TEST(OpenQuantisedModel, TakesWhateverGoesWithAnExpert) {
   }
 }
 
+TEST(OpenQuantisedModel, IsRecognisedWithoutAWordInTheConfiguration) {
+  const TempDir dir;
+  const auto plain = tiny_model(dir / "plain", "qwen3_moe");
+  const auto tensors = quantised_tensors(plain, quantised_formats().front());
+  expect_error(ErrorCode::kFormat, {"look like quantised weights", "no quantization_config"},
+               [&] { (void)open_model(write_model(dir / "m", Json::read(plain / "config.json"), tensors)); });
+}
+
 }  // namespace
 }  // namespace coppice::families

@@ -81,6 +81,21 @@ TEST(CheckpointOpen, SaysWhatADirectoryLacks) {
   expect_error(ErrorCode::kFormat, {"config.json"}, open);
 }
 
+// Memory and time are bounded whatever lies there as config.json.
+TEST(CheckpointOpen, RejectsAConfigurationOfASizeThatNoModelHas) {
+  const TempDir dir;
+  const auto open = [&] { (void)Checkpoint::open(dir.path()); };
+  const auto zeros = [](size_t count) {
+    std::string text = R"({"junk": [0)";
+    for (size_t i = 1; i < count; ++i) text += ",0";
+    return text + "]}";
+  };
+  write_text(dir / "config.json", zeros(9'000'000));
+  expect_error(ErrorCode::kFormat, {"config.json", "longer than 16777216 bytes"}, open);
+  write_text(dir / "config.json", zeros(600'000));
+  expect_error(ErrorCode::kFormat, {"config.json: line 1, column ", "over 500000 values"}, open);
+}
+
 TEST(CheckpointOpen, NamesEveryMissingShardAtOnce) {
   const TempDir dir;
   write_config(dir.path());

@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <cstring>
@@ -228,6 +229,55 @@ uint64_t resident_kib() {
     if (line.starts_with("RssFile:")) return std::stoull(line.substr(8));
   }
   return 0;
+}
+
+/// The header of `tensors` one byte each.
+std::string header_of_bytes(size_t tensors) {
+  std::string header = "{";
+  for (size_t i = 0; i < tensors; ++i) {
+    header += cat(i == 0 ? "" : ",", "\"t", i, R"(":{"dtype":"U8","shape":[1],"data_offsets":[)", i, ",", i + 1, "]}");
+  }
+  return header + "}";
+}
+
+TEST(SafetensorsOpen, TakesMemoryInProportionToTheHeader) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer has its own heap";
+#endif
+  constexpr size_t kTensors = 20000;
+  const TempDir dir;
+  const std::string header = header_of_bytes(kTensors);
+  const auto path = write_raw_safetensors(dir / "m.safetensors", header, kTensors);
+  const auto taken = [] {
+    const struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+  };
+  const uint64_t before = taken();
+  const auto file = SafetensorsFile::open(path);
+  EXPECT_LT(taken() - before, 3 * header.size());
+  EXPECT_EQ(file.find(cat("t", kTensors - 1))->offset, kTensors - 1);
+  EXPECT_EQ(file.find("t"), nullptr);
+}
+
+// What is wrong with a header of 100 MB does not take more memory than the header.
+TEST(SafetensorsOpen, RejectsHeadersOfTooMuch) {
+  const TempDir dir;
+  const auto path = dir / "m.safetensors";
+  const auto open = [&] { (void)SafetensorsFile::open(path); };
+  const auto repeated = [](const std::string& item, size_t times) {
+    std::string text = item;
+    for (size_t i = 1; i < times; ++i) text.append(",").append(item);
+    return text;
+  };
+  write_raw_safetensors(path,
+                        cat(R"({"w":{"dtype":"U8","shape":[)", repeated("1", 70000), R"(],"data_offsets":[0,1]}})"), 1);
+  expect_error(ErrorCode::kFormat, {"m.safetensors: line 1, column", "over 65536 values"}, open);
+  write_raw_safetensors(path, cat(R"({"__metadata__":{"a":[)", repeated("[]", 70000), "]}}"), size_t{0});
+  expect_error(ErrorCode::kFormat, {"m.safetensors: line 1, column", "over 65536 values"}, open);
+  write_raw_safetensors(path, cat("{", repeated("\"a\":0", 100000), "}"), size_t{0});
+  expect_error(ErrorCode::kFormat, {"'a' is no object", "(99992 more)"}, open);
+  write_raw_safetensors(path, R"({"__metadata__":{"a":"b"},"__metadata__":{"a":"c"}})", size_t{0});
+  expect_error(ErrorCode::kFormat, {"__metadata__ appears twice"}, open);
 }
 
 TEST(SafetensorsRelease, GivesBackResidentMemoryAndKeepsTheData) {

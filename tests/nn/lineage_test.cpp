@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "coppice/kernels/moe.h"
+#include "tests/testing/errors.h"
 
 namespace coppice::nn {
 namespace {
@@ -147,6 +148,45 @@ TEST(LineageRoute, TakesTheBetterSiblingOnceTheyDiffer) {
     EXPECT_EQ(routed.index_TK[0][0].item<int64_t>(), 2);
     EXPECT_EQ(routed.index_TK[0][1].item<int64_t>(), 1);
   }
+}
+
+// The loss of such a step is NaN, and that is what ends the run.
+TEST(LineageRoute, GivesEveryTokenExpertsWhereLogitsAreNotFinite) {
+  LineageRouting pairs;
+  pairs.parents[0] = {0, 1, 0, 1};
+  pairs.num_lineages = 2;
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    const auto logits = at::tensor(std::vector<float>{bad, 0.0f, bad, bad}).view({1, 4});
+    for (const auto gate : {GateFunction::kTopKSoftmax, GateFunction::kSoftmaxTopK, GateFunction::kSigmoidTopK}) {
+      const auto index_TK = route_by_lineage(logits, {}, {.gate = gate}, 2, pairs, 0, 0).index_TK;
+      EXPECT_EQ(index_TK[0][0].item<int64_t>() % 2 + index_TK[0][1].item<int64_t>() % 2, 1) << "of each lineage one";
+    }
+  }
+}
+
+// coppice.json comes from outside: each of these is an error, not a bug in coppice.
+TEST(LineageRoute, RefusesTheLineageOfAnotherModel) {
+  const auto refused = [](const std::vector<uint32_t>& parents, int64_t lineages, int64_t groups, ErrorCode code,
+                          const char* word) {
+    LineageRouting lineage;
+    lineage.parents[0] = parents;
+    lineage.num_lineages = lineages;
+    const Routing routing{.gate = GateFunction::kSigmoidTopK, .num_groups = groups, .top_groups = 1};
+    testing::expect_error(code, {"layer 0", word}, [&] {
+      (void)route_by_lineage(at::zeros_like(at::tensor(std::vector<float>(4)).view({1, 4})), {}, routing, 2, lineage, 0,
+                             0);
+    });
+  };
+  refused({0, 1, 0}, 2, 1, ErrorCode::kFormat, "3 experts of 2 parents");
+  refused({0, 0, 0, 0}, 1, 1, ErrorCode::kFormat, "of 1 parents");
+  refused({0, 1, 2, 2}, 3, 2, ErrorCode::kFormat, "in 2 groups");
+  refused({0, 1, 0, 7}, 2, 1, ErrorCode::kFormat, "parent 7");
+  refused({0, 0, 0, 0}, 2, 1, ErrorCode::kFormat, "parent 1 has no child");
+  refused({0, 1, 0, 1}, 2, 2, ErrorCode::kUnsupported, "router group");
+  LineageRouting none;
+  testing::expect_error(ErrorCode::kFormat, {"layer 0", "no parents"}, [&] {
+    (void)route_by_lineage(at::tensor(std::vector<float>(4)).view({1, 4}), {}, {}, 2, none, 0, 0);
+  });
 }
 
 }  // namespace

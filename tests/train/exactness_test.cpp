@@ -11,6 +11,7 @@
 #include <ATen/ops/sub.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <random>
 
 #include "coppice/base/error.h"
@@ -84,7 +85,7 @@ fs::path random_model(const fs::path& directory, const families::Family& family,
                 .num_kv_heads = 1,
                 .head_dim = 8,
                 .num_experts = dice.of<int64_t>({4, 6, 8}),
-                .top_k = dice.of<int64_t>({1, 1, 2, 3}),
+                .top_k = dice.of<int64_t>({1, 1, 2, family.has_groups ? 2 : 3}),
                 .expert_width = 12,
                 .dense_width = 24,
                 .max_positions = 64};
@@ -206,7 +207,8 @@ struct Tally {
 };
 
 /// Reasons that every token meets, where every expert has a copy: others speak of what can happen.
-bool is_certain(const std::string& reason, const GrowthPlan& plan) {
+bool is_certain(const std::string& reason, const GrowthPlan& plan, const families::Routing& routing) {
+  if (routing.has_router_bias) return false;  // one far above the others leaves no weight to the second expert
   const bool all_have_copies = std::ranges::all_of(plan.layers, [&](const upcycle::LayerPlan& layer) {
     return std::ranges::all_of(layer.siblings(plan.experts_before), [](uint32_t n) { return n > 1; });
   });
@@ -229,7 +231,7 @@ void check_growth(const families::Model& model, const at::Tensor& tokens, const 
     ++tally.exact;
   } else {
     ++tally.not_exact;
-    if (!is_certain(verdict.reason, plan)) return;
+    if (!is_certain(verdict.reason, plan, model.config.routing)) return;
     ++tally.certain;
     if (change < kSame) ++tally.hidden;
   }
@@ -241,7 +243,8 @@ TEST_P(ExactnessOf, IsWhatTheDecoderComputes) {
   constexpr int kModels = 7, kPlans = 16;
   const at::NoGradGuard no_grad;
   const testing::TempDir dir;
-  Dice dice(20);
+  const char* const seed = std::getenv("COPPICE_TEST_SEED");  // to look further than every run does
+  Dice dice(seed == nullptr ? 20 : static_cast<uint32_t>(std::stoul(seed)));
   Tally tally;
   for (int m = 0; m < kModels; ++m) {
     const auto model = families::open_model(random_model(dir / std::to_string(m), *GetParam(), dice));
@@ -261,9 +264,9 @@ TEST_P(ExactnessOf, IsWhatTheDecoderComputes) {
       check_growth(model, tokens, before, *plan, tally);
     }
   }
-  EXPECT_GE(tally.exact, 8);
+  EXPECT_GE(tally.exact, 4);
   EXPECT_GE(tally.not_exact, 8);
-  EXPECT_LE(tally.hidden, tally.certain / 10) << "biases may leave the second expert no weight, but seldom";
+  EXPECT_LE(tally.hidden, tally.certain / 20);
   EXPECT_LE(tally.unknown, (tally.exact + tally.not_exact) / 4);
 }
 
