@@ -2,7 +2,7 @@
 find_package(Threads REQUIRED)
 find_package(OpenSSL 3.0 REQUIRED COMPONENTS Crypto)
 find_package(ZLIB 1.2 REQUIRED)
-find_package(nlohmann_json 3.11 REQUIRED)
+find_package(RapidJSON 1.1 REQUIRED)
 find_package(CLI11 2.1 REQUIRED)
 find_package(tomlplusplus 3.3 REQUIRED)
 find_package(spdlog 1.10 REQUIRED)

@@ -1,23 +1,46 @@
 // The plan of a conversion stands in coppice.json, which anyone may edit: any text gives a plan that survives writing and
-// reading and holds what carriers rely on, or Error{kFormat, kUsage}.
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
+// reading and holds what carriers rely on, or Error{kFormat, kUsage}; one that fits a model says what becomes of every
+// tensor.
 
-#include "coppice/base/error.h"
+#include "coppice/families/match.h"
+#include "coppice/upcycle/convert_map.h"
 #include "coppice/upcycle/convert_plan.h"
+#include "fuzz/fuzzed.h"
 
 namespace {
 
-void require(bool holds) {
-  if (!holds) std::abort();
+using coppice::fuzz::require;
+using coppice::upcycle::ConversionPlan;
+
+/// A model of 2 layers of 64 units.
+const coppice::families::ModelConfig& dense_config() {
+  static const auto config = [] {
+    coppice::families::ModelSizes sizes;
+    sizes.family = "llama";
+    sizes.num_layers = 2;
+    sizes.dense_width = 64;
+    return coppice::families::read_config(coppice::families::make_config(sizes, coppice::io::Dtype::kBf16), "llama");
+  }();
+  return config;
+}
+
+void use(const ConversionPlan& plan) {
+  using coppice::ErrorCode;
+  constexpr int64_t kMostExperts = 256;
+  static const auto slots = coppice::families::expected_tensors(dense_config());
+  try {
+    check_conversion_plan(dense_config(), plan);
+    if (plan.experts > kMostExperts) return;
+    require(!map_to_moe(dense_config(), slots, plan).tensors.empty());
+  } catch (const coppice::Error& e) {
+    coppice::fuzz::require_refusal(e, {ErrorCode::kFormat, ErrorCode::kUsage, ErrorCode::kUnsupported});
+  }
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using coppice::Json;
-  using coppice::upcycle::ConversionPlan;
   ConversionPlan plan;
   try {
     plan = ConversionPlan::from_json(Json::parse({reinterpret_cast<const char*>(data), size}, "input"), "input");
@@ -30,5 +53,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const auto& child : layer.children) require(child.parent < plan.slices());
   }
   require(ConversionPlan::from_json(Json::parse(plan.to_json().dump(), "text"), "again") == plan);
+  use(plan);
   return 0;
 }

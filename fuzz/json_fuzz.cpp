@@ -20,5 +20,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto again = Json::parse(text, "dump");
     if (again != value || again.dump(indent) != text) std::abort();
   }
+  // Passed one after the other, the members are what they are together.
+  size_t passed = 0;
+  const auto take = [&](std::string_view key, const Json& member) {
+    const auto& [wanted_key, wanted] = value.members().at(passed++);
+    if (key != wanted_key || member != wanted) std::abort();
+  };
+  const bool is_object = Json::each_member({reinterpret_cast<const char*>(data), size}, "input", {}, size + 1, take);
+  if (is_object != value.is_object() || (is_object && passed != value.members().size())) std::abort();
   return 0;
 }

@@ -1,28 +1,40 @@
 // A plan file is edited by hand: any text gives a plan that survives writing and reading and holds what carriers rely on,
-// or Error{kFormat, kUsage}.
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
-
-#include "coppice/base/error.h"
+// or Error{kFormat, kUsage}. A plan that fits a model has a grown configuration, a text and a verdict.
 #include "coppice/base/toml.h"
 #include "coppice/upcycle/plan.h"
+#include "coppice/upcycle/plan_text.h"
+#include "fuzz/fuzzed.h"
 
 namespace {
 
-void require(bool holds) {
-  if (!holds) std::abort();
+using coppice::Error;
+using coppice::ErrorCode;
+using coppice::fuzz::require;
+using coppice::fuzz::require_refusal;
+using coppice::upcycle::GrowthPlan;
+
+void use(const coppice::families::ModelConfig& config, const GrowthPlan& plan) {
+  namespace upcycle = coppice::upcycle;
+  try {
+    upcycle::check_plan(config, plan, false);
+    const auto grown = coppice::families::read_config(upcycle::grown_config(config, plan), "grown");
+    require(grown.num_experts == plan.experts_after);
+  } catch (const Error& e) {
+    require_refusal(e, {ErrorCode::kFormat, ErrorCode::kUsage, ErrorCode::kUnsupported});
+    return;
+  }
+  require(!upcycle::plan_exactness(config, plan).reason.empty());
+  require(!upcycle::copies_text(plan).empty() && !upcycle::methods_text(plan).empty());
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using coppice::upcycle::GrowthPlan;
   GrowthPlan plan;
   try {
-    plan = GrowthPlan::from_json(coppice::parse_toml({reinterpret_cast<const char*>(data), size}, "input"), "input");
-  } catch (const coppice::Error& e) {
-    require(e.code == coppice::ErrorCode::kFormat || e.code == coppice::ErrorCode::kUsage);
+    plan = GrowthPlan::from_json(coppice::parse_toml(coppice::fuzz::text_of(data, size), "input"), "input");
+  } catch (const Error& e) {
+    require_refusal(e, {ErrorCode::kFormat, ErrorCode::kUsage});
     return 0;
   }
   for (const auto& layer : plan.layers) {
@@ -31,5 +43,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   require(GrowthPlan::from_json(plan.to_json(), "again") == plan);
   require(GrowthPlan::from_json(coppice::parse_toml(coppice::toml_text(plan.to_json()), "text"), "text") == plan);
+  for (const auto& config : coppice::fuzz::tiny_configs()) use(config, plan);
   return 0;
 }

@@ -1,17 +1,12 @@
 // parse_header takes any bytes: it gives tensors that fill the data section exactly and survive writing and reading, or
 // Error{kFormat}.
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
 
-#include "coppice/base/error.h"
 #include "coppice/io/safetensors_header_detail.h"
+#include "fuzz/fuzzed.h"
 
 namespace {
 
-void require(bool holds) {
-  if (!holds) std::abort();
-}
+using coppice::fuzz::require;
 
 }  // namespace
 

@@ -1,19 +1,14 @@
 // Scores come from other machines: any JSON gives scores that survive writing and reading and are finite and not
 // negative, or Error{kFormat, kNonFinite}; choosing parents by them does not fail in any other way.
 #include <cmath>
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
 
-#include "coppice/base/error.h"
 #include "coppice/upcycle/selection.h"
 #include "coppice/upcycle/utility.h"
+#include "fuzz/fuzzed.h"
 
 namespace {
 
-void require(bool holds) {
-  if (!holds) std::abort();
-}
+using coppice::fuzz::require;
 
 void choose(const coppice::upcycle::Scores& scores, std::string_view metric, int64_t layer) {
   namespace upcycle = coppice::upcycle;

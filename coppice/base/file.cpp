@@ -1,65 +1,145 @@
+#include "coppice/base/file.h"
+
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstring>
+#include <system_error>
 #include <vector>
 
 #include "coppice/base/error.h"
 #include "coppice/base/file_detail.h"
+#include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
 
-namespace coppice::detail {
+namespace coppice {
 namespace {
 
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
+constexpr size_t kPieceBytes = size_t{256} << 10;
 
- private:
-  int fd_;
-};
+// O_NONBLOCK: a named pipe must not hang the open; it changes nothing for regular files.
+constexpr int kToRead = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 
-[[noreturn]] void fail(const std::filesystem::path& path, int error) {
-  if (error == ENOENT || error == ENOTDIR) {
-    throw Error(ErrorCode::kNotFound, cat(path, ": there is no such file (check the path)"));
+std::string_view kind_of(mode_t mode) {
+  if (S_ISDIR(mode)) return "a directory";
+  if (S_ISFIFO(mode)) return "a named pipe";
+  if (S_ISSOCK(mode)) return "a socket";
+  if (S_ISLNK(mode)) return "a symbolic link";
+  return "a device";
+}
+
+[[noreturn]] void refuse_kind(const std::filesystem::path& path, std::string_view kind) {
+  throw Error(ErrorCode::kFormat, cat(path, ": is ", kind, "; wanted a regular file (put the file itself there)"));
+}
+
+Descriptor checked(int fd, const std::filesystem::path& path) {
+  Descriptor file(fd);
+  if (!file) {
+    const int number = errno;
+    if (number == ENOENT || number == ENOTDIR) {
+      throw Error(ErrorCode::kNotFound, cat(path, ": no such file (check the path)"));
+    }
+    if (number == ENXIO) refuse_kind(path, "a socket or a device without a driver");
+    if (number == ELOOP) refuse_kind(path, "a symbolic link");
+    throw_io(path.string(), "open it", number);
   }
-  throw Error(ErrorCode::kIo, cat(path, ": cannot be read: ", std::strerror(error)));
+  struct stat status{};
+  if (::fstat(file.get(), &status) != 0) throw_io(path.string(), "read its size", errno);
+  if (!S_ISREG(status.st_mode)) refuse_kind(path, kind_of(status.st_mode));
+  return file;
+}
+
+void wait_for(int fd, short event) {
+  constexpr int kLookAgainMs = 100;  // a signal that another thread took does not end poll
+  pollfd wanted{.fd = fd, .events = event, .revents = 0};
+  while (::poll(&wanted, 1, kLookAgainMs) <= 0) check_interrupt();
 }
 
 }  // namespace
 
-void read_pieces(const std::filesystem::path& path, const std::function<void(std::span<const std::byte>)>& take) {
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.get() < 0) fail(path, errno);
-  std::vector<std::byte> piece(size_t{256} << 10);
+int Descriptor::close() {
+  if (fd_ < 0) return 0;
+  // Linux frees the number whatever close returns, so there is no second try.
+  return ::close(std::exchange(fd_, -1)) == 0 ? 0 : errno;
+}
+
+void throw_io(std::string_view subject, std::string_view action, int error_number) {
+  std::string reason;
+  switch (error_number) {
+    case ENOSPC: reason = "no space left on the device (free some, or write to another disk)"; break;
+    case EDQUOT: reason = "no space left in the disk quota (free some, or write to another disk)"; break;
+    case EFBIG: reason = "no space left under the file-size limit (raise it with `ulimit -f`)"; break;
+    case EACCES:
+    case EPERM: reason = "permission denied (check owner and mode)"; break;
+    case EROFS: reason = "the file system is read-only (write elsewhere)"; break;
+    default: reason = std::generic_category().message(error_number);
+  }
+  throw Error(ErrorCode::kIo, cat(subject, ": cannot ", action, ": ", reason));
+}
+
+Descriptor open_to_read(const std::filesystem::path& path) { return checked(::open(path.c_str(), kToRead), path); }
+
+Descriptor open_to_read_at(int directory, const std::filesystem::path& name, const std::filesystem::path& path) {
+  return checked(::openat(directory, name.c_str(), kToRead | O_NOFOLLOW), path);
+}
+
+FileState state_of(const Descriptor& file, const std::filesystem::path& path) {
+  struct stat status{};
+  if (::fstat(file.get(), &status) != 0) throw_io(path.string(), "read its size", errno);
+  return {.device = status.st_dev,
+          .inode = status.st_ino,
+          .bytes = static_cast<uint64_t>(status.st_size),
+          .modified_ns = static_cast<int64_t>(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec};
+}
+
+size_t read_some(const Descriptor& file, std::span<std::byte> out, const std::filesystem::path& path) {
   for (;;) {
-    const ssize_t got = ::read(file.get(), piece.data(), piece.size());
-    if (got == 0) return;
-    if (got > 0) {
-      take(std::span(piece).first(static_cast<size_t>(got)));
-    } else if (errno != EINTR) {
-      fail(path, errno);
-    }
+    const ssize_t got = ::read(file.get(), out.data(), out.size());
+    if (got >= 0) return static_cast<size_t>(got);
+    if (errno != EINTR) throw_io(path.string(), "read it", errno);
+    check_interrupt();
   }
 }
 
-std::string read_text(const std::filesystem::path& path, uint64_t max_bytes) {
-  std::string text;
-  read_pieces(path, [&](std::span<const std::byte> piece) {
-    if (text.size() + piece.size() > max_bytes) {
-      throw Error(ErrorCode::kFormat,
-                  cat(path, ": is longer than ", bytes_text(max_bytes), ", the most such a file may have"));
-    }
-    text.append(reinterpret_cast<const char*>(piece.data()), piece.size());
-  });
+std::string read_text(const Descriptor& file, const std::filesystem::path& path, uint64_t max_bytes) {
+  const auto too_long = [&](uint64_t bytes) {
+    if (bytes <= max_bytes) return;
+    throw Error(ErrorCode::kFormat,
+                cat(path, ": is longer than ", bytes_text(max_bytes), ", the most such a file may have"));
+  };
+  const uint64_t size = state_of(file, path).bytes;
+  too_long(size);
+  // One byte more than its size, so that the end shows at the first read; files of /proc have size 0 and text.
+  std::string text(static_cast<size_t>(size) + 1, '\0');
+  size_t filled = 0;
+  for (;;) {
+    if (filled == text.size()) text.resize(text.size() + std::max(text.size(), kPieceBytes));
+    const size_t got = read_some(file, std::as_writable_bytes(std::span(text).subspan(filled)), path);
+    if (got == 0) break;
+    filled += got;
+    too_long(filled);
+  }
+  text.resize(filled);
   return text;
 }
 
-}  // namespace coppice::detail
+void wait_to_read(int fd) { wait_for(fd, POLLIN); }
+void wait_to_write(int fd) { wait_for(fd, POLLOUT); }
+
+namespace detail {
+
+void read_pieces(const std::filesystem::path& path, const std::function<void(std::span<const std::byte>)>& take) {
+  const Descriptor file = open_to_read(path);
+  std::vector<std::byte> piece(kPieceBytes);
+  while (const size_t got = read_some(file, piece, path)) take(std::span(piece).first(got));
+}
+
+std::string read_text(const std::filesystem::path& path, uint64_t max_bytes) {
+  return coppice::read_text(open_to_read(path), path, max_bytes);
+}
+
+}  // namespace detail
+}  // namespace coppice

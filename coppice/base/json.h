@@ -3,6 +3,7 @@
 #include <concepts>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -11,11 +12,20 @@
 
 namespace coppice {
 
+/// The most that a document may hold.
+struct JsonLimits {
+  uint64_t bytes = uint64_t{256} << 20;
+  uint64_t values = 4'000'000;  ///< numbers, texts, arrays, objects: each takes memory, however short it is written
+};
+
 /// A JSON value that keeps what a configuration file holds: key order, the text of every non-integer number
 /// (1e-05 stays 1e-05), bare NaN and Infinity as Python writes them.
+///
+/// Memory   16 bytes; a text, an array or an object has a block of the heap beside them. Of a document, at most some
+///          twenty times its text.
 class Json {
  public:
-  enum class Kind { kNull, kBool, kInt, kFloat, kString, kArray, kObject };
+  enum class Kind : uint8_t { kNull, kBool, kInt, kFloat, kString, kArray, kObject };
   using Array = std::vector<Json>;
   using Member = std::pair<std::string, Json>;
   using Object = std::vector<Member>;
@@ -28,9 +38,14 @@ class Json {
     requires(!std::same_as<T, bool> && !std::same_as<T, char>)
   Json(T value) : Json(static_cast<std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>(value)) {}
   Json(double value);  // written in the shortest form that reads back equal
-  Json(const char* value) : Json(std::string(value)) {}
   Json(std::string value);
-  Json(std::string_view value) : Json(std::string(value)) {}
+  template <class Text>  // literals, views, names of tensors
+    requires(std::convertible_to<const Text&, std::string_view> && !std::same_as<Text, std::string>)
+  Json(const Text& value) : Json(std::string(std::string_view(value))) {}
+  Json(const Json& other);
+  Json(Json&& other) noexcept;
+  Json& operator=(Json other) noexcept;
+  ~Json() { clear(); }
   static Json array(Array items = {});
   static Json object(Object members = {});
   template <class Range>
@@ -47,7 +62,7 @@ class Json {
   bool is_array() const { return kind_ == Kind::kArray; }
   bool is_string() const { return kind_ == Kind::kString; }
 
-  // Reading. Throws Error{kFormat}: what was wanted, what was found.
+  // Reading. Throws Error{kFormat}: what was wanted, what was found. JsonReader says where in which file, too.
   bool as_bool() const;
   int64_t as_int() const;  // also a float without fraction
   double as_double() const;
@@ -73,22 +88,41 @@ class Json {
   /// `indent` < 0: one line; else that many spaces a level, as Python's json.dumps(indent=...) lays out.
   std::string dump(int indent = -1) const;
 
-  /// Throws   Error{kFormat} with `source`, line and column: syntax, duplicate key, nesting over 64, invalid UTF-8.
-  static Json parse(std::string_view text, std::string_view source);
-  /// Throws   Error{kNotFound}, Error{kIo}, Error{kFormat}; files over `max_bytes` are Error{kFormat}.
-  static Json read(const std::filesystem::path& path, uint64_t max_bytes = 256u << 20);
+  /// Throws   Error{kFormat} with `source`, line and column: syntax, duplicate key, nesting over 64, invalid UTF-8, a
+  ///          number past the range of a double, more values than `limits` has.
+  static Json parse(std::string_view text, std::string_view source, const JsonLimits& limits = {});
+  /// Throws   Error{kNotFound}, Error{kIo}, Error{kFormat}.
+  static Json read(const std::filesystem::path& path, const JsonLimits& limits = {});
+
+  /// Passes the members of an object to `take`, one after the other as they are parsed: those of the document itself,
+  /// or, if `inside` is given, those of its member of that name (the document's other members are passed over). Returns
+  /// false if there is no such object. Keys that appear twice are passed twice.
+  ///
+  /// Memory   one member, which has no more than `values_of_member` values.
+  /// Throws   as `parse`.
+  static bool each_member(std::string_view text, std::string_view source, std::string_view inside,
+                          uint64_t values_of_member,
+                          const std::function<void(std::string_view key, const Json& value)>& take);
 
  private:
-  friend class JsonBuilder;  // json.cpp: fills values as the parser meets them
+  friend class JsonBuilder;  // json_parse.cpp: fills values as the parser meets them
+  static Json number(std::string text);
+  void clear() noexcept;
   void write(std::string& out, int indent, int level) const;
 
+  // kString: the value; kFloat: the number as found. An empty text, array or object is a null pointer.
+  union Value {
+    int64_t integer = 0;
+    bool boolean;
+    std::string* text;
+    Array* array;
+    Object* object;
+  };
   Kind kind_ = Kind::kNull;
-  bool bool_ = false;
-  int64_t int_ = 0;  // kInt (uint64 above the int64 range is kept as kFloat text)
-  double float_ = 0;
-  std::string text_;  // kString: the value; kFloat: as found
-  Array array_;
-  Object object_;
+  Value value_;
 };
+
+/// Appends `text` as a JSON text, with its quotes.
+void append_json_text(std::string& out, std::string_view text);
 
 }  // namespace coppice

@@ -2,9 +2,8 @@
 #include "coppice/base/text.h"
 
 namespace coppice {
-namespace {
 
-void write_string(std::string& out, std::string_view text) {
+void append_json_text(std::string& out, std::string_view text) {
   constexpr std::string_view kHex = "0123456789abcdef";
   out += '"';
   for (const char c : text) {
@@ -29,8 +28,6 @@ void write_string(std::string& out, std::string_view text) {
   out += '"';
 }
 
-}  // namespace
-
 std::string Json::dump(int indent) const {
   std::string out;
   write(out, indent, 0);
@@ -47,15 +44,16 @@ void Json::write(std::string& out, int indent, int level) const {
   };
   switch (kind_) {
     case Kind::kNull: out += "null"; return;
-    case Kind::kBool: out += bool_ ? "true" : "false"; return;
-    case Kind::kInt: out += std::to_string(int_); return;
-    case Kind::kFloat: out += text_; return;
-    case Kind::kString: write_string(out, text_); return;
+    case Kind::kBool: out += value_.boolean ? "true" : "false"; return;
+    case Kind::kInt: out += std::to_string(value_.integer); return;
+    case Kind::kFloat: out += *value_.text; return;
+    case Kind::kString: append_json_text(out, as_string()); return;
     case Kind::kArray: {
-      if (array_.empty()) break;
+      const Array& all = items();
+      if (all.empty()) break;
       out += '[';
-      for (const Json& item : array_) {
-        separate(&item == array_.data());
+      for (const Json& item : all) {
+        separate(&item == all.data());
         item.write(out, indent, level + 1);
       }
       new_line(level);
@@ -63,11 +61,12 @@ void Json::write(std::string& out, int indent, int level) const {
       return;
     }
     case Kind::kObject: {
-      if (object_.empty()) break;
+      const Object& all = members();
+      if (all.empty()) break;
       out += '{';
-      for (const Member& member : object_) {
-        separate(&member == object_.data());
-        write_string(out, member.first);
+      for (const Member& member : all) {
+        separate(&member == all.data());
+        append_json_text(out, member.first);
         out += ": ";
         member.second.write(out, indent, level + 1);
       }

@@ -60,8 +60,8 @@ void refuse_extras(std::string_view command, std::span<const OptionSpec> specs, 
 
 }  // namespace
 
-void detail::parse_options(std::string_view command, std::string_view summary, std::span<OptionSpec> specs,
-                           std::span<const std::string_view> args) {
+Given detail::parse_options(std::string_view command, std::string_view summary, std::span<OptionSpec> specs,
+                            std::span<const std::string_view> args) {
   CLI::App app;
   app.set_help_flag();
   app.allow_extras();
@@ -86,21 +86,26 @@ void detail::parse_options(std::string_view command, std::string_view summary, s
   }
   refuse_extras(command, specs, app.remaining());
 
+  Given given;
+  std::vector<Json> defaults;
+  for (const OptionSpec& spec : specs) defaults.push_back(spec.write());
   std::vector<const OptionSpec*> set;
   if (config->count() > 0) {
     const std::string& path = config->results().back();
-    set = assign_settings(specs, read_toml(path), path);
+    set = assign_settings(specs, read_toml(path), path, given);
   }
   std::vector<std::string> missing;
-  const auto given = texts_of(specs, options);
+  const auto texts_of_options = texts_of(specs, options);
   for (size_t i = 0; i < specs.size(); ++i) {
     OptionSpec& spec = specs[i];
-    const auto& texts = given[i];
+    const auto& texts = texts_of_options[i];
     const std::string subject = cat(spec.positional ? "" : "--", spec.name);
     if (!texts.empty()) {
       if (texts.size() > 1 && !spec.is_list)
         wrong_usage(command, cat(subject, ": is given ", texts.size(), " times; wanted once"));
       assign(spec, texts, subject);
+      const bool resets = given.has(spec.name) && spec.write() == defaults[i];  // what the file says
+      resets ? given.remove(spec.name) : given.add_flag(spec.name);
     } else if (spec.positional && !spec.optional && std::find(set.begin(), set.end(), &spec) == set.end()) {
       missing.push_back(spec.name);
     }
@@ -108,6 +113,17 @@ void detail::parse_options(std::string_view command, std::string_view summary, s
   if (!missing.empty())
     wrong_usage(command,
                 cat(join(missing, " and "), ": missing; '", command, "' needs ", missing.size() > 1 ? "them" : "it"));
+  return given;
+}
+
+void refuse_without_effect(const Given& given, std::initializer_list<WithoutEffect> rules, std::string_view dashes) {
+  for (const WithoutEffect& rule : rules) {
+    if (!rule.when) continue;
+    for (const std::string_view option : rule.options) {
+      if (!(rule.flags_only ? given.has_flag(option) : given.has(option))) continue;
+      throw Error(ErrorCode::kUsage, cat(dashes, option, ": it has no effect here; ", rule.reason, " (leave it out)"));
+    }
+  }
 }
 
 }  // namespace coppice

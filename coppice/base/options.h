@@ -24,7 +24,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <initializer_list>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -57,6 +59,35 @@ template <class Struct, class Value>
 constexpr Field<Struct, Value> operand(std::string_view name, Value Struct::* member, std::string_view help) {
   return {name, member, help, true};
 }
+
+/// The options that a command line or a settings file gave. A struct with a member `Given given` has it filled by
+/// `parse`, `read_toml` and `read_object`.
+class Given {
+ public:
+  /// A flag counts whatever its value; a key of a settings file where its value is not the default, since a file that
+  /// states every default is what a run saves. A flag that gives the default back takes the file's key away.
+  bool has(std::string_view name) const { return flags_.contains(name) || keys_.contains(name); }
+  bool has_flag(std::string_view name) const { return flags_.contains(name); }
+  void add_flag(std::string_view name) { flags_.emplace(name); }
+  void add_key(std::string_view name) { keys_.emplace(name); }
+  void remove(std::string_view name) { keys_.erase(std::string(name)); }
+
+ private:
+  std::set<std::string, std::less<>> flags_, keys_;
+};
+
+/// Options that have no effect where `when` holds, for `reason`.
+struct WithoutEffect {
+  bool when;
+  std::string reason;
+  std::vector<std::string_view> options;
+  bool flags_only = false;  ///< a settings file may have them for those for whom they have an effect
+};
+
+/// Throws   Error{kUsage} naming the first option that was given and has no effect, and why. `dashes` goes before its
+///          name: none for the keys of a file.
+void refuse_without_effect(const Given& given, std::initializer_list<WithoutEffect> rules,
+                           std::string_view dashes = "--");
 
 /// One option, its type erased. `read` parses text (Error{kUsage} on nonsense); `write` gives text that `read` takes.
 struct OptionSpec {
@@ -166,12 +197,17 @@ OptionSpec erase(Object& object, const Field<Struct, Value>& f) {
 }
 
 /// Default < --config FILE.toml < flag. Handles --help (prints to stdout and throws HelpShown).
-void parse_options(std::string_view command, std::string_view summary, std::span<OptionSpec> specs,
-                   std::span<const std::string_view> args);
+Given parse_options(std::string_view command, std::string_view summary, std::span<OptionSpec> specs,
+                    std::span<const std::string_view> args);
 
 /// Sets fields from a TOML file.
-void read_settings(std::span<OptionSpec> specs, const std::filesystem::path& path);
-void read_settings(std::span<OptionSpec> specs, const Json& table, std::string_view source);
+Given read_settings(std::span<OptionSpec> specs, const std::filesystem::path& path);
+Given read_settings(std::span<OptionSpec> specs, const Json& table, std::string_view source);
+
+template <class Struct>
+void keep_given(Struct& object, Given given) {
+  if constexpr (requires { object.given; }) object.given = std::move(given);
+}
 
 }  // namespace detail
 
@@ -190,7 +226,7 @@ template <class Struct>
 Struct parse(std::string_view command, std::string_view summary, std::span<const std::string_view> args) {
   Struct object;
   auto specs = option_specs(object);
-  detail::parse_options(command, summary, specs, args);
+  detail::keep_given(object, detail::parse_options(command, summary, specs, args));
   return object;
 }
 
@@ -198,14 +234,14 @@ Struct parse(std::string_view command, std::string_view summary, std::span<const
 template <class Struct>
 void read_toml(Struct& object, const std::filesystem::path& path) {
   auto specs = option_specs(object);
-  detail::read_settings(specs, path);
+  detail::keep_given(object, detail::read_settings(specs, path));
 }
 
 /// The same from a table that has been read already; `source` names it in errors.
 template <class Struct>
 void read_object(Struct& object, const Json& table, std::string_view source) {
   auto specs = option_specs(object);
-  detail::read_settings(specs, table, source);
+  detail::keep_given(object, detail::read_settings(specs, table, source));
 }
 
 /// The present values as TOML text, tables by dotted prefix; what `--config` reads back.

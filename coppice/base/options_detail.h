@@ -20,10 +20,11 @@ void assign(OptionSpec& spec, const std::vector<std::string>& texts, std::string
 
 /// Sets fields from a table whose keys are options, or tables of options under their dotted prefix.
 ///
+/// Adds to `given` those whose value is not the one before.
 /// Returns  the options that were set.
 /// Throws   Error{kUsage}: every unknown key, with the nearest spelling.
 std::vector<const OptionSpec*> assign_settings(std::span<OptionSpec> specs, const Json& settings,
-                                               std::string_view source);
+                                               std::string_view source, Given& given);
 
 std::string help_text(std::string_view command, std::string_view summary, std::span<const OptionSpec> specs);
 

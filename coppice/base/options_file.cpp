@@ -58,7 +58,7 @@ void detail::assign(OptionSpec& spec, const std::vector<std::string>& texts, std
 }
 
 std::vector<const OptionSpec*> detail::assign_settings(std::span<OptionSpec> specs, const Json& settings,
-                                                       std::string_view source) {
+                                                       std::string_view source, Given& given) {
   std::vector<std::string> keys, unknown;
   for (const auto& spec : specs) keys.push_back(key_of(spec));
   std::vector<const OptionSpec*> set;
@@ -69,7 +69,9 @@ std::vector<const OptionSpec*> detail::assign_settings(std::span<OptionSpec> spe
     }
     OptionSpec& spec = specs[static_cast<size_t>(std::find(keys.begin(), keys.end(), name) - keys.begin())];
     const std::string subject = cat(source, ": ", name);
+    const Json before = spec.write();
     assign(spec, texts_of(spec, value, subject), subject);
+    if (spec.write() != before) given.add_key(spec.name);
     set.push_back(&spec);
   });
   if (!unknown.empty()) {
@@ -78,15 +80,19 @@ std::vector<const OptionSpec*> detail::assign_settings(std::span<OptionSpec> spe
   return set;
 }
 
-void detail::read_settings(std::span<OptionSpec> specs, const std::filesystem::path& path) {
-  assign_settings(specs, read_toml(path), path.string());
+Given detail::read_settings(std::span<OptionSpec> specs, const std::filesystem::path& path) {
+  Given given;
+  assign_settings(specs, read_toml(path), path.string(), given);
+  return given;
 }
 
-void detail::read_settings(std::span<OptionSpec> specs, const Json& table, std::string_view source) {
+Given detail::read_settings(std::span<OptionSpec> specs, const Json& table, std::string_view source) {
   if (!table.is_object()) {
     throw Error(ErrorCode::kUsage, cat(source, ": found ", table.dump().substr(0, 40), "; wanted a table"));
   }
-  assign_settings(specs, table, source);
+  Given given;
+  assign_settings(specs, table, source, given);
+  return given;
 }
 
 std::string to_toml(std::span<const OptionSpec> specs) {

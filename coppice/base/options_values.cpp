@@ -38,8 +38,8 @@ void read_scalar(uint64_t& out, const std::string& text) { read_number(out, text
 
 void read_scalar(double& out, const std::string& text) {
   double value = 0;
-  read_number(value, text, "a number");
-  if (std::isnan(value)) throw Error(ErrorCode::kUsage, cat("found '", text, "'; wanted a number"));
+  read_number(value, text, "a finite number");
+  if (!std::isfinite(value)) throw Error(ErrorCode::kUsage, cat("found '", text, "'; wanted a finite number"));
   out = value;
 }
 

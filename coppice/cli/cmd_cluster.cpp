@@ -25,6 +25,7 @@ struct ClusterOptions {
   uint64_t tokens_used = 16384, seed = 0;
   int64_t sequence_length = 256;
   double std = 0.02;
+  bool reset_attention = false;
   std::string dtype = "f32";
   std::optional<uint64_t> threads;
   bool json = false;
@@ -38,6 +39,8 @@ struct ClusterOptions {
                             "rows of a router: as many as virtual groups, experts / granularity, or as experts"),
                       field("tokens", &O::tokens_used, "tokens to cluster"),
                       field("sequence-length", &O::sequence_length, "tokens a window"),
+                      field("reset-attention", &O::reset_attention,
+                            "no token sees beyond the start of its document, as with train --data.reset_attention"),
                       field("std", &O::std, "logits spread as those of random rows of this standard deviation"),
                       field("seed", &O::seed, "of the choice of windows and of the first centres"),
                       field("dtype", &O::dtype, "compute: f32 or bf16"),
@@ -86,6 +89,7 @@ int run(std::span<const std::string_view> args) {
                                             {.clusters = o.clusters,
                                              .tokens = o.tokens_used,
                                              .sequence_length = o.sequence_length,
+                                             .reset_attention = o.reset_attention,
                                              .std = o.std,
                                              .seed = o.seed,
                                              .dtype = dtype});

@@ -90,6 +90,9 @@ constexpr std::array<std::string_view, 8> kOfEveryRun = {"MODEL",  "OUT",  "max-
 /// Throws   Error{kUsage} for a setting that was given and has no effect.
 void check_used(ConvertOptions o) {
   if (o.models.size() == 1 && o.trunk) refuse("trunk", "there is one model");
+  if (!o.dense_average && o.no_virtual_group && o.granularity.value_or(1) == 1) {
+    refuse("no-virtual-group", "with granularity 1 every expert is a group of its own");
+  }
   if (!o.dense_average) return;
   if (o.models.size() > 1) refuse("dense-average", "it takes one model");
   for (const OptionSpec& spec : option_specs(o)) {
@@ -138,7 +141,7 @@ Json settings_record(ConvertOptions o) {
   for (const OptionSpec& spec : option_specs(o)) {
     const bool shapes =
         spec.name == "max-shard-bytes" || std::ranges::find(kOfEveryRun, spec.name) == kOfEveryRun.end();
-    if (shapes && is_given(spec)) record[spec.name] = spec.write();
+    if (shapes && is_given(spec)) record[spec.name] = recorded_setting(spec, o);
   }
   return record;
 }
@@ -212,7 +215,10 @@ Json account_json(const upcycle::Conversion& conversion, const Account& account,
   return json;
 }
 
-int carry_out(upcycle::Conversion& conversion, const ConvertOptions& o, const Account& account, Json json) {
+int carry_out(upcycle::Conversion& conversion, const families::Model& first, const ConvertOptions& o,
+              const Account& account) {
+  Json json = account_json(conversion, account, first.config.family->model_type);
+  tell_left_out(upcycle::files_left_out(first.checkpoint, false), json);
   if (o.dry_run) {
     std::cout << (o.json ? json.dump(2) + "\n" : account_text(conversion, account));
     return 0;
@@ -224,8 +230,8 @@ int carry_out(upcycle::Conversion& conversion, const ConvertOptions& o, const Ac
   } else if (!done.missing_parts.empty()) {
     std::cout << part_text(done, *o.part, o.out);
   } else {
-    std::cout << cat("wrote ", o.out, ": ", done.tensors_written, " tensors, ", bytes_text(done.bytes_written),
-                     "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n")
+    std::cout << cat("wrote ", o.out, ": ", size_text(done, o.part), "; peak memory ", done.peak_rss_bytes >> 20,
+                     " MiB\n")
               << account_text(conversion, account);
   }
   return 0;
@@ -236,7 +242,7 @@ int average(const ConvertOptions& o) {
   if (!model.config.is_moe()) refuse("dense-average", cat(o.models.front(), " has no experts"));
   upcycle::Conversion conversion(model, o.to.value_or(std::string(upcycle::dense_counterpart(model))), o.lossy);
   const Account account = account_of(conversion, model, std::nullopt);
-  return carry_out(conversion, o, account, account_json(conversion, account, model.config.family->model_type));
+  return carry_out(conversion, model, o, account);
 }
 
 int run(std::span<const std::string_view> args) {
@@ -256,7 +262,7 @@ int run(std::span<const std::string_view> args) {
       upcycle::make_conversion_plan(first.config, static_cast<int64_t>(parents.size()), conversion_options(o, given));
   upcycle::Conversion conversion(parents, plan, given);
   const Account account = account_of(conversion, first, plan);
-  return carry_out(conversion, o, account, account_json(conversion, account, first.config.family->model_type));
+  return carry_out(conversion, first, o, account);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "coppice/base/error.h"
+#include "coppice/base/log.h"
 #include "coppice/base/memory.h"
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
@@ -35,6 +36,7 @@ struct EvalOptions {
   std::optional<ByteCount> max_memory;
   std::optional<uint64_t> threads;
   bool reset_attention = false, json = false;
+  Given given;
 
   static constexpr auto fields() {
     using O = EvalOptions;
@@ -83,7 +85,9 @@ void check(const EvalOptions& o, const families::Model& model) {
   if (o.tokens.empty() && o.tasks.empty()) {
     refuse("tokens: none given, nor tasks; wanted token files (make them with `coppice tokenize`) or questions");
   }
-  if (o.against && o.tokens.empty()) refuse("against: given without tokens; wanted token files to compare on");
+  refuse_without_effect(o.given, {{o.tokens.empty(),
+                                   "there are no token files",
+                                   {"against", "sequence-length", "reset-attention", "batch", "max-tokens"}}});
   (void)compute_dtype(o.dtype);
   if (o.batch < 1) refuse(cat("batch: ", o.batch, "; wanted 1 or more"));
   if (!o.tokens.empty() && (o.sequence_length < 1 || o.sequence_length > model.config.max_positions)) {
@@ -106,10 +110,17 @@ void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, const std::
   }
 }
 
-// Of a model in the middle of a handover: the routing that it was trained with. Else null.
+// Of a model in the middle of a handover: the routing that it was trained with, to the same tokens. Else null.
 std::shared_ptr<const nn::LineageRouting> routing_of_training(const std::filesystem::path& model) {
   const auto lineage = upcycle::read_lineage(model);
-  return lineage ? train::lineage_routing(lineage, upcycle::lineage_share(*lineage), 0) : nullptr;
+  if (!lineage) return nullptr;
+  const auto note = upcycle::noted_lineage_share(*lineage);
+  if (note.share > 0 && !note.seed) {
+    log_warning(cat(model, ": its ", upcycle::kLineageFile,
+                    " does not say which seed draws the tokens that are routed ",
+                    "by lineage (coppice 0.1.0 wrote it); the loss by lineage is that of seed 0"));
+  }
+  return train::lineage_routing(lineage, note.share, note.seed.value_or(0));
 }
 
 Results evaluate(const EvalOptions& o) {

@@ -14,6 +14,7 @@
 #include "coppice/cost/cost_plan.h"
 #include "coppice/families/match.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/upcycle/exactness.h"
 #include "coppice/upcycle/execute.h"
 #include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/optimizer_state.h"
@@ -47,6 +48,7 @@ struct ExpandOptions : OutputOptions {
   std::optional<std::filesystem::path> plan;
   bool undo = false;
   bool dry_run = false, json = false;
+  Given given;
 
   static constexpr auto fields() {
     using O = ExpandOptions;
@@ -137,22 +139,23 @@ void apply_recipe(ExpandOptions& o, const families::Model& model) {
   if (!o.router_init) {
     o.router_init = upcycle::MethodChoice::from_text(has_bias ? recipe.router_init : recipe.router_init_without_bias);
   }
-  if (!o.optimizer_state && std::filesystem::is_directory(o.model / upcycle::kTrainerFolder)) {
+  if (!o.optimizer_state && model.checkpoint.files().has_folder(upcycle::kTrainerFolder)) {
     o.optimizer_state = upcycle::MethodChoice::from_text(recipe.optimizer_state);
   }
 }
 
 /// Throws   Error{kUsage} for a setting that was given and has no effect.
-void check_used(const ExpandOptions& o, const upcycle::GrowthPlan& plan, bool has_optimizer_state) {
-  if (!upcycle::selection_rule(plan.select).needs_scores) {
-    const std::string reason = cat("the rule '", plan.select, "' does not look at scores");
-    if (o.scores) refuse("scores", reason);
-    if (o.metric) refuse("metric", reason);
-    if (o.layer_selection) refuse("layer-selection", reason);
-  }
-  if (o.temperature && plan.select != "weighted_sampling")
-    refuse("temperature", cat("the rule is '", plan.select, "'"));
-  if (o.optimizer_state && !has_optimizer_state) refuse("optimizer-state", "the model has no trainer/");
+void check_used(const ExpandOptions& o, const families::ModelConfig& config, const upcycle::GrowthPlan& plan,
+                bool has_optimizer_state) {
+  const std::string rule = cat("the rule '", plan.select, "' ");
+  refuse_without_effect(
+      o.given, {{!upcycle::selection_rule(plan.select).needs_scores,
+                 rule + "does not look at scores",
+                 {"scores", "metric", "layer-selection"}},
+                {plan.select != "weighted_sampling", rule + "does not draw", {"temperature"}},
+                {plan.select == "uniform", rule + "gives every expert as many copies", {"max-duplicates"}},
+                {!config.routing.has_selection_bias, "the model has no selection bias", {"balance-bias"}},
+                {!has_optimizer_state, cat("the model has no ", upcycle::kTrainerFolder, "/"), {"optimizer-state"}}});
 }
 
 std::optional<upcycle::Scores> read_scores(const ExpandOptions& o, const families::Model& model) {
@@ -179,9 +182,10 @@ upcycle::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model
     return upcycle::undo_plan(model.config, upcycle::read_lineage(model.checkpoint.directory()));
   }
   if (o.plan) {
-    auto plan = upcycle::GrowthPlan::read(*o.plan);
-    upcycle::check_plan(model.config, plan, o.allow_regroup);
-    return plan;
+    if (o.allow_regroup && model.config.routing.num_groups <= 1) {
+      refuse("allow-regroup", "the model has no router groups");
+    }
+    return upcycle::read_plan(*o.plan, model.config, o.allow_regroup);
   }
   if (o.split && o.experts) refuse("experts", "--split says how many parts an expert becomes");
   if (o.split == uint64_t{0} || o.split == uint64_t{1} || o.split > uint64_t{1} << 20) {
@@ -207,7 +211,7 @@ Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
       o.layer_selection = growth.layer_selection;
     }
     if (plan.select == "weighted_sampling") o.temperature = growth.temperature;
-    if (!o.split) o.experts = growth.experts;
+    if (!o.split) o.experts = upcycle::ExpertCount::from_text(cat(plan.experts_after));
   }
   o.expert_init = plan.expert_init;
   o.optimizer_state = plan.optimizer_state;
@@ -223,7 +227,7 @@ Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
     const Json value = spec.write();
     const bool is_off = spec.is_flag && !value.as_bool();
     if (std::ranges::find(kWithoutEffect, spec.name) == kWithoutEffect.end() && !value.is_null() && !is_off)
-      record[spec.name] = value;
+      record[spec.name] = recorded_setting(spec, o);
   }
   return record;
 }
@@ -246,7 +250,7 @@ Account account_of(const families::Model& model, const upcycle::GrowthPlan& plan
   const double met = static_cast<double>(of_one) * config.mean_top_k();
   after.active = after.total - of_one * plan.experts_after + std::llround(met);
   return {families::count_parameters(model), after, config.top_k_text(), upcycle::expand_bytes(model, plan),
-          upcycle::plan_exactness(model.config, plan)};
+          upcycle::growth_exactness(model, plan)};
 }
 
 Json account_json(const Account& account, const upcycle::GrowthPlan& plan) {
@@ -257,7 +261,7 @@ Json account_json(const Account& account, const upcycle::GrowthPlan& plan) {
       Json::array({Json(account.parameters_before.active), Json(account.parameters_after.active)});
   json["weight_bytes"] = Json::array({Json(account.bytes.weights_before), Json(account.bytes.weights_after)});
   json["optimizer_bytes"] = Json::array({Json(account.bytes.optimizer_before), Json(account.bytes.optimizer_after)});
-  json["exact"] = account.exactness.exact;
+  json["exact"] = account.exactness.known ? Json(account.exactness.exact) : Json();
   json["exactness"] = account.exactness.reason;
   return json;
 }
@@ -290,21 +294,20 @@ std::string plan_account(const families::Model& model, const upcycle::GrowthPlan
 
 std::string wrote_text(const ExpandOptions& o, const families::ModelConfig& config, const upcycle::GrowthPlan& plan,
                        const upcycle::WrittenModel& done) {
-  return cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ", done.tensors_written,
-             " tensors, ", bytes_text(done.bytes_written), done.optimizer_state ? " with optimizer state" : "",
-             "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n",
+  return cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ",
+             size_text(done, o.part), done.optimizer_state ? " with optimizer state" : "", "; peak memory ",
+             done.peak_rss_bytes >> 20, " MiB\n",
              config.is_quantised()
                  ? cat("Quantised with ", config.quantisation, ": experts are copied byte for byte.\n")
                  : std::string());
 }
 
-/// What is said last: of an expansion whether it is exact, of a contraction what is not as before.
-std::string verdict(const families::Model& model, const upcycle::GrowthPlan& plan, const Account& account) {
+/// What is said last: of an expansion whether it is exact, of a contraction what is as before.
+std::string verdict(const families::Model& model, const upcycle::GrowthPlan& plan, const Account& account,
+                    const std::filesystem::path& out) {
   if (!plan.is_undo) return account.exactness.reason;
-  const auto lineage = upcycle::read_lineage(model.checkpoint.directory());
-  const std::string remainder = lineage ? upcycle::undo_remainder(*lineage) : "";
-  return remainder.empty() ? "The originals as they are in MODEL; what the expansion left alone is what it was."
-                           : cat("Not all is as before the expansion: ", remainder, ".");
+  return upcycle::undo_account(model, plan, *upcycle::read_lineage(model.checkpoint.directory()),
+                               families::open_model(out, model.config.family));
 }
 
 int run(std::span<const std::string_view> args) {
@@ -316,8 +319,13 @@ int run(std::span<const std::string_view> args) {
   if (!o.plan && !o.undo) apply_recipe(o, model);
   const upcycle::GrowthPlan plan = plan_of(o, model);
   const Account account = account_of(model, plan);
-  if (!o.plan && !o.undo) check_used(o, plan, account.bytes.optimizer_before > 0);
+  if (!o.plan && !o.undo) check_used(o, model.config, plan, account.bytes.optimizer_before > 0);
+  if (o.plan && plan.optimizer_state.name != "copy" && account.bytes.optimizer_before == 0) {
+    throw Error(ErrorCode::kUsage, cat(*o.plan, ": methods.optimizer_state: '", plan.optimizer_state.name,
+                                       "' has no effect; the model has no trainer/ (make it 'copy')"));
+  }
   Json json = account_json(account, plan);
+  tell_left_out(upcycle::files_left_out(model.checkpoint, true), json);
   if (o.dry_run) {
     if (!plan.is_undo) json["plan"] = plan.to_json();
     std::cout << (o.json ? json.dump(2) + "\n" : plan_account(model, plan, account));
@@ -331,7 +339,7 @@ int run(std::span<const std::string_view> args) {
   } else if (!done.missing_parts.empty()) {
     std::cout << part_text(done, *o.part, o.out);
   } else {
-    std::cout << wrote_text(o, model.config, plan, done) << verdict(model, plan, account) << "\n";
+    std::cout << wrote_text(o, model.config, plan, done) << verdict(model, plan, account, o.out) << "\n";
   }
   return 0;
 }

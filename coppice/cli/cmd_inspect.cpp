@@ -9,6 +9,7 @@
 #include "coppice/cli/given_family.h"
 #include "coppice/families/expert_norms.h"
 #include "coppice/families/match.h"
+#include "coppice/families/routing_class.h"
 #include "coppice/report/html.h"
 #include "coppice/upcycle/lineage.h"
 
@@ -55,13 +56,19 @@ std::string routing_text(const families::ModelConfig& config) {
       text = cat("the top ", config.top_k_text(), " logits, then softmax over them");
       break;
     case families::GateFunction::kSigmoidTopK: text = cat("sigmoid, then the top ", config.top_k_text()); break;
+    case families::GateFunction::kUnknown:
+      return cat("the top ", config.top_k_text(), "; by what gates, the family file does not say (`",
+                 families::missing_routing_keys(r), "`)");
   }
   if (r.has_selection_bias) text += " by gate plus selection bias";
   if (r.num_groups > 1) text += cat(", of the best ", r.top_groups, " of ", r.num_groups, " groups");
-  if (r.gate != families::GateFunction::kTopKSoftmax)
+  if (!r.renormalise_known) {
+    text += ", gates renormalised or not: the family file does not say it (`renormalise`)";
+  } else if (r.gate != families::GateFunction::kTopKSoftmax) {
     text += !r.renormalise       ? ", gates as they are"
             : r.gate_norm == 1.0 ? ", gates renormalised"
                                  : cat(", gates divided by their ", r.gate_norm, "-norm");
+  }
   if (r.routed_scaling != 1.0) text += cat(", times ", r.routed_scaling);
   return text;
 }

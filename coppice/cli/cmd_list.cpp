@@ -7,6 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/families/routing_class.h"
+#include "coppice/io/file_rules.h"
 #include "coppice/upcycle/convert_pairs.h"
 #include "coppice/upcycle/convert_plan.h"
 #include "coppice/upcycle/convert_recipe.h"
@@ -44,7 +45,8 @@ Json routing_json(const families::Family& family) {
   const auto& info = families::routing_class_info(families::routing_class(families::default_routing(family)));
   Json exact = Json::object({{"plain_top_1", info.exact_top_1}, {"scaled_top_k", info.can_scale}});
   if (!info.scaled.empty()) exact["scaled_top_k_with"] = info.scaled;
-  if (!info.dormant.empty()) exact["dormant_copies"] = info.dormant;
+  const bool has_bias = family.has_role(families::Role::kRouterBias) || family.has_role(families::Role::kSelectionBias);
+  if (has_bias && !info.dormant.empty()) exact["dormant_copies"] = info.dormant;
   Json json = Json::object({{"class", info.name}, {"routing", info.routing}});
   if (family.renormalise.kind == families::Switch::Kind::kKey) json["class_depends_on"] = family.renormalise.key;
   json["groups"] = family.has_groups;
@@ -95,12 +97,25 @@ std::vector<Entry> conversions_entries() {
   return entries;
 }
 
+/// Kinds of files in model directories and what becomes of them.
+std::vector<Entry> files_entries() {
+  std::vector<Entry> entries;
+  for (const io::FileRule& rule : io::file_rules()) {
+    const std::string decision(io::decision_name(rule.decision));
+    Json more = Json::object({{"decision", decision}, {"reason", rule.reason}});
+    more["patterns"] = Json::array_of(split(rule.patterns, ' '));
+    const std::string reason = rule.reason.empty() ? "" : cat(": ", rule.reason);
+    entries.push_back({std::string(rule.kind), cat(decision, reason), "", {}, std::move(more)});
+  }
+  return entries;
+}
+
 struct List {
   std::string_view name, summary;
   std::vector<Entry> (*entries)();
 };
 
-constexpr std::array<List, 12> kLists = {{
+constexpr std::array<List, 13> kLists = {{
     {"families", "model families: how they route and store experts, what growing them keeps exactly (--json)",
      families_entries},
     {"expert-init", "how a new expert's weights arise from its parent's",
@@ -121,6 +136,7 @@ constexpr std::array<List, 12> kLists = {{
     {"routers", "rows of the routers that `coppice convert` makes", [] { return entries_of(upcycle::new_routers()); }},
     {"convert-recipes", "settings of `coppice convert` that belong together",
      [] { return entries_of(upcycle::convert_recipes()); }},
+    {"files", "files beside a model's weights: what expand and convert carry, leave out or refuse", files_entries},
 }};
 
 std::vector<Entry> lists_entries() { return entries_of(kLists); }

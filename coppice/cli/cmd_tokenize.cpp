@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <iostream>
 #include <optional>
 
@@ -25,22 +26,33 @@ struct TokenizeOptions {
   std::string text_key = "text";
   bool split_at_blank_lines = false;
   bool json = false;
+  Given given;
   static constexpr auto fields() {
     using O = TokenizeOptions;
-    return std::tuple{operand("TEXT", &O::text,
-                              "files of plain text or JSON lines (.jsonl), or directories of .txt and .jsonl files"),
-                      field("out", &O::out, "token file to write: OUT.bin, OUT.idx and OUT.json; must not exist"),
-                      field("tokenizer", &O::tokenizer, "model or tokenizer directory whose tokenizer to use"),
-                      field("train-tokenizer", &O::train_tokenizer,
-                            "train a sentencepiece tokenizer on the text into this new directory and use it"),
-                      field("vocab-size", &O::vocab_size, "ids of the tokenizer to train"),
-                      field("seed", &O::seed, "RNG seed for the part of a long text that the tokenizer is trained on"),
-                      field("text-key", &O::text_key, "key of the text in each JSON line"),
-                      field("split-at-blank-lines", &O::split_at_blank_lines,
-                            "plain text: an empty line ends a document (default: a file is one)"),
-                      field("json", &O::json, "print the result as one JSON object")};
+    return std::tuple{
+        operand(
+            "TEXT", &O::text,
+            "files of plain text or JSON lines (.jsonl, .json), gzip or not, or directories of .txt and .jsonl files"),
+        field("out", &O::out, "token file to write: OUT.bin, OUT.idx and OUT.json; must not exist"),
+        field("tokenizer", &O::tokenizer, "model or tokenizer directory whose tokenizer to use"),
+        field("train-tokenizer", &O::train_tokenizer,
+              "train a sentencepiece tokenizer on the text into this new directory and use it"),
+        field("vocab-size", &O::vocab_size, "ids of the tokenizer to train"),
+        field("seed", &O::seed, "RNG seed for the part of a long text that the tokenizer is trained on"),
+        field("text-key", &O::text_key, "key of the text in each JSON line"),
+        field("split-at-blank-lines", &O::split_at_blank_lines,
+              "plain text: an empty line ends a document (default: a file is one)"),
+        field("json", &O::json, "print the result as one JSON object")};
   }
 };
+
+void check_used(const TokenizeOptions& o, std::span<const fs::path> files) {
+  const auto is_lines = [](const fs::path& file) { return file.extension() == ".jsonl"; };
+  refuse_without_effect(o.given,
+                        {{o.tokenizer.has_value(), "the tokenizer is made already", {"vocab-size", "seed"}},
+                         {std::ranges::none_of(files, is_lines), "no text is a .jsonl file", {"text-key"}},
+                         {std::ranges::all_of(files, is_lines), "no text is a plain file", {"split-at-blank-lines"}}});
+}
 
 /// Leaves a trained tokenizer in the directory that was asked for and returns where the tokenizer to use is.
 fs::path prepare_tokenizer(const TokenizeOptions& o, std::span<const fs::path> files, const data::TextFormat& format) {
@@ -61,6 +73,7 @@ int run(std::span<const std::string_view> args) {
   if (o.out.empty()) throw Error(ErrorCode::kUsage, "tokenize: --out is missing (name the token file to write)");
   data::check_token_file_absent(o.out);
   const auto files = data::list_text_files(o.text);
+  check_used(o, files);
   const data::TextFormat format{.text_key = o.text_key, .split_at_blank_lines = o.split_at_blank_lines};
   const auto tokenizer = data::open_tokenizer(prepare_tokenizer(o, files, format));
   const auto card = data::tokenize_files(files, format, *tokenizer, o.out);

@@ -55,7 +55,7 @@ int run(std::span<const std::string_view> args) {
   OutputOptions output;
   auto specs = option_specs(options);
   for (auto& spec : option_specs(output)) specs.push_back(std::move(spec));
-  detail::parse_options("train", kSummary, specs, args);
+  options.given = detail::parse_options("train", kSummary, specs, args);
   const auto result = train::train(options);
   if (output.json) {
     std::cout << to_json(result).dump(2) << "\n";

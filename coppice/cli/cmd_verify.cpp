@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <iostream>
 #include <iterator>
 
@@ -53,13 +54,36 @@ struct VerifyOptions {
   }
 };
 
-void print_problems(const std::vector<std::string>& problems) {
+void print_problems(const std::vector<std::string>& problems, const std::string& verdict) {
   for (size_t i = 0; i < std::min(kProblemsShown, problems.size()); ++i) {
     std::cout << cat("problem: ", problems[i], "\n");
   }
   if (problems.size() > kProblemsShown) std::cout << cat("... and ", problems.size() - kProblemsShown, " more\n");
-  std::cout << (problems.empty() ? cat("ok: every tensor is accounted for\n")
-                                 : cat("failed: ", problems.size(), " problems\n"));
+  std::cout << verdict << "\n";
+}
+
+/// Of copies that no record names: how many were recognised by what.
+std::string recognised_text(const upcycle::VerifyResult& result) {
+  constexpr std::array<std::string_view, 5> kBy = {"every byte", "columns that are equal bit for bit",
+                                                   "rows that are equal bit for bit",
+                                                   "the same columns or rows in another order", "sampled values"};
+  std::vector<std::string> parts;
+  for (size_t i = 0; i < kBy.size(); ++i) {
+    if (result.copies_by_likeness[i] > 0) parts.push_back(cat(result.copies_by_likeness[i], " by ", kBy[i]));
+  }
+  if (parts.empty()) return {};
+  std::string text = cat("copies recognised: ", join(parts));
+  if (result.smallest_cosine < 1) text += cat(" (smallest cosine ", number_text(result.smallest_cosine), ")");
+  return text + "\n";
+}
+
+std::string rows_text(const upcycle::VerifyResult& result) {
+  const bool made = !result.made_by.empty();
+  std::string text =
+      cat("router rows: ", result.router_rows_equal, " equal their parent's, ", result.router_rows_changed,
+          made ? " made again otherwise" : " near it", "; biases changed: ", result.biases_changed);
+  if (!made && result.biases_changed > 0) text += cat(", by ", number_text(result.largest_bias_change), " at most");
+  return text + "\n";
 }
 
 void print_account(const upcycle::VerifyResult& result) {
@@ -67,13 +91,15 @@ void print_account(const upcycle::VerifyResult& result) {
   if (result.split > 1) std::cout << cat(", each 1/", result.split, " of one before");
   if (result.top_k_factor > 1) std::cout << cat(", ", result.top_k_factor, " times as many a token");
   std::cout << "\n"
+            << (result.made_by.empty() ? std::string("parents: found by what the experts hold; no record was used\n")
+                                       : cat("made again and compared byte for byte: ", result.made_by, "\n"))
             << cat("outside experts and routers: ", result.identical, " tensors, bit for bit as before\n")
             << cat("expert tensors: ", result.experts_original, " equal their parent's byte for byte, ",
-                   result.experts_changed, " derive from it");
-  if (result.experts_changed > 0 && result.split == 1)
-    std::cout << cat(" (smallest cosine ", number_text(result.smallest_cosine), ")");
-  std::cout << cat("\nrouter rows: ", result.router_rows_equal, " equal their parent's, ", result.router_rows_changed,
-                   " near it; biases changed: ", result.biases_changed, "\n");
+                   result.experts_changed, " derive from it\n")
+            << recognised_text(result) << rows_text(result);
+  if (result.optimizer_tensors > 0)
+    std::cout << cat("optimizer state: ", result.optimizer_tensors, " tensors, made again and equal\n");
+  std::cout << cat("files beside the weights: ", result.files_equal, " as before\n");
   for (auto first = result.parents.begin(); first != result.parents.end();) {
     auto end = first;  // after the run of layers with the same parents
     while (end != result.parents.end() && end->second == first->second) ++end;
@@ -83,7 +109,7 @@ void print_account(const upcycle::VerifyResult& result) {
     std::cout << "\n";
     first = end;
   }
-  print_problems(result.problems);
+  print_problems(result.problems, result.verdict());
 }
 
 void print_conversion(const upcycle::ConversionAccount& account) {
@@ -101,7 +127,8 @@ void print_conversion(const upcycle::ConversionAccount& account) {
                    account.routers_given, " given by a file\nnew parts: ", account.new_parts,
                    ", as a conversion begins them\n");
   for (const std::string& loss : account.losses) std::cout << cat("left out: ", loss, "\n");
-  print_problems(account.problems);
+  std::cout << cat("files beside the weights: ", account.files_equal, " as before\n");
+  print_problems(account.problems, account.verdict());
 }
 
 int finish(const auto& result, const std::optional<FunctionChange>& function, bool json, const auto& print) {

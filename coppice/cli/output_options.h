@@ -1,13 +1,19 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
+#include <vector>
 
 #include "coppice/base/error.h"
 #include "coppice/base/json.h"
+#include "coppice/base/log.h"
 #include "coppice/base/options.h"
+#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/thread_count.h"
@@ -54,13 +60,41 @@ struct OutputOptions {
   }
 };
 
+/// A setting as the lineage keeps it: what it means, never how it was spelled. Files count by their contents, sizes by
+/// their number of bytes.
+///
+/// Throws   Error{kNotFound, kIo} for a file that cannot be read.
+inline Json recorded_setting(const OptionSpec& spec, const OutputOptions& output) {
+  constexpr std::array<std::string_view, 4> kFiles = {"scores", "plan", "family-file", "router-rows"};
+  const Json value = spec.write();
+  if (spec.name == "max-shard-bytes") return Json(output.max_shard_bytes.bytes);
+  const bool is_file = std::ranges::find(kFiles, spec.name) != kFiles.end() && value.is_string();
+  return is_file ? Json(cat("sha256:", sha256_of_file(value.as_string()))) : value;
+}
+
 inline void add_written(const upcycle::WrittenModel& done, const std::filesystem::path& out, Json& json) {
   json["out"] = out.string();
   json["tensors_written"] = done.tensors_written;
+  json["model_bytes"] = done.model_bytes;
   json["bytes_written"] = done.bytes_written;
   json["bytes_resumed"] = done.bytes_resumed;
   json["missing_parts"] = Json::array_of(done.missing_parts);
   json["peak_rss_bytes"] = done.peak_rss_bytes;
+}
+
+/// What came out: "239 tensors, 1.2 GB (400 MB by part 2/3)".
+inline std::string size_text(const upcycle::WrittenModel& done, const std::optional<io::Part>& part) {
+  const std::string all = cat(done.tensors_written, " tensors, ", bytes_text(done.model_bytes));
+  return part ? cat(all, " (", bytes_text(done.bytes_written), " by part ", part->to_text(), ")") : all;
+}
+
+/// Says on stderr and in `json` what of the model directory the output will not have.
+inline void tell_left_out(const std::vector<io::JudgedFile>& files, Json& json) {
+  Json& list = json["left_out"] = Json::array();
+  for (const io::JudgedFile& file : files) {
+    list.push_back(Json::object({{"name", file.name}, {"reason", file.reason}}));
+    log_warning(cat("left out: ", file.name, ": ", file.reason));
+  }
 }
 
 /// Of a run that left others to do their share.

@@ -47,7 +47,8 @@ void refuse_given(const PlanOptions& options, std::span<const std::string_view> 
   PlanOptions given = options, fallback;
   const auto specs = option_specs(given), defaults = option_specs(fallback);
   for (size_t i = 0; i < specs.size(); ++i) {
-    if (std::ranges::find(names, specs[i].name) != names.end() && specs[i].write() != defaults[i].write()) {
+    const bool is_given = options.given.has(specs[i].name) || specs[i].write() != defaults[i].write();
+    if (is_given && std::ranges::find(names, specs[i].name) != names.end()) {
       refuse(cat("--", specs[i].name, ": it has no effect here; ", reason, " (leave it out)"));
     }
   }

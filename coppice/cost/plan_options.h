@@ -42,6 +42,7 @@ struct PlanOptions {
 
   std::vector<std::filesystem::path> fit;
   bool json = false;
+  Given given;
 
   static constexpr auto fields() {
     using O = PlanOptions;
@@ -103,7 +104,8 @@ StateBytes state_bytes(const PlanOptions& options);
 ///          (or on a dense one).
 void check_options(const PlanOptions& options, bool is_moe);
 
-/// Throws   Error{kUsage} naming the first of `names` that was given: it has no effect, for `reason`.
+/// Throws   Error{kUsage} naming the first of `names` that was given, or is not its default: it has no effect, for
+///          `reason`.
 void refuse_given(const PlanOptions& options, std::span<const std::string_view> names, std::string_view reason);
 
 }  // namespace coppice::cost

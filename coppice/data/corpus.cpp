@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "coppice/base/error.h"
-#include "coppice/base/json.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/log.h"
 #include "coppice/base/progress.h"
 #include "coppice/base/sha256.h"
@@ -88,7 +88,7 @@ void prepare(const CorpusPackage& row, const fs::path& corpus, const fs::path& t
 }
 
 bool is_ready(const fs::path& text, const fs::path& card) {
-  return fs::exists(text) && fs::exists(card) && Json::read(card).at("coppice_corpus").as_int() == kCacheVersion;
+  return fs::exists(text) && fs::exists(card) && JsonReader::read(card).at("coppice_corpus").as_int() == kCacheVersion;
 }
 
 }  // namespace
@@ -104,7 +104,7 @@ std::vector<Domain> fetch_debian_corpus(const fs::path& cache_dir, uint64_t byte
     Domain domain{.name = std::string(row.domain),
                   .documents = {},
                   .package = std::string(row.package),
-                  .version = Json::read(card).at("version").as_string(),
+                  .version = JsonReader::read(card).at("version").as_string(),
                   .digest = {}};
     uint64_t read = 0;
     read_documents(text, {}, [&](std::string&& document) {

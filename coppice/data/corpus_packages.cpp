@@ -1,7 +1,5 @@
 #include "coppice/data/corpus_packages.h"
 
-#include <zlib.h>
-
 #include <algorithm>
 #include <cctype>
 #include <unordered_set>
@@ -11,8 +9,8 @@
 #include "coppice/base/rng.h"
 #include "coppice/base/text.h"
 #include "coppice/data/strip_markup.h"
+#include "coppice/data/text_stream.h"
 #include "coppice/data/utf8.h"
-#include "coppice/io/atomic_file.h"
 
 namespace coppice::data {
 namespace fs = std::filesystem;
@@ -37,16 +35,10 @@ constexpr CorpusPackage kPackages[] = {
 
 /// The whole of a file, unpacked if it is packed.
 std::string read_packed(const fs::path& path) {
-  if (path.extension() != ".gz" && path.extension() != ".dz") return io::read_file(path);
-  const gzFile file = ::gzopen(path.c_str(), "rb");
-  if (file == nullptr) throw Error(ErrorCode::kIo, cat(path, ": cannot be opened"));
+  TextStream stream(path);
   std::string out;
-  std::vector<char> buffer(1 << 20);
-  int n = 0;
-  while ((n = ::gzread(file, buffer.data(), static_cast<unsigned>(buffer.size()))) > 0)
-    out.append(buffer.data(), static_cast<size_t>(n));
-  const bool ok = n == 0 && ::gzclose(file) == Z_OK;
-  if (!ok) throw Error(ErrorCode::kFormat, cat(path, ": is damaged (fetch the package again)"));
+  std::vector<char> piece(1 << 20);
+  while (const size_t n = stream.read(piece)) out.append(piece.data(), n);
   return out;
 }
 

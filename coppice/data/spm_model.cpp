@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <numeric>
@@ -13,6 +14,8 @@
 namespace coppice::data {
 namespace {
 
+constexpr size_t kMostPieceBytes = 1024;  // joining pieces tries every cut of each
+
 /// One field after the other of a protobuf message.
 class WireReader {
  public:
@@ -22,6 +25,8 @@ class WireReader {
     if (bytes_.empty()) return false;
     const uint64_t tag = varint();
     field = tag >> 3;
+    number = 0;
+    text = {};
     switch (tag & 7) {
       case 0: number = varint(); break;
       case 1: take(8); break;
@@ -69,7 +74,12 @@ SpmModel::Piece parse_piece(std::string_view bytes, std::string_view source) {
   for (WireReader r(bytes, source); r.next();) {
     if (r.field == 1) piece.text = r.text;
     if (r.field == 2) piece.score = std::bit_cast<float>(static_cast<uint32_t>(r.number));
-    if (r.field == 3) piece.kind = static_cast<SpmModel::Kind>(r.number);
+    if (r.field == 3 && r.number >= 1 && r.number <= 6) piece.kind = static_cast<SpmModel::Kind>(r.number);
+  }
+  if (piece.text.size() > kMostPieceBytes || !std::isfinite(piece.score)) {
+    throw Error(ErrorCode::kFormat, cat(source, ": is no sentencepiece model, or a damaged one: a piece of ",
+                                        piece.text.size(), " bytes with the score ", piece.score, "; wanted at most ",
+                                        kMostPieceBytes, " bytes and a finite score (copy it again)"));
   }
   return piece;
 }

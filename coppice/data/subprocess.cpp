@@ -1,14 +1,17 @@
 #include "coppice/data/subprocess.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <system_error>
 
 #include "coppice/base/error.h"
+#include "coppice/base/file.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
 
@@ -57,17 +60,27 @@ std::string run_program(const std::vector<std::string>& words, const std::filesy
   }
 
   std::string output;
-  char buffer[4096];
-  for (;;) {
-    const auto n = ::read(ends[0], buffer, sizeof buffer);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) break;
-    output.append(buffer, static_cast<size_t>(n));
+  const Descriptor end(ends[0]);
+  const auto reap = [&] {
+    int status = 0;
+    while (::waitpid(process, &status, 0) < 0 && errno == EINTR) {
+    }
+    return status;
+  };
+  try {
+    std::array<std::byte, 4096> piece{};
+    for (;;) {
+      wait_to_read(end.get());
+      const size_t got = read_some(end, piece, words.front());
+      if (got == 0) break;
+      output.append(reinterpret_cast<const char*>(piece.data()), got);
+    }
+  } catch (...) {
+    ::kill(process, SIGTERM);
+    reap();
+    throw;
   }
-  ::close(ends[0]);
-  int status = 0;
-  while (::waitpid(process, &status, 0) < 0 && errno == EINTR) {
-  }
+  const int status = reap();
   check_interrupt();  // Ctrl-C reaches the program too, and is then the reason
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) throw fail(last_words(output));
   return output;

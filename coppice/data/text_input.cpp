@@ -1,25 +1,35 @@
 #include "coppice/data/text_input.h"
 
 #include <algorithm>
-#include <fstream>
 
 #include "coppice/base/error.h"
+#include "coppice/base/file.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/json.h"
 #include "coppice/base/rng.h"
 #include "coppice/base/text.h"
+#include "coppice/data/text_stream.h"
 #include "coppice/data/utf8.h"
-#include "coppice/io/atomic_file.h"
 
 namespace coppice::data {
 namespace fs = std::filesystem;
 namespace {
 
 constexpr uint32_t kSamplePurpose = 0x71;
+constexpr size_t kReadBytes = size_t{1} << 20;
 constexpr size_t kSliceBytes = 64 << 10;
 
 void read_plain(const fs::path& file, bool split_at_blank_lines, const std::function<void(std::string&&)>& take) {
-  std::string text = io::read_file(file);
+  TextStream stream(file);
+  std::string text;
+  for (size_t filled = 0;;) {
+    if (text.size() - filled < kReadBytes) text.resize(2 * filled + kReadBytes);
+    const size_t n = stream.read(std::span(text).subspan(filled));
+    filled += n;
+    if (n != 0) continue;
+    text.resize(filled);
+    break;
+  }
   if (const auto bad = find_invalid_utf8(text)) {
     throw Error(ErrorCode::kFormat,
                 cat(file, ": byte ", *bad, " is not UTF-8 (convert the file, for example with iconv)"));
@@ -47,11 +57,11 @@ void read_plain(const fs::path& file, bool split_at_blank_lines, const std::func
 }
 
 void read_jsonl(const fs::path& file, const std::string& key, const std::function<void(std::string&&)>& take) {
-  std::ifstream in(file, std::ios::binary);
-  if (!in) throw Error(ErrorCode::kIo, cat(file, ": cannot be opened"));
+  TextStream stream(file);
   std::string line;
-  for (uint64_t number = 1; std::getline(in, line); ++number) {
-    if (line.find_first_not_of(" \t\r") == line.npos) continue;
+  for (uint64_t number = 1; stream.read_line(line); ++number) {
+    check_interrupt();
+    if (line.find_first_not_of(" \t\r\n") == line.npos) continue;
     const Json object = Json::parse(line, cat(file, ", line ", number));
     const Json* text = object.find(key);
     if (text == nullptr || !text->is_string()) {
@@ -64,7 +74,19 @@ void read_jsonl(const fs::path& file, const std::string& key, const std::functio
     }
     if (!text->as_string().empty()) take(std::string(text->as_string()));
   }
-  if (in.bad()) throw Error(ErrorCode::kIo, cat(file, ": cannot be read to its end"));
+}
+
+bool is_json_lines(std::string_view extension) {
+  return extension == ".jsonl" || extension == ".ndjson" || extension == ".json";
+}
+
+/// Files that a directory is searched for. Packed ones that are not read are found too, so that they are refused and
+/// not passed over.
+bool is_text_name(const fs::path& path) {
+  constexpr std::string_view kPacked[] = {".gz", ".zst", ".bz2", ".xz", ".lz4"};
+  const bool is_packed = std::ranges::find(kPacked, path.extension().string()) != std::end(kPacked);
+  const std::string extension = (is_packed ? path.stem() : path.filename()).extension().string();
+  return extension == ".txt" || extension == ".jsonl" || (is_packed && is_json_lines(extension));
 }
 
 }  // namespace
@@ -74,13 +96,13 @@ std::vector<fs::path> list_text_files(std::span<const fs::path> paths) {
   for (const auto& path : paths) {
     if (!fs::exists(path)) throw Error(ErrorCode::kNotFound, cat(path, ": does not exist"));
     if (!fs::is_directory(path)) {
+      (void)open_to_read(path);
       out.push_back(path);
       continue;
     }
     std::vector<fs::path> found;
     for (const auto& entry : fs::recursive_directory_iterator(path)) {
-      const auto extension = entry.path().extension();
-      if (entry.is_regular_file() && (extension == ".txt" || extension == ".jsonl")) found.push_back(entry.path());
+      if (entry.is_regular_file() && is_text_name(entry.path())) found.push_back(entry.path());
     }
     if (found.empty())
       throw Error(ErrorCode::kNotFound,
@@ -93,7 +115,7 @@ std::vector<fs::path> list_text_files(std::span<const fs::path> paths) {
 
 void read_documents(const fs::path& file, const TextFormat& format, const std::function<void(std::string&&)>& take) {
   check_interrupt();
-  if (file.extension() == ".jsonl")
+  if (is_json_lines(text_extension(file)))
     read_jsonl(file, format.text_key, take);
   else
     read_plain(file, format.split_at_blank_lines, take);
@@ -102,7 +124,7 @@ void read_documents(const fs::path& file, const TextFormat& format, const std::f
 std::vector<std::string> sample_text(std::span<const fs::path> files, const TextFormat& format, uint64_t bytes,
                                      uint64_t seed) {
   uint64_t total = 0;
-  for (const auto& file : files) total += fs::file_size(file);
+  for (const auto& file : files) total += text_bytes(file);
   const Rng rng({.seed = seed, .purpose = kSamplePurpose});
   const double share = static_cast<double>(bytes) / static_cast<double>(std::max<uint64_t>(total, 1));
   std::vector<std::string> out;

@@ -16,16 +16,18 @@ struct TextFormat {
 };
 
 /// The text files behind `paths`, sorted within each directory: files as given, directories searched for *.txt and
-/// *.jsonl.
+/// *.jsonl, packed or not, and packed *.json and *.ndjson.
 ///
-/// Throws   Error{kNotFound}: a path that does not exist, a directory without such files.
+/// Throws   Error{kNotFound}: a path that does not exist, a directory without such files. Error{kFormat}: a named pipe,
+///          a device.
 std::vector<std::filesystem::path> list_text_files(std::span<const std::filesystem::path> paths);
 
-/// Calls `take` with every document that is not empty, in order, each well-formed UTF-8. A file that ends in .jsonl has
-/// one JSON object a line; any other is plain text.
+/// Calls `take` with every document that is not empty, in order, each well-formed UTF-8. A file that ends in .jsonl,
+/// .ndjson or .json has one JSON object a line; any other is plain text. Both may be packed with gzip (.jsonl.gz).
 ///
 /// Memory   a plain file whole, a .jsonl file line by line.
-/// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and byte or line.
+/// Throws   Error{kNotFound, kIo, kInterrupted}; Error{kFormat} naming file and byte or line; Error{kUnsupported} for
+///          text that is packed in another way.
 void read_documents(const std::filesystem::path& file, const TextFormat& format,
                     const std::function<void(std::string&&)>& take);
 

@@ -9,7 +9,7 @@
 #include <ranges>
 
 #include "coppice/base/check.h"
-#include "coppice/base/json.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/log.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/thread_pool.h"
@@ -35,27 +35,21 @@ fs::path prefix_of(const fs::path& path) {
 std::optional<TokenFileCard> read_card(const fs::path& prefix, const detail::TokenIndex& index) {
   const auto path = with_suffix(prefix, ".json");
   if (!fs::exists(path)) return std::nullopt;
-  const Json json = Json::read(path);
-  if (json.find("coppice_tokens") == nullptr) return std::nullopt;
+  const JsonReader json = JsonReader::read(path);
+  if (!json.find("coppice_tokens")) return std::nullopt;
   const auto count = [&](std::string_view key) {
-    const auto value = json.at(key).as_int();
-    if (value < 0) throw Error(ErrorCode::kFormat, cat(key, " is ", value));
-    return static_cast<uint64_t>(value);
+    return static_cast<uint64_t>(json.at(key).integer(0, std::numeric_limits<int64_t>::max()));
   };
-  TokenFileCard card;
-  try {
-    if (const auto version = json.at("coppice_tokens").as_int(); version != 1) {
-      throw Error(ErrorCode::kFormat, cat("version ", version, "; wanted 1 (written by a newer coppice)"));
-    }
-    card.tokenizer_digest = json.at("tokenizer_digest").as_string();
-    card.vocab_size = static_cast<int64_t>(count("vocab_size"));
-    card.documents = count("documents");
-    card.tokens = count("tokens");
-    card.text_bytes = count("text_bytes");
-    for (const auto& source : json.at("sources").items()) card.sources.push_back(source.as_string());
-  } catch (const Error& error) {
-    throw Error(error.code, cat(path, ": ", error.what()));
+  if (const auto version = json.at("coppice_tokens").as_int(); version != 1) {
+    json.fail(cat("version ", version, "; wanted 1 (written by a newer coppice)"));
   }
+  TokenFileCard card;
+  card.tokenizer_digest = json.at("tokenizer_digest").as_string();
+  card.vocab_size = static_cast<int64_t>(count("vocab_size"));
+  card.documents = count("documents");
+  card.tokens = count("tokens");
+  card.text_bytes = count("text_bytes");
+  for (const auto& source : json.at("sources").items()) card.sources.push_back(source.as_string());
   if (card.tokens != index.tokens || card.documents != index.documents) {
     throw Error(ErrorCode::kFormat,
                 cat(path, ": says ", card.tokens, " tokens in ", card.documents, " documents; the .idx has ",
@@ -76,12 +70,11 @@ struct IdRange {
 
 /// What the file looked like when its ids were checked.
 Json file_stamp(const fs::path& bin) {
-  struct stat info{};
-  if (::stat(bin.c_str(), &info) != 0) throw Error(ErrorCode::kIo, cat(bin, ": cannot be examined"));
+  const FileState state = state_of(open_to_read(bin), bin);
   Json out = Json::object();
   out["coppice_checked"] = 1;
-  out["bytes"] = static_cast<int64_t>(info.st_size);
-  out["modified_ns"] = static_cast<int64_t>(info.st_mtim.tv_sec) * 1'000'000'000 + info.st_mtim.tv_nsec;
+  out["bytes"] = static_cast<int64_t>(state.bytes);
+  out["modified_ns"] = state.modified_ns;
   return out;
 }
 

@@ -1,11 +1,7 @@
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <system_error>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -28,40 +24,22 @@ TokenType token_type(uint8_t code, const std::string& subject) {
 
 }  // namespace
 
-MappedFile::MappedFile(const std::filesystem::path& path)
-    : path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-  if (fd_ < 0) {
-    const int why = errno;
-    throw Error(why == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo,
-                cat(path, ": cannot be opened: ", std::generic_category().message(why)));
-  }
-  struct stat info{};
-  void* data = nullptr;
-  int why = 0;
-  if (::fstat(fd_, &info) != 0) {
-    why = errno;
-  } else if (!S_ISREG(info.st_mode)) {
-    why = EINVAL;
-  } else if (info.st_size > 0) {
-    data = ::mmap(nullptr, static_cast<size_t>(info.st_size), PROT_READ, MAP_SHARED, fd_, 0);
-    if (data == MAP_FAILED) why = errno;
-  }
-  if (why != 0) {
-    ::close(fd_);
-    throw Error(ErrorCode::kIo, cat(path, ": cannot be mapped: ", std::generic_category().message(why)));
-  }
-  bytes_ = {static_cast<const std::byte*>(data), static_cast<size_t>(info.st_size)};
+MappedFile::MappedFile(const std::filesystem::path& path) : path_(path), file_(open_to_read(path)) {
+  const auto bytes = static_cast<size_t>(state_of(file_, path).bytes);
+  if (bytes == 0) return;  // which mmap refuses
+  void* data = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file_.get(), 0);
+  if (data == MAP_FAILED) throw_io(path.string(), "map it", errno);
+  bytes_ = {static_cast<const std::byte*>(data), bytes};
 }
 
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
-  ::close(fd_);
 }
 
 void MappedFile::check_whole() const {
-  struct stat info{};
-  if (::fstat(fd_, &info) == 0 && static_cast<size_t>(info.st_size) >= bytes_.size()) return;
-  throw Error(ErrorCode::kIo, cat(path_, ": it was cut from ", bytes_.size(), " to ", info.st_size,
+  const uint64_t now = state_of(file_, path_).bytes;
+  if (now >= bytes_.size()) return;
+  throw Error(ErrorCode::kIo, cat(path_, ": it was cut from ", bytes_.size(), " to ", now,
                                   " bytes since it was opened (write it again, and go on with train.resume)"));
 }
 

@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "coppice/base/file.h"
+
 namespace coppice::data::detail {
 
 // The layout that reader and writer of token files share.
@@ -34,7 +36,7 @@ inline constexpr std::array<TokenType, 6> kTokenTypes{{{1, 1, false, "uint8"},
 /// A file mapped read-only; an empty one maps to nothing.
 class MappedFile {
  public:
-  /// Throws   Error{kNotFound, kIo}.
+  /// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is no regular file.
   explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -45,7 +47,7 @@ class MappedFile {
 
  private:
   std::filesystem::path path_;
-  int fd_ = -1;
+  Descriptor file_;
   std::span<const std::byte> bytes_;
 };
 

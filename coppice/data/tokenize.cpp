@@ -4,6 +4,7 @@
 #include "coppice/base/interrupt.h"
 #include "coppice/base/progress.h"
 #include "coppice/base/text.h"
+#include "coppice/data/text_stream.h"
 
 namespace coppice::data {
 namespace fs = std::filesystem;
@@ -78,7 +79,7 @@ TokenFileCard tokenize_documents(std::span<const std::string> documents, const T
 TokenFileCard tokenize_files(std::span<const fs::path> files, const TextFormat& format, const Tokenizer& tokenizer,
                              const fs::path& prefix) {
   uint64_t bytes = 0;
-  for (const auto& file : files) bytes += fs::file_size(file);
+  for (const auto& file : files) bytes += text_bytes(file);
   Pipeline pipeline(tokenizer, prefix, bytes);
   std::vector<std::string> held, sources;
   uint64_t held_bytes = 0;

@@ -3,17 +3,20 @@
 #include <algorithm>
 
 #include "coppice/base/error.h"
-#include "coppice/base/json.h"
-#include "coppice/base/sha256.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/text.h"
 #include "coppice/data/tokenizer_detail.h"
-#include "coppice/io/atomic_file.h"
+#include "coppice/io/model_directory.h"
 
 namespace coppice::data {
 namespace fs = std::filesystem;
 namespace {
 
-Json read_if_there(const fs::path& path) { return fs::exists(path) ? Json::read(path) : Json::object(); }
+using io::ModelDirectory;
+
+JsonReader read_if_there(const ModelDirectory& files, const char* name) {
+  return {files.has(name) ? files.read_json(name) : Json::object(), (files.path() / name).string()};
+}
 
 /// The end-of-text token as the configuration files of the directory give it.
 struct EosToken {
@@ -21,11 +24,11 @@ struct EosToken {
   int64_t id = -1;
 };
 
-EosToken find_eos(const fs::path& directory) {
+EosToken find_eos(const ModelDirectory& files) {
   EosToken out;
   for (const auto* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
-    const Json config = read_if_there(directory / name);
-    const Json* token = config.find("eos_token");
+    const JsonReader config = read_if_there(files, name);
+    const Json* token = config.json().find("eos_token");
     if (token != nullptr && token->is_object()) token = token->find("content");
     if (token != nullptr && token->is_string()) {
       out.content = token->as_string();
@@ -33,11 +36,11 @@ EosToken find_eos(const fs::path& directory) {
     }
   }
   for (const auto* name : {"generation_config.json", "config.json"}) {
-    const Json config = read_if_there(directory / name);
-    const Json* id = config.find("eos_token_id");
+    const JsonReader config = read_if_there(files, name);
+    const Json* id = config.json().find("eos_token_id");
     if (id != nullptr && id->is_array() && !id->items().empty()) id = &id->items().front();
     if (id != nullptr && id->is_number()) {
-      out.id = id->as_int();
+      out.id = config.of(*id).as_int();
       return out;
     }
   }
@@ -51,18 +54,18 @@ bool is_special(const SpmModel& model, std::string_view text) {
 }
 
 /// Whether the files beside tokenizer.model say nothing that it does not.
-bool companions_agree(const fs::path& directory, const SpmModel& model) {
-  const Json config = read_if_there(directory / "tokenizer_config.json");
-  if (const Json* added = config.find("added_tokens_decoder"); added != nullptr && added->is_object()) {
+bool companions_agree(const ModelDirectory& files, const SpmModel& model) {
+  const JsonReader config = read_if_there(files, "tokenizer_config.json");
+  if (const auto added = config.find("added_tokens_decoder"); added && added->json().is_object()) {
     for (const auto& [id, token] : added->members()) {
       if (!is_special(model, token.at("content").as_string())) return false;
     }
   }
-  if (!fs::exists(directory / "tokenizer.json")) {
-    const Json* prefix = config.find("add_prefix_space");
+  if (!files.has("tokenizer.json")) {
+    const Json* prefix = config.json().find("add_prefix_space");
     return prefix != nullptr && prefix->kind() == Json::Kind::kBool && !prefix->as_bool();
   }
-  const Json theirs = Json::read(directory / "tokenizer.json"), ours = spm_to_tokenizer_json(model);
+  const Json theirs = files.read_json("tokenizer.json"), ours = spm_to_tokenizer_json(model);
   for (const auto* key : {"added_tokens", "normalizer", "pre_tokenizer"}) {
     const Json* value = theirs.find(key);
     if (value == nullptr || *value != ours.at(key)) return false;
@@ -78,19 +81,20 @@ bool companions_agree(const fs::path& directory, const SpmModel& model) {
 }  // namespace
 
 std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& directory) {
-  const auto spm = directory / "tokenizer.model", hf = directory / "tokenizer.json";
-  const bool has_hf = fs::exists(hf);
-  if (!has_hf && !fs::exists(spm)) {
+  const ModelDirectory files(directory);
+  const bool has_hf = files.has("tokenizer.json"), has_spm = files.has("tokenizer.model");
+  if (!has_hf && !has_spm) {
     throw Error(ErrorCode::kNotFound,
                 cat(directory,
                     ": has neither tokenizer.json nor tokenizer.model (name a model directory, or train a tokenizer)"));
   }
-  const EosToken eos = find_eos(directory);
-  if (fs::exists(spm)) {
-    const std::string bytes = io::read_file(spm);
+  const EosToken eos = find_eos(files);
+  if (has_spm) {
+    const fs::path spm = directory / "tokenizer.model";
+    const std::string bytes = files.read("tokenizer.model");
     const SpmModel model = SpmModel::parse(bytes, spm.string());
     std::string reason = spm_disagreement(model);
-    if (reason.empty() && companions_agree(directory, model)) {
+    if (reason.empty() && companions_agree(files, model)) {
       return detail::open_spm_tokenizer(directory, bytes, model, eos.content);
     }
     if (!has_hf) {
@@ -101,12 +105,14 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& directory) {
                       "AutoTokenizer.from_pretrained(...).save_pretrained(...))"));
     }
   }
-  return detail::open_hf_tokenizer(directory, eos.content, eos.id);
+  return detail::open_hf_tokenizer(files, eos.content, eos.id);
 }
 
 std::string tokenizer_digest(const fs::path& directory) {
+  if (!fs::is_directory(directory)) return {};
+  const ModelDirectory files(directory);
   for (const auto* name : {"tokenizer.json", "tokenizer.model"}) {
-    if (fs::exists(directory / name)) return sha256_of_file(directory / name);
+    if (files.has(name)) return files.sha256(name);
   }
   return {};
 }

@@ -1,6 +1,7 @@
 #include "coppice/data/tokenizer_helper.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <spawn.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -13,6 +14,7 @@
 #include <system_error>
 
 #include "coppice/base/error.h"
+#include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
 
 namespace coppice::data {
@@ -44,11 +46,11 @@ except ImportError as error:
     send(b"M", str(error).encode())
     sys.exit(0)
 try:
-    tokenizer = tokenizers.Tokenizer.from_file(sys.argv[1])
+    tokenizer = tokenizers.Tokenizer.from_str(open(3, encoding="utf-8").read())
     tokenizer.no_truncation()
     tokenizer.no_padding()
     vocabulary = tokenizer.get_vocab(True)
-    send(b"R", struct.pack("<qq", max(vocabulary.values()) + 1, vocabulary.get(sys.argv[2], -1)))
+    send(b"R", struct.pack("<qq", max(vocabulary.values()) + 1, vocabulary.get(sys.argv[1], -1)))
 except Exception as error:
     send(b"E", str(error).encode())
     sys.exit(0)
@@ -91,8 +93,9 @@ std::string how_it_ended(int status) {
 
 }  // namespace
 
-TokenizerHelper::TokenizerHelper(const fs::path& python, const fs::path& tokenizer_json, const std::string& eos_token)
-    : python_(python), tokenizer_json_(tokenizer_json) {
+TokenizerHelper::TokenizerHelper(const fs::path& python, const Descriptor& file, const fs::path& name,
+                                 const std::string& eos_token)
+    : python_(python), tokenizer_json_(name) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
     throw Error(ErrorCode::kIo, cat("a helper process: no socket: ", std::generic_category().message(errno)));
@@ -101,9 +104,10 @@ TokenizerHelper::TokenizerHelper(const fs::path& python, const fs::path& tokeniz
   posix_spawn_file_actions_t actions;
   ::posix_spawn_file_actions_init(&actions);
   ::posix_spawn_file_actions_adddup2(&actions, ends[1], 0);
-  ::posix_spawn_file_actions_adddup2(&actions, 2, 1);  // nothing it prints may mix with our results
-  std::string words[] = {python.string(), "-c", kProgram, tokenizer_json.string(), eos_token};
-  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(), words[4].data(), nullptr};
+  ::posix_spawn_file_actions_adddup2(&actions, 2, 1);           // nothing it prints may mix with our results
+  ::posix_spawn_file_actions_adddup2(&actions, file.get(), 3);  // it reads the file that was checked
+  std::string words[] = {python.string(), "-c", kProgram, eos_token};
+  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(), nullptr};
   const int failed = ::posix_spawnp(&process_, argv[0], &actions, nullptr, argv, environ);
   ::posix_spawn_file_actions_destroy(&actions);
   ::close(ends[1]);
@@ -117,25 +121,33 @@ TokenizerHelper::TokenizerHelper(const fs::path& python, const fs::path& tokeniz
     std::string_view payload = hello.payload;
     if (hello.kind == 'M')
       throw Error(ErrorCode::kIo, cat(python, ": has no tokenizers: ", payload, " ", kHowToGetPython));
-    if (hello.kind == 'E') throw Error(ErrorCode::kFormat, cat(tokenizer_json, ": ", payload));
+    if (hello.kind == 'E') throw Error(ErrorCode::kFormat, cat(name, ": ", payload));
     vocab_size_ = take<int64_t>(payload);
     eos_id_ = take<int64_t>(payload);
   } catch (...) {
-    ::close(channel_);
-    if (process_ > 0) ::waitpid(process_, nullptr, 0);
+    stop();
     throw;
   }
 }
 
-TokenizerHelper::~TokenizerHelper() {
+TokenizerHelper::~TokenizerHelper() { stop(); }
+
+void TokenizerHelper::stop() {
   ::close(channel_);  // at the end of its input it exits
-  if (process_ > 0) ::waitpid(process_, nullptr, 0);
+  if (process_ <= 0) return;
+  if (interrupt_signal() != 0) ::kill(process_, SIGKILL);  // it holds nothing, and may be busy for long
+  while (::waitpid(process_, nullptr, 0) < 0 && errno == EINTR) {
+    if (interrupt_signal() != 0) ::kill(process_, SIGKILL);
+  }
 }
 
 void TokenizerHelper::send(std::string_view bytes) {
   while (!bytes.empty()) {
-    const auto n = ::send(channel_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (n < 0 && errno == EINTR) continue;
+    const auto n = ::send(channel_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
+      wait_to_write(channel_);
+      continue;
+    }
     if (n < 0) return;  // it has ended; receiving says how
     bytes.remove_prefix(static_cast<size_t>(n));
   }
@@ -144,6 +156,7 @@ void TokenizerHelper::send(std::string_view bytes) {
 void TokenizerHelper::receive(void* data, size_t bytes) {
   auto* to = static_cast<char*>(data);
   while (bytes > 0) {
+    wait_to_read(channel_);
     const auto n = ::recv(channel_, to, bytes, 0);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "coppice/base/file.h"
+
 namespace coppice::data {
 
 /// A Python process that runs PyPI tokenizers on one tokenizer.json; text goes in and ids come out over a socket pair.
@@ -16,9 +18,10 @@ namespace coppice::data {
 /// Threads  one caller at a time.
 class TokenizerHelper {
  public:
+  /// `file` is the open tokenizer.json, `name` what messages call it.
   /// Throws   Error{kIo}: no Python, or one without `tokenizers` (says how to get one); Error{kFormat}: a
-  ///          tokenizer.json that PyPI tokenizers does not take.
-  TokenizerHelper(const std::filesystem::path& python, const std::filesystem::path& tokenizer_json,
+  ///          tokenizer.json that PyPI tokenizers does not take; Error{kInterrupted}.
+  TokenizerHelper(const std::filesystem::path& python, const Descriptor& file, const std::filesystem::path& name,
                   const std::string& eos_token);
   ~TokenizerHelper();
   TokenizerHelper(const TokenizerHelper&) = delete;
@@ -34,6 +37,7 @@ class TokenizerHelper {
     char kind;
     std::string payload;
   };
+  void stop();
   void send(std::string_view bytes);
   void receive(void* data, size_t bytes);
   Message receive_message();

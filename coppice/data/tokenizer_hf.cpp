@@ -11,20 +11,18 @@ namespace coppice::data {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr const char* kFile = "tokenizer.json";
 constexpr uint64_t kBatchBytes = 1 << 20;
 
 class HfTokenizer final : public Tokenizer {
  public:
-  HfTokenizer(const fs::path& directory, const std::string& eos_token, int64_t eos_id)
-      : python_(tokenizers_python()),
-        file_(directory / "tokenizer.json"),
-        eos_token_(eos_token),
-        digest_(tokenizer_digest(directory)) {
+  HfTokenizer(const io::ModelDirectory& files, const std::string& eos_token, int64_t eos_id)
+      : python_(tokenizers_python()), files_(files), eos_token_(eos_token), digest_(files.sha256(kFile)) {
     auto first = start();
     vocab_size_ = first->vocab_size();
     if (!eos_token.empty()) eos_id = first->eos_id();
     if (eos_id < 0 || eos_id >= vocab_size_) {
-      throw Error(ErrorCode::kFormat, cat(directory, ": no end-of-text token",
+      throw Error(ErrorCode::kFormat, cat(files.path(), ": no end-of-text token",
                                           eos_token.empty() ? "" : cat(" '", eos_token, "' in tokenizer.json"),
                                           "; documents end with it (set eos_token in tokenizer_config.json)"));
     }
@@ -64,7 +62,7 @@ class HfTokenizer final : public Tokenizer {
 
  private:
   std::unique_ptr<TokenizerHelper> start() const {
-    return std::make_unique<TokenizerHelper>(python_, file_, eos_token_);
+    return std::make_unique<TokenizerHelper>(python_, files_.open(kFile), files_.path() / kFile, eos_token_);
   }
 
   /// An idle helper, or a new one: there are never more than threads that encode.
@@ -80,7 +78,8 @@ class HfTokenizer final : public Tokenizer {
     return start();
   }
 
-  fs::path python_, file_;
+  fs::path python_;
+  io::ModelDirectory files_;
   std::string eos_token_, digest_;
   int64_t vocab_size_ = 0;
   int32_t eos_id_ = -1;
@@ -90,9 +89,9 @@ class HfTokenizer final : public Tokenizer {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> detail::open_hf_tokenizer(const fs::path& directory, const std::string& eos_token,
+std::unique_ptr<Tokenizer> detail::open_hf_tokenizer(const io::ModelDirectory& files, const std::string& eos_token,
                                                      int64_t eos_id) {
-  return std::make_unique<HfTokenizer>(directory, eos_token, eos_id);
+  return std::make_unique<HfTokenizer>(files, eos_token, eos_id);
 }
 
 }  // namespace coppice::data

@@ -104,7 +104,10 @@ Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& oth
   for (uint64_t w = 0; w < windows.whole; w += at_once) add(w * length, std::min(at_once, windows.whole - w), length);
   if (windows.rest > 0) add(windows.whole * length, 1, windows.rest);
   const auto n = static_cast<double>(all);
-  return {.kl = sums.kl < 0 ? 0 : sums.kl / n,  // below 0 by rounding; NaN stays
+  detail::require_finite(sums.loss, "loss", tokens);
+  detail::require_finite(sums.other_loss, "other model's loss", tokens);
+  detail::require_finite(sums.kl, "divergence", tokens);
+  return {.kl = sums.kl < 0 ? 0 : sums.kl / n,  // below 0 by rounding
           .top_1 = static_cast<double>(sums.same_top) / n,
           .tokens = all,
           .loss = sums.loss / n,

@@ -1,13 +1,18 @@
 // The token that a tokenizer puts before every text, from the template in its tokenizer.json.
 
 #include "coppice/base/error.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/text.h"
 #include "coppice/eval/multiple_choice.h"
+#include "coppice/io/model_directory.h"
 
 namespace coppice::eval {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kTokenizer = "tokenizer.json";
+constexpr const char* kTokenizerConfig = "tokenizer_config.json";
 
 // The template among the post-processors, if any.
 const Json* find_template(const Json* processor) {
@@ -22,10 +27,9 @@ const Json* find_template(const Json* processor) {
   return nullptr;
 }
 
-bool says_leading(const fs::path& directory, bool fallback) {
-  const fs::path path = directory / "tokenizer_config.json";
-  if (!fs::exists(path)) return fallback;
-  const Json config = Json::read(path);
+bool says_leading(const io::ModelDirectory& files, bool fallback) {
+  if (!files.has(kTokenizerConfig)) return fallback;
+  const Json config = files.read_json(kTokenizerConfig);
   const Json* says = config.find("add_bos_token");
   return says != nullptr && says->kind() == Json::Kind::kBool ? says->as_bool() : fallback;
 }
@@ -33,26 +37,27 @@ bool says_leading(const fs::path& directory, bool fallback) {
 }  // namespace
 
 std::optional<LeadingToken> leading_token(const fs::path& directory) {
-  const fs::path path = directory / "tokenizer.json";
-  const Json tokenizer = fs::exists(path) ? Json::read(path) : Json::object();
-  const Json* const found = find_template(tokenizer.find("post_processor"));
+  const io::ModelDirectory files(directory);
+  const fs::path path = directory / kTokenizer;
+  const JsonReader tokenizer(files.has(kTokenizer) ? files.read_json(kTokenizer) : Json::object(), path.string());
+  const Json* const found = find_template(tokenizer.json().find("post_processor"));
   std::optional<LeadingToken> out;
   bool after_text = false;
-  for (const Json& part : found ? found->at("single").items() : Json::Array()) {
-    const Json* special = part.find("SpecialToken");
-    if (special == nullptr) {
+  for (const JsonReader& part : found ? tokenizer.of(*found).at("single").items() : std::vector<JsonReader>()) {
+    const auto special = part.find("SpecialToken");
+    if (!special) {
       after_text = true;
       continue;
     }
     const std::string& text = special->at("id").as_string();
-    const auto& ids = found->at("special_tokens").at(text).at("ids").items();
+    const auto ids = tokenizer.of(*found).at("special_tokens").at(text).at("ids").items();
     if (after_text || out || ids.size() != 1) {
       throw Error(ErrorCode::kUnsupported, cat(path, ": puts '", text, "' around texts; wanted one token before them, ",
                                                "or none (likelihoods would not be those of other tools)"));
     }
     out = LeadingToken{static_cast<int32_t>(ids.front().as_int()), text};
   }
-  if (says_leading(directory, out.has_value()) != out.has_value()) {
+  if (says_leading(files, out.has_value()) != out.has_value()) {
     throw Error(
         ErrorCode::kUnsupported,
         cat(directory, ": tokenizer_config.json says add_bos_token, the template in tokenizer.json says ",

@@ -119,6 +119,9 @@ std::vector<Sequence> sequences_of(const std::vector<Question>& questions, const
       s.scored = s.ids.size() - context;
       if (s.scored > positions) refuse(cat(s.scored, " tokens; the model takes ", positions));
       if (leads) s.ids.insert(s.ids.begin(), leading->id);
+      if (s.scored >= s.ids.size()) {
+        refuse("a context without tokens, and a tokenizer without one to begin with; wanted a context");
+      }
       if (s.ids.size() > positions + 1) s.ids.erase(s.ids.begin(), s.ids.end() - static_cast<int64_t>(positions + 1));
       out.push_back(std::move(s));
     }
@@ -194,6 +197,11 @@ Choices answer(const nn::FittedDecoder& model, const data::Tokenizer& tokenizer,
   for (size_t q = 0; q < questions.size(); ++q) {
     std::vector<double> normalised = out.log_likelihoods[q];
     for (size_t c = 0; c < normalised.size(); ++c) {
+      if (!std::isfinite(normalised[c])) {
+        throw Error(ErrorCode::kNonFinite,
+                    cat("question ", q + 1, ", choice ", c + 1, ": its log-likelihood is ", normalised[c],
+                        "; wanted a finite number (the model is damaged, or its training diverged)"));
+      }
       normalised[c] /= static_cast<double>(characters(questions[q].choices[c]));
     }
     out.accuracy += best(out.log_likelihoods[q]) == questions[q].answer;

@@ -24,10 +24,9 @@ detail::Windows detail::windows_of(const data::TokenFile& tokens, const LossSett
   }
   const uint64_t predictions = tokens.num_tokens() - 1;
   const auto length = static_cast<uint64_t>(settings.sequence_length);
-  if (settings.max_tokens > 0 && settings.max_tokens < predictions) {
-    return {std::max<uint64_t>(1, settings.max_tokens / length), 0};
-  }
-  return {predictions / length, predictions % length};
+  const uint64_t all = predictions / length;
+  if (all == 0 || settings.max_tokens == 0 || settings.max_tokens >= predictions) return {all, predictions % length};
+  return {std::clamp<uint64_t>(settings.max_tokens / length, 1, all), 0};
 }
 
 at::Tensor detail::document_starts(const data::TokenFile& tokens, uint64_t begin, at::IntArrayRef sizes) {
@@ -36,6 +35,13 @@ at::Tensor detail::document_starts(const data::TokenFile& tokens, uint64_t begin
     tokens.document_starts(begin + static_cast<uint64_t>(b * sizes[1]), nn::token_row(start_BS, b));
   }
   return start_BS;
+}
+
+void detail::require_finite(double value, std::string_view what, const data::TokenFile& tokens) {
+  if (std::isfinite(value)) return;
+  throw Error(ErrorCode::kNonFinite, cat(tokens.path(), ": the ", what, " of the model on it is ", value,
+                                         "; wanted a finite number (the model is damaged, its training diverged, or "
+                                         "the numbers are too large for bf16: try dtype f32)"));
 }
 
 namespace {
@@ -126,6 +132,7 @@ TokenLoss loss_over(const Model& model, const data::TokenFile& tokens, const Los
   }
   out.tokens = sums.tokens;
   out.loss = sums.loss / static_cast<double>(sums.tokens);
+  detail::require_finite(out.loss, "loss", tokens);
   out.loss_variance = variance_of_mean(sums.mean_of_sequence);
   return out;
 }

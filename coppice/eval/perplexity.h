@@ -16,7 +16,8 @@ namespace coppice::eval {
 struct LossSettings {
   int64_t sequence_length = 256;
   int64_t batch = 8;             ///< sequences a forward pass
-  uint64_t max_tokens = 0;       ///< 0: all; else the whole windows among the first so many, at least one
+  uint64_t max_tokens = 0;       ///< 0: all; else the whole windows among the first so many, at least one; a
+                                 ///< file shorter than a window is used whole
   bool reset_attention = false;  ///< documents in a window do not see each other
   std::shared_ptr<const nn::LineageRouting> lineage;  ///< null: plain top-K
 };
@@ -36,7 +37,7 @@ struct TokenLoss {
 /// Every token but the first is predicted once; what is left at the end is a shorter window.
 ///
 /// Memory   the activations of `batch` windows, no gradients.
-/// Throws   Error{kUsage} if the file has no token to predict.
+/// Throws   Error{kUsage} if the file has no token to predict; Error{kNonFinite} if the loss is no finite number.
 TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, const LossSettings& settings);
 
 /// The same of a model of any size; where it is not whole in memory, `batch` is as many windows as there is room for.

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string_view>
 
 #include "coppice/data/token_file.h"
 #include "coppice/eval/perplexity.h"
@@ -19,5 +20,8 @@ Windows windows_of(const data::TokenFile& tokens, const LossSettings& settings);
 
 /// Of each token of consecutive windows from token `begin` on, where in its window its document starts. [B, S], int64.
 at::Tensor document_starts(const data::TokenFile& tokens, uint64_t begin, at::IntArrayRef sizes);
+
+/// Throws   Error{kNonFinite} naming the file and `what`, a mean over its tokens, if that is NaN or infinite.
+void require_finite(double value, std::string_view what, const data::TokenFile& tokens);
 
 }  // namespace coppice::eval::detail

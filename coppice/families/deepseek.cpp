@@ -63,6 +63,7 @@ constexpr Family latent_family(std::string_view model_type, std::string_view arc
       .layers = LayerPattern::kFirstDense,
       .has_groups = true,
       .has_routed_scaling = true,
+      .aux_loss_key = "aux_loss_alpha",  // in published files; transformers has no balancing loss here
       .qkv_bias = Switch::read("attention_bias", false),
       .output_bias = Switch::read("attention_bias", false),
       .has_latent_attention = true,

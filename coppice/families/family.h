@@ -186,15 +186,17 @@ enum class GateFunction : uint8_t {
   kSoftmaxTopK,  ///< softmax over all experts, then top-K
   kTopKSoftmax,  ///< top-K of z, then softmax over the K
   kSigmoidTopK,  ///< sigmoid(z) + selection bias for the choice, sigmoid(z) for the gate
+  kUnknown,      ///< a family file that does not say it
 };
 
 /// A yes or no that a family fixes or reads from its configuration.
 struct Switch {
-  enum class Kind : uint8_t { kNo, kYes, kKey } kind = Kind::kNo;
+  enum class Kind : uint8_t { kNo, kYes, kKey, kUnknown } kind = Kind::kNo;
   std::string_view key = {};
   bool fallback = false;  ///< value if the key is absent
 
   static constexpr Switch yes() { return {Kind::kYes, {}, true}; }
+  static constexpr Switch unknown() { return {Kind::kUnknown, {}, false}; }  ///< a family file that does not say it
   static constexpr Switch read(std::string_view key, bool fallback) { return {Kind::kKey, key, fallback}; }
 };
 
@@ -294,21 +296,25 @@ struct Family {
   Switch renormalise = {};              ///< the K gates are divided by their sum, or ...
   std::string_view gate_norm_key = {};  ///< ... by their p-norm if this is a number p, by nothing if it is null (dbrx)
   RouterKind router = RouterKind::kPlain;
-  bool has_groups = false;  ///< n_group, topk_group
-  bool from_file = false;   ///< a family file's: what it does not name is not known
-  bool says_groups = true;  ///< false of a family file that does not say whether there are groups
+  Switch selection_bias_on = Switch::yes();  ///< lfm2_moe: use_expert_bias; without it a stored bias is not added
+  bool has_groups = false;                   ///< n_group, topk_group
+  bool from_file = false;                    ///< a family file's: what it does not name is not known
+  bool says_groups = true;                   ///< false of a family file that does not say whether there are groups
   std::string_view num_groups_key = "n_group", top_groups_key = "topk_group";
   int64_t num_groups_fallback = 1, top_groups_fallback = 1;
   GroupScore group_score = GroupScore::kBestTwo;
+  bool group_score_known = true;          ///< false: a family file that does not say it
   std::string_view groups_on_key = {};    ///< groups count only if this key ...
   std::string_view groups_on_value = {};  ///< ... has this value (deepseek_v2: topk_method)
   std::string_view sigmoid_key = {};      ///< the gate is a sigmoid if this key is "sigmoid" (cohere2_moe)
   bool has_routed_scaling = false;        ///< the key below
   std::string_view routed_scaling_key = "routed_scaling_factor";
   double routed_scaling_fallback = 1;
-  double renormalise_epsilon = 0;  ///< added to the sum (glm4_moe: 1e-20)
-  bool has_aux_loss = false;       ///< router_aux_loss_coef
-  double aux_loss_fallback = 0;    ///< router_aux_loss_coef if absent
+  double renormalise_epsilon = 0;        ///< added to the sum (glm4_moe: 1e-20)
+  std::string_view aux_loss_key = {};    ///< coefficient of the balancing loss
+  double aux_loss_fallback = 0;          ///< the same if absent; 0 where transformers has no balancing loss
+  bool selection_bias_stays_f32 = true;  ///< where there is one: transformers keeps it in f32 in a bf16 model too
+                                         ///< (_keep_in_fp32_modules_strict); else small steps of it are rounded away
 
   // Attention and feed-forward.
   Switch qkv_bias = {};

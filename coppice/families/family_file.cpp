@@ -41,8 +41,8 @@ constexpr TextKey kTextKeys[] = {
     {"top_groups_key", &Family::top_groups_key},
     {"routed_scaling_key", &Family::routed_scaling_key},
 };
-constexpr std::array<std::string_view, 7> kOtherKeys = {"experts_keys", "gate",    "renormalise",  "groups",
-                                                        "mtp",          "tensors", "decoder_trunk"};
+constexpr std::array<std::string_view, 8> kOtherKeys = {"experts_keys", "gate", "renormalise", "groups",
+                                                        "group_score",  "mtp",  "tensors",     "decoder_trunk"};
 constexpr std::array<std::string_view, 6> kTensorKeys = {"name",       "role",        "stacked",
                                                          "transposed", "interleaved", "optional"};
 
@@ -121,14 +121,15 @@ TensorRule rule_from(const Table& table, const std::string& name) {
 
 }  // namespace
 
-FamilyFile FamilyFile::read(const std::filesystem::path& path) {
-  const Json json = read_toml(path);
+FamilyFile FamilyFile::read(const std::filesystem::path& path) { return from_json(read_toml(path), path.string()); }
+
+FamilyFile FamilyFile::from_json(const Json& json, std::string_view source) {
   auto state = std::make_unique<State>();
   Family& family = state->family;
   family.surgery_only = true;
   family.layers = LayerPattern::kByWeights;
 
-  const Table table(json, path.string());
+  const Table table(json, std::string(source));
   std::vector<std::string> known(kOtherKeys.begin(), kOtherKeys.end());
   for (const TextKey& key : kTextKeys) {
     known.emplace_back(key.key);
@@ -145,6 +146,7 @@ FamilyFile FamilyFile::read(const std::filesystem::path& path) {
     state->experts_keys.push_back(state->keep(key.as_string()));
   }
   family.experts_keys = state->experts_keys;
+  family.gate = GateFunction::kUnknown;
   if (table.find("gate") != nullptr) {
     const std::string& name = table.text("gate");
     const auto* gate = std::ranges::find(kGates, name, &GateName::name);
@@ -153,7 +155,9 @@ FamilyFile FamilyFile::read(const std::filesystem::path& path) {
     family.gate = gate->gate;
   }
   const Json* renormalise = table.find("renormalise");
-  if (renormalise != nullptr && renormalise->is_string()) {
+  if (renormalise == nullptr) {
+    family.renormalise = Switch::unknown();
+  } else if (renormalise->is_string()) {
     family.renormalise = Switch::read(state->keep(renormalise->as_string()), false);
   } else if (table.flag("renormalise", false)) {
     family.renormalise = Switch::yes();
@@ -161,6 +165,14 @@ FamilyFile FamilyFile::read(const std::filesystem::path& path) {
   family.from_file = true;
   family.says_groups = table.find("groups") != nullptr;
   family.has_groups = table.flag("groups", false);
+  family.group_score_known = table.find("group_score") != nullptr;
+  if (family.group_score_known) {
+    if (!family.has_groups) table.refuse("group_score", "has no effect without groups = true (leave it out)");
+    const std::string& name = table.text("group_score");
+    if (name != "best" && name != "best_two")
+      table.refuse("group_score", cat("is '", name, "'; wanted best or best_two"));
+    family.group_score = name == "best" ? GroupScore::kBest : GroupScore::kBestTwo;
+  }
   family.has_routed_scaling = table.find("routed_scaling_key") != nullptr;
   family.has_mtp = table.flag("mtp", false);
   if (table.flag("decoder_trunk", true)) family.trunk = detail::kDecoderTrunk;
@@ -168,7 +180,7 @@ FamilyFile FamilyFile::read(const std::filesystem::path& path) {
   const Json* tensors = table.find("tensors");
   if (tensors == nullptr || !tensors->is_array()) table.refuse("tensors", "is missing; wanted [[tensors]] tables");
   for (const Json& item : tensors->items()) {
-    const Table row(item, cat(path, ": tensors[", state->rules.size(), "]"));
+    const Table row(item, cat(source, ": tensors[", state->rules.size(), "]"));
     row.check_keys({kTensorKeys.begin(), kTensorKeys.end()});
     state->rules.push_back(rule_from(row, row.text("name")));
     state->rules.back().name = state->keep(row.text("name"));

@@ -2,7 +2,9 @@
 
 #include <filesystem>
 #include <memory>
+#include <string_view>
 
+#include "coppice/base/json.h"
 #include "coppice/families/family.h"
 
 namespace coppice::families {
@@ -12,8 +14,8 @@ namespace coppice::families {
 ///   model_type = "my_moe"
 ///   experts_keys = ["num_experts"]           # aliases; all present are rewritten
 ///   top_k_key = "num_experts_per_tok"
-///   gate = "softmax_topk"                    # topk_softmax, sigmoid_topk
-///   renormalise = "norm_topk_prob"           # or true, false
+///   gate = "softmax_topk"                    # topk_softmax, sigmoid_topk; without it: not known
+///   renormalise = "norm_topk_prob"           # or true, false; without it: not known
 ///   [[tensors]]
 ///   name = "model.layers.{L}.mlp.experts.{X}.gate_proj.weight"
 ///   role = "expert_gate"                     # role_name() of a Role
@@ -24,13 +26,16 @@ namespace coppice::families {
 ///   optional = true
 ///
 /// Further keys, with the meaning they have in Family: layers_key, model_dim_key, expert_width_key, dense_width_key,
-/// trailing_key, num_groups_key, top_groups_key (texts), groups, mtp, decoder_trunk (true or false; the last, true if
-/// absent, adds what decoders have beside experts and routers).
+/// trailing_key, num_groups_key, top_groups_key (texts), group_score (best or best_two; without it: not known), groups,
+/// mtp, decoder_trunk (true or false; the last, true if absent, adds what decoders have beside experts and routers).
+/// What is not known makes no growth an error, but no verdict says then that a growth is exact.
 class FamilyFile {
  public:
   /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and key: unknown keys and roles (with the nearest),
   ///          missing ones, names without the {L} and {X} that their role needs.
   static FamilyFile read(const std::filesystem::path& path);
+  /// The same of the file's content; `source` names it in errors.
+  static FamilyFile from_json(const Json& json, std::string_view source);
   FamilyFile(FamilyFile&&) noexcept;
   FamilyFile& operator=(FamilyFile&&) noexcept;
   ~FamilyFile();

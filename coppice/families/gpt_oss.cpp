@@ -57,7 +57,7 @@ const Family kGptOss{
     .dense_width_key = "",
     .layers = LayerPattern::kEveryLayer,
     .gate = GateFunction::kTopKSoftmax,
-    .has_aux_loss = true,
+    .aux_loss_key = "router_aux_loss_coef",
     .aux_loss_fallback = 0.001,
     .qkv_bias = Switch::read("attention_bias", true),
     .output_bias = Switch::read("attention_bias", true),

@@ -65,7 +65,7 @@ constexpr Family granite(std::string_view model_type, std::string_view architect
       .dense_width_key = "",
       .layers = LayerPattern::kEveryLayer,
       .gate = GateFunction::kTopKSoftmax,
-      .has_aux_loss = true,
+      .aux_loss_key = "router_aux_loss_coef",
       .aux_loss_fallback = 0.001,
       .qkv_bias = Switch::read("attention_bias", false),
       .output_bias = Switch::read("attention_bias", false),

@@ -85,7 +85,7 @@ void add_experts(const ModelSizes& sizes, const Family& family, Json& c) {
   }
   if (!family.groups_on_key.empty()) c[family.groups_on_key] = "greedy";
   if (family.has_routed_scaling) c["routed_scaling_factor"] = 1.0;
-  if (family.has_aux_loss) c["router_aux_loss_coef"] = family.aux_loss_fallback;
+  if (family.aux_loss_fallback > 0) c[family.aux_loss_key] = family.aux_loss_fallback;
 }
 
 // Every layer attends to all positions, but where the family's code has local ones for certain.

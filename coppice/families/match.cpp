@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <functional>
 #include <iterator>
-#include <unordered_set>
 
 #include "coppice/base/check.h"
 #include "coppice/base/text.h"
@@ -100,23 +99,27 @@ using detail::Placed;
 // prediction and what goes with a matrix.
 std::vector<TensorSlot> match_strictly(const ModelConfig& config, const io::Checkpoint& checkpoint, Faults& faults) {
   std::vector<TensorSlot> slots;
-  std::unordered_set<std::string> placed;
+  const auto& entries = checkpoint.entries();
+  std::vector<bool> placed(entries.size());
   visit_expected(config, [&](TensorSlot&& slot) {
-    if (!checkpoint.contains(slot.name)) {
+    const auto at = checkpoint.find(slot.name);
+    if (!at) {
       if (!is_empty(slot)) faults.missing.add(slot.name);
       return;
     }
-    const auto& found = checkpoint.at(slot.name).info->shape;
+    const auto& found = entries[*at].info->shape;
     if (found != slot.shape)
       faults.misshapen.add(cat(slot.name, " is ", shape_text(found), ", wanted ", shape_text(slot.shape)));
-    placed.insert(slot.name);
+    placed[*at] = true;
+    slot.name = entries[*at].info->name;  // the same text, shared
     slots.push_back(std::move(slot));
   });
   const detail::RuleIndex index(*config.family);
   std::vector<Placed> extra, past_last;
-  for (const std::string& name : checkpoint.names()) {
-    if (placed.contains(name) || name.ends_with(kDerivedSuffix)) continue;
-    auto found = place(config, index, name, checkpoint.at(name).info->shape);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const io::TensorName& name = entries[i].info->name;
+    if (placed[i] || name.ends_with(kDerivedSuffix)) continue;
+    auto found = place(config, index, name, entries[i].info->shape);
     if (found && config.tied && found->matched->when == When::kIfUntied) {
       const std::vector<int64_t> wanted = config.shape(*found->matched);
       if (found->slot.shape != wanted)
@@ -142,11 +145,12 @@ std::vector<TensorSlot> match_strictly(const ModelConfig& config, const io::Chec
 std::vector<TensorSlot> match_by_weights(const ModelConfig& config, const io::Checkpoint& checkpoint, Faults& faults) {
   const detail::RuleIndex index(*config.family);
   std::vector<Placed> placed;
-  for (const std::string& name : checkpoint.names()) {
+  placed.reserve(checkpoint.entries().size());
+  for (const auto& entry : checkpoint.entries()) {
+    const io::TensorName& name = entry.info->name;
     if (name.ends_with(kDerivedSuffix)) continue;
-    const io::TensorInfo& info = *checkpoint.at(name).info;
-    if (auto found = place(config, index, name, info.shape)) {
-      found->dtype = info.dtype;
+    if (auto found = place(config, index, name, entry.info->shape)) {
+      found->dtype = entry.info->dtype;
       placed.push_back(std::move(*found));
     } else {
       faults.unknown.add(name);

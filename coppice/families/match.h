@@ -9,13 +9,13 @@
 
 namespace coppice::families {
 
-/// A tensor that the family's table expects (or found): its rule, layer and expert.
+/// A tensor that the family's table expects (or found): its rule, layer and expert. Name and shape as in io::TensorInfo.
 struct TensorSlot {
-  std::string name;
+  io::TensorName name;
   const TensorRule* rule = nullptr;
   int64_t layer = -1;   ///< -1 where the name has no {L}
   int64_t expert = -1;  ///< -1 where the name has no {X}
-  std::vector<int64_t> shape;
+  io::TensorShape shape;
   size_t expert_at = 0;  ///< where the expert's number stands in the name
 
   Role role() const { return rule->role; }

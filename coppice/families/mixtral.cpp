@@ -44,7 +44,7 @@ const Family kMixtral{
     .dense_width_key = "",
     .layers = LayerPattern::kEveryLayer,
     .renormalise = Switch::yes(),
-    .has_aux_loss = true,
+    .aux_loss_key = "router_aux_loss_coef",
     .aux_loss_fallback = 0.001,
     .sliding_window = SlidingWindow::kIfSet,
     .kv_heads_fallback = 8,

@@ -1,6 +1,7 @@
 #include "coppice/families/model_config.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "coppice/base/check.h"
 #include "coppice/families/attention_config_detail.h"
@@ -176,19 +177,22 @@ void read_routing(const ConfigReader& in, ModelConfig& c) {
   detail::check_router_keys(in, family, r.gate);
   r.kind = family.router;
   r.group_score = family.group_score;
+  r.group_score_known = family.group_score_known;
   Switch renormalise = family.renormalise;
   renormalise.key = detail::alias_present(in, renormalise.key);
   r.renormalise = read_switch(in, renormalise);
   if (!family.gate_norm_key.empty()) r.gate_norm = detail::read_gate_norm(in, family.gate_norm_key);
   if (r.gate_norm == 0) r.renormalise = false;
+  r.renormalise_known = family.renormalise.kind != Switch::Kind::kUnknown || r.gate == GateFunction::kTopKSoftmax;
   r.renormalise_epsilon = family.renormalise_epsilon;
-  r.has_selection_bias = family.has_role(Role::kSelectionBias);
+  r.adds_selection_bias = read_switch(in, family.selection_bias_on);
+  r.has_selection_bias = r.adds_selection_bias && family.has_role(Role::kSelectionBias);
   r.has_router_bias = family.has_role(Role::kRouterBias);
   if (family.has_routed_scaling)
     r.routed_scaling =
         in.number_or(family.routed_scaling_key, family.routed_scaling_fallback, -kLargestNumber, kLargestNumber);
-  if (family.has_aux_loss)
-    c.aux_loss_coef = in.number_or("router_aux_loss_coef", family.aux_loss_fallback, 0, kLargestNumber);
+  if (!family.aux_loss_key.empty() && (family.aux_loss_fallback > 0 || in.find(family.aux_loss_key) != nullptr))
+    c.aux_loss_coef = in.number_or(family.aux_loss_key, family.aux_loss_fallback, 0, kLargestNumber);
   if (!family.has_groups) return detail::check_no_groups(in, family);
   if (!family.groups_on_key.empty() && in.text_or(family.groups_on_key, "") != family.groups_on_value) return;
   const std::string_view groups_key = detail::alias_present(in, family.num_groups_key);

@@ -20,9 +20,12 @@ struct Routing {
   int64_t top_groups = 1;  ///< topk_group
   double routed_scaling = 1.0;
   bool has_selection_bias = false;
+  bool adds_selection_bias = true;  ///< false where the configuration turns the stored one off
   bool has_router_bias = false;
   RouterKind kind = RouterKind::kPlain;
   GroupScore group_score = GroupScore::kBestTwo;
+  /// False where a family file does not say it, so that `renormalise` and `group_score` mean nothing.
+  bool renormalise_known = true, group_score_known = true;
   bool fixed_top_k = false;      ///< no key of the configuration can change top_k
   int64_t trailing_choices = 0;  ///< rows of the router behind the experts' that are no experts
 };
@@ -56,7 +59,7 @@ struct ModelConfig {
   std::optional<double> clip_qkv;  ///< olmoe
   Activation activation = Activation::kSilu;
   double embedding_multiplier = 1, residual_multiplier = 1, logits_divisor = 1;
-  double aux_loss_coef = 0;
+  std::optional<double> aux_loss_coef;  ///< of the balancing loss; absent where neither file nor family names one
   int64_t max_positions = 0;
   std::string dtype;  ///< dtype or torch_dtype: "bfloat16"; empty if absent
   /// What `nn` cannot compute exactly as transformers would (another activation, quantised weights ...); surgery does

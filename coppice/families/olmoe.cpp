@@ -46,7 +46,7 @@ const Family kOlmoe{
     .dense_width_key = "",
     .layers = LayerPattern::kEveryLayer,
     .renormalise = Switch::read("norm_topk_prob", false),
-    .has_aux_loss = true,
+    .aux_loss_key = "router_aux_loss_coef",
     .aux_loss_fallback = 0.01,
     .qkv_bias = Switch::read("attention_bias", false),
     .output_bias = Switch::read("attention_bias", false),

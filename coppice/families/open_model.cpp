@@ -21,27 +21,26 @@ struct Fit {
   std::vector<std::string> first_unplaced;
 };
 
-Fit fit_of(const Family& family, const std::vector<std::string>& names) {
+Fit fit_of(const Family& family, const std::vector<io::Checkpoint::Entry>& tensors) {
   constexpr size_t kListed = 5;
   const RuleIndex index(family);
   Fit fit{&family, 0, 0, {}};
-  const size_t step = std::max<size_t>(1, names.size() / kSampled);
-  for (size_t i = 0; i < names.size(); i += step) {
+  const size_t step = std::max<size_t>(1, tensors.size() / kSampled);
+  for (size_t i = 0; i < tensors.size(); i += step) {
     ++fit.seen;
-    if (index.find(names[i], 0)) {
+    if (index.find(tensors[i].info->name, 0)) {
       ++fit.placed;
     } else if (fit.first_unplaced.size() < kListed) {
-      fit.first_unplaced.push_back(names[i]);
+      fit.first_unplaced.push_back(tensors[i].info->name);
     }
   }
   return fit;
 }
 
 Fit nearest_fit(const io::Checkpoint& checkpoint) {
-  const std::vector<std::string> names = checkpoint.names();
   Fit best;
   for (const Family* family : all_families()) {
-    Fit fit = fit_of(*family, names);
+    Fit fit = fit_of(*family, checkpoint.entries());
     if (fit.placed > best.placed) best = std::move(fit);
   }
   return best;
@@ -85,7 +84,7 @@ void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config) {
     if (slot.role() == Role::kExpertDown && !config.is_quantised())
       config.expert_width = expert_matrices(slot, config.num_experts).front().cols;
   }
-  config.routing.has_selection_bias = roles.contains(Role::kSelectionBias);
+  config.routing.has_selection_bias = config.routing.adds_selection_bias && roles.contains(Role::kSelectionBias);
   config.routing.has_router_bias = roles.contains(Role::kRouterBias);
 }
 

@@ -33,7 +33,7 @@ constexpr TensorRule kTurnedInOut[] = {{"", Role::kExpertGate, {}, When::kAlways
 /// How a stacked matrix lies, by its own shape.
 enum class Lies : uint8_t { kEither, kAsInTable, kOtherWay };
 
-Lies lies(const TensorRule& rule, const std::vector<int64_t>& shape, int64_t model_dim) {
+Lies lies(const TensorRule& rule, const io::TensorShape& shape, int64_t model_dim) {
   const bool may_turn = model_dim > 0 && shape.size() == 3 && rule.layout.stacked && !rule.layout.interleaved;
   const bool is_matrix = std::ranges::find(kTurned, rule.role, &TensorRule::role) != std::end(kTurned);
   if (!may_turn || !is_matrix || shape[1] == shape[2]) return Lies::kEither;
@@ -120,17 +120,17 @@ std::string Misses::text() const {
   return cat(join(first), count > first.size() ? cat(", ... (", count - first.size(), " more)") : std::string());
 }
 
-CanonicalName canonical_name(const ModelConfig& config, const std::string& name) {
-  if (config.text_key.empty()) return {name, true};
+CanonicalName canonical_name(const ModelConfig& config, std::string_view name) {
+  if (config.text_key.empty()) return {std::string(name), true};
   for (const Prefix& prefix : kTextPrefixes) {
     if (name.starts_with(prefix.found)) return {cat(prefix.canonical, name.substr(prefix.found.size())), true};
   }
-  return {name, false};
+  return {std::string(name), false};
 }
 
-std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const std::string& name,
-                            const std::vector<int64_t>& shape) {
-  const auto [canonical, in_text] = canonical_name(config, name);
+std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const io::TensorName& name,
+                            const io::TensorShape& shape) {
+  const auto [canonical, in_text] = canonical_name(config, name.view());
   const auto found = index.find(canonical, config.num_layers, config.is_quantised());
   if (!found) {
     if (in_text || name.find(".experts.") != std::string::npos) return std::nullopt;
@@ -193,7 +193,7 @@ void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed) {
     const auto found = order.find(p.matched);
     const auto [rank, index] = found == order.end() ? std::pair(block + 1, at) : found->second;
     const int section = p.slot.layer >= 0 ? 1 : rank < first_layered ? 0 : 2;
-    return std::tuple(section, p.slot.layer, rank, p.slot.expert, index, std::string_view(p.slot.name));
+    return std::tuple(section, p.slot.layer, rank, p.slot.expert, index, p.slot.name.view());
   };
   std::ranges::sort(placed, [&](const Placed& a, const Placed& b) { return key(a) < key(b); });
 }

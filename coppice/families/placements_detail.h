@@ -39,7 +39,7 @@ struct CanonicalName {
   std::string name;
   bool in_text = true;  ///< it is of the language model
 };
-CanonicalName canonical_name(const ModelConfig& config, const std::string& name);
+CanonicalName canonical_name(const ModelConfig& config, std::string_view name);
 
 /// Stacked matrices of some families lie [in, out] or [out, in], whichever wrote them. All of a model's tell which,
 /// those with one shape only by what the others say.
@@ -49,8 +49,8 @@ void settle_orientation(const ModelConfig& config, std::vector<Placed>& placed);
 
 /// The place of one tensor; nullopt if the table has none for it. A multimodal model's names lose what the language
 /// model's have in front, and what is no part of the language model is carried over (but experts of its own).
-std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const std::string& name,
-                            const std::vector<int64_t>& shape);
+std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const io::TensorName& name,
+                            const io::TensorShape& shape);
 
 /// In the order in which tables list tensors: layer by layer, expert by expert.
 void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed);

@@ -50,7 +50,7 @@ const Family kQwen2Moe{
     .shared_width_key = "shared_expert_intermediate_size",
     .layers = LayerPattern::kSparseStep,
     .renormalise = Switch::read("norm_topk_prob", false),
-    .has_aux_loss = true,
+    .aux_loss_key = "router_aux_loss_coef",
     .aux_loss_fallback = 0.001,
     .qkv_bias = Switch::read("qkv_bias", true),
     .sliding_window = SlidingWindow::kFirstLayers,

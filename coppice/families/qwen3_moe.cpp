@@ -49,7 +49,7 @@ const Family kQwen3Moe{
     .expert_width_key = "moe_intermediate_size",
     .layers = LayerPattern::kSparseStep,
     .renormalise = Switch::read("norm_topk_prob", false),
-    .has_aux_loss = true,
+    .aux_loss_key = "router_aux_loss_coef",
     .aux_loss_fallback = 0.001,
     .qkv_bias = Switch::read("attention_bias", false),
     .output_bias = Switch::read("attention_bias", false),

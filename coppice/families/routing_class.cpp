@@ -11,22 +11,27 @@ namespace {
 
 using enum RoutingClass;
 
+// Of copies that are never chosen.
+constexpr std::string_view kLowerRouterBias =
+    "where the router has a bias: the copies' lowered below what any logit can make up for";
+constexpr std::string_view kLowerSelectionBias =
+    "where there is a selection bias: the copies' lowered by more than 1 plus the spread of the biases";
+
 constexpr RoutingClassInfo kClasses[] = {
-    {kSoftmaxRenormalised, "S1", "softmax over all experts, top-K, renormalised", true, "", true, ""},
-    {kSoftmax, "S2", "softmax over all experts, top-K, not renormalised", false, "", true, ""},
-    {kTopKSoftmax, "S3", "top-K of the logits, softmax over them", true, "", true,
-     "where the router has a bias: the copies' lowered by 1e4"},
+    {kSoftmaxRenormalised, "S1", "softmax over all experts, top-K, renormalised", true, "", true, kLowerRouterBias},
+    {kSoftmax, "S2", "softmax over all experts, top-K, not renormalised", false, "", true, kLowerRouterBias},
+    {RoutingClass::kTopKSoftmax, "S3", "top-K of the logits, softmax over them", true, "", true, kLowerRouterBias},
     {kSigmoidRenormalised, "S4", "sigmoid, top-K by gate plus selection bias, renormalised", true, "", true,
-     "the copies' selection bias lowered by more than 1 plus the spread of the biases"},
+     kLowerSelectionBias},
     {kSigmoid, "S5", "sigmoid, top-K, not renormalised", true,
-     "routed_scaling_factor divided by m, or the down matrices where there is no such key", true,
-     "where there is a selection bias: the copies' lowered by more than 1 plus the spread of the biases"},
+     "routed_scaling_factor divided by m, or the down matrices where there is no such key", true, kLowerSelectionBias},
     {kSoftmaxBiased, "S6", "softmax over all experts, top-K by probability plus selection bias, renormalised", false,
      "the selection bias divided by m", true, ""},
     {kTrailingChoices, "S7", "softmax over the experts and choices that are none", false, "", false, ""},
     {kSparseMixer, "sparsemixer", "two experts, the second among what the first leaves", false, "", false, ""},
     {kCapacity, "capacity", "softmax, a fixed number of experts, each for so many tokens at most", false, "", false,
      ""},
+    {kUnknown, "unknown", "not known: the family file does not say it", false, "", false, ""},
 };
 
 }  // namespace
@@ -40,12 +45,24 @@ RoutingClass routing_class(const Routing& r) {
     case RouterKind::kScalesInput: break;
   }
   switch (r.gate) {
+    case GateFunction::kUnknown: return RoutingClass::kUnknown;
     case GateFunction::kTopKSoftmax: return RoutingClass::kTopKSoftmax;
-    case GateFunction::kSigmoidTopK: return r.renormalise ? kSigmoidRenormalised : kSigmoid;
+    case GateFunction::kSigmoidTopK:
+      if (!r.renormalise_known) return RoutingClass::kUnknown;
+      return r.renormalise ? kSigmoidRenormalised : kSigmoid;
     case GateFunction::kSoftmaxTopK: break;
   }
   if (r.has_selection_bias) return kSoftmaxBiased;
+  if (!r.renormalise_known) return RoutingClass::kUnknown;
   return r.renormalise ? kSoftmaxRenormalised : kSoftmax;
+}
+
+std::string missing_routing_keys(const Routing& r) {
+  std::vector<std::string> missing;
+  if (r.gate == GateFunction::kUnknown) missing.emplace_back("gate");
+  if (!r.renormalise_known) missing.emplace_back("renormalise");
+  if (!r.group_score_known && r.num_groups > 1) missing.emplace_back("group_score");
+  return join(missing, " and ");
 }
 
 const RoutingClassInfo& routing_class_info(RoutingClass c) {

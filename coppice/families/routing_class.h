@@ -19,6 +19,7 @@ enum class RoutingClass : uint8_t {
   kTrailingChoices,      ///< S7
   kSparseMixer,
   kCapacity,
+  kUnknown,  ///< a family file that does not say enough
 };
 
 /// What is known of a class before any model is grown; m copies of every expert, with their routers' rows.
@@ -34,6 +35,8 @@ struct RoutingClassInfo {
 };
 
 RoutingClass routing_class(const Routing& routing);
+/// What the family file would have to say; empty if all is known that the class depends on.
+std::string missing_routing_keys(const Routing& routing);
 const RoutingClassInfo& routing_class_info(RoutingClass c);
 
 /// The routing of a family whose configuration has no key but what it must, so that its switches have their fallbacks.

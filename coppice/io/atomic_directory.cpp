@@ -23,17 +23,26 @@ using detail::rename_new;
 using detail::sync_tree;
 using detail::throw_io;
 
+/// What only an unfinished output has; gone before it takes its name.
+constexpr const char* kMark = ".unfinished-output-of-coppice";
+
 bool is_running(pid_t pid) { return ::kill(pid, 0) == 0 || errno == EPERM; }
 
-detail::Descriptor lock_directory(const fs::path& path) {
-  detail::Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (directory && ::flock(directory.get(), LOCK_EX | LOCK_NB) == 0) return directory;
+/// An unfinished output of ours that no process writes any more, locked.
+Descriptor open_abandoned(const fs::path& path) {
+  Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  struct stat status{}, mark{};
+  if (!directory || ::fstat(directory.get(), &status) != 0 || status.st_uid != ::geteuid()) return {};
+  if (::fstatat(directory.get(), kMark, &mark, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(mark.st_mode)) return {};
+  if (::flock(directory.get(), LOCK_EX | LOCK_NB) == 0) return directory;
   return {};
 }
 
 // The process id alone would not do: in containers the same few ids return, and other machines have their own.
 void remove_stale(const fs::path& parent, const std::string& prefix) {
   std::error_code failure;
+  const Descriptor in(::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!in) return;
   for (const auto& entry : fs::directory_iterator(parent, failure)) {
     const auto name = entry.path().filename().string();
     if (!name.starts_with(prefix)) continue;
@@ -41,7 +50,7 @@ void remove_stale(const fs::path& parent, const std::string& prefix) {
     const auto* end = name.data() + name.size();
     const auto [stop, error] = std::from_chars(name.data() + prefix.size(), end, pid);
     if (error != std::errc() || stop != end || pid <= 0 || (pid != ::getpid() && is_running(pid))) continue;
-    if (lock_directory(entry.path())) fs::remove_all(entry.path(), failure);
+    if (open_abandoned(entry.path())) (void)detail::remove_tree_at(in.get(), name.c_str());
   }
 }
 
@@ -58,8 +67,15 @@ AtomicDirectory::AtomicDirectory(fs::path target) : target_(detail::without_trai
     throw_io(target_.string(), cat("make the directory ", temporary_), number);
   }
   // Without locks (some network file systems) the process id has to do.
-  lock_ = ::open(temporary_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  lock_ = ::open(temporary_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (lock_ >= 0) ::flock(lock_, LOCK_EX | LOCK_NB);
+  try {
+    detail::create_file(temporary_ / kMark);
+  } catch (...) {
+    ::rmdir(temporary_.c_str());
+    if (lock_ >= 0) ::close(lock_);
+    throw;
+  }
 }
 
 AtomicDirectory::~AtomicDirectory() {
@@ -69,6 +85,7 @@ AtomicDirectory::~AtomicDirectory() {
 }
 
 void AtomicDirectory::commit() {
+  ::unlink((temporary_ / kMark).c_str());
   try {
     sync_tree(temporary_);
   } catch (const fs::filesystem_error& e) {

@@ -9,7 +9,8 @@ namespace coppice::io {
 
 /// A directory that appears under its final name whole or not at all: filled as the sibling `.NAME.tmp-PID`, fsynced,
 /// renamed. The destructor of an uncommitted one removes what was written. What killed processes left of the same
-/// target is removed at construction: it is known by a lock that ends with its process, and by the process being gone.
+/// target is removed at construction: it is known by a mark that only an unfinished output has, by a lock that ends with
+/// its process, and by the process being gone. Directories without the mark are somebody else's and stay.
 class AtomicDirectory {
  public:
   /// Throws   Error{kIo} (no parent, no permission); Error{kUsage} if `target` exists.
@@ -37,21 +38,14 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view t
 /// Whole file as text.
 ///
 /// Memory   the text.
-/// Throws   Error{kNotFound, kIo}.
+/// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is no regular file.
 std::string read_file(const std::filesystem::path& path);
-
-/// Copies one regular file (following a symbolic link), mode kept, parents made; what lay at `to` is replaced. The
-/// bytes move inside the kernel where it can (copy_file_range, reflinks).
-///
-/// Memory   1 MiB at most.
-/// Throws   Error{kNotFound, kIo}.
-void copy_file(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Throws   Error{kIo} with both figures if the file system of `directory` (or of its nearest parent that exists) has
 ///          less than `bytes` free.
 void check_free_space(const std::filesystem::path& directory, uint64_t bytes);
 
-/// Throws   Error{kUsage} if `output` exists, or lies inside `input` (which may be empty: none) or is it.
+/// Throws   Error{kUsage} if `output` is empty, exists, or lies inside `input` (which may be empty: none) or is it.
 void check_output_directory(const std::filesystem::path& output, const std::filesystem::path& input);
 
 }  // namespace coppice::io

@@ -5,6 +5,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/io/atomic_file.h"
 #include "coppice/io/paths_detail.h"
 #include "coppice/io/posix_detail.h"
 #include "coppice/io/shard_index_detail.h"
@@ -17,46 +18,61 @@ constexpr size_t kNamesShown = 10;
 constexpr std::string_view kSingleFile = "model.safetensors";
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
+/// Of config.json: the largest known have some thousand values.
+constexpr JsonLimits kConfigLimits{.bytes = uint64_t{16} << 20, .values = 500'000};
+
 using detail::WeightMap;
 
-bool is_there(const fs::path& path) {
-  std::error_code failure;
-  return fs::exists(path, failure);
-}
+std::string_view name_of(const Checkpoint::Entry& entry) { return entry.info->name; }
 
-WeightMap read_index(const fs::path& directory) {
-  return detail::parse_shard_index(Json::read(detail::resolve_inside(directory, kIndexFile)),
-                                   (directory / kIndexFile).string());
+WeightMap read_index(const ModelDirectory& files) {
+  return detail::parse_shard_index(files.read(kIndexFile), (files.path() / kIndexFile).string());
 }
 
 // All shards, by name; every missing one is named at once.
-std::vector<SafetensorsFile> open_shards(const fs::path& directory, const std::set<std::string>& files) {
+std::vector<SafetensorsFile> open_shards(const ModelDirectory& files, const std::set<std::string>& names) {
   std::vector<std::string> missing;
-  std::vector<fs::path> paths;
-  for (const auto& file : files) {
-    paths.push_back(directory / file);
-    if (!is_there(detail::resolve_inside(directory, file))) missing.push_back(file);
+  std::error_code failure;
+  for (const auto& name : names) {
+    if (!fs::exists(detail::resolve_inside(files.path(), name), failure)) missing.push_back(name);
   }
   if (!missing.empty()) {
-    throw Error(ErrorCode::kNotFound, cat(directory, ": ", missing.size(), " of ", files.size(),
+    throw Error(ErrorCode::kNotFound, cat(files.path(), ": ", missing.size(), " of ", names.size(),
                                           " shards are missing: ", join_some(missing, kNamesShown),
                                           "; the index names them (download them)"));
   }
   std::vector<SafetensorsFile> shards;
-  shards.reserve(paths.size());
-  for (const auto& path : paths) shards.push_back(SafetensorsFile::open(path));
+  shards.reserve(names.size());
+  for (const auto& name : names) shards.push_back(files.open_tensors(name));
   return shards;
+}
+
+// What lies there instead of weights that have an index or are one file.
+[[noreturn]] void refuse_without_weights(const ModelDirectory& files) {
+  std::vector<std::string> others;
+  for (const auto& name : files.names()) {
+    if (name.ends_with(".safetensors")) others.push_back(name);
+  }
+  if (!others.empty()) {
+    throw Error(
+        ErrorCode::kNotFound,
+        cat(files.path(), ": ", join_some(others, kNamesShown), " and neither ", kSingleFile, " nor ", kIndexFile,
+            ", which says what belongs to the model (download or write the index; rename a single file)"));
+  }
+  throw Error(ErrorCode::kNotFound, cat(files.path(), ": no weights; wanted ", kSingleFile, " or ", kIndexFile,
+                                        " (other formats: save the model again with safetensors)"));
 }
 
 // The index and the shards must agree both ways.
 void check_index(const fs::path& directory, const WeightMap& map, const std::vector<SafetensorsFile>& shards) {
-  std::map<std::string, const SafetensorsFile*> by_file;
-  for (const auto& shard : shards) by_file.emplace(shard.path().lexically_relative(directory).string(), &shard);
+  std::map<std::string, const SafetensorsFile*> by_path;
+  for (const auto& shard : shards) by_path.emplace(shard.path().lexically_relative(directory).string(), &shard);
+  std::vector<const SafetensorsFile*> by_file;
+  for (const auto& file : map.files) by_file.push_back(by_path.at(fs::path(file).lexically_normal().string()));
   std::vector<std::string> problems;
-  for (const auto& [tensor, file] : map) {
-    const auto it = by_file.find(fs::path(file).lexically_normal().string());
-    if (it == by_file.end() || !it->second->find(tensor)) {
-      problems.push_back(cat(detail::quote(tensor), " is not in ", file, " as the index says"));
+  for (const auto& [tensor, file] : map.tensors) {
+    if (!by_file[file]->find(tensor)) {
+      problems.push_back(cat(detail::quote(tensor), " is not in ", map.files[file], " as the index says"));
     }
   }
   for (const auto& shard : shards) {
@@ -74,42 +90,38 @@ void check_index(const fs::path& directory, const WeightMap& map, const std::vec
 }  // namespace
 
 Checkpoint Checkpoint::open(const fs::path& directory) {
-  std::error_code failure;
-  if (!fs::is_directory(directory, failure)) {
-    throw Error(ErrorCode::kNotFound, cat(directory, ": no such directory; wanted a Hugging Face model directory"));
-  }
-  if (!is_there(directory / "config.json")) {
+  const ModelDirectory files(directory);
+  if (!files.has("config.json")) {
     throw Error(ErrorCode::kNotFound, cat(directory, ": no config.json; wanted a Hugging Face model directory"));
   }
-  Checkpoint out;
-  out.directory_ = directory;
-  out.config_ = Json::read(detail::resolve_inside(directory, "config.json"));
+  Checkpoint out(files);
+  out.config_ = files.read_json("config.json", kConfigLimits);
   if (!out.config_.is_object()) {
     throw Error(ErrorCode::kFormat,
                 cat(directory / "config.json", ": no JSON object; wanted the model's configuration"));
   }
-  if (is_there(directory / kSingleFile)) {
-    out.shards_ = open_shards(directory, {std::string(kSingleFile)});
-  } else if (is_there(directory / kIndexFile)) {
-    const auto map = read_index(directory);
-    std::set<std::string> files;
-    for (const auto& [tensor, file] : map) files.insert(fs::path(file).lexically_normal().string());
-    out.shards_ = open_shards(directory, files);
+  if (files.has(kSingleFile)) {
+    out.shards_ = open_shards(files, {std::string(kSingleFile)});
+  } else if (files.has(kIndexFile)) {
+    const auto map = read_index(files);
+    std::set<std::string> names;
+    for (const auto& file : map.files) names.insert(fs::path(file).lexically_normal().string());
+    out.shards_ = open_shards(files, names);
     check_index(directory, map, out.shards_);
   } else {
-    throw Error(ErrorCode::kNotFound, cat(directory, ": no weights; wanted ", kSingleFile, " or ", kIndexFile,
-                                          " (other formats: save the model again with safetensors)"));
+    refuse_without_weights(files);
   }
   for (const auto& shard : out.shards_) {
-    for (const auto& t : shard.tensors()) out.entries_.emplace_back(t.name, Entry{&shard, &t});
+    out.entries_.reserve(out.entries_.size() + shard.tensors().size());
+    for (const auto& t : shard.tensors()) out.entries_.push_back({&shard, &t});
   }
-  std::ranges::sort(out.entries_, {}, &std::pair<std::string, Entry>::first);
+  std::ranges::sort(out.entries_, {}, name_of);
   std::vector<std::string> twice;
   for (size_t i = 1; i < out.entries_.size(); ++i) {
-    const auto& [before, here] = std::pair(out.entries_[i - 1], out.entries_[i]);
-    if (before.first != here.first) continue;
-    twice.push_back(cat(detail::quote(here.first), " is in ", before.second.file->path().filename(), " and in ",
-                        here.second.file->path().filename()));
+    const Entry &before = out.entries_[i - 1], &here = out.entries_[i];
+    if (name_of(before) != name_of(here)) continue;
+    twice.push_back(cat(detail::quote(name_of(here)), " is in ", before.file->path().filename(), " and in ",
+                        here.file->path().filename()));
   }
   if (!twice.empty()) {
     throw Error(ErrorCode::kFormat, cat(directory, ": ", join_some(twice, kNamesShown), "; wanted each tensor once"));
@@ -120,21 +132,21 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
 std::vector<std::string> Checkpoint::names() const {
   std::vector<std::string> out;
   out.reserve(entries_.size());
-  for (const auto& [name, entry] : entries_) out.push_back(name);
+  for (const Entry& entry : entries_) out.push_back(entry.info->name);
   return out;
 }
 
-bool Checkpoint::contains(std::string_view name) const {
-  return std::ranges::binary_search(entries_, name, {}, [](const auto& e) -> std::string_view { return e.first; });
+std::optional<size_t> Checkpoint::find(std::string_view name) const {
+  const auto it = std::ranges::lower_bound(entries_, name, {}, name_of);
+  if (it == entries_.end() || name_of(*it) != name) return std::nullopt;
+  return static_cast<size_t>(it - entries_.begin());
 }
 
+bool Checkpoint::contains(std::string_view name) const { return find(name).has_value(); }
+
 Checkpoint::Entry Checkpoint::at(std::string_view name) const {
-  const auto it =
-      std::ranges::lower_bound(entries_, name, {}, [](const auto& e) -> std::string_view { return e.first; });
-  if (it == entries_.end() || it->first != name) {
-    throw Error(ErrorCode::kNotFound, cat(directory_, ": no tensor ", detail::quote(name), suggestion(name, names())));
-  }
-  return it->second;
+  if (const auto index = find(name)) return entries_[*index];
+  throw Error(ErrorCode::kNotFound, cat(directory(), ": no tensor ", detail::quote(name), suggestion(name, names())));
 }
 
 std::vector<float> Checkpoint::read_f32(std::string_view name) const {
@@ -151,7 +163,7 @@ std::vector<float> Checkpoint::read_f32(std::string_view name) const {
 
 uint64_t Checkpoint::total_bytes() const {
   uint64_t total = 0;
-  for (const auto& [name, entry] : entries_) total += entry.info->bytes;
+  for (const Entry& entry : entries_) total += entry.info->bytes;
   return total;
 }
 

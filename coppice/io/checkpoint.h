@@ -1,11 +1,13 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "coppice/base/json.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/io/safetensors.h"
 
 namespace coppice::io {
@@ -13,21 +15,20 @@ namespace coppice::io {
 /// The tensors of a Hugging Face model directory: `model.safetensors`, or the shards that
 /// `model.safetensors.index.json` names.
 ///
-/// Memory   headers only.
+/// Memory   headers only: about 150 bytes for each tensor, and its name.
 class Checkpoint {
  public:
   /// Throws   Error{kNotFound}: no directory, no config.json, no weights, a missing shard. Error{kFormat}: an index
-  ///          that leaves the directory (absolute, "..", symlinked out), names a tensor its shard does not have, or
+  ///          that leaves the directory (absolute, "..", symlinked out), a file of it that is a named pipe, a device or a
+  ///          directory; an index that names a tensor its shard does not have, or
   ///          misses one that a shard has. Where both a single file and an index lie there, the single file counts, as
   ///          in transformers.
-  ///
-  /// A symbolic link may lead out of the directory only in the Hugging Face cache, from `snapshots/REVISION/` to
-  /// `blobs/`.
   static Checkpoint open(const std::filesystem::path& directory);
   Checkpoint(Checkpoint&&) = default;  // entries point into the shards, so there are no copies
   Checkpoint& operator=(Checkpoint&&) = default;
 
-  const std::filesystem::path& directory() const { return directory_; }
+  const std::filesystem::path& directory() const { return files_.path(); }
+  const ModelDirectory& files() const { return files_; }                  ///< every other file of the directory
   const Json& config() const { return config_; }                          ///< config.json
   const std::vector<SafetensorsFile>& shards() const { return shards_; }  ///< by file name
   std::vector<std::string> names() const;                                 ///< sorted
@@ -37,28 +38,24 @@ class Checkpoint {
     const TensorInfo* info = nullptr;
     std::span<const std::byte> data() const { return file->data(*info); }
   };
+  const std::vector<Entry>& entries() const { return entries_; }  ///< of all tensors, sorted by name
+  /// Where in `entries` the tensor is, if it is there.
+  std::optional<size_t> find(std::string_view name) const;
   /// Throws   Error{kNotFound} naming the tensor.
   Entry at(std::string_view name) const;
   bool contains(std::string_view name) const;
   /// Widened to f32. Throws Error{kShape} if the dtype is no float.
   std::vector<float> read_f32(std::string_view name) const;
 
-  /// Files of the directory that a changed copy of the model carries over as they are (tokenizer, generation config,
-  /// remote code, sub-directories), relative, sorted. Left out, since they would be stale or are written anew:
-  /// config.json, coppice.json, `trainer/`, *.safetensors and their indices at the top level, weights in other formats
-  /// (pytorch_model*.bin, tf_model*.h5, flax_model*.msgpack, consolidated*.pth, *.gguf) and hidden directories (.git,
-  /// .cache).
-  /// Throws   Error{kFormat}: a symbolic link that leaves the directory or leads to a directory.
-  std::vector<std::filesystem::path> companion_files() const;
   uint64_t total_bytes() const;
 
  private:
-  Checkpoint() = default;
+  explicit Checkpoint(ModelDirectory files) : files_(std::move(files)) {}
 
-  std::filesystem::path directory_;
+  ModelDirectory files_;
   Json config_;
   std::vector<SafetensorsFile> shards_;
-  std::vector<std::pair<std::string, Entry>> entries_;  // sorted by name
+  std::vector<Entry> entries_;
 };
 
 /// Which tensors go into which file.

@@ -57,11 +57,14 @@ std::string Journal::name(Part part) {
 
 std::optional<Journal::Content> Journal::look(const fs::path& path) {
   std::error_code missing;
-  if (!fs::exists(path, missing)) return std::nullopt;
-  const auto text = read_file(path);
+  if (!fs::is_regular_file(fs::symlink_status(path, missing))) return std::nullopt;
+  return parse(read_file(path));
+}
+
+std::optional<Journal::Content> Journal::parse(std::string_view text) {
   const auto line_at = [&](size_t begin) -> std::optional<std::string_view> {
     const auto end = text.find('\n', begin);
-    return end == std::string::npos ? std::nullopt : std::optional(std::string_view(text).substr(begin, end - begin));
+    return end == text.npos ? std::nullopt : std::optional(text.substr(begin, end - begin));
   };
   const auto first = line_at(0);
   auto content = first ? header_of(*first) : std::nullopt;
@@ -81,7 +84,7 @@ std::optional<Journal::Content> Journal::look(const fs::path& path) {
 }
 
 Journal::Journal(fs::path path, Part part, const WorkIdentity& identity) : path_(std::move(path)) {
-  file_ = Descriptor(::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0666));
+  file_ = Descriptor(::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0666));
   if (!file_) throw_io(path_.string(), "open it", errno);
   // Before anything is changed. File systems without locks let everybody pass.
   if (::flock(file_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {

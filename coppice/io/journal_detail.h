@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "coppice/io/partial_directory.h"
@@ -30,6 +31,7 @@ class Journal {
   ///
   /// Memory   the file: some bytes for each unit.
   static std::optional<Content> look(const std::filesystem::path& path);
+  static std::optional<Content> parse(std::string_view text);  ///< the same of the file's text
 
   Journal() = default;
   /// Continues a journal, or begins one; it is this object's alone as long as it lives.

@@ -32,9 +32,12 @@ Json canonical(const Json& value) {
 std::string model_digest(const Checkpoint& checkpoint, const std::vector<std::string>& router_tensors) {
   Sha256 digest;
   // Names as JSON text, so that no name can imitate the next line.
-  for (const auto& name : checkpoint.names()) {
-    const auto& info = *checkpoint.at(name).info;
-    digest.add(cat(Json(name).dump(), " ", dtype_name(info.dtype), " ", shape_text(info.shape), "\n"));
+  std::string line;
+  for (const auto& entry : checkpoint.entries()) {
+    const TensorInfo& info = *entry.info;
+    line.clear();
+    append_json_text(line, info.name);
+    digest.add(line.append(cat(" ", dtype_name(info.dtype), " ", shape_text(info.shape), "\n")));
   }
   Json config = checkpoint.config();
   for (const auto key : kIgnoredKeys) config.erase(key);

@@ -1,5 +1,6 @@
 #include "coppice/io/partial_directory.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -8,10 +9,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
+#include <map>
+#include <set>
+#include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "coppice/base/error.h"
+#include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/journal_detail.h"
@@ -25,9 +32,12 @@ using detail::Descriptor;
 using detail::Journal;
 using detail::throw_io;
 
-void make_directory(const fs::path& path) {
-  if (::mkdir(path.c_str(), 0777) != 0 && errno != EEXIST) throw_io(path.string(), "make the directory", errno);
-}
+constexpr const char* kLock = "lock";
+constexpr const char* kAlone = "alone";
+constexpr const char* kModel = "model";
+constexpr const char* kJournals = "journals";
+/// What the lock of our directories says; others' files of that name do not.
+constexpr std::string_view kMark = "a directory of unfinished work of coppice\n";
 
 enum class Lock { kTaken, kHeldByAnother };
 
@@ -36,19 +46,21 @@ Lock lock(const Descriptor& file, int how) {
   while (::flock(file.get(), how) != 0) {
     if (errno == EWOULDBLOCK) return Lock::kHeldByAnother;
     if (errno != EINTR) break;
+    check_interrupt();
   }
   return Lock::kTaken;
 }
 
-Descriptor open_lock(const fs::path& path) {
-  return Descriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
+/// Waits for a lock; a signal ends the wait, whichever thread it comes to.
+void wait_for_lock(const Descriptor& file) {
+  constexpr auto kPause = std::chrono::milliseconds(20);
+  while (lock(file, LOCK_EX | LOCK_NB) == Lock::kHeldByAnother) {
+    check_interrupt();
+    std::this_thread::sleep_for(kPause);
+  }
 }
 
-bool is_at(const Descriptor& file, const fs::path& path) {
-  struct stat mine, there;
-  return ::fstat(file.get(), &mine) == 0 && ::stat(path.c_str(), &there) == 0 && mine.st_ino == there.st_ino &&
-         mine.st_dev == there.st_dev;
-}
+bool is_same(const struct stat& a, const struct stat& b) { return a.st_ino == b.st_ino && a.st_dev == b.st_dev; }
 
 }  // namespace
 
@@ -72,54 +84,190 @@ struct PartialDirectory::State {
   Part part;
   bool owns = false, keep = false, sealed = false, named = false;
   WorkIdentity identity;
-  Descriptor lock_file, alone_file;
+  Descriptor directory, lock_file, alone_file;  // of `work`: what it is called may change, what is open does not
   Journal journal;
 
   State() = default;
   State(const State&) = delete;
   State& operator=(const State&) = delete;
   ~State() {
-    if (!owns || keep || sealed) return;
-    std::error_code ignored;  // a destructor has nobody to tell; the next run tries again
-    fs::remove_all(journals(), ignored);
-    fs::remove_all(work, ignored);
+    if (owns && !keep && !sealed) remove_work();  // a destructor has nobody to tell; the next run tries again
   }
 
-  fs::path model() const { return work / "model"; }
-  fs::path journals() const { return work / "journals"; }
+  fs::path model() const { return work / kModel; }
+  fs::path journals() const { return work / kJournals; }
 
+  [[noreturn]] void refuse(std::string_view found) const;
+  bool open_directory();
+  bool open_lock();
   void take_lock();
-  void clear();
+  void check_is_ours() const;
+  std::vector<std::string> names() const;
+  bool is_there(const char* name) const;
+  bool holds_lock() const;
+  void make_directory(const char* name) const;
+  void clear() const;
+  void remove_work() const;
   void check_journals() const;
   std::vector<uint32_t> missing_parts() const;
   void sync_names() const;
   void move_into_place();
 };
 
+void PartialDirectory::State::refuse(std::string_view found) const {
+  throw Error(ErrorCode::kUsage, cat(work, ": ", found, "; ", target,
+                                     " is made there and wants a directory of its own (move it away, or give another "
+                                     "output)"));
+}
+
+/// False if it has gone again meanwhile.
+bool PartialDirectory::State::open_directory() {
+  if (::mkdir(work.c_str(), 0777) != 0 && errno != EEXIST) throw_io(work.string(), "make the directory", errno);
+  directory = Descriptor(::open(work.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!directory && errno == ENOENT) return false;
+  if (!directory && (errno == ELOOP || errno == ENOTDIR)) refuse("is a symbolic link or a file");
+  if (!directory) throw_io(work.string(), "open it", errno);
+  struct stat status{};
+  if (::fstat(directory.get(), &status) != 0) throw_io(work.string(), "read its owner", errno);
+  if (status.st_uid != ::geteuid()) refuse("belongs to another user");
+  return true;
+}
+
+/// False if it has gone again meanwhile. A directory without a lock must be empty: nothing is put into somebody's own.
+bool PartialDirectory::State::open_lock() {
+  constexpr int kFlags = O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
+  lock_file = Descriptor(::openat(directory.get(), kLock, kFlags));
+  if (!lock_file && errno == ENOENT) {
+    if (!names().empty())
+      return is_there(kLock) ? open_lock() : (refuse("holds files that are not of such work"), false);
+    lock_file = Descriptor(::openat(directory.get(), kLock, kFlags | O_CREAT, 0666));
+    if (!lock_file && errno == ENOENT) return false;
+  }
+  if (!lock_file) throw_io((work / kLock).string(), "open it", errno);
+  struct stat status{};
+  if (::fstat(lock_file.get(), &status) != 0 || !S_ISREG(status.st_mode)) refuse("holds a lock that is not a file");
+  return true;
+}
+
 // One process that does everything is alone in the directory; parts share it.
 void PartialDirectory::State::take_lock() {
   for (int attempt = 0; attempt < 100; ++attempt) {
-    make_directory(work);
-    lock_file = open_lock(work / "lock");
-    if (!lock_file && errno == ENOENT) continue;  // the process before this one has just ended and tidied up
-    if (!lock_file) throw_io((work / "lock").string(), "open it", errno);
+    if (!open_directory() || !open_lock()) continue;  // the process before this one has just ended and tidied up
     if (lock(lock_file, (part.count == 1 ? LOCK_EX : LOCK_SH) | LOCK_NB) == Lock::kHeldByAnother) {
       throw Error(ErrorCode::kIo,
                   cat(target, ": another process is writing it, in ", work, " (wait for it, or give another output)"));
     }
-    owns = is_at(lock_file, work / "lock");
-    if (owns) return;
+    if (!holds_lock()) continue;
+    check_is_ours();
+    const int number = detail::write_all(lock_file.get(), std::as_bytes(std::span(kMark)), 0);
+    if (number != 0) throw_io((work / kLock).string(), "write it", number);
+    owns = true;
+    return;
   }
   throw Error(ErrorCode::kIo, cat(work, ": other processes make and remove it all the time (give another output)"));
 }
 
-// The journals first: were this killed halfway, nothing would count as done that is gone.
-void PartialDirectory::State::clear() {
-  std::error_code failure;
-  fs::remove_all(journals(), failure);
-  if (!failure) fs::remove_all(model(), failure);
-  if (failure) throw_io(work.string(), "remove what a stopped process left there", failure.value());
+/// Only what such work has left may be removed or continued. A lock with our mark shows it, or (of versions that wrote
+/// none) a journal that begins as ours do; a directory in which nothing lies yet needs no proof.
+void PartialDirectory::State::check_is_ours() const {
+  for (const char* name : {kModel, kJournals}) {
+    struct stat status{};
+    const bool is_one = ::fstatat(directory.get(), name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+    if (is_one && !S_ISDIR(status.st_mode)) refuse(cat("holds a '", name, "' that is not a directory"));
+  }
+  std::string text(kMark.size(), '\0');
+  if (::pread(lock_file.get(), text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()) && text == kMark)
+    return;
+  struct stat status{};
+  if (::fstat(lock_file.get(), &status) != 0 || status.st_size != 0) refuse("holds a lock of something else");
+  for (const std::string& name : names()) {
+    if (name != kLock && name != kAlone && name != kModel && name != kJournals) refuse(cat("holds '", name, "'"));
+  }
+  std::error_code none;
+  bool is_empty = !is_there(kModel) || fs::is_empty(model(), none);
+  for (const auto& file : fs::directory_iterator(journals(), none)) {
+    is_empty = false;
+    if (Journal::look(file.path())) return;
+  }
+  if (!is_empty) refuse("holds files and no journal of such work");
 }
+
+std::vector<std::string> PartialDirectory::State::names() const {
+  const int copy = ::openat(directory.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (copy < 0) return {};
+  const std::unique_ptr<DIR, int (*)(DIR*)> list(::fdopendir(copy), ::closedir);
+  std::vector<std::string> out;
+  while (const dirent* entry = list ? ::readdir(list.get()) : nullptr) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") out.emplace_back(name);
+  }
+  return out;
+}
+
+bool PartialDirectory::State::is_there(const char* name) const {
+  struct stat status{};
+  return ::fstatat(directory.get(), name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/// The lock that is held is the one of the directory that has the name now.
+bool PartialDirectory::State::holds_lock() const {
+  struct stat mine{}, there{}, opened{}, named_now{};
+  return ::fstat(lock_file.get(), &mine) == 0 && ::fstatat(directory.get(), kLock, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+         is_same(mine, there) && ::fstat(directory.get(), &opened) == 0 && ::lstat(work.c_str(), &named_now) == 0 &&
+         is_same(opened, named_now);
+}
+
+void PartialDirectory::State::make_directory(const char* name) const {
+  if (::mkdirat(directory.get(), name, 0777) == 0 || errno == EEXIST) return;
+  throw_io((work / name).string(), "make the directory", errno);
+}
+
+// The journals first: were this killed halfway, nothing would count as done that is gone.
+void PartialDirectory::State::clear() const {
+  for (const char* name : {kJournals, kModel}) {
+    const int number = detail::remove_tree_at(directory.get(), name);
+    if (number != 0) throw_io((work / name).string(), "remove what a stopped process left there", number);
+  }
+}
+
+// The lock last: what lies in a directory without one is somebody else's.
+void PartialDirectory::State::remove_work() const {
+  for (const char* name : {kJournals, kModel, kAlone}) {
+    if (detail::remove_tree_at(directory.get(), name) != 0) return;
+  }
+  if (!holds_lock()) return;
+  ::unlinkat(directory.get(), kLock, 0);
+  ::rmdir(work.c_str());
+}
+
+namespace {
+
+std::map<std::string, std::string> named_lines(std::string_view lines) {
+  std::map<std::string, std::string> named;
+  for (const std::string& line : split(lines, '\n')) {
+    if (const size_t space = line.find(' '); space != std::string::npos)
+      named[line.substr(0, space)] = line.substr(space + 1);
+  }
+  return named;
+}
+
+// " (--seed differs)": options by name; what follows from them only where no option differs.
+std::string differing(std::string_view begun, std::string_view wanted) {
+  const auto was = named_lines(begun), is = named_lines(wanted);
+  std::set<std::string> options, others;
+  for (const auto* lines : {&was, &is}) {
+    for (const auto& [name, unused] : *lines) {
+      const auto a = was.find(name), b = is.find(name);
+      if (a != was.end() && b != is.end() && a->second == b->second) continue;
+      (name.starts_with("--") ? options : others).insert(name);
+    }
+  }
+  const std::set<std::string>& names = options.empty() ? others : options;
+  if (names.empty()) return {};
+  return cat(" (", join(std::vector(names.begin(), names.end())), names.size() == 1 ? " differs)" : " differ)");
+}
+
+}  // namespace
 
 // All parts must be of the same work.
 void PartialDirectory::State::check_journals() const {
@@ -132,8 +280,9 @@ void PartialDirectory::State::check_journals() const {
                       part.count, " (give the number of parts it was begun with, or remove ", work, ")"));
     }
     if (seen->identity.plan != identity.plan) {
-      throw Error(ErrorCode::kUsage, cat(target, ": begun with another model, other settings or another version, in ",
-                                         work, "; wanted the same ones (give them, or remove that directory)"));
+      throw Error(ErrorCode::kUsage, cat(target, ": begun with another model, other settings or another version",
+                                         differing(seen->identity.plan, identity.plan), ", in ", work,
+                                         "; wanted the same ones (give them, or remove that directory)"));
     }
     if (seen->part == part && seen->identity.source != identity.source) {
       throw Error(ErrorCode::kFormat, cat(target, ": the source has changed since this was begun, in ", work,
@@ -156,7 +305,7 @@ void PartialDirectory::State::sync_names() const {
   for (const auto& entry : fs::recursive_directory_iterator(model())) {
     if (entry.is_directory()) detail::sync_directory(entry.path());
   }
-  for (const auto& directory : {model(), work, detail::parent_of(target)}) detail::sync_directory(directory);
+  for (const auto& path : {model(), work, detail::parent_of(target)}) detail::sync_directory(path);
 }
 
 void PartialDirectory::State::move_into_place() {
@@ -172,8 +321,7 @@ void PartialDirectory::State::move_into_place() {
   }
   sealed = true;
   detail::sync_directory(detail::parent_of(target));
-  std::error_code ignored;  // the output is whole; what may be left is a few small files
-  fs::remove_all(work, ignored);
+  remove_work();  // the output is whole; what may be left is a few small files
 }
 
 PartialDirectory::PartialDirectory(fs::path target, Part part, bool resume, WorkIdentity identity)
@@ -188,13 +336,14 @@ PartialDirectory::PartialDirectory(fs::path target, Part part, bool resume, Work
   check_output_directory(s.target, {});
   s.take_lock();
   try {
-    s.alone_file = open_lock(s.work / "alone");
-    if (!s.alone_file) throw_io((s.work / "alone").string(), "open it", errno);
+    s.alone_file =
+        Descriptor(::openat(s.directory.get(), kAlone, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0666));
+    if (!s.alone_file) throw_io((s.work / kAlone).string(), "open it", errno);
     alone([&] {
       // Without `model` a process ended between giving the output its name and tidying up.
-      if (!continues || !fs::exists(s.model())) s.clear();
-      make_directory(s.model());
-      make_directory(s.journals());
+      if (!continues || !s.is_there(kModel)) s.clear();
+      s.make_directory(kModel);
+      s.make_directory(kJournals);
       s.check_journals();
       s.journal = Journal(s.journals() / Journal::name(part), part, s.identity);
     });
@@ -219,7 +368,7 @@ void PartialDirectory::alone(const std::function<void()>& act) {
     const Descriptor& file;
     ~Release() { ::flock(file.get(), LOCK_UN); }
   };
-  lock(state_->alone_file, LOCK_EX);
+  wait_for_lock(state_->alone_file);
   const Release release{state_->alone_file};
   act();
 }
@@ -232,7 +381,7 @@ std::vector<uint32_t> PartialDirectory::seal(const std::function<void()>& finish
   std::vector<uint32_t> missing;
   alone([&] {
     std::error_code failure;
-    if (!is_at(s.lock_file, s.work / "lock") && fs::exists(s.target, failure)) {
+    if (!s.holds_lock() && fs::exists(s.target, failure)) {
       s.sealed = true;  // by another part, while this one waited
       return;
     }

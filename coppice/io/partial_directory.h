@@ -26,16 +26,19 @@ struct Part {
 
 /// What a continued run must share with the one before.
 struct WorkIdentity {
-  std::string plan;    ///< digest of what is to be written: equal among parts
+  /// What is to be written: equal among parts. A line "NAME DIGEST" for each thing that it follows from; options begin
+  /// with "--".
+  std::string plan;
   std::string source;  ///< sizes and times of what is read: equal among the runs of one part
 };
 
 /// The sibling `.NAME.tmp-work` of the target: `model/` is filled and renamed to the target at the end; `journals/` says
 /// what is done, a file for each part. Locks that end with their process tell the living from the dead: what a dead one
-/// left is continued where asked for (`resume`, or more than one part), else removed.
+/// left is continued where asked for (`resume`, or more than one part), else removed. Whatever else has that name (a
+/// symbolic link, another user's directory, one without the mark of such work) is refused and left as it is.
 class PartialDirectory {
  public:
-  /// Throws   Error{kUsage}: the target exists; what is there to continue was begun with another plan or number of
+  /// Throws   Error{kUsage}: the target exists; the sibling is not of such work; what is there to continue was begun with another plan or number of
   ///          parts. Error{kFormat}: the source has changed since. Error{kIo}: another process does this work; no
   ///          parent, no permission.
   PartialDirectory(std::filesystem::path target, Part part, bool resume, WorkIdentity identity);

@@ -1,9 +1,13 @@
+#include <dirent.h>
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <memory>
 #include <system_error>
+#include <vector>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -11,42 +15,33 @@
 
 namespace coppice::io::detail {
 
-int Descriptor::close() {
-  if (fd_ < 0) return 0;
-  // Linux frees the number whatever close returns, so there is no second try.
-  return ::close(std::exchange(fd_, -1)) == 0 ? 0 : errno;
-}
-
-void throw_io(std::string_view subject, std::string_view action, int error_number) {
-  std::string reason;
-  switch (error_number) {
-    case ENOSPC: reason = "no space left on the device (free some, or write to another disk)"; break;
-    case EDQUOT: reason = "no space left in the disk quota (free some, or write to another disk)"; break;
-    case EFBIG: reason = "no space left under the file-size limit (raise it with `ulimit -f`)"; break;
-    case EACCES:
-    case EPERM: reason = "permission denied (check owner and mode)"; break;
-    case EROFS: reason = "the file system is read-only (write elsewhere)"; break;
-    default: reason = std::generic_category().message(error_number);
-  }
-  throw Error(ErrorCode::kIo, cat(subject, ": cannot ", action, ": ", reason));
-}
-
-Descriptor open_to_read(const std::filesystem::path& path) {
-  // O_NONBLOCK: a named pipe must not hang the open; it changes nothing for regular files.
-  Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!file) {
-    const int number = errno;
-    if (number == ENOENT || number == ENOTDIR) throw Error(ErrorCode::kNotFound, cat(path, ": no such file"));
-    throw_io(path.string(), "open it", number);
-  }
-  return file;
-}
-
 Descriptor create_file(const std::filesystem::path& path) {
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw_io(path.string(), "replace it", errno);
   Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   if (!file) throw_io(path.string(), "create it", errno);
   return file;
+}
+
+int remove_tree_at(int directory, const char* name) {
+  if (::unlinkat(directory, name, 0) == 0 || errno == ENOENT) return 0;
+  if (errno != EISDIR && errno != EPERM) return errno;
+  const int folder = ::openat(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (folder < 0) return errno == ENOENT ? 0 : errno;
+  const std::unique_ptr<DIR, int (*)(DIR*)> list(::fdopendir(folder), ::closedir);
+  if (!list) {
+    const int number = errno;
+    ::close(folder);
+    return number;
+  }
+  std::vector<std::string> inside;
+  while (const dirent* entry = ::readdir(list.get())) {
+    if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0)
+      inside.emplace_back(entry->d_name);
+  }
+  for (const std::string& entry : inside) {
+    if (const int number = remove_tree_at(folder, entry.c_str()); number != 0) return number;
+  }
+  return ::unlinkat(directory, name, AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : errno;
 }
 
 void allocate(const Descriptor& file, uint64_t bytes, std::string_view subject) {

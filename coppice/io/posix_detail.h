@@ -3,45 +3,33 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 
+#include "coppice/base/file.h"
+
 namespace coppice::io::detail {
 
-/// Owns a file descriptor.
-class Descriptor {
- public:
-  Descriptor() = default;
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() { close(); }
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    close();
-    fd_ = std::exchange(other.fd_, -1);
-    return *this;
-  }
-
-  int get() const { return fd_; }
-  explicit operator bool() const { return fd_ >= 0; }
-  /// The error number of close(2), 0 if it went well.
-  int close();
-
- private:
-  int fd_ = -1;
-};
-
-/// Throws   Error{kIo}: "SUBJECT: cannot ACTION: reason (what to do)"; a full disk, quota or file-size limit reads "no
-///          space left".
-[[noreturn]] void throw_io(std::string_view subject, std::string_view action, int error_number);
-
-/// Opens for reading. Throws Error{kNotFound} if there is no such file, else Error{kIo}.
-Descriptor open_to_read(const std::filesystem::path& path);
+using coppice::Descriptor;
+using coppice::open_to_read;
+using coppice::throw_io;
 
 /// Makes a new file, after unlinking what had its name: whoever has the old one open or mapped keeps it whole.
 /// Throws   Error{kIo}.
 Descriptor create_file(const std::filesystem::path& path);
+
+/// Copies what an open file holds, and its mode; parents of `to` are made, what lay there is replaced. A copy is not left
+/// behind where something fails or `is_unchanged` says no at the end. `from` is for messages alone.
+/// Throws   Error{kIo, kInterrupted}; Error{kFormat} for a file that changed.
+void copy_open_file(const Descriptor& source, const std::filesystem::path& from, const std::filesystem::path& to,
+                    const std::function<bool()>& is_unchanged);
+
+/// Removes `name` of an open directory and all below it, following no links; what is gone already is no error.
+/// Returns the error number of what could not be removed, 0 if it went well.
+int remove_tree_at(int directory, const char* name);
 
 /// Claims the whole file at once, so that a full disk shows here and not after hours; what it holds stays. Where the
 /// file system cannot claim, the file gets its length alone.

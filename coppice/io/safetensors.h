@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -9,14 +10,18 @@
 #include <string_view>
 #include <vector>
 
+#include "coppice/base/file.h"
 #include "coppice/io/dtype.h"
+#include "coppice/io/tensor_name.h"
+#include "coppice/io/tensor_shape.h"
 
 namespace coppice::io {
 
+/// Memory   about 60 bytes; the name's text is shared by copies.
 struct TensorInfo {
-  std::string name;
+  TensorName name;
   Dtype dtype = Dtype::kF32;
-  std::vector<int64_t> shape;
+  TensorShape shape;
   uint64_t offset = 0;  ///< bytes from the start of the file's data section
   uint64_t bytes = 0;
 
@@ -26,18 +31,21 @@ struct TensorInfo {
 
 /// A safetensors file, its header fully checked, its data mapped read-only.
 ///
-/// Memory   the header; data pages come and go with the page cache.
+/// Memory   about 150 bytes for each tensor, and its name; data pages come and go with the page cache.
 class SafetensorsFile {
  public:
   /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and tensor: header length past the file or over 100 MB,
   ///          broken JSON, unknown dtype, negative or overflowing shape, offsets that overlap, leave a gap, run past
   ///          the end or differ from shape times dtype, duplicate names.
   static SafetensorsFile open(const std::filesystem::path& path);
+  /// Of an open file; `path` is its name from here on.
+  static SafetensorsFile open(Descriptor file, const std::filesystem::path& path);
 
   const std::filesystem::path& path() const;
   const std::vector<TensorInfo>& tensors() const;              ///< by offset
   const std::map<std::string, std::string>& metadata() const;  ///< "__metadata__"
   const TensorInfo* find(std::string_view name) const;
+  /// The mapped bytes. Throws Error{kIo} if the file has become shorter since it was opened.
   std::span<const std::byte> data(const TensorInfo& tensor) const;
   /// Fills `out` with the bytes from `offset` of the data section on, by pread: nothing of the file becomes resident.
   /// Throws   Error{kIo}, also if the file has become shorter since.
@@ -57,9 +65,15 @@ class SafetensorsFile {
 
 /// What a safetensors file will be, known before its first tensor is.
 struct SafetensorsLayout {
-  std::string header;               ///< length, JSON and spaces, so that the data starts at a whole block of the disk
+  uint64_t header_bytes = 0;        ///< where the data starts: at a whole block of the disk
   std::vector<TensorInfo> tensors;  ///< with offsets and byte counts
+  std::map<std::string, std::string> metadata;
   uint64_t file_bytes = 0;
+
+  /// Length, JSON and spaces.
+  std::string header() const;
+  /// The same in pieces of 1 MiB, which are made anew each time; the last is shorter.
+  void each_header_piece(const std::function<void(std::string_view)>& take) const;
 };
 /// Lays out `tensors` one after the other, in the order given. `path` is for messages alone.
 ///

@@ -2,7 +2,9 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <tuple>
+#include <utility>
 
 #include "coppice/base/error.h"
 #include "coppice/base/json.h"
@@ -18,8 +20,30 @@ static_assert(std::endian::native == std::endian::little, "safetensors files are
 constexpr size_t kLengthBytes = 8;
 constexpr size_t kProblemsShown = 8;
 
-[[noreturn]] void fail(std::string_view source, const std::vector<std::string>& problems, std::string_view advice) {
-  throw Error(ErrorCode::kFormat, cat(source, ": ", join_some(problems, kProblemsShown, ", "), advice));
+/// JSON values of one tensor or of the metadata: shapes have a few dimensions, metadata a few keys.
+constexpr uint64_t kMostValues = 1 << 16;
+
+/// What is wrong with a header: the first few, and how many there are.
+class Problems {
+ public:
+  void add(std::string text) {
+    if (++count_ <= kProblemsShown) first_.push_back(std::move(text));
+  }
+  bool empty() const { return count_ == 0; }
+  [[noreturn]] void fail(std::string_view source, std::string_view advice) const {
+    const auto more = count_ > first_.size() ? cat(", ... (", count_ - first_.size(), " more)") : std::string();
+    throw Error(ErrorCode::kFormat, cat(source, ": ", join(first_), more, advice));
+  }
+
+ private:
+  std::vector<std::string> first_;
+  size_t count_ = 0;
+};
+
+[[noreturn]] void fail(std::string_view source, std::string problem, std::string_view advice) {
+  Problems problems;
+  problems.add(std::move(problem));
+  problems.fail(source, advice);
 }
 
 // A whole number of 0 or more that fits an int64.
@@ -27,33 +51,32 @@ bool is_size(const Json& value) { return value.kind() == Json::Kind::kInt && val
 
 std::string_view header_text(std::span<const std::byte> file, std::string_view source) {
   if (file.size() < kLengthBytes) {
-    fail(source, {cat(file.size(), " bytes long")}, "; wanted at least 8 (download it again)");
+    fail(source, cat(file.size(), " bytes long"), "; wanted at least 8 (download it again)");
   }
   const auto* text = reinterpret_cast<const char*>(file.data());
   uint64_t length;
   std::memcpy(&length, text, kLengthBytes);
   if (std::string_view(text, kLengthBytes) == "version ") {
-    fail(source, {"a Git LFS pointer"}, "; wanted the weights themselves (run `git lfs pull`)");
+    fail(source, "a Git LFS pointer", "; wanted the weights themselves (run `git lfs pull`)");
   }
   if (length > kMaxHeaderBytes) {
-    fail(source, {cat("a header of ", length, " bytes")},
+    fail(source, cat("a header of ", length, " bytes"),
          cat("; wanted at most ", kMaxHeaderBytes, " (this is no safetensors file, or a damaged one)"));
   }
   if (length > file.size() - kLengthBytes) {
-    fail(source, {cat("the header ends at byte ", kLengthBytes + length, " of ", file.size())},
+    fail(source, cat("the header ends at byte ", kLengthBytes + length, " of ", file.size()),
          "; the file is short (download it again)");
   }
   const std::string_view header(text + kLengthBytes, length);
   if (header.empty() || header.front() != '{') {
-    fail(source, {"the header is no JSON object"}, "; wanted '{' at byte 8 (this is no safetensors file)");
+    fail(source, "the header is no JSON object", "; wanted '{' at byte 8 (this is no safetensors file)");
   }
   return header;
 }
 
 // One entry of the header; what is wrong with it goes to `problems`.
-void read_tensor(const std::string& name, const Json& entry, std::vector<TensorInfo>& tensors,
-                 std::vector<std::string>& problems) {
-  const auto reject = [&](const auto&... what) { problems.push_back(cat(quote(name), " ", what...)); };
+void read_tensor(std::string_view name, const Json& entry, std::vector<TensorInfo>& tensors, Problems& problems) {
+  const auto reject = [&](const auto&... what) { problems.add(cat(quote(name), " ", what...)); };
   if (!entry.is_object()) return reject("is no object with dtype, shape and data_offsets");
   const Json *dtype = nullptr, *shape = nullptr, *offsets = nullptr;
   for (const auto& [key, value] : entry.members()) {
@@ -69,7 +92,8 @@ void read_tensor(const std::string& name, const Json& entry, std::vector<TensorI
   if (!dtype || !shape || !offsets) {
     return reject("has no ", !dtype ? "dtype" : !shape ? "shape" : "data_offsets");
   }
-  TensorInfo tensor{.name = name};
+  TensorInfo tensor;
+  tensor.name = name;
   if (!dtype->is_string()) return reject("has a dtype that is no text");
   if (!parse_dtype(dtype->as_string(), tensor.dtype)) {
     return reject("has the unknown dtype ", quote(dtype->as_string()));
@@ -77,7 +101,9 @@ void read_tensor(const std::string& name, const Json& entry, std::vector<TensorI
   if (!shape->is_array() || !std::ranges::all_of(shape->items(), is_size)) {
     return reject("has a shape that is no list of sizes of 0 or more");
   }
-  for (const auto& size : shape->items()) tensor.shape.push_back(size.as_int());
+  std::vector<int64_t> sizes;
+  for (const auto& size : shape->items()) sizes.push_back(size.as_int());
+  tensor.shape = sizes;
   if (!offsets->is_array() || offsets->items().size() != 2 || !std::ranges::all_of(offsets->items(), is_size)) {
     return reject("has data_offsets that are no two numbers of 0 or more");
   }
@@ -93,38 +119,37 @@ void read_tensor(const std::string& name, const Json& entry, std::vector<TensorI
   tensors.push_back(std::move(tensor));
 }
 
-void read_metadata(const Json& entry, std::map<std::string, std::string>& metadata,
-                   std::vector<std::string>& problems) {
+void read_metadata(const Json& entry, std::map<std::string, std::string>& metadata, Problems& problems) {
   if (!entry.is_object()) {
-    problems.emplace_back("__metadata__ is no object");
+    problems.add("__metadata__ is no object");
     return;
   }
   for (const auto& [key, value] : entry.members()) {
     if (value.is_string())
       metadata.emplace(key, value.as_string());
     else
-      problems.push_back(cat("the value of ", quote(key), " in __metadata__ is no text"));
+      problems.add(cat("the value of ", quote(key), " in __metadata__ is no text"));
   }
 }
 
 // The tensors must fill the data section: each starts where the one before it ends, the last ends with the file.
 void check_offsets(const std::vector<TensorInfo>& tensors, uint64_t data_bytes, std::string_view source) {
-  std::vector<std::string> problems;
+  Problems problems;
   for (const auto& t : tensors) {
     if (t.offset + t.bytes > data_bytes) {
-      problems.push_back(cat(quote(t.name), " ends at byte ", t.offset + t.bytes, " of ", data_bytes));
+      problems.add(cat(quote(t.name), " ends at byte ", t.offset + t.bytes, " of ", data_bytes));
     }
   }
-  if (!problems.empty()) fail(source, problems, "; the file is short (download it again)");
+  if (!problems.empty()) problems.fail(source, "; the file is short (download it again)");
 
   uint64_t end = 0;
   const TensorInfo* before = nullptr;
   for (const auto& t : tensors) {
     if (t.offset < end) {
-      problems.push_back(cat(quote(t.name), " starts at byte ", t.offset, " and overlaps ", quote(before->name),
-                             ", which ends at byte ", end));
+      problems.add(cat(quote(t.name), " starts at byte ", t.offset, " and overlaps ", quote(before->name),
+                       ", which ends at byte ", end));
     } else if (t.offset > end) {
-      problems.push_back(cat(quote(t.name), " starts at byte ", t.offset, " and leaves a gap after byte ", end));
+      problems.add(cat(quote(t.name), " starts at byte ", t.offset, " and leaves a gap after byte ", end));
     }
     if (t.offset + t.bytes >= end) {
       end = t.offset + t.bytes;
@@ -132,14 +157,29 @@ void check_offsets(const std::vector<TensorInfo>& tensors, uint64_t data_bytes, 
     }
   }
   if (!problems.empty()) {
-    fail(source, problems,
-         "; wanted each tensor to start where the last one ends (write the file again with the safetensors library)");
+    problems.fail(
+        source,
+        "; wanted each tensor to start where the last one ends (write the file again with the safetensors library)");
   }
   if (end != data_bytes) {
     fail(source,
-         {cat(data_bytes - end, " bytes belong to no tensor after ", before ? quote(before->name) : "the header")},
+         cat(data_bytes - end, " bytes belong to no tensor after ", before ? quote(before->name) : "the header"),
          "; wanted the file to end there (download it again)");
   }
+}
+
+std::vector<uint32_t> sorted_by_name(const std::vector<TensorInfo>& tensors, std::string_view source) {
+  const auto name_of = [&](uint32_t i) { return tensors[i].name.view(); };
+  std::vector<uint32_t> order(tensors.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::sort(order, {}, name_of);
+  Problems problems;
+  for (size_t i = 1; i < order.size(); ++i) {
+    if (name_of(order[i - 1]) == name_of(order[i]))
+      problems.add(cat("the key ", quote(name_of(order[i])), " appears twice"));
+  }
+  if (!problems.empty()) problems.fail(source, "; which one holds is unclear (the file is damaged)");
+  return order;
 }
 
 }  // namespace
@@ -167,44 +207,55 @@ std::optional<uint64_t> byte_count(Dtype dtype, std::span<const int64_t> shape) 
 
 Header parse_header(std::span<const std::byte> file, std::string_view source) {
   const auto text = header_text(file, source);
-  const Json root = Json::parse(text, source);
   Header header;
   header.data_start = kLengthBytes + text.size();
-  std::vector<std::string> problems;
-  header.tensors.reserve(root.members().size());
-  for (const auto& [name, entry] : root.members()) {
-    if (name == "__metadata__")
-      read_metadata(entry, header.metadata, problems);
-    else
+  Problems problems;
+  bool has_metadata = false;
+  Json::each_member(text, source, {}, kMostValues, [&](std::string_view name, const Json& entry) {
+    if (name != "__metadata__") {
       read_tensor(name, entry, header.tensors, problems);
-  }
-  if (!problems.empty()) fail(source, problems, " (the file is damaged or was not written by the safetensors library)");
+    } else if (std::exchange(has_metadata, true)) {
+      problems.add("__metadata__ appears twice");
+    } else {
+      read_metadata(entry, header.metadata, problems);
+    }
+  });
+  header.tensors.shrink_to_fit();
+  if (!problems.empty()) problems.fail(source, " (the file is damaged or was not written by the safetensors library)");
   // Tensors without bytes come before the one that starts where they lie.
-  std::ranges::sort(header.tensors, {}, [](const TensorInfo& t) { return std::tie(t.offset, t.bytes, t.name); });
+  std::ranges::sort(header.tensors, {},
+                    [](const TensorInfo& t) { return std::tuple(t.offset, t.bytes, t.name.view()); });
+  header.by_name = sorted_by_name(header.tensors, source);
   check_offsets(header.tensors, file.size() - header.data_start, source);
   return header;
 }
 
-std::string header_bytes(const std::vector<TensorInfo>& tensors, const std::map<std::string, std::string>& metadata) {
-  std::string json = "{";
+void each_json_piece(const std::vector<TensorInfo>& tensors, const std::map<std::string, std::string>& metadata,
+                     size_t piece_bytes, const std::function<void(std::string_view)>& take) {
+  std::string text = "{";
   if (!metadata.empty()) {
     Json::Object members;
     for (const auto& [key, value] : metadata) members.emplace_back(key, Json(value));
-    json += cat("\"__metadata__\":", Json::object(std::move(members)).dump());
+    text += cat("\"__metadata__\":", Json::object(std::move(members)).dump());
   }
   for (const auto& t : tensors) {
-    json +=
-        cat(json.size() > 1 ? "," : "", Json(t.name).dump(), ":{\"dtype\":\"", dtype_name(t.dtype), "\",\"shape\":[");
-    for (size_t i = 0; i < t.shape.size(); ++i) json += cat(i > 0 ? "," : "", t.shape[i]);
-    json += cat("],\"data_offsets\":[", t.offset, ",", t.offset + t.bytes, "]}");
+    if (&t != tensors.data() || !metadata.empty()) text += ',';
+    append_json_text(text, t.name);
+    text.append(":{\"dtype\":\"").append(dtype_name(t.dtype)).append("\",\"shape\":[");
+    for (size_t i = 0; i < t.shape.size(); ++i) text += cat(i > 0 ? "," : "", t.shape[i]);
+    text += cat("],\"data_offsets\":[", t.offset, ",", t.offset + t.bytes, "]}");
+    size_t taken = 0;
+    for (; text.size() - taken >= piece_bytes; taken += piece_bytes)
+      take(std::string_view(text).substr(taken, piece_bytes));
+    text.erase(0, taken);
   }
-  json += '}';
-  const size_t whole = (kLengthBytes + json.size() + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-  json.resize(whole - kLengthBytes, ' ');
-  const uint64_t length = json.size();
-  std::string out(kLengthBytes, '\0');
-  std::memcpy(out.data(), &length, kLengthBytes);
-  return out + json;
+  text += '}';
+  for (size_t taken = 0; taken < text.size(); taken += piece_bytes)
+    take(std::string_view(text).substr(taken, piece_bytes));
+}
+
+uint64_t header_bytes(uint64_t json_bytes) {
+  return (kLengthBytes + json_bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
 }
 
 }  // namespace coppice::io::detail

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -20,17 +21,23 @@ inline constexpr uint64_t kBlockBytes = 4096;
 
 struct Header {
   std::vector<TensorInfo> tensors;  ///< by offset
+  std::vector<uint32_t> by_name;    ///< indices of `tensors`, sorted by name
   std::map<std::string, std::string> metadata;
   uint64_t data_start = 0;
 };
 
 /// The header of a whole safetensors file, fully checked against its size.
 ///
+/// Memory   the result; the header is read one tensor at a time.
 /// Throws   Error{kFormat} naming `source` and the tensors; see SafetensorsFile::open.
 Header parse_header(std::span<const std::byte> file, std::string_view source);
 
-/// Length, JSON and spaces: all that comes before the data, which starts at a multiple of `kBlockBytes`.
-std::string header_bytes(const std::vector<TensorInfo>& tensors, const std::map<std::string, std::string>& metadata);
+/// Passes on the JSON of a header, in pieces of `piece_bytes`; the last is shorter.
+void each_json_piece(const std::vector<TensorInfo>& tensors, const std::map<std::string, std::string>& metadata,
+                     size_t piece_bytes, const std::function<void(std::string_view)>& take);
+/// Bytes of a header whose JSON has so many: its length and spaces too, up to the data, which starts at a multiple of
+/// `kBlockBytes`.
+uint64_t header_bytes(uint64_t json_bytes);
 
 /// Bytes of a tensor; nothing if a size is negative, the count overflows or the elements fill no whole bytes.
 std::optional<uint64_t> byte_count(Dtype dtype, std::span<const int64_t> shape);

@@ -4,8 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <unordered_map>
 
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
@@ -20,11 +20,8 @@ namespace {
 // A whole file, mapped read-only.
 class Mapping {
  public:
-  explicit Mapping(const std::filesystem::path& path) : file_(detail::open_to_read(path)) {
-    struct stat status;
-    if (::fstat(file_.get(), &status) != 0) detail::throw_io(path.string(), "read its size", errno);
-    if (!S_ISREG(status.st_mode)) throw Error(ErrorCode::kFormat, cat(path, ": no regular file"));
-    size_ = static_cast<size_t>(status.st_size);
+  Mapping(Descriptor file, const std::filesystem::path& path) : file_(std::move(file)) {
+    size_ = static_cast<size_t>(state_of(file_, path).bytes);
     if (size_ == 0) return;  // which mmap refuses
     void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file_.get(), 0);
     if (address == MAP_FAILED) detail::throw_io(path.string(), "map it", errno);
@@ -39,8 +36,19 @@ class Mapping {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   int descriptor() const { return file_.get(); }
 
+  /// Reading a page past the end of a file kills the process. What is cut off later, while the bytes are looked at, is
+  /// left to the program's handler (base/interrupt.h).
+  void check_whole(const std::filesystem::path& path) const {
+    const uint64_t now = state_of(file_, path).bytes;
+    if (now < size_) throw_shorter(path, now);
+  }
+  [[noreturn]] static void throw_shorter(const std::filesystem::path& path, uint64_t end) {
+    throw Error(ErrorCode::kIo, cat(path, ": ends at byte ", end,
+                                    "; it was longer when it was opened (leave it alone until this is done)"));
+  }
+
  private:
-  detail::Descriptor file_;
+  Descriptor file_;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
 };
@@ -57,22 +65,27 @@ int64_t TensorInfo::elements() const {
 }
 
 struct SafetensorsFile::State {
-  explicit State(const std::filesystem::path& file_path)
-      : path(file_path), mapping(file_path), header(detail::parse_header(mapping.bytes(), file_path.string())) {
-    by_name.reserve(header.tensors.size());
-    for (const auto& t : header.tensors) by_name.emplace(t.name, &t);
+  State(Descriptor file, const std::filesystem::path& file_path)
+      : path(file_path),
+        mapping(std::move(file), file_path),
+        header(detail::parse_header(mapping.bytes(), file_path.string())) {
+    // What was parsed is not read again. Advice, as in release().
+    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const size_t pages = header.data_start / page * page;
+    if (pages > 0) ::madvise(const_cast<std::byte*>(mapping.bytes().data()), pages, MADV_DONTNEED);
   }
 
   std::filesystem::path path;
   Mapping mapping;
   detail::Header header;
-  std::unordered_map<std::string_view, const TensorInfo*> by_name;
 };
 
-SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
-  SafetensorsFile file;
-  file.state_ = std::make_shared<const State>(path);
-  return file;
+SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) { return open(open_to_read(path), path); }
+
+SafetensorsFile SafetensorsFile::open(Descriptor file, const std::filesystem::path& path) {
+  SafetensorsFile out;
+  out.state_ = std::make_shared<const State>(std::move(file), path);
+  return out;
 }
 
 const std::filesystem::path& SafetensorsFile::path() const { return state_->path; }
@@ -81,14 +94,16 @@ const std::map<std::string, std::string>& SafetensorsFile::metadata() const { re
 uint64_t SafetensorsFile::data_start() const { return state_->header.data_start; }
 
 const TensorInfo* SafetensorsFile::find(std::string_view name) const {
-  const auto it = state_->by_name.find(name);
-  return it == state_->by_name.end() ? nullptr : it->second;
+  const auto& [tensors, by_name, metadata, start] = state_->header;
+  const auto it = std::ranges::lower_bound(by_name, name, {}, [&](uint32_t i) { return tensors[i].name.view(); });
+  return it == by_name.end() || tensors[*it].name != name ? nullptr : &tensors[*it];
 }
 
 std::span<const std::byte> SafetensorsFile::data(const TensorInfo& tensor) const {
   const auto section = state_->mapping.bytes().subspan(data_start());
   COPPICE_CHECK(tensor.offset <= section.size() && tensor.bytes <= section.size() - tensor.offset, path(), ": '",
                 tensor.name, "'");
+  state_->mapping.check_whole(path());
   return section.subspan(tensor.offset, tensor.bytes);
 }
 
@@ -101,10 +116,7 @@ void SafetensorsFile::read(uint64_t offset, std::span<std::byte> out) const {
     const ssize_t n = ::pread(state_->mapping.descriptor(), out.data(), out.size(), at);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) detail::throw_io(path().string(), "read it", errno);
-    if (n == 0) {
-      throw Error(ErrorCode::kIo, cat(path(), ": ends at byte ", static_cast<int64_t>(at),
-                                      "; it was longer when it was opened (leave it alone until this is done)"));
-    }
+    if (n == 0) Mapping::throw_shorter(path(), static_cast<uint64_t>(at));
     out = out.subspan(static_cast<size_t>(n));
     at += n;
   }

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstring>
 #include <unordered_map>
 
 #include "coppice/base/check.h"
@@ -18,6 +19,8 @@ namespace {
 using detail::quote;
 using detail::throw_io;
 
+constexpr size_t kPieceBytes = size_t{1} << 20;  // whole blocks of the disk
+
 }  // namespace
 
 SafetensorsLayout lay_out(const std::filesystem::path& path, std::vector<TensorInfo> tensors,
@@ -31,12 +34,45 @@ SafetensorsLayout lay_out(const std::filesystem::path& path, std::vector<TensorI
     t.offset = offset;
     offset += *bytes;
   }
-  SafetensorsLayout out{.header = detail::header_bytes(tensors, metadata), .tensors = std::move(tensors)};
-  if (out.header.size() > detail::kMaxHeaderBytes) {
-    throw Error(ErrorCode::kUnsupported, cat(path, ": a header of ", out.header.size(), " bytes; readers take at most ",
+  SafetensorsLayout out{.tensors = std::move(tensors), .metadata = metadata};
+  uint64_t json_bytes = 0;
+  detail::each_json_piece(out.tensors, metadata, kPieceBytes,
+                          [&](std::string_view text) { json_bytes += text.size(); });
+  out.header_bytes = detail::header_bytes(json_bytes);
+  if (out.header_bytes > detail::kMaxHeaderBytes) {
+    throw Error(ErrorCode::kUnsupported, cat(path, ": a header of ", out.header_bytes, " bytes; readers take at most ",
                                              detail::kMaxHeaderBytes, " (split the model into smaller shards)"));
   }
-  out.file_bytes = out.header.size() + offset;
+  out.file_bytes = out.header_bytes + offset;
+  return out;
+}
+
+void SafetensorsLayout::each_header_piece(const std::function<void(std::string_view)>& take) const {
+  // The length is the first bytes, the spaces are the last.
+  const uint64_t length = header_bytes - sizeof(uint64_t);
+  std::string piece(sizeof length, '\0');
+  std::memcpy(piece.data(), &length, sizeof length);
+  uint64_t left = header_bytes;
+  const auto add = [&](std::string_view text) {
+    while (!text.empty()) {
+      const auto part = text.substr(0, kPieceBytes - piece.size());
+      piece += part;
+      text.remove_prefix(part.size());
+      if (piece.size() < kPieceBytes) return;
+      take(piece);
+      left -= piece.size();
+      piece.clear();
+    }
+  };
+  detail::each_json_piece(tensors, metadata, kPieceBytes, add);
+  piece.resize(left, ' ');
+  if (!piece.empty()) take(piece);
+}
+
+std::string SafetensorsLayout::header() const {
+  std::string out;
+  out.reserve(header_bytes);
+  each_header_piece([&](std::string_view piece) { out += piece; });
   return out;
 }
 
@@ -45,7 +81,7 @@ struct SafetensorsWriter::State {
       : path(std::move(file_path)),
         tensors(std::move(layout.tensors)),
         written(tensors.size()),
-        data_start(layout.header.size()) {
+        data_start(layout.header_bytes) {
     by_name.reserve(tensors.size());
     for (size_t i = 0; i < tensors.size(); ++i) {
       const bool is_first = by_name.emplace(tensors[i].name, i).second;
@@ -75,7 +111,7 @@ struct SafetensorsWriter::State {
 SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
                                      const std::map<std::string, std::string>& metadata) {
   auto layout = lay_out(path, std::move(tensors), metadata);
-  const auto header = layout.header;
+  const std::string header = layout.header();
   const uint64_t file_bytes = layout.file_bytes;
   state_ = std::make_unique<State>(std::move(path), std::move(layout));
   auto& s = *state_;

@@ -1,19 +1,29 @@
 #pragma once
 
-#include <map>
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
-#include "coppice/base/json.h"
+#include "coppice/io/tensor_name.h"
 
 namespace coppice::io::detail {
 
-using WeightMap = std::map<std::string, std::string, std::less<>>;  ///< tensor -> shard file
+/// Which shard has which tensor.
+struct WeightMap {
+  std::vector<std::string> files;                        ///< as the index spells them
+  std::vector<std::pair<TensorName, uint32_t>> tensors;  ///< sorted by name; the number counts `files`
+
+  bool contains(std::string_view tensor) const;
+};
 
 /// The map of a `model.safetensors.index.json`, whose files all are relative paths that do not lead out by "..". Links
 /// are not looked at: resolve_inside does.
 ///
-/// Throws   Error{kFormat} naming `source`: no weight_map, files that are no text or lie elsewhere.
-WeightMap parse_shard_index(const Json& index, std::string_view source);
+/// Memory   the result.
+/// Throws   Error{kFormat} naming `source`: no JSON, no weight_map, a tensor twice, files that are no text or lie
+///          elsewhere.
+WeightMap parse_shard_index(std::string_view index, std::string_view source);
 
 }  // namespace coppice::io::detail

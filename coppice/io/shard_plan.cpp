@@ -44,15 +44,22 @@ ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes,
 
 void write_shard_index(const std::filesystem::path& directory, const ShardPlan& plan, std::string_view stem) {
   if (plan.shards.size() < 2) return;
-  Json::Object map;
+  std::vector<std::pair<std::string_view, const std::string*>> map;
   for (const auto& shard : plan.shards) {
-    for (const auto& t : shard.tensors) map.emplace_back(t.name, Json(shard.file));
+    for (const auto& t : shard.tensors) map.emplace_back(t.name, &shard.file);
   }
-  std::ranges::sort(map, {}, &Json::Member::first);
-  Json index = Json::object();
-  index["metadata"]["total_size"] = Json(plan.total_bytes);
-  index["weight_map"] = Json::object(std::move(map));
-  write_file_atomically(directory / cat(stem, ".safetensors.index.json"), index.dump(2) + "\n");
+  std::ranges::sort(map, {}, [](const auto& entry) { return entry.first; });
+  // As Json::dump(2) lays it out; of a large model a tree of it would take as much memory as all headers.
+  std::string text = cat("{\n  \"metadata\": {\n    \"total_size\": ", plan.total_bytes, "\n  },\n  \"weight_map\": {");
+  std::string_view separator = "\n    ";
+  for (const auto& [tensor, file] : map) {
+    text += separator;
+    append_json_text(text, tensor);
+    text += ": ";
+    append_json_text(text, *file);
+    separator = ",\n    ";
+  }
+  write_file_atomically(directory / cat(stem, ".safetensors.index.json"), text.append("\n  }\n}\n"));
 }
 
 }  // namespace coppice::io

@@ -28,11 +28,11 @@ struct Range {
   uint32_t draw;  ///< of the step: what stochastic rounding is keyed by
 };
 
-/// 32 random bits for an element and a step. Source: the finaliser of MurmurHash3.
+/// 32 random bits for an element and a step.
 [[gnu::always_inline]] inline uint32_t random_bits(uint32_t element, uint32_t draw) {
-  uint32_t h = element * 0x9e3779b9u ^ draw;
-  h = (h ^ (h >> 16)) * 0x85ebca6bu;
-  h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+  uint32_t h = element * detail::kElementFactor ^ draw;
+  h = (h ^ (h >> 16)) * detail::kFirstMix;
+  h = (h ^ (h >> 13)) * detail::kSecondMix;
   return h ^ (h >> 16);
 }
 
@@ -100,9 +100,10 @@ void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::T
   parallel_ranges(master.numel(), kGrain, [&](int64_t begin, int64_t end) {
     detail::with_scalar(grad, [&]<class G>(G) {
       detail::with_scalar(exp_avg, [&]<class M>(M) {
-        update<G, M>({p + begin, exp_avg.data_ptr<M>() + begin, exp_avg_sq.data_ptr<M>() + begin,
-                      grad.const_data_ptr<G>() + begin, begin, end - begin, static_cast<uint32_t>(step) * 0x632be5abu},
-                     constants);
+        update<G, M>(
+            {p + begin, exp_avg.data_ptr<M>() + begin, exp_avg_sq.data_ptr<M>() + begin,
+             grad.const_data_ptr<G>() + begin, begin, end - begin, static_cast<uint32_t>(step) * detail::kStepFactor},
+            constants);
       });
     });
     if (!separate) return;

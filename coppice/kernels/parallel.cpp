@@ -38,4 +38,9 @@ void parallel_ranges(int64_t count, int64_t grain, const std::function<void(int6
   parallel_tasks((count + grain - 1) / grain, [&](int64_t i) { range(i * grain, std::min(count, (i + 1) * grain)); });
 }
 
+void use_one_thread_here() {
+  (void)at::get_num_threads();  // takes the process's number for this thread, and would do so later otherwise
+  omp_set_num_threads(1);       // of this thread alone; at::set_num_threads is of the process
+}
+
 }  // namespace coppice::kernels

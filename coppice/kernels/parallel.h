@@ -15,4 +15,8 @@ void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task);
 /// Calls range(begin, end) for consecutive ranges of `grain` elements (the last may be shorter), as tasks.
 void parallel_ranges(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& range);
 
+/// libtorch's operators and the tasks above use one thread from now on where the calling thread runs them; other threads
+/// keep theirs. For work beside other work.
+void use_one_thread_here();
+
 }  // namespace coppice::kernels

@@ -21,20 +21,20 @@ using torch::autograd::variable_list;
 
 int64_t rows_per_task(int64_t width) { return std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, width)); }
 
-template <class T>
-float normalise_row(const T* __restrict x, const T* __restrict w, T* __restrict out, int64_t n, double epsilon) {
+template <class T, class W>
+float normalise_row(const T* __restrict x, const W* __restrict w, T* __restrict out, int64_t n, double epsilon) {
   const float squares = detail::lane_sum(n, [&](int64_t i) { return load(x[i]) * load(x[i]); });
   const auto scale = static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n) + epsilon));
   for (int64_t i = 0; i < n; ++i) {
-    T rounded;
+    W rounded;  // of the coarser dtype, or not at all
     store(rounded, load(x[i]) * scale);
     store(out[i], load(rounded) * load(w[i]));
   }
   return scale;
 }
 
-template <class T>
-void backward_row(const T* __restrict x, const T* __restrict w, const T* __restrict grad, float scale,
+template <class T, class W>
+void backward_row(const T* __restrict x, const W* __restrict w, const T* __restrict grad, float scale,
                   T* __restrict grad_x, float* __restrict grad_w, int64_t n) {
   const float dot = detail::lane_sum(n, [&](int64_t i) { return load(grad[i]) * load(w[i]) * load(x[i]); });
   const float pull = dot * scale * scale / static_cast<float>(n);
@@ -45,15 +45,22 @@ void backward_row(const T* __restrict x, const T* __restrict w, const T* __restr
   }
 }
 
+template <class F>
+void with_scalars(const at::Tensor& x, const at::Tensor& weight, const F& f) {
+  detail::with_scalar(x, [&]<class T>(T t) { detail::with_scalar(weight, [&]<class W>(W w) { f(t, w); }); });
+}
+
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_in, const at::Tensor& weight, double epsilon) {
     const auto x = x_in.contiguous();
     const int64_t n = weight.numel(), rows = x.numel() / n;
-    COPPICE_CHECK(x.size(-1) == n && weight.scalar_type() == x.scalar_type());
+    COPPICE_CHECK(x.size(-1) == n && weight.is_contiguous());
+    COPPICE_CHECK(weight.scalar_type() == x.scalar_type() || weight.scalar_type() == at::kFloat);
     const auto out = at::empty_like(x);
     const auto scale = at::empty({rows}, x.options().dtype(at::kFloat));
-    detail::with_scalar(x, [&]<class T>(T) {
-      const auto *from = x.const_data_ptr<T>(), *w = weight.const_data_ptr<T>();
+    with_scalars(x, weight, [&]<class T, class W>(T, W) {
+      const auto* from = x.const_data_ptr<T>();
+      const auto* w = weight.const_data_ptr<W>();
       auto* to = out.mutable_data_ptr<T>();
       auto* scales = scale.mutable_data_ptr<float>();
       parallel_ranges(rows, rows_per_task(n), [=](int64_t begin, int64_t end) {
@@ -73,8 +80,9 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     // One partial sum a task, added in order: the same bits for any number of threads.
     const int64_t tasks = (rows + grain - 1) / grain;
     const auto partial = at::zeros({tasks + 1, n}, scale.options());
-    detail::with_scalar(x, [&]<class T>(T) {
-      const auto *from = x.const_data_ptr<T>(), *w = weight.const_data_ptr<T>(), *d = grad.const_data_ptr<T>();
+    with_scalars(x, weight, [&]<class T, class W>(T, W) {
+      const auto *from = x.const_data_ptr<T>(), *d = grad.const_data_ptr<T>();
+      const auto* w = weight.const_data_ptr<W>();
       const auto* scales = scale.const_data_ptr<float>();
       auto* to = grad_x.mutable_data_ptr<T>();
       auto* sums = partial.mutable_data_ptr<float>();
@@ -86,7 +94,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
       for (int64_t task = 0; task < tasks; ++task) {
         for (int64_t i = 0; i < n; ++i) total[i] += sums[task * n + i];
       }
-      auto* const out = grad_weight.mutable_data_ptr<T>();
+      auto* const out = grad_weight.mutable_data_ptr<W>();
       for (int64_t i = 0; i < n; ++i) store(out[i], total[i]);
     });
     return {grad_x, grad_weight, at::Tensor()};

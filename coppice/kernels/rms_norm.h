@@ -7,8 +7,8 @@ namespace coppice::kernels {
 /// weight * x / sqrt(mean(x^2) + epsilon) over the last dimension; differentiable.
 ///
 /// Shapes   x [..., D], weight [D]; returns x's shape.
-/// Dtypes   f32 or bf16, alike. The normalised x is rounded to its dtype before the weight is applied, as transformers
-///          does.
+/// Dtypes   x f32 or bf16; weight alike, or f32. Where they are alike the normalised x is rounded before the weight is
+///          applied (as Llama does in transformers); an f32 weight of a bf16 x is applied first (as Gemma does).
 /// Memory   saves x and one f32 a row.
 /// Threads  same bits for any number of them.
 /// Source   Zhang & Sennrich, arXiv:1910.07467.

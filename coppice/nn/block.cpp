@@ -72,12 +72,15 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
     return lineage == nullptr ? value_E
                               : by_lineage(value_E, lineage->parents.at(context.layer), lineage->num_lineages);
   };
-  if (context.with_aux_loss) out.score_sum = balanced(routed.score_TE.sum(0));
+  if (context.with_aux_loss) {
+    out.score_sum = balanced(balancing_distribution(routed, config.routing.gate, context.balance_form).sum(0));
+  }
   if (context.with_z_loss) out.z_loss = z_loss(routed.logits_TE);
   if (routing) {
     routing->layer = context.layer;
     routing->count_E = kernels::expert_counts(routed.index_TK, config.num_experts);
     routing->balance_count = balanced(routing->count_E);
+    if (context.with_aux_loss) routing->balance_score = out.score_sum.detach();
     routing->gate_mass_E = gate_mass(routed, config.num_experts, config.routing.routed_scaling);
     if (context.keep_routing || context.with_output_sq) routing->index_TK = routed.index_TK;
   }

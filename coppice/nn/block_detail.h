@@ -35,6 +35,7 @@ struct BlockContext {
   at::Tensor selection_bias_E;  ///< undefined where the layer has none
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
   bool keep_routing = false, with_aux_loss = false, with_z_loss = false, with_output_sq = false;
+  BalanceForm balance_form = BalanceForm::kPerLayer;
   std::shared_ptr<const LineageRouting> lineage;  ///< null: plain top-K
   uint64_t first_token = 0;                       ///< number of token 0 in the run
   std::function<void(int64_t layer, const at::Tensor& x_TD)> visit_feed_forward;
@@ -44,7 +45,7 @@ struct BlockContext {
 /// Differentiable outputs; the last two undefined unless asked for.
 struct BlockOutput {
   at::Tensor x_TD;
-  at::Tensor score_sum;  ///< [E], over tokens, of the router's scores; [L] under lineage routing
+  at::Tensor score_sum;  ///< [E], over tokens, of `balancing_distribution`; [L] under lineage routing
   at::Tensor z_loss;     ///< scalar
 };
 

@@ -2,6 +2,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <new>
 #include <string_view>
 
 #include "coppice/base/error.h"
@@ -9,18 +10,25 @@
 
 namespace coppice::nn {
 
-/// Runs `f`; what libtorch throws becomes an Error.
+[[noreturn]] inline void throw_out_of_memory(std::string_view what) {
+  throw Error(ErrorCode::kIo, cat("out of memory: ", what,
+                                  " (try smaller batches, or to keep less: recompute activations, --max-memory)"));
+}
+
+/// Runs `f`; what libtorch throws becomes an Error, and so does memory that the system refused.
 template <class F>
 auto at_border(const F& f) {
   try {
     return f();
   } catch (const c10::Error& e) {
     const std::string_view what = e.what_without_backtrace();
-    if (what.find("allocate memory") != std::string_view::npos) {
-      throw Error(ErrorCode::kIo, cat("out of memory: ", what,
-                                      " (try smaller batches, or to keep less: recompute activations, --max-memory)"));
+    if (what.find("allocate memory") != std::string_view::npos ||
+        what.find("out of memory") != std::string_view::npos) {
+      throw_out_of_memory(what);
     }
     throw Error(ErrorCode::kInternal, cat("libtorch: ", what, " (a bug in coppice, please report it)"));
+  } catch (const std::bad_alloc&) {
+    throw_out_of_memory("the system gave none");
   }
 }
 

@@ -68,7 +68,7 @@ void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_
 }
 
 at::Tensor weight_of(const Parameter& parameter) {
-  return parameter.slices.front().slot.rule->centred ? parameter.value + 1 : parameter.value;
+  return parameter.slices.front().slot.rule->centred ? parameter.value.to(at::kFloat) + 1 : parameter.value;
 }
 
 void set_rotary_angles(BlockContext& context) {
@@ -80,10 +80,17 @@ void set_rotary_angles(BlockContext& context) {
   context.sin_SR = context.sin_SR.index_select(0, position_T);
 }
 
+// A square root is a buffer of the model in transformers, and has its dtype; other multipliers are numbers.
+double embedding_multiplier(const families::ModelConfig& config, at::ScalarType dtype) {
+  const double exact = config.embedding_multiplier;
+  if (!config.family->multipliers.sqrt_embedding || dtype != at::kBFloat16) return exact;
+  return static_cast<double>(static_cast<float>(at::BFloat16(static_cast<float>(exact))));
+}
+
 at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD, const at::Tensor& tokens_BS) {
   // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
   auto x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1}));
-  if (config.embedding_multiplier != 1) x_TD = x_TD * config.embedding_multiplier;
+  if (config.embedding_multiplier != 1) x_TD = x_TD * embedding_multiplier(config, table_VD.scalar_type());
   return x_TD.to(table_VD.scalar_type());
 }
 
@@ -128,6 +135,7 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
                                .with_aux_loss = options.aux_loss_coef != 0,
                                .with_z_loss = options.z_loss_coef != 0,
                                .with_output_sq = options.with_output_sq,
+                               .balance_form = options.balance_form,
                                .lineage = options.lineage,
                                .first_token = options.first_token,
                                .visit_feed_forward = options.visit_feed_forward,
@@ -136,7 +144,7 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
   const bool recompute = options.recompute && at::GradMode::is_enabled();
 
   Trunk out;
-  at::Tensor score_sum, count;
+  std::vector<LayerBalance> balance;
   out.x_TD = detail::embed(config, outer[Role::kEmbedding], tokens_BS);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     context.layer = layer;
@@ -147,13 +155,15 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
     const auto block = run(context, weights[layer], out.x_TD, routing);
     out.x_TD = block.x_TD;
     if (block.score_sum.defined()) {
-      score_sum = score_sum.defined() ? score_sum + block.score_sum : block.score_sum;
-      count = count.defined() ? count + routing->balance_count : routing->balance_count;
+      const bool of_this_pass = options.balance_count.empty();
+      balance.push_back({block.score_sum, of_this_pass ? routing->balance_count : options.balance_count.at(layer)});
     }
     if (block.z_loss.defined()) out.z_loss = out.z_loss.defined() ? out.z_loss + block.z_loss : block.z_loss;
   }
   const auto moe_layers = static_cast<int64_t>(out.routing.size());
-  if (score_sum.defined()) out.aux_loss = balancing_loss(score_sum, count, moe_layers * tokens_BS.numel());
+  if (!balance.empty()) {
+    out.aux_loss = balancing_loss(balance, tokens_BS.numel(), config.top_k, options.balance_form);
+  }
   if (out.z_loss.defined()) out.z_loss = out.z_loss / static_cast<double>(moe_layers);
   out.x_TD = detail::to_head(config, outer[Role::kFinalNorm], out.x_TD);
   out.head_VD = outer[config.tied ? Role::kEmbedding : Role::kLmHead];
@@ -174,14 +184,6 @@ Decoder::Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorF
 
 Decoder Decoder::load(const families::Model& model, ComputeDtype dtype) {
   return Decoder(model.config, dtype, detail::checkpoint_fill(model));
-}
-
-families::TensorSlot Decoder::selection_bias_slot(int64_t layer) const {
-  for (auto& slot : families::expected_tensors(config_)) {
-    if (slot.role() == Role::kSelectionBias && slot.layer == layer) return slot;
-  }
-  throw Error(ErrorCode::kInternal,
-              cat("layer ", layer, " has no selection bias (a bug in coppice, please report it)"));
 }
 
 at::Tensor Decoder::logits(const at::Tensor& tokens_BS, const ForwardOptions& options,
@@ -247,13 +249,6 @@ void Decoder::visit(const std::function<void(const families::TensorSlot&, std::s
       visitor(slot, {});
     }
   }
-}
-
-void Decoder::replace(families::ModelConfig config, std::vector<Parameter> parameters,
-                      std::map<int64_t, at::Tensor> selection_bias) {
-  config_ = std::move(config);
-  parameters_ = std::move(parameters);
-  selection_bias_ = std::move(selection_bias);
 }
 
 const Parameter& find_parameter(const std::vector<Parameter>& parameters, Role role, int64_t layer) {

@@ -16,10 +16,9 @@
 #include "coppice/kernels/moe.h"
 #include "coppice/nn/lineage.h"
 #include "coppice/nn/parameter.h"
+#include "coppice/nn/router.h"
 
 namespace coppice::nn {
-
-struct Routed;
 
 enum class ComputeDtype { kF32, kBf16 };
 
@@ -32,6 +31,7 @@ struct LayerRouting {
   at::Tensor count_E;        ///< int64, (token, slot) pairs per expert
   at::Tensor gate_mass_E;    ///< f64, sum of final gates before routed scaling
   at::Tensor balance_count;  ///< int64, what balancing looks at: count_E, or under lineage routing [L] per lineage
+  at::Tensor balance_score;  ///< f32, sum over tokens of `balancing_distribution`, as balance_count; only with a loss
   at::Tensor index_TK;       ///< int64; only if ForwardOptions::keep_routing
   at::Tensor gate_TK;        ///< f32, final gates; only if ForwardOptions::with_output_sq, like the next two
   at::Tensor pair_sq_TK;     ///< f32, squared norm of what each chosen expert puts out, before its gate
@@ -41,7 +41,10 @@ struct LayerRouting {
 struct ForwardOptions {
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
   bool recompute = false;    ///< keep only block inputs, compute the rest again in backward
-  double aux_loss_coef = 0;  ///< switch-style, summed over MoE layers' mean as transformers does
+  double aux_loss_coef = 0;  ///< of `balancing_loss` over the MoE layers (router.h), added to the token loss
+  BalanceForm balance_form = BalanceForm::kPerLayer;
+  /// Loads that the balancing loss takes, by MoE layer, as LayerRouting::balance_count; empty: those of this pass.
+  std::map<int64_t, at::Tensor> balance_count;
   double z_loss_coef = 0;
   bool keep_routing = false;
   bool with_output_sq = false;  ///< keep gates and the squared norms of outputs, too; implies keep_routing
@@ -57,9 +60,9 @@ struct ForwardOptions {
 };
 
 struct LossOutput {
-  at::Tensor loss;        ///< scalar f32: what to differentiate (token loss plus balancing terms)
-  double token_loss = 0;  ///< mean cross-entropy in nats
-  double aux_loss = 0, z_loss = 0;
+  at::Tensor loss;                  ///< scalar f32: what to differentiate (token loss plus balancing terms)
+  double token_loss = 0;            ///< mean cross-entropy in nats
+  double aux_loss = 0, z_loss = 0;  ///< without their coefficients
   std::vector<LayerRouting> routing;
 };
 
@@ -78,8 +81,6 @@ class Decoder {
   /// Selection bias of a MoE layer, f32 [E]; undefined where the family has none. Not a parameter: balancing moves it.
   std::map<int64_t, at::Tensor>& selection_bias() { return selection_bias_; }
   const std::map<int64_t, at::Tensor>& selection_bias() const { return selection_bias_; }
-  /// Its slot on disk.
-  families::TensorSlot selection_bias_slot(int64_t layer) const;
 
   /// Shapes   tokens_BS int64; returns [B, S, V] f32.
   at::Tensor logits(const at::Tensor& tokens_BS, const ForwardOptions& options,
@@ -96,11 +97,6 @@ class Decoder {
   /// Every tensor on disk with its f32 (master) values, in the table's order; what checkpoints are written from.
   void visit(const std::function<void(const families::TensorSlot&, std::span<const float>)>& visitor) const;
 
-  /// Replaces the configuration and all parameters of MoE layers (growth in memory); `parameters` of dense parts stay
-  /// the same objects.
-  void replace(families::ModelConfig config, std::vector<Parameter> parameters,
-               std::map<int64_t, at::Tensor> selection_bias);
-
  private:
   families::ModelConfig config_;
   ComputeDtype dtype_;
@@ -108,7 +104,7 @@ class Decoder {
   std::map<int64_t, at::Tensor> selection_bias_;
 };
 
-/// Bits of the parameter at (role, layer); Throws Error{kInternal} if absent.
+/// The parameter at (role, layer). Throws Error{kInternal} if absent.
 const Parameter& find_parameter(const std::vector<Parameter>& parameters, families::Role role, int64_t layer = -1);
 
 }  // namespace coppice::nn

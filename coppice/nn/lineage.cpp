@@ -15,7 +15,9 @@
 #include <limits>
 
 #include "coppice/base/check.h"
+#include "coppice/base/error.h"
 #include "coppice/base/rng.h"
+#include "coppice/base/text.h"
 #include "coppice/kernels/parallel.h"
 #include "coppice/nn/router_detail.h"
 
@@ -47,12 +49,41 @@ std::vector<std::vector<int64_t>> children_of(const std::vector<uint32_t>& paren
   return children;
 }
 
-/// Groups of lineages are the router's groups of experts only if no lineage is spread over two.
-void check_groups(const std::vector<uint32_t>& parents, int64_t num_lineages, int64_t groups) {
-  const int64_t experts = static_cast<int64_t>(parents.size()) / groups, lineages = num_lineages / groups;
-  for (int64_t e = 0; e < static_cast<int64_t>(parents.size()); ++e) {
-    COPPICE_CHECK(e / experts == parents[static_cast<size_t>(e)] / lineages, "expert ", e, " left its router group");
+[[noreturn]] void refuse(ErrorCode code, int64_t layer, const std::string& problem) {
+  throw Error(code, cat("the lineage of layer ", layer, ": ", problem));
+}
+
+/// The parents of each expert of `layer`.
+///
+/// Throws   Error{kFormat} where the lineage is not this model's; Error{kUnsupported} where groups of lineages are not
+///          the router's groups of experts, since one is spread over two.
+const std::vector<uint32_t>& parents_of(const LineageRouting& lineage, int64_t layer, int64_t experts, int64_t top_k,
+                                        int64_t groups) {
+  const auto found = lineage.parents.find(layer);
+  if (found == lineage.parents.end()) refuse(ErrorCode::kFormat, layer, "it has no parents (not this model's lineage)");
+  const std::vector<uint32_t>& parents = found->second;
+  const int64_t lineages = lineage.num_lineages;
+  if (static_cast<int64_t>(parents.size()) != experts || lineages < top_k || lineages % groups != 0) {
+    refuse(ErrorCode::kFormat, layer,
+           cat(parents.size(), " experts of ", lineages, " parents; wanted ", experts, " of at least ", top_k, " in ",
+               groups, " groups (not this model's lineage)"));
   }
+  std::vector<bool> has_child(static_cast<size_t>(lineages), false);
+  for (int64_t e = 0; e < experts; ++e) {
+    const int64_t parent = parents[static_cast<size_t>(e)];
+    if (parent >= lineages) refuse(ErrorCode::kFormat, layer, cat("parent ", parent, " of ", lineages));
+    has_child[static_cast<size_t>(parent)] = true;
+    if (e / (experts / groups) == parent / (lineages / groups)) continue;
+    refuse(ErrorCode::kUnsupported, layer,
+           cat("expert ", e,
+               " left its router group, so that it cannot be routed with its siblings (set "
+               "handover.policy none)"));
+  }
+  const auto childless = std::ranges::find(has_child, false);
+  if (childless != has_child.end()) {
+    refuse(ErrorCode::kFormat, layer, cat("parent ", childless - has_child.begin(), " has no child"));
+  }
+  return parents;
 }
 
 /// log r of every expert, r = number of its siblings and itself.
@@ -70,8 +101,8 @@ int64_t pick_child(const std::vector<int64_t>& siblings, const float* choice, co
                    uint64_t hash) {
   const int64_t best = *std::ranges::max_element(siblings, [&](int64_t a, int64_t b) { return choice[a] < choice[b]; });
   const float margin = kTie * std::max(1.0f, std::abs(logit[best]));
-  const auto ties = [&](int64_t e) {
-    return std::abs(logit[e] - logit[best]) <= margin && (bias == nullptr || bias[e] == bias[best]);
+  const auto ties = [&](int64_t e) {  // the best one with itself too where it is NaN, which the loss will tell
+    return e == best || (std::abs(logit[e] - logit[best]) <= margin && (bias == nullptr || bias[e] == bias[best]));
   };
   auto left = hash % static_cast<uint64_t>(std::ranges::count_if(siblings, ties));
   for (const int64_t e : siblings) {
@@ -122,9 +153,7 @@ at::Tensor by_lineage(const at::Tensor& value_E, const std::vector<uint32_t>& pa
 Routed route_by_lineage(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E,
                         const families::Routing& routing, int64_t top_k, const LineageRouting& lineage, int64_t layer,
                         uint64_t first_token) {
-  const auto& parents = lineage.parents.at(layer);
-  COPPICE_CHECK(logits_TE.size(1) == static_cast<int64_t>(parents.size()) && top_k <= lineage.num_lineages);
-  check_groups(parents, lineage.num_lineages, routing.num_groups);
+  const auto& parents = parents_of(lineage, layer, logits_TE.size(1), top_k, routing.num_groups);
   const auto children = children_of(parents, lineage.num_lineages);
   const auto held_T = tokens_held(lineage, first_token, logits_TE.size(0));
   const auto log_r_TE = at::outer(held_T, log_siblings(children, logits_TE.size(1)));

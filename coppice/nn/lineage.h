@@ -37,7 +37,8 @@ at::Tensor by_lineage(const at::Tensor& value_E, const std::vector<uint32_t>& pa
 /// function of the model before, whatever the plan.
 /// Which tokens it holds for is a hash of (token, seed), the same in every layer. For those score_TE holds each child's
 /// part of its lineage (`by_lineage` sums it) and logits_TE is less log r.
-/// Throws   Error{kInternal} if groups do not hold whole lineages.
+/// Throws   Error{kFormat} if the lineage is not that of this layer; Error{kUnsupported} if groups do not hold whole
+///          lineages.
 Routed route_by_lineage(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E,
                         const families::Routing& routing, int64_t top_k, const LineageRouting& lineage, int64_t layer,
                         uint64_t first_token);

@@ -7,11 +7,11 @@
 #include <ATen/ops/softmax.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
 #include "coppice/base/check.h"
-#include "coppice/kernels/moe.h"
 #include "coppice/kernels/parallel.h"
 #include "coppice/nn/router_detail.h"
 
@@ -21,6 +21,7 @@ namespace {
 using families::GateFunction;
 
 constexpr int64_t kTokensPerTask = 256;
+constexpr double kSumTolerance = 1e-3;  // of f32 sums over the tokens of a batch
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 /// Indices of the `k` largest of `n` scores, falling; of equal ones the lower index first.
@@ -88,6 +89,7 @@ at::Tensor detail::gates(const at::Tensor& value_TE, const at::Tensor& index_TK,
 Routed route(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E, const families::Routing& routing,
              int64_t top_k) {
   COPPICE_CHECK(logits_TE.dim() == 2 && logits_TE.scalar_type() == at::kFloat && top_k <= logits_TE.size(1));
+  COPPICE_CHECK(routing.kind == families::RouterKind::kPlain && routing.trailing_choices == 0);
   COPPICE_CHECK(logits_TE.size(1) % routing.num_groups == 0 && routing.top_groups <= routing.num_groups);
   Routed out;
   out.logits_TE = logits_TE;
@@ -100,15 +102,34 @@ Routed route(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E, co
   return out;
 }
 
-at::Tensor balancing_loss(const at::Tensor& score_sum_E, const at::Tensor& count_E, int64_t num_rows) {
-  const auto rows = static_cast<double>(num_rows);
-  const auto share_E = count_E.to(score_sum_E.scalar_type()) / rows;
-  return (share_E * (score_sum_E / rows)).sum() * static_cast<double>(count_E.numel());
+at::Tensor balancing_distribution(const Routed& routed, GateFunction gate, BalanceForm form) {
+  if (gate != GateFunction::kSigmoidTopK) return routed.score_TE;
+  if (form == BalanceForm::kTransformers) return at::softmax(routed.logits_TE, -1);
+  return routed.score_TE / routed.score_TE.sum(-1, true);
 }
 
-at::Tensor balancing_loss(const Routed& routed, int64_t num_experts) {
-  return balancing_loss(routed.score_TE.sum(0), kernels::expert_counts(routed.index_TK, num_experts),
-                        routed.score_TE.size(0));
+at::Tensor balancing_loss(std::span<const LayerBalance> layers, int64_t num_tokens, int64_t top_k, BalanceForm form) {
+  COPPICE_CHECK(!layers.empty());
+  const auto mean = [&](const at::Tensor& sum) { return sum / static_cast<double>(layers.size()); };
+  at::Tensor loss, all_shares_N, all_scores_N;
+  for (const auto& [score_sum_N, count_N] : layers) {
+    const double total = score_sum_N.sum().item<double>(), tokens = static_cast<double>(num_tokens);
+    COPPICE_CHECK(!(std::abs(total - tokens) > kSumTolerance * tokens), "probabilities of ", num_tokens,
+                  " tokens sum to ", total);
+    COPPICE_CHECK(score_sum_N.sizes() == count_N.sizes());
+    const double choices = static_cast<double>(count_N.sum().item<int64_t>());
+    const auto share_N = count_N.to(score_sum_N.scalar_type()) * (static_cast<double>(top_k) / choices);
+    const auto score_N = score_sum_N / tokens;
+    if (form == BalanceForm::kPerLayer) {
+      const auto of_layer = (share_N * score_N).sum() * static_cast<double>(count_N.numel());
+      loss = loss.defined() ? loss + of_layer : of_layer;
+    } else {
+      all_shares_N = all_shares_N.defined() ? all_shares_N + share_N : share_N;
+      all_scores_N = all_scores_N.defined() ? all_scores_N + score_N : score_N;
+    }
+  }
+  if (form == BalanceForm::kPerLayer) return mean(loss);
+  return (mean(all_shares_N) * mean(all_scores_N)).sum() * static_cast<double>(all_shares_N.numel());
 }
 
 at::Tensor z_loss(const at::Tensor& logits_TE) { return at::logsumexp(logits_TE, -1).square().mean(); }

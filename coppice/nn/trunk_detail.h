@@ -20,7 +20,8 @@ TensorFill checkpoint_fill(const families::Model& model);
 /// Checks that each start, if there are any, is its own token's or the one of the token before.
 void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_BS);
 
-/// What a parameter's value stands for in a layer: centred norms multiply by 1 + value.
+/// What a parameter's value stands for in a layer: centred norms multiply by 1 + value, in f32 (which bf16 would round
+/// to steps of 1/128).
 at::Tensor weight_of(const Parameter& parameter);
 
 /// Sets the angles of `context.positions` positions, of every token where `context.start_BS` starts documents.

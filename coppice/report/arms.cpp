@@ -22,8 +22,8 @@ double median(std::vector<double> values) {
 }
 
 int64_t int_setting(const RunRecord& run, std::string_view name) {
-  const Json* value = run.setting(name);
-  return value != nullptr && value->is_number() ? static_cast<int64_t>(value->as_double()) : 0;
+  const auto value = run.setting(name);
+  return value && value->json().is_number() ? value->as_int() : 0;
 }
 
 struct Growth {
@@ -31,17 +31,17 @@ struct Growth {
 };
 
 // "experts": [E, N] of an event or of a step of a lineage.
-Growth growth_of(const Json& json) {
-  const Json* experts = json.find("experts");
-  if (experts == nullptr || !experts->is_array() || experts->items().size() != 2) return {};
-  const auto& items = experts->items();
-  if (!items[0].is_number() || !items[1].is_number()) return {};
-  return {static_cast<int64_t>(items[0].as_double()), static_cast<int64_t>(items[1].as_double())};
+Growth growth_of(const JsonReader& json) {
+  const auto experts = json.find("experts");
+  if (!experts || !experts->json().is_array() || experts->json().items().size() != 2) return {};
+  const auto items = experts->items();
+  return {items[0].as_int(), items[1].as_int()};
 }
 
-Growth newest_growth(const Json& lineage) {
-  const Json* steps = lineage.find("steps");
-  return steps == nullptr || !steps->is_array() || steps->items().empty() ? Growth{} : growth_of(steps->items().back());
+Growth newest_growth(const JsonReader& lineage) {
+  const auto steps = lineage.find("steps");
+  if (!steps || !steps->json().is_array() || steps->json().items().empty()) return {};
+  return growth_of(steps->items().back());
 }
 
 // Nothing of a family that this build does not know, which the rest of a report does not need.
@@ -127,8 +127,8 @@ RunSummary summarise(const RunRecord& run) {
     out.tokens_before = tokens->front().second - out.batch_tokens;
     out.tokens_after = tokens->back().second;
   }
-  const Json* path = run.setting("model.path");
-  const bool is_new = path == nullptr || !path->is_string() || path->as_string().empty();
+  const auto path = run.setting("model.path");
+  const bool is_new = !path || !path->json().is_string() || path->as_string().empty();
   if (is_new) out.experts_after = int_setting(run, "model.experts");
   add_model(out, run);
   out.experts_before = out.experts_after;
@@ -142,15 +142,17 @@ RunSummary summarise(const RunRecord& run) {
       out.growths = {{out.tokens_before, growth.before, growth.after}};
     }
   }
-  for (const Json& event : run.events) {
+  for (const JsonReader& event : run.events) {
+    if (event.at("event").json() != Json("growth") || !event.find("step")) continue;
+    const double step = event.at("step").as_double();
     const Growth growth = growth_of(event);
-    if (event.at("event") != Json("growth") || growth.after <= growth.before || event.find("step") == nullptr) continue;
+    if (growth.after <= growth.before) continue;
     if (growth_step < 0) {
       out.experts_before = growth.before;
       out.growths.clear();  // the model's newest is the run's last
     }
     out.experts_after = growth.after;
-    growth_step = event.at("step").as_double();
+    growth_step = step;
     out.growth_tokens = out.batch_tokens * growth_step;
     out.growths.push_back({out.growth_tokens, growth.before, growth.after});
   }

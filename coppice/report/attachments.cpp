@@ -12,72 +12,58 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kMostExperts = 1 << 22;
+constexpr int64_t kMostExperts = 1 << 22;  // far above any model
 
-std::map<int64_t, std::vector<uint32_t>> parents_of(const Json& by_layer) {
+std::map<int64_t, std::vector<uint32_t>> parents_of(const JsonReader& by_layer) {
   std::map<int64_t, std::vector<uint32_t>> out;
-  if (!by_layer.is_object()) return out;
+  if (!by_layer.json().is_object()) return out;
   for (const auto& [layer, list] : by_layer.members()) {
     if (layer.empty() || layer.size() > 9 || layer.find_first_not_of("0123456789") != std::string::npos) continue;
-    if (!list.is_array()) continue;
-    auto& parents = out[std::stoll(layer)];
-    for (const Json& parent : list.items()) {
-      const int64_t expert = parent.as_int();
-      if (expert < 0 || expert >= kMostExperts) {
-        throw Error(ErrorCode::kFormat, cat("layer ", layer, " has the parent ", expert, "; wanted 0 or more"));
-      }
-      parents.push_back(static_cast<uint32_t>(expert));
+    if (!list.json().is_array()) continue;
+    auto& parents = out[std::stoll(std::string(layer))];
+    for (const JsonReader& parent : list.items()) {
+      parents.push_back(static_cast<uint32_t>(parent.integer(0, kMostExperts - 1)));
     }
   }
   return out;
 }
 
-// Runs `read`; what it throws names `path`.
-template <class Read>
-auto naming(const fs::path& path, const Read& read) {
-  try {
-    return read();
-  } catch (const Error& error) {
-    throw Error(error.code, cat(path, ": ", error.what()));
-  }
-}
-
-Routing routing_of(const Json& tokens) {
+Routing routing_of(const JsonReader& tokens) {
   Routing out;
   for (const auto& [domain, layers] : tokens.members()) {
     for (const auto& [layer, counts] : layers.members()) {
-      auto& row = out[domain][std::strtoll(layer.c_str(), nullptr, 10)];
-      for (const Json& count : counts.items()) row.push_back(count.as_double());
+      auto& row = out[std::string(domain)][std::strtoll(std::string(layer).c_str(), nullptr, 10)];
+      for (const JsonReader& count : counts.items()) row.push_back(count.as_double());
     }
   }
   return out;
 }
 
 // expert_share of one arm of a demo's result.json: [domain][index of the MoE layer][expert].
-Routing routing_of_demo(const RunRecord& run, const Json& arm) {
+Routing routing_of_demo(const RunRecord& run, const JsonReader& arm) {
   std::set<int64_t> moe_layers;
   for (const auto& [tag, points] : run.series) {
     if (tag.starts_with("layer/")) moe_layers.insert(std::strtoll(tag.c_str() + 6, nullptr, 10));
   }
   const std::vector<int64_t> numbers(moe_layers.begin(), moe_layers.end());
   Routing out;
-  const Json* shares = arm.find("expert_share");
-  if (shares == nullptr) return out;
+  const auto shares = arm.find("expert_share");
+  if (!shares) return out;
   for (const auto& [domain, layers] : shares->members()) {
     size_t index = 0;
-    for (const Json& layer : layers.items()) {
-      auto& row = out[domain][index < numbers.size() ? numbers[index] : static_cast<int64_t>(index)];
+    for (const JsonReader& layer : layers.items()) {
+      auto& row = out[std::string(domain)][index < numbers.size() ? numbers[index] : static_cast<int64_t>(index)];
       ++index;
-      for (const Json& share : layer.items()) row.push_back(share.as_double());
+      for (const JsonReader& share : layer.items()) row.push_back(share.as_double());
     }
   }
   return out;
 }
 
-Json read_ours(const fs::path& path, std::string_view key) {
-  if (!fs::is_regular_file(path)) return {};
-  Json json = Json::read(path);
-  return json.find(key) == nullptr ? Json() : json;
+std::optional<JsonReader> read_ours(const fs::path& path, std::string_view key) {
+  if (!fs::is_regular_file(path)) return std::nullopt;
+  JsonReader json = JsonReader::read(path);
+  return json.find(key) ? std::optional(json) : std::nullopt;
 }
 
 std::optional<upcycle::Scores> read_scores(const fs::path& path) {
@@ -100,9 +86,8 @@ void add_growths_of(const RunRecord& run, Attachments& out) {
     GrowthRecord record{.name = cat(run.name, ", ", folder.filename().string())};
     record.scores = read_scores(folder / "scores.json");
     if (fs::is_regular_file(folder / "plan.toml")) {
-      const Json plan = read_toml(folder / "plan.toml");
-      const Json* parents = plan.find("parents");
-      if (parents != nullptr) record.parents = naming(folder / "plan.toml", [&] { return parents_of(*parents); });
+      const JsonReader plan(read_toml(folder / "plan.toml"), (folder / "plan.toml").string());
+      if (const auto parents = plan.find("parents")) record.parents = parents_of(*parents);
     }
     if (record.parents.empty()) record.parents = lineage_parents(run.lineage, 0);
     add_growth(std::move(record), out);
@@ -110,24 +95,23 @@ void add_growths_of(const RunRecord& run, Attachments& out) {
 }
 
 void add_routing(const RunRecord& run, Attachments& out) {
-  for (const Json& event : run.events) {
-    const Json* tokens = event.find("tokens");
-    if (event.at("event") == Json("routing") && tokens != nullptr)
-      out.routing[run.name] = naming(run.directory / "metrics.jsonl", [&] { return routing_of(*tokens); });
+  for (const JsonReader& event : run.events) {
+    const auto tokens = event.find("tokens");
+    if (event.at("event").json() == Json("routing") && tokens) out.routing[run.name] = routing_of(*tokens);
   }
 }
 
 }  // namespace
 
-size_t lineage_steps(const Json& lineage) {
-  const Json* steps = lineage.find("steps");
-  return steps == nullptr || !steps->is_array() ? 0 : steps->items().size();
+size_t lineage_steps(const JsonReader& lineage) {
+  const auto steps = lineage.find("steps");
+  return !steps || !steps->json().is_array() ? 0 : steps->json().items().size();
 }
 
-std::map<int64_t, std::vector<uint32_t>> lineage_parents(const Json& lineage, size_t index) {
+std::map<int64_t, std::vector<uint32_t>> lineage_parents(const JsonReader& lineage, size_t index) {
   if (index >= lineage_steps(lineage)) return {};
-  const Json* parents = lineage.at("steps").items()[index].find("parents");
-  return parents == nullptr ? std::map<int64_t, std::vector<uint32_t>>{} : parents_of(*parents);
+  const auto parents = lineage.at("steps").items()[index].find("parents");
+  return !parents ? std::map<int64_t, std::vector<uint32_t>>{} : parents_of(*parents);
 }
 
 Attachments read_attachments(const std::vector<RunRecord>& runs) {
@@ -149,10 +133,10 @@ Attachments read_attachments(const std::vector<RunRecord>& runs) {
         }
         add_growth(std::move(record), out);
       }
-      const Json result = read_ours(folder / "result.json", "seed");
+      const auto result = read_ours(folder / "result.json", "seed");
       const std::string arm = own.filename().string();
-      if (out.routing.contains(run.name) || result.find(arm) == nullptr) continue;
-      Routing routing = naming(folder / "result.json", [&] { return routing_of_demo(run, result.at(arm)); });
+      if (out.routing.contains(run.name) || !result || !result->find(arm)) continue;
+      Routing routing = routing_of_demo(run, result->at(arm));
       if (!routing.empty()) out.routing[run.name] = std::move(routing);
     }
   }

@@ -33,7 +33,7 @@ struct Attachments {
 Attachments read_attachments(const std::vector<RunRecord>& runs);
 
 /// layer -> parents of the lineage's step `index`; empty if that is none.
-std::map<int64_t, std::vector<uint32_t>> lineage_parents(const Json& lineage, size_t index);
-size_t lineage_steps(const Json& lineage);
+std::map<int64_t, std::vector<uint32_t>> lineage_parents(const JsonReader& lineage, size_t index);
+size_t lineage_steps(const JsonReader& lineage);
 
 }  // namespace coppice::report

@@ -1,13 +1,13 @@
 #include "coppice/report/run_record.h"
 
 #include <algorithm>
-#include <fstream>
 #include <set>
-#include <sstream>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/upcycle/lineage.h"
 
 namespace coppice::report {
@@ -19,24 +19,24 @@ constexpr const char* kMetrics = "metrics.jsonl";
 constexpr int kDeepest = 6;  // levels below a folder that is searched for runs
 
 std::string read_text(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in)
+  try {
+    return io::read_file(path);
+  } catch (const Error& error) {
+    if (error.code != ErrorCode::kNotFound) throw;
     throw Error(
         ErrorCode::kNotFound,
         cat(path,
             ": not found; a run folder holds config.toml and metrics.jsonl (name the folder that `train.out` made)"));
-  std::ostringstream out;
-  out << in.rdbuf();
-  return out.str();
+  }
 }
 
-void add_line(RunRecord& run, const Json& line) {
-  if (line.find("event") != nullptr) {
+void add_line(RunRecord& run, const JsonReader& line) {
+  if (line.find("event")) {
     run.events.push_back(line);
     return;
   }
   const double step = line.at("step").as_double();
-  for (const auto& [key, value] : line.members()) {
+  for (const auto& [key, value] : line.json().members()) {
     if (key != "step" && value.is_number()) run.series[key].emplace_back(step, value.as_double());
   }
 }
@@ -47,31 +47,27 @@ void read_metrics(RunRecord& run, const fs::path& path) {
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = text.find('\n', begin);
     if (end == std::string::npos) break;  // a line that is being written
-    const std::string source = cat(path, " line ", ++number);
     const std::string_view line(text.data() + begin, end - begin);
     begin = end + 1;
-    if (line.empty()) continue;
-    try {
-      add_line(run, Json::parse(line, source));
-    } catch (const Error& error) {
-      const std::string what = error.what();
-      throw Error(error.code, what.starts_with(source) ? what : cat(source, ": ", what));
-    }
+    ++number;
+    if (!line.empty()) add_line(run, JsonReader::parse(line, cat(path, ":", number)));
   }
 }
-
-Json read_if_there(const fs::path& path) { return fs::is_regular_file(path) ? Json::read(path) : Json(); }
 
 void read_newest_checkpoint(RunRecord& run) {
   std::error_code none;
   fs::path newest;
   for (const auto& entry : fs::directory_iterator(run.directory / "checkpoints", none)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with("step-") && name > newest.filename().string()) newest = entry.path();
+    if (entry.is_directory(none) && name.starts_with("step-") && name > newest.filename().string())
+      newest = entry.path();
   }
   if (newest.empty()) return;
-  run.model = read_if_there(newest / "config.json");
-  run.lineage = upcycle::read_lineage(newest).value_or(Json());
+  const io::ModelDirectory files(newest);
+  if (files.has("config.json")) run.model = JsonReader(files.read_json("config.json"), (newest / "config.json").string());
+  if (auto lineage = upcycle::read_lineage(newest)) {
+    run.lineage = JsonReader(std::move(*lineage), (newest / upcycle::kLineageFile).string());
+  }
 }
 
 void find_runs(const fs::path& directory, int depth, std::vector<fs::path>& found) {
@@ -113,10 +109,10 @@ const Points* RunRecord::find(const std::string& tag) const {
   return found == series.end() ? nullptr : &found->second;
 }
 
-const Json* RunRecord::setting(std::string_view dotted) const {
-  const Json* at = &settings;
+std::optional<JsonReader> RunRecord::setting(std::string_view dotted) const {
+  std::optional<JsonReader> at = settings;
   for (const std::string& word : split(dotted, '.')) {
-    if (at != nullptr) at = at->find(word);
+    if (at) at = at->find(word);
   }
   return at;
 }
@@ -127,7 +123,8 @@ RunRecord RunRecord::read(const fs::path& directory) {
   const auto plain = directory.lexically_normal();
   run.name = (plain.has_filename() ? plain : plain.parent_path()).filename().string();
   run.config_toml = read_text(directory / "config.toml");
-  run.settings = parse_toml(run.config_toml, (directory / "config.toml").string());
+  const std::string config = (directory / "config.toml").string();
+  run.settings = JsonReader(parse_toml(run.config_toml, config), config);
   read_metrics(run, directory / kMetrics);
   read_newest_checkpoint(run);
   return run;

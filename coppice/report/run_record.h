@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "coppice/base/json.h"
+#include "coppice/base/json_reader.h"
 
 namespace coppice::report {
 
@@ -17,16 +17,16 @@ struct RunRecord {
   std::filesystem::path directory;
   std::string name;
   std::map<std::string, Points> series;  ///< tag -> (step, value)
-  std::vector<Json> events;
+  std::vector<JsonReader> events;        ///< each knows its file and line
   std::string config_toml;
-  Json settings;  ///< config.toml as a value
-  Json model;     ///< config.json of the newest checkpoint; null: none is left
-  Json lineage;   ///< its coppice.json; null: it never grew
+  JsonReader settings{Json(), "config.toml"};
+  Json model;                                  ///< config.json of the newest checkpoint; null: none is left
+  JsonReader lineage{Json(), "coppice.json"};  ///< its coppice.json; null: it never grew
 
   /// The points of a tag; nullptr if the run did not log it (or only NaN).
   const Points* find(const std::string& tag) const;
-  /// A setting by its dotted name ("train.seed"); nullptr where config.toml does not have it.
-  const Json* setting(std::string_view dotted) const;
+  /// A setting by its dotted name ("train.seed"); none where config.toml does not have it.
+  std::optional<JsonReader> setting(std::string_view dotted) const;
 
   /// Throws   Error{kNotFound}; Error{kFormat} naming file and line. A cut-off last line is dropped (the run may be
   ///          going on).

@@ -65,7 +65,7 @@ HeatMap copies_map(const GrowthRecord& growth, size_t experts) {
 }
 
 // Parents above, their children below, one line each: of one layer over all expansions.
-LineChart descent(const Json& lineage, int64_t layer, const std::string& run) {
+LineChart descent(const JsonReader& lineage, int64_t layer, const std::string& run) {
   LineChart chart{.title = cat("Who descends from whom: ", run, ", layer ", layer),
                   .x_label = "",
                   .y_label = "experts, siblings side by side"};
@@ -134,7 +134,7 @@ LineChart descent(const Json& lineage, int64_t layer, const std::string& run) {
 }
 
 // Lines that are many become thin, and the drawing tall.
-void make_room(const Json& lineage, Figure& drawing, int64_t layer) {
+void make_room(const JsonReader& lineage, Figure& drawing, int64_t layer) {
   const auto parents = lineage_parents(lineage, lineage_steps(lineage) - 1);
   const size_t experts = parents.at(layer).size();
   drawing.layout["height"] = static_cast<int64_t>(std::clamp<size_t>(160 + 5 * experts, 260, 1000));
@@ -148,11 +148,11 @@ void make_room(const Json& lineage, Figure& drawing, int64_t layer) {
 }
 
 // "8 experts", "16 experts" below the generations; where an expert stands means nothing.
-void name_generations(const Json& lineage, Figure& drawing) {
+void name_generations(const JsonReader& lineage, Figure& drawing) {
   Json places = Json::array(), names = Json::array();
   const size_t steps = lineage_steps(lineage);
   for (size_t i = 0; i <= steps; ++i) {
-    const Json* experts = lineage.at("steps").items()[i < steps ? i : steps - 1].find("experts");
+    const Json* experts = lineage.json().at("steps").items()[i < steps ? i : steps - 1].find("experts");
     const bool is_pair = experts != nullptr && experts->is_array() && experts->items().size() == 2;
     places.push_back(i);
     names.push_back(is_pair ? cat(experts->items()[i < steps ? 0 : 1].dump(), " experts") : cat(i));
@@ -205,7 +205,7 @@ void add_expansions(Page& page, const Reported& all) {
   std::set<std::string> drawn;
   for (const auto& run : all.runs) {
     for (size_t i = 0; i < lineage_steps(run.lineage); ++i) {
-      const Json& step = run.lineage.at("steps").items()[i];
+      const Json& step = run.lineage.json().at("steps").items()[i];
       table.rows.push_back({run.name, cat(i + 1), experts_text(step), text_in(step, "command"), text_in(step, "seed"),
                             text_in(step, "source_digest").substr(0, 12), methods_text(step)});
     }

@@ -57,8 +57,8 @@ double jump_of(const Json& event) {
 void add_jumps(const Reported& all, std::vector<Page::Card>& cards) {
   std::vector<double> jumps;
   for (const auto& run : all.runs) {
-    for (const Json& event : run.events) {
-      if (const double jump = jump_of(event); std::isfinite(jump)) jumps.push_back(jump);
+    for (const JsonReader& event : run.events) {
+      if (const double jump = jump_of(event.json()); std::isfinite(jump)) jumps.push_back(jump);
     }
   }
   if (jumps.empty()) return;

@@ -56,7 +56,8 @@ void add_events(Page& page, const Reported& all) {
   Table table{.header = {"run", "step", "event", "details"}, .rows = {}};
   size_t left_out = 0;
   for (const auto& run : all.runs) {
-    for (const Json& event : run.events) {
+    for (const JsonReader& reader : run.events) {
+      const Json& event = reader.json();
       const Json &name = event.at("event"), *step = event.find("step");
       if (!name.is_string() || name == Json("routing") || name == Json("checkpoint")) continue;
       if (table.rows.size() == kMostEvents) {
@@ -83,7 +84,7 @@ Table differences(const Reported& all) {
   std::vector<Json> settings;
   std::set<std::string> names;
   for (const auto& run : all.runs) {
-    settings.push_back(flattened(run.settings));
+    settings.push_back(flattened(run.settings.json()));
     for (const auto& [name, value] : settings.back().members()) names.insert(name);
   }
   Table table{.header = {"setting"}, .rows = {}};

@@ -18,10 +18,10 @@ std::vector<Pass> Batches::passes() const {
   const int64_t length = sampler.sequence_length(), most = nn::sequences_a_pass(length);
   std::vector<Pass> out;
   int64_t row = 0;
-  for (uint64_t batch = first; batch < first + count; ++batch) {
+  for (uint64_t batch = 0; batch < count; ++batch) {
     for (int64_t begin = 0; begin < windows_a_batch; begin += most) {
       const int64_t windows = std::min(most, windows_a_batch - begin);
-      out.push_back({.window = batch * static_cast<uint64_t>(windows_a_batch) + static_cast<uint64_t>(begin),
+      out.push_back({.window = first + batch * static_cast<uint64_t>(windows_a_batch) + static_cast<uint64_t>(begin),
                      .row = row,
                      .windows = windows,
                      .ends_batch = begin + windows == windows_a_batch});
@@ -31,14 +31,24 @@ std::vector<Pass> Batches::passes() const {
   return out;
 }
 
-void Batches::read(const Pass& pass, at::Tensor& tokens_BS, at::Tensor& target_BS) const {
+PassTokens Batches::read(const Pass& pass) const {
   const int64_t length = sampler.sequence_length();
-  tokens_BS = at::empty({pass.windows, length}, at::kLong);
-  target_BS = at::empty({pass.windows, length}, at::kLong);
+  PassTokens out{at::empty({pass.windows, length}, at::kLong), at::empty({pass.windows, length}, at::kLong),
+                 document_starts(pass)};
   for (int64_t b = 0; b < pass.windows; ++b) {
     const uint64_t window = pass.window + static_cast<uint64_t>(b);
-    sampler.read(window, nn::token_row(tokens_BS, b), nn::token_row(target_BS, b));
+    sampler.read(window, nn::token_row(out.tokens_BS, b), nn::token_row(out.target_BS, b));
   }
+  return out;
+}
+
+at::Tensor Batches::document_starts(const Pass& pass) const {
+  if (!reset_attention) return {};
+  const auto start_BS = at::empty({pass.windows, sampler.sequence_length()}, at::kLong);
+  for (int64_t b = 0; b < pass.windows; ++b) {
+    sampler.document_starts(pass.window + static_cast<uint64_t>(b), nn::token_row(start_BS, b));
+  }
+  return start_BS;
 }
 
 void Batches::backward(const Pass& pass, const at::Tensor& loss) const {

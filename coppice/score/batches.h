@@ -11,6 +11,9 @@
 
 namespace coppice::score {
 
+/// Of all batches of a run: no count of them overflows.
+constexpr uint64_t kMostTokens = uint64_t{1} << 48;
+
 /// Some windows of a batch that go through the model together.
 struct Pass {
   uint64_t window = 0;           ///< the first, as the sampler counts
@@ -18,15 +21,24 @@ struct Pass {
   bool ends_batch = false;
 };
 
-/// Batches [first, first + count) of a sampler's windows.
+/// The tokens of a pass.
+struct PassTokens {
+  at::Tensor tokens_BS, target_BS;
+  at::Tensor start_BS;  ///< of documents, as ForwardOptions::document_start_BS; undefined where windows are whole
+};
+
+/// `count` batches of a sampler's windows, from window `first` on.
 struct Batches {
   const data::Sampler& sampler;
   uint64_t first = 0, count = 0;
   int64_t windows_a_batch = 0;
+  bool reset_attention = false;  ///< documents in a window do not see each other
 
   int64_t rows() const;              ///< tokens of all batches
   std::vector<Pass> passes() const;  ///< each of few enough tokens that their activations are small
-  void read(const Pass& pass, at::Tensor& tokens_BS, at::Tensor& target_BS) const;
+  PassTokens read(const Pass& pass) const;
+  /// Where the documents of a pass start; undefined unless `reset_attention`.
+  at::Tensor document_starts(const Pass& pass) const;
 
   /// From the mean token loss of a pass: gradients of its share of the batch's.
   ///

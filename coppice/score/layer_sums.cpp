@@ -97,7 +97,7 @@ void RoutingSums::end_batch() {
   load.add(pairs_);
   gate_mass.add(mass_);
   output_error.add(change_);
-  effective_top_k.add({effective_ / static_cast<double>(tokens_)});
+  gate_concentration.add({effective_ / static_cast<double>(tokens_)});
   for (auto* sums : {&pairs_, &mass_, &change_}) std::ranges::fill(*sums, 0.0);
   output_sq_ = effective_ = 0;
   tokens_ = 0;
@@ -122,8 +122,8 @@ void LayerSums::end_batch() {
 void LayerSums::add_to(upcycle::Scores& scores, int64_t layer, const SecondMoments& moments) const {
   add_part(scores, &upcycle::MetricScores::fc1, layer, fc1_, moments);
   add_part(scores, &upcycle::MetricScores::fc2, layer, fc2_, moments);
-  scores.effective_top_k.sum[layer] = routing_.effective_top_k.sum.front();
-  scores.effective_top_k.sum_sq[layer] = routing_.effective_top_k.sum_sq.front();
+  scores.gate_concentration.sum[layer] = routing_.gate_concentration.sum.front();
+  scores.gate_concentration.sum_sq[layer] = routing_.gate_concentration.sum_sq.front();
 }
 
 void LayerSums::add_part(upcycle::Scores& scores, upcycle::MetricPart upcycle::MetricScores::* which, int64_t layer,

@@ -57,10 +57,10 @@ class RoutingSums {
   void add_pass(const nn::LayerRouting& routing);
   void end_batch();
 
-  BatchSums load;             ///< share of the batch's (token, slot) pairs
-  BatchSums gate_mass;        ///< sum of the batch's final gates before routed scaling
-  BatchSums output_error;     ///< sum of |gate * expert output|^2, as a share of that of |routed output|^2
-  BatchSums effective_top_k;  ///< [1]: mean over tokens of 1 / sum of squared gate shares
+  BatchSums load;                ///< share of the batch's (token, slot) pairs
+  BatchSums gate_mass;           ///< sum of the batch's final gates before routed scaling
+  BatchSums output_error;        ///< sum of |gate * expert output|^2, as a share of that of |routed output|^2
+  BatchSums gate_concentration;  ///< [1]: mean over tokens of 1 / sum of squared gate shares
 
  private:
   int64_t top_k_;

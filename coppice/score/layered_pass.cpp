@@ -72,9 +72,7 @@ void LayeredPass::advance(double share) {
 at::Tensor LayeredPass::input(const Pass& pass, const Segment& segment, const nn::LoadedEmbedding* embedding) const {
   const int64_t rows = pass.windows * batches_.sampler.sequence_length();
   if (embedding == nullptr) return activations_.read(segment.first, pass.row, rows);
-  at::Tensor tokens_BS, target_BS;
-  batches_.read(pass, tokens_BS, target_BS);
-  return embedding->embed(tokens_BS);
+  return embedding->embed(batches_.read(pass).tokens_BS);
 }
 
 void LayeredPass::forward(const Segment& segment) {
@@ -91,16 +89,15 @@ void LayeredPass::forward(const Segment& segment) {
   take_blocks_from_system(passing_bytes(decoder_, segment));
   for (const Pass& pass : passes_) {
     check_interrupt();
-    activations_.write(pass.row, layers.run(input(pass, segment, embedding ? &*embedding : nullptr), length, {}));
+    const at::Tensor x_TD = input(pass, segment, embedding ? &*embedding : nullptr);
+    activations_.write(pass.row, layers.run(x_TD, length, {.document_start_BS = batches_.document_starts(pass)}));
     advance(static_cast<double>(pass.windows * length) * layers_in * kForward);
   }
   activations_.finish();
 }
 
 void LayeredPass::backward_from_loss(const Pass& pass, const nn::LoadedHead& head, const at::Tensor& x_TD) const {
-  at::Tensor tokens_BS, target_BS;
-  batches_.read(pass, tokens_BS, target_BS);
-  batches_.backward(pass, head.loss(x_TD, target_BS.view({-1})));
+  batches_.backward(pass, head.loss(x_TD, batches_.read(pass).target_BS.view({-1})));
 }
 
 void LayeredPass::backward(const Segment& segment, bool has_moments, const Done& done) {
@@ -121,7 +118,8 @@ void LayeredPass::backward(const Segment& segment, bool has_moments, const Done&
     check_interrupt();
     const at::Tensor x_TD = input(pass, segment, embedding ? &*embedding : nullptr).set_requires_grad(goes_on);
     std::vector<nn::LayerRouting> routing;
-    const at::Tensor y_TD = layers.run(x_TD, length, {.with_output_sq = true}, &routing);
+    const nn::ForwardOptions forward{.with_output_sq = true, .document_start_BS = batches_.document_starts(pass)};
+    const at::Tensor y_TD = layers.run(x_TD, length, forward, &routing);
     if (at_top) {
       backward_from_loss(pass, *head, y_TD);
     } else {

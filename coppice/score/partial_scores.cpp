@@ -1,8 +1,7 @@
 #include "coppice/score/partial_scores.h"
 
-#include <sys/stat.h>
-
 #include "coppice/base/error.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
@@ -21,10 +20,9 @@ io::WorkIdentity identity_of(const families::Model& model, const upcycle::Scores
   plan.add(cat(begun.to_json().dump(), " ", settings.sequence_length, " ", settings.seed, " ",
                settings.dtype == nn::ComputeDtype::kF32 ? "f32" : "bf16", " ", version()));
   for (const auto& shard : model.checkpoint.shards()) {
-    struct stat file{};
-    (void)::stat(shard.path().c_str(), &file);
-    source.add(cat(shard.path().filename().string(), " ", file.st_size, " ", file.st_mtim.tv_sec, ".",
-                   file.st_mtim.tv_nsec, "\n"));
+    const auto name = shard.path().lexically_relative(model.checkpoint.directory());
+    const auto file = model.checkpoint.files().state(name).value_or(FileState{});
+    source.add(cat(name.string(), " ", file.bytes, " ", file.modified_ns, "\n"));
   }
   return {.plan = plan.hex(), .source = source.hex()};
 }
@@ -38,12 +36,11 @@ PartialScores::PartialScores(const families::Model& model, const upcycle::Scores
       layers_left_(begun.layers) {
   const auto path = directory() / kStateFile;
   if (!std::filesystem::exists(path)) return;
-  const Json state = Json::read(path);
+  const JsonReader state = JsonReader::read(path);
   layers_left_ = state.at(kLeft).as_int();
-  scores_ = upcycle::Scores::from_json(state.at("scores"), path.string());
+  scores_ = upcycle::Scores::from_json(state.at("scores").json(), path.string());
   if (layers_left_ >= 0 && layers_left_ <= begun.layers) return;
-  throw Error(ErrorCode::kFormat,
-              cat(path, ": ", layers_left_, " layers left of ", begun.layers, " (start again without --resume)"));
+  state.fail(cat(layers_left_, " layers left of ", begun.layers, " (start again without --resume)"));
 }
 
 void PartialScores::save(const upcycle::Scores& scores, int64_t layers_left) {

@@ -32,8 +32,8 @@ void check(const families::Model& model, const RouterRowSettings& s) {
   if (s.sequence_length < 1 || s.sequence_length > model.config.max_positions) {
     refuse(cat("sequence-length: ", s.sequence_length, "; wanted 1 to the model's ", model.config.max_positions));
   }
-  if (s.tokens == 0 || s.tokens % length != 0) {
-    refuse(cat("tokens: ", s.tokens, "; wanted a multiple of the sequence length, ", length));
+  if (s.tokens == 0 || s.tokens % length != 0 || s.tokens > kMostTokens) {
+    refuse(cat("tokens: ", s.tokens, "; wanted a multiple of the sequence length, ", length, ", up to ", kMostTokens));
   }
   if (s.clusters < 2 || static_cast<uint64_t>(s.clusters) > s.tokens) {
     refuse(cat("clusters: ", s.clusters, "; wanted 2 to the number of tokens, ", s.tokens));
@@ -56,21 +56,17 @@ std::vector<LayerClusters> cluster_inputs(const families::Model& model, const st
   check(model, settings);
   const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
   const auto total = static_cast<int64_t>(settings.tokens);
-  const Batches batches{sampler, 0, 1, total / settings.sequence_length};
+  const Batches batches{sampler, 0, 1, total / settings.sequence_length, settings.reset_attention};
   const nn::LayeredDecoder decoder(model, settings.dtype);
   const at::NoGradGuard no_grad;
   const auto passes = batches.passes();
   std::vector<at::Tensor> x_TD;  // of each pass: what enters the present layer
   nn::at_border([&] {
     const auto embedding = decoder.load_embedding();
-    for (const Pass& pass : passes) {
-      at::Tensor tokens_BS, target_BS;
-      batches.read(pass, tokens_BS, target_BS);
-      x_TD.push_back(embedding.embed(tokens_BS));
-    }
+    for (const Pass& pass : passes) x_TD.push_back(embedding.embed(batches.read(pass).tokens_BS));
   });
   std::vector<LayerClusters> out;
-  const auto input_TD = at::empty({total, model.config.model_dim}, at::kFloat);
+  const auto input_TD = nn::at_border([&] { return at::empty({total, model.config.model_dim}, at::kFloat); });
   Progress progress("cluster", settings.tokens * static_cast<uint64_t>(model.config.num_layers), ProgressUnit::kTokens);
   for (int64_t layer = 0; layer < model.config.num_layers; ++layer) {
     nn::at_border([&] {
@@ -78,6 +74,7 @@ std::vector<LayerClusters> cluster_inputs(const families::Model& model, const st
       for (size_t p = 0; p < passes.size(); ++p) {
         check_interrupt();
         nn::ForwardOptions forward;
+        forward.document_start_BS = batches.document_starts(passes[p]);
         forward.visit_feed_forward = [&](int64_t, const at::Tensor& normed_TD) {
           input_TD.narrow(0, passes[p].row, normed_TD.size(0)).copy_(normed_TD);
         };
@@ -107,7 +104,7 @@ void write_router_rows(const std::filesystem::path& path, const std::vector<Laye
     info.shape = layers[layer].row_GD.sizes().vec();
     tensors.push_back(std::move(info));
   }
-  std::string file = io::lay_out(path, std::move(tensors)).header;
+  std::string file = io::lay_out(path, std::move(tensors)).header();
   for (const LayerClusters& layer : layers) {
     const auto rows = layer.row_GD.contiguous();
     file.append(static_cast<const char*>(rows.const_data_ptr()), rows.nbytes());

@@ -17,8 +17,9 @@ struct RouterRowSettings {
   int64_t clusters = 0;     ///< G: rows of each router, one for each virtual group or for each expert
   uint64_t tokens = 16384;  ///< a multiple of sequence_length
   int64_t sequence_length = 256;
-  double std = 0.02;  ///< logits spread as much as those of random rows of this standard deviation
-  uint64_t seed = 0;  ///< of the windows and of the first centres
+  bool reset_attention = false;  ///< documents in a window do not see each other
+  double std = 0.02;             ///< logits spread as much as those of random rows of this standard deviation
+  uint64_t seed = 0;             ///< of the windows and of the first centres
   nn::ComputeDtype dtype = nn::ComputeDtype::kF32;
 };
 

@@ -27,6 +27,10 @@ void check(const families::Model& model, const ScoreSettings& settings) {
     refuse(
         cat("sequence-length: ", settings.sequence_length, "; wanted 1 to the model's ", model.config.max_positions));
   }
+  if (settings.batch_tokens > 0 && settings.batches > kMostTokens / settings.batch_tokens) {
+    refuse(cat("batches: ", settings.batches, " of ", settings.batch_tokens, " tokens; wanted at most ", kMostTokens,
+               " tokens in all"));
+  }
   const auto length = static_cast<uint64_t>(settings.sequence_length);
   if (settings.batch_tokens == 0 || settings.batch_tokens % length != 0) {
     refuse(cat("batch-tokens: ", settings.batch_tokens, "; wanted a multiple of the sequence length, ", length));
@@ -67,6 +71,7 @@ upcycle::Scores begin_scores(const families::Model& model, const std::vector<dat
   scores.tokens_seen = settings.batches * settings.batch_tokens;
   scores.batch_tokens = settings.batch_tokens;
   scores.batches = settings.batches;
+  scores.reset_attention = settings.reset_attention;
   scores.second_moment = has_moments ? "trainer" : "batches";
   return scores;
 }
@@ -113,7 +118,8 @@ upcycle::Scores score_model(const families::Model& model, const std::vector<data
   if (partial && partial->scores()) scores = *partial->scores();
 
   const Batches batches{sampler, 0, settings.batches,
-                        static_cast<int64_t>(settings.batch_tokens) / settings.sequence_length};
+                        static_cast<int64_t>(settings.batch_tokens) / settings.sequence_length,
+                        settings.reset_attention};
   const Planes::Shape shape{batches.rows(), model.config.model_dim,
                             decoder.dtype() == nn::ComputeDtype::kF32 ? at::kFloat : at::kBFloat16};
   const Memory memory = share_out(decoder, left, settings);

@@ -15,7 +15,8 @@ struct ScoreSettings {
   uint64_t batches = 10;
   uint64_t batch_tokens = 8192;
   int64_t sequence_length = 256;
-  uint64_t seed = 0;  ///< of the choice of windows
+  bool reset_attention = false;  ///< documents in a window do not see each other
+  uint64_t seed = 0;             ///< of the choice of windows
   nn::ComputeDtype dtype = nn::ComputeDtype::kF32;
   uint64_t max_memory_bytes = 0;  ///< for weights, gradients and kept activations; 0: half of the machine's
   /// Where the result will be; what does not fit in memory, and what a killed run has done, lie beside it. Empty: all

@@ -9,6 +9,24 @@
 namespace coppice::train {
 namespace {
 
+std::span<float> bias_of(const at::Tensor& bias_E) {
+  COPPICE_CHECK(bias_E.scalar_type() == at::kFloat && bias_E.is_contiguous());
+  return {bias_E.mutable_data_ptr<float>(), static_cast<size_t>(bias_E.numel())};
+}
+
+/// The highest bias of each expert's lineage, [E].
+std::vector<float> highest_of_lineage(std::span<const float> bias, std::span<const uint32_t> parents) {
+  COPPICE_CHECK(bias.size() == parents.size());
+  std::map<uint32_t, float> highest;
+  for (size_t e = 0; e < bias.size(); ++e) {
+    const auto [found, is_new] = highest.emplace(parents[e], bias[e]);
+    if (!is_new) found->second = std::max(found->second, bias[e]);
+  }
+  std::vector<float> out;
+  for (const uint32_t parent : parents) out.push_back(highest.at(parent));
+  return out;
+}
+
 std::span<const int64_t> counts_of(const at::Tensor& count_E) {
   COPPICE_CHECK(count_E.dim() == 1 && count_E.is_contiguous() && count_E.scalar_type() == at::kLong);
   return {count_E.const_data_ptr<int64_t>(), static_cast<size_t>(count_E.numel())};
@@ -35,7 +53,7 @@ BalanceKind balance_kind(std::string_view name, const families::ModelConfig& con
   if (name == "none") return BalanceKind::kNone;
   if (name == "auto") {
     if (!config.is_moe()) return BalanceKind::kNone;
-    return has_bias ? BalanceKind::kLossFree : BalanceKind::kAux;
+    return has_bias && config.family->selection_bias_stays_f32 ? BalanceKind::kLossFree : BalanceKind::kAux;
   }
   if (name != "loss_free" && name != "aux") {
     throw Error(ErrorCode::kUsage, cat("balance.kind: '", name, "' is unknown",
@@ -52,11 +70,21 @@ BalanceKind balance_kind(std::string_view name, const families::ModelConfig& con
   return name == "aux" ? BalanceKind::kAux : BalanceKind::kLossFree;
 }
 
+nn::BalanceForm balance_form(std::string_view name) {
+  if (name == "per_layer") return nn::BalanceForm::kPerLayer;
+  if (name == "transformers") return nn::BalanceForm::kTransformers;
+  throw Error(ErrorCode::kUsage, cat("balance.form: '", name, "' is unknown",
+                                     suggestion(name, std::vector<std::string>{"per_layer", "transformers"})));
+}
+
+double aux_coefficient(const std::optional<double>& given, const families::ModelConfig& config) {
+  return given ? *given : config.aux_loss_coef.value_or(kAuxCoefficient);
+}
+
 void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_N, std::span<const uint32_t> group_of,
                            double rate, bool recentre) {
-  COPPICE_CHECK(bias_E.scalar_type() == at::kFloat && bias_E.is_contiguous());
   const auto counts = counts_of(count_N);
-  const std::span<float> bias(bias_E.mutable_data_ptr<float>(), static_cast<size_t>(bias_E.numel()));
+  const std::span<float> bias = bias_of(bias_E);
   COPPICE_CHECK(bias.size() == (group_of.empty() ? counts.size() : group_of.size()));
   const int64_t total = std::accumulate(counts.begin(), counts.end(), int64_t{0});
   for (size_t e = 0; e < bias.size(); ++e) {
@@ -66,6 +94,25 @@ void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_N, 
     bias[e] += static_cast<float>(rate) * static_cast<float>(sign);
   }
   if (recentre) recentre_values(bias);
+}
+
+std::vector<double> depths_below_lineage(const at::Tensor& bias_E, std::span<const uint32_t> parents) {
+  const std::span<const float> bias = bias_of(bias_E);
+  const auto highest = highest_of_lineage(bias, parents);
+  std::vector<double> out;
+  for (size_t e = 0; e < bias.size(); ++e)
+    out.push_back(static_cast<double>(highest[e]) - static_cast<double>(bias[e]));
+  return out;
+}
+
+void wake(const at::Tensor& bias_E, std::span<const uint32_t> parents, int64_t steps_left) {
+  COPPICE_CHECK(steps_left >= 1);
+  const std::span<float> bias = bias_of(bias_E);
+  const auto highest = highest_of_lineage(bias, parents);
+  for (size_t e = 0; e < bias.size(); ++e) {
+    const float lacking = highest[e] - bias[e];
+    bias[e] = steps_left == 1 ? highest[e] : bias[e] + lacking / static_cast<float>(steps_left);
+  }
 }
 
 }  // namespace coppice::train

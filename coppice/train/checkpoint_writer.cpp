@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "coppice/base/check.h"
+#include "coppice/kernels/parallel.h"
 
 namespace coppice::train {
 namespace {
@@ -49,6 +50,7 @@ void CheckpointWriter::write(const std::filesystem::path& target, const nn::Deco
   }
   writing_ =
       std::async(std::launch::async, [target, copy = snapshot_of(model, optimizer), state, companions, start = start_] {
+        kernels::use_one_thread_here();
         write_checkpoint(target, copy.model, copy.optimizer, state, companions);
         return seconds_since(start);
       });

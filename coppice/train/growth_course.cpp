@@ -1,6 +1,11 @@
 #include "coppice/train/growth_course.h"
 
+#include <algorithm>
+#include <cmath>
+#include <string>
+
 #include "coppice/base/error.h"
+#include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/train/growth.h"
@@ -9,6 +14,26 @@
 #include "coppice/upcycle/plan_text.h"
 
 namespace coppice::train {
+namespace {
+
+constexpr double kSleepsFor = 1.0;   // sigmoids lie between 0 and 1
+constexpr double kSameShare = 1e-9;  // of shares that are quotients of the same numbers
+constexpr double kMostSteps = 1e15;
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
+
+/// How far below its lineage the lowest selection bias lies; 0 where there is none.
+double deepest_sleeper(const nn::Decoder& model, const Parents& parents) {
+  double deepest = 0;
+  for (const auto& [layer, bias_E] : model.selection_bias()) {
+    const auto found = parents.find(layer);
+    if (found != parents.end())
+      deepest = std::max(deepest, std::ranges::max(depths_below_lineage(bias_E, found->second)));
+  }
+  return deepest;
+}
+
+}  // namespace
 
 void write_growth(const std::filesystem::path& directory, const PlannedGrowth& growth) {
   std::error_code error;
@@ -19,36 +44,135 @@ void write_growth(const std::filesystem::path& directory, const PlannedGrowth& g
 }
 
 GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start, BalanceKind balance)
-    : options_(options), settings_(settings), start_(start) {
+    : options_(options), settings_(settings), start_(start), routing_seed_(options.seed) {
   read_lineage();
-  Position& position = start_.position;
-  if (!start_.resumed) {
-    position.growths = 0;  // of this run
-    position.grown_at = settings_.handover.routes_by_lineage() && !parents_.empty() ? position.step : -1;
-  }
+  const auto& lineage = start_.companions.lineage;
+  if (lineage) routing_seed_ = upcycle::noted_lineage_share(*lineage).seed.value_or(options.seed);
+  if (!start_.resumed) begin_handover();
   check_start(balance);
 }
 
+void GrowthCourse::begin_handover() {
+  Position& position = start_.position;
+  const int64_t grown_at = position.grown_at, wake_steps = position.wake_steps;  // of the run before
+  position.growths = 0;
+  position.grown_at = -1;
+  position.released = position.wake_steps = 0;
+  const auto& lineage = start_.companions.lineage;
+  const auto note = lineage ? upcycle::noted_lineage_share(*lineage) : upcycle::LineageShare{};
+  const HandoverPolicy policy = settings_.handover.policy;
+  if (note.share > 0) {
+    go_on_releasing(note);
+  } else if (wake_steps > 0 && position.step < grown_at + wake_steps) {
+    go_on_waking(grown_at, wake_steps);
+  } else if (parents_.empty()) {
+    return;
+  } else if (settings_.handover.routes_by_lineage()) {
+    position.grown_at = position.step;
+  } else if (deepest_sleeper(start_.model, parents_) >= kSleepsFor) {
+    if (policy == HandoverPolicy::kDormant) {
+      position.grown_at = position.step;
+      position.wake_steps = steps_to_wake();
+    } else {
+      log_warning(cat(options_.model_path,
+                      ": copies sleep, their selection bias lies 1 and more below their parents'; ",
+                      "balancing alone takes long to wake them (set handover.policy dormant)"));
+    }
+  }
+}
+
+void GrowthCourse::go_on_releasing(const upcycle::LineageShare& note) {
+  const Handover& handover = settings_.handover;
+  Position& position = start_.position;
+  const std::string found =
+      cat("handover.policy: '", options_.handover, "' for ", options_.model_path, ", which routes a share of ",
+          note.share, " of the tokens by lineage (", upcycle::kLineageFile, ")");
+  if (!handover.routes_by_lineage()) {
+    refuse(cat(found, ": under plain top-K it computes another function; wanted 'release' with handover.steps ",
+               note.steps > 0 ? std::to_string(note.steps) : "as in the run before", ", which goes on from there",
+               note.share == 1 ? ", or 'keep'" : ""));
+  }
+  position.grown_at = position.step;
+  if (note.share == 1) return;
+  if (handover.policy == HandoverPolicy::kKeep) {
+    refuse(cat(found, ": a release that has begun is not taken back; wanted 'release' to go on from there"));
+  }
+  if (note.steps > 0 && handover.steps != note.steps) {
+    refuse(cat("handover.steps: ", handover.steps, " for ", options_.model_path, ", whose release is one of ",
+               note.steps, " steps and has come to a share of ", note.share, " (set handover.steps ", note.steps,
+               " to go on from there)"));
+  }
+  position.released = std::llround((1 - note.share) * static_cast<double>(handover.steps));
+  if (std::abs(handover.share(position.released + 1) - note.share) > kSameShare) {
+    refuse(cat("handover.steps: ", handover.steps, " for ", options_.model_path,
+               ", whose release has come to a share of ", note.share,
+               ": no step of a release of so many has it (set the handover.steps of the run before)"));
+  }
+}
+
+void GrowthCourse::go_on_waking(int64_t grown_at, int64_t wake_steps) {
+  const Handover& handover = settings_.handover;
+  if (handover.policy != HandoverPolicy::kDormant || (handover.steps != 0 && handover.steps != wake_steps)) {
+    refuse(cat("handover.policy: '", options_.handover, "' with handover.steps ", handover.steps, " for ",
+               options_.model_path, ", whose copies sleep until step ", grown_at + wake_steps,
+               "; wanted 'dormant' with handover.steps ", wake_steps, ", which goes on from there"));
+  }
+  start_.position.grown_at = grown_at;
+  start_.position.wake_steps = wake_steps;
+}
+
+int64_t GrowthCourse::steps_to_wake() const {
+  if (settings_.handover.steps > 0) return settings_.handover.steps;
+  const double steps = std::ceil(deepest_sleeper(start_.model, parents_) / options_.balance_rate);
+  return static_cast<int64_t>(std::clamp(steps, 1.0, kMostSteps));
+}
+
+void GrowthCourse::check_handover_before(const GrowthStage& stage) const {
+  const Position& position = start_.position;
+  if (position.grown_at < 0) return;
+  const double share = settings_.handover.share(stage.at_step + 1 - position.grown_at + position.released);
+  if (share <= 0 && stage.at_step >= position.grown_at + position.wake_steps) return;
+  refuse(cat("growth at step ", stage.at_step, ": the handover of the growth before it is not over by then (grow ",
+             settings_.handover.policy == HandoverPolicy::kKeep ? "without 'keep'" : "later", ")"));
+}
+
 void GrowthCourse::check_start(BalanceKind balance) const {
-  const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
   const Position& position = start_.position;
   const HandoverPolicy policy = settings_.handover.policy;
-  if (policy != HandoverPolicy::kNone && settings_.stages.empty() && position.grown_at < 0) {
+  const bool is_dormant = policy == HandoverPolicy::kDormant;
+  if (policy != HandoverPolicy::kNone && settings_.stages.empty() && position.grown_at < 0 && !start_.resumed) {
     refuse(cat("handover.policy: '", options_.handover,
-               "' without a growth: there is no [[growth]], and model.path is ",
-               "not from `coppice expand` (leave it out)"));
+               "' without a growth: there is no [[growth]], and model.path is not from `coppice expand`",
+               is_dormant ? " or its copies are awake" : "", " (leave it out)"));
   }
-  if (policy == HandoverPolicy::kDormant && balance != BalanceKind::kLossFree) {
-    refuse(
-        "handover.policy: 'dormant' copies are woken by loss-free balancing alone (set balance.kind loss_free, or "
-        "use release)");
+  if (is_dormant && balance != BalanceKind::kLossFree) {
+    refuse("handover.policy: 'dormant' copies need loss-free balancing (set balance.kind loss_free, or use release)");
   }
+  if (is_dormant && settings_.handover.steps == 0 && options_.balance_rate == 0) {
+    refuse("handover.steps: 0 and balance.rate 0 would let the copies sleep for good (set handover.steps)");
+  }
+  if (next() != nullptr) check_handover_before(*next());
   if (next() != nullptr && next()->at_step < position.step) {
     refuse(cat("growth: at_step ", next()->at_step, " lies before step ", position.step, ", where the run starts"));
   }
-  const std::span<const GrowthStage> left(settings_.stages);
-  check_stages(left.subspan(static_cast<size_t>(position.growths)), start_.model.config(), options_.seed);
+  const auto left = std::span<const GrowthStage>(settings_.stages).subspan(static_cast<size_t>(position.growths));
+  for (const GrowthStage& stage : left) check_scores(stage);
+  check_stages(left, start_.model.config(), options_.seed);
   (void)lineage_routing();
+}
+
+// A run that goes on from a checkpoint has the batches of its trunk behind it, which may have been smaller.
+void GrowthCourse::check_scores(const GrowthStage& stage) const {
+  if (!stage.needs_scores()) return;
+  const auto batch = static_cast<uint64_t>(settings_.batch);
+  const uint64_t steps = static_cast<uint64_t>(stage.at_step - start_.position.step);
+  const uint64_t batches = start_.position.next_sample / batch + steps;
+  if (static_cast<uint64_t>(stage.score_batches) <= batches) return;
+  const auto number = &stage - settings_.stages.data() + 1;
+  throw Error(ErrorCode::kUsage,
+              cat("growth ", number, " (at_step ", stage.at_step, "): there are ", batches, " batches of ",
+                  options_.batch_tokens, " tokens before it; wanted ", stage.score_batches,
+                  " to score the experts on (lower score_batches, or select uniform)"));
 }
 
 const GrowthStage* GrowthCourse::next() const {
@@ -69,9 +193,11 @@ std::vector<int64_t> GrowthCourse::steps() const {
 PlannedGrowth GrowthCourse::plan(const GrowthStage& stage, const data::Sampler& sampler) {
   PlannedGrowth out;
   if (stage.needs_scores()) {
-    const auto count = static_cast<uint64_t>(stage.score_batches);
-    const uint64_t batches = start_.position.next_sample / static_cast<uint64_t>(settings_.batch);
-    out.scores = score_in_training(start_.model, start_.optimizer, sampler, batches - count, count, settings_.batch);
+    out.scores = score_in_training(start_.model, start_.optimizer, sampler,
+                                   {.before = start_.position.next_sample,
+                                    .count = static_cast<uint64_t>(stage.score_batches),
+                                    .windows = settings_.batch,
+                                    .reset_attention = options_.reset_attention});
   }
   auto growth = stage.growth_options(options_.seed);
   if (settings_.handover.routes_by_lineage() && !growth.router_init) growth.router_init = {"copy", {}};
@@ -85,8 +211,13 @@ void GrowthCourse::carry_out(const upcycle::GrowthPlan& plan, const std::string&
   auto& lineage = start_.companions.lineage;
   lineage = upcycle::extend_lineage(lineage, plan, "train", source_digest);
   read_lineage();
-  start_.position.growths += 1;
-  start_.position.grown_at = start_.position.step;
+  routing_seed_ = options_.seed;
+  Position& position = start_.position;
+  position.growths += 1;
+  position.grown_at = position.step;
+  position.released = 0;
+  position.wake_steps = settings_.handover.policy == HandoverPolicy::kDormant ? steps_to_wake() : 0;
+  position.expert_counts.clear();
 }
 
 double GrowthCourse::balance_rate() const {
@@ -98,13 +229,21 @@ double GrowthCourse::balance_rate() const {
 
 double GrowthCourse::lineage_share() const {
   const Position& position = start_.position;
-  return position.grown_at < 0 ? 0 : settings_.handover.share(position.step + 1 - position.grown_at);
+  if (position.grown_at < 0) return 0;
+  return settings_.handover.share(position.step + 1 - position.grown_at + position.released);
+}
+
+std::optional<Waking> GrowthCourse::waking() const {
+  const Position& position = start_.position;
+  const int64_t left = position.grown_at + position.wake_steps - position.step;
+  if (position.wake_steps == 0 || left <= 0) return std::nullopt;
+  return Waking{parents_, num_lineages_, left};
 }
 
 std::shared_ptr<const nn::LineageRouting> GrowthCourse::lineage_routing() const {
   const double share = lineage_share();
   if (share <= 0) return nullptr;
-  if (!routing_) routing_ = train::lineage_routing(start_.companions.lineage, share, options_.seed);
+  if (!routing_) routing_ = train::lineage_routing(start_.companions.lineage, share, routing_seed_);
   if (routing_->share != share) {
     auto changed = std::make_shared<nn::LineageRouting>(*routing_);
     changed->share = share;
@@ -115,13 +254,17 @@ std::shared_ptr<const nn::LineageRouting> GrowthCourse::lineage_routing() const 
 
 std::optional<Json> GrowthCourse::lineage() const {
   const auto& lineage = start_.companions.lineage;
-  return lineage ? std::optional(upcycle::with_lineage_share(*lineage, lineage_share())) : std::nullopt;
+  if (!lineage) return std::nullopt;
+  const bool releases = settings_.handover.policy == HandoverPolicy::kRelease;
+  return upcycle::with_lineage_share(*lineage,
+                                     {lineage_share(), routing_seed_, releases ? settings_.handover.steps : 0});
 }
 
 void GrowthCourse::read_lineage() {
   const auto& lineage = start_.companions.lineage;
   routing_ = nullptr;
   parents_ = lineage ? upcycle::newest_parents(*lineage).value_or(Parents{}) : Parents{};
+  num_lineages_ = parents_.empty() ? 0 : lineage->at("steps").items().back().at("experts").items()[0].as_int();
 }
 
 }  // namespace coppice::train

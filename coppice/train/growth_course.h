@@ -12,6 +12,7 @@
 #include "coppice/train/options.h"
 #include "coppice/train/run_settings.h"
 #include "coppice/train/start.h"
+#include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/utility.h"
 
 namespace coppice::train {
@@ -35,7 +36,11 @@ void write_growth(const std::filesystem::path& directory, const PlannedGrowth& g
 /// lineage are those of `start`.
 class GrowthCourse {
  public:
-  /// Throws   Error{kUsage}: a stage that lies behind the start or cannot be carried out, a handover without a growth.
+  /// A model in the middle of a handover goes on from there: the release that its coppice.json notes, or copies that
+  /// still sleep.
+  ///
+  /// Throws   Error{kUsage}: a stage that lies behind the start or cannot be carried out, a handover without a growth,
+  ///          or another one than that which the model is in the middle of.
   GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start, BalanceKind balance);
 
   /// The stage that is due after the step that is done; null if none is.
@@ -53,6 +58,7 @@ class GrowthCourse {
   // Of the next step:
   double balance_rate() const;
   double lineage_share() const;                                       ///< of the tokens that choose by lineage
+  std::optional<Waking> waking() const;                               ///< while dormant copies wake
   std::shared_ptr<const nn::LineageRouting> lineage_routing() const;  ///< null where that share is 0
 
   /// Of the newest growth; empty if there was none.
@@ -62,13 +68,21 @@ class GrowthCourse {
 
  private:
   const GrowthStage* next() const;
+  void begin_handover();
+  void go_on_releasing(const upcycle::LineageShare& note);
+  void go_on_waking(int64_t grown_at, int64_t wake_steps);
   void check_start(BalanceKind balance) const;
+  void check_scores(const GrowthStage& stage) const;
+  void check_handover_before(const GrowthStage& stage) const;
+  int64_t steps_to_wake() const;
   void read_lineage();
 
   const TrainOptions& options_;
   const RunSettings& settings_;
   Start& start_;
   Parents parents_;
+  int64_t num_lineages_ = 0;
+  uint64_t routing_seed_;  // of lineage routing; another run's if this one goes on with its handover
   mutable std::shared_ptr<const nn::LineageRouting> routing_;  // of the newest growth, with the share last asked for
 };
 

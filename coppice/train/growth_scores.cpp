@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "coppice/base/check.h"
 #include "coppice/base/progress.h"
 #include "coppice/score/batches.h"
 #include "coppice/score/expert_sums.h"
@@ -17,9 +18,9 @@ score::SumsByLayer sum_over(nn::Decoder& model, const score::Batches& batches) {
   auto sums = score::begin_sums(config, model.parameters(), 0, config.num_layers, true);
   Progress progress("score", static_cast<uint64_t>(batches.rows()), ProgressUnit::kTokens);
   for (const score::Pass& pass : batches.passes()) {
-    at::Tensor tokens_BS, target_BS;
-    batches.read(pass, tokens_BS, target_BS);
-    const nn::LossOutput out = model.loss(tokens_BS, target_BS, {.with_output_sq = true});
+    const auto [tokens_BS, target_BS, start_BS] = batches.read(pass);
+    const nn::LossOutput out =
+        model.loss(tokens_BS, target_BS, {.with_output_sq = true, .document_start_BS = start_BS});
     batches.backward(pass, out.loss);
     score::end_pass(sums, out.routing, pass.ends_batch);
     progress.advance(static_cast<uint64_t>(tokens_BS.numel()));
@@ -31,8 +32,13 @@ score::SumsByLayer sum_over(nn::Decoder& model, const score::Batches& batches) {
 }  // namespace
 
 upcycle::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer, const data::Sampler& sampler,
-                                  uint64_t first, uint64_t count, int64_t windows) {
-  const auto sums = sum_over(model, {sampler, first, count, windows});
+                                  const ScoredBatches& batches) {
+  const int64_t windows = batches.windows;
+  const uint64_t count = batches.count;
+  COPPICE_CHECK(count > 0 && count * static_cast<uint64_t>(windows) <= batches.before, count, " batches of ", windows,
+                " windows before window ", batches.before);
+  const uint64_t first = batches.before - count * static_cast<uint64_t>(windows);
+  const auto sums = sum_over(model, {sampler, first, count, windows, batches.reset_attention});
   const auto moments = [&](const nn::Parameter& part) {
     const auto index = &find_parameter(model.parameters(), part.role, part.layer) - model.parameters().data();
     const at::Tensor moment = optimizer.states()[static_cast<size_t>(index)].exp_avg_sq.to(at::kFloat);
@@ -45,6 +51,7 @@ upcycle::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer
   scores.batch_tokens = static_cast<uint64_t>(windows * sampler.sequence_length());
   scores.batches = count;
   scores.tokens_seen = count * scores.batch_tokens;
+  scores.reset_attention = batches.reset_attention;
   scores.second_moment = "trainer";
   for (const auto& [layer, of_layer] : sums) of_layer.add_to(scores, layer, moments);
   return scores;

@@ -7,12 +7,18 @@
 
 namespace coppice::train {
 
-/// Utility of every expert of a model in training, from the gradients of the mean token loss over the batches
-/// [first, first + count) of `windows` windows each, at the weights as they are now; Adam's second moments are the
-/// optimizer's. The digest of the model is left empty.
+/// The last batches before a window.
+struct ScoredBatches {
+  uint64_t before = 0, count = 0;  ///< count * windows are at most `before`
+  int64_t windows = 0;             ///< of a batch
+  bool reset_attention = false;    ///< documents in a window do not see each other
+};
+
+/// Utility of every expert of a model in training, from the gradients of the mean token loss over each of `batches`, at
+/// the weights as they are now; Adam's second moments are the optimizer's. The digest of the model is left empty.
 ///
 /// Memory   the experts' gradients in f32 and their sum.
 upcycle::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer, const data::Sampler& sampler,
-                                  uint64_t first, uint64_t count, int64_t windows);
+                                  const ScoredBatches& batches);
 
 }  // namespace coppice::train

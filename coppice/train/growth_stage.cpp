@@ -1,7 +1,10 @@
 #include "coppice/train/growth_stage.h"
 
+#include <cmath>
+
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/train/unused_options.h"
 #include "coppice/upcycle/selection.h"
 #include "coppice/upcycle/utility.h"
 
@@ -14,12 +17,15 @@ void check_numbers(const GrowthStage& stage, const std::string& name) {
   const auto refuse = [&](std::string_view key, auto value, std::string_view wanted) {
     throw Error(ErrorCode::kUsage, cat(name, ": ", key, " is ", value, "; wanted ", wanted));
   };
+  constexpr int64_t kMostSteps = int64_t{1} << 60;
   if (stage.score_batches < 0) refuse("score_batches", stage.score_batches, "0 or more");
   if (stage.split < 1) refuse("split", stage.split, "1 or more parts");
-  if (stage.rewarmup < 0) refuse("rewarmup", stage.rewarmup, "0 or more steps");
-  if (!(stage.lr >= 0)) refuse("lr", stage.lr, "0 or a learning rate");
-  if (!(stage.balance_rate >= 0)) refuse("balance_rate", stage.balance_rate, "0 or more");
-  if (stage.balance_steps < 0) refuse("balance_steps", stage.balance_steps, "0 or more");
+  const auto is_steps = [](int64_t value) { return value >= 0 && value <= kMostSteps; };
+  const auto is_rate = [](double value) { return value >= 0 && std::isfinite(value); };
+  if (!is_steps(stage.rewarmup)) refuse("rewarmup", stage.rewarmup, "0 or more steps");
+  if (!is_rate(stage.lr)) refuse("lr", stage.lr, "0 or a learning rate");
+  if (!is_rate(stage.balance_rate)) refuse("balance_rate", stage.balance_rate, "0 or more");
+  if (!is_steps(stage.balance_steps)) refuse("balance_steps", stage.balance_steps, "0 or more");
   if ((stage.balance_rate > 0) != (stage.balance_steps > 0)) {
     throw Error(ErrorCode::kUsage, cat(name, ": balance_rate is ", stage.balance_rate, " for balance_steps ",
                                        stage.balance_steps, "; wanted both above 0, or neither"));
@@ -83,10 +89,6 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps) {
                                          ", behind the growth before it and with steps left to train"));
     }
     check_numbers(stage, name);
-    if (stage.needs_scores() && stage.at_step < stage.score_batches) {
-      throw Error(ErrorCode::kUsage, cat(name, ": there are no ", stage.score_batches, " batches before it to score ",
-                                         "the experts on (lower score_batches, or select uniform)"));
-    }
   }
   return stages;
 }
@@ -94,6 +96,7 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps) {
 void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed) {
   families::ModelConfig now = config;
   for (const GrowthStage& stage : stages) {
+    check_used(stage, now, cat("growth at step ", stage.at_step));
     try {
       const auto scores = equal_scores(now, stage);
       const auto plan =

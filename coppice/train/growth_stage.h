@@ -30,6 +30,7 @@ struct GrowthStage {
   double lr = 0;
   double balance_rate = 0;
   int64_t balance_steps = 0;
+  Given given;
 
   static constexpr auto fields() {
     using O = GrowthStage;

@@ -9,8 +9,6 @@
 namespace coppice::train {
 namespace {
 
-constexpr double kAsleep = 1.001;  // sigmoids lie between 0 and 1
-
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
 
 HandoverPolicy policy_named(std::string_view name) {
@@ -28,7 +26,8 @@ Handover Handover::from_options(std::string_view policy, int64_t steps) {
   const Handover out{policy_named(policy), steps};
   const bool releases = out.policy == HandoverPolicy::kRelease;
   if (releases && steps < 1) refuse(cat("handover.steps: ", steps, "; wanted the steps of the release, 1 or more"));
-  if (!releases && steps != 0) {
+  if (steps < 0) refuse(cat("handover.steps: ", steps, "; wanted 0 or more"));
+  if (!releases && out.policy != HandoverPolicy::kDormant && steps != 0) {
     refuse(cat("handover.steps: ", steps, " has no effect with the policy '", policy, "' (leave it out)"));
   }
   return out;
@@ -66,13 +65,7 @@ void put_copies_to_sleep(upcycle::GrowthPlan& plan, const nn::Decoder& model) {
     refuse(cat("handover.policy: 'dormant' needs a selection bias on sigmoid scores, which a ",
                model.config().family->model_type, " model has not (use release)"));
   }
-  for (auto& layer : plan.layers) {
-    const at::Tensor& bias_E = model.selection_bias().at(layer.layer);
-    const auto* const bias = bias_E.const_data_ptr<float>();
-    const auto [least, most] = std::minmax_element(bias, bias + bias_E.numel());
-    const double depth = kAsleep + static_cast<double>(*most) - static_cast<double>(*least);
-    layer.router_init = upcycle::MethodChoice{"bias_only", {{"delta", 0.0}, {"shift", -depth}}};
-  }
+  for (auto& layer : plan.layers) layer.router_init = upcycle::MethodChoice{"dormant", {}};
 }
 
 }  // namespace coppice::train

@@ -18,14 +18,15 @@ enum class HandoverPolicy {
   kNone,     ///< at once, as published
   kRelease,  ///< lineage-unique routing, let go token by token over some steps
   kKeep,     ///< lineage-unique routing for good
-  kDormant,  ///< copies start with a selection bias that never wins; balancing wakes them
+  kDormant,  ///< copies start with a selection bias that never wins, and rise from there over some steps
 };
 
 struct Handover {
   HandoverPolicy policy = HandoverPolicy::kNone;
-  int64_t steps = 0;  ///< of a release
+  int64_t steps = 0;  ///< of a release, or in which dormant copies wake; 0: these rise by balance.rate a step
 
-  /// Throws   Error{kUsage}: an unknown policy (with the nearest), steps without a release or a release without steps.
+  /// Throws   Error{kUsage}: an unknown policy (with the nearest), steps without a release or sleepers, or a release
+  ///          without steps.
   static Handover from_options(std::string_view policy, int64_t steps);
   bool routes_by_lineage() const { return policy == HandoverPolicy::kRelease || policy == HandoverPolicy::kKeep; }
   /// Share of the tokens that choose by lineage in the step that ends `since` steps (1 or more) after the growth.
@@ -39,8 +40,8 @@ struct Handover {
 std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Json>& lineage, double share,
                                                           uint64_t seed);
 
-/// Puts every copy to sleep: its selection bias starts 1.001 + max - min of the layer's below its parent's, so that it
-/// is never chosen. The plan's router method becomes `bias_only` with that shift, layer by layer.
+/// Puts every copy to sleep: its selection bias starts so far below the others' that it is never chosen. The router
+/// method of every layer becomes `dormant`.
 ///
 /// Throws   Error{kUsage} where the model has no selection bias, or sigmoids are not what it is added to.
 void put_copies_to_sleep(upcycle::GrowthPlan& plan, const nn::Decoder& model);

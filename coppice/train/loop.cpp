@@ -61,8 +61,78 @@ void add_load(StepReport& report, const nn::LayerRouting& routing) {
   LayerLoad& layer = report.layers[routing.layer];
   add_counts(layer.count_E, routing.count_E);
   add_counts(layer.balance_count, routing.balance_count);
+  if (routing.balance_score.defined()) add_counts(layer.balance_score, routing.balance_score.to(at::kDouble));
   if (!routing.index_TK.defined()) return;
   layer.index_TK = layer.index_TK.defined() ? at::cat({layer.index_TK, routing.index_TK}) : routing.index_TK;
+}
+
+// Calls `visit` with each micro-batch, the options of its forward pass in `forward`, and its number of sequences.
+template <class Visit>
+void for_each_micro_batch(const nn::Decoder& model, const data::Sampler& sampler, const StepSettings& settings,
+                          const Position& position, nn::ForwardOptions& forward, const Visit& visit) {
+  for (int64_t begin = 0; begin < settings.batch; begin += settings.micro_batch) {
+    const int64_t size = std::min(settings.micro_batch, settings.batch - begin);
+    const uint64_t sample = position.next_sample + static_cast<uint64_t>(begin);
+    const MicroBatch batch = read_batch(sampler, sample, size, model.config().vocab_size, settings.reset_attention);
+    forward.document_start_BS = batch.start_BS;
+    forward.first_token = sample * static_cast<uint64_t>(sampler.sequence_length());
+    visit(batch, size);
+  }
+}
+
+bool counts_all_experts(const Position& position, const families::ModelConfig& config) {
+  if (std::ssize(position.expert_counts) != config.num_moe_layers()) return false;
+  return std::ranges::all_of(position.expert_counts, [&](const auto& entry) {
+    const auto& [layer, counts] = entry;
+    return layer < config.num_layers && config.moe_layer[static_cast<size_t>(layer)] &&
+           std::ssize(counts) == config.num_experts;
+  });
+}
+
+std::map<int64_t, std::vector<int64_t>> expert_counts(const std::map<int64_t, LayerLoad>& layers) {
+  std::map<int64_t, std::vector<int64_t>> out;
+  for (const auto& [layer, load] : layers) {
+    const auto* const count = load.count_E.const_data_ptr<int64_t>();
+    out[layer].assign(count, count + load.count_E.numel());
+  }
+  return out;
+}
+
+// How often each expert is chosen in this batch, by a forward pass alone.
+std::map<int64_t, std::vector<int64_t>> count_batch(const nn::Decoder& model, const data::Sampler& sampler,
+                                                    const StepSettings& settings, const Position& position) {
+  StepReport counted;
+  nn::ForwardOptions forward;
+  forward.lineage = settings.lineage;
+  for_each_micro_batch(model, sampler, settings, position, forward, [&](const MicroBatch& batch, int64_t) {
+    std::vector<nn::LayerRouting> routing;
+    at::Tensor targets_B;
+    (void)model.sequence_loss(batch.tokens_BS, batch.target_BS, forward, targets_B, &routing);
+    for (const auto& layer : routing) add_load(counted, layer);
+  });
+  return expert_counts(counted.layers);
+}
+
+// The loads that the auxiliary loss of this batch takes: of experts, or of lineages while they are routed by.
+std::map<int64_t, at::Tensor> balance_counts(const nn::Decoder& model, const data::Sampler& sampler,
+                                             const StepSettings& settings, const Position& position) {
+  const auto counts = counts_all_experts(position, model.config()) ? position.expert_counts
+                                                                   : count_batch(model, sampler, settings, position);
+  std::map<int64_t, at::Tensor> out;
+  for (const auto& [layer, of_layer] : counts) {
+    const auto count_E = at::empty({std::ssize(of_layer)}, at::kLong);
+    std::ranges::copy(of_layer, count_E.mutable_data_ptr<int64_t>());
+    const auto* const lineage = settings.lineage.get();
+    out[layer] = lineage ? nn::by_lineage(count_E, lineage->parents.at(layer), lineage->num_lineages) : count_E;
+  }
+  return out;
+}
+
+// The auxiliary loss of the whole batch.
+double batch_aux_loss(const StepReport& report, int64_t tokens, int64_t top_k, nn::BalanceForm form) {
+  std::vector<nn::LayerBalance> balance;
+  for (const auto& [layer, load] : report.layers) balance.push_back({load.balance_score, load.balance_count});
+  return nn::balancing_loss(balance, tokens, top_k, form).item<double>();
 }
 
 // Forward and backward over the whole batch. Gradients are left in the optimizer's sums, the rest in `report`.
@@ -71,27 +141,45 @@ void accumulate_batch(nn::Decoder& model, Optimizer& optimizer, const data::Samp
   nn::ForwardOptions forward;
   forward.recompute = settings.recompute;
   forward.aux_loss_coef = settings.balance == BalanceKind::kAux ? settings.aux_coef : 0;
+  forward.balance_form = settings.balance_form;
   forward.z_loss_coef = settings.z_coef;
   forward.keep_routing = settings.keep_routing;
   forward.lineage = settings.lineage;
-  for (int64_t begin = 0; begin < settings.batch; begin += settings.micro_batch) {
-    const int64_t size = std::min(settings.micro_batch, settings.batch - begin);
-    const uint64_t sample = position.next_sample + static_cast<uint64_t>(begin);
-    const MicroBatch batch = read_batch(sampler, sample, size, model.config().vocab_size, settings.reset_attention);
-    forward.document_start_BS = batch.start_BS;
-    forward.first_token = sample * static_cast<uint64_t>(sampler.sequence_length());
+  const bool with_aux_loss = forward.aux_loss_coef != 0;
+  if (with_aux_loss) forward.balance_count = balance_counts(model, sampler, settings, position);
+  for_each_micro_batch(model, sampler, settings, position, forward, [&](const MicroBatch& batch, int64_t size) {
     const nn::LossOutput out = model.loss(batch.tokens_BS, batch.target_BS, forward);
     require_finite("loss", out.token_loss, position.step + 1);
     const double share = static_cast<double>(size) / static_cast<double>(settings.batch);
     (out.loss * share).backward();
     optimizer.accumulate(model.parameters());
     report.loss += share * out.token_loss;
-    report.aux_loss += share * out.aux_loss;
     report.z_loss += share * out.z_loss;
     for (const auto& layer : out.routing) add_load(report, layer);
-    if (!settings.keep_routing) continue;
+    if (!settings.keep_routing) return;
     const at::Tensor token_T = batch.tokens_BS.view({-1});
     report.token_T = report.token_T.defined() ? at::cat({report.token_T, token_T}) : token_T;
+  });
+  if (with_aux_loss) {
+    report.aux_loss =
+        batch_aux_loss(report, settings.batch * sampler.sequence_length(), model.config().top_k, settings.balance_form);
+  }
+}
+
+// Moves the selection biases after a step, by the loads of its batch.
+void balance_without_loss(nn::Decoder& model, const StepReport& report, const StepSettings& settings) {
+  for (const auto& [layer, load] : report.layers) {
+    const at::Tensor& bias_E = model.selection_bias().at(layer);
+    std::span<const uint32_t> group_of;
+    at::Tensor count = load.balance_count;
+    if (settings.waking) {
+      group_of = settings.waking->parents.at(layer);
+      count = nn::by_lineage(load.count_E, settings.waking->parents.at(layer), settings.waking->num_lineages);
+      wake(bias_E, group_of, settings.waking->steps_left);
+    } else if (settings.lineage) {
+      group_of = settings.lineage->parents.at(layer);
+    }
+    update_selection_bias(bias_E, count, group_of, settings.balance_rate, settings.recentre);
   }
 }
 
@@ -105,26 +193,22 @@ StepReport train_step(nn::Decoder& model, Optimizer& optimizer, const data::Samp
   report.grad_norm = optimizer.grad_norm();
   require_finite("gradient norm", report.grad_norm, position.step + 1);
   if (settings.gradient_limit > 0 && report.grad_norm > settings.gradient_limit) {
-    throw Error(ErrorCode::kNonFinite, cat("step ", position.step + 1, ": the gradient norm is ", report.grad_norm,
-                                           "; optimizer.spike_limit "
-                                           "allows ",
-                                           settings.gradient_limit,
-                                           " after the steps before (lower optimizer.lr, look at the "
-                                           "batch, or raise the limit and go on with train.resume)"));
+    throw GradientLimitError(ErrorCode::kNonFinite,
+                             cat("step ", position.step + 1, ": the gradient norm is ", report.grad_norm,
+                                 "; optimizer.spike_limit "
+                                 "allows ",
+                                 settings.gradient_limit,
+                                 " after the steps before (lower optimizer.lr, look at the "
+                                 "batch, or raise the limit and go on with train.resume)"));
   }
 
   kernels::AdamwSettings adamw = settings.adamw;
   adamw.lr = report.lr = settings.schedule.rate(position.step + 1);
   optimizer.step(model.parameters(), adamw, report.grad_norm, settings.clip);
-  if (settings.balance == BalanceKind::kLossFree) {
-    for (const auto& [layer, load] : report.layers) {
-      const auto lineage = settings.lineage ? std::span<const uint32_t>(settings.lineage->parents.at(layer))
-                                            : std::span<const uint32_t>();
-      update_selection_bias(model.selection_bias().at(layer), load.balance_count, lineage, settings.balance_rate,
-                            settings.recentre);
-    }
-  }
+  if (settings.balance == BalanceKind::kLossFree) balance_without_loss(model, report, settings);
 
+  position.expert_counts =
+      settings.balance == BalanceKind::kAux ? expert_counts(report.layers) : std::map<int64_t, std::vector<int64_t>>();
   position.step += 1;
   position.next_sample += static_cast<uint64_t>(settings.batch);
   position.tokens_seen += static_cast<uint64_t>(settings.batch * sampler.sequence_length());

@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 
+#include "coppice/base/error.h"
 #include "coppice/data/sampler.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/train/balance.h"
@@ -24,34 +26,48 @@ struct StepSettings {
   double balance_rate = 0;
   bool recentre = false;
   double aux_coef = 0, z_coef = 0;
+  nn::BalanceForm balance_form = nn::BalanceForm::kPerLayer;  ///< of the auxiliary loss
   bool recompute = false;
   bool reset_attention = false;                       ///< documents in a sequence do not see each other
   bool keep_routing = false;                          ///< StepReport says which experts every token chose
   std::shared_ptr<const nn::LineageRouting> lineage;  ///< null: plain top-K
+  std::optional<Waking> waking;                       ///< while dormant copies wake; loss-free balancing only
 };
 
 /// What one MoE layer did in a step. T tokens of the batch, E experts, K choices.
 struct LayerLoad {
   at::Tensor count_E;        ///< int64, (token, slot) pairs
   at::Tensor balance_count;  ///< int64, by lineage under lineage routing, else count_E
+  at::Tensor balance_score;  ///< f64, sum over tokens of what the auxiliary loss spreads evenly; only with that loss
   at::Tensor index_TK;       ///< int64; only with keep_routing
 };
 
 struct StepReport {
-  double loss = 0;  ///< mean token loss of the batch
-  double aux_loss = 0, z_loss = 0;
+  double loss = 0;      ///< mean token loss of the batch
+  double aux_loss = 0;  ///< of the whole batch's loads and probabilities, before its coefficient
+  double z_loss = 0;
   double lr = 0, grad_norm = 0;
   std::map<int64_t, LayerLoad> layers;  ///< by MoE layer
   at::Tensor token_T;                   ///< int64, the batch; only with keep_routing
 };
 
+/// A gradient norm above the limit: the batch is at fault or the limit, not the steps before.
+class GradientLimitError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// One optimizer step: forward and backward over the batch at `position`, clipping, AdamW, balancing; then moves
 /// `position` on.
 ///
-/// The batch is the sampler's next `batch` windows. Gradients are those of the mean over its tokens.
+/// The batch is the sampler's next `batch` windows. Gradients are those of the mean over its tokens. How it is cut into
+/// micro-batches changes rounding alone, the auxiliary loss included: its gradient weighs the probabilities of all of
+/// them by the same loads, those of the whole batch before (`position.expert_counts`), since the batch's own are known
+/// only when it is done; of the first batch, and of the first after a growth, a forward pass counts them beforehand.
 /// Threads  at::get_num_threads().
-/// Throws   Error{kNonFinite} naming the step if loss or gradient is NaN, infinite or above the limit; Error{kFormat} naming the token
-///          file and position of an id that the model has not; nothing has changed then.
+/// Throws   Error{kNonFinite} naming the step if loss or gradient is NaN or infinite, GradientLimitError of that code
+///          if the gradient is above the limit; Error{kFormat} naming the token file and position of an id that the
+///          model has not; nothing has changed then.
 StepReport train_step(nn::Decoder& model, Optimizer& optimizer, const data::Sampler& sampler,
                       const StepSettings& settings, Position& position);
 

@@ -1,9 +1,11 @@
 #include "coppice/train/metrics.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "coppice/base/error.h"
+#include "coppice/base/json_reader.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
 
@@ -12,17 +14,32 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void cut_back(const fs::path& path, int64_t last_step) {
+bool is_growth(const Json& line) {
+  const Json* const event = line.find("event");
+  return event != nullptr && *event == Json("growth");
+}
+
+bool has_validation(const Json& line) {
+  return std::ranges::any_of(line.members(),
+                             [](const auto& member) { return member.first.starts_with("validation/"); });
+}
+
+/// Returns whether `last_step` has its validation.
+bool cut_back(const fs::path& path, int64_t last_step) {
   const std::string text = fs::exists(path) ? io::read_file(path) : std::string();
   std::string kept;
+  bool validated = false;
   size_t number = 0;
   for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
     const std::string_view line(text.data() + begin, end - begin);
-    if (Json::parse(line, cat(path, " line ", ++number)).at("step").as_int() <= last_step) {
-      (kept += line) += '\n';
-    }
+    const auto read = JsonReader::parse(line, cat(path, ":", ++number));
+    const int64_t step = read.at("step").as_int();
+    if (step > last_step || (step == last_step && is_growth(read.json()))) continue;
+    validated = validated || (step == last_step && has_validation(read.json()));
+    (kept += line) += '\n';
   }
   io::write_file_atomically(path, kept);
+  return validated;
 }
 
 void remove_event_files(const fs::path& run) {
@@ -31,9 +48,9 @@ void remove_event_files(const fs::path& run) {
   }
 }
 
-EventWriter prepare(const fs::path& run, const fs::path& metrics, std::optional<int64_t> resumed_at) {
+EventWriter prepare(const fs::path& run, const fs::path& metrics, std::optional<int64_t> resumed_at, bool& validated) {
   if (resumed_at) {
-    cut_back(metrics, *resumed_at);
+    validated = cut_back(metrics, *resumed_at);
   } else {
     io::write_file_atomically(metrics, "");
     remove_event_files(run);
@@ -44,7 +61,7 @@ EventWriter prepare(const fs::path& run, const fs::path& metrics, std::optional<
 }  // namespace
 
 MetricsLog::MetricsLog(const fs::path& run, std::optional<int64_t> resumed_at)
-    : path_(run / "metrics.jsonl"), events_(prepare(run, path_, resumed_at)) {
+    : path_(run / "metrics.jsonl"), events_(prepare(run, path_, resumed_at, resumed_with_validation_)) {
   file_.open(path_, std::ios::binary | std::ios::app);
   if (!file_) throw Error(ErrorCode::kIo, cat(path_, ": cannot be opened: ", std::strerror(errno)));
 }

@@ -12,11 +12,12 @@
 
 namespace coppice::train {
 
-/// metrics.jsonl and TensorBoard events of a run: one line a step, and lines {"event": ...} for what happens between
-/// steps.
+/// metrics.jsonl and TensorBoard events of a run: one line a step, one more where it was validated, and lines
+/// {"event": ...} for what happens between steps.
 class MetricsLog {
  public:
-  /// Starts anew, or, `resumed_at` a step, first cuts back to the lines up to it.
+  /// Starts anew, or, `resumed_at` a step, first cuts back to the lines up to it. A growth after that step is cut off
+  /// too: the checkpoint is of the model before, and the run makes it again.
   ///
   /// Throws   Error{kIo}; Error{kFormat} naming the line that is no JSON (a line cut short by a crash, the last one, is
   ///          dropped).
@@ -24,6 +25,8 @@ class MetricsLog {
 
   /// A line {"step": ..., tag: value, ...}; on disk when it returns (as far as the kernel). Throws Error{kIo}.
   void step(int64_t step, std::span<const Scalar> values);
+  /// Whether the step that the run was resumed at has its validation.
+  bool resumed_with_validation() const { return resumed_with_validation_; }
   /// A line {"event": `name`, "step": ..., and the members of `fields`}.
   void event(std::string_view name, int64_t step, const Json& fields = Json::object());
 
@@ -31,6 +34,7 @@ class MetricsLog {
   void write_line(const Json& line);
 
   std::filesystem::path path_;
+  bool resumed_with_validation_ = false;
   std::ofstream file_;
   EventWriter events_;
 };

@@ -79,6 +79,7 @@ void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::Adam
   COPPICE_CHECK(parameters.size() == states_.size());
   const at::NoGradGuard no_grad;
   const double scale = clip > 0 && norm > clip ? clip / norm : 1.0;
+  is_torn_ = true;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const nn::Parameter& p = parameters[i];
     ParameterState& state = states_[i];
@@ -98,6 +99,7 @@ void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::Adam
     }
     for (int64_t& age : state.steps) ++age;
   }
+  is_torn_ = false;
 }
 
 }  // namespace coppice::train

@@ -49,12 +49,15 @@ class Optimizer {
   void accumulate(const std::vector<nn::Parameter>& parameters);
   /// Euclidean norm over all sums; fp64 in a fixed order.
   double grad_norm() const;
+  /// Whether an update was broken off: some parameters are a step ahead of others.
+  bool is_torn() const { return is_torn_; }
   /// One update from the sums, scaled so that their norm (`norm`, from grad_norm) is at most `clip` (0: any). Norms and
   /// biases do not decay.
   void step(std::vector<nn::Parameter>& parameters, const kernels::AdamwSettings& settings, double norm, double clip);
 
  private:
   std::vector<ParameterState> states_;
+  bool is_torn_ = false;
 };
 
 }  // namespace coppice::train

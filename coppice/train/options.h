@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -58,7 +59,9 @@ struct TrainOptions {
   // [balance]
   std::string balance =
       "auto";  ///< auto (loss_free where the family has a selection bias, else aux), loss_free, aux, none
-  double balance_rate = 1e-3, aux_coef = 1e-2, z_coef = 0;
+  double balance_rate = 1e-3, z_coef = 0;
+  std::optional<double> aux_coef;          ///< empty: the checkpoint's own, else 0.01 (train::aux_coefficient)
+  std::string balance_form = "per_layer";  ///< of the auxiliary loss: per_layer or transformers
   bool recentre = false;
   int64_t dead_after = 100;
 
@@ -70,6 +73,8 @@ struct TrainOptions {
   // [checkpoint]
   int64_t checkpoint_every = 0, keep_last = 2, keep_every = 0;
   bool checkpoint_beside = true;
+
+  Given given;
 
   static constexpr auto fields() {
     using O = TrainOptions;
@@ -129,7 +134,10 @@ struct TrainOptions {
         field("schedule.min_lr_ratio", &O::min_lr_ratio, "last learning rate as a share of the peak"),
         field("balance.kind", &O::balance, "auto, loss_free, aux or none"),
         field("balance.rate", &O::balance_rate, "step u of loss-free balancing"),
-        field("balance.aux_coef", &O::aux_coef, "coefficient of the auxiliary loss"),
+        field("balance.aux_coef", &O::aux_coef,
+              "coefficient of the auxiliary loss (default: the checkpoint's own, else 0.01)"),
+        field("balance.form", &O::balance_form,
+              "auxiliary loss: per_layer, every layer even, or transformers, layers averaged first"),
         field("balance.z_coef", &O::z_coef, "coefficient of the router z-loss"),
         field("balance.recentre", &O::recentre, "keep the mean of the selection bias at zero"),
         field("balance.dead_after", &O::dead_after,
@@ -137,7 +145,7 @@ struct TrainOptions {
         field("growth", &O::growth, "[[growth]] tables: the model grows in mid-run (docs/training.md)"),
         field("handover.policy", &O::handover,
               "routing after a growth: none, release (lineage-unique top-K, let go), keep, or dormant copies"),
-        field("handover.steps", &O::handover_steps, "steps of a release"),
+        field("handover.steps", &O::handover_steps, "steps of a release, or in which dormant copies wake"),
         field("checkpoint.every", &O::checkpoint_every, "steps between checkpoints, 0 for only at the end"),
         field("checkpoint.keep_last", &O::keep_last, "newest checkpoints to keep"),
         field("checkpoint.keep_every", &O::keep_every, "also keep those at multiples of this step"),

@@ -17,6 +17,7 @@
 #include "coppice/data/random_tokens.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/kernels/gemm_rate.h"
+#include "coppice/nn/border.h"
 #include "coppice/train/checkpoint_writer.h"
 #include "coppice/train/growth_course.h"
 #include "coppice/train/loop.h"
@@ -26,8 +27,10 @@
 #include "coppice/train/run_settings.h"
 #include "coppice/train/start.h"
 #include "coppice/train/step_flops.h"
+#include "coppice/train/unused_options.h"
 #include "coppice/train/validation.h"
 #include "coppice/train/watch.h"
+#include "coppice/upcycle/optimizer_state.h"
 
 namespace coppice::train {
 namespace {
@@ -63,19 +66,23 @@ StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const 
   if (o.z_coef > 0 && !config.is_moe()) {
     throw Error(ErrorCode::kUsage, cat("balance.z_coef: ", o.z_coef, " for a model without routers (leave it 0)"));
   }
+  const BalanceKind balance = balance_kind(o.balance, config);
+  check_used(o, balance);
   return {.batch = run.batch,
           .micro_batch = o.micro_batch,
           .schedule = run.schedule,
           .adamw = {.beta1 = o.beta1, .beta2 = o.beta2, .epsilon = o.epsilon, .weight_decay = o.weight_decay},
           .clip = o.clip,
-          .balance = balance_kind(o.balance, config),
+          .balance = balance,
           .balance_rate = o.balance_rate,
           .recentre = o.recentre,
-          .aux_coef = o.aux_coef,
+          .aux_coef = aux_coefficient(o.aux_coef, config),
           .z_coef = o.z_coef,
+          .balance_form = balance_form(o.balance_form),
           .recompute = o.recompute,
           .reset_attention = o.reset_attention,
-          .lineage = {}};
+          .lineage = {},
+          .waking = {}};
 }
 
 /// Names data without reading it.
@@ -94,11 +101,12 @@ double median(std::vector<double> values) {
 
 class Run {
  public:
-  Run(const TrainOptions& options, const RunSettings& settings, const StepObserver& observer)
+  Run(const TrainOptions& options, const RunSettings& settings, const std::optional<fs::path>& resume_from,
+      const StepObserver& observer)
       : options_(options),
         observer_(observer),
         settings_(settings),
-        start_(make_start(options, checkpoint_to_resume(options))),
+        start_(make_start(options, resume_from)),
         train_files_(options.random_tokens ? random_tokens() : open_tokens(options.data_train)),
         validation_files_(open_tokens(options.data_validation)),
         sampler_(train_files_, options.data_weights, options.sequence_length, options.seed),
@@ -107,6 +115,7 @@ class Run {
         watch_(options.dead_after, options.spike_limit),
         gemm_rate_(kernels::gemm_rate(options.dtype == "bf16" ? at::kBFloat16 : at::kFloat)) {
     check_start();
+    if (resume_from) restore_watch(*resume_from);
     if (!options_.out.empty()) open_directory();
   }
 
@@ -114,13 +123,16 @@ class Run {
     TrainResult result;
     result.first_step = start_.position.step;
     try {
-      loop();
-      finish_checkpoint(true);
+      nn::at_border([&] {
+        loop();
+        finish_checkpoint(true);
+        if (!validation_) validation_ = validate_now();
+      });
     } catch (const Error& error) {
+      keep_steps(error);
       log_error(error);
       throw;
     }
-    if (!validation_) validation_ = validate_now();
     result.last_step = start_.position.step;
     result.tokens_seen = start_.position.tokens_seen;
     result.loss = start_.position.recent_loss();
@@ -136,9 +148,9 @@ class Run {
   }
 
  private:
-  /// One epoch of the run.
+  /// One epoch of the whole schedule, wherever this process stops.
   std::vector<data::TokenFile> random_tokens() const {
-    const int64_t tokens = settings_.last_step * options_.batch_tokens + 1;
+    const int64_t tokens = settings_.steps * options_.batch_tokens + 1;
     return {data::random_tokens(static_cast<uint64_t>(tokens), start_.model.config().vocab_size, options_.seed)};
   }
 
@@ -148,7 +160,11 @@ class Run {
       throw Error(ErrorCode::kUsage, cat("data.sequence_length: ", options_.sequence_length, " is more than the ",
                                          config.max_positions, " positions of the model"));
     }
-    if (start_.resumed) check_same_run(*start_.resumed, identity(options_), identity(train_files_));
+    if (start_.resumed) {
+      check_same_run(*start_.resumed, identity(options_), identity(train_files_));
+      check_rates_behind(*start_.resumed, settings_.schedule);
+    }
+    if (step_.balance == BalanceKind::kAux) check_auxiliary_loss();
     if (!start_.resumed && start_.position.step >= settings_.last_step) {
       throw Error(ErrorCode::kUsage, cat("train.steps: the checkpoint is at step ", start_.position.step,
                                          " and the run would end at ", settings_.last_step, " (give more steps)"));
@@ -159,12 +175,32 @@ class Run {
     }
     std::map<std::string, fs::path> stems;
     for (const auto& file : validation_files_) {
+      if (file.num_tokens() < 2) {
+        throw Error(ErrorCode::kUsage, cat("data.validation: ", file.path(), ": ", file.num_tokens(),
+                                           " tokens; wanted 2 or more to predict one"));
+      }
       const auto [twin, is_new] = stems.emplace(stem(file), file.path());
       if (!is_new) {
         throw Error(ErrorCode::kUsage, cat("data.validation: ", twin->second, " and ", file.path(),
                                            " have one name, and their metrics would too (rename one)"));
       }
     }
+  }
+
+  void restore_watch(const fs::path& checkpoint) {
+    if (start_.resumed->watch.is_null()) return;  // coppice 0.1.0 kept none
+    try {
+      watch_.restore(start_.resumed->watch, start_.model.config());
+    } catch (const Error& error) {
+      throw Error(error.code, cat(checkpoint / upcycle::kTrainerFolder / upcycle::kTrainerFile, ": ", error.what(),
+                                  " (go back to an earlier checkpoint)"));
+    }
+  }
+
+  void check_auxiliary_loss() {
+    if (start_.resumed) check_same_auxiliary_loss(*start_.resumed, step_.aux_coef);
+    if (step_.aux_coef > 0) return;
+    log_warning("balance.aux_coef: 0, so that nothing balances the experts (set it, or balance.kind none)");
   }
 
   void open_directory() {
@@ -187,6 +223,7 @@ class Run {
     Position& position = start_.position;
     const int64_t left = std::max<int64_t>(0, settings_.last_step - position.step);
     Progress progress("train", static_cast<uint64_t>(left * options_.batch_tokens), ProgressUnit::kTokens);
+    if (start_.resumed && log_ && !log_->resumed_with_validation() && validation_is_due()) record_validation();
     while (position.step < settings_.last_step) {
       if (const GrowthStage* stage = course_.due()) grow_now(*stage);
       prepare_step();
@@ -195,15 +232,14 @@ class Run {
       const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
       if (++steps_run_ > kWarmUpSteps) seconds_.push_back(seconds);
 
-      const bool last = position.step == settings_.last_step;
+      // The step is safe before anything else is done that may fail.
       const bool stopped = interrupt_signal() != 0;
-      const auto due = [&](int64_t every) { return every > 0 && position.step % every == 0; };
       validation_.reset();
-      if (!stopped && (last || due(options_.validate_every))) validation_ = validate_now();
       write_metrics(report, seconds);
       warn(report);
       finish_checkpoint(false);
-      if (last || stopped || due(options_.checkpoint_every)) save();
+      if (is_last() || stopped || is_due(options_.checkpoint_every)) save();
+      if (!stopped && validation_is_due()) record_validation();
       progress.advance(static_cast<uint64_t>(options_.batch_tokens));
       if (observer_) observer_(static_cast<uint64_t>(options_.batch_tokens));
       progress.note(cat("step ", position.step, " loss ", fixed_text(report.loss, 4)));
@@ -213,10 +249,15 @@ class Run {
     }
   }
 
+  bool is_last() const { return start_.position.step == settings_.last_step; }
+  bool is_due(int64_t every) const { return every > 0 && start_.position.step % every == 0; }
+  bool validation_is_due() const { return is_last() || is_due(options_.validate_every); }
+
   /// What depends on the steps and growths before.
   void prepare_step() {
     step_.balance_rate = course_.balance_rate();
     step_.lineage = course_.lineage_routing();
+    step_.waking = course_.waking();
     step_.gradient_limit = watch_.gradient_limit();
     step_.keep_routing = log_ != nullptr && !course_.parents().empty();
   }
@@ -230,7 +271,7 @@ class Run {
       finish_checkpoint(true);
     }
     Json fields = Json::object();
-    if (log_) fields["validation_before"] = to_json(validate_now().loss);
+    if (log_) fields["validation_before"] = to_json(validate_now().in_force());
     PlannedGrowth growth = course_.plan(stage, sampler_);
     const std::string digest = log_ ? families::open_model(before).digest() : std::string();
     if (log_) {
@@ -246,9 +287,8 @@ class Run {
     log_info(cat("step ", step, ": grown from ", plan.experts_before, " to ", plan.experts_after, " experts a layer"));
     if (!log_) return;
     const Validation after = validate_now();
-    const bool by_lineage = !after.loss_lineage.empty();
-    fields["validation_after"] = to_json(by_lineage ? after.loss_lineage : after.loss);
-    if (by_lineage) fields["validation_plain"] = to_json(after.loss);
+    fields["validation_after"] = to_json(after.in_force());
+    if (!after.loss_lineage.empty()) fields["validation_plain"] = to_json(after.loss);
     fields["experts"] = Json::array({Json(plan.experts_before), Json(plan.experts_after)});
     fields["plan"] = (growth_path("", step) / "plan.toml").string();
     log_->event("growth", step, fields);
@@ -287,17 +327,24 @@ class Run {
     if (!course_.parents().empty() && (position.step % kSiblingsEvery == 0 || position.step == position.grown_at + 1)) {
       append(sibling_scalars(start_.model, course_.parents()));
     }
-    if (validation_) {
-      for (const auto& [name, loss] : validation_->loss) values.emplace_back(cat("validation/", name), loss);
-      for (const auto& [name, loss] : validation_->loss_lineage) {
-        values.emplace_back(cat("validation_lineage/", name), loss);
-      }
-    }
     log_->step(position.step, values);
-    if (!validation_ || validation_->routing.is_null()) return;
+  }
+
+  /// Validates, and adds to the lines of the step.
+  void record_validation() {
+    validation_ = validate_now();
+    if (!log_ || validation_->loss.empty()) return;
+    const int64_t step = start_.position.step;
+    std::vector<Scalar> values;
+    for (const auto& [name, loss] : validation_->loss) values.emplace_back(cat("validation/", name), loss);
+    for (const auto& [name, loss] : validation_->loss_lineage) {
+      values.emplace_back(cat("validation_lineage/", name), loss);
+    }
+    log_->step(step, values);
+    if (validation_->routing.is_null()) return;
     Json fields = Json::object();
     fields["tokens"] = validation_->routing;
-    log_->event("routing", position.step, fields);
+    log_->event("routing", step, fields);
   }
 
   void warn(const StepReport& report) {
@@ -313,7 +360,7 @@ class Run {
     Companions companions = start_.companions;
     companions.lineage = course_.lineage();
     writer_.write(checkpoint_path(options_.out, start_.position.step), start_.model, start_.optimizer,
-                  {start_.position, identity(options_), identity(train_files_)}, companions,
+                  {start_.position, identity(options_), identity(train_files_), watch_.memory()}, companions,
                   options_.checkpoint_beside);
   }
 
@@ -329,6 +376,24 @@ class Run {
     log_->event("checkpoint", written->step, fields);
     prune_checkpoints(options_.out,
                       {.last = options_.keep_last, .every = options_.keep_every, .steps = course_.steps()});
+  }
+
+  /// After an error that says nothing against the steps done: they are in a checkpoint then.
+  void keep_steps(const Error& error) {
+    const bool diverged =
+        error.code == ErrorCode::kNonFinite && dynamic_cast<const GradientLimitError*>(&error) == nullptr;
+    const bool kept = error.code == ErrorCode::kInterrupted;
+    if (!log_ || diverged || kept || error.code == ErrorCode::kInternal || steps_run_ == 0 ||
+        start_.optimizer.is_torn())
+      return;
+    try {
+      finish_checkpoint(true);
+      if (checkpoint_ == checkpoint_path(options_.out, start_.position.step)) return;
+      save();
+      finish_checkpoint(true);
+    } catch (const Error& second) {
+      log_warning(cat(options_.out, ": the steps since the last checkpoint are lost: ", second.what()));
+    }
   }
 
   void log_error(const Error& error) {
@@ -363,11 +428,14 @@ class Run {
 }  // namespace
 
 TrainResult train(const TrainOptions& options, const StepObserver& observer) {
-  const RunSettings settings = check_options(options);
+  (void)check_options(options);
+  const auto resume_from = checkpoint_to_resume(options);
+  const TrainOptions own = resume_from ? with_resolved(options, TrainerState::read(*resume_from)) : options;
+  const RunSettings settings = check_options(own);
   keep_freed_memory();
   at::set_num_threads(
       static_cast<int>(options.threads > 0 ? options.threads : static_cast<int64_t>(default_threads())));
-  return Run(options, settings, observer).run();
+  return nn::at_border([&] { return Run(own, settings, resume_from, observer).run(); });
 }
 
 }  // namespace coppice::train

@@ -13,6 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr std::string_view kPrefix = "step-";
+constexpr std::string_view kRemoved = ".removed";
 constexpr size_t kDigits = 8;
 
 std::optional<int64_t> step_of(const std::string& name) {
@@ -27,6 +28,14 @@ std::string step_name(int64_t step) {
   std::string digits = std::to_string(step);
   digits.insert(0, kDigits - std::min(kDigits, digits.size()), '0');
   return cat(kPrefix, digits);
+}
+
+/// ".step-00000010.tmp-123", ".step-00000010.removed": a checkpoint that was being written or removed.
+bool is_unfinished(const std::string& name) {
+  const size_t dot = name.find('.', 1);
+  if (!name.starts_with('.') || dot == std::string::npos || !step_of(name.substr(1, dot - 1))) return false;
+  const std::string_view end = std::string_view(name).substr(dot);
+  return end == kRemoved || end.starts_with(".tmp-");
 }
 
 void check(const fs::path& path, const std::error_code& error) {
@@ -55,7 +64,7 @@ void prune_checkpoints(const fs::path& run, const KeepPolicy& keep) {
     if (keep.every > 0 && steps[i] % keep.every == 0) continue;
     if (std::ranges::find(keep.steps, steps[i]) != keep.steps.end()) continue;
     const fs::path path = checkpoint_path(run, steps[i]);
-    const fs::path doomed = path.parent_path() / cat(".", path.filename(), ".removed");
+    const fs::path doomed = path.parent_path() / cat(".", path.filename(), kRemoved);
     std::error_code error;
     fs::rename(path, doomed, error);
     check(path, error);
@@ -67,7 +76,7 @@ void prune_checkpoints(const fs::path& run, const KeepPolicy& keep) {
 void remove_unfinished(const fs::path& run) {
   std::error_code none, error;
   for (const auto& entry : fs::directory_iterator(run / "checkpoints", none)) {
-    if (!entry.path().filename().string().starts_with(cat(".", kPrefix))) continue;
+    if (!is_unfinished(entry.path().filename().string())) continue;
     fs::remove_all(entry.path(), error);
     check(entry.path(), error);
   }

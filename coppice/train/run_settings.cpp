@@ -2,12 +2,19 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
 
 #include "coppice/base/error.h"
+#include "coppice/base/log.h"
 #include "coppice/base/text.h"
+#include "coppice/train/balance.h"
+#include "coppice/train/unused_options.h"
 
 namespace coppice::train {
 namespace {
+
+constexpr int64_t kDefaultWarmup = -1;
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
 
@@ -21,32 +28,64 @@ void require_one_of(std::string_view name, const std::string& value, std::vector
   }
 }
 
+// So large a run is none, and no count of its tokens overflows.
+constexpr int64_t kMostTokens = int64_t{1} << 53;
+
+void require_count(std::string_view name, int64_t value, int64_t least) {
+  require_at_least(name, value, least);
+  if (value > kMostTokens) refuse(cat(name, ": ", value, "; wanted at most ", kMostTokens));
+}
+
 void require_decay(std::string_view name, double value) {
   if (!(value >= 0 && value < 1)) refuse(cat(name, ": ", value, "; wanted a number from 0 to below 1"));
 }
 
 void require_not_negative(std::string_view name, double value) {
-  if (!(value >= 0)) refuse(cat(name, ": ", value, "; wanted 0 or more"));
+  if (!(value >= 0) || !std::isfinite(value)) refuse(cat(name, ": ", value, "; wanted a number, 0 or more"));
+}
+
+// Below it the update divides by zero where a gradient has always been zero, as that of an expert without tokens.
+void require_normal(std::string_view name, double value) {
+  constexpr double kLeast = std::numeric_limits<float>::min(), kMost = std::numeric_limits<float>::max();
+  if (!(value >= kLeast && value <= kMost)) {
+    refuse(cat(name, ": ", value, "; wanted a number above 0 that f32 holds, such as 1e-8"));
+  }
+}
+
+// `train.tokens` as steps.
+int64_t resolved_steps(const TrainOptions& o) {
+  return o.steps > 0 ? o.steps : (o.tokens + o.batch_tokens - 1) / o.batch_tokens;
+}
+
+int64_t resolved_warmup(const TrainOptions& o) {
+  return o.warmup == kDefaultWarmup ? std::min<int64_t>(100, resolved_steps(o) / 10) : o.warmup;
 }
 
 int64_t num_steps(const TrainOptions& o) {
   if ((o.steps > 0) == (o.tokens > 0)) {
     refuse(cat("train.steps is ", o.steps, " and train.tokens ", o.tokens, "; wanted one of the two above 0"));
   }
-  return o.steps > 0 ? o.steps : (o.tokens + o.batch_tokens - 1) / o.batch_tokens;
+  const int64_t steps = resolved_steps(o);
+  if (steps > kMostTokens / o.batch_tokens) {
+    refuse(
+        cat("train.steps: ", steps, " of ", o.batch_tokens, " tokens; wanted at most ", kMostTokens, " tokens in all"));
+  }
+  return steps;
 }
 
 void check_values(const TrainOptions& o) {
   require_one_of("train.start", o.start, {"fresh", "continue"});
   require_one_of("train.dtype", o.dtype, {"bf16", "f32"});
   require_one_of("optimizer.moments", o.moments, {"bf16", "f32"});
-  require_at_least("data.sequence_length", o.sequence_length, 1);
-  require_at_least("train.batch_tokens", o.batch_tokens, 1);
-  require_at_least("train.micro_batch", o.micro_batch, 1);
-  require_at_least("train.steps", o.steps, 0);
-  require_at_least("train.tokens", o.tokens, 0);
+  require_count("data.sequence_length", o.sequence_length, 1);
+  require_count("train.batch_tokens", o.batch_tokens, 1);
+  require_count("train.micro_batch", o.micro_batch, 1);
+  require_count("train.steps", o.steps, 0);
+  require_count("train.tokens", o.tokens, 0);
   require_at_least("train.stop_at", o.stop_at, 0);
   require_at_least("train.threads", o.threads, 0);
+  require_count("schedule.warmup", o.warmup, kDefaultWarmup);
+  require_count("handover.steps", o.handover_steps, 0);
   require_at_least("train.validate_every", o.validate_every, 0);
   require_at_least("train.validation_tokens", o.validation_tokens, 1);
   require_at_least("checkpoint.every", o.checkpoint_every, 0);
@@ -54,13 +93,14 @@ void check_values(const TrainOptions& o) {
   require_at_least("checkpoint.keep_every", o.keep_every, 0);
   require_decay("optimizer.beta1", o.beta1);
   require_decay("optimizer.beta2", o.beta2);
-  require_not_negative("optimizer.epsilon", o.epsilon);
+  require_normal("optimizer.epsilon", o.epsilon);
   require_not_negative("optimizer.weight_decay", o.weight_decay);
   require_not_negative("optimizer.clip", o.clip);
   require_not_negative("optimizer.spike_limit", o.spike_limit);
   require_at_least("balance.dead_after", o.dead_after, 0);
   require_not_negative("balance.rate", o.balance_rate);
-  require_not_negative("balance.aux_coef", o.aux_coef);
+  require_not_negative("balance.aux_coef", o.aux_coef.value_or(0));
+  (void)balance_form(o.balance_form);
   require_not_negative("balance.z_coef", o.z_coef);
 }
 
@@ -96,17 +136,27 @@ void check_handover(const RunSettings& run) {
       refuse(
           cat("growth ", i + 1, ": it keeps the function by itself and takes no handover (set handover.policy none)"));
     }
-    if (!run.handover.routes_by_lineage() || i == 0) continue;
+    if (i == 0) continue;  // GrowthCourse knows what the model came with
     const int64_t since = stage.at_step - run.stages[i - 1].at_step;
-    if (run.handover.share(since + 1) > 0) {
+    if (run.handover.policy == HandoverPolicy::kDormant && run.handover.steps == 0) {
+      refuse(cat("growth ", i + 1, ": copies of the growth before it may still sleep at step ", stage.at_step,
+                 " (set handover.steps, in which they wake)"));
+    }
+    const bool asleep = run.handover.policy == HandoverPolicy::kDormant && since < run.handover.steps;
+    if (asleep || run.handover.share(since + 1) > 0) {
       refuse(cat("growth ", i + 1, ": the handover of the growth before it is not over at step ", stage.at_step,
                  " (lower handover.steps, or grow later)"));
     }
   }
 }
 
+constexpr std::string_view kSteps = "train.steps", kWarmup = "schedule.warmup";
+
+// coppice 0.1.0 kept the length of a run out of its checkpoints, and so what its warm-up came to.
+bool has_unknown_rates(const TrainerState& saved) { return saved.settings.find(kSteps) == nullptr; }
+
 constexpr auto kFree = std::to_array<std::string_view>(
-    {"train.out", "train.resume", "train.steps", "train.tokens", "train.stop_at", "train.threads", "train.recompute",
+    {"train.out", "train.resume", "train.tokens", "train.stop_at", "train.threads", "train.recompute",
      "train.validate_every", "train.validation_tokens", "data.validation", "data.train", "checkpoint.every",
      "checkpoint.keep_last", "checkpoint.keep_every", "checkpoint.beside", "balance.dead_after",
      "optimizer.spike_limit"});
@@ -116,6 +166,7 @@ constexpr auto kFree = std::to_array<std::string_view>(
 RunSettings check_options(const TrainOptions& options) {
   check_values(options);
   check_together(options);
+  check_used(options);
   RunSettings out;
   out.batch = options.batch_tokens / options.sequence_length;
   out.steps = num_steps(options);
@@ -127,7 +178,7 @@ RunSettings check_options(const TrainOptions& options) {
                   .peak = options.lr,
                   .min_ratio = options.min_lr_ratio,
                   .steps = out.steps,
-                  .warmup = options.warmup == -1 ? std::min<int64_t>(100, out.steps / 10) : options.warmup,
+                  .warmup = resolved_warmup(options),
                   .anneal_share = options.anneal_share,
                   .restarts = {}};
   out.stages = growth_stages(options.growth, out.steps);
@@ -150,6 +201,8 @@ Json identity(const TrainOptions& options) {
     const bool is_free = std::find(kFree.begin(), kFree.end(), spec.name) != kFree.end();
     if (!is_free && !value.is_null()) out[spec.name] = value;
   }
+  out[kSteps] = resolved_steps(options);
+  out[kWarmup] = resolved_warmup(options);
   return out;
 }
 
@@ -165,11 +218,19 @@ Json identity(const std::vector<data::TokenFile>& files) {
   return out;
 }
 
+TrainOptions with_resolved(const TrainOptions& options, const TrainerState& saved) {
+  TrainOptions out = options;
+  if (out.warmup == kDefaultWarmup && !has_unknown_rates(saved)) out.warmup = saved.settings.at(kWarmup).as_int();
+  return out;
+}
+
 void check_same_run(const TrainerState& saved, const Json& settings, const Json& data) {
   std::vector<std::string> changed;
   const Json defaults = identity(TrainOptions{});  // of settings that came after the run was made
   const auto text = [](const Json* value) { return value == nullptr ? std::string("absent") : value->dump(); };
   for (const auto& [key, value] : settings.members()) {
+    if (key == kSteps) continue;  // see check_rates_behind
+    if (key == kWarmup && has_unknown_rates(saved)) continue;
     const Json* before = saved.settings.find(key);
     if (before == nullptr) before = defaults.find(key);
     if (text(before) != value.dump())
@@ -181,6 +242,42 @@ void check_same_run(const TrainerState& saved, const Json& settings, const Json&
   if (changed.empty()) return;
   refuse(cat("train.resume: the run was made with other settings: ", join(changed),
              " (set them back, or start another run from its checkpoint with train.start=continue)"));
+}
+
+void check_rates_behind(const TrainerState& saved, const Schedule& now) {
+  if (has_unknown_rates(saved)) {
+    log_warning(
+        cat("train.resume: coppice 0.1.0 wrote the checkpoint, which does not say how long the run was to be; the "
+            "learning rates are those of a run of ",
+            now.steps, " steps from its start"));
+    return;
+  }
+  Schedule before = now;
+  before.steps = saved.settings.at(kSteps).as_int();
+  if (before.steps == now.steps) return;
+  if (saved.position.step > now.steps) {
+    refuse(cat("train.steps: ", before.steps, " before, now ", now.steps, "; ", saved.position.step,
+               " are done (keep the steps)"));
+  }
+  for (int64_t step = 1; step <= saved.position.step; ++step) {
+    if (before.rate(step) == now.rate(step)) continue;
+    refuse(cat("train.steps: ", before.steps, " before, now ", now.steps, ": the learning rate of step ", step,
+               ", which is done, was ", before.rate(step), " and would have been ", now.rate(step),
+               " (keep the steps; or go on in another folder, with train.start=continue from a checkpoint before step ",
+               step, ")"));
+  }
+}
+
+void check_same_auxiliary_loss(const TrainerState& saved, double coefficient) {
+  const Json* before = saved.settings.find("balance.aux_coef");
+  if (before != nullptr && before->is_number() && before->as_double() != coefficient) {
+    refuse(
+        cat("train.resume: balance.aux_coef is ", coefficient, " and was ", before->dump(), " before (set it back)"));
+  }
+  if (saved.settings.find("balance.form") != nullptr) return;
+  log_warning(
+      "train.resume: the run was begun by coppice 0.1.0, whose auxiliary loss averaged the layers before the product; "
+      "it goes on with the loss of balance.form per_layer");
 }
 
 }  // namespace coppice::train

@@ -25,13 +25,24 @@ struct RunSettings {
 /// Throws   Error{kUsage} naming the option: missing, out of range, or at odds with another.
 RunSettings check_options(const TrainOptions& options);
 
-/// The options that decide which losses a run gives, by name: all but those on how long, how often, where and on how
-/// many threads.
+/// The options that decide which losses a run gives, by name: all but those on how often, where and on how many
+/// threads. What a default or train.tokens comes to stands as the number: train.steps, schedule.warmup.
 Json identity(const TrainOptions& options);
 /// The same of the training data: file name, tokens, documents; not where it lies.
 Json identity(const std::vector<data::TokenFile>& files);
 
+/// The options of a run that resumes: what their defaults came to in the run that wrote `saved` stays.
+TrainOptions with_resolved(const TrainOptions& options, const TrainerState& saved);
+
 /// Throws   Error{kUsage} naming every setting in which a resumed run differs from the one that wrote `saved`.
 void check_same_run(const TrainerState& saved, const Json& settings, const Json& data);
+/// A longer or shorter run is the same run where the learning rates of the steps done stay what they were.
+///
+/// Throws   Error{kUsage} naming the first step whose rate `schedule` changes.
+void check_rates_behind(const TrainerState& saved, const Schedule& schedule);
+/// For a run that is balanced by an auxiliary loss of this coefficient, whether given or the model's own.
+///
+/// Throws   Error{kUsage} if the run that wrote `saved` was told another.
+void check_same_auxiliary_loss(const TrainerState& saved, double coefficient);
 
 }  // namespace coppice::train

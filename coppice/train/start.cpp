@@ -4,10 +4,12 @@
 #include <array>
 
 #include "coppice/base/error.h"
+#include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/data/tokenizer.h"
 #include "coppice/families/generate.h"
-#include "coppice/io/atomic_file.h"
+#include "coppice/io/model_directory.h"
+#include "coppice/train/balance.h"
 #include "coppice/upcycle/lineage.h"
 
 namespace coppice::train {
@@ -22,14 +24,16 @@ constexpr auto kTokenizerFiles = std::to_array<std::string_view>(
      "vocab.json", "merges.txt", "chat_template.jinja"});
 constexpr std::string_view kGenerationConfig = "generation_config.json";
 
-void add_file(std::map<std::string, std::string>& files, const fs::path& directory, std::string_view name) {
-  if (fs::is_regular_file(directory / name)) files[std::string(name)] = io::read_file(directory / name);
+void add_file(std::map<std::string, std::string>& out, const io::ModelDirectory& files, std::string_view name) {
+  if (files.has(name)) out[std::string(name)] = files.read(name);
 }
 
 std::map<std::string, std::string> tokenizer_files(const fs::path& directory) {
-  std::map<std::string, std::string> files;
-  for (const auto name : kTokenizerFiles) add_file(files, directory, name);
-  return files;
+  std::map<std::string, std::string> out;
+  if (!fs::is_directory(directory)) return out;
+  const io::ModelDirectory files(directory);
+  for (const auto name : kTokenizerFiles) add_file(out, files, name);
+  return out;
 }
 
 // Held in memory, since the folder they come from may be a checkpoint that this run will remove.
@@ -42,7 +46,7 @@ Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
                     join(std::vector<std::string>(kTokenizerFiles.begin(), kTokenizerFiles.end()))));
   }
   if (!model.empty()) {
-    add_file(out.files, model, kGenerationConfig);
+    add_file(out.files, io::ModelDirectory(model), kGenerationConfig);
     out.lineage = upcycle::read_lineage(model);
   }
   return out;
@@ -68,17 +72,48 @@ nn::Decoder random_model(const TrainOptions& o) {
                                    .first_dense_layers = o.first_dense_layers,
                                    .max_positions = std::max(kLeastPositions, o.sequence_length)};
   const auto dtype = compute_dtype(o) == nn::ComputeDtype::kBf16 ? io::Dtype::kBf16 : io::Dtype::kF32;
-  const auto config = families::read_config(families::make_config(sizes, dtype), "[model]");
+  Json json = families::make_config(sizes, dtype);
+  const std::string_view aux_key = families::family_of(o.model_family).aux_loss_key;
+  if (json.find(aux_key) != nullptr) json[aux_key] = o.aux_coef.value_or(kAuxCoefficient);
+  const auto config = families::read_config(json, "[model]");
   return {config, compute_dtype(o), [&](const families::TensorSlot& slot, std::span<float> values) {
             const auto random = families::random_values(slot, o.seed, kInitStd);
             std::copy(random.begin(), random.end(), values.begin());
           }};
 }
 
-Start from_checkpoint(const TrainOptions& options, const fs::path& directory) {
+Start from_checkpoint(const TrainOptions& options, const fs::path& directory, const TrainerState& state) {
   const auto model = families::open_model(directory);
   auto [decoder, optimizer] = load_checkpoint(model, compute_dtype(options));
-  return {std::move(decoder), std::move(optimizer), TrainerState::read(directory).position, {}, {}, {}};
+  return {std::move(decoder), std::move(optimizer), state.position, {}, {}, {}};
+}
+
+/// The position of a checkpoint, in windows of this run's length: behind as many tokens.
+///
+/// Throws   Error{kFormat} where trainer.json does not say of which length its windows are.
+void count_windows_anew(Position& position, const TrainOptions& options, const TrainerState& state) {
+  constexpr std::string_view kKey = "data.sequence_length";
+  const Json* const found = state.settings.find(kKey);
+  if (found == nullptr || found->as_int() < 1) {
+    throw Error(ErrorCode::kFormat,
+                cat(options.model_path, ": trainer.json: 'settings' has ", found == nullptr ? "no " : "a bad ", kKey,
+                    "; wanted the tokens of a window ", "(use train.start=fresh for the weights alone)"));
+  }
+  const auto before = static_cast<uint64_t>(found->as_int()), now = static_cast<uint64_t>(options.sequence_length);
+  if (before == now) return;
+  const uint64_t windows = position.next_sample;
+  position.next_sample = windows / now * before + (windows % now * before + now - 1) / now;
+  log_warning(cat("train.start: the checkpoint has ", windows, " windows of ", before,
+                  " tokens behind it; this run goes on at window ", position.next_sample, " of ", now,
+                  ", behind as many tokens. Windows of another length come in another order, so that some text comes "
+                  "again and other text later"));
+}
+
+Start continued(const TrainOptions& options) {
+  const auto state = TrainerState::read(options.model_path);
+  Start start = from_checkpoint(options, options.model_path, state);
+  count_windows_anew(start.position, options, state);
+  return start;
 }
 
 Start from_nothing(nn::Decoder model) {
@@ -89,17 +124,18 @@ Start from_nothing(nn::Decoder model) {
 // With moments in f32.
 Start start_of(const TrainOptions& options, const std::optional<fs::path>& resume_from) {
   if (resume_from) {
-    Start start = from_checkpoint(options, *resume_from);
+    TrainerState state = TrainerState::read(*resume_from);
+    Start start = from_checkpoint(options, *resume_from, state);
     start.companions = companions_of(*resume_from, {});
     start.tokenizer_digest = data::tokenizer_digest(*resume_from);
-    start.resumed = TrainerState::read(*resume_from);
+    start.resumed = std::move(state);
     return start;
   }
   Companions companions = companions_of(options.model_path, options.tokenizer);
   const fs::path tokenizer = options.tokenizer.empty() ? options.model_path : options.tokenizer;
   Start start = options.model_path.empty() ? from_nothing(random_model(options))
                 : options.start == "continue"
-                    ? from_checkpoint(options, options.model_path)
+                    ? continued(options)
                     : from_nothing(nn::Decoder::load(families::open_model(options.model_path), compute_dtype(options)));
   start.companions = std::move(companions);
   if (!tokenizer.empty()) start.tokenizer_digest = data::tokenizer_digest(tokenizer);

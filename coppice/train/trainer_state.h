@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <map>
+#include <string_view>
 #include <vector>
 
 #include "coppice/base/json.h"
@@ -15,8 +17,13 @@ struct Position {
   int64_t step = 0;          ///< updates done
   uint64_t next_sample = 0;  ///< of the sampler
   uint64_t tokens_seen = 0;
-  int64_t growths = 0;                ///< of the run's stages, done
-  int64_t grown_at = -1;              ///< step of the newest growth that a handover counts from; -1: none
+  int64_t growths = 0;     ///< of the run's stages, done
+  int64_t grown_at = -1;   ///< step of the newest growth that a handover counts from; -1: none
+  int64_t released = 0;    ///< steps of its release that another run made before `grown_at`
+  int64_t wake_steps = 0;  ///< after it, in which its dormant copies wake; 0: none sleep
+  /// How often each expert was chosen in the last step's batch, by MoE layer: the loads of the next step's auxiliary
+  /// loss. Empty without one, and after a growth.
+  std::map<int64_t, std::vector<int64_t>> expert_counts;
   std::vector<double> recent_losses;  ///< of the last kRecentLosses steps, oldest first
 
   static constexpr size_t kRecentLosses = 10;
@@ -24,15 +31,17 @@ struct Position {
 };
 
 /// trainer.json: {"coppice_trainer": 1, "step", "next_sample", "tokens_seen", "growths", "grown_at",
-/// "recent_losses", "settings": {flat
-/// option: value}, "data": [...]}.
+/// "released", "wake_steps", "expert_counts", "recent_losses", "settings": {flat
+/// option: value}, "data": [...], "watch": {...}}.
 struct TrainerState {
   Position position;
   Json settings, data;  ///< what a resumed run must share (run_settings.h)
+  Json watch;           ///< Watch::memory; null in files of 0.1.0
 
   Json to_json() const;
   /// Throws   Error{kFormat} naming file and key; Error{kNotFound}.
   static TrainerState read(const std::filesystem::path& checkpoint);
+  static TrainerState from_json(const Json& json, std::string_view source);  // Throws Error{kFormat}
 };
 
 }  // namespace coppice::train

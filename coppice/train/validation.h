@@ -14,6 +14,8 @@ namespace coppice::train {
 struct Validation {
   std::map<std::string, double> loss;          ///< nats per token, by file stem
   std::map<std::string, double> loss_lineage;  ///< under the lineage routing in force; empty where there is none
+  /// Those of the routing that the model is trained with.
+  const std::map<std::string, double>& in_force() const { return loss_lineage.empty() ? loss : loss_lineage; }
   Json routing;  ///< {stem: {layer: [tokens of each expert]}}, plain top-K; null without MoE
 };
 

@@ -1,7 +1,9 @@
 #include "coppice/train/watch.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "coppice/base/error.h"
 #include "coppice/base/text.h"
 
 namespace coppice::train {
@@ -56,6 +58,41 @@ std::vector<Warning> Watch::look(int64_t step, const StepReport& report) {
                         std::move(fields)});
   }
   return warnings;
+}
+
+Json Watch::memory() const {
+  Json out = Json::object();
+  out["grad_norms"] = Json::array_of(norms_);
+  out["idle"] = Json::object();
+  for (const auto& [layer, steps] : idle_) out["idle"][std::to_string(layer)] = Json::array_of(steps);
+  return out;
+}
+
+void Watch::restore(const Json& memory, const families::ModelConfig& config) {
+  const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kFormat, cat("'watch': ", message)); };
+  norms_.clear();
+  idle_.clear();
+  for (const Json& norm : memory.at("grad_norms").items()) {
+    const double value = norm.as_double();
+    if (!std::isfinite(value) || value < 0) refuse(cat("a gradient norm of ", value, "; wanted 0 or more"));
+    norms_.push_back(value);
+  }
+  if (norms_.size() > kNorms) refuse(cat(norms_.size(), " gradient norms; wanted at most ", kNorms));
+  const Json& idle = memory.at("idle");
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const Json* const steps = idle.find(std::to_string(layer));
+    if (steps == nullptr) continue;
+    auto& of_layer = idle_[layer];
+    for (const Json& count : steps->items()) of_layer.push_back(count.as_int());
+    const bool fits = config.moe_layer[static_cast<size_t>(layer)] &&
+                      of_layer.size() == static_cast<size_t>(config.num_experts) &&
+                      std::ranges::all_of(of_layer, [](int64_t count) { return count >= 0; });
+    if (!fits) {
+      refuse(cat("steps without a token of layer ", layer, ": found ", steps->dump(), "; wanted ", config.num_experts,
+                 " counts of a layer with experts"));
+    }
+  }
+  if (idle_.size() != idle.members().size()) refuse("names a layer that the model has not");
 }
 
 }  // namespace coppice::train

@@ -31,6 +31,13 @@ class Watch {
   /// The experts are others now.
   void forget_experts() { idle_.clear(); }
 
+  /// What it remembers of the steps so far: {"grad_norms": [...], "idle": {layer: [steps without a token, by expert]}}.
+  Json memory() const;
+  /// Goes on from that of a model of `config`.
+  ///
+  /// Throws   Error{kFormat} where it is no such memory.
+  void restore(const Json& memory, const families::ModelConfig& config);
+
  private:
   double median_norm() const;  // of the last steps; 0 before there are enough
 

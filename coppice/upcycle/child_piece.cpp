@@ -1,11 +1,14 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "coppice/base/text.h"
 #include "coppice/families/expert_layout.h"
 #include "coppice/upcycle/child_piece_detail.h"
+#include "coppice/upcycle/finite.h"
 #include "coppice/upcycle/grow.h"
 
 namespace coppice::upcycle::detail {
@@ -59,36 +62,19 @@ MatrixRows gathered_matrix(const StoredExpert& stored, const ExpertMatrix& place
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// The matrices are prepared when the first of their bytes are asked for, and let go after the last.
+/// The matrices are prepared when the first of their bytes are asked for.
 class MatricesBytes {
  public:
   MatricesBytes(std::vector<ExpertMatrix> places, io::Dtype dtype, std::function<std::vector<MatrixRows>()> prepare)
-      : dtype_(dtype), places_(std::move(places)), prepare_(std::move(prepare)) {
-    for (const ExpertMatrix& place : places_) bytes_ += static_cast<uint64_t>(place.rows * place.cols);
-    bytes_ *= width_of(dtype);
-  }
-
-  uint64_t bytes() const { return bytes_; }
-  bool in_rows() const { return std::ranges::all_of(places_, lies_in_rows); }
+      : dtype_(dtype), places_(std::move(places)), prepare_(std::move(prepare)) {}
 
   void fill(uint64_t offset, std::span<std::byte> out) {
-    const auto matrices = prepared();
-    in_rows() ? fill_rows(*matrices, offset, out) : fill_whole(*matrices, out);
-    const std::lock_guard lock(mutex_);
-    made_ += out.size();
-    if (made_ < bytes_) return;
-    made_ = 0;
-    matrices_.reset();
+    std::call_once(once_, [&] { matrices_ = prepare_(); });
+    std::ranges::all_of(places_, lies_in_rows) ? fill_rows(matrices_, offset, out) : fill_whole(matrices_, out);
   }
 
  private:
   using Matrices = std::vector<MatrixRows>;
-
-  std::shared_ptr<const Matrices> prepared() {
-    const std::lock_guard lock(mutex_);
-    if (!matrices_) matrices_ = std::make_shared<const Matrices>(prepare_());
-    return matrices_;
-  }
 
   void fill_rows(const Matrices& matrices, uint64_t offset, std::span<std::byte> out) const {
     const int64_t cols = places_.front().cols;
@@ -126,12 +112,13 @@ class MatricesBytes {
       matrices[i].read(from, values);
       if (stride == 1) {
         const auto place_in_out = static_cast<size_t>(at + from - begin) * row_bytes;
-        io::from_f32(dtype_, values, out.subspan(place_in_out, values.size() * width_of(dtype_)));
+        round_finite(dtype_, values, out.subspan(place_in_out, values.size() * width_of(dtype_)), matrices[i].subject);
         continue;
       }
       for (int64_t r = from; r < to; ++r) {
         const auto row = std::span<const float>(values).subspan(static_cast<size_t>(r - from) * cols, cols);
-        io::from_f32(dtype_, row, out.subspan(static_cast<size_t>(at + r * stride - begin) * row_bytes, row_bytes));
+        const auto place_in_out = static_cast<size_t>(at + r * stride - begin) * row_bytes;
+        round_finite(dtype_, row, out.subspan(place_in_out, row_bytes), matrices[i].subject);
       }
     }
   }
@@ -149,28 +136,51 @@ class MatricesBytes {
   const io::Dtype dtype_;
   const std::vector<ExpertMatrix> places_;
   const std::function<Matrices()> prepare_;
-  uint64_t bytes_ = 0;
 
-  std::mutex mutex_;
-  std::shared_ptr<const Matrices> matrices_;
-  uint64_t made_ = 0;
+  std::once_flag once_;
+  Matrices matrices_;
 };
 
 }  // namespace
 
 MatrixRows stored_matrix(const StoredExpert& stored, const ExpertMatrix& place) {
-  return lies_in_rows(place) ? rows_in_file(stored, place) : gathered_matrix(stored, place);
+  const io::TensorInfo& tensor = *stored.entry.info;
+  const bool is_slice = stored.slice.bytes > 0 && stored.slice.bytes < tensor.bytes;
+  std::string subject = is_slice ? cat("'", tensor.name, "', expert ", stored.slice.offset / stored.slice.bytes)
+                                 : cat("'", tensor.name, "'");
+  return only_finite(lies_in_rows(place) ? rows_in_file(stored, place) : gathered_matrix(stored, place),
+                     std::move(subject));
+}
+
+PieceMaker::Fill matrices_fill(std::vector<ExpertMatrix> places, io::Dtype dtype,
+                               std::function<std::vector<MatrixRows>()> prepare) {
+  const auto bytes = std::make_shared<MatricesBytes>(std::move(places), dtype, std::move(prepare));
+  return [bytes](uint64_t offset, std::span<std::byte> out) { bytes->fill(offset, out); };
+}
+
+uint64_t matrices_bytes(std::span<const ExpertMatrix> places, io::Dtype dtype) {
+  uint64_t elements = 0;
+  for (const ExpertMatrix& place : places) elements += static_cast<uint64_t>(place.rows * place.cols);
+  return elements * width_of(dtype);
+}
+
+bool matrices_cuttable(std::span<const ExpertMatrix> places, bool by_rows) {
+  return by_rows && std::ranges::all_of(places, lies_in_rows);
 }
 
 OutputPiece matrices_piece(std::vector<ExpertMatrix> places, io::Dtype dtype, bool by_rows,
                            std::function<std::vector<MatrixRows>()> prepare) {
-  const auto bytes = std::make_shared<MatricesBytes>(std::move(places), dtype, std::move(prepare));
-  const auto compute = [bytes](uint64_t offset, std::span<std::byte> out) { bytes->fill(offset, out); };
-  return {.bytes = bytes->bytes(), .compute = compute, .cuttable = by_rows && bytes->in_rows()};
+  const uint64_t bytes = matrices_bytes(places, dtype);
+  const bool cuttable = matrices_cuttable(places, by_rows);
+  const auto make = [places = std::move(places), dtype, prepare = std::move(prepare)] {
+    return matrices_fill(places, dtype, prepare);
+  };
+  return computed_piece(bytes, make, cuttable);
 }
 
-OutputPiece child_piece(const GrowthPlan& plan, const Child& child, const TensorSlot& before, const TensorSlot& after,
-                        io::Dtype dtype, const std::function<StoredExpert(uint32_t expert)>& original) {
+PieceMaker::Fill child_fill(const GrowthPlan& plan, const Child& child, const TensorSlot& before,
+                            const TensorSlot& after, io::Dtype dtype,
+                            const std::function<StoredExpert(uint32_t expert)>& original) {
   const auto prepare = [&plan, child, layer = after.layer, original,
                         places = families::expert_matrices(before, plan.experts_before)] {
     std::vector<MatrixRows> matrices;
@@ -180,8 +190,13 @@ OutputPiece child_piece(const GrowthPlan& plan, const Child& child, const Tensor
     }
     return matrices;
   };
-  return matrices_piece(families::expert_matrices(after, plan.experts_after), dtype, grows_by_rows(plan, after.layer),
-                        prepare);
+  return matrices_fill(families::expert_matrices(after, plan.experts_after), dtype, prepare);
+}
+
+OutputPiece child_piece(const GrowthPlan& plan, const TensorSlot& after, io::Dtype dtype) {
+  const std::vector<ExpertMatrix> places = families::expert_matrices(after, plan.experts_after);
+  return {.bytes = matrices_bytes(places, dtype),
+          .cuttable = matrices_cuttable(places, grows_by_rows(plan, after.layer))};
 }
 
 }  // namespace coppice::upcycle::detail

@@ -1,6 +1,7 @@
 #include "coppice/upcycle/convert.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "coppice/base/error.h"
@@ -75,8 +76,8 @@ void check_alike(const Model& first, const Model& other) {
 
 void compare_tokenizers(const Model& first, const Model& other, std::vector<std::string>& losses) {
   for (const std::string_view name : kTokenizerFiles) {
-    const fs::path a = first.checkpoint.directory() / name, b = other.checkpoint.directory() / name;
-    if (!fs::exists(a) || !fs::exists(b) || sha256_of_file(a) == sha256_of_file(b)) continue;
+    const io::ModelDirectory &a = first.checkpoint.files(), &b = other.checkpoint.files();
+    if (!a.has(name) || !b.has(name) || a.sha256(name) == b.sha256(name)) continue;
     losses.push_back(cat("'", name, "' of ", other.checkpoint.directory(), ": another tokenizer than the first one's"));
   }
 }
@@ -121,6 +122,29 @@ std::vector<std::string> Conversion::account() const {
   return texts;
 }
 
+namespace {
+
+/// SHA-256 of every router whose rows a file gives, which cannot be made again.
+std::map<std::string, std::string> digests_of_given_routers(const Mapping& mapping, const ConversionPlan& plan,
+                                                            std::span<const OutputTensor> tensors) {
+  std::map<std::string, std::string> digests;
+  if (new_router(plan.router.name).row != nullptr) return digests;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (mapping.tensors[i].origin != Origin::kRouter) continue;
+    Sha256 digest;
+    std::vector<std::byte> bytes;
+    for (const OutputPiece& piece : tensors[i].pieces) {
+      bytes.resize(piece.bytes);
+      piece.fill(0, bytes);
+      digest.add(bytes);
+    }
+    digests[tensors[i].info.name] = digest.hex();
+  }
+  return digests;
+}
+
+}  // namespace
+
 WrittenModel convert(Conversion& conversion, const OutputSettings& settings) {
   const Model& first = *conversion.sources_.front();
   std::vector<const io::Checkpoint*> sources;
@@ -135,7 +159,10 @@ WrittenModel convert(Conversion& conversion, const OutputSettings& settings) {
                           .experts_before = first.config.num_experts,
                           .source_digests = std::move(digests),
                           .losses = conversion.mapping_.losses,
+                          .given_routers = {},
                           .settings = settings.record};
+  if (conversion.plan_)
+    record.given_routers = digests_of_given_routers(conversion.mapping_, *conversion.plan_, conversion.tensors_);
   const NewModel model{.plan = conversion.plan_ ? conversion.plan_->to_json().dump() : cat("dense-average ", record.to),
                        .config = conversion.mapping_.config.json,
                        .lineage = extend_lineage(read_lineage(first.checkpoint.directory()), record),

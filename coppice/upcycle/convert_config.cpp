@@ -156,7 +156,7 @@ void write_experts(const ModelConfig& dense, const Family& family, const Convers
     to[family.top_groups_key] = 1;
   }
   if (family.has_routed_scaling) to[family.routed_scaling_key] = 1.0;
-  if (family.has_aux_loss) to["router_aux_loss_coef"] = family.aux_loss_fallback;
+  if (family.aux_loss_fallback > 0) to[family.aux_loss_key] = family.aux_loss_fallback;
 }
 
 /// The value as a model of this dtype multiplies by it.

@@ -29,7 +29,7 @@ class Roles {
   }
 
   /// Its name; empty if there is none. It counts as used.
-  std::string use(Role role, int64_t layer) {
+  io::TensorName use(Role role, int64_t layer) {
     const auto found = by_role_.find({role, layer});
     if (found == by_role_.end()) return {};
     used_.insert(found->first);
@@ -124,9 +124,9 @@ Mapping map_to_moe(const ModelConfig& dense, std::span<const TensorSlot> slots, 
     if (families::is_expert(role) || (is_shared(role) && role != Role::kSharedExpertGate)) {
       const bool zero = role == Role::kSharedDown;
       const Origin origin = families::is_expert(role) ? Origin::kExperts : zero ? Origin::kZeros : Origin::kShared;
-      const std::string source = roles.use(dense_role(role), slot.layer);
+      const io::TensorName source = roles.use(dense_role(role), slot.layer);
       if (role == Role::kExpertGateUp) (void)roles.use(Role::kDenseUp, slot.layer);
-      out.tensors.push_back({slot, origin, zero ? std::string() : source});
+      out.tensors.push_back({slot, origin, zero ? io::TensorName() : source});
       continue;
     }
     if (role == Role::kLmHead && dense.tied) {  // the head keeps the embeddings' values where these are scaled
@@ -164,7 +164,7 @@ Mapping map_to_dense(const ModelConfig& moe, std::span<const TensorSlot> slots, 
     const Role of_expert = role == Role::kDenseGate ? Role::kExpertGate
                            : role == Role::kDenseUp ? Role::kExpertUp
                                                     : Role::kExpertDown;
-    std::string source = roles.use(of_expert, slot.layer);
+    io::TensorName source = roles.use(of_expert, slot.layer);
     if (source.empty()) source = roles.use(Role::kExpertGateUp, slot.layer);
     out.tensors.push_back({slot, Origin::kExpertMean, source});
   }

@@ -29,7 +29,7 @@ enum class Origin {
 struct MappedTensor {
   families::TensorSlot slot;
   Origin origin = Origin::kCopy;
-  std::string source;  ///< name in the dense model; of experts in one tensor, that of the gate matrix or of down
+  io::TensorName source;  ///< name in the dense model; of experts in one tensor, that of the gate matrix or of down
 };
 
 struct Mapping {

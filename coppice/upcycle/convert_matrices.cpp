@@ -12,14 +12,14 @@ using families::ExpertMatrix;
 using families::Role;
 using io::Checkpoint;
 
-ExpertMatrix whole(Role role, const std::vector<int64_t>& shape) {
+ExpertMatrix whole(Role role, const io::TensorShape& shape) {
   int64_t cols = 1;
   for (size_t i = 1; i < shape.size(); ++i) cols *= shape[i];
   return {
       .role = role, .rows = shape.empty() ? 1 : shape[0], .cols = cols, .begin = 0, .row_step = cols, .col_step = 1};
 }
 
-ExpertMatrix slice_place(Role role, const std::vector<int64_t>& shape, int64_t index, int64_t count) {
+ExpertMatrix slice_place(Role role, const io::TensorShape& shape, int64_t index, int64_t count) {
   ExpertMatrix place = whole(role, shape);
   if (role == Role::kExpertDown) {
     place.cols /= count;

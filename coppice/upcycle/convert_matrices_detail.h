@@ -11,12 +11,11 @@
 namespace coppice::upcycle::detail {
 
 /// All of a tensor, [first dimension, the others].
-families::ExpertMatrix whole(families::Role role, const std::vector<int64_t>& shape);
+families::ExpertMatrix whole(families::Role role, const io::TensorShape& shape);
 
 /// Slice `index` of `count` of a dense layer's matrix, as the matrix `role` of an expert: rows of gate and up, columns
 /// of down.
-families::ExpertMatrix slice_place(families::Role role, const std::vector<int64_t>& shape, int64_t index,
-                                   int64_t count);
+families::ExpertMatrix slice_place(families::Role role, const io::TensorShape& shape, int64_t index, int64_t count);
 
 /// The matrix times a factor, in fp64 and rounded to fp32.
 MatrixRows scaled(MatrixRows matrix, double factor);

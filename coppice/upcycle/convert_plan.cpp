@@ -73,6 +73,9 @@ void choose_routing(const Family& family, const std::optional<std::string>& want
       // A softmax over the K chosen is a softmax over all whose K gates are divided by their sum.
       if (wanted && renormalise.kind == Switch::Kind::kKey) plan.renormalise = *wanted == "topk_softmax";
       plan.routing = plan.renormalise ? "topk_softmax" : "softmax_topk";
+      break;
+    case GateFunction::kUnknown:
+      throw Error(ErrorCode::kUnsupported, cat("how the routers of ", family.model_type, " work is not known"));
   }
   if (!wanted || *wanted == plan.routing) return;
   refuse("routing", cat(family.model_type, " always computes ",

@@ -49,8 +49,8 @@ float embedding_factor(int64_t dim, io::Dtype dtype) {
   return rounded;
 }
 
-/// Shared with the pieces that compute later.
-class Converter : public std::enable_shared_from_this<Converter> {
+/// Shared with the pieces that compute later. Those of experts are as many as the model has, so it makes them itself.
+class Converter : public PieceMaker, public std::enable_shared_from_this<Converter> {
  public:
   Converter(std::span<const Model> parents, const ConversionPlan& plan, const Mapping& mapping, const RouterRows* rows)
       : parents_(parents),
@@ -91,9 +91,7 @@ class Converter : public std::enable_shared_from_this<Converter> {
     return matrix;
   }
 
-  Checkpoint::Entry at(const std::string& name, size_t parent = 0) const {
-    return parents_[parent].checkpoint.at(name);
-  }
+  Checkpoint::Entry at(std::string_view name, size_t parent = 0) const { return parents_[parent].checkpoint.at(name); }
   bool averages() const { return parents_.size() > 1 && plan_.trunk == "average"; }
 
   /// That of its source; what is new has the dtype of the layers' first matrix.
@@ -164,7 +162,7 @@ class Converter : public std::enable_shared_from_this<Converter> {
   /// The first units of gate or up, bit for bit.
   void add_shared(const MappedTensor& mapped, OutputTensor& out) const {
     const Checkpoint::Entry entry = at(mapped.source);
-    out.pieces.push_back({.bytes = out.info.bytes, .file = entry.file, .offset = entry.info->offset, .compute = {}});
+    out.pieces.push_back({.bytes = out.info.bytes, .file = entry.file, .offset = entry.info->offset});
   }
 
   void add_experts(const MappedTensor& mapped, OutputTensor& out) const {
@@ -176,8 +174,7 @@ class Converter : public std::enable_shared_from_this<Converter> {
     for (int64_t expert = first; expert < end; ++expert) {
       for (const ExpertMatrix& place : places) {
         COPPICE_CHECK(place.is_contiguous(), slot.name);
-        out.pieces.push_back(
-            expert_piece(slot.layer, layer->children[static_cast<size_t>(expert)], place.role, out.info.dtype));
+        out.pieces.push_back(expert_piece(slot.layer, expert, place.role, out.info.dtype));
       }
     }
   }
@@ -193,7 +190,10 @@ class Converter : public std::enable_shared_from_this<Converter> {
     return slice_place(role, stored.entry.info->shape, slice % plan_.granularity, plan_.granularity);
   }
 
-  OutputPiece expert_piece(int64_t layer, const Child& child, Role role, io::Dtype dtype) const {
+  bool changes(const Child& child) const { return !method_.same_bytes && (child.copy > 0 || plan_.init_all); }
+
+  OutputPiece expert_piece(int64_t layer, int64_t expert, Role role, io::Dtype dtype) const {
+    const Child& child = plan_.find_layer(layer)->children[static_cast<size_t>(expert)];
     const StoredExpert stored = dense_matrix(layer, role, child.parent);
     check_float(stored.entry);
     if (stored.entry.info->dtype != dtype) {
@@ -203,30 +203,55 @@ class Converter : public std::enable_shared_from_this<Converter> {
               " and what it shares a tensor ", "with is ", io::dtype_name(dtype), " (convert the checkpoint in one)"));
     }
     const ExpertMatrix from = place_of(stored, role, child.parent);
-    const double factor = expert_factor(plan_, role);
-    const bool changes = !method_.same_bytes && (child.copy > 0 || plan_.init_all);
-    if (!changes && factor == 1 && from.is_contiguous()) {
+    if (!changes(child) && expert_factor(plan_, role) == 1 && from.is_contiguous()) {
       const auto width = io::dtype_bytes(dtype);
       return {.bytes = static_cast<uint64_t>(from.rows * from.cols) * width,
               .file = stored.entry.file,
-              .offset = stored.entry.info->offset + static_cast<uint64_t>(from.begin) * width,
-              .compute = {}};
+              .offset = stored.entry.info->offset + static_cast<uint64_t>(from.begin) * width};
     }
-    ExpertMatrix to = from;
-    to.begin = 0;
-    to.row_step = to.cols;
-    const auto prepare = [self = shared_from_this(), layer, child, role, changes, factor] {
+    const ExpertMatrix place = alone(from);
+    return {.bytes = detail::matrices_bytes({&place, 1}, dtype),
+            .maker = shared_from_this(),
+            .number = number_of({layer, expert, role}),
+            .cuttable = detail::matrices_cuttable({&place, 1}, !changes(child) || !method_.holds_matrix),
+            .identity = changes(child) ? 0 : slice_identity(layer, role, child.parent)};
+  }
+
+  /// A matrix that is cut out of another one, in a place of its own.
+  static ExpertMatrix alone(ExpertMatrix place) {
+    place.begin = 0;
+    place.row_step = place.cols;
+    return place;
+  }
+
+  /// A matrix of an expert of the converted model, and the number that its piece has.
+  struct ExpertNumber {
+    int64_t layer, expert;
+    Role role;
+  };
+  static uint64_t number_of(const ExpertNumber& of) {
+    return static_cast<uint64_t>(of.layer) << 40 | static_cast<uint64_t>(of.expert) << 8 |
+           static_cast<uint64_t>(of.role);
+  }
+  static ExpertNumber of_number(uint64_t number) {
+    return {static_cast<int64_t>(number >> 40), static_cast<int64_t>(number >> 8 & 0xffffffff),
+            static_cast<Role>(number & 0xff)};
+  }
+
+  Fill make(uint64_t number) const override {
+    const auto [layer, expert, role] = of_number(number);
+    const Child& child = plan_.find_layer(layer)->children[static_cast<size_t>(expert)];
+    const StoredExpert stored = dense_matrix(layer, role, child.parent);
+    const auto prepare = [this, layer, child, role] {
       const RowsSource slices = [&](uint32_t slice) {
-        const StoredExpert matrix = self->dense_matrix(layer, role, slice);
-        return stored_matrix(matrix, self->place_of(matrix, role, slice));
+        const StoredExpert matrix = dense_matrix(layer, role, slice);
+        return stored_matrix(matrix, place_of(matrix, role, slice));
       };
       MatrixRows matrix = slices(child.parent);
-      if (changes) matrix.read = self->method_.child(matrix, self->key_of(layer, child), slices, self->params_);
-      return std::vector{scaled(std::move(matrix), factor)};
+      if (changes(child)) matrix.read = method_.child(matrix, key_of(layer, child), slices, params_);
+      return std::vector{scaled(std::move(matrix), expert_factor(plan_, role))};
     };
-    OutputPiece piece = matrices_piece({to}, dtype, !changes || !method_.holds_matrix, prepare);
-    if (!changes) piece.identity = slice_identity(layer, role, child.parent);
-    return piece;
+    return detail::matrices_fill({alone(place_of(stored, role, child.parent))}, stored.entry.info->dtype, prepare);
   }
 
   /// A number for each slice of each matrix: experts that are the same slice have the same bytes.

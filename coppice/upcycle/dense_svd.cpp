@@ -1,7 +1,8 @@
 #include <Eigen/SVD>
 #include <cmath>
 
-#include "coppice/base/check.h"
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
 #include "coppice/upcycle/dense_detail.h"
 
 namespace coppice::upcycle {
@@ -22,7 +23,10 @@ Svd singular_values(const Dense& m) {
   using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const Eigen::MatrixXf in = Eigen::Map<const RowMajor>(m.values.data(), m.rows, m.cols);
   const Eigen::BDCSVD<Eigen::MatrixXf> svd(in, Eigen::ComputeThinU | Eigen::ComputeThinV);
-  COPPICE_CHECK(svd.info() == Eigen::Success, m.rows, " x ", m.cols);
+  if (svd.info() != Eigen::Success) {
+    throw Error(ErrorCode::kUnsupported, cat("a matrix of ", m.rows, " x ", m.cols,
+                                             ": its singular values do not converge (choose a method without them)"));
+  }
   Eigen::MatrixXf u = svd.matrixU(), v = svd.matrixV();
   for (int64_t c = 0; c < u.cols(); ++c) {
     Eigen::Index largest = 0;

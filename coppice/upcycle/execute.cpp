@@ -1,46 +1,22 @@
 #include "coppice/upcycle/execute.h"
 
 #include <array>
-#include <optional>
 #include <utility>
 
 #include "coppice/io/atomic_file.h"
-#include "coppice/upcycle/grown_weights.h"
+#include "coppice/upcycle/grown_model.h"
 #include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/optimizer_state.h"
 
 namespace coppice::upcycle {
 namespace {
 
 namespace fs = std::filesystem;
-using families::TensorSlot;
 
-/// What will be written, before anything is. The tensors refer to the members above them.
-struct Growth {
-  GrowthPlan plan;
-  Json config;
-  std::vector<TensorSlot> slots;
-  std::optional<OptimizerState> state;
-  std::vector<OutputTensor> weights;
-  std::optional<std::vector<OutputTensor>> optimizer;
-
-  Growth(const families::Model& model, const GrowthPlan& given)
-      : plan(with_all_layers(model, given)),
-        config(grown_config(model.config, plan)),
-        slots(grown_slots(model, plan)),
-        state(OptimizerState::open(model)),
-        weights(grown_weights(model, plan, slots, state ? &*state : nullptr)) {
-    (void)families::read_config(config, "config.json of the grown model", model.config.family);
-    if (state) optimizer = state->grow(model, plan, slots);
-  }
-  Growth(const Growth&) = delete;
-  Growth& operator=(const Growth&) = delete;
-};
-
-uint64_t optimizer_bytes(const fs::path& model) {
+uint64_t optimizer_bytes(const io::ModelDirectory& files) {
   uint64_t bytes = 0;
-  for (const fs::directory_entry& file : fs::directory_iterator(model / kTrainerFolder)) {
-    if (file.path().extension() == ".safetensors") bytes += file.file_size();
+  for (const std::string& name : files.names(kTrainerFolder)) {
+    const fs::path file = fs::path(kTrainerFolder) / name;
+    if (file.extension() == ".safetensors") bytes += files.state(file)->bytes;
   }
   return bytes;
 }
@@ -50,7 +26,7 @@ uint64_t optimizer_bytes(const fs::path& model) {
 WrittenModel expand(const families::Model& model, const GrowthPlan& plan, const OutputSettings& settings) {
   const io::Checkpoint& source = model.checkpoint;
   io::check_output_directory(settings.out, source.directory());
-  Growth growth(model, plan);
+  GrownModel growth(model, plan);
   Json lineage =
       extend_lineage(read_lineage(source.directory()), growth.plan, "expand", model.digest(), settings.record);
   const NewModel grown{.plan = growth.plan.to_json().dump(),
@@ -62,12 +38,12 @@ WrittenModel expand(const families::Model& model, const GrowthPlan& plan, const 
 }
 
 ExpandBytes expand_bytes(const families::Model& model, const GrowthPlan& plan) {
-  const Growth growth(model, plan);
+  const GrownModel growth(model, plan);
   ExpandBytes bytes;
   bytes.weights_before = model.checkpoint.total_bytes();
   bytes.weights_after = total_bytes(infos_of(growth.weights));
   if (growth.state) {
-    bytes.optimizer_before = optimizer_bytes(model.checkpoint.directory());
+    bytes.optimizer_before = optimizer_bytes(model.checkpoint.files());
     bytes.optimizer_after = total_bytes(infos_of(*growth.optimizer));
   }
   return bytes;

@@ -6,10 +6,8 @@
 
 namespace coppice::upcycle {
 
-/// The matrix as one that can be decomposed.
-///
-/// Throws   Error{kNonFinite} naming layer, expert and role if a value is none.
-Dense finite_matrix(const MatrixRows& matrix, const ChildKey& key);
+/// All of the matrix. Values that a method sees are finite (finite.h).
+Dense whole(const MatrixRows& matrix);
 
 /// Rows of a matrix that is there already.
 RowFill rows_of(Dense m);

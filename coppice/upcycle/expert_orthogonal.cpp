@@ -3,8 +3,6 @@
 #include <memory>
 #include <utility>
 
-#include "coppice/base/error.h"
-#include "coppice/base/text.h"
 #include "coppice/upcycle/expert_decompose_detail.h"
 #include "coppice/upcycle/expert_rows_detail.h"
 #include "coppice/upcycle/lane_sum_detail.h"
@@ -21,7 +19,7 @@ constexpr ParamSpec kOrthogonalParams[] = {
      .help = "std of the noise before the decomposition, in stds of the matrix"}};
 
 RowFill orthogonal(const MatrixRows& parent, const ChildKey& key, const RowsSource&, const Params& params) {
-  Dense noisy = finite_matrix(parent, key);
+  Dense noisy = whole(parent);
   const std::span<const float> values(noisy.values);
   const auto sigma = static_cast<float>(params.get("lambda") * mean_std(values).std);
   LaneSum squares;
@@ -39,16 +37,7 @@ RowFill orthogonal(const MatrixRows& parent, const ChildKey& key, const RowsSour
 
 }  // namespace
 
-Dense finite_matrix(const MatrixRows& matrix, const ChildKey& key) {
-  Dense m{matrix.rows, matrix.cols, matrix.all()};
-  for (const float x : m.values) {
-    if (std::isfinite(x)) continue;
-    throw Error(ErrorCode::kNonFinite,
-                cat("layer ", key.layer, ", expert ", key.parent, ", ", families::role_name(matrix.role),
-                    ": a weight is ", x, "; a matrix with it cannot be decomposed (choose another expert-init)"));
-  }
-  return m;
-}
+Dense whole(const MatrixRows& matrix) { return {matrix.rows, matrix.cols, matrix.all()}; }
 
 RowFill rows_of(Dense m) {
   return [m = std::make_shared<const Dense>(std::move(m))](int64_t first, std::span<float> out) {

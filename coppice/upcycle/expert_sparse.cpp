@@ -42,10 +42,8 @@ Dense random_dictionary(int64_t rows, const Rng& rng) {
 
 RowFill sparse_code_mix(const MatrixRows& parent, const ChildKey& key, const RowsSource& partner,
                         const Params& params) {
-  Dense own = finite_matrix(parent, key);
-  ChildKey other = key;
-  other.parent = key.partner();
-  const Dense from = finite_matrix(partner(other.parent), other);
+  Dense own = whole(parent);
+  const Dense from = whole(partner(key.partner()));
   const Dense dictionary = random_dictionary(parent.rows, key.tensor_rng(parent.role, kDictionary));
   const auto codes_of = [&](const Dense& m) {
     const double penalty = params.get("penalty") * norm(m.values) / static_cast<double>(m.cols);

@@ -25,7 +25,7 @@ Dense shaken(Dense vectors, double length, const Rng& rng) {
 RowFill svd_perturb(const MatrixRows& parent, const ChildKey& key, const RowsSource&, const Params& params) {
   const auto stream = [&](uint32_t purpose) { return key.tensor_rng(parent.role, purpose); };
   return rows_of(
-      svd_perturbed(finite_matrix(parent, key), params,
+      svd_perturbed(whole(parent), params,
                     {stream(kSingularValues), stream(kLeftVectors), stream(kRightVectors), stream(kSmallValues)}));
 }
 
@@ -38,10 +38,8 @@ constexpr ParamSpec kSvdMixParams[] = {{.key = "ratio",
                                         .help = "share of the singular pairs with the partner's vectors"}};
 
 RowFill svd_mix(const MatrixRows& parent, const ChildKey& key, const RowsSource& partner, const Params& params) {
-  Svd own = singular_values(finite_matrix(parent, key));
-  ChildKey other = key;
-  other.parent = key.partner();
-  const Svd from = singular_values(finite_matrix(partner(other.parent), other));
+  Svd own = singular_values(whole(parent));
+  const Svd from = singular_values(whole(partner(key.partner())));
   auto mixed = key.tensor_rng(parent.role, kMixed).permutation(static_cast<uint32_t>(own.s.size()));
   mixed.resize(static_cast<size_t>(std::floor(params.get("ratio") * static_cast<double>(mixed.size()))));
   for (const uint32_t pair : mixed) {

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/expert_init.h"
+#include "coppice/upcycle/finite.h"
 #include "coppice/upcycle/lane_sum_detail.h"
 #include "coppice/upcycle/optimizer_init.h"
 #include "coppice/upcycle/plan_detail.h"
@@ -30,6 +32,20 @@ Params expert_params(const GrowthPlan& plan, int64_t layer) {
 
 bool leaves_alone(const ExpertInit& method, Role role) {
   return method.same_bytes || (families::is_bias(role) && !method.changes_biases);
+}
+
+/// But for the plan's factor, the child's tensor is its parent's.
+bool has_values_of_parent(const GrowthPlan& plan, int64_t layer, const Child& child, Role role) {
+  return child.copy == 0 || leaves_alone(expert_method(plan, layer), role);
+}
+
+MatrixRows times(MatrixRows matrix, double factor) {
+  if (factor == 1) return matrix;
+  matrix.read = [read = std::move(matrix.read), factor](int64_t first, std::span<float> out) {
+    read(first, out);
+    for (float& x : out) x = static_cast<float>(factor * x);
+  };
+  return matrix;
 }
 
 Params optimizer_params(const GrowthPlan& plan) {
@@ -58,15 +74,22 @@ std::vector<float> widen(const MatrixBytes& matrix, std::string_view what) {
   return values;
 }
 
-RowsSource rows_of(const MatrixSource& source, Role role) {
-  return [&source, role](uint32_t expert) { return upcycle::rows_of(source(expert), role); };
+std::string subject_of(int64_t layer, Role role) { return cat("layer ", layer, ", ", families::role_name(role)); }
+std::string subject_of(int64_t layer, uint32_t expert, Role role) {
+  return cat("layer ", layer, ", expert ", expert, ", ", families::role_name(role));
+}
+
+RowsSource finite_rows_of(const MatrixSource& source, int64_t layer, Role role) {
+  return [&source, layer, role](uint32_t expert) {
+    return only_finite(rows_of(source(expert), role), subject_of(layer, expert, role));
+  };
 }
 
 /// mean|child - W| / mean|W|; 0 for a parent of zeros.
 double weight_change(const GrowthPlan& plan, int64_t layer, const Child& child, Role role,
                      const MatrixSource& weights) {
-  if (is_plain_copy(plan, layer, child, role)) return 0;
-  const RowsSource originals = rows_of(weights, role);
+  if (has_values_of_parent(plan, layer, child, role)) return 0;
+  const RowsSource originals = finite_rows_of(weights, layer, role);
   const auto parent = originals(child.parent).all();
   auto values = child_matrix(plan, layer, child, role, originals).all();
   for (size_t i = 0; i < values.size(); ++i) values[i] -= parent[i];
@@ -81,6 +104,13 @@ RouterPart router_part(Role role) {
   COPPICE_CHECK(role == Role::kRouter || role == Role::kRouterBias || role == Role::kSelectionBias);
   if (role == Role::kRouter) return RouterPart::kWeight;
   return role == Role::kRouterBias ? RouterPart::kBias : RouterPart::kSelectionBias;
+}
+
+/// True where the method gives this part of the router other values than the parents'.
+bool changes(const RouterInit& method, RouterPart part, bool has_router_bias) {
+  if (method.only_copies()) return false;
+  if (!method.needs_bias) return part == RouterPart::kWeight;
+  return part == (has_router_bias ? RouterPart::kBias : RouterPart::kSelectionBias);
 }
 
 /// Every child's row as its parent's; a selection bias that the plan sets to 0 is 0 for copies.
@@ -108,6 +138,8 @@ double split_moment_factor(const GrowthPlan& plan, Role role, MomentKind kind) {
   return kind == MomentKind::kExpAvg ? of_gradient : of_gradient * of_gradient;
 }
 
+std::string_view moment_name(MomentKind kind) { return kind == MomentKind::kExpAvg ? "exp_avg" : "exp_avg_sq"; }
+
 MomentContext moment_context(MomentKind kind, const Child& child, uint32_t num_siblings) {
   return {.moment = kind == MomentKind::kExpAvg ? Moment::kFirst : Moment::kSecond,
           .copy = child.copy,
@@ -117,7 +149,7 @@ MomentContext moment_context(MomentKind kind, const Child& child, uint32_t num_s
 }  // namespace
 
 bool is_plain_copy(const GrowthPlan& plan, const Child& child) {
-  if (plan.split > 1) return false;
+  if (plan.split > 1 || plan.down_factor != 1 || plan.down_bias_factor != 1) return false;
   if (child.copy == 0) return true;
   const auto copies = [](const MethodChoice& choice) { return expert_init(choice.name).same_bytes; };
   return copies(plan.expert_init) && std::ranges::all_of(plan.layers, [&](const LayerPlan& layer) {
@@ -126,7 +158,7 @@ bool is_plain_copy(const GrowthPlan& plan, const Child& child) {
 }
 
 bool is_plain_copy(const GrowthPlan& plan, int64_t layer, const Child& child, Role role) {
-  return plan.split == 1 && (child.copy == 0 || leaves_alone(expert_method(plan, layer), role));
+  return plan.split == 1 && expert_factor(plan, role) == 1 && has_values_of_parent(plan, layer, child, role);
 }
 
 MatrixRows rows_of(const MatrixBytes& matrix, Role role) {
@@ -143,18 +175,20 @@ void round_rows(const MatrixRows& matrix, io::Dtype dtype, std::span<std::byte> 
   const size_t width = io::dtype_bytes(dtype);
   COPPICE_CHECK(out.size() == static_cast<size_t>(matrix.rows * matrix.cols) * width);
   matrix.for_each_block([&](int64_t first, std::span<const float> rows) {
-    io::from_f32(dtype, rows, out.subspan(static_cast<size_t>(first * matrix.cols) * width, rows.size() * width));
+    round_finite(dtype, rows, out.subspan(static_cast<size_t>(first * matrix.cols) * width, rows.size() * width),
+                 matrix.subject);
   });
 }
 
 MatrixRows child_matrix(const GrowthPlan& plan, int64_t layer, const Child& child, Role role,
                         const RowsSource& originals) {
   MatrixRows parent = originals(child.parent);
-  if (plan.split > 1) return part_of_expert(plan, child, parent, split_factor(plan, role));
-  if (is_plain_copy(plan, layer, child, role)) return parent;
+  const double factor = expert_factor(plan, role);
+  if (plan.split > 1) return part_of_expert(plan, child, parent, factor);
+  if (has_values_of_parent(plan, layer, child, role)) return times(std::move(parent), factor);
   parent.read =
       expert_method(plan, layer).child(parent, key_of(plan, layer, child), originals, expert_params(plan, layer));
-  return parent;
+  return times(std::move(parent), factor);
 }
 
 bool grows_by_rows(const GrowthPlan& plan, int64_t layer) {
@@ -170,7 +204,7 @@ void grow_expert(const GrowthPlan& plan, int64_t layer, const Child& child, Role
     std::memcpy(out.data(), parent.bytes.data(), out.size());
     return;
   }
-  round_rows(child_matrix(plan, layer, child, role, rows_of(source, role)), out_dtype, out);
+  round_rows(child_matrix(plan, layer, child, role, finite_rows_of(source, layer, role)), out_dtype, out);
 }
 
 void grow_router(const GrowthPlan& plan, int64_t layer, Role role, MatrixBytes before, std::span<std::byte> out,
@@ -182,52 +216,59 @@ void grow_router(const GrowthPlan& plan, int64_t layer, Role role, MatrixBytes b
   if (role == Role::kSelectionBias && plan.selection_bias_factor != 1) {
     auto values = widen({before.dtype, static_cast<int64_t>(layer_plan.children.size()), before.cols, out},
                         families::role_name(role));
+    check_finite(values, 0, before.cols, subject_of(layer, role));
     for (float& x : values) x = static_cast<float>(plan.selection_bias_factor * x);
-    io::from_f32(before.dtype, values, out);
+    round_finite(before.dtype, values, out, subject_of(layer, role));
   }
 
   const RouterPart part = router_part(role);
   const MethodChoice& choice = plan.router_init_of(layer);
   const RouterInit& method = router_init(choice.name);
-  if (method.only_copies()) return;
+  if (!changes(method, part, has_router_bias)) return;
   const Params params(method.name, method.params, choice.given);
   const MatrixBytes spread{before.dtype, static_cast<int64_t>(layer_plan.children.size()), before.cols, out};
   const auto unchanged = widen(spread, families::role_name(role));
   const auto source = widen(before, families::role_name(role));
+  check_finite(source, 0, before.cols, subject_of(layer, role));
   auto values = unchanged;
   method.apply({.rows = spread.rows, .cols = spread.cols, .values = values, .source = source}, part, layer_plan,
                plan.seed, params, has_router_bias);
 
   std::vector<float> rounded(values.size());
-  io::from_f32(before.dtype, values, out);
+  round_finite(before.dtype, values, out, subject_of(layer, role));
   io::to_f32(before.dtype, out, rounded);
   for (size_t i = 0; i < values.size(); ++i) {
     if (values[i] == unchanged[i] || rounded[i] != unchanged[i]) continue;
     rounded[i] = io::next_representable(before.dtype, unchanged[i], values[i] - unchanged[i]);
   }
-  io::from_f32(before.dtype, rounded, out);
+  round_finite(before.dtype, rounded, out, subject_of(layer, role));
 }
 
 void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& child, Role role, MomentKind kind,
                         const MatrixSource& moments, const MatrixSource& weights, std::span<float> out) {
   COPPICE_CHECK(families::is_expert(role), families::role_name(role));
   const MatrixBytes stored = moments(child.parent);
-  const auto before = widen(stored, "optimizer state");
+  const auto subject = [&](uint32_t expert) { return cat(subject_of(layer, expert, role), ", ", moment_name(kind)); };
   if (plan.split > 1) {
-    part_of_expert(plan, child, rows_of(stored, role), split_moment_factor(plan, role, kind)).read(0, out);
-    return;
+    const MatrixRows parent = only_finite(rows_of(stored, role), subject(child.parent));
+    part_of_expert(plan, child, parent, split_moment_factor(plan, role, kind)).read(0, out);
+    return check_finite(out, 0, parent.cols, subject(child.parent));
   }
+  const auto before = widen(stored, "optimizer state");
   COPPICE_CHECK(before.size() == out.size());
   std::ranges::copy(before, out.begin());
   const OptimizerInit& strategy = optimizer_init(plan.optimizer_state.name);
   if (child.copy == 0 && !strategy.touches_original) return;
+  if (strategy.computes) check_finite(before, 0, stored.cols, subject(child.parent));
 
   const auto experts = plan.experts_before;
   MomentContext context = moment_context(kind, child, plan.layer(layer).siblings(experts)[child.parent]);
   if (strategy.needs_change) context.weight_change = weight_change(plan, layer, child, role, weights);
   std::vector<float> next;
   if (strategy.needs_next) {
-    next = widen(moments(static_cast<uint32_t>((child.parent + 1) % experts)), "optimizer state");
+    const auto expert = static_cast<uint32_t>((child.parent + 1) % experts);
+    next = widen(moments(expert), "optimizer state");
+    check_finite(next, 0, stored.cols, subject(expert));
     context.next = next;
   }
   strategy.apply(out, context, optimizer_params(plan));
@@ -247,6 +288,7 @@ void grow_router_moment(const GrowthPlan& plan, int64_t layer, MomentKind kind, 
   const OptimizerInit& strategy = optimizer_init(plan.optimizer_state.name);
   const Params params = optimizer_params(plan);
   const auto siblings = layer_plan.siblings(plan.experts_before);
+  if (strategy.computes) check_finite(before, 0, cols, cat("layer ", layer, ", router, ", moment_name(kind)));
   for (size_t i = 0; i < layer_plan.children.size(); ++i) {
     const Child& child = layer_plan.children[i];
     if (child.copy == 0 && !strategy.touches_original) continue;

@@ -1,7 +1,7 @@
 #include "coppice/upcycle/grown_weights.h"
 
 #include <algorithm>
-#include <cstring>
+#include <memory>
 #include <utility>
 
 #include "coppice/base/check.h"
@@ -9,6 +9,7 @@
 #include "coppice/base/text.h"
 #include "coppice/families/expert_layout.h"
 #include "coppice/upcycle/child_piece_detail.h"
+#include "coppice/upcycle/finite.h"
 #include "coppice/upcycle/grow.h"
 
 namespace coppice::upcycle {
@@ -27,31 +28,91 @@ Checkpoint::Entry best_values(const Model& model, const OptimizerState* state, s
 /// What is only ever copied, whatever the method.
 bool is_always_copied(Role role) { return role == Role::kExpertCompanion || role == Role::kAttentionExpert; }
 
+families::ExpertSlice slice_of(const Model& model, const TensorSlot& slot, const Checkpoint::Entry& entry,
+                               int64_t expert) {
+  return families::expert_slice(slot, entry.info->bytes, model.config.num_experts, expert);
+}
+
+/// Computes the pieces of the grown model that are not copied: of slot s and child c that of number s * kMostChildren + c.
+class GrownPieces : public PieceMaker {
+ public:
+  GrownPieces(const Model& model, const GrowthPlan& plan, const std::vector<TensorSlot>& slots,
+              const OptimizerState* state)
+      : model_(model), plan_(plan), slots_(slots), state_(state) {}
+
+  uint64_t number_of(const TensorSlot& slot, const Child& child) const {
+    const auto& children = plan_.layer(slot.layer).children;
+    return number_of(slot) + static_cast<uint64_t>(&child - children.data());
+  }
+  uint64_t number_of(const TensorSlot& slot) const {
+    return static_cast<uint64_t>(&slot - slots_.data()) * kMostChildren;
+  }
+
+ private:
+  static constexpr uint64_t kMostChildren = uint64_t{1} << 24;
+
+  Fill make(uint64_t number) const override {
+    const TensorSlot& slot = slots_[number / kMostChildren];
+    return families::has_rows(slot.role()) ? router(slot) : child(slot, number % kMostChildren);
+  }
+
+  Fill child(const TensorSlot& slot, uint64_t index) const {
+    const Child& child = plan_.layer(slot.layer).children.at(index);
+    const Checkpoint::Entry source = model_.checkpoint.at(source_name(plan_, slot));
+    TensorSlot before = slot;
+    before.shape = source.info->shape;
+    const bool stacked = slot.rule->layout.stacked;
+    const auto original = [this, &slot, stacked](uint32_t expert) -> detail::StoredExpert {
+      const auto entry =
+          best_values(model_, state_, stacked ? slot.name.str() : families::name_for_expert(slot, expert));
+      return {entry, slice_of(model_, slot, entry, expert)};
+    };
+    return detail::child_fill(plan_, child, before, slot, source.info->dtype, original);
+  }
+
+  Fill router(const TensorSlot& slot) const {
+    const Checkpoint::Entry stored = model_.checkpoint.at(slot.name);
+    const int64_t cols = stored.info->elements() / model_.config.router_rows();
+    return [this, &slot, dtype = stored.info->dtype, cols](uint64_t, std::span<std::byte> bytes) {
+      SourceMatrices sources;
+      const Checkpoint::Entry entry = best_values(model_, state_, slot.name);
+      sources.hold(entry);
+      const auto width = io::dtype_bytes(entry.info->dtype);
+      const MatrixBytes before{entry.info->dtype, plan_.experts_before, cols,
+                               entry.data().first(static_cast<size_t>(plan_.experts_before * cols) * width)};
+      const bool has_bias = model_.config.routing.has_router_bias;
+      if (before.dtype == dtype) {
+        grow_router(plan_, slot.layer, slot.role(), before, bytes, has_bias);
+        return;
+      }
+      std::vector<float> master(static_cast<size_t>(plan_.experts_after * cols));
+      grow_router(plan_, slot.layer, slot.role(), before, std::as_writable_bytes(std::span(master)), has_bias);
+      round_finite(dtype, master, bytes, cat("'", slot.name, "'"));
+    };
+  }
+
+  const Model& model_;
+  const GrowthPlan& plan_;
+  const std::vector<TensorSlot>& slots_;
+  const OptimizerState* state_;
+};
+
 /// The tensor of one expert, or the one that stacks all experts of a layer: a piece for each child.
 OutputTensor grown_experts(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
-                           const Checkpoint::Entry& source, const OptimizerState* state) {
-  const bool stacked = slot.rule->layout.stacked;
+                           const Checkpoint::Entry& source, const std::shared_ptr<const GrownPieces>& maker) {
   const io::Dtype dtype = info.dtype;
   OutputTensor out{std::move(info), {}};
-  TensorSlot before = slot;
-  before.shape = source.info->shape;
-  const auto slice_of = [&model](const TensorSlot& of, const Checkpoint::Entry& entry, int64_t expert) {
-    return families::expert_slice(of, entry.info->bytes, model.config.num_experts, expert);
-  };
-  const auto original = [&model, &slot, state, stacked, slice_of](uint32_t expert) -> detail::StoredExpert {
-    const auto entry = best_values(model, state, stacked ? slot.name : families::name_for_expert(slot, expert));
-    return {entry, slice_of(slot, entry, expert)};
-  };
   const auto add = [&](const Child& child) {
     if (is_always_copied(slot.role()) || is_plain_copy(plan, slot.layer, child, slot.role())) {
-      const families::ExpertSlice slice = slice_of(slot, source, child.parent);
-      out.pieces.push_back(
-          {.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset, .compute = {}});
+      const families::ExpertSlice slice = slice_of(model, slot, source, child.parent);
+      out.pieces.push_back({.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset});
     } else {
-      out.pieces.push_back(detail::child_piece(plan, child, before, slot, dtype, original));
+      OutputPiece& piece = out.pieces.emplace_back(detail::child_piece(plan, slot, dtype));
+      piece.maker = maker;
+      piece.number = maker->number_of(slot, child);
     }
   };
-  if (stacked) {
+  if (slot.rule->layout.stacked) {
     std::ranges::for_each(plan.layer(slot.layer).children, add);
   } else {
     add(child_of(plan, slot));
@@ -61,37 +122,20 @@ OutputTensor grown_experts(const Model& model, const GrowthPlan& plan, const Ten
 
 /// Rows of the experts by the plan; the choices behind them, which are no experts, stay behind them.
 OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
-                        const OptimizerState* state) {
+                        const std::shared_ptr<const GrownPieces>& maker) {
   const Checkpoint::Entry stored = model.checkpoint.at(slot.name);
   const int64_t rows = model.config.router_rows();
   const uint64_t row_bytes = stored.info->bytes / static_cast<uint64_t>(rows);
-  const io::Dtype dtype = info.dtype;
   OutputTensor out{std::move(info), {}};
   const auto copy_rows = [&](int64_t first, int64_t count) {
     out.pieces.push_back({.bytes = row_bytes * static_cast<uint64_t>(count),
                           .file = stored.file,
-                          .offset = stored.info->offset + row_bytes * static_cast<uint64_t>(first),
-                          .compute = {}});
+                          .offset = stored.info->offset + row_bytes * static_cast<uint64_t>(first)});
   };
   if (is_router(slot.role())) {
-    const int64_t cols = stored.info->elements() / rows;
-    const auto compute = [&model, &plan, &slot, state, dtype, cols](uint64_t, std::span<std::byte> bytes) {
-      SourceMatrices sources;
-      const Checkpoint::Entry entry = best_values(model, state, slot.name);
-      sources.hold(entry);
-      const auto width = io::dtype_bytes(entry.info->dtype);
-      const MatrixBytes before{entry.info->dtype, plan.experts_before, cols,
-                               entry.data().first(static_cast<size_t>(plan.experts_before * cols) * width)};
-      const bool has_bias = model.config.routing.has_router_bias;
-      if (before.dtype == dtype) {
-        grow_router(plan, slot.layer, slot.role(), before, bytes, has_bias);
-        return;
-      }
-      std::vector<float> master(static_cast<size_t>(plan.experts_after * cols));
-      grow_router(plan, slot.layer, slot.role(), before, std::as_writable_bytes(std::span(master)), has_bias);
-      io::from_f32(dtype, master, bytes);
-    };
-    out.pieces.push_back({.bytes = row_bytes * static_cast<uint64_t>(plan.experts_after), .compute = compute});
+    out.pieces.push_back({.bytes = row_bytes * static_cast<uint64_t>(plan.experts_after),
+                          .maker = maker,
+                          .number = maker->number_of(slot)});
   } else {
     for (const Child& child : plan.layer(slot.layer).children) copy_rows(child.parent, 1);
   }
@@ -100,8 +144,8 @@ OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const Tensor
 }
 
 /// The first dimension that counts experts, after growth.
-std::vector<int64_t> grown_shape(const TensorSlot& slot, const families::ModelConfig& before, int64_t experts) {
-  std::vector<int64_t> shape = slot.shape;
+io::TensorShape grown_shape(const TensorSlot& slot, const families::ModelConfig& before, int64_t experts) {
+  io::TensorShape shape = slot.shape;
   if (families::has_rows(slot.role())) {
     int64_t& rows =
         shape.front() == before.router_rows() ? shape.front() : shape.back();  // [1, experts] of ernie4_5_moe
@@ -141,6 +185,14 @@ void grow_own_tensors(std::span<const TensorSlot> run, const GrowthPlan& plan, s
   }
 }
 
+/// At least as many as there will be.
+size_t num_grown_slots(const Model& model, const GrowthPlan& plan) {
+  const auto own =
+      static_cast<size_t>(std::ranges::count_if(model.slots, [](const TensorSlot& slot) { return slot.expert >= 0; }));
+  const auto before = static_cast<size_t>(plan.experts_before), after = static_cast<size_t>(plan.experts_after);
+  return model.slots.size() - own + (own * after + before - 1) / before;
+}
+
 }  // namespace
 
 bool is_router(Role role) { return role == Role::kRouter || role == Role::kRouterBias || role == Role::kSelectionBias; }
@@ -175,6 +227,7 @@ GrowthPlan with_all_layers(const Model& model, GrowthPlan plan) {
 
 std::vector<TensorSlot> grown_slots(const Model& model, const GrowthPlan& plan) {
   std::vector<TensorSlot> slots;
+  slots.reserve(num_grown_slots(model, plan));
   for (size_t i = 0; i < model.slots.size();) {
     const TensorSlot& slot = model.slots[i];
     size_t end = i + 1;
@@ -195,6 +248,16 @@ std::vector<TensorSlot> grown_slots(const Model& model, const GrowthPlan& plan) 
   return slots;
 }
 
+std::vector<TensorSlot> grown_router_slots(const Model& model, const GrowthPlan& plan) {
+  std::vector<TensorSlot> slots;
+  for (const TensorSlot& slot : model.slots) {
+    if (!is_router(slot.role())) continue;
+    slots.push_back(slot);
+    slots.back().shape = grown_shape(slot, model.config, plan.experts_after);
+  }
+  return slots;
+}
+
 void check_values(const Model& model, const GrowthPlan& plan) {
   const bool only_copies = std::ranges::all_of(plan.layers, [&](const LayerPlan& layer) {
     return std::ranges::all_of(layer.children, [&](const Child& child) { return is_plain_copy(plan, child); });
@@ -207,17 +270,20 @@ void check_values(const Model& model, const GrowthPlan& plan) {
     const std::string stored =
         cat(model.config.is_quantised() ? cat("quantised with ", model.config.quantisation, " and ") : std::string(),
             "stored in ", io::dtype_name(dtype));
-    const std::string what = plan.split > 1 ? "a split" : cat("'", plan.expert_init.name, "'");
-    throw Error(ErrorCode::kUnsupported,
-                cat("'", slot.name, "': the experts are ", stored, ", and ", what,
-                    " changes values (choose expert-init copy, which copies every byte, or expand the checkpoint in "
-                    "bf16)"));
+    const bool scales_down = plan.split == 1 && plan.down_factor != 1;
+    const std::string advice = scales_down
+                                   ? "a top-K that grows needs other down matrices (leave top-k out, or"
+                                   : cat(plan.split > 1 ? "a split" : cat("'", plan.expert_init.name, "'"),
+                                         " changes values (choose expert-init copy, which copies every byte, or");
+    throw Error(ErrorCode::kUnsupported, cat("'", slot.name, "': the experts are ", stored, ", and ", advice,
+                                             " expand the checkpoint in bf16)"));
   }
 }
 
 std::vector<OutputTensor> grown_weights(const Model& model, const GrowthPlan& plan,
                                         const std::vector<TensorSlot>& slots, const OptimizerState* state) {
   check_values(model, plan);
+  const auto maker = std::make_shared<const GrownPieces>(model, plan, slots, state);
   std::vector<OutputTensor> outputs;
   outputs.reserve(slots.size());
   for (const TensorSlot& slot : slots) {
@@ -225,9 +291,9 @@ std::vector<OutputTensor> grown_weights(const Model& model, const GrowthPlan& pl
     io::TensorInfo info = tensor_info(slot.name, source.info->dtype, slot.shape);
     const bool is_child = slot.expert >= 0 && slot.expert < plan.experts_after;
     if (families::has_rows(slot.role())) {
-      outputs.push_back(grown_rows(model, plan, slot, std::move(info), state));
+      outputs.push_back(grown_rows(model, plan, slot, std::move(info), maker));
     } else if (slot.rule->layout.stacked || is_child) {
-      outputs.push_back(grown_experts(model, plan, slot, std::move(info), source, state));
+      outputs.push_back(grown_experts(model, plan, slot, std::move(info), source, maker));
     } else {
       outputs.push_back(copied_tensor(std::move(info), source));
     }

@@ -20,6 +20,9 @@ GrowthPlan with_all_layers(const families::Model& model, GrowthPlan plan);
 /// The tensors of the grown model, each with the rule and the place in order that it has in the model before.
 std::vector<families::TensorSlot> grown_slots(const families::Model& model, const GrowthPlan& plan);
 
+/// Of those, the routers' rows and biases.
+std::vector<families::TensorSlot> grown_router_slots(const families::Model& model, const GrowthPlan& plan);
+
 /// The expert of `slot`, by the plan.
 const Child& child_of(const GrowthPlan& plan, const families::TensorSlot& slot);
 

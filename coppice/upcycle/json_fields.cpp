@@ -50,6 +50,12 @@ std::string JsonFields::text(std::string_view key) const {
   return found.as_string();
 }
 
+bool JsonFields::boolean(std::string_view key) const {
+  const Json& found = member(key);
+  if (found.kind() != Json::Kind::kBool) fail(key, "neither true nor false");
+  return found.as_bool();
+}
+
 int64_t JsonFields::integer(std::string_view key, int64_t lo, int64_t hi) const {
   return json_integer(member(key), path_of(key), lo, hi);
 }

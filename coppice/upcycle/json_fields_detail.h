@@ -17,6 +17,7 @@ class JsonFields {
   JsonFields object(std::string_view key) const;
   const Json& array(std::string_view key) const;
   std::string text(std::string_view key) const;
+  bool boolean(std::string_view key) const;
   int64_t integer(std::string_view key, int64_t lo, int64_t hi) const;  ///< inclusive
   const Json& member(std::string_view key) const;
   bool has(std::string_view key) const { return json_->find(key) != nullptr; }

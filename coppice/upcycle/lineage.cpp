@@ -1,5 +1,6 @@
 #include "coppice/upcycle/lineage.h"
 
+#include <algorithm>
 #include <charconv>
 #include <string>
 #include <utility>
@@ -8,6 +9,12 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
+#include "coppice/io/model_directory.h"
+#include "coppice/upcycle/expert_init.h"
+#include "coppice/upcycle/json_fields_detail.h"
+#include "coppice/upcycle/optimizer_init.h"
+#include "coppice/upcycle/plan_detail.h"
+#include "coppice/upcycle/router_init.h"
 
 namespace coppice::upcycle {
 namespace {
@@ -16,7 +23,9 @@ constexpr const char* kVersionKey = "coppice_lineage";
 constexpr const char* kRoutingKey = "routing";
 constexpr const char* kLineageUnique = "lineage_unique";
 constexpr const char* kShareKey = "share";
-constexpr int64_t kMaxExperts = 1 << 20;
+constexpr const char* kParametersKey = "parameters";
+constexpr const char* kShareSeedKey = "seed";
+constexpr const char* kShareStepsKey = "share_steps";
 
 using Parents = std::map<int64_t, std::vector<uint32_t>>;
 
@@ -25,18 +34,27 @@ using Parents = std::map<int64_t, std::vector<uint32_t>>;
                                       " (it is no lineage that coppice wrote; move it away to start a new one)"));
 }
 
-int64_t layer_of(const std::string& key, std::string_view source) {
-  int64_t layer = -1;
-  const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), layer);
-  if (error != std::errc{} || end != key.data() + key.size() || layer < 0) {
-    fail(source, cat("'parents' has the key '", key, "'"), "layer numbers");
-  }
-  return layer;
-}
-
 constexpr std::string_view kConvert = "convert", kDenseAverage = "dense_average";
 
 std::string_view command_of(const Json& step) { return step.at("command").as_string(); }
+
+/// Parents of every expert of a layer; each parent has a child, the first of which is the original.
+std::vector<uint32_t> checked_layer(const Json& list, int64_t before, int64_t after, const std::string& name) {
+  if (std::cmp_not_equal(list.items().size(), after))
+    fail(name, cat(list.items().size(), " parents"), cat(after, ", one for each expert"));
+  std::vector<uint32_t> layer;
+  std::vector<bool> has_child(static_cast<size_t>(before), false);
+  for (const Json& parent : list.items()) {
+    const int64_t p = parent.as_int();
+    if (p < 0 || p >= before) fail(name, cat("the parent ", p), cat("0 to ", before - 1));
+    layer.push_back(static_cast<uint32_t>(p));
+    has_child[static_cast<size_t>(p)] = true;
+  }
+  const auto without = std::ranges::find(has_child, false);
+  if (without != has_child.end())
+    fail(name, cat("no child of expert ", without - has_child.begin()), "the original of every expert");
+  return layer;
+}
 
 Parents checked_parents(const Json& step, std::string_view source) {
   const Json& counts = step.at("experts");
@@ -49,27 +67,39 @@ Parents checked_parents(const Json& step, std::string_view source) {
 
   Parents parents;
   for (const auto& [key, list] : step.at("parents").members()) {
-    std::vector<uint32_t>& layer = parents[layer_of(key, source)];
-    if (std::cmp_not_equal(list.items().size(), after)) {
-      fail(source, cat("layer ", key, " has ", list.items().size(), " parents"), cat(after));
-    }
-    for (const Json& parent : list.items()) {
-      const int64_t p = parent.as_int();
-      if (p < 0 || p >= before) fail(source, cat("layer ", key, " has the parent ", p), cat("0 to ", before - 1));
-      layer.push_back(static_cast<uint32_t>(p));
-    }
+    const int64_t layer = layer_from_key(key, cat(source, ": 'parents'"));
+    parents[layer] = checked_layer(list, before, after, cat(source, ": layer ", key));
   }
+  if (parents.empty()) fail(source, "'parents' has no layer", "the parents of every layer with experts");
   return parents;
+}
+
+/// A growth that routes to more experts has as many more of each.
+void check_factor(const Json& step, std::string_view key, std::string_view source) {
+  const Json* value = step.find(key);
+  if (value == nullptr) return;
+  const int64_t factor = json_integer(*value, cat(source, ": '", key, "'"), 1, kMaxExperts);
+  const auto& counts = step.at("experts").items();
+  if (counts[1].as_int() != factor * counts[0].as_int())
+    fail(source, cat("'", key, "' is ", factor), cat("the factor of the experts, ", step.at("experts").dump()));
+}
+
+uint64_t seed_of_step(const Json& step, std::string_view source) {
+  const Json& seed = step.at("seed");
+  if (seed.kind() != Json::Kind::kFloat) return read_seed(JsonFields(step, std::string(source)));
+  return read_seed(JsonFields(Json::object({{"seed", Json(seed.dump())}}), std::string(source)));  // 2^63 and more
 }
 
 Parents checked_step(const Json& step, std::string_view source) {
   if (!step.is_object()) fail(source, cat("it is ", step.dump().substr(0, 40)), "an object");
   for (const char* key : {"command", "version", "source_digest", "order"}) (void)step.at(key).as_string();
-  if (!step.at("seed").is_number()) fail(source, "'seed' is no number", "one");
+  (void)seed_of_step(step, source);
   if (!step.at("methods").is_object()) fail(source, "'methods' is no object", "one");
   if (command_of(step) == kDenseAverage) return {};
   if (command_of(step) == kConvert) (void)ConversionPlan::from_json(step.at("plan"), cat(source, ": plan"));
-  return checked_parents(step, source);
+  Parents parents = checked_parents(step, source);
+  for (const char* key : {"top_k_factor", "split"}) check_factor(step, key, source);
+  return parents;
 }
 
 /// Runs `check`; Json's own errors, which name the key only, get `source` in front.
@@ -78,8 +108,8 @@ auto naming(std::string_view source, const Check& check) {
   try {
     return check();
   } catch (const Error& error) {
-    if (std::string_view(error.what()).starts_with(source)) throw;
-    throw Error(ErrorCode::kFormat, cat(source, ": ", error.what()));
+    const std::string_view message = error.what();
+    throw Error(ErrorCode::kFormat, message.starts_with(source) ? std::string(message) : cat(source, ": ", message));
   }
 }
 
@@ -99,6 +129,48 @@ std::optional<Parents> checked_lineage(const Json& lineage, std::string_view sou
   });
 }
 
+/// Every parameter of a method: a later version may have other defaults.
+Json parameters_of(const MethodChoice& choice, std::span<const ParamSpec> specs) {
+  const Params params(choice.name, specs, choice.given);
+  Json all = Json::object();
+  for (const auto& [key, value] : params.values()) all[key] = Json(value);
+  return all;
+}
+
+/// The parameters of a plan's methods, or of a layer's own; empty where they have none.
+Json parameters_of(const std::optional<MethodChoice>& experts, const std::optional<MethodChoice>& router) {
+  Json out = Json::object();
+  const auto add = [&out](std::string_view method, Json parameters) {
+    if (!parameters.members().empty()) out[method] = std::move(parameters);
+  };
+  if (experts) add("expert_init", parameters_of(*experts, expert_init(experts->name).params));
+  if (router) add("router_init", parameters_of(*router, router_init(router->name).params));
+  return out;
+}
+
+Json parameters_of(const GrowthPlan& plan) {
+  Json out = parameters_of(std::optional(plan.expert_init), std::optional(plan.router_init));
+  Json optimizer = parameters_of(plan.optimizer_state, optimizer_init(plan.optimizer_state.name).params);
+  if (!optimizer.members().empty()) out["optimizer_state"] = std::move(optimizer);
+  for (const LayerPlan& layer : plan.layers) {
+    Json own = parameters_of(layer.expert_init, layer.router_init);
+    if (!own.members().empty()) out["layers"][std::to_string(layer.layer)] = std::move(own);
+  }
+  return out;
+}
+
+/// A whole number of 0 or more, also one that int64 does not hold.
+template <class Number>
+Number whole_number(const Json& json, std::string_view key) {
+  const std::string text = json.at(key).dump();
+  Number value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || std::cmp_less(value, 0)) {
+    fail(kLineageFile, cat("'", key, "' is ", text), "a whole number of 0 or more");
+  }
+  return value;
+}
+
 Json methods_of(const GrowthPlan& plan) {
   Json methods = Json::object();
   methods["select"] = plan.select;
@@ -111,6 +183,8 @@ Json methods_of(const GrowthPlan& plan) {
     if (layer.expert_init) methods["layers"][key]["expert_init"] = layer.expert_init->to_text();
     if (layer.router_init) methods["layers"][key]["router_init"] = layer.router_init->to_text();
   }
+  if (Json parameters = parameters_of(plan); !parameters.members().empty())
+    methods[kParametersKey] = std::move(parameters);
   return methods;
 }
 
@@ -118,7 +192,7 @@ Json new_step(std::string_view command, uint64_t seed, std::string_view source_d
   Json step = Json::object();
   step["command"] = command;
   step["version"] = version();
-  step["seed"] = seed;
+  step["seed"] = seed_json(seed);
   step["source_digest"] = source_digest;
   return step;
 }
@@ -135,7 +209,7 @@ Json parents_json(const std::vector<LayerPlan>& layers) {
 
 Json with_step(const std::optional<Json>& before, Json step) {
   Json lineage =
-      before ? with_lineage_share(*before, 0) : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
+      before ? with_lineage_share(*before, {}) : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
   lineage["steps"].push_back(std::move(step));
   return lineage;
 }
@@ -182,6 +256,7 @@ Json extend_lineage(const std::optional<Json>& before, const ConversionRecord& r
     methods["router"] = plan->router.to_text();
     methods["routing"] = plan->routing;
   }
+  for (const auto& [name, digest] : record.given_routers) step["router_digests"][name] = digest;
   if (!record.losses.empty()) step["losses"] = Json::array_of(record.losses);
   if (!record.settings.is_null()) step["settings"] = record.settings;
   if (plan != nullptr) {
@@ -192,29 +267,37 @@ Json extend_lineage(const std::optional<Json>& before, const ConversionRecord& r
 }
 
 std::optional<Json> read_lineage(const std::filesystem::path& model) {
-  const std::filesystem::path file = model / kLineageFile;
-  if (!std::filesystem::exists(std::filesystem::symlink_status(file))) return std::nullopt;
-  Json lineage = Json::read(file);
-  (void)checked_lineage(lineage, file.string());
+  const io::ModelDirectory files(model);
+  if (!files.has(kLineageFile)) return std::nullopt;
+  Json lineage = files.read_json(kLineageFile);
+  (void)checked_lineage(lineage, (model / kLineageFile).string());
   return lineage;
 }
 
-Json with_lineage_share(Json lineage, double share) {
-  lineage.erase(kRoutingKey);
-  lineage.erase(kShareKey);
-  if (share <= 0) return lineage;
+Json with_lineage_share(Json lineage, const LineageShare& note) {
+  for (const char* key : {kRoutingKey, kShareKey, kShareSeedKey, kShareStepsKey}) lineage.erase(key);
+  if (note.share <= 0) return lineage;
   lineage[kRoutingKey] = kLineageUnique;
-  lineage[kShareKey] = share;
+  lineage[kShareKey] = note.share;
+  if (note.seed) lineage[kShareSeedKey] = *note.seed;
+  if (note.steps > 0) lineage[kShareStepsKey] = note.steps;
   return lineage;
 }
 
-double lineage_share(const Json& lineage) {
+LineageShare noted_lineage_share(const Json& lineage) {
   const Json* routing = lineage.find(kRoutingKey);
-  if (routing == nullptr || *routing != Json(kLineageUnique)) return 0;
-  const double share = naming(kLineageFile, [&] { return lineage.at(kShareKey).as_double(); });
-  if (!(share >= 0 && share <= 1)) fail(kLineageFile, cat("'", kShareKey, "' is ", share), "0 to 1");
-  return share;
+  if (routing == nullptr || *routing != Json(kLineageUnique)) return {};
+  return naming(kLineageFile, [&] {
+    LineageShare note;
+    note.share = lineage.at(kShareKey).as_double();
+    if (!(note.share >= 0 && note.share <= 1)) fail(kLineageFile, cat("'", kShareKey, "' is ", note.share), "0 to 1");
+    if (lineage.find(kShareSeedKey) != nullptr) note.seed = whole_number<uint64_t>(lineage, kShareSeedKey);
+    if (lineage.find(kShareStepsKey) != nullptr) note.steps = whole_number<int64_t>(lineage, kShareStepsKey);
+    return note;
+  });
 }
+
+double lineage_share(const Json& lineage) { return noted_lineage_share(lineage).share; }
 
 std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage) {
   const double share = lineage ? lineage_share(*lineage) : 0;
@@ -232,11 +315,90 @@ std::optional<Parents> newest_parents(const Json& lineage) {
   return parents;
 }
 
+std::map<std::string, std::string> given_routers(const Json& lineage) {
+  std::map<std::string, std::string> out;
+  if (!newest_conversion(lineage)) return out;
+  const Json* digests = lineage.at("steps").items().back().find("router_digests");
+  if (digests == nullptr) return out;
+  naming(kLineageFile, [&] {
+    for (const auto& [name, digest] : digests->members()) out[name] = digest.as_string();
+    return true;
+  });
+  return out;
+}
+
 std::optional<ConversionPlan> newest_conversion(const Json& lineage) {
   if (!checked_lineage(lineage, kLineageFile)) return std::nullopt;
   const Json& step = lineage.at("steps").items().back();
   if (command_of(step) != kConvert) return std::nullopt;
   return ConversionPlan::from_json(step.at("plan"), kLineageFile);
+}
+
+namespace {
+
+/// `name:key=value` and every parameter recorded beside it, if they are.
+MethodChoice read_choice(const Json& methods, std::string_view key, const Json* parameters) {
+  MethodChoice choice = MethodChoice::from_text(methods.at(key).as_string());
+  const Json* own = parameters != nullptr ? parameters->find(key) : nullptr;
+  if (own == nullptr) return choice;
+  for (const auto& [name, value] : own->members()) choice.given[name] = value.as_double();
+  return choice;
+}
+
+void read_layer_methods(const Json& methods, const Json* parameters, std::string_view source,
+                        std::vector<LayerPlan>& layers) {
+  const Json* own = methods.find("layers");
+  if (own == nullptr) return;
+  const Json* own_parameters = parameters != nullptr ? parameters->find("layers") : nullptr;
+  for (const auto& [key, choices] : own->members()) {
+    const int64_t number = layer_from_key(key, cat(source, ": 'layers'"));
+    const auto layer = std::ranges::find(layers, number, &LayerPlan::layer);
+    if (layer == layers.end()) fail(source, cat("layer ", key, " has methods and no parents"), "parents too");
+    const Json* of_layer = own_parameters != nullptr ? own_parameters->find(key) : nullptr;
+    if (choices.find("expert_init") != nullptr) layer->expert_init = read_choice(choices, "expert_init", of_layer);
+    if (choices.find("router_init") != nullptr) layer->router_init = read_choice(choices, "router_init", of_layer);
+  }
+}
+
+int64_t whole_or_one(const Json& step, std::string_view key, std::string_view source) {
+  const Json* value = step.find(key);
+  return value == nullptr ? 1 : json_integer(*value, cat(source, ": '", key, "'"), 1, kMaxExperts);
+}
+
+}  // namespace
+
+std::optional<RecordedGrowth> newest_growth(const Json& lineage) {
+  const auto parents = newest_parents(lineage);
+  if (!parents) return std::nullopt;
+  const Json& step = lineage.at("steps").items().back();
+  const std::string source = cat(kLineageFile, ": step ", lineage.at("steps").items().size() - 1);
+  return naming(source, [&] {
+    RecordedGrowth out{.plan = {}, .source_digest = step.at("source_digest").as_string(), .command = ""};
+    out.command = command_of(step);
+    GrowthPlan& plan = out.plan;
+    plan.seed = seed_of_step(step, source);
+    plan.experts_before = step.at("experts").items()[0].as_int();
+    plan.experts_after = step.at("experts").items()[1].as_int();
+    plan.order = order_from_name(step.at("order").as_string(), cat(source, ": 'order'"));
+    plan.top_k_factor = whole_or_one(step, "top_k_factor", source);
+    plan.split = whole_or_one(step, "split", source);
+    for (const auto& [layer, of_layer] : *parents) {
+      LayerPlan& layer_plan = plan.layers.emplace_back(LayerPlan{.layer = layer, .children = {}});
+      std::vector<uint32_t> seen(static_cast<size_t>(plan.experts_before), 0);
+      for (const uint32_t parent : of_layer) layer_plan.children.push_back({parent, seen[parent]++});
+    }
+    const Json& methods = step.at("methods");
+    plan.select = methods.at("select").as_string();
+    const Json* parameters = methods.find(kParametersKey);
+    plan.expert_init = read_choice(methods, "expert_init", parameters);
+    plan.router_init = read_choice(methods, "router_init", parameters);
+    plan.optimizer_state = read_choice(methods, "optimizer_state", parameters);
+    plan.balance_bias = methods.at("balance_bias").as_string();
+    check_balance_bias(plan.balance_bias, cat(source, ": 'balance_bias'"));
+    read_layer_methods(methods, parameters, source, plan.layers);
+    check_methods(plan);
+    return out;
+  });
 }
 
 }  // namespace coppice::upcycle

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "coppice/families/family.h"
@@ -29,6 +30,7 @@ struct MatrixRows {
   families::Role role;
   int64_t rows = 0, cols = 0;
   RowFill read;
+  std::string subject = {};  ///< what errors call it: its tensor, or layer, expert and role
 
   int64_t units() const { return units_of(role, rows, cols); }
   std::vector<float> all() const {

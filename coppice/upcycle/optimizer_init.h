@@ -27,6 +27,7 @@ struct OptimizerInit {
   bool needs_next;        ///< reads MomentContext::next
   bool needs_change;      ///< reads MomentContext::weight_change
   bool touches_original;  ///< also called for copy 0
+  bool computes;          ///< forms numbers from moments, which have to be finite then; else copies them or none
   std::span<const ParamSpec> params;
   std::string_view summary, source;
 };

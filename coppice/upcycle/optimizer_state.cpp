@@ -32,17 +32,19 @@ std::string shard_name(size_t index, size_t count) {
   return cat("optimizer-", five(index), "-of-", five(count), ".safetensors");
 }
 
-void refuse_torch_state(const fs::path& file) {
-  if (!fs::exists(file)) return;
+void refuse_torch_state(const io::ModelDirectory& files, const fs::path& name) {
+  if (!files.has(name)) return;
   throw Error(ErrorCode::kUnsupported,
-              cat(file, ": an optimizer state as torch pickles it; wanted ", kTrainerFolder, "/", shard_name(1, 1),
+              cat(files.path() / name, ": an optimizer state as torch pickles it; wanted ", kTrainerFolder, "/",
+                  shard_name(1, 1),
                   " (move it away: the weights are then expanded alone, and training starts with a fresh optimizer)"));
 }
 
-/// The shards of the folder, complete and nothing beside them.
-std::vector<io::SafetensorsFile> open_shards(const fs::path& folder) {
-  std::set<std::string> found;
-  for (const fs::directory_entry& file : fs::directory_iterator(folder)) found.insert(file.path().filename().string());
+/// The shards of trainer/, complete and nothing beside them.
+std::vector<io::SafetensorsFile> open_shards(const io::ModelDirectory& files) {
+  const fs::path folder = files.path() / kTrainerFolder;
+  const auto names = files.names(kTrainerFolder);
+  std::set<std::string> found(names.begin(), names.end());
   if (found.erase(kTrainerFile) == 0) {
     throw Error(ErrorCode::kFormat, cat(folder, ": no ", kTrainerFile,
                                         "; the checkpoint is incomplete (remove the folder to "
@@ -51,7 +53,7 @@ std::vector<io::SafetensorsFile> open_shards(const fs::path& folder) {
   std::vector<io::SafetensorsFile> shards;
   for (size_t i = 1; i <= found.size(); ++i) {
     const std::string name = shard_name(i, found.size());
-    if (found.contains(name)) shards.push_back(io::SafetensorsFile::open(folder / name));
+    if (found.contains(name)) shards.push_back(files.open_tensors(fs::path(kTrainerFolder) / name));
   }
   if (shards.empty() || shards.size() != found.size()) {
     throw Error(ErrorCode::kFormat,
@@ -64,7 +66,7 @@ std::vector<io::SafetensorsFile> open_shards(const fs::path& folder) {
 struct Part {
   std::string_view name;
   Dtype dtype;
-  std::vector<int64_t> shape;
+  io::TensorShape shape;
 };
 
 /// Routers and stacks of experts: each row or expert counts its own steps.
@@ -170,10 +172,13 @@ struct Grower {
     for (const Child& child : plan.layer(slot.layer).children) {
       if (copies(child)) {
         const auto slice = original(child.parent).slice;
-        out.pieces.push_back(
-            {.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset, .compute = {}});
+        out.pieces.push_back({.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset});
       } else if (part == "master") {
-        out.pieces.push_back(detail::child_piece(plan, child, before, slot, Dtype::kF32, original));
+        const OutputPiece piece = detail::child_piece(plan, slot, Dtype::kF32);
+        const auto make = [this_plan = &plan, &slot, child, before, original] {
+          return detail::child_fill(*this_plan, child, before, slot, Dtype::kF32, original);
+        };
+        out.pieces.push_back(computed_piece(piece.bytes, make, piece.cuttable));
       } else {
         out.pieces.push_back(stacked_moment(slot, before, child, part));
       }
@@ -186,7 +191,7 @@ struct Grower {
     const MomentKind kind = part == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
     uint64_t bytes = sizeof(float);
     for (size_t i = 1; i < slot.shape.size(); ++i) bytes *= static_cast<uint64_t>(slot.shape[i]);
-    const auto compute = [*this, &slot, before, child, part, kind](uint64_t, std::span<std::byte> out) {
+    const PieceMaker::Fill fill = [*this, &slot, before, child, part, kind](uint64_t, std::span<std::byte> out) {
       const auto places = families::expert_matrices(slot, plan.experts_after);
       const auto places_before = families::expert_matrices(before, plan.experts_before);
       const auto weight = state.has_master(slot.name) ? state.at(slot.name, "master") : model.checkpoint.at(slot.name);
@@ -211,7 +216,7 @@ struct Grower {
         gathered.clear();
       }
     };
-    return {.bytes = bytes, .compute = compute};
+    return computed_piece(bytes, [fill] { return fill; });
   }
 
   /// The same part of the same matrix of any original expert.
@@ -225,14 +230,14 @@ struct Grower {
 }  // namespace
 
 std::optional<OptimizerState> OptimizerState::open(const families::Model& model) {
-  const fs::path& directory = model.checkpoint.directory();
-  const fs::path folder = directory / kTrainerFolder;
-  refuse_torch_state(directory / "optimizer.pt");
-  refuse_torch_state(folder / "optimizer.pt");
-  if (!fs::is_directory(folder)) return std::nullopt;
+  const io::ModelDirectory& files = model.checkpoint.files();
+  const fs::path folder = files.path() / kTrainerFolder;
+  refuse_torch_state(files, "optimizer.pt");
+  refuse_torch_state(files, fs::path(kTrainerFolder) / "optimizer.pt");
+  if (!files.has_folder(kTrainerFolder)) return std::nullopt;
 
   OptimizerState state;
-  state.shards_ = open_shards(folder);
+  state.shards_ = open_shards(files);
   for (const io::SafetensorsFile& shard : state.shards_) {
     for (const io::TensorInfo& info : shard.tensors()) {
       if (state.entries_.emplace(info.name, Checkpoint::Entry{&shard, &info}).second) continue;
@@ -277,7 +282,11 @@ Checkpoint::Entry OptimizerState::at(std::string_view tensor, std::string_view p
   throw Error(ErrorCode::kNotFound, cat("optimizer state: no '", tensor, ".", part, "'"));
 }
 
-bool OptimizerState::has_master(std::string_view tensor) const { return entries_.contains(cat(tensor, ".master")); }
+bool OptimizerState::has(std::string_view tensor, std::string_view part) const {
+  return entries_.contains(cat(tensor, ".", part));
+}
+
+bool OptimizerState::has_master(std::string_view tensor) const { return has(tensor, "master"); }
 
 std::vector<OutputTensor> OptimizerState::grow(const families::Model& model, const GrowthPlan& plan,
                                                const std::vector<TensorSlot>& slots) const {

@@ -35,6 +35,7 @@ class OptimizerState {
 
   /// `<tensor>.<part>`, such as part "exp_avg".
   io::Checkpoint::Entry at(std::string_view tensor, std::string_view part) const;
+  bool has(std::string_view tensor, std::string_view part) const;
   bool has_master(std::string_view tensor) const;
 
   /// Every tensor of the grown state. `slots` are the grown model's; `model`, `plan` and this object outlive the

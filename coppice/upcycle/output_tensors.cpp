@@ -1,14 +1,14 @@
 #include "coppice/upcycle/output_tensors.h"
 
+#include <algorithm>
 #include <functional>
-#include <map>
 #include <utility>
 
 #include "coppice/base/check.h"
 
 namespace coppice::upcycle {
 
-io::TensorInfo tensor_info(std::string name, io::Dtype dtype, std::vector<int64_t> shape) {
+io::TensorInfo tensor_info(io::TensorName name, io::Dtype dtype, io::TensorShape shape) {
   io::TensorInfo info;
   info.name = std::move(name);
   info.dtype = dtype;
@@ -17,21 +17,60 @@ io::TensorInfo tensor_info(std::string name, io::Dtype dtype, std::vector<int64_
   return info;
 }
 
+struct PieceMaker::Begun {
+  std::once_flag once;
+  Fill fill;
+  uint64_t made = 0;  // guarded by the maker's mutex
+};
+
+void PieceMaker::fill(const OutputPiece& piece, uint64_t skip, std::span<std::byte> out) const {
+  if (out.size() == piece.bytes) return make(piece.number)(0, out);
+  std::shared_ptr<Begun> begun;
+  {
+    const std::lock_guard lock(mutex_);
+    std::shared_ptr<Begun>& found = begun_[piece.number];
+    if (!found) found = std::make_shared<Begun>();
+    begun = found;
+  }
+  std::call_once(begun->once, [&] { begun->fill = make(piece.number); });
+  begun->fill(skip, out);
+  const std::lock_guard lock(mutex_);
+  begun->made += out.size();
+  if (begun->made >= piece.bytes) begun_.erase(piece.number);
+}
+
+namespace {
+
+class OnePiece : public PieceMaker {
+ public:
+  explicit OnePiece(std::function<Fill()> make) : make_(std::move(make)) {}
+
+ private:
+  Fill make(uint64_t) const override { return make_(); }
+
+  std::function<Fill()> make_;
+};
+
+}  // namespace
+
+OutputPiece computed_piece(uint64_t bytes, std::function<PieceMaker::Fill()> make, bool cuttable) {
+  return {.bytes = bytes, .maker = std::make_shared<OnePiece>(std::move(make)), .cuttable = cuttable};
+}
+
 void OutputPiece::fill(uint64_t skip, std::span<std::byte> out) const {
-  file != nullptr ? file->read(offset + skip, out) : compute(skip, out);
+  file != nullptr ? file->read(offset + skip, out) : maker->fill(*this, skip, out);
 }
 
 OutputTensor copied_tensor(io::TensorInfo info, const io::Checkpoint::Entry& source) {
   std::vector<OutputPiece> pieces(1);
-  pieces[0] = {.bytes = info.bytes, .file = source.file, .offset = source.info->offset, .compute = {}};
+  pieces[0] = {.bytes = info.bytes, .file = source.file, .offset = source.info->offset};
   return {std::move(info), std::move(pieces)};
 }
 
 OutputTensor computed_tensor(io::TensorInfo info, std::function<void(std::span<std::byte>)> compute) {
-  std::vector<OutputPiece> pieces(1);
-  pieces[0] = {.bytes = info.bytes,
-               .compute = [compute = std::move(compute)](uint64_t, std::span<std::byte> out) { compute(out); }};
-  return {std::move(info), std::move(pieces)};
+  const PieceMaker::Fill fill = [compute = std::move(compute)](uint64_t, std::span<std::byte> out) { compute(out); };
+  const uint64_t bytes = info.bytes;
+  return {std::move(info), {computed_piece(bytes, [fill] { return fill; })}};
 }
 
 uint64_t total_bytes(const std::vector<io::TensorInfo>& tensors) {
@@ -50,10 +89,9 @@ std::vector<io::TensorInfo> infos_of(std::span<const OutputTensor> tensors) {
 io::ShardPlan plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem) {
   io::ShardPlan plan = io::plan_shards(std::move(tensors), max_shard_bytes, stem);
   for (io::ShardPlan::Shard& shard : plan.shards) {
-    std::multimap<int, io::TensorInfo, std::greater<>> widest_first;  // equal widths stay in order
-    for (io::TensorInfo& info : shard.tensors) widest_first.emplace(io::dtype_bits(info.dtype), std::move(info));
-    shard.tensors.clear();
-    for (auto& [bits, info] : widest_first) shard.tensors.push_back(std::move(info));
+    const auto bits = [](const io::TensorInfo& info) { return io::dtype_bits(info.dtype); };
+    if (std::ranges::is_sorted(shard.tensors, std::greater<>(), bits)) continue;
+    std::ranges::stable_sort(shard.tensors, std::greater<>(), bits);  // equal widths stay in order
   }
   return plan;
 }
@@ -63,7 +101,7 @@ SourceMatrices::~SourceMatrices() {
 }
 
 MatrixBytes SourceMatrices::read(const io::Checkpoint::Entry& entry) {
-  const std::vector<int64_t>& shape = entry.info->shape;
+  const io::TensorShape& shape = entry.info->shape;
   COPPICE_CHECK(shape.size() == 1 || shape.size() == 2, entry.info->name);
   read_.push_back(entry);
   return {entry.info->dtype, shape[0], shape.size() == 2 ? shape[1] : 1, entry.data()};

@@ -5,6 +5,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -14,13 +17,40 @@
 
 namespace coppice::upcycle {
 
+struct OutputPiece;
+
+/// Computes pieces, each known by a number. Large models have hundreds of thousands of them, so what a piece needs is
+/// made when its first bytes are asked for and let go after its last.
+///
+/// Threads  any.
+class PieceMaker {
+ public:
+  /// Fills `out` with the piece's bytes from `offset` on; called from any thread, each byte asked for once.
+  using Fill = std::function<void(uint64_t offset, std::span<std::byte> out)>;
+
+  PieceMaker() = default;
+  PieceMaker(const PieceMaker&) = delete;
+  PieceMaker& operator=(const PieceMaker&) = delete;
+  virtual ~PieceMaker() = default;
+
+  void fill(const OutputPiece& piece, uint64_t skip, std::span<std::byte> out) const;
+
+ private:
+  struct Begun;
+
+  virtual Fill make(uint64_t number) const = 0;
+
+  mutable std::mutex mutex_;
+  mutable std::map<uint64_t, std::shared_ptr<Begun>> begun_;  // by number: pieces of which some bytes are made
+};
+
 /// Consecutive bytes of an output tensor: bytes of a source tensor, or computed.
 struct OutputPiece {
   uint64_t bytes = 0;
-  const io::SafetensorsFile* file = nullptr;  ///< copied from here, if set ...
-  uint64_t offset = 0;                        ///< ... this far from the start of the file's data section
-  /// Else fills `out` with the piece's bytes from `offset` on; called from any thread, each byte asked for once.
-  std::function<void(uint64_t offset, std::span<std::byte> out)> compute;
+  const io::SafetensorsFile* file = nullptr;     ///< copied from here, if set ...
+  uint64_t offset = 0;                           ///< ... this far from the start of the file's data section
+  std::shared_ptr<const PieceMaker> maker = {};  ///< else computed by this ...
+  uint64_t number = 0;                           ///< ... which knows it by this number
   bool cuttable = false;  ///< any range of bytes can be computed by itself; else all of them at once
   /// Not 0: computed pieces that can be cut and have this number have the same bytes, which are computed once.
   uint64_t identity = 0;
@@ -37,8 +67,11 @@ struct OutputTensor {
 OutputTensor copied_tensor(io::TensorInfo info, const io::Checkpoint::Entry& source);
 OutputTensor computed_tensor(io::TensorInfo info, std::function<void(std::span<std::byte>)> compute);
 
+/// A piece with a maker of its own, for those that are few.
+OutputPiece computed_piece(uint64_t bytes, std::function<PieceMaker::Fill()> make, bool cuttable = false);
+
 /// A TensorInfo with its byte count.
-io::TensorInfo tensor_info(std::string name, io::Dtype dtype, std::vector<int64_t> shape);
+io::TensorInfo tensor_info(io::TensorName name, io::Dtype dtype, io::TensorShape shape);
 
 uint64_t total_bytes(const std::vector<io::TensorInfo>& tensors);
 std::vector<io::TensorInfo> infos_of(std::span<const OutputTensor> tensors);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <string_view>
-#include <unordered_map>
 
 #include "coppice/base/check.h"
 #include "coppice/base/sha256.h"
@@ -23,8 +22,16 @@ bool OutputUnit::computes() const {
 
 void OutputPlan::add(const std::filesystem::path& folder, const io::ShardPlan& shards,
                      std::span<const OutputTensor> tensors) {
-  std::unordered_map<std::string_view, const OutputTensor*> by_name;
-  for (const OutputTensor& tensor : tensors) by_name.emplace(tensor.info.name, &tensor);
+  const auto name_of = [](const OutputTensor* tensor) { return tensor->info.name.view(); };
+  std::vector<const OutputTensor*> by_name;
+  by_name.reserve(tensors.size());
+  for (const OutputTensor& tensor : tensors) by_name.push_back(&tensor);
+  std::ranges::sort(by_name, {}, name_of);
+  const auto tensor_of = [&](std::string_view name) -> const OutputTensor& {
+    const auto found = std::ranges::lower_bound(by_name, name, {}, name_of);
+    COPPICE_CHECK(found != by_name.end() && name_of(*found) == name, name);
+    return **found;
+  };
   for (const io::ShardPlan::Shard& shard : shards.shards) {
     const auto path = folder / shard.file;
     files_.push_back({path, io::lay_out(path, shard.tensors)});
@@ -37,8 +44,8 @@ void OutputPlan::add(const std::filesystem::path& folder, const io::ShardPlan& s
       small = {};
     };
     for (const io::TensorInfo& info : layout.tensors) {
-      uint64_t offset = layout.header.size() + info.offset;
-      for (const OutputPiece& piece : by_name.at(info.name)->pieces) {
+      uint64_t offset = layout.header_bytes + info.offset;
+      for (const OutputPiece& piece : tensor_of(info.name).pieces) {
         const uint64_t begin = offset;
         offset += piece.bytes;
         if (piece.bytes == 0) continue;
@@ -56,7 +63,7 @@ void OutputPlan::add(const std::filesystem::path& folder, const io::ShardPlan& s
           add_computed(file, begin, piece);
         }
       }
-      COPPICE_CHECK(offset == layout.header.size() + info.offset + info.bytes, info.name);
+      COPPICE_CHECK(offset == layout.header_bytes + info.offset + info.bytes, info.name);
     }
     end_small();
   }
@@ -118,8 +125,8 @@ std::vector<size_t> OutputPlan::units_of(io::Part part) const {
 std::string OutputPlan::digest() const {
   Sha256 digest;
   for (const OutputFile& file : files_) {
-    digest.add(cat(file.path.string(), "\n", file.layout.header.size(), "\n"));
-    digest.add(file.layout.header);
+    digest.add(cat(file.path.string(), "\n", file.layout.header_bytes, "\n"));
+    file.layout.each_header_piece([&](std::string_view piece) { digest.add(piece); });
   }
   for (const OutputUnit& unit : units_) {
     digest.add(cat(unit.bytes));

@@ -44,7 +44,7 @@ struct OutputUnit {
 
 /// All of an output. It depends on the tensors and on the layout of source and output, not on threads or parts.
 ///
-/// Memory   headers, and about a hundred bytes for every 4 MiB.
+/// Memory   about a hundred bytes for each tensor and for every 4 MiB.
 class OutputPlan {
  public:
   /// The largest unit, but for computed pieces that cannot be cut.

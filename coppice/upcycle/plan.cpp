@@ -94,9 +94,7 @@ void scale_top_k(const ModelConfig& config, const SelectionRule& rule, GrowthPla
                                        rule.name, "' chooses among them (leave select and scores out)"));
   }
   plan.top_k_factor = plan.experts_after / plan.experts_before;
-  if (config.routing.gate == families::GateFunction::kSoftmaxTopK && config.routing.has_selection_bias) {
-    plan.selection_bias_factor = 1.0 / static_cast<double>(plan.top_k_factor);
-  }
+  set_factors(config, plan);
 }
 
 /// New copies of each expert of a layer; chosen inside each router group where there are any.

@@ -54,11 +54,12 @@ struct GrowthPlan {
   std::string balance_bias = "copy";  ///< selection bias of a child: its parent's (copy) or 0 (zero)
   std::string select = "uniform";     ///< how the parents were chosen (for the record)
   std::vector<LayerPlan> layers;      ///< MoE layers, rising
-  int64_t top_k_factor = 1;           ///< the model's top-K times this
-  double selection_bias_factor = 1;   ///< every selection bias times this: 1 / top_k_factor beside softmax gates
+  int64_t top_k_factor = 1;           ///< the model's top-K times this: 1, or the children of every expert
   /// Above 1: each expert is cut along its units into so many narrower ones, its children; copy c is part c.
   int64_t split = 1;
-  double down_factor = 1, down_bias_factor = 1;  ///< of the parts' down matrices and their biases
+  /// What every selection bias, down matrix and down bias is multiplied by. They follow from the model and the rest of
+  /// the plan (set_factors), so no file holds them.
+  double selection_bias_factor = 1, down_factor = 1, down_bias_factor = 1;
   bool is_undo = false;  ///< a contraction: children are originals of an earlier growth, in their order
 
   const LayerPlan& layer(int64_t index) const;  // COPPICE_CHECK that it is there
@@ -69,7 +70,7 @@ struct GrowthPlan {
   /// Throws   Error{kFormat, kUsage} naming file, layer and expert: unknown keys and names, another number of experts
   ///          than the plan's, a parent that is none of the E, an original that is missing.
   static GrowthPlan from_json(const Json& json, std::string_view source);
-  /// A plan as `expand --dry-run` prints it, possibly edited.
+  /// The file as it stands, without the factors, which need the model: read_plan.
   static GrowthPlan read(const std::filesystem::path& path);
   bool operator==(const GrowthPlan&) const = default;
 };
@@ -106,19 +107,24 @@ GrowthPlan make_plan(const families::ModelConfig& config, const GrowthOptions& o
 ///          router group (unless allowed).
 void check_plan(const families::ModelConfig& config, const GrowthPlan& plan, bool allow_regroup);
 
+/// Sets what the plan multiplies tensors by, so that the gates of a parent's children add up to its own.
+void set_factors(const families::ModelConfig& config, GrowthPlan& plan);
+
+/// A plan as `expand --dry-run` prints it, possibly edited, for a model.
+///
+/// Throws   what GrowthPlan::from_json and check_plan throw.
+GrowthPlan read_plan(const std::filesystem::path& path, const families::ModelConfig& config, bool allow_regroup);
+
 /// config.json of the grown model.
 ///
 /// Throws   Error{kUnsupported} if top-K is to change and the family fixes it.
 Json grown_config(const families::ModelConfig& config, const GrowthPlan& plan);
 
-/// Does the grown model compute the same function as before under plain top-K, and why (or why not): one sentence for
-/// the user.
+/// Does a new model compute the same function as before, and why (or why not): one sentence for the user.
 struct Exactness {
   bool exact = false;
   std::string reason;
+  bool known = true;  ///< false: neither can be said; `exact` is false then
 };
-Exactness exactness(const families::ModelConfig& config, const GrowthPlan& plan);
-/// The same for any plan: with methods by layer, with a scaled top-K, or a contraction.
-Exactness plan_exactness(const families::ModelConfig& config, const GrowthPlan& plan);
 
 }  // namespace coppice::upcycle

@@ -44,6 +44,12 @@ void check_router_method(const ModelConfig& config, const GrowthPlan& plan, cons
                   config.family->model_type, " has neither; choose one of ", join(others)));
 }
 
+bool puts_selection_biases_to_sleep(const ModelConfig& config, const GrowthPlan& plan) {
+  return !config.routing.has_router_bias && std::ranges::any_of(plan.layers, [&plan](const LayerPlan& layer) {
+    return plan.router_init_of(layer.layer).name == "dormant";
+  });
+}
+
 void check_layers(const ModelConfig& config, const GrowthPlan& plan) {
   std::vector<std::string> missing, extra;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
@@ -79,6 +85,7 @@ void check_factors(const ModelConfig& config, const GrowthPlan& plan) {
   if (plan.split > 1 && (!copies || own_methods)) {
     throw Error(ErrorCode::kUsage, "split: parts are cut from their parents; wanted the method 'copy' everywhere");
   }
+  check_factors_follow(config, plan);
   if (factor == 1 || plan.is_undo) return;
   check_can_scale(config, plan.split > 1 ? "split" : "top-k");
   for (const LayerPlan& layer : plan.layers) {
@@ -129,6 +136,12 @@ void check_plan(const ModelConfig& config, const GrowthPlan& plan, bool allow_re
   if (plan.balance_bias == kBalanceBiasZero && !config.routing.has_selection_bias) {
     throw Error(ErrorCode::kUsage, cat("balance-bias: ", config.family->model_type,
                                        " has no selection bias that could be 0 (leave the setting out)"));
+  }
+  if (plan.balance_bias == kBalanceBiasZero && puts_selection_biases_to_sleep(config, plan)) {
+    throw Error(
+        ErrorCode::kUsage,
+        "balance-bias: 'zero' has no effect beside the router-init 'dormant', which sets the selection biases of "
+        "new experts (leave the setting out)");
   }
   check_factors(config, plan);
   const int64_t groups = config.routing.num_groups;

@@ -1,49 +1,68 @@
-// What a plan makes of a model beyond its tensors: the configuration, and whether the function stays.
+// What a plan makes of a model beyond its methods: what its tensors are multiplied by so that the gates of several
+// children add up to their parent's, and its configuration.
 
-#include <set>
+#include <cmath>
 
+#include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/plan.h"
 #include "coppice/upcycle/plan_detail.h"
-#include "coppice/upcycle/router_init.h"
 
 namespace coppice::upcycle {
 namespace {
 
 using families::GateFunction;
-using families::ModelConfig;
 
-/// Exact copies fill the m * K slots with the m copies of the K experts that answered before.
-///
-/// Source   methods.md section 5, families.md section 3 (recipe A).
-Exactness scaled_top_k_exactness(const ModelConfig& config, const GrowthPlan& plan) {
-  const auto& routing = config.routing;
-  const int64_t factor = plan.top_k_factor;
-  if (!expert_init(plan.expert_init.name).same_function) {
-    return {false, cat("Not exact: ", plan.expert_init.to_text(),
-                       " gives the new experts other weights, so they compute something else than their parents.")};
+struct Factors {
+  double selection_bias = 1, down = 1, down_bias = 1;
+};
+
+/// Source   methods.md section 3 (`split`), families.md section 3 (recipes A and C).
+Factors factors_of(const families::ModelConfig& config, const GrowthPlan& plan) {
+  Factors out;
+  if (plan.top_k_factor == 1) return out;
+  const families::Routing& routing = config.routing;
+  const auto m = static_cast<double>(plan.top_k_factor);
+  const bool whole_gates = routing.gate == GateFunction::kSigmoidTopK && !routing.renormalise;
+  // Gates divided by their p-norm add up to m^(1 - 1/p) times the parent's gate over its m children.
+  const double p = routing.renormalise && routing.gate_norm > 0 ? routing.gate_norm : 1;
+  const double sum = whole_gates ? m : std::pow(m, 1 - 1 / p);
+  if (plan.split > 1) {
+    out.down = m / sum;
+    out.down_bias = 1 / sum;
+  } else if (sum != 1 && !(whole_gates && config.family->has_routed_scaling)) {
+    out.down = out.down_bias = plan.is_undo ? sum : 1 / sum;
   }
-  if (!router_init(plan.router_init.name).only_copies() || plan.balance_bias != kBalanceBiasCopy) {
-    return {false, cat("Not exact: ", plan.router_init.to_text(), " with balance bias '", plan.balance_bias,
-                       "' moves the scores of new experts off their parents', so the ", factor * config.top_k,
-                       " slots need not hold all siblings of the experts chosen before (router-init copy is exact).")};
+  if (routing.gate == GateFunction::kSoftmaxTopK && routing.has_selection_bias) {
+    out.selection_bias = plan.is_undo ? m : 1 / m;  // probabilities too are divided among the children
   }
-  if (routing.gate == GateFunction::kSigmoidTopK && !routing.renormalise && !config.family->has_routed_scaling) {
-    return {false, cat("Not exact: each of ", factor,
-                       " siblings answers with the whole gate of its parent, and the family has no routed scaling "
-                       "factor to divide by ",
-                       factor, ".")};
-  }
-  return {true, cat("Exact up to rounding and ties of different experts: ", factor, " times as many slots hold all ",
-                    factor, " siblings of the ", config.top_k, " experts chosen before, at ", factor,
-                    " times the active parameters.")};
+  return out;
 }
 
 }  // namespace
 
-Json grown_config(const ModelConfig& config, const GrowthPlan& plan) {
-  ModelConfig grown = config;
+void set_factors(const families::ModelConfig& config, GrowthPlan& plan) {
+  const Factors factors = factors_of(config, plan);
+  plan.selection_bias_factor = factors.selection_bias;
+  plan.down_factor = factors.down;
+  plan.down_bias_factor = factors.down_bias;
+}
+
+void check_factors_follow(const families::ModelConfig& config, const GrowthPlan& plan) {
+  GrowthPlan wanted = plan;
+  set_factors(config, wanted);
+  const auto compare = [](std::string_view what, double found, double right) {
+    if (found == right) return;
+    throw Error(ErrorCode::kUsage, cat("the plan multiplies ", what, " by ", found, "; for this model it has to be ",
+                                       right, " (make the plan with expand --dry-run)"));
+  };
+  compare("selection biases", plan.selection_bias_factor, wanted.selection_bias_factor);
+  compare("down matrices", plan.down_factor, wanted.down_factor);
+  compare("the biases of down matrices", plan.down_bias_factor, wanted.down_bias_factor);
+}
+
+Json grown_config(const families::ModelConfig& config, const GrowthPlan& plan) {
+  families::ModelConfig grown = config;
   grown.json = families::with_num_experts(config, plan.experts_after);
   if (plan.top_k_factor > 1) {
     grown.json = families::with_top_k_factor(
@@ -53,26 +72,9 @@ Json grown_config(const ModelConfig& config, const GrowthPlan& plan) {
   return grown.json;
 }
 
-Exactness plan_exactness(const ModelConfig& config, const GrowthPlan& plan) {
-  if (plan.is_undo) {
-    return {false, "Not exact: the experts that an expansion added, and what they have learnt, are gone."};
-  }
-  if (plan.split > 1) {
-    return {true, cat("Exact up to rounding and ties of different experts: each expert's ", plan.split,
-                      " parts are chosen together and add up to it, at the same work per token.")};
-  }
-  Exactness result;
-  std::set<std::pair<std::string, std::string>> seen;
-  for (const LayerPlan& layer : plan.layers) {
-    GrowthPlan uniform = plan;
-    uniform.expert_init = plan.expert_init_of(layer.layer);
-    uniform.router_init = plan.router_init_of(layer.layer);
-    if (!seen.emplace(uniform.expert_init.to_text(), uniform.router_init.to_text()).second) continue;
-    for (LayerPlan& other : uniform.layers) other.expert_init = other.router_init = std::nullopt;
-    result = plan.top_k_factor > 1 ? scaled_top_k_exactness(config, uniform) : exactness(config, uniform);
-    if (!result.exact) break;
-  }
-  return result;
+double expert_factor(const GrowthPlan& plan, families::Role role) {
+  if (role == families::Role::kExpertDown) return plan.down_factor;
+  return role == families::Role::kExpertDownBias ? plan.down_bias_factor : 1.0;
 }
 
 }  // namespace coppice::upcycle

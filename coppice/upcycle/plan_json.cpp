@@ -29,11 +29,8 @@ struct NamedOrder {
 constexpr NamedOrder kOrders[] = {{"append", Order::kAppend}, {"siblings", Order::kSiblings}};
 constexpr Named kBalanceBiases[] = {{kBalanceBiasCopy}, {kBalanceBiasZero}};
 
-std::array<std::pair<std::string_view, double>, 3> factors(const GrowthPlan& plan) {
-  return {{{"selection_bias_factor", plan.selection_bias_factor},
-           {"down_factor", plan.down_factor},
-           {"down_bias_factor", plan.down_bias_factor}}};
-}
+/// What files of version 0.1.0 held of a plan.
+constexpr std::string_view kDerived[] = {"selection_bias_factor", "down_factor", "down_bias_factor"};
 
 /// children[i] of one layer from the parents of all; copies of a parent count in their order.
 LayerPlan read_layer(const JsonFields& parents, const std::string& key, const GrowthPlan& plan) {
@@ -77,14 +74,6 @@ void read_layer_methods(const JsonFields& fields, GrowthPlan& plan) {
   }
 }
 
-double read_factor(const JsonFields& fields, std::string_view key) {
-  if (!fields.has(key)) return 1;
-  const Json& value = fields.member(key);
-  const double factor = value.is_number() ? value.as_double() : 0;
-  if (!(factor >= 1e-6 && factor <= 1e6)) fields.fail(key, cat("is ", value.dump(), ", not a number from 1e-6 to 1e6"));
-  return factor;
-}
-
 }  // namespace
 
 std::string_view order_name(Order order) { return order == Order::kAppend ? "append" : "siblings"; }
@@ -121,9 +110,6 @@ Json GrowthPlan::to_json() const {
   methods["balance_bias"] = balance_bias;
   if (top_k_factor != 1) out["top_k_factor"] = Json(top_k_factor);
   if (split != 1) out["split"] = Json(split);
-  for (const auto& [key, factor] : factors(*this)) {
-    if (factor != 1) out[key] = Json(factor);
-  }
   Json parents = Json::object(), own_methods = Json::object();
   for (const LayerPlan& layer_plan : layers) {
     const std::string key = std::to_string(layer_plan.layer);
@@ -141,8 +127,11 @@ Json GrowthPlan::to_json() const {
 GrowthPlan GrowthPlan::from_json(const Json& json, std::string_view source) {
   const JsonFields fields(json, std::string(source));
   fields.integer("coppice_plan", kVersion, kVersion);
+  for (const std::string_view key : kDerived) {
+    if (fields.has(key)) fields.fail(key, "it follows from the model and the rest of the plan; leave the line out");
+  }
   fields.expect_only({"coppice_plan", "seed", "experts", "order", "select", "methods", "top_k_factor", "split",
-                      "selection_bias_factor", "down_factor", "down_bias_factor", "parents", "layer_methods"});
+                      "parents", "layer_methods"});
   GrowthPlan plan;
   plan.seed = read_seed(fields);
   const auto& experts = fields.array("experts").items();
@@ -160,10 +149,6 @@ GrowthPlan GrowthPlan::from_json(const Json& json, std::string_view source) {
   check_balance_bias(plan.balance_bias, methods.path_of("balance_bias"));
   if (fields.has("top_k_factor")) plan.top_k_factor = fields.integer("top_k_factor", 1, kMaxExperts);
   if (fields.has("split")) plan.split = fields.integer("split", 1, kMaxExperts);
-  plan.selection_bias_factor = read_factor(fields, "selection_bias_factor");
-  plan.down_factor = read_factor(fields, "down_factor");
-  plan.down_bias_factor = read_factor(fields, "down_bias_factor");
-
   const JsonFields parents = fields.object("parents");
   for (const auto& [key, unused] : parents.members()) plan.layers.push_back(read_layer(parents, key, plan));
   if (plan.layers.empty()) fields.fail("parents", "no layer");
@@ -174,5 +159,12 @@ GrowthPlan GrowthPlan::from_json(const Json& json, std::string_view source) {
 }
 
 GrowthPlan GrowthPlan::read(const std::filesystem::path& path) { return from_json(read_toml(path), path.string()); }
+
+GrowthPlan read_plan(const std::filesystem::path& path, const families::ModelConfig& config, bool allow_regroup) {
+  GrowthPlan plan = GrowthPlan::read(path);
+  set_factors(config, plan);
+  check_plan(config, plan, allow_regroup);
+  return plan;
+}
 
 }  // namespace coppice::upcycle

@@ -64,7 +64,8 @@ void copy_noise(RouterView grown, RouterPart part, const LayerPlan& layer, uint6
 
 // -- bias_only ----------------------------------------------------------------
 
-constexpr double kGaussianScale = 0.1;  // of std(b)
+constexpr double kGaussianScale = 0.1;   // of std(b)
+constexpr double kSigmoidRange = 1.001;  // sigmoids, which selection biases are added to, lie between 0 and 1
 
 constexpr ParamSpec kBiasOnlyParams[] = {
     {.key = "delta",
@@ -97,6 +98,39 @@ void bias_only(RouterView grown, RouterPart part, const LayerPlan& layer, uint64
     const float noise = gaussian ? sigma * rng.normal(0) : static_cast<float>(delta * (2.0 * rng.uniform(0) - 1.0));
     float& bias = grown.row(i)[0];
     bias = add_noise(is_original ? bias : bias + shift, noise);
+  }
+}
+
+// -- dormant ------------------------------------------------------------------
+
+constexpr ParamSpec kDormantParams[] = {
+    {.key = "depth",
+     .fallback = 1e4,
+     .lo = 1.0,
+     .hi = 6e4,
+     .help = "of a router bias, in logits: how far below the others'; selection biases are as low as they have to be"}};
+
+/// The largest number that is not above `x` and that bf16, and so every wider dtype, can store.
+float rounded_down(double x) {
+  auto value = static_cast<float>(x);
+  if (value > x) value = std::nextafter(value, -std::numeric_limits<float>::infinity());
+  std::array<float, 1> stored = {value};
+  std::array<std::byte, 2> bytes;
+  io::from_f32(io::Dtype::kBf16, stored, bytes);
+  io::to_f32(io::Dtype::kBf16, bytes, stored);
+  return stored[0] <= value ? stored[0] : io::next_representable(io::Dtype::kBf16, stored[0], -1.0f);
+}
+
+void dormant(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t, const Params& params,
+             bool has_router_bias) {
+  if (part != (has_router_bias ? RouterPart::kBias : RouterPart::kSelectionBias)) return;
+  const auto [least, most] = std::ranges::minmax_element(grown.source);
+  const double largest = std::max(std::abs(double{*least}), std::abs(double{*most}));
+  const double spread = double{*most} - double{*least};
+  const double depth = spread + (has_router_bias ? params.get("depth") : kSigmoidRange) + 0x1p-20 * largest;
+  for (size_t i = 0; i < layer.children.size(); ++i) {
+    const Child& child = layer.children[i];
+    if (child.copy > 0) grown.row(i)[0] = rounded_down(double{grown.source[child.parent]} - depth);
   }
 }
 
@@ -151,6 +185,18 @@ extern constinit const RouterInit kRouterBiasOnly{
     .summary = "the parent's row; noise on the router bias, or on the selection bias where there is none",
     .source = kRouterPaper};
 
+extern constinit const RouterInit kRouterDormant{
+    .name = "dormant",
+    .apply = dormant,
+    .params = kDormantParams,
+    .needs_bias = true,
+    .same_rows = true,
+    .draws = false,
+    .summary =
+        "the parent's row; its router bias, or selection bias where there is none, so low that no token chooses "
+        "the copy until training raises it",
+    .source = "function-preserving start; depth of 1 and the spread of the biases"};
+
 extern constinit const RouterInit kRouterPerturbNewOnly{
     .name = "perturb_new_only",
     .apply = perturb_new_only,
@@ -172,8 +218,9 @@ Rng row_rng(RouterPart part, const RouterView& view, const LayerPlan& layer, con
 
 std::span<const RouterInit> router_inits() {
   static const std::array kMethods = {
-      kRouterCopy,           kRouterCopyNoise,  kRouterInterpolate, kRouterBiasOnly,          kRouterScaledCopy,
-      kRouterPerturbNewOnly, kRouterOrthogonal, kRouterAdversarial, kRouterTemperatureScaled, kRouterSvdPerturb};
+      kRouterCopy,        kRouterCopyNoise,         kRouterInterpolate,    kRouterBiasOnly,
+      kRouterDormant,     kRouterScaledCopy,        kRouterPerturbNewOnly, kRouterOrthogonal,
+      kRouterAdversarial, kRouterTemperatureScaled, kRouterSvdPerturb};
   return kMethods;
 }
 

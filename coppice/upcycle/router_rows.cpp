@@ -5,8 +5,6 @@
 #include <map>
 
 #include "coppice/base/check.h"
-#include "coppice/base/error.h"
-#include "coppice/base/text.h"
 #include "coppice/upcycle/expert_decompose_detail.h"
 #include "coppice/upcycle/lane_sum_detail.h"
 #include "coppice/upcycle/purpose_detail.h"
@@ -117,11 +115,6 @@ void orthogonal(RouterView grown, RouterPart part, const LayerPlan& layer, uint6
 
 void svd_perturb(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params, bool) {
   if (part != RouterPart::kWeight) return;
-  const auto not_finite = std::ranges::find_if(grown.source, [](float x) { return !std::isfinite(x); });
-  if (not_finite != grown.source.end()) {
-    throw Error(ErrorCode::kNonFinite, cat("layer ", layer.layer, ", router: a weight is ", *not_finite,
-                                           "; a matrix with it cannot be decomposed (choose another router-init)"));
-  }
   const Dense router{grown.experts_before(), grown.cols, std::vector<float>(grown.source.begin(), grown.source.end())};
   std::map<uint32_t, Dense> of_copy;
   change_copies(grown, part, layer, [&](const Child& child, std::span<float> row) {

@@ -12,6 +12,8 @@ namespace coppice::upcycle {
 namespace {
 
 constexpr int64_t kVersion = 1;
+constexpr std::string_view kConcentration = "gate_concentration";
+constexpr std::string_view kConcentrationOf010 = "effective_top_k";  // its name in files of version 0.1.0
 constexpr int64_t kMaxCount = std::numeric_limits<int64_t>::max();
 
 using PerLayer = std::map<int64_t, std::vector<double>>;
@@ -33,6 +35,23 @@ Json part_json(const MetricPart& part) {
   out["sum"] = per_layer_json(part.sum);
   if (!part.sum_sq.empty()) out["sum_sq"] = per_layer_json(part.sum_sq);
   return out;
+}
+
+void check_written(std::string_view metric, const MetricScores& scores) {
+  const auto check = [&](std::string_view part, std::string_view kind, const PerLayer& layers) {
+    for (const auto& [layer, values] : layers) {
+      for (size_t expert = 0; expert < values.size(); ++expert) {
+        if (std::isfinite(values[expert])) continue;
+        throw Error(ErrorCode::kNonFinite,
+                    cat("scores: ", metric, ", ", part, ", ", kind, ", layer ", layer, ", expert ", expert, " is ",
+                        values[expert], "; wanted a finite number (the model is damaged, or its training diverged)"));
+      }
+    }
+  };
+  check("fc1", "sum", scores.fc1.sum);
+  check("fc1", "sum_sq", scores.fc1.sum_sq);
+  check("fc2", "sum", scores.fc2.sum);
+  check("fc2", "sum_sq", scores.fc2.sum_sq);
 }
 
 double read_score(const Json& value, std::string_view path) {
@@ -114,18 +133,20 @@ Json Scores::to_json() const {
   tokens["seen"] = tokens_seen;
   tokens["batch_tokens"] = batch_tokens;
   tokens["batches"] = batches;
+  if (reset_attention) tokens["reset_attention"] = true;
   if (!second_moment.empty()) out["second_moment"] = second_moment;
   Json metric_objects = Json::object();
   for (const auto& [name, metric] : metrics) {
+    check_written(name, metric);
     Json& parts = metric_objects[name];
     parts["fc1"] = part_json(metric.fc1);
     parts["fc2"] = part_json(metric.fc2);
   }
   out["metrics"] = std::move(metric_objects);
-  if (!effective_top_k.sum.empty()) {
-    Json& statistic = out["routing"]["effective_top_k"];
-    statistic["sum"] = per_layer_json(effective_top_k.sum);
-    statistic["sum_sq"] = per_layer_json(effective_top_k.sum_sq);
+  if (!gate_concentration.sum.empty()) {
+    Json& statistic = out["routing"][kConcentration];
+    statistic["sum"] = per_layer_json(gate_concentration.sum);
+    statistic["sum_sq"] = per_layer_json(gate_concentration.sum_sq);
   }
   return out;
 }
@@ -144,9 +165,12 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
   scores.tokens_seen = read_count(tokens, "seen");
   scores.batch_tokens = read_count(tokens, "batch_tokens");
   scores.batches = read_count(tokens, "batches");
+  if (tokens.has("reset_attention")) scores.reset_attention = tokens.boolean("reset_attention");
   if (fields.has("second_moment")) scores.second_moment = fields.text("second_moment");
   if (fields.has("routing")) {
-    scores.effective_top_k = read_statistic(fields.object("routing").object("effective_top_k"), scores.layers);
+    const JsonFields routing = fields.object("routing");
+    const auto name = routing.has(kConcentrationOf010) ? kConcentrationOf010 : kConcentration;
+    scores.gate_concentration = read_statistic(routing.object(name), scores.layers);
   }
   const JsonFields metrics = fields.object("metrics");
   for (const auto& [name, unused] : metrics.members()) {

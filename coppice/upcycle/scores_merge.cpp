@@ -25,6 +25,10 @@ void check_alike(const Scores& first, const Scores& other, size_t run) {
     refuse(run, cat("batches of ", other.batch_tokens, " tokens, the first ", first.batch_tokens,
                     "; wanted the same (a batch's gradient depends on its size)"));
   }
+  if (other.reset_attention != first.reset_attention) {
+    refuse(run, cat("documents ", other.reset_attention ? "do not see" : "see", " each other (--reset-attention), ",
+                    "the first's ", first.reset_attention ? "do not" : "do", "; wanted the same"));
+  }
 }
 
 template <class Map>
@@ -79,8 +83,8 @@ Scores merge_scores(std::span<const Scores> runs) {
       merge_part(metric.fc1, found->second.fc1, run, name);
       merge_part(metric.fc2, found->second.fc2, run, name);
     }
-    add(out.effective_top_k.sum, other.effective_top_k.sum, run, "effective_top_k");
-    add(out.effective_top_k.sum_sq, other.effective_top_k.sum_sq, run, "effective_top_k");
+    add(out.gate_concentration.sum, other.gate_concentration.sum, run, "gate_concentration");
+    add(out.gate_concentration.sum_sq, other.gate_concentration.sum_sq, run, "gate_concentration");
     out.tokens_seen += other.tokens_seen;
     out.batches += other.batches;
     tokens.add(other.tokens_digest);

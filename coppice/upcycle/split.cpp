@@ -1,9 +1,7 @@
 #include "coppice/upcycle/split.h"
 
 #include <algorithm>
-#include <cmath>
 
-#include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/plan_detail.h"
@@ -11,8 +9,14 @@
 namespace coppice::upcycle {
 namespace {
 
-using families::GateFunction;
 using families::Role;
+
+/// Throws   Error{kShape}: a layer whose experts have another width than the configuration says.
+int64_t cut(const MatrixRows& parent, int64_t units, int64_t parts) {
+  if (units % parts == 0) return units / parts;
+  throw Error(ErrorCode::kShape, cat(parent.subject.empty() ? families::role_name(parent.role) : parent.subject, ": ",
+                                     units, " units cannot be cut into ", parts, " equal parts (choose a divisor)"));
+}
 
 void refuse(std::string_view setting, std::string_view value) {
   throw Error(ErrorCode::kUsage, cat(setting, ": '", value,
@@ -51,14 +55,7 @@ GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOpti
   plan.experts_after = ExpertCount::from_text(cat(parts, "x")).resolve(config.num_experts);
   plan.order = options.order ? order_from_name(*options.order, "order") : Order::kAppend;
   plan.split = plan.top_k_factor = parts;
-  // Gates divided by their p-norm shrink by the p-th root of the parts, others by the parts themselves.
-  const double p = config.routing.renormalise ? config.routing.gate_norm : 1.0;
-  const double factor = std::pow(static_cast<double>(parts), 1.0 / p);
-  const bool whole_gates = config.routing.gate == GateFunction::kSigmoidTopK && !config.routing.renormalise;
-  (whole_gates ? plan.down_bias_factor : plan.down_factor) = whole_gates ? 1.0 / factor : factor;
-  if (config.routing.gate == GateFunction::kSoftmaxTopK && config.routing.has_selection_bias) {
-    plan.selection_bias_factor = 1.0 / factor;
-  }
+  set_factors(config, plan);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
     LayerPlan& layer_plan = plan.layers.emplace_back(LayerPlan{.layer = layer, .children = {}});
@@ -72,22 +69,15 @@ GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOpti
   return plan;
 }
 
-double split_factor(const GrowthPlan& plan, Role role) {
-  if (role == Role::kExpertDown) return plan.down_factor;
-  return role == Role::kExpertDownBias ? plan.down_bias_factor : 1.0;
-}
-
 MatrixRows part_of_expert(const GrowthPlan& plan, const Child& child, const MatrixRows& parent, double factor) {
   MatrixRows part = parent;
   int64_t first_row = 0;
   size_t first_col = 0;
   if (parent.role == Role::kExpertDown) {
-    COPPICE_CHECK(parent.cols % plan.split == 0);
-    part.cols = parent.cols / plan.split;
+    part.cols = cut(parent, parent.cols, plan.split);
     first_col = static_cast<size_t>(child.copy * part.cols);
   } else if (parent.role != Role::kExpertDownBias) {
-    COPPICE_CHECK(parent.rows % plan.split == 0);
-    part.rows = parent.rows / plan.split;
+    part.rows = cut(parent, parent.rows, plan.split);
     first_row = child.copy * part.rows;
   }
   part.read = [parent, first_row, first_col, factor, width = static_cast<size_t>(part.cols)](int64_t first,

@@ -17,7 +17,4 @@ GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOpti
 /// The part of an expert's matrix (or bias) that is `child`, times a factor: some rows of gate and up, columns of down.
 MatrixRows part_of_expert(const GrowthPlan& plan, const Child& child, const MatrixRows& parent, double factor);
 
-/// What the plan multiplies an expert's tensor of this role by.
-double split_factor(const GrowthPlan& plan, families::Role role);
-
 }  // namespace coppice::upcycle

@@ -1,14 +1,20 @@
 #include "coppice/upcycle/undo.h"
 
 #include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <functional>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/optimizer_init.h"
+#include "coppice/upcycle/optimizer_state.h"
 
 namespace coppice::upcycle {
 namespace {
+
+namespace fs = std::filesystem;
 
 [[noreturn]] void fail(std::string_view problem) {
   throw Error(ErrorCode::kFormat, cat(kLineageFile, ": ", problem,
@@ -34,6 +40,24 @@ std::vector<Child> originals(const std::vector<uint32_t>& parents, int64_t exper
   return out;
 }
 
+/// Whether a method of the step, of all layers or of one, is as told.
+bool uses(const Json& methods, std::string_view key, const std::function<bool(const MethodChoice&)>& is_it) {
+  const auto says = [&](const Json& of) {
+    const Json* value = of.find(key);
+    return value != nullptr && value->is_string() && is_it(MethodChoice::from_text(value->as_string()));
+  };
+  if (says(methods)) return true;
+  const Json* layers = methods.find("layers");
+  return layers != nullptr && layers->is_object() &&
+         std::ranges::any_of(layers->members(), [&](const auto& member) { return says(member.second); });
+}
+
+/// Multiplying by it loses nothing.
+bool is_power_of_two(double factor) {
+  int exponent = 0;
+  return std::frexp(factor, &exponent) == 0.5;
+}
+
 }  // namespace
 
 GrowthPlan undo_plan(const families::ModelConfig& config, const std::optional<Json>& lineage) {
@@ -57,34 +81,60 @@ GrowthPlan undo_plan(const families::ModelConfig& config, const std::optional<Js
   plan.experts_before = config.num_experts;
   plan.experts_after = counts[0].as_int();
   plan.top_k_factor = whole_or(step, "top_k_factor", 1);
-  if (const Json* factor = step.find("selection_bias_factor")) {
-    if (!(factor->as_double() > 0)) fail(cat("'selection_bias_factor' is ", factor->dump()));
-    plan.selection_bias_factor = 1.0 / factor->as_double();
+  set_factors(config, plan);
+  if (const Json* factor = step.find("selection_bias_factor"); factor != nullptr) {
+    const double wanted = 1.0 / plan.selection_bias_factor;
+    if (factor->as_double() != wanted)
+      fail(cat("selection biases were multiplied by ", factor->dump(), ", where ", wanted, " keeps the function"));
   }
   for (const auto& [layer, of_layer] : *parents) {
     plan.layers.push_back({.layer = layer, .children = originals(of_layer, plan.experts_after, layer)});
   }
+  const auto past_last = [&config](const LayerPlan& layer) { return layer.layer >= config.num_layers; };
+  const auto [first, last] = std::ranges::partition(plan.layers, std::not_fn(past_last));
+  const std::vector<LayerPlan> of_prediction(first, last);  // which configurations do not count
+  plan.layers.erase(first, last);
+  std::ranges::sort(plan.layers, {}, &LayerPlan::layer);
   check_plan(config, plan, true);
+  if (plan.layers.empty()) fail("no layer of the model has parents");
+  plan.layers.insert(plan.layers.end(), of_prediction.begin(), of_prediction.end());
+  std::ranges::sort(plan.layers, {}, &LayerPlan::layer);
   return plan;
 }
 
-std::string undo_remainder(const Json& lineage) {
-  const Json& methods = lineage.at("steps").items().back().at("methods");
+std::string undo_account(const families::Model& grown, const GrowthPlan& plan, const Json& lineage,
+                         const families::Model& undone) {
+  const Json& step = lineage.at("steps").items().back();
   std::vector<std::string> changed;
-  const auto text = [&](std::string_view key) {
-    const Json* value = methods.find(key);
-    return value != nullptr && value->is_string() ? value->as_string() : std::string();
-  };
-  if (text("router_init").find("noise_to_original=1") != std::string::npos) {
+  if (uses(step.at("methods"), "router_init", [](const MethodChoice& choice) {
+        const auto noise = choice.given.find("noise_to_original");
+        return noise != choice.given.end() && noise->second != 0;
+      })) {
     changed.emplace_back("the originals keep the noise on their biases");
   }
-  for (const OptimizerInit& strategy : optimizer_inits()) {
-    const std::string given = text("optimizer_state");
-    if (strategy.touches_original && given.substr(0, given.find(':')) == strategy.name) {
-      changed.push_back(cat("the originals keep the optimizer state that '", strategy.name, "' gave them"));
+  if (fs::is_directory(grown.checkpoint.directory() / kTrainerFolder)) {
+    for (const OptimizerInit& strategy : optimizer_inits()) {
+      const auto is_it = [&](const MethodChoice& choice) { return choice.name == strategy.name; };
+      if (strategy.touches_original && uses(step.at("methods"), "optimizer_state", is_it))
+        changed.push_back(cat("the originals keep the optimizer state that '", strategy.name, "' gave them"));
     }
   }
-  return join(changed, "; ");
+  if (!is_power_of_two(plan.down_factor)) {
+    changed.push_back(cat("down matrices that were divided by ", plan.down_factor,
+                          " are multiplied by it again, and may differ in their last digit"));
+  }
+  if (!is_power_of_two(plan.selection_bias_factor)) {
+    changed.push_back(cat("selection biases that were divided by ", plan.selection_bias_factor,
+                          " are multiplied by it again, and may differ in their last digit"));
+  }
+  const bool scales = plan.down_factor != 1 || plan.selection_bias_factor != 1;
+  std::string text = cat("The originals as they are in MODEL", scales ? ", but for what top-K had scaled" : "",
+                         "; every tensor that the expansion left alone as it is there.");
+  if (!changed.empty()) text += cat(" Not as before the expansion: ", join(changed, "; "), ".");
+  const bool same = step.at("source_digest").as_string() == undone.digest();
+  text += same ? " Configuration, shapes, routers and their biases are what they were before the expansion."
+               : " Configuration, routers or their biases are not what they were before the expansion.";
+  return text;
 }
 
 }  // namespace coppice::upcycle

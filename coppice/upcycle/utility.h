@@ -35,10 +35,12 @@ struct Scores {
   int64_t layers = 0, experts = 0;
   std::string tokens_digest;
   uint64_t tokens_seen = 0, batch_tokens = 0, batches = 0;
-  std::string second_moment;  ///< where that of approx_fisher is from: "trainer", "batches"; empty without
+  bool reset_attention = false;  ///< documents in a window did not see each other
+  std::string second_moment;     ///< where that of approx_fisher is from: "trainer", "batches"; empty without
   std::map<std::string, MetricScores> metrics;
-  LayerStatistic effective_top_k;  ///< mean over tokens of 1 / sum of squared gate shares: 1 to K
+  LayerStatistic gate_concentration;  ///< mean over tokens of 1 / sum of squared gate shares: 1 to K
 
+  /// Throws   Error{kNonFinite} naming metric, layer and expert.
   Json to_json() const;
   /// Throws   Error{kFormat} naming source and key; Error{kNonFinite} for a value that is not finite or negative.
   static Scores from_json(const Json& json, std::string_view source);

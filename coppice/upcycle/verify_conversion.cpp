@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -9,25 +10,39 @@
 #include "coppice/base/error.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/progress.h"
+#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/upcycle/convert.h"
 #include "coppice/upcycle/convert_router.h"
 #include "coppice/upcycle/lineage.h"
+#include "coppice/upcycle/optimizer_state.h"
+#include "coppice/upcycle/verify.h"
+#include "coppice/upcycle/verify_config.h"
 #include "coppice/upcycle/verify_detail.h"
+#include "coppice/upcycle/verify_files.h"
 
 namespace coppice::upcycle {
 namespace {
 
 using families::Model;
 
-/// Rows of a file cannot be made again; what must hold of them is that they are numbers.
-std::string check_given_rows(const io::TensorInfo& wanted, const Model& after) {
+/// Rows of a file cannot be made again; they are the ones that were written, or at least numbers.
+std::string check_given_rows(const io::TensorInfo& wanted, const Model& after,
+                             const std::map<std::string, std::string>& digests) {
   if (!after.checkpoint.contains(wanted.name)) return cat("'", wanted.name, "': it is missing");
-  const io::TensorInfo& found = *after.checkpoint.at(wanted.name).info;
+  const io::Checkpoint::Entry entry = after.checkpoint.at(wanted.name);
+  const io::TensorInfo& found = *entry.info;
   if (found.shape != wanted.shape || found.dtype != wanted.dtype) {
     return cat("'", wanted.name, "': it is ", io::dtype_name(found.dtype), " ", shape_text(found.shape), ", not ",
                io::dtype_name(wanted.dtype), " ", shape_text(wanted.shape));
+  }
+  if (const auto digest = digests.find(wanted.name); digest != digests.end()) {
+    Sha256 sha;
+    sha.add(entry.data());
+    return sha.hex() == digest->second
+               ? std::string()
+               : cat("'", wanted.name, "': its rows are not those that a file gave, by their digest in ", kLineageFile);
   }
   const auto values = after.checkpoint.read_f32(wanted.name);
   const bool finite = std::ranges::all_of(values, [](float x) { return std::isfinite(x); });
@@ -54,8 +69,12 @@ void compare(const Conversion& conversion, const Model& after, size_t threads, C
   const auto tensors = conversion.tensors();
   const bool averages = account.plan && account.plan->parents > 1 && account.plan->trunk == "average";
   const bool given = account.plan && new_router(account.plan->router.name).row == nullptr;
+  std::map<std::string, std::string> digests;
+  if (given) digests = given_routers(*read_lineage(after.checkpoint.directory()));
   const std::vector<std::string> texts = conversion.account();
-  detail::compare_objects(mapping.config.json, after.config.json, {}, account.problems);
+  ConfigDifferences config = compare_configs(mapping.config, after.config);
+  std::ranges::move(config.problems, std::back_inserter(account.problems));
+  if (!config.added.empty()) account.not_compared.push_back(cat("new keys of config.json (", join(config.added), ")"));
   account.losses = mapping.losses;
 
   std::vector<std::string> problems(tensors.size());
@@ -64,7 +83,8 @@ void compare(const Conversion& conversion, const Model& after, size_t threads, C
     check_interrupt();
     const bool by_hand = given && mapping.tensors[i].origin == Origin::kRouter;
     problems[i] =
-        by_hand ? check_given_rows(tensors[i].info, after) : detail::difference(tensors[i], after, "the conversion");
+        by_hand ? check_given_rows(tensors[i].info, after, digests)
+                : detail::difference(tensors[i], after, "it is not what the conversion makes of the model before");
     progress.advance(tensors[i].info.bytes);
   });
   for (size_t i = 0; i < problems.size(); ++i) {
@@ -75,12 +95,39 @@ void compare(const Conversion& conversion, const Model& after, size_t threads, C
       account.problems.push_back(problems[i]);
     }
   }
+  if (account.routers_given > 0 && digests.empty())
+    account.not_compared.push_back(cat("rows of ", account.routers_given, " routers, which a file gave"));
   std::set<std::string_view> known;
   for (const OutputTensor& tensor : tensors) known.insert(tensor.info.name);
   for (const auto& slot : after.slots) {
     if (!known.contains(slot.name)) account.problems.push_back(cat("'", slot.name, "': no conversion makes it"));
   }
+}
+
+/// trainer/ belongs to the experts that a conversion makes or leaves: it carries none over.
+void check_files(const Model& before, const Model& after, ConversionAccount& account) {
+  FileAccount files = compare_files(before, after, read_lineage(after.checkpoint.directory()).has_value());
+  account.files_equal = files.equal;
+  std::ranges::move(files.problems, std::back_inserter(account.problems));
+  std::ranges::move(files.not_compared, std::back_inserter(account.not_compared));
+  if (std::filesystem::exists(after.checkpoint.directory() / kTrainerFolder))
+    account.problems.push_back(cat("'", kTrainerFolder, "/': no conversion makes it"));
   account.ok = account.problems.empty();
+}
+
+/// The digests of the models that the newest step names, beside those of the ones given.
+void check_sources(std::span<const Model> parents, const Json& lineage, ConversionAccount& account) {
+  const Json& step = lineage.at("steps").items().back();
+  const Json* digests = step.find("source_digests");
+  if (digests == nullptr) return;
+  const bool is_list = digests->is_array() && digests->items().size() == parents.size();
+  for (size_t i = 0; is_list && i < parents.size(); ++i) {
+    if (digests->items()[i] == Json(parents[i].digest())) continue;
+    account.not_compared.push_back(
+        cat(kLineageFile, ", which names another model than ", parents[i].checkpoint.directory(), " by its digest"));
+  }
+  if (!is_list)
+    account.problems.push_back(cat(kLineageFile, ": 'source_digests' is ", digests->dump(), "; wanted one a model"));
 }
 
 }  // namespace
@@ -106,6 +153,8 @@ ConversionAccount verify_conversion(std::span<const Model> parents, const Model&
   plan.lossy = true;  // what was left out is told, and was agreed to
   const Conversion conversion(parents, plan, nullptr);
   compare(conversion, after, threads, account);
+  check_sources(parents, *lineage, account);
+  check_files(parents.front(), after, account);
   return account;
 }
 
@@ -115,8 +164,11 @@ ConversionAccount verify_average(const Model& moe, const Model& after, size_t th
   account.to = after.config.family->model_type;
   const Conversion conversion(moe, account.to, true);
   compare(conversion, after, threads, account);
+  check_files(moe, after, account);
   return account;
 }
+
+std::string ConversionAccount::verdict() const { return verdict_of(problems, not_compared); }
 
 Json ConversionAccount::to_json() const {
   Json json = Json::object();
@@ -129,9 +181,11 @@ Json ConversionAccount::to_json() const {
   json["routers"] = routers;
   json["routers_given"] = routers_given;
   json["new_parts"] = new_parts;
+  json["files_equal"] = files_equal;
   Json& accounts = json["tensors"] = Json::object();
   for (const auto& [name, text] : tensors) accounts[name] = text;
   json["losses"] = Json::array_of(losses);
+  json["not_compared"] = Json::array_of(not_compared);
   json["problems"] = Json::array_of(problems);
   return json;
 }

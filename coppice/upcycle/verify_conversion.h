@@ -26,11 +26,16 @@ struct ConversionAccount {
   int64_t new_parts = 0;               ///< of zeros, ones, or the first units of the dense layer
   std::vector<std::pair<std::string, std::string>> tensors;  ///< what each tensor of the model after is
   std::vector<std::string> losses;                           ///< what the model before had besides
+  int64_t files_equal = 0;                                   ///< files beside the weights that are the first parent's
+  std::vector<std::string> not_compared;                     ///< what there was nothing to compare with
   std::vector<std::string> problems;                         ///< each a sentence naming a tensor; empty if ok
+  /// One sentence: ok and what was not looked at, or how much is wrong.
+  std::string verdict() const;
   Json to_json() const;
 };
 
-/// Makes every tensor of `after` again, by the plan in its lineage, and compares the bytes; config.json too.
+/// Makes every tensor of `after` again, by the plan in its lineage, and compares the bytes; config.json by what it
+/// says, and the files beside the weights.
 ///
 /// Memory   4 MiB a thread, or what a piece needs that cannot be cut.
 /// Threads  the same result for any number.

@@ -1,7 +1,6 @@
 #include "coppice/upcycle/verify_detail.h"
 
 #include <algorithm>
-#include <set>
 
 #include "coppice/base/text.h"
 #include "coppice/upcycle/output_units.h"
@@ -32,30 +31,22 @@ bool same_bytes(const OutputTensor& wanted, const io::Checkpoint::Entry& found) 
 
 }  // namespace
 
-void compare_objects(const Json& wanted, const Json& found, const std::string& inside,
-                     std::vector<std::string>& problems) {
-  std::set<std::string> keys;
-  for (const auto& [key, value] : wanted.members()) keys.insert(key);
-  for (const auto& [key, value] : found.members()) keys.insert(key);
-  for (const std::string& key : keys) {
-    const Json *was = wanted.find(key), *is = found.find(key);
-    if (was != nullptr && is != nullptr && *was == *is) continue;
-    if (was != nullptr && is != nullptr && was->is_object() && is->is_object()) {
-      compare_objects(*was, *is, cat(inside, key, "."), problems);
-      continue;
-    }
-    problems.push_back(cat("config.json: '", inside, key, "' is ", is != nullptr ? is->dump() : "absent", " and was ",
-                           was != nullptr ? was->dump() : "absent"));
+std::string difference(const OutputTensor& wanted, const std::optional<io::Checkpoint::Entry>& found,
+                       std::string_view other_bytes) {
+  const std::string& name = wanted.info.name;
+  if (!found) return wanted.info.bytes == 0 ? std::string() : cat("'", name, "': it is missing");
+  const io::TensorInfo& info = *found->info;
+  if (info.dtype != wanted.info.dtype || info.shape != wanted.info.shape) {
+    return cat("'", name, "': it is ", io::dtype_name(info.dtype), " ", shape_text(info.shape), ", wanted ",
+               io::dtype_name(wanted.info.dtype), " ", shape_text(wanted.info.shape));
   }
+  return same_bytes(wanted, *found) ? std::string() : cat("'", name, "': ", other_bytes);
 }
 
-std::string difference(const OutputTensor& wanted, const families::Model& after, std::string_view maker) {
-  const std::string& name = wanted.info.name;
-  if (!after.checkpoint.contains(name)) return cat("'", name, "': it is missing");
-  const io::Checkpoint::Entry entry = after.checkpoint.at(name);
-  const bool same =
-      entry.info->dtype == wanted.info.dtype && entry.info->shape == wanted.info.shape && same_bytes(wanted, entry);
-  return same ? std::string() : cat("'", name, "': it is not what ", maker, " makes of the model before");
+std::string difference(const OutputTensor& wanted, const families::Model& after, std::string_view other_bytes) {
+  std::optional<io::Checkpoint::Entry> found;
+  if (after.checkpoint.contains(wanted.info.name)) found = after.checkpoint.at(wanted.info.name);
+  return difference(wanted, found, other_bytes);
 }
 
 }  // namespace coppice::upcycle::detail

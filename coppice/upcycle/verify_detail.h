@@ -1,21 +1,20 @@
 #pragma once
 
+#include <optional>
 #include <string>
-#include <vector>
+#include <string_view>
 
-#include "coppice/base/json.h"
 #include "coppice/families/match.h"
 #include "coppice/upcycle/output_tensors.h"
 
 namespace coppice::upcycle::detail {
 
-/// Reports each key whose value differs, down to the innermost.
-void compare_objects(const Json& wanted, const Json& found, const std::string& inside,
-                     std::vector<std::string>& problems);
-
-/// What is wrong with the tensor in `after`, beside that `maker` makes it so; empty if nothing.
+/// What is wrong with the tensor found; empty if nothing. `other_bytes` is what to say where its bytes are others.
 ///
 /// Memory   a window of 4 MiB, or the largest piece that cannot be cut.
-std::string difference(const OutputTensor& wanted, const families::Model& after, std::string_view maker);
+std::string difference(const OutputTensor& wanted, const std::optional<io::Checkpoint::Entry>& found,
+                       std::string_view other_bytes);
+/// The same of the tensor of that name in `after`.
+std::string difference(const OutputTensor& wanted, const families::Model& after, std::string_view other_bytes);
 
 }  // namespace coppice::upcycle::detail

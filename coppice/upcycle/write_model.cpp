@@ -13,6 +13,7 @@
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/io/file_rules.h"
 #include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/optimizer_state.h"
 #include "coppice/upcycle/output_units.h"
@@ -23,9 +24,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-uint64_t bytes_of_files(const fs::path& directory, const std::vector<fs::path>& files) {
+uint64_t bytes_of_files(const io::ModelDirectory& source, const std::vector<fs::path>& files) {
   uint64_t bytes = 0;
-  for (const fs::path& file : files) bytes += fs::file_size(directory / file);
+  for (const fs::path& file : files) bytes += source.state(file)->bytes;
   return bytes;
 }
 
@@ -46,38 +47,44 @@ uint64_t claimed_bytes(const fs::path& directory) {
 std::string source_stamp(std::span<const io::Checkpoint* const> sources, bool with_times) {
   std::string stamp;
   for (const io::Checkpoint* source : sources) {
-    std::vector<fs::path> files = source->companion_files();
+    std::vector<fs::path> files = io::sort_files(*source).carried;
     for (const char* name : {"config.json", kLineageFile}) files.emplace_back(name);
     for (const io::SafetensorsFile& shard : source->shards()) {
       files.push_back(shard.path().lexically_relative(source->directory()));
     }
-    std::error_code none;
-    for (const auto& file : fs::directory_iterator(source->directory() / kTrainerFolder, none)) {
-      files.push_back(fs::path(kTrainerFolder) / file.path().filename());
-    }
+    for (const std::string& name : source->files().names(kTrainerFolder))
+      files.push_back(fs::path(kTrainerFolder) / name);
     std::ranges::sort(files);
     for (const fs::path& file : files) {
-      struct stat status{};
-      const bool is_there = ::stat((source->directory() / file).c_str(), &status) == 0;
-      stamp += cat(Json(file.string()).dump(), " ", is_there ? static_cast<int64_t>(status.st_size) : -1);
-      if (with_times && is_there) {
-        stamp +=
-            cat(" ", static_cast<int64_t>(status.st_mtim.tv_sec), ".", static_cast<int64_t>(status.st_mtim.tv_nsec));
-      }
+      const auto state = source->files().state(file);
+      stamp += cat(Json(file.string()).dump(), " ", state ? static_cast<int64_t>(state->bytes) : -1);
+      if (with_times && state) stamp += cat(" ", state->modified_ns);
       stamp += "\n";
     }
   }
   return stamp;
 }
 
-/// Everything that the output's bytes follow from; parts on other machines have it too.
-std::string digest_of(const NewModel& model, const OutputPlan& output, const std::string& source_sizes) {
-  Sha256 digest;
-  for (const std::string& text :
-       {std::string(version()), model.plan, model.config.dump(), model.lineage.dump(), output.digest(), source_sizes}) {
-    digest.add(cat(text.size(), "\n", text));
+/// Everything that the output's bytes follow from, a line each with its digest, so that what differs can be named; parts
+/// on other machines have the same.
+std::string identity_of(const NewModel& model, const OutputSettings& settings, const OutputPlan& output,
+                        const std::string& source_sizes) {
+  std::string lines;
+  const auto add = [&lines](std::string_view name, const std::string& text) {
+    Sha256 digest;
+    digest.add(text);
+    lines += cat(name, " ", digest.hex(), "\n");
+  };
+  if (settings.record.is_object()) {
+    for (const auto& [name, value] : settings.record.members()) add(cat("--", name), value.dump());
   }
-  return digest.hex();
+  add("version", std::string(version()));
+  add("plan", model.plan);
+  add("config.json", model.config.dump());
+  add(kLineageFile, model.lineage.dump());
+  add("tensors", output.digest());
+  add("model", source_sizes);
+  return lines;
 }
 
 /// What a process that was killed at the very end may have left beside the tensors, whole or not.
@@ -93,11 +100,23 @@ void remove_all_but(const OutputPlan& output, const fs::path& directory) {
 
 }  // namespace
 
+std::vector<io::JudgedFile> files_left_out(const io::Checkpoint& source, bool writes_optimizer) {
+  std::vector<io::JudgedFile> out = io::files_to_carry(source).left_out;
+  if (!writes_optimizer && source.files().has_folder(kTrainerFolder)) {
+    out.push_back(
+        {cat(kTrainerFolder, "/"), "the optimizer's state of the model before; a new optimizer starts fresh"});
+  }
+  std::ranges::sort(out, {}, &io::JudgedFile::name);
+  return out;
+}
+
 WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const NewModel& model,
                          const OutputSettings& settings, std::string_view verb) {
   const fs::path& first = sources.front()->directory();
   for (const io::Checkpoint* source : sources) io::check_output_directory(settings.out, source->directory());
-  const std::vector<fs::path> companions = sources.front()->companion_files();
+  const io::ModelDirectory& files = sources.front()->files();
+  for (const io::Checkpoint* source : sources.subspan(1)) (void)io::files_to_carry(*source);
+  const io::SortedFiles sorted = io::files_to_carry(*sources.front());
   const io::ShardPlan shards = plan_output(infos_of(model.weights), settings.max_shard_bytes, "model");
   OutputPlan output;
   output.add("", shards, model.weights);
@@ -107,9 +126,9 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
   }
 
   const std::string stamp = source_stamp(sources, true);
-  const std::string digest = digest_of(model, output, source_stamp(sources, false));
-  io::PartialDirectory out(settings.out, settings.part, settings.resume, {.plan = digest, .source = stamp});
-  const uint64_t needed = output.file_bytes() + bytes_of_files(first, companions);
+  const std::string identity = identity_of(model, settings, output, source_stamp(sources, false));
+  io::PartialDirectory out(settings.out, settings.part, settings.resume, {.plan = identity, .source = stamp});
+  const uint64_t needed = output.file_bytes() + bytes_of_files(files, sorted.carried);
   const uint64_t claimed = claimed_bytes(out.path());
   io::check_free_space(fs::absolute(settings.out).parent_path(), needed - std::min(needed, claimed));
 
@@ -122,9 +141,11 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
     }
     remove_all_but(output, out.path());
     io::write_shard_index(out.path(), shards);
-    if (model.optimizer)
-      io::copy_file(first / kTrainerFolder / kTrainerFile, out.path() / kTrainerFolder / kTrainerFile);
-    for (const fs::path& file : companions) io::copy_file(first / file, out.path() / file);
+    if (model.optimizer) {
+      const fs::path file = fs::path(kTrainerFolder) / kTrainerFile;
+      files.copy(file, out.path() / file);
+    }
+    for (const fs::path& file : sorted.carried) files.copy(file, out.path() / file);
     io::write_file_atomically(out.path() / "config.json", model.config.dump(2) + "\n");
     if (!model.lineage.at("steps").items().empty()) {  // an undone first expansion leaves none
       io::write_file_atomically(out.path() / kLineageFile, model.lineage.dump() + "\n");
@@ -133,6 +154,10 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
   WrittenModel result;
   result.missing_parts = out.seal(finish);
   result.tensors_written = static_cast<int64_t>(model.weights.size() + (model.optimizer ? model.optimizer->size() : 0));
+  for (const auto* tensors : {&model.weights, model.optimizer ? &*model.optimizer : nullptr}) {
+    if (tensors == nullptr) continue;
+    for (const OutputTensor& tensor : *tensors) result.model_bytes += tensor.info.bytes;
+  }
   result.bytes_written = bytes.written + bytes.resumed;
   result.bytes_resumed = bytes.resumed;
   result.peak_rss_bytes = peak_rss_bytes();

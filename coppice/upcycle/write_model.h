@@ -12,6 +12,7 @@
 
 #include "coppice/base/json.h"
 #include "coppice/io/checkpoint.h"
+#include "coppice/io/file_rules.h"
 #include "coppice/io/partial_directory.h"
 #include "coppice/upcycle/output_tensors.h"
 
@@ -27,9 +28,10 @@ struct OutputSettings {
 };
 
 struct WrittenModel {
-  int64_t tensors_written = 0;
-  uint64_t bytes_written = 0;  ///< of tensors; what earlier runs had written counts too
-  uint64_t bytes_resumed = 0;  ///< of those, what was there already
+  int64_t tensors_written = 0;  ///< of the model, whoever wrote them
+  uint64_t model_bytes = 0;     ///< of those tensors
+  uint64_t bytes_written = 0;   ///< by this process and by the runs that it continued
+  uint64_t bytes_resumed = 0;   ///< of those, what was there already
   uint64_t peak_rss_bytes = 0;
   bool optimizer_state = false;         ///< trainer/ was written too
   std::vector<uint32_t> missing_parts;  ///< that others have to write yet; none: the output is there
@@ -43,11 +45,17 @@ struct NewModel {
   std::optional<std::vector<OutputTensor>> optimizer = {};  ///< of trainer/, whose other file is the first source's
 };
 
-/// Writes `model`, with the companion files of the first source. `verb` names the work in the progress bar.
+/// What lies beside the weights of the (first) source and will not be in the output, with the reasons, sorted by name.
+/// `writes_optimizer`: the output has a trainer/ where the source has one.
+///
+/// Throws   as io::files_to_carry.
+std::vector<io::JudgedFile> files_left_out(const io::Checkpoint& source, bool writes_optimizer);
+
+/// Writes `model`, with the files of the first source that its rules carry (io/file_rules.h). `verb` names the work in the progress bar.
 ///
 /// Memory   constant: see write_output.
 /// Threads  the same bytes for any number, and for any number of parts.
-/// Throws   Error{kUsage, kIo, kInterrupted}; Error{kFormat} if a source changed meanwhile or since the run that is
+/// Throws   Error{kUsage, kIo, kInterrupted}; Error{kUnsupported} for files that are refused; Error{kFormat} if a source changed meanwhile or since the run that is
 ///          continued; what computing throws. Nothing is left under the final name.
 WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const NewModel& model,
                          const OutputSettings& settings, std::string_view verb);

@@ -258,7 +258,12 @@ std::vector<bool> prepare_files(io::PartialDirectory& out, const OutputPlan& pla
         throw Error(ErrorCode::kIo, cat(path.parent_path(), ": cannot make the directory: ", failure.message()));
       }
       kept.push_back(io::BlockFile::would_keep(path, file.layout.file_bytes));
-      io::BlockFile(path, file.layout.file_bytes).write(0, std::as_bytes(std::span(file.layout.header)));
+      io::BlockFile written(path, file.layout.file_bytes);
+      uint64_t at = 0;
+      file.layout.each_header_piece([&](std::string_view piece) {
+        written.write(at, std::as_bytes(std::span(piece)));
+        at += piece.size();
+      });
     }
   });
   return kept;

@@ -1,6 +1,7 @@
 #include "coppice/base/json.h"
 
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <cmath>
 #include <fstream>
@@ -138,6 +139,98 @@ TEST(JsonParse, KeepsMessagesShortWhateverTheInput) {
   }
 }
 
+/// Bytes of the heap that are taken while the document is held.
+uint64_t bytes_held_for(std::string_view text) {
+  const auto taken = [] {
+    const struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+  };
+  const uint64_t before = taken();
+  const Json json = parsed(text);
+  return taken() - before;
+}
+
+std::string repeated(std::string_view item, size_t bytes) {
+  std::string text = "[";
+  while (text.size() < bytes) text.append(item).append(",");
+  return text.append("0]");
+}
+
+TEST(JsonParse, TakesMemoryInProportionToTheText) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer has its own heap";
+#endif
+  for (const char* item :
+       {"0", "-1", "1.5", "1e-05", "0.12345678901234567", "true", "null", "\"\"", "\"a\"", "[]", "{}", "[0]", "[[]]",
+        "{\"\":0}", "{\"a\":{}}", "\"a name of 50 letters, as tensors have them in fact\""}) {
+    SCOPED_TRACE(item);
+    const std::string text = repeated(item, size_t{1} << 20);
+    EXPECT_LE(bytes_held_for(text), 24 * text.size());
+  }
+}
+
+TEST(JsonParse, RefusesMoreValuesThanAllowed) {
+  const JsonLimits limits{.values = 100};
+  EXPECT_NO_THROW((void)Json::parse(repeated("0", 150), "x.json", limits));
+  for (const char* item : {"0", "[]", "{}", "\"\"", "null"}) {
+    SCOPED_TRACE(item);
+    expect_error(ErrorCode::kFormat, {"x.json: line 1, column ", "over 100 values"},
+                 [&] { (void)Json::parse(repeated(item, 2000), "x.json", limits); });
+  }
+}
+
+TEST(JsonParse, KeepsEveryNumberAsItIsWritten) {
+  const std::string text = "[-0, 0, -0.0, 1E+2, 1e-400, 100000000000000000000, -9223372036854775809, 0.10]";
+  EXPECT_EQ(parsed(text).dump(), text);
+  EXPECT_EQ(parsed("-0").as_int(), 0);
+  EXPECT_EQ(parsed("1e-400").as_double(), 0.0);
+  for (const char* number : {"Inf", "-Inf", "-NaN", "1e400", "-1e400"}) {
+    SCOPED_TRACE(number);
+    expect_error(ErrorCode::kFormat, {"x.json: line 1"}, [&] { (void)parsed(number); });
+  }
+}
+
+TEST(JsonParse, RefusesAZeroByte) {
+  using namespace std::literals;
+  for (const std::string_view text : {"[1]\0"sv, "\0[1]"sv, "[1\0]"sv, "\"a\0\""sv}) {
+    expect_error(ErrorCode::kFormat, {"x.json: line 1"}, [&] { (void)parsed(text); });
+  }
+  EXPECT_EQ(parsed(R"("a\u0000b")").as_string(), "a\0b"sv);
+}
+
+/// The members that each_member passes: "key=value".
+std::vector<std::string> members_in(std::string_view text, std::string_view inside) {
+  std::vector<std::string> members;
+  const bool found = Json::each_member(text, "x.json", inside, 10, [&](std::string_view key, const Json& value) {
+    members.push_back(std::string(key) + "=" + value.dump());
+  });
+  if (!found) members.emplace_back("none");
+  return members;
+}
+
+TEST(JsonEachMember, PassesOneAfterTheOther) {
+  using Members = std::vector<std::string>;
+  const char* text =
+      R"({"a": 1, "m": {"x": [1, {"y": 2}], "z": {}, "z": "s"}, "b": [{"m": 1}, []], "c": {"m": {"n": 1}}})";
+  EXPECT_EQ(members_in(text, "m"), (Members{R"(x=[1, {"y": 2}])", "z={}", R"(z="s")"}));
+  EXPECT_EQ(members_in(R"({"a": 1, "b": [{}, [2]], "a": null})", ""), (Members{"a=1", "b=[{}, [2]]", "a=null"}));
+  EXPECT_EQ(members_in("{}", ""), Members{});
+  for (const char* without : {R"({"a": {"m": {"n": 1}}})", R"({"m": [1]})", R"([{"m": {"n": 1}}, {"n": 1}])", "3"}) {
+    EXPECT_EQ(members_in(without, "m"), Members{"none"}) << without;
+  }
+}
+
+TEST(JsonEachMember, RefusesWhatParseRefuses) {
+  expect_error(ErrorCode::kFormat, {"x.json: line 1, column 8"}, [] { (void)members_in(R"({"a": 1])", ""); });
+  expect_error(ErrorCode::kFormat, {"'k'", "twice"}, [] { (void)members_in(R"({"a": {"k": 1, "k": 2}})", ""); });
+  expect_error(ErrorCode::kFormat, {"'m'", "twice"}, [] { (void)members_in(R"({"m": {}, "m": {}})", "m"); });
+  expect_error(ErrorCode::kFormat, {"over 10 values in one member"},
+               [] { (void)members_in(R"({"a": 1, "b": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]})", ""); });
+  const std::string deep(1000, '[');
+  expect_error(ErrorCode::kFormat, {"64 levels"}, [&] { (void)members_in("{\"a\": " + deep, ""); });
+  expect_error(ErrorCode::kFormat, {"64 levels"}, [&] { (void)members_in("{\"a\": " + deep, "m"); });
+}
+
 TEST(JsonDump, LaysOutAsPython) {
   const Json json = parsed(R"({"a": [1, [], {}], "b": {"c": "d"}})");
   EXPECT_EQ(json.dump(2), "{\n  \"a\": [\n    1,\n    [],\n    {}\n  ],\n  \"b\": {\n    \"c\": \"d\"\n  }\n}");
@@ -204,7 +297,8 @@ TEST(JsonRead, NamesTheFile) {
   expect_error(ErrorCode::kIo, {"directory"}, [&] { (void)Json::read(dir.path()); });
   std::ofstream(path) << R"({"a": 1})";
   EXPECT_EQ(Json::read(path).at("a").as_int(), 1);
-  expect_error(ErrorCode::kFormat, {"config.json", "longer than 7 bytes"}, [&] { (void)Json::read(path, 7); });
+  expect_error(ErrorCode::kFormat, {"config.json", "longer than 7 bytes"},
+               [&] { (void)Json::read(path, {.bytes = 7}); });
 }
 
 }  // namespace

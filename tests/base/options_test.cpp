@@ -159,7 +159,10 @@ TEST(ParseErrors, NameTheOptionAndItsValue) {
   expect_error(ErrorCode::kUsage, {"--seed", "'1e3'"}, [] { parsed({"a", "b", "--seed", "1e3"}); });
   expect_error(ErrorCode::kUsage, {"--layers", "'3000000000'", "32 bits"},
                [] { parsed({"a", "b", "--layers", "3000000000"}); });
-  expect_error(ErrorCode::kUsage, {"--optimizer.rate", "'nan'"}, [] { parsed({"a", "b", "--optimizer.rate", "nan"}); });
+  for (const char* value : {"nan", "inf", "-inf", "infinity", "1e999"}) {
+    expect_error(ErrorCode::kUsage, {"--optimizer.rate", value, "a finite number"},
+                 [&] { parsed({"a", "b", "--optimizer.rate", value}); });
+  }
   expect_error(ErrorCode::kUsage, {"--experts", "'3y'", "such as 2x"}, [] { parsed({"a", "b", "--experts", "3y"}); });
   expect_error(ErrorCode::kUsage, {"--seed", "wants one value"}, [] { parsed({"a", "b", "--seed"}); });
   expect_error(ErrorCode::kUsage, {"--seed", "2 times"}, [] { parsed({"a", "b", "--seed", "1", "--seed", "2"}); });
@@ -223,6 +226,48 @@ TEST(Parse, GivesTheOperandsAfterAListTheirShare) {
   EXPECT_EQ(many.inputs, (Paths{"a", "b"}));
   EXPECT_EQ(many.out, "c");
   expect_error(ErrorCode::kUsage, {"OUT", "missing"}, [] { parsed<ManyThenOneOptions>({"a"}); });
+}
+
+struct CountingOptions {
+  int64_t a = 1, b = 2;
+  bool on = false;
+  Given given;
+  static constexpr auto fields() {
+    using O = CountingOptions;
+    return std::tuple{field("a", &O::a, ""), field("t.b", &O::b, ""), field("on", &O::on, "")};
+  }
+};
+
+TEST(GivenOptions, CountFlagsWhateverTheirValue) {
+  const auto o = parsed<CountingOptions>({"--a", "1"});
+  EXPECT_TRUE(o.given.has("a"));
+  EXPECT_FALSE(o.given.has("t.b"));
+  EXPECT_FALSE(o.given.has("on"));
+}
+
+// A run saves all its settings; read back, only those that somebody chose were given.
+TEST_F(Config, GivesWhatIsNotTheDefault) {
+  CountingOptions o;
+  o.b = 5;
+  const auto path = write(to_toml(o));
+  const auto back = parsed<CountingOptions>({"--config", path});
+  EXPECT_FALSE(back.given.has("a"));
+  EXPECT_TRUE(back.given.has("t.b"));
+  EXPECT_TRUE(parsed<CountingOptions>({"--config", path, "--on"}).given.has("on"));
+  EXPECT_FALSE(parsed<CountingOptions>({"--config", path, "--t.b", "2"}).given.has("t.b")) << "the default again";
+  CountingOptions read;
+  read_toml(read, path);
+  EXPECT_TRUE(read.given.has("t.b"));
+}
+
+TEST(GivenOptions, AreRefusedWhereTheyHaveNoEffect) {
+  const auto check = [](std::initializer_list<std::string_view> args, bool when) {
+    refuse_without_effect(parsed<CountingOptions>(args).given, {{false, "never", {"a"}}, {when, "of b", {"a", "t.b"}}});
+  };
+  check({"--a", "1"}, false);
+  check({"--on"}, true);
+  expect_error(ErrorCode::kUsage, {"--t.b: it has no effect here; of b (leave it out)"},
+               [&] { check({"--t.b", "2"}, true); });
 }
 
 TEST(Help, ListsEveryOptionWithItsDefault) {

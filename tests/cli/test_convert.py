@@ -88,7 +88,7 @@ def test_lineage_has_the_plan_and_the_parents(model, tmp_path):
     step = json.loads((tmp_path / "out" / "coppice.json").read_text())["steps"][-1]
     assert step["command"] == "convert" and step["families"] == ["llama", "mixtral"] and step["experts"] == [4, 32]
     assert step["parents"]["1"] == [0, 1, 2, 3] * 8
-    assert step["plan"]["seed"] == 9 and step["settings"] == {"granularity": 4, "seed": 9, "max-shard-bytes": "5GB"}
+    assert step["plan"]["seed"] == 9 and step["settings"] == {"granularity": 4, "seed": 9, "max-shard-bytes": 5000000000}
     digest = json.loads(coppice("inspect", model, "--json").stdout)["digest"]
     assert step["source_digests"] == [digest]
     assert "convert: 4 -> 32 experts" in coppice("inspect", tmp_path / "out").stdout

@@ -171,6 +171,25 @@ def test_plans_that_do_not_fit(model, tmp_path, old, new, status, words):
     expect_failure(status, words, ["expand", model, tmp_path / "out", "--plan", tmp_path / "plan.toml"])
 
 
+# What follows from the model is not a plan's to say, and what has no effect is an error.
+@pytest.mark.parametrize("options, line, words", [
+    (["--split", "2"], "down_factor = 5.0", ["'down_factor': it follows from the model"]),
+    (["--top-k", "scale"], "selection_bias_factor = 7.5", ["'selection_bias_factor': it follows from the model"]),
+    (["--experts", "2x"], "down_bias_factor = 1.0", ["'down_bias_factor': it follows from the model"]),
+    (["--experts", "2x"], "shift = -100", ["'shift'"])])
+def test_a_plan_holds_nothing_that_follows(model, tmp_path, options, line, words):
+    text = coppice("expand", model, tmp_path / "out", *options, "--dry-run").stdout
+    assert "factor =" not in text.replace("top_k_factor =", "")
+    (tmp_path / "plan.toml").write_text(text.replace("[methods]", line + "\n\n[methods]"))
+    expect_failure(3, ["plan.toml", *words], ["expand", model, tmp_path / "out", "--plan", tmp_path / "plan.toml"])
+
+
+def test_an_optimizer_state_without_optimizer_is_no_plan(model, tmp_path):
+    text = coppice("expand", model, tmp_path / "out", "--dry-run").stdout
+    (tmp_path / "plan.toml").write_text(text.replace('optimizer_state = "copy"', 'optimizer_state = "share"'))
+    expect_failure(2, ["plan.toml", "optimizer_state", "no trainer/"], ["expand", model, tmp_path / "out", "--plan", tmp_path / "plan.toml"])
+
+
 def test_a_plan_of_another_model(model, tmp_path):
     other = generate(tmp_path / "other", "glm4_moe", "num_experts=6")
     (tmp_path / "plan.toml").write_text(coppice("expand", other, tmp_path / "out", "--dry-run").stdout)
@@ -192,7 +211,8 @@ def test_undo_gives_the_model_before(model, tmp_path):
     assert told.returncode == 0 and "8 -> 4 experts" in told.stdout, told.stderr
     done = coppice("expand", tmp_path / "out", tmp_path / "back", "--undo")
     assert done.returncode == 0, done.stderr
-    assert "8 -> 4 experts" in done.stdout and "is what it was" in done.stdout
+    assert "8 -> 4 experts" in done.stdout and "are what they were before the expansion" in done.stdout
+    assert "Not as before" not in done.stdout
     assert tensors(model) == tensors(tmp_path / "back")
     assert json.loads((model / "config.json").read_text()) == json.loads((tmp_path / "back" / "config.json").read_text())
     assert not (tmp_path / "back" / "coppice.json").exists()

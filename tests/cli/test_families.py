@@ -61,3 +61,26 @@ def test_a_family_file_stands_in_for_a_table(core, tmp_path):
     (tmp_path / "bamboo.toml").write_text(FAMILY.replace("expert_down", "expert_dawn"))
     wrong = core("inspect", model, *file)
     assert wrong.returncode == 3 and "bamboo.toml" in wrong.stderr and "expert_down" in wrong.stderr
+
+
+def test_what_a_family_file_does_not_say_is_not_known(core, tmp_path):
+    model, file = write_model(tmp_path / "m"), tmp_path / "bamboo.toml"
+    verdicts = {}
+    for gate in ("", 'gate = "sigmoid_topk"\n', 'gate = "topk_softmax"\n'):
+        file.write_text(gate + FAMILY)
+        told = json.loads(core("expand", model, tmp_path / "out", "--family-file", file, "--router-init", "copy", "--dry-run", "--json").stdout)
+        verdicts[gate] = (told["exact"], told["exactness"])
+        refused = core("expand", model, tmp_path / "out", "--family-file", file, "--top-k", "scale", "--dry-run")
+        assert (refused.returncode == 2) == (gate == ""), refused.stderr
+        assert gate or "`gate`" in refused.stderr
+        assert ("family file does not say" in core("inspect", model, "--family-file", file).stdout) == (gate == "")
+    assert verdicts[""][0] is None and verdicts[""][1].startswith("Unknown: ") and "`gate`" in verdicts[""][1]
+    assert verdicts['gate = "sigmoid_topk"\n'][0] is False and verdicts['gate = "topk_softmax"\n'][0] is False
+    # with one expert a token it depends on whether gates are renormalised
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "best": 1}))
+    for line, exact in (("renormalise = true", True), ("renormalise = false", False), ("", None)):
+        file.write_text('gate = "softmax_topk"\n' + FAMILY.replace("renormalise = true", line))
+        told = json.loads(core("expand", model, tmp_path / "out", "--family-file", file, "--router-init", "copy", "--dry-run", "--json").stdout)
+        assert told["exact"] is exact, told["exactness"]
+        assert exact is not None or "`renormalise`" in told["exactness"]

@@ -12,7 +12,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 COMMANDS = ["inspect", "plan", "score", "expand", "convert", "verify", "tokenize", "train", "eval", "report", "demo", "list"]
 CORE_COMMANDS = ["inspect", "plan", "expand", "convert", "verify", "tokenize", "report", "list"]
 LISTS = ["families", "expert-init", "router-init", "optimizer-state", "metrics", "selections", "layer-selections", "recipes", "conversions", "scales", "routers",
-         "convert-recipes"]
+         "convert-recipes", "files"]
 
 
 def assert_fails(done, status, *words):

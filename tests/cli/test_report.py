@@ -134,8 +134,8 @@ def test_long_runs_are_thinned(coppice, tmp_path):
 
 
 @pytest.mark.parametrize("file, text, words", [
-    ("metrics.jsonl", '{"step": 1}\n{oops}\n', ["metrics.jsonl line 2"]),
-    ("metrics.jsonl", '{"loss": 1}\n', ["metrics.jsonl line 1", "step"]),
+    ("metrics.jsonl", '{"step": 1}\n{oops}\n', ["metrics.jsonl:2: "]),
+    ("metrics.jsonl", '{"loss": 1}\n', ["metrics.jsonl:1: ", "step"]),
     ("config.toml", "= 1\n", ["config.toml"]),
     ("checkpoints/step-00000040/coppice.json", '{"steps": [{"parents": {"0": [-1]}}]}', ["coppice.json", "coppice_lineage"]),
     ("metrics.jsonl", '{"event": "routing", "step": 1, "tokens": {"a": [1]}}\n', ["metrics.jsonl"]),

@@ -208,6 +208,21 @@ def test_eval_tells_the_losses_of_both_routings_in_the_middle_of_a_handover(data
     assert "loss_by_lineage" not in json.loads(before.stdout)["files"][0], "before the growth"
 
 
+@pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
+def test_eval_routes_the_tokens_by_lineage_that_the_run_does(data, seed):
+    growth = [{"at_step": 4, "experts": "2x", "select": "uniform", "expert_init": "copy_noise"}]
+    done = coppice("train", *MODEL, "--growth", json.dumps(growth), "--handover.policy", "release", "--handover.steps", 8, "--train.seed", seed,
+                   "--data.train", data / "train", "--data.validation", data / "val", "--train.steps", 8, "--train.out", data / "run")
+    assert done.returncode == 0, done.stderr
+    last = next(line for line in lines_of(data / "run") if "validation_lineage/val" in line and line["step"] == 8)
+    model = data / "run" / "checkpoints" / "step-00000008"
+    assert json.loads((model / "coppice.json").read_text())["seed"] == seed
+    batch = MODEL[MODEL.index("--train.micro_batch") + 1] if "--train.micro_batch" in MODEL else 8
+    told = coppice("eval", model, "--tokens", data / "val", "--sequence-length", 16, "--batch", batch, "--json")
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["files"][0]["loss_by_lineage"] == last["validation_lineage/val"]
+
+
 def test_what_a_growth_wrote_makes_the_same_model_through_expand(data):
     arguments = ["train", *MODEL, *GROWTH, "--data.train", data / "train", "--train.steps", 26]
     assert coppice(*arguments, "--train.out", data / "run", "--train.stop_at", 12).returncode == 0

@@ -111,6 +111,15 @@ TEST_F(CostPlanOf, HostileOptionsAreRefusedByName) {
   refuses({.step_time_before = 1, .step_time_after = 2, .measure = true}, {"measure"});
 }
 
+// An option that was given has no effect whatever its value, the default too.
+TEST_F(CostPlanOf, DefaultsThatWereGivenAreRefusedWhereTheyHaveNoEffect) {
+  for (const char* name : {"device", "utilisation", "sequence-length"}) {
+    PlanOptions options{.step_time_before = 1, .step_time_after = 2};
+    options.given.add_flag(name);
+    refuses(options, {name, "no effect", "given"});
+  }
+}
+
 TEST(DensePlanOf, GivesBothBounds) {
   testing::TempDir dir;
   const auto model = families::open_model(testing::tiny_model(dir / "d", "llama"));

@@ -51,7 +51,14 @@ TEST(SplitLong, CutsAtParagraphsAndLosesNothing) {
 TEST(SplitLong, NeverSplitsACharacter) {
   std::string text;
   for (int i = 0; i < 100; ++i) text += "\xe6\xbc\xa2";
-  for (const auto& part : split_long(text, 10)) EXPECT_EQ(part.size() % 3, 0u);
+  const auto parts = split_long(text, 10);
+  std::string joined;
+  for (const auto& part : parts) {
+    EXPECT_EQ(part.size() % 3, 0u);
+    EXPECT_LE(part.size(), 10u);
+    joined += part;
+  }
+  EXPECT_EQ(joined, text);
 }
 
 TEST(ReadPackage, UnpacksFiltersAndShufflesTheSameEachTime) {

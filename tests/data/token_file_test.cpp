@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -9,6 +11,7 @@
 #include <limits>
 
 #include "coppice/base/log.h"
+#include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
@@ -250,6 +253,35 @@ TEST(TokenFileWriter, RefusesToReplaceASet) {
     expect_error(ErrorCode::kUsage, {"set", "exists already"}, [&] { TokenFileWriter writer(dir / "set", 10); });
     fs::remove(dir / (std::string("set") + suffix));
     write(dir / "set", {{1}}, 10);
+  }
+}
+
+// The temporary names can be foreseen: links that lie there are neither followed nor become the set.
+TEST(TokenFileWriter, NeverWritesThroughALink) {
+  const TempDir dir;
+  io::write_file_atomically(dir / "victim", "precious");
+  const auto pid = static_cast<int64_t>(::getpid());
+  for (const char* suffix : {".bin", ".idx", ".json"}) {
+    fs::create_symlink("victim", dir / cat(".set", suffix, ".tmp-", pid));
+    for (int n = 1; n < 300; ++n) fs::create_symlink("victim", dir / cat(".set", suffix, ".tmp-", pid, "-", n));
+  }
+  EXPECT_EQ(write(dir / "set", {{1, 2}}, 10).num_tokens(), 2u);
+  EXPECT_EQ(io::read_file(dir / "victim"), "precious");
+  for (const char* suffix : {".bin", ".idx", ".json"}) EXPECT_FALSE(fs::is_symlink(dir / cat("set", suffix)));
+  fs::create_symlink("nowhere", dir / "other.idx");
+  expect_error(ErrorCode::kUsage, {"other.idx", "exists already"}, [&] { TokenFileWriter(dir / "other", 10); });
+}
+
+TEST(TokenFileOpen, RefusesPipesAndDirectories) {
+  for (const char* suffix : {".bin", ".idx", ".json"}) {
+    const TempDir dir;
+    (void)write(dir / "set", {{1, 2}}, 10);
+    fs::remove(dir / cat("set", suffix));
+    ASSERT_EQ(::mkfifo((dir / cat("set", suffix)).c_str(), 0600), 0);
+    expect_error(ErrorCode::kFormat, {suffix, "named pipe"}, [&] { (void)TokenFile::open(dir / "set"); });
+    fs::remove(dir / cat("set", suffix));
+    fs::create_directory(dir / cat("set", suffix));
+    expect_error(ErrorCode::kFormat, {suffix, "is a directory"}, [&] { (void)TokenFile::open(dir / "set"); });
   }
 }
 

@@ -6,6 +6,8 @@
 
 #include <cmath>
 
+#include "coppice/base/rng.h"
+#include "coppice/eval/windows_detail.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
@@ -43,6 +45,55 @@ TEST(TokenLoss, IsTheMeanOverEveryTokenOfItsOwnWindow) {
   EXPECT_EQ(loss.tokens, 104u);
   EXPECT_NEAR(loss.loss, sum / 104, 1e-6);
   EXPECT_NEAR(loss.perplexity(), std::exp(sum / 104), 1e-4);
+}
+
+// The definition, window by window.
+detail::Windows plain_windows(uint64_t predictions, uint64_t length, uint64_t max_tokens) {
+  const bool limited = max_tokens > 0 && max_tokens < predictions;
+  detail::Windows out;
+  while ((out.whole + 1) * length <= predictions) {
+    if (limited && out.whole > 0 && (out.whole + 1) * length > max_tokens) return out;
+    ++out.whole;
+  }
+  if (!limited || out.whole == 0) out.rest = predictions - out.whole * length;
+  return out;
+}
+
+TEST(Windows, LieInTheFileWhateverTheNumbers) {
+  const TempDir dir;
+  const Rng rng({.seed = 3});
+  for (uint64_t trial = 0; trial < 60; ++trial) {
+    const auto draw = [&](uint64_t which, uint64_t below) { return rng.below(1000 * trial + which, below); };
+    const uint64_t count = 2 + draw(0, trial % 3 == 0 ? 6 : 90);
+    const auto tokens = data::TokenFile::open(testing::write_tokens(dir / std::to_string(trial), 64, 1, count));
+    for (uint64_t i = 1; i < 40; ++i) {
+      const uint64_t length = 1 + draw(2 * i, i % 2 ? 8 : 120);
+      const uint64_t most = i % 5 == 0 ? 0 : draw(2 * i + 1, i % 3 == 0 ? 10 : 130);
+      const auto found =
+          detail::windows_of(tokens, {.sequence_length = static_cast<int64_t>(length), .max_tokens = most});
+      const auto wanted = plain_windows(count - 1, length, most);
+      ASSERT_EQ(found.whole, wanted.whole) << count << " tokens, windows of " << length << ", at most " << most;
+      ASSERT_EQ(found.rest, wanted.rest) << count << " tokens, windows of " << length << ", at most " << most;
+      ASSERT_LE(found.whole * length + found.rest, count - 1);
+      ASSERT_GT(found.whole + found.rest, 0u);
+    }
+  }
+}
+
+TEST(TokenLoss, OfAFileShorterThanAWindowIsOfAllItsTokens) {
+  const Fixture f;
+  for (const uint64_t count : {2, 3, 16}) {
+    const auto tokens = data::TokenFile::open(testing::write_tokens(f.dir / std::to_string(count), 64, 1, count));
+    for (const uint64_t most : {0, 1, 2, 15, 50}) {
+      EXPECT_EQ(token_loss(f.model, tokens, {.sequence_length = 16, .max_tokens = most}).tokens, count - 1)
+          << count << " tokens, at most " << most;
+    }
+  }
+  for (const uint64_t count : {0, 1}) {
+    const auto tokens = data::TokenFile::open(testing::write_tokens(f.dir / std::to_string(count), 64, count, 1));
+    testing::expect_error(ErrorCode::kUsage, {"2 or more"},
+                          [&] { (void)token_loss(f.model, tokens, {.max_tokens = 1}); });
+  }
 }
 
 // Documents of 35 tokens in windows of 16: a token sees from the later of the two starts on.
@@ -88,6 +139,16 @@ TEST(TokenLoss, IsTheSameOfAModelThatDoesNotFit) {
       EXPECT_FALSE(found.bits_per_byte(f.tokens).has_value()) << "nothing says how long the text was";
     }
   }
+}
+
+// Finite weights whose logits are not: nothing is said of such a model.
+TEST(TokenLoss, IsRefusedWhereItIsNoFiniteNumber) {
+  Fixture f;
+  const auto broken = families::open_model(
+      testing::tiny_model(f.dir / "broken", "glm4_moe", {.sizes = {.vocab_size = 64}, .std = 1e38}));
+  const auto model = nn::Decoder::load(broken, nn::ComputeDtype::kF32);
+  testing::expect_error(ErrorCode::kNonFinite, {"loss", "wanted a finite number"},
+                        [&] { (void)token_loss(model, f.tokens, {.sequence_length = 16}); });
 }
 
 TEST(TokenLoss, CountsEveryRoutedPair) {

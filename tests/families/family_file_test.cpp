@@ -70,6 +70,17 @@ TEST(FamilyFile, DescribesAModelThatNoTableKnows) {
   expect_error(ErrorCode::kUnsupported, {"'bamboo' is no family", "--family-file"}, [&] { (void)open_model(path); });
 }
 
+TEST(FamilyFile, LeavesUnknownWhatItDoesNotSay) {
+  const TempDir dir;
+  EXPECT_EQ(file_of(dir, with("gate = \"sigmoid_topk\"\n", "")).family().gate, GateFunction::kUnknown);
+  EXPECT_EQ(file_of(dir, with("renormalise = true\n", "")).family().renormalise.kind, Switch::Kind::kUnknown);
+  EXPECT_FALSE(file_of(dir, std::string(kBamboo)).family().group_score_known);
+  const FamilyFile grouped =
+      file_of(dir, with("renormalise = true\n", "renormalise = true\ngroups = true\ngroup_score = \"best\"\n"));
+  EXPECT_TRUE(grouped.family().group_score_known);
+  EXPECT_EQ(grouped.family().group_score, GroupScore::kBest);
+}
+
 TEST(FamilyFile, NamesTheKeyThatIsWrong) {
   const TempDir dir;
   const auto refuses = [&](std::string_view from, std::string_view to, std::initializer_list<const char*> parts) {

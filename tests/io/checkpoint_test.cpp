@@ -4,6 +4,7 @@
 
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/io/file_rules.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/safetensors_files.h"
 #include "tests/testing/temp_dir.h"
@@ -78,6 +79,21 @@ TEST(CheckpointOpen, SaysWhatADirectoryLacks) {
   expect_error(ErrorCode::kNotFound, {"no weights", "model.safetensors"}, open);
   write_text(dir / "m" / "config.json", "[]");
   expect_error(ErrorCode::kFormat, {"config.json"}, open);
+}
+
+// Memory and time are bounded whatever lies there as config.json.
+TEST(CheckpointOpen, RejectsAConfigurationOfASizeThatNoModelHas) {
+  const TempDir dir;
+  const auto open = [&] { (void)Checkpoint::open(dir.path()); };
+  const auto zeros = [](size_t count) {
+    std::string text = R"({"junk": [0)";
+    for (size_t i = 1; i < count; ++i) text += ",0";
+    return text + "]}";
+  };
+  write_text(dir / "config.json", zeros(9'000'000));
+  expect_error(ErrorCode::kFormat, {"config.json", "longer than 16777216 bytes"}, open);
+  write_text(dir / "config.json", zeros(600'000));
+  expect_error(ErrorCode::kFormat, {"config.json: line 1, column ", "over 500000 values"}, open);
 }
 
 TEST(CheckpointOpen, NamesEveryMissingShardAtOnce) {
@@ -181,11 +197,11 @@ TEST(CheckpointOpen, ReadsTheHuggingFaceCache) {
   fs::create_symlink("../../blobs/e2", snapshot / "tokenizer.json");
   const auto checkpoint = Checkpoint::open(snapshot);
   EXPECT_EQ(checkpoint.read_f32("a"), std::vector<float>{4.0f});
-  EXPECT_EQ(checkpoint.companion_files(), std::vector<fs::path>{"tokenizer.json"});
+  EXPECT_EQ(sort_files(checkpoint).carried, std::vector<fs::path>{"tokenizer.json"});
 
   write_text(repository / "secret", "{}");
   fs::create_symlink("../../secret", snapshot / "x.json");
-  expect_error(ErrorCode::kFormat, {"x.json", "symbolic link"}, [&] { (void)checkpoint.companion_files(); });
+  expect_error(ErrorCode::kFormat, {"x.json", "symbolic link"}, [&] { (void)sort_files(checkpoint); });
 }
 
 TEST(CheckpointAt, SuggestsTheNearestName) {
@@ -206,38 +222,12 @@ TEST(CheckpointReadF32, RefusesIntegers) {
   expect_error(ErrorCode::kShape, {"'q' is I8"}, [&] { (void)checkpoint.read_f32("q"); });
 }
 
-TEST(CheckpointCompanionFiles, AreAllThatACopyCarriesOver) {
+TEST(CheckpointOpen, SaysWhatIsMissingBesideShardsWithoutAnIndex) {
   const TempDir dir;
   write_two_shards(dir.path());
-  for (const char* carried : {"tokenizer.json", "tokenizer.model", "generation_config.json", "modeling_x.py",
-                              ".gitattributes", "config.json.md", "adapter/model.safetensors", "code/deep/a.py"}) {
-    write_text(dir / carried, "x");
-  }
-  for (const char* left : {"coppice.json", "trainer/trainer.json", "stale.safetensors", "other.safetensors.index.json",
-                           "pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json",
-                           "original/consolidated.00.pth", "x.gguf", ".git/objects/1", ".cache/huggingface/x"}) {
-    write_text(dir / left, "x");
-  }
-  EXPECT_EQ(Checkpoint::open(dir.path()).companion_files(),
-            (std::vector<fs::path>{".gitattributes", "adapter/model.safetensors", "code/deep/a.py", "config.json.md",
-                                   "generation_config.json", "modeling_x.py", "tokenizer.json", "tokenizer.model"}));
-}
-
-TEST(CheckpointCompanionFiles, RejectsLinksOutAndLinksToDirectories) {
-  const TempDir dir;
-  const auto model = dir / "m";
-  write_two_shards(model);
-  const auto checkpoint = Checkpoint::open(model);
-  const auto list = [&] { (void)checkpoint.companion_files(); };
-  fs::create_symlink("/etc/passwd", model / "tokenizer.json");
-  expect_error(ErrorCode::kFormat, {"tokenizer.json", "symbolic link"}, list);
-  fs::remove(model / "tokenizer.json");
-  fs::create_directory(model / "real");
-  fs::create_directory_symlink("real", model / "linked");
-  expect_error(ErrorCode::kFormat, {"linked"}, list);
-  fs::remove(model / "linked");
-  fs::create_symlink("nothing", model / "dangling");
-  expect_error(ErrorCode::kFormat, {"dangling"}, list);
+  fs::remove(dir / "model.safetensors.index.json");
+  expect_error(ErrorCode::kNotFound, {kShardA, kShardB, "model.safetensors.index.json", "download or write the index"},
+               [&] { (void)Checkpoint::open(dir.path()); });
 }
 
 }  // namespace

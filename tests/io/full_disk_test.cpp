@@ -14,6 +14,7 @@
 
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/io/safetensors.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/safetensors_files.h"
@@ -98,7 +99,7 @@ TEST(FullDisk, LeavesNoHalfCopy) {
   testing::write_text(dir / "from", std::string(5000, 'x'));
   EXPECT_THAT(outcome_in_child([&] {
                 limit_file_size(1000);
-                io::copy_file(dir / "from", dir / "to");
+                ModelDirectory(dir.path()).copy("from", dir / "to");
                 return std::string("nothing was thrown");
               }),
               HasSubstr("to: cannot write it: no space left"));
@@ -127,7 +128,11 @@ INSTANTIATE_TEST_SUITE_P(
         std::pair(
             "text", +[](const std::filesystem::path& to) { write_file_atomically(to, std::string(1 << 20, 'x')); }),
         std::pair(
-            "copy", +[](const std::filesystem::path& to) { io::copy_file("/proc/self/exe", to); }),
+            "copy",
+            +[](const std::filesystem::path& to) {
+              const auto self = std::filesystem::canonical("/proc/self/exe");
+              ModelDirectory(self.parent_path()).copy(self.filename(), to);
+            }),
         std::pair(
             "check", +[](const std::filesystem::path& to) { check_free_space(to, 1 << 20); })),
     [](const auto& test) { return test.param.first; });

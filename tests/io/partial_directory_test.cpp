@@ -1,11 +1,13 @@
 #include "coppice/io/partial_directory.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <fstream>
 #include <functional>
+#include <map>
 
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
@@ -182,6 +184,86 @@ TEST(PartialDirectory, KeepsItsWorkIfTheTargetAppearedMeanwhile) {
   }
   EXPECT_TRUE(fs::is_empty(dir / "out"));
   EXPECT_EQ(read_file(dir / ".out.tmp-work" / "model" / "a"), "x");
+}
+
+/// What lies below, with the text of files, so that nothing can change unseen.
+std::map<std::string, std::string> contents(const fs::path& directory) {
+  std::map<std::string, std::string> out;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    out[entry.path().lexically_relative(directory).string()] = entry.is_regular_file() ? read_file(entry.path()) : "";
+  }
+  return out;
+}
+
+// The name can be foreseen, so it can be somebody's own directory, or a link to one.
+TEST(PartialDirectory, LeavesForeignDirectoriesOfItsNameAlone) {
+  const auto journal = fs::path("journals") / "part-00001-of-00001";
+  const std::map<std::string, std::vector<fs::path>> foreign = {
+      {"holds files that are not of such work", {"model/thesis.txt", "journals/diary.txt"}},
+      {"holds files that are not", {"notes.txt"}},
+      {"holds 'notes.txt'", {"lock", "notes.txt"}},
+      {"no journal of such work", {"lock", "model/thesis.txt"}},
+      {"holds files and no journal", {"lock", "alone", journal, "model/thesis.txt"}}};
+  for (const auto& [reason, files] : foreign) {
+    for (const bool linked : {false, true}) {
+      SCOPED_TRACE(cat(reason, linked ? " behind a link" : ""));
+      const TempDir dir;
+      const auto work = dir / ".out.tmp-work", real = linked ? dir / "proj" : work;
+      for (const auto& file : files) write_text(real / file, file == "lock" || file == "alone" ? "" : "precious");
+      if (linked) fs::create_directory_symlink("proj", work);
+      const auto before = contents(real);
+      for (const bool resume : {false, true}) {
+        for (const Part part : {kWhole, Part{1, 2}}) {
+          expect_error(ErrorCode::kUsage, {".out.tmp-work", linked ? "symbolic link" : reason.c_str()},
+                       [&] { const PartialDirectory out(dir / "out", part, resume, kPlan); });
+        }
+      }
+      EXPECT_EQ(contents(real), before);
+    }
+  }
+}
+
+TEST(PartialDirectory, RefusesWhatIsNoDirectoryOrHasNoFilesForLocks) {
+  const TempDir dir;
+  const auto open = [&] { const PartialDirectory out(dir / "out", kWhole, false, kPlan); };
+  write_text(dir / ".out.tmp-work", "a file");
+  expect_error(ErrorCode::kUsage, {".out.tmp-work"}, open);
+  fs::remove(dir / ".out.tmp-work");
+  fs::create_directory(dir / ".out.tmp-work");
+  ASSERT_EQ(::mkfifo((dir / ".out.tmp-work" / "lock").c_str(), 0600), 0);
+  expect_error(ErrorCode::kUsage, {"lock that is not a file"}, open);
+  fs::remove(dir / ".out.tmp-work" / "lock");
+  write_text(dir / "victim", "precious");
+  fs::create_symlink(dir / "victim", dir / ".out.tmp-work" / "lock");
+  expect_error(ErrorCode::kIo, {"lock"}, open);
+  fs::remove(dir / ".out.tmp-work" / "lock");
+  write_text(dir / ".out.tmp-work" / "lock", "of another program");
+  expect_error(ErrorCode::kUsage, {"a lock of something else"}, open);
+  EXPECT_EQ(read_file(dir / ".out.tmp-work" / "lock"), "of another program");
+  EXPECT_EQ(read_file(dir / "victim"), "precious");
+}
+
+// 0.1.0 marked nothing; its journals show whose the directory is.
+TEST(PartialDirectory, ContinuesAndClearsWhatTheVersionBeforeLeft) {
+  for (const bool resume : {true, false}) {
+    const TempDir dir;
+    leave_partial_work(dir / "out");
+    fs::resize_file(dir / ".out.tmp-work" / "lock", 0);
+    const PartialDirectory out(dir / "out", kWhole, resume, kPlan);
+    EXPECT_EQ(out.done(), resume ? Units({3, 5}) : Units());
+  }
+}
+
+TEST(PartialDirectory, FollowsNoLinkThatItRemoves) {
+  const TempDir dir;
+  leave_partial_work(dir / "out");
+  write_text(dir / "elsewhere" / "thesis.txt", "precious");
+  fs::create_directory_symlink(dir / "elsewhere", dir / ".out.tmp-work" / "model" / "sub");
+  {
+    const PartialDirectory out(dir / "out", kWhole, false, kPlan);
+    EXPECT_TRUE(fs::is_empty(out.path()));
+  }
+  EXPECT_EQ(read_file(dir / "elsewhere" / "thesis.txt"), "precious");
 }
 
 TEST(PartialDirectoryParts, AreSealedByTheLastOne) {

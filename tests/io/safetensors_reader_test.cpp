@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <cstring>
 #include <fstream>
 
+#include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
 #include "coppice/io/safetensors.h"
 #include "tests/testing/errors.h"
@@ -160,7 +162,7 @@ TEST(SafetensorsOpen, TellsAMissingFileFromADirectory) {
   const TempDir dir;
   expect_error(ErrorCode::kNotFound, {"none.safetensors"},
                [&] { (void)SafetensorsFile::open(dir / "none.safetensors"); });
-  expect_error(ErrorCode::kFormat, {"no regular file"}, [&] { (void)SafetensorsFile::open(dir.path()); });
+  expect_error(ErrorCode::kFormat, {"is a directory"}, [&] { (void)SafetensorsFile::open(dir.path()); });
 }
 
 TEST(SafetensorsOpen, KeepsControlCharactersOfNamesOutOfMessages) {
@@ -229,6 +231,55 @@ uint64_t resident_kib() {
   return 0;
 }
 
+/// The header of `tensors` one byte each.
+std::string header_of_bytes(size_t tensors) {
+  std::string header = "{";
+  for (size_t i = 0; i < tensors; ++i) {
+    header += cat(i == 0 ? "" : ",", "\"t", i, R"(":{"dtype":"U8","shape":[1],"data_offsets":[)", i, ",", i + 1, "]}");
+  }
+  return header + "}";
+}
+
+TEST(SafetensorsOpen, TakesMemoryInProportionToTheHeader) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer has its own heap";
+#endif
+  constexpr size_t kTensors = 20000;
+  const TempDir dir;
+  const std::string header = header_of_bytes(kTensors);
+  const auto path = write_raw_safetensors(dir / "m.safetensors", header, kTensors);
+  const auto taken = [] {
+    const struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+  };
+  const uint64_t before = taken();
+  const auto file = SafetensorsFile::open(path);
+  EXPECT_LT(taken() - before, 3 * header.size());
+  EXPECT_EQ(file.find(cat("t", kTensors - 1))->offset, kTensors - 1);
+  EXPECT_EQ(file.find("t"), nullptr);
+}
+
+// What is wrong with a header of 100 MB does not take more memory than the header.
+TEST(SafetensorsOpen, RejectsHeadersOfTooMuch) {
+  const TempDir dir;
+  const auto path = dir / "m.safetensors";
+  const auto open = [&] { (void)SafetensorsFile::open(path); };
+  const auto repeated = [](const std::string& item, size_t times) {
+    std::string text = item;
+    for (size_t i = 1; i < times; ++i) text.append(",").append(item);
+    return text;
+  };
+  write_raw_safetensors(path,
+                        cat(R"({"w":{"dtype":"U8","shape":[)", repeated("1", 70000), R"(],"data_offsets":[0,1]}})"), 1);
+  expect_error(ErrorCode::kFormat, {"m.safetensors: line 1, column", "over 65536 values"}, open);
+  write_raw_safetensors(path, cat(R"({"__metadata__":{"a":[)", repeated("[]", 70000), "]}}"), size_t{0});
+  expect_error(ErrorCode::kFormat, {"m.safetensors: line 1, column", "over 65536 values"}, open);
+  write_raw_safetensors(path, cat("{", repeated("\"a\":0", 100000), "}"), size_t{0});
+  expect_error(ErrorCode::kFormat, {"'a' is no object", "(99992 more)"}, open);
+  write_raw_safetensors(path, R"({"__metadata__":{"a":"b"},"__metadata__":{"a":"c"}})", size_t{0});
+  expect_error(ErrorCode::kFormat, {"__metadata__ appears twice"}, open);
+}
+
 TEST(SafetensorsRelease, GivesBackResidentMemoryAndKeepsTheData) {
   const TempDir dir;
   constexpr size_t kBytes = size_t{32} << 20;
@@ -272,6 +323,31 @@ TEST(SafetensorsRead, SaysWhenTheFileHasBecomeShorter) {
   std::filesystem::resize_file(path, std::filesystem::file_size(path) - 4);
   std::vector<std::byte> bytes(8);
   expect_error(ErrorCode::kIo, {"m.safetensors", "it was longer when it was opened"}, [&] { file.read(0, bytes); });
+}
+
+// A mapped page past the end of a file kills whoever reads it.
+TEST(SafetensorsData, SaysWhenTheFileHasBecomeShorter) {
+  const TempDir dir;
+  testing::write_tensors(dir / "m.safetensors", {{"w", {4096}, std::vector<float>(4096, 1.0f)}});
+  const auto file = SafetensorsFile::open(dir / "m.safetensors");
+  EXPECT_EQ(file.data(file.tensors().front()).size(), 4u * 4096);
+  std::filesystem::resize_file(dir / "m.safetensors", 100);
+  expect_error(ErrorCode::kIo, {"m.safetensors", "ends at byte 100", "longer when it was opened"},
+               [&] { (void)file.data(file.tensors().front()); });
+}
+
+TEST(SafetensorsDataDeathTest, EndsWithAMessageWhereTheFileIsCutUnderTheReader) {
+  const TempDir dir;
+  testing::write_tensors(dir / "m.safetensors", {{"w", {65536}, std::vector<float>(65536, 1.0f)}});
+  EXPECT_EXIT(
+      {
+        catch_interrupts();
+        const auto file = SafetensorsFile::open(dir / "m.safetensors");
+        const auto bytes = file.data(file.tensors().front());
+        std::filesystem::resize_file(dir / "m.safetensors", 100);
+        ::_exit(static_cast<int>(bytes.back()));
+      },
+      ::testing::ExitedWithCode(exit_status(ErrorCode::kIo)), "has become shorter");
 }
 
 TEST(SafetensorsFileCopy, OutlivesTheFirst) {

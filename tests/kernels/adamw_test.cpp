@@ -113,6 +113,28 @@ TEST(AdamwStep, OfLibtorchIsTheSameToRounding) {
   }
 }
 
+// The same draws as the CPU's: an f32 before rounding may differ by a rounding, and its bf16 then by a step, seldom.
+TEST(AdamwStep, OfLibtorchRoundsMomentsInBf16AsTheCpuDoes) {
+  constexpr int64_t kCount = 5003;
+  auto ours = make_state(kCount), theirs = make_state(kCount);
+  for (State* s : {&ours, &theirs}) {
+    s->exp_avg = s->exp_avg.to(at::kBFloat16);
+    s->exp_avg_sq = s->exp_avg_sq.to(at::kBFloat16);
+  }
+  for (int64_t step = 1; step <= 5; ++step) {
+    const auto grad = at::randn({kCount});
+    adamw_step(ours.master, ours.exp_avg, ours.exp_avg_sq, grad, {}, step, 0.25, kSettings);
+    detail::adamw_step_libtorch(theirs.master, theirs.exp_avg, theirs.exp_avg_sq, grad, {}, step, 0.25, kSettings);
+    ASSERT_EQ(theirs.exp_avg.scalar_type(), at::kBFloat16);
+    for (const auto& [found, wanted] :
+         {std::pair(theirs.exp_avg, ours.exp_avg), std::pair(theirs.exp_avg_sq, ours.exp_avg_sq)}) {
+      EXPECT_LT(found.ne(wanted).sum().item<int64_t>(), kCount / 200) << "step " << step;
+      EXPECT_TRUE(found.to(at::kFloat).allclose(wanted.to(at::kFloat), 1.6e-2, 1e-6)) << "step " << step;
+    }
+    EXPECT_TRUE(theirs.master.allclose(ours.master, 0, 1e-4));
+  }
+}
+
 TEST(AdamwStep, OnAGpuIsTheSameToRounding) {
   if (!at::hasCUDA()) GTEST_SKIP() << "no GPU, or a build without CUDA (preset `cuda`)";
   auto s = make_state(1003);

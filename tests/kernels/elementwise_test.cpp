@@ -72,6 +72,29 @@ TEST(RmsNorm, IsTheFormulaWithItsGradients) {
   }
 }
 
+// Of a bf16 x with an f32 weight: one rounding, behind the product. A weight of 1.003 is no bf16.
+TEST(RmsNorm, AppliesAWeightInF32BeforeItRounds) {
+  constexpr double kEpsilon = 1e-6;
+  at::manual_seed(4);
+  const auto x = at::randn({50, 48}).to(at::kBFloat16).set_requires_grad(true);
+  const auto weight = (1 + at::randn({48}) * 0.003).set_requires_grad(true);
+  const auto plain = [&](const at::Tensor& of, const at::Tensor& w) {
+    return w * of * at::rsqrt(of.square().mean(-1, true) + kEpsilon);
+  };
+  const auto y = rms_norm(x, weight, kEpsilon);
+  ASSERT_EQ(y.scalar_type(), at::kBFloat16);
+  const auto x64 = x.detach().to(at::kDouble).set_requires_grad(true);
+  const auto w64 = weight.detach().to(at::kDouble).set_requires_grad(true);
+  const auto wanted = plain(x64, w64);
+  EXPECT_LT(y.ne(wanted.to(at::kBFloat16)).sum().item<int64_t>(), 5) << "the nearest bf16";
+  const auto grad = at::randn(y.sizes()).to(at::kBFloat16);
+  const auto found = torch::autograd::grad({y}, {x, weight}, {grad});
+  const auto exact = torch::autograd::grad({wanted}, {x64, w64}, {grad.to(at::kDouble)});
+  EXPECT_EQ(found[1].scalar_type(), at::kFloat);
+  EXPECT_TRUE(found[1].to(at::kDouble).allclose(exact[1], 1e-5, 1e-4));
+  EXPECT_TRUE(found[0].to(at::kDouble).allclose(exact[0], 1e-2, 1e-2));
+}
+
 TEST(Swiglu, IsTheFormulaWithItsGradients) {
   expect_same_function([](const auto& in) { return swiglu(in[0], in[1]); },
                        [](const auto& in) { return at::silu(in[0]) * in[1]; },

@@ -1,7 +1,7 @@
-// decoder_dump MODEL IN OUT KERNEL AUX_LOSS_COEF: computes in f32 what the parity tests compare. KERNEL is fast,
+// decoder_dump MODEL IN OUT KERNEL AUX_LOSS_COEF [transformers]: computes in f32 what the parity tests compare. KERNEL is fast,
 // reference or recompute. IN is a safetensors file with `tokens` and `targets` (I64 [B, S]), and
 // `starts` (of documents) if sequences hold several; OUT gets `logits`, `loss`,
-// `token_loss`, `aux_loss` and, for each tensor on disk, `grad.NAME`.
+// `token_loss`, `aux_loss` (per layer, or in the form of transformers) and, for each tensor on disk, `grad.NAME`.
 
 #include <ATen/ops/from_blob.h>
 
@@ -48,9 +48,11 @@ void write(const std::string& path, const std::vector<Output>& outputs) {
 }
 
 void dump(std::span<char*> args) {
-  if (args.size() != 6) throw Error(ErrorCode::kUsage, "usage: decoder_dump MODEL IN OUT KERNEL AUX_LOSS_COEF");
+  if (args.size() != 6 && args.size() != 7)
+    throw Error(ErrorCode::kUsage, "usage: decoder_dump MODEL IN OUT KERNEL AUX_LOSS_COEF [transformers]");
   const std::string kernel = args[4];
   nn::ForwardOptions options{.recompute = kernel == "recompute", .aux_loss_coef = std::stod(args[5])};
+  if (args.size() == 7) options.balance_form = nn::BalanceForm::kTransformers;
   if (kernel == "reference") options.kernel = kernels::MoeKernel::kReference;
   const auto decoder = nn::Decoder::load(families::open_model(args[1]), nn::ComputeDtype::kF32);
   const auto in = io::SafetensorsFile::open(args[2]);

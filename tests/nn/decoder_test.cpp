@@ -1,6 +1,7 @@
 #include "coppice/nn/decoder.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/randint.h>
@@ -12,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "coppice/nn/trunk_detail.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
@@ -328,11 +330,33 @@ TEST(DecoderSelectionBias, MovesTheChoiceOfExperts) {
   ASSERT_FALSE(decoder.selection_bias().empty());
   auto& [layer, bias] = *decoder.selection_bias().begin();
   EXPECT_EQ(bias.scalar_type(), at::kFloat);
-  EXPECT_EQ(decoder.selection_bias_slot(layer).role(), Role::kSelectionBias);
   bias[4].fill_(10.0);
   const auto batch = make_batch();
   const auto routing = decoder.loss(batch.tokens_BS, batch.target_BS, {}).routing;
   EXPECT_EQ(routing[0].count_E[4].item<int64_t>(), batch.tokens_BS.numel());
+}
+
+// transformers multiplies by the f32 1 + w, and embeds with a square root in the model's dtype.
+TEST(DecoderInBf16, TakesCentredNormsInF32AndTheRootInBf16) {
+  TempDir dir;
+  const auto decoder =
+      Decoder::load(families::open_model(tiny_model(dir / "m", "gemma", {.sizes = kSizes})), ComputeDtype::kBf16);
+  const auto& norm = find_parameter(decoder.parameters(), Role::kFinalNorm);
+  {
+    const at::NoGradGuard no_grad;
+    at::Tensor(norm.value).fill_(0.003);
+  }
+  const auto weight = detail::weight_of(norm);
+  EXPECT_EQ(weight.scalar_type(), at::kFloat);
+  EXPECT_FLOAT_EQ(weight[0].item<float>(), 1.0f + norm.value[0].to(at::kFloat).item<float>());
+  EXPECT_NE(weight[0].item<float>(), 1.0f);
+
+  auto config = decoder.config();
+  config.embedding_multiplier = std::sqrt(3072.0);  // 55.43, in bf16 55.5
+  const auto& table = find_parameter(decoder.parameters(), Role::kEmbedding).value;
+  const auto found = detail::embed(config, table, make_batch().tokens_BS);
+  EXPECT_TRUE(at::equal(
+      found, (table.to(at::kFloat) * 55.5).to(at::kBFloat16).index_select(0, make_batch().tokens_BS.view({-1}))));
 }
 
 TEST(ParameterDecays, MatricesDoAndNormsAndBiasesDoNot) {

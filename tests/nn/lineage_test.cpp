@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "coppice/kernels/moe.h"
+#include "tests/testing/errors.h"
 
 namespace coppice::nn {
 namespace {
@@ -96,7 +97,14 @@ TEST_P(LineageRoutes, BalancesLineagesAsParentsWereBalanced) {
   const auto before = route(before_TL, bias_L, routing, kTopK);
   const auto after = route_by_lineage(after_TE, bias_E, routing, kTopK, *lineage(), 0, 0);
   const auto of_lineages = [](const at::Tensor& value_E) { return by_lineage(value_E, kChildren, kParents); };
-  EXPECT_LT((of_lineages(after.score_TE.sum(0)) - before.score_TE.sum(0)).abs().max().item<float>(), 1e-3f);
+  for (const auto form : {BalanceForm::kPerLayer, BalanceForm::kTransformers}) {
+    const auto of_parents_TE = balancing_distribution(before, routing.gate, form);
+    const auto of_children_TE = balancing_distribution(after, routing.gate, form);
+    EXPECT_LT((of_lineages(of_children_TE.sum(0)) - of_parents_TE.sum(0)).abs().max().item<float>(), 1e-3f);
+    const auto half_TE = balancing_distribution(route_by_lineage(after_TE, bias_E, routing, kTopK, *lineage(0.5), 0, 0),
+                                                routing.gate, form);
+    EXPECT_LT((half_TE.sum(1) - 1).abs().max().item<float>(), 1e-6f) << "a distribution for every token, held or not";
+  }
   EXPECT_TRUE(at::equal(of_lineages(kernels::expert_counts(after.index_TK, 16)),
                         kernels::expert_counts(before.index_TK, kParents)));
   EXPECT_NEAR(z_loss(after.logits_TE).item<float>(), z_loss(before.logits_TE).item<float>(), 1e-4);
@@ -140,6 +148,45 @@ TEST(LineageRoute, TakesTheBetterSiblingOnceTheyDiffer) {
     EXPECT_EQ(routed.index_TK[0][0].item<int64_t>(), 2);
     EXPECT_EQ(routed.index_TK[0][1].item<int64_t>(), 1);
   }
+}
+
+// The loss of such a step is NaN, and that is what ends the run.
+TEST(LineageRoute, GivesEveryTokenExpertsWhereLogitsAreNotFinite) {
+  LineageRouting pairs;
+  pairs.parents[0] = {0, 1, 0, 1};
+  pairs.num_lineages = 2;
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    const auto logits = at::tensor(std::vector<float>{bad, 0.0f, bad, bad}).view({1, 4});
+    for (const auto gate : {GateFunction::kTopKSoftmax, GateFunction::kSoftmaxTopK, GateFunction::kSigmoidTopK}) {
+      const auto index_TK = route_by_lineage(logits, {}, {.gate = gate}, 2, pairs, 0, 0).index_TK;
+      EXPECT_EQ(index_TK[0][0].item<int64_t>() % 2 + index_TK[0][1].item<int64_t>() % 2, 1) << "of each lineage one";
+    }
+  }
+}
+
+// coppice.json comes from outside: each of these is an error, not a bug in coppice.
+TEST(LineageRoute, RefusesTheLineageOfAnotherModel) {
+  const auto refused = [](const std::vector<uint32_t>& parents, int64_t lineages, int64_t groups, ErrorCode code,
+                          const char* word) {
+    LineageRouting lineage;
+    lineage.parents[0] = parents;
+    lineage.num_lineages = lineages;
+    const Routing routing{.gate = GateFunction::kSigmoidTopK, .num_groups = groups, .top_groups = 1};
+    testing::expect_error(code, {"layer 0", word}, [&] {
+      (void)route_by_lineage(at::zeros_like(at::tensor(std::vector<float>(4)).view({1, 4})), {}, routing, 2, lineage, 0,
+                             0);
+    });
+  };
+  refused({0, 1, 0}, 2, 1, ErrorCode::kFormat, "3 experts of 2 parents");
+  refused({0, 0, 0, 0}, 1, 1, ErrorCode::kFormat, "of 1 parents");
+  refused({0, 1, 2, 2}, 3, 2, ErrorCode::kFormat, "in 2 groups");
+  refused({0, 1, 0, 7}, 2, 1, ErrorCode::kFormat, "parent 7");
+  refused({0, 0, 0, 0}, 2, 1, ErrorCode::kFormat, "parent 1 has no child");
+  refused({0, 1, 0, 1}, 2, 2, ErrorCode::kUnsupported, "router group");
+  LineageRouting none;
+  testing::expect_error(ErrorCode::kFormat, {"layer 0", "no parents"}, [&] {
+    (void)route_by_lineage(at::tensor(std::vector<float>(4)).view({1, 4}), {}, {}, 2, none, 0, 0);
+  });
 }
 
 }  // namespace

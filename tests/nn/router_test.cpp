@@ -13,8 +13,12 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <vector>
+
+#include "coppice/kernels/moe.h"
+#include "tests/testing/errors.h"
 
 namespace coppice::nn {
 namespace {
@@ -116,15 +120,138 @@ TEST(RouterGates, HaveTheGradientsOfFiniteDifferences) {
   }
 }
 
-TEST(BalancingLoss, IsTopKForAnEvenRouterAndLargerForAnUnevenOne) {
-  // Eight tokens, each expert chosen by two tokens as its first choice; scores near one-hot.
-  auto logits = at::zeros({8, 4});
-  for (int64_t t = 0; t < 8; ++t) logits[t][t % 4] = 1e-3;
-  const Routing routing{.gate = GateFunction::kSoftmaxTopK};
-  EXPECT_NEAR(balancing_loss(route(logits, {}, routing, 1), 4).item<double>(), 1.0, 1e-5);
-  auto uneven = at::zeros({8, 4});
-  uneven.select(1, 2).fill_(5.0);
-  EXPECT_GT(balancing_loss(route(uneven, {}, routing, 1), 4).item<double>(), 3.5);
+constexpr BalanceForm kForms[] = {BalanceForm::kPerLayer, BalanceForm::kTransformers};
+
+LayerBalance balance_of(const at::Tensor& logits_TE, GateFunction gate, int64_t top_k, BalanceForm form) {
+  const auto routed = route(logits_TE, {}, {.gate = gate}, top_k);
+  return {balancing_distribution(routed, gate, form).sum(0),
+          kernels::expert_counts(routed.index_TK, logits_TE.size(1))};
+}
+
+// Of one layer whose token t has its largest logit at `best[t]`, `height` above the others.
+double loss_of(const std::vector<int64_t>& best, float height, GateFunction gate, float shift = 0) {
+  const auto tokens = static_cast<int64_t>(best.size());
+  auto logits = at::zeros({tokens, 4});
+  for (int64_t t = 0; t < tokens; ++t) logits[t][best[static_cast<size_t>(t)]] = height;
+  const std::vector<LayerBalance> layers{balance_of(logits + shift, gate, 1, BalanceForm::kPerLayer)};
+  return balancing_loss(layers, tokens, 1, BalanceForm::kPerLayer).item<double>();
+}
+
+TEST(BalancingDistribution, SumsToOneForEveryTokenInEveryClass) {
+  const auto logits = at::randn({50, 6}) * 3 - 2, bias = at::randn({6});
+  for (const auto gate : kGates) {
+    for (const auto form : kForms) {
+      for (const bool renormalise : {false, true}) {
+        const Routing routing{.gate = gate,
+                              .renormalise = renormalise,
+                              .num_groups = 2,
+                              .top_groups = 1,
+                              .routed_scaling = 2.5,
+                              .has_selection_bias = true};
+        const auto p_TE = balancing_distribution(route(logits, bias, routing, 2), gate, form);
+        EXPECT_LT((p_TE.sum(1) - 1).abs().max().item<float>(), 1e-6f);
+        EXPECT_GE(p_TE.min().item<float>(), 0.0f);
+      }
+    }
+  }
+}
+
+TEST(BalancingDistribution, OfSigmoidsIsEachScoreByTheSumOfAll) {
+  const auto logits = logits_of({0, 2, -1});
+  const auto routed = route(logits, {}, {.gate = GateFunction::kSigmoidTopK}, 1);
+  const auto score = at::sigmoid(logits);
+  const auto found = [&](BalanceForm form) { return balancing_distribution(routed, GateFunction::kSigmoidTopK, form); };
+  EXPECT_TRUE(found(BalanceForm::kPerLayer).allclose(score / score.sum(1, true)));
+  EXPECT_TRUE(found(BalanceForm::kTransformers).allclose(at::softmax(logits, -1)));
+}
+
+TEST(BalancingLoss, IsTopKForEvenLoadsAndLargerForUnevenOnes) {
+  for (const auto gate : kGates) {
+    EXPECT_NEAR(loss_of({0, 1, 2, 3, 0, 1, 2, 3}, 3, gate), 1.0, 1e-5);
+    EXPECT_GT(loss_of({2, 2, 2, 2, 2, 2, 2, 2}, 3, gate), 1.2);
+    EXPECT_GT(loss_of({2, 2, 2, 2, 0, 1, 2, 3}, 3, gate), 1.05);
+  }
+}
+
+// Raw sigmoids have their least loss, 0, where all scores are 0 and loads are as uneven as they like.
+TEST(BalancingLoss, DoesNotFallWithTheScoresOfSigmoids) {
+  const std::vector<int64_t> even{0, 1, 2, 3}, uneven{2, 2, 2, 2};
+  for (const float shift : {-8.0f, -4.0f, 0.0f}) {
+    EXPECT_NEAR(loss_of(even, 3, GateFunction::kSigmoidTopK, shift), 1.0, 1e-5) << shift;
+    EXPECT_GT(loss_of(uneven, 3, GateFunction::kSigmoidTopK, shift), 1.2) << shift;
+  }
+}
+
+TEST(BalancingLoss, PullsTheLogitsOfCrowdedExpertsDownAndOfEmptyOnesUp) {
+  for (const auto gate : kGates) {
+    for (const auto form : kForms) {
+      auto logits = at::zeros({8, 4});
+      logits.select(1, 2).fill_(1.0);
+      const auto leaf = logits.set_requires_grad(true);
+      const std::vector<LayerBalance> layers{balance_of(leaf, gate, 1, form)};
+      balancing_loss(layers, 8, 1, form).backward();
+      const auto pull_E = leaf.grad().sum(0);
+      for (int64_t e = 0; e < 4; ++e) EXPECT_EQ(pull_E[e].item<float>() > 0, e == 2) << "expert " << e;
+    }
+  }
+}
+
+TEST(BalancingLoss, HasTheGradientsOfFiniteDifferences) {
+  at::manual_seed(6);
+  for (const auto gate : kGates) {
+    for (const auto form : kForms) {
+      const auto logits = at::randn({2, 9, 5}).to(at::kDouble), way = at::randn({2, 9, 5}).to(at::kDouble) * 1e-2;
+      const auto count = at::randn({2, 5}).mul(4).abs().to(at::kLong) + 1;  // no gradient goes through the loads
+      const auto loss = [&](const at::Tensor& z) {
+        std::vector<LayerBalance> layers;
+        for (int64_t layer = 0; layer < 2; ++layer) {
+          const auto routed = route(z[layer].to(at::kFloat), {}, {.gate = gate}, 2);
+          layers.push_back({balancing_distribution(routed, gate, form).sum(0), count[layer]});
+        }
+        return balancing_loss(layers, 9, 2, form);
+      };
+      const auto leaf = logits.clone().set_requires_grad(true);
+      const auto gradient = torch::autograd::grad({loss(leaf)}, {leaf})[0];
+      const double slope = (gradient * way).sum().item<double>();
+      const double measured = (loss(logits + way) - loss(logits - way)).item<double>() / 2;
+      EXPECT_NEAR(measured, slope, 2e-2 * std::abs(slope) + 2e-6);
+    }
+  }
+}
+
+// Two layers, each sending every token to an expert of its own.
+TEST(BalancingLoss, SeesLayersThatAreUnevenInDifferentWays) {
+  for (const auto gate : kGates) {
+    std::vector<LayerBalance> layers;
+    for (const int64_t favourite : {0, 1}) {
+      auto logits = at::zeros({8, 2});
+      logits.select(1, favourite).fill_(4.0);
+      layers.push_back(balance_of(logits, gate, 1, BalanceForm::kPerLayer));
+    }
+    EXPECT_GT(balancing_loss(layers, 8, 1, BalanceForm::kPerLayer).item<double>(), 1.3);
+    EXPECT_NEAR(balancing_loss(layers, 8, 1, BalanceForm::kTransformers).item<double>(), 1.0, 1e-5);
+  }
+}
+
+TEST(BalancingLoss, IsTheMeanOverPartsOfABatchThatTakeTheLoadsOfTheWhole) {
+  const auto logits = at::randn({12, 5});
+  for (const auto gate : kGates) {
+    const auto whole = balance_of(logits, gate, 2, BalanceForm::kPerLayer);
+    const auto loss = [&](const at::Tensor& part, int64_t tokens) {
+      const std::vector<LayerBalance> layers{
+          {balance_of(part, gate, 2, BalanceForm::kPerLayer).score_sum_N, whole.count_N}};
+      return balancing_loss(layers, tokens, 2, BalanceForm::kPerLayer).item<double>();
+    };
+    EXPECT_NEAR(loss(logits, 12), (loss(logits.narrow(0, 0, 9), 9) * 9 + loss(logits.narrow(0, 9, 3), 3) * 3) / 12,
+                1e-6);
+  }
+}
+
+TEST(BalancingLoss, TakesNothingThatIsNoDistribution) {
+  const auto scores = at::sigmoid(at::randn({6, 4}));
+  const std::vector<LayerBalance> layers{{scores.sum(0), at::tensor(std::vector<int64_t>{3, 3, 3, 3})}};
+  testing::expect_error(ErrorCode::kInternal, {"probabilities of 6 tokens"},
+                        [&] { (void)balancing_loss(layers, 6, 2, BalanceForm::kPerLayer); });
 }
 
 TEST(ZLoss, IsTheMeanSquareOfLogSumExp) {

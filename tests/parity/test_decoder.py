@@ -134,14 +134,14 @@ def make_model(model_type, settings, seed=0):
     return model
 
 
-def dump(directory, model, tokens, targets, kernel="fast", aux_loss_coef=0.0, **more):
+def dump(directory, model, tokens, targets, kernel="fast", aux_loss_coef=0.0, form=(), **more):
     program = BUILD / "tests" / "decoder_dump"
     assert program.exists(), f"{program} is not built (make build, or set COPPICE_BUILD)"
     if not (directory / "m").exists():
         model.save_pretrained(directory / "m", max_shard_size="60KB")
     save_file({"tokens": tokens, "targets": targets, **more}, directory / "in.safetensors")
     out = directory / f"{kernel}.safetensors"
-    done = subprocess.run([program, directory / "m", directory / "in.safetensors", out, kernel, str(aux_loss_coef)],
+    done = subprocess.run([program, directory / "m", directory / "in.safetensors", out, kernel, str(aux_loss_coef), *form],
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return load_file(out)
@@ -233,16 +233,61 @@ def test_packed_documents_are_those_of_transformers(tmp_path, model_type, settin
 
 @pytest.mark.parametrize("model_type, settings", [
     ("mixtral", dict(num_local_experts=5, num_experts_per_tok=2)), ("olmoe", EXPERTS), ("gpt_oss", GPT_OSS), ("qwen3_moe", dict(MOE, head_dim=6)),
-    ("qwen2_moe", dict(MOE, shared_expert_intermediate_size=8, mlp_only_layers=[0]))])
-def test_balancing_loss_over_several_layers_is_that_of_transformers(tmp_path, model_type, settings):
+    ("qwen2_moe", dict(MOE, shared_expert_intermediate_size=8, mlp_only_layers=[0])),
+    ("minimax_m2", dict(num_local_experts=5, num_experts_per_tok=2, head_dim=8))])
+def test_balancing_loss_in_the_form_of_transformers_is_that_of_transformers(tmp_path, model_type, settings):
     model = make_model(model_type, settings)
+    for name, tensor in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            tensor.zero_()  # transformers counts the choices of the softmax alone, and not those that are made
     tokens, targets = make_batch()
-    found = dump(tmp_path, model, tokens, targets, aux_loss_coef=0.3)
+    found = dump(tmp_path, model, tokens, targets, aux_loss_coef=0.3, form=["transformers"])
 
     out = model(tokens, output_router_logits=True)
     assert found["aux_loss"].item() == pytest.approx(out.aux_loss.item(), rel=1e-5)
     (token_loss(out.logits, targets) + 0.3 * out.aux_loss).backward()
     assert_same_gradients(found, model)
+
+
+SIGMOID = [("glm4_moe", dict(GLM, n_shared_experts=1, first_k_dense_replace=1)), ("dots1", dict(GLM, n_shared_experts=1, first_k_dense_replace=0)),
+           ("deepseek_v3", dict(LATENT, n_group=2, topk_group=1)), ("minimax_m2", dict(num_local_experts=5, num_experts_per_tok=2, head_dim=8))]
+SOFTMAX = [("mixtral", dict(num_local_experts=5, num_experts_per_tok=2)), ("qwen3_moe", dict(MOE, head_dim=6, norm_topk_prob=True)),
+           ("gpt_oss", GPT_OSS)]
+
+
+@pytest.mark.parametrize("is_sigmoid, model_type, settings", [(True, *case) for case in SIGMOID] + [(False, *case) for case in SOFTMAX])
+def test_balancing_loss_is_per_layer_of_what_the_router_chose(tmp_path, is_sigmoid, model_type, settings):
+    """DeepSeek-V3 (arXiv:2412.19437), equations 17 to 20, over the batch: mean over layers of E * sum f_e * P_e, with scores that sum to 1."""
+    model = make_model(model_type, settings)
+    tokens, targets = make_batch()
+    found = dump(tmp_path, model, tokens, targets, aux_loss_coef=0.3)
+
+    experts = found_experts(model)
+    routers = [module for name, module in model.named_modules() if name.endswith((".gate", ".router")) and hasattr(module, "weight")
+               and module.weight.shape[0] == experts]
+    inputs, chosen = {}, {}
+    for router in routers:
+        router.register_forward_hook(lambda module, args, out: inputs.__setitem__(module, args[0]))
+    for name, module in model.named_modules():
+        if name.endswith(".experts"):
+            module.register_forward_hook(lambda module, args, out, name=name: chosen.__setitem__(name, args[1]))
+    logits = model(tokens, use_cache=False).logits
+    assert len(routers) == len(chosen) > 1
+    losses = []
+    for router, index in zip(routers, chosen.values()):
+        z = torch.nn.functional.linear(inputs[router].reshape(-1, router.weight.shape[1]), router.weight, getattr(router, "bias", None))
+        score = torch.sigmoid(z) if is_sigmoid else torch.softmax(z, -1)
+        share = torch.bincount(index.flatten(), minlength=experts) / len(z)
+        losses.append(experts * (share * (score / score.sum(-1, keepdim=True)).mean(0)).sum())
+    aux = sum(losses) / len(losses)
+    assert found["aux_loss"].item() == pytest.approx(aux.item(), rel=1e-5)
+    (token_loss(logits, targets) + 0.3 * aux).backward()
+    assert_same_gradients(found, model)
+
+
+def found_experts(model):
+    config = model.config
+    return next(getattr(config, key) for key in ("n_routed_experts", "num_local_experts", "num_experts") if hasattr(config, key))
 
 
 @pytest.mark.parametrize("model_type, settings", [("glm4_moe", dict(GLM, n_shared_experts=1)),

@@ -278,7 +278,7 @@ def test_coppice_says_whether_the_function_is_kept(models, family):
 KEEPING = {
     "split": ["--split", 2],
     "scale": ["--experts", "2x", "--top-k", "scale", "--router-init", "copy"],
-    "dormant": ["--experts", "2x", "--expert-init", "copy_noise", "--router-init", "bias_only:shift=-10000"],
+    "dormant": ["--experts", "2x", "--expert-init", "copy_noise", "--router-init", "dormant"],
 }
 
 

@@ -64,7 +64,7 @@ class Expected:
             "load": torch.bincount(index.flatten(), minlength=experts) / index.numel(),
             "gate_mass": torch.stack([torch.where(index == e, gates.double(), 0.0).sum() / scaling for e in range(experts)]),
             "output_error": torch.stack(change),
-            "effective_top_k": (1 / shares.square().sum(-1)).mean()}
+            "gate_concentration": (1 / shares.square().sum(-1)).mean()}
 
     def metrics(self, layer, part):
         module = self.layers[layer]
@@ -90,10 +90,10 @@ def test_every_metric_is_that_of_autograd_through_the_whole_model(tmp_path, name
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "scores.json").read_text())
     expected = Expected(model, ids.tolist())
-    assert set(scores["routing"]["effective_top_k"]["sum"]) == set(expected.layers)
+    assert set(scores["routing"]["gate_concentration"]["sum"]) == set(expected.layers)
     for layer in expected.layers:
-        wanted = sum(batch[layer][2]["effective_top_k"] for batch in expected.batches).item()
-        assert scores["routing"]["effective_top_k"]["sum"][layer] == pytest.approx(wanted, rel=TOLERANCE)
+        wanted = sum(batch[layer][2]["gate_concentration"] for batch in expected.batches).item()
+        assert scores["routing"]["gate_concentration"]["sum"][layer] == pytest.approx(wanted, rel=TOLERANCE)
         for part in ("fc1", "fc2"):
             metrics = expected.metrics(layer, part)
             assert set(metrics) == set(scores["metrics"])

@@ -187,3 +187,23 @@ def test_a_new_model_trains_resumes_and_loads_in_transformers(tmp_path, family):
         expected = loss_of(model, windows).item()
     result = json.loads(run("eval", whole, "--tokens", tmp_path / "tokens", "--sequence-length", LENGTH, "--threads", 1, "--json"))
     assert result["loss"] == pytest.approx(expected, abs=1e-5)
+
+
+SIGMOID = dict(n_routed_experts=6, n_shared_experts=1, first_k_dense_replace=1)
+LATENT = FAMILIES["deepseek_v3"]
+
+
+@pytest.mark.parametrize("model_type, settings", [
+    ("glm4_moe", SIGMOID), ("dots1", SIGMOID), ("solar_open", SIGMOID), ("deepseek_v3", LATENT), ("minimax_m2", dict(num_local_experts=6))])
+def test_balances_by_a_bias_only_where_transformers_keeps_it_in_f32(tmp_path, model_type, settings):
+    """A bias that is rounded to bf16 when the model is loaded chooses other experts than it did in training."""
+    config = AutoConfig.for_model(model_type, **{**COMMON, **settings})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    dtypes = {values.dtype for name, values in loaded.state_dict().items() if name.endswith("e_score_correction_bias")}
+    assert len(dtypes) == 1
+    run("train", "--model.path", tmp_path / "model", "--data.random", "--data.sequence_length", 16, "--train.batch_tokens", 32,
+        "--train.steps", 1, "--train.threads", 1, "--train.out", tmp_path / "run")
+    step = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert ("aux" in step) == (dtypes == {torch.bfloat16})

@@ -37,19 +37,23 @@ struct Fixture {
 
 // The gradient of the mean loss over a range of the sampler's windows, by autograd on the plain reference kernel and
 // one backward pass.
-std::vector<nn::Parameter> gradients(const Fixture& f, uint64_t first, int64_t count, const nn::Decoder& model) {
+std::vector<nn::Parameter> gradients(const Fixture& f, uint64_t first, int64_t count, const nn::Decoder& model,
+                                     bool reset_attention = false) {
   const data::Sampler sampler(f.tokens, {}, kSettings.sequence_length, kSettings.seed);
   const int64_t length = kSettings.sequence_length;
-  std::vector<int64_t> in(static_cast<size_t>(count * length)), out(in.size());
+  std::vector<int64_t> in(static_cast<size_t>(count * length)), out(in.size()), start(in.size());
   for (int64_t b = 0; b < count; ++b) {
     sampler.read(first + static_cast<uint64_t>(b), std::span(in).subspan(b * length, length),
                  std::span(out).subspan(b * length, length));
+    sampler.document_starts(first + static_cast<uint64_t>(b), std::span(start).subspan(b * length, length));
   }
   const auto rows = [&](std::vector<int64_t>& v) {
     return at::from_blob(v.data(), {count, length}, at::kLong).clone();
   };
   for (const auto& p : model.parameters()) at::Tensor(p.value).mutable_grad().reset();
-  model.loss(rows(in), rows(out), {.kernel = kernels::MoeKernel::kReference}).loss.backward();
+  nn::ForwardOptions forward{.kernel = kernels::MoeKernel::kReference};
+  if (reset_attention) forward.document_start_BS = rows(start);
+  model.loss(rows(in), rows(out), forward).loss.backward();
   return model.parameters();
 }
 
@@ -82,6 +86,34 @@ TEST(ScoreModel, AgreesWithAutogradOverAllTokensAtOnce) {
         EXPECT_NEAR(value("taylor", e), std::abs(wg[e].item<double>()), 1e-4 * std::sqrt(gg * ww));
       }
     }
+  }
+}
+
+// Documents of 7 tokens in windows of 16, for a model in memory and one that comes through layer by layer.
+TEST(ScoreModel, KeepsDocumentsApartWhereTrainingDoes) {
+  Fixture f;
+  f.tokens = {data::TokenFile::open(testing::write_tokens(f.dir / "short", 64, 150, 7))};
+  const auto model = nn::Decoder::load(f.model, nn::ComputeDtype::kF32);
+  auto settings = kSettings;
+  settings.reset_attention = true;
+  const auto scores = score_model(f.model, f.tokens, settings), across = score_model(f.model, f.tokens, kSettings);
+  settings.max_memory_bytes = 1;
+  settings.out = f.dir / "scores.json";
+  EXPECT_EQ(score_model(f.model, f.tokens, settings).to_json().dump(), scores.to_json().dump());
+  EXPECT_TRUE(scores.to_json().at("tokens").at("reset_attention").as_bool());
+  EXPECT_TRUE(upcycle::Scores::from_json(scores.to_json(), "test").reset_attention);
+  EXPECT_EQ(across.to_json().at("tokens").find("reset_attention"), nullptr);
+  testing::expect_error(ErrorCode::kUsage, {"--reset-attention"},
+                        [&] { (void)upcycle::merge_scores(std::vector{scores, across}); });
+
+  const auto parameters = gradients(f, 0, 30, model, true);  // 3 batches of 160 tokens
+  for (const auto& [layer, found] : scores.metrics.at("gradient_squared").fc1.sum) {
+    const auto wanted = part_gradient(parameters, Role::kExpertGate, layer).square().sum(1);
+    for (size_t e = 0; e < found.size(); ++e) {
+      const double value = wanted[static_cast<int64_t>(e)].item<double>();
+      EXPECT_NEAR(found[e], value, 1e-4 * value) << layer << " " << e;
+    }
+    EXPECT_NE(found, across.metrics.at("gradient_squared").fc1.sum.at(layer));
   }
 }
 
@@ -156,10 +188,10 @@ TEST(ScoreModel, HasTheEffectiveTopKOfEveryLayer) {
   const Fixture f;
   const auto scores = score_model(f.model, f.tokens, kSettings);
   for (const int64_t layer : {0, 1}) {
-    const double mean = scores.effective_top_k.sum.at(layer) / 3;
+    const double mean = scores.gate_concentration.sum.at(layer) / 3;
     EXPECT_GT(mean, 1.0);
     EXPECT_LE(mean, 2.0 + 1e-12) << "top-K is 2";
-    EXPECT_GE(scores.effective_top_k.sum_sq.at(layer) / 3, mean * mean * (1 - 1e-12));
+    EXPECT_GE(scores.gate_concentration.sum_sq.at(layer) / 3, mean * mean * (1 - 1e-12));
   }
 }
 

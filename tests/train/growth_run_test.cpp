@@ -3,10 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
 #include "coppice/base/text.h"
+#include "coppice/score/score.h"
 #include "coppice/train/run.h"
 #include "coppice/train/run_directory.h"
 #include "coppice/upcycle/execute.h"
@@ -134,6 +136,62 @@ TEST(GrowInMidRunRecord, SaysWhatWasChosenAndWhy) {
   EXPECT_EQ(lines[12].find("sibling_cosine/mean"), nullptr) << "all weights are read only now and then";
 }
 
+// The scores of a growth are those that `score` gives the checkpoint before, over the windows before.
+TEST(GrowInMidRunScores, AreThoseOfTheCheckpointOverTheLastBatches) {
+  const TempDir dir;
+  for (const bool reset : {false, true}) {
+    auto o = growing_run(dir, R"([{"at_step": 4, "experts": "2x", "score_batches": 4}])");
+    o.data_train = {testing::write_tokens(dir / (reset ? "apart" : "across"), 32, 400, 11)};
+    o.seed = 3;
+    o.reset_attention = reset;
+    o.out = dir / (reset ? "run-apart" : "run-across");
+    o.stop_at = 5;
+    (void)train(o);
+    const auto found = upcycle::Scores::read(growth_path(o.out, 4) / "scores.json");
+    const auto wanted = score::score_model(
+        families::open_model(checkpoint_path(o.out, 4)), {data::TokenFile::open(o.data_train[0])},
+        {.batches = 4, .batch_tokens = 128, .sequence_length = 16, .reset_attention = reset, .seed = 3});
+    EXPECT_EQ(found.reset_attention, reset);
+    for (const auto& [name, metric] : wanted.metrics) {
+      for (const auto& [layer, values] : metric.fc1.sum) {
+        const double largest = *std::ranges::max_element(values);
+        for (size_t e = 0; e < values.size(); ++e) {
+          EXPECT_NEAR(found.metrics.at(name).fc1.sum.at(layer)[e], values[e], 1e-3 * largest) << name;
+        }
+      }
+    }
+  }
+}
+
+TEST(GrowInMidRunScores, WantTheirBatchesInARunThatGoesOn) {
+  const TempDir dir;
+  auto o = testing::tiny_run(dir.path());
+  o.stop_at = 4;
+  o.out = dir / "trunk";
+  o.model_path = train(o).checkpoint;  // 32 windows
+  o.start = "continue";
+  o.stop_at = 6;
+  o.batch_tokens = 1280;  // of 80
+  const auto grows = [&](const char* growth) {
+    o.growth = stages(growth);
+    o.out = dir / "run";
+    (void)train(o);
+  };
+  expect_error(ErrorCode::kUsage, {"growth 1", "there are 1 batches of 1280 tokens", "wanted 2", "score_batches"},
+               [&] { grows(R"([{"at_step": 5, "experts": "2x", "score_batches": 2}])"); });
+  expect_error(ErrorCode::kUsage, {"growth 1", "there are 0 batches"},
+               [&] { grows(R"([{"at_step": 4, "experts": "2x", "score_batches": 1}])"); });
+  expect_error(ErrorCode::kUsage, {"growth 2", "there are 1 batches"}, [&] {
+    grows(R"([{"at_step": 4, "select": "uniform"}, {"at_step": 5, "experts": "2x", "score_batches": 2}])");
+  });
+  EXPECT_FALSE(fs::exists(o.out));
+  grows(R"([{"at_step": 5, "experts": "2x", "score_batches": 1}])");
+  o.batch_tokens = 32;  // many small batches behind a few steps
+  o.out = dir / "small";
+  o.growth = stages(R"([{"at_step": 5, "experts": "2x", "score_batches": 17}])");
+  (void)train(o);
+}
+
 TEST(GrowInMidRunWithHandover, KeepsTheFunctionOverTheGrowth) {
   const TempDir dir;
   auto o = growing_run(dir, R"([{"at_step": 10, "experts": "3x"}])");
@@ -182,6 +240,93 @@ TEST(GrowInMidRunWithHandover, NotesTheShareInTheCheckpoint) {
   EXPECT_EQ(share(12), 0.75);
   EXPECT_EQ(share(16), 0.25);
   EXPECT_EQ(share(20), 0.0);
+  const auto note = upcycle::noted_lineage_share(*upcycle::read_lineage(checkpoint_path(o.out, 12)));
+  EXPECT_EQ(note.seed, o.seed);
+  EXPECT_EQ(note.steps, 8);
+}
+
+// A run that grew at step 6 and is at step 11 in the middle of its release.
+struct HalfReleased {
+  TrainOptions options;  // of the whole run
+  fs::path checkpoint;
+};
+
+HalfReleased half_released(const TempDir& dir) {
+  auto o = growing_run(dir, R"([{"at_step": 6, "experts": "2x", "select": "uniform"}])");
+  o.seed = 7;
+  o.handover = "release";
+  o.handover_steps = 10;
+  auto half = o;
+  half.stop_at = 11;
+  half.out = dir / "half";
+  return {o, train(half).checkpoint};
+}
+
+TEST(GrowInMidRunWithHandover, GoesOnFromTheShareOfTheCheckpoint) {
+  const TempDir dir;
+  const auto [o, checkpoint] = half_released(dir);
+  (void)train(o);
+  auto rest = o;
+  rest.growth = Json();
+  rest.model_path = checkpoint;
+  rest.start = "continue";
+  rest.out = dir / "rest";
+  (void)train(rest);
+  const auto lines = testing::metrics(rest.out, "loss");
+  EXPECT_EQ(lines.at(0).at("step").as_int(), 12);
+  EXPECT_EQ(lines.at(0).at("lineage_share").as_double(), 0.5);
+  const auto whole = losses(o.out);
+  EXPECT_EQ(losses(rest.out), (std::vector<std::string>(whole.begin() + 11, whole.end())));
+  EXPECT_EQ(testing::tensor_files(checkpoint_path(rest.out, 20)), testing::tensor_files(checkpoint_path(o.out, 20)));
+
+  // From step 0, and with another seed of the data: the tokens are still drawn by the seed of the handover.
+  rest.start = "fresh";
+  rest.seed = 8;
+  rest.warmup = 0;
+  rest.out = dir / "fresh";
+  rest.stop_at = 2;
+  const auto fresh = train(rest).checkpoint;
+  EXPECT_EQ(testing::metrics(rest.out, "loss").at(0).at("lineage_share").as_double(), 0.5);
+  const auto note = upcycle::noted_lineage_share(*upcycle::read_lineage(fresh));
+  EXPECT_EQ(note.seed, 7u);
+  EXPECT_DOUBLE_EQ(note.share, 0.3);
+  rest.stop_at = 0;
+  rest.resume = true;
+  (void)train(rest);
+  EXPECT_EQ(testing::metrics(rest.out, "loss").at(4).at("lineage_share").as_double(), 0.1);
+  EXPECT_EQ(testing::metrics(rest.out, "loss").at(5).find("lineage_share"), nullptr);
+}
+
+TEST(GrowInMidRunWithHandover, RefusesAnotherThanThatOfTheCheckpoint) {
+  const TempDir dir;
+  const auto [o, checkpoint] = half_released(dir);
+  auto rest = o;
+  rest.growth = Json();
+  rest.model_path = checkpoint;
+  rest.out = dir / "rest";
+  const auto refused = [&](const char* policy, int64_t steps, std::initializer_list<const char*> said) {
+    for (const char* start : {"fresh", "continue"}) {
+      rest.start = start;
+      rest.handover = policy;
+      rest.handover_steps = steps;
+      expect_error(ErrorCode::kUsage, said, [&] { (void)train(rest); });
+    }
+  };
+  refused("none", 0, {"'none'", "0.5", "'release' with handover.steps 10"});
+  refused("dormant", 5, {"'dormant'", "'release' with handover.steps 10"});
+  refused("keep", 0, {"'keep'", "0.5", "'release'"});
+  refused("release", 12, {"handover.steps: 12", "10 steps", "0.5"});
+
+  // What coppice 0.1.0 wrote has neither steps nor seed.
+  Json lineage = Json::read(checkpoint / "coppice.json");
+  lineage.erase("share_steps");
+  lineage.erase("seed");
+  io::write_file_atomically(checkpoint / "coppice.json", lineage.dump());
+  refused("none", 0, {"'none'", "0.5", "as in the run before"});
+  refused("release", 7, {"handover.steps: 7", "0.5"});
+  rest.handover_steps = 10;
+  (void)train(rest);
+  EXPECT_EQ(testing::metrics(rest.out, "loss").at(0).at("lineage_share").as_double(), 0.5);
 }
 
 TEST(GrowOnDiskWithHandover, BeginsWithTheRun) {
@@ -206,6 +351,30 @@ TEST(GrowOnDiskWithHandover, BeginsWithTheRun) {
   EXPECT_EQ(lines.front().at("lineage_share").as_double(), 1.0);
   EXPECT_EQ(lines.front().at("effective_top_k/mean").as_double(), 2.0);
   EXPECT_EQ(lines[5].find("lineage_share"), nullptr);
+
+  // A growth of this run would drop the lineage of that on disk.
+  o.growth = stages(R"([{"at_step": 14, "experts": "2x", "select": "uniform"}])");
+  o.out = dir / "early";
+  expect_error(ErrorCode::kUsage, {"growth at step 14", "handover"}, [&] { (void)train(o); });
+  o.handover = "keep";
+  o.handover_steps = 0;
+  expect_error(ErrorCode::kUsage, {"growth at step 14", "'keep'"}, [&] { (void)train(o); });
+  o.handover = "release";
+  o.handover_steps = 4;
+  (void)train(o);
+}
+
+TEST(GrowOnDiskWithHandover, ReportsTheLossOfTheRoutingInForce) {
+  const TempDir dir;
+  auto o = growing_run(dir, R"([{"at_step": 10, "experts": "3x", "select": "uniform"}])");
+  o.handover = "keep";
+  o.stop_at = 10;
+  const auto before = train(o);  // a checkpoint of 4 experts, then the growth
+  o.stop_at = 0;
+  o.resume = true;
+  (void)train(o);
+  const auto grown = events(o.out, "growth").at(0);
+  EXPECT_NEAR(grown.at("validation_before").at("val").as_double(), before.validation_loss.at("val"), 1e-7);
 }
 
 TEST(GrowInMidRunChecks, RefuseABadStageBeforeTheFirstStep) {

@@ -37,6 +37,25 @@ TEST(TrainRun, LearnsAndBalances) {
   EXPECT_LT(result.validation_loss.at("val"), std::log(32.0) - 0.3);
   EXPECT_GT(result.tokens_per_s, 0);
   EXPECT_TRUE(result.checkpoint.empty());
+
+  o.steps = 150;
+  o.schedule = "constant";
+  o.balance_rate = 5e-3;
+  o.out = dir / "balanced";
+  (void)train(o);
+  o.balance = "none";
+  o.out = dir / "unbalanced";
+  (void)train(o);
+  for (const char* key : {"layer/0/maxvio", "layer/1/maxvio"}) {
+    const auto mean_of_last = [&](const char* run) {
+      const auto lines = testing::metrics(dir / run, "loss");
+      double sum = 0;
+      for (size_t i = lines.size() - 40; i < lines.size(); ++i) sum += lines[i].at(key).as_double() / 40;
+      return sum;
+    };
+    EXPECT_LT(mean_of_last("balanced"), 0.15) << key;
+    EXPECT_LT(mean_of_last("balanced"), mean_of_last("unbalanced")) << key;
+  }
 }
 
 TEST(TrainRun, GivesTheSameLossesTwiceOnTwoThreads) {

@@ -72,7 +72,7 @@ TEST(MetricsLogResume, CutsBackToTheCheckpointAndDropsALineCutShort) {
 TEST(MetricsLogResume, NamesTheLineThatIsNoJson) {
   const testing::TempDir dir;
   std::ofstream(dir / "metrics.jsonl") << "{\"step\": 1}\n{oops\n{\"step\": 2}\n";
-  testing::expect_error(ErrorCode::kFormat, {"metrics.jsonl line 2"}, [&] { MetricsLog log(dir.path(), 2); });
+  testing::expect_error(ErrorCode::kFormat, {"metrics.jsonl:2: "}, [&] { MetricsLog log(dir.path(), 2); });
 }
 
 }  // namespace

@@ -65,6 +65,20 @@ inline std::vector<std::string> trajectory(const std::filesystem::path& run) {
   return out;
 }
 
+/// All that metrics.jsonl says of a run but speeds, and what tells of checkpoints and interruptions.
+inline std::vector<std::string> record(const std::filesystem::path& run) {
+  std::vector<std::string> out;
+  for (Json& line : metrics(run, "step")) {
+    const Json* const event = line.find("event");
+    const std::string name = event != nullptr ? event->as_string() : "";
+    if (name == "checkpoint" || name == "resume" || name == "interrupt" || name == "error") continue;
+    line.erase("tokens_per_s");
+    line.erase("gemm_share");
+    out.push_back(line.dump());
+  }
+  return out;
+}
+
 /// The bytes of every tensor file of a checkpoint, by relative path.
 inline std::vector<std::pair<std::string, std::string>> tensor_files(const std::filesystem::path& checkpoint) {
   std::vector<std::pair<std::string, std::string>> out;

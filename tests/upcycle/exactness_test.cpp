@@ -1,117 +1,184 @@
+// What a verdict is made of. That verdicts are true is tests/train/exactness_test.cpp's, which runs the models.
+
+#include "coppice/upcycle/exactness.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "coppice/upcycle/plan.h"
-#include "tests/upcycle/growth_examples.h"
+#include "coppice/base/text.h"
+#include "tests/testing/edit_tensors.h"
+#include "tests/testing/errors.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/upcycle/checkpoints.h"
 
 namespace coppice::upcycle {
 namespace {
 
-using families::GateFunction;
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using testing::TempDir;
 
-struct Setting {
-  GateFunction gate = GateFunction::kSoftmaxTopK;
-  bool renormalise = true;
-  int64_t top_k = 1;
-  bool selection_bias = false;
-  int64_t groups = 1;
-  const char* expert_init = "copy";
-  const char* router_init = "copy";
-  const char* balance_bias = "copy";
-  families::RouterKind kind = families::RouterKind::kPlain;
+constexpr const char* kSelectionBias = "model.layers.0.mlp.gate.e_score_correction_bias";
+
+class Exactness : public ::testing::Test {
+ protected:
+  /// A model of 2 layers of 4 experts, or what `tiny` says.
+  families::Model model(std::string_view family, int64_t top_k, Json config = Json::object()) {
+    const fs::path path = dir_ / cat("m", ++count_);
+    (void)testing::tiny_model(path, family, {.sizes = {.top_k = top_k}, .config = std::move(config)});
+    return families::open_model(path);
+  }
+  families::Model reopened(const families::Model& model) { return families::open_model(model.checkpoint.directory()); }
+
+  static upcycle::Exactness of(const families::Model& model, std::string_view router, std::string_view expert = "copy",
+                               GrowthOptions options = {}) {
+    options.expert_init = MethodChoice::from_text(expert);
+    options.router_init = MethodChoice::from_text(router);
+    const auto result = growth_exactness(model, make_plan(model.config, options, nullptr));
+    EXPECT_TRUE(result.reason.starts_with(!result.known ? "Unknown: " : result.exact ? "Exact" : "Not exact: "));
+    EXPECT_TRUE(result.reason.ends_with('.')) << result.reason;
+    EXPECT_TRUE(result.known || !result.exact);
+    return result;
+  }
+
+  TempDir dir_;
+  int count_ = 0;
 };
 
-Exactness exactness_of(const Setting& s) {
-  families::ModelConfig config;
-  config.num_experts = 8;
-  config.top_k = s.top_k;
-  config.routing.gate = s.gate;
-  config.routing.renormalise = s.renormalise;
-  config.routing.has_selection_bias = s.selection_bias;
-  config.routing.num_groups = s.groups;
-  config.routing.kind = s.kind;
-  auto plan = testing::example_plan(8, 2, {s.expert_init, {}}, {s.router_init, {}});
-  plan.balance_bias = s.balance_bias;
-  const Exactness result = exactness(config, plan);
-  EXPECT_TRUE(result.reason.ends_with('.')) << result.reason;
-  EXPECT_TRUE(result.reason.starts_with(result.exact ? "Exact" : "Not exact")) << result.reason;
-  return result;
-}
+const Json kNotRenormalised = Json::object({{"norm_topk_prob", false}});
+const Json kGroups = Json::object({{"n_group", 2}, {"topk_group", 1}});
 
-TEST(Exactness, HoldsForTopOneWithGatesThatIgnoreTheNumberOfExperts) {
-  EXPECT_TRUE(exactness_of({.gate = GateFunction::kSoftmaxTopK}).exact);
-  EXPECT_TRUE(exactness_of({.gate = GateFunction::kTopKSoftmax}).exact);
-  for (const bool renormalise : {false, true}) {
-    EXPECT_TRUE(
-        exactness_of({.gate = GateFunction::kSigmoidTopK, .renormalise = renormalise, .selection_bias = true}).exact);
+TEST_F(Exactness, HoldsForTopOneWithGatesThatIgnoreTheNumberOfExperts) {
+  for (const char* family : {"mixtral", "gpt_oss", "glm4_moe", "qwen3_moe"}) {
+    EXPECT_TRUE(of(model(family, 1), "copy").exact) << family;
+    EXPECT_TRUE(of(model(family, 1), "copy", "permute_units").exact) << family;
   }
-  EXPECT_TRUE(exactness_of({.expert_init = "permute_units"}).exact);
+  EXPECT_TRUE(of(model("glm4_moe", 1, kNotRenormalised), "copy").exact);
+  EXPECT_THAT(of(model("qwen3_moe", 1, kNotRenormalised), "copy").reason, HasSubstr("divides a token's gate"));
+  EXPECT_THAT(of(model("glm4_moe", 1, kGroups), "copy").reason, HasSubstr("scored by its two best"));
 }
 
-TEST(Exactness, HoldsForCopiesThatAreNeverChosen) {
-  families::ModelConfig config;
-  config.num_experts = 8;
-  config.top_k = 2;
-  config.routing.gate = GateFunction::kSigmoidTopK;
-  config.routing.renormalise = config.routing.has_selection_bias = true;
-  const auto exact = [&](const std::map<std::string, double>& given) {
-    return exactness(config, testing::example_plan(8, 2, {"copy_noise", {}}, {"bias_only", given})).exact;
-  };
-  EXPECT_TRUE(exact({{"shift", -100}}));
-  EXPECT_FALSE(exact({{"shift", -1}}));
-  EXPECT_FALSE(exact({{"shift", -100}, {"noise_to_original", 1}}));
-  config.routing.num_groups = 8;
-  config.routing.top_groups = 4;  // a group of one expert and its copy is scored by both
-  EXPECT_FALSE(exact({{"shift", -100}}));
-  config.routing = {.gate = GateFunction::kTopKSoftmax, .has_router_bias = true};
-  EXPECT_TRUE(exact({{"shift", -1e4}}));
-  EXPECT_FALSE(exact({{"shift", -100}}));  // a logit may be as large
+TEST_F(Exactness, SaysWhatWouldBeExactWhereMoreExpertsAnswer) {
+  for (const char* family : {"mixtral", "gpt_oss", "glm4_moe", "olmoe"}) {
+    const auto result = of(model(family, 2), "copy");
+    EXPECT_TRUE(result.known && !result.exact);
+    EXPECT_THAT(result.reason, HasSubstr("With top-4 it would be exact")) << family;
+  }
+  EXPECT_THAT(of(model("glm4_moe", 2, kNotRenormalised), "copy").reason,
+              HasSubstr("With top-4, and routed_scaling_factor divided by 2, it would be exact"));
+  EXPECT_THAT(of(model("mixtral", 2), "copy_noise").reason, Not(HasSubstr("would be exact")));
+  EXPECT_THAT(of(model("mixtral", 2), "copy", "copy", {.experts = {"1.5x"}}).reason, Not(HasSubstr("would be exact")));
 }
 
-TEST(Exactness, FailsWhereSiblingsTakeEachOthersSlots) {
-  for (const auto gate : {GateFunction::kSoftmaxTopK, GateFunction::kTopKSoftmax, GateFunction::kSigmoidTopK}) {
-    const auto result = exactness_of({.gate = gate, .top_k = 2});
-    EXPECT_FALSE(result.exact);
-    EXPECT_NE(result.reason.find("siblings"), std::string::npos);
+// -- copies that are never chosen ---------------------------------------------
+
+TEST_F(Exactness, LooksAtTheBiasesAndTheNoiseOnThem) {
+  const auto glm = model("glm4_moe", 2);
+  EXPECT_TRUE(of(glm, "bias_only:shift=-100", "copy_noise").exact);
+  const auto noisy = of(glm, "bias_only:shift=-100,delta=1000");
+  EXPECT_TRUE(noisy.known && !noisy.exact) << noisy.reason;
+  EXPECT_TRUE(of(glm, "bias_only:shift=-100,delta=10").exact);
+  EXPECT_FALSE(of(glm, "bias_only:shift=-100,noise_to_original=1").exact);
+
+  testing::set_values(glm.checkpoint.directory(), kSelectionBias, {0, -300, -300, -300});
+  const auto spread = reopened(glm);
+  const auto result = of(spread, "bias_only:shift=-100,delta=0");
+  EXPECT_TRUE(result.known && !result.exact) << result.reason;  // the copy of expert 0 takes every token's second slot
+  EXPECT_TRUE(of(spread, "bias_only:shift=-302").exact);
+  EXPECT_TRUE(of(spread, "dormant", "copy_noise").exact);
+}
+
+// Sigmoids of small rows cannot be far apart: a smaller shift will do, down to what cannot be told any more.
+TEST_F(Exactness, BoundsScoresByTheLengthOfRouterRows) {
+  const auto glm = model("glm4_moe", 2);
+  EXPECT_TRUE(of(glm, "bias_only:shift=-1,delta=0").exact);
+  const auto unsure = of(glm, "bias_only:shift=-0.3,delta=0");
+  EXPECT_FALSE(unsure.known);
+  EXPECT_THAT(unsure.reason, HasSubstr("not so far that no score could make up for it"));
+  EXPECT_TRUE(of(model("glm4_moe", 1), "bias_only:shift=-0.3,delta=0").exact) << "a parent outscores its copy";
+
+  const auto gpt = model("gpt_oss", 2);
+  EXPECT_TRUE(of(gpt, "bias_only:shift=-100").exact);
+  EXPECT_TRUE(of(gpt, "dormant").exact);
+  EXPECT_FALSE(of(gpt, "bias_only:shift=-5").known);
+  testing::edit_values(gpt.checkpoint.directory(), "model.layers.1.mlp.router.weight", [](std::vector<float>& values) {
+    for (float& x : values) x *= 1e5f;
+  });
+  const auto steep = of(reopened(gpt), "dormant");
+  EXPECT_FALSE(steep.known) << "logits may be as large as the bias is deep";
+  EXPECT_THAT(steep.reason, HasSubstr("layer 1"));
+}
+
+TEST_F(Exactness, OfDormantCopiesHoldsInGroupsThatKeepTheirBestTwo) {
+  const auto glm = model("glm4_moe", 2, kGroups);
+  EXPECT_TRUE(of(glm, "dormant", "copy_noise").exact);
+  auto plan = make_plan(glm.config, {.router_init = MethodChoice{"dormant", {}}}, nullptr);
+  std::swap(plan.layers[0].children[0], plan.layers[0].children[6]);  // originals of one group in the other
+  EXPECT_FALSE(growth_exactness(glm, plan).exact);
+}
+
+TEST_F(Exactness, OfDormantCopiesIsKeptByStoredPrecision) {
+  const fs::path path = dir_ / "bf16";
+  (void)testing::tiny_model(path, "minimax_m2", {.dtype = io::Dtype::kBf16});
+  EXPECT_TRUE(of(families::open_model(path), "dormant").exact);
+}
+
+// -- values, not names --------------------------------------------------------
+
+TEST_F(Exactness, LooksAtWhatMethodsReallyMake) {
+  const auto mixtral = model("mixtral", 1);
+  EXPECT_TRUE(of(mixtral, "copy_noise:lambda=0", "copy_noise:lambda=0").exact);
+  EXPECT_TRUE(of(mixtral, "scaled_copy:factor=1", "interpolate:alpha=0").exact);
+  EXPECT_THAT(of(mixtral, "copy", "copy_noise:lambda=0.001").reason, HasSubstr("copy_noise:lambda=0.001 gives"));
+  EXPECT_THAT(of(mixtral, "scaled_copy:factor=0.99").reason, HasSubstr("scaled_copy:factor=0.99 moves the scores"));
+  const auto glm = model("glm4_moe", 1);
+  EXPECT_TRUE(of(glm, "copy", "copy", {.balance_bias = "zero"}).exact) << "they are 0";
+  testing::set_values(glm.checkpoint.directory(), kSelectionBias, {0, 0, 0.5, 0});
+  EXPECT_THAT(of(reopened(glm), "copy", "copy", {.balance_bias = "zero"}).reason, HasSubstr("balance bias 'zero'"));
+}
+
+TEST_F(Exactness, LooksAtEveryLayersMethods) {
+  const auto mixtral = model("mixtral", 1);
+  auto plan = make_plan(mixtral.config, {.router_init = MethodChoice{"copy", {}}}, nullptr);
+  EXPECT_TRUE(growth_exactness(mixtral, plan).exact);
+  plan.layers[1].expert_init = MethodChoice{"copy_noise", {}};
+  EXPECT_THAT(growth_exactness(mixtral, plan).reason, HasSubstr("in layer 1, copy_noise"));
+}
+
+TEST_F(Exactness, OfScaledTopKWantsCopiesAndWholeGroups) {
+  const GrowthOptions scaled{.scale_top_k = true};
+  for (const char* family : {"mixtral", "olmoe", "qwen3_moe", "glm4_moe", "gpt_oss"}) {
+    EXPECT_TRUE(of(model(family, 2), "copy", "copy", scaled).exact) << family;
+    EXPECT_FALSE(of(model(family, 2), "copy", "copy_noise", scaled).exact) << family;
+    EXPECT_FALSE(of(model(family, 2), "perturb_new_only", "copy", scaled).exact) << family;
+  }
+  const auto glm = model("glm4_moe", 2, kGroups);
+  auto plan = make_plan(glm.config, {.router_init = MethodChoice{"copy", {}}, .scale_top_k = true}, nullptr);
+  EXPECT_TRUE(growth_exactness(glm, plan).exact);
+  std::swap(plan.layers[0].children[4], plan.layers[0].children[6]);
+  EXPECT_THAT(growth_exactness(glm, plan).reason, HasSubstr("different groups"));
+}
+
+// Experts of an earlier growth that have been trained apart while their router rows are still the same.
+TEST_F(Exactness, IsNotKnownWhereDifferentExpertsTie) {
+  const auto mixtral = model("mixtral", 1);
+  for (const char* method : {"copy", "copy_noise"}) {
+    testing::grow(mixtral.checkpoint.directory(), dir_ / method,
+                  {.experts = {"2x"}, .expert_init = {method, {}}, .router_init = MethodChoice{"copy", {}}});
+    const auto again = of(families::open_model(dir_ / method), "copy");
+    const bool differ = std::string_view(method) == "copy_noise";
+    EXPECT_EQ(again.exact, !differ);
+    const std::string reason = "experts 0 and 4 of layer 0 have equal router rows";
+    EXPECT_EQ(again.reason.find(reason) != std::string::npos, differ);
   }
 }
 
-TEST(Exactness, FailsWhereTheSoftmaxSeesMoreExperts) {
-  EXPECT_FALSE(exactness_of({.gate = GateFunction::kSoftmaxTopK, .renormalise = false}).exact);
-  EXPECT_FALSE(exactness_of({.gate = GateFunction::kSoftmaxTopK, .selection_bias = true}).exact);
-}
-
-TEST(Exactness, FailsWhereGroupsAreScoredByTwoExperts) {
-  EXPECT_FALSE(exactness_of({.gate = GateFunction::kSigmoidTopK, .groups = 2}).exact);
-}
-
-TEST(Exactness, FailsWhereNoConfigurationHelps) {
-  using families::RouterKind;
-  for (const auto kind : {RouterKind::kSparseMixer, RouterKind::kCapacity, RouterKind::kTrailingChoices}) {
-    EXPECT_FALSE(exactness_of({.kind = kind}).exact);
-    EXPECT_EQ(exactness_of({.top_k = 2, .kind = kind}).reason.find("it would be exact"), std::string::npos);
-  }
-}
-
-TEST(Exactness, SaysWhatWouldBeExactWhereMoreExpertsAnswer) {
-  const auto reason = [](const Setting& s) { return exactness_of(s).reason; };
-  using ::testing::HasSubstr;
-  EXPECT_THAT(reason({.top_k = 2}), HasSubstr("With top-4 it would be exact"));
-  EXPECT_THAT(reason({.gate = GateFunction::kSigmoidTopK, .renormalise = false, .top_k = 2}),
-              HasSubstr("With top-4, and routed_scaling_factor divided by m"));
-  EXPECT_THAT(reason({.top_k = 2, .selection_bias = true}), HasSubstr("the selection bias divided by m"));
-  for (const Setting& s : {Setting{.top_k = 2, .groups = 2}, Setting{.top_k = 2, .router_init = "copy_noise"}})
-    EXPECT_THAT(reason(s), ::testing::Not(HasSubstr("would be exact")));
-}
-
-TEST(Exactness, FailsWhereExpertsOrTheirScoresChange) {
-  EXPECT_FALSE(exactness_of({.expert_init = "copy_noise"}).exact);
-  EXPECT_FALSE(exactness_of({.expert_init = "drop_units"}).exact);
-  for (const char* method : {"copy_noise", "bias_only", "perturb_new_only"}) {
-    EXPECT_FALSE(exactness_of({.router_init = method}).exact) << method;
-  }
-  EXPECT_FALSE(
-      exactness_of({.gate = GateFunction::kSigmoidTopK, .selection_bias = true, .balance_bias = "zero"}).exact);
+TEST_F(Exactness, IsNotKnownOfAnUndo) {
+  const auto glm = model("glm4_moe", 2);
+  GrowthPlan plan;
+  plan.is_undo = true;
+  EXPECT_FALSE(growth_exactness(glm, plan).known);
 }
 
 }  // namespace

@@ -1,9 +1,5 @@
 #include "coppice/upcycle/execute.h"
 
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <set>
 
 #include "coppice/families/expert_parts.h"
@@ -234,64 +230,6 @@ TEST(CopiesText, JoinsLayersAndParentsThatAreAlike) {
   const std::vector<Child> one = {{0, 0}, {1, 0}, {2, 0}, {3, 0}, {2, 1}, {2, 2}, {2, 3}};
   plan.layers = {{1, each}, {2, each}, {3, one}};
   EXPECT_EQ(copies_text(plan), "layers 1-2: 1 copy of each of 0-1, 3\nlayer 3: 3 copies of 2\n");
-}
-
-/// Writes a model whose weights are about `megabytes` of bf16, all in its experts, without computing any.
-void write_large_model(const fs::path& directory, int64_t megabytes) {
-  const int64_t layers = 4, experts = 8, dim = 512;
-  const Json json = families::make_config({.family = "mixtral",
-                                           .model_dim = dim,
-                                           .num_layers = layers,
-                                           .num_experts = experts,
-                                           .expert_width = megabytes * (1 << 20) / (layers * experts * 3 * dim * 2)},
-                                          io::Dtype::kBf16);
-  fs::create_directory(directory);
-  io::write_file_atomically(directory / "config.json", json.dump(2));
-  std::vector<io::TensorInfo> infos;
-  for (const auto& slot : families::expected_tensors(families::read_config(json, "config.json"))) {
-    infos.push_back(tensor_info(slot.name, io::Dtype::kBf16, slot.shape));
-  }
-  io::SafetensorsWriter writer(directory / "model.safetensors", infos);
-  const std::vector<std::byte> piece(1 << 20, std::byte{0x3c});
-  for (const auto& info : writer.tensors()) {
-    for (uint64_t done = 0; done < info.bytes; done += piece.size()) {
-      writer.write(info, done, std::span(piece).first(std::min<uint64_t>(piece.size(), info.bytes - done)));
-    }
-  }
-  writer.finish();
-}
-
-/// Peak resident memory of `act` in a process of its own, its mapped files included.
-uint64_t peak_bytes_of(const std::function<void()>& act) {
-  const pid_t child = fork();
-  if (child == 0) {
-    try {
-      act();
-      _exit(0);
-    } catch (...) {
-      _exit(1);
-    }
-  }
-  int status = -1;
-  rusage usage{};
-  EXPECT_EQ(wait4(child, &status, 0, &usage), child);
-  EXPECT_EQ(status, 0);
-  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
-}
-
-TEST(UpcycleMemory, PeakDoesNotGrowWithModelSize) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer keeps freed memory";
-#endif
-  const TempDir dir;
-  for (const int64_t megabytes : {24, 96}) write_large_model(dir / std::to_string(megabytes), megabytes);
-  const auto peak = [&](const std::string& model) {
-    return peak_bytes_of(
-        [&] { grow(dir / model, dir / ("grown" + model), {}, {.threads = 2, .max_shard_bytes = uint64_t{32} << 20}); });
-  };
-  const uint64_t small = peak("24"), large = peak("96");
-  EXPECT_LT(large, small + (uint64_t{16} << 20)) << "72 MiB more to read and 144 MiB more to write";
-  EXPECT_LT(large, uint64_t{96} << 20);
 }
 
 }  // namespace

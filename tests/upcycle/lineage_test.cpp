@@ -93,5 +93,34 @@ TEST(ReadLineage, RejectsHostileFiles) {
   }
 }
 
+TEST(LineageShareNote, ComesBackAsItWasWritten) {
+  const Json empty = Json::parse(R"({"coppice_lineage": 1, "steps": []})", "test");
+  for (const uint64_t seed : {uint64_t{0}, uint64_t{7}, ~uint64_t{0}}) {
+    const Json noted = Json::parse(with_lineage_share(empty, {0.7, seed, 30}).dump(), "test");
+    const auto found = noted_lineage_share(noted);
+    EXPECT_EQ(found.share, 0.7);
+    EXPECT_EQ(found.seed, seed);
+    EXPECT_EQ(found.steps, 30);
+    EXPECT_EQ(with_lineage_share(noted, {}).dump(), empty.dump()) << "a share of 0 leaves no note";
+  }
+  const Json old =
+      Json::parse(R"({"coppice_lineage": 1, "steps": [], "routing": "lineage_unique", "share": 0.5})", "test");
+  EXPECT_EQ(noted_lineage_share(old).seed, std::nullopt);
+  EXPECT_EQ(noted_lineage_share(old).steps, 0);
+}
+
+TEST(LineageShareNote, RefusesWhatIsNone) {
+  for (const char* note :
+       {R"("share": 1.5)", R"("share": -1)", R"("share": "all")", R"("seed": 1)", R"("share": 0.5, "seed": -1)",
+        R"("share": 0.5, "seed": 1.5)", R"("share": 0.5, "seed": 18446744073709551616)", R"("share": 0.5, "seed": "7")",
+        R"("share": 0.5, "share_steps": -3)", R"("share": 0.5, "share_steps": 9223372036854775808)"}) {
+    SCOPED_TRACE(note);
+    const std::string text =
+        std::string(R"({"coppice_lineage": 1, "steps": [], "routing": "lineage_unique", )") + note + "}";
+    const Json lineage = Json::parse(text, "test");
+    expect_error(ErrorCode::kFormat, {kLineageFile}, [&] { (void)noted_lineage_share(lineage); });
+  }
+}
+
 }  // namespace
 }  // namespace coppice::upcycle

@@ -1,7 +1,10 @@
 #include "coppice/upcycle/optimizer_state.h"
 
+#include <sys/stat.h>
+
 #include <optional>
 
+#include "coppice/base/text.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/upcycle/checkpoints.h"
@@ -161,6 +164,33 @@ TEST_F(Refuses, AnIncompleteSetOfShards) {
 TEST_F(Refuses, AFolderWithoutTrainerJson) {
   fs::remove(trainer() / kTrainerFile);
   expect(ErrorCode::kFormat, {"trainer.json"});
+}
+
+// What lies in trainer/ ends up in the grown model's: no way leads from there to another file of the user.
+TEST_F(Refuses, FilesThatLeadOutOrAreNone) {
+  io::write_file_atomically(dir_ / "secret", "{}");
+  const std::string shard = "optimizer-00001-of-00001.safetensors";
+  for (const std::string& name : {std::string(kTrainerFile), shard}) {
+    for (const std::string kind : {"a symbolic link", "a named pipe", "a directory"}) {
+      SCOPED_TRACE(cat(name, " is ", kind));
+      const fs::path file = trainer() / name, kept = dir_ / "kept";
+      fs::rename(file, kept);
+      if (kind == "a symbolic link") {
+        fs::create_symlink(dir_ / "secret", file);
+      } else if (kind == "a directory") {
+        fs::create_directory(file);
+      } else {
+        ASSERT_EQ(::mkfifo(file.c_str(), 0600), 0);
+      }
+      const auto model = families::open_model(dir_ / "m");
+      const auto plan = make_plan(model.config, {}, nullptr);
+      testing::expect_error(ErrorCode::kFormat, {name.c_str(), kind.c_str()},
+                            [&] { (void)expand(model, plan, {.out = dir_ / "out"}); });
+      EXPECT_FALSE(fs::exists(dir_ / "out"));
+      fs::remove(file);
+      fs::rename(kept, file);
+    }
+  }
 }
 
 TEST_F(Refuses, AFileItDoesNotKnow) {

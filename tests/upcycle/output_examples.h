@@ -42,13 +42,10 @@ inline upcycle::OutputTensor copy_of(const io::SafetensorsFile& source, const st
 /// Bytes that follow from `start`.
 inline upcycle::OutputTensor computed(std::string name, int64_t size, uint64_t start, bool cuttable = false) {
   upcycle::OutputTensor tensor{upcycle::tensor_info(std::move(name), io::Dtype::kU8, {size}), {}};
-  tensor.pieces.push_back({.bytes = tensor.info.bytes,
-                           .compute =
-                               [start](uint64_t offset, std::span<std::byte> out) {
-                                 for (size_t i = 0; i < out.size(); ++i)
-                                   out[i] = example_byte(start + 3 * (offset + i));
-                               },
-                           .cuttable = cuttable});
+  const upcycle::PieceMaker::Fill fill = [start](uint64_t offset, std::span<std::byte> out) {
+    for (size_t i = 0; i < out.size(); ++i) out[i] = example_byte(start + 3 * (offset + i));
+  };
+  tensor.pieces.push_back(upcycle::computed_piece(tensor.info.bytes, [fill] { return fill; }, cuttable));
   return tensor;
 }
 
@@ -66,11 +63,7 @@ inline std::map<std::string, std::string> expected_files(const std::filesystem::
       for (const auto& piece : tensor.pieces) {
         const auto out = rest.first(piece.bytes);
         rest = rest.subspan(piece.bytes);
-        if (piece.file != nullptr) {
-          piece.file->read(piece.offset, out);
-        } else if (piece.bytes > 0) {
-          piece.compute(0, out);
-        }
+        if (piece.bytes > 0) piece.fill(0, out);
       }
       writer.write(writer.tensor(tensor.info.name), 0, bytes);
     }

@@ -34,7 +34,7 @@ void expect_each_byte_once(const OutputPlan& plan) {
     for (const UnitPlace& place : unit.places) EXPECT_TRUE(ranges[place.file].emplace(place.offset, unit.bytes).second);
   }
   for (size_t file = 0; file < ranges.size(); ++file) {
-    uint64_t end = plan.files()[file].layout.header.size();
+    uint64_t end = plan.files()[file].layout.header_bytes;
     for (const auto& [offset, bytes] : ranges[file]) {
       EXPECT_EQ(offset, end);
       end = offset + bytes;

@@ -3,6 +3,7 @@
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/plan.h"
 #include "tests/testing/errors.h"
+#include "tests/testing/hand_made_models.h"
 #include "tests/upcycle/growth_examples.h"
 
 namespace coppice::upcycle {
@@ -112,7 +113,6 @@ TEST(ScaledTopK, ScalesGroupsAndRoutedScalingWhereGatesAreNotShares) {
   EXPECT_EQ(after.routing.num_groups, 4);
   EXPECT_EQ(after.routing.top_groups, 2);
   EXPECT_EQ(after.routing.routed_scaling, 1.5);
-  EXPECT_TRUE(plan_exactness(config, plan).exact);
   // And back again.
   auto undo = plan;
   undo.is_undo = true;
@@ -134,18 +134,6 @@ TEST(ScaledTopK, WantsAWholeMultipleOfEveryExpert) {
   expect_refused(config, plan, {"layer 2, expert 0", "3 children", "grows by 2"});
 }
 
-TEST(ScaledTopK, IsExactForCopiesAndSaysWhyNotElse) {
-  for (const char* family : {"mixtral", "olmoe", "qwen3_moe", "glm4_moe"}) {
-    const auto config = example_config(family);
-    const GrowthOptions copies{.router_init = MethodChoice{"copy", {}}, .scale_top_k = true};
-    EXPECT_TRUE(plan_exactness(config, make_plan(config, copies, nullptr)).exact) << family;
-    EXPECT_FALSE(plan_exactness(config, make_plan(config, {.scale_top_k = true}, nullptr)).exact) << family;
-    auto noise = copies;
-    noise.expert_init = {"copy_noise", {}};
-    EXPECT_FALSE(plan_exactness(config, make_plan(config, noise, nullptr)).exact) << family;
-  }
-}
-
 TEST(ScaledTopK, DividesTheSelectionBiasBesideSoftmaxGates) {
   auto config = example_config("glm4_moe");
   config.routing.gate = families::GateFunction::kSoftmaxTopK;
@@ -154,14 +142,53 @@ TEST(ScaledTopK, DividesTheSelectionBiasBesideSoftmaxGates) {
       0.25);
 }
 
-TEST(PlanExactness, LooksAtEveryLayersMethods) {
-  const auto config = example_config("mixtral", {.top_k = 1});
-  auto plan = make_plan(config, {.router_init = MethodChoice{"copy", {}}}, nullptr);
-  EXPECT_TRUE(plan_exactness(config, plan).exact);
-  plan.layers[2].expert_init = MethodChoice{"copy_noise", {}};
-  const auto noisy = plan_exactness(config, plan);
-  EXPECT_FALSE(noisy.exact);
-  EXPECT_NE(noisy.reason.find("copy_noise"), std::string::npos);
+// llama4: gates are whole, and there is no factor in the configuration to divide them by.
+TEST(ScaledTopK, DividesTheDownMatricesWhereNothingElseCanBe) {
+  const auto config = families::read_config(testing::surgery_config("llama4_text", "num_local_experts", 4), "config");
+  ASSERT_FALSE(config.family->has_routed_scaling);
+  auto plan = testing::example_plan(4, 3, {"copy", {}});
+  plan.top_k_factor = 3;
+  set_factors(config, plan);
+  EXPECT_EQ(plan.down_factor, 1.0 / 3);
+  EXPECT_EQ(plan.down_bias_factor, 1.0 / 3);
+  plan.is_undo = true;
+  set_factors(config, plan);
+  EXPECT_EQ(plan.down_factor, 3);
+}
+
+// Gates divided by their 2-norm: m of them are worth sqrt(m) of one.
+TEST(ScaledTopK, FollowsTheNormOfGates) {
+  auto config = example_config("mixtral");
+  config.routing.gate_norm = 2;
+  auto plan = testing::example_plan(8, 4, {"copy", {}});
+  plan.top_k_factor = 4;
+  set_factors(config, plan);
+  EXPECT_DOUBLE_EQ(plan.down_factor, 0.5);
+  plan.split = 4;
+  set_factors(config, plan);
+  EXPECT_DOUBLE_EQ(plan.down_factor, 2);
+  EXPECT_DOUBLE_EQ(plan.down_bias_factor, 0.5);
+}
+
+TEST(CheckPlan, RefusesFactorsThatAreNotTheModels) {
+  const auto config = example_config("mixtral");
+  const auto refused = [&](GrowthPlan plan, double GrowthPlan::* factor, const char* what) {
+    plan.*factor = 5;
+    expect_refused(config, plan, {what, "by 5"});
+  };
+  for (const auto& plan : {make_plan(config, {.split = 2}, nullptr), make_plan(config, {.scale_top_k = true}, nullptr),
+                           make_plan(config, {}, nullptr)}) {
+    refused(plan, &GrowthPlan::down_factor, "down matrices");
+    refused(plan, &GrowthPlan::down_bias_factor, "biases of down");
+    refused(plan, &GrowthPlan::selection_bias_factor, "selection biases");
+  }
+}
+
+TEST(CheckPlan, RefusesZeroBiasesThatAreSetOtherwise) {
+  const auto config = example_config("glm4_moe");
+  expect_error(ErrorCode::kUsage, {"balance-bias", "dormant"}, [&] {
+    (void)make_plan(config, {.router_init = MethodChoice{"dormant", {}}, .balance_bias = "zero"}, nullptr);
+  });
 }
 
 }  // namespace

@@ -50,11 +50,14 @@ TEST(PlanJson, KeepsMethodsOfLayersAndFactors) {
   EXPECT_EQ(plan.top_k_factor, 2);
   plan.layers[1].expert_init = MethodChoice::from_text("drop_units:ratio=0.25");
   plan.layers[2].router_init = MethodChoice::from_text("copy");
-  plan.selection_bias_factor = 0.5;
   EXPECT_EQ(reread(plan), plan);
   const auto split = make_plan(config, GrowthOptions{.split = 2}, nullptr);
   EXPECT_EQ(split.split, 2);
-  EXPECT_EQ(reread(split), split);
+  EXPECT_EQ(split.down_factor, 2);
+  auto again = reread(split);
+  EXPECT_EQ(again.down_factor, 1) << "no file holds what follows from the model";
+  set_factors(config, again);
+  EXPECT_EQ(again, split);
 }
 
 // As a user would edit it: any order of children, the first of a parent is the original; layers as TOML sorts them.
@@ -124,8 +127,9 @@ TEST(PlanJson, RefusesDamagedFiles) {
       {"layer 4 has no parents", [](Json& j) { j["layer_methods"]["4"]["expert_init"] = Json("copy"); }},
       {"'balance_bias'", [](Json& j) { j["layer_methods"]["5"]["balance_bias"] = Json("copy"); }},
       {"top_k_factor", [](Json& j) { j["top_k_factor"] = Json(0); }},
-      {"down_factor", [](Json& j) { j["down_factor"] = Json(-2.0); }},
-      {"selection_bias_factor", [](Json& j) { j["selection_bias_factor"] = Json("half"); }},
+      {"'down_factor': it follows", [](Json& j) { j["down_factor"] = Json(2.0); }},
+      {"'down_bias_factor': it follows", [](Json& j) { j["down_bias_factor"] = Json(1.0); }},
+      {"'selection_bias_factor': it follows", [](Json& j) { j["selection_bias_factor"] = Json(7.5); }},
       {"split", [](Json& j) { j["split"] = Json(int64_t{1} << 50); }},
       {"'70000'", [](Json& j) { j["parents"]["70000"] = Json(j["parents"]["5"]); }},
       {"has 7 experts", [](Json& j) { j["parents"]["5"].push_back(Json(0)); }},

@@ -209,11 +209,6 @@ TEST(RouterSvdPerturb, TakesItsRowOfOnePerturbedMatrixPerCopyNumber) {
   EXPECT_TRUE(std::ranges::equal(part.row(2), g.row(16 + 9)));
 }
 
-TEST(RouterSvdPerturb, NamesTheLayerThatIsNotFinite) {
-  testing::expect_error(ErrorCode::kNonFinite, {"layer 5", "router", "inf"},
-                        [] { (void)grow("svd_perturb", RouterPart::kWeight, doubled(2), 2, {1, 2, INFINITY, 3}); });
-}
-
 // -- biases -------------------------------------------------------------------
 
 TEST(RouterBiasOnly, AddsUniformNoiseWithinDelta) {

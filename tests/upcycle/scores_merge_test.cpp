@@ -18,7 +18,7 @@ Scores run_of(double first, const std::string& tokens) {
   const MetricPart own{.sum = {{1, {7, 8}}}};
   const MetricPart by_batch{.sum = {{1, {first, 2}}}, .sum_sq = {{1, {first * first, 4}}}};
   s.metrics = {{"weight_norm", {own, own}}, {"gradient_squared", {own, own}}, {"batch_fisher", {by_batch, by_batch}}};
-  s.effective_top_k = {.sum = {{1, 4.5}}, .sum_sq = {{1, 6.8}}};
+  s.gate_concentration = {.sum = {{1, 4.5}}, .sum_sq = {{1, 6.8}}};
   return s;
 }
 
@@ -35,7 +35,7 @@ TEST(MergeScores, AddsWhatBatchesHaveOfTheirOwn) {
   EXPECT_EQ(merged.metrics.at("batch_fisher").fc2.sum.at(1), (std::vector<double>{9, 6}));
   EXPECT_EQ(merged.metrics.at("batch_fisher").fc1.sum_sq.at(1), (std::vector<double>{35, 12}));
   EXPECT_EQ(merged.metrics.at("weight_norm"), runs[0].metrics.at("weight_norm"));
-  EXPECT_DOUBLE_EQ(merged.effective_top_k.sum.at(1), 13.5);
+  EXPECT_DOUBLE_EQ(merged.gate_concentration.sum.at(1), 13.5);
   EXPECT_FALSE(merged.metrics.contains("gradient_squared")) << "|a + b|^2 needs a and b";
   EXPECT_TRUE(merged.second_moment.empty());
   EXPECT_NE(merged.tokens_digest, merge_scores(std::span(runs).first(2)).tokens_digest);
@@ -60,8 +60,20 @@ TEST(MergeScores, RefusesRunsThatAreNotAlike) {
   other.metrics.at("batch_fisher").fc2.sum_sq.clear();
   expect_refused(other, {"batch_fisher", "no layer 1"});
   other = run_of(3, "b");
-  other.effective_top_k.sum.clear();
-  expect_refused(other, {"effective_top_k", "no layer 1"});
+  other.gate_concentration.sum.clear();
+  expect_refused(other, {"gate_concentration", "no layer 1"});
+}
+
+// Version 0.1.0 called the mean of 1 / sum of squared gate shares effective_top_k.
+TEST(MergeScores, ReadTheNameThatGateConcentrationHadIn010) {
+  const Json now = run_of(1, "a").to_json();
+  Json then = now;
+  const Json statistic = now.at("routing").at("gate_concentration");
+  then["routing"]["effective_top_k"] = statistic;
+  then["routing"].erase("gate_concentration");
+  EXPECT_EQ(Scores::from_json(then, "s").to_json(), now);
+  then["routing"].erase("effective_top_k");
+  testing::expect_error(ErrorCode::kFormat, {"s", "gate_concentration"}, [&] { (void)Scores::from_json(then, "s"); });
 }
 
 TEST(MergeScores, SurvivesBeingWrittenAndRead) {
@@ -69,7 +81,7 @@ TEST(MergeScores, SurvivesBeingWrittenAndRead) {
   const auto merged = merge_scores(runs);
   EXPECT_EQ(Scores::from_json(merged.to_json(), "s").to_json(), merged.to_json());
   auto broken = runs.front().to_json();
-  broken["routing"]["effective_top_k"]["sum"].erase("1");
+  broken["routing"]["gate_concentration"]["sum"].erase("1");
   testing::expect_error(ErrorCode::kFormat, {"sum_sq", "has layers that"},
                         [&] { (void)Scores::from_json(broken, "s"); });
 }

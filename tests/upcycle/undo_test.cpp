@@ -1,9 +1,11 @@
 #include "coppice/upcycle/undo.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "coppice/upcycle/lineage.h"
 #include "tests/testing/errors.h"
+#include "tests/testing/hand_made_models.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/upcycle/checkpoints.h"
 #include "tests/upcycle/growth_examples.h"
@@ -92,15 +94,58 @@ TEST(UndoPlan, RefusesWhatItCannotTakeBack) {
                         [&] { (void)undo_plan(model.config, read_lineage(dir / "out")); });
 }
 
-TEST(UndoRemainder, NamesWhatTheOriginalsKeep) {
-  const auto lineage = [](const char* router, const char* optimizer) {
-    auto plan =
-        testing::example_plan(2, 2, {"copy", {}}, MethodChoice::from_text(router), MethodChoice::from_text(optimizer));
-    return extend_lineage(std::nullopt, plan, "expand", "");
+/// What is said of a growth with these options that is taken back.
+std::string account_of(const fs::path& model, const fs::path& work, const GrowthOptions& options) {
+  testing::grow(model, work / "out", options);
+  undo(work / "out", work / "back");
+  const auto grown = families::open_model(work / "out");
+  const auto lineage = read_lineage(work / "out");
+  const auto text =
+      undo_account(grown, undo_plan(grown.config, lineage), *lineage, families::open_model(work / "back"));
+  fs::remove_all(work / "out");
+  fs::remove_all(work / "back");
+  return text;
+}
+
+TEST(UndoAccount, NamesWhatTheOriginalsKeep) {
+  const TempDir dir;
+  const auto model = testing::tiny_model(dir / "m", "glm4_moe");
+  using ::testing::HasSubstr;
+  const auto plain = account_of(model, dir.path(), {.experts = {"2x"}});
+  EXPECT_THAT(plain, HasSubstr("are what they were before the expansion"));
+  EXPECT_THAT(plain, ::testing::Not(HasSubstr("Not as before")));
+  const auto noisy = account_of(
+      model, dir.path(), {.experts = {"2x"}, .router_init = MethodChoice::from_text("bias_only:noise_to_original=1")});
+  EXPECT_THAT(noisy, HasSubstr("the originals keep the noise"));
+  EXPECT_THAT(noisy, HasSubstr("are not what they were"));
+  const GrowthOptions shared{.experts = {"2x"}, .optimizer_state = {"share", {{"power", 1}}}};
+  EXPECT_THAT(account_of(model, dir.path(), shared), ::testing::Not(HasSubstr("optimizer"))) << "there is none";
+  testing::write_trainer(model);
+  EXPECT_THAT(account_of(model, dir.path(), shared), HasSubstr("'share'"));
+}
+
+// A third is not representable: tripled again it may be another number.
+TEST(UndoAccount, ComparesScaledBiasesWithTheModelBefore) {
+  const TempDir dir;
+  const Json softmax = testing::surgery_config("ernie4_5_moe", "moe_num_experts", 2, "moe_k");
+  const std::string moe = "model.layers.0.mlp.";
+  std::vector<testing::HandMadeTensor> tensors = {
+      testing::f32_tensor(moe + "gate.weight", {2, 8}, 1),
+      testing::f32_tensor(moe + "moe_statics.e_score_correction_bias", {1, 2}, {0.1f, 0.7f}),
+      testing::f32_tensor("model.embed_tokens.weight", {4, 8}, 2), testing::f32_tensor("model.norm.weight", {8}, 3)};
+  for (const char* expert : {"experts.0.", "experts.1."}) {
+    for (const char* name : {"gate_proj.weight", "up_proj.weight"})
+      tensors.push_back(testing::f32_tensor(moe + expert + name, {4, 8}, 4));
+    tensors.push_back(testing::f32_tensor(moe + expert + "down_proj.weight", {8, 4}, 5));
+  }
+  const auto model = testing::write_model(dir / "m", softmax, tensors);
+  const auto account = [&](const char* experts) {
+    return account_of(model, dir.path(),
+                      {.experts = {experts}, .router_init = MethodChoice{"copy", {}}, .scale_top_k = true});
   };
-  EXPECT_EQ(undo_remainder(lineage("bias_only", "copy")), "");
-  EXPECT_NE(undo_remainder(lineage("bias_only:noise_to_original=1", "copy")).find("noise"), std::string::npos);
-  EXPECT_NE(undo_remainder(lineage("copy", "share:power=1")).find("'share'"), std::string::npos);
+  EXPECT_THAT(account("3x"), ::testing::HasSubstr("divided by 3 are multiplied by it again, and may differ"));
+  EXPECT_THAT(account("2x"), ::testing::Not(::testing::HasSubstr("may differ")));
+  EXPECT_THAT(account("2x"), ::testing::HasSubstr("are what they were before the expansion"));
 }
 
 }  // namespace

@@ -136,6 +136,16 @@ TEST(ScoresJson, RoundTripsExactly) {
   EXPECT_EQ(again.to_json(), scores.to_json());
 }
 
+TEST(ScoresJson, AreNotWrittenWithNumbersThatAreNotFinite) {
+  const Scores good = example_scores(example_config("mixtral"));
+  for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+    Scores scores = good;
+    scores.metrics["gradient_squared"].fc2.sum[2][5] = bad;
+    expect_error(ErrorCode::kNonFinite, {"gradient_squared", "fc2", "layer 2, expert 5"},
+                 [&] { (void)scores.to_json(); });
+  }
+}
+
 // Each edit damages a good file; the error must name the file and the place.
 TEST(ScoresJson, RefusesDamagedFiles) {
   const Json good = example_scores(example_config("mixtral")).to_json();

@@ -94,7 +94,10 @@ TEST(WriteOutput, ContinuesAfterAnErrorWithWhatWasNotDone) {
   Example example(dir.path());
   for (auto& tensor : example.tensors) {  // the last ones fail, once most is written
     if (!tensor.info.name.starts_with("second.noise")) continue;
-    tensor.pieces[0].compute = [](uint64_t, std::span<std::byte>) { throw Error(ErrorCode::kInterrupted, "stopped"); };
+    const PieceMaker::Fill stop = [](uint64_t, std::span<std::byte>) {
+      throw Error(ErrorCode::kInterrupted, "stopped");
+    };
+    tensor.pieces[0] = computed_piece(tensor.info.bytes, [stop] { return stop; });
   }
   expect_error(ErrorCode::kInterrupted, {"stopped"}, [&] { write_part(dir / "out", example, {}, 1, true); });
   EXPECT_FALSE(fs::exists(dir / "out"));

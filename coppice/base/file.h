@@ -1,0 +1,79 @@
+#pragma once
+
+// Files as the system has them: the one place where a file is opened to be read.
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace coppice {
+
+/// Owns a file descriptor.
+class Descriptor {
+ public:
+  Descriptor() = default;
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() { close(); }
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    close();
+    fd_ = std::exchange(other.fd_, -1);
+    return *this;
+  }
+
+  int get() const { return fd_; }
+  explicit operator bool() const { return fd_ >= 0; }
+  /// The error number of close(2), 0 if it went well.
+  int close();
+
+ private:
+  int fd_ = -1;
+};
+
+/// Throws   Error{kIo}: "SUBJECT: cannot ACTION: reason (what to do)"; a full disk, quota or file-size limit reads "no
+///          space left".
+[[noreturn]] void throw_io(std::string_view subject, std::string_view action, int error_number);
+
+/// What tells one state of a file from another: a changed file differs in one of these.
+struct FileState {
+  uint64_t device = 0, inode = 0, bytes = 0;
+  int64_t modified_ns = 0;  ///< since 1970
+  bool operator==(const FileState&) const = default;
+};
+
+/// Opens a regular file for reading. Named pipes, devices, sockets and directories are refused at once: opening a pipe
+/// would wait for a writer.
+///
+/// Throws   Error{kNotFound} if there is no such file; Error{kFormat} if it is something else; Error{kIo}.
+Descriptor open_to_read(const std::filesystem::path& path);
+
+/// The same below an open directory, where `name` must not be a symbolic link. `path` is for messages alone.
+Descriptor open_to_read_at(int directory, const std::filesystem::path& name, const std::filesystem::path& path);
+
+/// Throws   Error{kIo} naming `path`.
+FileState state_of(const Descriptor& file, const std::filesystem::path& path);
+
+/// Reads at most `out.size()` bytes, from the file's own position. Returns how many; 0 at the end.
+///
+/// Throws   Error{kIo}; Error{kInterrupted} if a signal came in between.
+size_t read_some(const Descriptor& file, std::span<std::byte> out, const std::filesystem::path& path);
+
+/// The rest of an open file as text.
+///
+/// Memory   the text.
+/// Throws   Error{kFormat} if it is longer than `max_bytes`; Error{kIo, kInterrupted}.
+std::string read_text(const Descriptor& file, const std::filesystem::path& path, uint64_t max_bytes);
+
+/// Waits until something can be read from a pipe or socket, or its other end is closed; a signal ends the wait.
+///
+/// Throws   Error{kInterrupted}.
+void wait_to_read(int fd);
+/// The same until something can be written.
+void wait_to_write(int fd);
+
+}  // namespace coppice

@@ -1,0 +1,241 @@
+// Json::parse over rapidjson's events: numbers come as their text, and nothing of its own tree is built.
+#include <rapidjson/error/en.h>
+#include <rapidjson/memorystream.h>
+#include <rapidjson/reader.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "coppice/base/error.h"
+#include "coppice/base/json.h"
+#include "coppice/base/text.h"
+
+namespace coppice {
+namespace {
+
+constexpr size_t kMaxDepth = 64;
+
+/// Vectors double while they grow; what long ones have over is given back.
+constexpr size_t kSpareItems = 64;
+
+struct Place {
+  size_t line = 1, column = 1;
+};
+
+Place place_of(std::string_view text, size_t offset) {
+  const std::string_view before = text.substr(0, std::min(offset, text.size()));
+  return {1 + static_cast<size_t>(std::count(before.begin(), before.end(), '\n')),
+          before.size() - (before.rfind('\n') + 1) + 1};
+}
+
+[[noreturn]] void fail(std::string_view text, std::string_view source, size_t offset, std::string_view what) {
+  const Place place = place_of(text, offset);
+  throw Error(ErrorCode::kFormat, cat(source, ": line ", place.line, ", column ", place.column, ": ", what));
+}
+
+}  // namespace
+
+/// Receives rapidjson's events and builds the value, or one member of an object after the other.
+class JsonBuilder {
+ public:
+  using Take = std::function<void(std::string_view key, const Json& value)>;
+
+  JsonBuilder(std::string_view text, std::string_view source, uint64_t max_values)
+      : text_(text), source_(source), max_values_(max_values), stream_(text.data(), text.size()) {}
+
+  /// The members to pass on are those of the object `inside` (empty: the document).
+  void pass_members(std::string_view inside, const Take& take) {
+    inside_ = inside;
+    take_ = &take;
+  }
+
+  void run() {
+    constexpr unsigned kFlags = rapidjson::kParseIterativeFlag | rapidjson::kParseNumbersAsStringsFlag |
+                                rapidjson::kParseNanAndInfFlag | rapidjson::kParseValidateEncodingFlag;
+    rapidjson::Reader reader;
+    const rapidjson::ParseResult result = reader.Parse<kFlags>(stream_, *this);
+    if (result.IsError()) {
+      std::string_view why = rapidjson::GetParseError_En(result.Code());
+      if (why.ends_with('.')) why.remove_suffix(1);
+      fail(text_, source_, result.Offset(), cat("is no JSON: ", why));
+    }
+    // To rapidjson a zero byte is the end.
+    if (stream_.Tell() != text_.size()) fail(text_, source_, stream_.Tell(), "is no JSON: a zero byte");
+  }
+
+  Json take() { return std::move(root_); }
+  bool found() const { return found_; }
+
+  // The names are rapidjson's.
+  bool Null() { return put(Json()); }
+  bool Bool(bool value) { return put(Json(value)); }
+  bool RawNumber(const char* digits, rapidjson::SizeType length, bool) {
+    return is_passed_over() || put(number({digits, length}));
+  }
+  bool String(const char* value, rapidjson::SizeType length, bool) {
+    return is_passed_over() || put(Json(std::string(value, length)));
+  }
+  bool Key(const char* value, rapidjson::SizeType length, bool) {
+    if (take_ != nullptr && open_.empty()) {
+      key_.assign(value, length);
+      count_ = 0;
+      return true;
+    }
+    own(open_.back()->value_.object).emplace_back(std::string(value, length), Json());
+    return true;
+  }
+  bool StartObject() { return open(Json::object()); }
+  bool StartArray() { return open(Json::array()); }
+  bool EndArray(rapidjson::SizeType) {
+    if (!open_.empty()) shrink(open_.back()->value_.array);
+    return close();
+  }
+  bool EndObject(rapidjson::SizeType) {
+    if (!open_.empty()) {
+      shrink(open_.back()->value_.object);
+      check_keys(open_.back()->members());
+    }
+    return close();
+  }
+  // Never called: numbers come raw.
+  bool Int(int) { return false; }
+  bool Uint(unsigned) { return false; }
+  bool Int64(int64_t) { return false; }
+  bool Uint64(uint64_t) { return false; }
+  bool Double(double) { return false; }
+
+ private:
+  template <class Held>
+  static Held& own(Held*& pointer) {
+    if (pointer == nullptr) pointer = new Held;
+    return *pointer;
+  }
+  template <class Held>
+  static void shrink(Held* items) {
+    if (items != nullptr && items->capacity() - items->size() > kSpareItems) items->shrink_to_fit();
+  }
+
+  /// Depth at which the members to pass on lie.
+  size_t passed_depth() const { return inside_.empty() ? 1 : 2; }
+  /// Outside of what is built.
+  bool is_passed_over() const { return take_ != nullptr && open_.empty() && !(is_inside_ && depth_ == passed_depth()); }
+
+  Json number(std::string_view digits) {
+    if (digits.find_first_not_of("-0123456789") == std::string_view::npos && digits != "-0") {
+      int64_t value = 0;
+      const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+      if (error == std::errc()) return value;
+    } else if (const char last = digits.back(); last < '0' || last > '9') {
+      if (digits != "NaN" && digits != "Infinity" && digits != "-Infinity") {
+        fail(text_, source_, stream_.Tell(), cat("is no JSON: '", digits, "'"));
+      }
+      return Json::number(std::string(digits));
+    }
+    double value = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    const bool is_large = digits.find("e-") == std::string_view::npos && digits.find("E-") == std::string_view::npos;
+    if (error == std::errc::result_out_of_range && is_large) {
+      fail(text_, source_, stream_.Tell(), "is no JSON: a number that no double holds");
+    }
+    return Json::number(std::string(digits));
+  }
+
+  void count() {
+    if (++count_ <= max_values_) return;
+    fail(text_, source_, stream_.Tell(),
+         cat("over ", max_values_, take_ == nullptr ? " values" : " values in one member",
+             "; no file of this kind has so many (the file is damaged, or another one)"));
+  }
+
+  bool put(Json value) {
+    if (is_passed_over()) return true;
+    count();
+    place() = std::move(value);
+    pass_on();
+    return true;
+  }
+
+  bool open(Json container) {
+    if (depth_ == 0) in_object_ = container.is_object();
+    if (++depth_ > kMaxDepth) {
+      throw Error(ErrorCode::kFormat,
+                  cat(source_, ": is nested over ", kMaxDepth, " levels deep; no file of this kind is"));
+    }
+    if (take_ != nullptr && open_.empty()) {
+      if (!is_inside_ && in_object_ && depth_ == passed_depth() && (inside_.empty() || key_ == inside_)) {
+        if (found_) fail(text_, source_, stream_.Tell(), cat("the key '", inside_, "' appears twice in one object"));
+        is_inside_ = found_ = container.is_object();
+        return true;
+      }
+      // A value of the document beside the object, or the document that holds it.
+      if (!(is_inside_ && depth_ == passed_depth() + 1)) return true;
+    }
+    count();
+    Json& here = place();
+    here = std::move(container);
+    open_.push_back(&here);  // stays where it is: its parent grows only after it is closed
+    return true;
+  }
+
+  bool close() {
+    --depth_;
+    if (open_.empty()) {
+      if (is_inside_ && depth_ < passed_depth()) is_inside_ = false;
+      return true;
+    }
+    open_.pop_back();
+    pass_on();
+    return true;
+  }
+
+  void pass_on() {
+    if (take_ == nullptr || !open_.empty()) return;
+    (*take_)(key_, root_);
+    root_ = Json();
+  }
+
+  void check_keys(const Json::Object& members) const {
+    std::vector<std::string_view> keys;
+    keys.reserve(members.size());
+    for (const auto& member : members) keys.emplace_back(member.first);
+    std::sort(keys.begin(), keys.end());
+    const auto twice = std::adjacent_find(keys.begin(), keys.end());
+    if (twice == keys.end()) return;
+    fail(text_, source_, stream_.Tell(),
+         cat("the key '", *twice, "' appears twice in one object; which one holds is unclear"));
+  }
+
+  Json& place() {
+    if (open_.empty()) return root_;
+    Json& parent = *open_.back();
+    return parent.is_array() ? own(parent.value_.array).emplace_back() : parent.value_.object->back().second;
+  }
+
+  std::string_view text_, source_;
+  uint64_t max_values_, count_ = 0;
+  rapidjson::MemoryStream stream_;
+  Json root_;
+  std::vector<Json*> open_;
+  size_t depth_ = 0;
+
+  std::string_view inside_;
+  const Take* take_ = nullptr;
+  std::string key_;
+  bool in_object_ = false, is_inside_ = false, found_ = false;
+};
+
+Json Json::parse(std::string_view text, std::string_view source, const JsonLimits& limits) {
+  JsonBuilder builder(text, source, limits.values);
+  builder.run();
+  return builder.take();
+}
+
+bool Json::each_member(std::string_view text, std::string_view source, std::string_view inside,
+                       uint64_t values_of_member, const JsonBuilder::Take& take) {
+  JsonBuilder builder(text, source, values_of_member);
+  builder.pass_members(inside, take);
+  builder.run();
+  return builder.found();
+}
+
+}  // namespace coppice

@@ -1,0 +1,144 @@
+#include "coppice/io/file_rules.h"
+
+#include <algorithm>
+
+#include "coppice/base/text.h"
+
+namespace coppice::io {
+namespace {
+
+constexpr auto kRewritten = FileDecision::kRewritten;
+constexpr auto kCarried = FileDecision::kCarried;
+constexpr auto kChecked = FileDecision::kChecked;
+constexpr auto kLeftOut = FileDecision::kLeftOut;
+constexpr auto kRefused = FileDecision::kRefused;
+
+constexpr std::string_view kSameWeights =
+    "the weights before the change, in a format that coppice does not write (make it again from the new model)";
+constexpr std::string_view kOldState =
+    "the state of a trainer for the experts before the change (move it away: the weights are then changed alone, and "
+    "training starts with a fresh optimizer)";
+constexpr std::string_view kOtherExperts =
+    "counts experts or names them by number, and they are others after the change";
+
+constexpr FileRule kRules[] = {
+    {"configuration and lineage", "/config.json /coppice.json", kRewritten, ""},
+    {"weights, in one file or as shards that an index names", "/model.safetensors /model.safetensors.index.json",
+     kRewritten, ""},
+    {"optimizer state of `coppice train`", "/trainer/", kRewritten,
+     "`convert` leaves it out: a new optimizer starts with the converted model"},
+    {"adapters (LoRA and others)", "adapter_config.json adapter_model* adapters.safetensors adapter.safetensors",
+     kRefused,
+     "an adapter, which belongs to the weights before the change (merge it into them first, as peft's "
+     "merge_and_unload does, or move all of its files away)"},
+    {"states of Hugging Face's trainer", "optimizer.pt optimizer.bin optimizer*.pt", kRefused, kOldState},
+    {"states of DeepSpeed", "global_step*/ zero_pp_rank_* mp_rank_* bf16_zero_*", kRefused, kOldState},
+    {"states of FSDP and torch's distributed checkpoints", "*.distcp .metadata pytorch_model_fsdp*/ optimizer_[0-9]/",
+     kRefused, kOldState},
+    {"states of Megatron, NeMo and Orbax",
+     "iter_[0-9]*/ distrib_optim.pt *.nemo model_weights/ ocdbt.process_*/ manifest.ocdbt _METADATA "
+     "_CHECKPOINT_METADATA",
+     kRefused, kOldState},
+    {"what trainers keep beside their states",
+     "latest latest_checkpointed_iteration.txt zero_to_fp32.py scheduler.pt scaler.pt rng_state*.pth "
+     "trainer_state.json "
+     "training_args.bin",
+     kLeftOut, "a trainer would go on from it as if the model were as before"},
+    {"earlier checkpoints of a run", "checkpoint-[0-9]*/ checkpoints/ step-[0-9]*/", kLeftOut,
+     "models before the change"},
+    {"the publisher's own format",
+     "/original/ /metal/ consolidated*.safetensors consolidated*.safetensors.index.json "
+     "consolidated*.pth params.json",
+     kLeftOut, kSameWeights},
+    {"torch pickles", "pytorch_model* *.bin.index.json *.bin *.pt *.pth *.ckpt", kLeftOut, kSameWeights},
+    {"GGUF and GGML", "*.gguf *.ggml *.llamafile", kLeftOut, kSameWeights},
+    {"TensorFlow, Flax and Rust", "tf_model* *.h5 flax_model* *.msgpack *.tflite *.ot", kLeftOut, kSameWeights},
+    {"ONNX, OpenVINO, Core ML, TensorRT and other programs' formats",
+     "*.onnx *.onnx_data onnx/ openvino/ openvino_* coreml/ *.mlmodel *.mlpackage/ *.engine *.pdparams *.npz *.mnn "
+     "*.rkllm",
+     kLeftOut, kSameWeights},
+    {"other safetensors files", "*.safetensors *.safetensors.index.json", kRefused,
+     "weights that the model does not name: shards without model.safetensors.index.json or beside it, a second format, "
+     "or a part that coppice does not know (move it away, or put its tensors and the index right)"},
+    {"digests and signatures", "*.sha256 *.sha256sum SHA256SUMS* *.sig *.asc model.sig", kLeftOut,
+     "says something of files that have changed"},
+    {"quantisation records",
+     "quantize_config.json quant_config.json quantization_config.json hf_quant_config.json kv_cache_scales.json",
+     kChecked, kOtherExperts},
+    {"hidden folders", ".*/", kLeftOut, "a program's own records (.git, .cache)"},
+    {"tokenizers and chat templates",
+     "tokenizer* special_tokens_map.json added_tokens.json vocab.json vocab.txt merges.txt chat_template* *.tiktoken "
+     "tekken.json spiece.model sentencepiece*",
+     kCarried, ""},
+    {"generation and processor settings", "generation_config.json *processor_config.json", kCarried, ""},
+    {"remote code", "*.py", kCarried, ""},
+    {"other JSON and YAML", "*.json *.yaml *.yml", kChecked, kOtherExperts},
+    {"everything else: model cards, licences, pictures", "*", kCarried, ""},
+};
+
+/// Whether `pattern` fits all of `text`: `*` any characters, `[0-9]` a digit.
+bool fits(std::string_view pattern, std::string_view text) {
+  constexpr std::string_view kDigit = "[0-9]";
+  if (pattern.empty()) return text.empty();
+  if (pattern.front() == '*') {
+    return fits(pattern.substr(1), text) || (!text.empty() && fits(pattern, text.substr(1)));
+  }
+  if (text.empty()) return false;
+  if (pattern.starts_with(kDigit)) {
+    return text.front() >= '0' && text.front() <= '9' && fits(pattern.substr(kDigit.size()), text.substr(1));
+  }
+  return pattern.front() == text.front() && fits(pattern.substr(1), text.substr(1));
+}
+
+bool is_folder_pattern(std::string_view pattern) { return pattern.ends_with('/'); }
+
+/// The first rule with a pattern for `name`, as a folder or as a file; `at_top` says where it lies.
+const FileRule* find_rule(std::string_view name, bool at_top, bool is_folder) {
+  for (const FileRule& rule : kRules) {
+    for (const std::string& given : split(rule.patterns, ' ')) {
+      std::string_view pattern = given;
+      if (is_folder_pattern(pattern) != is_folder || (pattern.starts_with('/') && !at_top)) continue;
+      if (pattern.starts_with('/')) pattern.remove_prefix(1);
+      if (is_folder) pattern.remove_suffix(1);
+      if (fits(pattern, name)) return &rule;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+std::string_view decision_name(FileDecision decision) {
+  switch (decision) {
+    case FileDecision::kRewritten: return "rewritten";
+    case FileDecision::kCarried: return "carried";
+    case FileDecision::kChecked: return "carried if it counts no experts";
+    case FileDecision::kLeftOut: return "left out";
+    case FileDecision::kRefused: break;
+  }
+  return "refused";
+}
+
+std::span<const FileRule> file_rules() { return kRules; }
+
+const FileRule* folder_rule(const std::filesystem::path& relative) {
+  return find_rule(relative.filename().string(), relative.parent_path().empty(), true);
+}
+
+const FileRule& file_rule(const std::filesystem::path& relative) {
+  std::filesystem::path folder;
+  for (const auto& part : relative.parent_path()) {
+    folder /= part;
+    if (const FileRule* rule = folder_rule(folder)) return *rule;
+  }
+  const FileRule* rule = find_rule(relative.filename().string(), folder.empty(), false);
+  return rule == nullptr ? kRules[std::size(kRules) - 1] : *rule;
+}
+
+std::vector<std::string> texts_of(std::span<const JudgedFile> files) {
+  std::vector<std::string> out;
+  for (const JudgedFile& file : files) out.push_back(cat(file.name, " (", file.reason, ")"));
+  return out;
+}
+
+}  // namespace coppice::io

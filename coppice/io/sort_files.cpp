@@ -1,0 +1,95 @@
+#include <algorithm>
+#include <set>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/io/checkpoint.h"
+#include "coppice/io/expert_mentions_detail.h"
+#include "coppice/io/file_rules.h"
+
+namespace coppice::io {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr size_t kRefusedShown = 10;
+constexpr uint64_t kMostCheckedBytes = uint64_t{4} << 20;  ///< larger ones are lists of words
+
+class Sorter {
+ public:
+  explicit Sorter(const Checkpoint& checkpoint) : files_(checkpoint.files()) {
+    const fs::path real = fs::canonical(files_.path());
+    for (const auto& shard : checkpoint.shards()) {  // by its name, and the file behind it where that is a link
+      weights_.insert(shard.path().lexically_relative(files_.path()));
+      weights_.insert(fs::canonical(shard.path()).lexically_relative(real));
+    }
+  }
+
+  SortedFiles sorted() && {
+    look_into({});
+    std::ranges::sort(out_.carried);
+    std::ranges::sort(out_.left_out, {}, &JudgedFile::name);
+    std::ranges::sort(out_.refused, {}, &JudgedFile::name);
+    return std::move(out_);
+  }
+
+ private:
+  void look_into(const fs::path& folder) {
+    const auto names = files_.names(folder);
+    if (names.empty() && !folder.empty()) judge(FileDecision::kLeftOut, folder.string() + "/", "an empty folder");
+    for (const std::string& name : names) {
+      const fs::path relative = folder / name;
+      const auto type = fs::symlink_status(files_.path() / relative).type();
+      if (type != fs::file_type::directory) {
+        look_at(relative);
+      } else if (const FileRule* rule = folder_rule(relative)) {
+        judge(rule->decision, relative.string() + "/", rule->reason);
+      } else {
+        look_into(relative);
+      }
+    }
+  }
+
+  void look_at(const fs::path& relative) {
+    if (weights_.contains(relative)) return;
+    const FileRule& rule = file_rule(relative);
+    FileDecision decision = rule.decision;
+    if (decision == FileDecision::kChecked) {
+      const Descriptor file = files_.open(relative);
+      const bool is_small = state_of(file, relative).bytes <= kMostCheckedBytes;
+      decision =
+          is_small && detail::mentions_experts(files_.read(relative)) ? FileDecision::kLeftOut : FileDecision::kCarried;
+    } else if (decision == FileDecision::kCarried) {
+      (void)files_.open(relative);  // is it a file?
+    }
+    judge(decision, relative.string(), rule.reason);
+  }
+
+  void judge(FileDecision decision, const std::string& name, std::string_view reason) {
+    if (decision == FileDecision::kCarried) out_.carried.emplace_back(name);
+    if (decision == FileDecision::kLeftOut) out_.left_out.push_back({name, std::string(reason)});
+    if (decision == FileDecision::kRefused) out_.refused.push_back({name, std::string(reason)});
+  }
+
+  const ModelDirectory& files_;
+  std::set<fs::path> weights_;
+  SortedFiles out_;
+};
+
+}  // namespace
+
+SortedFiles sort_files(const Checkpoint& checkpoint) {
+  try {
+    return Sorter(checkpoint).sorted();
+  } catch (const fs::filesystem_error& e) {
+    throw Error(ErrorCode::kIo, cat(checkpoint.directory(), ": cannot list it: ", e.code().message()));
+  }
+}
+
+SortedFiles files_to_carry(const Checkpoint& checkpoint) {
+  SortedFiles sorted = sort_files(checkpoint);
+  if (sorted.refused.empty()) return sorted;
+  throw Error(ErrorCode::kUnsupported,
+              cat(checkpoint.directory(), ": ", join_some(texts_of(sorted.refused), kRefusedShown, "; ")));
+}
+
+}  // namespace coppice::io

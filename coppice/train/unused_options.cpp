@@ -1,0 +1,51 @@
+#include "coppice/train/unused_options.h"
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+
+namespace coppice::train {
+
+void check_used(const TrainOptions& o) {
+  refuse_without_effect(
+      o.given,
+      {{!o.model_path.empty(),
+        "the model is that of model.path",
+        {"model.family", "model.vocab_size", "model.dim", "model.layers", "model.heads", "model.kv_heads",
+         "model.head_dim", "model.experts", "model.top_k", "model.expert_width", "model.dense_width",
+         "model.shared_width", "model.first_dense_layers"}},
+       {o.data_validation.empty(),
+        "there is no data.validation",
+        {"train.validate_every", "train.validation_tokens"},
+        true},
+       {o.schedule != "wsd", cat("schedule.kind is ", o.schedule), {"schedule.anneal_share"}},
+       {o.schedule == "constant", "schedule.kind is constant", {"schedule.min_lr_ratio"}},
+       {o.out.empty(), "nothing is written without train.out", {"checkpoint.keep_last", "checkpoint.beside"}}},
+      "");
+}
+
+void check_used(const TrainOptions& o, BalanceKind balance) {
+  const std::string reason = cat("routing is balanced by ", balance_name(balance));
+  refuse_without_effect(o.given,
+                        {{balance != BalanceKind::kLossFree, reason, {"balance.rate", "balance.recentre"}},
+                         {balance != BalanceKind::kAux, reason, {"balance.aux_coef"}}},
+                        "");
+}
+
+void check_used(const GrowthStage& stage, const families::ModelConfig& config, std::string_view name) {
+  const std::string select = stage.select.value_or(stage.needs_scores() ? "waterfill" : "uniform");
+  const std::string rule = cat("the rule '", select, "' ");
+  try {
+    refuse_without_effect(
+        stage.given,
+        {{!stage.needs_scores(), rule + "does not look at scores", {"metric", "layer_selection"}},
+         {!stage.needs_scores() && stage.score_batches > 0, rule + "does not look at scores", {"score_batches"}},
+         {select != "weighted_sampling", rule + "does not draw", {"temperature"}},
+         {select == "uniform", rule + "gives every expert as many copies", {"max_duplicates"}},
+         {!config.routing.has_selection_bias, "the model has no selection bias", {"balance_bias"}}},
+        "");
+  } catch (const Error& error) {
+    throw Error(error.code, cat(name, ": ", error.what()));
+  }
+}
+
+}  // namespace coppice::train

@@ -1,0 +1,66 @@
+#include "coppice/upcycle/grown_model.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/upcycle/grown_weights.h"
+
+namespace coppice::upcycle {
+namespace {
+
+/// A plan of plain copies with the recorded top-K and split, whose factors are the ones that follow.
+GrowthPlan plan_with_factors(const families::ModelConfig& config, const GrowthPlan& recorded) {
+  GrowthOptions options;
+  options.router_init = MethodChoice{"copy", {}};
+  if (recorded.split > 1) {
+    options.split = recorded.split;
+    options.order = recorded.order == Order::kSiblings ? "siblings" : "append";
+  } else {
+    options.experts = ExpertCount::from_text(cat(recorded.top_k_factor, "x"));
+    options.scale_top_k = true;
+  }
+  return make_plan(config, options, nullptr);
+}
+
+}  // namespace
+
+GrownModel::GrownModel(const families::Model& model, const GrowthPlan& given)
+    : plan(with_all_layers(model, given)),
+      config(plan.experts_after == plan.experts_before ? model.config.json : grown_config(model.config, plan)),
+      slots(grown_slots(model, plan)),
+      state(OptimizerState::open(model)),
+      weights(grown_weights(model, plan, slots, state ? &*state : nullptr)) {
+  (void)families::read_config(config, "config.json of the grown model", model.config.family);
+  if (state) optimizer = state->grow(model, plan, slots);
+}
+
+GrowthPlan growth_of(const families::ModelConfig& config, const RecordedGrowth& recorded) {
+  GrowthPlan plan = recorded.plan;
+  if (plan.experts_before != config.num_experts) {
+    throw Error(ErrorCode::kFormat, cat(kLineageFile, ": the newest growth started from ", plan.experts_before,
+                                        " experts and the model before has ", config.num_experts));
+  }
+  if (plan.top_k_factor > 1) {
+    const GrowthPlan known = plan_with_factors(config, plan);
+    plan.selection_bias_factor = known.selection_bias_factor;
+    plan.down_factor = known.down_factor;
+    plan.down_bias_factor = known.down_bias_factor;
+  }
+  GrowthPlan counted = plan;  // layers past the last, which configurations do not count, have no rules
+  std::erase_if(counted.layers, [&](const LayerPlan& layer) { return layer.layer >= config.num_layers; });
+  check_plan(config, counted, true);
+  return plan;
+}
+
+GrowthPlan unchanged_plan(const families::Model& model) {
+  GrowthPlan plan;
+  plan.experts_before = plan.experts_after = model.config.num_experts;
+  std::vector<Child> children;
+  for (uint32_t expert = 0; expert < model.config.num_experts; ++expert) children.push_back({expert, 0});
+  for (const int64_t layer : model.layers_with_experts) plan.layers.push_back({.layer = layer, .children = children});
+  return plan;
+}
+
+}  // namespace coppice::upcycle

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "coppice/base/json.h"
+#include "coppice/families/match.h"
+#include "coppice/upcycle/lineage.h"
+#include "coppice/upcycle/optimizer_state.h"
+#include "coppice/upcycle/output_tensors.h"
+#include "coppice/upcycle/plan.h"
+
+namespace coppice::upcycle {
+
+/// What a growth makes of a model, nothing computed yet: `expand` writes it, `verify` compares it. The tensors refer to
+/// the members above them and to `model`, which outlives this.
+struct GrownModel {
+  GrowthPlan plan;
+  Json config;
+  std::vector<families::TensorSlot> slots;
+  std::optional<OptimizerState> state;  ///< of the model before
+  std::vector<OutputTensor> weights;    ///< one for each slot
+  std::optional<std::vector<OutputTensor>> optimizer;
+
+  /// Throws   Error{kFormat, kShape, kUnsupported} for a configuration, a trainer/ or quantised experts that cannot be
+  ///          grown by the plan.
+  GrownModel(const families::Model& model, const GrowthPlan& given);
+  GrownModel(const GrownModel&) = delete;
+  GrownModel& operator=(const GrownModel&) = delete;
+};
+
+/// The plan of a recorded growth for the model that it started from: with the factors that follow from the model.
+///
+/// Throws   Error{kFormat, kUsage, kUnsupported} where it cannot be of this model.
+GrowthPlan growth_of(const families::ModelConfig& config, const RecordedGrowth& recorded);
+
+/// A plan that leaves everything as it is.
+GrowthPlan unchanged_plan(const families::Model& model);
+
+}  // namespace coppice::upcycle

@@ -1,0 +1,52 @@
+#pragma once
+
+// What the fuzzers share.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <initializer_list>
+#include <string_view>
+#include <vector>
+
+#include "coppice/base/error.h"
+#include "coppice/families/generate.h"
+
+namespace coppice::fuzz {
+
+/// Ends the process where `holds` is false: the fuzzer has found something.
+inline void require(bool holds) {
+  if (!holds) std::abort();
+}
+
+/// An error is about the input, and of one of these codes; a bug of ours, say, never is.
+inline void require_refusal(const Error& error, std::initializer_list<ErrorCode> codes) {
+  for (const ErrorCode code : codes) {
+    if (error.code == code) return;
+  }
+  std::abort();
+}
+
+inline std::string_view text_of(const uint8_t* data, size_t size) {
+  return {reinterpret_cast<const char*>(data), size};
+}
+
+/// Configurations of 2 layers of 4 experts: softmax with and without renormalising, sigmoid with a selection bias and
+/// groups, router biases.
+inline const std::vector<families::ModelConfig>& tiny_configs() {
+  static const auto configs = [] {
+    std::vector<families::ModelConfig> out;
+    for (const char* family : {"mixtral", "qwen3_moe", "glm4_moe", "gpt_oss"}) {
+      families::ModelSizes sizes;
+      sizes.family = family;
+      sizes.num_layers = 2;
+      sizes.num_experts = 4;
+      sizes.first_dense_layers = 0;
+      out.push_back(families::read_config(families::make_config(sizes, io::Dtype::kBf16), family));
+    }
+    return out;
+  }();
+  return configs;
+}
+
+}  // namespace coppice::fuzz

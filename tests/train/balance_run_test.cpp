@@ -1,0 +1,237 @@
+// What balancing does to loads over a run, not only to its loss.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "coppice/base/text.h"
+#include "coppice/eval/perplexity.h"
+#include "coppice/train/handover.h"
+#include "coppice/train/run.h"
+#include "coppice/train/run_directory.h"
+#include "coppice/upcycle/execute.h"
+#include "coppice/upcycle/lineage.h"
+#include "tests/testing/errors.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/train/tiny_run.h"
+
+namespace coppice::train {
+namespace {
+
+using testing::expect_error;
+using testing::TempDir;
+
+constexpr int64_t kSteps = 120, kLast = 30;
+
+TrainOptions balanced_run(const TempDir& dir, const std::string& family, const std::string& kind) {
+  auto o = testing::tiny_run(dir.path());
+  o.model_family = family;
+  o.balance = kind;
+  o.steps = kSteps;
+  o.micro_batch = 8;
+  o.schedule = "constant";
+  o.out = dir / cat(family, "-", kind);
+  return o;
+}
+
+double mean_of_last(const std::vector<Json>& lines, const std::string& key, int64_t count = kLast) {
+  double sum = 0;
+  for (size_t i = lines.size() - static_cast<size_t>(count); i < lines.size(); ++i) sum += lines[i].at(key).as_double();
+  return sum / static_cast<double>(count);
+}
+
+// The parameter is a family; one of each class of routers.
+class BalancedRun : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(BalancedRun, IsMoreEvenWithTheAuxiliaryLossInEveryLayer) {
+  const TempDir dir;
+  auto none = balanced_run(dir, GetParam(), "none"), aux = balanced_run(dir, GetParam(), "aux");
+  aux.aux_coef = 0.05;
+  (void)train(none);
+  (void)train(aux);
+  const auto without = testing::metrics(none.out, "loss"), with = testing::metrics(aux.out, "loss");
+  for (const char* key : {"layer/0/maxvio", "layer/1/maxvio"}) {
+    EXPECT_LE(mean_of_last(with, key), mean_of_last(without, key) + 0.02) << key;
+    EXPECT_LT(mean_of_last(with, key), 0.3) << key;
+  }
+  EXPECT_NEAR(mean_of_last(with, "aux"), 2.0, 0.06) << "K for even loads";
+}
+INSTANTIATE_TEST_SUITE_P(Families, BalancedRun,
+                         ::testing::Values("qwen3_moe", "mixtral", "gpt_oss", "glm4_moe", "minimax_m2"),
+                         [](const auto& p) { return std::string(p.param); });
+
+// Step by step the same numbers but for rounding, whatever fits into memory at a time.
+TEST(BalancedRunInParts, DoesNotDependOnTheMicroBatch) {
+  const TempDir dir;
+  std::vector<std::vector<Json>> runs;
+  for (const int64_t size : {8, 3, 1}) {
+    auto o = balanced_run(dir, "qwen3_moe", "aux");
+    o.steps = 4;
+    o.warmup = 0;
+    o.aux_coef = 1.0;  // so that gradients are of it in the main
+    o.micro_batch = size;
+    o.out = dir / std::to_string(size);
+    (void)train(o);
+    runs.push_back(testing::metrics(o.out, "loss"));
+  }
+  for (size_t step = 0; step < 4; ++step) {
+    for (const char* key : {"aux", "grad_norm", "loss"}) {
+      const double whole = runs[0][step].at(key).as_double();
+      for (const auto& run : runs) EXPECT_NEAR(run[step].at(key).as_double(), whole, 2e-4 * whole) << key;
+    }
+  }
+}
+
+TEST(BalancedRunResumed, GivesTheSameLossesWithAnAuxiliaryLossAcrossAGrowth) {
+  const TempDir dir;
+  auto o = balanced_run(dir, "glm4_moe", "aux");
+  o.steps = 16;
+  o.micro_batch = 3;
+  o.growth = Json::parse(R"([{"at_step": 6, "experts": "6", "score_batches": 2}])", "test");
+  o.handover = "release";
+  o.handover_steps = 5;
+  const auto losses = [](const std::filesystem::path& run) {
+    std::vector<std::string> out;
+    for (const Json& line : testing::metrics(run, "loss"))
+      out.push_back(cat(line.at("step").dump(), " ", line.at("aux").dump(), " ", line.at("grad_norm").dump()));
+    return out;
+  };
+  (void)train(o);
+  auto parts = o;
+  parts.out = dir / "parts";
+  for (const int64_t stop : {3, 6, 7, 12, 16}) {
+    parts.stop_at = stop == 16 ? 0 : stop;
+    EXPECT_EQ(train(parts).last_step, stop);
+    parts.resume = true;
+  }
+  EXPECT_EQ(losses(parts.out), losses(o.out));
+  EXPECT_EQ(testing::tensor_files(checkpoint_path(parts.out, 16)), testing::tensor_files(checkpoint_path(o.out, 16)));
+}
+
+TEST(BalancedRunOfACheckpoint, TakesItsOwnCoefficient) {
+  const TempDir dir;
+  auto o = balanced_run(dir, "qwen3_moe", "auto");
+  o.steps = 2;
+  o.aux_coef = 0.25;
+  const auto made = train(o).checkpoint;
+  EXPECT_EQ(families::open_model(made).config.aux_loss_coef, 0.25) << "the run's, so that others train on with it";
+
+  o.aux_coef = {};
+  o.model_path = made;
+  o.steps = 4;
+  o.warmup = 0;
+  o.out = dir / "own";
+  (void)train(o);
+  o.aux_coef = 0.25;
+  o.out = dir / "given";
+  (void)train(o);
+  EXPECT_EQ(testing::trajectory(dir / "own"), testing::trajectory(dir / "given"));
+  o.resume = true;
+  o.aux_coef = 0.5;
+  expect_error(ErrorCode::kUsage, {"balance.aux_coef"}, [&] { (void)train(o); });
+}
+
+TEST(BalancedRunOfTransformers, TakesThatForm) {
+  const TempDir dir;
+  auto o = balanced_run(dir, "qwen3_moe", "aux");
+  o.steps = 3;
+  o.out = dir / "layers";
+  (void)train(o);
+  o.balance_form = "transformers";
+  o.out = dir / "transformers";
+  (void)train(o);
+  const auto layers = testing::metrics(dir / "layers", "aux"), average = testing::metrics(dir / "transformers", "aux");
+  EXPECT_EQ(layers[0].at("loss").dump(), average[0].at("loss").dump());
+  EXPECT_NE(layers[0].at("aux").dump(), average[0].at("aux").dump());
+}
+
+// Loads of the experts that have tokens at all, by the worst of them.
+TEST(BalancedRunWithSleepers, KeepsThoseAwakeAsEvenAsBeforeAndWakesTheRest) {
+  const TempDir dir;
+  auto o = balanced_run(dir, "glm4_moe", "loss_free");
+  o.batch_tokens = 256;
+  o.steps = 200;
+  o.balance_rate = 4e-3;
+  o.lr = 4e-3;
+  (void)train(o);
+  auto grown = o;
+  grown.growth = Json::parse(R"([{"at_step": 60, "experts": "2x", "select": "uniform"}])", "test");
+  grown.handover = "dormant";
+  grown.handover_steps = 120;
+  grown.out = dir / "dormant";
+  (void)train(grown);
+  const auto control = testing::metrics(o.out, "loss"), lines = testing::metrics(grown.out, "loss");
+  for (const int layer : {0, 1}) {
+    const auto maxvio = cat("layer/", layer, "/maxvio"), dead = cat("layer/", layer, "/dead_share");
+    double awake = 0, before = 0;
+    int64_t steps = 0;
+    for (size_t i = 60; i < 100; ++i) {
+      if (lines[i].at(dead).as_double() != 0.5) continue;  // all copies sleep, and half of the experts have all tokens
+      awake += (lines[i].at(maxvio).as_double() + 1) / 2 - 1;
+      before += control[i].at(maxvio).as_double();
+      ++steps;
+    }
+    ASSERT_GT(steps, 20);
+    EXPECT_LT(awake, before * 1.3 + 0.02 * static_cast<double>(steps)) << "layer " << layer;
+    EXPECT_EQ(lines[60].at(dead).as_double(), 0.5);
+    EXPECT_LT(mean_of_last(lines, dead, 20), 0.1) << "awake when handover.steps are over";
+  }
+}
+
+TEST(BalancedRunWithSleepers, ResumesAndGoesOnBitForBit) {
+  const TempDir dir;
+  auto o = balanced_run(dir, "glm4_moe", "loss_free");
+  o.growth = Json::parse(R"([{"at_step": 4, "experts": "2x", "select": "uniform"}])", "test");
+  o.handover = "dormant";
+  o.handover_steps = 8;
+  o.balance_rate = 0.01;
+  o.steps = 16;
+  (void)train(o);
+  auto parts = o;
+  parts.out = dir / "parts";
+  parts.stop_at = 9;
+  const auto middle = train(parts).checkpoint;
+
+  auto other = parts;  // goes on with the checkpoint, in a run of its own
+  other.growth = Json();
+  other.model_path = middle;
+  other.start = "continue";
+  other.stop_at = 0;
+  other.out = dir / "other";
+  other.handover_steps = 7;
+  expect_error(ErrorCode::kUsage, {"'dormant'", "handover.steps 8", "until step 12"}, [&] { (void)train(other); });
+  other.handover = "none";
+  other.handover_steps = 0;
+  expect_error(ErrorCode::kUsage, {"'none'", "handover.steps 8"}, [&] { (void)train(other); });
+  other.handover = "dormant";
+  other.handover_steps = 8;
+  (void)train(other);
+
+  parts.stop_at = 0;
+  parts.resume = true;
+  (void)train(parts);
+  const auto whole = testing::tensor_files(checkpoint_path(o.out, 16));
+  EXPECT_EQ(testing::tensor_files(checkpoint_path(parts.out, 16)), whole);
+  EXPECT_EQ(testing::tensor_files(checkpoint_path(other.out, 16)), whole);
+}
+
+TEST(BalancedRunWithSleepers, RefusesWhatWouldLetThemSleep) {
+  const TempDir dir;
+  auto o = balanced_run(dir, "glm4_moe", "loss_free");
+  o.steps = 40;
+  o.handover = "dormant";
+  o.balance_rate = 0;
+  o.growth = Json::parse(R"([{"at_step": 4, "select": "uniform"}])", "test");
+  expect_error(ErrorCode::kUsage, {"handover.steps", "balance.rate"}, [&] { (void)train(o); });
+  o.balance_rate = 1e-3;
+  const char* const twice = R"([{"at_step": 4, "select": "uniform"}, {"at_step": 20, "select": "uniform"}])";
+  o.growth = Json::parse(twice, "test");
+  expect_error(ErrorCode::kUsage, {"growth 2", "sleep", "handover.steps"}, [&] { (void)train(o); });
+  o.handover_steps = 17;
+  expect_error(ErrorCode::kUsage, {"growth 2", "handover.steps"}, [&] { (void)train(o); });
+}
+
+}  // namespace
+}  // namespace coppice::train
