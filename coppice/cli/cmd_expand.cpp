@@ -296,11 +296,9 @@ std::string wrote_text(const ExpandOptions& o, const families::ModelConfig& conf
                        const upcycle::WrittenModel& done) {
   return cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ",
              size_text(done, o.part), done.optimizer_state ? " with optimizer state" : "", "; peak memory ",
-             done.peak_rss_bytes >> 20, " MiB
-",
+             done.peak_rss_bytes >> 20, " MiB\n",
              config.is_quantised()
-                 ? cat("Quantised with ", config.quantisation, ": experts are copied byte for byte.
-")
+                 ? cat("Quantised with ", config.quantisation, ": experts are copied byte for byte.\n")
                  : std::string());
 }
 

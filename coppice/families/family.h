@@ -296,9 +296,10 @@ struct Family {
   Switch renormalise = {};              ///< the K gates are divided by their sum, or ...
   std::string_view gate_norm_key = {};  ///< ... by their p-norm if this is a number p, by nothing if it is null (dbrx)
   RouterKind router = RouterKind::kPlain;
-  bool has_groups = false;  ///< n_group, topk_group
-  bool from_file = false;   ///< a family file's: what it does not name is not known
-  bool says_groups = true;  ///< false of a family file that does not say whether there are groups
+  Switch selection_bias_on = Switch::yes();  ///< lfm2_moe: use_expert_bias; without it a stored bias is not added
+  bool has_groups = false;                   ///< n_group, topk_group
+  bool from_file = false;                    ///< a family file's: what it does not name is not known
+  bool says_groups = true;                   ///< false of a family file that does not say whether there are groups
   std::string_view num_groups_key = "n_group", top_groups_key = "topk_group";
   int64_t num_groups_fallback = 1, top_groups_fallback = 1;
   GroupScore group_score = GroupScore::kBestTwo;

@@ -35,6 +35,7 @@ const Family kLfm2Moe{
     .layers = LayerPattern::kByWeights,
     .gate = GateFunction::kSigmoidTopK,
     .renormalise = Switch::read("norm_topk_prob", true),
+    .selection_bias_on = Switch::read("use_expert_bias", true),
     .has_routed_scaling = true,
 };
 

@@ -185,7 +185,8 @@ void read_routing(const ConfigReader& in, ModelConfig& c) {
   if (r.gate_norm == 0) r.renormalise = false;
   r.renormalise_known = family.renormalise.kind != Switch::Kind::kUnknown || r.gate == GateFunction::kTopKSoftmax;
   r.renormalise_epsilon = family.renormalise_epsilon;
-  r.has_selection_bias = family.has_role(Role::kSelectionBias);
+  r.adds_selection_bias = read_switch(in, family.selection_bias_on);
+  r.has_selection_bias = r.adds_selection_bias && family.has_role(Role::kSelectionBias);
   r.has_router_bias = family.has_role(Role::kRouterBias);
   if (family.has_routed_scaling)
     r.routed_scaling =

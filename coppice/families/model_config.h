@@ -20,6 +20,7 @@ struct Routing {
   int64_t top_groups = 1;  ///< topk_group
   double routed_scaling = 1.0;
   bool has_selection_bias = false;
+  bool adds_selection_bias = true;  ///< false where the configuration turns the stored one off
   bool has_router_bias = false;
   RouterKind kind = RouterKind::kPlain;
   GroupScore group_score = GroupScore::kBestTwo;

@@ -84,7 +84,7 @@ void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config) {
     if (slot.role() == Role::kExpertDown && !config.is_quantised())
       config.expert_width = expert_matrices(slot, config.num_experts).front().cols;
   }
-  config.routing.has_selection_bias = roles.contains(Role::kSelectionBias);
+  config.routing.has_selection_bias = config.routing.adds_selection_bias && roles.contains(Role::kSelectionBias);
   config.routing.has_router_bias = roles.contains(Role::kRouterBias);
 }
 

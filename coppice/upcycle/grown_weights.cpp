@@ -267,13 +267,14 @@ void check_values(const Model& model, const GrowthPlan& plan) {
     if (!families::is_expert(slot.role()) || slot.role() == Role::kAttentionExpert) continue;
     const io::Dtype dtype = model.checkpoint.at(slot.name).info->dtype;
     if (slot.role() != Role::kExpertCompanion && io::is_float(dtype)) continue;
-    const std::string stored = model.config.is_quantised() ? cat("quantised with ", model.config.quantisation)
-                                                           : cat("stored in ", io::dtype_name(dtype), " with scales");
+    const std::string stored =
+        cat(model.config.is_quantised() ? cat("quantised with ", model.config.quantisation, " and ") : std::string(),
+            "stored in ", io::dtype_name(dtype));
     const bool scales_down = plan.split == 1 && plan.down_factor != 1;
-    const std::string advice =
-        scales_down ? "a top-K that grows needs other down matrices (leave top-k out, or"
-                    : cat(plan.split > 1 ? "a split" : cat("'", plan.expert_init.name, "'"),
-                          " changes values (choose expert-init copy, which copies every byte, or");
+    const std::string advice = scales_down
+                                   ? "a top-K that grows needs other down matrices (leave top-k out, or"
+                                   : cat(plan.split > 1 ? "a split" : cat("'", plan.expert_init.name, "'"),
+                                         " changes values (choose expert-init copy, which copies every byte, or");
     throw Error(ErrorCode::kUnsupported, cat("'", slot.name, "': the experts are ", stored, ", and ", advice,
                                              " expand the checkpoint in bf16)"));
   }

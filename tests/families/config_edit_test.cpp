@@ -170,6 +170,11 @@ TEST(ReadRouting, RefusesWordsThatItDoesNotKnow) {
   EXPECT_EQ(read_with("dots1", R"({"scoring_func": "noaux_tc", "topk_method": "noaux_tc"})").top_k, 2);
 }
 
+TEST(ReadRouting, KnowsWhereTheSelectionBiasIsTurnedOff) {
+  EXPECT_TRUE(read_with("lfm2_moe", "{}").routing.has_selection_bias);
+  EXPECT_FALSE(read_with("lfm2_moe", R"({"use_expert_bias": false})").routing.has_selection_bias);
+}
+
 TEST(ReadRouting, TakesTheOtherNamesOfSwitches) {
   EXPECT_FALSE(read_with("kimi_linear", R"({"norm_topk_prob": false})").routing.renormalise);
   EXPECT_FALSE(read_with("kimi_linear", R"({"moe_renormalize": false})").routing.renormalise);
