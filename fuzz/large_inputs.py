@@ -89,7 +89,8 @@ def spm(size):
 
     yield "many_pieces", b"".join(field(field(b"%06d" % i)) for i in range(size // 10))
     yield "long_piece", field(field(b"a" * size))
-    yield "long_pieces", b"".join(field(field(b"a" * length)) for length in range(1, 1024)) * max(1, size // 520000)
+    letters = [bytes([65 + i]) for i in range(4)]
+    yield "long_pieces", b"".join(field(field(letter * length)) for letter in letters for length in range(1, 257))
 
 
 def journal(size):
