@@ -33,7 +33,7 @@ def plan(size):
         return f'coppice_plan = 1\nseed = 0\nexperts = [{before}, {after}]\norder = "append"\nselect = "uniform"\n[methods]\nexpert_init = "copy"\n' \
                'router_init = "copy"\noptimizer_state = "copy"\nbalance_bias = "copy"\n[parents]\n' + parents
 
-    yield "many_layers", text(2, 4, "".join(f"{i} = [0, 1, 0, 1]\n" for i in range(size // 22)))
+    yield "many_layers", text(2, 4, "".join(f"{i} = [0, 1, 0, 1]\n" for i in range(min(4000, size // 22))))  # no model has more
     many = size // 16
     yield "many_experts", text(many, 2 * many, f"0 = {list(range(many)) * 2}\n")
     yield "nested_tables", "\n".join(f"[{'.'.join('a' * depth)}]" for depth in range(1, int(size ** 0.5)))
