@@ -24,7 +24,8 @@ void use(const coppice::families::Family& family, std::string_view config_text) 
     (void)index.find(name, 0);
   }
   try {
-    const auto config = coppice::families::read_config(coppice::Json::parse(config_text, "config"), "config", &family);
+    auto config = coppice::families::read_config(coppice::Json::parse(config_text, "config"), "config", &family);
+    config.moe_layer.assign(static_cast<size_t>(config.num_layers), true);  // as weights would say
     const auto plan = upcycle::make_plan(config, {}, nullptr);
     require(coppice::families::read_config(upcycle::grown_config(config, plan), "grown", &family).num_experts ==
             plan.experts_after);

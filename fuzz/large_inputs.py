@@ -33,7 +33,7 @@ def plan(size):
         return f'coppice_plan = 1\nseed = 0\nexperts = [{before}, {after}]\norder = "append"\nselect = "uniform"\n[methods]\nexpert_init = "copy"\n' \
                'router_init = "copy"\noptimizer_state = "copy"\nbalance_bias = "copy"\n[parents]\n' + parents
 
-    yield "many_layers", text(2, 4, "".join(f"{i} = [0, 1, 0, 1]\n" for i in range(size // 22)))
+    yield "many_layers", text(2, 4, "".join(f"{i} = [0, 1, 0, 1]\n" for i in range(min(4000, size // 22))))  # no model has more
     many = size // 16
     yield "many_experts", text(many, 2 * many, f"0 = {list(range(many)) * 2}\n")
     yield "nested_tables", "\n".join(f"[{'.'.join('a' * depth)}]" for depth in range(1, int(size ** 0.5)))
@@ -89,7 +89,8 @@ def spm(size):
 
     yield "many_pieces", b"".join(field(field(b"%06d" % i)) for i in range(size // 10))
     yield "long_piece", field(field(b"a" * size))
-    yield "long_pieces", b"".join(field(field(b"a" * length)) for length in range(1, 1024)) * max(1, size // 520000)
+    letters = [bytes([65 + i]) for i in range(4)]
+    yield "long_pieces", b"".join(field(field(letter * length)) for letter in letters for length in range(1, 257))
 
 
 def journal(size):

@@ -7,6 +7,7 @@
 #include <functional>
 #include <numeric>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -14,7 +15,7 @@
 namespace coppice::data {
 namespace {
 
-constexpr size_t kMostPieceBytes = 1024;  // joining pieces tries every cut of each
+constexpr size_t kMostPieceBytes = 256;  // joining pieces tries every cut of each
 
 /// One field after the other of a protobuf message.
 class WireReader {
@@ -153,6 +154,12 @@ SpmModel SpmModel::parse(std::string_view bytes, std::string_view source) {
   out.is_bpe = model_type == 2;
   if (out.pieces.empty()) {
     throw Error(ErrorCode::kFormat, cat(source, ": is no sentencepiece model: it has no pieces (copy it again)"));
+  }
+  std::unordered_set<std::string_view> seen;
+  for (const Piece& piece : out.pieces) {
+    if (seen.insert(piece.text).second) continue;
+    throw Error(ErrorCode::kFormat, cat(source, ": is no sentencepiece model: the piece '", piece.text.substr(0, 40),
+                                        "' is there twice (copy it again)"));
   }
   return out;
 }
