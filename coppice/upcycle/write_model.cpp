@@ -91,6 +91,16 @@ void remove_all_but(const OutputPlan& output, const fs::path& directory) {
   for (const fs::path& path : others) fs::remove(path);
 }
 
+/// The first `count` files.
+io::ShardPlan shards_of(const OutputPlan& output, size_t count) {
+  io::ShardPlan shards;
+  for (const OutputFile& file : std::span(output.files()).first(count)) {
+    shards.shards.push_back({file.path.string(), file.layout.tensors});
+    shards.total_bytes += total_bytes(file.layout.tensors);
+  }
+  return shards;
+}
+
 }  // namespace
 
 WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const NewModel& model,
@@ -98,12 +108,12 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
   const fs::path& first = sources.front()->directory();
   for (const io::Checkpoint* source : sources) io::check_output_directory(settings.out, source->directory());
   const std::vector<fs::path> companions = sources.front()->companion_files();
-  const io::ShardPlan shards = plan_output(infos_of(model.weights), settings.max_shard_bytes, "model");
   OutputPlan output;
-  output.add("", shards, model.weights);
+  output.add("", plan_output(infos_of(model.weights), settings.max_shard_bytes, "model"), model.weights);
+  const size_t weight_files = output.files().size();
   if (model.optimizer) {
-    const auto optimizer_shards = plan_optimizer_shards(infos_of(*model.optimizer), settings.max_shard_bytes);
-    output.add(kTrainerFolder, optimizer_shards, *model.optimizer);
+    output.add(kTrainerFolder, plan_optimizer_shards(infos_of(*model.optimizer), settings.max_shard_bytes),
+               *model.optimizer);
   }
 
   const std::string stamp = source_stamp(sources, true);
@@ -121,7 +131,7 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
                                           "states (begin again when it rests)"));
     }
     remove_all_but(output, out.path());
-    io::write_shard_index(out.path(), shards);
+    if (weight_files > 1) io::write_shard_index(out.path(), shards_of(output, weight_files));
     if (model.optimizer)
       io::copy_file(first / kTrainerFolder / kTrainerFile, out.path() / kTrainerFolder / kTrainerFile);
     for (const fs::path& file : companions) io::copy_file(first / file, out.path() / file);
