@@ -64,7 +64,7 @@ void read_newest_checkpoint(RunRecord& run) {
   }
   if (newest.empty()) return;
   const io::ModelDirectory files(newest);
-  if (files.has("config.json")) run.model = JsonReader(files.read_json("config.json"), (newest / "config.json").string());
+  if (files.has("config.json")) run.model = files.read_json("config.json");
   if (auto lineage = upcycle::read_lineage(newest)) {
     run.lineage = JsonReader(std::move(*lineage), (newest / upcycle::kLineageFile).string());
   }

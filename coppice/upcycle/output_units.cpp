@@ -20,8 +20,7 @@ bool OutputUnit::computes() const {
   return std::ranges::any_of(segments, [](const UnitSegment& s) { return s.piece->file == nullptr; });
 }
 
-void OutputPlan::add(const std::filesystem::path& folder, const io::ShardPlan& shards,
-                     std::span<const OutputTensor> tensors) {
+void OutputPlan::add(const std::filesystem::path& folder, io::ShardPlan shards, std::span<const OutputTensor> tensors) {
   const auto name_of = [](const OutputTensor* tensor) { return tensor->info.name.view(); };
   std::vector<const OutputTensor*> by_name;
   by_name.reserve(tensors.size());
@@ -32,9 +31,9 @@ void OutputPlan::add(const std::filesystem::path& folder, const io::ShardPlan& s
     COPPICE_CHECK(found != by_name.end() && name_of(*found) == name, name);
     return **found;
   };
-  for (const io::ShardPlan::Shard& shard : shards.shards) {
+  for (io::ShardPlan::Shard& shard : shards.shards) {
     const auto path = folder / shard.file;
-    files_.push_back({path, io::lay_out(path, shard.tensors)});
+    files_.push_back({path, io::lay_out(path, std::move(shard.tensors))});
     const size_t file = files_.size() - 1;
     const io::SafetensorsLayout& layout = files_.back().layout;
 

@@ -51,7 +51,7 @@ class OutputPlan {
   static constexpr uint64_t kWindowBytes = uint64_t{4} << 20;
 
   /// Adds the files of `shards` below `folder`. `tensors` outlive the plan.
-  void add(const std::filesystem::path& folder, const io::ShardPlan& shards, std::span<const OutputTensor> tensors);
+  void add(const std::filesystem::path& folder, io::ShardPlan shards, std::span<const OutputTensor> tensors);
 
   const std::vector<OutputFile>& files() const { return files_; }
   const std::vector<OutputUnit>& units() const { return units_; }

@@ -177,8 +177,8 @@ void compare_optimizer(const GrownModel& made, const Model& after, const Maker& 
   parallel_for(problems.size(), threads, [&](size_t i) {
     check_interrupt();
     const OutputTensor& wanted = (*made.optimizer)[i];
-    const size_t dot = wanted.info.name.rfind('.');
     const std::string_view name = wanted.info.name;
+    const size_t dot = name.rfind('.');
     std::optional<Checkpoint::Entry> entry;
     if (found->has(name.substr(0, dot), name.substr(dot + 1)))
       entry = found->at(name.substr(0, dot), name.substr(dot + 1));

@@ -98,6 +98,16 @@ void remove_all_but(const OutputPlan& output, const fs::path& directory) {
   for (const fs::path& path : others) fs::remove(path);
 }
 
+/// The first `count` files.
+io::ShardPlan shards_of(const OutputPlan& output, size_t count) {
+  io::ShardPlan shards;
+  for (const OutputFile& file : std::span(output.files()).first(count)) {
+    shards.shards.push_back({file.path.string(), file.layout.tensors});
+    shards.total_bytes += total_bytes(file.layout.tensors);
+  }
+  return shards;
+}
+
 }  // namespace
 
 std::vector<io::JudgedFile> files_left_out(const io::Checkpoint& source, bool writes_optimizer) {
@@ -117,12 +127,12 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
   const io::ModelDirectory& files = sources.front()->files();
   for (const io::Checkpoint* source : sources.subspan(1)) (void)io::files_to_carry(*source);
   const io::SortedFiles sorted = io::files_to_carry(*sources.front());
-  const io::ShardPlan shards = plan_output(infos_of(model.weights), settings.max_shard_bytes, "model");
   OutputPlan output;
-  output.add("", shards, model.weights);
+  output.add("", plan_output(infos_of(model.weights), settings.max_shard_bytes, "model"), model.weights);
+  const size_t weight_files = output.files().size();
   if (model.optimizer) {
-    const auto optimizer_shards = plan_optimizer_shards(infos_of(*model.optimizer), settings.max_shard_bytes);
-    output.add(kTrainerFolder, optimizer_shards, *model.optimizer);
+    output.add(kTrainerFolder, plan_optimizer_shards(infos_of(*model.optimizer), settings.max_shard_bytes),
+               *model.optimizer);
   }
 
   const std::string stamp = source_stamp(sources, true);
@@ -140,7 +150,7 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
                                           "states (begin again when it rests)"));
     }
     remove_all_but(output, out.path());
-    io::write_shard_index(out.path(), shards);
+    if (weight_files > 1) io::write_shard_index(out.path(), shards_of(output, weight_files));
     if (model.optimizer) {
       const fs::path file = fs::path(kTrainerFolder) / kTrainerFile;
       files.copy(file, out.path() / file);

@@ -227,7 +227,6 @@ TEST(JsonEachMember, RefusesWhatParseRefuses) {
   expect_error(ErrorCode::kFormat, {"over 10 values in one member"},
                [] { (void)members_in(R"({"a": 1, "b": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]})", ""); });
   const std::string deep(1000, '[');
-  expect_error(ErrorCode::kFormat, {"64 levels"}, [&] { (void)members_in("{\"a\": " + deep, ""); });
   expect_error(ErrorCode::kFormat, {"64 levels"}, [&] { (void)members_in("{\"a\": " + deep, "m"); });
 }
 

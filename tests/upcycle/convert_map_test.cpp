@@ -26,7 +26,7 @@ Mapping map_of(const families::ModelConfig& config, const std::string& to, int64
 }
 
 const MappedTensor& tensor_of(const Mapping& mapping, std::string_view name) {
-  const auto found = std::ranges::find(mapping.tensors, name, [](const MappedTensor& t) { return t.slot.name; });
+  const auto found = std::ranges::find(mapping.tensors, name, [](const MappedTensor& t) { return t.slot.name.view(); });
   EXPECT_NE(found, mapping.tensors.end()) << name;
   return *found;
 }
