@@ -16,7 +16,7 @@ namespace {
 
 constexpr uint32_t kPurposeNewWeights = 200;  // apart from the purposes of upcycle/, which count from 1
 
-int64_t num_elements(const std::vector<int64_t>& shape) {
+int64_t num_elements(std::span<const int64_t> shape) {
   int64_t count = 1;
   for (const int64_t size : shape) count *= size;
   return count;

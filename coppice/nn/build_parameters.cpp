@@ -12,7 +12,7 @@ namespace {
 using families::Role;
 using families::TensorSlot;
 
-int64_t elements(const std::vector<int64_t>& shape) {
+int64_t elements(std::span<const int64_t> shape) {
   int64_t n = 1;
   for (const int64_t size : shape) n *= size;
   return n;
