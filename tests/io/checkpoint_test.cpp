@@ -91,7 +91,7 @@ TEST(CheckpointOpen, RejectsAConfigurationOfASizeThatNoModelHas) {
     return text + "]}";
   };
   write_text(dir / "config.json", zeros(9'000'000));
-  expect_error(ErrorCode::kFormat, {"config.json", "longer than 16777216 bytes"}, open);
+  expect_error(ErrorCode::kFormat, {"config.json", "longer than 16 MiB"}, open);
   write_text(dir / "config.json", zeros(600'000));
   expect_error(ErrorCode::kFormat, {"config.json: line 1, column ", "over 500000 values"}, open);
 }

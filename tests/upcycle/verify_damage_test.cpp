@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 
+#include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/verify.h"
@@ -273,7 +274,9 @@ TEST_P(Trainer, IsMadeAgainAndCompared) {
                 {.expert_init = {"copy_noise", {}}, .optimizer_state = MethodChoice::from_text("share")});
   const auto problems = [&] {
     const VerifyResult result = verify(families::open_model(dir / "m"), families::open_model(dir / "out"), 2);
-    if (result.ok) EXPECT_GT(result.optimizer_tensors, 100);
+    if (result.ok) {
+      EXPECT_GT(result.optimizer_tensors, 100);
+    }
     return result.problems;
   };
   EXPECT_THAT(problems(), ::testing::IsEmpty());
