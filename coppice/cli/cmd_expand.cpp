@@ -294,12 +294,11 @@ std::string plan_account(const families::Model& model, const upcycle::GrowthPlan
 
 std::string wrote_text(const ExpandOptions& o, const families::ModelConfig& config, const upcycle::GrowthPlan& plan,
                        const upcycle::WrittenModel& done) {
-  return cat("wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ",
-             size_text(done, o.part), done.optimizer_state ? " with optimizer state" : "", "; peak memory ",
-             done.peak_rss_bytes >> 20, " MiB\n",
-             config.is_quantised()
-                 ? cat("Quantised with ", config.quantisation, ": experts are copied byte for byte.\n")
-                 : std::string());
+  return cat(
+      "wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ", size_text(done, o.part),
+      done.optimizer_state ? " with optimizer state" : "", "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n",
+      config.is_quantised() ? cat("Quantised with ", config.quantisation, ": experts are copied byte for byte.\n")
+                            : std::string());
 }
 
 /// What is said last: of an expansion whether it is exact, of a contraction what is as before.

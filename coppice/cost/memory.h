@@ -9,8 +9,8 @@ namespace coppice::cost {
 
 /// What the costs of a model hang on.
 struct ModelSize {
-  int64_t experts = 0;             ///< 0: dense
-  double top_k = 0;                ///< the mean over the layers with experts
+  int64_t experts = 0;  ///< 0: dense
+  double top_k = 0;     ///< the mean over the layers with experts
   families::ParameterCount parameters;
   int64_t moe_layers = 0, num_layers = 0, model_dim = 0, vocab_size = 0;
   int64_t attention_width = 0;  ///< heads * head_dim; 0 where the configuration does not say

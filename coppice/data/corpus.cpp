@@ -1,6 +1,5 @@
 #include "coppice/data/corpus.h"
 
-
 #include <algorithm>
 
 #include "coppice/base/error.h"

@@ -24,7 +24,8 @@ class Roles {
  public:
   explicit Roles(std::span<const TensorSlot> slots) {
     for (const TensorSlot& slot : slots) {
-      if (slot.expert <= 0 && slot.role() != Role::kTiedCopy) by_role_.emplace(std::pair{slot.role(), slot.layer}, &slot);
+      if (slot.expert <= 0 && slot.role() != Role::kTiedCopy)
+        by_role_.emplace(std::pair{slot.role(), slot.layer}, &slot);
     }
   }
 

@@ -293,7 +293,7 @@ TEST(JsonRead, NamesTheFile) {
   const testing::TempDir dir;
   const auto path = dir / "config.json";
   expect_error(ErrorCode::kNotFound, {"config.json", "no such file"}, [&] { (void)Json::read(path); });
-  expect_error(ErrorCode::kIo, {"directory"}, [&] { (void)Json::read(dir.path()); });
+  expect_error(ErrorCode::kFormat, {"directory"}, [&] { (void)Json::read(dir.path()); });
   std::ofstream(path) << R"({"a": 1})";
   EXPECT_EQ(Json::read(path).at("a").as_int(), 1);
   expect_error(ErrorCode::kFormat, {"config.json", "longer than 7 bytes"},

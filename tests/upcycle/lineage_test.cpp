@@ -89,7 +89,7 @@ TEST(NewestGrowth, ReadsALineageWithoutParameters) {
 }
 
 TEST(NewestGrowth, RejectsMethodsThatAreNone) {
-  for (const char* text : {R"("no_such_method")", R"("copy_noise:lambda=7")", R"("copy_noise:other=1")", "7"}) {
+  for (const char* text : {R"("no_such_method")", R"("copy_noise:lambda=11")", R"("copy_noise:other=1")", "7"}) {
     Json lineage = extend_lineage(std::nullopt, small_plan(), "expand", "abc");
     Json step = lineage.at("steps").items()[0];
     step["methods"]["expert_init"] = Json::parse(text, "test");

@@ -106,13 +106,11 @@ TEST(UndoPlan, RefusesAHostileLineage) {
     Json step = lineage.at("steps").items()[0];
     edit(step);
     lineage["steps"] = Json::array({step});
-    for (const auto code : {ErrorCode::kFormat, ErrorCode::kUsage}) {
-      try {
-        (void)undo_plan(model.config, lineage);
-        ADD_FAILURE() << "accepted " << lineage.dump();
-      } catch (const Error& error) {
-        EXPECT_TRUE(error.code == ErrorCode::kFormat || error.code == code) << error.what();
-      }
+    try {
+      (void)undo_plan(model.config, lineage);
+      ADD_FAILURE() << "accepted " << lineage.dump();
+    } catch (const Error& error) {
+      EXPECT_TRUE(error.code == ErrorCode::kFormat || error.code == ErrorCode::kUsage) << error.what();
     }
   };
   expect_refused([](Json& step) { step["parents"]["00"] = step.at("parents").members()[0].second; });
