@@ -6,9 +6,21 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <exception>
 
 namespace coppice::kernels {
+namespace {
+
+/// On Intel's processors MKL's f32 products depend on where in memory their matrices lie, and so on the thread that
+/// allocated them, unless this is set before its first product. Who has set it otherwise keeps that. (Elsewhere the
+/// setting would choose a slow path, and products do not depend on it.)
+[[maybe_unused]] const bool kSameProductsEverywhere = [] {
+  if (__builtin_cpu_is("intel")) ::setenv("MKL_CBWR", "AUTO,STRICT", 0);
+  return true;
+}();
+
+}  // namespace
 
 void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task) {
   const auto run_all = [&](std::atomic<int64_t>& next) {

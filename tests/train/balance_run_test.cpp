@@ -48,23 +48,21 @@ class BalancedRun : public ::testing::TestWithParam<const char*> {};
 TEST_P(BalancedRun, IsMoreEvenWithTheAuxiliaryLossInEveryLayer) {
   const TempDir dir;
   auto none = balanced_run(dir, GetParam(), "none");
-  none.num_experts = 8;
-  none.top_k = 1;
-  none.batch_tokens = 512;
-  none.micro_batch = 32;
-  none.lr = 4e-3;
+  none.batch_tokens = 1024;  // so that noise alone makes little unevenness
+  none.micro_batch = 64;
+  none.lr = 3e-3;
   auto aux = none;
   aux.balance = "aux";
-  aux.aux_coef = 0.1;
+  aux.aux_coef = 0.05;
   aux.out = dir / "aux";
   (void)train(none);
   (void)train(aux);
   const auto without = testing::metrics(none.out, "loss"), with = testing::metrics(aux.out, "loss");
   for (const char* key : {"layer/0/maxvio", "layer/1/maxvio"}) {
-    EXPECT_LE(mean_of_last(with, key), mean_of_last(without, key) + 0.05) << key;
-    EXPECT_LT(mean_of_last(with, key), 0.7) << key;
+    EXPECT_LT(mean_of_last(with, key), mean_of_last(without, key) + 0.03) << key;
+    EXPECT_LT(mean_of_last(with, key), 0.25) << key;
   }
-  EXPECT_NEAR(mean_of_last(with, "aux"), 1.0, 0.05) << "K for even loads";
+  EXPECT_NEAR(mean_of_last(with, "aux"), 2.0, 0.05) << "K for even loads";
 }
 INSTANTIATE_TEST_SUITE_P(Families, BalancedRun, ::testing::Values("qwen3_moe", "gpt_oss", "glm4_moe", "minimax_m2"),
                          [](const auto& p) { return std::string(p.param); });

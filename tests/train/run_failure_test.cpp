@@ -139,7 +139,7 @@ TEST(TrainNumbers, OutOfRangeAreRefused) {
   refused({"optimizer.beta2"}, [](auto& o) { o.beta2 = 1; });
   refused({"schedule.warmup"}, [](auto& o) { o.warmup = kMost; });
   refused({"schedule.warmup"}, [](auto& o) { o.warmup = -2; });
-  refused({"train.steps", "tokens in all"}, [](auto& o) { o.steps = int64_t{1} << 58; });
+  refused({"train.steps", "at most"}, [](auto& o) { o.steps = int64_t{1} << 58; });
   refused({"train.steps"}, [](auto& o) { o.steps = kMost; });
   refused({"train.batch_tokens"}, [](auto& o) { o.batch_tokens = kMost - 15; });
   refused({"handover.steps"}, [](auto& o) {

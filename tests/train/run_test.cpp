@@ -40,8 +40,10 @@ TEST(TrainRun, LearnsAndBalances) {
 
   o.steps = 150;
   o.schedule = "constant";
-  o.top_k = 1;  // uneven by itself
-  o.balance_rate = 5e-3;
+  o.batch_tokens = 1024;  // so that noise alone makes little unevenness
+  o.micro_batch = 64;
+  o.lr = 3e-3;
+  o.balance_rate = 2e-3;
   o.out = dir / "balanced";
   (void)train(o);
   o.balance = "none";
@@ -54,7 +56,7 @@ TEST(TrainRun, LearnsAndBalances) {
       for (size_t i = lines.size() - 40; i < lines.size(); ++i) sum += lines[i].at(key).as_double() / 40;
       return sum;
     };
-    EXPECT_LT(mean_of_last("balanced"), 0.4) << key;
+    EXPECT_LT(mean_of_last("balanced"), 0.25) << key;
     EXPECT_LT(mean_of_last("balanced"), mean_of_last("unbalanced")) << key;
   }
 }
