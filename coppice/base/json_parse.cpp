@@ -66,7 +66,7 @@ class JsonBuilder {
   Json take() { return std::move(root_); }
   bool found() const { return found_; }
 
-  // The names are rapidjson's.
+  // The names are rapidjson's. NOLINTBEGIN(readability-identifier-naming)
   bool Null() { return put(Json()); }
   bool Bool(bool value) { return put(Json(value)); }
   bool RawNumber(const char* digits, rapidjson::SizeType length, bool) {
@@ -103,6 +103,7 @@ class JsonBuilder {
   bool Int64(int64_t) { return false; }
   bool Uint64(uint64_t) { return false; }
   bool Double(double) { return false; }
+  // NOLINTEND(readability-identifier-naming)
 
  private:
   template <class Held>
