@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <filesystem>
 #include <initializer_list>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -47,6 +49,23 @@ inline const std::vector<families::ModelConfig>& tiny_configs() {
     return out;
   }();
   return configs;
+}
+
+/// Models of these configurations, with random weights.
+inline const std::vector<families::Model>& tiny_models() {
+  static const auto models = [] {
+    std::vector<families::Model> out;
+    std::string directory = (std::filesystem::temp_directory_path() / "coppice-fuzz-XXXXXX").string();
+    require(::mkdtemp(directory.data()) != nullptr);
+    for (const families::ModelConfig& config : tiny_configs()) {
+      const auto path = std::filesystem::path(directory) / config.family->model_type;
+      families::write_random_model(path, config.json, io::Dtype::kBf16, 1);
+      out.push_back(families::open_model(path));
+    }
+    std::filesystem::remove_all(directory);  // the files stay open
+    return out;
+  }();
+  return models;
 }
 
 }  // namespace coppice::fuzz

@@ -27,7 +27,6 @@ void take_back(const coppice::families::ModelConfig& config, const Json& lineage
     require(layer.children.size() == static_cast<size_t>(plan.experts_after));
     for (const auto& child : layer.children) require(child.parent < static_cast<size_t>(plan.experts_before));
   }
-  (void)upcycle::undo_remainder(lineage);
   require(upcycle::extend_lineage(lineage, plan, "expand", "digest").at("steps").items().size() + 1 ==
           lineage.at("steps").items().size());
 }

@@ -1,6 +1,7 @@
 // A plan file is edited by hand: any text gives a plan that survives writing and reading and holds what carriers rely on,
 // or Error{kFormat, kUsage}. A plan that fits a model has a grown configuration, a text and a verdict.
 #include "coppice/base/toml.h"
+#include "coppice/upcycle/exactness.h"
 #include "coppice/upcycle/plan.h"
 #include "coppice/upcycle/plan_text.h"
 #include "fuzz/fuzzed.h"
@@ -13,8 +14,9 @@ using coppice::fuzz::require;
 using coppice::fuzz::require_refusal;
 using coppice::upcycle::GrowthPlan;
 
-void use(const coppice::families::ModelConfig& config, const GrowthPlan& plan) {
+void use(const coppice::families::Model& model, const GrowthPlan& plan) {
   namespace upcycle = coppice::upcycle;
+  const auto& config = model.config;
   try {
     upcycle::check_plan(config, plan, false);
     const auto grown = coppice::families::read_config(upcycle::grown_config(config, plan), "grown");
@@ -23,7 +25,7 @@ void use(const coppice::families::ModelConfig& config, const GrowthPlan& plan) {
     require_refusal(e, {ErrorCode::kFormat, ErrorCode::kUsage, ErrorCode::kUnsupported});
     return;
   }
-  require(!upcycle::plan_exactness(config, plan).reason.empty());
+  require(!upcycle::growth_exactness(model, plan).reason.empty());
   require(!upcycle::copies_text(plan).empty() && !upcycle::methods_text(plan).empty());
 }
 
@@ -43,6 +45,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   require(GrowthPlan::from_json(plan.to_json(), "again") == plan);
   require(GrowthPlan::from_json(coppice::parse_toml(coppice::toml_text(plan.to_json()), "text"), "text") == plan);
-  for (const auto& config : coppice::fuzz::tiny_configs()) use(config, plan);
+  for (const auto& model : coppice::fuzz::tiny_models()) use(model, plan);
   return 0;
 }

@@ -28,7 +28,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   require(header.data_start + end == size);
 
-  auto rewritten = io::detail::header_bytes(header.tensors, header.metadata);
+  auto rewritten = io::lay_out("rewritten", header.tensors, header.metadata).header();
   require(rewritten.size() % 8 == 0);
   rewritten.append(end, '\0');
   const auto again = io::detail::parse_header(std::as_bytes(std::span(rewritten)), "rewritten");
