@@ -73,9 +73,11 @@ class JsonBuilder {
     return is_passed_over() || put(number({digits, length}));
   }
   bool String(const char* value, rapidjson::SizeType length, bool) {
+    check_text({value, length});
     return is_passed_over() || put(Json(std::string(value, length)));
   }
   bool Key(const char* value, rapidjson::SizeType length, bool) {
+    check_text({value, length});
     if (take_ != nullptr && open_.empty()) {
       key_.assign(value, length);
       count_ = 0;
@@ -139,6 +141,14 @@ class JsonBuilder {
       fail(text_, source_, stream_.Tell(), "is no JSON: a number that no double holds");
     }
     return Json::number(std::string(digits));
+  }
+
+  /// rapidjson takes the second half of a surrogate pair by itself, for which UTF-8 has no bytes.
+  void check_text(std::string_view text) const {
+    for (size_t at = text.find('\xed'); at != text.npos; at = text.find('\xed', at + 1)) {
+      if (at + 1 < text.size() && static_cast<unsigned char>(text[at + 1]) >= 0xa0)
+        fail(text_, source_, stream_.Tell(), "is no JSON: half of a surrogate pair");
+    }
   }
 
   void count() {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <initializer_list>
 #include <span>
@@ -18,7 +19,7 @@ class TensorShape {
   TensorShape(std::initializer_list<int64_t> sizes) : TensorShape(std::span(sizes.begin(), sizes.size())) {}
   TensorShape(const std::vector<int64_t>& sizes) : TensorShape(std::span(sizes)) {}
   explicit TensorShape(std::span<const int64_t> sizes) : size_(sizes.size()) {
-    if (size_ > kInline) words_[0] = reinterpret_cast<intptr_t>(new int64_t[size_]);
+    if (size_ > kInline) words_[0] = std::bit_cast<int64_t>(new int64_t[size_]);
     std::ranges::copy(sizes, data());
   }
   TensorShape(const TensorShape& other) : TensorShape(std::span<const int64_t>(other.data(), other.size_)) {}
@@ -33,8 +34,8 @@ class TensorShape {
 
   size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
-  int64_t* data() { return size_ > kInline ? reinterpret_cast<int64_t*>(words_[0]) : words_; }
-  const int64_t* data() const { return size_ > kInline ? reinterpret_cast<const int64_t*>(words_[0]) : words_; }
+  int64_t* data() { return size_ > kInline ? std::bit_cast<int64_t*>(words_[0]) : words_; }
+  const int64_t* data() const { return size_ > kInline ? std::bit_cast<const int64_t*>(words_[0]) : words_; }
   int64_t* begin() { return data(); }
   int64_t* end() { return data() + size_; }
   const int64_t* begin() const { return data(); }

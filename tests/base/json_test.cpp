@@ -76,6 +76,8 @@ TEST(JsonParse, RefusesWhatIsNoJson) {
                            "'a'",
                            "\"a",
                            "\"\\x\"",
+                           "\"\\ude00\"",
+                           "{\"\\udc00\": 1}",
                            "\"\\ud83c\"",
                            "\"\n\"",
                            "01",
