@@ -39,8 +39,9 @@ Result unchanged(const Descriptor& file, const fs::path& path, const std::functi
 ModelDirectory::ModelDirectory(fs::path directory) : path_(std::move(directory)) {
   std::error_code failure;
   if (!fs::is_directory(path_, failure)) {
-    throw Error(ErrorCode::kNotFound, cat(path_.empty() ? "''" : path_.string(),
-                                          ": no such directory; wanted a Hugging Face model directory"));
+    throw Error(ErrorCode::kNotFound,
+                cat(path_.empty() ? "''" : path_.string(),
+                    ": no such directory; wanted a directory with config.json and weights, or with a tokenizer.json"));
   }
   real_ = fs::canonical(path_, failure);
   if (failure) detail::throw_io(path_.string(), "resolve it", failure.value());

@@ -139,7 +139,7 @@ def test_long_runs_are_thinned(coppice, tmp_path):
     ("config.toml", "= 1\n", ["config.toml"]),
     ("checkpoints/step-00000040/coppice.json", '{"steps": [{"parents": {"0": [-1]}}]}', ["coppice.json", "coppice_lineage"]),
     ("metrics.jsonl", '{"event": "routing", "step": 1, "tokens": {"a": [1]}}\n', ["metrics.jsonl"]),
-    ("growth-step-00000020/plan.toml", '[parents]\n0 = [-1]\n', ["plan.toml", "parent -1"]),
+    ("growth-step-00000020/plan.toml", "[parents]\n0 = [-1]\n", ["plan.toml", "parents.0[0]: found -1"]),
     ("checkpoints/step-00000040/config.json", "{", ["config.json"]),
     ("growth-step-00000020/scores.json", '{"coppice_scores": 1, "metrics": {"load": {"fc1": {"sum": {"0": ["x"]}}}}}', ["scores.json"]),
 ])
