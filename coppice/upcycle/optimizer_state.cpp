@@ -191,7 +191,7 @@ struct Grower {
     const MomentKind kind = part == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
     uint64_t bytes = sizeof(float);
     for (size_t i = 1; i < slot.shape.size(); ++i) bytes *= static_cast<uint64_t>(slot.shape[i]);
-    const PieceMaker::Fill fill = [*this, &slot, before, child, part, kind](uint64_t, std::span<std::byte> out) {
+    PieceMaker::Fill fill = [*this, &slot, before, child, part, kind](uint64_t, std::span<std::byte> out) {
       const auto places = families::expert_matrices(slot, plan.experts_after);
       const auto places_before = families::expert_matrices(before, plan.experts_before);
       const auto weight = state.has_master(slot.name) ? state.at(slot.name, "master") : model.checkpoint.at(slot.name);

@@ -68,7 +68,7 @@ OutputTensor copied_tensor(io::TensorInfo info, const io::Checkpoint::Entry& sou
 }
 
 OutputTensor computed_tensor(io::TensorInfo info, std::function<void(std::span<std::byte>)> compute) {
-  const PieceMaker::Fill fill = [compute = std::move(compute)](uint64_t, std::span<std::byte> out) { compute(out); };
+  PieceMaker::Fill fill = [compute = std::move(compute)](uint64_t, std::span<std::byte> out) { compute(out); };
   const uint64_t bytes = info.bytes;
   return {std::move(info), {computed_piece(bytes, [fill] { return fill; })}};
 }
