@@ -31,15 +31,6 @@ ExpertMatrix slice_place(Role role, const io::TensorShape& shape, int64_t index,
   return place;
 }
 
-MatrixRows scaled(MatrixRows matrix, double factor) {
-  if (factor == 1) return matrix;
-  matrix.read = [read = std::move(matrix.read), factor](int64_t first, std::span<float> out) {
-    read(first, out);
-    for (float& x : out) x = static_cast<float>(factor * x);
-  };
-  return matrix;
-}
-
 MatrixRows constant(const ExpertMatrix& place, float value) {
   return {place.role, place.rows, place.cols,
           [value](int64_t, std::span<float> out) { std::ranges::fill(out, value); }};

@@ -17,9 +17,6 @@ families::ExpertMatrix whole(families::Role role, const io::TensorShape& shape);
 /// of down.
 families::ExpertMatrix slice_place(families::Role role, const io::TensorShape& shape, int64_t index, int64_t count);
 
-/// The matrix times a factor, in fp64 and rounded to fp32.
-MatrixRows scaled(MatrixRows matrix, double factor);
-
 MatrixRows constant(const families::ExpertMatrix& place, float value);
 
 /// The average of matrices of one shape, summed in fp64 in their order.

@@ -22,7 +22,6 @@ using detail::average;
 using detail::check_float;
 using detail::constant;
 using detail::matrices_piece;
-using detail::scaled;
 using detail::slice_place;
 using detail::stored_matrix;
 using detail::StoredExpert;

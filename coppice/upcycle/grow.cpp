@@ -39,15 +39,6 @@ bool has_values_of_parent(const GrowthPlan& plan, int64_t layer, const Child& ch
   return child.copy == 0 || leaves_alone(expert_method(plan, layer), role);
 }
 
-MatrixRows times(MatrixRows matrix, double factor) {
-  if (factor == 1) return matrix;
-  matrix.read = [read = std::move(matrix.read), factor](int64_t first, std::span<float> out) {
-    read(first, out);
-    for (float& x : out) x = static_cast<float>(factor * x);
-  };
-  return matrix;
-}
-
 Params optimizer_params(const GrowthPlan& plan) {
   return {plan.optimizer_state.name, optimizer_init(plan.optimizer_state.name).params, plan.optimizer_state.given};
 }
@@ -185,10 +176,10 @@ MatrixRows child_matrix(const GrowthPlan& plan, int64_t layer, const Child& chil
   MatrixRows parent = originals(child.parent);
   const double factor = expert_factor(plan, role);
   if (plan.split > 1) return part_of_expert(plan, child, parent, factor);
-  if (has_values_of_parent(plan, layer, child, role)) return times(std::move(parent), factor);
+  if (has_values_of_parent(plan, layer, child, role)) return scaled(std::move(parent), factor);
   parent.read =
       expert_method(plan, layer).child(parent, key_of(plan, layer, child), originals, expert_params(plan, layer));
-  return times(std::move(parent), factor);
+  return scaled(std::move(parent), factor);
 }
 
 bool grows_by_rows(const GrowthPlan& plan, int64_t layer) {

@@ -8,23 +8,6 @@
 #include "coppice/upcycle/grown_weights.h"
 
 namespace coppice::upcycle {
-namespace {
-
-/// A plan of plain copies with the recorded top-K and split, whose factors are the ones that follow.
-GrowthPlan plan_with_factors(const families::ModelConfig& config, const GrowthPlan& recorded) {
-  GrowthOptions options;
-  options.router_init = MethodChoice{"copy", {}};
-  if (recorded.split > 1) {
-    options.split = recorded.split;
-    options.order = recorded.order == Order::kSiblings ? "siblings" : "append";
-  } else {
-    options.experts = ExpertCount::from_text(cat(recorded.top_k_factor, "x"));
-    options.scale_top_k = true;
-  }
-  return make_plan(config, options, nullptr);
-}
-
-}  // namespace
 
 GrownModel::GrownModel(const families::Model& model, const GrowthPlan& given)
     : plan(with_all_layers(model, given)),
@@ -42,12 +25,7 @@ GrowthPlan growth_of(const families::ModelConfig& config, const RecordedGrowth& 
     throw Error(ErrorCode::kFormat, cat(kLineageFile, ": the newest growth started from ", plan.experts_before,
                                         " experts and the model before has ", config.num_experts));
   }
-  if (plan.top_k_factor > 1) {
-    const GrowthPlan known = plan_with_factors(config, plan);
-    plan.selection_bias_factor = known.selection_bias_factor;
-    plan.down_factor = known.down_factor;
-    plan.down_bias_factor = known.down_bias_factor;
-  }
+  set_factors(config, plan);
   GrowthPlan counted = plan;  // layers past the last, which configurations do not count, have no rules
   std::erase_if(counted.layers, [&](const LayerPlan& layer) { return layer.layer >= config.num_layers; });
   check_plan(config, counted, true);

@@ -7,6 +7,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "coppice/families/family.h"
@@ -59,6 +60,16 @@ struct MatrixRows {
 
 /// The same matrix of another original expert.
 using RowsSource = std::function<MatrixRows(uint32_t expert)>;
+
+/// The matrix times a factor, in fp64 and rounded to fp32.
+inline MatrixRows scaled(MatrixRows matrix, double factor) {
+  if (factor == 1) return matrix;
+  matrix.read = [read = std::move(matrix.read), factor](int64_t first, std::span<float> out) {
+    read(first, out);
+    for (float& x : out) x = static_cast<float>(factor * x);
+  };
+  return matrix;
+}
 
 inline MeanStd mean_std(const MatrixRows& matrix) {
   return mean_std<float>(
