@@ -2,8 +2,8 @@
 
 // Checkpoints put together tensor by tensor, for families that coppice grows and does not make.
 
-#include <cstring>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,8 +29,8 @@ inline std::vector<float> some_values(size_t count, uint64_t number) {
 
 inline HandMadeTensor f32_tensor(const std::string& name, std::vector<int64_t> shape, std::vector<float> values) {
   HandMadeTensor tensor{{.name = name, .dtype = io::Dtype::kF32, .shape = std::move(shape)}, {}};
-  tensor.bytes.resize(values.size() * sizeof(float));
-  std::memcpy(tensor.bytes.data(), values.data(), tensor.bytes.size());
+  const auto bytes = std::as_bytes(std::span(values));  // none of a tensor without elements
+  tensor.bytes.assign(bytes.begin(), bytes.end());
   return tensor;
 }
 
