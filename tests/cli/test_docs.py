@@ -6,7 +6,7 @@ import re
 import subprocess
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-PAGES = [*(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [*(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
 LONGEST = 100
 
 
