@@ -1,5 +1,6 @@
 // coppice.json may come from anybody: any JSON is a lineage whose newest step can be read, written on and taken back, or
 // an error about the input.
+#include "coppice/upcycle/convert_lineage.h"
 #include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/undo.h"
 #include "fuzz/fuzzed.h"

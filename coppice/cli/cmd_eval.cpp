@@ -116,8 +116,7 @@ std::shared_ptr<const nn::LineageRouting> routing_of_training(const std::filesys
   if (!lineage) return nullptr;
   const auto note = upcycle::noted_lineage_share(*lineage);
   if (note.share > 0 && !note.seed) {
-    log_warning(cat(model, ": its ", upcycle::kLineageFile,
-                    " does not say which seed draws the tokens that are routed ",
+    log_warning(cat(model, ": its ", io::kLineageFile, " does not say which seed draws the tokens that are routed ",
                     "by lineage (coppice 0.1.0 wrote it); the loss by lineage is that of seed 0"));
   }
   return train::lineage_routing(lineage, note.share, note.seed.value_or(0));

@@ -17,7 +17,6 @@
 #include "coppice/upcycle/exactness.h"
 #include "coppice/upcycle/execute.h"
 #include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/optimizer_state.h"
 #include "coppice/upcycle/plan_text.h"
 #include "coppice/upcycle/recipe.h"
 #include "coppice/upcycle/selection.h"
@@ -139,7 +138,7 @@ void apply_recipe(ExpandOptions& o, const families::Model& model) {
   if (!o.router_init) {
     o.router_init = upcycle::MethodChoice::from_text(has_bias ? recipe.router_init : recipe.router_init_without_bias);
   }
-  if (!o.optimizer_state && model.checkpoint.files().has_folder(upcycle::kTrainerFolder)) {
+  if (!o.optimizer_state && model.checkpoint.files().has_folder(io::kTrainerFolder)) {
     o.optimizer_state = upcycle::MethodChoice::from_text(recipe.optimizer_state);
   }
 }
@@ -155,7 +154,7 @@ void check_used(const ExpandOptions& o, const families::ModelConfig& config, con
                 {plan.select != "weighted_sampling", rule + "does not draw", {"temperature"}},
                 {plan.select == "uniform", rule + "gives every expert as many copies", {"max-duplicates"}},
                 {!config.routing.has_selection_bias, "the model has no selection bias", {"balance-bias"}},
-                {!has_optimizer_state, cat("the model has no ", upcycle::kTrainerFolder, "/"), {"optimizer-state"}}});
+                {!has_optimizer_state, cat("the model has no ", io::kTrainerFolder, "/"), {"optimizer-state"}}});
 }
 
 std::optional<upcycle::Scores> read_scores(const ExpandOptions& o, const families::Model& model) {

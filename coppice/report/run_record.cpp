@@ -66,7 +66,7 @@ void read_newest_checkpoint(RunRecord& run) {
   const io::ModelDirectory files(newest);
   if (files.has("config.json")) run.model = files.read_json("config.json");
   if (auto lineage = upcycle::read_lineage(newest)) {
-    run.lineage = JsonReader(std::move(*lineage), (newest / upcycle::kLineageFile).string());
+    run.lineage = JsonReader(std::move(*lineage), (newest / io::kLineageFile).string());
   }
 }
 

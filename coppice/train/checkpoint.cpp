@@ -9,10 +9,10 @@
 
 #include "coppice/base/check.h"
 #include "coppice/families/generate.h"
+#include "coppice/families/optimizer_state.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/checkpoint.h"
 #include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/optimizer_state.h"
 #include "coppice/upcycle/output_tensors.h"
 
 namespace coppice::train {
@@ -167,7 +167,7 @@ std::vector<float> finite_values(const io::Checkpoint::Entry& entry, const fs::p
 }
 
 // The model tensors in fp32, masters first.
-nn::TensorFill fill_from(const families::Model& model, const upcycle::OptimizerState& state) {
+nn::TensorFill fill_from(const families::Model& model, const families::OptimizerState& state) {
   return [&model, &state](const TensorSlot& slot, std::span<float> values) {
     const bool master = slot.role() != Role::kSelectionBias && state.has_master(slot.name);
     const auto entry = master ? state.at(slot.name, "master") : model.checkpoint.at(slot.name);
@@ -177,7 +177,7 @@ nn::TensorFill fill_from(const families::Model& model, const upcycle::OptimizerS
   };
 }
 
-void restore_state(const families::Model& model, const upcycle::OptimizerState& from, const nn::Parameter& parameter,
+void restore_state(const families::Model& model, const families::OptimizerState& from, const nn::Parameter& parameter,
                    ParameterState& state) {
   const auto fill = [&](const nn::Parameter::Slice& slice, const char* part, const at::Tensor& out) {
     auto values = finite_values(from.at(slice.slot.name, part), model.checkpoint.directory());
@@ -205,22 +205,21 @@ void write_checkpoint(const fs::path& target, const nn::Decoder& model, const Op
                        upcycle::total_bytes(weight_tensors(model)) + upcycle::total_bytes(tensors));
   io::AtomicDirectory out(target);
   write_weights(out.path(), model);
-  const fs::path trainer = out.path() / upcycle::kTrainerFolder;
+  const fs::path trainer = out.path() / io::kTrainerFolder;
   std::error_code error;
   if (!fs::create_directory(trainer, error)) throw Error(ErrorCode::kIo, cat(trainer, ": ", error.message()));
   write_optimizer(trainer, all, tensors, masters);
-  io::write_file_atomically(trainer / upcycle::kTrainerFile, state.to_json().dump(2) + "\n");
+  io::write_file_atomically(trainer / io::kTrainerFile, state.to_json().dump(2) + "\n");
   for (const auto& [name, text] : companions.files) io::write_file_atomically(out.path() / name, text);
-  if (companions.lineage)
-    io::write_file_atomically(out.path() / upcycle::kLineageFile, companions.lineage->dump() + "\n");
+  if (companions.lineage) io::write_file_atomically(out.path() / io::kLineageFile, companions.lineage->dump() + "\n");
   io::write_file_atomically(out.path() / "config.json", config_with_dtype(model).dump(2) + "\n");
   out.commit();
 }
 
 Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype) {
-  const auto state = upcycle::OptimizerState::open(model);
+  const auto state = families::OptimizerState::open(model);
   if (!state) {
-    throw Error(ErrorCode::kNotFound, cat(model.checkpoint.directory(), ": no ", upcycle::kTrainerFolder,
+    throw Error(ErrorCode::kNotFound, cat(model.checkpoint.directory(), ": no ", io::kTrainerFolder,
                                           "/ with the state of a run (use train.start=fresh for its weights alone)"));
   }
   Restored out{nn::Decoder(model.config, dtype, fill_from(model, *state)), Optimizer({})};

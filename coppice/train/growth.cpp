@@ -28,7 +28,7 @@ std::span<float> floats(const at::Tensor& tensor, int64_t begin, int64_t count) 
   return {tensor.mutable_data_ptr<float>() + begin, static_cast<size_t>(count)};
 }
 
-bool grows(Role role) { return families::is_expert(role) || upcycle::is_router(role); }
+bool grows(Role role) { return families::is_expert(role) || families::is_router(role); }
 
 // A model before growth, with its optimizer state: every expert's matrices, and the tensors of no expert.
 class Before {
@@ -105,7 +105,7 @@ void fill_master(const Before& before, const GrowthPlan& plan, const TensorSlot&
     return;
   }
   const auto& source = before.at(slot.role(), slot.layer);
-  if (upcycle::is_router(slot.role())) {
+  if (families::is_router(slot.role())) {
     const MatrixBytes matrix = source.matrix(source.parameter->master);
     upcycle::grow_router(plan, slot.layer, slot.role(), matrix, bytes, has_router_bias);
   } else {

@@ -8,6 +8,7 @@
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/train/growth.h"
 #include "coppice/train/growth_scores.h"
 #include "coppice/upcycle/lineage.h"
@@ -86,7 +87,7 @@ void GrowthCourse::go_on_releasing(const upcycle::LineageShare& note) {
   Position& position = start_.position;
   const std::string found =
       cat("handover.policy: '", options_.handover, "' for ", options_.model_path, ", which routes a share of ",
-          note.share, " of the tokens by lineage (", upcycle::kLineageFile, ")");
+          note.share, " of the tokens by lineage (", io::kLineageFile, ")");
   if (!handover.routes_by_lineage()) {
     refuse(cat(found, ": under plain top-K it computes another function; wanted 'release' with handover.steps ",
                note.steps > 0 ? std::to_string(note.steps) : "as in the run before", ", which goes on from there",

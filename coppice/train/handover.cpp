@@ -4,6 +4,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/upcycle/lineage.h"
 
 namespace coppice::train {
@@ -44,7 +45,7 @@ std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Js
   if (share <= 0) return nullptr;
   const auto parents = lineage ? upcycle::newest_parents(*lineage) : std::nullopt;
   if (!parents) {
-    refuse(cat("handover.policy: the model has no growth behind it (", upcycle::kLineageFile,
+    refuse(cat("handover.policy: the model has no growth behind it (", io::kLineageFile,
                " names none); wanted a model that `coppice expand` made, or a [[growth]]"));
   }
   const Json& step = lineage->at("steps").items().back();

@@ -5,9 +5,9 @@
 
 #include "coppice/base/check.h"
 #include "coppice/families/expert_parts.h"
-#include "coppice/upcycle/child_piece_detail.h"
 #include "coppice/upcycle/convert_matrices_detail.h"
 #include "coppice/upcycle/converted_tensors.h"
+#include "coppice/upcycle/stored_matrix.h"
 
 namespace coppice::upcycle {
 namespace {
@@ -24,7 +24,7 @@ Role expert_role(Role dense) {
 MatrixRows expert_matrix(const families::ExpertParts& parts, int64_t layer, int64_t expert, Role role) {
   for (const families::ExpertPart& part : parts.of(layer, expert)) {
     for (const ExpertMatrix& place : families::expert_matrices(*part.slot, parts.model().config.num_experts)) {
-      if (place.role == role) return detail::stored_matrix({part.entry, part.slice}, place);
+      if (place.role == role) return stored_matrix({part.entry, part.slice}, place);
     }
   }
   COPPICE_CHECK(false, families::role_name(role), " of layer ", layer);
@@ -60,7 +60,7 @@ std::vector<OutputTensor> averaged_tensors(const families::Model& moe, const Map
       make = [place, value] { return std::vector{detail::constant(place, value)}; };
     }
     OutputTensor& out = tensors.emplace_back(OutputTensor{std::move(info), {}});
-    out.pieces.push_back(detail::matrices_piece({place}, dtype, true, std::move(make)));
+    out.pieces.push_back(matrices_piece({place}, dtype, true, std::move(make)));
   }
   return tensors;
 }

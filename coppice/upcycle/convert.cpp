@@ -8,6 +8,7 @@
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/convert_families.h"
+#include "coppice/upcycle/convert_lineage.h"
 #include "coppice/upcycle/converted_tensors.h"
 #include "coppice/upcycle/lineage.h"
 

@@ -4,12 +4,11 @@
 #include <numeric>
 
 #include "coppice/base/error.h"
+#include "coppice/base/json_fields.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/convert_families.h"
 #include "coppice/upcycle/convert_router.h"
-#include "coppice/upcycle/convert_scale.h"
 #include "coppice/upcycle/expert_init.h"
-#include "coppice/upcycle/json_fields_detail.h"
 
 namespace coppice::upcycle {
 namespace {

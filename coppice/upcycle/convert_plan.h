@@ -102,6 +102,12 @@ double function_scale(const ConversionPlan& plan);
 /// How much more than with equal logits a token's K gates add up to, on average over 2^17 draws of logits N(0, std^2).
 double calibration_factor(const ConversionPlan& plan, double logit_std);
 
+/// The scale a of `function_scale`, spread over the matrices as `mode` says. `calibrate`: a is divided by
+/// `calibration_factor`.
+///
+/// Throws   Error{kUsage}: no such mode, or a calibration without effect.
+ExpertScale expert_scale(const ConversionPlan& plan, std::string_view mode, bool calibrate, int64_t model_dim);
+
 /// Does the converted model compute what the dense one does (`activation` is its hidden_act), and why or why not.
 Exactness conversion_exactness(const ConversionPlan& plan, std::string_view activation);
 

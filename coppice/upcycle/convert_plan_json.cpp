@@ -3,11 +3,11 @@
 #include <limits>
 #include <utility>
 
+#include "coppice/base/json_fields.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/convert_plan.h"
 #include "coppice/upcycle/convert_router.h"
 #include "coppice/upcycle/expert_init.h"
-#include "coppice/upcycle/json_fields_detail.h"
 
 namespace coppice::upcycle {
 namespace {

@@ -5,14 +5,15 @@
 #include <cmath>
 
 #include "coppice/base/error.h"
+#include "coppice/base/find_row.h"
+#include "coppice/base/json_fields.h"
 #include "coppice/base/rng.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/families/family.h"
 #include "coppice/io/safetensors.h"
-#include "coppice/upcycle/json_fields_detail.h"
+#include "coppice/upcycle/children.h"
 #include "coppice/upcycle/purpose_detail.h"
-#include "coppice/upcycle/table_detail.h"
 
 namespace coppice::upcycle {
 namespace {

@@ -1,5 +1,3 @@
-#include "coppice/upcycle/convert_scale.h"
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -7,13 +5,14 @@
 #include <vector>
 
 #include "coppice/base/error.h"
+#include "coppice/base/find_row.h"
 #include "coppice/base/rng.h"
 #include "coppice/base/text.h"
+#include "coppice/upcycle/convert_plan.h"
 #include "coppice/upcycle/convert_router.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/lane_sum_detail.h"
 #include "coppice/upcycle/purpose_detail.h"
-#include "coppice/upcycle/table_detail.h"
 
 namespace coppice::upcycle {
 namespace {

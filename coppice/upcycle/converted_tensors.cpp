@@ -11,9 +11,9 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/families/expert_layout.h"
-#include "coppice/upcycle/child_piece_detail.h"
 #include "coppice/upcycle/convert_matrices_detail.h"
 #include "coppice/upcycle/expert_init.h"
+#include "coppice/upcycle/stored_matrix.h"
 
 namespace coppice::upcycle {
 namespace {
@@ -21,10 +21,7 @@ namespace {
 using detail::average;
 using detail::check_float;
 using detail::constant;
-using detail::matrices_piece;
 using detail::slice_place;
-using detail::stored_matrix;
-using detail::StoredExpert;
 using detail::whole;
 using families::ExpertMatrix;
 using families::Model;
@@ -209,10 +206,10 @@ class Converter : public PieceMaker, public std::enable_shared_from_this<Convert
               .offset = stored.entry.info->offset + static_cast<uint64_t>(from.begin) * width};
     }
     const ExpertMatrix place = alone(from);
-    return {.bytes = detail::matrices_bytes({&place, 1}, dtype),
+    return {.bytes = matrices_bytes({&place, 1}, dtype),
             .maker = shared_from_this(),
             .number = number_of({layer, expert, role}),
-            .cuttable = detail::matrices_cuttable({&place, 1}, !changes(child) || !method_.holds_matrix),
+            .cuttable = matrices_cuttable({&place, 1}, !changes(child) || !method_.holds_matrix),
             .identity = changes(child) ? 0 : slice_identity(layer, role, child.parent)};
   }
 
@@ -250,7 +247,7 @@ class Converter : public PieceMaker, public std::enable_shared_from_this<Convert
       if (changes(child)) matrix.read = method_.child(matrix, key_of(layer, child), slices, params_);
       return std::vector{scaled(std::move(matrix), expert_factor(plan_, role))};
     };
-    return detail::matrices_fill({alone(place_of(stored, role, child.parent))}, stored.entry.info->dtype, prepare);
+    return matrices_fill({alone(place_of(stored, role, child.parent))}, stored.entry.info->dtype, prepare);
   }
 
   /// A number for each slice of each matrix: experts that are the same slice have the same bytes.

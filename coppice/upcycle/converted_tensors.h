@@ -13,7 +13,7 @@ namespace coppice::upcycle {
 /// Every tensor of the converted model with where its bytes come from. All arguments outlive the result. `rows` are
 /// those of the plan's router, if they come from a file.
 ///
-/// Memory   of computed pieces: detail::matrices_piece; of a router its rows in fp32.
+/// Memory   of computed pieces: matrices_piece; of a router its rows in fp32.
 /// Throws   Error{kUnsupported} naming a tensor whose values cannot be computed on (fp8), or parts of one tensor of
 ///          several dtypes.
 std::vector<OutputTensor> converted_tensors(std::span<const families::Model> parents, const ConversionPlan& plan,

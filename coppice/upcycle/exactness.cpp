@@ -12,7 +12,6 @@
 #include "coppice/upcycle/grown_layer_detail.h"
 #include "coppice/upcycle/grown_weights.h"
 #include "coppice/upcycle/never_chosen_detail.h"
-#include "coppice/upcycle/plan_detail.h"
 #include "coppice/upcycle/tied_experts_detail.h"
 
 namespace coppice::upcycle {
@@ -44,23 +43,6 @@ bool groups_limit_choice(const Routing& routing) {
 
 bool all_same(std::span<const float> values) {
   return std::ranges::all_of(values, [&](float x) { return x == values.front(); });
-}
-
-/// What `config.json` and family say, and the family file may not: every routing that it can be.
-std::vector<Routing> possible_routings(const Routing& routing) {
-  std::vector<Routing> out;
-  for (const bool renormalise : {false, true}) {
-    for (const auto score : {families::GroupScore::kBestTwo, families::GroupScore::kBest}) {
-      if (routing.renormalise_known && renormalise != routing.renormalise) continue;
-      if (routing.group_score_known && score != routing.group_score) continue;
-      Routing one = routing;
-      one.renormalise = renormalise;
-      one.group_score = score;
-      one.renormalise_known = one.group_score_known = true;
-      out.push_back(one);
-    }
-  }
-  return out;
 }
 
 /// The verdict on one layer.
@@ -247,7 +229,7 @@ Verdict judge_layer(LayerJudge judge, const Routing& routing) {
                        families::missing_routing_keys(routing), "`)."));
   }
   std::optional<Verdict> common;
-  for (const Routing& one : possible_routings(routing)) {
+  for (const Routing& one : families::possible_routings(routing)) {
     const Verdict verdict = judge.judge(one);
     if (common && common->answer != verdict.answer) {
       return unknown(
@@ -316,20 +298,6 @@ Exactness without_remedy(const Model& model, const GrowthPlan& plan, bool& sibli
 }
 
 }  // namespace
-
-void check_can_scale(const families::ModelConfig& config, std::string_view setting) {
-  const Routing& routing = config.routing;
-  const bool knows_gates = routing.renormalise_known || routing.gate != families::GateFunction::kSigmoidTopK;
-  if (routing.gate == families::GateFunction::kUnknown || !knows_gates) {
-    throw Error(ErrorCode::kUsage,
-                cat(setting, ": how gates add up is not known; the family file of ", config.family->model_type,
-                    " does not say it (give it `", families::missing_routing_keys(routing), "`)"));
-  }
-  const auto& info = families::routing_class_info(families::routing_class(possible_routings(routing).front()));
-  if (info.can_scale) return;
-  throw Error(ErrorCode::kUsage, cat(setting, ": more experts a token would change what ", config.family->model_type,
-                                     " computes, by its router: ", info.routing, " (leave it out)"));
-}
 
 Exactness growth_exactness(const Model& model, const GrowthPlan& plan) {
   if (plan.is_undo) {

@@ -14,8 +14,8 @@ namespace fs = std::filesystem;
 
 uint64_t optimizer_bytes(const io::ModelDirectory& files) {
   uint64_t bytes = 0;
-  for (const std::string& name : files.names(kTrainerFolder)) {
-    const fs::path file = fs::path(kTrainerFolder) / name;
+  for (const std::string& name : files.names(io::kTrainerFolder)) {
+    const fs::path file = fs::path(io::kTrainerFolder) / name;
     if (file.extension() == ".safetensors") bytes += files.state(file)->bytes;
   }
   return bytes;

@@ -1,8 +1,8 @@
 #include <charconv>
 
 #include "coppice/base/error.h"
+#include "coppice/base/json_fields.h"
 #include "coppice/base/text.h"
-#include "coppice/upcycle/json_fields_detail.h"
 #include "coppice/upcycle/plan.h"
 
 namespace coppice::upcycle {

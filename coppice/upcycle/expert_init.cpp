@@ -3,9 +3,9 @@
 #include <array>
 
 #include "coppice/base/check.h"
+#include "coppice/base/find_row.h"
 #include "coppice/upcycle/expert_rows_detail.h"
 #include "coppice/upcycle/purpose_detail.h"
-#include "coppice/upcycle/table_detail.h"
 
 namespace coppice::upcycle {
 

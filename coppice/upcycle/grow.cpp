@@ -51,20 +51,6 @@ ChildKey key_of(const GrowthPlan& plan, int64_t layer, const Child& child) {
           .num_experts = plan.experts_before};
 }
 
-void check_is_float(io::Dtype dtype, std::string_view what) {
-  if (io::is_float(dtype)) return;
-  throw Error(ErrorCode::kUnsupported, cat(what, ": values of type ", io::dtype_name(dtype),
-                                           " cannot be computed on (choose the method 'copy')"));
-}
-
-std::vector<float> widen(const MatrixBytes& matrix, std::string_view what) {
-  check_is_float(matrix.dtype, what);
-  std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.cols));
-  COPPICE_CHECK(matrix.bytes.size() == values.size() * io::dtype_bytes(matrix.dtype));
-  io::to_f32(matrix.dtype, matrix.bytes, values);
-  return values;
-}
-
 std::string subject_of(int64_t layer, Role role) { return cat("layer ", layer, ", ", families::role_name(role)); }
 std::string subject_of(int64_t layer, uint32_t expert, Role role) {
   return cat("layer ", layer, ", expert ", expert, ", ", families::role_name(role));
@@ -152,25 +138,6 @@ bool is_plain_copy(const GrowthPlan& plan, int64_t layer, const Child& child, Ro
   return plan.split == 1 && expert_factor(plan, role) == 1 && has_values_of_parent(plan, layer, child, role);
 }
 
-MatrixRows rows_of(const MatrixBytes& matrix, Role role) {
-  check_is_float(matrix.dtype, families::role_name(role));
-  const size_t row_bytes = static_cast<size_t>(matrix.cols) * static_cast<size_t>(io::dtype_bits(matrix.dtype)) / 8;
-  const auto read = [matrix, row_bytes](int64_t first, std::span<float> out) {
-    const size_t count = out.size() / static_cast<size_t>(matrix.cols);
-    io::to_f32(matrix.dtype, matrix.bytes.subspan(static_cast<size_t>(first) * row_bytes, count * row_bytes), out);
-  };
-  return {role, matrix.rows, matrix.cols, read};
-}
-
-void round_rows(const MatrixRows& matrix, io::Dtype dtype, std::span<std::byte> out) {
-  const size_t width = io::dtype_bytes(dtype);
-  COPPICE_CHECK(out.size() == static_cast<size_t>(matrix.rows * matrix.cols) * width);
-  matrix.for_each_block([&](int64_t first, std::span<const float> rows) {
-    round_finite(dtype, rows, out.subspan(static_cast<size_t>(first * matrix.cols) * width, rows.size() * width),
-                 matrix.subject);
-  });
-}
-
 MatrixRows child_matrix(const GrowthPlan& plan, int64_t layer, const Child& child, Role role,
                         const RowsSource& originals) {
   MatrixRows parent = originals(child.parent);
@@ -205,8 +172,8 @@ void grow_router(const GrowthPlan& plan, int64_t layer, Role role, MatrixBytes b
   const bool zero_copies = role == Role::kSelectionBias && plan.balance_bias == kBalanceBiasZero;
   spread_rows(plan, layer_plan, before.bytes, row_bytes, zero_copies, out);
   if (role == Role::kSelectionBias && plan.selection_bias_factor != 1) {
-    auto values = widen({before.dtype, static_cast<int64_t>(layer_plan.children.size()), before.cols, out},
-                        families::role_name(role));
+    auto values = widened({before.dtype, static_cast<int64_t>(layer_plan.children.size()), before.cols, out},
+                          families::role_name(role));
     check_finite(values, 0, before.cols, subject_of(layer, role));
     for (float& x : values) x = static_cast<float>(plan.selection_bias_factor * x);
     round_finite(before.dtype, values, out, subject_of(layer, role));
@@ -218,8 +185,8 @@ void grow_router(const GrowthPlan& plan, int64_t layer, Role role, MatrixBytes b
   if (!changes(method, part, has_router_bias)) return;
   const Params params(method.name, method.params, choice.given);
   const MatrixBytes spread{before.dtype, static_cast<int64_t>(layer_plan.children.size()), before.cols, out};
-  const auto unchanged = widen(spread, families::role_name(role));
-  const auto source = widen(before, families::role_name(role));
+  const auto unchanged = widened(spread, families::role_name(role));
+  const auto source = widened(before, families::role_name(role));
   check_finite(source, 0, before.cols, subject_of(layer, role));
   auto values = unchanged;
   method.apply({.rows = spread.rows, .cols = spread.cols, .values = values, .source = source}, part, layer_plan,
@@ -245,7 +212,7 @@ void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& chil
     part_of_expert(plan, child, parent, split_moment_factor(plan, role, kind)).read(0, out);
     return check_finite(out, 0, parent.cols, subject(child.parent));
   }
-  const auto before = widen(stored, "optimizer state");
+  const auto before = widened(stored, "optimizer state");
   COPPICE_CHECK(before.size() == out.size());
   std::ranges::copy(before, out.begin());
   const OptimizerInit& strategy = optimizer_init(plan.optimizer_state.name);
@@ -258,7 +225,7 @@ void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& chil
   std::vector<float> next;
   if (strategy.needs_next) {
     const auto expert = static_cast<uint32_t>((child.parent + 1) % experts);
-    next = widen(moments(expert), "optimizer state");
+    next = widened(moments(expert), "optimizer state");
     check_finite(next, 0, stored.cols, subject(expert));
     context.next = next;
   }

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "coppice/families/match.h"
-#include "coppice/upcycle/optimizer_state.h"
+#include "coppice/families/optimizer_state.h"
 #include "coppice/upcycle/output_tensors.h"
 #include "coppice/upcycle/plan.h"
 
@@ -49,7 +49,7 @@ class GrownLayers {
  private:
   const families::Model& model_;
   const GrowthPlan plan_;
-  const std::optional<OptimizerState> state_;
+  const std::optional<families::OptimizerState> state_;
   const std::vector<families::TensorSlot> router_slots_;
   std::vector<OutputTensor> routers_;
   std::map<std::pair<families::Role, int64_t>, size_t> router_at_;

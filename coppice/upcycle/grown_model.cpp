@@ -5,6 +5,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/upcycle/grown_optimizer.h"
 #include "coppice/upcycle/grown_weights.h"
 
 namespace coppice::upcycle {
@@ -13,23 +14,10 @@ GrownModel::GrownModel(const families::Model& model, const GrowthPlan& given)
     : plan(with_all_layers(model, given)),
       config(plan.experts_after == plan.experts_before ? model.config.json : grown_config(model.config, plan)),
       slots(grown_slots(model, plan)),
-      state(OptimizerState::open(model)),
+      state(families::OptimizerState::open(model)),
       weights(grown_weights(model, plan, slots, state ? &*state : nullptr)) {
   (void)families::read_config(config, "config.json of the grown model", model.config.family);
-  if (state) optimizer = state->grow(model, plan, slots);
-}
-
-GrowthPlan growth_of(const families::ModelConfig& config, const RecordedGrowth& recorded) {
-  GrowthPlan plan = recorded.plan;
-  if (plan.experts_before != config.num_experts) {
-    throw Error(ErrorCode::kFormat, cat(kLineageFile, ": the newest growth started from ", plan.experts_before,
-                                        " experts and the model before has ", config.num_experts));
-  }
-  set_factors(config, plan);
-  GrowthPlan counted = plan;  // layers past the last, which configurations do not count, have no rules
-  std::erase_if(counted.layers, [&](const LayerPlan& layer) { return layer.layer >= config.num_layers; });
-  check_plan(config, counted, true);
-  return plan;
+  if (state) optimizer = grown_optimizer(model, *state, plan, slots);
 }
 
 GrowthPlan unchanged_plan(const families::Model& model) {

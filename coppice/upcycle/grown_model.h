@@ -5,8 +5,7 @@
 
 #include "coppice/base/json.h"
 #include "coppice/families/match.h"
-#include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/optimizer_state.h"
+#include "coppice/families/optimizer_state.h"
 #include "coppice/upcycle/output_tensors.h"
 #include "coppice/upcycle/plan.h"
 
@@ -18,8 +17,8 @@ struct GrownModel {
   GrowthPlan plan;
   Json config;
   std::vector<families::TensorSlot> slots;
-  std::optional<OptimizerState> state;  ///< of the model before
-  std::vector<OutputTensor> weights;    ///< one for each slot
+  std::optional<families::OptimizerState> state;  ///< of the model before
+  std::vector<OutputTensor> weights;              ///< one for each slot
   std::optional<std::vector<OutputTensor>> optimizer;
 
   /// Throws   Error{kFormat, kShape, kUnsupported} for a configuration, a trainer/ or quantised experts that cannot be
@@ -28,11 +27,6 @@ struct GrownModel {
   GrownModel(const GrownModel&) = delete;
   GrownModel& operator=(const GrownModel&) = delete;
 };
-
-/// The plan of a recorded growth for the model that it started from: with the factors that follow from the model.
-///
-/// Throws   Error{kFormat, kUsage, kUnsupported} where it cannot be of this model.
-GrowthPlan growth_of(const families::ModelConfig& config, const RecordedGrowth& recorded);
 
 /// A plan that leaves everything as it is.
 GrowthPlan unchanged_plan(const families::Model& model);

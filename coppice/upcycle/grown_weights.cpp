@@ -11,6 +11,7 @@
 #include "coppice/upcycle/child_piece_detail.h"
 #include "coppice/upcycle/finite.h"
 #include "coppice/upcycle/grow.h"
+#include "coppice/upcycle/stored_matrix.h"
 
 namespace coppice::upcycle {
 namespace {
@@ -21,7 +22,7 @@ using families::TensorSlot;
 using io::Checkpoint;
 
 /// The most exact values there are of a tensor: its fp32 master, else the tensor as stored.
-Checkpoint::Entry best_values(const Model& model, const OptimizerState* state, std::string_view name) {
+Checkpoint::Entry best_values(const Model& model, const families::OptimizerState* state, std::string_view name) {
   return state != nullptr && state->has_master(name) ? state->at(name, "master") : model.checkpoint.at(name);
 }
 
@@ -37,7 +38,7 @@ families::ExpertSlice slice_of(const Model& model, const TensorSlot& slot, const
 class GrownPieces : public PieceMaker {
  public:
   GrownPieces(const Model& model, const GrowthPlan& plan, const std::vector<TensorSlot>& slots,
-              const OptimizerState* state)
+              const families::OptimizerState* state)
       : model_(model), plan_(plan), slots_(slots), state_(state) {}
 
   uint64_t number_of(const TensorSlot& slot, const Child& child) const {
@@ -62,7 +63,7 @@ class GrownPieces : public PieceMaker {
     TensorSlot before = slot;
     before.shape = source.info->shape;
     const bool stacked = slot.rule->layout.stacked;
-    const auto original = [this, &slot, stacked](uint32_t expert) -> detail::StoredExpert {
+    const auto original = [this, &slot, stacked](uint32_t expert) -> StoredExpert {
       const auto entry =
           best_values(model_, state_, stacked ? slot.name.str() : families::name_for_expert(slot, expert));
       return {entry, slice_of(model_, slot, entry, expert)};
@@ -94,7 +95,7 @@ class GrownPieces : public PieceMaker {
   const Model& model_;
   const GrowthPlan& plan_;
   const std::vector<TensorSlot>& slots_;
-  const OptimizerState* state_;
+  const families::OptimizerState* state_;
 };
 
 /// The tensor of one expert, or the one that stacks all experts of a layer: a piece for each child.
@@ -132,7 +133,7 @@ OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const Tensor
                           .file = stored.file,
                           .offset = stored.info->offset + row_bytes * static_cast<uint64_t>(first)});
   };
-  if (is_router(slot.role())) {
+  if (families::is_router(slot.role())) {
     out.pieces.push_back({.bytes = row_bytes * static_cast<uint64_t>(plan.experts_after),
                           .maker = maker,
                           .number = maker->number_of(slot)});
@@ -195,8 +196,6 @@ size_t num_grown_slots(const Model& model, const GrowthPlan& plan) {
 
 }  // namespace
 
-bool is_router(Role role) { return role == Role::kRouter || role == Role::kRouterBias || role == Role::kSelectionBias; }
-
 const Child& child_of(const GrowthPlan& plan, const TensorSlot& slot) {
   return plan.layer(slot.layer).children.at(static_cast<size_t>(slot.expert));
 }
@@ -251,7 +250,7 @@ std::vector<TensorSlot> grown_slots(const Model& model, const GrowthPlan& plan) 
 std::vector<TensorSlot> grown_router_slots(const Model& model, const GrowthPlan& plan) {
   std::vector<TensorSlot> slots;
   for (const TensorSlot& slot : model.slots) {
-    if (!is_router(slot.role())) continue;
+    if (!families::is_router(slot.role())) continue;
     slots.push_back(slot);
     slots.back().shape = grown_shape(slot, model.config, plan.experts_after);
   }
@@ -281,7 +280,7 @@ void check_values(const Model& model, const GrowthPlan& plan) {
 }
 
 std::vector<OutputTensor> grown_weights(const Model& model, const GrowthPlan& plan,
-                                        const std::vector<TensorSlot>& slots, const OptimizerState* state) {
+                                        const std::vector<TensorSlot>& slots, const families::OptimizerState* state) {
   check_values(model, plan);
   const auto maker = std::make_shared<const GrownPieces>(model, plan, slots, state);
   std::vector<OutputTensor> outputs;

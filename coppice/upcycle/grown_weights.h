@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "coppice/families/match.h"
-#include "coppice/upcycle/optimizer_state.h"
+#include "coppice/families/optimizer_state.h"
 #include "coppice/upcycle/output_tensors.h"
 #include "coppice/upcycle/plan.h"
 
@@ -26,8 +26,6 @@ std::vector<families::TensorSlot> grown_router_slots(const families::Model& mode
 /// The expert of `slot`, by the plan.
 const Child& child_of(const GrowthPlan& plan, const families::TensorSlot& slot);
 
-bool is_router(families::Role role);  ///< kRouter, kRouterBias, kSelectionBias
-
 /// Throws   Error{kUnsupported} if the plan's method changes values and the experts are stored in a format that cannot
 ///          be computed on (fp8, mxfp4), naming a tensor.
 void check_values(const families::Model& model, const GrowthPlan& plan);
@@ -39,6 +37,7 @@ void check_values(const families::Model& model, const GrowthPlan& plan);
 /// Memory   of computed pieces: detail::child_piece.
 /// Throws   what `check_values` throws.
 std::vector<OutputTensor> grown_weights(const families::Model& model, const GrowthPlan& plan,
-                                        const std::vector<families::TensorSlot>& slots, const OptimizerState* state);
+                                        const std::vector<families::TensorSlot>& slots,
+                                        const families::OptimizerState* state);
 
 }  // namespace coppice::upcycle

@@ -7,70 +7,81 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
+#include "coppice/base/json_fields.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
 #include "coppice/io/model_directory.h"
 #include "coppice/upcycle/expert_init.h"
-#include "coppice/upcycle/json_fields_detail.h"
+#include "coppice/upcycle/lineage_detail.h"
 #include "coppice/upcycle/optimizer_init.h"
 #include "coppice/upcycle/plan_detail.h"
 #include "coppice/upcycle/router_init.h"
 
 namespace coppice::upcycle {
+
+void detail::refuse_lineage(std::string_view source, std::string_view found, std::string_view wanted) {
+  throw Error(ErrorCode::kFormat, cat(source, ": ", found, "; wanted ", wanted,
+                                      " (it is no lineage that coppice wrote; move it away to start a new one)"));
+}
+
+std::string_view detail::command_of(const Json& step) { return step.at("command").as_string(); }
+
+uint64_t detail::seed_of_step(const Json& step, std::string_view source) {
+  const Json& seed = step.at("seed");
+  if (seed.kind() != Json::Kind::kFloat) return read_seed(JsonFields(step, std::string(source)));
+  return read_seed(JsonFields(Json::object({{"seed", Json(seed.dump())}}), std::string(source)));  // 2^63 and more
+}
+
 namespace {
+
+using detail::command_of;
+using detail::kParametersKey;
+using detail::naming;
+using detail::refuse_lineage;
+using detail::seed_of_step;
 
 constexpr const char* kVersionKey = "coppice_lineage";
 constexpr const char* kRoutingKey = "routing";
 constexpr const char* kLineageUnique = "lineage_unique";
 constexpr const char* kShareKey = "share";
-constexpr const char* kParametersKey = "parameters";
 constexpr const char* kShareSeedKey = "seed";
 constexpr const char* kShareStepsKey = "share_steps";
 
 using Parents = std::map<int64_t, std::vector<uint32_t>>;
 
-[[noreturn]] void fail(std::string_view source, std::string_view found, std::string_view wanted) {
-  throw Error(ErrorCode::kFormat, cat(source, ": ", found, "; wanted ", wanted,
-                                      " (it is no lineage that coppice wrote; move it away to start a new one)"));
-}
-
-constexpr std::string_view kConvert = "convert", kDenseAverage = "dense_average";
-
-std::string_view command_of(const Json& step) { return step.at("command").as_string(); }
-
 /// Parents of every expert of a layer; each parent has a child, the first of which is the original.
 std::vector<uint32_t> checked_layer(const Json& list, int64_t before, int64_t after, const std::string& name) {
   if (std::cmp_not_equal(list.items().size(), after))
-    fail(name, cat(list.items().size(), " parents"), cat(after, ", one for each expert"));
+    refuse_lineage(name, cat(list.items().size(), " parents"), cat(after, ", one for each expert"));
   std::vector<uint32_t> layer;
   std::vector<bool> has_child(static_cast<size_t>(before), false);
   for (const Json& parent : list.items()) {
     const int64_t p = parent.as_int();
-    if (p < 0 || p >= before) fail(name, cat("the parent ", p), cat("0 to ", before - 1));
+    if (p < 0 || p >= before) refuse_lineage(name, cat("the parent ", p), cat("0 to ", before - 1));
     layer.push_back(static_cast<uint32_t>(p));
     has_child[static_cast<size_t>(p)] = true;
   }
   const auto without = std::ranges::find(has_child, false);
   if (without != has_child.end())
-    fail(name, cat("no child of expert ", without - has_child.begin()), "the original of every expert");
+    refuse_lineage(name, cat("no child of expert ", without - has_child.begin()), "the original of every expert");
   return layer;
 }
 
 Parents checked_parents(const Json& step, std::string_view source) {
   const Json& counts = step.at("experts");
-  if (counts.items().size() != 2) fail(source, cat("'experts' is ", counts.dump()), "[before, after]");
+  if (counts.items().size() != 2) refuse_lineage(source, cat("'experts' is ", counts.dump()), "[before, after]");
   const int64_t before = counts.items()[0].as_int();
   const int64_t after = counts.items()[1].as_int();
-  const bool converts = command_of(step) == kConvert;  // a dense model's slices may become as many experts
+  const bool converts = command_of(step) == kConvertCommand;  // a dense model's slices may become as many experts
   if (before < 1 || after < before + (converts ? 0 : 1) || after > kMaxExperts)
-    fail(source, cat("'experts' is ", counts.dump()), "0 < before < after");
+    refuse_lineage(source, cat("'experts' is ", counts.dump()), "0 < before < after");
 
   Parents parents;
   for (const auto& [key, list] : step.at("parents").members()) {
     const int64_t layer = layer_from_key(key, cat(source, ": 'parents'"));
     parents[layer] = checked_layer(list, before, after, cat(source, ": layer ", key));
   }
-  if (parents.empty()) fail(source, "'parents' has no layer", "the parents of every layer with experts");
+  if (parents.empty()) refuse_lineage(source, "'parents' has no layer", "the parents of every layer with experts");
   return parents;
 }
 
@@ -81,44 +92,29 @@ void check_factor(const Json& step, std::string_view key, std::string_view sourc
   const int64_t factor = json_integer(*value, cat(source, ": '", key, "'"), 1, kMaxExperts);
   const auto& counts = step.at("experts").items();
   if (counts[1].as_int() != factor * counts[0].as_int())
-    fail(source, cat("'", key, "' is ", factor), cat("the factor of the experts, ", step.at("experts").dump()));
-}
-
-uint64_t seed_of_step(const Json& step, std::string_view source) {
-  const Json& seed = step.at("seed");
-  if (seed.kind() != Json::Kind::kFloat) return read_seed(JsonFields(step, std::string(source)));
-  return read_seed(JsonFields(Json::object({{"seed", Json(seed.dump())}}), std::string(source)));  // 2^63 and more
+    refuse_lineage(source, cat("'", key, "' is ", factor),
+                   cat("the factor of the experts, ", step.at("experts").dump()));
 }
 
 Parents checked_step(const Json& step, std::string_view source) {
-  if (!step.is_object()) fail(source, cat("it is ", step.dump().substr(0, 40)), "an object");
+  if (!step.is_object()) refuse_lineage(source, cat("it is ", step.dump().substr(0, 40)), "an object");
   for (const char* key : {"command", "version", "source_digest", "order"}) (void)step.at(key).as_string();
   (void)seed_of_step(step, source);
-  if (!step.at("methods").is_object()) fail(source, "'methods' is no object", "one");
-  if (command_of(step) == kDenseAverage) return {};
-  if (command_of(step) == kConvert) (void)ConversionPlan::from_json(step.at("plan"), cat(source, ": plan"));
+  if (!step.at("methods").is_object()) refuse_lineage(source, "'methods' is no object", "one");
+  if (command_of(step) == kAverageCommand) return {};
+  if (command_of(step) == kConvertCommand && !step.at("plan").is_object())
+    refuse_lineage(source, "'plan' is no object", "one");
   Parents parents = checked_parents(step, source);
   for (const char* key : {"top_k_factor", "split"}) check_factor(step, key, source);
   return parents;
 }
 
-/// Runs `check`; Json's own errors, which name the key only, get `source` in front.
-template <class Check>
-auto naming(std::string_view source, const Check& check) {
-  try {
-    return check();
-  } catch (const Error& error) {
-    const std::string_view message = error.what();
-    throw Error(ErrorCode::kFormat, message.starts_with(source) ? std::string(message) : cat(source, ": ", message));
-  }
-}
-
 /// Checks every step; returns the parents of the newest.
 std::optional<Parents> checked_lineage(const Json& lineage, std::string_view source) {
   return naming(source, [&] {
-    if (!lineage.is_object()) fail(source, "no object", "one");
+    if (!lineage.is_object()) refuse_lineage(source, "no object", "one");
     const int64_t version = lineage.at(kVersionKey).as_int();
-    if (version != 1) fail(source, cat("'", kVersionKey, "' is ", version), "1");
+    if (version != 1) refuse_lineage(source, cat("'", kVersionKey, "' is ", version), "1");
     std::optional<Parents> newest;
     const Json::Array& steps = lineage.at("steps").items();
     for (size_t i = 0; i < steps.size(); ++i) {
@@ -166,7 +162,7 @@ Number whole_number(const Json& json, std::string_view key) {
   Number value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || end != text.data() + text.size() || std::cmp_less(value, 0)) {
-    fail(kLineageFile, cat("'", key, "' is ", text), "a whole number of 0 or more");
+    refuse_lineage(io::kLineageFile, cat("'", key, "' is ", text), "a whole number of 0 or more");
   }
   return value;
 }
@@ -188,7 +184,17 @@ Json methods_of(const GrowthPlan& plan) {
   return methods;
 }
 
-Json new_step(std::string_view command, uint64_t seed, std::string_view source_digest) {
+Json without_newest(Json lineage) {
+  Json::Array steps = lineage.at("steps").items();
+  COPPICE_CHECK(!steps.empty());
+  steps.pop_back();
+  lineage["steps"] = Json::array(std::move(steps));
+  return lineage;
+}
+
+}  // namespace
+
+Json lineage_step(std::string_view command, uint64_t seed, std::string_view source_digest) {
   Json step = Json::object();
   step["command"] = command;
   step["version"] = version();
@@ -208,27 +214,26 @@ Json parents_json(const std::vector<LayerPlan>& layers) {
 }
 
 Json with_step(const std::optional<Json>& before, Json step) {
+  if (before) (void)checked_lineage(*before, io::kLineageFile);
   Json lineage =
       before ? with_lineage_share(*before, {}) : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
   lineage["steps"].push_back(std::move(step));
   return lineage;
 }
 
-Json without_newest(Json lineage) {
-  Json::Array steps = lineage.at("steps").items();
-  COPPICE_CHECK(!steps.empty());
-  steps.pop_back();
-  lineage["steps"] = Json::array(std::move(steps));
-  return lineage;
+const Json* newest_step(const Json& lineage) {
+  (void)checked_lineage(lineage, io::kLineageFile);
+  const Json::Array& steps = lineage.at("steps").items();
+  return steps.empty() ? nullptr : &steps.back();
 }
-
-}  // namespace
 
 Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, std::string_view command,
                     std::string_view source_digest, const Json& settings) {
-  if (before) (void)checked_lineage(*before, kLineageFile);
-  if (plan.is_undo) return without_newest(*before);
-  Json step = new_step(command, plan.seed, source_digest);
+  if (plan.is_undo) {
+    (void)checked_lineage(*before, io::kLineageFile);
+    return without_newest(*before);
+  }
+  Json step = lineage_step(command, plan.seed, source_digest);
   step["experts"] = Json::array({Json(plan.experts_before), Json(plan.experts_after)});
   step["order"] = plan.order == Order::kSiblings ? "siblings" : "append";
   step["methods"] = methods_of(plan);
@@ -240,37 +245,11 @@ Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, s
   return with_step(before, std::move(step));
 }
 
-Json extend_lineage(const std::optional<Json>& before, const ConversionRecord& record) {
-  if (before) (void)checked_lineage(*before, kLineageFile);
-  const ConversionPlan* plan = record.plan;
-  Json step = new_step(plan != nullptr ? kConvert : kDenseAverage, plan != nullptr ? plan->seed : 0,
-                       record.source_digests.front());
-  step["source_digests"] = Json::array_of(record.source_digests);
-  step["families"] = Json::array({Json(record.from), Json(record.to)});
-  step["experts"] = plan != nullptr ? Json::array({Json(plan->slices()), Json(plan->experts)})
-                                    : Json::array({Json(record.experts_before), Json(0)});
-  step["order"] = "append";
-  Json& methods = step["methods"] = Json::object();
-  if (plan != nullptr) {
-    methods["expert_init"] = plan->expert_init.to_text();
-    methods["router"] = plan->router.to_text();
-    methods["routing"] = plan->routing;
-  }
-  for (const auto& [name, digest] : record.given_routers) step["router_digests"][name] = digest;
-  if (!record.losses.empty()) step["losses"] = Json::array_of(record.losses);
-  if (!record.settings.is_null()) step["settings"] = record.settings;
-  if (plan != nullptr) {
-    step["plan"] = plan->to_json();
-    step["parents"] = parents_json(plan->layers);
-  }
-  return with_step(before, std::move(step));
-}
-
 std::optional<Json> read_lineage(const std::filesystem::path& model) {
   const io::ModelDirectory files(model);
-  if (!files.has(kLineageFile)) return std::nullopt;
-  Json lineage = files.read_json(kLineageFile);
-  (void)checked_lineage(lineage, (model / kLineageFile).string());
+  if (!files.has(io::kLineageFile)) return std::nullopt;
+  Json lineage = files.read_json(io::kLineageFile);
+  (void)checked_lineage(lineage, (model / io::kLineageFile).string());
   return lineage;
 }
 
@@ -287,10 +266,11 @@ Json with_lineage_share(Json lineage, const LineageShare& note) {
 LineageShare noted_lineage_share(const Json& lineage) {
   const Json* routing = lineage.find(kRoutingKey);
   if (routing == nullptr || *routing != Json(kLineageUnique)) return {};
-  return naming(kLineageFile, [&] {
+  return naming(io::kLineageFile, [&] {
     LineageShare note;
     note.share = lineage.at(kShareKey).as_double();
-    if (!(note.share >= 0 && note.share <= 1)) fail(kLineageFile, cat("'", kShareKey, "' is ", note.share), "0 to 1");
+    if (!(note.share >= 0 && note.share <= 1))
+      refuse_lineage(io::kLineageFile, cat("'", kShareKey, "' is ", note.share), "0 to 1");
     if (lineage.find(kShareSeedKey) != nullptr) note.seed = whole_number<uint64_t>(lineage, kShareSeedKey);
     if (lineage.find(kShareStepsKey) != nullptr) note.steps = whole_number<int64_t>(lineage, kShareStepsKey);
     return note;
@@ -308,97 +288,11 @@ std::optional<std::string> routing_warning(const std::filesystem::path& model, c
 }
 
 std::optional<Parents> newest_parents(const Json& lineage) {
-  std::optional<Parents> parents = checked_lineage(lineage, kLineageFile);
+  std::optional<Parents> parents = checked_lineage(lineage, io::kLineageFile);
   if (!parents) return parents;
   const std::string_view command = command_of(lineage.at("steps").items().back());
-  if (command == kConvert || command == kDenseAverage) return std::nullopt;
+  if (command == kConvertCommand || command == kAverageCommand) return std::nullopt;
   return parents;
-}
-
-std::map<std::string, std::string> given_routers(const Json& lineage) {
-  std::map<std::string, std::string> out;
-  if (!newest_conversion(lineage)) return out;
-  const Json* digests = lineage.at("steps").items().back().find("router_digests");
-  if (digests == nullptr) return out;
-  naming(kLineageFile, [&] {
-    for (const auto& [name, digest] : digests->members()) out[name] = digest.as_string();
-    return true;
-  });
-  return out;
-}
-
-std::optional<ConversionPlan> newest_conversion(const Json& lineage) {
-  if (!checked_lineage(lineage, kLineageFile)) return std::nullopt;
-  const Json& step = lineage.at("steps").items().back();
-  if (command_of(step) != kConvert) return std::nullopt;
-  return ConversionPlan::from_json(step.at("plan"), kLineageFile);
-}
-
-namespace {
-
-/// `name:key=value` and every parameter recorded beside it, if they are.
-MethodChoice read_choice(const Json& methods, std::string_view key, const Json* parameters) {
-  MethodChoice choice = MethodChoice::from_text(methods.at(key).as_string());
-  const Json* own = parameters != nullptr ? parameters->find(key) : nullptr;
-  if (own == nullptr) return choice;
-  for (const auto& [name, value] : own->members()) choice.given[name] = value.as_double();
-  return choice;
-}
-
-void read_layer_methods(const Json& methods, const Json* parameters, std::string_view source,
-                        std::vector<LayerPlan>& layers) {
-  const Json* own = methods.find("layers");
-  if (own == nullptr) return;
-  const Json* own_parameters = parameters != nullptr ? parameters->find("layers") : nullptr;
-  for (const auto& [key, choices] : own->members()) {
-    const int64_t number = layer_from_key(key, cat(source, ": 'layers'"));
-    const auto layer = std::ranges::find(layers, number, &LayerPlan::layer);
-    if (layer == layers.end()) fail(source, cat("layer ", key, " has methods and no parents"), "parents too");
-    const Json* of_layer = own_parameters != nullptr ? own_parameters->find(key) : nullptr;
-    if (choices.find("expert_init") != nullptr) layer->expert_init = read_choice(choices, "expert_init", of_layer);
-    if (choices.find("router_init") != nullptr) layer->router_init = read_choice(choices, "router_init", of_layer);
-  }
-}
-
-int64_t whole_or_one(const Json& step, std::string_view key, std::string_view source) {
-  const Json* value = step.find(key);
-  return value == nullptr ? 1 : json_integer(*value, cat(source, ": '", key, "'"), 1, kMaxExperts);
-}
-
-}  // namespace
-
-std::optional<RecordedGrowth> newest_growth(const Json& lineage) {
-  const auto parents = newest_parents(lineage);
-  if (!parents) return std::nullopt;
-  const Json& step = lineage.at("steps").items().back();
-  const std::string source = cat(kLineageFile, ": step ", lineage.at("steps").items().size() - 1);
-  return naming(source, [&] {
-    RecordedGrowth out{.plan = {}, .source_digest = step.at("source_digest").as_string(), .command = ""};
-    out.command = command_of(step);
-    GrowthPlan& plan = out.plan;
-    plan.seed = seed_of_step(step, source);
-    plan.experts_before = step.at("experts").items()[0].as_int();
-    plan.experts_after = step.at("experts").items()[1].as_int();
-    plan.order = order_from_name(step.at("order").as_string(), cat(source, ": 'order'"));
-    plan.top_k_factor = whole_or_one(step, "top_k_factor", source);
-    plan.split = whole_or_one(step, "split", source);
-    for (const auto& [layer, of_layer] : *parents) {
-      LayerPlan& layer_plan = plan.layers.emplace_back(LayerPlan{.layer = layer, .children = {}});
-      std::vector<uint32_t> seen(static_cast<size_t>(plan.experts_before), 0);
-      for (const uint32_t parent : of_layer) layer_plan.children.push_back({parent, seen[parent]++});
-    }
-    const Json& methods = step.at("methods");
-    plan.select = methods.at("select").as_string();
-    const Json* parameters = methods.find(kParametersKey);
-    plan.expert_init = read_choice(methods, "expert_init", parameters);
-    plan.router_init = read_choice(methods, "router_init", parameters);
-    plan.optimizer_state = read_choice(methods, "optimizer_state", parameters);
-    plan.balance_bias = methods.at("balance_bias").as_string();
-    check_balance_bias(plan.balance_bias, cat(source, ": 'balance_bias'"));
-    read_layer_methods(methods, parameters, source, plan.layers);
-    check_methods(plan);
-    return out;
-  });
 }
 
 }  // namespace coppice::upcycle

@@ -9,12 +9,11 @@
 #include <vector>
 
 #include "coppice/base/json.h"
-#include "coppice/upcycle/convert_plan.h"
+#include "coppice/io/model_directory.h"
+#include "coppice/upcycle/children.h"
 #include "coppice/upcycle/plan.h"
 
 namespace coppice::upcycle {
-
-inline constexpr const char* kLineageFile = "coppice.json";
 
 /// The lineage `before` with one expansion appended (design.md section 3); starts one if there is none. `settings`, an
 /// object of the resolved options, is kept in the step unless it is null.
@@ -23,24 +22,23 @@ inline constexpr const char* kLineageFile = "coppice.json";
 Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, std::string_view command,
                     std::string_view source_digest, const Json& settings = {});
 
-/// What a conversion leaves in the lineage.
-struct ConversionRecord {
-  const ConversionPlan* plan =
-      nullptr;  ///< kept whole, so that `verify` can make the model again; nullptr: the way back
-  std::string from, to;
-  int64_t experts_before = 0;  ///< of the way back: those that were averaged
-  std::vector<std::string> source_digests;
-  std::vector<std::string> losses;
-  std::map<std::string, std::string> given_routers;  ///< SHA-256 by tensor, where a file gave the rows
-  Json settings;
-};
-/// The first parent's lineage `before` with a conversion appended: a step `convert`, whose parents count slices of
-/// dense models, or a step `dense_average`, which has none.
+// Steps that are no growth.
+inline constexpr std::string_view kConvertCommand = "convert", kAverageCommand = "dense_average";
+
+/// What every step begins with: who made it and from which model.
+Json lineage_step(std::string_view command, uint64_t seed, std::string_view source_digest);
+/// The parents of every expert, by layer.
+Json parents_json(const std::vector<LayerPlan>& layers);
+/// `before` with a step appended; starts a lineage if there is none.
 ///
 /// Throws   Error{kFormat} if `before` is no lineage.
-Json extend_lineage(const std::optional<Json>& before, const ConversionRecord& record);
+Json with_step(const std::optional<Json>& before, Json step);
+/// The newest step; nullptr where there is none.
+///
+/// Throws   Error{kFormat} if `lineage` is none.
+const Json* newest_step(const Json& lineage);
 
-/// coppice.json of a model directory, checked whole, if there is one.
+/// coppice.json of a model directory, checked whole (but for the plan that a conversion keeps in its step), if there is one.
 ///
 /// Throws   Error{kFormat} naming file, step and key; Error{kIo}.
 std::optional<Json> read_lineage(const std::filesystem::path& model);
@@ -68,23 +66,5 @@ LineageShare noted_lineage_share(const Json& lineage);
 double lineage_share(const Json& lineage);
 /// What to tell who opens such a model; nothing where the share is 0.
 std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage);
-
-/// What the newest step of a lineage says of a growth: all that is needed to make it again, but for the factors that
-/// follow from the model (see `growth_of`).
-struct RecordedGrowth {
-  GrowthPlan plan;  ///< a parent's first child is the original, the others count in their order
-  std::string source_digest, command;
-};
-/// The newest step, if that is an expansion.
-///
-/// Throws   Error{kFormat} naming step and key.
-std::optional<RecordedGrowth> newest_growth(const Json& lineage);
-
-/// SHA-256 of the routers whose rows a file gave to the newest step, a conversion, by tensor; what 0.1.0 wrote has none.
-std::map<std::string, std::string> given_routers(const Json& lineage);
-/// The plan of the newest step, if that is a conversion to a Mixture of Experts.
-///
-/// Throws   Error{kFormat}.
-std::optional<ConversionPlan> newest_conversion(const Json& lineage);
 
 }  // namespace coppice::upcycle

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "coppice/base/check.h"
-#include "coppice/upcycle/table_detail.h"
+#include "coppice/base/find_row.h"
 
 namespace coppice::upcycle {
 namespace {

@@ -57,6 +57,16 @@ OutputPiece computed_piece(uint64_t bytes, std::function<PieceMaker::Fill()> mak
   return {.bytes = bytes, .maker = std::make_shared<OnePiece>(std::move(make)), .cuttable = cuttable};
 }
 
+OutputPiece matrices_piece(std::vector<families::ExpertMatrix> places, io::Dtype dtype, bool by_rows,
+                           std::function<std::vector<MatrixRows>()> prepare) {
+  const uint64_t bytes = matrices_bytes(places, dtype);
+  const bool cuttable = matrices_cuttable(places, by_rows);
+  const auto make = [places = std::move(places), dtype, prepare = std::move(prepare)] {
+    return matrices_fill(places, dtype, prepare);
+  };
+  return computed_piece(bytes, make, cuttable);
+}
+
 void OutputPiece::fill(uint64_t skip, std::span<std::byte> out) const {
   file != nullptr ? file->read(offset + skip, out) : maker->fill(*this, skip, out);
 }
@@ -96,15 +106,12 @@ io::ShardPlan plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shar
   return plan;
 }
 
-SourceMatrices::~SourceMatrices() {
-  for (const io::Checkpoint::Entry& entry : read_) entry.file->release(*entry.info);
-}
-
-MatrixBytes SourceMatrices::read(const io::Checkpoint::Entry& entry) {
-  const io::TensorShape& shape = entry.info->shape;
-  COPPICE_CHECK(shape.size() == 1 || shape.size() == 2, entry.info->name);
-  read_.push_back(entry);
-  return {entry.info->dtype, shape[0], shape.size() == 2 ? shape[1] : 1, entry.data()};
+io::ShardPlan plan_optimizer_shards(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes) {
+  constexpr std::string_view kStem = "optimizer";
+  io::ShardPlan plan = plan_output(std::move(tensors), max_shard_bytes, kStem);
+  for (size_t i = 0; i < plan.shards.size(); ++i)
+    plan.shards[i].file = io::shard_name(kStem, i + 1, plan.shards.size());
+  return plan;
 }
 
 }  // namespace coppice::upcycle

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "coppice/io/checkpoint.h"
-#include "coppice/upcycle/grow.h"
+#include "coppice/upcycle/matrices_bytes.h"
 
 namespace coppice::upcycle {
 
@@ -26,7 +26,7 @@ struct OutputPiece;
 class PieceMaker {
  public:
   /// Fills `out` with the piece's bytes from `offset` on; called from any thread, each byte asked for once.
-  using Fill = std::function<void(uint64_t offset, std::span<std::byte> out)>;
+  using Fill = BytesFill;
 
   PieceMaker() = default;
   PieceMaker(const PieceMaker&) = delete;
@@ -70,6 +70,11 @@ OutputTensor computed_tensor(io::TensorInfo info, std::function<void(std::span<s
 /// A piece with a maker of its own, for those that are few.
 OutputPiece computed_piece(uint64_t bytes, std::function<PieceMaker::Fill()> make, bool cuttable = false);
 
+/// A piece of matrices, as MatricesBytes makes them. It can be cut if rows of the matrices can be had in any order
+/// (`by_rows`).
+OutputPiece matrices_piece(std::vector<families::ExpertMatrix> places, io::Dtype dtype, bool by_rows,
+                           std::function<std::vector<MatrixRows>()> prepare);
+
 /// A TensorInfo with its byte count.
 io::TensorInfo tensor_info(io::TensorName name, io::Dtype dtype, io::TensorShape shape);
 
@@ -80,21 +85,7 @@ std::vector<io::TensorInfo> infos_of(std::span<const OutputTensor> tensors);
 /// tensor is aligned.
 io::ShardPlan plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem);
 
-/// Stored tensors read as matrices by one computation; their pages are released when it ends.
-class SourceMatrices {
- public:
-  SourceMatrices() = default;
-  ~SourceMatrices();
-  SourceMatrices(const SourceMatrices&) = delete;
-  SourceMatrices& operator=(const SourceMatrices&) = delete;
-
-  /// [rows, cols]; a vector is a matrix of one column.
-  MatrixBytes read(const io::Checkpoint::Entry& entry);
-  /// Its pages too are released at the end.
-  void hold(const io::Checkpoint::Entry& entry) { read_.push_back(entry); }
-
- private:
-  std::vector<io::Checkpoint::Entry> read_;
-};
+/// The shards of an optimizer state, named as families::OptimizerState wants them also where there is only one.
+io::ShardPlan plan_optimizer_shards(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes);
 
 }  // namespace coppice::upcycle

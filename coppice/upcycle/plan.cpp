@@ -5,9 +5,9 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
+#include "coppice/base/json_fields.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/expert_init.h"
-#include "coppice/upcycle/json_fields_detail.h"
 #include "coppice/upcycle/optimizer_init.h"
 #include "coppice/upcycle/plan_detail.h"
 #include "coppice/upcycle/router_init.h"
@@ -134,15 +134,6 @@ std::vector<Child> order_children(std::span<const uint32_t> copies, Order order)
 }
 
 }  // namespace
-
-std::vector<uint32_t> LayerPlan::siblings(int64_t experts_before) const {
-  std::vector<uint32_t> counts(static_cast<size_t>(experts_before), 0);
-  for (const Child& child : children) {
-    COPPICE_CHECK(child.parent < counts.size());
-    ++counts[child.parent];
-  }
-  return counts;
-}
 
 const LayerPlan& GrowthPlan::layer(int64_t index) const {
   const auto found = std::ranges::lower_bound(layers, index, {}, &LayerPlan::layer);

@@ -12,9 +12,14 @@
 
 #include "coppice/base/json.h"
 #include "coppice/families/model_config.h"
+#include "coppice/upcycle/children.h"
 #include "coppice/upcycle/params.h"
 
 namespace coppice::upcycle {
+
+// Values of `balance_bias`.
+inline constexpr std::string_view kBalanceBiasCopy = "copy";
+inline constexpr std::string_view kBalanceBiasZero = "zero";
 
 /// "2x", "1.5x" or "48".
 struct ExpertCount {
@@ -26,22 +31,6 @@ struct ExpertCount {
   static ExpertCount from_text(std::string_view text);  // Throws Error{kUsage}
   std::string to_text() const { return text; }
   bool operator==(const ExpertCount&) const = default;
-};
-
-/// One expert of the grown model. copy 0 is the original, kept bit for bit; copies of a parent count 1, 2, ...
-struct Child {
-  uint32_t parent = 0;
-  uint32_t copy = 0;
-  bool operator==(const Child&) const = default;
-};
-
-struct LayerPlan {
-  int64_t layer = 0;
-  std::vector<Child> children;                           ///< [N], in the order of the grown model
-  std::optional<MethodChoice> expert_init, router_init;  ///< of this layer; else the plan's
-  /// Number of children of each of the E parents, the original included.
-  std::vector<uint32_t> siblings(int64_t experts_before) const;
-  bool operator==(const LayerPlan&) const = default;
 };
 
 enum class Order { kAppend, kSiblings };
@@ -109,6 +98,9 @@ void check_plan(const families::ModelConfig& config, const GrowthPlan& plan, boo
 
 /// Sets what the plan multiplies tensors by, so that the gates of a parent's children add up to its own.
 void set_factors(const families::ModelConfig& config, GrowthPlan& plan);
+
+/// What the plan multiplies an expert's tensor of this role by.
+double expert_factor(const GrowthPlan& plan, families::Role role);
 
 /// A plan as `expand --dry-run` prints it, possibly edited, for a model.
 ///

@@ -6,6 +6,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/families/routing_class.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/optimizer_init.h"
 #include "coppice/upcycle/plan.h"
@@ -115,6 +116,21 @@ void check_groups(const ModelConfig& config, const GrowthPlan& plan) {
 }
 
 }  // namespace
+
+void check_can_scale(const ModelConfig& config, std::string_view setting) {
+  const families::Routing& routing = config.routing;
+  const bool knows_gates = routing.renormalise_known || routing.gate != families::GateFunction::kSigmoidTopK;
+  if (routing.gate == families::GateFunction::kUnknown || !knows_gates) {
+    throw Error(ErrorCode::kUsage,
+                cat(setting, ": how gates add up is not known; the family file of ", config.family->model_type,
+                    " does not say it (give it `", families::missing_routing_keys(routing), "`)"));
+  }
+  const auto& info =
+      families::routing_class_info(families::routing_class(families::possible_routings(routing).front()));
+  if (info.can_scale) return;
+  throw Error(ErrorCode::kUsage, cat(setting, ": more experts a token would change what ", config.family->model_type,
+                                     " computes, by its router: ", info.routing, " (leave it out)"));
+}
 
 void check_plan(const ModelConfig& config, const GrowthPlan& plan, bool allow_regroup) {
   check_methods(plan);

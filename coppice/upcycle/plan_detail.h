@@ -7,9 +7,6 @@
 
 namespace coppice::upcycle {
 
-inline constexpr std::string_view kBalanceBiasCopy = "copy";
-inline constexpr std::string_view kBalanceBiasZero = "zero";
-
 std::string_view order_name(Order order);
 Order order_from_name(std::string_view name, std::string_view subject);    // Throws Error{kUsage}
 void check_balance_bias(std::string_view name, std::string_view subject);  // Throws Error{kUsage}
@@ -17,8 +14,6 @@ void check_balance_bias(std::string_view name, std::string_view subject);  // Th
 void check_can_scale(const families::ModelConfig& config, std::string_view setting);
 /// Throws   Error{kUsage} where the plan's factors are not those that `set_factors` gives.
 void check_factors_follow(const families::ModelConfig& config, const GrowthPlan& plan);
-/// What the plan multiplies an expert's tensor of this role by.
-double expert_factor(const GrowthPlan& plan, families::Role role);
 void check_methods(const GrowthPlan& plan);  // Throws Error{kUsage}: unknown methods, parameters, values out of range
 
 }  // namespace coppice::upcycle

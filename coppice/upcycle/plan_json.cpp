@@ -4,15 +4,15 @@
 #include <array>
 
 #include "coppice/base/error.h"
+#include "coppice/base/find_row.h"
+#include "coppice/base/json_fields.h"
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
 #include "coppice/upcycle/expert_init.h"
-#include "coppice/upcycle/json_fields_detail.h"
 #include "coppice/upcycle/optimizer_init.h"
 #include "coppice/upcycle/plan.h"
 #include "coppice/upcycle/plan_detail.h"
 #include "coppice/upcycle/router_init.h"
-#include "coppice/upcycle/table_detail.h"
 
 namespace coppice::upcycle {
 namespace {

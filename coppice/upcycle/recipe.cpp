@@ -1,6 +1,6 @@
 #include "coppice/upcycle/recipe.h"
 
-#include "coppice/upcycle/table_detail.h"
+#include "coppice/base/find_row.h"
 
 namespace coppice::upcycle {
 namespace {

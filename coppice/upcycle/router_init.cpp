@@ -5,12 +5,12 @@
 #include <cmath>
 #include <limits>
 
+#include "coppice/base/find_row.h"
 #include "coppice/base/rng.h"
 #include "coppice/families/family.h"
 #include "coppice/upcycle/lane_sum_detail.h"
 #include "coppice/upcycle/purpose_detail.h"
 #include "coppice/upcycle/router_rows_detail.h"
-#include "coppice/upcycle/table_detail.h"
 
 namespace coppice::upcycle {
 namespace {

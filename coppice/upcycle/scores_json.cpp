@@ -4,8 +4,9 @@
 #include <limits>
 
 #include "coppice/base/error.h"
+#include "coppice/base/json_fields.h"
 #include "coppice/base/text.h"
-#include "coppice/upcycle/json_fields_detail.h"
+#include "coppice/upcycle/children.h"
 #include "coppice/upcycle/utility.h"
 
 namespace coppice::upcycle {

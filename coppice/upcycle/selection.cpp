@@ -8,10 +8,10 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
+#include "coppice/base/find_row.h"
 #include "coppice/base/text.h"
 #include "coppice/upcycle/lane_sum_detail.h"
 #include "coppice/upcycle/purpose_detail.h"
-#include "coppice/upcycle/table_detail.h"
 
 namespace coppice::upcycle {
 namespace {

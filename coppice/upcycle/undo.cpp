@@ -9,7 +9,6 @@
 #include "coppice/base/text.h"
 #include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/optimizer_init.h"
-#include "coppice/upcycle/optimizer_state.h"
 
 namespace coppice::upcycle {
 namespace {
@@ -17,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 [[noreturn]] void fail(std::string_view problem) {
-  throw Error(ErrorCode::kFormat, cat(kLineageFile, ": ", problem,
+  throw Error(ErrorCode::kFormat, cat(io::kLineageFile, ": ", problem,
                                       "; wanted the lineage of this model (undo the model as it was written)"));
 }
 
@@ -63,7 +62,7 @@ bool is_power_of_two(double factor) {
 GrowthPlan undo_plan(const families::ModelConfig& config, const std::optional<Json>& lineage) {
   const auto parents = lineage ? newest_parents(*lineage) : std::nullopt;
   if (!parents) {
-    throw Error(ErrorCode::kUsage, cat("undo: the model has no ", kLineageFile,
+    throw Error(ErrorCode::kUsage, cat("undo: the model has no ", io::kLineageFile,
                                        " that names an expansion, so its originals are not known"));
   }
   const Json& step = lineage->at("steps").items().back();
@@ -112,7 +111,7 @@ std::string undo_account(const families::Model& grown, const GrowthPlan& plan, c
       })) {
     changed.emplace_back("the originals keep the noise on their biases");
   }
-  if (fs::is_directory(grown.checkpoint.directory() / kTrainerFolder)) {
+  if (fs::is_directory(grown.checkpoint.directory() / io::kTrainerFolder)) {
     for (const OptimizerInit& strategy : optimizer_inits()) {
       const auto is_it = [&](const MethodChoice& choice) { return choice.name == strategy.name; };
       if (strategy.touches_original && uses(step.at("methods"), "optimizer_state", is_it))

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "coppice/base/error.h"
+#include "coppice/base/find_row.h"
 #include "coppice/base/text.h"
-#include "coppice/upcycle/table_detail.h"
 
 namespace coppice::upcycle {
 namespace {

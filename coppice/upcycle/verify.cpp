@@ -11,7 +11,9 @@
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/upcycle/grown_model.h"
+#include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/recognise.h"
+#include "coppice/upcycle/recorded_growth.h"
 #include "coppice/upcycle/undo.h"
 #include "coppice/upcycle/verify_config.h"
 #include "coppice/upcycle/verify_content.h"
@@ -77,7 +79,7 @@ class Origins {
   std::unique_ptr<GrownModel> copied() {
     maker = {"leaving everything as it is", false};
     if (lineage_before_ && !lineage_after_) {
-      result_.not_compared.push_back(cat(kLineageFile, ", which is not there any more"));
+      result_.not_compared.push_back(cat(io::kLineageFile, ", which is not there any more"));
     } else {
       compare_steps(steps_of(lineage_before_));
     }
@@ -88,18 +90,20 @@ class Origins {
     const auto growth = lineage_after_ ? newest_growth(*lineage_after_) : std::nullopt;
     if (!growth) return nullptr;
     if (growth->source_digest != before_.digest()) {
-      result_.not_compared.push_back(cat(kLineageFile, ", whose newest growth started from another model"));
+      result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest growth started from another model"));
       return nullptr;
     }
-    maker = {cat("the growth in ", kLineageFile), true};
+    maker = {cat("the growth in ", io::kLineageFile), true};
     trained = growth->command == "train";
     auto steps = steps_of(lineage_after_);
     steps.pop_back();
     if (lineage_before_) {
       const bool same = std::ranges::equal(steps, steps_of(lineage_before_));
-      if (!same) result_.problems.push_back(cat(kLineageFile, ": its earlier steps are not those of the model before"));
+      if (!same)
+        result_.problems.push_back(cat(io::kLineageFile, ": its earlier steps are not those of the model before"));
     } else if (!steps.empty()) {
-      result_.not_compared.push_back(cat("the earlier steps of ", kLineageFile, ", which the model before has not"));
+      result_.not_compared.push_back(
+          cat("the earlier steps of ", io::kLineageFile, ", which the model before has not"));
     }
     return tried([&] { return growth_of(before_.config, *growth); });
   }
@@ -122,7 +126,7 @@ class Origins {
 
   void compare_steps(const Json::Array& wanted) {
     if (!std::ranges::equal(wanted, steps_of(lineage_after_)))
-      result_.problems.push_back(cat(kLineageFile, ": its steps are not those of the model before"));
+      result_.problems.push_back(cat(io::kLineageFile, ": its steps are not those of the model before"));
   }
 
   const Model& before_;
@@ -183,12 +187,14 @@ Json config_by_content(const ModelConfig& before, const ModelConfig& after, cons
 }
 
 void check_trainer_file(const Model& before, const Model& after, VerifyResult& result) {
-  const auto at = [](const Model& model) { return model.checkpoint.directory() / kTrainerFolder / kTrainerFile; };
+  const auto at = [](const Model& model) {
+    return model.checkpoint.directory() / io::kTrainerFolder / io::kTrainerFile;
+  };
   if (!std::filesystem::exists(at(after))) return;  // reported with the optimizer state
   if (sha256_of_file(at(before)) == sha256_of_file(at(after))) {
     ++result.files_equal;
   } else {
-    result.problems.push_back(cat("'", kTrainerFolder, "/", kTrainerFile, "': it changed; a growth copies it"));
+    result.problems.push_back(cat("'", io::kTrainerFolder, "/", io::kTrainerFile, "': it changed; a growth copies it"));
   }
 }
 

@@ -148,10 +148,10 @@ GrowthFactors factors_of(const families::ModelConfig& config, int64_t top_k_fact
 
 void check_optimizer(const Model& before, const Model& after, VerifyResult& result) {
   try {
-    const bool was = std::filesystem::is_directory(before.checkpoint.directory() / kTrainerFolder);
-    const bool is = OptimizerState::open(after).has_value();
-    if (is) result.not_compared.push_back(cat(kTrainerFolder, "/, which has the shapes of the model"));
-    if (was && !is) result.not_compared.push_back(cat(kTrainerFolder, "/, which is not there any more"));
+    const bool was = std::filesystem::is_directory(before.checkpoint.directory() / io::kTrainerFolder);
+    const bool is = families::OptimizerState::open(after).has_value();
+    if (is) result.not_compared.push_back(cat(io::kTrainerFolder, "/, which has the shapes of the model"));
+    if (was && !is) result.not_compared.push_back(cat(io::kTrainerFolder, "/, which is not there any more"));
   } catch (const Error& error) {
     if (error.code == ErrorCode::kInterrupted || error.code == ErrorCode::kIo) throw;
     result.problems.emplace_back(error.what());

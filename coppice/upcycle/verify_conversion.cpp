@@ -14,9 +14,9 @@
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/upcycle/convert.h"
+#include "coppice/upcycle/convert_lineage.h"
 #include "coppice/upcycle/convert_router.h"
 #include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/optimizer_state.h"
 #include "coppice/upcycle/verify.h"
 #include "coppice/upcycle/verify_config.h"
 #include "coppice/upcycle/verify_detail.h"
@@ -42,7 +42,8 @@ std::string check_given_rows(const io::TensorInfo& wanted, const Model& after,
     sha.add(entry.data());
     return sha.hex() == digest->second
                ? std::string()
-               : cat("'", wanted.name, "': its rows are not those that a file gave, by their digest in ", kLineageFile);
+               : cat("'", wanted.name, "': its rows are not those that a file gave, by their digest in ",
+                     io::kLineageFile);
   }
   const auto values = after.checkpoint.read_f32(wanted.name);
   const bool finite = std::ranges::all_of(values, [](float x) { return std::isfinite(x); });
@@ -110,8 +111,8 @@ void check_files(const Model& before, const Model& after, ConversionAccount& acc
   account.files_equal = files.equal;
   std::ranges::move(files.problems, std::back_inserter(account.problems));
   std::ranges::move(files.not_compared, std::back_inserter(account.not_compared));
-  if (std::filesystem::exists(after.checkpoint.directory() / kTrainerFolder))
-    account.problems.push_back(cat("'", kTrainerFolder, "/': no conversion makes it"));
+  if (std::filesystem::exists(after.checkpoint.directory() / io::kTrainerFolder))
+    account.problems.push_back(cat("'", io::kTrainerFolder, "/': no conversion makes it"));
   account.ok = account.problems.empty();
 }
 
@@ -123,11 +124,12 @@ void check_sources(std::span<const Model> parents, const Json& lineage, Conversi
   const bool is_list = digests->is_array() && digests->items().size() == parents.size();
   for (size_t i = 0; is_list && i < parents.size(); ++i) {
     if (digests->items()[i] == Json(parents[i].digest())) continue;
-    account.not_compared.push_back(
-        cat(kLineageFile, ", which names another model than ", parents[i].checkpoint.directory(), " by its digest"));
+    account.not_compared.push_back(cat(io::kLineageFile, ", which names another model than ",
+                                       parents[i].checkpoint.directory(), " by its digest"));
   }
   if (!is_list)
-    account.problems.push_back(cat(kLineageFile, ": 'source_digests' is ", digests->dump(), "; wanted one a model"));
+    account.problems.push_back(
+        cat(io::kLineageFile, ": 'source_digests' is ", digests->dump(), "; wanted one a model"));
 }
 
 }  // namespace
@@ -138,7 +140,7 @@ ConversionAccount verify_conversion(std::span<const Model> parents, const Model&
   ConversionAccount account;
   if (lineage) account.plan = newest_conversion(*lineage);
   if (!account.plan) {
-    throw Error(ErrorCode::kFormat, cat(directory, ": ", kLineageFile,
+    throw Error(ErrorCode::kFormat, cat(directory, ": ", io::kLineageFile,
                                         " names no conversion as the newest step, so what was drawn is not known "
                                         "(verify the model as `coppice convert` wrote it)"));
   }

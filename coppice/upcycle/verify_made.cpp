@@ -146,9 +146,9 @@ void report_strangers(const GrownModel& made, const Model& after, const std::set
 }
 
 /// The optimizer state; where it is broken, a problem and no state.
-std::optional<OptimizerState> open_state(const Model& model, VerifyResult& result, bool& broken) {
+std::optional<families::OptimizerState> open_state(const Model& model, VerifyResult& result, bool& broken) {
   try {
-    return OptimizerState::open(model);
+    return families::OptimizerState::open(model);
   } catch (const Error& error) {
     if (error.code == ErrorCode::kInterrupted || error.code == ErrorCode::kIo) throw;
     result.problems.emplace_back(error.what());
@@ -163,12 +163,12 @@ void compare_optimizer(const GrownModel& made, const Model& after, const Maker& 
   const auto found = open_state(after, result, broken);
   if (broken) return;
   if (!found && made.optimizer && !maker.complete) {
-    result.not_compared.push_back(cat(kTrainerFolder, "/, which is not there any more"));
+    result.not_compared.push_back(cat(io::kTrainerFolder, "/, which is not there any more"));
     return;
   }
   if (found.has_value() != made.optimizer.has_value()) {
     result.problems.push_back(
-        cat("'", kTrainerFolder,
+        cat("'", io::kTrainerFolder,
             "/': ", found ? "the model before has no optimizer state" : "the optimizer state is missing"));
     return;
   }
@@ -188,7 +188,7 @@ void compare_optimizer(const GrownModel& made, const Model& after, const Maker& 
     if (problem.empty()) {
       ++result.optimizer_tensors;
     } else {
-      result.problems.push_back(cat(kTrainerFolder, "/: ", problem));
+      result.problems.push_back(cat(io::kTrainerFolder, "/: ", problem));
     }
   }
 }

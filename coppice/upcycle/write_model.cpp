@@ -14,8 +14,7 @@
 #include "coppice/base/version.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/file_rules.h"
-#include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/optimizer_state.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/upcycle/output_units.h"
 #include "coppice/upcycle/write_output.h"
 
@@ -48,12 +47,12 @@ std::string source_stamp(std::span<const io::Checkpoint* const> sources, bool wi
   std::string stamp;
   for (const io::Checkpoint* source : sources) {
     std::vector<fs::path> files = io::sort_files(*source).carried;
-    for (const char* name : {"config.json", kLineageFile}) files.emplace_back(name);
+    for (const char* name : {"config.json", io::kLineageFile}) files.emplace_back(name);
     for (const io::SafetensorsFile& shard : source->shards()) {
       files.push_back(shard.path().lexically_relative(source->directory()));
     }
-    for (const std::string& name : source->files().names(kTrainerFolder))
-      files.push_back(fs::path(kTrainerFolder) / name);
+    for (const std::string& name : source->files().names(io::kTrainerFolder))
+      files.push_back(fs::path(io::kTrainerFolder) / name);
     std::ranges::sort(files);
     for (const fs::path& file : files) {
       const auto state = source->files().state(file);
@@ -81,7 +80,7 @@ std::string identity_of(const NewModel& model, const OutputSettings& settings, c
   add("version", std::string(version()));
   add("plan", model.plan);
   add("config.json", model.config.dump());
-  add(kLineageFile, model.lineage.dump());
+  add(io::kLineageFile, model.lineage.dump());
   add("tensors", output.digest());
   add("model", source_sizes);
   return lines;
@@ -112,9 +111,9 @@ io::ShardPlan shards_of(const OutputPlan& output, size_t count) {
 
 std::vector<io::JudgedFile> files_left_out(const io::Checkpoint& source, bool writes_optimizer) {
   std::vector<io::JudgedFile> out = io::files_to_carry(source).left_out;
-  if (!writes_optimizer && source.files().has_folder(kTrainerFolder)) {
+  if (!writes_optimizer && source.files().has_folder(io::kTrainerFolder)) {
     out.push_back(
-        {cat(kTrainerFolder, "/"), "the optimizer's state of the model before; a new optimizer starts fresh"});
+        {cat(io::kTrainerFolder, "/"), "the optimizer's state of the model before; a new optimizer starts fresh"});
   }
   std::ranges::sort(out, {}, &io::JudgedFile::name);
   return out;
@@ -131,7 +130,7 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
   output.add("", plan_output(infos_of(model.weights), settings.max_shard_bytes, "model"), model.weights);
   const size_t weight_files = output.files().size();
   if (model.optimizer) {
-    output.add(kTrainerFolder, plan_optimizer_shards(infos_of(*model.optimizer), settings.max_shard_bytes),
+    output.add(io::kTrainerFolder, plan_optimizer_shards(infos_of(*model.optimizer), settings.max_shard_bytes),
                *model.optimizer);
   }
 
@@ -152,13 +151,13 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
     remove_all_but(output, out.path());
     if (weight_files > 1) io::write_shard_index(out.path(), shards_of(output, weight_files));
     if (model.optimizer) {
-      const fs::path file = fs::path(kTrainerFolder) / kTrainerFile;
+      const fs::path file = fs::path(io::kTrainerFolder) / io::kTrainerFile;
       files.copy(file, out.path() / file);
     }
     for (const fs::path& file : sorted.carried) files.copy(file, out.path() / file);
     io::write_file_atomically(out.path() / "config.json", model.config.dump(2) + "\n");
     if (!model.lineage.at("steps").items().empty()) {  // an undone first expansion leaves none
-      io::write_file_atomically(out.path() / kLineageFile, model.lineage.dump() + "\n");
+      io::write_file_atomically(out.path() / io::kLineageFile, model.lineage.dump() + "\n");
     }
   };
   WrittenModel result;

@@ -7,12 +7,12 @@
 #include <cstring>
 
 #include "coppice/base/text.h"
+#include "coppice/families/optimizer_state.h"
 #include "coppice/train/checkpoint.h"
 #include "coppice/train/run.h"
 #include "coppice/upcycle/execute.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/optimizer_init.h"
-#include "coppice/upcycle/optimizer_state.h"
 #include "coppice/upcycle/router_init.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/train/tiny_run.h"
@@ -165,7 +165,7 @@ TEST(GrowInMemoryThenTrain, GoesOnAsFromTheExpandedCheckpoint) {
   EXPECT_TRUE(fs::exists(result.checkpoint / "coppice.json")) << "the lineage goes with the model";
 
   // A reset expert has counted its own steps since; its parent's went on.
-  const auto state = upcycle::OptimizerState::open(grown);
+  const auto state = families::OptimizerState::open(grown);
   ASSERT_TRUE(state.has_value());
   const auto step = [&](int64_t expert) {
     const auto name = families::tensor_name(grown.config, families::Role::kExpertUp, 0, expert);

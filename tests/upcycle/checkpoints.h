@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "coppice/families/match.h"
+#include "coppice/families/optimizer_state.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/upcycle/execute.h"
-#include "coppice/upcycle/optimizer_state.h"
 #include "coppice/upcycle/plan.h"
 #include "tests/testing/tiny_models.h"
 
@@ -103,9 +103,9 @@ inline void write_trainer(const std::filesystem::path& directory, size_t shards 
     std::memcpy(step.bytes.data(), steps.data(), step.info.bytes);
     tensors.push_back(std::move(step));
   }
-  const auto folder = directory / upcycle::kTrainerFolder;
+  const auto folder = directory / io::kTrainerFolder;
   std::filesystem::create_directory(folder);
-  io::write_file_atomically(folder / upcycle::kTrainerFile, R"({"step": 7})");
+  io::write_file_atomically(folder / io::kTrainerFile, R"({"step": 7})");
   for (size_t shard = 0; shard < shards; ++shard) {
     std::vector<io::TensorInfo> infos;
     for (size_t i = shard; i < tensors.size(); i += shards) infos.push_back(tensors[i].info);

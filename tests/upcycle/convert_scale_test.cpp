@@ -1,10 +1,9 @@
-#include "coppice/upcycle/convert_scale.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 
+#include "coppice/upcycle/convert_plan.h"
 #include "tests/testing/errors.h"
 #include "tests/upcycle/convert_examples.h"
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "coppice/base/text.h"
+#include "coppice/upcycle/convert_lineage.h"
 #include "coppice/upcycle/expert_init.h"
 #include "coppice/upcycle/lineage.h"
 #include "coppice/upcycle/verify_conversion.h"
@@ -179,17 +180,17 @@ TEST(VerifyConversion, FindsAnyTensorThatIsNotAsMade) {
   const TempDir dir;
   const auto from = dense_model(dir, "m");
   (void)convert_to(dir / "out", {from}, conversion("mixtral", 4, 2, 2));
-  const auto lineage = io::read_file(dir / "out" / kLineageFile);
+  const auto lineage = io::read_file(dir / "out" / io::kLineageFile);
   auto options = conversion("mixtral", 4, 2, 2);
   options.seed = 1;  // other routers
   (void)convert_to(dir / "other", {from}, options);
-  io::write_file_atomically(dir / "other" / kLineageFile, lineage);
+  io::write_file_atomically(dir / "other" / io::kLineageFile, lineage);
   std::vector<families::Model> parents;
   parents.push_back(families::open_model(from));
   const auto account = verify_conversion(parents, families::open_model(dir / "other"), 2);
   EXPECT_FALSE(account.ok);
   EXPECT_THAT(account.problems, SizeIs(2));  // a router in each layer
-  std::filesystem::remove(dir / "other" / kLineageFile);
+  std::filesystem::remove(dir / "other" / io::kLineageFile);
   expect_error(ErrorCode::kFormat, {"names no conversion"},
                [&] { (void)verify_conversion(parents, families::open_model(dir / "other"), 2); });
 }

@@ -201,9 +201,9 @@ TEST(Expand, LeavesNothingBehindWhereItCannotFinish) {
     grow(dir / "m", dir / "there", {});
   });
   expect_error(ErrorCode::kUsage, {}, [&] { grow(dir / "m", dir / "m" / "inside", {}); });
-  io::write_file_atomically(dir / "m" / kLineageFile, "{}");
-  expect_error(ErrorCode::kFormat, {kLineageFile}, [&] { grow(dir / "m", dir / "out", {}); });
-  fs::remove(dir / "m" / kLineageFile);
+  io::write_file_atomically(dir / "m" / io::kLineageFile, "{}");
+  expect_error(ErrorCode::kFormat, {io::kLineageFile}, [&] { grow(dir / "m", dir / "out", {}); });
+  fs::remove(dir / "m" / io::kLineageFile);
   EXPECT_EQ(files_of(dir / "m"), before);
   std::set<std::string> left;
   for (const auto& file : fs::directory_iterator(dir.path())) left.insert(file.path().filename());

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "coppice/upcycle/recorded_growth.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/safetensors_files.h"
 #include "tests/testing/temp_dir.h"
@@ -49,7 +50,7 @@ TEST(ReadLineage, ReadsWhatWasWritten) {
   const TempDir dir;
   EXPECT_EQ(read_lineage(dir.path()), std::nullopt);
   const Json lineage = extend_lineage(std::nullopt, small_plan(), "expand", "abc");
-  testing::write_text(dir / kLineageFile, lineage.dump());
+  testing::write_text(dir / io::kLineageFile, lineage.dump());
   EXPECT_EQ(read_lineage(dir.path()), lineage);
 }
 
@@ -94,7 +95,7 @@ TEST(NewestGrowth, RejectsMethodsThatAreNone) {
     Json step = lineage.at("steps").items()[0];
     step["methods"]["expert_init"] = Json::parse(text, "test");
     lineage["steps"] = Json::array({step});
-    expect_error(ErrorCode::kFormat, {kLineageFile}, [&] { (void)newest_growth(lineage); });
+    expect_error(ErrorCode::kFormat, {io::kLineageFile}, [&] { (void)newest_growth(lineage); });
   }
 }
 
@@ -141,8 +142,8 @@ TEST(ReadLineage, RejectsHostileFiles) {
                                  std::string(100, '[')};
   for (const std::string& text : hostile) {
     SCOPED_TRACE(text);
-    testing::write_text(dir / kLineageFile, text);
-    expect_error(ErrorCode::kFormat, {kLineageFile}, [&] { (void)read_lineage(dir.path()); });
+    testing::write_text(dir / io::kLineageFile, text);
+    expect_error(ErrorCode::kFormat, {io::kLineageFile}, [&] { (void)read_lineage(dir.path()); });
   }
 }
 
@@ -171,7 +172,7 @@ TEST(LineageShareNote, RefusesWhatIsNone) {
     const std::string text =
         std::string(R"({"coppice_lineage": 1, "steps": [], "routing": "lineage_unique", )") + note + "}";
     const Json lineage = Json::parse(text, "test");
-    expect_error(ErrorCode::kFormat, {kLineageFile}, [&] { (void)noted_lineage_share(lineage); });
+    expect_error(ErrorCode::kFormat, {io::kLineageFile}, [&] { (void)noted_lineage_share(lineage); });
   }
 }
 

@@ -1,4 +1,4 @@
-#include "coppice/upcycle/optimizer_state.h"
+#include "coppice/families/optimizer_state.h"
 
 #include <sys/stat.h>
 
@@ -41,8 +41,8 @@ struct Grown {
     plan = grow(dir / "m", dir / "out", options, {.threads = 2});
     before.emplace(families::open_model(dir / "m"));
     after.emplace(families::open_model(dir / "out"));
-    was.emplace(*OptimizerState::open(*before));
-    is.emplace(*OptimizerState::open(*after));
+    was.emplace(*families::OptimizerState::open(*before));
+    is.emplace(*families::OptimizerState::open(*after));
   }
   std::string parent_name(const LayerPlan& layer, size_t child, Role role) const {
     return name_of(*before, role, layer.layer, layer.children[child].parent);
@@ -53,7 +53,7 @@ struct Grown {
 
   GrowthPlan plan;
   std::optional<families::Model> before, after;
-  std::optional<OptimizerState> was, is;
+  std::optional<families::OptimizerState> was, is;
 };
 
 TEST(OptimizerStateGrow, CopyGivesChildrenTheirParentsMomentsAndSteps) {
@@ -126,8 +126,8 @@ TEST(OptimizerStateGrow, CarriesEverythingElseAsItIs) {
       EXPECT_EQ(bytes_of(grown.is->at(slot.name, part)), bytes_of(grown.was->at(slot.name, part))) << slot.name;
     }
   }
-  const auto files = testing::files_of(dir / "out" / kTrainerFolder);
-  EXPECT_EQ(files.at(kTrainerFile), R"({"step": 7})");
+  const auto files = testing::files_of(dir / "out" / io::kTrainerFolder);
+  EXPECT_EQ(files.at(io::kTrainerFile), R"({"step": 7})");
   EXPECT_TRUE(files.contains("optimizer-00001-of-00001.safetensors"));
 }
 
@@ -143,7 +143,7 @@ class Refuses : public ::testing::Test {
     tiny_model(dir_ / "m", "glm4_moe");
     testing::write_trainer(dir_ / "m", 1);
   }
-  fs::path trainer() const { return dir_ / "m" / kTrainerFolder; }
+  fs::path trainer() const { return dir_ / "m" / io::kTrainerFolder; }
   void expect(ErrorCode code, std::initializer_list<const char*> parts) const {
     expect_error(code, parts, [&] { grow(dir_ / "m", dir_ / "out", {}); });
     EXPECT_FALSE(fs::exists(dir_ / "out"));
@@ -162,7 +162,7 @@ TEST_F(Refuses, AnIncompleteSetOfShards) {
 }
 
 TEST_F(Refuses, AFolderWithoutTrainerJson) {
-  fs::remove(trainer() / kTrainerFile);
+  fs::remove(trainer() / io::kTrainerFile);
   expect(ErrorCode::kFormat, {"trainer.json"});
 }
 
@@ -170,7 +170,7 @@ TEST_F(Refuses, AFolderWithoutTrainerJson) {
 TEST_F(Refuses, FilesThatLeadOutOrAreNone) {
   io::write_file_atomically(dir_ / "secret", "{}");
   const std::string shard = "optimizer-00001-of-00001.safetensors";
-  for (const std::string& name : {std::string(kTrainerFile), shard}) {
+  for (const std::string& name : {std::string(io::kTrainerFile), shard}) {
     for (const std::string kind : {"a symbolic link", "a named pipe", "a directory"}) {
       SCOPED_TRACE(cat(name, " is ", kind));
       const fs::path file = trainer() / name, kept = dir_ / "kept";

@@ -26,9 +26,9 @@ void undo(const fs::path& from, const fs::path& to) {
 void expect_same_model(const fs::path& a, const fs::path& b) {
   EXPECT_EQ(testing::tensors_of(a), testing::tensors_of(b));
   EXPECT_EQ(Json::read(a / "config.json"), Json::read(b / "config.json"));
-  EXPECT_EQ(fs::exists(a / kLineageFile), fs::exists(b / kLineageFile));
-  if (fs::exists(a / kLineageFile)) {
-    EXPECT_EQ(Json::read(a / kLineageFile), Json::read(b / kLineageFile));
+  EXPECT_EQ(fs::exists(a / io::kLineageFile), fs::exists(b / io::kLineageFile));
+  if (fs::exists(a / io::kLineageFile)) {
+    EXPECT_EQ(Json::read(a / io::kLineageFile), Json::read(b / io::kLineageFile));
   }
 }
 
@@ -71,7 +71,7 @@ TEST(UndoPlan, BringsBackTheOptimizerStateAndTopK) {
   expect_same_model(model, dir / "back");
   const auto state = [](const fs::path& at) {
     std::map<std::string, testing::Bytes> tensors;
-    for (const auto& file : fs::directory_iterator(at / kTrainerFolder)) {
+    for (const auto& file : fs::directory_iterator(at / io::kTrainerFolder)) {
       if (file.path().extension() != ".safetensors") continue;
       const auto shard = io::SafetensorsFile::open(file.path());
       for (const auto& info : shard.tensors()) tensors[info.name] = testing::bytes_of({&shard, &info});

@@ -170,7 +170,7 @@ TEST_P(DamageOfEveryFamily, NoticesTensorsThatWereExchanged) {
 }
 
 TEST_P(DamageOfEveryFamily, NoticesDamageToOriginalsWithoutALineage) {
-  fs::remove(dir_ / "out" / kLineageFile);
+  fs::remove(dir_ / "out" / io::kLineageFile);
   Damaged damaged(model_, dir_ / "out");
   ASSERT_EQ(damaged.problems(), std::vector<std::string>{});
   for (const auto& [what, name] : tensor_of_each_class(grown(), 4)) {
@@ -200,7 +200,7 @@ class OneExpert : public ::testing::TestWithParam<bool> {
   OneExpert() {
     testing::tiny_model(dir_ / "m", "qwen3_moe", {.std = 0.02});
     testing::grow(dir_ / "m", dir_ / "out", {.router_init = MethodChoice{"copy", {}}});
-    if (!GetParam()) fs::remove(dir_ / "out" / kLineageFile);
+    if (!GetParam()) fs::remove(dir_ / "out" / io::kLineageFile);
     damaged_.emplace(dir_ / "m", dir_ / "out");
   }
   static std::string name(int64_t expert, const char* matrix) {
@@ -280,7 +280,7 @@ TEST_P(Trainer, IsMadeAgainAndCompared) {
     return result.problems;
   };
   EXPECT_THAT(problems(), ::testing::IsEmpty());
-  const fs::path shard = dir / "out" / kTrainerFolder / "optimizer-00001-of-00001.safetensors";
+  const fs::path shard = dir / "out" / io::kTrainerFolder / "optimizer-00001-of-00001.safetensors";
   const std::string whole = io::read_file(shard);
   const auto file = io::SafetensorsFile::open(shard);
   for (const char* part : {".master", ".exp_avg", ".exp_avg_sq", ".step"}) {
@@ -293,11 +293,11 @@ TEST_P(Trainer, IsMadeAgainAndCompared) {
     EXPECT_THAT(problems(), ::testing::ElementsAre(::testing::HasSubstr(cat("'", found->name, "'"))));
   }
   io::write_file_atomically(shard, whole);
-  io::write_file_atomically(dir / "out" / kTrainerFolder / kTrainerFile, R"({"step": 8})");
+  io::write_file_atomically(dir / "out" / io::kTrainerFolder / io::kTrainerFile, R"({"step": 8})");
   EXPECT_THAT(problems(), ::testing::ElementsAre(::testing::HasSubstr("trainer.json': it changed")));
   fs::remove(shard);
   EXPECT_THAT(problems(), ::testing::Contains(::testing::HasSubstr("trainer")));
-  fs::remove_all(dir / "out" / kTrainerFolder);
+  fs::remove_all(dir / "out" / io::kTrainerFolder);
   EXPECT_THAT(problems(), ::testing::Contains(::testing::HasSubstr("the optimizer state is missing")));
 }
 

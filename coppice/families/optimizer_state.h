@@ -1,6 +1,6 @@
 #pragma once
 
-// The trainer's part of a checkpoint, `trainer/`: fp32 master weights and Adam's moments by tensor, and how they grow.
+// The trainer's part of a checkpoint, `trainer/`: fp32 master weights and Adam's moments by tensor.
 
 #include <filesystem>
 #include <map>
@@ -11,13 +11,8 @@
 
 #include "coppice/families/match.h"
 #include "coppice/io/safetensors.h"
-#include "coppice/upcycle/output_tensors.h"
-#include "coppice/upcycle/plan.h"
 
-namespace coppice::upcycle {
-
-inline constexpr const char* kTrainerFolder = "trainer";
-inline constexpr const char* kTrainerFile = "trainer.json";
+namespace coppice::families {
 
 /// `trainer/optimizer-0000i-of-0000N.safetensors`, keys `<tensor name on disk>.{master,exp_avg,exp_avg_sq,step}`: F32
 /// in the tensor's shape, the step I64 [1], or [E] for router tensors, whose rows count alone. F32 weights have no
@@ -29,7 +24,7 @@ class OptimizerState {
   /// The state beside `model`; none if it has no trainer/.
   /// Throws   Error{kFormat}: missing or extra shards, files or keys, all listed; Error{kShape}: another shape or
   ///          dtype, all listed; Error{kUnsupported}: an optimizer.pt of torch.
-  static std::optional<OptimizerState> open(const families::Model& model);
+  static std::optional<OptimizerState> open(const Model& model);
 
   OptimizerState(OptimizerState&&) = default;  // no copies: entries_ points into shards_
 
@@ -38,11 +33,6 @@ class OptimizerState {
   bool has(std::string_view tensor, std::string_view part) const;
   bool has_master(std::string_view tensor) const;
 
-  /// Every tensor of the grown state. `slots` are the grown model's; `model`, `plan` and this object outlive the
-  /// result.
-  std::vector<OutputTensor> grow(const families::Model& model, const GrowthPlan& plan,
-                                 const std::vector<families::TensorSlot>& slots) const;
-
  private:
   OptimizerState() = default;
 
@@ -50,7 +40,15 @@ class OptimizerState {
   std::map<std::string, io::Checkpoint::Entry, std::less<>> entries_;
 };
 
-/// The shards of an optimizer state, named as `open` wants them also where there is only one.
-io::ShardPlan plan_optimizer_shards(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes);
+/// A tensor of the state that belongs to one of the weights.
+struct OptimizerPart {
+  std::string_view name;  ///< master, exp_avg, exp_avg_sq, step
+  io::Dtype dtype;
+  io::TensorShape shape;
+};
+/// The parts of the tensor `slot` of a model of so many experts; `weights` is the dtype that it is stored in.
+std::vector<OptimizerPart> optimizer_parts(const TensorSlot& slot, io::Dtype weights, int64_t experts);
+/// Routers and stacks of experts: each row or expert counts its own steps.
+bool counts_rows(const TensorSlot& slot);
 
-}  // namespace coppice::upcycle
+}  // namespace coppice::families

@@ -1,12 +1,14 @@
+#include "coppice/base/json_fields.h"
+
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <vector>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/upcycle/json_fields_detail.h"
 
-namespace coppice::upcycle {
+namespace coppice {
 namespace {
 
 [[noreturn]] void fail_at(std::string_view path, std::string_view problem) {
@@ -67,16 +69,6 @@ int64_t json_integer(const Json& json, std::string_view path, int64_t lo, int64_
   return value;
 }
 
-int64_t layer_from_key(std::string_view key, std::string_view path) {
-  int64_t layer = -1;
-  const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), layer);
-  const bool whole = error == std::errc() && end == key.data() + key.size();
-  if (!whole || layer < 0 || layer >= kMaxLayers || std::to_string(layer) != key) {
-    fail_at(path, cat("'", key, "' is no layer number"));
-  }
-  return layer;
-}
-
 Json seed_json(uint64_t seed) {
   if (seed <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return Json(static_cast<int64_t>(seed));
   return Json(std::to_string(seed));
@@ -93,4 +85,4 @@ uint64_t read_seed(const JsonFields& fields) {
   return seed;
 }
 
-}  // namespace coppice::upcycle
+}  // namespace coppice

@@ -8,9 +8,9 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 
-namespace coppice::upcycle {
+namespace coppice {
 
-/// The row of a method table with this name.
+/// The row of a table with this name.
 ///
 /// Throws   Error{kUsage} with the nearest name.
 template <class Row>
@@ -23,4 +23,4 @@ const Row& find_row(std::span<const Row> rows, std::string_view what, std::strin
   throw Error(ErrorCode::kUsage, cat(what, ": there is no '", name, "'", suggestion(name, names)));
 }
 
-}  // namespace coppice::upcycle
+}  // namespace coppice

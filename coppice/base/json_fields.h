@@ -7,7 +7,7 @@
 
 #include "coppice/base/json.h"
 
-namespace coppice::upcycle {
+namespace coppice {
 
 /// Reads the members of a JSON file of ours; every complaint names the file and the path of keys.
 class JsonFields {
@@ -37,15 +37,8 @@ class JsonFields {
 /// A value as an integer of [lo, hi]. Throws Error{kFormat} starting with `path`.
 int64_t json_integer(const Json& json, std::string_view path, int64_t lo, int64_t hi);
 
-/// A layer number as a key: decimal digits, no leading zero, < 65,536. Throws Error{kFormat}.
-int64_t layer_from_key(std::string_view key, std::string_view path);
-
 /// A seed, as text where it passes 2^63, at which JSON and TOML integers end; and back from the member `seed`.
 Json seed_json(uint64_t seed);
 uint64_t read_seed(const JsonFields& fields);  // Throws Error{kFormat}
 
-inline constexpr int64_t kMaxLayers = 1 << 16;
-inline constexpr int64_t kMaxExperts =
-    1 << 20;  ///< of a layer; far above any model, below what random-number keys hold
-
-}  // namespace coppice::upcycle
+}  // namespace coppice
