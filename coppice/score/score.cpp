@@ -60,9 +60,9 @@ std::string digest_of(const std::vector<data::TokenFile>& tokens) {
   return sha.hex();
 }
 
-upcycle::Scores begin_scores(const families::Model& model, const std::vector<data::TokenFile>& tokens,
-                             const ScoreSettings& settings, bool has_moments) {
-  upcycle::Scores scores;
+plan::Scores begin_scores(const families::Model& model, const std::vector<data::TokenFile>& tokens,
+                          const ScoreSettings& settings, bool has_moments) {
+  plan::Scores scores;
   scores.model_digest = model.digest();
   scores.model_type = model.config.family->model_type;
   scores.layers = model.config.num_layers;
@@ -102,15 +102,15 @@ void forget(Planes& planes, const std::function<bool(int64_t)>& is_needed) {
 
 }  // namespace
 
-upcycle::Scores score_model(const families::Model& model, const std::vector<data::TokenFile>& tokens,
-                            const ScoreSettings& settings) {
+plan::Scores score_model(const families::Model& model, const std::vector<data::TokenFile>& tokens,
+                         const ScoreSettings& settings) {
   check(model, settings);
   const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
   const auto state = families::OptimizerState::open(model);
   SecondMoments moments;
   if (state) moments = [&state](const nn::Parameter& parameter) { return second_moments(parameter, *state); };
   const nn::LayeredDecoder decoder(model, settings.dtype);
-  upcycle::Scores scores = begin_scores(model, tokens, settings, state.has_value());
+  plan::Scores scores = begin_scores(model, tokens, settings, state.has_value());
 
   std::unique_ptr<PartialScores> partial;
   if (!settings.out.empty()) partial = std::make_unique<PartialScores>(model, scores, settings);

@@ -12,8 +12,8 @@
 #include "coppice/families/optimizer_state.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/checkpoint.h"
-#include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/output_tensors.h"
+#include "coppice/output/tensors.h"
+#include "coppice/plan/lineage.h"
 
 namespace coppice::train {
 namespace {
@@ -58,14 +58,14 @@ std::vector<io::TensorInfo> weight_tensors(const nn::Decoder& model) {
   std::vector<io::TensorInfo> out;
   for (const TensorSlot& slot : families::expected_tensors(model.config())) {
     const Dtype dtype = families::stored_dtype(slot.role(), dtype_of(model));
-    out.push_back(upcycle::tensor_info(slot.name, dtype, slot.shape));
+    out.push_back(output::tensor_info(slot.name, dtype, slot.shape));
   }
   return out;
 }
 
 void write_weights(const fs::path& directory, const nn::Decoder& model) {
   const auto tensors = weight_tensors(model);
-  const auto plan = upcycle::plan_output(tensors, kMaxShardBytes, "model");
+  const auto plan = output::plan_output(tensors, kMaxShardBytes, "model");
   ShardWriters writers(directory, plan);
   std::vector<std::byte> bytes;
   model.visit([&](const TensorSlot& slot, std::span<const float> values) {
@@ -118,7 +118,7 @@ std::vector<io::TensorInfo> optimizer_tensors(const std::vector<Place>& all, boo
   for (const Place& place : all) {
     const TensorSlot& slot = place.slice->slot;
     const auto add = [&](const char* part, Dtype dtype, std::vector<int64_t> shape) {
-      out.push_back(upcycle::tensor_info(slot.name + part, dtype, std::move(shape)));
+      out.push_back(output::tensor_info(slot.name + part, dtype, std::move(shape)));
     };
     if (masters) add(".master", Dtype::kF32, slot.shape);
     add(".exp_avg", Dtype::kF32, slot.shape);
@@ -130,7 +130,7 @@ std::vector<io::TensorInfo> optimizer_tensors(const std::vector<Place>& all, boo
 
 void write_optimizer(const fs::path& directory, const std::vector<Place>& all,
                      const std::vector<io::TensorInfo>& tensors, bool masters) {
-  ShardWriters writers(directory, upcycle::plan_optimizer_shards(tensors, kMaxShardBytes));
+  ShardWriters writers(directory, output::plan_optimizer_shards(tensors, kMaxShardBytes));
   for (const Place& place : all) {
     const std::string& name = place.slice->slot.name;
     const auto write = [&](const char* part, const at::Tensor& tensor) {
@@ -201,8 +201,7 @@ void write_checkpoint(const fs::path& target, const nn::Decoder& model, const Op
   const bool masters = dtype_of(model) != Dtype::kF32;
   const auto all = places(model, optimizer);
   const auto tensors = optimizer_tensors(all, masters);
-  io::check_free_space(target.parent_path(),
-                       upcycle::total_bytes(weight_tensors(model)) + upcycle::total_bytes(tensors));
+  io::check_free_space(target.parent_path(), output::total_bytes(weight_tensors(model)) + output::total_bytes(tensors));
   io::AtomicDirectory out(target);
   write_weights(out.path(), model);
   const fs::path trainer = out.path() / io::kTrainerFolder;

@@ -36,7 +36,7 @@ namespace coppice::train {
 namespace {
 
 namespace fs = std::filesystem;
-using upcycle::GrowthPlan;
+using plan::GrowthPlan;
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kWarmUpSteps = 2;      // not timed: memory is still being taken
