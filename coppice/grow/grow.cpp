@@ -10,10 +10,10 @@
 #include "coppice/base/text.h"
 #include "coppice/matrix/finite.h"
 #include "coppice/matrix/lane_sum.h"
+#include "coppice/matrix/unit_slice.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/optimizer_init.h"
 #include "coppice/methods/router_init.h"
-#include "coppice/plan/split.h"
 
 namespace coppice::grow {
 namespace {
@@ -154,7 +154,7 @@ MatrixRows child_matrix(const GrowthPlan& plan, int64_t layer, const Child& chil
                         const RowsSource& originals) {
   MatrixRows parent = originals(child.parent);
   const double factor = plan::expert_factor(plan, role);
-  if (plan.split > 1) return plan::part_of_expert(plan, child, parent, factor);
+  if (plan.split > 1) return matrix::unit_slice(parent, child.copy, plan.split, factor);
   if (has_values_of_parent(plan, layer, child, role)) return matrix::scaled(std::move(parent), factor);
   parent.read =
       expert_method(plan, layer).child(parent, key_of(plan, layer, child), originals, expert_params(plan, layer));
@@ -221,7 +221,7 @@ void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& chil
   const auto subject = [&](uint32_t expert) { return cat(subject_of(layer, expert, role), ", ", moment_name(kind)); };
   if (plan.split > 1) {
     const MatrixRows parent = matrix::only_finite(matrix::rows_of(stored, role), subject(child.parent));
-    plan::part_of_expert(plan, child, parent, split_moment_factor(plan, role, kind)).read(0, out);
+    matrix::unit_slice(parent, child.copy, plan.split, split_moment_factor(plan, role, kind)).read(0, out);
     return matrix::check_finite(out, 0, parent.cols, subject(child.parent));
   }
   const auto before = matrix::widened(stored, "optimizer state");

@@ -1,23 +1,11 @@
 #include "coppice/plan/split.h"
 
-#include <algorithm>
-
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/plan/checks_detail.h"
 
 namespace coppice::plan {
 namespace {
-
-using families::Role;
-using matrix::MatrixRows;
-
-/// Throws   Error{kShape}: a layer whose experts have another width than the configuration says.
-int64_t cut(const MatrixRows& parent, int64_t units, int64_t parts) {
-  if (units % parts == 0) return units / parts;
-  throw Error(ErrorCode::kShape, cat(parent.subject.empty() ? families::role_name(parent.role) : parent.subject, ": ",
-                                     units, " units cannot be cut into ", parts, " equal parts (choose a divisor)"));
-}
 
 void refuse(std::string_view setting, std::string_view value) {
   throw Error(ErrorCode::kUsage, cat(setting, ": '", value,
@@ -68,32 +56,6 @@ GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOpti
   }
   check_plan(config, plan, false);
   return plan;
-}
-
-MatrixRows part_of_expert(const GrowthPlan& plan, const methods::Child& child, const MatrixRows& parent,
-                          double factor) {
-  MatrixRows part = parent;
-  int64_t first_row = 0;
-  size_t first_col = 0;
-  if (parent.role == Role::kExpertDown) {
-    part.cols = cut(parent, parent.cols, plan.split);
-    first_col = static_cast<size_t>(child.copy * part.cols);
-  } else if (parent.role != Role::kExpertDownBias) {
-    part.rows = cut(parent, parent.rows, plan.split);
-    first_row = child.copy * part.rows;
-  }
-  part.read = [parent, first_row, first_col, factor, width = static_cast<size_t>(part.cols)](int64_t first,
-                                                                                             std::span<float> out) {
-    const size_t count = out.size() / width;
-    std::vector<float> rows(count * static_cast<size_t>(parent.cols));
-    parent.read(first_row + first, rows);
-    for (size_t r = 0; r < count; ++r) {
-      const auto from = std::span(rows).subspan(r * static_cast<size_t>(parent.cols) + first_col, width);
-      std::ranges::transform(from, out.begin() + static_cast<std::ptrdiff_t>(r * width),
-                             [factor](float x) { return static_cast<float>(factor * x); });
-    }
-  };
-  return part;
 }
 
 }  // namespace coppice::plan

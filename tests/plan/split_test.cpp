@@ -196,17 +196,6 @@ TEST(Split, CutsMomentsWithTheWeights) {
   EXPECT_EQ(grow(Role::kExpertUp, MomentKind::kExpAvg), (std::vector<float>{5, 6, 7, 8}));
 }
 
-// A layer may have experts of another width than the rest.
-TEST(Split, RefusesMatricesThatItCannotCut) {
-  GrowthPlan plan;
-  plan.split = 2;
-  const matrix::RowFill none = [](int64_t, std::span<float>) {};
-  for (const Role role : {Role::kExpertGate, Role::kExpertDown}) {
-    testing::expect_error(ErrorCode::kShape, {"'w': 7 units", "2 equal parts"},
-                          [&] { (void)part_of_expert(plan, {0, 1}, {role, 7, 7, none, "'w'"}, 1); });
-  }
-}
-
 TEST(Split, RefusesWhatHasNoPlaceInIt) {
   const auto config = example_config("mixtral");
   const auto refused = [&](const families::ModelConfig& model, const GrowthOptions& options,
