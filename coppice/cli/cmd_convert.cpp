@@ -249,7 +249,10 @@ int run(std::span<const std::string_view> args) {
   auto o = parse<ConvertOptions>("convert", kSummary, args);
   o.check(o.dry_run);
   check_used(o);
-  for (const auto& model : o.models) io::check_output_directory(o.out, model);
+  for (const auto& model : o.models) {
+    io::check_output_directory(o.out, model);
+    warn_of_unfinished_handover(model);
+  }
   if (o.dense_average) return average(o);
   apply_recipe(o);
   std::vector<families::Model> parents;

@@ -314,6 +314,7 @@ int run(std::span<const std::string_view> args) {
   const GivenFamily given(o.family_file);
   const families::Model model = families::open_model(o.model, given.family());
   io::check_output_directory(o.out, o.model);
+  warn_of_unfinished_handover(o.model);
   if (!o.plan && !o.undo) apply_recipe(o, model);
   const plan::GrowthPlan plan = plan_of(o, model);
   const Account account = account_of(model, plan);

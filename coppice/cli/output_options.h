@@ -18,6 +18,7 @@
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/thread_count.h"
 #include "coppice/output/write_model.h"
+#include "coppice/plan/lineage.h"
 
 namespace coppice::cli {
 
@@ -95,6 +96,15 @@ inline void tell_left_out(const std::vector<io::JudgedFile>& files, Json& json) 
     list.push_back(Json::object({{"name", file.name}, {"reason", file.reason}}));
     log_warning(cat("left out: ", file.name, ": ", file.reason));
   }
+}
+
+/// A model is made from one whose handover is not over: the new lineage does not hold the share of tokens.
+///
+/// Throws   Error{kFormat} if the model's coppice.json is not a lineage.
+inline void warn_of_unfinished_handover(const std::filesystem::path& model) {
+  const auto warning = plan::routing_warning(model, plan::read_lineage(model));
+  if (warning)
+    log_warning(cat(*warning, "; the model that is made of it now routes by plain top-K and notes no share"));
 }
 
 /// Of a run that left others to do their share.

@@ -53,12 +53,14 @@ constexpr FileRule kRules[] = {
     {"GGUF and GGML", "*.gguf *.ggml *.llamafile", kLeftOut, kSameWeights},
     {"TensorFlow, Flax and Rust", "tf_model* *.h5 flax_model* *.msgpack *.tflite *.ot", kLeftOut, kSameWeights},
     {"ONNX, OpenVINO, Core ML, TensorRT and other programs' formats",
-     "*.onnx *.onnx_data onnx/ openvino/ openvino_* coreml/ *.mlmodel *.mlpackage/ *.engine *.pdparams *.npz *.mnn "
+     "*.onnx *.onnx_data onnx/ openvino/ openvino_* coreml/ *.mlmodel *.mlpackage/ *.engine *.pdparams *.npy *.npz *.mnn "
      "*.rkllm",
      kLeftOut, kSameWeights},
     {"other safetensors files", "*.safetensors *.safetensors.index.json", kRefused,
      "weights that the model does not name: shards without model.safetensors.index.json or beside it, a second format, "
      "or a part that coppice does not know (move it away, or put its tensors and the index right)"},
+    {"archives", "*.zip *.tar *.tar.* *.tgz *.7z *.rar *.gz *.bz2 *.xz *.zst", kLeftOut,
+     "may hold the weights before the change; coppice does not look into it (carry it over yourself if it does not)"},
     {"digests and signatures", "*.sha256 *.sha256sum SHA256SUMS* *.sig *.asc model.sig", kLeftOut,
      "says something of files that have changed"},
     {"quantisation records",
@@ -74,6 +76,14 @@ constexpr FileRule kRules[] = {
     {"other JSON and YAML", "*.json *.yaml *.yml", kChecked, kOtherExperts},
     {"everything else: model cards, licences, pictures", "*", kCarried, ""},
 };
+
+char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  std::ranges::transform(out, out.begin(), [](char c) { return lower(c); });
+  return out;
+}
 
 /// Whether `pattern` fits all of `text`: `*` any characters, `[0-9]` a digit.
 bool fits(std::string_view pattern, std::string_view text) {
@@ -94,12 +104,13 @@ bool is_folder_pattern(std::string_view pattern) { return pattern.ends_with('/')
 /// The first rule with a pattern for `name`, as a folder or as a file; `at_top` says where it lies.
 const FileRule* find_rule(std::string_view name, bool at_top, bool is_folder) {
   for (const FileRule& rule : kRules) {
+    const bool ignores_case = rule.decision == kLeftOut || rule.decision == kRefused;  // MODEL.GGUF is a GGUF, too
     for (const std::string& given : split(rule.patterns, ' ')) {
       std::string_view pattern = given;
       if (is_folder_pattern(pattern) != is_folder || (pattern.starts_with('/') && !at_top)) continue;
       if (pattern.starts_with('/')) pattern.remove_prefix(1);
       if (is_folder) pattern.remove_suffix(1);
-      if (fits(pattern, name)) return &rule;
+      if (fits(pattern, name) || (ignores_case && fits(lower(pattern), lower(name)))) return &rule;
     }
   }
   return nullptr;

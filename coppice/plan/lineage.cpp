@@ -49,6 +49,7 @@ constexpr const char* kLineageUnique = "lineage_unique";
 constexpr const char* kShareKey = "share";
 constexpr const char* kShareSeedKey = "seed";
 constexpr const char* kShareStepsKey = "share_steps";
+constexpr const char* kReleasedAtKey = "released_at";
 
 using Parents = std::map<int64_t, std::vector<uint32_t>>;
 
@@ -187,7 +188,8 @@ Json methods_of(const GrowthPlan& plan) {
   return methods;
 }
 
-Json without_newest(Json lineage) {
+Json without_newest(const Json& before) {
+  Json lineage = with_lineage_share(before, {});  // the copies that it routes among are gone
   Json::Array steps = lineage.at("steps").items();
   COPPICE_CHECK(!steps.empty());
   steps.pop_back();
@@ -278,6 +280,21 @@ LineageShare noted_lineage_share(const Json& lineage) {
     if (lineage.find(kShareStepsKey) != nullptr) note.steps = whole_number<int64_t>(lineage, kShareStepsKey);
     return note;
   });
+}
+
+Json with_release_over(const Json& lineage, int64_t step) {
+  Json out = with_lineage_share(lineage, {});
+  Json::Array steps = out.at("steps").items();
+  COPPICE_CHECK(!steps.empty());
+  if (steps.back().find(kReleasedAtKey) == nullptr) steps.back()[kReleasedAtKey] = step;
+  out["steps"] = Json::array(std::move(steps));
+  return out;
+}
+
+std::optional<int64_t> released_at(const Json& lineage) {
+  const Json::Array& steps = lineage.at("steps").items();
+  if (steps.empty() || steps.back().find(kReleasedAtKey) == nullptr) return std::nullopt;
+  return naming(io::kLineageFile, [&] { return whole_number<int64_t>(steps.back(), kReleasedAtKey); });
 }
 
 double lineage_share(const Json& lineage) { return noted_lineage_share(lineage).share; }

@@ -62,6 +62,14 @@ Json with_lineage_share(Json lineage, const LineageShare& note);
 ///
 /// Throws   Error{kFormat} if the share is no number from 0 to 1, or seed or steps are no whole numbers of 0 or more.
 LineageShare noted_lineage_share(const Json& lineage);
+/// `lineage` with the share removed and with the training step at which its newest growth was released whole. A step
+/// that is noted already stays.
+Json with_release_over(const Json& lineage, int64_t step);
+/// The training step by which every token had left lineage-unique routing; nothing where no release of the newest growth
+/// has ended.
+///
+/// Throws   Error{kFormat} if it is not a whole number of 0 or more.
+std::optional<int64_t> released_at(const Json& lineage);
 /// Its share alone.
 double lineage_share(const Json& lineage);
 /// What to tell who opens such a model; nothing where the share is 0.

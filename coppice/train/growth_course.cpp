@@ -69,7 +69,13 @@ void GrowthCourse::begin_handover() {
   } else if (parents_.empty()) {
     return;
   } else if (settings_.handover.routes_by_lineage()) {
-    position.grown_at = position.step;
+    const auto over = plan::released_at(*lineage);
+    if (!over) position.grown_at = position.step;
+    if (over && settings_.stages.empty()) {
+      refuse(cat("handover.policy: '", options_.handover, "' for ", options_.model_path,
+                 ", whose newest growth left lineage-unique routing by step ", *over, " (", plan::kLineageFile,
+                 "; set handover.policy none and handover.steps 0)"));
+    }
   } else if (deepest_sleeper(start_.model, parents_) >= kSleepsFor) {
     if (policy == HandoverPolicy::kDormant) {
       position.grown_at = position.step;
@@ -257,7 +263,11 @@ std::optional<Json> GrowthCourse::lineage() const {
   const auto& lineage = start_.companions.lineage;
   if (!lineage) return std::nullopt;
   const bool releases = settings_.handover.policy == HandoverPolicy::kRelease;
-  return plan::with_lineage_share(*lineage, {lineage_share(), routing_seed_, releases ? settings_.handover.steps : 0});
+  const double share = lineage_share();
+  if (releases && share <= 0 && start_.position.grown_at >= 0) {
+    return plan::with_release_over(*lineage, start_.position.step);
+  }
+  return plan::with_lineage_share(*lineage, {share, routing_seed_, releases ? settings_.handover.steps : 0});
 }
 
 void GrowthCourse::read_lineage() {

@@ -218,6 +218,17 @@ def test_undo_gives_the_model_before(model, tmp_path):
     assert not (tmp_path / "back" / "coppice.json").exists()
 
 
+def test_a_model_in_mid_handover_is_warned_of(model, tmp_path):
+    coppice("expand", model, tmp_path / "once", "--experts", "2x", check=True)
+    lineage = json.loads((tmp_path / "once" / "coppice.json").read_text()) | {"routing": "lineage_unique", "share": 0.5}
+    (tmp_path / "once" / "coppice.json").write_text(json.dumps(lineage))
+    for name, options in {"again": ["--experts", "2x"], "back": ["--undo"]}.items():
+        done = coppice("expand", tmp_path / "once", tmp_path / name, *options)
+        assert done.returncode == 0 and "lineage-unique routing (share 0.5)" in done.stderr and "plain top-K" in done.stderr
+        after = json.loads((tmp_path / name / "coppice.json").read_text())
+        assert "routing" not in after and "share" not in after
+
+
 def test_undo_without_an_expansion(model, tmp_path):
     expect_failure(2, ["undo", "coppice.json"], ["expand", model, tmp_path / "out", "--undo"])
 

@@ -163,6 +163,17 @@ TEST(LineageShareNote, ComesBackAsItWasWritten) {
   EXPECT_EQ(noted_lineage_share(old).steps, 0);
 }
 
+TEST(LineageShareNote, IsReplacedByTheStepOfItsEnd) {
+  const Json growing = Json::parse(
+      R"({"coppice_lineage": 1, "steps": [{"command": "expand"}], "routing": "lineage_unique", "share": 0.5})", "test");
+  EXPECT_EQ(released_at(growing), std::nullopt);
+  const Json over = with_release_over(growing, 40);
+  EXPECT_EQ(noted_lineage_share(over).share, 0);
+  EXPECT_EQ(released_at(over), 40);
+  EXPECT_EQ(released_at(with_release_over(over, 90)), 40) << "training on does not move it";
+  EXPECT_EQ(released_at(Json::parse(R"({"coppice_lineage": 1, "steps": []})", "test")), std::nullopt);
+}
+
 TEST(LineageShareNote, RefusesWhatIsNone) {
   for (const char* note :
        {R"("share": 1.5)", R"("share": -1)", R"("share": "all")", R"("seed": 1)", R"("share": 0.5, "seed": -1)",

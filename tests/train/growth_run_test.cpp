@@ -297,6 +297,30 @@ TEST(GrowInMidRunWithHandover, GoesOnFromTheShareOfTheCheckpoint) {
   EXPECT_EQ(testing::metrics(rest.out, "loss").at(5).find("lineage_share"), nullptr);
 }
 
+TEST(GrowInMidRunWithHandover, DoesNotBeginAgainOnceItIsOver) {
+  const TempDir dir;
+  auto o = growing_run(dir, R"([{"at_step": 4, "experts": "2x", "select": "uniform"}])");
+  o.handover = "release";
+  o.handover_steps = 3;
+  o.stop_at = 10;
+  const auto trunk = train(o).checkpoint;
+  EXPECT_EQ(plan::released_at(*plan::read_lineage(trunk)), 7);
+  o.model_path = trunk;
+  o.start = "continue";
+  o.out = dir / "rest";
+  o.stop_at = 0;
+  o.growth = Json();
+  expect_error(ErrorCode::kUsage, {"'release'", "left lineage-unique routing by step 7", "handover.policy none"},
+               [&] { (void)train(o); });
+  EXPECT_FALSE(fs::exists(o.out));
+  o.growth = stages(R"([{"at_step": 12, "experts": "2x", "select": "uniform"}])");
+  o.stop_at = 14;
+  (void)train(o);
+  const auto lines = testing::metrics(o.out, "loss");
+  EXPECT_EQ(lines.at(0).find("lineage_share"), nullptr);
+  EXPECT_NE(lines.at(2).find("lineage_share"), nullptr) << "the growth that this run makes has its own handover";
+}
+
 TEST(GrowInMidRunWithHandover, RefusesAnotherThanThatOfTheCheckpoint) {
   const TempDir dir;
   const auto [o, checkpoint] = half_released(dir);
