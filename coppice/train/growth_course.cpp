@@ -73,7 +73,7 @@ void GrowthCourse::begin_handover() {
     if (!over) position.grown_at = position.step;
     if (over && settings_.stages.empty()) {
       refuse(cat("handover.policy: '", options_.handover, "' for ", options_.model_path,
-                 ", whose newest growth left lineage-unique routing by step ", *over, " (", plan::kLineageFile,
+                 ", whose newest growth left lineage-unique routing by step ", *over, " (", io::kLineageFile,
                  "; set handover.policy none and handover.steps 0)"));
     }
   } else if (deepest_sleeper(start_.model, parents_) >= kSleepsFor) {
