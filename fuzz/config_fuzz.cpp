@@ -1,23 +1,23 @@
 // read_config takes any JSON: it gives a configuration whose tensors can be listed and counted, whose expert count can be
 // rewritten and of which plans can be made, or an error about the input.
 #include "coppice/families/match.h"
-#include "coppice/upcycle/plan.h"
+#include "coppice/plan/plan.h"
 #include "fuzz/fuzzed.h"
 
 namespace {
 
 namespace families = coppice::families;
-namespace upcycle = coppice::upcycle;
+namespace plan = coppice::plan;
 using coppice::Error;
 using coppice::ErrorCode;
 using coppice::fuzz::require;
 using coppice::fuzz::require_refusal;
 
-void grow(const families::ModelConfig& config, const upcycle::GrowthOptions& options) {
+void grow(const families::ModelConfig& config, const plan::GrowthOptions& options) {
   try {
-    const auto plan = upcycle::make_plan(config, options, nullptr);
+    const auto plan = plan::make_plan(config, options, nullptr);
     require(!plan.layers.empty());
-    require(families::read_config(upcycle::grown_config(config, plan), "grown").num_experts == plan.experts_after);
+    require(families::read_config(plan::grown_config(config, plan), "grown").num_experts == plan.experts_after);
   } catch (const Error& e) {
     require_refusal(e, {ErrorCode::kFormat, ErrorCode::kUsage, ErrorCode::kUnsupported});
   }

@@ -2,15 +2,15 @@
 // reading and holds what carriers rely on, or Error{kFormat, kUsage}; one that fits a model says what becomes of every
 // tensor.
 
+#include "coppice/convert/map.h"
+#include "coppice/convert/plan.h"
 #include "coppice/families/match.h"
-#include "coppice/upcycle/convert_map.h"
-#include "coppice/upcycle/convert_plan.h"
 #include "fuzz/fuzzed.h"
 
 namespace {
 
+using coppice::convert::ConversionPlan;
 using coppice::fuzz::require;
-using coppice::upcycle::ConversionPlan;
 
 /// A model of 2 layers of 64 units.
 const coppice::families::ModelConfig& dense_config() {

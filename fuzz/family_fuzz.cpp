@@ -4,7 +4,7 @@
 #include "coppice/families/family_file.h"
 #include "coppice/families/match.h"
 #include "coppice/families/rule_index_detail.h"
-#include "coppice/upcycle/plan.h"
+#include "coppice/plan/plan.h"
 #include "fuzz/fuzzed.h"
 
 namespace {
@@ -17,7 +17,7 @@ using coppice::fuzz::require_refusal;
 constexpr std::string_view kBetween = "\n%%\n";
 
 void use(const coppice::families::Family& family, std::string_view config_text) {
-  namespace upcycle = coppice::upcycle;
+  namespace plan = coppice::plan;
   const coppice::families::detail::RuleIndex index(family);
   for (const char* name :
        {"model.layers.0.mlp.experts.1.up_proj.weight", "model.layers.0.mlp.gate.weight", "lm_head"}) {
@@ -26,8 +26,8 @@ void use(const coppice::families::Family& family, std::string_view config_text) 
   try {
     auto config = coppice::families::read_config(coppice::Json::parse(config_text, "config"), "config", &family);
     config.moe_layer.assign(static_cast<size_t>(config.num_layers), true);  // as weights would say
-    const auto plan = upcycle::make_plan(config, {}, nullptr);
-    require(coppice::families::read_config(upcycle::grown_config(config, plan), "grown", &family).num_experts ==
+    const auto plan = plan::make_plan(config, {}, nullptr);
+    require(coppice::families::read_config(plan::grown_config(config, plan), "grown", &family).num_experts ==
             plan.experts_after);
   } catch (const Error& e) {
     require_refusal(e, {ErrorCode::kFormat, ErrorCode::kUsage, ErrorCode::kUnsupported});

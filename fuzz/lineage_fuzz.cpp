@@ -1,7 +1,8 @@
 // coppice.json may come from anybody: any JSON is a lineage whose newest step can be read, written on and taken back, or
 // an error about the input.
-#include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/undo.h"
+#include "coppice/convert/lineage.h"
+#include "coppice/plan/lineage.h"
+#include "coppice/plan/undo.h"
 #include "fuzz/fuzzed.h"
 
 namespace {
@@ -13,11 +14,11 @@ using coppice::fuzz::require;
 using coppice::fuzz::require_refusal;
 
 void take_back(const coppice::families::ModelConfig& config, const Json& lineage) {
-  namespace upcycle = coppice::upcycle;
-  upcycle::GrowthPlan plan;
+  namespace plan = coppice::plan;
+  plan::GrowthPlan plan;
   try {
-    plan = upcycle::undo_plan(config, lineage);
-    const auto before = coppice::families::read_config(upcycle::grown_config(config, plan), "before");
+    plan = plan::undo_plan(config, lineage);
+    const auto before = coppice::families::read_config(plan::grown_config(config, plan), "before");
     require(before.num_experts == plan.experts_after);
   } catch (const Error& e) {
     require_refusal(e, {ErrorCode::kFormat, ErrorCode::kUsage, ErrorCode::kUnsupported});
@@ -27,20 +28,20 @@ void take_back(const coppice::families::ModelConfig& config, const Json& lineage
     require(layer.children.size() == static_cast<size_t>(plan.experts_after));
     for (const auto& child : layer.children) require(child.parent < static_cast<size_t>(plan.experts_before));
   }
-  require(upcycle::extend_lineage(lineage, plan, "expand", "digest").at("steps").items().size() + 1 ==
+  require(plan::extend_lineage(lineage, plan, "expand", "digest").at("steps").items().size() + 1 ==
           lineage.at("steps").items().size());
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  namespace upcycle = coppice::upcycle;
+  namespace plan = coppice::plan;
   Json lineage;
   try {
     lineage = Json::parse(coppice::fuzz::text_of(data, size), "input");
-    (void)upcycle::newest_parents(lineage);
-    (void)upcycle::newest_conversion(lineage);
-    (void)upcycle::lineage_share(lineage);
+    (void)plan::newest_parents(lineage);
+    (void)convert::newest_conversion(lineage);
+    (void)plan::lineage_share(lineage);
   } catch (const Error& e) {
     require_refusal(e, {ErrorCode::kFormat, ErrorCode::kUsage, ErrorCode::kUnsupported});
     return 0;

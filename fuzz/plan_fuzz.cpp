@@ -1,9 +1,9 @@
 // A plan file is edited by hand: any text gives a plan that survives writing and reading and holds what carriers rely on,
 // or Error{kFormat, kUsage}. A plan that fits a model has a grown configuration, a text and a verdict.
 #include "coppice/base/toml.h"
-#include "coppice/upcycle/exactness.h"
-#include "coppice/upcycle/plan.h"
-#include "coppice/upcycle/plan_text.h"
+#include "coppice/grow/exactness.h"
+#include "coppice/plan/plan.h"
+#include "coppice/plan/text.h"
 #include "fuzz/fuzzed.h"
 
 namespace {
@@ -12,21 +12,21 @@ using coppice::Error;
 using coppice::ErrorCode;
 using coppice::fuzz::require;
 using coppice::fuzz::require_refusal;
-using coppice::upcycle::GrowthPlan;
+using coppice::plan::GrowthPlan;
 
 void use(const coppice::families::Model& model, const GrowthPlan& plan) {
-  namespace upcycle = coppice::upcycle;
+  namespace plan = coppice::plan;
   const auto& config = model.config;
   try {
-    upcycle::check_plan(config, plan, false);
-    const auto grown = coppice::families::read_config(upcycle::grown_config(config, plan), "grown");
+    plan::check_plan(config, plan, false);
+    const auto grown = coppice::families::read_config(plan::grown_config(config, plan), "grown");
     require(grown.num_experts == plan.experts_after);
   } catch (const Error& e) {
     require_refusal(e, {ErrorCode::kFormat, ErrorCode::kUsage, ErrorCode::kUnsupported});
     return;
   }
-  require(!upcycle::growth_exactness(model, plan).reason.empty());
-  require(!upcycle::copies_text(plan).empty() && !upcycle::methods_text(plan).empty());
+  require(!grow::growth_exactness(model, plan).reason.empty());
+  require(!plan::copies_text(plan).empty() && !plan::methods_text(plan).empty());
 }
 
 }  // namespace

@@ -2,22 +2,22 @@
 // negative, or Error{kFormat, kNonFinite}; choosing parents by them does not fail in any other way.
 #include <cmath>
 
-#include "coppice/upcycle/selection.h"
-#include "coppice/upcycle/utility.h"
+#include "coppice/plan/selection.h"
+#include "coppice/plan/utility.h"
 #include "fuzz/fuzzed.h"
 
 namespace {
 
 using coppice::fuzz::require;
 
-void choose(const coppice::upcycle::Scores& scores, std::string_view metric, int64_t layer) {
-  namespace upcycle = coppice::upcycle;
-  for (const auto& selection : upcycle::layer_selections()) {
-    const auto values = upcycle::layer_scores(scores, metric, selection.name, layer);
-    for (const auto& rule : upcycle::selection_rules()) {
+void choose(const coppice::plan::Scores& scores, std::string_view metric, int64_t layer) {
+  namespace plan = coppice::plan;
+  for (const auto& selection : plan::layer_selections()) {
+    const auto values = plan::layer_scores(scores, metric, selection.name, layer);
+    for (const auto& rule : plan::selection_rules()) {
       const auto experts = static_cast<int64_t>(values.size());
       if (experts > 64) continue;
-      const auto counts = upcycle::select_parents(
+      const auto counts = plan::select_parents(
           rule, {.scores = values, .num_new = experts + 1, .max_duplicates = 3, .key = {}}, experts);
       int64_t sum = 0;
       for (const uint32_t count : counts) sum += count;
@@ -29,7 +29,7 @@ void choose(const coppice::upcycle::Scores& scores, std::string_view metric, int
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using coppice::upcycle::Scores;
+  using coppice::plan::Scores;
   const auto is_refusal = [](coppice::ErrorCode code) {
     using enum coppice::ErrorCode;
     return code == kFormat || code == kNonFinite || code == kUsage;

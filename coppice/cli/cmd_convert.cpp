@@ -10,10 +10,10 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/output_options.h"
+#include "coppice/convert/convert.h"
+#include "coppice/convert/recipe.h"
 #include "coppice/families/match.h"
 #include "coppice/io/atomic_file.h"
-#include "coppice/upcycle/convert.h"
-#include "coppice/upcycle/convert_recipe.h"
 
 namespace coppice::cli {
 namespace {
@@ -31,9 +31,9 @@ struct ConvertOptions : OutputOptions {
   std::optional<int64_t> every;
   std::vector<int64_t> layers;
   std::optional<int64_t> shared_expert;
-  std::optional<upcycle::MethodChoice> expert_init;
+  std::optional<methods::MethodChoice> expert_init;
   bool init_all = false;
-  std::optional<upcycle::MethodChoice> router;
+  std::optional<methods::MethodChoice> router;
   std::optional<std::filesystem::path> router_rows;
   std::optional<std::string> trunk;
   bool dense_average = false, lossy = false;
@@ -105,16 +105,16 @@ void check_used(ConvertOptions o) {
 /// What the recipe says where the user says nothing.
 void apply_recipe(ConvertOptions& o) {
   if (!o.recipe) return;
-  const upcycle::ConvertRecipe& recipe = upcycle::convert_recipe(*o.recipe);
+  const convert::Recipe& recipe = convert::recipe(*o.recipe);
   if (!o.routing && !recipe.routing.empty()) o.routing = recipe.routing;
   if (!o.scale) o.scale = recipe.scale;
   if (o.expert_init) return;
-  o.expert_init = upcycle::MethodChoice::from_text(recipe.expert_init);
+  o.expert_init = methods::MethodChoice::from_text(recipe.expert_init);
   o.init_all = o.init_all || recipe.init_all;
 }
 
-upcycle::ConversionOptions conversion_options(const ConvertOptions& o, const upcycle::RouterRows* rows) {
-  upcycle::ConversionOptions c{.to = o.to,
+convert::ConversionOptions conversion_options(const ConvertOptions& o, const methods::RouterRows* rows) {
+  convert::ConversionOptions c{.to = o.to,
                                .experts = o.experts,
                                .top_k = o.top_k,
                                .virtual_groups = !o.no_virtual_group,
@@ -128,7 +128,7 @@ upcycle::ConversionOptions conversion_options(const ConvertOptions& o, const upc
   c.scale = o.scale.value_or(c.scale);
   c.shared_width = o.shared_expert.value_or(c.shared_width);
   c.expert_init = o.expert_init.value_or(c.expert_init);
-  c.router = o.router.value_or(upcycle::MethodChoice{rows == nullptr ? "random" : "rows", {}});
+  c.router = o.router.value_or(methods::MethodChoice{rows == nullptr ? "random" : "rows", {}});
   if (rows != nullptr) c.router_digest = rows->digest();
   c.trunk = o.trunk.value_or(c.trunk);
   c.seed = o.seed.value_or(c.seed);
@@ -150,16 +150,16 @@ Json settings_record(ConvertOptions o) {
 struct Account {
   families::ParameterCount before, after;
   std::string what, verdict;
-  std::optional<upcycle::ConversionPlan> plan;
+  std::optional<convert::ConversionPlan> plan;
   bool exact = false;
 };
 
-std::string scale_text(const upcycle::ExpertScale& s) {
-  if (s == upcycle::ExpertScale{}) return "not scaled";
+std::string scale_text(const convert::ExpertScale& s) {
+  if (s == convert::ExpertScale{}) return "not scaled";
   return cat("gate times ", number_text(s.gate), ", up ", number_text(s.up), ", down ", number_text(s.down));
 }
 
-std::string plan_text(const upcycle::ConversionPlan& plan, const families::ModelConfig& after) {
+std::string plan_text(const convert::ConversionPlan& plan, const families::ModelConfig& after) {
   const std::string parents = plan.parents > 1 ? cat(plan.parents, " models of ") : std::string();
   std::string text = cat(
       parents, plan.from, " -> ", plan.to, ": ", plan.experts, " experts of width ", after.expert_width, " in ",
@@ -172,8 +172,8 @@ std::string plan_text(const upcycle::ConversionPlan& plan, const families::Model
   return text;
 }
 
-Account account_of(const upcycle::Conversion& conversion, const families::Model& model,
-                   const std::optional<upcycle::ConversionPlan>& plan) {
+Account account_of(const convert::Conversion& conversion, const families::Model& model,
+                   const std::optional<convert::ConversionPlan>& plan) {
   const families::ModelConfig& after = conversion.mapping().config;
   Account account{
       .before = families::count_parameters(model), .after = families::count_parameters(after), .plan = plan};
@@ -185,14 +185,14 @@ Account account_of(const upcycle::Conversion& conversion, const families::Model&
   }
   account.what = plan_text(*plan, after);
   const Json* activation = after.json.find("hidden_act");
-  const upcycle::Exactness exactness = upcycle::conversion_exactness(*plan, activation->as_string());
+  const plan::Exactness exactness = convert::conversion_exactness(*plan, activation->as_string());
   account.exact = exactness.exact && conversion.mapping().losses.empty();
   account.verdict = exactness.reason;
   if (exactness.exact && !account.exact) account.verdict = "Not exact: of the dense model something is left out.";
   return account;
 }
 
-std::string account_text(const upcycle::Conversion& conversion, const Account& account) {
+std::string account_text(const convert::Conversion& conversion, const Account& account) {
   std::string text = cat(account.what, "parameters: ", count_text(static_cast<double>(account.before.total)), " -> ",
                          count_text(static_cast<double>(account.after.total)), ", active per token ",
                          count_text(static_cast<double>(account.after.active)), "\n");
@@ -200,7 +200,7 @@ std::string account_text(const upcycle::Conversion& conversion, const Account& a
   return cat(text, account.verdict, "\n");
 }
 
-Json account_json(const upcycle::Conversion& conversion, const Account& account, std::string_view from) {
+Json account_json(const convert::Conversion& conversion, const Account& account, std::string_view from) {
   const families::ModelConfig& after = conversion.mapping().config;
   Json json = Json::object();
   json["families"] = Json::array({Json(from), Json(after.family->model_type)});
@@ -215,15 +215,15 @@ Json account_json(const upcycle::Conversion& conversion, const Account& account,
   return json;
 }
 
-int carry_out(upcycle::Conversion& conversion, const families::Model& first, const ConvertOptions& o,
+int carry_out(convert::Conversion& conversion, const families::Model& first, const ConvertOptions& o,
               const Account& account) {
   Json json = account_json(conversion, account, first.config.family->model_type);
-  tell_left_out(upcycle::files_left_out(first.checkpoint, false), json);
+  tell_left_out(output::files_left_out(first.checkpoint, false), json);
   if (o.dry_run) {
     std::cout << (o.json ? json.dump(2) + "\n" : account_text(conversion, account));
     return 0;
   }
-  const auto done = upcycle::convert(conversion, o.settings(o.out, settings_record(o)));
+  const auto done = convert::convert(conversion, o.settings(o.out, settings_record(o)));
   add_written(done, o.out, json);
   if (o.json) {
     std::cout << json.dump(2) << "\n";
@@ -240,7 +240,7 @@ int carry_out(upcycle::Conversion& conversion, const families::Model& first, con
 int average(const ConvertOptions& o) {
   const families::Model model = families::open_model(o.models.front());
   if (!model.config.is_moe()) refuse("dense-average", cat(o.models.front(), " has no experts"));
-  upcycle::Conversion conversion(model, o.to.value_or(std::string(upcycle::dense_counterpart(model))), o.lossy);
+  convert::Conversion conversion(model, o.to.value_or(std::string(convert::dense_counterpart(model))), o.lossy);
   const Account account = account_of(conversion, model, std::nullopt);
   return carry_out(conversion, model, o, account);
 }
@@ -257,13 +257,13 @@ int run(std::span<const std::string_view> args) {
   apply_recipe(o);
   std::vector<families::Model> parents;
   for (const auto& model : o.models) parents.push_back(families::open_model(model));
-  std::optional<upcycle::RouterRows> rows;
-  if (o.router_rows) rows = upcycle::RouterRows::read(*o.router_rows);
+  std::optional<methods::RouterRows> rows;
+  if (o.router_rows) rows = methods::RouterRows::read(*o.router_rows);
   const auto* given = rows ? &*rows : nullptr;
   const auto& first = parents.front();
   const auto plan =
-      upcycle::make_conversion_plan(first.config, static_cast<int64_t>(parents.size()), conversion_options(o, given));
-  upcycle::Conversion conversion(parents, plan, given);
+      convert::make_conversion_plan(first.config, static_cast<int64_t>(parents.size()), conversion_options(o, given));
+  convert::Conversion conversion(parents, plan, given);
   const Account account = account_of(conversion, first, plan);
   return carry_out(conversion, first, o, account);
 }

@@ -17,9 +17,9 @@
 #include "coppice/eval/agreement.h"
 #include "coppice/eval/multiple_choice.h"
 #include "coppice/eval/perplexity.h"
+#include "coppice/plan/lineage.h"
 #include "coppice/report/html.h"
 #include "coppice/train/handover.h"
-#include "coppice/upcycle/lineage.h"
 
 namespace coppice::cli {
 namespace {
@@ -112,12 +112,11 @@ void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, const std::
 
 // Of a model in the middle of a handover: the routing that it was trained with, to the same tokens. Else null.
 std::shared_ptr<const nn::LineageRouting> routing_of_training(const std::filesystem::path& model) {
-  const auto lineage = upcycle::read_lineage(model);
+  const auto lineage = plan::read_lineage(model);
   if (!lineage) return nullptr;
-  const auto note = upcycle::noted_lineage_share(*lineage);
+  const auto note = plan::noted_lineage_share(*lineage);
   if (note.share > 0 && !note.seed) {
-    log_warning(cat(model, ": its ", upcycle::kLineageFile,
-                    " does not say which seed draws the tokens that are routed ",
+    log_warning(cat(model, ": its ", io::kLineageFile, " does not say which seed draws the tokens that are routed ",
                     "by lineage (coppice 0.1.0 wrote it); the loss by lineage is that of seed 0"));
   }
   return train::lineage_routing(lineage, note.share, note.seed.value_or(0));

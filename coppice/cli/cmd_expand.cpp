@@ -13,16 +13,15 @@
 #include "coppice/cli/output_options.h"
 #include "coppice/cost/cost_plan.h"
 #include "coppice/families/match.h"
+#include "coppice/grow/exactness.h"
+#include "coppice/grow/expand.h"
 #include "coppice/io/atomic_file.h"
-#include "coppice/upcycle/exactness.h"
-#include "coppice/upcycle/execute.h"
-#include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/optimizer_state.h"
-#include "coppice/upcycle/plan_text.h"
-#include "coppice/upcycle/recipe.h"
-#include "coppice/upcycle/selection.h"
-#include "coppice/upcycle/undo.h"
-#include "coppice/upcycle/utility.h"
+#include "coppice/plan/lineage.h"
+#include "coppice/plan/recipe.h"
+#include "coppice/plan/selection.h"
+#include "coppice/plan/text.h"
+#include "coppice/plan/undo.h"
+#include "coppice/plan/utility.h"
 
 namespace coppice::cli {
 namespace {
@@ -32,15 +31,15 @@ constexpr std::string_view kSummary = "grow every MoE layer of a checkpoint to m
 struct ExpandOptions : OutputOptions {
   std::filesystem::path model, out;
   std::optional<std::filesystem::path> family_file;
-  std::optional<upcycle::ExpertCount> experts;
+  std::optional<plan::ExpertCount> experts;
   std::optional<std::string> recipe, select;
   std::optional<double> temperature;
   std::optional<std::string> metric, layer_selection;
   std::optional<std::filesystem::path> scores;
   std::optional<uint64_t> max_duplicates;
-  std::optional<upcycle::MethodChoice> expert_init, router_init;
+  std::optional<methods::MethodChoice> expert_init, router_init;
   std::optional<std::string> balance_bias;
-  std::optional<upcycle::MethodChoice> optimizer_state;
+  std::optional<methods::MethodChoice> optimizer_state;
   std::optional<std::string> order;
   bool allow_regroup = false;
   std::optional<std::string> top_k;
@@ -106,13 +105,13 @@ std::vector<std::string> given_plan_options(ExpandOptions o) {
   return given;
 }
 
-upcycle::GrowthOptions growth_options(const ExpandOptions& o) {
-  upcycle::GrowthOptions growth{.experts = o.experts.value_or(upcycle::ExpertCount{}),
-                                .select = o.select,
-                                .max_duplicates = o.max_duplicates,
-                                .router_init = o.router_init,
-                                .order = o.order,
-                                .allow_regroup = o.allow_regroup};
+plan::GrowthOptions growth_options(const ExpandOptions& o) {
+  plan::GrowthOptions growth{.experts = o.experts.value_or(plan::ExpertCount{}),
+                             .select = o.select,
+                             .max_duplicates = o.max_duplicates,
+                             .router_init = o.router_init,
+                             .order = o.order,
+                             .allow_regroup = o.allow_regroup};
   growth.expert_init = o.expert_init.value_or(growth.expert_init);
   growth.balance_bias = o.balance_bias.value_or(growth.balance_bias);
   growth.seed = o.seed.value_or(growth.seed);
@@ -126,41 +125,41 @@ upcycle::GrowthOptions growth_options(const ExpandOptions& o) {
 /// What the recipe says where the user says nothing; for models without optimizer state, nothing of that.
 void apply_recipe(ExpandOptions& o, const families::Model& model) {
   if (!o.recipe) return;
-  const upcycle::Recipe& recipe = upcycle::recipe(*o.recipe);
+  const plan::Recipe& recipe = plan::recipe(*o.recipe);
   const auto& routing = model.config.routing;
   const bool has_bias = routing.has_router_bias || routing.has_selection_bias;
   if (!o.select) o.select = recipe.select;
-  if (upcycle::selection_rule(*o.select).needs_scores) {
+  if (plan::selection_rule(*o.select).needs_scores) {
     if (!o.metric) o.metric = recipe.metric;
     if (!o.layer_selection) o.layer_selection = recipe.layer_selection;
     if (!o.max_duplicates) o.max_duplicates = recipe.max_duplicates;
   }
-  if (!o.expert_init) o.expert_init = upcycle::MethodChoice::from_text(recipe.expert_init);
+  if (!o.expert_init) o.expert_init = methods::MethodChoice::from_text(recipe.expert_init);
   if (!o.router_init) {
-    o.router_init = upcycle::MethodChoice::from_text(has_bias ? recipe.router_init : recipe.router_init_without_bias);
+    o.router_init = methods::MethodChoice::from_text(has_bias ? recipe.router_init : recipe.router_init_without_bias);
   }
-  if (!o.optimizer_state && model.checkpoint.files().has_folder(upcycle::kTrainerFolder)) {
-    o.optimizer_state = upcycle::MethodChoice::from_text(recipe.optimizer_state);
+  if (!o.optimizer_state && model.checkpoint.files().has_folder(io::kTrainerFolder)) {
+    o.optimizer_state = methods::MethodChoice::from_text(recipe.optimizer_state);
   }
 }
 
 /// Throws   Error{kUsage} for a setting that was given and has no effect.
-void check_used(const ExpandOptions& o, const families::ModelConfig& config, const upcycle::GrowthPlan& plan,
+void check_used(const ExpandOptions& o, const families::ModelConfig& config, const plan::GrowthPlan& plan,
                 bool has_optimizer_state) {
   const std::string rule = cat("the rule '", plan.select, "' ");
   refuse_without_effect(
-      o.given, {{!upcycle::selection_rule(plan.select).needs_scores,
+      o.given, {{!plan::selection_rule(plan.select).needs_scores,
                  rule + "does not look at scores",
                  {"scores", "metric", "layer-selection"}},
                 {plan.select != "weighted_sampling", rule + "does not draw", {"temperature"}},
                 {plan.select == "uniform", rule + "gives every expert as many copies", {"max-duplicates"}},
                 {!config.routing.has_selection_bias, "the model has no selection bias", {"balance-bias"}},
-                {!has_optimizer_state, cat("the model has no ", upcycle::kTrainerFolder, "/"), {"optimizer-state"}}});
+                {!has_optimizer_state, cat("the model has no ", io::kTrainerFolder, "/"), {"optimizer-state"}}});
 }
 
-std::optional<upcycle::Scores> read_scores(const ExpandOptions& o, const families::Model& model) {
+std::optional<plan::Scores> read_scores(const ExpandOptions& o, const families::Model& model) {
   if (!o.scores) return std::nullopt;
-  auto scores = upcycle::Scores::read(*o.scores);
+  auto scores = plan::Scores::read(*o.scores);
   const std::string digest = model.digest();
   if (scores.model_digest != digest) {
     throw Error(ErrorCode::kFormat,
@@ -171,7 +170,7 @@ std::optional<upcycle::Scores> read_scores(const ExpandOptions& o, const familie
 }
 
 /// The plan that the options mean, made, read or found in the lineage.
-upcycle::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model) {
+plan::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model) {
   const std::vector<std::string> given = given_plan_options(o);
   if (o.plan && o.undo) refuse("plan", "--undo follows the lineage");
   if (o.plan || o.undo) {
@@ -179,39 +178,39 @@ upcycle::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model
   }
   if (o.undo) {
     if (o.allow_regroup) refuse("allow-regroup", "--undo follows the lineage");
-    return upcycle::undo_plan(model.config, upcycle::read_lineage(model.checkpoint.directory()));
+    return plan::undo_plan(model.config, plan::read_lineage(model.checkpoint.directory()));
   }
   if (o.plan) {
     if (o.allow_regroup && model.config.routing.num_groups <= 1) {
       refuse("allow-regroup", "the model has no router groups");
     }
-    return upcycle::read_plan(*o.plan, model.config, o.allow_regroup);
+    return plan::read_plan(*o.plan, model.config, o.allow_regroup);
   }
   if (o.split && o.experts) refuse("experts", "--split says how many parts an expert becomes");
   if (o.split == uint64_t{0} || o.split == uint64_t{1} || o.split > uint64_t{1} << 20) {
     throw Error(ErrorCode::kUsage, cat("--split: ", *o.split, " parts; wanted 2 or more"));
   }
   const auto scores = read_scores(o, model);
-  upcycle::GrowthOptions growth = growth_options(o);
+  plan::GrowthOptions growth = growth_options(o);
   growth.split = static_cast<int64_t>(o.split.value_or(1));
   if (o.top_k && *o.top_k != "keep" && *o.top_k != "scale") {
     throw Error(ErrorCode::kUsage, cat("--top-k: '", *o.top_k, "' is neither keep nor scale",
                                        suggestion(*o.top_k, std::vector<std::string>{"keep", "scale"})));
   }
   growth.scale_top_k = o.top_k == "scale";
-  return upcycle::make_plan(model.config, growth, scores ? &*scores : nullptr);
+  return plan::make_plan(model.config, growth, scores ? &*scores : nullptr);
 }
 
 /// The settings that shape the output, as they came out.
-Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
-  const upcycle::GrowthOptions growth = growth_options(o);
+Json settings_record(ExpandOptions o, const plan::GrowthPlan& plan) {
+  const plan::GrowthOptions growth = growth_options(o);
   if (!o.plan) {
-    if (upcycle::selection_rule(plan.select).needs_scores) {
+    if (plan::selection_rule(plan.select).needs_scores) {
       o.metric = growth.metric;
       o.layer_selection = growth.layer_selection;
     }
     if (plan.select == "weighted_sampling") o.temperature = growth.temperature;
-    if (!o.split) o.experts = upcycle::ExpertCount::from_text(cat(plan.experts_after));
+    if (!o.split) o.experts = plan::ExpertCount::from_text(cat(plan.experts_after));
   }
   o.expert_init = plan.expert_init;
   o.optimizer_state = plan.optimizer_state;
@@ -219,7 +218,7 @@ Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
   o.seed = plan.seed;
   o.select = plan.select;
   o.router_init = plan.router_init;
-  o.order = plan.order == upcycle::Order::kSiblings ? "siblings" : "append";
+  o.order = plan.order == plan::Order::kSiblings ? "siblings" : "append";
   constexpr std::array<std::string_view, 7> kWithoutEffect = {"MODEL", "OUT",     "threads", "resume",
                                                               "part",  "dry-run", "json"};
   Json record = Json::object();
@@ -235,12 +234,12 @@ Json settings_record(ExpandOptions o, const upcycle::GrowthPlan& plan) {
 struct Account {
   families::ParameterCount parameters_before, parameters_after;
   std::string top_k_after;
-  upcycle::ExpandBytes bytes;
-  upcycle::Exactness exactness;
+  grow::ExpandBytes bytes;
+  plan::Exactness exactness;
 };
 
-Account account_of(const families::Model& model, const upcycle::GrowthPlan& plan) {
-  auto config = families::read_config(upcycle::grown_config(model.config, plan), "config.json of the grown model",
+Account account_of(const families::Model& model, const plan::GrowthPlan& plan) {
+  auto config = families::read_config(plan::grown_config(model.config, plan), "config.json of the grown model",
                                       model.config.family);
   config.moe_layer = model.config.moe_layer;  // where the weights say it
   auto after = families::count_parameters(model, plan.experts_after);
@@ -249,11 +248,11 @@ Account account_of(const families::Model& model, const upcycle::GrowthPlan& plan
   after.experts = of_one * plan.experts_after;
   const double met = static_cast<double>(of_one) * config.mean_top_k();
   after.active = after.total - of_one * plan.experts_after + std::llround(met);
-  return {families::count_parameters(model), after, config.top_k_text(), upcycle::expand_bytes(model, plan),
-          upcycle::growth_exactness(model, plan)};
+  return {families::count_parameters(model), after, config.top_k_text(), grow::expand_bytes(model, plan),
+          grow::growth_exactness(model, plan)};
 }
 
-Json account_json(const Account& account, const upcycle::GrowthPlan& plan) {
+Json account_json(const Account& account, const plan::GrowthPlan& plan) {
   Json json = Json::object();
   json["experts"] = Json::array({Json(plan.experts_before), Json(plan.experts_after)});
   json["parameters"] = Json::array({Json(account.parameters_before.total), Json(account.parameters_after.total)});
@@ -267,7 +266,7 @@ Json account_json(const Account& account, const upcycle::GrowthPlan& plan) {
 }
 
 /// The plan for people, as comments, then as TOML.
-std::string plan_account(const families::Model& model, const upcycle::GrowthPlan& plan, const Account& account) {
+std::string plan_account(const families::Model& model, const plan::GrowthPlan& plan, const Account& account) {
   const auto& bytes = account.bytes;
   const std::string top_k = model.config.top_k_text();
   std::string text =
@@ -283,17 +282,17 @@ std::string plan_account(const families::Model& model, const upcycle::GrowthPlan
     text +=
         cat("optimizer state: ", bytes_text(bytes.optimizer_before), " -> ", bytes_text(bytes.optimizer_after), "\n");
   }
-  text += cat("methods: ", upcycle::methods_text(plan), "\n");
-  if (!plan.is_undo) text += upcycle::copies_text(plan);
+  text += cat("methods: ", plan::methods_text(plan), "\n");
+  if (!plan.is_undo) text += plan::copies_text(plan);
   text += account.exactness.reason;
   if (!plan.is_undo && plan.split == 1) text += cat("\n", cost::closure_summary());
   std::string comments;
   for (const std::string& line : split(text, '\n')) comments += cat("# ", line, "\n");
-  return plan.is_undo ? comments : cat(comments, "\n", upcycle::plan_toml(plan));
+  return plan.is_undo ? comments : cat(comments, "\n", plan::plan_toml(plan));
 }
 
-std::string wrote_text(const ExpandOptions& o, const families::ModelConfig& config, const upcycle::GrowthPlan& plan,
-                       const upcycle::WrittenModel& done) {
+std::string wrote_text(const ExpandOptions& o, const families::ModelConfig& config, const plan::GrowthPlan& plan,
+                       const output::WrittenModel& done) {
   return cat(
       "wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ", size_text(done, o.part),
       done.optimizer_state ? " with optimizer state" : "", "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n",
@@ -302,11 +301,11 @@ std::string wrote_text(const ExpandOptions& o, const families::ModelConfig& conf
 }
 
 /// What is said last: of an expansion whether it is exact, of a contraction what is as before.
-std::string verdict(const families::Model& model, const upcycle::GrowthPlan& plan, const Account& account,
+std::string verdict(const families::Model& model, const plan::GrowthPlan& plan, const Account& account,
                     const std::filesystem::path& out) {
   if (!plan.is_undo) return account.exactness.reason;
-  return upcycle::undo_account(model, plan, *upcycle::read_lineage(model.checkpoint.directory()),
-                               families::open_model(out, model.config.family));
+  return plan::undo_account(model, plan, *plan::read_lineage(model.checkpoint.directory()),
+                            families::open_model(out, model.config.family));
 }
 
 int run(std::span<const std::string_view> args) {
@@ -317,7 +316,7 @@ int run(std::span<const std::string_view> args) {
   io::check_output_directory(o.out, o.model);
   warn_of_unfinished_handover(o.model);
   if (!o.plan && !o.undo) apply_recipe(o, model);
-  const upcycle::GrowthPlan plan = plan_of(o, model);
+  const plan::GrowthPlan plan = plan_of(o, model);
   const Account account = account_of(model, plan);
   if (!o.plan && !o.undo) check_used(o, model.config, plan, account.bytes.optimizer_before > 0);
   if (o.plan && plan.optimizer_state.name != "copy" && account.bytes.optimizer_before == 0) {
@@ -325,13 +324,13 @@ int run(std::span<const std::string_view> args) {
                                        "' has no effect; the model has no trainer/ (make it 'copy')"));
   }
   Json json = account_json(account, plan);
-  tell_left_out(upcycle::files_left_out(model.checkpoint, true), json);
+  tell_left_out(output::files_left_out(model.checkpoint, true), json);
   if (o.dry_run) {
     if (!plan.is_undo) json["plan"] = plan.to_json();
     std::cout << (o.json ? json.dump(2) + "\n" : plan_account(model, plan, account));
     return 0;
   }
-  const auto done = upcycle::expand(model, plan, o.settings(o.out, settings_record(o, plan)));
+  const auto done = grow::expand(model, plan, o.settings(o.out, settings_record(o, plan)));
   add_written(done, o.out, json);
   json["optimizer_state"] = done.optimizer_state;
   if (o.json) {

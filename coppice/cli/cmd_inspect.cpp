@@ -10,8 +10,8 @@
 #include "coppice/families/expert_norms.h"
 #include "coppice/families/match.h"
 #include "coppice/families/routing_class.h"
+#include "coppice/plan/lineage.h"
 #include "coppice/report/html.h"
-#include "coppice/upcycle/lineage.h"
 
 namespace coppice::cli {
 namespace {
@@ -91,7 +91,7 @@ Findings look(const families::Model& model, const InspectOptions& o) {
   if (model.config.is_moe()) found.routing = routing_text(model.config);
   found.digest = model.digest();
   found.tokenizer = has_tokenizer(o.model);
-  found.lineage = upcycle::read_lineage(o.model);
+  found.lineage = plan::read_lineage(o.model);
   if (o.experts) found.norms = families::expert_norms(model, default_threads());
   return found;
 }
@@ -234,7 +234,7 @@ int run(std::span<const std::string_view> args) {
   const GivenFamily given(o.family_file);
   const families::Model model = families::open_model(o.model, given.family());
   const Findings found = look(model, o);
-  if (const auto warning = upcycle::routing_warning(o.model, found.lineage)) log_warning(*warning);
+  if (const auto warning = plan::routing_warning(o.model, found.lineage)) log_warning(*warning);
   if (o.json) {
     std::cout << to_json(model, found, o).dump(2) << "\n";
   } else {

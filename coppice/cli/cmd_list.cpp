@@ -6,18 +6,18 @@
 #include "coppice/base/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
+#include "coppice/convert/pairs.h"
+#include "coppice/convert/plan.h"
+#include "coppice/convert/recipe.h"
 #include "coppice/families/routing_class.h"
 #include "coppice/io/file_rules.h"
-#include "coppice/upcycle/convert_pairs.h"
-#include "coppice/upcycle/convert_plan.h"
-#include "coppice/upcycle/convert_recipe.h"
-#include "coppice/upcycle/convert_router.h"
-#include "coppice/upcycle/expert_init.h"
-#include "coppice/upcycle/optimizer_init.h"
-#include "coppice/upcycle/recipe.h"
-#include "coppice/upcycle/router_init.h"
-#include "coppice/upcycle/selection.h"
-#include "coppice/upcycle/utility.h"
+#include "coppice/methods/expert_init.h"
+#include "coppice/methods/new_router.h"
+#include "coppice/methods/optimizer_init.h"
+#include "coppice/methods/router_init.h"
+#include "coppice/plan/recipe.h"
+#include "coppice/plan/selection.h"
+#include "coppice/plan/utility.h"
 
 namespace coppice::cli {
 namespace {
@@ -36,7 +36,7 @@ constexpr std::string_view kSummary = "what this build knows: families, strategi
 
 struct Entry {
   std::string name, summary, source;
-  std::span<const upcycle::ParamSpec> params = {};
+  std::span<const methods::ParamSpec> params = {};
   Json more = Json::object();  ///< further members, for --json only
 };
 
@@ -83,7 +83,7 @@ std::vector<Entry> entries_of(const Rows& rows) {
 /// Dense families and what they can become.
 std::vector<Entry> conversions_entries() {
   std::vector<Entry> entries;
-  for (const upcycle::ConversionPair& pair : upcycle::conversion_pairs()) {
+  for (const convert::ConversionPair& pair : convert::conversion_pairs()) {
     const std::string changes = pair.changes.empty() ? "" : cat(", with ", join(pair.changes, ", with "));
     const std::string summary =
         pair.losses.empty() ? cat("carried over whole", changes) : cat("only with --lossy: ", join(pair.losses, "; "));
@@ -119,23 +119,22 @@ constexpr std::array<List, 13> kLists = {{
     {"families", "model families: how they route and store experts, what growing them keeps exactly (--json)",
      families_entries},
     {"expert-init", "how a new expert's weights arise from its parent's",
-     [] { return entries_of(upcycle::expert_inits()); }},
+     [] { return entries_of(methods::expert_inits()); }},
     {"router-init", "how a new expert's router row arises from its parent's",
-     [] { return entries_of(upcycle::router_inits()); }},
-    {"optimizer-state", "what becomes of Adam's moments", [] { return entries_of(upcycle::optimizer_inits()); }},
+     [] { return entries_of(methods::router_inits()); }},
+    {"optimizer-state", "what becomes of Adam's moments", [] { return entries_of(methods::optimizer_inits()); }},
     {"metrics", "utility of an expert, measured by `coppice score`",
-     [] { return entries_of(upcycle::utility_metrics()); }},
-    {"selections", "rules that choose which experts to duplicate",
-     [] { return entries_of(upcycle::selection_rules()); }},
+     [] { return entries_of(plan::utility_metrics()); }},
+    {"selections", "rules that choose which experts to duplicate", [] { return entries_of(plan::selection_rules()); }},
     {"layer-selections", "how the utilities of an expert's two parts become one",
-     [] { return entries_of(upcycle::layer_selections()); }},
-    {"recipes", "settings of `coppice expand` that belong together", [] { return entries_of(upcycle::recipes()); }},
+     [] { return entries_of(plan::layer_selections()); }},
+    {"recipes", "settings of `coppice expand` that belong together", [] { return entries_of(plan::recipes()); }},
     {"conversions", "families of dense models, what they can become and what is lost", conversions_entries},
     {"scales", "what `coppice convert` multiplies so that a token's gates add up",
-     [] { return entries_of(upcycle::scale_modes()); }},
-    {"routers", "rows of the routers that `coppice convert` makes", [] { return entries_of(upcycle::new_routers()); }},
+     [] { return entries_of(convert::scale_modes()); }},
+    {"routers", "rows of the routers that `coppice convert` makes", [] { return entries_of(methods::new_routers()); }},
     {"convert-recipes", "settings of `coppice convert` that belong together",
-     [] { return entries_of(upcycle::convert_recipes()); }},
+     [] { return entries_of(convert::recipes()); }},
     {"files", "files beside a model's weights: what expand and convert carry, leave out or refuse", files_entries},
 }};
 

@@ -54,7 +54,7 @@ struct ScoreOptions {
   }
 };
 
-upcycle::Scores score_files(const ScoreOptions& o) {
+plan::Scores score_files(const ScoreOptions& o) {
   const auto dtype = compute_dtype(o.dtype);
   const auto model = families::open_model(o.model);
   const auto files = open_token_files(model, o.tokens);
@@ -70,10 +70,10 @@ upcycle::Scores score_files(const ScoreOptions& o) {
                              .resume = o.resume});
 }
 
-upcycle::Scores merge_files(const ScoreOptions& o) {
-  std::vector<upcycle::Scores> runs{upcycle::Scores::read(o.model)};
-  for (const auto& path : o.tokens) runs.push_back(upcycle::Scores::read(path));
-  return upcycle::merge_scores(runs);
+plan::Scores merge_files(const ScoreOptions& o) {
+  std::vector<plan::Scores> runs{plan::Scores::read(o.model)};
+  for (const auto& path : o.tokens) runs.push_back(plan::Scores::read(path));
+  return plan::merge_scores(runs);
 }
 
 void check(const ScoreOptions& o) {
@@ -86,9 +86,9 @@ void check(const ScoreOptions& o) {
                                     "max-memory", "resume", "threads"}}});
 }
 
-void print(const ScoreOptions& o, const upcycle::Scores& scores) {
+void print(const ScoreOptions& o, const plan::Scores& scores) {
   std::vector<std::string> names, without;
-  for (const auto& metric : upcycle::utility_metrics()) {
+  for (const auto& metric : plan::utility_metrics()) {
     (scores.metrics.contains(std::string(metric.name)) ? names : without).emplace_back(metric.name);
   }
   std::cout << cat("wrote ", o.out, ": ", scores.metrics.begin()->second.fc1.sum.size(), " layers of ", scores.experts,

@@ -12,11 +12,11 @@
 #include "coppice/cli/function_change.h"
 #include "coppice/cli/given_family.h"
 #include "coppice/cli/thread_count.h"
+#include "coppice/convert/convert.h"
 #include "coppice/families/match.h"
-#include "coppice/upcycle/convert.h"
-#include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/verify.h"
-#include "coppice/upcycle/verify_conversion.h"
+#include "coppice/plan/lineage.h"
+#include "coppice/verify/conversion.h"
+#include "coppice/verify/verify.h"
 
 namespace coppice::cli {
 namespace {
@@ -63,7 +63,7 @@ void print_problems(const std::vector<std::string>& problems, const std::string&
 }
 
 /// Of copies that no record names: how many were recognised by what.
-std::string recognised_text(const upcycle::VerifyResult& result) {
+std::string recognised_text(const verify::VerifyResult& result) {
   constexpr std::array<std::string_view, 5> kBy = {"every byte", "columns that are equal bit for bit",
                                                    "rows that are equal bit for bit",
                                                    "the same columns or rows in another order", "sampled values"};
@@ -77,7 +77,7 @@ std::string recognised_text(const upcycle::VerifyResult& result) {
   return text + "\n";
 }
 
-std::string rows_text(const upcycle::VerifyResult& result) {
+std::string rows_text(const verify::VerifyResult& result) {
   const bool made = !result.made_by.empty();
   std::string text =
       cat("router rows: ", result.router_rows_equal, " equal their parent's, ", result.router_rows_changed,
@@ -86,7 +86,7 @@ std::string rows_text(const upcycle::VerifyResult& result) {
   return text + "\n";
 }
 
-void print_account(const upcycle::VerifyResult& result) {
+void print_account(const verify::VerifyResult& result) {
   std::cout << cat("experts: ", result.experts_before, " -> ", result.experts_after);
   if (result.split > 1) std::cout << cat(", each 1/", result.split, " of one before");
   if (result.top_k_factor > 1) std::cout << cat(", ", result.top_k_factor, " times as many a token");
@@ -112,7 +112,7 @@ void print_account(const upcycle::VerifyResult& result) {
   print_problems(result.problems, result.verdict());
 }
 
-void print_conversion(const upcycle::ConversionAccount& account) {
+void print_conversion(const verify::ConversionAccount& account) {
   std::cout << cat(account.from, " -> ", account.to);
   if (account.plan) {
     const auto& plan = *account.plan;
@@ -176,22 +176,22 @@ int run(std::span<const std::string_view> args) {
   auto warned = o.before;
   warned.push_back(o.after);
   for (const auto& model : warned) {
-    if (const auto warning = upcycle::routing_warning(model, upcycle::read_lineage(model))) log_warning(*warning);
+    if (const auto warning = plan::routing_warning(model, plan::read_lineage(model))) log_warning(*warning);
   }
   const families::Model after = families::open_model(o.after, given.family());
   const bool was = first.config.is_moe(), is = after.config.is_moe();
   if (!was && is) {
-    const auto account = upcycle::verify_conversion(before, after, threads);
+    const auto account = verify::verify_conversion(before, after, threads);
     return finish(account, function_of(o, first, after, account.ok, {}), o.json, print_conversion);
   }
   if (before.size() > 1)
     throw Error(ErrorCode::kUsage,
                 cat(o.before[1], ": one model before is enough; it was not a conversion of several"));
   if (was && !is) {
-    const auto account = upcycle::verify_average(first, after, threads);
+    const auto account = verify::verify_average(first, after, threads);
     return finish(account, function_of(o, first, after, account.ok, {}), o.json, print_conversion);
   }
-  const auto result = upcycle::verify(first, after, threads);
+  const auto result = verify::verify(first, after, threads);
   const auto parents = result.split == 1 ? result.parents : decltype(result.parents){};
   return finish(result, function_of(o, first, after, result.ok, parents), o.json, print_account);
 }

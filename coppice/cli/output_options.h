@@ -17,8 +17,8 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/thread_count.h"
-#include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/write_model.h"
+#include "coppice/output/write_model.h"
+#include "coppice/plan/lineage.h"
 
 namespace coppice::cli {
 
@@ -51,7 +51,7 @@ struct OutputOptions {
     }
   }
 
-  upcycle::OutputSettings settings(const std::filesystem::path& out, Json record) const {
+  output::OutputSettings settings(const std::filesystem::path& out, Json record) const {
     return {.out = out,
             .threads = thread_count(threads),
             .max_shard_bytes = max_shard_bytes.bytes,
@@ -73,7 +73,7 @@ inline Json recorded_setting(const OptionSpec& spec, const OutputOptions& output
   return is_file ? Json(cat("sha256:", sha256_of_file(value.as_string()))) : value;
 }
 
-inline void add_written(const upcycle::WrittenModel& done, const std::filesystem::path& out, Json& json) {
+inline void add_written(const output::WrittenModel& done, const std::filesystem::path& out, Json& json) {
   json["out"] = out.string();
   json["tensors_written"] = done.tensors_written;
   json["model_bytes"] = done.model_bytes;
@@ -84,7 +84,7 @@ inline void add_written(const upcycle::WrittenModel& done, const std::filesystem
 }
 
 /// What came out: "239 tensors, 1.2 GB (400 MB by part 2/3)".
-inline std::string size_text(const upcycle::WrittenModel& done, const std::optional<io::Part>& part) {
+inline std::string size_text(const output::WrittenModel& done, const std::optional<io::Part>& part) {
   const std::string all = cat(done.tensors_written, " tensors, ", bytes_text(done.model_bytes));
   return part ? cat(all, " (", bytes_text(done.bytes_written), " by part ", part->to_text(), ")") : all;
 }
@@ -102,13 +102,13 @@ inline void tell_left_out(const std::vector<io::JudgedFile>& files, Json& json) 
 ///
 /// Throws   Error{kFormat} if the model's coppice.json is not a lineage.
 inline void warn_of_unfinished_handover(const std::filesystem::path& model) {
-  const auto warning = upcycle::routing_warning(model, upcycle::read_lineage(model));
-  if (warning) log_warning(cat(*warning, "; the model that is made of it now routes by plain top-K and notes no share"));
+  const auto warning = plan::routing_warning(model, plan::read_lineage(model));
+  if (warning)
+    log_warning(cat(*warning, "; the model that is made of it now routes by plain top-K and notes no share"));
 }
 
 /// Of a run that left others to do their share.
-inline std::string part_text(const upcycle::WrittenModel& done, const io::Part& part,
-                             const std::filesystem::path& out) {
+inline std::string part_text(const output::WrittenModel& done, const io::Part& part, const std::filesystem::path& out) {
   return cat("part ", part.to_text(), " is written, ", bytes_text(done.bytes_written), "; ", out,
              " appears when the others are\n");
 }

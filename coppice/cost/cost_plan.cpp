@@ -7,7 +7,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/cost/advice_detail.h"
-#include "coppice/upcycle/execute.h"
+#include "coppice/grow/expand.h"
 
 namespace coppice::cost {
 namespace {
@@ -171,9 +171,8 @@ void set_rows(CostPlan& plan) {
 CostPlan make_cost_plan(const families::Model& model, const PlanOptions& o,
                         const std::vector<std::pair<int64_t, double>>& measured, const std::optional<LocalFit>& fit) {
   check_options(o, true);
-  const auto growth =
-      upcycle::make_plan(model.config, {.experts = o.experts.value_or(upcycle::ExpertCount{})}, nullptr);
-  const auto bytes = upcycle::expand_bytes(model, growth);
+  const auto growth = plan::make_plan(model.config, {.experts = o.experts.value_or(plan::ExpertCount{})}, nullptr);
+  const auto bytes = grow::expand_bytes(model, growth);
   CostPlan plan{.family = std::string(model.config.family->model_type),
                 .before = model_size(model),
                 .after = model_size(model, growth.experts_after),

@@ -44,7 +44,7 @@ std::string judge(double tokens, double compute) {
 DensePlan make_dense_plan(const families::Model& model, const PlanOptions& o) {
   check_options(o, false);
   DensePlan plan{.family = std::string(model.config.family->model_type),
-                 .experts = o.experts.value_or(upcycle::ExpertCount{kDefaultExperts}).resolve(1),
+                 .experts = o.experts.value_or(plan::ExpertCount{kDefaultExperts}).resolve(1),
                  .top_k = o.top_k.value_or(kDefaultTopK),
                  .granularity = o.granularity.value_or(1),
                  .before = model_size(model),

@@ -11,7 +11,7 @@
 
 #include "coppice/base/options.h"
 #include "coppice/cost/memory.h"
-#include "coppice/upcycle/plan.h"
+#include "coppice/plan/plan.h"
 
 namespace coppice::cost {
 
@@ -19,7 +19,7 @@ namespace coppice::cost {
 struct PlanOptions {
   std::filesystem::path model;
   std::optional<std::filesystem::path> family_file;
-  std::optional<upcycle::ExpertCount> experts;
+  std::optional<plan::ExpertCount> experts;
   std::optional<int64_t> top_k, granularity;
 
   std::optional<double> tokens_before, tokens_after, loss_gap;
@@ -90,7 +90,7 @@ struct PlanOptions {
 
 /// The number of experts that is meant for a model with `experts` of them.
 inline int64_t experts_after(const PlanOptions& options, int64_t experts) {
-  return options.experts.value_or(upcycle::ExpertCount{}).resolve(experts);
+  return options.experts.value_or(plan::ExpertCount{}).resolve(experts);
 }
 
 /// Tokens of one timed step of --measure: whole sequences.

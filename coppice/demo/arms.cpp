@@ -6,12 +6,12 @@
 #include "coppice/base/log.h"
 #include "coppice/demo/siblings.h"
 #include "coppice/eval/perplexity.h"
+#include "coppice/grow/expand.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/report/run_record.h"
 #include "coppice/score/score.h"
 #include "coppice/train/run.h"
-#include "coppice/upcycle/execute.h"
-#include "coppice/upcycle/verify.h"
+#include "coppice/verify/verify.h"
 
 namespace coppice::demo {
 namespace {
@@ -128,7 +128,7 @@ Trained train_arm(const SeedSetting& setting, train::TrainOptions options, std::
 }
 
 // Scores the trunk, expands it and checks every tensor of the result; returns the plan.
-upcycle::GrowthPlan grow(const SeedSetting& setting, const std::filesystem::path& trunk) {
+plan::GrowthPlan grow(const SeedSetting& setting, const std::filesystem::path& trunk) {
   const auto& directory = setting.directory;
   const auto threads = static_cast<size_t>(setting.threads);
   const auto model = families::open_model(trunk);
@@ -136,13 +136,13 @@ upcycle::GrowthPlan grow(const SeedSetting& setting, const std::filesystem::path
       model, training_files(setting.data),
       {.batches = 10, .batch_tokens = 8192, .sequence_length = kSequenceLength, .seed = setting.seed + 1000003});
   io::write_file_atomically(directory / "scores.json", scores.to_json().dump(1) + "\n");
-  upcycle::GrowthOptions growth;
+  plan::GrowthOptions growth;
   growth.experts = setting.options.experts;
   growth.seed = setting.seed;
-  const auto plan = upcycle::make_plan(model.config, growth, &scores);
+  const auto plan = plan::make_plan(model.config, growth, &scores);
   const auto expanded = directory / "expanded";
-  upcycle::expand(model, plan, {.out = expanded, .threads = threads});
-  const auto check = upcycle::verify(model, families::open_model(expanded), threads);
+  grow::expand(model, plan, {.out = expanded, .threads = threads});
+  const auto check = verify::verify(model, families::open_model(expanded), threads);
   io::write_file_atomically(directory / "verify.json", check.to_json().dump(1) + "\n");
   COPPICE_CHECK(check.ok, "the expanded model failed verification: ", join_some(check.problems, 3, "; "));
   return plan;

@@ -5,7 +5,7 @@
 #include <tuple>
 
 #include "coppice/base/options.h"
-#include "coppice/upcycle/plan.h"
+#include "coppice/plan/plan.h"
 
 namespace coppice::demo {
 
@@ -17,7 +17,7 @@ struct DemoOptions {
   double minutes = 12;
   int64_t seeds = 3, first_seed = 0;
   int64_t base_experts = 8, top_k = 2, expert_width = 32, model_dim = 64, layers = 3, vocab_size = 1024;
-  upcycle::ExpertCount experts;
+  plan::ExpertCount experts;
   double growth_at = 0.5;
   int64_t threads = 0;
   bool json = false, quiet = false;

@@ -32,7 +32,7 @@ PairSums compare(const std::vector<float>& a, const std::vector<float>& b) {
 
 }  // namespace
 
-void measure_siblings(const families::Model& model, const upcycle::GrowthPlan& plan, SeedResult& result) {
+void measure_siblings(const families::Model& model, const plan::GrowthPlan& plan, SeedResult& result) {
   for (const auto& layer : plan.layers) {
     double cosine = 0, distance = 0;
     int64_t pairs = 0;

@@ -2,7 +2,7 @@
 
 #include "coppice/demo/results.h"
 #include "coppice/families/match.h"
-#include "coppice/upcycle/plan.h"
+#include "coppice/plan/plan.h"
 
 namespace coppice::demo {
 
@@ -10,6 +10,6 @@ namespace coppice::demo {
 /// `model`, over all pairs of siblings and all three matrices of an expert.
 ///
 /// Memory   the experts of one parent.
-void measure_siblings(const families::Model& model, const upcycle::GrowthPlan& plan, SeedResult& result);
+void measure_siblings(const families::Model& model, const plan::GrowthPlan& plan, SeedResult& result);
 
 }  // namespace coppice::demo

@@ -19,6 +19,10 @@ struct ExpertMatrix {
   int64_t begin = 0, row_step = 0, col_step = 0;
 
   bool is_contiguous() const { return col_step == 1 && row_step == cols; }
+  /// Its rows are rows of the tensor, perhaps every other one: row r is row first_row() + r * row_stride() of those.
+  bool lies_in_rows() const { return col_step == 1 && cols > 0; }
+  int64_t first_row() const { return begin / cols; }
+  int64_t row_stride() const { return row_step / cols; }
 };
 
 /// The matrices in a tensor of experts; none where it is only ever copied (companions, experts inside attention).

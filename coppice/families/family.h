@@ -80,6 +80,7 @@ inline constexpr size_t kNumRoles = 61;
 std::string_view role_name(Role role);
 bool is_expert(Role role);  ///< every expert has its own: matrices, their biases and what goes with them
 bool has_rows(Role role);   ///< a row (or value) for each expert: routers, their biases, scales
+bool is_router(Role role);  ///< kRouter, kRouterBias, kSelectionBias
 bool is_norm(Role role);    ///< weights that multiply; 1 in a new model
 bool is_bias(Role role);    ///< vectors that are added; 0 in a new model
 

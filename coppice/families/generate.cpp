@@ -14,7 +14,7 @@ namespace coppice::families {
 
 namespace {
 
-constexpr uint32_t kPurposeNewWeights = 200;  // apart from the purposes of upcycle/, which count from 1
+constexpr uint32_t kPurposeNewWeights = 200;  // apart from those of methods/purpose.h, which count from 1
 
 int64_t num_elements(std::span<const int64_t> shape) {
   int64_t count = 1;

@@ -95,6 +95,7 @@ bool is_bias(Role role) { return row_of(role).kind == Kind::kBias; }
 Part part_of(Role role) { return row_of(role).part; }
 
 bool is_expert(Role role) { return part_of(role) == Part::kExperts && role != Role::kExpertShared; }
+bool is_router(Role role) { return role == Role::kRouter || role == Role::kRouterBias || role == Role::kSelectionBias; }
 bool has_rows(Role role) { return part_of(role) == Part::kRouters && role != Role::kRouterTrunk; }
 
 std::string_view part_name(Part part) {

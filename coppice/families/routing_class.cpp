@@ -65,6 +65,22 @@ std::string missing_routing_keys(const Routing& r) {
   return join(missing, " and ");
 }
 
+std::vector<Routing> possible_routings(const Routing& routing) {
+  std::vector<Routing> out;
+  for (const bool renormalise : {false, true}) {
+    for (const auto score : {GroupScore::kBestTwo, GroupScore::kBest}) {
+      if (routing.renormalise_known && renormalise != routing.renormalise) continue;
+      if (routing.group_score_known && score != routing.group_score) continue;
+      Routing one = routing;
+      one.renormalise = renormalise;
+      one.group_score = score;
+      one.renormalise_known = one.group_score_known = true;
+      out.push_back(one);
+    }
+  }
+  return out;
+}
+
 const RoutingClassInfo& routing_class_info(RoutingClass c) {
   const auto& info = kClasses[static_cast<size_t>(c)];
   COPPICE_CHECK(info.routing_class == c);

@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "coppice/families/model_config.h"
 
@@ -37,6 +38,8 @@ struct RoutingClassInfo {
 RoutingClass routing_class(const Routing& routing);
 /// What the family file would have to say; empty if all is known that the class depends on.
 std::string missing_routing_keys(const Routing& routing);
+/// Every routing that it can be: what `config.json` and family say, and the family file may not.
+std::vector<Routing> possible_routings(const Routing& routing);
 const RoutingClassInfo& routing_class_info(RoutingClass c);
 
 /// The routing of a family whose configuration has no key but what it must, so that its switches have their fallbacks.

@@ -67,6 +67,9 @@ struct ShardPlan {
   std::vector<Shard> shards;
   uint64_t total_bytes = 0;
 };
+/// `<stem>-00001-of-00002.safetensors`: shard `number` of `count`, as Hugging Face numbers them.
+std::string shard_name(std::string_view stem, size_t number, size_t count);
+
 /// Splits tensors, in order, into shards of at most `max_shard_bytes` (a larger tensor has one alone) and names their
 /// files as Hugging Face does. Fills in the byte counts.
 ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem = "model");

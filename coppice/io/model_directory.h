@@ -15,6 +15,11 @@
 
 namespace coppice::io {
 
+// Of the files that coppice adds to those of Hugging Face.
+inline constexpr const char* kLineageFile = "coppice.json";  ///< how the model came to be
+inline constexpr const char* kTrainerFolder = "trainer";     ///< the state of `coppice train`
+inline constexpr const char* kTrainerFile = "trainer.json";  ///< in it, beside the optimizer's shards
+
 /// A directory whose files are named relative to it. Whatever lies there, a call reads a regular file inside the
 /// directory or throws: symbolic links that lead out, "..", named pipes, devices and directories in place of files are
 /// refused at once, and so is a file that changes while it is read.

@@ -10,13 +10,17 @@
 namespace coppice::io {
 namespace {
 
-// As Hugging Face numbers shards: five digits at least.
-std::string number(size_t value) {
+// Five digits at least.
+std::string number_text(size_t value) {
   const auto digits = std::to_string(value);
   return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
 }
 
 }  // namespace
+
+std::string shard_name(std::string_view stem, size_t number, size_t count) {
+  return cat(stem, "-", number_text(number), "-of-", number_text(count), ".safetensors");
+}
 
 ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem) {
   ShardPlan plan;
@@ -36,8 +40,7 @@ ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes,
   }
   const size_t count = plan.shards.size();
   for (size_t i = 0; i < count; ++i) {
-    plan.shards[i].file =
-        count == 1 ? cat(stem, ".safetensors") : cat(stem, "-", number(i + 1), "-of-", number(count), ".safetensors");
+    plan.shards[i].file = count == 1 ? cat(stem, ".safetensors") : shard_name(stem, i + 1, count);
   }
   return plan;
 }

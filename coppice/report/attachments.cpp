@@ -66,9 +66,9 @@ std::optional<JsonReader> read_ours(const fs::path& path, std::string_view key) 
   return json.find(key) ? std::optional(json) : std::nullopt;
 }
 
-std::optional<upcycle::Scores> read_scores(const fs::path& path) {
+std::optional<plan::Scores> read_scores(const fs::path& path) {
   if (!fs::is_regular_file(path)) return std::nullopt;
-  return upcycle::Scores::read(path);
+  return plan::Scores::read(path);
 }
 
 void add_growth(GrowthRecord record, Attachments& out) {

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "coppice/base/json.h"
+#include "coppice/plan/utility.h"
 #include "coppice/report/run_record.h"
-#include "coppice/upcycle/utility.h"
 
 namespace coppice::report {
 
@@ -19,7 +19,7 @@ using Routing = std::map<std::string, std::map<int64_t, std::vector<double>>>;
 /// What decided an expansion: utilities and, where known, who was copied.
 struct GrowthRecord {
   std::string name;  ///< of the run and the step
-  std::optional<upcycle::Scores> scores;
+  std::optional<plan::Scores> scores;
   std::map<int64_t, std::vector<uint32_t>> parents;  ///< layer -> parent of each expert afterwards
 };
 

@@ -8,7 +8,7 @@
 #include "coppice/base/toml.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/model_directory.h"
-#include "coppice/upcycle/lineage.h"
+#include "coppice/plan/lineage.h"
 
 namespace coppice::report {
 namespace {
@@ -65,8 +65,8 @@ void read_newest_checkpoint(RunRecord& run) {
   if (newest.empty()) return;
   const io::ModelDirectory files(newest);
   if (files.has("config.json")) run.model = files.read_json("config.json");
-  if (auto lineage = upcycle::read_lineage(newest)) {
-    run.lineage = JsonReader(std::move(*lineage), (newest / upcycle::kLineageFile).string());
+  if (auto lineage = plan::read_lineage(newest)) {
+    run.lineage = JsonReader(std::move(*lineage), (newest / io::kLineageFile).string());
   }
 }
 

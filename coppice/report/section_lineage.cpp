@@ -21,7 +21,7 @@ std::vector<size_t> copies_of(const std::vector<uint32_t>& parents, size_t exper
   return out;
 }
 
-HeatMap utility_map(const GrowthRecord& growth, const std::string& name, const upcycle::MetricScores& metric) {
+HeatMap utility_map(const GrowthRecord& growth, const std::string& name, const plan::MetricScores& metric) {
   HeatMap map{.title = cat("Utility of every expert by ", name),
               .x_label = "expert",
               .y_label = "layer",

@@ -119,14 +119,14 @@ void LayerSums::end_batch() {
   routing_.end_batch();
 }
 
-void LayerSums::add_to(upcycle::Scores& scores, int64_t layer, const SecondMoments& moments) const {
-  add_part(scores, &upcycle::MetricScores::fc1, layer, fc1_, moments);
-  add_part(scores, &upcycle::MetricScores::fc2, layer, fc2_, moments);
+void LayerSums::add_to(plan::Scores& scores, int64_t layer, const SecondMoments& moments) const {
+  add_part(scores, &plan::MetricScores::fc1, layer, fc1_, moments);
+  add_part(scores, &plan::MetricScores::fc2, layer, fc2_, moments);
   scores.gate_concentration.sum[layer] = routing_.gate_concentration.sum.front();
   scores.gate_concentration.sum_sq[layer] = routing_.gate_concentration.sum_sq.front();
 }
 
-void LayerSums::add_part(upcycle::Scores& scores, upcycle::MetricPart upcycle::MetricScores::* which, int64_t layer,
+void LayerSums::add_part(plan::Scores& scores, plan::MetricPart plan::MetricScores::* which, int64_t layer,
                          const PartSums& part, const SecondMoments& moments) const {
   const auto batches = static_cast<double>(scores.batches);
   // The metrics that every batch has a value of its own of: stored as sums over batches, so that runs merge.
@@ -142,17 +142,17 @@ void LayerSums::add_part(upcycle::Scores& scores, upcycle::MetricPart upcycle::M
   const auto weight_sq = expert_dot(master, master), grad_sq = expert_dot(mean, mean), both = expert_dot(master, mean);
   const auto moment_sq = moments ? moments(part.parameter()) : expert_dot(squares, squares);
   for (size_t e = 0; e < weight_sq.size(); ++e) {
-    const upcycle::UtilityInputs in{.weight_sq = weight_sq[e],
-                                    .grad_sq = grad_sq[e],
-                                    .weight_grad = both[e],
-                                    .batch_grad_sq = part.squared_norms().sum[e],
-                                    .second_moment_sq = moment_sq[e],
-                                    .batches = scores.batches,
-                                    .load = routing_.load.sum[e] / batches,
-                                    .gate_mass = routing_.gate_mass.sum[e],
-                                    .output_error = routing_.output_error.sum[e] / batches};
-    for (const auto& metric : upcycle::utility_metrics()) {
-      upcycle::MetricPart& out = scores.metrics[std::string(metric.name)].*which;
+    const plan::UtilityInputs in{.weight_sq = weight_sq[e],
+                                 .grad_sq = grad_sq[e],
+                                 .weight_grad = both[e],
+                                 .batch_grad_sq = part.squared_norms().sum[e],
+                                 .second_moment_sq = moment_sq[e],
+                                 .batches = scores.batches,
+                                 .load = routing_.load.sum[e] / batches,
+                                 .gate_mass = routing_.gate_mass.sum[e],
+                                 .output_error = routing_.output_error.sum[e] / batches};
+    for (const auto& metric : plan::utility_metrics()) {
+      plan::MetricPart& out = scores.metrics[std::string(metric.name)].*which;
       const BatchSums* const sums = batch_sums(metric.name);
       out.sum[layer].push_back(sums ? sums->sum[e] : metric.value(in));
       if (sums) out.sum_sq[layer].push_back(sums->sum_sq[e]);

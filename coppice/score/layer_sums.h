@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "coppice/nn/decoder.h"
-#include "coppice/upcycle/utility.h"
+#include "coppice/plan/utility.h"
 
 namespace coppice::score {
 
@@ -78,11 +78,11 @@ class LayerSums {
   void end_batch();
 
   /// Every metric of the layer goes into `scores`, whose counts are set.
-  void add_to(upcycle::Scores& scores, int64_t layer, const SecondMoments& moments) const;
+  void add_to(plan::Scores& scores, int64_t layer, const SecondMoments& moments) const;
 
  private:
-  void add_part(upcycle::Scores& scores, upcycle::MetricPart upcycle::MetricScores::* which, int64_t layer,
-                const PartSums& part, const SecondMoments& moments) const;
+  void add_part(plan::Scores& scores, plan::MetricPart plan::MetricScores::* which, int64_t layer, const PartSums& part,
+                const SecondMoments& moments) const;
 
   PartSums fc1_, fc2_;
   RoutingSums routing_;

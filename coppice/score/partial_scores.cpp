@@ -14,8 +14,7 @@ constexpr const char* kStateFile = "state.json";
 constexpr const char* kLeft = "layers_left";
 
 // Everything that the numbers depend on. Memory and threads change none.
-io::WorkIdentity identity_of(const families::Model& model, const upcycle::Scores& begun,
-                             const ScoreSettings& settings) {
+io::WorkIdentity identity_of(const families::Model& model, const plan::Scores& begun, const ScoreSettings& settings) {
   Sha256 plan, source;
   plan.add(cat(begun.to_json().dump(), " ", settings.sequence_length, " ", settings.seed, " ",
                settings.dtype == nn::ComputeDtype::kF32 ? "f32" : "bf16", " ", version()));
@@ -31,19 +30,19 @@ std::filesystem::path work_name(const std::filesystem::path& out) { return out.s
 
 }  // namespace
 
-PartialScores::PartialScores(const families::Model& model, const upcycle::Scores& begun, const ScoreSettings& settings)
+PartialScores::PartialScores(const families::Model& model, const plan::Scores& begun, const ScoreSettings& settings)
     : directory_(work_name(settings.out), {}, settings.resume, identity_of(model, begun, settings)),
       layers_left_(begun.layers) {
   const auto path = directory() / kStateFile;
   if (!std::filesystem::exists(path)) return;
   const JsonReader state = JsonReader::read(path);
   layers_left_ = state.at(kLeft).as_int();
-  scores_ = upcycle::Scores::from_json(state.at("scores").json(), path.string());
+  scores_ = plan::Scores::from_json(state.at("scores").json(), path.string());
   if (layers_left_ >= 0 && layers_left_ <= begun.layers) return;
   state.fail(cat(layers_left_, " layers left of ", begun.layers, " (start again without --resume)"));
 }
 
-void PartialScores::save(const upcycle::Scores& scores, int64_t layers_left) {
+void PartialScores::save(const plan::Scores& scores, int64_t layers_left) {
   Json state = Json::object();
   state[kLeft] = layers_left;
   state["scores"] = scores.to_json();

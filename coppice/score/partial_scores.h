@@ -5,8 +5,8 @@
 
 #include "coppice/families/match.h"
 #include "coppice/io/partial_directory.h"
+#include "coppice/plan/utility.h"
 #include "coppice/score/score.h"
-#include "coppice/upcycle/utility.h"
 
 namespace coppice::score {
 
@@ -16,21 +16,21 @@ class PartialScores {
  public:
   /// Continues an earlier run of the same work where `settings.resume` says so; else what is there is removed.
   /// Throws   what io::PartialDirectory throws; Error{kFormat} for a state that is damaged.
-  PartialScores(const families::Model& model, const upcycle::Scores& begun, const ScoreSettings& settings);
+  PartialScores(const families::Model& model, const plan::Scores& begun, const ScoreSettings& settings);
 
   std::filesystem::path directory() const { return directory_.path(); }
   /// The scores of layers [layers_left, all).
-  const std::optional<upcycle::Scores>& scores() const { return scores_; }
+  const std::optional<plan::Scores>& scores() const { return scores_; }
   int64_t layers_left() const { return layers_left_; }
 
   /// Remembers the scores of all layers from `layers_left` on; the planes must be on the disk.
-  void save(const upcycle::Scores& scores, int64_t layers_left);
+  void save(const plan::Scores& scores, int64_t layers_left);
   /// The result is written elsewhere: the directory goes away with this.
   void discard() { directory_.discard(); }
 
  private:
   io::PartialDirectory directory_;
-  std::optional<upcycle::Scores> scores_;
+  std::optional<plan::Scores> scores_;
   int64_t layers_left_;
 };
 

@@ -37,7 +37,7 @@ struct LayerClusters {
 std::vector<LayerClusters> cluster_inputs(const families::Model& model, const std::vector<data::TokenFile>& tokens,
                                           const RouterRowSettings& settings);
 
-/// A safetensors file with `router.LAYER` [G, D] f32 for each layer, as upcycle::RouterRows reads it. Appears whole or
+/// A safetensors file with `router.LAYER` [G, D] f32 for each layer, as methods::RouterRows reads it. Appears whole or
 /// not at all.
 void write_router_rows(const std::filesystem::path& path, const std::vector<LayerClusters>& layers);
 

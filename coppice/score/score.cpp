@@ -8,10 +8,10 @@
 #include "coppice/base/memory.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
+#include "coppice/families/optimizer_state.h"
 #include "coppice/score/expert_sums.h"
 #include "coppice/score/layered_pass.h"
 #include "coppice/score/partial_scores.h"
-#include "coppice/upcycle/optimizer_state.h"
 
 namespace coppice::score {
 namespace {
@@ -37,7 +37,7 @@ void check(const families::Model& model, const ScoreSettings& settings) {
   }
 }
 
-std::vector<double> second_moments(const nn::Parameter& parameter, const upcycle::OptimizerState& state) {
+std::vector<double> second_moments(const nn::Parameter& parameter, const families::OptimizerState& state) {
   std::vector<double> out(static_cast<size_t>(parameter.master.size(0)), 0.0);
   for (const auto& slice : parameter.slices) {
     const auto entry = state.at(slice.slot.name, "exp_avg_sq");
@@ -60,9 +60,9 @@ std::string digest_of(const std::vector<data::TokenFile>& tokens) {
   return sha.hex();
 }
 
-upcycle::Scores begin_scores(const families::Model& model, const std::vector<data::TokenFile>& tokens,
-                             const ScoreSettings& settings, bool has_moments) {
-  upcycle::Scores scores;
+plan::Scores begin_scores(const families::Model& model, const std::vector<data::TokenFile>& tokens,
+                          const ScoreSettings& settings, bool has_moments) {
+  plan::Scores scores;
   scores.model_digest = model.digest();
   scores.model_type = model.config.family->model_type;
   scores.layers = model.config.num_layers;
@@ -102,15 +102,15 @@ void forget(Planes& planes, const std::function<bool(int64_t)>& is_needed) {
 
 }  // namespace
 
-upcycle::Scores score_model(const families::Model& model, const std::vector<data::TokenFile>& tokens,
-                            const ScoreSettings& settings) {
+plan::Scores score_model(const families::Model& model, const std::vector<data::TokenFile>& tokens,
+                         const ScoreSettings& settings) {
   check(model, settings);
   const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
-  const auto state = upcycle::OptimizerState::open(model);
+  const auto state = families::OptimizerState::open(model);
   SecondMoments moments;
   if (state) moments = [&state](const nn::Parameter& parameter) { return second_moments(parameter, *state); };
   const nn::LayeredDecoder decoder(model, settings.dtype);
-  upcycle::Scores scores = begin_scores(model, tokens, settings, state.has_value());
+  plan::Scores scores = begin_scores(model, tokens, settings, state.has_value());
 
   std::unique_ptr<PartialScores> partial;
   if (!settings.out.empty()) partial = std::make_unique<PartialScores>(model, scores, settings);

@@ -7,7 +7,7 @@
 #include "coppice/data/token_file.h"
 #include "coppice/families/match.h"
 #include "coppice/nn/decoder.h"
-#include "coppice/upcycle/utility.h"
+#include "coppice/plan/utility.h"
 
 namespace coppice::score {
 
@@ -37,7 +37,7 @@ struct ScoreSettings {
 /// Threads  at::get_num_threads().
 /// Throws   Error{kUnsupported} for a dense model; Error{kUsage} for sizes that do not fit; Error{kNonFinite};
 ///          Error{kIo}; Error{kInterrupted}.
-upcycle::Scores score_model(const families::Model& model, const std::vector<data::TokenFile>& tokens,
-                            const ScoreSettings& settings);
+plan::Scores score_model(const families::Model& model, const std::vector<data::TokenFile>& tokens,
+                         const ScoreSettings& settings);
 
 }  // namespace coppice::score

@@ -9,11 +9,11 @@
 
 #include "coppice/base/check.h"
 #include "coppice/families/generate.h"
+#include "coppice/families/optimizer_state.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/checkpoint.h"
-#include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/optimizer_state.h"
-#include "coppice/upcycle/output_tensors.h"
+#include "coppice/output/tensors.h"
+#include "coppice/plan/lineage.h"
 
 namespace coppice::train {
 namespace {
@@ -58,14 +58,14 @@ std::vector<io::TensorInfo> weight_tensors(const nn::Decoder& model) {
   std::vector<io::TensorInfo> out;
   for (const TensorSlot& slot : families::expected_tensors(model.config())) {
     const Dtype dtype = families::stored_dtype(slot.role(), dtype_of(model));
-    out.push_back(upcycle::tensor_info(slot.name, dtype, slot.shape));
+    out.push_back(output::tensor_info(slot.name, dtype, slot.shape));
   }
   return out;
 }
 
 void write_weights(const fs::path& directory, const nn::Decoder& model) {
   const auto tensors = weight_tensors(model);
-  const auto plan = upcycle::plan_output(tensors, kMaxShardBytes, "model");
+  const auto plan = output::plan_output(tensors, kMaxShardBytes, "model");
   ShardWriters writers(directory, plan);
   std::vector<std::byte> bytes;
   model.visit([&](const TensorSlot& slot, std::span<const float> values) {
@@ -118,7 +118,7 @@ std::vector<io::TensorInfo> optimizer_tensors(const std::vector<Place>& all, boo
   for (const Place& place : all) {
     const TensorSlot& slot = place.slice->slot;
     const auto add = [&](const char* part, Dtype dtype, std::vector<int64_t> shape) {
-      out.push_back(upcycle::tensor_info(slot.name + part, dtype, std::move(shape)));
+      out.push_back(output::tensor_info(slot.name + part, dtype, std::move(shape)));
     };
     if (masters) add(".master", Dtype::kF32, slot.shape);
     add(".exp_avg", Dtype::kF32, slot.shape);
@@ -130,7 +130,7 @@ std::vector<io::TensorInfo> optimizer_tensors(const std::vector<Place>& all, boo
 
 void write_optimizer(const fs::path& directory, const std::vector<Place>& all,
                      const std::vector<io::TensorInfo>& tensors, bool masters) {
-  ShardWriters writers(directory, upcycle::plan_optimizer_shards(tensors, kMaxShardBytes));
+  ShardWriters writers(directory, output::plan_optimizer_shards(tensors, kMaxShardBytes));
   for (const Place& place : all) {
     const std::string& name = place.slice->slot.name;
     const auto write = [&](const char* part, const at::Tensor& tensor) {
@@ -167,7 +167,7 @@ std::vector<float> finite_values(const io::Checkpoint::Entry& entry, const fs::p
 }
 
 // The model tensors in fp32, masters first.
-nn::TensorFill fill_from(const families::Model& model, const upcycle::OptimizerState& state) {
+nn::TensorFill fill_from(const families::Model& model, const families::OptimizerState& state) {
   return [&model, &state](const TensorSlot& slot, std::span<float> values) {
     const bool master = slot.role() != Role::kSelectionBias && state.has_master(slot.name);
     const auto entry = master ? state.at(slot.name, "master") : model.checkpoint.at(slot.name);
@@ -177,7 +177,7 @@ nn::TensorFill fill_from(const families::Model& model, const upcycle::OptimizerS
   };
 }
 
-void restore_state(const families::Model& model, const upcycle::OptimizerState& from, const nn::Parameter& parameter,
+void restore_state(const families::Model& model, const families::OptimizerState& from, const nn::Parameter& parameter,
                    ParameterState& state) {
   const auto fill = [&](const nn::Parameter::Slice& slice, const char* part, const at::Tensor& out) {
     auto values = finite_values(from.at(slice.slot.name, part), model.checkpoint.directory());
@@ -201,26 +201,24 @@ void write_checkpoint(const fs::path& target, const nn::Decoder& model, const Op
   const bool masters = dtype_of(model) != Dtype::kF32;
   const auto all = places(model, optimizer);
   const auto tensors = optimizer_tensors(all, masters);
-  io::check_free_space(target.parent_path(),
-                       upcycle::total_bytes(weight_tensors(model)) + upcycle::total_bytes(tensors));
+  io::check_free_space(target.parent_path(), output::total_bytes(weight_tensors(model)) + output::total_bytes(tensors));
   io::AtomicDirectory out(target);
   write_weights(out.path(), model);
-  const fs::path trainer = out.path() / upcycle::kTrainerFolder;
+  const fs::path trainer = out.path() / io::kTrainerFolder;
   std::error_code error;
   if (!fs::create_directory(trainer, error)) throw Error(ErrorCode::kIo, cat(trainer, ": ", error.message()));
   write_optimizer(trainer, all, tensors, masters);
-  io::write_file_atomically(trainer / upcycle::kTrainerFile, state.to_json().dump(2) + "\n");
+  io::write_file_atomically(trainer / io::kTrainerFile, state.to_json().dump(2) + "\n");
   for (const auto& [name, text] : companions.files) io::write_file_atomically(out.path() / name, text);
-  if (companions.lineage)
-    io::write_file_atomically(out.path() / upcycle::kLineageFile, companions.lineage->dump() + "\n");
+  if (companions.lineage) io::write_file_atomically(out.path() / io::kLineageFile, companions.lineage->dump() + "\n");
   io::write_file_atomically(out.path() / "config.json", config_with_dtype(model).dump(2) + "\n");
   out.commit();
 }
 
 Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype) {
-  const auto state = upcycle::OptimizerState::open(model);
+  const auto state = families::OptimizerState::open(model);
   if (!state) {
-    throw Error(ErrorCode::kNotFound, cat(model.checkpoint.directory(), ": no ", upcycle::kTrainerFolder,
+    throw Error(ErrorCode::kNotFound, cat(model.checkpoint.directory(), ": no ", io::kTrainerFolder,
                                           "/ with the state of a run (use train.start=fresh for its weights alone)"));
   }
   Restored out{nn::Decoder(model.config, dtype, fill_from(model, *state)), Optimizer({})};

@@ -10,25 +10,25 @@
 
 #include "coppice/base/check.h"
 #include "coppice/families/expert_layout.h"
-#include "coppice/upcycle/grow.h"
-#include "coppice/upcycle/grown_weights.h"
+#include "coppice/grow/grow.h"
+#include "coppice/grow/grown_weights.h"
 
 namespace coppice::train {
 namespace {
 
 using families::Role;
 using families::TensorSlot;
+using grow::MomentKind;
+using matrix::MatrixBytes;
+using methods::Child;
 using nn::Parameter;
-using upcycle::Child;
-using upcycle::GrowthPlan;
-using upcycle::MatrixBytes;
-using upcycle::MomentKind;
+using plan::GrowthPlan;
 
 std::span<float> floats(const at::Tensor& tensor, int64_t begin, int64_t count) {
   return {tensor.mutable_data_ptr<float>() + begin, static_cast<size_t>(count)};
 }
 
-bool grows(Role role) { return families::is_expert(role) || upcycle::is_router(role); }
+bool grows(Role role) { return families::is_expert(role) || families::is_router(role); }
 
 // A model before growth, with its optimizer state: every expert's matrices, and the tensors of no expert.
 class Before {
@@ -75,7 +75,7 @@ void fill_expert(const Before& before, const GrowthPlan& plan, const TensorSlot&
       return found.matrix(found.parameter->master);
     };
     matrix.resize(static_cast<size_t>(place.rows * place.cols) * sizeof(float));
-    upcycle::grow_expert(plan, slot.layer, child, place.role, masters, io::Dtype::kF32, matrix);
+    grow::grow_expert(plan, slot.layer, child, place.role, masters, io::Dtype::kF32, matrix);
     families::scatter(place, sizeof(float), matrix, std::as_writable_bytes(out));
   }
 }
@@ -97,7 +97,7 @@ void fill_master(const Before& before, const GrowthPlan& plan, const TensorSlot&
   if (slot.role() == Role::kSelectionBias) {
     const at::Tensor& bias = before.model().selection_bias().at(slot.layer);
     const MatrixBytes matrix{io::Dtype::kF32, bias.numel(), 1, std::as_bytes(floats(bias, 0, bias.numel()))};
-    upcycle::grow_router(plan, slot.layer, slot.role(), matrix, bytes, has_router_bias);
+    grow::grow_router(plan, slot.layer, slot.role(), matrix, bytes, has_router_bias);
     return;
   }
   if (families::is_expert(slot.role())) {
@@ -105,9 +105,9 @@ void fill_master(const Before& before, const GrowthPlan& plan, const TensorSlot&
     return;
   }
   const auto& source = before.at(slot.role(), slot.layer);
-  if (upcycle::is_router(slot.role())) {
+  if (families::is_router(slot.role())) {
     const MatrixBytes matrix = source.matrix(source.parameter->master);
-    upcycle::grow_router(plan, slot.layer, slot.role(), matrix, bytes, has_router_bias);
+    grow::grow_router(plan, slot.layer, slot.role(), matrix, bytes, has_router_bias);
   } else {
     std::ranges::copy(source.of(source.parameter->master), out.begin());
   }
@@ -129,16 +129,16 @@ void fill_expert_moments(const Before& before, const GrowthPlan& plan, const Par
       return place.matrix(place.parameter->master);
     };
     const Child& child = plan.layer(parameter.layer).children.at(static_cast<size_t>(m.expert));
-    upcycle::grow_expert_moment(plan, parameter.layer, child, m.role, kind, moments, weights,
-                                floats(out, m.begin, m.rows * m.cols));
+    grow::grow_expert_moment(plan, parameter.layer, child, m.role, kind, moments, weights,
+                             floats(out, m.begin, m.rows * m.cols));
   }
 }
 
 void fill_router_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, MomentKind kind,
                          const at::Tensor& out) {
   const auto& source = before.at(parameter.role, parameter.layer);
-  upcycle::grow_router_moment(plan, parameter.layer, kind, source.of(moment_of(*source.state, kind)), source.cols,
-                              floats(out, 0, out.numel()));
+  grow::grow_router_moment(plan, parameter.layer, kind, source.of(moment_of(*source.state, kind)), source.cols,
+                           floats(out, 0, out.numel()));
 }
 
 // Optimizer state of one parameter whose experts grow; `state` has its new sizes.
@@ -151,7 +151,7 @@ void fill_state(const Before& before, const GrowthPlan& plan, const Parameter& p
   const auto& steps = before.at(parameter.role, parameter.layer, any).state->steps;
   const auto& children = plan.layer(parameter.layer).children;
   for (size_t e = 0; e < children.size(); ++e) {
-    state.steps[e] = upcycle::grow_step(plan, children[e], steps[children[e].parent]);
+    state.steps[e] = grow::grow_step(plan, children[e], steps[children[e].parent]);
   }
 }
 
@@ -163,7 +163,7 @@ void grow(nn::Decoder& model, Optimizer& optimizer, const GrowthPlan& plan) {
   const auto moment_dtype = optimizer.moment_dtype();
   optimizer.set_moment_dtype(at::kFloat);  // as a checkpoint holds them
   const Before before(model, optimizer);
-  const auto config = families::read_config(upcycle::grown_config(model.config(), plan), "growth");
+  const auto config = families::read_config(plan::grown_config(model.config(), plan), "growth");
   nn::Decoder grown(config, model.dtype(),
                     [&](const TensorSlot& slot, std::span<float> values) { fill_master(before, plan, slot, values); });
   Optimizer grown_optimizer(grown.parameters());

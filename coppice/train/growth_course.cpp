@@ -8,10 +8,11 @@
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/io/model_directory.h"
+#include "coppice/plan/lineage.h"
+#include "coppice/plan/text.h"
 #include "coppice/train/growth.h"
 #include "coppice/train/growth_scores.h"
-#include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/plan_text.h"
 
 namespace coppice::train {
 namespace {
@@ -40,14 +41,14 @@ void write_growth(const std::filesystem::path& directory, const PlannedGrowth& g
   std::filesystem::create_directories(directory, error);
   if (error) throw Error(ErrorCode::kIo, cat(directory, ": cannot be made: ", error.message()));
   if (growth.scores) io::write_file_atomically(directory / "scores.json", growth.scores->to_json().dump(1) + "\n");
-  io::write_file_atomically(directory / "plan.toml", upcycle::plan_toml(growth.plan));
+  io::write_file_atomically(directory / "plan.toml", plan::plan_toml(growth.plan));
 }
 
 GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start, BalanceKind balance)
     : options_(options), settings_(settings), start_(start), routing_seed_(options.seed) {
   read_lineage();
   const auto& lineage = start_.companions.lineage;
-  if (lineage) routing_seed_ = upcycle::noted_lineage_share(*lineage).seed.value_or(options.seed);
+  if (lineage) routing_seed_ = plan::noted_lineage_share(*lineage).seed.value_or(options.seed);
   if (!start_.resumed) begin_handover();
   check_start(balance);
 }
@@ -59,7 +60,7 @@ void GrowthCourse::begin_handover() {
   position.grown_at = -1;
   position.released = position.wake_steps = 0;
   const auto& lineage = start_.companions.lineage;
-  const auto note = lineage ? upcycle::noted_lineage_share(*lineage) : upcycle::LineageShare{};
+  const auto note = lineage ? plan::noted_lineage_share(*lineage) : plan::LineageShare{};
   const HandoverPolicy policy = settings_.handover.policy;
   if (note.share > 0) {
     go_on_releasing(note);
@@ -68,11 +69,11 @@ void GrowthCourse::begin_handover() {
   } else if (parents_.empty()) {
     return;
   } else if (settings_.handover.routes_by_lineage()) {
-    const auto over = upcycle::released_at(*lineage);
+    const auto over = plan::released_at(*lineage);
     if (!over) position.grown_at = position.step;
     if (over && settings_.stages.empty()) {
       refuse(cat("handover.policy: '", options_.handover, "' for ", options_.model_path,
-                 ", whose newest growth left lineage-unique routing by step ", *over, " (", upcycle::kLineageFile,
+                 ", whose newest growth left lineage-unique routing by step ", *over, " (", io::kLineageFile,
                  "; set handover.policy none and handover.steps 0)"));
     }
   } else if (deepest_sleeper(start_.model, parents_) >= kSleepsFor) {
@@ -87,12 +88,12 @@ void GrowthCourse::begin_handover() {
   }
 }
 
-void GrowthCourse::go_on_releasing(const upcycle::LineageShare& note) {
+void GrowthCourse::go_on_releasing(const plan::LineageShare& note) {
   const Handover& handover = settings_.handover;
   Position& position = start_.position;
   const std::string found =
       cat("handover.policy: '", options_.handover, "' for ", options_.model_path, ", which routes a share of ",
-          note.share, " of the tokens by lineage (", upcycle::kLineageFile, ")");
+          note.share, " of the tokens by lineage (", io::kLineageFile, ")");
   if (!handover.routes_by_lineage()) {
     refuse(cat(found, ": under plain top-K it computes another function; wanted 'release' with handover.steps ",
                note.steps > 0 ? std::to_string(note.steps) : "as in the run before", ", which goes on from there",
@@ -207,15 +208,15 @@ PlannedGrowth GrowthCourse::plan(const GrowthStage& stage, const data::Sampler& 
   }
   auto growth = stage.growth_options(options_.seed);
   if (settings_.handover.routes_by_lineage() && !growth.router_init) growth.router_init = {"copy", {}};
-  out.plan = upcycle::make_plan(start_.model.config(), growth, out.scores ? &*out.scores : nullptr);
+  out.plan = plan::make_plan(start_.model.config(), growth, out.scores ? &*out.scores : nullptr);
   if (settings_.handover.policy == HandoverPolicy::kDormant) put_copies_to_sleep(out.plan, start_.model);
   return out;
 }
 
-void GrowthCourse::carry_out(const upcycle::GrowthPlan& plan, const std::string& source_digest) {
+void GrowthCourse::carry_out(const plan::GrowthPlan& plan, const std::string& source_digest) {
   grow(start_.model, start_.optimizer, plan);
   auto& lineage = start_.companions.lineage;
-  lineage = upcycle::extend_lineage(lineage, plan, "train", source_digest);
+  lineage = plan::extend_lineage(lineage, plan, "train", source_digest);
   read_lineage();
   routing_seed_ = options_.seed;
   Position& position = start_.position;
@@ -264,15 +265,15 @@ std::optional<Json> GrowthCourse::lineage() const {
   const bool releases = settings_.handover.policy == HandoverPolicy::kRelease;
   const double share = lineage_share();
   if (releases && share <= 0 && start_.position.grown_at >= 0) {
-    return upcycle::with_release_over(*lineage, start_.position.step);
+    return plan::with_release_over(*lineage, start_.position.step);
   }
-  return upcycle::with_lineage_share(*lineage, {share, routing_seed_, releases ? settings_.handover.steps : 0});
+  return plan::with_lineage_share(*lineage, {share, routing_seed_, releases ? settings_.handover.steps : 0});
 }
 
 void GrowthCourse::read_lineage() {
   const auto& lineage = start_.companions.lineage;
   routing_ = nullptr;
-  parents_ = lineage ? upcycle::newest_parents(*lineage).value_or(Parents{}) : Parents{};
+  parents_ = lineage ? plan::newest_parents(*lineage).value_or(Parents{}) : Parents{};
   num_lineages_ = parents_.empty() ? 0 : lineage->at("steps").items().back().at("experts").items()[0].as_int();
 }
 

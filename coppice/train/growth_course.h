@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "coppice/data/sampler.h"
+#include "coppice/plan/lineage.h"
+#include "coppice/plan/utility.h"
 #include "coppice/train/balance.h"
 #include "coppice/train/options.h"
 #include "coppice/train/run_settings.h"
 #include "coppice/train/start.h"
-#include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/utility.h"
 
 namespace coppice::train {
 
@@ -22,8 +22,8 @@ using Parents = std::map<int64_t, std::vector<uint32_t>>;
 
 /// What a stage of growth came to.
 struct PlannedGrowth {
-  upcycle::GrowthPlan plan;
-  std::optional<upcycle::Scores> scores;  ///< where the selection looks at them; digests are left empty
+  plan::GrowthPlan plan;
+  std::optional<plan::Scores> scores;  ///< where the selection looks at them; digests are left empty
 };
 
 /// Writes `directory`/plan.toml, which `coppice expand CHECKPOINT --plan` takes, and scores.json; replaces what an
@@ -53,7 +53,7 @@ class GrowthCourse {
   /// With a handover by lineage the router method is `copy` unless the stage names one; dormant copies are put to sleep.
   PlannedGrowth plan(const GrowthStage& stage, const data::Sampler& sampler);
   /// Grows the model. `source_digest` is that of the checkpoint before, for the lineage.
-  void carry_out(const upcycle::GrowthPlan& plan, const std::string& source_digest);
+  void carry_out(const plan::GrowthPlan& plan, const std::string& source_digest);
 
   // Of the next step:
   double balance_rate() const;
@@ -69,7 +69,7 @@ class GrowthCourse {
  private:
   const GrowthStage* next() const;
   void begin_handover();
-  void go_on_releasing(const upcycle::LineageShare& note);
+  void go_on_releasing(const plan::LineageShare& note);
   void go_on_waking(int64_t grown_at, int64_t wake_steps);
   void check_start(BalanceKind balance) const;
   void check_scores(const GrowthStage& stage) const;

@@ -31,8 +31,8 @@ score::SumsByLayer sum_over(nn::Decoder& model, const score::Batches& batches) {
 
 }  // namespace
 
-upcycle::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer, const data::Sampler& sampler,
-                                  const ScoredBatches& batches) {
+plan::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer, const data::Sampler& sampler,
+                               const ScoredBatches& batches) {
   const int64_t windows = batches.windows;
   const uint64_t count = batches.count;
   COPPICE_CHECK(count > 0 && count * static_cast<uint64_t>(windows) <= batches.before, count, " batches of ", windows,
@@ -44,7 +44,7 @@ upcycle::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer
     const at::Tensor moment = optimizer.states()[static_cast<size_t>(index)].exp_avg_sq.to(at::kFloat);
     return score::expert_dot(moment, moment);
   };
-  upcycle::Scores scores;
+  plan::Scores scores;
   scores.model_type = model.config().family->model_type;
   scores.layers = model.config().num_layers;
   scores.experts = model.config().num_experts;

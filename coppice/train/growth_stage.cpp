@@ -4,9 +4,9 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/plan/selection.h"
+#include "coppice/plan/utility.h"
 #include "coppice/train/unused_options.h"
-#include "coppice/upcycle/selection.h"
-#include "coppice/upcycle/utility.h"
 
 namespace coppice::train {
 namespace {
@@ -33,12 +33,12 @@ void check_numbers(const GrowthStage& stage, const std::string& name) {
 }
 
 // Every expert of every MoE layer is worth as much as every other.
-upcycle::Scores equal_scores(const families::ModelConfig& config, const GrowthStage& stage) {
-  upcycle::Scores scores;
+plan::Scores equal_scores(const families::ModelConfig& config, const GrowthStage& stage) {
+  plan::Scores scores;
   scores.model_type = config.family->model_type;
   scores.layers = config.num_layers;
   scores.experts = config.num_experts;
-  auto& metric = scores.metrics[stage.metric.value_or(upcycle::GrowthOptions{}.metric)];
+  auto& metric = scores.metrics[stage.metric.value_or(plan::GrowthOptions{}.metric)];
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
     metric.fc1.sum[layer].assign(static_cast<size_t>(config.num_experts), 1.0);
@@ -50,18 +50,18 @@ upcycle::Scores equal_scores(const families::ModelConfig& config, const GrowthSt
 }  // namespace
 
 bool GrowthStage::needs_scores() const {
-  return split == 1 && score_batches > 0 && upcycle::selection_rule(select.value_or("waterfill")).needs_scores;
+  return split == 1 && score_batches > 0 && plan::selection_rule(select.value_or("waterfill")).needs_scores;
 }
 
-upcycle::GrowthOptions GrowthStage::growth_options(uint64_t run_seed) const {
-  upcycle::GrowthOptions out{.experts = experts,
-                             .select = select,
-                             .max_duplicates = max_duplicates,
-                             .router_init = router_init,
-                             .order = order,
-                             .allow_regroup = allow_regroup,
-                             .scale_top_k = scale_top_k,
-                             .split = split};
+plan::GrowthOptions GrowthStage::growth_options(uint64_t run_seed) const {
+  plan::GrowthOptions out{.experts = experts,
+                          .select = select,
+                          .max_duplicates = max_duplicates,
+                          .router_init = router_init,
+                          .order = order,
+                          .allow_regroup = allow_regroup,
+                          .scale_top_k = scale_top_k,
+                          .split = split};
   out.temperature = temperature.value_or(out.temperature);
   out.metric = metric.value_or(out.metric);
   out.layer_selection = layer_selection.value_or(out.layer_selection);
@@ -99,9 +99,8 @@ void check_stages(std::span<const GrowthStage> stages, const families::ModelConf
     check_used(stage, now, cat("growth at step ", stage.at_step));
     try {
       const auto scores = equal_scores(now, stage);
-      const auto plan =
-          upcycle::make_plan(now, stage.growth_options(run_seed), stage.needs_scores() ? &scores : nullptr);
-      now = families::read_config(upcycle::grown_config(now, plan), "growth", now.family);
+      const auto plan = plan::make_plan(now, stage.growth_options(run_seed), stage.needs_scores() ? &scores : nullptr);
+      now = families::read_config(plan::grown_config(now, plan), "growth", now.family);
     } catch (const Error& error) {
       throw Error(error.code, cat("growth at step ", stage.at_step, ": ", error.what()));
     }

@@ -11,19 +11,19 @@
 #include "coppice/base/json.h"
 #include "coppice/base/options.h"
 #include "coppice/families/model_config.h"
-#include "coppice/upcycle/plan.h"
+#include "coppice/plan/plan.h"
 
 namespace coppice::train {
 
 /// One [[growth]] of a run file: what `expand` is told, and how training goes on afterwards.
 struct GrowthStage {
   int64_t at_step = -1;  ///< the model grows after this step
-  upcycle::ExpertCount experts;
+  plan::ExpertCount experts;
   int64_t score_batches = 10;
   std::optional<std::string> select, metric, layer_selection, balance_bias, order;
   std::optional<double> temperature;
   std::optional<uint64_t> max_duplicates, seed;
-  std::optional<upcycle::MethodChoice> expert_init, router_init, optimizer_state;
+  std::optional<methods::MethodChoice> expert_init, router_init, optimizer_state;
   bool allow_regroup = false, scale_top_k = false;
   int64_t split = 1;
   int64_t rewarmup = 0;
@@ -59,7 +59,7 @@ struct GrowthStage {
   }
 
   /// What `expand` would be told, with the seed of the run where the stage has none.
-  upcycle::GrowthOptions growth_options(uint64_t run_seed) const;
+  plan::GrowthOptions growth_options(uint64_t run_seed) const;
   /// The rule that picks parents looks at scores.
   bool needs_scores() const;
 };

@@ -4,7 +4,8 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/upcycle/lineage.h"
+#include "coppice/io/model_directory.h"
+#include "coppice/plan/lineage.h"
 
 namespace coppice::train {
 namespace {
@@ -42,9 +43,9 @@ double Handover::share(int64_t since) const {
 std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Json>& lineage, double share,
                                                           uint64_t seed) {
   if (share <= 0) return nullptr;
-  const auto parents = lineage ? upcycle::newest_parents(*lineage) : std::nullopt;
+  const auto parents = lineage ? plan::newest_parents(*lineage) : std::nullopt;
   if (!parents) {
-    refuse(cat("handover.policy: the model has no growth behind it (", upcycle::kLineageFile,
+    refuse(cat("handover.policy: the model has no growth behind it (", io::kLineageFile,
                " names none); wanted a model that `coppice expand` made, or a [[growth]]"));
   }
   const Json& step = lineage->at("steps").items().back();
@@ -59,13 +60,13 @@ std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Js
   return out;
 }
 
-void put_copies_to_sleep(upcycle::GrowthPlan& plan, const nn::Decoder& model) {
+void put_copies_to_sleep(plan::GrowthPlan& plan, const nn::Decoder& model) {
   const auto& routing = model.config().routing;
   if (!routing.has_selection_bias || routing.gate != families::GateFunction::kSigmoidTopK) {
     refuse(cat("handover.policy: 'dormant' needs a selection bias on sigmoid scores, which a ",
                model.config().family->model_type, " model has not (use release)"));
   }
-  for (auto& layer : plan.layers) layer.router_init = upcycle::MethodChoice{"dormant", {}};
+  for (auto& layer : plan.layers) layer.router_init = methods::MethodChoice{"dormant", {}};
 }
 
 }  // namespace coppice::train

@@ -9,7 +9,7 @@
 
 #include "coppice/base/json.h"
 #include "coppice/nn/decoder.h"
-#include "coppice/upcycle/plan.h"
+#include "coppice/plan/plan.h"
 
 namespace coppice::train {
 
@@ -44,6 +44,6 @@ std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Js
 /// method of every layer becomes `dormant`.
 ///
 /// Throws   Error{kUsage} where the model has no selection bias, or sigmoids are not what it is added to.
-void put_copies_to_sleep(upcycle::GrowthPlan& plan, const nn::Decoder& model);
+void put_copies_to_sleep(plan::GrowthPlan& plan, const nn::Decoder& model);
 
 }  // namespace coppice::train

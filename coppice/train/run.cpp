@@ -16,6 +16,7 @@
 #include "coppice/base/thread_pool.h"
 #include "coppice/data/random_tokens.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/io/model_directory.h"
 #include "coppice/kernels/gemm_rate.h"
 #include "coppice/nn/border.h"
 #include "coppice/train/checkpoint_writer.h"
@@ -30,13 +31,12 @@
 #include "coppice/train/unused_options.h"
 #include "coppice/train/validation.h"
 #include "coppice/train/watch.h"
-#include "coppice/upcycle/optimizer_state.h"
 
 namespace coppice::train {
 namespace {
 
 namespace fs = std::filesystem;
-using upcycle::GrowthPlan;
+using plan::GrowthPlan;
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kWarmUpSteps = 2;      // not timed: memory is still being taken
@@ -192,7 +192,7 @@ class Run {
     try {
       watch_.restore(start_.resumed->watch, start_.model.config());
     } catch (const Error& error) {
-      throw Error(error.code, cat(checkpoint / upcycle::kTrainerFolder / upcycle::kTrainerFile, ": ", error.what(),
+      throw Error(error.code, cat(checkpoint / io::kTrainerFolder / io::kTrainerFile, ": ", error.what(),
                                   " (go back to an earlier checkpoint)"));
     }
   }

@@ -9,8 +9,8 @@
 #include "coppice/data/tokenizer.h"
 #include "coppice/families/generate.h"
 #include "coppice/io/model_directory.h"
+#include "coppice/plan/lineage.h"
 #include "coppice/train/balance.h"
-#include "coppice/upcycle/lineage.h"
 
 namespace coppice::train {
 namespace {
@@ -47,7 +47,7 @@ Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
   }
   if (!model.empty()) {
     add_file(out.files, io::ModelDirectory(model), kGenerationConfig);
-    out.lineage = upcycle::read_lineage(model);
+    out.lineage = plan::read_lineage(model);
   }
   return out;
 }

@@ -10,7 +10,6 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/io/model_directory.h"
-#include "coppice/upcycle/optimizer_state.h"
 
 namespace coppice::train {
 namespace {
@@ -99,7 +98,7 @@ Json TrainerState::to_json() const {
 }
 
 TrainerState TrainerState::read(const std::filesystem::path& checkpoint) {
-  const auto name = std::filesystem::path(upcycle::kTrainerFolder) / upcycle::kTrainerFile;
+  const auto name = std::filesystem::path(io::kTrainerFolder) / io::kTrainerFile;
   return from_json(io::ModelDirectory(checkpoint).read_json(name), (checkpoint / name).string());
 }
 

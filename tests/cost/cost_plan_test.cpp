@@ -62,12 +62,12 @@ TEST_F(CostPlanOf, TimesThatNobodyMeasuredAreCalledAnEstimate) {
 }
 
 TEST_F(CostPlanOf, PredictsACountThatWasNotMeasured) {
-  const CostPlan found = plan({.experts = upcycle::ExpertCount{"32"}}, {{8, 1.0}, {16, 1.4}});
+  const CostPlan found = plan({.experts = plan::ExpertCount{"32"}}, {{8, 1.0}, {16, 1.4}});
   EXPECT_NEAR(found.steps.after_s, 2.2, 1e-12);
   EXPECT_THAT(found.basis_text, HasSubstr("32 predicted"));
   EXPECT_THAT(found.does_not_pay, Contains(HasSubstr("more than doubling")));
   expect_error(ErrorCode::kUsage, {"no positive time"},
-               [&] { (void)plan({.experts = upcycle::ExpertCount{"64"}}, {{8, 1.0}, {16, 0.5}}); });
+               [&] { (void)plan({.experts = plan::ExpertCount{"64"}}, {{8, 1.0}, {16, 0.5}}); });
 }
 
 TEST_F(CostPlanOf, OwnRunsReplaceTheCurve) {
@@ -105,7 +105,7 @@ TEST_F(CostPlanOf, HostileOptionsAreRefusedByName) {
   refuses({.batch_tokens = 0}, {"batch-tokens"});
   refuses({.top_k = 4}, {"--top-k", "experts already"});
   refuses({.threads = 2}, {"--threads", "--measure"});
-  refuses({.experts = upcycle::ExpertCount{"8"}}, {"8 of 8"});
+  refuses({.experts = plan::ExpertCount{"8"}}, {"8 of 8"});
   refuses({.expert_parallel = 3}, {"expert-parallel: 3"});
   refuses({.moment_dtype = "int4"}, {"moment-dtype"});
   refuses({.step_time_before = 1, .step_time_after = 2, .measure = true}, {"measure"});

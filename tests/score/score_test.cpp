@@ -12,11 +12,11 @@
 #include "coppice/data/sampler.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/score/expert_sums.h"
+#include "tests/testing/checkpoints.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
 #include "tests/testing/token_files.h"
-#include "tests/upcycle/checkpoints.h"
 
 namespace coppice::score {
 namespace {
@@ -101,10 +101,10 @@ TEST(ScoreModel, KeepsDocumentsApartWhereTrainingDoes) {
   settings.out = f.dir / "scores.json";
   EXPECT_EQ(score_model(f.model, f.tokens, settings).to_json().dump(), scores.to_json().dump());
   EXPECT_TRUE(scores.to_json().at("tokens").at("reset_attention").as_bool());
-  EXPECT_TRUE(upcycle::Scores::from_json(scores.to_json(), "test").reset_attention);
+  EXPECT_TRUE(plan::Scores::from_json(scores.to_json(), "test").reset_attention);
   EXPECT_EQ(across.to_json().at("tokens").find("reset_attention"), nullptr);
   testing::expect_error(ErrorCode::kUsage, {"--reset-attention"},
-                        [&] { (void)upcycle::merge_scores(std::vector{scores, across}); });
+                        [&] { (void)plan::merge_scores(std::vector{scores, across}); });
 
   const auto parameters = gradients(f, 0, 30, model, true);  // 3 batches of 160 tokens
   for (const auto& [layer, found] : scores.metrics.at("gradient_squared").fc1.sum) {
@@ -146,7 +146,7 @@ TEST(ScoreModel, GivesTheSameNumbersTwiceAndReadsBack) {
   const Fixture f;
   const auto scores = score_model(f.model, f.tokens, kSettings);
   EXPECT_EQ(scores.to_json().dump(), score_model(f.model, f.tokens, kSettings).to_json().dump());
-  EXPECT_EQ(upcycle::Scores::from_json(Json::parse(scores.to_json().dump(), "s"), "s").metrics, scores.metrics);
+  EXPECT_EQ(plan::Scores::from_json(Json::parse(scores.to_json().dump(), "s"), "s").metrics, scores.metrics);
   EXPECT_EQ(scores.model_digest, f.model.digest());
   EXPECT_EQ(scores.tokens_digest, f.tokens.front().digest());
 }
@@ -156,7 +156,7 @@ TEST(ScoreModel, TakesSecondMomentsFromTheOptimizerState) {
   testing::write_trainer(f.dir / "m");
   const auto scores = score_model(families::open_model(f.dir / "m"), f.tokens, kSettings);
   EXPECT_EQ(scores.second_moment, "trainer");
-  const auto state = upcycle::OptimizerState::open(f.model);
+  const auto state = families::OptimizerState::open(f.model);
   const auto down = state->at(families::tensor_name(f.model.config, Role::kExpertDown, 1, 2), "exp_avg_sq");
   double v2 = 0;
   for (size_t i = 0; i < down.data().size(); i += 4) {

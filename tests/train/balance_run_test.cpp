@@ -8,11 +8,11 @@
 
 #include "coppice/base/text.h"
 #include "coppice/eval/perplexity.h"
+#include "coppice/grow/expand.h"
+#include "coppice/plan/lineage.h"
 #include "coppice/train/handover.h"
 #include "coppice/train/run.h"
 #include "coppice/train/run_directory.h"
-#include "coppice/upcycle/execute.h"
-#include "coppice/upcycle/lineage.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/train/tiny_run.h"

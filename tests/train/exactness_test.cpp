@@ -1,7 +1,7 @@
 // What is said of a growth beforehand is what the decoder computes afterwards: random models of every trained family with
 // every switch of its table, random biases, methods, parameters and plans edited by hand.
 
-#include "coppice/upcycle/exactness.h"
+#include "coppice/grow/exactness.h"
 
 #include <ATen/core/TensorBody.h>
 #include <ATen/core/grad_mode.h>
@@ -16,11 +16,11 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/grow/grown_weights.h"
+#include "coppice/methods/expert_init.h"
+#include "coppice/methods/router_init.h"
 #include "coppice/nn/decoder.h"
-#include "coppice/upcycle/expert_init.h"
-#include "coppice/upcycle/grown_weights.h"
-#include "coppice/upcycle/plan_text.h"
-#include "coppice/upcycle/router_init.h"
+#include "coppice/plan/text.h"
 #include "tests/testing/edit_tensors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
@@ -30,8 +30,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using families::Role;
-using upcycle::GrowthPlan;
-using upcycle::MethodChoice;
+using methods::MethodChoice;
+using plan::GrowthPlan;
 
 constexpr int64_t kVocab = 48;
 constexpr double kSame = 1e-5;  // of the largest logit
@@ -104,9 +104,9 @@ fs::path random_model(const fs::path& directory, const families::Family& family,
   return path;
 }
 
-MethodChoice random_method(std::string_view name, std::span<const upcycle::ParamSpec> params, Dice& dice) {
+MethodChoice random_method(std::string_view name, std::span<const methods::ParamSpec> params, Dice& dice) {
   MethodChoice choice{std::string(name), {}};
-  for (const upcycle::ParamSpec& param : params) {
+  for (const methods::ParamSpec& param : params) {
     if (!dice.one_in(2)) continue;
     const double lo = std::max(param.lo, -3.0), hi = std::min(param.hi, std::max(lo, 3.0));
     double value = dice.one_in(4) ? std::max(param.lo, std::min(param.hi, 0.0)) : dice.between(lo, hi);
@@ -119,7 +119,7 @@ MethodChoice random_method(std::string_view name, std::span<const upcycle::Param
 
 MethodChoice random_expert_init(Dice& dice) {
   if (dice.one_in(2)) return {"copy", {}};
-  const auto& row = upcycle::expert_inits()[static_cast<size_t>(dice.below(std::ssize(upcycle::expert_inits())))];
+  const auto& row = methods::expert_inits()[static_cast<size_t>(dice.below(std::ssize(methods::expert_inits())))];
   return random_method(row.name, row.params, dice);
 }
 
@@ -130,7 +130,7 @@ MethodChoice random_router_init(Dice& dice) {
     return MethodChoice{
         "bias_only",
         {{"shift", dice.of({-0.02, -0.5, -2.0, -100.0, -1e4, 5.0})}, {"delta", dice.of({0.0, 1e-3, 1.0, 1000.0})}}};
-  const auto& row = upcycle::router_inits()[static_cast<size_t>(dice.below(std::ssize(upcycle::router_inits())))];
+  const auto& row = methods::router_inits()[static_cast<size_t>(dice.below(std::ssize(methods::router_inits())))];
   return random_method(row.name, row.params, dice);
 }
 
@@ -149,14 +149,14 @@ GrowthPlan edited(const GrowthPlan& plan, const families::ModelConfig& config, D
     if (dice.one_in(4)) json["layer_methods"][key]["expert_init"] = random_expert_init(dice).to_text();
   }
   GrowthPlan out = GrowthPlan::from_json(json, "edited");
-  upcycle::set_factors(config, out);
-  upcycle::check_plan(config, out, dice.one_in(2));
+  plan::set_factors(config, out);
+  plan::check_plan(config, out, dice.one_in(2));
   return out;
 }
 
 GrowthPlan random_plan(const families::ModelConfig& config, Dice& dice) {
-  upcycle::GrowthOptions options;
-  options.experts = upcycle::ExpertCount::from_text(dice.of({"2x", "2x", "3x", "1.5x"}));
+  plan::GrowthOptions options;
+  options.experts = plan::ExpertCount::from_text(dice.of({"2x", "2x", "3x", "1.5x"}));
   options.expert_init = random_expert_init(dice);
   options.router_init = random_router_init(dice);
   options.seed = static_cast<uint64_t>(dice.below(1000));
@@ -169,7 +169,7 @@ GrowthPlan random_plan(const families::ModelConfig& config, Dice& dice) {
     options.router_init.reset();
     options.split = dice.of({2, 3, 4});
   }
-  const GrowthPlan plan = upcycle::make_plan(config, options, nullptr);
+  const GrowthPlan plan = plan::make_plan(config, options, nullptr);
   return dice.one_in(3) ? edited(plan, config, dice) : plan;
 }
 
@@ -182,12 +182,12 @@ at::Tensor random_tokens(Dice& dice) {
 
 /// The grown model, from the bytes that `expand` would write.
 nn::Decoder grown_decoder(const families::Model& model, const GrowthPlan& plan) {
-  const auto slots = upcycle::grown_slots(model, plan);
-  const auto tensors = upcycle::grown_weights(model, plan, slots, nullptr);
-  return {families::read_config(upcycle::grown_config(model.config, plan), "grown"), nn::ComputeDtype::kF32,
+  const auto slots = grow::grown_slots(model, plan);
+  const auto tensors = grow::grown_weights(model, plan, slots, nullptr);
+  return {families::read_config(plan::grown_config(model.config, plan), "grown"), nn::ComputeDtype::kF32,
           [&](const families::TensorSlot& slot, std::span<float> values) {
-            const auto is_it = [&](const upcycle::OutputTensor& one) { return one.info.name == slot.name; };
-            const upcycle::OutputTensor& tensor = *std::ranges::find_if(tensors, is_it);
+            const auto is_it = [&](const output::OutputTensor& one) { return one.info.name == slot.name; };
+            const output::OutputTensor& tensor = *std::ranges::find_if(tensors, is_it);
             std::vector<std::byte> bytes(tensor.info.bytes);
             uint64_t at = 0;
             for (const auto& piece : tensor.pieces) {
@@ -209,7 +209,7 @@ struct Tally {
 /// Reasons that every token meets, where every expert has a copy: others speak of what can happen.
 bool is_certain(const std::string& reason, const GrowthPlan& plan, const families::Routing& routing) {
   if (routing.has_router_bias) return false;  // one far above the others leaves no weight to the second expert
-  const bool all_have_copies = std::ranges::all_of(plan.layers, [&](const upcycle::LayerPlan& layer) {
+  const bool all_have_copies = std::ranges::all_of(plan.layers, [&](const methods::LayerPlan& layer) {
     return std::ranges::all_of(layer.siblings(plan.experts_before), [](uint32_t n) { return n > 1; });
   });
   const auto says = [&](const char* words) { return reason.find(words) != std::string::npos; };
@@ -218,9 +218,9 @@ bool is_certain(const std::string& reason, const GrowthPlan& plan, const familie
 
 void check_growth(const families::Model& model, const at::Tensor& tokens, const at::Tensor& before,
                   const GrowthPlan& plan, Tally& tally) {
-  const auto verdict = upcycle::growth_exactness(model, plan);
-  SCOPED_TRACE(cat(upcycle::methods_text(plan), " top-k factor ", plan.top_k_factor, "\n", model.config.json.dump(),
-                   "\n", plan.to_json().at("parents").dump(), "\n", verdict.reason));
+  const auto verdict = grow::growth_exactness(model, plan);
+  SCOPED_TRACE(cat(plan::methods_text(plan), " top-k factor ", plan.top_k_factor, "\n", model.config.json.dump(), "\n",
+                   plan.to_json().at("parents").dump(), "\n", verdict.reason));
   EXPECT_TRUE(verdict.reason.starts_with(!verdict.known ? "Unknown: " : verdict.exact ? "Exact" : "Not exact: "));
   const double change = largest(grown_decoder(model, plan).logits(tokens, {}).sub(before)) / largest(before);
   if (!verdict.known) {
@@ -254,7 +254,7 @@ TEST_P(ExactnessOf, IsWhatTheDecoderComputes) {
       std::optional<GrowthPlan> plan;
       try {
         plan = random_plan(model.config, dice);
-        (void)upcycle::grown_config(model.config, *plan);
+        (void)plan::grown_config(model.config, *plan);
       } catch (const Error& error) {  // settings that do not go together
         EXPECT_TRUE(error.code == ErrorCode::kUsage || error.code == ErrorCode::kUnsupported ||
                     error.code == ErrorCode::kFormat)

@@ -8,12 +8,12 @@
 #include <functional>
 
 #include "coppice/base/text.h"
+#include "coppice/grow/expand.h"
+#include "coppice/plan/lineage.h"
+#include "coppice/plan/utility.h"
 #include "coppice/score/score.h"
 #include "coppice/train/run.h"
 #include "coppice/train/run_directory.h"
-#include "coppice/upcycle/execute.h"
-#include "coppice/upcycle/lineage.h"
-#include "coppice/upcycle/utility.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/train/tiny_run.h"
@@ -65,8 +65,8 @@ TEST_P(GrowInMidRun, MakesTheBytesThatExpandMakesOfTheCheckpointBefore) {
   EXPECT_EQ(families::open_model(before).config.num_experts, 4);
 
   // A second run that goes on from what `expand` makes by the plan, with nothing else in between.
-  const auto plan = upcycle::GrowthPlan::read(folder / "plan.toml");
-  upcycle::expand(families::open_model(before), plan, {.out = dir / "expanded", .threads = 1});
+  const auto plan = plan::GrowthPlan::read(folder / "plan.toml");
+  grow::expand(families::open_model(before), plan, {.out = dir / "expanded", .threads = 1});
   auto again = o;
   again.growth = Json();
   again.model_path = dir / "expanded";
@@ -115,14 +115,14 @@ TEST(GrowInMidRunRecord, SaysWhatWasChosenAndWhy) {
   EXPECT_EQ(grown[0].at("step").as_int(), 10);
   EXPECT_EQ(grown[0].at("experts").dump(), "[4, 8]");
   EXPECT_EQ(grown[0].at("plan").as_string(), "growth-step-00000010/plan.toml");
-  const auto scores = upcycle::Scores::read(growth_path(o.out, 10) / "scores.json");
+  const auto scores = plan::Scores::read(growth_path(o.out, 10) / "scores.json");
   EXPECT_EQ(scores.batches, 4u);
   EXPECT_EQ(scores.model_digest, families::open_model(checkpoint_path(o.out, 10)).digest())
       << "so that `expand --scores` takes them";
   EXPECT_TRUE(scores.metrics.contains("approx_fisher"));
   EXPECT_TRUE(scores.metrics.contains("output_error"));
   EXPECT_EQ(scores.second_moment, "trainer");
-  const auto lineage = upcycle::read_lineage(checkpoint_path(o.out, 20));
+  const auto lineage = plan::read_lineage(checkpoint_path(o.out, 20));
   ASSERT_TRUE(lineage.has_value());
   EXPECT_EQ(lineage->at("steps").items()[0].at("command").as_string(), "train");
 
@@ -147,7 +147,7 @@ TEST(GrowInMidRunScores, AreThoseOfTheCheckpointOverTheLastBatches) {
     o.out = dir / (reset ? "run-apart" : "run-across");
     o.stop_at = 5;
     (void)train(o);
-    const auto found = upcycle::Scores::read(growth_path(o.out, 4) / "scores.json");
+    const auto found = plan::Scores::read(growth_path(o.out, 4) / "scores.json");
     const auto wanted = score::score_model(
         families::open_model(checkpoint_path(o.out, 4)), {data::TokenFile::open(o.data_train[0])},
         {.batches = 4, .batch_tokens = 128, .sequence_length = 16, .reset_attention = reset, .seed = 3});
@@ -233,14 +233,14 @@ TEST(GrowInMidRunWithHandover, NotesTheShareInTheCheckpoint) {
   o.keep_last = 9;
   (void)train(o);
   const auto share = [&](int64_t step) {
-    const auto lineage = upcycle::read_lineage(checkpoint_path(o.out, step));
-    return lineage ? upcycle::lineage_share(*lineage) : -1.0;
+    const auto lineage = plan::read_lineage(checkpoint_path(o.out, step));
+    return lineage ? plan::lineage_share(*lineage) : -1.0;
   };
   EXPECT_EQ(share(8), -1.0);
   EXPECT_EQ(share(12), 0.75);
   EXPECT_EQ(share(16), 0.25);
   EXPECT_EQ(share(20), 0.0);
-  const auto note = upcycle::noted_lineage_share(*upcycle::read_lineage(checkpoint_path(o.out, 12)));
+  const auto note = plan::noted_lineage_share(*plan::read_lineage(checkpoint_path(o.out, 12)));
   EXPECT_EQ(note.seed, o.seed);
   EXPECT_EQ(note.steps, 8);
 }
@@ -287,7 +287,7 @@ TEST(GrowInMidRunWithHandover, GoesOnFromTheShareOfTheCheckpoint) {
   rest.stop_at = 2;
   const auto fresh = train(rest).checkpoint;
   EXPECT_EQ(testing::metrics(rest.out, "loss").at(0).at("lineage_share").as_double(), 0.5);
-  const auto note = upcycle::noted_lineage_share(*upcycle::read_lineage(fresh));
+  const auto note = plan::noted_lineage_share(*plan::read_lineage(fresh));
   EXPECT_EQ(note.seed, 7u);
   EXPECT_DOUBLE_EQ(note.share, 0.3);
   rest.stop_at = 0;
@@ -304,7 +304,7 @@ TEST(GrowInMidRunWithHandover, DoesNotBeginAgainOnceItIsOver) {
   o.handover_steps = 3;
   o.stop_at = 10;
   const auto trunk = train(o).checkpoint;
-  EXPECT_EQ(upcycle::released_at(*upcycle::read_lineage(trunk)), 7);
+  EXPECT_EQ(plan::released_at(*plan::read_lineage(trunk)), 7);
   o.model_path = trunk;
   o.start = "continue";
   o.out = dir / "rest";
@@ -360,9 +360,9 @@ TEST(GrowOnDiskWithHandover, BeginsWithTheRun) {
   o.out = dir / "trunk";
   const auto trunk = train(o).checkpoint;
   const auto model = families::open_model(trunk);
-  upcycle::GrowthOptions growth;
-  growth.router_init = upcycle::MethodChoice{"copy", {}};
-  upcycle::expand(model, upcycle::make_plan(model.config, growth, nullptr), {.out = dir / "grown", .threads = 1});
+  plan::GrowthOptions growth;
+  growth.router_init = methods::MethodChoice{"copy", {}};
+  grow::expand(model, plan::make_plan(model.config, growth, nullptr), {.out = dir / "grown", .threads = 1});
   o.model_path = dir / "grown";
   o.start = "continue";
   o.stop_at = 0;

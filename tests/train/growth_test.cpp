@@ -7,13 +7,13 @@
 #include <cstring>
 
 #include "coppice/base/text.h"
+#include "coppice/families/optimizer_state.h"
+#include "coppice/grow/expand.h"
+#include "coppice/methods/expert_init.h"
+#include "coppice/methods/optimizer_init.h"
+#include "coppice/methods/router_init.h"
 #include "coppice/train/checkpoint.h"
 #include "coppice/train/run.h"
-#include "coppice/upcycle/execute.h"
-#include "coppice/upcycle/expert_init.h"
-#include "coppice/upcycle/optimizer_init.h"
-#include "coppice/upcycle/optimizer_state.h"
-#include "coppice/upcycle/router_init.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/train/tiny_run.h"
 
@@ -38,20 +38,20 @@ struct Trunk {
   }
 };
 
-upcycle::GrowthOptions options(const std::string& experts = "2x") {
-  upcycle::GrowthOptions out;
-  out.experts = upcycle::ExpertCount::from_text(experts);
+plan::GrowthOptions options(const std::string& experts = "2x") {
+  plan::GrowthOptions out;
+  out.experts = plan::ExpertCount::from_text(experts);
   out.seed = 5;
   return out;
 }
 
-void expect_same_bytes(const Trunk& trunk, nn::ComputeDtype dtype, const upcycle::GrowthOptions& growth,
+void expect_same_bytes(const Trunk& trunk, nn::ComputeDtype dtype, const plan::GrowthOptions& growth,
                        const std::string& name) {
   SCOPED_TRACE(name);
   const auto model = families::open_model(trunk.checkpoint);
-  const auto plan = upcycle::make_plan(model.config, growth, nullptr);
+  const auto plan = plan::make_plan(model.config, growth, nullptr);
   const fs::path disk = trunk.dir / ("disk-" + name), memory = trunk.dir / ("memory-" + name);
-  upcycle::expand(model, plan, {.out = disk, .threads = 1});
+  grow::expand(model, plan, {.out = disk, .threads = 1});
   auto [decoder, optimizer] = load_checkpoint(model, dtype);
   grow(decoder, optimizer, plan);
   write_checkpoint(memory, decoder, optimizer, TrainerState::read(trunk.checkpoint), {});
@@ -75,7 +75,7 @@ class GrowInMemory : public ::testing::TestWithParam<const char*> {
 
 TEST_P(GrowInMemory, GivesTheBytesOfExpandForEveryExpertMethod) {
   const Trunk trunk(GetParam());
-  for (const auto& method : upcycle::expert_inits()) {
+  for (const auto& method : methods::expert_inits()) {
     auto growth = options();
     growth.expert_init = {std::string(method.name), {}};
     expect_same_bytes(trunk, dtype(), growth, std::string(method.name));
@@ -84,16 +84,16 @@ TEST_P(GrowInMemory, GivesTheBytesOfExpandForEveryExpertMethod) {
 
 TEST_P(GrowInMemory, GivesTheBytesOfExpandForEveryRouterMethod) {
   const Trunk trunk(GetParam());
-  for (const auto& method : upcycle::router_inits()) {
+  for (const auto& method : methods::router_inits()) {
     auto growth = options();
-    growth.router_init = upcycle::MethodChoice{std::string(method.name), {}};
+    growth.router_init = methods::MethodChoice{std::string(method.name), {}};
     expect_same_bytes(trunk, dtype(), growth, std::string(method.name));
   }
 }
 
 TEST_P(GrowInMemory, GivesTheBytesOfExpandForEveryOptimizerMethod) {
   const Trunk trunk(GetParam());
-  for (const auto& method : upcycle::optimizer_inits()) {
+  for (const auto& method : methods::optimizer_inits()) {
     auto growth = options("6");  // not every expert has a copy
     growth.expert_init = {"drop_units", {}};
     growth.optimizer_state = {std::string(method.name), {}};
@@ -116,7 +116,7 @@ TEST_P(GrowInMemory, GivesTheBytesOfExpandForScaledTopKAndSplits) {
   expect_same_bytes(trunk, dtype(), scaled, "scaled");
   auto split = options();
   split.split = 2;
-  split.router_init = upcycle::MethodChoice{"copy", {}};
+  split.router_init = methods::MethodChoice{"copy", {}};
   expect_same_bytes(trunk, dtype(), split, "split");
 }
 
@@ -129,7 +129,7 @@ TEST_P(GrowInMemory, GivesTheBytesOfExpandForStackedExperts) {
       growth.expert_init = {method, {}};
       expect_same_bytes(trunk, dtype(), growth, cat(family, "-", method));
     }
-    for (const auto& method : upcycle::optimizer_inits()) {
+    for (const auto& method : methods::optimizer_inits()) {
       auto growth = options();
       growth.expert_init = {"copy_noise", {}};
       growth.optimizer_state = {std::string(method.name), {}};
@@ -152,8 +152,8 @@ TEST(GrowInMemoryThenTrain, GoesOnAsFromTheExpandedCheckpoint) {
   const auto model = families::open_model(trunk.checkpoint);
   auto growth = options();
   growth.optimizer_state = {"reset", {}};
-  const auto plan = upcycle::make_plan(model.config, growth, nullptr);
-  upcycle::expand(model, plan, {.out = trunk.dir / "expanded", .threads = 1});
+  const auto plan = plan::make_plan(model.config, growth, nullptr);
+  grow::expand(model, plan, {.out = trunk.dir / "expanded", .threads = 1});
   auto o = testing::tiny_run(trunk.dir.path());
   o.model_path = trunk.dir / "expanded";
   o.start = "continue";
@@ -165,7 +165,7 @@ TEST(GrowInMemoryThenTrain, GoesOnAsFromTheExpandedCheckpoint) {
   EXPECT_TRUE(fs::exists(result.checkpoint / "coppice.json")) << "the lineage goes with the model";
 
   // A reset expert has counted its own steps since; its parent's went on.
-  const auto state = upcycle::OptimizerState::open(grown);
+  const auto state = families::OptimizerState::open(grown);
   ASSERT_TRUE(state.has_value());
   const auto step = [&](int64_t expert) {
     const auto name = families::tensor_name(grown.config, families::Role::kExpertUp, 0, expert);

@@ -1,0 +1,139 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <functional>
+#include <vector>
+
+#include "coppice/base/error.h"
+#include "coppice/base/find_row.h"
+#include "coppice/base/rng.h"
+#include "coppice/base/text.h"
+#include "coppice/convert/plan.h"
+#include "coppice/matrix/lane_sum.h"
+#include "coppice/methods/expert_init.h"
+#include "coppice/methods/new_router.h"
+#include "coppice/methods/purpose.h"
+
+namespace coppice::convert {
+namespace {
+
+constexpr int64_t kDraws = int64_t{1} << 17;
+
+struct ScaleRow : ScaleMode {
+  ExpertScale (*spread)(double a);
+};
+constexpr ScaleRow kModes[] = {
+    {{"cbrt", "gate, up and down times a^(1/3) each: the better start for training", "arXiv:2410.07524"},
+     [](double a) -> ExpertScale { return {std::cbrt(a), std::cbrt(a), std::cbrt(a)}; }},
+    {{"down", "down times a: the same function for every activation", "arXiv:2410.07524"},
+     [](double a) -> ExpertScale { return {1, 1, a}; }},
+    {{"none", "slices as they are", {}}, [](double) -> ExpertScale { return {}; }},
+};
+
+/// What a token's K gates add up to, by router logits of each choice (a virtual group, or an expert).
+double gate_sum(const ConversionPlan& plan, std::vector<double> logits, int64_t experts_a_choice) {
+  const auto chosen = static_cast<std::ptrdiff_t>(plan.top_k / experts_a_choice);
+  std::ranges::nth_element(logits, logits.begin() + (chosen - 1), std::greater<>());
+  const bool sigmoid = plan.routing == "sigmoid_topk";
+  const double largest = *std::ranges::max_element(logits);
+  const auto weight = [&](double z) { return sigmoid ? 1 / (1 + std::exp(-z)) : std::exp(z - largest); };
+  double of_chosen = 0, of_all = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const double w = weight(logits[i]);
+    of_all += w;
+    if (std::cmp_less(i, chosen)) of_chosen += w;
+  }
+  return sigmoid ? of_chosen * static_cast<double>(experts_a_choice) : of_chosen / of_all;
+}
+
+}  // namespace
+
+std::span<const ScaleMode> scale_modes() {
+  static const auto kNames = [] {
+    std::array<ScaleMode, std::size(kModes)> names;
+    std::ranges::copy(kModes, names.begin());
+    return names;
+  }();
+  return kNames;
+}
+
+bool gates_sum_to_one(const ConversionPlan& plan) { return plan.routing == "topk_softmax" || plan.renormalise; }
+
+double function_scale(const ConversionPlan& plan) {
+  const auto experts = static_cast<double>(plan.experts), g = static_cast<double>(plan.granularity);
+  const auto k = static_cast<double>(plan.top_k);
+  if (gates_sum_to_one(plan)) return g;
+  return plan.routing == "sigmoid_topk" ? 2 * g / k : experts * g / k;
+}
+
+double calibration_factor(const ConversionPlan& plan, double logit_std) {
+  const int64_t of_choice = plan.experts_a_row();
+  const auto choices = static_cast<size_t>(plan.experts / of_choice);
+  const Rng rng({.seed = plan.seed, .purpose = methods::kCalibration});
+  std::vector<float> normals(choices);
+  std::vector<double> logits(choices);
+  matrix::LaneSum sum;
+  for (int64_t draw = 0; draw < kDraws; ++draw) {
+    rng.fill_normal(static_cast<uint64_t>(draw) * choices, normals.data(), choices);
+    std::ranges::transform(normals, logits.begin(), [&](float x) { return logit_std * static_cast<double>(x); });
+    sum.add(gate_sum(plan, logits, of_choice));
+  }
+  return sum.mean() / gate_sum(plan, std::vector<double>(choices, 0.0), of_choice);
+}
+
+ExpertScale expert_scale(const ConversionPlan& plan, std::string_view mode, bool calibrate, int64_t model_dim) {
+  const ScaleRow& row = find_row(std::span<const ScaleRow>(kModes), "scale", mode);
+  double a = function_scale(plan);
+  if (calibrate) {
+    const methods::NewRouter& router = methods::new_router(plan.router.name);
+    std::string_view reason;
+    if (mode == "none") reason = "nothing is scaled";
+    if (gates_sum_to_one(plan)) reason = "the gates add up to 1 whatever the logits";
+    if (router.name == "zero") reason = "rows of zero give equal logits";
+    if (router.logit_std == nullptr) reason = "what logits the rows of a file give is not known";
+    if (!reason.empty()) throw Error(ErrorCode::kUsage, cat("calibrate: ", reason, " (leave it out)"));
+    const methods::Params params(router.name, router.params, plan.router.given);
+    a /= calibration_factor(plan, router.logit_std(model_dim, params));
+  }
+  return row.spread(a);
+}
+
+plan::Exactness conversion_exactness(const ConversionPlan& plan, std::string_view activation) {
+  const auto no = [](const std::string& reason) { return plan::Exactness{false, cat("Not exact: ", reason)}; };
+  const ExpertScale& s = plan.scale;
+  const double a = function_scale(plan);
+  if (plan.parents > 1) {
+    return no(cat("the experts come from ", plan.parents, " models and the rest is ",
+                  plan.trunk == "average" ? "their average" : "the first one's", "; none of them computes that."));
+  }
+  const bool inits = plan.init_all || plan.experts > plan.slices();
+  if (inits && !methods::expert_init(plan.expert_init.name).same_function) {
+    return no(cat(plan.expert_init.to_text(), " gives ", plan.init_all ? "experts" : "copies of a slice",
+                  " other weights than the dense layer's."));
+  }
+  if (plan.granularity > 1 && !plan.virtual_groups)
+    return no("without virtual groups a token's experts need not hold all slices of the dense layer.");
+  if (plan.granularity > 1 && plan.router.name == "zero")
+    return no("rows of zero leave the choice to ties, which need not take whole virtual groups.");
+  if (plan.granularity > 1 && plan.router.name == "rows")
+    return no("it depends on the rows given: exact only if those of a virtual group are equal.");
+  if (!gates_sum_to_one(plan)) {
+    return no(cat("the gates of a token's ", plan.top_k,
+                  " experts do not add up to a constant, so the scale is right on average at best (exact: --routing "
+                  "topk_softmax --scale down, or a family that renormalises)."));
+  }
+  if (a == 1 && s == ExpertScale{}) {
+    return {true, "Exact up to rounding: every expert is the dense layer, and the gates of a token add up to 1."};
+  }
+  if (s.gate == 1 && s.up == 1 && s.down == a) {
+    return {true, "Exact up to rounding: a token's experts hold every slice equally often, and down is scaled."};
+  }
+  if (s == ExpertScale{}) return no(cat("slices that are not scaled give 1/", number_text(a), " of the dense layer."));
+  if (activation == "relu") {
+    return {true, "Exact up to rounding: a token's experts hold every slice equally often, and a ReLU scales along."};
+  }
+  return no(cat("gate, up and down are scaled by ", number_text(s.gate), ", ", number_text(s.up), " and ",
+                number_text(s.down), ", and ", activation, " is not linear (exact: --scale down)."));
+}
+
+}  // namespace coppice::convert

@@ -1,0 +1,58 @@
+#pragma once
+
+// What a growth really makes of the routers and experts of a layer.
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "coppice/families/match.h"
+#include "coppice/families/optimizer_state.h"
+#include "coppice/output/tensors.h"
+#include "coppice/plan/plan.h"
+
+namespace coppice::grow::detail {
+
+/// Rows of a router, or one of its biases, before and after a growth. Choices that are no experts are left out.
+struct GrownRows {
+  std::vector<float> before, after;  ///< [E, cols], [N, cols]; empty where the dtype is no float
+  int64_t cols = 1;
+  std::vector<bool> as_parent;  ///< [N]: the child's row is its parent's, times the plan's factor, bit for bit
+
+  std::span<const float> row_before(size_t expert) const { return row(before, expert); }
+
+ private:
+  std::span<const float> row(const std::vector<float>& all, size_t i) const {
+    return std::span(all).subspan(i * static_cast<size_t>(cols), static_cast<size_t>(cols));
+  }
+};
+
+/// The tensors of a growth that decide whether it keeps the function.
+///
+/// Memory   a slot for each router; a layer's rows as they are asked for.
+class GrownLayers {
+ public:
+  /// Both outlive this.
+  GrownLayers(const families::Model& model, const plan::GrowthPlan& plan);
+  GrownLayers(const GrownLayers&) = delete;
+  GrownLayers& operator=(const GrownLayers&) = delete;
+
+  /// Nothing where the layer has no tensor of the role (kRouter, kRouterBias, kSelectionBias).
+  std::optional<GrownRows> rows(families::Role role, int64_t layer) const;
+  /// Every new expert of the layer has the bytes of its parent's original in the grown model. Stops at the first that
+  /// has others.
+  bool experts_are_copies(int64_t layer) const;
+
+ private:
+  const families::Model& model_;
+  const plan::GrowthPlan plan_;
+  const std::optional<families::OptimizerState> state_;
+  const std::vector<families::TensorSlot> router_slots_;
+  std::vector<output::OutputTensor> routers_;
+  std::map<std::pair<families::Role, int64_t>, size_t> router_at_;
+};
+
+}  // namespace coppice::grow::detail

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "coppice/base/json.h"
+#include "coppice/families/match.h"
+#include "coppice/families/optimizer_state.h"
+#include "coppice/output/tensors.h"
+#include "coppice/plan/plan.h"
+
+namespace coppice::grow {
+
+/// What a growth makes of a model, nothing computed yet: `expand` writes it, `verify` compares it. The tensors refer to
+/// the members above them and to `model`, which outlives this.
+struct GrownModel {
+  plan::GrowthPlan plan;
+  Json config;
+  std::vector<families::TensorSlot> slots;
+  std::optional<families::OptimizerState> state;  ///< of the model before
+  std::vector<output::OutputTensor> weights;      ///< one for each slot
+  std::optional<std::vector<output::OutputTensor>> optimizer;
+
+  /// Throws   Error{kFormat, kShape, kUnsupported} for a configuration, a trainer/ or quantised experts that cannot be
+  ///          grown by the plan.
+  GrownModel(const families::Model& model, const plan::GrowthPlan& given);
+  GrownModel(const GrownModel&) = delete;
+  GrownModel& operator=(const GrownModel&) = delete;
+};
+
+/// A plan that leaves everything as it is.
+plan::GrowthPlan unchanged_plan(const families::Model& model);
+
+}  // namespace coppice::grow

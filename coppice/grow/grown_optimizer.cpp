@@ -1,0 +1,211 @@
+#include "coppice/grow/grown_optimizer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <utility>
+
+#include "coppice/base/text.h"
+#include "coppice/families/expert_layout.h"
+#include "coppice/grow/child_piece_detail.h"
+#include "coppice/grow/grow.h"
+#include "coppice/grow/grown_weights.h"
+#include "coppice/matrix/stored_matrix.h"
+#include "coppice/methods/optimizer_init.h"
+
+namespace coppice::grow {
+namespace {
+
+using families::OptimizerState;
+using families::TensorSlot;
+using io::Checkpoint;
+using io::Dtype;
+using matrix::MatrixSource;
+using matrix::SourceMatrices;
+using methods::Child;
+using output::OutputTensor;
+
+std::vector<float> floats_of(const Checkpoint::Entry& entry) {
+  std::vector<float> values(static_cast<size_t>(entry.info->elements()));
+  io::to_f32(Dtype::kF32, entry.data(), values);
+  return values;
+}
+
+int64_t step_at(const Checkpoint::Entry& entry, uint32_t index) {
+  int64_t step = 0;
+  std::memcpy(&step, entry.data().data() + index * sizeof step, sizeof step);
+  return step;
+}
+
+/// `bytes`, which the allocator aligned for any scalar, as floats.
+std::span<float> as_floats(std::span<std::byte> bytes) {
+  return {reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float)};
+}
+
+/// Grows the state of one model: what the kinds of tensors share.
+struct Grower {
+  const OptimizerState& state;
+  const families::Model& model;
+  const plan::GrowthPlan& plan;
+
+  std::function<void(std::span<std::byte>)> expert_master(const TensorSlot& slot) const {
+    return [*this, &slot](std::span<std::byte> out) {
+      SourceMatrices sources;
+      grow_expert(plan, slot.layer, child_of(plan, slot), slot.role(), parts_of(slot, "master", sources), Dtype::kF32,
+                  out);
+    };
+  }
+
+  std::function<void(std::span<std::byte>)> expert_moment(const TensorSlot& slot, MomentKind kind) const {
+    return [*this, &slot, kind](std::span<std::byte> out) {
+      SourceMatrices sources;
+      const MatrixSource weights = [&](uint32_t expert) {
+        const std::string name = families::tensor_name(model.config, slot.role(), slot.layer, expert);
+        return sources.read(state.has_master(name) ? state.at(name, "master") : model.checkpoint.at(name));
+      };
+      grow_expert_moment(plan, slot.layer, child_of(plan, slot), slot.role(), kind,
+                         parts_of(slot, kind == MomentKind::kExpAvg ? "exp_avg" : "exp_avg_sq", sources), weights,
+                         as_floats(out));
+    };
+  }
+
+  std::function<void(std::span<std::byte>)> router_master(const TensorSlot& slot) const {
+    return [*this, &slot](std::span<std::byte> out) {
+      SourceMatrices sources;
+      grow_router(plan, slot.layer, slot.role(), sources.read(state.at(slot.name, "master")), out,
+                  model.config.routing.has_router_bias);
+    };
+  }
+
+  std::function<void(std::span<std::byte>)> router_moment(const TensorSlot& slot, MomentKind kind) const {
+    return [*this, &slot, kind](std::span<std::byte> out) {
+      const auto entry = state.at(slot.name, kind == MomentKind::kExpAvg ? "exp_avg" : "exp_avg_sq");
+      const int64_t cols = entry.info->elements() / plan.experts_before;
+      grow_router_moment(plan, slot.layer, kind, floats_of(entry), cols, as_floats(out));
+    };
+  }
+
+  /// One step for an expert's tensor, one a row for a router's, one an expert for a stack.
+  std::function<void(std::span<std::byte>)> steps(const TensorSlot& slot) const {
+    return [*this, &slot](std::span<std::byte> out) {
+      std::vector<int64_t> after;
+      if (families::counts_rows(slot)) {
+        const Checkpoint::Entry before = state.at(slot.name, "step");
+        for (const Child& child : plan.layer(slot.layer).children) {
+          after.push_back(grow_step(plan, child, step_at(before, child.parent)));
+        }
+      } else {
+        const Checkpoint::Entry before = state.at(source_name(plan, slot), "step");
+        after.push_back(grow_step(plan, child_of(plan, slot), step_at(before, 0)));
+      }
+      std::memcpy(out.data(), after.data(), out.size());
+    };
+  }
+
+  /// Master or moment of a tensor that stacks experts: a piece for each child, its parent's where `copies` says so.
+  template <class Copies>
+  OutputTensor stack(const TensorSlot& slot, io::TensorInfo info, std::string_view part, const Copies& copies) const {
+    const Checkpoint::Entry source = state.at(slot.name, part);
+    OutputTensor out{std::move(info), {}};
+    TensorSlot before = slot;
+    before.shape = source.info->shape;
+    const auto original = [source, before, experts = plan.experts_before](uint32_t expert) -> matrix::StoredExpert {
+      return {source, families::expert_slice(before, source.info->bytes, experts, expert)};
+    };
+    for (const Child& child : plan.layer(slot.layer).children) {
+      if (copies(child)) {
+        const auto slice = original(child.parent).slice;
+        out.pieces.push_back({.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset});
+      } else if (part == "master") {
+        const output::OutputPiece piece = detail::child_piece(plan, slot, Dtype::kF32);
+        const auto make = [this_plan = &plan, &slot, child, before, original] {
+          return detail::child_fill(*this_plan, child, before, slot, Dtype::kF32, original);
+        };
+        out.pieces.push_back(output::computed_piece(piece.bytes, make, piece.cuttable));
+      } else {
+        out.pieces.push_back(stacked_moment(slot, before, child, part));
+      }
+    }
+    return out;
+  }
+
+  output::OutputPiece stacked_moment(const TensorSlot& slot, const TensorSlot& before, const Child& child,
+                                     std::string_view part) const {
+    const MomentKind kind = part == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
+    uint64_t bytes = sizeof(float);
+    for (size_t i = 1; i < slot.shape.size(); ++i) bytes *= static_cast<uint64_t>(slot.shape[i]);
+    output::PieceMaker::Fill fill = [*this, &slot, before, child, part, kind](uint64_t, std::span<std::byte> out) {
+      const auto places = families::expert_matrices(slot, plan.experts_after);
+      const auto places_before = families::expert_matrices(before, plan.experts_before);
+      const auto weight = state.has_master(slot.name) ? state.at(slot.name, "master") : model.checkpoint.at(slot.name);
+      SourceMatrices held;
+      std::deque<std::vector<std::byte>> gathered;
+      const auto matrix_of = [&](const Checkpoint::Entry& entry, const families::ExpertMatrix& place, uint32_t expert) {
+        held.hold(entry);
+        const auto slice = families::expert_slice(before, entry.info->bytes, plan.experts_before, expert);
+        const auto width = io::dtype_bytes(entry.info->dtype);
+        auto& matrix = gathered.emplace_back(static_cast<size_t>(place.rows * place.cols) * width);
+        families::gather(place, width, entry.data().subspan(slice.offset, slice.bytes), matrix);
+        return matrix::MatrixBytes{entry.info->dtype, place.rows, place.cols, matrix};
+      };
+      for (size_t i = 0; i < places.size(); ++i) {
+        const MatrixSource moments = [&](uint32_t expert) {
+          return matrix_of(state.at(slot.name, part), places_before[i], expert);
+        };
+        const MatrixSource weights = [&](uint32_t expert) { return matrix_of(weight, places_before[i], expert); };
+        std::vector<float> values(static_cast<size_t>(places[i].rows * places[i].cols));
+        grow_expert_moment(plan, slot.layer, child, places[i].role, kind, moments, weights, values);
+        families::scatter(places[i], sizeof(float), std::as_bytes(std::span(values)), out);
+        gathered.clear();
+      }
+    };
+    return output::computed_piece(bytes, [fill] { return fill; });
+  }
+
+  /// The same part of the same matrix of any original expert.
+  MatrixSource parts_of(const TensorSlot& slot, std::string_view part, SourceMatrices& sources) const {
+    return [this, &slot, part, &sources](uint32_t expert) {
+      return sources.read(state.at(families::tensor_name(model.config, slot.role(), slot.layer, expert), part));
+    };
+  }
+};
+
+}  // namespace
+
+std::vector<OutputTensor> grown_optimizer(const families::Model& model, const OptimizerState& state,
+                                          const plan::GrowthPlan& plan, const std::vector<TensorSlot>& slots) {
+  const Grower grower{state, model, plan};
+  const bool keeps_originals = !methods::optimizer_init(plan.optimizer_state.name).touches_original && plan.split == 1;
+  std::vector<OutputTensor> outputs;
+  for (const TensorSlot& slot : slots) {
+    const bool router = families::is_router(slot.role()), stacked = slot.rule->layout.stacked;
+    const bool own = families::is_expert(slot.role()) && !stacked;
+    const std::string source = source_name(plan, slot);
+    const auto copies_master = [&plan](const Child& child) { return is_plain_copy(plan, child); };
+    const auto copies_moment = [keeps_originals](const Child& child) { return keeps_originals && child.copy == 0; };
+    const bool copies_weights = !router && !stacked && (!own || copies_master(child_of(plan, slot)));
+    const bool copies_moments = !router && !stacked && (!own || copies_moment(child_of(plan, slot)));
+    for (const families::OptimizerPart& part :
+         families::optimizer_parts(slot, model.checkpoint.at(source).info->dtype, plan.experts_after)) {
+      io::TensorInfo info = output::tensor_info(cat(slot.name, ".", part.name), part.dtype, part.shape);
+      const MomentKind kind = part.name == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
+      if (part.name == "master" ? copies_weights : copies_moments) {
+        outputs.push_back(output::copied_tensor(std::move(info), state.at(source, part.name)));
+      } else if (part.name == "step") {
+        outputs.push_back(output::computed_tensor(std::move(info), grower.steps(slot)));
+      } else if (stacked) {
+        outputs.push_back(part.name == "master" ? grower.stack(slot, std::move(info), part.name, copies_master)
+                                                : grower.stack(slot, std::move(info), part.name, copies_moment));
+      } else if (part.name == "master") {
+        outputs.push_back(
+            output::computed_tensor(std::move(info), router ? grower.router_master(slot) : grower.expert_master(slot)));
+      } else {
+        outputs.push_back(output::computed_tensor(
+            std::move(info), router ? grower.router_moment(slot, kind) : grower.expert_moment(slot, kind)));
+      }
+    }
+  }
+  return outputs;
+}
+
+}  // namespace coppice::grow

@@ -1,0 +1,307 @@
+#include "coppice/grow/grown_weights.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "coppice/base/check.h"
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/families/expert_layout.h"
+#include "coppice/grow/child_piece_detail.h"
+#include "coppice/grow/grow.h"
+#include "coppice/matrix/finite.h"
+#include "coppice/matrix/stored_matrix.h"
+
+namespace coppice::grow {
+namespace {
+
+using families::Model;
+using families::Role;
+using families::TensorSlot;
+using io::Checkpoint;
+using methods::Child;
+using methods::LayerPlan;
+using output::OutputTensor;
+using plan::GrowthPlan;
+
+/// The most exact values there are of a tensor: its fp32 master, else the tensor as stored.
+Checkpoint::Entry best_values(const Model& model, const families::OptimizerState* state, std::string_view name) {
+  return state != nullptr && state->has_master(name) ? state->at(name, "master") : model.checkpoint.at(name);
+}
+
+/// What is only ever copied, whatever the method.
+bool is_always_copied(Role role) { return role == Role::kExpertCompanion || role == Role::kAttentionExpert; }
+
+families::ExpertSlice slice_of(const Model& model, const TensorSlot& slot, const Checkpoint::Entry& entry,
+                               int64_t expert) {
+  return families::expert_slice(slot, entry.info->bytes, model.config.num_experts, expert);
+}
+
+/// Computes the pieces of the grown model that are not copied: of slot s and child c that of number s * kMostChildren + c.
+class GrownPieces : public output::PieceMaker {
+ public:
+  GrownPieces(const Model& model, const GrowthPlan& plan, const std::vector<TensorSlot>& slots,
+              const families::OptimizerState* state)
+      : model_(model), plan_(plan), slots_(slots), state_(state) {}
+
+  uint64_t number_of(const TensorSlot& slot, const Child& child) const {
+    const auto& children = plan_.layer(slot.layer).children;
+    return number_of(slot) + static_cast<uint64_t>(&child - children.data());
+  }
+  uint64_t number_of(const TensorSlot& slot) const {
+    return static_cast<uint64_t>(&slot - slots_.data()) * kMostChildren;
+  }
+
+ private:
+  static constexpr uint64_t kMostChildren = uint64_t{1} << 24;
+
+  Fill make(uint64_t number) const override {
+    const TensorSlot& slot = slots_[number / kMostChildren];
+    return families::has_rows(slot.role()) ? router(slot) : child(slot, number % kMostChildren);
+  }
+
+  Fill child(const TensorSlot& slot, uint64_t index) const {
+    const Child& child = plan_.layer(slot.layer).children.at(index);
+    const Checkpoint::Entry source = model_.checkpoint.at(source_name(plan_, slot));
+    TensorSlot before = slot;
+    before.shape = source.info->shape;
+    const bool stacked = slot.rule->layout.stacked;
+    const auto original = [this, &slot, stacked](uint32_t expert) -> matrix::StoredExpert {
+      const auto entry =
+          best_values(model_, state_, stacked ? slot.name.str() : families::name_for_expert(slot, expert));
+      return {entry, slice_of(model_, slot, entry, expert)};
+    };
+    return detail::child_fill(plan_, child, before, slot, source.info->dtype, original);
+  }
+
+  Fill router(const TensorSlot& slot) const {
+    const Checkpoint::Entry stored = model_.checkpoint.at(slot.name);
+    const int64_t cols = stored.info->elements() / model_.config.router_rows();
+    return [this, &slot, dtype = stored.info->dtype, cols](uint64_t, std::span<std::byte> bytes) {
+      matrix::SourceMatrices sources;
+      const Checkpoint::Entry entry = best_values(model_, state_, slot.name);
+      sources.hold(entry);
+      const auto width = io::dtype_bytes(entry.info->dtype);
+      const matrix::MatrixBytes before{entry.info->dtype, plan_.experts_before, cols,
+                                       entry.data().first(static_cast<size_t>(plan_.experts_before * cols) * width)};
+      const bool has_bias = model_.config.routing.has_router_bias;
+      if (before.dtype == dtype) {
+        grow_router(plan_, slot.layer, slot.role(), before, bytes, has_bias);
+        return;
+      }
+      std::vector<float> master(static_cast<size_t>(plan_.experts_after * cols));
+      grow_router(plan_, slot.layer, slot.role(), before, std::as_writable_bytes(std::span(master)), has_bias);
+      matrix::round_finite(dtype, master, bytes, cat("'", slot.name, "'"));
+    };
+  }
+
+  const Model& model_;
+  const GrowthPlan& plan_;
+  const std::vector<TensorSlot>& slots_;
+  const families::OptimizerState* state_;
+};
+
+/// The tensor of one expert, or the one that stacks all experts of a layer: a piece for each child.
+OutputTensor grown_experts(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
+                           const Checkpoint::Entry& source, const std::shared_ptr<const GrownPieces>& maker) {
+  const io::Dtype dtype = info.dtype;
+  OutputTensor out{std::move(info), {}};
+  const auto add = [&](const Child& child) {
+    if (is_always_copied(slot.role()) || is_plain_copy(plan, slot.layer, child, slot.role())) {
+      const families::ExpertSlice slice = slice_of(model, slot, source, child.parent);
+      out.pieces.push_back({.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset});
+    } else {
+      output::OutputPiece& piece = out.pieces.emplace_back(detail::child_piece(plan, slot, dtype));
+      piece.maker = maker;
+      piece.number = maker->number_of(slot, child);
+    }
+  };
+  if (slot.rule->layout.stacked) {
+    std::ranges::for_each(plan.layer(slot.layer).children, add);
+  } else {
+    add(child_of(plan, slot));
+  }
+  return out;
+}
+
+/// Rows of the experts by the plan; the choices behind them, which are no experts, stay behind them.
+OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
+                        const std::shared_ptr<const GrownPieces>& maker) {
+  const Checkpoint::Entry stored = model.checkpoint.at(slot.name);
+  const int64_t rows = model.config.router_rows();
+  const uint64_t row_bytes = stored.info->bytes / static_cast<uint64_t>(rows);
+  OutputTensor out{std::move(info), {}};
+  const auto copy_rows = [&](int64_t first, int64_t count) {
+    out.pieces.push_back({.bytes = row_bytes * static_cast<uint64_t>(count),
+                          .file = stored.file,
+                          .offset = stored.info->offset + row_bytes * static_cast<uint64_t>(first)});
+  };
+  if (families::is_router(slot.role())) {
+    out.pieces.push_back({.bytes = row_bytes * static_cast<uint64_t>(plan.experts_after),
+                          .maker = maker,
+                          .number = maker->number_of(slot)});
+  } else {
+    for (const Child& child : plan.layer(slot.layer).children) copy_rows(child.parent, 1);
+  }
+  if (rows > plan.experts_before) copy_rows(plan.experts_before, rows - plan.experts_before);
+  return out;
+}
+
+/// The first dimension that counts experts, after growth.
+io::TensorShape grown_shape(const TensorSlot& slot, const families::ModelConfig& before, int64_t experts) {
+  io::TensorShape shape = slot.shape;
+  if (families::has_rows(slot.role())) {
+    int64_t& rows =
+        shape.front() == before.router_rows() ? shape.front() : shape.back();  // [1, experts] of ernie4_5_moe
+    rows += experts - before.num_experts;
+  } else {
+    shape.front() = shape.front() / before.num_experts * experts;
+  }
+  return shape;
+}
+
+TensorSlot renumbered(const TensorSlot& slot, int64_t expert) {
+  TensorSlot out = slot;
+  out.name = families::name_for_expert(slot, expert);
+  out.expert = expert;
+  return out;
+}
+
+/// Units of an expert: rows of gate and up and of their biases, columns of down.
+void cut_units(TensorSlot& slot, int64_t parts) {
+  const Role role = slot.role();
+  if (parts == 1 || is_always_copied(role) || role == Role::kExpertDownBias) return;
+  const bool is_last = families::is_bias(role) || (role == Role::kExpertDown) != slot.rule->layout.transposed;
+  slot.shape.at(slot.shape.size() - (is_last ? 1 : 2)) /= parts;
+}
+
+/// Slots [first, end) are the experts of one layer, sorted by expert: the same of every child.
+void grow_own_tensors(std::span<const TensorSlot> run, const GrowthPlan& plan, std::vector<TensorSlot>& out) {
+  const auto of_expert = [&](int64_t expert) { return std::ranges::equal_range(run, expert, {}, &TensorSlot::expert); };
+  const auto& children = plan.layer(run.front().layer).children;
+  for (size_t child = 0; child < children.size(); ++child) {
+    for (const TensorSlot& slot : of_expert(children[child].parent))
+      cut_units(out.emplace_back(renumbered(slot, static_cast<int64_t>(child))), plan.split);
+  }
+  for (const TensorSlot& slot : run) {  // what longcat_flash saves for choices that are no experts
+    if (slot.expert >= plan.experts_before)
+      out.push_back(renumbered(slot, slot.expert - plan.experts_before + plan.experts_after));
+  }
+}
+
+/// At least as many as there will be.
+size_t num_grown_slots(const Model& model, const GrowthPlan& plan) {
+  const auto own =
+      static_cast<size_t>(std::ranges::count_if(model.slots, [](const TensorSlot& slot) { return slot.expert >= 0; }));
+  const auto before = static_cast<size_t>(plan.experts_before), after = static_cast<size_t>(plan.experts_after);
+  return model.slots.size() - own + (own * after + before - 1) / before;
+}
+
+}  // namespace
+
+const Child& child_of(const GrowthPlan& plan, const TensorSlot& slot) {
+  return plan.layer(slot.layer).children.at(static_cast<size_t>(slot.expert));
+}
+
+std::string source_name(const GrowthPlan& plan, const TensorSlot& slot) {
+  if (slot.expert < 0) return slot.name;
+  if (slot.expert >= plan.experts_after)
+    return families::name_for_expert(slot, slot.expert - plan.experts_after + plan.experts_before);
+  return families::name_for_expert(slot, child_of(plan, slot).parent);
+}
+
+GrowthPlan with_all_layers(const Model& model, GrowthPlan plan) {
+  const auto known = [&](int64_t layer) { return std::ranges::find(plan.layers, layer, &LayerPlan::layer); };
+  for (const int64_t layer : model.layers_with_experts) {
+    if (known(layer) != plan.layers.end()) continue;
+    if (plan.layers.empty()) {
+      throw Error(ErrorCode::kUnsupported,
+                  cat("layer ", layer, " has experts and lies behind the ", model.config.num_layers,
+                      " layers that config.json counts, of which none has any (correct num_hidden_layers, or the key "
+                      "that says which layers are dense)"));
+    }
+    const LayerPlan last = plan.layers.back();
+    plan.layers.push_back({layer, last.children});
+  }
+  std::ranges::sort(plan.layers, {}, &LayerPlan::layer);
+  return plan;
+}
+
+std::vector<TensorSlot> grown_slots(const Model& model, const GrowthPlan& plan) {
+  std::vector<TensorSlot> slots;
+  slots.reserve(num_grown_slots(model, plan));
+  for (size_t i = 0; i < model.slots.size();) {
+    const TensorSlot& slot = model.slots[i];
+    size_t end = i + 1;
+    if (slot.expert >= 0) {
+      while (end < model.slots.size() && model.slots[end].expert >= model.slots[end - 1].expert &&
+             model.slots[end].layer == slot.layer) {
+        ++end;
+      }
+      grow_own_tensors(std::span(model.slots).subspan(i, end - i), plan, slots);
+    } else {
+      slots.push_back(slot);
+      if (slot.rule->layout.stacked || families::has_rows(slot.role()))
+        slots.back().shape = grown_shape(slot, model.config, plan.experts_after);
+      if (slot.rule->layout.stacked) cut_units(slots.back(), plan.split);
+    }
+    i = end;
+  }
+  return slots;
+}
+
+std::vector<TensorSlot> grown_router_slots(const Model& model, const GrowthPlan& plan) {
+  std::vector<TensorSlot> slots;
+  for (const TensorSlot& slot : model.slots) {
+    if (!families::is_router(slot.role())) continue;
+    slots.push_back(slot);
+    slots.back().shape = grown_shape(slot, model.config, plan.experts_after);
+  }
+  return slots;
+}
+
+void check_values(const Model& model, const GrowthPlan& plan) {
+  const bool only_copies = std::ranges::all_of(plan.layers, [&](const LayerPlan& layer) {
+    return std::ranges::all_of(layer.children, [&](const Child& child) { return is_plain_copy(plan, child); });
+  });
+  if (only_copies) return;
+  for (const TensorSlot& slot : model.slots) {
+    if (!families::is_expert(slot.role()) || slot.role() == Role::kAttentionExpert) continue;
+    const io::Dtype dtype = model.checkpoint.at(slot.name).info->dtype;
+    if (slot.role() != Role::kExpertCompanion && io::is_float(dtype)) continue;
+    const std::string stored =
+        cat(model.config.is_quantised() ? cat("quantised with ", model.config.quantisation, " and ") : std::string(),
+            "stored in ", io::dtype_name(dtype));
+    const bool scales_down = plan.split == 1 && plan.down_factor != 1;
+    const std::string advice = scales_down
+                                   ? "a top-K that grows needs other down matrices (leave top-k out, or"
+                                   : cat(plan.split > 1 ? "a split" : cat("'", plan.expert_init.name, "'"),
+                                         " changes values (choose expert-init copy, which copies every byte, or");
+    throw Error(ErrorCode::kUnsupported, cat("'", slot.name, "': the experts are ", stored, ", and ", advice,
+                                             " expand the checkpoint in bf16)"));
+  }
+}
+
+std::vector<OutputTensor> grown_weights(const Model& model, const GrowthPlan& plan,
+                                        const std::vector<TensorSlot>& slots, const families::OptimizerState* state) {
+  check_values(model, plan);
+  const auto maker = std::make_shared<const GrownPieces>(model, plan, slots, state);
+  std::vector<OutputTensor> outputs;
+  outputs.reserve(slots.size());
+  for (const TensorSlot& slot : slots) {
+    const Checkpoint::Entry source = model.checkpoint.at(source_name(plan, slot));
+    io::TensorInfo info = output::tensor_info(slot.name, source.info->dtype, slot.shape);
+    const bool is_child = slot.expert >= 0 && slot.expert < plan.experts_after;
+    if (families::has_rows(slot.role())) {
+      outputs.push_back(grown_rows(model, plan, slot, std::move(info), maker));
+    } else if (slot.rule->layout.stacked || is_child) {
+      outputs.push_back(grown_experts(model, plan, slot, std::move(info), source, maker));
+    } else {
+      outputs.push_back(output::copied_tensor(std::move(info), source));
+    }
+  }
+  return outputs;
+}
+
+}  // namespace coppice::grow

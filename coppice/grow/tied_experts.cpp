@@ -1,0 +1,94 @@
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <map>
+#include <vector>
+
+#include "coppice/base/text.h"
+#include "coppice/families/expert_parts.h"
+#include "coppice/grow/tied_experts_detail.h"
+
+namespace coppice::grow::detail {
+namespace {
+
+constexpr float kLargeBias = 64;  // fp32 has 17 bits of a score of 1 left beside it
+
+/// Experts by what their scores are made of.
+std::vector<std::vector<uint32_t>> tied_experts(const LayerRouting& layer) {
+  std::map<std::vector<uint32_t>, std::vector<uint32_t>> alike;  // by bits, which NaN has too
+  if (layer.weight.before.empty()) return {};
+  for (uint32_t e = 0; e < layer.experts_before; ++e) {
+    std::vector<uint32_t> key;
+    for (const float x : layer.weight.row_before(e)) key.push_back(std::bit_cast<uint32_t>(x));
+    for (const GrownRows* bias :
+         {layer.bias ? &*layer.bias : nullptr, layer.selection_bias ? &*layer.selection_bias : nullptr}) {
+      if (bias != nullptr && !bias->before.empty()) key.push_back(std::bit_cast<uint32_t>(bias->before[e]));
+    }
+    alike[std::move(key)].push_back(e);
+  }
+  std::vector<std::vector<uint32_t>> tied;
+  for (auto& [key, experts] : alike) {
+    if (experts.size() > 1) tied.push_back(std::move(experts));
+  }
+  std::ranges::sort(tied);
+  return tied;
+}
+
+bool are_equal(const families::ExpertParts& parts, int64_t layer, uint32_t a, uint32_t b) {
+  const auto of_a = parts.of(layer, a), of_b = parts.of(layer, b);
+  return std::ranges::equal(of_a, of_b, [](const families::ExpertPart& x, const families::ExpertPart& y) {
+    const bool equal = std::ranges::equal(x.data(), y.data());
+    x.release(0, x.slice.bytes);
+    y.release(0, y.slice.bytes);
+    return equal;
+  });
+}
+
+/// Where different experts tie, the lower index wins: it is that of the same expert as before, as the children of every
+/// parent lie together, or only one of them is chosen.
+bool order_decides_as_before(const plan::GrowthPlan& plan, const LayerRouting& layer) {
+  uint32_t last = 0;
+  for (const methods::Child& child : layer.layer->children) {
+    if (plan.top_k_factor == 1 && child.copy > 0) continue;
+    if (child.parent < last) return false;
+    last = child.parent;
+  }
+  return true;
+}
+
+/// Two biases that a score can bridge lie so high that scores lose their digits.
+bool biases_swallow_scores(const GrownRows& bias) {
+  std::vector<float> sorted = bias.before;
+  std::ranges::sort(sorted);
+  for (size_t i = 1; i < sorted.size(); ++i) {
+    if (sorted[i] - sorted[i - 1] < 1 && std::max(std::abs(sorted[i]), std::abs(sorted[i - 1])) > kLargeBias)
+      return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::string decisive_ties(const families::Model& model, const plan::GrowthPlan& plan, const LayerRouting& layer) {
+  const auto tied = tied_experts(layer);
+  if (!tied.empty()) {
+    const families::ExpertParts parts(model);
+    for (const auto& experts : tied) {
+      for (size_t i = 1; i < experts.size(); ++i) {
+        if (are_equal(parts, layer.layer->layer, experts[0], experts[i])) continue;
+        return cat(
+            "experts ", experts[0], " and ", experts[i], " of layer ", layer.layer->layer,
+            " have equal router rows and other weights, so they tie for every token, and which of them is chosen "
+            "may change.");
+      }
+    }
+  }
+  const GrownRows* bias = layer.choice_bias();
+  if (bias == nullptr || !biases_swallow_scores(*bias) || order_decides_as_before(plan, layer)) return {};
+  return cat(
+      "biases of layer ", layer.layer->layer,
+      " are so large that scores lose their last digits beside them, so different experts tie, and which of them "
+      "is chosen may change (order siblings would keep it).");
+}
+
+}  // namespace coppice::grow::detail

@@ -1,0 +1,31 @@
+#pragma once
+
+// Values that are computed on are finite, before and after. What is only copied keeps its bytes, whatever they mean.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "coppice/io/dtype.h"
+#include "coppice/matrix/matrix_rows.h"
+
+namespace coppice::matrix {
+
+/// `matrix`, called `subject` from now on; a read that meets NaN or infinity fails.
+///
+/// Throws   Error{kNonFinite} from `read`, naming subject, row and column.
+MatrixRows only_finite(MatrixRows matrix, std::string subject);
+
+/// The values of a matrix of `cols` columns are finite.
+///
+/// Throws   Error{kNonFinite} naming subject, row (the first is `first_row`) and column.
+void check_finite(std::span<const float> values, int64_t first_row, int64_t cols, std::string_view subject);
+
+/// Rounds once to nearest even, as io::from_f32.
+///
+/// Throws   Error{kNonFinite} naming the subject: a value is NaN or infinite, or too large for `dtype`.
+void round_finite(io::Dtype dtype, std::span<const float> values, std::span<std::byte> out, std::string_view subject);
+
+}  // namespace coppice::matrix

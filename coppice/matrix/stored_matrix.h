@@ -1,0 +1,42 @@
+#pragma once
+
+// Matrices of tensors in files.
+
+#include <vector>
+
+#include "coppice/families/expert_layout.h"
+#include "coppice/io/checkpoint.h"
+#include "coppice/matrix/matrix_bytes.h"
+#include "coppice/matrix/matrix_rows.h"
+
+namespace coppice::matrix {
+
+/// Where an original's values are: a tensor, or its slice of a stacked one.
+struct StoredExpert {
+  io::Checkpoint::Entry entry;
+  families::ExpertSlice slice;
+};
+
+/// A matrix where it is stored; read from the file by rows where it lies in rows, else held whole.
+///
+/// Throws   Error{kNonFinite} from its `read`, naming the tensor, if a value is NaN or infinite.
+MatrixRows stored_matrix(const StoredExpert& stored, const families::ExpertMatrix& place);
+
+/// Stored tensors read as matrices by one computation; their pages are released when it ends.
+class SourceMatrices {
+ public:
+  SourceMatrices() = default;
+  ~SourceMatrices();
+  SourceMatrices(const SourceMatrices&) = delete;
+  SourceMatrices& operator=(const SourceMatrices&) = delete;
+
+  /// [rows, cols]; a vector is a matrix of one column.
+  MatrixBytes read(const io::Checkpoint::Entry& entry);
+  /// Its pages too are released at the end.
+  void hold(const io::Checkpoint::Entry& entry) { read_.push_back(entry); }
+
+ private:
+  std::vector<io::Checkpoint::Entry> read_;
+};
+
+}  // namespace coppice::matrix

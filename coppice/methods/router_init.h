@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "coppice/io/dtype.h"
+#include "coppice/methods/children.h"
+
+namespace coppice::methods {
+
+/// Rows of the grown router, fp32, filled by the carrier with each child's parent's row (so originals are right
+/// already).
+struct RouterView {
+  int64_t rows = 0, cols = 0;  ///< [N, d]; biases have cols = 1
+  std::span<float> values;
+  std::span<const float> source;  ///< [E, d]: the router before
+
+  int64_t experts_before() const { return static_cast<int64_t>(source.size()) / cols; }
+  std::span<float> row(size_t child) const {
+    return values.subspan(child * static_cast<size_t>(cols), static_cast<size_t>(cols));
+  }
+  std::span<const float> source_row(size_t expert) const {
+    return source.subspan(expert * static_cast<size_t>(cols), static_cast<size_t>(cols));
+  }
+};
+
+enum class RouterPart { kWeight, kBias, kSelectionBias };
+
+struct RouterInit {
+  std::string_view name;
+  /// Changes the rows of children (copy > 0). `part` says which tensor; a method may leave some alone.
+  void (*apply)(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params,
+                bool has_router_bias);
+  std::span<const ParamSpec> params;
+  bool needs_bias;
+  bool same_rows;              ///< children's weight rows equal their parents'
+  bool draws = true;           ///< random: depends on seed and copy number
+  bool needs_partner = false;  ///< reads another expert's row: not for models of one expert
+  std::string_view summary, source;
+
+  bool only_copies() const { return same_rows && !needs_bias; }
+};
+std::span<const RouterInit> router_inits();
+const RouterInit& router_init(std::string_view name);  // Throws Error{kUsage} with the nearest
+
+}  // namespace coppice::methods

@@ -1,0 +1,76 @@
+#pragma once
+
+// The output files cut into units of work: consecutive bytes of a file that one thread reads or computes, writes, and
+// that count as done together.
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "coppice/io/partial_directory.h"
+#include "coppice/output/tensors.h"
+
+namespace coppice::output {
+
+struct OutputFile {
+  std::filesystem::path path;  ///< below the output directory
+  io::SafetensorsLayout layout;
+};
+
+/// Part of a piece.
+struct UnitSegment {
+  const OutputPiece* piece = nullptr;
+  uint64_t skip = 0, bytes = 0;
+};
+
+struct UnitPlace {
+  size_t file = 0;
+  uint64_t offset = 0;  ///< from the start of the file
+};
+
+/// The same bytes, read or computed once, for every place that has them.
+struct OutputUnit {
+  uint64_t bytes = 0;
+  std::vector<UnitSegment> segments;  ///< in order
+  std::vector<UnitPlace> places;      ///< offsets agree modulo a block
+
+  bool computes() const;
+  uint64_t bytes_written() const { return bytes * places.size(); }
+};
+
+/// All of an output. It depends on the tensors and on the layout of source and output, not on threads or parts.
+///
+/// Memory   about a hundred bytes for each tensor and for every 4 MiB.
+class OutputPlan {
+ public:
+  /// The largest unit, but for computed pieces that cannot be cut.
+  static constexpr uint64_t kWindowBytes = uint64_t{4} << 20;
+
+  /// Adds the files of `shards` below `folder`. `tensors` outlive the plan.
+  void add(const std::filesystem::path& folder, io::ShardPlan shards, std::span<const OutputTensor> tensors);
+
+  const std::vector<OutputFile>& files() const { return files_; }
+  const std::vector<OutputUnit>& units() const { return units_; }
+  uint64_t file_bytes() const;
+  /// Whose share of the work each unit is: the parts' shares are contiguous and of about the same size.
+  std::vector<size_t> units_of(io::Part part) const;
+  /// SHA-256 of the files' headers and of where units begin.
+  std::string digest() const;
+
+ private:
+  using SharedKey = std::tuple<const io::SafetensorsFile*, uint64_t, uint64_t, uint64_t>;
+
+  void add_computed(size_t file, uint64_t offset, const OutputPiece& piece);
+  void add_shared(size_t file, uint64_t offset, const OutputPiece& piece);
+
+  std::vector<OutputFile> files_;
+  std::vector<OutputUnit> units_;
+  // Source file and offset (or no file and an identity), bytes, offset in a block -> the first of its units.
+  std::map<SharedKey, size_t> shared_;
+};
+
+}  // namespace coppice::output

@@ -1,0 +1,177 @@
+#include "coppice/output/write_model.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <system_error>
+
+#include "coppice/base/error.h"
+#include "coppice/base/memory.h"
+#include "coppice/base/sha256.h"
+#include "coppice/base/text.h"
+#include "coppice/base/version.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/io/file_rules.h"
+#include "coppice/io/model_directory.h"
+#include "coppice/output/units.h"
+#include "coppice/output/write_output.h"
+
+namespace coppice::output {
+namespace {
+
+namespace fs = std::filesystem;
+
+uint64_t bytes_of_files(const io::ModelDirectory& source, const std::vector<fs::path>& files) {
+  uint64_t bytes = 0;
+  for (const fs::path& file : files) bytes += source.state(file)->bytes;
+  return bytes;
+}
+
+/// Bytes of the disk that the files below `directory` have already.
+uint64_t claimed_bytes(const fs::path& directory) {
+  uint64_t bytes = 0;
+  std::error_code ignored;
+  for (const auto& entry : fs::recursive_directory_iterator(directory, ignored)) {
+    struct stat status;
+    if (entry.is_regular_file(ignored) && ::lstat(entry.path().c_str(), &status) == 0) {
+      bytes += static_cast<uint64_t>(status.st_blocks) * 512;
+    }
+  }
+  return bytes;
+}
+
+/// Names, sizes and (if wanted) times of every file that the output is made from.
+std::string source_stamp(std::span<const io::Checkpoint* const> sources, bool with_times) {
+  std::string stamp;
+  for (const io::Checkpoint* source : sources) {
+    std::vector<fs::path> files = io::sort_files(*source).carried;
+    for (const char* name : {"config.json", io::kLineageFile}) files.emplace_back(name);
+    for (const io::SafetensorsFile& shard : source->shards()) {
+      files.push_back(shard.path().lexically_relative(source->directory()));
+    }
+    for (const std::string& name : source->files().names(io::kTrainerFolder))
+      files.push_back(fs::path(io::kTrainerFolder) / name);
+    std::ranges::sort(files);
+    for (const fs::path& file : files) {
+      const auto state = source->files().state(file);
+      stamp += cat(Json(file.string()).dump(), " ", state ? static_cast<int64_t>(state->bytes) : -1);
+      if (with_times && state) stamp += cat(" ", state->modified_ns);
+      stamp += "\n";
+    }
+  }
+  return stamp;
+}
+
+/// Everything that the output's bytes follow from, a line each with its digest, so that what differs can be named; parts
+/// on other machines have the same.
+std::string identity_of(const NewModel& model, const OutputSettings& settings, const OutputPlan& output,
+                        const std::string& source_sizes) {
+  std::string lines;
+  const auto add = [&lines](std::string_view name, const std::string& text) {
+    Sha256 digest;
+    digest.add(text);
+    lines += cat(name, " ", digest.hex(), "\n");
+  };
+  if (settings.record.is_object()) {
+    for (const auto& [name, value] : settings.record.members()) add(cat("--", name), value.dump());
+  }
+  add("version", std::string(version()));
+  add("plan", model.plan);
+  add("config.json", model.config.dump());
+  add(io::kLineageFile, model.lineage.dump());
+  add("tensors", output.digest());
+  add("model", source_sizes);
+  return lines;
+}
+
+/// What a process that was killed at the very end may have left beside the tensors, whole or not.
+void remove_all_but(const OutputPlan& output, const fs::path& directory) {
+  std::set<fs::path> kept;
+  for (const OutputFile& file : output.files()) kept.insert(directory / file.path);
+  std::vector<fs::path> others;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    if (!entry.is_directory() && !kept.contains(entry.path())) others.push_back(entry.path());
+  }
+  for (const fs::path& path : others) fs::remove(path);
+}
+
+/// The first `count` files.
+io::ShardPlan shards_of(const OutputPlan& output, size_t count) {
+  io::ShardPlan shards;
+  for (const OutputFile& file : std::span(output.files()).first(count)) {
+    shards.shards.push_back({file.path.string(), file.layout.tensors});
+    shards.total_bytes += total_bytes(file.layout.tensors);
+  }
+  return shards;
+}
+
+}  // namespace
+
+std::vector<io::JudgedFile> files_left_out(const io::Checkpoint& source, bool writes_optimizer) {
+  std::vector<io::JudgedFile> out = io::files_to_carry(source).left_out;
+  if (!writes_optimizer && source.files().has_folder(io::kTrainerFolder)) {
+    out.push_back(
+        {cat(io::kTrainerFolder, "/"), "the optimizer's state of the model before; a new optimizer starts fresh"});
+  }
+  std::ranges::sort(out, {}, &io::JudgedFile::name);
+  return out;
+}
+
+WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const NewModel& model,
+                         const OutputSettings& settings, std::string_view verb) {
+  const fs::path& first = sources.front()->directory();
+  for (const io::Checkpoint* source : sources) io::check_output_directory(settings.out, source->directory());
+  const io::ModelDirectory& files = sources.front()->files();
+  for (const io::Checkpoint* source : sources.subspan(1)) (void)io::files_to_carry(*source);
+  const io::SortedFiles sorted = io::files_to_carry(*sources.front());
+  OutputPlan output;
+  output.add("", plan_output(infos_of(model.weights), settings.max_shard_bytes, "model"), model.weights);
+  const size_t weight_files = output.files().size();
+  if (model.optimizer) {
+    output.add(io::kTrainerFolder, plan_optimizer_shards(infos_of(*model.optimizer), settings.max_shard_bytes),
+               *model.optimizer);
+  }
+
+  const std::string stamp = source_stamp(sources, true);
+  const std::string identity = identity_of(model, settings, output, source_stamp(sources, false));
+  io::PartialDirectory out(settings.out, settings.part, settings.resume, {.plan = identity, .source = stamp});
+  const uint64_t needed = output.file_bytes() + bytes_of_files(files, sorted.carried);
+  const uint64_t claimed = claimed_bytes(out.path());
+  io::check_free_space(fs::absolute(settings.out).parent_path(), needed - std::min(needed, claimed));
+
+  const WrittenBytes bytes = write_output(out, output, settings.part, settings.threads, verb);
+  const auto finish = [&] {
+    if (source_stamp(sources, true) != stamp) {
+      throw Error(ErrorCode::kFormat, cat(first,
+                                          ": changed while it was read; the output would be of both "
+                                          "states (begin again when it rests)"));
+    }
+    remove_all_but(output, out.path());
+    if (weight_files > 1) io::write_shard_index(out.path(), shards_of(output, weight_files));
+    if (model.optimizer) {
+      const fs::path file = fs::path(io::kTrainerFolder) / io::kTrainerFile;
+      files.copy(file, out.path() / file);
+    }
+    for (const fs::path& file : sorted.carried) files.copy(file, out.path() / file);
+    io::write_file_atomically(out.path() / "config.json", model.config.dump(2) + "\n");
+    if (!model.lineage.at("steps").items().empty()) {  // an undone first expansion leaves none
+      io::write_file_atomically(out.path() / io::kLineageFile, model.lineage.dump() + "\n");
+    }
+  };
+  WrittenModel result;
+  result.missing_parts = out.seal(finish);
+  result.tensors_written = static_cast<int64_t>(model.weights.size() + (model.optimizer ? model.optimizer->size() : 0));
+  for (const auto* tensors : {&model.weights, model.optimizer ? &*model.optimizer : nullptr}) {
+    if (tensors == nullptr) continue;
+    for (const OutputTensor& tensor : *tensors) result.model_bytes += tensor.info.bytes;
+  }
+  result.bytes_written = bytes.written + bytes.resumed;
+  result.bytes_resumed = bytes.resumed;
+  result.peak_rss_bytes = peak_rss_bytes();
+  result.optimizer_state = model.optimizer.has_value();
+  return result;
+}
+
+}  // namespace coppice::output

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "coppice/io/partial_directory.h"
+#include "coppice/output/units.h"
+
+namespace coppice::output {
+
+struct WrittenBytes {
+  uint64_t written = 0;  ///< of this part, now
+  uint64_t resumed = 0;  ///< of this part, in earlier runs
+};
+
+/// Writes this part's share of `plan` below `out.path()`: all files get their length and their header first, then
+/// `threads` threads compute while two more move bytes. What is done is recorded in `out` as it goes, after it is on
+/// the disk; units recorded in an earlier run are left alone. The bytes do not depend on threads, parts and runs. `verb` names
+/// the work in the progress bar.
+///
+/// Memory   4 MiB per thread, and the computed pieces in flight: several together have at most 32 MiB of output, with
+///          what their computation needs beside it.
+/// Throws   Error{kIo, kInterrupted}, and what `compute` throws; what was finished is recorded before.
+WrittenBytes write_output(io::PartialDirectory& out, const OutputPlan& plan, io::Part part, size_t threads,
+                          std::string_view verb = "expand");
+
+}  // namespace coppice::output

@@ -1,0 +1,173 @@
+// Whether a plan, of whatever origin, fits a model.
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/families/routing_class.h"
+#include "coppice/methods/expert_init.h"
+#include "coppice/methods/optimizer_init.h"
+#include "coppice/methods/router_init.h"
+#include "coppice/plan/checks_detail.h"
+#include "coppice/plan/plan.h"
+
+namespace coppice::plan {
+namespace {
+
+using families::ModelConfig;
+using methods::LayerPlan;
+
+/// " of layer 3" where the method is a layer's own.
+std::string whose(const LayerPlan* layer) { return layer == nullptr ? "" : cat(" of layer ", layer->layer); }
+
+void check_expert_method(const GrowthPlan& plan, const methods::MethodChoice& choice, const LayerPlan* layer) {
+  if (!methods::expert_init(choice.name).needs_partner || plan.experts_before > 1) return;
+  throw Error(ErrorCode::kUsage, cat("expert-init", whose(layer), ": '", choice.name,
+                                     "' mixes with another expert, and the model has 1 (choose another method)"));
+}
+
+void check_router_method(const ModelConfig& config, const GrowthPlan& plan, const methods::MethodChoice& choice,
+                         const LayerPlan* layer) {
+  const methods::RouterInit& chosen = methods::router_init(choice.name);
+  if (chosen.needs_partner && plan.experts_before == 1) {
+    throw Error(ErrorCode::kUsage, cat("router-init", whose(layer), ": '", chosen.name,
+                                       "' mixes with another expert's row, and the model has 1 (choose another "
+                                       "method)"));
+  }
+  if (!chosen.needs_bias || config.routing.has_router_bias || config.routing.has_selection_bias) return;
+  std::vector<std::string> others;
+  for (const methods::RouterInit& method : methods::router_inits()) {
+    if (!method.needs_bias) others.emplace_back(method.name);
+  }
+  throw Error(ErrorCode::kUsage,
+              cat("router-init", whose(layer), ": '", chosen.name, "' needs a router bias or a selection bias, and ",
+                  config.family->model_type, " has neither; choose one of ", join(others)));
+}
+
+bool puts_selection_biases_to_sleep(const ModelConfig& config, const GrowthPlan& plan) {
+  return !config.routing.has_router_bias && std::ranges::any_of(plan.layers, [&plan](const LayerPlan& layer) {
+    return plan.router_init_of(layer.layer).name == "dormant";
+  });
+}
+
+void check_layers(const ModelConfig& config, const GrowthPlan& plan) {
+  std::vector<std::string> missing, extra;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const bool planned = std::ranges::binary_search(plan.layers, layer, {}, &LayerPlan::layer);
+    if (config.moe_layer[static_cast<size_t>(layer)] && !planned) missing.push_back(cat(layer));
+  }
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.layer >= config.num_layers || !config.moe_layer[static_cast<size_t>(layer.layer)]) {
+      extra.push_back(cat(layer.layer));
+    }
+  }
+  constexpr size_t kListed = 20;
+  std::vector<std::string> problems;
+  if (!missing.empty()) problems.push_back(cat("no parents for layer ", join_some(missing, kListed)));
+  if (!extra.empty()) problems.push_back(cat("no experts in the model's layer ", join_some(extra, kListed)));
+  if (problems.empty()) return;
+  throw Error(ErrorCode::kUsage,
+              cat("the plan is of another model: ", join(problems, "; "), " (make one with expand --dry-run)"));
+}
+
+/// The plan's structure is the one that top-K and split factors promise: every expert has as many children.
+void check_factors(const ModelConfig& config, const GrowthPlan& plan) {
+  const int64_t factor = plan.top_k_factor;
+  if (plan.split > 1 && (plan.split != factor || config.expert_width % plan.split != 0)) {
+    throw Error(ErrorCode::kUsage,
+                cat("split: ", plan.split, " with a top-k factor of ", factor, " and experts of ", config.expert_width,
+                    " units; wanted equal numbers that divide the units (make the plan with expand --dry-run)"));
+  }
+  const bool copies = plan.expert_init.name == "copy" && plan.router_init.name == "copy" &&
+                      plan.optimizer_state.name == "copy" && plan.balance_bias == kBalanceBiasCopy;
+  const bool own_methods =
+      std::ranges::any_of(plan.layers, [](const LayerPlan& layer) { return layer.expert_init || layer.router_init; });
+  if (plan.split > 1 && (!copies || own_methods)) {
+    throw Error(ErrorCode::kUsage, "split: parts are cut from their parents; wanted the method 'copy' everywhere");
+  }
+  check_factors_follow(config, plan);
+  if (factor == 1 || plan.is_undo) return;
+  check_can_scale(config, plan.split > 1 ? "split" : "top-k");
+  for (const LayerPlan& layer : plan.layers) {
+    const auto siblings = layer.siblings(plan.experts_before);
+    const auto uneven = std::ranges::find_if(siblings, [factor](uint32_t n) { return std::cmp_not_equal(n, factor); });
+    if (uneven == siblings.end()) continue;
+    throw Error(ErrorCode::kUsage,
+                cat("layer ", layer.layer, ", expert ", uneven - siblings.begin(), ": it has ", *uneven,
+                    " children and top-K grows by ", factor, "; wanted as many of every expert"));
+  }
+}
+
+void check_groups(const ModelConfig& config, const GrowthPlan& plan) {
+  const int64_t groups = config.routing.num_groups;
+  const int64_t size_before = plan.experts_before / groups;
+  const int64_t size_after = plan.top_k_factor > 1 ? size_before : plan.experts_after / groups;
+  for (const LayerPlan& layer : plan.layers) {
+    for (size_t i = 0; i < layer.children.size(); ++i) {
+      const int64_t parent = layer.children[i].parent;
+      const int64_t from = parent / size_before, to = static_cast<int64_t>(i) / size_after % groups;
+      if (from == to) continue;
+      throw Error(ErrorCode::kUsage, cat("layer ", layer.layer, ", expert ", i, ": its parent ", parent,
+                                         " is of router group ", from, " and its place of group ", to,
+                                         " (keep children in their group, or allow it with --allow-regroup)"));
+    }
+  }
+}
+
+}  // namespace
+
+void check_can_scale(const ModelConfig& config, std::string_view setting) {
+  const families::Routing& routing = config.routing;
+  const bool knows_gates = routing.renormalise_known || routing.gate != families::GateFunction::kSigmoidTopK;
+  if (routing.gate == families::GateFunction::kUnknown || !knows_gates) {
+    throw Error(ErrorCode::kUsage,
+                cat(setting, ": how gates add up is not known; the family file of ", config.family->model_type,
+                    " does not say it (give it `", families::missing_routing_keys(routing), "`)"));
+  }
+  const auto& info =
+      families::routing_class_info(families::routing_class(families::possible_routings(routing).front()));
+  if (info.can_scale) return;
+  throw Error(ErrorCode::kUsage, cat(setting, ": more experts a token would change what ", config.family->model_type,
+                                     " computes, by its router: ", info.routing, " (leave it out)"));
+}
+
+void check_plan(const ModelConfig& config, const GrowthPlan& plan, bool allow_regroup) {
+  check_methods(plan);
+  if (plan.experts_before != config.num_experts) {
+    throw Error(ErrorCode::kUsage, cat("the plan is for ", plan.experts_before, " experts and the model has ",
+                                       config.num_experts, " (make one with expand --dry-run)"));
+  }
+  check_layers(config, plan);
+  check_expert_method(plan, plan.expert_init, nullptr);
+  check_router_method(config, plan, plan.router_init, nullptr);
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.expert_init) check_expert_method(plan, *layer.expert_init, &layer);
+    if (layer.router_init) check_router_method(config, plan, *layer.router_init, &layer);
+  }
+  if (methods::optimizer_init(plan.optimizer_state.name).needs_next && plan.experts_before == 1) {
+    throw Error(ErrorCode::kUsage, cat("optimizer-state: '", plan.optimizer_state.name,
+                                       "' mixes with another expert's, and the model has 1 (choose another)"));
+  }
+  if (plan.balance_bias == kBalanceBiasZero && !config.routing.has_selection_bias) {
+    throw Error(ErrorCode::kUsage, cat("balance-bias: ", config.family->model_type,
+                                       " has no selection bias that could be 0 (leave the setting out)"));
+  }
+  if (plan.balance_bias == kBalanceBiasZero && puts_selection_biases_to_sleep(config, plan)) {
+    throw Error(
+        ErrorCode::kUsage,
+        "balance-bias: 'zero' has no effect beside the router-init 'dormant', which sets the selection biases of "
+        "new experts (leave the setting out)");
+  }
+  check_factors(config, plan);
+  const int64_t groups = config.routing.num_groups;
+  if (groups <= 1 || plan.is_undo) return;
+  if (plan.experts_after % groups != 0) {
+    throw Error(ErrorCode::kUsage, cat("experts: ", plan.experts_after, " do not divide into ", groups,
+                                       " equal router groups (choose a multiple of ", groups, ")"));
+  }
+  if (!allow_regroup) check_groups(config, plan);
+}
+
+}  // namespace coppice::plan

@@ -1,0 +1,188 @@
+// scores.json: written by `score`, read by `expand`, possibly on another machine and possibly damaged on the way.
+
+#include <cmath>
+#include <limits>
+
+#include "coppice/base/error.h"
+#include "coppice/base/json_fields.h"
+#include "coppice/base/text.h"
+#include "coppice/methods/children.h"
+#include "coppice/plan/utility.h"
+
+namespace coppice::plan {
+namespace {
+
+constexpr int64_t kVersion = 1;
+constexpr std::string_view kConcentration = "gate_concentration";
+constexpr std::string_view kConcentrationOf010 = "effective_top_k";  // its name in files of version 0.1.0
+constexpr int64_t kMaxCount = std::numeric_limits<int64_t>::max();
+
+using PerLayer = std::map<int64_t, std::vector<double>>;
+
+Json per_layer_json(const PerLayer& values) {
+  Json out = Json::object();
+  for (const auto& [layer, experts] : values) out[std::to_string(layer)] = Json::array_of(experts);
+  return out;
+}
+
+Json per_layer_json(const std::map<int64_t, double>& values) {
+  Json out = Json::object();
+  for (const auto& [layer, value] : values) out[std::to_string(layer)] = value;
+  return out;
+}
+
+Json part_json(const MetricPart& part) {
+  Json out = Json::object();
+  out["sum"] = per_layer_json(part.sum);
+  if (!part.sum_sq.empty()) out["sum_sq"] = per_layer_json(part.sum_sq);
+  return out;
+}
+
+void check_written(std::string_view metric, const MetricScores& scores) {
+  const auto check = [&](std::string_view part, std::string_view kind, const PerLayer& layers) {
+    for (const auto& [layer, values] : layers) {
+      for (size_t expert = 0; expert < values.size(); ++expert) {
+        if (std::isfinite(values[expert])) continue;
+        throw Error(ErrorCode::kNonFinite,
+                    cat("scores: ", metric, ", ", part, ", ", kind, ", layer ", layer, ", expert ", expert, " is ",
+                        values[expert], "; wanted a finite number (the model is damaged, or its training diverged)"));
+      }
+    }
+  };
+  check("fc1", "sum", scores.fc1.sum);
+  check("fc1", "sum_sq", scores.fc1.sum_sq);
+  check("fc2", "sum", scores.fc2.sum);
+  check("fc2", "sum_sq", scores.fc2.sum_sq);
+}
+
+double read_score(const Json& value, std::string_view path) {
+  if (!value.is_number()) throw Error(ErrorCode::kFormat, cat(path, ": not a number (score the model again)"));
+  const double score = value.as_double();
+  if (!std::isfinite(score) || score < 0) {
+    throw Error(ErrorCode::kNonFinite,
+                cat(path, " is ", score, "; scores must be finite and not negative (score the model again)"));
+  }
+  return score;
+}
+
+int64_t read_layer(const JsonFields& fields, const std::string& key, int64_t layers) {
+  const int64_t layer = methods::layer_from_key(key, fields.path_of(key));
+  if (layer >= layers) fields.fail(key, cat("the model has ", layers, " layers"));
+  return layer;
+}
+
+PerLayer read_per_layer(const JsonFields& fields, int64_t layers, int64_t experts) {
+  PerLayer out;
+  for (const auto& [key, unused] : fields.members()) {
+    const int64_t layer = read_layer(fields, key, layers);
+    const auto& items = fields.array(key).items();
+    if (items.size() != static_cast<size_t>(experts)) {
+      fields.fail(key, cat("has ", items.size(), " values, not one for each of ", experts, " experts"));
+    }
+    auto& values = out[layer];
+    for (const Json& item : items) {
+      values.push_back(read_score(item, cat(fields.path_of(key), ": layer ", layer, ", expert ", values.size())));
+    }
+  }
+  return out;
+}
+
+MetricPart read_part(const JsonFields& fields, int64_t layers, int64_t experts) {
+  MetricPart part;
+  part.sum = read_per_layer(fields.object("sum"), layers, experts);
+  if (fields.has("sum_sq")) part.sum_sq = read_per_layer(fields.object("sum_sq"), layers, experts);
+  for (const auto& [layer, unused] : part.sum_sq) {
+    if (!part.sum.contains(layer)) fields.fail("sum_sq", cat("has layer ", layer, ", which 'sum' has not"));
+  }
+  return part;
+}
+
+std::map<int64_t, double> read_layer_values(const JsonFields& fields, int64_t layers) {
+  std::map<int64_t, double> out;
+  for (const auto& [key, value] : fields.members()) {
+    out[read_layer(fields, key, layers)] = read_score(value, fields.path_of(key));
+  }
+  return out;
+}
+
+LayerStatistic read_statistic(const JsonFields& fields, int64_t layers) {
+  LayerStatistic out{read_layer_values(fields.object("sum"), layers),
+                     read_layer_values(fields.object("sum_sq"), layers)};
+  for (const auto& [layer, unused] : out.sum) {
+    if (!out.sum_sq.contains(layer)) fields.fail("sum", cat("has layer ", layer, ", which 'sum_sq' has not"));
+  }
+  if (out.sum.size() != out.sum_sq.size()) fields.fail("sum_sq", "has layers that 'sum' has not");
+  return out;
+}
+
+uint64_t read_count(const JsonFields& fields, std::string_view key) {
+  return static_cast<uint64_t>(fields.integer(key, 0, kMaxCount));
+}
+
+}  // namespace
+
+Json Scores::to_json() const {
+  Json out = Json::object();
+  out["coppice_scores"] = Json(kVersion);
+  Json& model = out["model"];
+  model["digest"] = model_digest;
+  model["model_type"] = model_type;
+  model["layers"] = layers;
+  model["experts"] = experts;
+  Json& tokens = out["tokens"];
+  tokens["digest"] = tokens_digest;
+  tokens["seen"] = tokens_seen;
+  tokens["batch_tokens"] = batch_tokens;
+  tokens["batches"] = batches;
+  if (reset_attention) tokens["reset_attention"] = true;
+  if (!second_moment.empty()) out["second_moment"] = second_moment;
+  Json metric_objects = Json::object();
+  for (const auto& [name, metric] : metrics) {
+    check_written(name, metric);
+    Json& parts = metric_objects[name];
+    parts["fc1"] = part_json(metric.fc1);
+    parts["fc2"] = part_json(metric.fc2);
+  }
+  out["metrics"] = std::move(metric_objects);
+  if (!gate_concentration.sum.empty()) {
+    Json& statistic = out["routing"][kConcentration];
+    statistic["sum"] = per_layer_json(gate_concentration.sum);
+    statistic["sum_sq"] = per_layer_json(gate_concentration.sum_sq);
+  }
+  return out;
+}
+
+Scores Scores::from_json(const Json& json, std::string_view source) {
+  const JsonFields fields(json, std::string(source));
+  fields.integer("coppice_scores", kVersion, kVersion);
+  Scores scores;
+  const JsonFields model = fields.object("model");
+  scores.model_digest = model.text("digest");
+  scores.model_type = model.text("model_type");
+  scores.layers = model.integer("layers", 1, methods::kMaxLayers);
+  scores.experts = model.integer("experts", 1, methods::kMaxExperts);
+  const JsonFields tokens = fields.object("tokens");
+  scores.tokens_digest = tokens.text("digest");
+  scores.tokens_seen = read_count(tokens, "seen");
+  scores.batch_tokens = read_count(tokens, "batch_tokens");
+  scores.batches = read_count(tokens, "batches");
+  if (tokens.has("reset_attention")) scores.reset_attention = tokens.boolean("reset_attention");
+  if (fields.has("second_moment")) scores.second_moment = fields.text("second_moment");
+  if (fields.has("routing")) {
+    const JsonFields routing = fields.object("routing");
+    const auto name = routing.has(kConcentrationOf010) ? kConcentrationOf010 : kConcentration;
+    scores.gate_concentration = read_statistic(routing.object(name), scores.layers);
+  }
+  const JsonFields metrics = fields.object("metrics");
+  for (const auto& [name, unused] : metrics.members()) {
+    const JsonFields metric = metrics.object(name);
+    MetricScores& target = scores.metrics[name];
+    target.fc1 = read_part(metric.object("fc1"), scores.layers, scores.experts);
+    target.fc2 = read_part(metric.object("fc2"), scores.layers, scores.experts);
+  }
+  return scores;
+}
+
+Scores Scores::read(const std::filesystem::path& path) { return from_json(Json::read(path), path.string()); }
+
+}  // namespace coppice::plan

@@ -1,0 +1,96 @@
+// Several runs of `score` as one.
+
+#include <cmath>
+#include <set>
+
+#include "coppice/base/error.h"
+#include "coppice/base/sha256.h"
+#include "coppice/base/text.h"
+#include "coppice/plan/utility.h"
+
+namespace coppice::plan {
+namespace {
+
+constexpr double kSameWeights = 1e-9;  // relative: the same weights, summed in the same order
+
+[[noreturn]] void refuse(size_t run, const std::string& problem) {
+  throw Error(ErrorCode::kUsage, cat("merge: scores ", run + 1, ": ", problem));
+}
+
+void check_alike(const Scores& first, const Scores& other, size_t run) {
+  if (other.model_digest != first.model_digest || other.layers != first.layers || other.experts != first.experts) {
+    refuse(run, "of another model than the first; wanted runs over one model");
+  }
+  if (other.batch_tokens != first.batch_tokens) {
+    refuse(run, cat("batches of ", other.batch_tokens, " tokens, the first ", first.batch_tokens,
+                    "; wanted the same (a batch's gradient depends on its size)"));
+  }
+  if (other.reset_attention != first.reset_attention) {
+    refuse(run, cat("documents ", other.reset_attention ? "do not see" : "see", " each other (--reset-attention), ",
+                    "the first's ", first.reset_attention ? "do not" : "do", "; wanted the same"));
+  }
+}
+
+template <class Map>
+void add(Map& sum, const Map& other, size_t run, std::string_view metric) {
+  for (auto& [layer, values] : sum) {
+    const auto found = other.find(layer);
+    if (found == other.end()) refuse(run, cat("'", metric, "' has no layer ", layer, "; wanted the first's layers"));
+    if constexpr (std::is_same_v<typename Map::mapped_type, double>) {
+      values += found->second;
+    } else {
+      for (size_t e = 0; e < values.size(); ++e) values[e] += found->second.at(e);
+    }
+  }
+}
+
+// Without sums of squares there are no batches in it: it is the model's own and must be the same.
+void check_same(const MetricPart& part, const MetricPart& other, size_t run, std::string_view metric) {
+  for (const auto& [layer, values] : part.sum) {
+    const auto found = other.sum.find(layer);
+    const bool there = found != other.sum.end();
+    for (size_t e = 0; e < values.size(); ++e) {
+      if (there && std::abs(values[e] - found->second.at(e)) <= kSameWeights * std::abs(values[e])) continue;
+      refuse(run, cat("'", metric, "' of layer ", layer, ", expert ", e,
+                      " differs from the first's; wanted runs over one model"));
+    }
+  }
+}
+
+void merge_part(MetricPart& part, const MetricPart& other, size_t run, std::string_view metric) {
+  if (part.sum_sq.empty()) return check_same(part, other, run, metric);
+  add(part.sum, other.sum, run, metric);
+  add(part.sum_sq, other.sum_sq, run, metric);
+}
+
+}  // namespace
+
+Scores merge_scores(std::span<const Scores> runs) {
+  if (runs.size() < 2) throw Error(ErrorCode::kUsage, "merge: one file of scores; wanted two or more");
+  Scores out = runs.front();
+  out.second_moment.clear();
+  std::erase_if(out.metrics, [](const auto& entry) { return !utility_metric(entry.first).merges; });
+  std::set<std::string> seen{runs.front().to_json().dump()};
+  Sha256 tokens;
+  tokens.add(out.tokens_digest);
+  for (size_t run = 1; run < runs.size(); ++run) {
+    const Scores& other = runs[run];
+    check_alike(out, other, run);
+    if (!seen.insert(other.to_json().dump()).second) refuse(run, "the same run again; wanted each once");
+    for (auto& [name, metric] : out.metrics) {
+      const auto found = other.metrics.find(name);
+      if (found == other.metrics.end()) refuse(run, cat("has no '", name, "', which the first has"));
+      merge_part(metric.fc1, found->second.fc1, run, name);
+      merge_part(metric.fc2, found->second.fc2, run, name);
+    }
+    add(out.gate_concentration.sum, other.gate_concentration.sum, run, "gate_concentration");
+    add(out.gate_concentration.sum_sq, other.gate_concentration.sum_sq, run, "gate_concentration");
+    out.tokens_seen += other.tokens_seen;
+    out.batches += other.batches;
+    tokens.add(other.tokens_digest);
+  }
+  out.tokens_digest = tokens.hex();
+  return out;
+}
+
+}  // namespace coppice::plan

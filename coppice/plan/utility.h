@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coppice/base/json.h"
+
+namespace coppice::plan {
+
+/// Sums over calibration batches of one metric for one part of the experts, per layer: [E].
+struct MetricPart {
+  std::map<int64_t, std::vector<double>> sum;     ///< layer -> [E]
+  std::map<int64_t, std::vector<double>> sum_sq;  ///< empty where no variance exists
+  bool operator==(const MetricPart&) const = default;
+};
+struct MetricScores {
+  MetricPart fc1, fc2;  ///< gate and up together; down. Routing metrics fill both alike.
+  bool operator==(const MetricScores&) const = default;
+};
+
+/// One number a layer and batch: its sum over batches, and that of its square.
+struct LayerStatistic {
+  std::map<int64_t, double> sum, sum_sq;
+  bool operator==(const LayerStatistic&) const = default;
+};
+
+/// scores.json (design.md section 3).
+struct Scores {
+  std::string model_digest, model_type;
+  int64_t layers = 0, experts = 0;
+  std::string tokens_digest;
+  uint64_t tokens_seen = 0, batch_tokens = 0, batches = 0;
+  bool reset_attention = false;  ///< documents in a window did not see each other
+  std::string second_moment;     ///< where that of approx_fisher is from: "trainer", "batches"; empty without
+  std::map<std::string, MetricScores> metrics;
+  LayerStatistic gate_concentration;  ///< mean over tokens of 1 / sum of squared gate shares: 1 to K
+
+  /// Throws   Error{kNonFinite} naming metric, layer and expert.
+  Json to_json() const;
+  /// Throws   Error{kFormat} naming source and key; Error{kNonFinite} for a value that is not finite or negative.
+  static Scores from_json(const Json& json, std::string_view source);
+  static Scores read(const std::filesystem::path& path);
+};
+
+/// What a metric is computed from, accumulated in fp64 per expert and part.
+struct UtilityInputs {
+  double weight_sq = 0;          ///< sum w^2
+  double grad_sq = 0;            ///< sum g^2, g = gradient of the mean token loss over all batches
+  double weight_grad = 0;        ///< sum w g
+  double batch_grad_sq = 0;      ///< sum over batches of that batch's sum g^2
+  double second_moment_sq = -1;  ///< sum v^2 of Adam's second moment; -1 = not there
+  uint64_t batches = 0;
+  double load = -1;          ///< share of (token, slot) pairs; -1 = not there
+  double gate_mass = -1;     ///< sum of final gates before routed scaling; -1 = not there
+  double output_error = -1;  ///< mean over batches of the relative squared change of the output; -1 = not there
+};
+
+struct UtilityMetric {
+  std::string_view name;
+  double (*value)(const UtilityInputs&);
+  bool (*available)(const UtilityInputs&);
+  bool merges;  ///< over runs
+  std::string_view summary, source;
+};
+std::span<const UtilityMetric> utility_metrics();
+const UtilityMetric& utility_metric(std::string_view name);  // Throws Error{kUsage}
+
+/// The scores of several runs over different tokens as one. Only the metrics that merge are in the result.
+///
+/// Throws   Error{kUsage}: fewer than two, other models, batches of another size, or the same tokens twice.
+Scores merge_scores(std::span<const Scores> runs);
+
+struct LayerSelection {
+  std::string_view name;
+  double (*combine)(double fc1_share, double fc2_share, double fc1, double fc2);
+  std::string_view summary;
+};
+std::span<const LayerSelection> layer_selections();
+const LayerSelection& layer_selection(std::string_view name);  // Throws Error{kUsage}
+
+/// One score per expert of a layer. Throws Error{kUsage}: a metric the file does not have (lists those it has).
+/// Error{kFormat}: missing layer, wrong length. Error{kNonFinite} naming layer and expert.
+std::vector<double> layer_scores(const Scores& scores, std::string_view metric, std::string_view layer_selection,
+                                 int64_t layer);
+
+}  // namespace coppice::plan

@@ -1,0 +1,185 @@
+#include "coppice/verify/content.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "coppice/base/error.h"
+#include "coppice/base/interrupt.h"
+#include "coppice/base/text.h"
+#include "coppice/base/thread_pool.h"
+#include "coppice/grow/grown_model.h"
+#include "coppice/verify/recognise.h"
+
+namespace coppice::verify {
+namespace {
+
+using families::Model;
+using families::Role;
+using families::TensorSlot;
+
+/// Choices behind the experts that were saved as experts are none (longcat_flash).
+bool grows(const Model& model, const TensorSlot& slot) {
+  return families::has_rows(slot.role()) ||
+         (families::is_expert(slot.role()) && slot.expert < model.config.num_experts);
+}
+
+/// The name of a tensor that does not grow, in the grown model.
+std::string name_after(const Model& before, const Model& after, const TensorSlot& slot) {
+  if (slot.expert < 0) return slot.name;
+  return families::name_for_expert(slot, slot.expert - before.config.num_experts + after.config.num_experts);
+}
+
+/// The embeddings, where the head of the model is the same tensor.
+const TensorSlot* embedding_of(const Model& model) {
+  const auto found =
+      std::ranges::find_if(model.slots, [](const TensorSlot& slot) { return slot.role() == Role::kEmbedding; });
+  return model.config.tied && found != model.slots.end() ? &*found : nullptr;
+}
+
+/// True if the slot is a head saved beside the embeddings that it is.
+bool is_tied_copy(const Model& model, const TensorSlot& slot) {
+  const TensorSlot* embedding = embedding_of(model);
+  return slot.role() == Role::kLmHead && embedding != nullptr &&
+         same_tensor(model.checkpoint.at(slot.name), model.checkpoint.at(embedding->name));
+}
+
+void check_other_tensors(const Model& before, const Model& after, size_t threads, Progress& progress,
+                         VerifyResult& result) {
+  std::vector<const TensorSlot*> slots;
+  for (const TensorSlot& slot : before.slots) {
+    if (!grows(before, slot)) slots.push_back(&slot);
+  }
+  std::vector<std::string> problems(slots.size());
+  parallel_for(slots.size(), threads, [&](size_t i) {
+    check_interrupt();
+    const std::string name = name_after(before, after, *slots[i]);
+    const io::Checkpoint::Entry was = before.checkpoint.at(slots[i]->name);
+    if (!after.checkpoint.contains(name)) {
+      const bool is_known = was.info->bytes == 0 || (embedding_of(after) && is_tied_copy(before, *slots[i]));
+      if (!is_known) problems[i] = cat("'", name, "': it is missing");
+    } else if (!same_tensor(was, after.checkpoint.at(name))) {
+      problems[i] = cat("'", name, "': it changed; only experts and routers may");
+    }
+    progress.advance(was.info->bytes);
+  });
+  for (const std::string& problem : problems) {
+    if (problem.empty()) {
+      ++result.identical;
+    } else {
+      result.problems.push_back(problem);
+    }
+  }
+  for (const TensorSlot& slot : after.slots) {
+    const bool is_known = grows(after, slot) || slot.expert >= 0 || before.checkpoint.contains(slot.name);
+    if (!is_known && after.checkpoint.at(slot.name).info->bytes > 0 && !is_tied_copy(after, slot))
+      result.problems.push_back(cat("'", slot.name, "': the model before has no such tensor"));
+  }
+}
+
+/// Tensors with a row for each expert are those of before, with as many more rows.
+void check_rows(const Model& before, const Model& after, VerifyResult& result) {
+  const int64_t more = after.config.num_experts - before.config.num_experts;
+  for (const TensorSlot& slot : before.slots) {
+    if (!families::has_rows(slot.role())) continue;
+    if (!after.checkpoint.contains(slot.name)) {
+      result.problems.push_back(cat("'", slot.name, "': it is missing"));
+      continue;
+    }
+    const io::TensorInfo &was = *before.checkpoint.at(slot.name).info, &is = *after.checkpoint.at(slot.name).info;
+    const int64_t cols = was.elements() / before.config.router_rows();
+    if (was.dtype != is.dtype || is.elements() - was.elements() != more * cols) {
+      result.problems.push_back(cat("'", slot.name, "': it is ", io::dtype_name(is.dtype), " ", shape_text(is.shape),
+                                    " and was ", io::dtype_name(was.dtype), " ", shape_text(was.shape)));
+    }
+  }
+  for (const TensorSlot& slot : after.slots) {
+    if (families::has_rows(slot.role()) && !before.checkpoint.contains(slot.name))
+      result.problems.push_back(cat("'", slot.name, "': the model before has no such tensor"));
+  }
+}
+
+/// Experts of both models are in the same layers and have the same matrices.
+void check_experts(const Model& before, const Model& after, const families::ExpertParts& was,
+                   const families::ExpertParts& is, VerifyResult& result) {
+  if (before.layers_with_experts != after.layers_with_experts) {
+    result.problems.emplace_back("the experts are in other layers; wanted those of the model before");
+    return;
+  }
+  for (const int64_t layer : before.layers_with_experts) {
+    const auto a = matrices_of(was, layer, 0), b = matrices_of(is, layer, 0);
+    const bool same = std::ranges::equal(a, b, [](const ExpertMatrixRef& x, const ExpertMatrixRef& y) {
+      const bool same_bytes = x.is_matrix() ? x.place.rows == y.place.rows && x.place.cols == y.place.cols
+                                            : x.part.slice.bytes == y.part.slice.bytes;
+      return x.role == y.role && same_bytes && x.part.entry.info->dtype == y.part.entry.info->dtype;
+    });
+    if (same) continue;
+    const auto text = [](const std::vector<ExpertMatrixRef>& matrices) {
+      std::vector<std::string> parts;
+      for (const ExpertMatrixRef& m : matrices) {
+        parts.push_back(cat(families::role_name(m.role), " ", io::dtype_name(m.part.entry.info->dtype), " [",
+                            m.place.rows, ", ", m.place.cols, "]"));
+      }
+      return join(parts);
+    };
+    result.problems.push_back(
+        cat("layer ", layer, ": experts are ", text(b), "; wanted those of the model before, ", text(a)));
+  }
+}
+
+uint64_t bytes_of_layer(const Model& model, int64_t layer) {
+  uint64_t bytes = 0;
+  for (const TensorSlot& slot : model.slots) {
+    if (slot.layer == layer && grows(model, slot)) bytes += model.checkpoint.at(slot.name).info->bytes;
+  }
+  return bytes;
+}
+
+/// What a greater top-K multiplies, whatever the methods.
+GrowthFactors factors_of(const families::ModelConfig& config, int64_t top_k_factor) {
+  if (top_k_factor == 1) return {};
+  const plan::GrowthPlan plan = plan::make_plan(config,
+                                                {.experts = plan::ExpertCount::from_text(cat(top_k_factor, "x")),
+                                                 .router_init = methods::MethodChoice{"copy", {}},
+                                                 .scale_top_k = true},
+                                                nullptr);
+  return {.experts = {.down = plan.down_factor, .down_bias = plan.down_bias_factor},
+          .selection_bias = plan.selection_bias_factor};
+}
+
+void check_optimizer(const Model& before, const Model& after, VerifyResult& result) {
+  try {
+    const bool was = std::filesystem::is_directory(before.checkpoint.directory() / io::kTrainerFolder);
+    const bool is = families::OptimizerState::open(after).has_value();
+    if (is) result.not_compared.push_back(cat(io::kTrainerFolder, "/, which has the shapes of the model"));
+    if (was && !is) result.not_compared.push_back(cat(io::kTrainerFolder, "/, which is not there any more"));
+  } catch (const Error& error) {
+    if (error.code == ErrorCode::kInterrupted || error.code == ErrorCode::kIo) throw;
+    result.problems.emplace_back(error.what());
+  }
+}
+
+}  // namespace
+
+void verify_by_content(const Model& before, const Model& after, size_t threads, Progress& progress,
+                       VerifyResult& result) {
+  check_other_tensors(before, after, threads, progress, result);
+  check_optimizer(before, after, result);
+  const size_t problems = result.problems.size();
+  check_rows(before, after, result);
+  const families::ExpertParts parts_before(before), parts_after(after);
+  check_experts(before, after, parts_before, parts_after, result);
+  GrowthFactors factors;
+  try {
+    factors = factors_of(before.config, result.top_k_factor);
+  } catch (const Error& error) {
+    if (error.code != ErrorCode::kUsage && error.code != ErrorCode::kUnsupported) throw;
+    result.problems.emplace_back(error.what());
+  }
+  if (result.problems.size() > problems) return;  // the rest looks at experts beside experts
+  for (const int64_t layer : before.layers_with_experts) {
+    recognise_layer(parts_before, parts_after, layer, factors, threads, result);
+    progress.advance(bytes_of_layer(after, layer));
+  }
+}
+
+}  // namespace coppice::verify

@@ -1,0 +1,197 @@
+#include "coppice/verify/conversion.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "coppice/base/error.h"
+#include "coppice/base/interrupt.h"
+#include "coppice/base/progress.h"
+#include "coppice/base/sha256.h"
+#include "coppice/base/text.h"
+#include "coppice/base/thread_pool.h"
+#include "coppice/convert/convert.h"
+#include "coppice/convert/lineage.h"
+#include "coppice/methods/new_router.h"
+#include "coppice/plan/lineage.h"
+#include "coppice/verify/config.h"
+#include "coppice/verify/difference_detail.h"
+#include "coppice/verify/files.h"
+#include "coppice/verify/verify.h"
+
+namespace coppice::verify {
+namespace {
+
+using convert::Conversion;
+using convert::Origin;
+using families::Model;
+
+/// Rows of a file cannot be made again; they are the ones that were written, or at least numbers.
+std::string check_given_rows(const io::TensorInfo& wanted, const Model& after,
+                             const std::map<std::string, std::string>& digests) {
+  if (!after.checkpoint.contains(wanted.name)) return cat("'", wanted.name, "': it is missing");
+  const io::Checkpoint::Entry entry = after.checkpoint.at(wanted.name);
+  const io::TensorInfo& found = *entry.info;
+  if (found.shape != wanted.shape || found.dtype != wanted.dtype) {
+    return cat("'", wanted.name, "': it is ", io::dtype_name(found.dtype), " ", shape_text(found.shape), ", not ",
+               io::dtype_name(wanted.dtype), " ", shape_text(wanted.shape));
+  }
+  if (const auto digest = digests.find(wanted.name); digest != digests.end()) {
+    Sha256 sha;
+    sha.add(entry.data());
+    return sha.hex() == digest->second
+               ? std::string()
+               : cat("'", wanted.name, "': its rows are not those that a file gave, by their digest in ",
+                     io::kLineageFile);
+  }
+  const auto values = after.checkpoint.read_f32(wanted.name);
+  const bool finite = std::ranges::all_of(values, [](float x) { return std::isfinite(x); });
+  return finite ? std::string() : cat("'", wanted.name, "': NaN or infinity among the rows");
+}
+
+int64_t& counter(ConversionAccount& account, Origin origin, bool averages, bool given) {
+  switch (origin) {
+    case Origin::kCopy: return averages ? account.changed : account.identical;
+    case Origin::kPlusOne:
+    case Origin::kEmbeddings: return account.changed;
+    case Origin::kRouter: return given ? account.routers_given : account.routers;
+    case Origin::kExperts:
+    case Origin::kExpertMean: return account.experts;
+    case Origin::kZeros:
+    case Origin::kOnes:
+    case Origin::kShared: break;
+  }
+  return account.new_parts;
+}
+
+void compare(const Conversion& conversion, const Model& after, size_t threads, ConversionAccount& account) {
+  const convert::Mapping& mapping = conversion.mapping();
+  const auto tensors = conversion.tensors();
+  const bool averages = account.plan && account.plan->parents > 1 && account.plan->trunk == "average";
+  const bool given = account.plan && methods::new_router(account.plan->router.name).row == nullptr;
+  std::map<std::string, std::string> digests;
+  if (given) digests = convert::given_routers(*plan::read_lineage(after.checkpoint.directory()));
+  const std::vector<std::string> texts = conversion.account();
+  ConfigDifferences config = compare_configs(mapping.config, after.config);
+  std::ranges::move(config.problems, std::back_inserter(account.problems));
+  if (!config.added.empty()) account.not_compared.push_back(cat("new keys of config.json (", join(config.added), ")"));
+  account.losses = mapping.losses;
+
+  std::vector<std::string> problems(tensors.size());
+  Progress progress("verify", output::total_bytes(output::infos_of(tensors)), ProgressUnit::kBytes);
+  parallel_for(tensors.size(), threads, [&](size_t i) {
+    check_interrupt();
+    const bool by_hand = given && mapping.tensors[i].origin == Origin::kRouter;
+    problems[i] =
+        by_hand ? check_given_rows(tensors[i].info, after, digests)
+                : detail::difference(tensors[i], after, "it is not what the conversion makes of the model before");
+    progress.advance(tensors[i].info.bytes);
+  });
+  for (size_t i = 0; i < problems.size(); ++i) {
+    account.tensors.emplace_back(tensors[i].info.name, texts[i]);
+    if (problems[i].empty()) {
+      ++counter(account, mapping.tensors[i].origin, averages, given);
+    } else {
+      account.problems.push_back(problems[i]);
+    }
+  }
+  if (account.routers_given > 0 && digests.empty())
+    account.not_compared.push_back(cat("rows of ", account.routers_given, " routers, which a file gave"));
+  std::set<std::string_view> known;
+  for (const output::OutputTensor& tensor : tensors) known.insert(tensor.info.name);
+  for (const auto& slot : after.slots) {
+    if (!known.contains(slot.name)) account.problems.push_back(cat("'", slot.name, "': no conversion makes it"));
+  }
+}
+
+/// trainer/ belongs to the experts that a conversion makes or leaves: it carries none over.
+void check_files(const Model& before, const Model& after, ConversionAccount& account) {
+  FileAccount files = compare_files(before, after, plan::read_lineage(after.checkpoint.directory()).has_value());
+  account.files_equal = files.equal;
+  std::ranges::move(files.problems, std::back_inserter(account.problems));
+  std::ranges::move(files.not_compared, std::back_inserter(account.not_compared));
+  if (std::filesystem::exists(after.checkpoint.directory() / io::kTrainerFolder))
+    account.problems.push_back(cat("'", io::kTrainerFolder, "/': no conversion makes it"));
+  account.ok = account.problems.empty();
+}
+
+/// The digests of the models that the newest step names, beside those of the ones given.
+void check_sources(std::span<const Model> parents, const Json& lineage, ConversionAccount& account) {
+  const Json& step = lineage.at("steps").items().back();
+  const Json* digests = step.find("source_digests");
+  if (digests == nullptr) return;
+  const bool is_list = digests->is_array() && digests->items().size() == parents.size();
+  for (size_t i = 0; is_list && i < parents.size(); ++i) {
+    if (digests->items()[i] == Json(parents[i].digest())) continue;
+    account.not_compared.push_back(cat(io::kLineageFile, ", which names another model than ",
+                                       parents[i].checkpoint.directory(), " by its digest"));
+  }
+  if (!is_list)
+    account.problems.push_back(
+        cat(io::kLineageFile, ": 'source_digests' is ", digests->dump(), "; wanted one a model"));
+}
+
+}  // namespace
+
+ConversionAccount verify_conversion(std::span<const Model> parents, const Model& after, size_t threads) {
+  const auto& directory = after.checkpoint.directory();
+  const auto lineage = plan::read_lineage(directory);
+  ConversionAccount account;
+  if (lineage) account.plan = convert::newest_conversion(*lineage);
+  if (!account.plan) {
+    throw Error(ErrorCode::kFormat, cat(directory, ": ", io::kLineageFile,
+                                        " names no conversion as the newest step, so what was drawn is not known "
+                                        "(verify the model as `coppice convert` wrote it)"));
+  }
+  if (std::cmp_not_equal(account.plan->parents, parents.size())) {
+    throw Error(ErrorCode::kUsage, cat(directory, ": made of ", account.plan->parents, " dense models; ",
+                                       parents.size(), " are given (name all, in their order)"));
+  }
+  account.from = account.plan->from;
+  account.to = account.plan->to;
+  convert::check_conversion_plan(parents.front().config, *account.plan);
+  convert::ConversionPlan plan = *account.plan;
+  plan.lossy = true;  // what was left out is told, and was agreed to
+  const Conversion conversion(parents, plan, nullptr);
+  compare(conversion, after, threads, account);
+  check_sources(parents, *lineage, account);
+  check_files(parents.front(), after, account);
+  return account;
+}
+
+ConversionAccount verify_average(const Model& moe, const Model& after, size_t threads) {
+  ConversionAccount account;
+  account.from = moe.config.family->model_type;
+  account.to = after.config.family->model_type;
+  const Conversion conversion(moe, account.to, true);
+  compare(conversion, after, threads, account);
+  check_files(moe, after, account);
+  return account;
+}
+
+std::string ConversionAccount::verdict() const { return verdict_of(problems, not_compared); }
+
+Json ConversionAccount::to_json() const {
+  Json json = Json::object();
+  json["ok"] = ok;
+  json["families"] = Json::array({Json(from), Json(to)});
+  if (plan) json["plan"] = plan->to_json();
+  json["identical"] = identical;
+  json["changed"] = changed;
+  json["expert_tensors"] = experts;
+  json["routers"] = routers;
+  json["routers_given"] = routers_given;
+  json["new_parts"] = new_parts;
+  json["files_equal"] = files_equal;
+  Json& accounts = json["tensors"] = Json::object();
+  for (const auto& [name, text] : tensors) accounts[name] = text;
+  json["losses"] = Json::array_of(losses);
+  json["not_compared"] = Json::array_of(not_compared);
+  json["problems"] = Json::array_of(problems);
+  return json;
+}
+
+}  // namespace coppice::verify

@@ -1,0 +1,289 @@
+#include "coppice/verify/verify.h"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
+#include "coppice/base/error.h"
+#include "coppice/base/interrupt.h"
+#include "coppice/base/progress.h"
+#include "coppice/base/sha256.h"
+#include "coppice/base/text.h"
+#include "coppice/base/thread_pool.h"
+#include "coppice/grow/grown_model.h"
+#include "coppice/plan/lineage.h"
+#include "coppice/plan/recorded_growth.h"
+#include "coppice/plan/undo.h"
+#include "coppice/verify/config.h"
+#include "coppice/verify/content.h"
+#include "coppice/verify/files.h"
+#include "coppice/verify/made.h"
+#include "coppice/verify/recognise.h"
+
+namespace coppice::verify {
+namespace {
+
+using families::Model;
+using families::ModelConfig;
+using grow::GrownModel;
+
+const Json::Array& steps_of(const std::optional<Json>& lineage) {
+  static const Json::Array kNone;
+  return lineage ? lineage->at("steps").items() : kNone;
+}
+
+/// How `after` came to be, as far as that can be known.
+class Origins {
+ public:
+  Origins(const Model& before, const Model& after, VerifyResult& result)
+      : before_(before),
+        after_(after),
+        result_(result),
+        lineage_before_(plan::read_lineage(before.checkpoint.directory())),
+        lineage_after_(plan::read_lineage(after.checkpoint.directory())) {}
+
+  /// The model to compare with; none where only its content is left.
+  std::unique_ptr<GrownModel> find() {
+    const int64_t was = before_.config.num_experts, is = after_.config.num_experts;
+    if (is < was) return undone();
+    if (is == was) return copied();
+    if (auto grown = recorded()) return grown;
+    return result_.split > 1 && result_.problems.empty() ? split() : nullptr;
+  }
+
+  Maker maker;
+  bool trained = false;  ///< the growth happened in mid-run: trainer.json is that of a later step
+
+ private:
+  template <class Make>
+  std::unique_ptr<GrownModel> tried(const Make& make) {
+    try {
+      return std::make_unique<GrownModel>(before_, make());
+    } catch (const Error& error) {
+      const bool about_models = error.code == ErrorCode::kUsage || error.code == ErrorCode::kUnsupported ||
+                                error.code == ErrorCode::kFormat || error.code == ErrorCode::kShape;
+      if (!about_models) throw;
+      result_.problems.emplace_back(error.what());
+      return nullptr;
+    }
+  }
+
+  std::unique_ptr<GrownModel> undone() {
+    maker = {"undoing the newest growth", true};
+    auto steps = steps_of(lineage_before_);
+    auto made = tried([&] { return plan::undo_plan(before_.config, lineage_before_); });
+    if (made) steps.pop_back();
+    compare_steps(steps);
+    return made;
+  }
+
+  std::unique_ptr<GrownModel> copied() {
+    maker = {"leaving everything as it is", false};
+    if (lineage_before_ && !lineage_after_) {
+      result_.not_compared.push_back(cat(io::kLineageFile, ", which is not there any more"));
+    } else {
+      compare_steps(steps_of(lineage_before_));
+    }
+    return tried([&] { return grow::unchanged_plan(before_); });
+  }
+
+  std::unique_ptr<GrownModel> recorded() {
+    const auto growth = lineage_after_ ? plan::newest_growth(*lineage_after_) : std::nullopt;
+    if (!growth) return nullptr;
+    if (growth->source_digest != before_.digest()) {
+      result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest growth started from another model"));
+      return nullptr;
+    }
+    maker = {cat("the growth in ", io::kLineageFile), true};
+    trained = growth->command == "train";
+    auto steps = steps_of(lineage_after_);
+    steps.pop_back();
+    if (lineage_before_) {
+      const bool same = std::ranges::equal(steps, steps_of(lineage_before_));
+      if (!same)
+        result_.problems.push_back(cat(io::kLineageFile, ": its earlier steps are not those of the model before"));
+    } else if (!steps.empty()) {
+      result_.not_compared.push_back(
+          cat("the earlier steps of ", io::kLineageFile, ", which the model before has not"));
+    }
+    return tried([&] { return plan::growth_of(before_.config, *growth); });
+  }
+
+  /// Parts of an expert have nothing of a whole one to be recognised by: both orders are made.
+  std::unique_ptr<GrownModel> split() {
+    maker = {"a split", false};
+    const auto in_order = [this](const char* order) {
+      return tried([&] {
+        plan::GrowthOptions options;
+        options.split = result_.split;
+        options.order = order;
+        return plan::make_plan(before_.config, options, nullptr);
+      });
+    };
+    auto siblings = in_order("siblings");
+    if (!siblings || has_router_of(*siblings, after_)) return siblings;
+    return in_order("append");
+  }
+
+  void compare_steps(const Json::Array& wanted) {
+    if (!std::ranges::equal(wanted, steps_of(lineage_after_)))
+      result_.problems.push_back(cat(io::kLineageFile, ": its steps are not those of the model before"));
+  }
+
+  const Model& before_;
+  const Model& after_;
+  VerifyResult& result_;
+  std::optional<Json> lineage_before_, lineage_after_;
+};
+
+/// By how much top-K has grown, if a growth can have made that.
+int64_t top_k_factor(const ModelConfig& before, const ModelConfig& after) {
+  const int64_t factor = before.top_k > 0 ? after.top_k / before.top_k : 1;
+  const bool scaled =
+      factor > 1 && after.top_k == factor * before.top_k && after.num_experts == factor * before.num_experts;
+  return scaled ? factor : 1;
+}
+
+/// How many parts of an expert of `before` the experts of `after` are, by their width and number; 1 if they are none.
+int64_t split_parts(const ModelConfig& before, const ModelConfig& after) {
+  if (after.expert_width <= 0 || after.expert_width >= before.expert_width) return 1;
+  const int64_t parts = before.expert_width / after.expert_width;
+  const bool whole = parts * after.expert_width == before.expert_width;
+  return whole && after.num_experts == parts * before.num_experts ? parts : 1;
+}
+
+/// What the weights told of the configuration before, for the one of the grown model.
+ModelConfig completed(ModelConfig config, const ModelConfig& before, int64_t split) {
+  if (!config.placed_by_weights()) return config;
+  config.num_layers = before.num_layers;
+  config.moe_layer = before.moe_layer;
+  config.expert_width = before.expert_width / split;
+  config.routing.has_selection_bias = before.routing.has_selection_bias;
+  config.routing.has_router_bias = before.routing.has_router_bias;
+  return config;
+}
+
+void check_config(const Json& wanted, int64_t split, const Model& before, const Model& after, VerifyResult& result) {
+  ConfigDifferences found;
+  try {
+    const auto config =
+        families::read_config(wanted, "config.json of the model as it is made again", before.config.family);
+    found = compare_configs(completed(config, before.config, split), after.config);
+  } catch (const Error& error) {  // the family cannot say such a growth
+    result.problems.emplace_back(error.what());
+    return;
+  }
+  std::ranges::move(found.problems, std::back_inserter(result.problems));
+  if (!found.added.empty()) result.not_compared.push_back(cat("new keys of config.json (", join(found.added), ")"));
+}
+
+/// config.json of a growth that is known by what came out.
+Json config_by_content(const ModelConfig& before, const ModelConfig& after, const VerifyResult& result) {
+  plan::GrowthPlan plan;
+  plan.experts_before = before.num_experts;
+  plan.experts_after = after.num_experts;
+  plan.top_k_factor = result.top_k_factor;
+  plan.split = result.split;
+  return plan::grown_config(before, plan);
+}
+
+void check_trainer_file(const Model& before, const Model& after, VerifyResult& result) {
+  const auto at = [](const Model& model) {
+    return model.checkpoint.directory() / io::kTrainerFolder / io::kTrainerFile;
+  };
+  if (!std::filesystem::exists(at(after))) return;  // reported with the optimizer state
+  if (sha256_of_file(at(before)) == sha256_of_file(at(after))) {
+    ++result.files_equal;
+  } else {
+    result.problems.push_back(cat("'", io::kTrainerFolder, "/", io::kTrainerFile, "': it changed; a growth copies it"));
+  }
+}
+
+void check_files(const Model& before, const Model& after, bool complete, VerifyResult& result) {
+  FileAccount files = compare_files(before, after, complete);
+  result.files_equal += files.equal;
+  std::ranges::move(files.problems, std::back_inserter(result.problems));
+  std::ranges::move(files.not_compared, std::back_inserter(result.not_compared));
+}
+
+/// Most of all differs: that is what training does.
+void add_hint(VerifyResult& result) {
+  const int64_t all = result.tensors_changed + result.identical;
+  if (result.tensors_changed > 1 && 2 * result.identical < all) {
+    result.problems.push_back(
+        cat(result.tensors_changed, " tensors are not what ", result.made_by, " makes, and ", result.identical,
+            " outside experts and routers are (of a model that was trained since, nothing is promised: verify it as "
+            "the growth left it)"));
+  }
+}
+
+}  // namespace
+
+VerifyResult verify(const Model& before, const Model& after, size_t threads) {
+  VerifyResult result;
+  result.experts_before = before.config.num_experts;
+  result.experts_after = after.config.num_experts;
+  if (before.config.family->model_type != after.config.family->model_type) {
+    result.problems = compare_configs(before.config, after.config).problems;
+    return result;
+  }
+  result.top_k_factor = top_k_factor(before.config, after.config);
+  result.split = split_parts(before.config, after.config);
+  Origins origins(before, after, result);
+  const auto made = origins.find();
+  Progress progress("verify", after.checkpoint.total_bytes(), ProgressUnit::kBytes);
+  if (made) {
+    result.made_by = origins.maker.name;
+    result.top_k_factor = made->plan.is_undo ? 1 : made->plan.top_k_factor;
+    result.split = made->plan.split;
+    check_config(made->config, made->plan.split, before, after, result);
+    if (made->plan.experts_after == after.config.num_experts) {
+      compare_made(*made, before, after, origins.maker, threads, progress, result);
+      if (made->optimizer && !origins.trained) check_trainer_file(before, after, result);
+    }
+    add_hint(result);
+  } else if (result.problems.empty()) {
+    check_config(config_by_content(before.config, after.config, result), 1, before, after, result);
+    verify_by_content(before, after, threads, progress, result);
+  }
+  check_files(before, after, origins.maker.complete, result);
+  result.ok = result.problems.empty();
+  return result;
+}
+
+std::string verdict_of(const std::vector<std::string>& problems, const std::vector<std::string>& not_compared) {
+  if (!problems.empty()) return cat("failed: ", problems.size(), problems.size() == 1 ? " problem" : " problems");
+  const std::string ok = "ok: every tensor is accounted for";
+  return not_compared.empty() ? ok : cat(ok, "; not compared: ", join(not_compared, "; "));
+}
+
+std::string VerifyResult::verdict() const { return verdict_of(problems, not_compared); }
+
+Json VerifyResult::to_json() const {
+  Json json = Json::object();
+  json["ok"] = ok;
+  json["made_by"] = made_by;
+  json["identical"] = identical;
+  json["experts"] = Json::array({Json(experts_before), Json(experts_after)});
+  json["top_k_factor"] = Json(top_k_factor);
+  json["split"] = Json(split);
+  json["experts_original"] = experts_original;
+  json["experts_changed"] = experts_changed;
+  constexpr const char* kKinds[] = {"equal", "columns", "rows", "reordered", "values"};
+  Json& copies = json["copies_recognised_by"] = Json::object();
+  for (size_t i = 0; i < copies_by_likeness.size(); ++i) copies[kKinds[i]] = copies_by_likeness[i];
+  json["smallest_cosine"] = smallest_cosine;
+  json["router_rows_equal"] = router_rows_equal;
+  json["router_rows_changed"] = router_rows_changed;
+  json["biases_changed"] = biases_changed;
+  json["largest_bias_change"] = largest_bias_change;
+  json["optimizer_tensors"] = optimizer_tensors;
+  json["files_equal"] = files_equal;
+  json["parents"] = Json::object();
+  for (const auto& [layer, of_layer] : parents) json["parents"][std::to_string(layer)] = Json::array_of(of_layer);
+  json["not_compared"] = Json::array_of(not_compared);
+  json["problems"] = Json::array_of(problems);
+  return json;
+}
+
+}  // namespace coppice::verify

@@ -1,0 +1,121 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "coppice/convert/plan.h"
+#include "tests/testing/convert_examples.h"
+#include "tests/testing/errors.h"
+
+namespace coppice::convert {
+namespace {
+
+using testing::conversion;
+using testing::dense_config;
+using testing::expect_error;
+
+ConversionPlan plan_of(const std::string& to, int64_t experts, int64_t top_k, int64_t granularity,
+                       std::optional<std::string> routing = {}) {
+  auto options = conversion(to, experts, top_k, granularity);
+  options.routing = std::move(routing);
+  return make_conversion_plan(dense_config(), 1, options);
+}
+
+// methods.md section 7: a = G where gates add up to 1, X G^2 / K = E G / K where they are shares of a softmax over all.
+TEST(FunctionScale, IsTheFormulaOfTheGates) {
+  EXPECT_EQ(function_scale(plan_of("mixtral", 24, 6, 3)), 3);
+  EXPECT_EQ(function_scale(plan_of("granitemoe", 24, 6, 3)), 3);
+  EXPECT_EQ(function_scale(plan_of("qwen2_moe", 24, 6, 3)), 24.0 * 3 / 6);
+  EXPECT_EQ(function_scale(plan_of("qwen2_moe", 24, 6, 3, "topk_softmax")), 3);
+  EXPECT_EQ(function_scale(plan_of("glm4_moe", 24, 6, 3)), 3);
+  ConversionPlan whole_sigmoids = plan_of("glm4_moe", 24, 6, 3);
+  whole_sigmoids.renormalise = false;
+  EXPECT_EQ(function_scale(whole_sigmoids), 2.0 * 3 / 6);
+}
+
+// The paper's E8G8T8: 64 experts, top-8, softmax first: a = 64, of which each matrix gets 4.
+TEST(ExpertScale, IsThePapersForTheirExample) {
+  auto options = conversion("qwen2_moe", 64, 8, 8);
+  const auto plan =
+      make_conversion_plan(dense_config("llama", Json::object({{"intermediate_size", Json(64)}})), 1, options);
+  EXPECT_EQ(function_scale(plan), 64);
+  EXPECT_DOUBLE_EQ(plan.scale.gate, 4);
+  EXPECT_DOUBLE_EQ(plan.scale.up, 4);
+  EXPECT_DOUBLE_EQ(plan.scale.down, 4);
+}
+
+TEST(ExpertScale, SpreadsTheWholeScaleOverTheMatrices) {
+  const auto plan = plan_of("mixtral", 24, 6, 3);
+  EXPECT_EQ(expert_scale(plan, "down", false, 64), (ExpertScale{1, 1, 3}));
+  EXPECT_EQ(expert_scale(plan, "none", false, 64), ExpertScale{});
+  const ExpertScale cbrt = expert_scale(plan, "cbrt", false, 64);
+  EXPECT_NEAR(cbrt.gate * cbrt.up * cbrt.down, 3, 1e-12);
+  expect_error(ErrorCode::kUsage, {"scale", "'cubic'"}, [&] { (void)expert_scale(plan, "cubic", false, 64); });
+}
+
+TEST(Calibration, IsNothingForEqualLogits) {
+  EXPECT_DOUBLE_EQ(calibration_factor(plan_of("qwen2_moe", 24, 6, 3), 0), 1);
+}
+
+// Two choices of which one answers: the mean of the larger of two softmax shares is E[1 / (1 + exp(-|z|))], z ~ N(0, 2).
+TEST(Calibration, AgreesWithTheIntegralForTwoChoices) {
+  const double factor = calibration_factor(plan_of("qwen2_moe", 6, 3, 3), 1.0);
+  double integral = 0, weight = 0;
+  for (double z = -12; z <= 12; z += 1e-3) {
+    const double density = std::exp(-z * z / 4);
+    integral += density / (1 + std::exp(-std::abs(z)));
+    weight += density;
+  }
+  EXPECT_NEAR(factor, integral / weight / 0.5, 3e-3);
+}
+
+TEST(Calibration, CountsExpertsOneByOneWithoutGroups) {
+  auto options = conversion("qwen2_moe", 24, 6, 3);
+  const double groups = calibration_factor(make_conversion_plan(dense_config(), 1, options), 0.5);
+  options.virtual_groups = false;
+  const double experts = calibration_factor(make_conversion_plan(dense_config(), 1, options), 0.5);
+  EXPECT_GT(experts, groups);  // 6 of 24 logits reach further than 2 of 8
+}
+
+TEST(Calibration, IsRefusedWhereItHasNoEffect) {
+  const auto refused = [](const char* word, const ConversionPlan& plan, const char* mode) {
+    expect_error(ErrorCode::kUsage, {"calibrate", word}, [&] { (void)expert_scale(plan, mode, true, 64); });
+  };
+  refused("add up to 1", plan_of("mixtral", 8, 2, 1), "down");
+  ConversionPlan plan = plan_of("qwen2_moe", 8, 2, 1);
+  refused("nothing is scaled", plan, "none");
+  plan.router = {"zero", {}};
+  refused("equal logits", plan, "down");
+  plan.router = {"rows", {}};
+  refused("not known", plan, "down");
+}
+
+TEST(ConversionExactness, KnowsTheExactSettings) {
+  const auto exact = [](ConversionPlan plan, const char* mode, const char* activation = "silu") {
+    plan.scale = expert_scale(plan, mode, false, 64);
+    return conversion_exactness(plan, activation).exact;
+  };
+  EXPECT_TRUE(exact(plan_of("mixtral", 24, 6, 3), "down"));
+  EXPECT_TRUE(exact(plan_of("mixtral", 8, 2, 1), "cbrt"));  // nothing to scale
+  EXPECT_TRUE(exact(plan_of("granitemoe", 24, 6, 3), "cbrt", "relu"));
+  EXPECT_FALSE(exact(plan_of("granitemoe", 24, 6, 3), "cbrt"));
+  EXPECT_FALSE(exact(plan_of("mixtral", 24, 6, 3), "none"));
+  EXPECT_FALSE(exact(plan_of("qwen2_moe", 8, 2, 1), "down"));
+  EXPECT_TRUE(exact(plan_of("qwen2_moe", 8, 2, 1, "topk_softmax"), "down"));
+  ConversionPlan plan = plan_of("mixtral", 24, 6, 3);
+  plan.virtual_groups = false;
+  EXPECT_FALSE(exact(plan, "down"));
+  plan.virtual_groups = true;
+  plan.router = {"zero", {}};
+  EXPECT_FALSE(exact(plan, "down"));
+  plan.router = {"random", {}};
+  plan.expert_init = {"permute_units", {}};
+  EXPECT_TRUE(exact(plan, "down"));
+  plan.expert_init = {"copy_noise", {}};
+  EXPECT_FALSE(exact(plan, "down"));
+  plan.parents = 2;
+  EXPECT_FALSE(exact(plan, "down"));
+}
+
+}  // namespace
+}  // namespace coppice::convert
