@@ -13,6 +13,7 @@ namespace {
 using families::Role;
 
 constexpr double kRecognised = 0.2;   ///< cosine above which a row is said to derive from another
+constexpr double kSurely = 0.5;       ///< and above which it surely does
 constexpr double kOrthogonal = 0.02;  ///< cosine (as large as rounding to bf16 leaves it) of an orthogonal router row
 constexpr double kSameNorm = 0.01;
 constexpr double kOtherRow = 0.05;  ///< a row this much nearer to another original's has been swapped
@@ -45,6 +46,9 @@ class CopiedRows {
     std::vector<std::string> unlike, near;
     const double usual = median(lengths());
     const double spread = spread_of(norms_before());
+    const auto sure = std::ranges::count_if(copies_, [&](const Copy& copy) { return is_sure(copy); });
+    const bool are_sure = 2 * sure > std::ssize(copies_);
+    const bool is_held = are_sure && !several_growths_;
     size_t of_others = 0;
     for (const Copy& copy : changed_) {
       bool is_of_other = false;
@@ -55,17 +59,15 @@ class CopiedRows {
       } else if (are_mostly_equal()) {
         report(copy, "differs from", "; in most copies of the layer they are equal");
       } else if (const double length = length_of(copy);
-                 length > kLargestFactor * spread || (!several_growths_ && is_out_of_line(length, usual, spread))) {
+                 length > kLargestFactor * spread || (is_held && is_out_of_line(length, usual, spread))) {
         report(copy, cat("has ", number_text(length), " times the norm of"),
                cat("; ", number_text(usual), " times is usual in the layer"));
       } else {
         ++result_.only_alike.router_rows;
       }
     }
-    // What befell most copies alike may be a method's doing.
-    const bool may_be_right = 2 * unlike.size() > copies_.size() &&
-                              (of_others == 0 || unlike.size() == copies_.size()) &&
-                              !(of_others > 0 && copies_.size() == 1);
+    // What befell most copies alike may be a method's doing; rows of other originals, all of several.
+    const bool may_be_right = of_others == 0 ? !are_sure : unlike.size() == copies_.size() && copies_.size() > 1;
     if (may_be_right) result_.unknown_rows += std::ssize(unlike);
     std::ranges::move(unlike, std::back_inserter(may_be_right ? result_.not_recognised : result_.problems));
   }
@@ -125,6 +127,15 @@ class CopiedRows {
     return out;
   }
 
+  /// The router method `orthogonal` keeps the parent's norm and nothing else.
+  bool is_orthogonal(const Copy& copy, double near) const {
+    return std::abs(near) < kOrthogonal && std::abs(length_of(copy) - 1) < kSameNorm;
+  }
+  bool is_sure(const Copy& copy) const {
+    const double near = rows_.nearness(copy.child, copy.parent);
+    return near > kSurely || is_orthogonal(copy, near);
+  }
+
   /// Empty if a method could have made the row of its parent's.
   std::string row_problem(const Copy& copy, bool& is_of_other) const {
     const std::string& name = pair_.after.name;
@@ -143,9 +154,7 @@ class CopiedRows {
       return cat("'", name, "': row ", copy.child, " is that of original ", p, ", but expert ", copy.child,
                  " is a child of original ", copy.parent);
     }
-    // The router method `orthogonal` keeps the parent's norm and nothing else.
-    const bool is_orthogonal = std::abs(near) < kOrthogonal && std::abs(length_of(copy) - 1) < kSameNorm;
-    if (near > kRecognised || is_orthogonal) return {};
+    if (near > kRecognised || is_orthogonal(copy, near)) return {};
     return cat("'", name, "': row ", copy.child, " is not near that of original ", copy.parent, ", whose child expert ",
                copy.child, " is (cosine ", number_text(near), ")");
   }

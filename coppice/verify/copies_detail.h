@@ -74,8 +74,8 @@ class CopyRules {
 
 /// Lengths this many times longer or shorter than usual are out of line, where originals are equally long.
 inline constexpr double kOutOfLine = 1.5;
-/// The largest factor that a method multiplies by, and what rounding adds.
-inline constexpr double kLargestFactor = 10.1;
+/// No method makes a matrix or row this many times longer: factors and noise reach to 10 times, of short ones to more.
+inline constexpr double kLargestFactor = 20;
 /// The middle one; 0 of none.
 double median(std::vector<double> values);
 /// The largest over the smallest, zeros left out; 1 of none.

@@ -13,6 +13,7 @@
 #include "coppice/verify/copies_detail.h"
 #include "coppice/verify/layer_rows_detail.h"
 #include "coppice/verify/originals_detail.h"
+#include "coppice/verify/router_groups_detail.h"
 
 namespace coppice::verify {
 namespace {
@@ -71,9 +72,15 @@ class Recognition {
     is_original_.resize(parents_.size());
     for (size_t child = 0; child < parents_.size(); ++child) is_original_[child] = parents_[child] >= 0;
     find_parents();
+    const size_t unknown = result_.not_recognised.size();
     report_copies();
     detail::check_copied_rows(rows_, parents_, is_original_, several_growths_, result_);
-    check_groups();
+    // Of copies only where content tells surely whose children they are.
+    std::vector<int64_t> sure = parents_;
+    for (size_t child = 0; child < sure.size() && unknown < result_.not_recognised.size(); ++child) {
+      if (!is_original_[child]) sure[child] = -1;
+    }
+    detail::check_router_groups(before_model_.config, after_model_.config, layer_, sure, result_);
     result_.parents[layer_] = parents_;
   }
 
@@ -300,27 +307,6 @@ class Recognition {
     ++result_.copies_by_likeness[static_cast<size_t>(worst)];
     for (const NearMatrix& near : copy.near)
       result_.smallest_cosine = std::min(result_.smallest_cosine, near.cosine.value_or(1));
-  }
-
-  /// A router group has the children of one group of before, as a growth leaves them.
-  void check_groups() {
-    const families::ModelConfig &was = before_model_.config, &is = after_model_.config;
-    if (was.routing.num_groups <= 1 || is.routing.num_groups <= 1) return;
-    const int64_t size_before = was.num_experts / was.routing.num_groups;
-    const int64_t size_after = is.num_experts / is.routing.num_groups;
-    std::vector<int64_t> from(static_cast<size_t>(is.routing.num_groups), -1);
-    for (size_t child = 0; child < parents_.size(); ++child) {
-      if (parents_[child] < 0) continue;
-      const int64_t group = static_cast<int64_t>(child) / size_after, own = parents_[child] / size_before;
-      int64_t& first = from[static_cast<size_t>(group)];
-      if (first < 0) first = own;
-      if (first == own) continue;
-      result_.problems.push_back(
-          cat("layer ", layer_, ": router group ", group, " has experts of the groups ", first, " and ", own,
-              " of the model before; wanted those of one alone (a growth with --allow-regroup is verified with its ",
-              io::kLineageFile, ")"));
-      return;
-    }
   }
 
   const families::Model& before_model_;
