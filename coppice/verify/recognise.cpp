@@ -102,10 +102,10 @@ class Recognition {
         for (const Samples& original : samples) lengths.push_back(norm(original[m]));
         spread[m] = detail::spread_of(lengths);
       }
-      for (FoundCopy& copy : copies_) {
+      parallel_for(copies_.size(), threads_, [&](size_t i) {
         check_interrupt();
-        if (!is_settled(copy)) compare_values(samples, copy);
-      }
+        if (!is_settled(copies_[i])) compare_values(samples, copies_[i]);
+      });
     }
     for (FoundCopy& copy : copies_) {
       parents_[copy.child] = copy.parent;
