@@ -73,8 +73,8 @@ class CopiedRows {
   }
 
   void check_biases() const {
-    const bool to_zero =
-        2 * std::ranges::count_if(changed_, [&](const Copy& c) { return value(c) == 0; }) > std::ssize(changed_);
+    const auto zeros = std::ranges::count_if(copies_, [&](const Copy& copy) { return value(copy) == 0; });
+    const bool to_zero = !several_growths_ && 2 * zeros > std::ssize(copies_);
     for (const Copy& copy : changed_) {
       ++result_.biases_changed;
       if (!std::isfinite(value(copy))) {
@@ -82,11 +82,11 @@ class CopiedRows {
         continue;
       }
       result_.largest_bias_change = std::max(result_.largest_bias_change, std::abs(change(copy)));
-      if (are_mostly_equal()) {
+      if (to_zero && value(copy) != 0) {
+        report(copy, "differs from", "; in most copies of the layer it is 0");
+      } else if (!to_zero && are_mostly_equal()) {
         report(copy, "differs from", "; in most copies of the layer they are equal");
-      } else if (to_zero && !several_growths_) {
-        if (value(copy) != 0) report(copy, "differs from", "; in most copies of the layer it is 0");
-      } else if (!several_growths_ && is_far_change(copy)) {
+      } else if (!to_zero && !several_growths_ && is_far_change(copy)) {
         report(copy, cat("is ", number_text(value(copy)), ", which is far from"), "; most biases moved otherwise");
       } else {
         ++result_.only_alike.biases;

@@ -290,6 +290,22 @@ TEST_P(NearRows, AreCountedAndRefusedFarFromWhatTheOthersAre) {
   EXPECT_THAT(result().verdict(), StartsWith("failed"));
 }
 
+// balance-bias zero, of a model whose biases mostly are 0 already.
+TEST(ZeroedBiases, AreCountedAndRefusedWhereOneIsNotZero) {
+  const TempDir dir;
+  testing::tiny_model(dir / "m", "glm4_moe", {.sizes = kSizes, .std = 0.02});
+  const Model model = families::open_model(dir / "m");
+  const std::string bias = std::ranges::find(model.slots, Role::kSelectionBias, &TensorSlot::role)->name.str();
+  testing::edit_values(dir / "m", bias, [](std::vector<float>& values) {
+    std::ranges::fill(values, 0.0f);
+    values[1] = 0.25f;
+  });
+  grow_unrecorded(dir / "m", dir / "out", {.router_init = MethodChoice{"copy", {}}, .balance_bias = "zero"});
+  EXPECT_THAT(verified(dir / "m", dir / "out").verdict(), cat(kOk, "; not compared: values of 1 bias"));
+  testing::edit_values(dir / "out", bias, [](std::vector<float>& values) { values.back() = 0.125f; });
+  EXPECT_THAT(verified(dir / "m", dir / "out").problems, ElementsAre(HasSubstr("in most copies of the layer it is 0")));
+}
+
 class FarRows : public RowsOfCopies {};
 INSTANTIATE_TEST_SUITE_P(Verify, FarRows,
                          ::testing::Values("scaled_copy:factor=-10", "scaled_copy:factor=0", "interpolate:alpha=1"));
