@@ -54,11 +54,15 @@ struct VerifyOptions {
   }
 };
 
-void print_problems(const std::vector<std::string>& problems, const std::string& verdict) {
-  for (size_t i = 0; i < std::min(kProblemsShown, problems.size()); ++i) {
-    std::cout << cat("problem: ", problems[i], "\n");
+void print_sentences(std::string_view what, const std::vector<std::string>& sentences) {
+  for (size_t i = 0; i < std::min(kProblemsShown, sentences.size()); ++i) {
+    std::cout << cat(what, ": ", sentences[i], "\n");
   }
-  if (problems.size() > kProblemsShown) std::cout << cat("... and ", problems.size() - kProblemsShown, " more\n");
+  if (sentences.size() > kProblemsShown) std::cout << cat("... and ", sentences.size() - kProblemsShown, " more\n");
+}
+
+void print_problems(const std::vector<std::string>& problems, const std::string& verdict) {
+  print_sentences("problem", problems);
   std::cout << verdict << "\n";
 }
 
@@ -109,6 +113,7 @@ void print_account(const verify::VerifyResult& result) {
     std::cout << "\n";
     first = end;
   }
+  print_sentences("not recognised", result.not_recognised);
   print_problems(result.problems, result.verdict());
 }
 

@@ -8,6 +8,7 @@
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/grow/grown_model.h"
+#include "coppice/plan/lineage.h"
 #include "coppice/verify/recognise.h"
 
 namespace coppice::verify {
@@ -158,6 +159,25 @@ void check_optimizer(const Model& before, const Model& after, VerifyResult& resu
   }
 }
 
+size_t steps_of(const Model& model) {
+  const auto lineage = plan::read_lineage(model.checkpoint.directory());
+  return lineage ? lineage->at("steps").items().size() : 0;
+}
+
+void name_what_is_only_alike(VerifyResult& result) {
+  const OnlyAlike& alike = result.only_alike;
+  std::vector<std::string> values;
+  const auto add = [&](int64_t count, const char* one, const char* several) {
+    if (count > 0) values.push_back(cat(count, " ", count == 1 ? one : several));
+  };
+  add(alike.matrices, "matrix of copies", "matrices of copies");
+  add(alike.router_rows, "router row", "router rows");
+  add(alike.biases, "bias", "biases");
+  if (!values.empty()) result.not_compared.push_back(cat("values of ", join(values)));
+  if (alike.column_orders > 0)
+    result.not_compared.push_back(cat("the order of columns in ", alike.column_orders, " matrices of copies"));
+}
+
 }  // namespace
 
 void verify_by_content(const Model& before, const Model& after, size_t threads, Progress& progress,
@@ -176,10 +196,12 @@ void verify_by_content(const Model& before, const Model& after, size_t threads, 
     result.problems.emplace_back(error.what());
   }
   if (result.problems.size() > problems) return;  // the rest looks at experts beside experts
+  const bool several_growths = steps_of(after) > steps_of(before) + 1;
   for (const int64_t layer : before.layers_with_experts) {
-    recognise_layer(parts_before, parts_after, layer, factors, threads, result);
+    recognise_layer(parts_before, parts_after, layer, factors, several_growths, threads, result);
     progress.advance(bytes_of_layer(after, layer));
   }
+  name_what_is_only_alike(result);
 }
 
 }  // namespace coppice::verify

@@ -247,7 +247,7 @@ VerifyResult verify(const Model& before, const Model& after, size_t threads) {
     verify_by_content(before, after, threads, progress, result);
   }
   check_files(before, after, origins.maker.complete, result);
-  result.ok = result.problems.empty();
+  result.ok = result.problems.empty() && result.not_recognised.empty();
   return result;
 }
 
@@ -257,7 +257,15 @@ std::string verdict_of(const std::vector<std::string>& problems, const std::vect
   return not_compared.empty() ? ok : cat(ok, "; not compared: ", join(not_compared, "; "));
 }
 
-std::string VerifyResult::verdict() const { return verdict_of(problems, not_compared); }
+std::string VerifyResult::verdict() const {
+  if (!problems.empty() || not_recognised.empty()) return verdict_of(problems, not_compared);
+  std::vector<std::string> parts;
+  if (unknown_experts > 0) parts.push_back(cat(unknown_experts, unknown_experts == 1 ? " expert" : " experts"));
+  if (unknown_rows > 0) parts.push_back(cat(unknown_rows, unknown_rows == 1 ? " router row" : " router rows"));
+  return cat("not verified: ", join(parts, " and "),
+             " cannot be recognised by content (their values are far from every ", "original; with the ",
+             io::kLineageFile, " of the growth verify makes them again)");
+}
 
 Json VerifyResult::to_json() const {
   Json json = Json::object();
@@ -281,6 +289,11 @@ Json VerifyResult::to_json() const {
   json["files_equal"] = files_equal;
   json["parents"] = Json::object();
   for (const auto& [layer, of_layer] : parents) json["parents"][std::to_string(layer)] = Json::array_of(of_layer);
+  json["only_alike"] = Json::object({{"matrices", Json(only_alike.matrices)},
+                                     {"column_orders", Json(only_alike.column_orders)},
+                                     {"router_rows", Json(only_alike.router_rows)},
+                                     {"biases", Json(only_alike.biases)}});
+  json["not_recognised"] = Json::array_of(not_recognised);
   json["not_compared"] = Json::array_of(not_compared);
   json["problems"] = Json::array_of(problems);
   return json;

@@ -506,4 +506,4 @@ def test_verify_says_what_there_was_nothing_to_compare_with(model, tmp_path):
     edit(tmp_path / "out" / "config.json", lambda config: config.update(router_jitter_noise=0.0))
     done = coppice("verify", model, tmp_path / "out")
     assert done.returncode == 0 and "by columns that are equal bit for bit" in done.stdout, done.stdout
-    assert done.stdout.splitlines()[-1] == "ok: every tensor is accounted for; not compared: new keys of config.json (router_jitter_noise); files that are new (notes.txt)"
+    assert done.stdout.splitlines()[-1] == "ok: every tensor is accounted for; not compared: new keys of config.json (router_jitter_noise); values of 24 matrices of copies, 8 biases; files that are new (notes.txt)"
