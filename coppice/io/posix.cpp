@@ -124,10 +124,9 @@ std::filesystem::path parent_of(const std::filesystem::path& path) {
 
 std::string quote(std::string_view name) {
   constexpr size_t kLongest = 200;
-  std::string out = "'";
-  for (const char c : name.substr(0, kLongest)) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
-  out += name.size() > kLongest ? "...'" : "'";
-  return out;
+  size_t end = std::min(name.size(), kLongest);
+  while (end > 0 && end < name.size() && (static_cast<unsigned char>(name[end]) & 0xc0) == 0x80) --end;
+  return cat("'", shown(name.substr(0, end)), end < name.size() ? "...'" : "'");
 }
 
 }  // namespace coppice::io::detail

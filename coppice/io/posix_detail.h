@@ -63,7 +63,7 @@ int rename_new(int from_directory, const char* from, int to_directory, const cha
 /// The directory that holds `path`: "." for a bare name.
 std::filesystem::path parent_of(const std::filesystem::path& path);
 
-/// `name` as it stands in a message: in quotes, control characters replaced, cut where it is very long.
+/// `name` as it stands in a message: in quotes, on one line (base/text.h, `shown`), cut where it is very long.
 std::string quote(std::string_view name);
 
 }  // namespace coppice::io::detail
