@@ -13,7 +13,7 @@
 #include "coppice/convert/convert.h"
 #include "coppice/convert/recipe.h"
 #include "coppice/families/match.h"
-#include "coppice/io/atomic_file.h"
+#include "coppice/io/output_place.h"
 
 namespace coppice::cli {
 namespace {
@@ -135,8 +135,26 @@ convert::ConversionOptions conversion_options(const ConvertOptions& o, const met
   return c;
 }
 
-/// The settings that shape the output, as given.
-Json settings_record(ConvertOptions o) {
+/// The settings that shape the output, as they came out: what they mean, not how they were given.
+Json settings_record(ConvertOptions o, const std::optional<convert::ConversionPlan>& given, std::string_view to) {
+  o.recipe.reset();  // a name for settings that are all there
+  o.to = to;
+  if (given) {
+    const convert::ConversionPlan plan = canonical(*given);
+    o.experts = plan.experts;
+    o.top_k = plan.top_k;
+    o.granularity = plan.granularity;
+    o.routing = plan.routing;
+    o.scale = o.scale.value_or(convert::ConversionOptions{}.scale);
+    o.every.reset();
+    o.layers.clear();
+    for (const methods::LayerPlan& layer : plan.layers) o.layers.push_back(layer.layer);
+    o.shared_expert = plan.shared_width;
+    o.expert_init = plan.expert_init;
+    o.router = plan.router;
+    if (plan.parents > 1) o.trunk = plan.trunk;
+    o.seed = plan.seed;
+  }
   Json record = Json::object();
   for (const OptionSpec& spec : option_specs(o)) {
     const bool shapes =
@@ -196,7 +214,7 @@ std::string account_text(const convert::Conversion& conversion, const Account& a
   std::string text = cat(account.what, "parameters: ", count_text(static_cast<double>(account.before.total)), " -> ",
                          count_text(static_cast<double>(account.after.total)), ", active per token ",
                          count_text(static_cast<double>(account.after.active)), "\n");
-  for (const std::string& loss : conversion.mapping().losses) text += cat("left out: ", loss, "\n");
+  for (const std::string& loss : conversion.mapping().losses) text += cat("left out: ", shown(loss), "\n");
   return cat(text, account.verdict, "\n");
 }
 
@@ -223,15 +241,16 @@ int carry_out(convert::Conversion& conversion, const families::Model& first, con
     std::cout << (o.json ? json.dump(2) + "\n" : account_text(conversion, account));
     return 0;
   }
-  const auto done = convert::convert(conversion, o.settings(o.out, settings_record(o)));
+  const auto done = convert::convert(
+      conversion, o.settings(o.out, settings_record(o, account.plan, conversion.mapping().config.family->model_type)));
   add_written(done, o.out, json);
   if (o.json) {
     std::cout << json.dump(2) << "\n";
   } else if (!done.missing_parts.empty()) {
     std::cout << part_text(done, *o.part, o.out);
   } else {
-    std::cout << cat("wrote ", o.out, ": ", size_text(done, o.part), "; peak memory ", done.peak_rss_bytes >> 20,
-                     " MiB\n")
+    std::cout << cat("wrote ", shown(o.out.string()), ": ", size_text(done, o.part), "; peak memory ",
+                     done.peak_rss_bytes >> 20, " MiB\n")
               << account_text(conversion, account);
   }
   return 0;

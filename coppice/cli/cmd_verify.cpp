@@ -56,14 +56,14 @@ struct VerifyOptions {
 
 void print_sentences(std::string_view what, const std::vector<std::string>& sentences) {
   for (size_t i = 0; i < std::min(kProblemsShown, sentences.size()); ++i) {
-    std::cout << cat(what, ": ", sentences[i], "\n");
+    std::cout << cat(what, ": ", shown(sentences[i]), "\n");
   }
   if (sentences.size() > kProblemsShown) std::cout << cat("... and ", sentences.size() - kProblemsShown, " more\n");
 }
 
 void print_problems(const std::vector<std::string>& problems, const std::string& verdict) {
   print_sentences("problem", problems);
-  std::cout << verdict << "\n";
+  std::cout << shown(verdict) << "\n";
 }
 
 /// Of copies that no record names: how many were recognised by what.
@@ -96,7 +96,7 @@ void print_account(const verify::VerifyResult& result) {
   if (result.top_k_factor > 1) std::cout << cat(", ", result.top_k_factor, " times as many a token");
   std::cout << "\n"
             << (result.made_by.empty() ? std::string("parents: found by what the experts hold; no record was used\n")
-                                       : cat("made again and compared byte for byte: ", result.made_by, "\n"))
+                                       : cat("made again and compared byte for byte: ", shown(result.made_by), "\n"))
             << cat("outside experts and routers: ", result.identical, " tensors, bit for bit as before\n")
             << cat("expert tensors: ", result.experts_original, " equal their parent's byte for byte, ",
                    result.experts_changed, " derive from it\n")
@@ -131,7 +131,7 @@ void print_conversion(const verify::ConversionAccount& account) {
                    " made again and equal byte for byte\nrouters: ", account.routers, " made again and equal, ",
                    account.routers_given, " given by a file\nnew parts: ", account.new_parts,
                    ", as a conversion begins them\n");
-  for (const std::string& loss : account.losses) std::cout << cat("left out: ", loss, "\n");
+  for (const std::string& loss : account.losses) std::cout << cat("left out: ", shown(loss), "\n");
   std::cout << cat("files beside the weights: ", account.files_equal, " as before\n");
   print_problems(account.problems, account.verdict());
 }

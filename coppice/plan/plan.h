@@ -91,6 +91,10 @@ struct Scores;  // utility.h
 ///          Error{kUnsupported}: a dense model.
 GrowthPlan make_plan(const families::ModelConfig& config, const GrowthOptions& options, const Scores* scores);
 
+/// The same plan as records hold it: every method with all its parameters, and a layer's own only where it is another
+/// than the plan's. Plans that mean the same are equal then.
+GrowthPlan canonical(GrowthPlan plan);
+
 /// Throws   Error{kUsage} naming layer and expert where `plan` does not fit the model: another number of experts, other
 ///          layers, a method that needs a bias or a second expert that the model has not, experts that leave their
 ///          router group (unless allowed).

@@ -155,7 +155,12 @@ std::string Page::html() const {
              "line.</footer>\n<script>drawAll();</script>\n</body></html>\n");
 }
 
-std::string text_table(const Table& table) {
+std::string text_table(const Table& given) {
+  Table table = given;
+  for (std::string& name : table.header) name = shown(name);
+  for (auto& row : table.rows) {
+    for (std::string& cell : row) cell = shown(cell);
+  }
   const auto numeric = number_columns(table);
   std::vector<size_t> width(table.header.size());
   const auto widen = [&](const std::vector<std::string>& row) {
