@@ -10,6 +10,7 @@
 #include "coppice/families/routing_class.h"
 #include "coppice/grow/grown_layer_detail.h"
 #include "coppice/grow/grown_weights.h"
+#include "coppice/grow/lost_digits_detail.h"
 #include "coppice/grow/never_chosen_detail.h"
 #include "coppice/grow/tied_experts_detail.h"
 #include "coppice/methods/expert_init.h"
@@ -178,12 +179,12 @@ class LayerJudge {
     }
     if (groups_limit_choice(routing) && !groups_are_copies())
       return not_exact("a router group has experts that were of different groups before.");
-    const std::string rounding = down_rounding();
+    if (const std::string lost = lost_digits(); !lost.empty()) return not_exact(lost);
     if (plan_.split > 1) {
-      return exact(cat(" up to ", rounding, " and ties of different experts: each expert's ", plan_.split,
+      return exact(cat(" up to rounding and ties of different experts: each expert's ", plan_.split,
                        " parts are chosen together and add up to it, at the same work per token"));
     }
-    return exact(cat(" up to ", rounding, " and ties of different experts: ", factor, " times as many slots hold all ",
+    return exact(cat(" up to rounding and ties of different experts: ", factor, " times as many slots hold all ",
                      factor, " siblings of the ", routing_.top_k == 1 ? "expert" : cat(routing_.top_k, " experts"),
                      " chosen before, at ", factor, " times the active parameters"));
   }
@@ -202,18 +203,13 @@ class LayerJudge {
     return std::ranges::all_of(times, [&](const auto& entry) { return entry.second == plan_.top_k_factor; });
   }
 
-  /// "rounding", and where the down matrices lose digits in their dtype, that.
-  std::string down_rounding() const {
-    int exponent = 0;
-    if (std::frexp(plan_.down_factor, &exponent) == 0.5) return "rounding";  // powers of two lose nothing
-    for (const families::TensorSlot& slot : model_.slots) {
-      if (slot.role() != Role::kExpertDown) continue;
-      const io::Dtype dtype = model_.checkpoint.at(slot.name).info->dtype;
-      if (dtype == io::Dtype::kF32) break;
-      return cat("rounding of the down matrices, times ", number_text(plan_.down_factor), ", to ",
-                 io::dtype_name(dtype));
+  /// What the plan's factors lose of stored values; empty if nothing that counts.
+  std::string lost_digits() const {
+    if (routing_.selection_bias) {
+      const std::string lost = detail::lost_by_biases(*routing_.selection_bias, layer_, plan_.selection_bias_factor);
+      if (!lost.empty()) return lost;
     }
-    return "rounding";
+    return detail::lost_by_experts(model_, plan_, layer_.layer);
   }
 
   const Model& model_;
