@@ -29,9 +29,12 @@ bool is_inside_an_expert(const std::vector<std::string>& parts) {
   return false;
 }
 
-/// In the module of all experts of a layer: "mlp.experts.bias".
-bool is_among_experts(const std::vector<std::string>& parts) {
-  return std::ranges::any_of(parts.begin(), parts.end() - 1, speaks_of_experts);
+/// "mlp.experts.bias", "mlp.expert_bias", "mlp.e_score_correction_bias", "mlp.router_scale".
+bool is_named_for_experts(const std::vector<std::string>& parts) {
+  return std::ranges::any_of(parts, [](std::string_view part) {
+    return speaks_of_experts(part) || part.find("router") != std::string_view::npos ||
+           part.find("score_correction") != std::string_view::npos;
+  });
 }
 
 std::string_view module_of(std::string_view name) { return name.substr(0, name.rfind('.')); }
@@ -86,10 +89,10 @@ void check_carried(const ModelConfig& config, const std::vector<Placed>& placed,
     std::string_view why;
     if (is_inside_an_expert(parts)) {
       why = "is inside an expert";
-    } else if (counts_experts && is_among_experts(parts)) {
-      why = "has a dimension of the number of experts and lies among them";
     } else if (counts_experts && !is_layer_below && router_modules.contains(module_of(name))) {
       why = "has a dimension of the number of experts and lies in a router's module";
+    } else if (counts_experts && !is_layer_below && is_named_for_experts(parts)) {
+      why = "has a dimension of the number of experts and is named for them";
     }
     if (why.empty()) continue;
     faults.carried.add(cat(name, " ", shape_text(p.slot.shape), " ", why, " (rule '", p.matched->name, "', role ",

@@ -62,8 +62,8 @@ void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed);
 void check_experts(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
 
 /// Holds what a family file's rules carry over to what cannot be carried: tensors of an expert, and those that have a
-/// dimension of the number of experts among the experts or in a router's module (but for the layers below a router that
-/// a rule names whole).
+/// dimension of the number of experts and are named for experts or lie in a router's module (but for the layers below a
+/// router that a rule names whole).
 void check_carried(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
 
 /// Holds gate, up and down of every layer's experts, and their biases, to one width and one model dimension.

@@ -172,7 +172,8 @@ role = "expert_down"
 }
 
 TEST_F(FamilyFileRules, CarryNothingOverThatHasAValueForEachExpert) {
-  for (const char* name : {"block.0.mlp.gate.bias", "block.0.mlp.experts.bias"}) {
+  for (const char* name : {"block.0.mlp.gate.bias", "block.0.mlp.experts.bias", "block.0.mlp.expert_bias",
+                           "block.0.mlp.statics.e_score_correction_bias"}) {
     for (const std::vector<int64_t>& shape : {std::vector<int64_t>{3}, std::vector<int64_t>{1, 3}}) {
       refuses(cat(kGateUpDown, kRest), ErrorCode::kFormat, {name, "the number of experts", "rule 'block.{L}.mlp.**'"},
               {f32_tensor(name, shape, 5)});
