@@ -29,6 +29,8 @@ using methods::LayerPlan;
 using plan::Exactness;
 using plan::GrowthPlan;
 
+constexpr double kShareRounding = 1e-7;  // of a parent's part of the softmax, which fp32 loses anyway
+
 enum class Answer { kExact, kNotExact, kUnknown };
 
 /// Of one layer: what comes behind "Exact", "Not exact: " or "Unknown: ".
@@ -119,31 +121,39 @@ class LayerJudge {
           "the router always takes two experts, and a copy of the first is the nearest to it; no key of the "
           "configuration changes that.");
     }
-    if (routing_class == RoutingClass::kCapacity) {
-      return not_exact(
-          cat("the router always takes ", routing_.top_k == 1 ? "one expert" : "two experts",
-              " by a softmax that divides among copies, and each expert turns tokens away past its capacity; "
-              "no key of the configuration changes the former."));
-    }
     if (routing_class == RoutingClass::kTrailingChoices) {
       return not_exact(
           "the router's choices that are no experts keep one place each in the softmax, where every expert now has "
           "several.");
     }
     const Chosen chosen = detail::new_experts_chosen(routing_);
+    if (routing_class == RoutingClass::kCapacity) {
+      const bool never = chosen == Chosen::kNever && detail::softmax_share_of_copies(routing_) <= kShareRounding;
+      if (!never && chosen != Chosen::kUnsure) {
+        return not_exact(
+            cat("the router always takes ", routing_.top_k == 1 ? "one expert" : "two experts",
+                " by a softmax that divides among copies, and each expert turns tokens away past its capacity; "
+                "no key of the configuration changes the former."));
+      }
+      if (never && capacity_follows_experts()) {
+        return unknown(
+            "no token is routed to a new expert, but config.json gives no capacity, which then follows from "
+            "the number of experts.");
+      }
+    }
     if (chosen == Chosen::kNever) {
-      constexpr double kRounding = 1e-7;
       if (routing_class == RoutingClass::kSoftmaxBiased) return softmax_shrinks();
-      if (routing_class == RoutingClass::kSoftmax && detail::softmax_share_of_copies(routing_) > kRounding)
+      if (routing_class == RoutingClass::kSoftmax && detail::softmax_share_of_copies(routing_) > kShareRounding)
         return softmax_divides();
       return exact(
           ": no token is routed to a new expert, whose bias is far below the others', until training raises it");
     }
     if (chosen == Chosen::kUnsure) {
+      const bool is_dormant = plan_.router_init_of(layer_.layer).name == "dormant";
       return unknown(
-          "the biases of new experts are below their parents', but not so far that no score could make up for it "
-          "(router-"
-          "init dormant lowers them that far).");
+          cat("the biases of new experts are below their parents', but not so far that no score could make up for it",
+              is_dormant ? ": nothing in the model bounds its scores enough."
+                         : " (router-init dormant lowers them that far)."));
     }
     if (!keep_function()) return other_experts();
     if (routing_.top_k > 1) {
@@ -166,6 +176,12 @@ class LayerJudge {
           "chosen.");
     }
     return exact(" up to rounding: top-1 routing picks a sibling with its parent's score, gate and function");
+  }
+
+  /// The code makes the number of tokens that an expert takes from the number of experts (nllb_moe).
+  bool capacity_follows_experts() const {
+    const Json* capacity = model_.config.json.find("expert_capacity");
+    return capacity != nullptr && capacity->is_null();
   }
 
   /// Exact copies, or parts, fill the m * K slots with the m children of the K experts that answered before.

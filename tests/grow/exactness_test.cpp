@@ -130,6 +130,32 @@ TEST_F(Exactness, OfDormantCopiesIsKeptByStoredPrecision) {
   EXPECT_TRUE(of(families::open_model(path), "dormant").exact);
 }
 
+// Capacity limits what an expert takes; copies that no token goes to change nothing of it.
+TEST_F(Exactness, OfRoutersWithACapacityLooksAtDormantCopies) {
+  const auto with_router_bias = [&](std::string_view family, const Json& capacity) {
+    const auto plain =
+        families::open_model(testing::surgery_model(dir_ / cat("c", ++count_), families::family_of(family)));
+    std::vector<testing::HandMadeTensor> tensors;
+    for (const auto& entry : plain.checkpoint.entries()) {
+      const std::string name(entry.info->name);
+      tensors.push_back(testing::f32_tensor(name, entry.info->shape, plain.checkpoint.read_f32(name)));
+      if (name.ends_with("classifier.weight"))
+        tensors.push_back(testing::f32_tensor(name.substr(0, name.size() - 6) + "bias", {4}, std::vector<float>(4)));
+    }
+    Json config = plain.config.json;
+    config["router_bias"] = true;
+    if (!capacity.is_null() || family == "nllb-moe") config["expert_capacity"] = capacity;
+    return families::open_model(testing::write_model(dir_ / cat("c", ++count_), config, tensors));
+  };
+  const auto one = with_router_bias("switch_transformers", 8);
+  EXPECT_TRUE(of(one, "dormant").exact) << of(one, "dormant").reason;
+  EXPECT_THAT(of(one, "copy").reason, HasSubstr("divides among copies"));
+  const auto two = of(with_router_bias("nllb-moe", 8), "dormant");
+  EXPECT_FALSE(two.known) << "nothing bounds logits of a router whose input no RMS norm makes";
+  EXPECT_THAT(two.reason, Not(HasSubstr("router-init dormant")));
+  EXPECT_THAT(of(with_router_bias("nllb-moe", 8), "copy").reason, HasSubstr("divides among copies"));
+}
+
 // -- values, not names --------------------------------------------------------
 
 TEST_F(Exactness, LooksAtWhatMethodsReallyMake) {
