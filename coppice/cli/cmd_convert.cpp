@@ -11,6 +11,7 @@
 #include "coppice/cli/command.h"
 #include "coppice/cli/output_options.h"
 #include "coppice/convert/convert.h"
+#include "coppice/convert/lost_digits.h"
 #include "coppice/convert/recipe.h"
 #include "coppice/families/match.h"
 #include "coppice/io/atomic_file.h"
@@ -186,6 +187,10 @@ Account account_of(const convert::Conversion& conversion, const families::Model&
   account.what = plan_text(*plan, after);
   const Json* activation = after.json.find("hidden_act");
   account.exactness = convert::conversion_exactness(*plan, activation->as_string());
+  if (account.exactness.exact) {
+    const std::string lost = convert::lost_by_scale(model, *plan);
+    if (!lost.empty()) account.exactness = {false, cat("Not exact: ", lost)};
+  }
   const bool is_open = account.exactness.exact || !account.exactness.known;
   if (is_open && !conversion.mapping().losses.empty())
     account.exactness = {false, "Not exact: of the dense model something is left out."};
