@@ -11,6 +11,7 @@
 #include "coppice/cli/command.h"
 #include "coppice/cli/output_options.h"
 #include "coppice/convert/convert.h"
+#include "coppice/convert/lost_digits.h"
 #include "coppice/convert/recipe.h"
 #include "coppice/families/match.h"
 #include "coppice/io/output_place.h"
@@ -167,9 +168,9 @@ Json settings_record(ConvertOptions o, const std::optional<convert::ConversionPl
 /// A conversion with what is to be said of it.
 struct Account {
   families::ParameterCount before, after;
-  std::string what, verdict;
+  std::string what;
   std::optional<convert::ConversionPlan> plan;
-  bool exact = false;
+  plan::Exactness exactness;
 };
 
 std::string scale_text(const convert::ExpertScale& s) {
@@ -198,15 +199,19 @@ Account account_of(const convert::Conversion& conversion, const families::Model&
   if (!plan) {
     account.what = cat(model.config.family->model_type, " -> ", after.family->model_type, ": the average of ",
                        model.config.num_experts, " experts in every layer that has any\n");
-    account.verdict = "Not exact: an average of experts computes what none of them does.";
+    account.exactness = {false, "Not exact: an average of experts computes what none of them does."};
     return account;
   }
   account.what = plan_text(*plan, after);
   const Json* activation = after.json.find("hidden_act");
-  const plan::Exactness exactness = convert::conversion_exactness(*plan, activation->as_string());
-  account.exact = exactness.exact && conversion.mapping().losses.empty();
-  account.verdict = exactness.reason;
-  if (exactness.exact && !account.exact) account.verdict = "Not exact: of the dense model something is left out.";
+  account.exactness = convert::conversion_exactness(*plan, activation->as_string());
+  if (account.exactness.exact) {
+    const std::string lost = convert::lost_by_scale(model, *plan);
+    if (!lost.empty()) account.exactness = {false, cat("Not exact: ", lost)};
+  }
+  const bool is_open = account.exactness.exact || !account.exactness.known;
+  if (is_open && !conversion.mapping().losses.empty())
+    account.exactness = {false, "Not exact: of the dense model something is left out."};
   return account;
 }
 
@@ -215,7 +220,7 @@ std::string account_text(const convert::Conversion& conversion, const Account& a
                          count_text(static_cast<double>(account.after.total)), ", active per token ",
                          count_text(static_cast<double>(account.after.active)), "\n");
   for (const std::string& loss : conversion.mapping().losses) text += cat("left out: ", shown(loss), "\n");
-  return cat(text, account.verdict, "\n");
+  return cat(text, account.exactness.reason, "\n");
 }
 
 Json account_json(const convert::Conversion& conversion, const Account& account, std::string_view from) {
@@ -226,8 +231,8 @@ Json account_json(const convert::Conversion& conversion, const Account& account,
   json["top_k"] = after.top_k;
   json["parameters"] = Json::array({Json(account.before.total), Json(account.after.total)});
   json["active_parameters"] = Json::array({Json(account.before.active), Json(account.after.active)});
-  json["exact"] = account.exact;
-  json["exactness"] = account.verdict;
+  json["exact"] = account.exactness.known ? Json(account.exactness.exact) : Json();
+  json["exactness"] = account.exactness.reason;
   json["losses"] = Json::array_of(conversion.mapping().losses);
   if (account.plan) json["plan"] = account.plan->to_json();
   return json;

@@ -5,7 +5,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/io/checkpoint.h"
-#include "coppice/io/expert_mentions_detail.h"
+#include "coppice/io/expert_mentions.h"
 #include "coppice/io/file_rules.h"
 
 namespace coppice::io {
@@ -55,8 +55,7 @@ class Sorter {
     if (decision == FileDecision::kChecked) {
       const Descriptor file = files_.open(relative);
       const bool is_small = state_of(file, relative).bytes <= kMostCheckedBytes;
-      decision =
-          is_small && detail::mentions_experts(files_.read(relative)) ? FileDecision::kLeftOut : FileDecision::kCarried;
+      decision = is_small && mentions_experts(files_.read(relative)) ? FileDecision::kLeftOut : FileDecision::kCarried;
     } else if (decision == FileDecision::kCarried) {
       (void)files_.open(relative);  // is it a file?
     }
