@@ -276,8 +276,9 @@ TEST_F(Exactness, IsNotWhereDownMatricesLoseDigits) {
       const bool loses = parts == 3 && dtype != io::Dtype::kF32;
       EXPECT_EQ(result.exact, !loses) << io::dtype_name(dtype) << ' ' << result.reason;
       EXPECT_TRUE(result.known);
-      if (loses)
+      if (loses) {
         EXPECT_THAT(result.reason, HasSubstr(cat("w2.weight' times 3 are rounded to ", io::dtype_name(dtype))));
+      }
     }
   }
 }
