@@ -34,8 +34,7 @@ void compare_generation_configs(const io::ModelDirectory& before, const io::Mode
         compare_settings(kGenerationConfig, before.read_json(kGenerationConfig), after.read_json(kGenerationConfig));
     if (found.problems.empty()) ++account.equal;
     std::ranges::move(found.problems, std::back_inserter(account.problems));
-    if (!found.added.empty())
-      account.not_compared.push_back(cat("new keys of ", kGenerationConfig, " (", join(found.added), ")"));
+    std::ranges::move(found.not_compared(kGenerationConfig), std::back_inserter(account.not_compared));
   } catch (const Error& error) {
     if (error.code != ErrorCode::kFormat) throw;
     account.problems.emplace_back(error.what());

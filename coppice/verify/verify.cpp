@@ -174,7 +174,7 @@ void check_config(const Json& wanted, int64_t split, const Model& before, const 
     return;
   }
   std::ranges::move(found.problems, std::back_inserter(result.problems));
-  if (!found.added.empty()) result.not_compared.push_back(cat("new keys of config.json (", join(found.added), ")"));
+  std::ranges::move(found.not_compared("config.json"), std::back_inserter(result.not_compared));
 }
 
 /// config.json of a growth that is known by what came out.
