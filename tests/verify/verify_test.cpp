@@ -387,6 +387,21 @@ TEST(VerifyConfiguration, IsComparedByWhatItSays) {
               ::testing::Not(::testing::IsEmpty()));
 }
 
+TEST(VerifyFiles, TellsThoseThatNoGrowthWrites) {
+  const TempDir dir;
+  tiny_model(dir / "m", "mixtral");
+  grow(dir / "m", dir / "out", {});
+  const auto check = [&] { return verify_folders(dir / "m", dir / "out"); };
+  io::write_file_atomically(dir / "out" / "notes.bak", "x");
+  fs::create_directory(dir / "out" / "original");
+  io::write_file_atomically(dir / "out" / "original" / "consolidated.00.pth", "x");
+  io::write_file_atomically(dir / "out" / "pytorch_model.bin", "x");
+  EXPECT_EQ(check().problems, std::vector<std::string>{});
+  EXPECT_THAT(check().not_compared, Contains("files that no growth carries over (original/, pytorch_model.bin)"));
+  io::write_file_atomically(dir / "out" / "adapter_config.json", R"({"peft_type": "LORA"})");
+  EXPECT_THAT(check().problems, ElementsAre(HasSubstr("'adapter_config.json': the model before has no such file")));
+}
+
 struct WithMore {
   std::string family, order;
   bool scaled;
