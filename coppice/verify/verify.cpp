@@ -137,7 +137,7 @@ class Origins {
       });
     };
     auto siblings = in_order("siblings");
-    if (!siblings || has_router_of(*siblings, after_)) return siblings;
+    if (!siblings || has_router_of(*siblings, before_, after_)) return siblings;
     return in_order("append");
   }
 

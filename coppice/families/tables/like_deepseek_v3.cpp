@@ -23,14 +23,18 @@ constexpr TensorRule kTensors[] = {
     {"model.layers.{L}.mlp.down_proj.*", kDense},
 };
 
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNamesOfMimo[] = {{"self_attn.attention_sink_bias", "self_attn.sinks"}};
+
 constexpr Family like_version_3(std::string_view model_type, std::string_view architecture,
-                                std::string_view left_out = {}) {
+                                std::string_view left_out = {}, std::span<const Rename> memory_names = {}) {
   return {
       .model_type = model_type,
       .architecture = architecture,
       .tensors = kTensors,
       .surgery_only = true,
       .trunk = detail::kDecoderTrunk,
+      .memory_names = memory_names,
       .left_out = left_out,
       .has_mtp = true,
       .experts_keys = kExpertsKeys,
@@ -58,6 +62,7 @@ const Family kAxk2 = like_version_3("axk2", "AXK2ForCausalLM");
 const Family kMimoV2Flash = like_version_3("mimo_v2_flash", "MiMoV2FlashForCausalLM",
                                            R"({"sliding_window": 128, "rope_parameters": {
                                                "full_attention": {"rope_theta": 5000000, "partial_rotary_factor": 0.334},
-                                               "sliding_attention": {"rope_theta": 10000, "partial_rotary_factor": 0.334}}})");
+                                               "sliding_attention": {"rope_theta": 10000, "partial_rotary_factor": 0.334}}})",
+                                           kMemoryNamesOfMimo);
 
 }  // namespace coppice::families
