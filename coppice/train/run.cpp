@@ -23,6 +23,7 @@
 #include "coppice/train/growth_course.h"
 #include "coppice/train/loop.h"
 #include "coppice/train/metrics.h"
+#include "coppice/train/resumed_position.h"
 #include "coppice/train/run_directory.h"
 #include "coppice/train/run_metrics.h"
 #include "coppice/train/run_settings.h"
@@ -111,7 +112,7 @@ class Run {
         validation_files_(open_tokens(options.data_validation)),
         sampler_(train_files_, options.data_weights, options.sequence_length, options.seed),
         step_(step_settings(options, settings, start_.model.config())),
-        course_(options, settings, start_, step_.balance),
+        course_(options, settings, start_of_same_run(resume_from), step_.balance),
         watch_(options.dead_after, options.spike_limit),
         gemm_rate_(kernels::gemm_rate(options.dtype == "bf16" ? at::kBFloat16 : at::kFloat)) {
     check_start();
@@ -154,15 +155,21 @@ class Run {
     return {data::random_tokens(static_cast<uint64_t>(tokens), start_.model.config().vocab_size, options_.seed)};
   }
 
+  /// The start, which if resumed is of a run with these settings and at a position that such a run comes to.
+  Start& start_of_same_run(const std::optional<fs::path>& resume_from) {
+    if (start_.resumed) {
+      check_same_run(*start_.resumed, identity(options_), identity(train_files_));
+      check_rates_behind(*start_.resumed, settings_.schedule);
+      check_position(*resume_from, *start_.resumed, settings_);
+    }
+    return start_;
+  }
+
   void check_start() {
     const auto& config = start_.model.config();
     if (options_.sequence_length > config.max_positions) {
       throw Error(ErrorCode::kUsage, cat("data.sequence_length: ", options_.sequence_length, " is more than the ",
                                          config.max_positions, " positions of the model"));
-    }
-    if (start_.resumed) {
-      check_same_run(*start_.resumed, identity(options_), identity(train_files_));
-      check_rates_behind(*start_.resumed, settings_.schedule);
     }
     if (step_.balance == BalanceKind::kAux) check_auxiliary_loss();
     if (!start_.resumed && start_.position.step >= settings_.last_step) {

@@ -151,6 +151,7 @@ void check_handover(const RunSettings& run) {
 }
 
 constexpr std::string_view kSteps = "train.steps", kWarmup = "schedule.warmup";
+constexpr std::string_view kAuxCoef = "balance.aux_coef";  // left out, the model's own: see check_same_auxiliary_loss
 
 // coppice 0.1.0 kept the length of a run out of its checkpoints, and so what its warm-up came to.
 bool has_unknown_rates(const TrainerState& saved) { return saved.settings.find(kSteps) == nullptr; }
@@ -228,13 +229,17 @@ void check_same_run(const TrainerState& saved, const Json& settings, const Json&
   std::vector<std::string> changed;
   const Json defaults = identity(TrainOptions{});  // of settings that came after the run was made
   const auto text = [](const Json* value) { return value == nullptr ? std::string("absent") : value->dump(); };
-  for (const auto& [key, value] : settings.members()) {
-    if (key == kSteps) continue;  // see check_rates_behind
-    if (key == kWarmup && has_unknown_rates(saved)) continue;
+  const auto compare = [&](const std::string& key, const Json* now) {
+    if (key == kSteps) return;  // see check_rates_behind
+    if (key == kWarmup && has_unknown_rates(saved)) return;
     const Json* before = saved.settings.find(key);
     if (before == nullptr) before = defaults.find(key);
-    if (text(before) != value.dump())
-      changed.push_back(cat(key, " (", text(before), " before, now ", value.dump(), ")"));
+    if (text(before) != text(now)) changed.push_back(cat(key, " (", text(before), " before, now ", text(now), ")"));
+  };
+  for (const auto& [key, value] : settings.members()) compare(key, &value);
+  for (const auto& [key, value] : saved.settings.members()) {  // those that are left out now
+    const bool is_free = std::ranges::find(kFree, key) != kFree.end();
+    if (settings.find(key) == nullptr && !is_free && key != kAuxCoef) compare(key, nullptr);
   }
   if (saved.data.dump() != data.dump()) {
     changed.push_back(cat("data.train (", saved.data.dump(), " before, now ", data.dump(), ")"));
@@ -269,7 +274,7 @@ void check_rates_behind(const TrainerState& saved, const Schedule& now) {
 }
 
 void check_same_auxiliary_loss(const TrainerState& saved, double coefficient) {
-  const Json* before = saved.settings.find("balance.aux_coef");
+  const Json* before = saved.settings.find(kAuxCoef);
   if (before != nullptr && before->is_number() && before->as_double() != coefficient) {
     refuse(
         cat("train.resume: balance.aux_coef is ", coefficient, " and was ", before->dump(), " before (set it back)"));
