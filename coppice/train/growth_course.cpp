@@ -216,7 +216,7 @@ PlannedGrowth GrowthCourse::plan(const GrowthStage& stage, const data::Sampler& 
 void GrowthCourse::carry_out(const plan::GrowthPlan& plan, const std::string& source_digest) {
   grow(start_.model, start_.optimizer, plan);
   auto& lineage = start_.companions.lineage;
-  lineage = plan::extend_lineage(lineage, plan, "train", source_digest);
+  lineage = plan::extend_lineage(this->lineage(), plan, "train", source_digest);
   read_lineage();
   routing_seed_ = options_.seed;
   Position& position = start_.position;
@@ -264,8 +264,9 @@ std::optional<Json> GrowthCourse::lineage() const {
   if (!lineage) return std::nullopt;
   const bool releases = settings_.handover.policy == HandoverPolicy::kRelease;
   const double share = lineage_share();
-  if (releases && share <= 0 && start_.position.grown_at >= 0) {
-    return plan::with_release_over(*lineage, start_.position.step);
+  const Position& position = start_.position;
+  if (releases && share <= 0 && position.grown_at >= 0) {
+    return plan::with_release_over(*lineage, position.grown_at + settings_.handover.steps - position.released);
   }
   return plan::with_lineage_share(*lineage, {share, routing_seed_, releases ? settings_.handover.steps : 0});
 }
