@@ -44,6 +44,13 @@ void require_not_negative(std::string_view name, double value) {
   if (!(value >= 0) || !std::isfinite(value)) refuse(cat(name, ": ", value, "; wanted a number, 0 or more"));
 }
 
+// What the weights and biases are moved by is computed in f32.
+void require_rate(std::string_view name, double value) {
+  if (!(value >= 0 && value <= std::numeric_limits<float>::max())) {
+    refuse(cat(name, ": ", value, "; wanted a number that f32 holds, 0 or more"));
+  }
+}
+
 // Below it the update divides by zero where a gradient has always been zero, as that of an expert without tokens.
 void require_normal(std::string_view name, double value) {
   constexpr double kLeast = std::numeric_limits<float>::min(), kMost = std::numeric_limits<float>::max();
@@ -94,14 +101,14 @@ void check_values(const TrainOptions& o) {
   require_decay("optimizer.beta1", o.beta1);
   require_decay("optimizer.beta2", o.beta2);
   require_normal("optimizer.epsilon", o.epsilon);
-  require_not_negative("optimizer.weight_decay", o.weight_decay);
+  require_rate("optimizer.weight_decay", o.weight_decay);
   require_not_negative("optimizer.clip", o.clip);
   require_not_negative("optimizer.spike_limit", o.spike_limit);
   require_at_least("balance.dead_after", o.dead_after, 0);
-  require_not_negative("balance.rate", o.balance_rate);
-  require_not_negative("balance.aux_coef", o.aux_coef.value_or(0));
+  require_rate("balance.rate", o.balance_rate);
+  require_rate("balance.aux_coef", o.aux_coef.value_or(0));
   (void)balance_form(o.balance_form);
-  require_not_negative("balance.z_coef", o.z_coef);
+  require_rate("balance.z_coef", o.z_coef);
 }
 
 void check_together(const TrainOptions& o) {
