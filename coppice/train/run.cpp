@@ -110,6 +110,8 @@ class Run {
         start_(make_start(options, resume_from)),
         train_files_(options.random_tokens ? random_tokens() : open_tokens(options.data_train)),
         validation_files_(open_tokens(options.data_validation)),
+        data_(options.out.empty() || options.random_tokens ? identity(train_files_)
+                                                           : identity_by_content(train_files_)),
         sampler_(train_files_, options.data_weights, options.sequence_length, options.seed),
         step_(step_settings(options, settings, start_.model.config())),
         course_(options, settings, start_of_same_run(resume_from), step_.balance),
@@ -158,7 +160,7 @@ class Run {
   /// The start, which if resumed is of a run with these settings and at a position that such a run comes to.
   Start& start_of_same_run(const std::optional<fs::path>& resume_from) {
     if (start_.resumed) {
-      check_same_run(*start_.resumed, identity(options_), identity(train_files_));
+      check_same_run(*start_.resumed, identity(options_), data_);
       check_rates_behind(*start_.resumed, settings_.schedule);
       check_position(*resume_from, *start_.resumed, settings_);
     }
@@ -367,7 +369,7 @@ class Run {
     Companions companions = start_.companions;
     companions.lineage = course_.lineage();
     writer_.write(checkpoint_path(options_.out, start_.position.step), start_.model, start_.optimizer,
-                  {start_.position, identity(options_), identity(train_files_), watch_.memory()}, companions,
+                  {start_.position, identity(options_), data_, watch_.memory()}, companions,
                   options_.checkpoint_beside);
   }
 
@@ -419,6 +421,7 @@ class Run {
   const RunSettings& settings_;
   Start start_;  // its position, model and optimizer move with the run
   std::vector<data::TokenFile> train_files_, validation_files_;
+  Json data_;  // that a resumed run must share
   data::Sampler sampler_;
   StepSettings step_;
   GrowthCourse course_;

@@ -163,6 +163,29 @@ constexpr std::string_view kAuxCoef = "balance.aux_coef";  // left out, the mode
 // coppice 0.1.0 kept the length of a run out of its checkpoints, and so what its warm-up came to.
 bool has_unknown_rates(const TrainerState& saved) { return saved.settings.find(kSteps) == nullptr; }
 
+constexpr std::string_view kDigest = "sha256";
+
+// What differs between the training data of a run before and now, if anything does.
+std::optional<std::string> data_change(const Json::Array& before, const Json::Array& now) {
+  const auto without_digest = [](Json file) {
+    file.erase(kDigest);
+    return file.dump();
+  };
+  const auto listed = [&](const Json::Array& files) {
+    Json::Array out;
+    for (const Json& file : files) out.push_back(Json::parse(without_digest(file), "data"));
+    return Json::array(std::move(out)).dump();
+  };
+  if (listed(before) != listed(now)) return cat("data.train (", listed(before), " before, now ", listed(now), ")");
+  for (size_t i = 0; i < before.size(); ++i) {
+    const Json *const old = before[i].find(kDigest), *const found = now[i].find(kDigest);
+    if (old == nullptr || found == nullptr || *old == *found) continue;  // older checkpoints have none
+    return cat("data.train (", now[i].at("name").as_string(), ".bin holds other tokens than before, of which ",
+               "there are as many)");
+  }
+  return std::nullopt;
+}
+
 constexpr auto kFree = std::to_array<std::string_view>(
     {"train.out", "train.resume", "train.tokens", "train.stop_at", "train.threads", "train.recompute",
      "train.validate_every", "train.validation_tokens", "data.validation", "data.train", "checkpoint.every",
@@ -226,6 +249,12 @@ Json identity(const std::vector<data::TokenFile>& files) {
   return out;
 }
 
+Json identity_by_content(const std::vector<data::TokenFile>& files) {
+  Json::Array out = identity(files).items();
+  for (size_t i = 0; i < files.size(); ++i) out[i][kDigest] = files[i].remembered_digest();
+  return Json::array(std::move(out));
+}
+
 TrainOptions with_resolved(const TrainOptions& options, const TrainerState& saved) {
   TrainOptions out = options;
   if (out.warmup == kDefaultWarmup && !has_unknown_rates(saved)) out.warmup = saved.settings.at(kWarmup).as_int();
@@ -248,9 +277,7 @@ void check_same_run(const TrainerState& saved, const Json& settings, const Json&
     const bool is_free = std::ranges::find(kFree, key) != kFree.end();
     if (settings.find(key) == nullptr && !is_free && key != kAuxCoef) compare(key, nullptr);
   }
-  if (saved.data.dump() != data.dump()) {
-    changed.push_back(cat("data.train (", saved.data.dump(), " before, now ", data.dump(), ")"));
-  }
+  if (const auto change = data_change(saved.data.items(), data.items())) changed.push_back(*change);
   if (changed.empty()) return;
   refuse(cat("train.resume: the run was made with other settings: ", join(changed),
              " (set them back, or start another run from its checkpoint with train.start=continue)"));

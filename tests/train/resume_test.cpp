@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <utility>
 
+#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/train/resumed_position.h"
 #include "coppice/train/run.h"
@@ -106,6 +108,12 @@ TEST(TrainResumeRecord, StopsAtTheSpikeThatStoppedTheRun) {
   EXPECT_EQ(train(o).last_step, o.stop_at) << "a higher limit lets it go on";
 }
 
+std::string sha256_of(const std::string& text) {
+  Sha256 sha;
+  sha.add(text);
+  return sha.hex();
+}
+
 // Of a run that grew at steps 4 and 12 and is at step 8.
 struct GrownRun {
   TrainOptions options;  // to resume it
@@ -132,6 +140,31 @@ TEST(TrainResumeSettings, ThatAreLeftOutAreNamed) {
   expect_error(ErrorCode::kUsage, {"train.resume", "growth (", "now absent"}, [&] { (void)train(o); });
   o.growth = growth;
   EXPECT_EQ(train(o).last_step, 10);
+}
+
+TEST(TrainResumeData, IsKnownByItsContent) {
+  const TempDir dir;
+  auto o = testing::tiny_run(dir.path());
+  o.out = dir / "run";
+  o.stop_at = 3;
+  const auto path = train(o).checkpoint / "trainer" / "trainer.json";
+  const std::string good = io::read_file(dir / "train.bin");
+  std::string rotated = good;
+  std::ranges::rotate(rotated, rotated.begin() + 200);
+  io::write_file_atomically(dir / "train.bin", rotated);
+  o.resume = true;
+  o.stop_at = 5;
+  expect_error(ErrorCode::kUsage, {"data.train", "train.bin holds other tokens"}, [&] { (void)train(o); });
+
+  Json old = Json::read(path);  // as coppice 0.1.0 wrote it
+  Json::Array files = old.at("data").items();
+  EXPECT_EQ(files.at(0).at("sha256").as_string(), sha256_of(good));
+  files.at(0).erase("sha256");
+  old["data"] = Json::array(std::move(files));
+  io::write_file_atomically(path, old.dump());
+  EXPECT_EQ(train(o).last_step, 5);
+  EXPECT_EQ(Json::read(checkpoint_path(o.out, 5) / "trainer" / "trainer.json").at("data").items().at(0).at("sha256"),
+            Json(sha256_of(rotated)));
 }
 
 TEST(TrainResumePosition, IsRefusedWhereTheRunDoesNotComeToIt) {
