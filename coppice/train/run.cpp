@@ -387,13 +387,11 @@ class Run {
                       {.last = options_.keep_last, .every = options_.keep_every, .steps = course_.steps()});
   }
 
-  /// After an error that says nothing against the steps done: they are in a checkpoint then.
+  /// After an error or a signal that says nothing against the steps done: they are in a checkpoint then.
   void keep_steps(const Error& error) {
     const bool diverged =
         error.code == ErrorCode::kNonFinite && dynamic_cast<const GradientLimitError*>(&error) == nullptr;
-    const bool kept = error.code == ErrorCode::kInterrupted;
-    if (!log_ || diverged || kept || error.code == ErrorCode::kInternal || steps_run_ == 0 ||
-        start_.optimizer.is_torn())
+    if (!log_ || diverged || error.code == ErrorCode::kInternal || steps_run_ == 0 || start_.optimizer.is_torn())
       return;
     try {
       finish_checkpoint(true);
