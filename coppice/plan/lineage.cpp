@@ -328,8 +328,9 @@ WakingNote noted_waking(const Json& lineage) {
 
 std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage) {
   if (const WakingNote waking = lineage ? noted_waking(*lineage) : WakingNote{}; waking.left > 0) {
-    return cat(model, ": dormant copies of its newest growth are half awake, ", waking.left, " of ", waking.steps,
-               " steps are left: they are chosen less often than their parents (train on until the handover is over)");
+    return cat(
+        model, ": its dormant copies are not awake yet, ", waking.left, " of ", waking.steps,
+        " steps are left: their selection biases lie below their parents' (train on until the handover is over)");
   }
   const double share = lineage ? lineage_share(*lineage) : 0;
   if (share <= 0) return std::nullopt;

@@ -18,7 +18,8 @@ class Check {
         position_(state.position),
         settings_(settings),
         begins_at_0_(state.settings.find("train.start") == nullptr ||
-                     state.settings.at("train.start") == Json("fresh")) {
+                     state.settings.at("train.start") == Json("fresh")),
+        sequence_length_(static_cast<uint64_t>(state.settings.at("data.sequence_length").as_int())) {
     if (checkpoint.filename() != checkpoint_path("", position_.step).filename()) {
       refuse("step", position_.step, cat("the step of its folder, ", checkpoint.filename()));
     }
@@ -53,11 +54,22 @@ class Check {
     if (position_.released > most) refuse("released", position_.released, cat("at most ", most));
   }
 
+  void losses() const {
+    const auto least = std::min<size_t>(1, static_cast<size_t>(position_.step));
+    const size_t found = position_.recent_losses.size();
+    if (found >= least && found <= Position::kRecentLosses) return;
+    refuse("recent_losses", cat("a list of ", found), cat(least, " to ", Position::kRecentLosses));
+  }
+
   void data() const {
     if (!begins_at_0_) return;  // another run's windows lie behind it too
     const auto windows = static_cast<uint64_t>(position_.step) * static_cast<uint64_t>(settings_.batch);
     if (position_.next_sample != windows) {
       refuse("next_sample", position_.next_sample, cat(windows, ", ", settings_.batch, " windows a step"));
+    }
+    const auto tokens = windows * sequence_length_;
+    if (position_.tokens_seen != tokens) {
+      refuse("tokens_seen", position_.tokens_seen, cat(tokens, ", ", sequence_length_, " a window"));
     }
   }
 
@@ -72,6 +84,7 @@ class Check {
   const Position& position_;
   const RunSettings& settings_;
   bool begins_at_0_;
+  uint64_t sequence_length_;
 };
 
 }  // namespace
@@ -80,6 +93,7 @@ void check_position(const std::filesystem::path& checkpoint, const TrainerState&
   const Check check(checkpoint, state, settings);
   check.growths();
   check.handover();
+  check.losses();
   check.data();
 }
 

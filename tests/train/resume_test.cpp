@@ -172,11 +172,9 @@ TEST(TrainResumePosition, IsRefusedWhereTheRunDoesNotComeToIt) {
   const auto [o, path] = grown_run(dir);
   const Json good = Json::read(path);
   constexpr int64_t kMost = int64_t{1} << 53;
-  const std::vector<std::pair<const char*, std::vector<int64_t>>> wrong{{"growths", {0, 2, 3, kMost}},
-                                                                        {"grown_at", {-1, 0, 5, 8, kMost}},
-                                                                        {"next_sample", {0, 63, 65, kMost}},
-                                                                        {"released", {1, kMost}},
-                                                                        {"wake_steps", {1, kMost}}};
+  const std::vector<std::pair<const char*, std::vector<int64_t>>> wrong{
+      {"growths", {0, 2, 3, kMost}}, {"grown_at", {-1, 0, 5, 8, kMost}}, {"next_sample", {0, 63, 65, kMost}},
+      {"released", {1, kMost}},      {"wake_steps", {1, kMost}},         {"tokens_seen", {0, 1023, kMost}}};
   for (const auto& [key, values] : wrong) {
     for (const int64_t value : values) {
       SCOPED_TRACE(cat(key, " ", value));
@@ -185,6 +183,12 @@ TEST(TrainResumePosition, IsRefusedWhereTheRunDoesNotComeToIt) {
       io::write_file_atomically(path, state.dump());
       expect_error(ErrorCode::kFormat, {"trainer.json", key, "earlier checkpoint"}, [&] { (void)train(o); });
     }
+  }
+  for (const size_t count : {0, 11}) {
+    Json state = good;
+    state["recent_losses"] = Json::array_of(std::vector<double>(count, 1.0));
+    io::write_file_atomically(path, state.dump());
+    expect_error(ErrorCode::kFormat, {"trainer.json", "recent_losses", "1 to 10"}, [&] { (void)train(o); });
   }
   io::write_file_atomically(path, good.dump());
   EXPECT_EQ(train(o).last_step, 10);
