@@ -43,6 +43,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     (void)plan::newest_parents(lineage);
     (void)convert::newest_conversion(lineage);
     (void)plan::lineage_share(lineage);
+    (void)plan::noted_waking(lineage);
   } catch (const Error& e) {
     require_refusal(e, {ErrorCode::kFormat, ErrorCode::kUsage, ErrorCode::kUnsupported});
     return 0;

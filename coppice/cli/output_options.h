@@ -98,13 +98,13 @@ inline void tell_left_out(const std::vector<io::JudgedFile>& files, Json& json) 
   }
 }
 
-/// A model is made from one whose handover is not over: the new lineage does not hold the share of tokens.
+/// A model is made from one whose handover is not over: the new lineage does not hold where it stood.
 ///
 /// Throws   Error{kFormat} if the model's coppice.json is not a lineage.
 inline void warn_of_unfinished_handover(const std::filesystem::path& model) {
   const auto warning = plan::routing_warning(model, plan::read_lineage(model));
   if (warning)
-    log_warning(cat(*warning, "; the model that is made of it now routes by plain top-K and notes no share"));
+    log_warning(cat(*warning, "; the model that is made of it now routes by plain top-K and notes no handover"));
 }
 
 /// Of a run that left others to do their share.

@@ -1,9 +1,6 @@
 #include "coppice/data/token_file.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <chrono>
 #include <limits>
 #include <mutex>
 #include <ranges>
@@ -14,7 +11,7 @@
 #include "coppice/base/sha256.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/data/token_index_detail.h"
-#include "coppice/io/atomic_file.h"
+#include "coppice/data/token_memory_detail.h"
 
 namespace coppice::data {
 namespace fs = std::filesystem;
@@ -68,16 +65,6 @@ struct IdRange {
   int64_t greatest = std::numeric_limits<int64_t>::min();
 };
 
-/// What the file looked like when its ids were checked.
-Json file_stamp(const fs::path& bin) {
-  const FileState state = state_of(open_to_read(bin), bin);
-  Json out = Json::object();
-  out["coppice_checked"] = 1;
-  out["bytes"] = static_cast<int64_t>(state.bytes);
-  out["modified_ns"] = state.modified_ns;
-  return out;
-}
-
 IdRange scan_ids(const TokenFile& file) {
   constexpr uint64_t kChunk = 1 << 20;
   IdRange range;
@@ -94,28 +81,14 @@ IdRange scan_ids(const TokenFile& file) {
   return range;
 }
 
-/// Least and greatest id, remembered in PREFIX.checked.json under the stamp of the .bin.
 IdRange id_range(const TokenFile& file) {
-  const auto memory = with_suffix(file.path(), ".checked.json");
-  Json stamp = file_stamp(with_suffix(file.path(), ".bin"));
-  if (fs::exists(memory)) {
-    try {
-      const Json known = Json::read(memory);
-      if (known.at("bytes") == stamp.at("bytes") && known.at("modified_ns") == stamp.at("modified_ns")) {
-        return {known.at("least_id").as_int(), known.at("greatest_id").as_int()};
-      }
-    } catch (const Error&) {
-      log_warning(cat(memory, ": cannot be read, so every id is checked again"));
-    }
-  }
+  Json known = detail::known_of(file.path());
+  const Json *const least = known.find(detail::kLeastId), *const greatest = known.find(detail::kGreatestId);
+  if (least != nullptr && greatest != nullptr) return {least->as_int(), greatest->as_int()};
   const IdRange range = scan_ids(file);
-  stamp["least_id"] = range.least;
-  stamp["greatest_id"] = range.greatest;
-  try {
-    io::write_file_atomically(memory, stamp.dump(2) + "\n");
-  } catch (const Error& error) {  // a read-only data set is as good; it only costs the scan each time
-    log_warning(cat("the check of ", file.path(), " could not be remembered: ", error.what()));
-  }
+  known[detail::kLeastId] = range.least;
+  known[detail::kGreatestId] = range.greatest;
+  detail::remember(file.path(), known);
   return range;
 }
 
@@ -182,6 +155,15 @@ void TokenFile::document_starts(uint64_t begin, std::span<int64_t> out) const {
 }
 
 std::string TokenFile::digest() const { return sha256_of_file(with_suffix(path(), ".bin")); }
+
+std::string TokenFile::remembered_digest() const {
+  Json known = detail::known_of(path());
+  if (const Json* const digest = known.find(detail::kSha256)) return digest->as_string();
+  const std::string found = digest();
+  known[detail::kSha256] = found;
+  detail::remember(path(), known);
+  return found;
+}
 
 void TokenFile::check_vocabulary(int64_t vocab_size, const std::string& tokenizer_digest) const {
   if (card()) {

@@ -44,6 +44,8 @@ class TokenFile {
   void document_starts(uint64_t begin, std::span<int64_t> out) const;
   /// SHA-256 of the .bin.
   std::string digest() const;
+  /// The same, read once while size and time of change stay (remembered beside the file).
+  std::string remembered_digest() const;
   /// Every id is below `vocab_size`, and, where there is a card and `tokenizer_digest` is not empty, the tokenizers
   /// agree. Without a card every id is checked once (remembered beside the file) and a warning says that the tokenizer
   /// is unknown.

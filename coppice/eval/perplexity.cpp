@@ -9,6 +9,7 @@
 #include <numbers>
 
 #include "coppice/base/check.h"
+#include "coppice/base/interrupt.h"
 #include "coppice/base/progress.h"
 #include "coppice/eval/windows_detail.h"
 #include "coppice/nn/token_rows.h"
@@ -121,6 +122,7 @@ TokenLoss loss_over(const Model& model, const data::TokenFile& tokens, const Los
   Sums sums;
   TokenLoss out;
   for (uint64_t w = 0; w < windows.whole;) {
+    check_interrupt();
     const auto count = std::min<uint64_t>(static_cast<uint64_t>(settings.batch), windows.whole - w);
     add_windows(model, tokens, {w * length, static_cast<int64_t>(count), settings.sequence_length}, settings, sums,
                 out);

@@ -44,6 +44,9 @@ constexpr const char* kLineageUnique = "lineage_unique";
 constexpr const char* kShareKey = "share";
 constexpr const char* kShareSeedKey = "seed";
 constexpr const char* kShareStepsKey = "share_steps";
+constexpr const char* kWakeStepsKey = "wake_steps";
+constexpr const char* kWakeStepsLeftKey = "wake_steps_left";
+constexpr int64_t kMostSteps = int64_t{1} << 53;  // sums of them are no overflow
 constexpr const char* kReleasedAtKey = "released_at";
 
 using Parents = std::map<int64_t, std::vector<uint32_t>>;
@@ -153,8 +156,11 @@ Json methods_of(const GrowthPlan& given) {
   return methods;
 }
 
+/// Of a model that is made from one in the middle of a handover.
+Json without_handover(const Json& lineage) { return with_waking(with_lineage_share(lineage, {}), {}); }
+
 Json without_newest(const Json& before) {
-  Json lineage = with_lineage_share(before, {});  // the copies that it routes among are gone
+  Json lineage = without_handover(before);  // the copies that it is about are gone
   Json::Array steps = lineage.at("steps").items();
   COPPICE_CHECK(!steps.empty());
   steps.pop_back();
@@ -185,8 +191,7 @@ Json parents_json(const std::vector<LayerPlan>& layers) {
 
 Json with_step(const std::optional<Json>& before, Json step) {
   if (before) (void)checked_lineage(*before, io::kLineageFile);
-  Json lineage =
-      before ? with_lineage_share(*before, {}) : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
+  Json lineage = before ? without_handover(*before) : Json::object({{kVersionKey, Json(1)}, {"steps", Json::array()}});
   lineage["steps"].push_back(std::move(step));
   return lineage;
 }
@@ -264,7 +269,34 @@ std::optional<int64_t> released_at(const Json& lineage) {
 
 double lineage_share(const Json& lineage) { return noted_lineage_share(lineage).share; }
 
+Json with_waking(Json lineage, const WakingNote& note) {
+  for (const char* key : {kWakeStepsKey, kWakeStepsLeftKey}) lineage.erase(key);
+  if (note.left <= 0) return lineage;
+  lineage[kWakeStepsKey] = note.steps;
+  lineage[kWakeStepsLeftKey] = note.left;
+  return lineage;
+}
+
+WakingNote noted_waking(const Json& lineage) {
+  if (lineage.find(kWakeStepsKey) == nullptr && lineage.find(kWakeStepsLeftKey) == nullptr) return {};
+  return naming(io::kLineageFile, [&] {
+    const WakingNote note{.steps = whole_number<int64_t>(lineage, kWakeStepsKey),
+                          .left = whole_number<int64_t>(lineage, kWakeStepsLeftKey)};
+    if (note.left < 1 || note.left > note.steps || note.steps > kMostSteps) {
+      refuse_lineage(io::kLineageFile,
+                     cat("'", kWakeStepsLeftKey, "' is ", note.left, " of '", kWakeStepsKey, "' ", note.steps),
+                     cat("1 to as many, ", kMostSteps, " at most"));
+    }
+    return note;
+  });
+}
+
 std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage) {
+  if (const WakingNote waking = lineage ? noted_waking(*lineage) : WakingNote{}; waking.left > 0) {
+    return cat(
+        model, ": its dormant copies are not awake yet, ", waking.left, " of ", waking.steps,
+        " steps are left: their selection biases lie below their parents' (train on until the handover is over)");
+  }
   const double share = lineage ? lineage_share(*lineage) : 0;
   if (share <= 0) return std::nullopt;
   return cat(model, ": trained under lineage-unique routing (share ", share,

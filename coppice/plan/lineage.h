@@ -72,7 +72,22 @@ Json with_release_over(const Json& lineage, int64_t step);
 std::optional<int64_t> released_at(const Json& lineage);
 /// Its share alone.
 double lineage_share(const Json& lineage);
-/// What to tell who opens such a model; nothing where the share is 0.
+
+/// How the dormant copies of a model in training wake: their selection biases lie below their parents', by less with
+/// every step.
+struct WakingNote {
+  int64_t steps = 0;  ///< of the whole handover
+  int64_t left = 0;   ///< of them; 0: no copy sleeps
+};
+
+/// `lineage` with a note of it; none left removes the note.
+Json with_waking(Json lineage, const WakingNote& note);
+/// The note in a lineage; all zero where there is none.
+///
+/// Throws   Error{kFormat} if the numbers are not 1 <= left <= steps.
+WakingNote noted_waking(const Json& lineage);
+
+/// What to tell who opens a model in the middle of a handover; nothing where there is none.
 std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage);
 
 }  // namespace coppice::plan

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "coppice/base/check.h"
@@ -63,6 +64,21 @@ std::vector<io::TensorInfo> weight_tensors(const nn::Decoder& model) {
   return out;
 }
 
+/// Of what a file of `dtype` is to hold; none of it may round to infinity either.
+void require_finite(std::string_view tensor, std::span<const float> values, Dtype dtype) {
+  const float most = dtype == Dtype::kBf16 ? 0x1.FEFFFEp127f : std::numeric_limits<float>::max();
+  const auto is_bad = [most](float x) { return !(std::abs(x) <= most); };
+  bool any = false;
+  for (const float x : values) any |= is_bad(x);  // without a way out, so that it is as fast as memory
+  if (!any) return;
+  const float bad = *std::ranges::find_if(values, is_bad);
+  throw Error(ErrorCode::kNonFinite,
+              cat("the checkpoint would not be one to go on from: '", tensor, "' holds ", static_cast<double>(bad),
+                  "; wanted finite numbers of ", io::dtype_name(dtype),
+                  ": training has diverged (lower optimizer.lr or balance.rate, and go on from the last good "
+                  "checkpoint with train.resume)"));
+}
+
 void write_weights(const fs::path& directory, const nn::Decoder& model) {
   const auto tensors = weight_tensors(model);
   const auto plan = output::plan_output(tensors, kMaxShardBytes, "model");
@@ -70,6 +86,7 @@ void write_weights(const fs::path& directory, const nn::Decoder& model) {
   std::vector<std::byte> bytes;
   model.visit([&](const TensorSlot& slot, std::span<const float> values) {
     const Dtype dtype = families::stored_dtype(slot.role(), dtype_of(model));
+    require_finite(slot.name, values, dtype);
     bytes.resize(values.size() * io::dtype_bytes(dtype));
     io::from_f32(dtype, values, bytes);
     writers.write(slot.name, bytes);
@@ -91,8 +108,8 @@ struct Place {
   }
 };
 
-std::span<const std::byte> bytes_of(const at::Tensor& f32) {
-  return std::as_bytes(std::span(f32.const_data_ptr<float>(), static_cast<size_t>(f32.numel())));
+std::span<const float> floats_of(const at::Tensor& f32) {
+  return {f32.const_data_ptr<float>(), static_cast<size_t>(f32.numel())};
 }
 
 // In the order of the family's table, as the model's own tensors.
@@ -135,7 +152,8 @@ void write_optimizer(const fs::path& directory, const std::vector<Place>& all,
     const std::string& name = place.slice->slot.name;
     const auto write = [&](const char* part, const at::Tensor& tensor) {
       const auto ordered = place.slice->of(tensor).contiguous();
-      writers.write(name + part, bytes_of(ordered));
+      require_finite(name + part, floats_of(ordered), Dtype::kF32);
+      writers.write(name + part, std::as_bytes(floats_of(ordered)));
     };
     if (masters) write(".master", place.parameter->master);
     write(".exp_avg", place.state->exp_avg);

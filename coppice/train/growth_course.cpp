@@ -50,22 +50,30 @@ GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& setti
   const auto& lineage = start_.companions.lineage;
   if (lineage) routing_seed_ = plan::noted_lineage_share(*lineage).seed.value_or(options.seed);
   if (!start_.resumed) begin_handover();
+  if (start_.resumed && start_.position.grown_at >= 0 && parents_.empty()) {
+    throw Error(ErrorCode::kFormat, cat("train.resume: ", io::kLineageFile, " of the newest checkpoint in ",
+                                        options.out, " names no growth; wanted that of step ", start_.position.grown_at,
+                                        " (go back to an earlier one)"));
+  }
   check_start(balance);
 }
 
 void GrowthCourse::begin_handover() {
   Position& position = start_.position;
-  const int64_t grown_at = position.grown_at, wake_steps = position.wake_steps;  // of the run before
+  // Of the run before, where train.start is `continue`; what coppice wrote before coppice.json noted it has only that.
+  const plan::WakingNote in_state{.steps = position.wake_steps, .left = position.wake_steps_left()};
   position.growths = 0;
   position.grown_at = -1;
   position.released = position.wake_steps = 0;
   const auto& lineage = start_.companions.lineage;
   const auto note = lineage ? plan::noted_lineage_share(*lineage) : plan::LineageShare{};
+  const auto in_lineage = lineage ? plan::noted_waking(*lineage) : plan::WakingNote{};
+  const plan::WakingNote& waking = in_lineage.left > 0 ? in_lineage : in_state;
   const HandoverPolicy policy = settings_.handover.policy;
   if (note.share > 0) {
     go_on_releasing(note);
-  } else if (wake_steps > 0 && position.step < grown_at + wake_steps) {
-    go_on_waking(grown_at, wake_steps);
+  } else if (waking.left > 0) {
+    go_on_waking(waking);
   } else if (parents_.empty()) {
     return;
   } else if (settings_.handover.routes_by_lineage()) {
@@ -117,15 +125,21 @@ void GrowthCourse::go_on_releasing(const plan::LineageShare& note) {
   }
 }
 
-void GrowthCourse::go_on_waking(int64_t grown_at, int64_t wake_steps) {
+void GrowthCourse::go_on_waking(const plan::WakingNote& note) {
   const Handover& handover = settings_.handover;
-  if (handover.policy != HandoverPolicy::kDormant || (handover.steps != 0 && handover.steps != wake_steps)) {
-    refuse(cat("handover.policy: '", options_.handover, "' with handover.steps ", handover.steps, " for ",
-               options_.model_path, ", whose copies sleep until step ", grown_at + wake_steps,
-               "; wanted 'dormant' with handover.steps ", wake_steps, ", which goes on from there"));
+  Position& position = start_.position;
+  if (parents_.empty()) {
+    refuse(cat(options_.model_path, ": copies sleep until step ", position.step + note.left, ", and ", io::kLineageFile,
+               " names no growth that made them (start from an earlier checkpoint)"));
   }
-  start_.position.grown_at = grown_at;
-  start_.position.wake_steps = wake_steps;
+  if (handover.policy != HandoverPolicy::kDormant || (handover.steps != 0 && handover.steps != note.steps)) {
+    refuse(cat("handover.policy: '", options_.handover, "' with handover.steps ", handover.steps, " for ",
+               options_.model_path, ", whose copies sleep until step ", position.step + note.left,
+               "; wanted 'dormant' with handover.steps ", note.steps, ", which goes on from there"));
+  }
+  position.grown_at = position.step;
+  position.released = note.steps - note.left;
+  position.wake_steps = note.steps;
 }
 
 int64_t GrowthCourse::steps_to_wake() const {
@@ -138,7 +152,7 @@ void GrowthCourse::check_handover_before(const GrowthStage& stage) const {
   const Position& position = start_.position;
   if (position.grown_at < 0) return;
   const double share = settings_.handover.share(stage.at_step + 1 - position.grown_at + position.released);
-  if (share <= 0 && stage.at_step >= position.grown_at + position.wake_steps) return;
+  if (share <= 0 && stage.at_step >= position.grown_at + position.wake_steps - position.released) return;
   refuse(cat("growth at step ", stage.at_step, ": the handover of the growth before it is not over by then (grow ",
              settings_.handover.policy == HandoverPolicy::kKeep ? "without 'keep'" : "later", ")"));
 }
@@ -216,7 +230,7 @@ PlannedGrowth GrowthCourse::plan(const GrowthStage& stage, const data::Sampler& 
 void GrowthCourse::carry_out(const plan::GrowthPlan& plan, const std::string& source_digest) {
   grow(start_.model, start_.optimizer, plan);
   auto& lineage = start_.companions.lineage;
-  lineage = plan::extend_lineage(lineage, plan, "train", source_digest);
+  lineage = plan::extend_lineage(this->lineage(), plan, "train", source_digest);
   read_lineage();
   routing_seed_ = options_.seed;
   Position& position = start_.position;
@@ -241,9 +255,8 @@ double GrowthCourse::lineage_share() const {
 }
 
 std::optional<Waking> GrowthCourse::waking() const {
-  const Position& position = start_.position;
-  const int64_t left = position.grown_at + position.wake_steps - position.step;
-  if (position.wake_steps == 0 || left <= 0) return std::nullopt;
+  const int64_t left = start_.position.wake_steps_left();
+  if (left == 0) return std::nullopt;
   return Waking{parents_, num_lineages_, left};
 }
 
@@ -264,10 +277,13 @@ std::optional<Json> GrowthCourse::lineage() const {
   if (!lineage) return std::nullopt;
   const bool releases = settings_.handover.policy == HandoverPolicy::kRelease;
   const double share = lineage_share();
-  if (releases && share <= 0 && start_.position.grown_at >= 0) {
-    return plan::with_release_over(*lineage, start_.position.step);
+  const Position& position = start_.position;
+  if (releases && share <= 0 && position.grown_at >= 0) {
+    return plan::with_release_over(*lineage, position.grown_at + settings_.handover.steps - position.released);
   }
-  return plan::with_lineage_share(*lineage, {share, routing_seed_, releases ? settings_.handover.steps : 0});
+  const Json noted =
+      plan::with_lineage_share(*lineage, {share, routing_seed_, releases ? settings_.handover.steps : 0});
+  return plan::with_waking(noted, {.steps = position.wake_steps, .left = position.wake_steps_left()});
 }
 
 void GrowthCourse::read_lineage() {

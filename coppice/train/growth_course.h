@@ -36,8 +36,8 @@ void write_growth(const std::filesystem::path& directory, const PlannedGrowth& g
 /// lineage are those of `start`.
 class GrowthCourse {
  public:
-  /// A model in the middle of a handover goes on from there: the release that its coppice.json notes, or copies that
-  /// still sleep.
+  /// A model in the middle of a handover goes on from there: its coppice.json notes how far a release has come, or the
+  /// waking of dormant copies.
   ///
   /// Throws   Error{kUsage}: a stage that lies behind the start or cannot be carried out, a handover without a growth,
   ///          or another one than that which the model is in the middle of.
@@ -70,7 +70,7 @@ class GrowthCourse {
   const GrowthStage* next() const;
   void begin_handover();
   void go_on_releasing(const plan::LineageShare& note);
-  void go_on_waking(int64_t grown_at, int64_t wake_steps);
+  void go_on_waking(const plan::WakingNote& note);
   void check_start(BalanceKind balance) const;
   void check_scores(const GrowthStage& stage) const;
   void check_handover_before(const GrowthStage& stage) const;

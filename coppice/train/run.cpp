@@ -23,6 +23,7 @@
 #include "coppice/train/growth_course.h"
 #include "coppice/train/loop.h"
 #include "coppice/train/metrics.h"
+#include "coppice/train/resumed_position.h"
 #include "coppice/train/run_directory.h"
 #include "coppice/train/run_metrics.h"
 #include "coppice/train/run_settings.h"
@@ -109,9 +110,11 @@ class Run {
         start_(make_start(options, resume_from)),
         train_files_(options.random_tokens ? random_tokens() : open_tokens(options.data_train)),
         validation_files_(open_tokens(options.data_validation)),
+        data_(options.out.empty() || options.random_tokens ? identity(train_files_)
+                                                           : identity_by_content(train_files_)),
         sampler_(train_files_, options.data_weights, options.sequence_length, options.seed),
         step_(step_settings(options, settings, start_.model.config())),
-        course_(options, settings, start_, step_.balance),
+        course_(options, settings, start_of_same_run(resume_from), step_.balance),
         watch_(options.dead_after, options.spike_limit),
         gemm_rate_(kernels::gemm_rate(options.dtype == "bf16" ? at::kBFloat16 : at::kFloat)) {
     check_start();
@@ -154,15 +157,21 @@ class Run {
     return {data::random_tokens(static_cast<uint64_t>(tokens), start_.model.config().vocab_size, options_.seed)};
   }
 
+  /// The start, which if resumed is of a run with these settings and at a position that such a run comes to.
+  Start& start_of_same_run(const std::optional<fs::path>& resume_from) {
+    if (start_.resumed) {
+      check_same_run(*start_.resumed, identity(options_), data_);
+      check_rates_behind(*start_.resumed, settings_.schedule);
+      check_position(*resume_from, *start_.resumed, settings_);
+    }
+    return start_;
+  }
+
   void check_start() {
     const auto& config = start_.model.config();
     if (options_.sequence_length > config.max_positions) {
       throw Error(ErrorCode::kUsage, cat("data.sequence_length: ", options_.sequence_length, " is more than the ",
                                          config.max_positions, " positions of the model"));
-    }
-    if (start_.resumed) {
-      check_same_run(*start_.resumed, identity(options_), identity(train_files_));
-      check_rates_behind(*start_.resumed, settings_.schedule);
     }
     if (step_.balance == BalanceKind::kAux) check_auxiliary_loss();
     if (!start_.resumed && start_.position.step >= settings_.last_step) {
@@ -360,7 +369,7 @@ class Run {
     Companions companions = start_.companions;
     companions.lineage = course_.lineage();
     writer_.write(checkpoint_path(options_.out, start_.position.step), start_.model, start_.optimizer,
-                  {start_.position, identity(options_), identity(train_files_), watch_.memory()}, companions,
+                  {start_.position, identity(options_), data_, watch_.memory()}, companions,
                   options_.checkpoint_beside);
   }
 
@@ -378,13 +387,11 @@ class Run {
                       {.last = options_.keep_last, .every = options_.keep_every, .steps = course_.steps()});
   }
 
-  /// After an error that says nothing against the steps done: they are in a checkpoint then.
+  /// After an error or a signal that says nothing against the steps done: they are in a checkpoint then.
   void keep_steps(const Error& error) {
     const bool diverged =
         error.code == ErrorCode::kNonFinite && dynamic_cast<const GradientLimitError*>(&error) == nullptr;
-    const bool kept = error.code == ErrorCode::kInterrupted;
-    if (!log_ || diverged || kept || error.code == ErrorCode::kInternal || steps_run_ == 0 ||
-        start_.optimizer.is_torn())
+    if (!log_ || diverged || error.code == ErrorCode::kInternal || steps_run_ == 0 || start_.optimizer.is_torn())
       return;
     try {
       finish_checkpoint(true);
@@ -412,6 +419,7 @@ class Run {
   const RunSettings& settings_;
   Start start_;  // its position, model and optimizer move with the run
   std::vector<data::TokenFile> train_files_, validation_files_;
+  Json data_;  // that a resumed run must share
   data::Sampler sampler_;
   StepSettings step_;
   GrowthCourse course_;

@@ -44,6 +44,13 @@ void require_not_negative(std::string_view name, double value) {
   if (!(value >= 0) || !std::isfinite(value)) refuse(cat(name, ": ", value, "; wanted a number, 0 or more"));
 }
 
+// What the weights and biases are moved by is computed in f32.
+void require_rate(std::string_view name, double value) {
+  if (!(value >= 0 && value <= std::numeric_limits<float>::max())) {
+    refuse(cat(name, ": ", value, "; wanted a number that f32 holds, 0 or more"));
+  }
+}
+
 // Below it the update divides by zero where a gradient has always been zero, as that of an expert without tokens.
 void require_normal(std::string_view name, double value) {
   constexpr double kLeast = std::numeric_limits<float>::min(), kMost = std::numeric_limits<float>::max();
@@ -94,14 +101,14 @@ void check_values(const TrainOptions& o) {
   require_decay("optimizer.beta1", o.beta1);
   require_decay("optimizer.beta2", o.beta2);
   require_normal("optimizer.epsilon", o.epsilon);
-  require_not_negative("optimizer.weight_decay", o.weight_decay);
+  require_rate("optimizer.weight_decay", o.weight_decay);
   require_not_negative("optimizer.clip", o.clip);
   require_not_negative("optimizer.spike_limit", o.spike_limit);
   require_at_least("balance.dead_after", o.dead_after, 0);
-  require_not_negative("balance.rate", o.balance_rate);
-  require_not_negative("balance.aux_coef", o.aux_coef.value_or(0));
+  require_rate("balance.rate", o.balance_rate);
+  require_rate("balance.aux_coef", o.aux_coef.value_or(0));
   (void)balance_form(o.balance_form);
-  require_not_negative("balance.z_coef", o.z_coef);
+  require_rate("balance.z_coef", o.z_coef);
 }
 
 void check_together(const TrainOptions& o) {
@@ -151,9 +158,33 @@ void check_handover(const RunSettings& run) {
 }
 
 constexpr std::string_view kSteps = "train.steps", kWarmup = "schedule.warmup";
+constexpr std::string_view kAuxCoef = "balance.aux_coef";  // left out, the model's own: see check_same_auxiliary_loss
 
 // coppice 0.1.0 kept the length of a run out of its checkpoints, and so what its warm-up came to.
 bool has_unknown_rates(const TrainerState& saved) { return saved.settings.find(kSteps) == nullptr; }
+
+constexpr std::string_view kDigest = "sha256";
+
+// What differs between the training data of a run before and now, if anything does.
+std::optional<std::string> data_change(const Json::Array& before, const Json::Array& now) {
+  const auto without_digest = [](Json file) {
+    file.erase(kDigest);
+    return file.dump();
+  };
+  const auto listed = [&](const Json::Array& files) {
+    Json::Array out;
+    for (const Json& file : files) out.push_back(Json::parse(without_digest(file), "data"));
+    return Json::array(std::move(out)).dump();
+  };
+  if (listed(before) != listed(now)) return cat("data.train (", listed(before), " before, now ", listed(now), ")");
+  for (size_t i = 0; i < before.size(); ++i) {
+    const Json *const old = before[i].find(kDigest), *const found = now[i].find(kDigest);
+    if (old == nullptr || found == nullptr || *old == *found) continue;  // older checkpoints have none
+    return cat("data.train (", now[i].at("name").as_string(), ".bin holds other tokens than before, of which ",
+               "there are as many)");
+  }
+  return std::nullopt;
+}
 
 constexpr auto kFree = std::to_array<std::string_view>(
     {"train.out", "train.resume", "train.tokens", "train.stop_at", "train.threads", "train.recompute",
@@ -218,6 +249,12 @@ Json identity(const std::vector<data::TokenFile>& files) {
   return out;
 }
 
+Json identity_by_content(const std::vector<data::TokenFile>& files) {
+  Json::Array out = identity(files).items();
+  for (size_t i = 0; i < files.size(); ++i) out[i][kDigest] = files[i].remembered_digest();
+  return Json::array(std::move(out));
+}
+
 TrainOptions with_resolved(const TrainOptions& options, const TrainerState& saved) {
   TrainOptions out = options;
   if (out.warmup == kDefaultWarmup && !has_unknown_rates(saved)) out.warmup = saved.settings.at(kWarmup).as_int();
@@ -228,17 +265,19 @@ void check_same_run(const TrainerState& saved, const Json& settings, const Json&
   std::vector<std::string> changed;
   const Json defaults = identity(TrainOptions{});  // of settings that came after the run was made
   const auto text = [](const Json* value) { return value == nullptr ? std::string("absent") : value->dump(); };
-  for (const auto& [key, value] : settings.members()) {
-    if (key == kSteps) continue;  // see check_rates_behind
-    if (key == kWarmup && has_unknown_rates(saved)) continue;
+  const auto compare = [&](const std::string& key, const Json* now) {
+    if (key == kSteps) return;  // see check_rates_behind
+    if (key == kWarmup && has_unknown_rates(saved)) return;
     const Json* before = saved.settings.find(key);
     if (before == nullptr) before = defaults.find(key);
-    if (text(before) != value.dump())
-      changed.push_back(cat(key, " (", text(before), " before, now ", value.dump(), ")"));
+    if (text(before) != text(now)) changed.push_back(cat(key, " (", text(before), " before, now ", text(now), ")"));
+  };
+  for (const auto& [key, value] : settings.members()) compare(key, &value);
+  for (const auto& [key, value] : saved.settings.members()) {  // those that are left out now
+    const bool is_free = std::ranges::find(kFree, key) != kFree.end();
+    if (settings.find(key) == nullptr && !is_free && key != kAuxCoef) compare(key, nullptr);
   }
-  if (saved.data.dump() != data.dump()) {
-    changed.push_back(cat("data.train (", saved.data.dump(), " before, now ", data.dump(), ")"));
-  }
+  if (const auto change = data_change(saved.data.items(), data.items())) changed.push_back(*change);
   if (changed.empty()) return;
   refuse(cat("train.resume: the run was made with other settings: ", join(changed),
              " (set them back, or start another run from its checkpoint with train.start=continue)"));
@@ -269,7 +308,7 @@ void check_rates_behind(const TrainerState& saved, const Schedule& now) {
 }
 
 void check_same_auxiliary_loss(const TrainerState& saved, double coefficient) {
-  const Json* before = saved.settings.find("balance.aux_coef");
+  const Json* before = saved.settings.find(kAuxCoef);
   if (before != nullptr && before->is_number() && before->as_double() != coefficient) {
     refuse(
         cat("train.resume: balance.aux_coef is ", coefficient, " and was ", before->dump(), " before (set it back)"));

@@ -30,6 +30,8 @@ RunSettings check_options(const TrainOptions& options);
 Json identity(const TrainOptions& options);
 /// The same of the training data: file name, tokens, documents; not where it lies.
 Json identity(const std::vector<data::TokenFile>& files);
+/// With the digest of every .bin too, as checkpoints have it.
+Json identity_by_content(const std::vector<data::TokenFile>& files);
 
 /// The options of a run that resumes: what their defaults came to in the run that wrote `saved` stays.
 TrainOptions with_resolved(const TrainOptions& options, const TrainerState& saved);

@@ -1,6 +1,7 @@
 #include "coppice/train/schedule.h"
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <vector>
 
@@ -44,7 +45,9 @@ double Schedule::rate(int64_t step) const {
 }
 
 void Schedule::check() const {
-  if (!(peak > 0) || !std::isfinite(peak)) refuse(cat("optimizer.lr: ", peak, "; wanted a number above 0"));
+  if (!(peak > 0 && peak <= std::numeric_limits<float>::max())) {
+    refuse(cat("optimizer.lr: ", peak, "; wanted a number above 0 that f32 holds"));
+  }
   if (!(min_ratio >= 0 && min_ratio <= 1)) {
     refuse(cat("schedule.min_lr_ratio: ", min_ratio, "; wanted a number from 0 to 1"));
   }

@@ -130,6 +130,26 @@ def test_ctrl_c_writes_a_checkpoint_from_which_the_run_goes_on(data):
     assert losses(data / "run") == losses(data / "whole")
 
 
+def test_a_signal_ends_a_validation_with_the_steps_before_it(data, tmp_path):
+    write_text(tmp_path / "long", 1_000_000)
+    arguments = ["train", *MODEL, "--data.train", data / "train", "--train.steps", 4000]
+    validation = ["--data.validation", tmp_path / "long", "--train.validation_tokens", 10**9, "--train.validate_every",
+                  3, "--train.micro_batch", 1]
+    running = subprocess.Popen([COPPICE, *map(str, [*arguments, *validation, "--train.out", data / "run"])],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (data / "run" / "metrics.jsonl").exists() or len(lines_of_running(data / "run")) < 3:
+        assert time.monotonic() < deadline and running.poll() is None, running.stderr.read()
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 143, errors
+    assert names(data / "run") == ["step-00000003"]
+    assert max(losses(data / "run")) == 3, "no step is trained after the signal"
+    events = [line["event"] for line in lines_of(data / "run") if "event" in line]
+    assert events == ["checkpoint", "interrupt"]
+
+
 def lines_of_running(run):
     return [line for line in (run / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
 

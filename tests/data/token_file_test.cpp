@@ -10,6 +10,7 @@
 #include <functional>
 #include <limits>
 
+#include "coppice/base/json.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
@@ -332,6 +333,30 @@ TEST(TokenFileVocabulary, ScansAForeignSetOnceAndWarns) {
   fs::last_write_time(dir / "set.bin", fs::file_time_type::clock::now() + std::chrono::seconds(5));
   expect_error(ErrorCode::kFormat, {"ids from 1 to 65535"},
                [&] { TokenFile::open(dir / "set").check_vocabulary(6, ""); });
+}
+
+TEST(TokenFileDigest, IsRememberedWithTheIdsForThatFileAlone) {
+  const TempDir dir;
+  write_raw(dir / "set", RawIndex{}.bytes(), kTenBytes);
+  const auto file = TokenFile::open(dir / "set");
+  const std::string digest = file.digest();
+  file.check_vocabulary(6, "");
+  EXPECT_EQ(file.remembered_digest(), digest);
+  const fs::path memory = dir / "set.checked.json";
+  const Json known = Json::read(memory);
+  EXPECT_EQ(known.at("sha256").as_string(), digest);
+  EXPECT_EQ(known.at("greatest_id").as_int(), 5) << "what was known before stays";
+  Json marked = known;
+  marked["sha256"] = "remembered";
+  io::write_file_atomically(memory, marked.dump());
+  EXPECT_EQ(file.remembered_digest(), "remembered") << "not read again";
+  marked["sha256"] = 7;
+  io::write_file_atomically(memory, marked.dump());
+  EXPECT_EQ(file.remembered_digest(), digest) << "what cannot be read is not believed";
+
+  write_raw(dir / "set", RawIndex{}.bytes(), std::string("\1\0\2\0\3\0\4\0\1\0", 10));
+  fs::last_write_time(dir / "set.bin", fs::file_time_type::clock::now() + std::chrono::seconds(5));
+  EXPECT_NE(TokenFile::open(dir / "set").remembered_digest(), digest);
 }
 
 TEST(TokenFileVocabulary, FindsNegativeIds) {

@@ -216,5 +216,37 @@ TEST(LineageShareNote, RefusesWhatIsNone) {
   }
 }
 
+TEST(WakingNote, ComesBackAsItWasWritten) {
+  const Json empty = Json::parse(R"({"coppice_lineage": 1, "steps": []})", "test");
+  EXPECT_EQ(noted_waking(empty).left, 0);
+  const Json noted = Json::parse(with_waking(empty, {.steps = 11, .left = 4}).dump(), "test");
+  EXPECT_EQ(noted_waking(noted).steps, 11);
+  EXPECT_EQ(noted_waking(noted).left, 4);
+  EXPECT_EQ(with_waking(noted, {.steps = 11, .left = 0}).dump(), empty.dump()) << "awake leaves no note";
+  const auto warning = routing_warning("M", noted);
+  ASSERT_TRUE(warning.has_value());
+  EXPECT_NE(warning->find("4 of 11 steps"), std::string::npos) << *warning;
+  EXPECT_EQ(routing_warning("M", empty), std::nullopt);
+}
+
+TEST(WakingNote, EndsWithTheModelThatItIsOf) {
+  const Json empty = Json::parse(R"({"coppice_lineage": 1, "steps": []})", "test");
+  Json step = lineage_step(kAverageCommand, 0, "digest");
+  step["order"] = "append";
+  step["methods"] = Json::object();
+  EXPECT_EQ(noted_waking(with_step(with_waking(empty, {.steps = 3, .left = 1}), step)).left, 0);
+}
+
+TEST(WakingNote, RefusesWhatIsNone) {
+  for (const char* note : {R"("wake_steps": 3)", R"("wake_steps_left": 3)", R"("wake_steps": 3, "wake_steps_left": 4)",
+                           R"("wake_steps": 3, "wake_steps_left": 0)", R"("wake_steps": 3, "wake_steps_left": -1)",
+                           R"("wake_steps": 3.5, "wake_steps_left": 1)", R"("wake_steps": "3", "wake_steps_left": 1)",
+                           R"("wake_steps": 9007199254740993, "wake_steps_left": 1)"}) {
+    SCOPED_TRACE(note);
+    const Json lineage = Json::parse(std::string(R"({"coppice_lineage": 1, "steps": [], )") + note + "}", "test");
+    expect_error(ErrorCode::kFormat, {io::kLineageFile}, [&] { (void)noted_waking(lineage); });
+  }
+}
+
 }  // namespace
 }  // namespace coppice::plan

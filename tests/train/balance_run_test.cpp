@@ -8,8 +8,11 @@
 
 #include "coppice/base/text.h"
 #include "coppice/eval/perplexity.h"
+#include "coppice/families/match.h"
 #include "coppice/grow/expand.h"
+#include "coppice/nn/decoder.h"
 #include "coppice/plan/lineage.h"
+#include "coppice/train/balance.h"
 #include "coppice/train/handover.h"
 #include "coppice/train/run.h"
 #include "coppice/train/run_directory.h"
@@ -20,6 +23,7 @@
 namespace coppice::train {
 namespace {
 
+namespace fs = std::filesystem;
 using testing::expect_error;
 using testing::TempDir;
 
@@ -221,6 +225,90 @@ TEST(BalancedRunWithSleepers, ResumesAndGoesOnBitForBit) {
   const auto whole = testing::tensor_files(checkpoint_path(o.out, 16));
   EXPECT_EQ(testing::tensor_files(checkpoint_path(parts.out, 16)), whole);
   EXPECT_EQ(testing::tensor_files(checkpoint_path(other.out, 16)), whole);
+}
+
+double deepest(const fs::path& checkpoint) {
+  const auto model = nn::Decoder::load(families::open_model(checkpoint), nn::ComputeDtype::kF32);
+  const auto parents = *plan::newest_parents(*plan::read_lineage(checkpoint));
+  double out = 0;
+  for (const auto& [layer, bias_E] : model.selection_bias()) {
+    out = std::max(out, std::ranges::max(depths_below_lineage(bias_E, parents.at(layer))));
+  }
+  return out;
+}
+
+TEST(BalancedRunWithSleepers, GoesOnInAFreshRun) {
+  const TempDir dir;
+  auto o = balanced_run(dir, "glm4_moe", "loss_free");
+  o.growth = Json::parse(R"([{"at_step": 4, "experts": "2x", "select": "uniform"}])", "test");
+  o.handover = "dormant";
+  o.handover_steps = 8;
+  o.balance_rate = 1e-3;
+  o.steps = 16;
+  o.stop_at = 9;
+  const auto middle = train(o).checkpoint;
+  const auto note = plan::noted_waking(*plan::read_lineage(middle));
+  EXPECT_EQ(note.steps, 8);
+  EXPECT_EQ(note.left, 3);
+  const double depth = deepest(middle);
+  EXPECT_GT(depth, 0.1);
+  EXPECT_LT(depth, 1.0) << "not told by its depth";
+
+  auto fresh = o;
+  fresh.growth = Json();
+  fresh.model_path = middle;
+  fresh.out = dir / "fresh";
+  fresh.warmup = 0;
+  const auto refused = [&](const char* policy, int64_t steps, const char* found) {
+    fresh.handover = policy;
+    fresh.handover_steps = steps;
+    expect_error(ErrorCode::kUsage, {found, "until step 3", "'dormant' with handover.steps 8"},
+                 [&] { (void)train(fresh); });
+  };
+  refused("none", 0, "'none'");
+  refused("release", 8, "'release'");
+  refused("dormant", 7, "handover.steps 7");
+  fresh.handover_steps = 8;
+  fresh.stop_at = 2;
+  const auto second = train(fresh).checkpoint;
+  EXPECT_EQ(plan::noted_waking(*plan::read_lineage(second)).left, 1);
+  EXPECT_NEAR(deepest(second), depth / 3, 1e-6);
+
+  // From there, with the trainer's state and without.
+  auto other = fresh;
+  other.model_path = second;
+  other.start = "continue";
+  other.stop_at = 3;
+  other.out = dir / "other";
+  EXPECT_EQ(deepest(train(other).checkpoint), 0);
+
+  fresh.resume = true;
+  fresh.stop_at = 3;
+  const auto awake = train(fresh).checkpoint;
+  EXPECT_EQ(plan::noted_waking(*plan::read_lineage(awake)).left, 0);
+  EXPECT_EQ(deepest(awake), 0);
+  EXPECT_EQ(testing::tensor_files(checkpoint_path(other.out, 3)), testing::tensor_files(awake));
+}
+
+TEST(BalancedRunWithSleepers, RefusesALineageThatLostTheGrowth) {
+  const TempDir dir;
+  auto o = balanced_run(dir, "glm4_moe", "loss_free");
+  o.growth = Json::parse(R"([{"at_step": 2, "experts": "2x", "select": "uniform"}])", "test");
+  o.handover = "dormant";
+  o.handover_steps = 6;
+  o.steps = 10;
+  o.stop_at = 4;
+  const auto middle = train(o).checkpoint;
+  fs::remove(middle / "coppice.json");
+  o.stop_at = 0;
+  auto other = o;
+  o.resume = true;
+  expect_error(ErrorCode::kFormat, {"coppice.json", "names no growth", "step 2"}, [&] { (void)train(o); });
+  other.growth = Json();
+  other.model_path = middle;
+  other.start = "continue";
+  other.out = dir / "other";
+  expect_error(ErrorCode::kUsage, {"coppice.json", "names no growth"}, [&] { (void)train(other); });
 }
 
 TEST(BalancedRunWithSleepers, RefusesWhatWouldLetThemSleep) {

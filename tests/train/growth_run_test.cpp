@@ -245,6 +245,29 @@ TEST(GrowInMidRunWithHandover, NotesTheShareInTheCheckpoint) {
   EXPECT_EQ(note.steps, 8);
 }
 
+TEST(GrowInMidRunWithHandover, LeavesTheSameLineageHoweverTheRunIsCut) {
+  const TempDir dir;
+  auto o = growing_run(dir, R"([{"at_step": 4, "experts": "6", "select": "uniform"},
+                                {"at_step": 12, "experts": "2x", "select": "uniform"}])");
+  o.handover = "release";
+  o.handover_steps = 3;
+  const auto last = train(o).checkpoint;
+  const auto lineage = plan::read_lineage(last);
+  EXPECT_EQ(lineage->at("steps").items().at(0).at("released_at").as_int(), 7);
+  EXPECT_EQ(lineage->at("steps").items().at(1).at("released_at").as_int(), 15);
+
+  auto parts = o;
+  parts.out = dir / "parts";
+  for (const int64_t stop : {6, 7, 10, 14, 16, 0}) {
+    parts.stop_at = stop;
+    const auto checkpoint = train(parts).checkpoint;
+    parts.resume = true;
+    const auto over = plan::released_at(*plan::read_lineage(checkpoint));
+    EXPECT_EQ(over, stop == 6 || stop == 14 ? std::nullopt : std::optional<int64_t>(stop == 7 || stop == 10 ? 7 : 15));
+  }
+  EXPECT_EQ(io::read_file(checkpoint_path(parts.out, 20) / "coppice.json"), io::read_file(last / "coppice.json"));
+}
+
 // A run that grew at step 6 and is at step 11 in the middle of its release.
 struct HalfReleased {
   TrainOptions options;  // of the whole run

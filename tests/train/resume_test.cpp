@@ -3,7 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <utility>
+
+#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
+#include "coppice/train/resumed_position.h"
 #include "coppice/train/run.h"
 #include "coppice/train/run_directory.h"
 #include "coppice/train/run_settings.h"
@@ -101,6 +106,105 @@ TEST(TrainResumeRecord, StopsAtTheSpikeThatStoppedTheRun) {
   o.spike_limit = 100;
   o.stop_at = checkpoint_steps(o.out).back() + 2;  // without checkpoint.every: the step before the spike is kept
   EXPECT_EQ(train(o).last_step, o.stop_at) << "a higher limit lets it go on";
+}
+
+std::string sha256_of(const std::string& text) {
+  Sha256 sha;
+  sha.add(text);
+  return sha.hex();
+}
+
+// Of a run that grew at steps 4 and 12 and is at step 8.
+struct GrownRun {
+  TrainOptions options;  // to resume it
+  fs::path state;        // trainer.json
+};
+
+GrownRun grown_run(const TempDir& dir) {
+  auto o = testing::tiny_run(dir.path());
+  o.growth = Json::parse(R"([{"at_step": 4, "experts": "6", "select": "uniform"},
+                             {"at_step": 12, "experts": "2x", "select": "uniform"}])",
+                         "test");
+  o.out = dir / "run";
+  o.stop_at = 8;
+  const auto state = train(o).checkpoint / "trainer" / "trainer.json";
+  o.resume = true;
+  o.stop_at = 10;
+  return {o, state};
+}
+
+TEST(TrainResumeSettings, ThatAreLeftOutAreNamed) {
+  const TempDir dir;
+  auto [o, state] = grown_run(dir);
+  const Json growth = std::exchange(o.growth, Json());
+  expect_error(ErrorCode::kUsage, {"train.resume", "growth (", "now absent"}, [&] { (void)train(o); });
+  o.growth = growth;
+  EXPECT_EQ(train(o).last_step, 10);
+}
+
+TEST(TrainResumeData, IsKnownByItsContent) {
+  const TempDir dir;
+  auto o = testing::tiny_run(dir.path());
+  o.out = dir / "run";
+  o.stop_at = 3;
+  const auto path = train(o).checkpoint / "trainer" / "trainer.json";
+  const std::string good = io::read_file(dir / "train.bin");
+  std::string rotated = good;
+  std::ranges::rotate(rotated, rotated.begin() + 200);
+  io::write_file_atomically(dir / "train.bin", rotated);
+  o.resume = true;
+  o.stop_at = 5;
+  expect_error(ErrorCode::kUsage, {"data.train", "train.bin holds other tokens"}, [&] { (void)train(o); });
+
+  Json old = Json::read(path);  // as coppice 0.1.0 wrote it
+  Json::Array files = old.at("data").items();
+  EXPECT_EQ(files.at(0).at("sha256").as_string(), sha256_of(good));
+  files.at(0).erase("sha256");
+  old["data"] = Json::array(std::move(files));
+  io::write_file_atomically(path, old.dump());
+  EXPECT_EQ(train(o).last_step, 5);
+  EXPECT_EQ(Json::read(checkpoint_path(o.out, 5) / "trainer" / "trainer.json").at("data").items().at(0).at("sha256"),
+            Json(sha256_of(rotated)));
+}
+
+TEST(TrainResumePosition, IsRefusedWhereTheRunDoesNotComeToIt) {
+  const TempDir dir;
+  const auto [o, path] = grown_run(dir);
+  const Json good = Json::read(path);
+  constexpr int64_t kMost = int64_t{1} << 53;
+  const std::vector<std::pair<const char*, std::vector<int64_t>>> wrong{
+      {"growths", {0, 2, 3, kMost}}, {"grown_at", {-1, 0, 5, 8, kMost}}, {"next_sample", {0, 63, 65, kMost}},
+      {"released", {1, kMost}},      {"wake_steps", {1, kMost}},         {"tokens_seen", {0, 1023, kMost}}};
+  for (const auto& [key, values] : wrong) {
+    for (const int64_t value : values) {
+      SCOPED_TRACE(cat(key, " ", value));
+      Json state = good;
+      state[key] = value;
+      io::write_file_atomically(path, state.dump());
+      expect_error(ErrorCode::kFormat, {"trainer.json", key, "earlier checkpoint"}, [&] { (void)train(o); });
+    }
+  }
+  for (const size_t count : {0, 11}) {
+    Json state = good;
+    state["recent_losses"] = Json::array_of(std::vector<double>(count, 1.0));
+    io::write_file_atomically(path, state.dump());
+    expect_error(ErrorCode::kFormat, {"trainer.json", "recent_losses", "1 to 10"}, [&] { (void)train(o); });
+  }
+  io::write_file_atomically(path, good.dump());
+  EXPECT_EQ(train(o).last_step, 10);
+}
+
+TEST(TrainResumePosition, IsThatOfItsFolder) {
+  const TempDir dir;
+  const auto [o, path] = grown_run(dir);
+  auto state = TrainerState::read(checkpoint_path(o.out, 8));
+  const RunSettings settings = check_options(o);
+  check_position(checkpoint_path(o.out, 8), state, settings);
+  for (const int64_t step : {5, 7, 9}) {
+    state.position.step = step;
+    expect_error(ErrorCode::kFormat, {"'step'", "step-00000008"},
+                 [&] { check_position(checkpoint_path(o.out, 8), state, settings); });
+  }
 }
 
 TEST(TrainResumeLength, KeepsTheRatesBehindIt) {

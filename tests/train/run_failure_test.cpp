@@ -77,6 +77,26 @@ TEST(TrainMidRun, KeepsTheStepsBeforeAnErrorThatIsNotTheirs) {
   expect_error_event(o.out, 7);
 }
 
+TEST(TrainDiverged, LeavesNoCheckpointOfWhatIsNoNumber) {
+  const TempDir dir;
+  for (const char* dtype : {"f32", "bf16"}) {
+    for (const bool beside : {true, false}) {
+      auto o = testing::tiny_run(dir.path());
+      o.dtype = dtype;
+      o.out = dir / (std::string(dtype) + (beside ? "-beside" : ""));
+      o.warmup = 0;
+      o.checkpoint_every = 1;
+      o.checkpoint_beside = beside;
+      o.data_validation.clear();  // which would find it too
+      o.stop_at = 1;
+      o.lr = 3e38;
+      expect_error(ErrorCode::kNonFinite, {"checkpoint", "wanted finite numbers", "optimizer.lr"},
+                   [&] { (void)train(o); });
+      EXPECT_THAT(checkpoint_steps(o.out), ElementsAre()) << dtype;
+    }
+  }
+}
+
 TEST(TrainMidRun, TellsWhatLibtorchThrowsAsAnError) {
   const TempDir dir;
   auto o = testing::tiny_run(dir.path());
@@ -128,6 +148,13 @@ TEST(TrainNumbers, OutOfRangeAreRefused) {
   for (const double epsilon : {0.0, -1e-8, 1e-50, 1e300, kInfinity, std::nan("")}) {
     refused({"optimizer.epsilon", "above 0"}, [&](auto& o) { o.epsilon = epsilon; });
   }
+  refused({"balance.rate", "f32"}, [](auto& o) { o.balance_rate = 1e39; });
+  refused({"optimizer.lr", "f32"}, [](auto& o) { o.lr = 1e39; });
+  refused({"optimizer.weight_decay", "f32"}, [](auto& o) { o.weight_decay = 1e39; });
+  refused({"growth 1", "balance_rate"}, [](auto& o) {
+    o.growth =
+        Json::parse(R"([{"at_step": 4, "select": "uniform", "balance_rate": 1e39, "balance_steps": 2}])", "test");
+  });
   for (const double bad : {kInfinity, -1.0, std::nan("")}) {
     refused({"optimizer.weight_decay"}, [&](auto& o) { o.weight_decay = bad; });
     refused({"optimizer.clip"}, [&](auto& o) { o.clip = bad; });
