@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
+#include <utility>
 
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
@@ -30,12 +32,13 @@ std::string escaped(std::string_view text) {
   return out;
 }
 
-// JSON inside a script element: "</" would end it.
+// JSON inside a script element: no "<" may begin an end tag, a comment or another script there, and JavaScript of before
+// 2019 ends a line at U+2028 and U+2029.
 std::string script_json(const Json& value) {
-  std::string out;
-  for (const char c : value.dump()) {
-    if (c == '/' && !out.empty() && out.back() == '<') out += '\\';
-    out += c;
+  std::string out = value.dump();
+  for (const auto& [found, written] : {std::pair{"<", "\\u003c"}, {"\u2028", "\\u2028"}, {"\u2029", "\\u2029"}}) {
+    for (size_t at = 0; (at = out.find(found, at)) != std::string::npos; at += std::strlen(written))
+      out.replace(at, std::strlen(found), written);
   }
   return out;
 }
