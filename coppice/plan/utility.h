@@ -46,6 +46,8 @@ struct Scores {
   /// Throws   Error{kFormat} naming source and key, also for scores without metrics or batches; Error{kNonFinite} for a value that is not finite or negative.
   static Scores from_json(const Json& json, std::string_view source);
   static Scores read(const std::filesystem::path& path);
+  /// Whether a file begins as to_json() does. Throws Error{kNotFound, kIo}.
+  static bool is_file(const std::filesystem::path& path);
 };
 
 /// What a metric is computed from, accumulated in fp64 per expert and part.
