@@ -90,7 +90,7 @@ PerLayer read_per_layer(const JsonFields& fields, int64_t layers, int64_t expert
 MetricPart read_part(const JsonFields& fields, int64_t layers, int64_t experts) {
   MetricPart part;
   part.sum = read_per_layer(fields.object("sum"), layers, experts);
-  if (part.sum.empty()) fields.fail("sum", "has no layer (score the model again)");
+  if (part.sum.empty()) fields.fail("sum", "has no layer");
   if (fields.has("sum_sq")) part.sum_sq = read_per_layer(fields.object("sum_sq"), layers, experts);
   for (const auto& [layer, unused] : part.sum_sq) {
     if (!part.sum.contains(layer)) fields.fail("sum_sq", cat("has layer ", layer, ", which 'sum' has not"));
@@ -124,7 +124,7 @@ void read_tokens(const JsonFields& fields, Scores& scores) {
   scores.batches = count("batches");
   if (scores.tokens_seen % scores.batches != 0 || scores.tokens_seen / scores.batches != scores.batch_tokens) {
     fields.fail("seen", cat("is ", scores.tokens_seen, "; wanted batches times batch_tokens, ", scores.batches,
-                            " times ", scores.batch_tokens, " (score the model again)"));
+                            " times ", scores.batch_tokens));
   }
   if (fields.has("reset_attention")) scores.reset_attention = fields.boolean("reset_attention");
 }
@@ -190,7 +190,7 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
     scores.gate_concentration = read_statistic(routing.object(name), scores.layers);
   }
   const JsonFields metrics = fields.object("metrics");
-  if (metrics.members().empty()) fields.fail("metrics", "is empty; wanted one or more (score the model again)");
+  if (metrics.members().empty()) fields.fail("metrics", "is empty; wanted one or more");
   for (const auto& [name, unused] : metrics.members()) {
     const JsonFields metric = metrics.object(name);
     MetricScores& target = scores.metrics[name];
