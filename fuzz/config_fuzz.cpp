@@ -4,10 +4,11 @@
 #include "coppice/plan/plan.h"
 #include "fuzz/fuzzed.h"
 
+namespace plan = coppice::plan;
+
 namespace {
 
 namespace families = coppice::families;
-namespace plan = coppice::plan;
 using coppice::Error;
 using coppice::ErrorCode;
 using coppice::fuzz::require;

@@ -7,6 +7,8 @@
 #include "coppice/plan/plan.h"
 #include "fuzz/fuzzed.h"
 
+namespace plan = coppice::plan;
+
 namespace {
 
 using coppice::Error;
@@ -17,7 +19,6 @@ using coppice::fuzz::require_refusal;
 constexpr std::string_view kBetween = "\n%%\n";
 
 void use(const coppice::families::Family& family, std::string_view config_text) {
-  namespace plan = coppice::plan;
   const coppice::families::detail::RuleIndex index(family);
   for (const char* name :
        {"model.layers.0.mlp.experts.1.up_proj.weight", "model.layers.0.mlp.gate.weight", "lm_head"}) {

@@ -5,6 +5,9 @@
 #include "coppice/plan/undo.h"
 #include "fuzz/fuzzed.h"
 
+namespace convert = coppice::convert;
+namespace plan = coppice::plan;
+
 namespace {
 
 using coppice::Error;
@@ -14,7 +17,6 @@ using coppice::fuzz::require;
 using coppice::fuzz::require_refusal;
 
 void take_back(const coppice::families::ModelConfig& config, const Json& lineage) {
-  namespace plan = coppice::plan;
   plan::GrowthPlan plan;
   try {
     plan = plan::undo_plan(config, lineage);
@@ -35,7 +37,6 @@ void take_back(const coppice::families::ModelConfig& config, const Json& lineage
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  namespace plan = coppice::plan;
   Json lineage;
   try {
     lineage = Json::parse(coppice::fuzz::text_of(data, size), "input");

@@ -6,6 +6,9 @@
 #include "coppice/plan/text.h"
 #include "fuzz/fuzzed.h"
 
+namespace grow = coppice::grow;
+namespace plan = coppice::plan;
+
 namespace {
 
 using coppice::Error;
@@ -15,7 +18,6 @@ using coppice::fuzz::require_refusal;
 using coppice::plan::GrowthPlan;
 
 void use(const coppice::families::Model& model, const GrowthPlan& plan) {
-  namespace plan = coppice::plan;
   const auto& config = model.config;
   try {
     plan::check_plan(config, plan, false);

@@ -6,12 +6,13 @@
 #include "coppice/plan/utility.h"
 #include "fuzz/fuzzed.h"
 
+namespace plan = coppice::plan;
+
 namespace {
 
 using coppice::fuzz::require;
 
 void choose(const coppice::plan::Scores& scores, std::string_view metric, int64_t layer) {
-  namespace plan = coppice::plan;
   for (const auto& selection : plan::layer_selections()) {
     const auto values = plan::layer_scores(scores, metric, selection.name, layer);
     for (const auto& rule : plan::selection_rules()) {

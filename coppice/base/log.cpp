@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "coppice/base/progress_detail.h"
+#include "coppice/base/text.h"
 
 namespace coppice {
 namespace {
@@ -47,8 +48,8 @@ LogSink stderr_sink(bool quiet) {
     const std::lock_guard lock(detail::stderr_mutex());
     detail::wipe_bar();
     logger->set_pattern(warning ? "coppice: %^warning%$: %v" : "coppice: %v");
-    logger->log(warning ? spdlog::level::warn : spdlog::level::info,
-                spdlog::string_view_t(message.data(), message.size()));
+    const std::string line = shown(message);
+    logger->log(warning ? spdlog::level::warn : spdlog::level::info, spdlog::string_view_t(line.data(), line.size()));
     logger->flush();
   };
 }

@@ -135,8 +135,8 @@ void Progress::note(std::string text) {
 
 void Progress::draw(bool last) {
   const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
-  std::string line = detail::progress_text({.label = label_,
-                                            .note = note_,
+  std::string line = detail::progress_text({.label = shown(label_),
+                                            .note = shown(note_),
                                             .done = done_,
                                             .total = total_,
                                             .unit = unit_,

@@ -43,7 +43,64 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return last[b.size()];
 }
 
+/// The length of the UTF-8 sequence that `text` begins with, and what it says; length 0 if it is none.
+struct Utf8 {
+  size_t length = 0;
+  uint32_t value = 0;
+};
+Utf8 first_of(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char lead = byte(0);
+  if (lead < 0x80) return {1, lead};
+  const size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+  if (lead < 0xc2 || lead > 0xf4 || text.size() < length) return {};
+  uint32_t value = lead & (0xffU >> (length + 1));
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return {};
+    value = value << 6 | (byte(i) & 0x3f);
+  }
+  const bool is_too_long = (length == 3 && value < 0x800) || (length == 4 && value < 0x10000);
+  if (is_too_long || value > 0x10ffff || (value >= 0xd800 && value <= 0xdfff)) return {};
+  return {length, value};
+}
+
+/// Whether a terminal would act on it instead of showing it.
+bool acts_on_terminal(uint32_t c) {
+  if (c < 0x20 || (c >= 0x7f && c <= 0x9f)) return true;
+  if (c == 0x061c || c == 0x200e || c == 0x200f) return true;  // marks of direction
+  if (c >= 0x2028 && c <= 0x202e) return true;                 // separators of lines, embeddings, overrides
+  return c >= 0x2066 && c <= 0x2069;                           // isolates
+}
+
+std::string escape(uint32_t c) {
+  constexpr std::string_view kHex = "0123456789abcdef";
+  std::string out = "\\u";
+  for (int shift = 12; shift >= 0; shift -= 4) out += kHex[c >> shift & 15];
+  return out;
+}
+
+std::string shown(std::string_view text, bool keeps_lines) {
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    const Utf8 c = first_of(text);
+    const size_t length = std::max<size_t>(c.length, 1);
+    if (c.length == 0) {
+      out += escape(0xdc00U | static_cast<unsigned char>(text[0]));
+    } else if (!acts_on_terminal(c.value) || (keeps_lines && c.value == '\n')) {
+      out += text.substr(0, length);
+    } else {
+      out += c.value == '\n' ? "\\n" : c.value == '\t' ? "\\t" : escape(c.value);
+    }
+    text.remove_prefix(length);
+  }
+  return out;
+}
+
 }  // namespace
+
+std::string shown(std::string_view text) { return shown(text, false); }
+std::string shown_lines(std::string_view text) { return shown(text, true); }
 
 std::string detail::shortest_text(double value) { return shortest(value); }
 std::string detail::shortest_text(float value) { return shortest(value); }

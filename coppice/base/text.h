@@ -47,6 +47,16 @@ std::string join(std::span<const std::string> parts, std::string_view separator 
 /// Like `join`, cut after `limit` parts with ", ... (12 more)".
 std::string join_some(std::span<const std::string> parts, size_t limit, std::string_view separator = ", ");
 
+/// `text` as it may stand on a terminal, on one line: names and values from files can hold anything. Control characters
+/// (below U+0020, U+007F to U+009F), line separators and characters that turn the direction of writing become "\u001b",
+/// a new line "\n", a tab "\t", bytes that are not UTF-8 "\udc80" to "\udcff" (so that Python's os.fsencode has the byte
+/// again). In JSON these are escapes of the same characters, so that what was JSON stays JSON. Done twice, it changes
+/// nothing more.
+std::string shown(std::string_view text);
+
+/// The same for a text whose lines are our own: new lines stay.
+std::string shown_lines(std::string_view text);
+
 /// "[2, 3]": a tensor's shape.
 std::string shape_text(std::span<const int64_t> shape);
 

@@ -74,8 +74,8 @@ void print(const ClusterOptions& o, const std::vector<score::LayerClusters>& lay
     const auto [least, most] = std::ranges::minmax(layers[i].clusters.sizes);
     table.rows.push_back({cat(i), share(most), share(least), fixed_text(layers[i].clusters.cosine, 3)});
   }
-  std::cout << cat("wrote ", o.out, ": ", layers.size(), " layers of ", o.clusters, " rows over ", o.tokens_used,
-                   " tokens\n\n", report::text_table(table));
+  std::cout << cat("wrote ", shown(o.out.string()), ": ", layers.size(), " layers of ", o.clusters, " rows over ",
+                   o.tokens_used, " tokens\n\n", report::text_table(table));
 }
 
 int run(std::span<const std::string_view> args) {

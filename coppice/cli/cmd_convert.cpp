@@ -11,9 +11,10 @@
 #include "coppice/cli/command.h"
 #include "coppice/cli/output_options.h"
 #include "coppice/convert/convert.h"
+#include "coppice/convert/lost_digits.h"
 #include "coppice/convert/recipe.h"
 #include "coppice/families/match.h"
-#include "coppice/io/atomic_file.h"
+#include "coppice/io/output_place.h"
 
 namespace coppice::cli {
 namespace {
@@ -135,8 +136,26 @@ convert::ConversionOptions conversion_options(const ConvertOptions& o, const met
   return c;
 }
 
-/// The settings that shape the output, as given.
-Json settings_record(ConvertOptions o) {
+/// The settings that shape the output, as they came out: what they mean, not how they were given.
+Json settings_record(ConvertOptions o, const std::optional<convert::ConversionPlan>& given, std::string_view to) {
+  o.recipe.reset();  // a name for settings that are all there
+  o.to = to;
+  if (given) {
+    const convert::ConversionPlan plan = canonical(*given);
+    o.experts = plan.experts;
+    o.top_k = plan.top_k;
+    o.granularity = plan.granularity;
+    o.routing = plan.routing;
+    o.scale = o.scale.value_or(convert::ConversionOptions{}.scale);
+    o.every.reset();
+    o.layers.clear();
+    for (const methods::LayerPlan& layer : plan.layers) o.layers.push_back(layer.layer);
+    o.shared_expert = plan.shared_width;
+    o.expert_init = plan.expert_init;
+    o.router = plan.router;
+    if (plan.parents > 1) o.trunk = plan.trunk;
+    o.seed = plan.seed;
+  }
   Json record = Json::object();
   for (const OptionSpec& spec : option_specs(o)) {
     const bool shapes =
@@ -149,9 +168,9 @@ Json settings_record(ConvertOptions o) {
 /// A conversion with what is to be said of it.
 struct Account {
   families::ParameterCount before, after;
-  std::string what, verdict;
+  std::string what;
   std::optional<convert::ConversionPlan> plan;
-  bool exact = false;
+  plan::Exactness exactness;
 };
 
 std::string scale_text(const convert::ExpertScale& s) {
@@ -180,15 +199,19 @@ Account account_of(const convert::Conversion& conversion, const families::Model&
   if (!plan) {
     account.what = cat(model.config.family->model_type, " -> ", after.family->model_type, ": the average of ",
                        model.config.num_experts, " experts in every layer that has any\n");
-    account.verdict = "Not exact: an average of experts computes what none of them does.";
+    account.exactness = {false, "Not exact: an average of experts computes what none of them does."};
     return account;
   }
   account.what = plan_text(*plan, after);
   const Json* activation = after.json.find("hidden_act");
-  const plan::Exactness exactness = convert::conversion_exactness(*plan, activation->as_string());
-  account.exact = exactness.exact && conversion.mapping().losses.empty();
-  account.verdict = exactness.reason;
-  if (exactness.exact && !account.exact) account.verdict = "Not exact: of the dense model something is left out.";
+  account.exactness = convert::conversion_exactness(*plan, activation->as_string());
+  if (account.exactness.exact) {
+    const std::string lost = convert::lost_by_scale(model, *plan);
+    if (!lost.empty()) account.exactness = {false, cat("Not exact: ", lost)};
+  }
+  const bool is_open = account.exactness.exact || !account.exactness.known;
+  if (is_open && !conversion.mapping().losses.empty())
+    account.exactness = {false, "Not exact: of the dense model something is left out."};
   return account;
 }
 
@@ -196,8 +219,8 @@ std::string account_text(const convert::Conversion& conversion, const Account& a
   std::string text = cat(account.what, "parameters: ", count_text(static_cast<double>(account.before.total)), " -> ",
                          count_text(static_cast<double>(account.after.total)), ", active per token ",
                          count_text(static_cast<double>(account.after.active)), "\n");
-  for (const std::string& loss : conversion.mapping().losses) text += cat("left out: ", loss, "\n");
-  return cat(text, account.verdict, "\n");
+  for (const std::string& loss : conversion.mapping().losses) text += cat("left out: ", shown(loss), "\n");
+  return cat(text, account.exactness.reason, "\n");
 }
 
 Json account_json(const convert::Conversion& conversion, const Account& account, std::string_view from) {
@@ -208,8 +231,8 @@ Json account_json(const convert::Conversion& conversion, const Account& account,
   json["top_k"] = after.top_k;
   json["parameters"] = Json::array({Json(account.before.total), Json(account.after.total)});
   json["active_parameters"] = Json::array({Json(account.before.active), Json(account.after.active)});
-  json["exact"] = account.exact;
-  json["exactness"] = account.verdict;
+  json["exact"] = account.exactness.known ? Json(account.exactness.exact) : Json();
+  json["exactness"] = account.exactness.reason;
   json["losses"] = Json::array_of(conversion.mapping().losses);
   if (account.plan) json["plan"] = account.plan->to_json();
   return json;
@@ -223,15 +246,16 @@ int carry_out(convert::Conversion& conversion, const families::Model& first, con
     std::cout << (o.json ? json.dump(2) + "\n" : account_text(conversion, account));
     return 0;
   }
-  const auto done = convert::convert(conversion, o.settings(o.out, settings_record(o)));
+  const auto done = convert::convert(
+      conversion, o.settings(o.out, settings_record(o, account.plan, conversion.mapping().config.family->model_type)));
   add_written(done, o.out, json);
   if (o.json) {
     std::cout << json.dump(2) << "\n";
   } else if (!done.missing_parts.empty()) {
     std::cout << part_text(done, *o.part, o.out);
   } else {
-    std::cout << cat("wrote ", o.out, ": ", size_text(done, o.part), "; peak memory ", done.peak_rss_bytes >> 20,
-                     " MiB\n")
+    std::cout << cat("wrote ", shown(o.out.string()), ": ", size_text(done, o.part), "; peak memory ",
+                     done.peak_rss_bytes >> 20, " MiB\n")
               << account_text(conversion, account);
   }
   return 0;

@@ -26,7 +26,7 @@ int run(std::span<const std::string_view> args) {
   }
   std::cout << report::text_table(demo::loss_table(seeds)) << "\n";
   for (const auto& sentence : demo::findings(seeds)) std::cout << sentence << "\n";
-  std::cout << cat("\nReport: ", report, "\n");
+  std::cout << cat("\nReport: ", shown(report.string()), "\n");
   return 0;
 }
 

@@ -15,7 +15,7 @@
 #include "coppice/families/match.h"
 #include "coppice/grow/exactness.h"
 #include "coppice/grow/expand.h"
-#include "coppice/io/atomic_file.h"
+#include "coppice/io/output_place.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/plan/recipe.h"
 #include "coppice/plan/selection.h"
@@ -201,14 +201,21 @@ plan::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model) {
   return plan::make_plan(model.config, growth, scores ? &*scores : nullptr);
 }
 
-/// The settings that shape the output, as they came out.
-Json settings_record(ExpandOptions o, const plan::GrowthPlan& plan) {
+/// The settings that shape the output, as they came out: what they mean, not how they were given. A plan file counts by
+/// what it says. It is named, since nobody knows whether a rule made it: methods and number of experts are those of the
+/// options that it came from, but that these picked the parents would be no more than a claim.
+Json settings_record(ExpandOptions o, const plan::GrowthPlan& given) {
   const plan::GrowthOptions growth = growth_options(o);
+  const plan::GrowthPlan plan = plan::canonical(given);
+  o.recipe.reset();  // a name for settings that are all there
+  if (o.top_k == "keep") o.top_k.reset();
   if (!o.plan) {
-    if (plan::selection_rule(plan.select).needs_scores) {
+    const plan::SelectionRule& rule = plan::selection_rule(plan.select);
+    if (rule.needs_scores) {
       o.metric = growth.metric;
       o.layer_selection = growth.layer_selection;
     }
+    if (o.max_duplicates == rule.default_cap) o.max_duplicates.reset();
     if (plan.select == "weighted_sampling") o.temperature = growth.temperature;
     if (!o.split) o.experts = plan::ExpertCount::from_text(cat(plan.experts_after));
   }
@@ -219,14 +226,19 @@ Json settings_record(ExpandOptions o, const plan::GrowthPlan& plan) {
   o.select = plan.select;
   o.router_init = plan.router_init;
   o.order = plan.order == plan::Order::kSiblings ? "siblings" : "append";
-  constexpr std::array<std::string_view, 7> kWithoutEffect = {"MODEL", "OUT",     "threads", "resume",
-                                                              "part",  "dry-run", "json"};
+  constexpr std::array<std::string_view, 8> kWithoutEffect = {"MODEL", "OUT",     "threads", "resume",
+                                                              "part",  "dry-run", "json",    "plan"};
   Json record = Json::object();
   for (const OptionSpec& spec : option_specs(o)) {
     const Json value = spec.write();
     const bool is_off = spec.is_flag && !value.as_bool();
     if (std::ranges::find(kWithoutEffect, spec.name) == kWithoutEffect.end() && !value.is_null() && !is_off)
       record[spec.name] = recorded_setting(spec, o);
+  }
+  if (o.plan) {
+    Sha256 digest;
+    digest.add(plan.to_json().dump());
+    record["plan"] = cat("sha256:", digest.hex());
   }
   return record;
 }
@@ -293,11 +305,12 @@ std::string plan_account(const families::Model& model, const plan::GrowthPlan& p
 
 std::string wrote_text(const ExpandOptions& o, const families::ModelConfig& config, const plan::GrowthPlan& plan,
                        const output::WrittenModel& done) {
-  return cat(
-      "wrote ", o.out, ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ", size_text(done, o.part),
-      done.optimizer_state ? " with optimizer state" : "", "; peak memory ", done.peak_rss_bytes >> 20, " MiB\n",
-      config.is_quantised() ? cat("Quantised with ", config.quantisation, ": experts are copied byte for byte.\n")
-                            : std::string());
+  return cat("wrote ", shown(o.out.string()), ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ",
+             size_text(done, o.part), done.optimizer_state ? " with optimizer state" : "", "; peak memory ",
+             done.peak_rss_bytes >> 20, " MiB\n",
+             config.is_quantised()
+                 ? cat("Quantised with ", shown(config.quantisation), ": experts are copied byte for byte.\n")
+                 : std::string());
 }
 
 /// What is said last: of an expansion whether it is exact, of a contraction what is as before.
@@ -338,7 +351,7 @@ int run(std::span<const std::string_view> args) {
   } else if (!done.missing_parts.empty()) {
     std::cout << part_text(done, *o.part, o.out);
   } else {
-    std::cout << wrote_text(o, model.config, plan, done) << verdict(model, plan, account, o.out) << "\n";
+    std::cout << wrote_text(o, model.config, plan, done) << shown(verdict(model, plan, account, o.out)) << "\n";
   }
   return 0;
 }

@@ -167,10 +167,12 @@ void print_lineage(const Json& lineage) {
   std::cout << "\nlineage, oldest first:\n";
   for (const Json& step : lineage.at("steps").items()) {
     const auto& experts = step.at("experts").items();
-    std::cout << cat("  ", step.at("command").as_string(), ": ", experts[0].dump(), " -> ", experts[1].dump(),
-                     " experts, ", step.at("methods").dump(), ", order ", step.at("order").as_string(), ", seed ",
-                     step.at("seed").dump(), ", from ", step.at("source_digest").as_string().substr(0, 12),
-                     ", coppice ", step.at("version").as_string(), "\n");
+    std::cout << "  "
+              << shown(cat(step.at("command").as_string(), ": ", experts[0].dump(), " -> ", experts[1].dump(),
+                           " experts, ", step.at("methods").dump(), ", order ", step.at("order").as_string(), ", seed ",
+                           step.at("seed").dump(), ", from ", step.at("source_digest").as_string().substr(0, 12),
+                           ", coppice ", step.at("version").as_string()))
+              << "\n";
   }
 }
 
@@ -178,7 +180,7 @@ void print(const families::Model& model, const Findings& found, const InspectOpt
   const auto& c = model.config;
   const auto line = [](std::string_view name, const std::string& text) {
     constexpr size_t kWidth = 14;
-    std::cout << cat(name, std::string(kWidth - name.size(), ' '), text, "\n");
+    std::cout << cat(name, std::string(kWidth - name.size(), ' '), shown(text), "\n");
   };
   const auto count = [](int64_t n) { return cat(count_text(static_cast<double>(n)), " (", n, ")"); };
   line("family", std::string(c.family->model_type));

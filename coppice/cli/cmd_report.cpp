@@ -51,7 +51,7 @@ int run(std::span<const std::string_view> args) {
   const auto runs = report::read_runs(options.runs);
   const std::string html = report::runs_page(runs, read_plan(options.plan)).html();
   io::write_file_atomically(options.out, html);
-  std::cout << cat("wrote ", options.out, " (", bytes_text(html.size()), ", ", runs.size(),
+  std::cout << cat("wrote ", shown(options.out.string()), " (", bytes_text(html.size()), ", ", runs.size(),
                    runs.size() == 1 ? " run)\n" : " runs)\n");
   return 0;
 }

@@ -98,8 +98,8 @@ void print(const ScoreOptions& o, const plan::Scores& scores) {
   for (const auto& metric : plan::utility_metrics()) {
     (scores.metrics.contains(std::string(metric.name)) ? names : without).emplace_back(metric.name);
   }
-  std::cout << cat("wrote ", o.out, ": ", scores.metrics.begin()->second.fc1.sum.size(), " layers of ", scores.experts,
-                   " experts over ", count_text(static_cast<double>(scores.tokens_seen)),
+  std::cout << cat("wrote ", shown(o.out.string()), ": ", scores.metrics.begin()->second.fc1.sum.size(), " layers of ",
+                   scores.experts, " experts over ", count_text(static_cast<double>(scores.tokens_seen)),
                    " tokens\nmetrics: ", join(names), "\n");
   if (o.merge && !without.empty()) {
     std::cout << cat("left out, since they cannot be merged: ", join(without), "\n");

@@ -89,8 +89,8 @@ int run(std::span<const std::string_view> args) {
     out["tokenizer_digest"] = card.tokenizer_digest;
     std::cout << out.dump() << "\n";
   } else {
-    std::cout << cat(o.out, ": ", card.documents, " documents, ", card.tokens, " tokens of ", card.vocab_size, ", ",
-                     fixed_text(bytes_per_token, 2), " bytes per token\n");
+    std::cout << cat(shown(o.out.string()), ": ", card.documents, " documents, ", card.tokens, " tokens of ",
+                     card.vocab_size, ", ", fixed_text(bytes_per_token, 2), " bytes per token\n");
   }
   return 0;
 }

@@ -54,12 +54,16 @@ struct VerifyOptions {
   }
 };
 
-void print_problems(const std::vector<std::string>& problems, const std::string& verdict) {
-  for (size_t i = 0; i < std::min(kProblemsShown, problems.size()); ++i) {
-    std::cout << cat("problem: ", problems[i], "\n");
+void print_sentences(std::string_view what, const std::vector<std::string>& sentences) {
+  for (size_t i = 0; i < std::min(kProblemsShown, sentences.size()); ++i) {
+    std::cout << cat(what, ": ", shown(sentences[i]), "\n");
   }
-  if (problems.size() > kProblemsShown) std::cout << cat("... and ", problems.size() - kProblemsShown, " more\n");
-  std::cout << verdict << "\n";
+  if (sentences.size() > kProblemsShown) std::cout << cat("... and ", sentences.size() - kProblemsShown, " more\n");
+}
+
+void print_problems(const std::vector<std::string>& problems, const std::string& verdict) {
+  print_sentences("problem", problems);
+  std::cout << shown(verdict) << "\n";
 }
 
 /// Of copies that no record names: how many were recognised by what.
@@ -92,7 +96,7 @@ void print_account(const verify::VerifyResult& result) {
   if (result.top_k_factor > 1) std::cout << cat(", ", result.top_k_factor, " times as many a token");
   std::cout << "\n"
             << (result.made_by.empty() ? std::string("parents: found by what the experts hold; no record was used\n")
-                                       : cat("made again and compared byte for byte: ", result.made_by, "\n"))
+                                       : cat("made again and compared byte for byte: ", shown(result.made_by), "\n"))
             << cat("outside experts and routers: ", result.identical, " tensors, bit for bit as before\n")
             << cat("expert tensors: ", result.experts_original, " equal their parent's byte for byte, ",
                    result.experts_changed, " derive from it\n")
@@ -109,6 +113,7 @@ void print_account(const verify::VerifyResult& result) {
     std::cout << "\n";
     first = end;
   }
+  print_sentences("not recognised", result.not_recognised);
   print_problems(result.problems, result.verdict());
 }
 
@@ -126,7 +131,7 @@ void print_conversion(const verify::ConversionAccount& account) {
                    " made again and equal byte for byte\nrouters: ", account.routers, " made again and equal, ",
                    account.routers_given, " given by a file\nnew parts: ", account.new_parts,
                    ", as a conversion begins them\n");
-  for (const std::string& loss : account.losses) std::cout << cat("left out: ", loss, "\n");
+  for (const std::string& loss : account.losses) std::cout << cat("left out: ", shown(loss), "\n");
   std::cout << cat("files beside the weights: ", account.files_equal, " as before\n");
   print_problems(account.problems, account.verdict());
 }

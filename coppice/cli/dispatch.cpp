@@ -20,8 +20,9 @@ namespace coppice::cli {
 namespace {
 
 int report(ErrorCode code, const std::string& message) {
-  std::fflush(stdout);  // what was printed before stays before
-  std::fputs(cat("coppice: error: ", message, "\n").c_str(), stderr);
+  std::cout.flush();  // what was printed before stays before
+  std::fflush(stdout);
+  std::fputs(cat("coppice: error: ", shown(message), "\n").c_str(), stderr);
   return exit_status(code);
 }
 
@@ -53,6 +54,7 @@ const Command& command_of(std::string_view name) {
 // libtorch appends where it threw and a stack trace to its messages.
 int report_foreign(std::string message) {
   message.resize(std::min(message.size(), message.find("\nException raised from ")));
+  std::ranges::replace(message, '\n', ' ');
   for (const std::string_view memory : {"can't allocate memory", "out of memory"}) {
     if (message.find(memory) != std::string::npos) return report(ErrorCode::kIo, message);
   }

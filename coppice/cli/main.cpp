@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <iostream>
 #include <string_view>
 #include <vector>
 
@@ -6,6 +7,7 @@
 #include "coppice/base/log.h"
 #include "coppice/base/progress.h"
 #include "coppice/cli/dispatch.h"
+#include "coppice/cli/shown_output.h"
 
 int main(int argc, char** argv) {
   using namespace coppice;
@@ -14,5 +16,6 @@ int main(int argc, char** argv) {
   catch_interrupts();
   set_log_sink(stderr_sink(quiet));
   enable_progress(!quiet);
+  const cli::ShownOutput output(std::cout);
   return cli::finish_output(cli::run_command(args));
 }

@@ -66,7 +66,7 @@ struct OutputOptions {
 ///
 /// Throws   Error{kNotFound, kIo} for a file that cannot be read.
 inline Json recorded_setting(const OptionSpec& spec, const OutputOptions& output) {
-  constexpr std::array<std::string_view, 4> kFiles = {"scores", "plan", "family-file", "router-rows"};
+  constexpr std::array<std::string_view, 3> kFiles = {"scores", "family-file", "router-rows"};
   const Json value = spec.write();
   if (spec.name == "max-shard-bytes") return Json(output.max_shard_bytes.bytes);
   const bool is_file = std::ranges::find(kFiles, spec.name) != kFiles.end() && value.is_string();
@@ -109,7 +109,7 @@ inline void warn_of_unfinished_handover(const std::filesystem::path& model) {
 
 /// Of a run that left others to do their share.
 inline std::string part_text(const output::WrittenModel& done, const io::Part& part, const std::filesystem::path& out) {
-  return cat("part ", part.to_text(), " is written, ", bytes_text(done.bytes_written), "; ", out,
+  return cat("part ", part.to_text(), " is written, ", bytes_text(done.bytes_written), "; ", shown(out.string()),
              " appears when the others are\n");
 }
 

@@ -154,7 +154,8 @@ output::WrittenModel convert(Conversion& conversion, const output::OutputSetting
     sources.push_back(&model->checkpoint);
     digests.push_back(model->digest());
   }
-  ConversionRecord record{.plan = conversion.plan_ ? &*conversion.plan_ : nullptr,
+  const auto plan = conversion.plan_ ? std::optional(canonical(*conversion.plan_)) : std::nullopt;
+  ConversionRecord record{.plan = plan ? &*plan : nullptr,
                           .from = std::string(first.config.family->model_type),
                           .to = std::string(conversion.mapping_.config.family->model_type),
                           .experts_before = first.config.num_experts,
@@ -164,11 +165,10 @@ output::WrittenModel convert(Conversion& conversion, const output::OutputSetting
                           .settings = settings.record};
   if (conversion.plan_)
     record.given_routers = digests_of_given_routers(conversion.mapping_, *conversion.plan_, conversion.tensors_);
-  const output::NewModel model{
-      .plan = conversion.plan_ ? conversion.plan_->to_json().dump() : cat("dense-average ", record.to),
-      .config = conversion.mapping_.config.json,
-      .lineage = extend_lineage(plan::read_lineage(first.checkpoint.directory()), record),
-      .weights = std::move(conversion.tensors_)};
+  const output::NewModel model{.plan = plan ? plan->to_json().dump() : cat("dense-average ", record.to),
+                               .config = conversion.mapping_.config.json,
+                               .lineage = extend_lineage(plan::read_lineage(first.checkpoint.directory()), record),
+                               .weights = std::move(conversion.tensors_)};
   return output::write_model(sources, model, settings, "convert");
 }
 

@@ -215,4 +215,10 @@ ConversionPlan make_conversion_plan(const families::ModelConfig& config, int64_t
   return plan;
 }
 
+ConversionPlan canonical(ConversionPlan plan) {
+  plan.expert_init = complete(plan.expert_init, methods::expert_init(plan.expert_init.name).params);
+  plan.router = complete(plan.router, methods::new_router(plan.router.name).params);
+  return plan;
+}
+
 }  // namespace coppice::convert

@@ -54,6 +54,9 @@ struct ConversionPlan {
   bool operator==(const ConversionPlan&) const = default;
 };
 
+/// The same plan with every parameter of its methods, as records hold it.
+ConversionPlan canonical(ConversionPlan plan);
+
 /// What the user may choose.
 struct ConversionOptions {
   std::optional<std::string> to;

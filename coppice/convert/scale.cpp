@@ -10,6 +10,7 @@
 #include "coppice/base/text.h"
 #include "coppice/convert/plan.h"
 #include "coppice/matrix/lane_sum.h"
+#include "coppice/methods/changes_nothing.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/new_router.h"
 #include "coppice/methods/purpose.h"
@@ -57,7 +58,10 @@ std::span<const ScaleMode> scale_modes() {
   return kNames;
 }
 
-bool gates_sum_to_one(const ConversionPlan& plan) { return plan.routing == "topk_softmax" || plan.renormalise; }
+bool gates_sum_to_one(const ConversionPlan& plan) {
+  const bool all_answer = plan.top_k == plan.experts;  // with their shares of a softmax over all
+  return plan.routing == "topk_softmax" || plan.renormalise || (plan.routing == "softmax_topk" && all_answer);
+}
 
 double function_scale(const ConversionPlan& plan) {
   const auto experts = static_cast<double>(plan.experts), g = static_cast<double>(plan.granularity);
@@ -100,24 +104,31 @@ ExpertScale expert_scale(const ConversionPlan& plan, std::string_view mode, bool
 
 plan::Exactness conversion_exactness(const ConversionPlan& plan, std::string_view activation) {
   const auto no = [](const std::string& reason) { return plan::Exactness{false, cat("Not exact: ", reason)}; };
+  const auto unknown = [](const std::string& reason) {
+    return plan::Exactness{false, cat("Unknown: ", reason), false};
+  };
   const ExpertScale& s = plan.scale;
   const double a = function_scale(plan);
+  const bool all_answer = plan.top_k == plan.experts, equal_gates = plan.router.name == "zero";
   if (plan.parents > 1) {
     return no(cat("the experts come from ", plan.parents, " models and the rest is ",
                   plan.trunk == "average" ? "their average" : "the first one's", "; none of them computes that."));
   }
   const bool inits = plan.init_all || plan.experts > plan.slices();
-  if (inits && !methods::expert_init(plan.expert_init.name).same_function) {
+  if (inits && !methods::expert_init(plan.expert_init.name).same_function &&
+      !methods::changes_nothing(plan.expert_init)) {
     return no(cat(plan.expert_init.to_text(), " gives ", plan.init_all ? "experts" : "copies of a slice",
                   " other weights than the dense layer's."));
   }
-  if (plan.granularity > 1 && !plan.virtual_groups)
-    return no("without virtual groups a token's experts need not hold all slices of the dense layer.");
-  if (plan.granularity > 1 && plan.router.name == "zero")
-    return no("rows of zero leave the choice to ties, which need not take whole virtual groups.");
+  if (plan.granularity > 1 && !(all_answer && equal_gates)) {
+    if (!plan.virtual_groups && all_answer) return no("without virtual groups each slice has a gate of its own.");
+    if (!plan.virtual_groups)
+      return no("without virtual groups a token's experts need not hold all slices of the dense layer.");
+    if (equal_gates) return unknown("rows of zero leave the choice to ties, which need not take whole virtual groups.");
+  }
   if (plan.granularity > 1 && plan.router.name == "rows")
-    return no("it depends on the rows given: exact only if those of a virtual group are equal.");
-  if (!gates_sum_to_one(plan)) {
+    return unknown("it depends on the rows given: exact only if those of a virtual group are equal.");
+  if (!gates_sum_to_one(plan) && !equal_gates) {
     return no(cat("the gates of a token's ", plan.top_k,
                   " experts do not add up to a constant, so the scale is right on average at best (exact: --routing "
                   "topk_softmax --scale down, or a family that renormalises)."));

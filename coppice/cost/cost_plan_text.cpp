@@ -82,7 +82,7 @@ report::Table hours_table(const CostPlan& plan) {
 
 std::string list(std::string_view title, const std::vector<std::string>& items) {
   std::string out = items.empty() ? "" : cat("\n", title, "\n");
-  for (const std::string& item : items) out += cat("  - ", item, "\n");
+  for (const std::string& item : items) out += cat("  - ", shown(item), "\n");
   return out;
 }
 
@@ -100,7 +100,7 @@ std::string CostPlan::to_text() const {
                         p.data == 1 ? " device" : " data-parallel devices", ", experts over ", p.expert,
                         p.zero1 ? ", ZeRO-1" : "", "; activations come on top, the same before and after\n\n");
   out += report::text_table(size_table(*this));
-  out += cat("\nStep time: ", basis_text, "\n");
+  out += cat("\nStep time: ", shown(basis_text), "\n");
   if (estimate_before) out += cat("\n", report::text_table(estimate_table(*this)));
   out += cat("\nCosts as shares of ", after.experts, " experts from the first token to the same number of tokens; eta ",
              percent_error(closure), "\n\n", report::text_table(share_table(*this)));

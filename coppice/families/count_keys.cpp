@@ -1,10 +1,15 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <charconv>
+#include <cmath>
+#include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "coppice/families/count_keys_detail.h"
+#include "coppice/io/expert_mentions.h"
 
 namespace coppice::families::detail {
 
@@ -37,11 +42,11 @@ constexpr std::string_view kWidthNames[] = {
 
 // Words of keys that speak of experts and count something else.
 constexpr std::string_view kNotExperts[] = {
-    "per_tok", "topk",         "top_k",    "shared",   "share_",   "group",   "size",     "dim",      "width",
-    "period",  "offset",       "capacity", "zero",     "layer",    "dropout", "rank",     "interval", "freq",
-    "hidden",  "intermediate", "start",    "end_",     "index",    "idx",     "redund",   "bias",     "activ",
-    "select",  "used",         "loss",     "parallel", "step",     "copies",  "skip",     "null",     "latent",
-    "_type",   "limit",        "chunk",    "block",    "physical", "scal",    "threshold"};
+    "per_tok", "topk",         "top_k",    "shared",   "share_", "group",    "size",   "dim",      "width",
+    "period",  "offset",       "capacity", "zero",     "layer",  "dropout",  "rank",   "interval", "freq",
+    "hidden",  "intermediate", "start",    "end_",     "index",  "idx",      "redund", "bias",     "activ",
+    "select",  "used",         "loss",     "parallel", "step",   "copies",   "skip",   "null",     "latent",
+    "_type",   "limit",        "chunk",    "block",    "scal",   "threshold"};
 constexpr std::string_view kNotTopK[] = {"group", "method", "index", "norm", "prob", "shared", "layer",
                                          "size",  "loss",   "scal",  "bias", "type", "noise"};
 constexpr std::string_view kNotWidth[] = {"shared", "share_", "latent", "router", "act", "size_mlp", "layer", "dense"};
@@ -65,10 +70,18 @@ std::string lower(std::string_view text) {
   return out;
 }
 
+/// "num_experts_per_layer" counts experts, "expert_layer_period" layers.
+std::string without_by_layer(std::string name) {
+  for (const std::string_view by : {"_per_layer", "_by_layer"}) {
+    if (const size_t at = name.find(by); at != std::string::npos) name.erase(at, by.size());
+  }
+  return name;
+}
+
 bool speaks_of(const std::string& name, Count count) {
   const auto has = [&name](std::string_view word) { return name.find(word) != std::string::npos; };
   switch (count) {
-    case Count::kExperts: return has("expert") && !contains_any(name, kNotExperts);
+    case Count::kExperts: return has("expert") && !contains_any(without_by_layer(name), kNotExperts);
     case Count::kTopK: {
       const bool of_experts = has("expert") && (has("per_tok") || has("activ") || has("select"));
       const bool is_sampling = name == "top_k";  // generation settings that old files hold
@@ -100,21 +113,53 @@ int64_t number_of(const ModelConfig& config, Count count) {
   return 0;
 }
 
-// The number, or numbers by layer of which some are none (0): [0, 64, 64].
-bool repeats(const Json& value, int64_t number) {
-  if (value.kind() == Json::Kind::kInt) return value.as_int() == number;
-  if (!value.is_array() || value.items().empty()) return false;
-  bool has_number = false;
-  for (const Json& item : value.items()) {
-    if (item.kind() != Json::Kind::kInt || (item.as_int() != number && item.as_int() != 0)) return false;
-    has_number = has_number || item.as_int() == number;
+/// The whole number that a value is, however it is written: 8, 8.0, "8".
+std::optional<int64_t> whole_number(const Json& value) {
+  if (value.kind() == Json::Kind::kInt) return value.as_int();
+  double number = 0;
+  if (value.kind() == Json::Kind::kFloat) {
+    number = value.as_double();
+  } else if (value.is_string()) {
+    const std::string& text = value.as_string();
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  } else {
+    return std::nullopt;
   }
-  return has_number;
+  constexpr double kMost = 1e9;
+  if (!(std::abs(number) < kMost) || number != std::floor(number)) return std::nullopt;
+  return static_cast<int64_t>(number);
+}
+
+/// `value`, a whole number, written the same way.
+Json with_number(const Json& value, int64_t number) {
+  if (value.kind() == Json::Kind::kFloat) return {static_cast<double>(number)};
+  return value.is_string() ? Json(std::to_string(number)) : Json(number);
+}
+
+bool is_numbered(const Json& map) {
+  return !map.members().empty() && std::ranges::all_of(map.members(), [](const auto& member) {
+    return member.first.find_first_not_of("0123456789") == std::string::npos;
+  });
+}
+
+// The number, or numbers by layer of which some are none (0): [0, 64, 64], {"1": 64}.
+bool repeats(const Json& value, int64_t number) {
+  if (const auto whole = whole_number(value)) return *whole == number;
+  bool has_number = false;
+  const auto fits = [&](const Json& item) {
+    const auto whole = whole_number(item);
+    has_number = has_number || whole == number;
+    return whole && (*whole == number || *whole == 0);
+  };
+  if (value.is_array()) return std::ranges::all_of(value.items(), fits) && has_number;
+  if (!value.is_object() || !is_numbered(value)) return false;
+  return std::ranges::all_of(value.members(), [&](const auto& member) { return fits(member.second); }) && has_number;
 }
 
 void apply(Json& value, const std::function<int64_t(int64_t)>& edit) {
-  if (value.kind() == Json::Kind::kInt) {
-    if (value.as_int() != 0) value = Json(edit(value.as_int()));
+  if (const auto whole = whole_number(value)) {
+    if (*whole != 0) value = with_number(value, edit(*whole));
   } else if (value.is_array()) {
     Json edited = Json::array();
     for (Json item : value.items()) {
@@ -122,6 +167,10 @@ void apply(Json& value, const std::function<int64_t(int64_t)>& edit) {
       edited.push_back(std::move(item));
     }
     value = std::move(edited);
+  } else if (value.is_object()) {
+    Json::Object edited = value.members();
+    for (auto& member : edited) apply(member.second, edit);
+    value = Json::object(std::move(edited));
   }
 }
 
@@ -150,7 +199,7 @@ class Editor {
         edited_.push_back(found);
       }
     }
-    visit(json, {});
+    visit(json, {}, false);
   }
 
  private:
@@ -158,17 +207,28 @@ class Editor {
 
   bool is_tower(std::string_view key, const Json& object) const {
     if (key == config_.text_key) return false;
-    constexpr std::string_view kOthers[] = {"vision", "audio",  "speech",   "image", "video",
-                                            "visual", "talker", "code2wav", "tower", "projector"};
-    return contains_any(lower(key), kOthers) || (!config_.text_key.empty() && object.find("model_type") != nullptr);
+    return speaks_of_a_tower(key) || (!config_.text_key.empty() && object.find("model_type") != nullptr);
   }
 
-  void visit(Json& json, const std::string& place) {
+  /// A list or map has an entry for each expert. Those of another kind below a key that speaks of experts (widths, or
+  /// top-K by layer) are as long only where layers are as many.
+  bool has_one_of_each(std::string_view key, const Json& value) const {
+    if (count_ != Count::kExperts || number_ < 2) return false;
+    const bool is_list = value.is_array(), is_map = value.is_object() && is_numbered(value);
+    if (!is_list && !is_map) return false;
+    if (std::cmp_not_equal(is_list ? value.items().size() : value.members().size(), number_)) return false;
+    const std::string name = lower(key);
+    if (name.find("shared") != std::string::npos) return false;
+    constexpr std::string_view kByLayer[] = {"layer", "per_tok", "topk", "top_k", "size", "dim", "width", "hidden"};
+    return number_ != config_.num_layers || !contains_any(name, kByLayer);
+  }
+
+  void visit(Json& json, const std::string& place, bool of_experts) {
     const auto has_inside = [](const Json& item) { return item.is_object() || item.is_array(); };
     if (json.is_array() && std::ranges::any_of(json.items(), has_inside)) {
       Json visited = Json::array();
       for (Json item : json.items()) {
-        visit(item, place);
+        visit(item, place, of_experts);
         visited.push_back(std::move(item));
       }
       json = std::move(visited);
@@ -181,14 +241,21 @@ class Editor {
       const std::string path = place.empty() ? key : cat(place, ".", key);
       if (value.is_object() && is_tower(key, value)) continue;
       if (std::ranges::find(edited_, &value) != edited_.end()) continue;
+      if (io::numbered_expert(key)) continue;  // what it says is of one expert
+      const bool below_experts = of_experts || lower(key).find("expert") != std::string::npos;
       if (!is_same(value)) {
-        visit(value, path);
+        if (below_experts && has_one_of_each(key, value)) refuse_list(path, value);
+        visit(value, path, below_experts);
         continue;
       }
       const bool is_own = count_ != Count::kExpertWidth && std::ranges::find(own_, path) != own_.end();
-      const KeyMeaning meaning = is_own ? KeyMeaning::kSame : meaning_of(key, count_);
+      KeyMeaning meaning = is_own ? KeyMeaning::kSame : meaning_of(key, count_);
+      constexpr std::string_view kOfRouters[] = {"moe", "router", "expert", "ffn"};  // elsewhere top_k is a sampler's
+      if (count_ == Count::kTopK && key == "top_k" && contains_any(lower(place), kOfRouters))
+        meaning = KeyMeaning::kMaybe;
       if (meaning == KeyMeaning::kSame) apply(value, edit_);
       if (meaning == KeyMeaning::kMaybe) refuse(path, value);
+      if (meaning == KeyMeaning::kOther && below_experts && has_one_of_each(key, value)) refuse_list(path, value);
     }
   }
 
@@ -201,6 +268,15 @@ class Editor {
                     "it, or name it in the experts_keys of a family file)"));
   }
 
+  [[noreturn]] void refuse_list(const std::string& path, const Json& value) const {
+    constexpr size_t kShown = 60;
+    const std::string text = value.dump();
+    throw Error(ErrorCode::kUnsupported,
+                cat("config.json: '", path, "' is ", text.size() > kShown ? text.substr(0, kShown) + " ..." : text,
+                    ", with as many entries as there are experts, and coppice does not know what it should say of new "
+                    "ones (take the key out if nothing reads it)"));
+  }
+
   const ModelConfig& config_;
   const Count count_;
   const std::function<int64_t(int64_t)>& edit_;
@@ -211,6 +287,12 @@ class Editor {
 };
 
 }  // namespace
+
+bool speaks_of_a_tower(std::string_view name) {
+  constexpr std::string_view kTowers[] = {"vision", "audio",  "speech",   "image", "video",
+                                          "visual", "talker", "code2wav", "tower", "projector"};
+  return contains_any(lower(name), kTowers);
+}
 
 KeyMeaning meaning_of(std::string_view key, Count count) {
   const std::string name = lower(key);

@@ -273,6 +273,10 @@ struct Family {
   /// Names of tensors as transformers has them in memory, and writes with save_original_format=False, where they are not
   /// those of `tensors`: the first that occurs in a name counts. See packed_layout.h.
   std::span<const Rename> memory_names = {};
+  /// Values that transformers takes where a configuration leaves keys out that nothing here reads and that change what a
+  /// model computes, as JSON: rotary embeddings (theta is 10000 if neither this nor rope_theta_fallback says another),
+  /// attention windows and chunks. For `verify`.
+  std::string_view left_out = {};
   bool has_mtp = false;  ///< layers past the last one may follow, with experts or without (multi-token prediction)
   std::string_view layers_key = "num_hidden_layers";
   std::string_view model_dim_key = "hidden_size";

@@ -158,6 +158,8 @@ std::vector<TensorSlot> match_by_weights(const ModelConfig& config, const io::Ch
   }
   settle_orientation(config, placed);
   check_experts(config, placed, faults);
+  check_expert_shapes(config, placed, faults);
+  if (config.family->from_file) check_carried(config, placed, faults);
   if (std::ranges::none_of(placed, [](const Placed& p) { return is_expert(p.slot.role()); })) {
     for (const TensorRule& rule : config.family->tensors) {
       if (is_expert(rule.role) && rule.when != When::kOptional) faults.missing.add(std::string(rule.name));
@@ -192,9 +194,16 @@ std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& c
   if (faults.unknown.count > 0) texts.push_back(unknown_text(config, checkpoint, faults));
   if (faults.misshapen.count > 0)
     texts.push_back(cat(faults.misshapen.count, " of another shape than config.json says: ", faults.misshapen.text()));
+  if (faults.unfit.count > 0)
+    texts.push_back(cat(faults.unfit.count, " of experts that do not fit each other: ", faults.unfit.text()));
+  if (faults.carried.count > 0) {
+    texts.push_back(cat(faults.carried.count,
+                        " that the family file carries over unchanged although they are of experts: ",
+                        faults.carried.text(), " (give each a rule with its own role)"));
+  }
   if (texts.empty()) return slots;
   throw Error(
-      faults.missing.count + faults.unknown.count > 0 ? ErrorCode::kFormat : ErrorCode::kShape,
+      faults.missing.count + faults.unknown.count + faults.carried.count > 0 ? ErrorCode::kFormat : ErrorCode::kShape,
       cat(checkpoint.directory(), ": the tensors are not those of a ", config.family->model_type,
           " model with this config.json", config.is_quantised() ? cat(", quantised with ", config.quantisation) : "",
           ": ", join(texts, "; "), " (are weights and config.json of the same model?)"));

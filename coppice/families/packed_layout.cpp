@@ -138,4 +138,11 @@ const Family& stored_layout(const ModelConfig& config, const io::Checkpoint& che
   return in_second ? *packed : *config.family;
 }
 
+std::string name_in_any_layout(const ModelConfig& config, std::string_view name) {
+  constexpr std::string_view kModel = "model.";
+  const detail::CanonicalName canonical = detail::canonical_name(config, name);
+  if (canonical.in_text) return renamed(canonical.name, config.family->memory_names);
+  return canonical.name.starts_with(kModel) ? canonical.name.substr(kModel.size()) : canonical.name;
+}
+
 }  // namespace coppice::families

@@ -23,6 +23,8 @@ struct Misses {
 };
 struct Faults {
   Misses missing, unknown, misshapen;
+  Misses carried;  ///< left unchanged by their rules, and of experts
+  Misses unfit;    ///< of an expert, with sides that differ from those of its other matrices
 };
 
 /// One tensor with its place; `slot.rule` is the rule that surgery goes by, `matched` the one that has the name.
@@ -58,6 +60,14 @@ void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed);
 /// Holds every layer of `placed` that has experts to the table: each row of experts and routers there, experts counted
 /// from 0 to num_experts without a gap, shapes that agree with their number.
 void check_experts(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
+
+/// Holds what a family file's rules carry over to what cannot be carried: tensors of an expert, and those that have a
+/// dimension of the number of experts and are named for experts or lie in a router's module (but for the layers below a
+/// router that a rule names whole).
+void check_carried(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
+
+/// Holds gate, up and down of every layer's experts, and their biases, to one width and one model dimension.
+void check_expert_shapes(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
 
 /// True of a model_type that is known and cannot grow by copying.
 bool is_refused(std::string_view model_type);

@@ -1,8 +1,6 @@
 // Rewriting of config.json for a grown model: what is found is edited, wherever it stands.
 
 #include <cmath>
-#include <optional>
-#include <set>
 #include <utility>
 
 #include "coppice/base/check.h"
@@ -10,8 +8,8 @@
 #include "coppice/base/text.h"
 #include "coppice/families/config_reader_detail.h"
 #include "coppice/families/count_keys_detail.h"
+#include "coppice/families/expert_names_detail.h"
 #include "coppice/families/model_config.h"
-#include "coppice/families/quantization_detail.h"
 #include "coppice/families/router_keys_detail.h"
 
 namespace coppice::families {
@@ -46,51 +44,6 @@ double undivided(double divided, double factor) {
   return best;
 }
 
-/// The number of an expert that a name in a quantisation's lists of modules has: where it begins and how long it is.
-struct NumberedExpert {
-  size_t at, length;
-};
-std::optional<NumberedExpert> numbered_expert(const std::string& name) {
-  constexpr std::string_view kDigits = "0123456789";
-  for (const std::string_view before : {".experts.", ".experts.expert_"}) {
-    const size_t found = name.find(before);
-    if (found == std::string::npos) continue;
-    const size_t begin = found + before.size();
-    const size_t end = std::min(name.find_first_not_of(kDigits, begin), name.size());
-    if (end > begin && (end == name.size() || name[end] == '.')) return NumberedExpert{begin, end - begin};
-  }
-  return std::nullopt;
-}
-
-/// A list of modules that names every expert of a layer names the new ones too.
-void add_new_experts(Json& list, const std::string& place, int64_t before, int64_t after) {
-  std::set<std::string> names;
-  for (const Json& item : list.items()) {
-    if (item.is_string()) names.insert(item.as_string());
-  }
-  for (const std::string& name : names) {
-    const auto number = numbered_expert(name);
-    if (!number) continue;
-    const auto named = [&](int64_t expert) {
-      return std::string(name).replace(number->at, number->length, std::to_string(expert));
-    };
-    for (int64_t expert = 0; expert < before; ++expert) {
-      if (names.contains(named(expert))) continue;
-      throw Error(ErrorCode::kUnsupported, cat("config.json: '", place, "' names '", name, "' and not '", named(expert),
-                                               "'; coppice grows models whose experts are all quantised alike"));
-    }
-    if (name != named(0)) continue;
-    for (int64_t expert = before; expert < after; ++expert) list.push_back(Json(named(expert)));
-  }
-}
-
-void add_new_experts_everywhere(Json& json, const std::string& place, int64_t before, int64_t after) {
-  if (json.is_array()) add_new_experts(json, place, before, after);
-  if (!json.is_object()) return;
-  for (const auto& [key, value] : json.members())
-    add_new_experts_everywhere(*json.find(key), cat(place, ".", key), before, after);
-}
-
 /// Names that the same setting goes by.
 void scale_groups(Json& sizes, std::string_view key, int64_t groups, const std::function<int64_t(int64_t)>& scale) {
   bool found = false;
@@ -109,12 +62,7 @@ Json with_num_experts(const ModelConfig& config, int64_t num_experts) {
   COPPICE_CHECK(config.is_moe());
   Json json = config.json;
   detail::edit_count(json, config, Count::kExperts, [num_experts](int64_t) { return num_experts; });
-  for (Json* object : {&json, config.text_key.empty() ? nullptr : json.find(config.text_key)}) {
-    Json* quantization = object == nullptr ? nullptr : object->find("quantization_config");
-    if (quantization == nullptr || num_experts <= config.num_experts) continue;
-    add_new_experts_everywhere(*quantization, "quantization_config", config.num_experts, num_experts);
-  }
-  return json;
+  return detail::with_expert_names(json, config.num_experts, num_experts);
 }
 
 Json with_top_k_factor(const ModelConfig& config, const TopKScaling& scaling) {

@@ -10,6 +10,7 @@
 #include "coppice/families/routing_class.h"
 #include "coppice/grow/grown_layer_detail.h"
 #include "coppice/grow/grown_weights.h"
+#include "coppice/grow/lost_digits_detail.h"
 #include "coppice/grow/never_chosen_detail.h"
 #include "coppice/grow/tied_experts_detail.h"
 #include "coppice/methods/expert_init.h"
@@ -27,6 +28,8 @@ using families::RoutingClass;
 using methods::LayerPlan;
 using plan::Exactness;
 using plan::GrowthPlan;
+
+constexpr double kShareRounding = 1e-7;  // of a parent's part of the softmax, which fp32 loses anyway
 
 enum class Answer { kExact, kNotExact, kUnknown };
 
@@ -118,31 +121,39 @@ class LayerJudge {
           "the router always takes two experts, and a copy of the first is the nearest to it; no key of the "
           "configuration changes that.");
     }
-    if (routing_class == RoutingClass::kCapacity) {
-      return not_exact(
-          cat("the router always takes ", routing_.top_k == 1 ? "one expert" : "two experts",
-              " by a softmax that divides among copies, and each expert turns tokens away past its capacity; "
-              "no key of the configuration changes the former."));
-    }
     if (routing_class == RoutingClass::kTrailingChoices) {
       return not_exact(
           "the router's choices that are no experts keep one place each in the softmax, where every expert now has "
           "several.");
     }
     const Chosen chosen = detail::new_experts_chosen(routing_);
+    if (routing_class == RoutingClass::kCapacity) {
+      const bool never = chosen == Chosen::kNever && detail::softmax_share_of_copies(routing_) <= kShareRounding;
+      if (!never && chosen != Chosen::kUnsure) {
+        return not_exact(
+            cat("the router always takes ", routing_.top_k == 1 ? "one expert" : "two experts",
+                " by a softmax that divides among copies, and each expert turns tokens away past its capacity; "
+                "no key of the configuration changes the former."));
+      }
+      if (never && capacity_follows_experts()) {
+        return unknown(
+            "no token is routed to a new expert, but config.json gives no capacity, which then follows from "
+            "the number of experts.");
+      }
+    }
     if (chosen == Chosen::kNever) {
-      constexpr double kRounding = 1e-7;
       if (routing_class == RoutingClass::kSoftmaxBiased) return softmax_shrinks();
-      if (routing_class == RoutingClass::kSoftmax && detail::softmax_share_of_copies(routing_) > kRounding)
+      if (routing_class == RoutingClass::kSoftmax && detail::softmax_share_of_copies(routing_) > kShareRounding)
         return softmax_divides();
       return exact(
           ": no token is routed to a new expert, whose bias is far below the others', until training raises it");
     }
     if (chosen == Chosen::kUnsure) {
+      const bool is_dormant = plan_.router_init_of(layer_.layer).name == "dormant";
       return unknown(
-          "the biases of new experts are below their parents', but not so far that no score could make up for it "
-          "(router-"
-          "init dormant lowers them that far).");
+          cat("the biases of new experts are below their parents', but not so far that no score could make up for it",
+              is_dormant ? ": nothing in the model bounds its scores enough."
+                         : " (router-init dormant lowers them that far)."));
     }
     if (!keep_function()) return other_experts();
     if (routing_.top_k > 1) {
@@ -167,6 +178,12 @@ class LayerJudge {
     return exact(" up to rounding: top-1 routing picks a sibling with its parent's score, gate and function");
   }
 
+  /// The code makes the number of tokens that an expert takes from the number of experts (nllb_moe).
+  bool capacity_follows_experts() const {
+    const Json* capacity = model_.config.json.find("expert_capacity");
+    return capacity != nullptr && capacity->is_null();
+  }
+
   /// Exact copies, or parts, fill the m * K slots with the m children of the K experts that answered before.
   Verdict judge_scaled(const Routing& routing) {
     const int64_t factor = plan_.top_k_factor;
@@ -178,12 +195,12 @@ class LayerJudge {
     }
     if (groups_limit_choice(routing) && !groups_are_copies())
       return not_exact("a router group has experts that were of different groups before.");
-    const std::string rounding = down_rounding();
+    if (const std::string lost = lost_digits(); !lost.empty()) return not_exact(lost);
     if (plan_.split > 1) {
-      return exact(cat(" up to ", rounding, " and ties of different experts: each expert's ", plan_.split,
+      return exact(cat(" up to rounding and ties of different experts: each expert's ", plan_.split,
                        " parts are chosen together and add up to it, at the same work per token"));
     }
-    return exact(cat(" up to ", rounding, " and ties of different experts: ", factor, " times as many slots hold all ",
+    return exact(cat(" up to rounding and ties of different experts: ", factor, " times as many slots hold all ",
                      factor, " siblings of the ", routing_.top_k == 1 ? "expert" : cat(routing_.top_k, " experts"),
                      " chosen before, at ", factor, " times the active parameters"));
   }
@@ -202,18 +219,13 @@ class LayerJudge {
     return std::ranges::all_of(times, [&](const auto& entry) { return entry.second == plan_.top_k_factor; });
   }
 
-  /// "rounding", and where the down matrices lose digits in their dtype, that.
-  std::string down_rounding() const {
-    int exponent = 0;
-    if (std::frexp(plan_.down_factor, &exponent) == 0.5) return "rounding";  // powers of two lose nothing
-    for (const families::TensorSlot& slot : model_.slots) {
-      if (slot.role() != Role::kExpertDown) continue;
-      const io::Dtype dtype = model_.checkpoint.at(slot.name).info->dtype;
-      if (dtype == io::Dtype::kF32) break;
-      return cat("rounding of the down matrices, times ", number_text(plan_.down_factor), ", to ",
-                 io::dtype_name(dtype));
+  /// What the plan's factors lose of stored values; empty if nothing that counts.
+  std::string lost_digits() const {
+    if (routing_.selection_bias) {
+      const std::string lost = detail::lost_by_biases(*routing_.selection_bias, layer_, plan_.selection_bias_factor);
+      if (!lost.empty()) return lost;
     }
-    return "rounding";
+    return detail::lost_by_experts(model_, plan_, layer_.layer);
   }
 
   const Model& model_;

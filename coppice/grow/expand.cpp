@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "coppice/grow/grown_model.h"
-#include "coppice/io/atomic_file.h"
+#include "coppice/io/output_place.h"
 #include "coppice/plan/lineage.h"
 
 namespace coppice::grow {
@@ -30,7 +30,7 @@ output::WrittenModel expand(const families::Model& model, const plan::GrowthPlan
   GrownModel growth(model, plan);
   Json lineage =
       extend_lineage(plan::read_lineage(source.directory()), growth.plan, "expand", model.digest(), settings.record);
-  const output::NewModel grown{.plan = growth.plan.to_json().dump(),
+  const output::NewModel grown{.plan = plan::canonical(growth.plan).to_json().dump(),
                                .config = growth.config,
                                .lineage = std::move(lineage),
                                .weights = std::move(growth.weights),

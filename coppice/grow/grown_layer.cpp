@@ -70,6 +70,7 @@ std::optional<GrownRows> GrownLayers::rows(Role role, int64_t layer) const {
   const int64_t experts = plan_.experts_before, rows_before = model_.config.router_rows();
   const size_t row_bytes = stored.info->bytes / static_cast<size_t>(rows_before);
   GrownRows out;
+  out.dtype = dtype;
   out.cols = stored.info->elements() / rows_before;
   const double factor = role == Role::kSelectionBias ? plan_.selection_bias_factor : 1.0;
   const auto raw = stored.data().first(static_cast<size_t>(experts) * row_bytes);

@@ -20,7 +20,8 @@ namespace coppice::grow::detail {
 struct GrownRows {
   std::vector<float> before, after;  ///< [E, cols], [N, cols]; empty where the dtype is no float
   int64_t cols = 1;
-  std::vector<bool> as_parent;  ///< [N]: the child's row is its parent's, times the plan's factor, bit for bit
+  io::Dtype dtype = io::Dtype::kF32;  ///< as stored
+  std::vector<bool> as_parent;        ///< [N]: the child's row is its parent's, times the plan's factor, bit for bit
 
   std::span<const float> row_before(size_t expert) const { return row(before, expert); }
 

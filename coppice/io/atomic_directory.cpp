@@ -18,7 +18,6 @@ namespace coppice::io {
 namespace fs = std::filesystem;
 namespace {
 
-using detail::parent_of;
 using detail::rename_new;
 using detail::sync_tree;
 using detail::throw_io;
@@ -29,8 +28,8 @@ constexpr const char* kMark = ".unfinished-output-of-coppice";
 bool is_running(pid_t pid) { return ::kill(pid, 0) == 0 || errno == EPERM; }
 
 /// An unfinished output of ours that no process writes any more, locked.
-Descriptor open_abandoned(const fs::path& path) {
-  Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+Descriptor open_abandoned(int parent, const std::string& name) {
+  Descriptor directory(::openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   struct stat status{}, mark{};
   if (!directory || ::fstat(directory.get(), &status) != 0 || status.st_uid != ::geteuid()) return {};
   if (::fstatat(directory.get(), kMark, &mark, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(mark.st_mode)) return {};
@@ -39,65 +38,63 @@ Descriptor open_abandoned(const fs::path& path) {
 }
 
 // The process id alone would not do: in containers the same few ids return, and other machines have their own.
-void remove_stale(const fs::path& parent, const std::string& prefix) {
-  std::error_code failure;
-  const Descriptor in(::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!in) return;
-  for (const auto& entry : fs::directory_iterator(parent, failure)) {
-    const auto name = entry.path().filename().string();
+void remove_stale(int parent, const std::string& prefix) {
+  for (const std::string& name : detail::names_in(parent)) {
     if (!name.starts_with(prefix)) continue;
     pid_t pid = 0;
     const auto* end = name.data() + name.size();
     const auto [stop, error] = std::from_chars(name.data() + prefix.size(), end, pid);
     if (error != std::errc() || stop != end || pid <= 0 || (pid != ::getpid() && is_running(pid))) continue;
-    if (open_abandoned(entry.path())) (void)detail::remove_tree_at(in.get(), name.c_str());
+    if (open_abandoned(parent, name)) (void)detail::remove_tree_at(parent, name.c_str());
   }
 }
 
 }  // namespace
 
-AtomicDirectory::AtomicDirectory(fs::path target) : target_(detail::without_trailing_slash(std::move(target))) {
-  check_output_directory(target_, {});
-  const auto parent = parent_of(target_);
-  const auto prefix = cat(".", target_.filename(), ".tmp-");
+AtomicDirectory::AtomicDirectory(OutputPlace target) : target_(std::move(target)) {
+  target_.check_free();
+  const int parent = target_.parent().get();
+  const auto prefix = cat(".", target_.name(), ".tmp-");
   remove_stale(parent, prefix);
-  temporary_ = parent / cat(prefix, static_cast<int64_t>(::getpid()));
-  if (::mkdir(temporary_.c_str(), 0777) != 0) {
+  name_ = cat(prefix, static_cast<int64_t>(::getpid()));
+  temporary_ = target_.parent_path() / name_;
+  if (::mkdirat(parent, name_.c_str(), 0777) != 0) {
     const int number = errno;
-    throw_io(target_.string(), cat("make the directory ", temporary_), number);
+    throw_io(target_.given().string(), cat("make the directory ", temporary_), number);
   }
   // Without locks (some network file systems) the process id has to do.
-  lock_ = ::open(temporary_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (lock_ >= 0) ::flock(lock_, LOCK_EX | LOCK_NB);
+  lock_ = Descriptor(::openat(parent, name_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   try {
-    detail::create_file(temporary_ / kMark);
+    if (!lock_) throw_io(temporary_.string(), "open it", errno);
+    ::flock(lock_.get(), LOCK_EX | LOCK_NB);
+    detail::create_file_at(lock_.get(), kMark, temporary_ / kMark);
   } catch (...) {
-    ::rmdir(temporary_.c_str());
-    if (lock_ >= 0) ::close(lock_);
+    ::unlinkat(parent, name_.c_str(), AT_REMOVEDIR);
     throw;
   }
 }
 
 AtomicDirectory::~AtomicDirectory() {
-  std::error_code ignored;  // a destructor has nobody to tell; the next run tries again
-  if (!committed_) fs::remove_all(temporary_, ignored);
-  if (lock_ >= 0) ::close(lock_);
+  // A destructor has nobody to tell; the next run tries again.
+  if (!committed_) (void)detail::remove_tree_at(target_.parent().get(), name_.c_str());
 }
 
 void AtomicDirectory::commit() {
-  ::unlink((temporary_ / kMark).c_str());
+  ::unlinkat(lock_.get(), kMark, 0);
   try {
     sync_tree(temporary_);
   } catch (const fs::filesystem_error& e) {
-    throw_io(target_.string(), "list what was written", e.code().value());
+    throw_io(target_.given().string(), "list what was written", e.code().value());
   }
-  const int number = rename_new(temporary_, target_);
+  const int parent = target_.parent().get();
+  const int number = rename_new(parent, name_.c_str(), parent, target_.name().c_str());
   committed_ = true;
   if (number != 0) {
-    throw Error(ErrorCode::kIo, cat(target_, ": cannot take its name: ", std::generic_category().message(number),
-                                    "; the finished output stays at ", temporary_, " (rename it)"));
+    throw Error(ErrorCode::kIo,
+                cat(target_.given(), ": cannot take its name: ", std::generic_category().message(number),
+                    "; the finished output stays at ", temporary_, " (rename it)"));
   }
-  detail::sync_directory(parent_of(target_));
+  detail::sync(target_.parent(), target_.parent_path());
 }
 
 }  // namespace coppice::io

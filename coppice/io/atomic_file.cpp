@@ -90,7 +90,7 @@ void detail::copy_open_file(const Descriptor& source, const fs::path& from, cons
 }
 
 void check_free_space(const fs::path& directory, uint64_t bytes) {
-  auto place = fs::absolute(directory).lexically_normal();
+  auto place = fs::absolute(directory);
   std::error_code missing;
   while (!fs::exists(place, missing) && place.has_relative_path()) place = place.parent_path();
   struct statvfs status;
@@ -99,25 +99,6 @@ void check_free_space(const fs::path& directory, uint64_t bytes) {
   if (available < bytes) {
     throw Error(ErrorCode::kIo, cat(directory, ": ", bytes_text(available), " free; wanted ", bytes_text(bytes),
                                     " (free some, or write to another disk)"));
-  }
-}
-
-void check_output_directory(const fs::path& output, const fs::path& input) {
-  std::error_code missing;
-  if (output.empty()) throw Error(ErrorCode::kUsage, "output '': no name; wanted that of a new directory");
-  if (!input.empty()) {
-    const auto real_output = fs::weakly_canonical(fs::absolute(output)).lexically_normal();
-    const auto real_input = fs::weakly_canonical(fs::absolute(input)).lexically_normal();
-    // "." is the input itself; a path that does not begin with ".." lies inside it.
-    const auto relative = real_output.lexically_relative(real_input);
-    if (!relative.empty() && *relative.begin() != "..") {
-      throw Error(ErrorCode::kUsage, cat("output ", output, ": ", relative == "." ? "is" : "lies inside", " the input ",
-                                         input, "; wanted a directory apart from it (give another output)"));
-    }
-  }
-  if (fs::exists(fs::symlink_status(output, missing))) {
-    throw Error(ErrorCode::kUsage,
-                cat("output ", output, ": exists already; wanted a new directory (remove it or give another)"));
   }
 }
 

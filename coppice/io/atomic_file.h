@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "coppice/io/output_place.h"
+
 namespace coppice::io {
 
 /// A directory that appears under its final name whole or not at all: filled as the sibling `.NAME.tmp-PID`, fsynced,
@@ -13,8 +15,8 @@ namespace coppice::io {
 /// its process, and by the process being gone. Directories without the mark are somebody else's and stay.
 class AtomicDirectory {
  public:
-  /// Throws   Error{kIo} (no parent, no permission); Error{kUsage} if `target` exists.
-  explicit AtomicDirectory(std::filesystem::path target);
+  /// Throws   Error{kIo} (no permission); Error{kUsage} if `target` exists.
+  explicit AtomicDirectory(OutputPlace target);
   ~AtomicDirectory();
   AtomicDirectory(const AtomicDirectory&) = delete;
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;
@@ -27,8 +29,10 @@ class AtomicDirectory {
   void commit();
 
  private:
-  std::filesystem::path target_, temporary_;
-  int lock_ = -1;
+  OutputPlace target_;
+  std::string name_;  ///< of the temporary directory, beside the target
+  std::filesystem::path temporary_;
+  Descriptor lock_;
   bool committed_ = false;
 };
 
@@ -44,8 +48,5 @@ std::string read_file(const std::filesystem::path& path);
 /// Throws   Error{kIo} with both figures if the file system of `directory` (or of its nearest parent that exists) has
 ///          less than `bytes` free.
 void check_free_space(const std::filesystem::path& directory, uint64_t bytes);
-
-/// Throws   Error{kUsage} if `output` is empty, exists, or lies inside `input` (which may be empty: none) or is it.
-void check_output_directory(const std::filesystem::path& output, const std::filesystem::path& input);
 
 }  // namespace coppice::io

@@ -63,6 +63,17 @@ std::vector<SafetensorsFile> open_shards(const ModelDirectory& files, const std:
                                         " (other formats: save the model again with safetensors)"));
 }
 
+// transformers loads the file that this key names in place of the usual ones, and would not find it beside what is
+// written here.
+void check_named_weights(const fs::path& directory, const Json& config) {
+  constexpr std::string_view kKey = "transformers_weights";
+  const Json* named = config.find(kKey);
+  if (named == nullptr || named->is_null()) return;
+  throw Error(ErrorCode::kUnsupported,
+              cat(directory / "config.json", ": '", kKey, "' names ", named->dump(), " as the weights; coppice reads ",
+                  kSingleFile, " or what ", kIndexFile, " names (give that file such a name and take the key out)"));
+}
+
 // The index and the shards must agree both ways.
 void check_index(const fs::path& directory, const WeightMap& map, const std::vector<SafetensorsFile>& shards) {
   std::map<std::string, const SafetensorsFile*> by_path;
@@ -100,6 +111,7 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
     throw Error(ErrorCode::kFormat,
                 cat(directory / "config.json", ": no JSON object; wanted the model's configuration"));
   }
+  check_named_weights(directory, out.config_);
   if (files.has(kSingleFile)) {
     out.shards_ = open_shards(files, {std::string(kSingleFile)});
   } else if (files.has(kIndexFile)) {

@@ -22,7 +22,7 @@ class Checkpoint {
   ///          that leaves the directory (absolute, "..", symlinked out), a file of it that is a named pipe, a device or a
   ///          directory; an index that names a tensor its shard does not have, or
   ///          misses one that a shard has. Where both a single file and an index lie there, the single file counts, as
-  ///          in transformers.
+  ///          in transformers. Error{kUnsupported}: a config.json that names other weights.
   static Checkpoint open(const std::filesystem::path& directory);
   Checkpoint(Checkpoint&&) = default;  // entries point into the shards, so there are no copies
   Checkpoint& operator=(Checkpoint&&) = default;

@@ -1,9 +1,9 @@
+#include "coppice/io/expert_mentions.h"
+
 #include <algorithm>
 #include <array>
 
-#include "coppice/io/expert_mentions_detail.h"
-
-namespace coppice::io::detail {
+namespace coppice::io {
 namespace {
 
 constexpr std::string_view kWord = "expert";
@@ -22,38 +22,99 @@ bool counts(std::string_view before) {
   return std::ranges::find(kCounts, std::string_view(before.begin(), end)) != kCounts.end();
 }
 
-/// `after`, which follows the word, goes on to ": 8".
-bool has_number(std::string_view after) {
+/// `after`, which follows the word, goes on to ": 8", ": \"8\"", or to a list or map of numbers; `only_lists`: to one of
+/// the latter.
+bool has_numbers(std::string_view after, bool only_lists) {
   const auto skip = [&](auto&& is_skipped) {
     while (!after.empty() && is_skipped(after.front())) after.remove_prefix(1);
   };
+  const auto is_quote = [](char c) { return c == '"' || c == '\''; };
   skip(is_in_name);
-  skip([](char c) { return c == '"' || c == '\''; });
+  skip(is_quote);
   skip(is_space);
   if (after.empty() || after.front() != ':') return false;
   after.remove_prefix(1);
   skip(is_space);
-  return !after.empty() && is_digit(after.front());
+  bool is_list = false;
+  if (!after.empty() && (after.front() == '[' || after.front() == '{' || after.starts_with("- "))) {
+    is_list = true;
+    after.remove_prefix(1);
+    skip(is_space);
+  }
+  skip(is_quote);
+  return (is_list || !only_lists) && !after.empty() && is_digit(after.front());
 }
 
-/// "s.0", "s[0", "_0".
-bool is_numbered(std::string_view after) {
-  if (after.starts_with('s')) after.remove_prefix(1);
-  constexpr std::string_view kBefore = "._[/";
-  return after.size() >= 2 && kBefore.find(after[0]) != std::string_view::npos && is_digit(after[1]);
+/// What may stand between the word and a number, in names and in patterns of names.
+bool is_between(char c) {
+  constexpr std::string_view kBetween = "._-[]()/?*^$|";
+  return kBetween.find(c) != std::string_view::npos;
 }
+
+/// Where in `text`, from `at` behind the word on, the number stands.
+std::optional<size_t> number_behind(std::string_view text, size_t at) {
+  const size_t begin = at;
+  bool is_plain_dash = true;  // "4-experts-2" is no module
+  while (at < text.size()) {
+    const std::string_view rest = text.substr(at);
+    size_t class_length = 0;  // of a class of all digits
+    if (rest.starts_with("[0-9]")) class_length = 5;
+    if (rest.front() == '\\') {
+      const size_t letter = std::min(rest.find_first_not_of('\\'), rest.size());
+      if (letter == rest.size()) return std::nullopt;
+      if (rest[letter] == 'd') {
+        class_length = letter + 1;
+      } else {
+        at += letter;
+        is_plain_dash = false;
+        continue;
+      }
+    }
+    if (class_length > 0) {
+      const bool any_number = class_length < rest.size() && (rest[class_length] == '+' || rest[class_length] == '*');
+      return any_number ? std::nullopt : std::optional(at);
+    }
+    if (is_digit(rest.front())) {
+      const size_t end = std::min(text.find_first_not_of("0123456789", at), text.size());
+      const bool is_number = end == text.size() || !is_letter(text[end]);
+      return is_number && !(is_plain_dash && at > begin) ? std::optional(at) : std::nullopt;
+    }
+    if (rest.starts_with("?:")) {
+      at += 2;
+    } else if (rest.starts_with("expert_")) {
+      at += 7;
+    } else if (is_between(rest.front())) {
+      ++at;
+    } else {
+      return std::nullopt;
+    }
+    is_plain_dash = is_plain_dash && rest.front() == '-';
+  }
+  return std::nullopt;
+}
+
+bool is_shared(std::string_view before) { return before.ends_with("shared_") || before.ends_with("shared-"); }
 
 }  // namespace
 
-bool mentions_experts(std::string_view text) {
+std::optional<size_t> numbered_expert(std::string_view text) {
   for (size_t at = 0; (at = text.find(kWord, at)) != std::string_view::npos; at += kWord.size()) {
-    const std::string_view after = text.substr(at + kWord.size());
-    if (is_numbered(after)) return true;
+    if (is_shared(text.substr(0, at))) continue;
+    size_t behind = at + kWord.size();
+    if (behind < text.size() && text[behind] == 's') ++behind;
+    if (const auto found = number_behind(text, behind)) return found;
+  }
+  return std::nullopt;
+}
+
+bool mentions_experts(std::string_view text) {
+  if (numbered_expert(text)) return true;
+  for (size_t at = 0; (at = text.find(kWord, at)) != std::string_view::npos; at += kWord.size()) {
     size_t begin = at;
     while (begin > 0 && is_in_name(text[begin - 1])) --begin;
-    if (counts(text.substr(begin, at - begin)) && has_number(after)) return true;
+    if (has_numbers(text.substr(at + kWord.size()), !counts(text.substr(begin, at - begin)))) return true;
   }
   return false;
 }
 
-}  // namespace coppice::io::detail
+}  // namespace coppice::io

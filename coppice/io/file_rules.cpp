@@ -53,7 +53,8 @@ constexpr FileRule kRules[] = {
     {"GGUF and GGML", "*.gguf *.ggml *.llamafile", kLeftOut, kSameWeights},
     {"TensorFlow, Flax and Rust", "tf_model* *.h5 flax_model* *.msgpack *.tflite *.ot", kLeftOut, kSameWeights},
     {"ONNX, OpenVINO, Core ML, TensorRT and other programs' formats",
-     "*.onnx *.onnx_data onnx/ openvino/ openvino_* coreml/ *.mlmodel *.mlpackage/ *.engine *.pdparams *.npy *.npz *.mnn "
+     "*.onnx *.onnx_data onnx/ openvino/ openvino_* coreml/ *.mlmodel *.mlpackage/ *.engine *.pdparams *.npy *.npz "
+     "*.mnn "
      "*.rkllm",
      kLeftOut, kSameWeights},
     {"other safetensors files", "*.safetensors *.safetensors.index.json", kRefused,

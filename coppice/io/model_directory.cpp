@@ -1,10 +1,10 @@
 #include "coppice/io/model_directory.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <functional>
 
 #include "coppice/base/error.h"
 #include "coppice/base/sha256.h"
@@ -74,9 +74,58 @@ std::vector<std::string> ModelDirectory::names(const fs::path& folder) const {
   return out;
 }
 
+void ModelDirectory::walk(const Look& look) const { walk(root_->get(), {}, 0, look); }
+
+void ModelDirectory::walk(int folder, const fs::path& relative, int depth, const Look& look) const {
+  std::vector<std::string> names;
+  if (const int number = detail::list_names(folder, names); number != 0) {
+    detail::throw_io((path_ / relative).string(), "list it", number);
+  }
+  if (names.empty() && depth > 0) look(relative, Entry::kEmptyFolder);
+  std::ranges::sort(names);
+  for (const std::string& name : names) {
+    const fs::path below = relative / name;
+    struct stat status{};
+    const bool is_there = ::fstatat(folder, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0;
+    if (!is_there && errno != ENOENT) detail::throw_io((path_ / below).string(), "look at it", errno);
+    if (!is_there || !S_ISDIR(status.st_mode)) {
+      look(below, Entry::kOther);
+      continue;
+    }
+    if (!look(below, Entry::kFolder)) continue;
+    if (depth == kMostFolders) {
+      throw Error(ErrorCode::kUnsupported,
+                  cat(path_, ": ", detail::quote(relative.string()), " holds a folder, the ", kMostFolders + 1,
+                      "th one in another; wanted ", kMostFolders, " at most (move it away)"));
+    }
+    const Descriptor next(::openat(folder, name.c_str(), kFolder));
+    if (!next) detail::throw_io((path_ / below).string(), "open it", errno);
+    walk(next.get(), below, depth + 1, look);
+  }
+}
+
+/// Folder by folder from the root; nothing where a link or an error is on the way, which `open` sees to.
+Descriptor ModelDirectory::open_without_links(const fs::path& relative) const {
+  Descriptor folder;
+  int at = root_->get();
+  for (const fs::path& part : relative.parent_path()) {
+    if (part == "." || part.empty()) continue;
+    Descriptor next(::openat(at, part.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!next) return {};
+    folder = std::move(next);
+    at = folder.get();
+  }
+  struct stat status{};
+  const fs::path name = relative.filename();
+  const bool is_file = ::fstatat(at, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(status.st_mode);
+  return is_file ? open_to_read_at(at, name, path_ / relative) : Descriptor();
+}
+
 // What was resolved holds no link any more, and is opened folder by folder without following any: a link that is put
 // there in between leads nowhere.
 Descriptor ModelDirectory::open(const fs::path& relative) const {
+  detail::check_relative(path_.string(), relative);
+  if (Descriptor file = open_without_links(relative)) return file;
   const fs::path name = path_ / relative, real = detail::resolve_inside(path_, relative);
   const bool is_blob = std::ranges::mismatch(real_, real).in1 != real_.end();
   Descriptor folder;

@@ -80,14 +80,19 @@ Part Part::from_text(std::string_view text) {
 std::string Part::to_text() const { return cat(index, "/", count); }
 
 struct PartialDirectory::State {
-  fs::path target, work;
+  OutputPlace target;
+  std::string work_name;  // beside the target
+  fs::path work;
   Part part;
   bool owns = false, keep = false, sealed = false, named = false;
   WorkIdentity identity;
   Descriptor directory, lock_file, alone_file;  // of `work`: what it is called may change, what is open does not
   Journal journal;
 
-  State() = default;
+  explicit State(OutputPlace place)
+      : target(std::move(place)),
+        work_name(cat(".", target.name(), ".tmp-work")),
+        work(target.parent_path() / work_name) {}
   State(const State&) = delete;
   State& operator=(const State&) = delete;
   ~State() {
@@ -115,15 +120,17 @@ struct PartialDirectory::State {
 };
 
 void PartialDirectory::State::refuse(std::string_view found) const {
-  throw Error(ErrorCode::kUsage, cat(work, ": ", found, "; ", target,
+  throw Error(ErrorCode::kUsage, cat(work, ": ", found, "; ", target.given(),
                                      " is made there and wants a directory of its own (move it away, or give another "
                                      "output)"));
 }
 
 /// False if it has gone again meanwhile.
 bool PartialDirectory::State::open_directory() {
-  if (::mkdir(work.c_str(), 0777) != 0 && errno != EEXIST) throw_io(work.string(), "make the directory", errno);
-  directory = Descriptor(::open(work.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  const int parent = target.parent().get();
+  if (::mkdirat(parent, work_name.c_str(), 0777) != 0 && errno != EEXIST)
+    throw_io(work.string(), "make the directory", errno);
+  directory = Descriptor(::openat(parent, work_name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!directory && errno == ENOENT) return false;
   if (!directory && (errno == ELOOP || errno == ENOTDIR)) refuse("is a symbolic link or a file");
   if (!directory) throw_io(work.string(), "open it", errno);
@@ -154,8 +161,8 @@ void PartialDirectory::State::take_lock() {
   for (int attempt = 0; attempt < 100; ++attempt) {
     if (!open_directory() || !open_lock()) continue;  // the process before this one has just ended and tidied up
     if (lock(lock_file, (part.count == 1 ? LOCK_EX : LOCK_SH) | LOCK_NB) == Lock::kHeldByAnother) {
-      throw Error(ErrorCode::kIo,
-                  cat(target, ": another process is writing it, in ", work, " (wait for it, or give another output)"));
+      throw Error(ErrorCode::kIo, cat(target.given(), ": another process is writing it, in ", work,
+                                      " (wait for it, or give another output)"));
     }
     if (!holds_lock()) continue;
     check_is_ours();
@@ -192,17 +199,7 @@ void PartialDirectory::State::check_is_ours() const {
   if (!is_empty) refuse("holds files and no journal of such work");
 }
 
-std::vector<std::string> PartialDirectory::State::names() const {
-  const int copy = ::openat(directory.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (copy < 0) return {};
-  const std::unique_ptr<DIR, int (*)(DIR*)> list(::fdopendir(copy), ::closedir);
-  std::vector<std::string> out;
-  while (const dirent* entry = list ? ::readdir(list.get()) : nullptr) {
-    const std::string_view name = entry->d_name;
-    if (name != "." && name != "..") out.emplace_back(name);
-  }
-  return out;
-}
+std::vector<std::string> PartialDirectory::State::names() const { return detail::names_in(directory.get()); }
 
 bool PartialDirectory::State::is_there(const char* name) const {
   struct stat status{};
@@ -213,7 +210,8 @@ bool PartialDirectory::State::is_there(const char* name) const {
 bool PartialDirectory::State::holds_lock() const {
   struct stat mine{}, there{}, opened{}, named_now{};
   return ::fstat(lock_file.get(), &mine) == 0 && ::fstatat(directory.get(), kLock, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
-         is_same(mine, there) && ::fstat(directory.get(), &opened) == 0 && ::lstat(work.c_str(), &named_now) == 0 &&
+         is_same(mine, there) && ::fstat(directory.get(), &opened) == 0 &&
+         ::fstatat(target.parent().get(), work_name.c_str(), &named_now, AT_SYMLINK_NOFOLLOW) == 0 &&
          is_same(opened, named_now);
 }
 
@@ -237,7 +235,7 @@ void PartialDirectory::State::remove_work() const {
   }
   if (!holds_lock()) return;
   ::unlinkat(directory.get(), kLock, 0);
-  ::rmdir(work.c_str());
+  ::unlinkat(target.parent().get(), work_name.c_str(), AT_REMOVEDIR);
 }
 
 namespace {
@@ -276,16 +274,17 @@ void PartialDirectory::State::check_journals() const {
     if (!seen) continue;
     if (seen->part.count != part.count) {
       throw Error(ErrorCode::kUsage,
-                  cat(target, ": begun in ", seen->part.count, seen->part.count == 1 ? " part" : " parts", ", wanted ",
-                      part.count, " (give the number of parts it was begun with, or remove ", work, ")"));
+                  cat(target.given(), ": begun in ", seen->part.count, seen->part.count == 1 ? " part" : " parts",
+                      ", wanted ", part.count, " (give the number of parts it was begun with, or remove ", work, ")"));
     }
     if (seen->identity.plan != identity.plan) {
-      throw Error(ErrorCode::kUsage, cat(target, ": begun with another model, other settings or another version",
-                                         differing(seen->identity.plan, identity.plan), ", in ", work,
-                                         "; wanted the same ones (give them, or remove that directory)"));
+      throw Error(ErrorCode::kUsage,
+                  cat(target.given(), ": begun with another model, other settings or another version",
+                      differing(seen->identity.plan, identity.plan), ", in ", work,
+                      "; wanted the same ones (give them, or remove that directory)"));
     }
     if (seen->part == part && seen->identity.source != identity.source) {
-      throw Error(ErrorCode::kFormat, cat(target, ": the source has changed since this was begun, in ", work,
+      throw Error(ErrorCode::kFormat, cat(target.given(), ": the source has changed since this was begun, in ", work,
                                           "; what was copied may be of either state (remove that directory)"));
     }
   }
@@ -305,35 +304,35 @@ void PartialDirectory::State::sync_names() const {
   for (const auto& entry : fs::recursive_directory_iterator(model())) {
     if (entry.is_directory()) detail::sync_directory(entry.path());
   }
-  for (const auto& path : {model(), work, detail::parent_of(target)}) detail::sync_directory(path);
+  for (const auto& path : {model(), work}) detail::sync_directory(path);
+  detail::sync(target.parent(), target.parent_path());
 }
 
 void PartialDirectory::State::move_into_place() {
   try {
     detail::sync_tree(model());
   } catch (const fs::filesystem_error& e) {
-    throw_io(target.string(), "list what was written", e.code().value());
+    throw_io(target.given().string(), "list what was written", e.code().value());
   }
-  if (const int number = detail::rename_new(model(), target); number != 0) {
+  const int number = detail::rename_new(directory.get(), kModel, target.parent().get(), target.name().c_str());
+  if (number != 0) {
     keep = true;
-    throw Error(ErrorCode::kIo, cat(target, ": cannot take its name: ", std::generic_category().message(number),
+    throw Error(ErrorCode::kIo, cat(target.given(), ": cannot take its name: ", std::generic_category().message(number),
                                     "; the finished output stays at ", model(), " (rename it)"));
   }
   sealed = true;
-  detail::sync_directory(detail::parent_of(target));
+  detail::sync(target.parent(), target.parent_path());
   remove_work();  // the output is whole; what may be left is a few small files
 }
 
-PartialDirectory::PartialDirectory(fs::path target, Part part, bool resume, WorkIdentity identity)
-    : state_(std::make_unique<State>()) {
+PartialDirectory::PartialDirectory(OutputPlace target, Part part, bool resume, WorkIdentity identity)
+    : state_(std::make_unique<State>(std::move(target))) {
   auto& s = *state_;
-  s.target = detail::without_trailing_slash(std::move(target));
-  s.work = detail::parent_of(s.target) / cat(".", s.target.filename(), ".tmp-work");
   s.part = part;
   s.identity = std::move(identity);
   const bool continues = resume || part.count > 1;
   s.keep = continues;
-  check_output_directory(s.target, {});
+  s.target.check_free();
   s.take_lock();
   try {
     s.alone_file =
@@ -380,10 +379,11 @@ std::vector<uint32_t> PartialDirectory::seal(const std::function<void()>& finish
   s.journal.complete();
   std::vector<uint32_t> missing;
   alone([&] {
-    std::error_code failure;
-    if (!s.holds_lock() && fs::exists(s.target, failure)) {
-      s.sealed = true;  // by another part, while this one waited
-      return;
+    if (!s.holds_lock()) {
+      s.sealed = true;                  // what lies under the name now is nothing of this process
+      if (s.target.is_taken()) return;  // by another part, while this one waited
+      throw Error(ErrorCode::kIo, cat(s.target.given(), ": ", s.work,
+                                      " was moved or replaced while it was written (leave it alone, and begin again)"));
     }
     missing = s.missing_parts();
     if (!missing.empty()) return;

@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+#include "coppice/io/output_place.h"
+
 namespace coppice::io {
 
 /// Which share of the work is this process's: "2/3".
@@ -40,8 +42,8 @@ class PartialDirectory {
  public:
   /// Throws   Error{kUsage}: the target exists; the sibling is not of such work; what is there to continue was begun with another plan or number of
   ///          parts. Error{kFormat}: the source has changed since. Error{kIo}: another process does this work; no
-  ///          parent, no permission.
-  PartialDirectory(std::filesystem::path target, Part part, bool resume, WorkIdentity identity);
+  ///          permission.
+  PartialDirectory(OutputPlace target, Part part, bool resume, WorkIdentity identity);
   /// Removes everything, unless it may be continued: with `resume` or several parts what is done stays.
   ~PartialDirectory();
   PartialDirectory(const PartialDirectory&) = delete;

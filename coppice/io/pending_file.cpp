@@ -1,5 +1,6 @@
 #include "coppice/io/pending_file.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -14,19 +15,27 @@ namespace {
 
 constexpr size_t kBufferBytes = size_t{1} << 20;
 
-std::filesystem::path temporary_for(const std::filesystem::path& target) {
+Descriptor directory_of(const std::filesystem::path& target) {
+  Descriptor directory(::open(detail::parent_of(target).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory) throw_io(target.string(), "create it", errno);
+  return directory;
+}
+
+std::string temporary_for(const std::filesystem::path& target) {
   static std::atomic<uint64_t> count = 0;
-  return detail::parent_of(target) /
-         cat(".", target.filename(), ".tmp-", static_cast<int64_t>(::getpid()), "-", ++count);
+  return cat(".", target.filename(), ".tmp-", static_cast<int64_t>(::getpid()), "-", ++count);
 }
 
 }  // namespace
 
 PendingFile::PendingFile(std::filesystem::path target)
-    : target_(std::move(target)), temporary_(temporary_for(target_)), file_(detail::create_file(temporary_)) {}
+    : target_(std::move(target)),
+      directory_(directory_of(target_)),
+      temporary_(temporary_for(target_)),
+      file_(detail::create_file_at(directory_.get(), temporary_.c_str(), detail::parent_of(target_) / temporary_)) {}
 
 PendingFile::~PendingFile() {
-  if (!renamed_) ::unlink(temporary_.c_str());
+  if (!renamed_) ::unlinkat(directory_.get(), temporary_.c_str(), 0);
 }
 
 void PendingFile::append(std::span<const std::byte> bytes) {
@@ -47,14 +56,16 @@ void PendingFile::flush() {
 
 void PendingFile::settle() {
   flush();
-  detail::sync(file_, temporary_);
+  detail::sync(file_, target_);
   if (const int number = file_.close(); number != 0) throw_io(target_.string(), "write it", number);
 }
 
 void PendingFile::rename() {
-  if (::rename(temporary_.c_str(), target_.c_str()) != 0) throw_io(target_.string(), "put it in place", errno);
+  const std::string name = target_.filename().string();
+  if (::renameat(directory_.get(), temporary_.c_str(), directory_.get(), name.c_str()) != 0)
+    throw_io(target_.string(), "put it in place", errno);
   renamed_ = true;
-  detail::sync_directory(detail::parent_of(target_));
+  detail::sync(directory_, target_);
 }
 
 }  // namespace coppice::io

@@ -25,13 +25,15 @@ class PendingFile {
   void append(std::span<const std::byte> bytes);
   /// Brings it to the disk under the temporary name.
   void settle();
-  /// Gives it its name, on the disk too when it returns.
+  /// Gives it its name in the directory where it was begun, on the disk too when it returns.
   void rename();
 
  private:
   void flush();
 
-  std::filesystem::path target_, temporary_;
+  std::filesystem::path target_;
+  Descriptor directory_;   ///< that the file lies in, looked up once
+  std::string temporary_;  ///< name there
   Descriptor file_;
   std::string buffer_;
   bool renamed_ = false;

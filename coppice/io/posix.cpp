@@ -1,12 +1,12 @@
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <memory>
-#include <system_error>
 #include <vector>
 
 #include "coppice/base/error.h"
@@ -15,31 +15,45 @@
 
 namespace coppice::io::detail {
 
-Descriptor create_file(const std::filesystem::path& path) {
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw_io(path.string(), "replace it", errno);
-  Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+Descriptor create_file(const std::filesystem::path& path) { return create_file_at(AT_FDCWD, path.c_str(), path); }
+
+Descriptor create_file_at(int directory, const char* name, const std::filesystem::path& path) {
+  if (::unlinkat(directory, name, 0) != 0 && errno != ENOENT) throw_io(path.string(), "replace it", errno);
+  Descriptor file(::openat(directory, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   if (!file) throw_io(path.string(), "create it", errno);
   return file;
+}
+
+int list_names(int directory, std::vector<std::string>& names) {
+  const int copy = ::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (copy < 0) return errno;
+  const std::unique_ptr<DIR, int (*)(DIR*)> entries(::fdopendir(copy), ::closedir);
+  if (!entries) {
+    const int number = errno;
+    ::close(copy);
+    return number;
+  }
+  errno = 0;
+  while (const dirent* entry = ::readdir(entries.get())) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") names.emplace_back(name);
+  }
+  return errno;
+}
+
+std::vector<std::string> names_in(int directory) {
+  std::vector<std::string> names;
+  (void)list_names(directory, names);
+  return names;
 }
 
 int remove_tree_at(int directory, const char* name) {
   if (::unlinkat(directory, name, 0) == 0 || errno == ENOENT) return 0;
   if (errno != EISDIR && errno != EPERM) return errno;
-  const int folder = ::openat(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (folder < 0) return errno == ENOENT ? 0 : errno;
-  const std::unique_ptr<DIR, int (*)(DIR*)> list(::fdopendir(folder), ::closedir);
-  if (!list) {
-    const int number = errno;
-    ::close(folder);
-    return number;
-  }
-  std::vector<std::string> inside;
-  while (const dirent* entry = ::readdir(list.get())) {
-    if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0)
-      inside.emplace_back(entry->d_name);
-  }
-  for (const std::string& entry : inside) {
-    if (const int number = remove_tree_at(folder, entry.c_str()); number != 0) return number;
+  const Descriptor folder(::openat(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!folder) return errno == ENOENT ? 0 : errno;
+  for (const std::string& entry : names_in(folder.get())) {
+    if (const int number = remove_tree_at(folder.get(), entry.c_str()); number != 0) return number;
   }
   return ::unlinkat(directory, name, AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : errno;
 }
@@ -96,17 +110,12 @@ void sync_tree(const std::filesystem::path& directory) {
   sync_directory(directory);
 }
 
-int rename_new(const std::filesystem::path& from, const std::filesystem::path& to) {
-  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return 0;
+int rename_new(int from_directory, const char* from, int to_directory, const char* to) {
+  if (::renameat2(from_directory, from, to_directory, to, RENAME_NOREPLACE) == 0) return 0;
   if (errno != EINVAL && errno != ENOSYS) return errno;
-  std::error_code missing;
-  if (std::filesystem::exists(std::filesystem::symlink_status(to, missing))) return EEXIST;
-  return ::rename(from.c_str(), to.c_str()) == 0 ? 0 : errno;
-}
-
-std::filesystem::path without_trailing_slash(std::filesystem::path path) {
-  path = path.lexically_normal();
-  return path.has_filename() ? path : path.parent_path();
+  struct stat there{};
+  if (::fstatat(to_directory, to, &there, AT_SYMLINK_NOFOLLOW) == 0) return EEXIST;
+  return ::renameat(from_directory, from, to_directory, to) == 0 ? 0 : errno;
 }
 
 std::filesystem::path parent_of(const std::filesystem::path& path) {
@@ -115,10 +124,9 @@ std::filesystem::path parent_of(const std::filesystem::path& path) {
 
 std::string quote(std::string_view name) {
   constexpr size_t kLongest = 200;
-  std::string out = "'";
-  for (const char c : name.substr(0, kLongest)) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
-  out += name.size() > kLongest ? "...'" : "'";
-  return out;
+  size_t end = std::min(name.size(), kLongest);
+  while (end > 0 && end < name.size() && (static_cast<unsigned char>(name[end]) & 0xc0) == 0x80) --end;
+  return cat("'", shown(name.substr(0, end)), end < name.size() ? "...'" : "'");
 }
 
 }  // namespace coppice::io::detail

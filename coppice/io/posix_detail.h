@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "coppice/base/file.h"
 
@@ -20,6 +21,13 @@ using coppice::throw_io;
 /// Makes a new file, after unlinking what had its name: whoever has the old one open or mapped keeps it whole.
 /// Throws   Error{kIo}.
 Descriptor create_file(const std::filesystem::path& path);
+/// The same below an open directory. `path` is for messages alone.
+Descriptor create_file_at(int directory, const char* name, const std::filesystem::path& path);
+
+/// Adds the names in an open directory, without "." and "..", in no order; the error number, 0 if it went well.
+int list_names(int directory, std::vector<std::string>& names);
+/// The same; none if it cannot be listed.
+std::vector<std::string> names_in(int directory);
 
 /// Copies what an open file holds, and its mode; parents of `to` are made, what lay there is replaced. A copy is not left
 /// behind where something fails or `is_unchanged` says no at the end. `from` is for messages alone.
@@ -48,17 +56,14 @@ void sync_directory(const std::filesystem::path& path);
 /// Throws   Error{kIo}; std::filesystem::filesystem_error where it cannot be listed.
 void sync_tree(const std::filesystem::path& directory);
 
-/// Renames, never replacing; the error number, 0 if it went well. File systems without RENAME_NOREPLACE leave a moment
-/// between the look and the rename.
-int rename_new(const std::filesystem::path& from, const std::filesystem::path& to);
-
-/// "out/" names the same directory as "out".
-std::filesystem::path without_trailing_slash(std::filesystem::path path);
+/// Renames `from` of one open directory to `to` of another, never replacing; the error number, 0 if it went well. File
+/// systems without RENAME_NOREPLACE leave a moment between the look and the rename.
+int rename_new(int from_directory, const char* from, int to_directory, const char* to);
 
 /// The directory that holds `path`: "." for a bare name.
 std::filesystem::path parent_of(const std::filesystem::path& path);
 
-/// `name` as it stands in a message: in quotes, control characters replaced, cut where it is very long.
+/// `name` as it stands in a message: in quotes, on one line (base/text.h, `shown`), cut where it is very long.
 std::string quote(std::string_view name);
 
 }  // namespace coppice::io::detail

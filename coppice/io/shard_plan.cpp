@@ -1,9 +1,10 @@
 #include <algorithm>
+#include <iterator>
 
 #include "coppice/base/check.h"
 #include "coppice/base/text.h"
-#include "coppice/io/atomic_file.h"
 #include "coppice/io/checkpoint.h"
+#include "coppice/io/pending_file.h"
 #include "coppice/io/posix_detail.h"
 #include "coppice/io/safetensors_header_detail.h"
 
@@ -33,27 +34,35 @@ std::string shard_name(std::string_view stem, size_t number, size_t count) {
 
 ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem) {
   ShardPlan plan;
-  plan.shards.emplace_back();
+  std::vector<size_t> begins = {0};
   uint64_t filled = 0, header = 0;
-  for (auto& t : tensors) {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    TensorInfo& t = tensors[i];
     const auto bytes = detail::byte_count(t.dtype, t.shape);
     COPPICE_CHECK(bytes.has_value(), detail::quote(t.name), " has the shape ", shape_text(t.shape));
     t.bytes = *bytes;
     const bool too_large = filled > max_shard_bytes || t.bytes > max_shard_bytes - filled;
     const uint64_t in_header = most_header_bytes(t);
-    if (!plan.shards.back().tensors.empty() &&
-        (too_large || in_header > kLongestHeader - std::min(header, kLongestHeader))) {
-      plan.shards.emplace_back();
+    if (i > begins.back() && (too_large || in_header > kLongestHeader - std::min(header, kLongestHeader))) {
+      begins.push_back(i);
       filled = header = 0;
     }
     filled += t.bytes;
     header += in_header;
     plan.total_bytes += t.bytes;
-    plan.shards.back().tensors.push_back(std::move(t));
   }
-  const size_t count = plan.shards.size();
-  for (size_t i = 0; i < count; ++i) {
-    plan.shards[i].file = count == 1 ? cat(stem, ".safetensors") : shard_name(stem, i + 1, count);
+  const size_t count = begins.size();
+  plan.shards.resize(count);
+  for (size_t i = count; i-- > 0;) {  // from the end, so that the list never exists twice
+    ShardPlan::Shard& shard = plan.shards[i];
+    shard.file = count == 1 ? cat(stem, ".safetensors") : shard_name(stem, i + 1, count);
+    if (i == 0) {
+      shard.tensors = std::move(tensors);
+      break;
+    }
+    const auto begin = tensors.begin() + static_cast<std::ptrdiff_t>(begins[i]);
+    shard.tensors.assign(std::move_iterator(begin), std::move_iterator(tensors.end()));
+    tensors.erase(begin, tensors.end());
   }
   return plan;
 }
@@ -65,17 +74,26 @@ void write_shard_index(const std::filesystem::path& directory, const ShardPlan& 
     for (const auto& t : shard.tensors) map.emplace_back(t.name, &shard.file);
   }
   std::ranges::sort(map, {}, [](const auto& entry) { return entry.first; });
-  // As Json::dump(2) lays it out; of a large model a tree of it would take as much memory as all headers.
+  // As Json::dump(2) lays it out; of a large model neither a tree of it nor its text need be held.
+  PendingFile file(directory / cat(stem, ".safetensors.index.json"));
   std::string text = cat("{\n  \"metadata\": {\n    \"total_size\": ", plan.total_bytes, "\n  },\n  \"weight_map\": {");
+  const auto write = [&] {
+    file.append(std::as_bytes(std::span(text)));
+    text.clear();
+  };
   std::string_view separator = "\n    ";
-  for (const auto& [tensor, file] : map) {
+  for (const auto& [tensor, shard] : map) {
     text += separator;
     append_json_text(text, tensor);
     text += ": ";
-    append_json_text(text, *file);
+    append_json_text(text, *shard);
     separator = ",\n    ";
+    write();
   }
-  write_file_atomically(directory / cat(stem, ".safetensors.index.json"), text.append("\n  }\n}\n"));
+  text += "\n  }\n}\n";
+  write();
+  file.settle();
+  file.rename();
 }
 
 }  // namespace coppice::io

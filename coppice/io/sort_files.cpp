@@ -5,7 +5,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/io/checkpoint.h"
-#include "coppice/io/expert_mentions_detail.h"
+#include "coppice/io/expert_mentions.h"
 #include "coppice/io/file_rules.h"
 
 namespace coppice::io {
@@ -26,7 +26,7 @@ class Sorter {
   }
 
   SortedFiles sorted() && {
-    look_into({});
+    files_.walk([&](const fs::path& relative, ModelDirectory::Entry entry) { return look(relative, entry); });
     std::ranges::sort(out_.carried);
     std::ranges::sort(out_.left_out, {}, &JudgedFile::name);
     std::ranges::sort(out_.refused, {}, &JudgedFile::name);
@@ -34,20 +34,18 @@ class Sorter {
   }
 
  private:
-  void look_into(const fs::path& folder) {
-    const auto names = files_.names(folder);
-    if (names.empty() && !folder.empty()) judge(FileDecision::kLeftOut, folder.string() + "/", "an empty folder");
-    for (const std::string& name : names) {
-      const fs::path relative = folder / name;
-      const auto type = fs::symlink_status(files_.path() / relative).type();
-      if (type != fs::file_type::directory) {
-        look_at(relative);
-      } else if (const FileRule* rule = folder_rule(relative)) {
-        judge(rule->decision, relative.string() + "/", rule->reason);
-      } else {
-        look_into(relative);
-      }
+  bool look(const fs::path& relative, ModelDirectory::Entry entry) {
+    if (entry == ModelDirectory::Entry::kOther) {
+      look_at(relative);
+      return false;
     }
+    if (entry == ModelDirectory::Entry::kEmptyFolder) {
+      judge(FileDecision::kLeftOut, relative.string() + "/", "an empty folder");
+      return false;
+    }
+    const FileRule* rule = folder_rule(relative);
+    if (rule != nullptr) judge(rule->decision, relative.string() + "/", rule->reason);
+    return rule == nullptr;
   }
 
   void look_at(const fs::path& relative) {
@@ -57,8 +55,7 @@ class Sorter {
     if (decision == FileDecision::kChecked) {
       const Descriptor file = files_.open(relative);
       const bool is_small = state_of(file, relative).bytes <= kMostCheckedBytes;
-      decision =
-          is_small && detail::mentions_experts(files_.read(relative)) ? FileDecision::kLeftOut : FileDecision::kCarried;
+      decision = is_small && mentions_experts(files_.read(relative)) ? FileDecision::kLeftOut : FileDecision::kCarried;
     } else if (decision == FileDecision::kCarried) {
       (void)files_.open(relative);  // is it a file?
     }

@@ -94,4 +94,9 @@ std::string MethodChoice::to_text() const {
   return text;
 }
 
+MethodChoice complete(const MethodChoice& choice, std::span<const ParamSpec> specs) {
+  const Params params(choice.name, specs, choice.given);
+  return {choice.name, {params.values().begin(), params.values().end()}};
+}
+
 }  // namespace coppice::methods

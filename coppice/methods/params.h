@@ -40,4 +40,10 @@ struct MethodChoice {
   bool operator==(const MethodChoice&) const = default;
 };
 
+/// The same choice with a value for every parameter: what it means, however it was spelled and whatever a later version
+/// takes for granted.
+///
+/// Throws   Error{kUsage}, as Params does.
+MethodChoice complete(const MethodChoice& choice, std::span<const ParamSpec> specs);
+
 }  // namespace coppice::methods

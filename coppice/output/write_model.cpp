@@ -122,7 +122,9 @@ std::vector<io::JudgedFile> files_left_out(const io::Checkpoint& source, bool wr
 WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const NewModel& model,
                          const OutputSettings& settings, std::string_view verb) {
   const fs::path& first = sources.front()->directory();
-  for (const io::Checkpoint* source : sources) io::check_output_directory(settings.out, source->directory());
+  io::OutputPlace place(settings.out);
+  for (const io::Checkpoint* source : sources) place.check_apart_from(source->directory());
+  place.check_free();
   const io::ModelDirectory& files = sources.front()->files();
   for (const io::Checkpoint* source : sources.subspan(1)) (void)io::files_to_carry(*source);
   const io::SortedFiles sorted = io::files_to_carry(*sources.front());
@@ -136,10 +138,10 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
 
   const std::string stamp = source_stamp(sources, true);
   const std::string identity = identity_of(model, settings, output, source_stamp(sources, false));
-  io::PartialDirectory out(settings.out, settings.part, settings.resume, {.plan = identity, .source = stamp});
+  io::PartialDirectory out(std::move(place), settings.part, settings.resume, {.plan = identity, .source = stamp});
   const uint64_t needed = output.file_bytes() + bytes_of_files(files, sorted.carried);
   const uint64_t claimed = claimed_bytes(out.path());
-  io::check_free_space(fs::absolute(settings.out).parent_path(), needed - std::min(needed, claimed));
+  io::check_free_space(out.path(), needed - std::min(needed, claimed));
 
   const WrittenBytes bytes = write_output(out, output, settings.part, settings.threads, verb);
   const auto finish = [&] {

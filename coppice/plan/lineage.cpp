@@ -11,16 +11,12 @@
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
 #include "coppice/io/model_directory.h"
-#include "coppice/methods/expert_init.h"
-#include "coppice/methods/optimizer_init.h"
-#include "coppice/methods/router_init.h"
 #include "coppice/plan/checks_detail.h"
 #include "coppice/plan/lineage_detail.h"
 
 namespace coppice::plan {
 
 using methods::LayerPlan;
-using methods::MethodChoice;
 
 void detail::refuse_lineage(std::string_view source, std::string_view found, std::string_view wanted) {
   throw Error(ErrorCode::kFormat, cat(source, ": ", found, "; wanted ", wanted,
@@ -38,7 +34,6 @@ uint64_t detail::seed_of_step(const Json& step, std::string_view source) {
 namespace {
 
 using detail::command_of;
-using detail::kParametersKey;
 using detail::naming;
 using detail::refuse_lineage;
 using detail::seed_of_step;
@@ -129,36 +124,6 @@ std::optional<Parents> checked_lineage(const Json& lineage, std::string_view sou
   });
 }
 
-/// Every parameter of a method: a later version may have other defaults.
-Json parameters_of(const MethodChoice& choice, std::span<const methods::ParamSpec> specs) {
-  const methods::Params params(choice.name, specs, choice.given);
-  Json all = Json::object();
-  for (const auto& [key, value] : params.values()) all[key] = Json(value);
-  return all;
-}
-
-/// The parameters of a plan's methods, or of a layer's own; empty where they have none.
-Json parameters_of(const std::optional<MethodChoice>& experts, const std::optional<MethodChoice>& router) {
-  Json out = Json::object();
-  const auto add = [&out](std::string_view method, Json parameters) {
-    if (!parameters.members().empty()) out[method] = std::move(parameters);
-  };
-  if (experts) add("expert_init", parameters_of(*experts, methods::expert_init(experts->name).params));
-  if (router) add("router_init", parameters_of(*router, methods::router_init(router->name).params));
-  return out;
-}
-
-Json parameters_of(const GrowthPlan& plan) {
-  Json out = parameters_of(std::optional(plan.expert_init), std::optional(plan.router_init));
-  Json optimizer = parameters_of(plan.optimizer_state, methods::optimizer_init(plan.optimizer_state.name).params);
-  if (!optimizer.members().empty()) out["optimizer_state"] = std::move(optimizer);
-  for (const LayerPlan& layer : plan.layers) {
-    Json own = parameters_of(layer.expert_init, layer.router_init);
-    if (!own.members().empty()) out["layers"][std::to_string(layer.layer)] = std::move(own);
-  }
-  return out;
-}
-
 /// A whole number of 0 or more, also one that int64 does not hold.
 template <class Number>
 Number whole_number(const Json& json, std::string_view key) {
@@ -171,7 +136,9 @@ Number whole_number(const Json& json, std::string_view key) {
   return value;
 }
 
-Json methods_of(const GrowthPlan& plan) {
+/// By name with every parameter: a later version may have other defaults.
+Json methods_of(const GrowthPlan& given) {
+  const GrowthPlan plan = canonical(given);
   Json methods = Json::object();
   methods["select"] = plan.select;
   methods["expert_init"] = plan.expert_init.to_text();
@@ -183,8 +150,6 @@ Json methods_of(const GrowthPlan& plan) {
     if (layer.expert_init) methods["layers"][key]["expert_init"] = layer.expert_init->to_text();
     if (layer.router_init) methods["layers"][key]["router_init"] = layer.router_init->to_text();
   }
-  if (Json parameters = parameters_of(plan); !parameters.members().empty())
-    methods[kParametersKey] = std::move(parameters);
   return methods;
 }
 

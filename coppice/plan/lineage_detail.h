@@ -10,8 +10,6 @@
 
 namespace coppice::plan::detail {
 
-inline constexpr const char* kParametersKey = "parameters";  ///< of a step: every parameter of its methods
-
 /// Throws   Error{kFormat}: what a lineage has and should have.
 [[noreturn]] void refuse_lineage(std::string_view source, std::string_view found, std::string_view wanted);
 

@@ -91,6 +91,10 @@ struct Scores;  // utility.h
 ///          Error{kUnsupported}: a dense model.
 GrowthPlan make_plan(const families::ModelConfig& config, const GrowthOptions& options, const Scores* scores);
 
+/// The same plan as records hold it: every method with all its parameters, and a layer's own only where it is another
+/// than the plan's. Plans that mean the same are equal then.
+GrowthPlan canonical(GrowthPlan plan);
+
 /// Throws   Error{kUsage} naming layer and expert where `plan` does not fit the model: another number of experts, other
 ///          layers, a method that needs a bias or a second expert that the model has not, experts that leave their
 ///          router group (unless allowed).
@@ -101,6 +105,8 @@ void set_factors(const families::ModelConfig& config, GrowthPlan& plan);
 
 /// What the plan multiplies an expert's tensor of this role by.
 double expert_factor(const GrowthPlan& plan, families::Role role);
+/// Whether stored values times `factor` keep all their digits, but for those near the smallest of their dtype.
+bool is_power_of_two(double factor);
 
 /// A plan as `expand --dry-run` prints it, possibly edited, for a model.
 ///

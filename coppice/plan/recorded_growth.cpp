@@ -16,12 +16,14 @@ namespace coppice::plan {
 namespace {
 
 using detail::command_of;
-using detail::kParametersKey;
 using detail::naming;
 using detail::refuse_lineage;
 using detail::seed_of_step;
 using methods::LayerPlan;
 using methods::MethodChoice;
+
+/// Of lineages whose methods are spelled as they were given: every parameter of them.
+constexpr const char* kParametersKey = "parameters";
 
 /// `name:key=value` and every parameter recorded beside it, if they are.
 MethodChoice read_choice(const Json& methods, std::string_view key, const Json* parameters) {

@@ -54,12 +54,6 @@ bool uses(const Json& methods, std::string_view key, const std::function<bool(co
          std::ranges::any_of(layers->members(), [&](const auto& member) { return says(member.second); });
 }
 
-/// Multiplying by it loses nothing.
-bool is_power_of_two(double factor) {
-  int exponent = 0;
-  return std::frexp(factor, &exponent) == 0.5;
-}
-
 }  // namespace
 
 GrowthPlan undo_plan(const families::ModelConfig& config, const std::optional<Json>& lineage) {

@@ -165,7 +165,12 @@ bool Page::is_file(const std::filesystem::path& path) {
   return io::read_file(path).find(kFooter) != std::string::npos;
 }
 
-std::string text_table(const Table& table) {
+std::string text_table(const Table& given) {
+  Table table = given;
+  for (std::string& name : table.header) name = shown(name);
+  for (auto& row : table.rows) {
+    for (std::string& cell : row) cell = shown(cell);
+  }
   const auto numeric = number_columns(table);
   std::vector<size_t> width(table.header.size());
   const auto widen = [&](const std::vector<std::string>& row) {

@@ -1,7 +1,6 @@
 #include "coppice/verify/config.h"
 
 #include <algorithm>
-#include <map>
 #include <set>
 #include <span>
 #include <string>
@@ -9,6 +8,9 @@
 #include <utility>
 
 #include "coppice/base/text.h"
+#include "coppice/families/rope.h"
+#include "coppice/verify/rope_keys_detail.h"
+#include "coppice/verify/same_value_detail.h"
 
 namespace coppice::verify {
 namespace {
@@ -17,7 +19,10 @@ using families::ModelConfig;
 
 /// Of the program that wrote the file, not of the model.
 constexpr std::string_view kOfTheWriter[] = {"transformers_version", "_name_or_path", "_from_model_config",
-                                             "_commit_hash", "auto_map"};
+                                             "_commit_hash"};
+
+/// Names code that whoever loads the model runs.
+constexpr std::string_view kRemoteCode = "auto_map";
 
 /// Values that transformers takes for granted and leaves out when it writes a configuration.
 struct Granted {
@@ -37,84 +42,48 @@ constexpr Granted kGranted[] = {{"return_dict", "true"},
                                 {"tie_word_embeddings", "true"},
                                 {"use_cache", "true"}};
 
-// Keys that describe rotary embeddings, in either generation of transformers' files.
-constexpr std::string_view kRopeKeys[] = {"rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor",
-                                          "rope_local_base_freq"};
+/// Keys that are null in every class of transformers that has them, where they are left out.
+constexpr std::string_view kNullIfLeftOut[] = {"architectures",
+                                               "attn_config",
+                                               "audio_config",
+                                               "clip_qkv",
+                                               "dtype",
+                                               "ffn_act_fn",
+                                               "ffn_config",
+                                               "final_logit_softcapping",
+                                               "id2label",
+                                               "indexer_types",
+                                               "label2id",
+                                               "layer_rope_theta",
+                                               "layer_types",
+                                               "layers_block_type",
+                                               "mlp_layer_types",
+                                               "mlp_only_layers",
+                                               "moe_jitter_eps",
+                                               "moe_latent_size",
+                                               "moe_layers",
+                                               "no_rope_layers",
+                                               "position_embedding_type",
+                                               "prefix_dense_intermediate_size",
+                                               "problem_type",
+                                               "qk_head_dim",
+                                               "use_bidirectional_attention",
+                                               "num_attention_heads_per_layer",
+                                               "text_config",
+                                               "vision_config",
+                                               "transformers_version",
+                                               "mtp_layers_block_type",
+                                               "projector_patch_to_query_dict",
+                                               "torch_dtype",
+                                               "attention_chunk_size",
+                                               "sliding_window"};  // of a family with another value: Family::left_out
+
+/// Keys that `nn` reads of families that it computes, compared by what they mean.
+constexpr std::string_view kComparedAsRead[] = {"sliding_window", "max_window_layers", "num_key_value_heads",
+                                                "head_dim"};
 
 bool is_granted(std::string_view key, const Json& value) {
-  if (value.is_null()) return true;
   return std::ranges::any_of(kGranted, [&](const Granted& g) { return g.key == key && value.dump() == g.value; });
-}
-
-/// Numbers of one value are equal in any spelling, members in any order, and null is as good as absent.
-bool same_value(const Json& a, const Json& b) {
-  if (a.is_number() && b.is_number()) return a == b || a.as_double() == b.as_double();
-  if (a.is_array() && b.is_array()) return std::ranges::equal(a.items(), b.items(), same_value);
-  if (!a.is_object() || !b.is_object()) return a == b;
-  const auto holds_all = [](const Json& some, const Json& other) {
-    return std::ranges::all_of(some.members(), [&](const Json::Member& member) {
-      const Json* found = other.find(member.first);
-      return found != nullptr ? same_value(member.second, *found) : member.second.is_null();
-    });
-  };
-  return holds_all(a, b) && holds_all(b, a);
-}
-
-/// One kind of rotary embedding: {"rope_type", "rope_theta", ...}, of `parameters` and what stands beside them.
-Json rope_of(const Json* parameters, const Json& object) {
-  Json rope = Json::object();
-  const auto take = [&rope](const std::string& key, const Json& value) {
-    if (!value.is_null()) rope[key == "type" ? "rope_type" : key] = value;
-  };
-  for (const char* key : {"rope_theta", "partial_rotary_factor"}) {
-    if (const Json* value = object.find(key)) take(key, *value);
-  }
-  if (parameters != nullptr && parameters->is_object()) {
-    for (const auto& [key, value] : parameters->members()) take(key, value);
-  }
-  if (const Json* type = rope.find("rope_type"); type != nullptr && *type == Json("default")) rope.erase("rope_type");
-  const Json* part = rope.find("partial_rotary_factor");
-  if (part != nullptr && part->is_number() && part->as_double() == 1) rope.erase("partial_rotary_factor");
-  return rope;
-}
-
-/// The rotary embeddings of a configuration by type of layer; under "" where there is one kind for all.
-std::map<std::string, Json> ropes_of(const Json& object) {
-  const Json* parameters = object.find("rope_parameters");
-  if (parameters == nullptr || !parameters->is_object()) parameters = object.find("rope_scaling");
-  const bool by_type = parameters != nullptr && parameters->is_object() && !parameters->members().empty() &&
-                       std::ranges::all_of(parameters->members(), [](const auto& m) { return m.second.is_object(); });
-  if (!by_type) {
-    std::map<std::string, Json> ropes = {{"", rope_of(parameters, object)}};
-    if (const Json* local = object.find("rope_local_base_freq"); local != nullptr && !local->is_null())
-      ropes["sliding_attention"] = Json::object({{"rope_theta", *local}});
-    return ropes;
-  }
-  std::map<std::string, Json> ropes;
-  for (const auto& [type, of_type] : parameters->members()) ropes[type] = rope_of(&of_type, Json::object());
-  return ropes;
-}
-
-/// True if `found` says of every type of layer what `wanted` does; it may say more.
-bool says_the_same_rope(const Json& wanted, const Json& found) {
-  const auto was = ropes_of(wanted), is = ropes_of(found);
-  const auto of_type = [](const std::map<std::string, Json>& ropes, const std::string& type) {
-    const auto own = ropes.find(type);
-    return own != ropes.end() ? own : ropes.find("");
-  };
-  std::set<std::string> types;
-  for (const auto& [type, rope] : was) types.insert(type);
-  for (const auto& [type, rope] : is) types.insert(type);
-  if (types.size() > 1 && !(was.contains("") && is.contains(""))) types.erase("");
-  return std::ranges::all_of(types, [&](const std::string& type) {
-    const auto a = of_type(was, type), b = of_type(is, type);
-    if (a == was.end()) return true;  // new: nothing was said of it
-    if (b == is.end()) return false;
-    return std::ranges::all_of(a->second.members(), [&](const Json::Member& member) {
-      const Json* value = b->second.find(member.first);
-      return value != nullptr && same_value(member.second, *value);
-    });
-  });
 }
 
 bool same_rope(const families::Rope& a, const families::Rope& b) {
@@ -177,62 +146,89 @@ std::vector<std::string> differences_as_read(const ModelConfig& a, const ModelCo
 /// Keys by name, but for those that have rules of their own.
 class KeyComparison {
  public:
-  /// `read`: the object whose rotary embeddings the family's table reads, compared elsewhere.
-  KeyComparison(std::string_view file, const families::Family* family, const Json* read)
-      : file_(file), family_(family), read_(read) {}
+  /// `sizes`: the object that the family's table reads.
+  KeyComparison(std::string_view file, const families::Family* family, const Json* sizes)
+      : file_(file), family_(family), sizes_(sizes) {
+    if (family != nullptr && !family->left_out.empty()) left_out_ = Json::parse(family->left_out, "left_out");
+  }
 
   void compare(const Json& wanted, const Json& found, const std::string& inside, ConfigDifferences& out) const {
-    if (&wanted != read_) compare_ropes(wanted, found, inside, out);
+    const bool as_read = &wanted == sizes_ && family_ != nullptr && !family_->surgery_only;
+    if (!as_read) compare_ropes(wanted, found, inside, out);
     std::set<std::string> keys;
     for (const auto& [key, value] : wanted.members()) keys.insert(canonical(key));
     for (const auto& [key, value] : found.members()) keys.insert(canonical(key));
     for (const std::string& key : keys) {
-      if (contains(kOfTheWriter, key) || contains(kRopeKeys, key)) continue;
+      if (contains(kOfTheWriter, key) || contains(detail::kRopeKeys, key)) continue;
       const Json *was = find(wanted, key), *is = find(found, key);
-      if (was != nullptr && is != nullptr) {
-        if (same_value(*was, *is)) continue;
-        if (was->is_object() && is->is_object()) {
-          compare(*was, *is, cat(inside, key, "."), out);
-          continue;
-        }
-      } else if (was == nullptr) {
-        if (!is->is_null()) out.added.push_back(cat(inside, key));
-        continue;
-      } else if (is_granted(key, *was)) {
-        continue;
+      if (was == nullptr || is == nullptr) {
+        const bool is_null = (was != nullptr ? was : is)->is_null();
+        if (!(as_read && is_null && contains(kComparedAsRead, key)))
+          compare_with_absent(key, was, is, &wanted == sizes_, inside, out);
+      } else if (was->is_object() && is->is_object()) {
+        compare(*was, *is, cat(inside, key, "."), out);
+      } else if (!detail::same_value(*was, *is)) {
+        out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is->dump(), " and was ", was->dump()));
       }
-      out.problems.push_back(
-          cat(file_, ": '", inside, key, "' is ", is != nullptr ? is->dump() : "absent", " and was ", was->dump()));
+    }
+  }
+
+  void compare_ropes(const Json& wanted, const Json& found, const std::string& inside, ConfigDifferences& out) const {
+    const families::Family* family = &wanted == sizes_ ? family_ : nullptr;
+    const auto was = detail::ropes_of(wanted, family), is = detail::ropes_of(found, family);
+    if (detail::same_ropes(was, is)) return;
+    const bool said_nothing =
+        std::ranges::none_of(detail::kRopeKeys, [&](auto k) { return wanted.find(k) != nullptr; });
+    const bool scales = std::ranges::any_of(is, [](const auto& rope) { return rope.second.find("rope_type"); });
+    if (!said_nothing || scales || knows_ropes(family)) return tell_ropes(wanted, found, inside, out);
+    for (const std::string_view key : detail::kRopeKeys) {
+      if (found.find(key) != nullptr) out.added.push_back(cat(inside, key));
     }
   }
 
   /// What differs in rotary embeddings, by its keys where both files have them.
   void tell_ropes(const Json& wanted, const Json& found, const std::string& inside, ConfigDifferences& out) const {
     const size_t before = out.problems.size();
-    for (const std::string_view key : kRopeKeys) {
+    for (const std::string_view key : detail::kRopeKeys) {
       const Json *was = wanted.find(key), *is = found.find(key);
-      if (was == nullptr || is == nullptr || same_value(*was, *is)) continue;
+      if (was == nullptr || is == nullptr || detail::same_value(*was, *is)) continue;
       out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is->dump(), " and was ", was->dump()));
     }
     if (out.problems.size() > before) return;
-    out.problems.push_back(cat(file_, ": ", inside, "rotary embeddings are ", text(found), " and were ", text(wanted)));
+    const families::Family* family = &wanted == sizes_ ? family_ : nullptr;
+    out.problems.push_back(
+        cat(file_, ": ", inside, "rotary embeddings are ", text(found, family), " and were ", text(wanted, family)));
   }
 
  private:
   static bool contains(std::span<const std::string_view> list, std::string_view key) {
     return std::ranges::find(list, key) != list.end();
   }
-  static std::string text(const Json& object) {
+  static bool knows_ropes(const families::Family* family) { return family != nullptr && !family->from_file; }
+  static std::string text(const Json& object, const families::Family* family) {
     Json all = Json::object();
-    for (const auto& [type, rope] : ropes_of(object)) all[type.empty() ? "all" : type] = rope;
+    for (const auto& [type, rope] : detail::ropes_of(object, family)) all[type.empty() ? "all" : type] = rope;
     return all.dump();
   }
-  void compare_ropes(const Json& wanted, const Json& found, const std::string& inside, ConfigDifferences& out) const {
-    if (!says_the_same_rope(wanted, found)) return tell_ropes(wanted, found, inside, out);
-    for (const std::string_view key : kRopeKeys) {
-      const bool is_new = found.find(key) != nullptr && !found.find(key)->is_null();
-      const bool was_there = std::ranges::any_of(kRopeKeys, [&](auto k) { return wanted.find(k) != nullptr; });
-      if (is_new && !was_there) out.added.push_back(cat(inside, key));
+  /// One of both files leaves the key out; `is_sizes`: where the family's own values hold.
+  void compare_with_absent(const std::string& key, const Json* was, const Json* is, bool is_sizes,
+                           const std::string& inside, ConfigDifferences& out) const {
+    const Json& said = was != nullptr ? *was : *is;
+    const Json* means = is_sizes ? left_out_.find(key) : nullptr;
+    if (means != nullptr) {
+      if (detail::same_value(said, *means)) return;
+      const std::string absent = cat("absent, which means ", means->dump());
+      out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is != nullptr ? is->dump() : absent,
+                                 is != nullptr ? " and was " : ", and was ", was != nullptr ? was->dump() : absent));
+    } else if (said.is_null()) {
+      const bool is_same = family_ == nullptr || contains(kNullIfLeftOut, key);
+      if (!is_same) out.null_or_absent.push_back(cat(inside, key));
+    } else if (was == nullptr && key == kRemoteCode) {
+      out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is->dump(), " and was absent"));
+    } else if (was == nullptr) {
+      out.added.push_back(cat(inside, key));
+    } else if (!is_granted(key, *was)) {
+      out.problems.push_back(cat(file_, ": '", inside, key, "' is absent and was ", was->dump()));
     }
   }
   /// Names that mean the same: the dtype's, and the family's for the number of experts.
@@ -252,14 +248,32 @@ class KeyComparison {
 
   std::string_view file_;
   const families::Family* family_;
-  const Json* read_;
+  const Json* sizes_;
+  Json left_out_ = Json::object();
 };
 
 const Json& sizes_of(const ModelConfig& config) {
   return config.text_key.empty() ? config.json : *config.json.find(config.text_key);
 }
 
+/// True if all that the configuration says of rotary embeddings is in families::Rope.
+bool is_read_whole(const ModelConfig& config) {
+  const int64_t head_dim = config.latent ? config.latent->turned_dim : config.head_dim;
+  return families::read_rope(sizes_of(config), "config.json", *config.family, head_dim, config.max_positions)
+      .unsupported.empty();
+}
+
 }  // namespace
+
+std::vector<std::string> ConfigDifferences::not_compared(std::string_view file) const {
+  std::vector<std::string> out;
+  if (!added.empty()) out.push_back(cat("new keys of ", file, " (", join(added), ")"));
+  if (!null_or_absent.empty()) {
+    out.push_back(
+        cat("keys of ", file, " that are null before or after and absent in the other (", join(null_or_absent), ")"));
+  }
+  return out;
+}
 
 ConfigDifferences compare_configs(const ModelConfig& wanted, const ModelConfig& found) {
   ConfigDifferences out;
@@ -268,17 +282,22 @@ ConfigDifferences compare_configs(const ModelConfig& wanted, const ModelConfig& 
                                wanted.json.at("model_type").dump()));
     return out;
   }
-  const Json* read = wanted.family->surgery_only ? nullptr : &sizes_of(wanted);
-  const KeyComparison comparison("config.json", wanted.family, read);
-  if (read != nullptr && !same_rope(wanted.rope, found.rope))
-    comparison.tell_ropes(sizes_of(wanted), sizes_of(found), {}, out);
+  const KeyComparison comparison("config.json", wanted.family, &sizes_of(wanted));
+  if (!wanted.family->surgery_only) {
+    if (!same_rope(wanted.rope, found.rope)) {
+      comparison.tell_ropes(sizes_of(wanted), sizes_of(found), {}, out);
+    } else if (!is_read_whole(wanted) || !is_read_whole(found)) {
+      comparison.compare_ropes(sizes_of(wanted), sizes_of(found), {}, out);
+    }
+  }
   ConfigDifferences keys;
   comparison.compare(wanted.json, found.json, {}, keys);
   if (keys.problems.empty() && out.problems.empty()) {  // what an added or dropped key changed
     for (std::string& problem : differences_as_read(wanted, found)) out.problems.push_back(std::move(problem));
   }
   std::ranges::move(keys.problems, std::back_inserter(out.problems));
-  out.added = std::move(keys.added);
+  std::ranges::move(keys.added, std::back_inserter(out.added));
+  out.null_or_absent = std::move(keys.null_or_absent);
   return out;
 }
 

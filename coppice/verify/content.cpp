@@ -8,6 +8,8 @@
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/grow/grown_model.h"
+#include "coppice/plan/lineage.h"
+#include "coppice/verify/names.h"
 #include "coppice/verify/recognise.h"
 
 namespace coppice::verify {
@@ -23,10 +25,14 @@ bool grows(const Model& model, const TensorSlot& slot) {
          (families::is_expert(slot.role()) && slot.expert < model.config.num_experts);
 }
 
-/// The name of a tensor that does not grow, in the grown model.
-std::string name_after(const Model& before, const Model& after, const TensorSlot& slot) {
-  if (slot.expert < 0) return slot.name;
-  return families::name_for_expert(slot, slot.expert - before.config.num_experts + after.config.num_experts);
+/// The name of a tensor that does not grow, in the grown model; nothing if it is not there.
+std::optional<std::string> name_after(const Model& before, const Model& after, const NamesIn& names,
+                                      const TensorSlot& slot) {
+  if (slot.expert < 0) return names.find(before.config, slot);
+  std::string name =
+      families::name_for_expert(slot, slot.expert - before.config.num_experts + after.config.num_experts);
+  if (!after.checkpoint.contains(name)) return std::nullopt;
+  return name;
 }
 
 /// The embeddings, where the head of the model is the same tensor.
@@ -49,16 +55,17 @@ void check_other_tensors(const Model& before, const Model& after, size_t threads
   for (const TensorSlot& slot : before.slots) {
     if (!grows(before, slot)) slots.push_back(&slot);
   }
+  const NamesIn names_after(after), names_before(before);
   std::vector<std::string> problems(slots.size());
   parallel_for(slots.size(), threads, [&](size_t i) {
     check_interrupt();
-    const std::string name = name_after(before, after, *slots[i]);
+    const auto name = name_after(before, after, names_after, *slots[i]);
     const io::Checkpoint::Entry was = before.checkpoint.at(slots[i]->name);
-    if (!after.checkpoint.contains(name)) {
+    if (!name) {
       const bool is_known = was.info->bytes == 0 || (embedding_of(after) && is_tied_copy(before, *slots[i]));
-      if (!is_known) problems[i] = cat("'", name, "': it is missing");
-    } else if (!same_tensor(was, after.checkpoint.at(name))) {
-      problems[i] = cat("'", name, "': it changed; only experts and routers may");
+      if (!is_known) problems[i] = cat("'", slots[i]->name, "': it is missing");
+    } else if (!same_tensor(was, after.checkpoint.at(*name))) {
+      problems[i] = cat("'", *name, "': it changed; only experts and routers may");
     }
     progress.advance(was.info->bytes);
   });
@@ -70,7 +77,7 @@ void check_other_tensors(const Model& before, const Model& after, size_t threads
     }
   }
   for (const TensorSlot& slot : after.slots) {
-    const bool is_known = grows(after, slot) || slot.expert >= 0 || before.checkpoint.contains(slot.name);
+    const bool is_known = grows(after, slot) || slot.expert >= 0 || names_before.find(after.config, slot);
     if (!is_known && after.checkpoint.at(slot.name).info->bytes > 0 && !is_tied_copy(after, slot))
       result.problems.push_back(cat("'", slot.name, "': the model before has no such tensor"));
   }
@@ -79,13 +86,15 @@ void check_other_tensors(const Model& before, const Model& after, size_t threads
 /// Tensors with a row for each expert are those of before, with as many more rows.
 void check_rows(const Model& before, const Model& after, VerifyResult& result) {
   const int64_t more = after.config.num_experts - before.config.num_experts;
+  const NamesIn names_after(after), names_before(before);
   for (const TensorSlot& slot : before.slots) {
     if (!families::has_rows(slot.role())) continue;
-    if (!after.checkpoint.contains(slot.name)) {
+    const auto found = names_after.entry(before.config, slot);
+    if (!found) {
       result.problems.push_back(cat("'", slot.name, "': it is missing"));
       continue;
     }
-    const io::TensorInfo &was = *before.checkpoint.at(slot.name).info, &is = *after.checkpoint.at(slot.name).info;
+    const io::TensorInfo &was = *before.checkpoint.at(slot.name).info, &is = *found->info;
     const int64_t cols = was.elements() / before.config.router_rows();
     if (was.dtype != is.dtype || is.elements() - was.elements() != more * cols) {
       result.problems.push_back(cat("'", slot.name, "': it is ", io::dtype_name(is.dtype), " ", shape_text(is.shape),
@@ -93,7 +102,7 @@ void check_rows(const Model& before, const Model& after, VerifyResult& result) {
     }
   }
   for (const TensorSlot& slot : after.slots) {
-    if (families::has_rows(slot.role()) && !before.checkpoint.contains(slot.name))
+    if (families::has_rows(slot.role()) && !names_before.find(after.config, slot))
       result.problems.push_back(cat("'", slot.name, "': the model before has no such tensor"));
   }
 }
@@ -158,6 +167,25 @@ void check_optimizer(const Model& before, const Model& after, VerifyResult& resu
   }
 }
 
+size_t steps_of(const Model& model) {
+  const auto lineage = plan::read_lineage(model.checkpoint.directory());
+  return lineage ? lineage->at("steps").items().size() : 0;
+}
+
+void name_what_is_only_alike(VerifyResult& result) {
+  const OnlyAlike& alike = result.only_alike;
+  std::vector<std::string> values;
+  const auto add = [&](int64_t count, const char* one, const char* several) {
+    if (count > 0) values.push_back(cat(count, " ", count == 1 ? one : several));
+  };
+  add(alike.matrices, "matrix of copies", "matrices of copies");
+  add(alike.router_rows, "router row", "router rows");
+  add(alike.biases, "bias", "biases");
+  if (!values.empty()) result.not_compared.push_back(cat("values of ", join(values)));
+  if (alike.column_orders > 0)
+    result.not_compared.push_back(cat("the order of columns in ", alike.column_orders, " matrices of copies"));
+}
+
 }  // namespace
 
 void verify_by_content(const Model& before, const Model& after, size_t threads, Progress& progress,
@@ -176,10 +204,12 @@ void verify_by_content(const Model& before, const Model& after, size_t threads, 
     result.problems.emplace_back(error.what());
   }
   if (result.problems.size() > problems) return;  // the rest looks at experts beside experts
+  const bool several_growths = steps_of(after) > steps_of(before) + 1;
   for (const int64_t layer : before.layers_with_experts) {
-    recognise_layer(parts_before, parts_after, layer, factors, threads, result);
+    recognise_layer(parts_before, parts_after, layer, factors, several_growths, threads, result);
     progress.advance(bytes_of_layer(after, layer));
   }
+  name_what_is_only_alike(result);
 }
 
 }  // namespace coppice::verify

@@ -77,7 +77,7 @@ void compare(const Conversion& conversion, const Model& after, size_t threads, C
   const std::vector<std::string> texts = conversion.account();
   ConfigDifferences config = compare_configs(mapping.config, after.config);
   std::ranges::move(config.problems, std::back_inserter(account.problems));
-  if (!config.added.empty()) account.not_compared.push_back(cat("new keys of config.json (", join(config.added), ")"));
+  std::ranges::move(config.not_compared("config.json"), std::back_inserter(account.not_compared));
   account.losses = mapping.losses;
 
   std::vector<std::string> problems(tensors.size());

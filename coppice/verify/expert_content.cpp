@@ -172,8 +172,8 @@ LikenessOf likeness(const MatrixContent& child, const MatrixContent& original) {
   const double by_cols = rows < kShortest ? 0 : share_of(count_telling(child.col_hashes, original.col_hashes), cols);
   const double by_rows = cols < kShortest ? 0 : share_of(count_telling(child.row_hashes, original.row_hashes), rows);
   out.share = std::max(by_cols, by_rows);
-  if (same_in_any_order(child.col_hashes, original.col_hashes) ||
-      same_in_any_order(child.row_hashes, original.row_hashes)) {
+  out.by_columns = same_in_any_order(child.col_hashes, original.col_hashes);
+  if (out.by_columns || same_in_any_order(child.row_hashes, original.row_hashes)) {
     out.kind = Likeness::kReordered;
   } else if (out.share > 0) {
     out.kind = by_cols >= by_rows ? Likeness::kColumns : Likeness::kRows;
@@ -199,6 +199,12 @@ bool is_finite(const ExpertMatrixRef& matrix) {
   std::vector<float> values(bytes.size() / io::dtype_bytes(dtype));
   io::to_f32(dtype, bytes, values);
   return std::ranges::all_of(values, [](float x) { return std::isfinite(x); });
+}
+
+double norm(std::span<const float> values) {
+  double sum = 0;
+  for (const float x : values) sum += static_cast<double>(x) * x;
+  return std::sqrt(sum);
 }
 
 double cosine(std::span<const float> a, std::span<const float> b) {

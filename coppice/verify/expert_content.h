@@ -55,13 +55,16 @@ enum class Likeness {
 struct LikenessOf {
   Likeness kind = Likeness::kNone;
   int64_t rows_changed = 0, cols_changed = 0;
-  double share = 0;  ///< of the columns or rows that are equal
+  double share = 0;         ///< of the columns or rows that are equal
+  bool by_columns = false;  ///< kReordered: the columns are the same ones
 };
 LikenessOf likeness(const MatrixContent& child, const MatrixContent& original);
 
 /// Up to 4,096 values of a matrix at positions that depend on its size alone, in fp32; empty if they are no F32, BF16 or
 /// F16.
 std::vector<float> sample_of(const ExpertMatrixRef& matrix, const ExpertFactors& factors = {});
+/// Euclidean norm, accumulated in fp64.
+double norm(std::span<const float> values);
 /// True if every value is a number; also of values that are no F32, BF16 or F16.
 bool is_finite(const ExpertMatrixRef& matrix);
 

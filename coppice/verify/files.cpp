@@ -16,11 +16,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kGenerationConfig = "generation_config.json";
+constexpr size_t kListed = 8;
 
-std::set<fs::path> files_of(const families::Model& model) {
-  const std::vector<fs::path> files = io::sort_files(model.checkpoint).carried;
-  return {files.begin(), files.end()};
-}
+std::set<fs::path> carried(const io::SortedFiles& files) { return {files.carried.begin(), files.carried.end()}; }
 
 bool same_file(const io::ModelDirectory& a, const io::ModelDirectory& b, const fs::path& file) {
   return a.sha256(file) == b.sha256(file);
@@ -34,12 +32,30 @@ void compare_generation_configs(const io::ModelDirectory& before, const io::Mode
         compare_settings(kGenerationConfig, before.read_json(kGenerationConfig), after.read_json(kGenerationConfig));
     if (found.problems.empty()) ++account.equal;
     std::ranges::move(found.problems, std::back_inserter(account.problems));
-    if (!found.added.empty())
-      account.not_compared.push_back(cat("new keys of ", kGenerationConfig, " (", join(found.added), ")"));
+    std::ranges::move(found.not_compared(kGenerationConfig), std::back_inserter(account.not_compared));
   } catch (const Error& error) {
     if (error.code != ErrorCode::kFormat) throw;
     account.problems.emplace_back(error.what());
   }
+}
+
+bool has(const std::vector<io::JudgedFile>& files, const std::string& name) {
+  return std::ranges::find(files, name, &io::JudgedFile::name) != files.end();
+}
+
+/// What no growth writes: it may be taken for part of the model, or is of another one.
+void report_others(const io::SortedFiles& before, const io::SortedFiles& after, FileAccount& account) {
+  std::vector<std::string> left_out;
+  for (const io::JudgedFile& file : after.left_out) left_out.push_back(file.name);
+  for (const io::JudgedFile& file : after.refused) {
+    if (has(before.refused, file.name)) {
+      left_out.push_back(file.name);
+    } else {
+      account.problems.push_back(cat("'", file.name, "': the model before has no such file: ", file.reason));
+    }
+  }
+  if (!left_out.empty())
+    account.not_compared.push_back(cat("files that no growth carries over (", join_some(left_out, kListed), ")"));
 }
 
 }  // namespace
@@ -47,7 +63,9 @@ void compare_generation_configs(const io::ModelDirectory& before, const io::Mode
 FileAccount compare_files(const families::Model& before, const families::Model& after, bool complete) {
   FileAccount account;
   const io::ModelDirectory &from = before.checkpoint.files(), &to = after.checkpoint.files();
-  const std::set<fs::path> was = files_of(before), is = files_of(after);
+  const io::SortedFiles sorted_before = io::sort_files(before.checkpoint),
+                        sorted_after = io::sort_files(after.checkpoint);
+  const std::set<fs::path> was = carried(sorted_before), is = carried(sorted_after);
   std::vector<std::string> missing, extra;
   for (const fs::path& file : was) {
     check_interrupt();
@@ -64,13 +82,13 @@ FileAccount compare_files(const families::Model& before, const families::Model& 
   for (const fs::path& file : is) {
     if (!was.contains(file)) extra.push_back(file.string());
   }
-  constexpr size_t kListed = 8;
   if (complete) {
     for (const std::string& file : missing) account.problems.push_back(cat("'", file, "': it is missing"));
   } else if (!missing.empty()) {
     account.not_compared.push_back(cat("files that are not there any more (", join_some(missing, kListed), ")"));
   }
   if (!extra.empty()) account.not_compared.push_back(cat("files that are new (", join_some(extra, kListed), ")"));
+  report_others(sorted_before, sorted_after, account);
   return account;
 }
 

@@ -20,35 +20,34 @@ struct RowsOfRole {
   std::span<const float> row(size_t i) const { return std::span(values).subspan(i * cols, cols); }
 };
 
+/// True if both have the same bits.
+bool same_row(std::span<const float> a, std::span<const float> b);
+
+inline constexpr double kEqualRows = 2;  ///< nearness of rows with the same bits
+
 /// Everything of a layer that has a row for each expert, before and after: routers, their biases, selection biases,
 /// scales.
 class LayerRows {
  public:
+  struct Pair {
+    RowsOfRole before, after;
+  };
   /// `selection_bias`: what the growth multiplied the selection biases by.
   LayerRows(const families::Model& before, const families::Model& after, int64_t layer, double selection_bias);
 
   bool has_routers() const;
   /// True if all rows of the child are the original's, bit for bit.
   bool equal(size_t child, size_t original) const;
-  /// How near the child's router row is to an original's: 2 if equal, else the cosine.
+  /// How near the child's router row is to an original's: kEqualRows, or else the cosine.
   double nearness(size_t child, size_t original) const;
   /// Names the rows of an original that changed.
   void report_changed_original(size_t child, size_t original, VerifyResult& result) const;
-  /// Holds router rows, biases and scales of the copies to their parents', and what stands behind the experts to what it
-  /// was. Counts them.
-  void check_copies(const std::vector<int64_t>& parents, const std::vector<bool>& is_original,
-                    VerifyResult& result) const;
+  const std::map<families::Role, Pair>& pairs() const { return rows_; }
+  size_t experts_before() const { return experts_before_; }
 
  private:
-  struct Pair {
-    RowsOfRole before, after;
-  };
-  std::string row_problem(const Pair& router, size_t child, size_t parent) const;
-  void check_bias(const Pair& bias, const std::vector<int64_t>& parents, const std::vector<bool>& is_original,
-                  VerifyResult& result) const;
-
   std::map<families::Role, Pair> rows_;
-  size_t experts_before_, experts_after_;
+  size_t experts_before_;
 };
 
 }  // namespace coppice::verify::detail

@@ -14,6 +14,7 @@
 #include "coppice/grow/grown_weights.h"
 #include "coppice/verify/difference_detail.h"
 #include "coppice/verify/expert_content.h"
+#include "coppice/verify/names.h"
 
 namespace coppice::verify {
 namespace {
@@ -99,23 +100,32 @@ Outcome compare_matrices(const OutputTensor& wanted, const TensorSlot& slot, con
   return outcome;
 }
 
+/// Where everything lies in the model after.
+struct Places {
+  Places(const Model& before, const Model& after)
+      : config(before.config), after(after), names(after), matrices(after) {}
+
+  const families::ModelConfig& config;  ///< of the names that are looked for
+  const Model& after;
+  NamesIn names;
+  MatrixPlaces matrices;
+};
+
 /// A head that is the embeddings may be saved or left out.
-std::string tied_head_problem(const OutputTensor& head, const std::vector<TensorSlot>& slots, const Model& after) {
+std::string tied_head_problem(const OutputTensor& head, const std::vector<TensorSlot>& slots, const Places& places) {
   const auto embedding =
       std::ranges::find_if(slots, [](const TensorSlot& slot) { return slot.role() == Role::kEmbedding; });
-  OutputTensor wanted = head;
-  wanted.info.name = embedding == slots.end() ? head.info.name : embedding->name;
-  const bool is_tied = after.config.tied && embedding != slots.end();
-  return is_tied && detail::difference(wanted, after, "").empty() ? std::string()
-                                                                  : cat("'", head.info.name, "': it is missing");
+  const bool is_tied = places.after.config.tied && embedding != slots.end();
+  const bool is_same = is_tied && detail::difference(head, places.names.entry(places.config, *embedding), "").empty();
+  return is_same ? std::string() : cat("'", head.info.name, "': it is missing");
 }
 
-Outcome compare_tensor(const OutputTensor& wanted, const TensorSlot& slot, const GrownModel& made, const Model& after,
-                       const MatrixPlaces& places, std::string_view maker) {
-  if (after.checkpoint.contains(wanted.info.name) || wanted.info.bytes == 0)
-    return {detail::difference(wanted, after, other_bytes(wanted, maker)), {}};
-  if (slot.role() == Role::kLmHead) return {tied_head_problem(wanted, made.slots, after), {}};
-  if (families::is_expert(slot.role())) return compare_matrices(wanted, slot, made, places, maker);
+Outcome compare_tensor(const OutputTensor& wanted, const TensorSlot& slot, const GrownModel& made, const Places& places,
+                       std::string_view maker) {
+  const auto found = places.names.entry(places.config, slot);
+  if (found || wanted.info.bytes == 0) return {detail::difference(wanted, found, other_bytes(wanted, maker)), {}};
+  if (slot.role() == Role::kLmHead) return {tied_head_problem(wanted, made.slots, places), {}};
+  if (families::is_expert(slot.role())) return compare_matrices(wanted, slot, made, places.matrices, maker);
   return {cat("'", wanted.info.name, "': it is missing"), {}};
 }
 
@@ -130,12 +140,18 @@ void count(const OutputTensor& tensor, const TensorSlot& slot, VerifyResult& res
 }
 
 /// Tensors that nothing made.
-void report_strangers(const GrownModel& made, const Model& after, const std::set<const TensorSlot*>& seen,
+void report_strangers(const GrownModel& made, const Places& places, const std::set<const TensorSlot*>& seen,
                       VerifyResult& result) {
+  const Model& after = places.after;
   std::set<std::string_view> known;
-  for (const TensorSlot& slot : made.slots) known.insert(slot.name);
+  std::set<std::string, std::less<>> under_other_names;
+  for (const TensorSlot& slot : made.slots) {
+    known.insert(slot.name);
+    if (after.checkpoint.contains(slot.name)) continue;
+    if (const auto name = places.names.find(places.config, slot)) under_other_names.insert(*name);
+  }
   for (const TensorSlot& slot : after.slots) {
-    if (known.contains(slot.name) || seen.contains(&slot)) continue;
+    if (known.contains(slot.name) || under_other_names.contains(slot.name.view()) || seen.contains(&slot)) continue;
     const auto entry = after.checkpoint.at(slot.name);
     if (entry.info->bytes == 0) continue;
     if (slot.role() == Role::kLmHead && after.config.tied) {
@@ -231,20 +247,22 @@ void count_rows(const Model& before, const Model& after, int64_t layer, const st
   }
 }
 
-bool has_router_of(const GrownModel& made, const Model& after) {
+bool has_router_of(const GrownModel& made, const Model& before, const Model& after) {
+  const NamesIn names(after);
   for (size_t i = 0; i < made.slots.size(); ++i) {
-    if (made.slots[i].role() == Role::kRouter) return detail::difference(made.weights[i], after, "").empty();
+    if (made.slots[i].role() == Role::kRouter)
+      return detail::difference(made.weights[i], names.entry(before.config, made.slots[i]), "").empty();
   }
   return true;
 }
 
 void compare_made(const GrownModel& made, const Model& before, const Model& after, const Maker& maker, size_t threads,
                   Progress& progress, VerifyResult& result) {
-  const MatrixPlaces places(after);
+  const Places places(before, after);
   std::vector<Outcome> outcomes(made.weights.size());
   parallel_for(outcomes.size(), threads, [&](size_t i) {
     check_interrupt();
-    outcomes[i] = compare_tensor(made.weights[i], made.slots[i], made, after, places, maker.name);
+    outcomes[i] = compare_tensor(made.weights[i], made.slots[i], made, places, maker.name);
     progress.advance(made.weights[i].info.bytes);
   });
   std::set<const TensorSlot*> seen;
@@ -257,7 +275,7 @@ void compare_made(const GrownModel& made, const Model& before, const Model& afte
     }
     seen.insert(outcomes[i].seen.begin(), outcomes[i].seen.end());
   }
-  report_strangers(made, after, seen, result);
+  report_strangers(made, places, seen, result);
   compare_optimizer(made, after, maker, threads, result);
   const bool comparable =
       before.config.router_rows() - before.config.num_experts == after.config.router_rows() - after.config.num_experts;

@@ -16,7 +16,8 @@ struct Maker {
 };
 
 /// Compares every tensor that `made` makes of `before` with the one in `after`, byte for byte, weights and optimizer
-/// state; experts that `after` stacks otherwise are compared matrix by matrix.
+/// state; tensors that have other names in `after` (names.h) and experts that it stacks otherwise are found by what they
+/// are.
 ///
 /// Memory   a window of 4 MiB per thread, or the largest piece that cannot be cut.
 /// Threads  the same result for any number.
@@ -24,7 +25,7 @@ void compare_made(const grow::GrownModel& made, const families::Model& before, c
                   const Maker& maker, size_t threads, Progress& progress, VerifyResult& result);
 
 /// Whether the first router is the one that `made` makes: of several plans it tells which one was followed.
-bool has_router_of(const grow::GrownModel& made, const families::Model& after);
+bool has_router_of(const grow::GrownModel& made, const families::Model& before, const families::Model& after);
 
 /// Counts router rows and biases of a layer that are, and that are not, those of their expert's parent.
 void count_rows(const families::Model& before, const families::Model& after, int64_t layer,

@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "coppice/base/interrupt.h"
+#include "coppice/base/rng.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/verify/originals_detail.h"
@@ -23,6 +24,20 @@ std::vector<std::vector<float>> ExpertContents::samples(size_t expert) const {
   std::vector<std::vector<float>> out;
   for (const ExpertMatrixRef& ref : experts_[expert].refs) out.push_back(sample_of(ref, factors_));
   return out;
+}
+
+std::vector<uint64_t> ExpertContents::units(size_t expert) const {
+  std::vector<uint64_t> units;
+  for (size_t m = 0; m < matrices(); ++m) {
+    const bool is_down = role(m) == families::Role::kExpertDown;
+    if (!is_matrix(m) || role(m) == families::Role::kExpertDownBias) continue;
+    const MatrixContent& content = experts_[expert].contents[m];
+    const std::vector<uint32_t>& lines = is_down ? content.col_hashes : content.row_hashes;
+    if (units.empty()) units.resize(lines.size(), 0);
+    if (units.size() != lines.size()) return {};
+    for (size_t u = 0; u < lines.size(); ++u) units[u] = splitmix64(units[u] ^ splitmix64(lines[u] + m));
+  }
+  return units;
 }
 
 size_t ExpertContents::parts() const {

@@ -22,6 +22,10 @@ class ExpertContents {
   bool is_vector(size_t matrix) const {
     return experts_.front().refs[matrix].is_matrix() && experts_.front().refs[matrix].is_vector();
   }
+  bool is_matrix(size_t matrix) const { return experts_.front().refs[matrix].is_matrix(); }
+  /// A hash of each intermediate unit: its row of gate and up, its biases there, its column of down. Empty where the
+  /// expert has no matrices of as many units.
+  std::vector<uint64_t> units(size_t expert) const;
   /// Sampled values of an expert's matrices.
   std::vector<std::vector<float>> samples(size_t expert) const;
   /// Tensors, or slices of stacked ones, that an expert has; and those of which all is equal.

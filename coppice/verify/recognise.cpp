@@ -2,23 +2,28 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <functional>
-#include <map>
 #include <optional>
 #include <tuple>
 
 #include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
+#include "coppice/verify/copied_rows_detail.h"
+#include "coppice/verify/copies_detail.h"
 #include "coppice/verify/layer_rows_detail.h"
 #include "coppice/verify/originals_detail.h"
+#include "coppice/verify/router_groups_detail.h"
 
 namespace coppice::verify {
 namespace {
 
+using detail::CopyRules;
 using detail::ExpertContents;
+using detail::FoundCopy;
 using detail::LayerRows;
+using detail::NearMatrix;
+using detail::Pattern;
 using families::ExpertParts;
 using families::Role;
 
@@ -43,21 +48,17 @@ double least_cosine(size_t values) {
   return std::min(kSurely, std::max(kRecognised, kTooShort / std::sqrt(static_cast<double>(values))));
 }
 
-/// How a copy is like its parent, matrix by matrix.
-struct Found {
-  int64_t parent = -1;
-  std::vector<LikenessOf> of_matrix;
-  std::vector<double> cosines;  ///< of matrices that no bits tell
-  std::vector<std::string> problems;
-};
-
 class Recognition {
  public:
   Recognition(const ExpertParts& before, const ExpertParts& after, int64_t layer, const GrowthFactors& factors,
-              size_t threads, VerifyResult& result)
-      : before_(before, layer, factors.experts, threads),
+              bool several_growths, size_t threads, VerifyResult& result)
+      : before_model_(before.model()),
+        after_model_(after.model()),
+        before_(before, layer, factors.experts, threads),
         after_(after, layer, {}, threads),
         rows_(before.model(), after.model(), layer, factors.selection_bias),
+        several_growths_(several_growths),
+        rules_(before_, after_, several_growths),
         layer_(layer),
         threads_(threads),
         result_(result) {}
@@ -71,42 +72,58 @@ class Recognition {
     is_original_.resize(parents_.size());
     for (size_t child = 0; child < parents_.size(); ++child) is_original_[child] = parents_[child] >= 0;
     find_parents();
-    check_alike();
-    rows_.check_copies(parents_, is_original_, result_);
+    const size_t unknown = result_.not_recognised.size();
+    report_copies();
+    detail::check_copied_rows(rows_, parents_, is_original_, several_growths_, result_);
+    // Of copies only where content tells surely whose children they are.
+    std::vector<int64_t> sure = parents_;
+    for (size_t child = 0; child < sure.size() && unknown < result_.not_recognised.size(); ++child) {
+      if (!is_original_[child]) sure[child] = -1;
+    }
+    detail::check_router_groups(before_model_.config, after_model_.config, layer_, sure, result_);
     result_.parents[layer_] = parents_;
   }
 
  private:
+  using Samples = std::vector<std::vector<float>>;  // of an expert, by matrix
+
   void find_parents() {
-    std::vector<size_t> copies;
+    std::vector<size_t> children;
     for (size_t child = 0; child < parents_.size(); ++child) {
-      if (!is_original_[child]) copies.push_back(child);
+      if (!is_original_[child]) children.push_back(child);
     }
-    std::vector<std::vector<std::vector<float>>> samples;  // of every original, by matrix
-    const auto by_bits = for_each<Found>(copies.size(), threads_, [&](size_t i) { return compare_bits(copies[i]); });
-    const bool needs_samples = std::ranges::any_of(by_bits, [](const Found& f) { return !is_settled(f); });
-    if (needs_samples)
-      samples = for_each<std::vector<std::vector<float>>>(before_.count(), threads_,
-                                                          [&](size_t original) { return before_.samples(original); });
-    found_.resize(parents_.size());
-    for (size_t i = 0; i < copies.size(); ++i) {
-      check_interrupt();
-      Found found = by_bits[i];
-      if (!is_settled(found)) compare_values(copies[i], samples, found);
-      parents_[copies[i]] = found.parent;
-      if (found.parent >= 0) check_values(copies[i], found);
-      found_[copies[i]] = std::move(found);
+    copies_ = for_each<FoundCopy>(children.size(), threads_, [&](size_t i) { return compare_bits(children[i]); });
+    rules_.learn(copies_);
+    std::vector<double> spread(before_.matrices(), 1);
+    if (!std::ranges::all_of(copies_, [&](const FoundCopy& copy) { return is_settled(copy); })) {
+      const auto samples = for_each<Samples>(before_.count(), threads_, [&](size_t p) { return before_.samples(p); });
+      for (size_t m = 0; m < spread.size(); ++m) {
+        std::vector<double> lengths;
+        for (const Samples& original : samples) lengths.push_back(norm(original[m]));
+        spread[m] = detail::spread_of(lengths);
+      }
+      parallel_for(copies_.size(), threads_, [&](size_t i) {
+        check_interrupt();
+        if (!is_settled(copies_[i])) compare_values(samples, copies_[i]);
+      });
     }
-    for (size_t child = 0; child < parents_.size(); ++child) account(child);
+    for (FoundCopy& copy : copies_) {
+      parents_[copy.child] = copy.parent;
+      if (copy.parent >= 0) check_values(copy);
+    }
+    rules_.judge(copies_, spread);
   }
 
-  static bool is_settled(const Found& found) {
-    return found.parent >= 0 &&
-           std::ranges::none_of(found.of_matrix, [](const LikenessOf& like) { return like.kind == Likeness::kNone; });
+  bool is_settled(const FoundCopy& copy) const {
+    if (copy.parent < 0) return false;
+    for (size_t m = 0; m < before_.matrices(); ++m) {
+      if (!before_.is_vector(m) && rules_.has_new_values(copy, m)) return false;
+    }
+    return true;
   }
 
   /// The parent that most bits of the copy are of.
-  Found compare_bits(size_t child) const {
+  FoundCopy compare_bits(size_t child) const {
     std::vector<std::vector<LikenessOf>> likes;
     std::vector<double> weight;
     for (size_t p = 0; p < before_.count(); ++p) {
@@ -119,7 +136,7 @@ class Recognition {
       }
       weight.push_back(sum);
     }
-    Found found;
+    FoundCopy found{.child = child};
     const double most = *std::ranges::max_element(weight);
     if (most <= 0) return found;
     std::vector<size_t> candidates;
@@ -129,6 +146,7 @@ class Recognition {
     const size_t parent = pick(child, candidates);
     found.parent = static_cast<int64_t>(parent);
     found.of_matrix = likes[parent];
+    found.same_units = has_same_units(child, parent);
     for (size_t m = 0; m < before_.matrices(); ++m) {
       if (before_.is_vector(m) || found.of_matrix[m].kind == Likeness::kEqual) continue;
       for (size_t p = 0; p < likes.size(); ++p) {
@@ -144,35 +162,54 @@ class Recognition {
     return found;
   }
 
+  /// True if gate, up and down hold the same units, in one order.
+  bool has_same_units(size_t child, size_t original) const {
+    std::vector<uint64_t> is = after_.units(child), was = before_.units(original);
+    std::ranges::sort(is);
+    std::ranges::sort(was);
+    return !is.empty() && is == was;
+  }
+
   /// Matrices that no bits tell, by sampled values.
-  void compare_values(size_t child, const std::vector<std::vector<std::vector<float>>>& samples, Found& found) const {
-    const auto own = after_.samples(child);
-    const bool any_parent = found.parent < 0;
+  void compare_values(const std::vector<Samples>& samples, FoundCopy& copy) const {
+    const Samples own = after_.samples(copy.child);
+    const bool any_parent = copy.parent < 0;
     if (any_parent) {
       const std::vector<size_t> candidates = near_in_all(own, samples);
-      if (candidates.empty()) return report_unknown(child, found);
-      const size_t parent = pick(child, candidates);
-      found.parent = static_cast<int64_t>(parent);
+      if (candidates.empty()) return;
+      const size_t parent = pick(copy.child, candidates);
+      copy.parent = static_cast<int64_t>(parent);
       for (size_t m = 0; m < before_.matrices(); ++m)
-        found.of_matrix.push_back(likeness(after_.content(child, m), before_.content(parent, m)));
+        copy.of_matrix.push_back(likeness(after_.content(copy.child, m), before_.content(parent, m)));
     }
-    const auto parent = static_cast<size_t>(found.parent);
+    const auto parent = static_cast<size_t>(copy.parent);
+    const auto is_changed_bias = [&](size_t m) {
+      return before_.is_vector(m) && copy.of_matrix[m].kind != Likeness::kEqual;
+    };
+    bool by_values = false;
+    for (size_t m = 0; m < before_.matrices(); ++m)
+      by_values = by_values || (!before_.is_vector(m) && rules_.needs_values(copy, m));
     for (size_t m = 0; m < before_.matrices(); ++m) {
-      if (found.of_matrix[m].kind != Likeness::kNone) continue;
+      const double was = norm(samples[parent][m]), length = was > 0 ? norm(own[m]) / was : 1;
+      const bool is_judged = before_.is_vector(m) ? by_values && is_changed_bias(m) : rules_.needs_values(copy, m);
+      if (!is_judged) {
+        if (!before_.is_vector(m) && rules_.has_new_values(copy, m)) copy.near.push_back({m, std::nullopt, length});
+        continue;
+      }
       const double near = own[m].empty() ? 0 : cosine(own[m], samples[parent][m]);
       if (near >= least_cosine(own[m].size()) && !own[m].empty()) {
-        found.cosines.push_back(near);
-      } else if (found.problems.empty() || !any_parent) {
-        found.problems.push_back(cat("'", after_.name(child, m), "': ", families::role_name(after_.role(m)),
-                                     " of expert ", child, " is like that of no original, and its other matrices are ",
-                                     "of original ", parent, " (cosine ", number_text(near), ")"));
+        copy.near.push_back({m, near, length});
+      } else if (copy.problems.empty() || !any_parent) {
+        copy.problems.push_back(cat("'", after_.name(copy.child, m), "': ", families::role_name(after_.role(m)),
+                                    " of expert ", copy.child,
+                                    " is like that of no original, and its other matrices are of original ", parent,
+                                    " (cosine ", number_text(near), ")"));
       }
     }
   }
 
   /// Originals to which every matrix is near, of each almost as near as to any.
-  std::vector<size_t> near_in_all(const std::vector<std::vector<float>>& own,
-                                  const std::vector<std::vector<std::vector<float>>>& samples) const {
+  std::vector<size_t> near_in_all(const Samples& own, const std::vector<Samples>& samples) const {
     std::vector<bool> near(samples.size(), true);
     bool any = false;
     for (size_t m = 0; m < before_.matrices(); ++m) {
@@ -197,13 +234,9 @@ class Recognition {
     });
   }
 
-  void report_unknown(size_t child, Found& found) const {
-    found.problems.push_back(cat("'", after_.name(child, 0), "': no parent recognised; the expert is like none of the ",
-                                 before_.count(), " originals of layer ", layer_));
-  }
-
   /// What no method leaves behind, whatever it is like.
-  void check_values(size_t child, Found& found) const {
+  void check_values(FoundCopy& found) const {
+    const size_t child = found.child;
     const auto parent = static_cast<size_t>(found.parent);
     for (size_t m = 0; m < before_.matrices(); ++m) {
       const LikenessOf& like = found.of_matrix[m];
@@ -227,73 +260,74 @@ class Recognition {
     }
   }
 
-  /// The copies of one growth arise by one method, which changes as many rows and columns of each; none changes a few
-  /// rows in a few columns.
-  void check_alike() {
-    for (size_t m = 0; m < before_.matrices(); ++m) {
-      std::map<std::pair<int64_t, int64_t>, int64_t> counts;
-      int64_t copies = 0;
-      for (const Found& found : found_) {
-        if (found.parent < 0 || found.of_matrix[m].kind > Likeness::kRows) continue;
-        ++counts[{found.of_matrix[m].rows_changed, found.of_matrix[m].cols_changed}];
-        ++copies;
+  void report_copies() {
+    int64_t sure = 0;
+    for (const FoundCopy& copy : copies_) {
+      const bool is_near =
+          std::ranges::all_of(copy.near, [](const NearMatrix& near) { return near.cosine.value_or(1) >= kSurely; });
+      sure += copy.parent >= 0 && is_near ? 1 : 0;
+    }
+    const bool are_recognised = 2 * sure > std::ssize(copies_);
+    for (size_t child = 0; child < parents_.size(); ++child) {
+      if (is_original_[child]) result_.experts_original += static_cast<int64_t>(before_.parts());
+    }
+    for (const FoundCopy& copy : copies_) {
+      if (copy.parent >= 0) {
+        account(copy);
+      } else {
+        const std::string unknown = cat("'", after_.name(copy.child, 0), "': no parent recognised; expert ", copy.child,
+                                        " is like none of the ", before_.count(), " originals of layer ", layer_);
+        if (are_recognised) {
+          result_.problems.push_back(unknown);
+        } else {
+          result_.not_recognised.push_back(unknown);
+          ++result_.unknown_experts;
+        }
       }
-      const auto most = std::ranges::max_element(counts, {}, [](const auto& count) { return count.second; });
-      if (most == counts.end() || 2 * most->second <= copies) continue;
-      for (size_t child = 0; child < found_.size(); ++child) check_alike(child, m, most->first);
+      std::ranges::copy(copy.problems, std::back_inserter(result_.problems));
     }
-    for (const Found& found : found_)
-      for (const std::string& problem : found.problems) result_.problems.push_back(problem);
   }
 
-  void check_alike(size_t child, size_t m, std::pair<int64_t, int64_t> usual) {
-    Found& found = found_[child];
-    if (found.parent < 0 || found.of_matrix[m].kind > Likeness::kRows || !found.problems.empty()) return;
-    const LikenessOf& like = found.of_matrix[m];
-    if (std::pair(like.rows_changed, like.cols_changed) == usual || like.kind == Likeness::kEqual) return;
-    const MatrixContent& content = after_.content(child, m);
-    const auto is_local = [](int64_t changed, size_t all) { return 2 * changed < static_cast<int64_t>(all); };
-    if (!is_local(like.rows_changed, content.row_hashes.size()) ||
-        !is_local(like.cols_changed, content.col_hashes.size()))
-      return;  // by the method of another growth, perhaps
-    found.problems.push_back(cat("'", after_.name(child, m), "': ", families::role_name(after_.role(m)), " of expert ",
-                                 child, " differs from that of original ", found.parent, " in ", like.rows_changed,
-                                 " rows and ", like.cols_changed, " columns; in most copies of the layer it is ",
-                                 usual.first, " and ", usual.second));
-  }
-
-  void account(size_t child) {
-    if (parents_[child] < 0) return;
-    if (is_original_[child]) {
-      result_.experts_original += static_cast<int64_t>(before_.parts());
-      return;
-    }
-    const Found& found = found_[child];
-    result_.experts_original += static_cast<int64_t>(before_.parts_equal(found.of_matrix));
-    result_.experts_changed += static_cast<int64_t>(before_.parts() - before_.parts_equal(found.of_matrix));
+  void account(const FoundCopy& copy) {
+    result_.experts_original += static_cast<int64_t>(before_.parts_equal(copy.of_matrix));
+    result_.experts_changed += static_cast<int64_t>(before_.parts() - before_.parts_equal(copy.of_matrix));
     Likeness worst = Likeness::kEqual;
-    for (size_t m = 0; m < found.of_matrix.size(); ++m) {
-      if (!before_.is_vector(m)) worst = std::max(worst, found.of_matrix[m].kind);
+    for (size_t m = 0; m < copy.of_matrix.size(); ++m) {
+      const Likeness kind = copy.of_matrix[m].kind;
+      if (before_.is_vector(m)) {
+        const bool is_moved = copy.same_units && after_.role(m) != Role::kExpertDownBias;
+        result_.only_alike.biases += kind != Likeness::kEqual && !is_moved ? 1 : 0;
+        continue;
+      }
+      worst = std::max(worst, kind);
+      const Pattern::Kind pattern = detail::pattern_of(copy, m).kind;
+      result_.only_alike.matrices += pattern == Pattern::kKept || pattern == Pattern::kValues ? 1 : 0;
+      result_.only_alike.column_orders += pattern == Pattern::kColumnsMoved ? 1 : 0;
     }
     ++result_.copies_by_likeness[static_cast<size_t>(worst)];
-    for (const double near : found.cosines) result_.smallest_cosine = std::min(result_.smallest_cosine, near);
+    for (const NearMatrix& near : copy.near)
+      result_.smallest_cosine = std::min(result_.smallest_cosine, near.cosine.value_or(1));
   }
 
+  const families::Model& before_model_;
+  const families::Model& after_model_;
   const ExpertContents before_, after_;
   const LayerRows rows_;
+  const bool several_growths_;
+  CopyRules rules_;
   const int64_t layer_;
   const size_t threads_;
   VerifyResult& result_;
   std::vector<int64_t> parents_;
   std::vector<bool> is_original_;
-  std::vector<Found> found_;
+  std::vector<FoundCopy> copies_;
 };
 
 }  // namespace
 
 void recognise_layer(const ExpertParts& before, const ExpertParts& after, int64_t layer, const GrowthFactors& factors,
-                     size_t threads, VerifyResult& result) {
-  Recognition(before, after, layer, factors, threads, result).run();
+                     bool several_growths, size_t threads, VerifyResult& result) {
+  Recognition(before, after, layer, factors, several_growths, threads, result).run();
 }
 
 }  // namespace coppice::verify

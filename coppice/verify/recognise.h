@@ -19,12 +19,13 @@ struct GrowthFactors {
 
 /// Finds the originals of one MoE layer, which have to be there bit for bit, and the parent of every other expert:
 /// matrix by matrix, all of one parent, by equal matrices, then equal columns or rows at their places, then the same
-/// columns or rows in another order, then the cosine of sampled values. Holds routers and biases to them. Adds what it
-/// finds to `result`.
+/// columns or rows in another order, then the cosine of sampled values. Holds the copies to each other, as one method
+/// leaves them (unless `several_growths` may have made them), routers and biases to their parents', router groups to
+/// those of before. Adds what it finds to `result`.
 ///
 /// Memory   4 bytes for each row and column of the layer's experts, up to 4,096 values of each matrix; its router in
 ///          fp32; a matrix per thread.
 void recognise_layer(const families::ExpertParts& before, const families::ExpertParts& after, int64_t layer,
-                     const GrowthFactors& factors, size_t threads, VerifyResult& result);
+                     const GrowthFactors& factors, bool several_growths, size_t threads, VerifyResult& result);
 
 }  // namespace coppice::verify

@@ -17,6 +17,7 @@
 #include "coppice/verify/config.h"
 #include "coppice/verify/content.h"
 #include "coppice/verify/files.h"
+#include "coppice/verify/lineage.h"
 #include "coppice/verify/made.h"
 #include "coppice/verify/recognise.h"
 
@@ -26,11 +27,6 @@ namespace {
 using families::Model;
 using families::ModelConfig;
 using grow::GrownModel;
-
-const Json::Array& steps_of(const std::optional<Json>& lineage) {
-  static const Json::Array kNone;
-  return lineage ? lineage->at("steps").items() : kNone;
-}
 
 /// How `after` came to be, as far as that can be known.
 class Origins {
@@ -52,7 +48,8 @@ class Origins {
   }
 
   Maker maker;
-  bool trained = false;  ///< the growth happened in mid-run: trainer.json is that of a later step
+  bool trained = false;      ///< the growth happened in mid-run: trainer.json is that of a later step
+  std::string other_digest;  ///< what is to be said where the lineage names another model than `before`
 
  private:
   template <class Make>
@@ -70,10 +67,8 @@ class Origins {
 
   std::unique_ptr<GrownModel> undone() {
     maker = {"undoing the newest growth", true};
-    auto steps = steps_of(lineage_before_);
     auto made = tried([&] { return plan::undo_plan(before_.config, lineage_before_); });
-    if (made) steps.pop_back();
-    compare_steps(steps);
+    if (made) compare_with(plan::extend_lineage(lineage_before_, made->plan, {}, {}), false);
     return made;
   }
 
@@ -81,32 +76,53 @@ class Origins {
     maker = {"leaving everything as it is", false};
     if (lineage_before_ && !lineage_after_) {
       result_.not_compared.push_back(cat(io::kLineageFile, ", which is not there any more"));
-    } else {
-      compare_steps(steps_of(lineage_before_));
+    } else if (lineage_before_ || lineage_after_) {
+      compare_with(lineage_before_ ? *lineage_before_ : no_lineage(), false);
     }
     return tried([&] { return grow::unchanged_plan(before_); });
   }
 
+  /// The growth that the lineage of `after` records, if it can be one from `before` to `after`: whatever digest stands
+  /// there, what it makes tells.
   std::unique_ptr<GrownModel> recorded() {
-    const auto growth = lineage_after_ ? plan::newest_growth(*lineage_after_) : std::nullopt;
-    if (!growth) return nullptr;
-    if (growth->source_digest != before_.digest()) {
+    if (!lineage_after_) {
+      if (lineage_before_) result_.not_compared.push_back(cat(io::kLineageFile, ", which is not there any more"));
+      return nullptr;
+    }
+    const auto growth = plan::newest_growth(*lineage_after_);
+    if (!growth) {
+      result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest step is no growth"));
+      return nullptr;
+    }
+    const std::string digest = before_.digest();
+    const bool fits = growth->plan.experts_before == before_.config.num_experts &&
+                      growth->plan.experts_after == after_.config.num_experts;
+    if (growth->source_digest != digest && !fits) {
       result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest growth started from another model"));
       return nullptr;
     }
+    if (growth->source_digest != digest)
+      other_digest =
+          cat("the digest in ", io::kLineageFile, ", which says that the newest growth started from another model");
     maker = {cat("the growth in ", io::kLineageFile), true};
     trained = growth->command == "train";
-    auto steps = steps_of(lineage_after_);
+    auto made = tried([&] { return plan::growth_of(before_.config, *growth); });
+    if (made) compare_with(wanted_lineage(made->plan, growth->command, growth->source_digest), true);
+    return made;
+  }
+
+  /// With the earlier steps of `after` where `before` has no lineage.
+  Json wanted_lineage(const plan::GrowthPlan& plan, std::string_view command, std::string_view digest) {
+    std::optional<Json> start = lineage_before_;
+    Json::Array steps = lineage_after_->at("steps").items();
     steps.pop_back();
-    if (lineage_before_) {
-      const bool same = std::ranges::equal(steps, steps_of(lineage_before_));
-      if (!same)
-        result_.problems.push_back(cat(io::kLineageFile, ": its earlier steps are not those of the model before"));
-    } else if (!steps.empty()) {
+    if (!start && !steps.empty()) {
       result_.not_compared.push_back(
           cat("the earlier steps of ", io::kLineageFile, ", which the model before has not"));
+      start = no_lineage();
+      (*start)["steps"] = Json::array(std::move(steps));
     }
-    return tried([&] { return plan::growth_of(before_.config, *growth); });
+    return plan::extend_lineage(start, plan, command, digest);
   }
 
   /// Parts of an expert have nothing of a whole one to be recognised by: both orders are made.
@@ -121,13 +137,17 @@ class Origins {
       });
     };
     auto siblings = in_order("siblings");
-    if (!siblings || has_router_of(*siblings, after_)) return siblings;
+    if (!siblings || has_router_of(*siblings, before_, after_)) return siblings;
     return in_order("append");
   }
 
-  void compare_steps(const Json::Array& wanted) {
-    if (!std::ranges::equal(wanted, steps_of(lineage_after_)))
-      result_.problems.push_back(cat(io::kLineageFile, ": its steps are not those of the model before"));
+  static Json no_lineage() { return Json::object({{"coppice_lineage", Json(1)}, {"steps", Json::array()}}); }
+
+  /// A model without a lineage has none with no steps.
+  void compare_with(const Json& wanted, bool grown) {
+    LineageDifferences found = compare_lineages(wanted, lineage_after_ ? *lineage_after_ : no_lineage(), grown);
+    std::ranges::move(found.problems, std::back_inserter(result_.problems));
+    std::ranges::move(found.not_compared, std::back_inserter(result_.not_compared));
   }
 
   const Model& before_;
@@ -174,7 +194,7 @@ void check_config(const Json& wanted, int64_t split, const Model& before, const 
     return;
   }
   std::ranges::move(found.problems, std::back_inserter(result.problems));
-  if (!found.added.empty()) result.not_compared.push_back(cat("new keys of config.json (", join(found.added), ")"));
+  std::ranges::move(found.not_compared("config.json"), std::back_inserter(result.not_compared));
 }
 
 /// config.json of a growth that is known by what came out.
@@ -240,6 +260,8 @@ VerifyResult verify(const Model& before, const Model& after, size_t threads) {
     if (made->plan.experts_after == after.config.num_experts) {
       compare_made(*made, before, after, origins.maker, threads, progress, result);
       if (made->optimizer && !origins.trained) check_trainer_file(before, after, result);
+      if (made->optimizer && origins.trained)
+        result.not_compared.push_back(cat(io::kTrainerFolder, "/", io::kTrainerFile, ", which a run writes anew"));
     }
     add_hint(result);
   } else if (result.problems.empty()) {
@@ -247,7 +269,10 @@ VerifyResult verify(const Model& before, const Model& after, size_t threads) {
     verify_by_content(before, after, threads, progress, result);
   }
   check_files(before, after, origins.maker.complete, result);
-  result.ok = result.problems.empty();
+  if (!origins.other_digest.empty()) {
+    (result.problems.empty() ? result.not_compared : result.problems).push_back(origins.other_digest);
+  }
+  result.ok = result.problems.empty() && result.not_recognised.empty();
   return result;
 }
 
@@ -257,7 +282,15 @@ std::string verdict_of(const std::vector<std::string>& problems, const std::vect
   return not_compared.empty() ? ok : cat(ok, "; not compared: ", join(not_compared, "; "));
 }
 
-std::string VerifyResult::verdict() const { return verdict_of(problems, not_compared); }
+std::string VerifyResult::verdict() const {
+  if (!problems.empty() || not_recognised.empty()) return verdict_of(problems, not_compared);
+  std::vector<std::string> parts;
+  if (unknown_experts > 0) parts.push_back(cat(unknown_experts, unknown_experts == 1 ? " expert" : " experts"));
+  if (unknown_rows > 0) parts.push_back(cat(unknown_rows, unknown_rows == 1 ? " router row" : " router rows"));
+  return cat("not verified: ", join(parts, " and "),
+             " cannot be recognised by content (their values are far from every ", "original; with the ",
+             io::kLineageFile, " of the growth verify makes them again)");
+}
 
 Json VerifyResult::to_json() const {
   Json json = Json::object();
@@ -281,6 +314,11 @@ Json VerifyResult::to_json() const {
   json["files_equal"] = files_equal;
   json["parents"] = Json::object();
   for (const auto& [layer, of_layer] : parents) json["parents"][std::to_string(layer)] = Json::array_of(of_layer);
+  json["only_alike"] = Json::object({{"matrices", Json(only_alike.matrices)},
+                                     {"column_orders", Json(only_alike.column_orders)},
+                                     {"router_rows", Json(only_alike.router_rows)},
+                                     {"biases", Json(only_alike.biases)}});
+  json["not_recognised"] = Json::array_of(not_recognised);
   json["not_compared"] = Json::array_of(not_compared);
   json["problems"] = Json::array_of(problems);
   return json;

@@ -12,6 +12,14 @@
 
 namespace coppice::verify {
 
+/// What of copies that were recognised by content is only like the parent's.
+struct OnlyAlike {
+  int64_t matrices = 0;       ///< some values are equal or near
+  int64_t column_orders = 0;  ///< matrices with the same columns in another order
+  int64_t router_rows = 0;    ///< near
+  int64_t biases = 0;         ///< of experts and routers
+};
+
 /// What became of every tensor between two checkpoints.
 struct VerifyResult {
   bool ok = false;
@@ -29,12 +37,16 @@ struct VerifyResult {
   std::map<int64_t, std::vector<int64_t>> parents;  ///< layer -> [N]; -1 = no parent recognised
   /// Copies found by content, by what their parent was recognised by (the order of Likeness).
   std::array<int64_t, 5> copies_by_likeness{};
+  OnlyAlike only_alike;
+  int64_t unknown_experts = 0, unknown_rows = 0;  ///< those in `not_recognised`
   double smallest_cosine = 1;             ///< of a matrix that was recognised by sampled values, to its parent's
   int64_t optimizer_tensors = 0;          ///< of trainer/, made again and equal
   int64_t files_equal = 0;                ///< files beside the weights that are those of the model before
   int64_t tensors_changed = 0;            ///< that are not what was made again
   std::vector<std::string> not_compared;  ///< what there was nothing to compare with
-  std::vector<std::string> problems;      ///< each a sentence naming a tensor, a key or a file; empty if ok
+  std::vector<std::string>
+      not_recognised;                 ///< copies and router rows of which content does not tell whether they are right
+  std::vector<std::string> problems;  ///< each a sentence naming a tensor, a key or a file; empty if ok
 
   /// One sentence: ok and what was not looked at, or how much is wrong.
   std::string verdict() const;

@@ -55,6 +55,22 @@ TEST(JoinSome, NamesHowManyWereLeftOut) {
   EXPECT_EQ(join({}), "");
 }
 
+TEST(TextShown, ActsOnNoTerminal) {
+  EXPECT_EQ(shown("a b\u00e4\u4e2d\U0001f600"), "a b\u00e4\u4e2d\U0001f600");
+  EXPECT_EQ(shown("a\x1b[2J\x07\x7f"), "a\\u001b[2J\\u0007\\u007f");
+  EXPECT_EQ(shown(std::string_view("\0\r", 2)), "\\u0000\\u000d");
+  EXPECT_EQ(shown("one\ntwo\t"), "one\\ntwo\\t");
+  EXPECT_EQ(shown("\u0080\u009b31m\u009f\u00a0"), "\\u0080\\u009b31m\\u009f\u00a0");
+  EXPECT_EQ(shown("\u202egnp.exe \u2066\u2069 \u200f \u061c \u2028"),
+            "\\u202egnp.exe \\u2066\\u2069 \\u200f \\u061c \\u2028");
+  EXPECT_EQ(shown("\x9b"
+                  "2J \xc2 \xe2\x80 \xc0\x9b \xed\xa0\x80"),
+            "\\udc9b"
+            "2J \\udcc2 \\udce2\\udc80 \\udcc0\\udc9b \\udced\\udca0\\udc80");
+  EXPECT_EQ(shown_lines("a\x1b\nb\n"), "a\\u001b\nb\n");
+  EXPECT_EQ(shown(shown("a\nb\x1b\xff\u202e")), shown("a\nb\x1b\xff\u202e")) << "once is enough";
+}
+
 TEST(TextOf, Shapes) {
   EXPECT_EQ(shape_text(std::vector<int64_t>{2, 3}), "[2, 3]");
   EXPECT_EQ(shape_text({}), "[]");

@@ -239,7 +239,7 @@ def test_the_papers_recipe(model, tmp_path):
     assert done.returncode == 0, done.stderr
     step = json.loads((tmp_path / "out" / "coppice.json").read_text())["steps"][0]
     assert step["parents"]["1"] == [0, 1, 2, 3, 2, 3, 3, 3]  # the best 3 times, the next what is left
-    assert step["methods"]["router_init"] == "bias_only:delta=0.001" and step["settings"]["recipe"] == "paper"
+    assert step["methods"]["router_init"].startswith("bias_only:delta=0.001,") and "recipe" not in step["settings"]
     expect_failure(2, ["greedy", "scores"], ["expand", model, tmp_path / "no", "--recipe", "paper"])
     expect_failure(2, ["papers", "paper"], ["expand", model, tmp_path / "no", "--recipe", "papers"])
 
@@ -311,7 +311,7 @@ def test_resolved_settings_come_from_file_and_flags(model, tmp_path):
     done = coppice("expand", model, tmp_path / "out", "--config", tmp_path / "run.toml", "--seed", "4")
     assert done.returncode == 0, done.stderr
     settings = json.loads((tmp_path / "out" / "coppice.json").read_text())["steps"][0]["settings"]
-    assert (settings["experts"], settings["seed"], settings["expert-init"]) == ("6", 4, "copy_noise")
+    assert (settings["experts"], settings["seed"], settings["expert-init"]) == ("6", 4, "copy_noise:lambda=0.01")
     assert "threads" not in settings
 
 
@@ -475,6 +475,62 @@ def test_the_lineage_holds_contents_and_no_spellings(model, tmp_path):
     assert json.loads(text)["steps"][0]["settings"]["max-shard-bytes"] == 5000000000
 
 
+SPELLINGS = {  # of one growth each
+    "parameters": (["--expert-init", "svd_perturb"], ["--expert-init", "svd_perturb:values=0.1"], ["--expert-init", "svd_perturb:values=1e-1"]),
+    "defaults": ([], ["--experts", "2x", "--seed", "0", "--top-k", "keep", "--expert-init", "copy", "--select", "uniform", "--order", "append"]),
+    "router": (["--router-init", "copy_noise"], ["--router-init", "copy_noise:lambda=0.01"]),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_one_growth_has_the_same_bytes_however_it_is_spelled(model, tmp_path, name):
+    outs = []
+    for number, options in enumerate(SPELLINGS[name]):
+        done = coppice("expand", model, tmp_path / f"out{number}", *options)
+        assert done.returncode == 0, done.stderr
+        outs.append(digests(tmp_path / f"out{number}"))
+    assert all(out == outs[0] for out in outs)
+    parts = tmp_path / "parts"
+    for number in (1, 2):
+        done = coppice("expand", model, parts, "--part", f"{number}/2", *SPELLINGS[name][number - 1])
+        assert done.returncode == 0, done.stderr
+    assert digests(parts) == outs[0]
+
+
+def test_a_recipe_is_recorded_as_what_it_means(model, tmp_path):
+    scores = write_scores(tmp_path / "scores.json", model)
+    common = ["expand", model, "--scores", scores, "--experts", "2x"]
+    assert coppice(*common[:2], tmp_path / "named", *common[2:], "--recipe", "paper").returncode == 0
+    step = json.loads((tmp_path / "named" / "coppice.json").read_text())["steps"][0]
+    settings = [f"--{key}={step['settings'][key]}" for key in ("select", "metric", "layer-selection", "expert-init", "router-init")]
+    done = coppice(*common[:2], tmp_path / "spelled", *common[2:], *settings)
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "named") == digests(tmp_path / "spelled")
+
+
+# Nobody knows of a plan file whether a rule made it, so that the lineage names it: by what it says.
+def test_a_plan_file_counts_by_what_it_says_and_is_named(model, tmp_path):
+    options = ["--experts", "6", "--expert-init", "svd_perturb"]
+    text = coppice("expand", model, tmp_path / "out", *options, "--dry-run").stdout
+    texts = {"plain": text, "bare": "\n".join(line for line in text.splitlines() if not line.startswith("#")),
+             "spelled": text.replace('"svd_perturb"', '"svd_perturb:values=0.1"'),
+             "by_layer": text + '\n[layer_methods.1]\nexpert_init = "svd_perturb:values=0.1"\n'}
+    assert len(set(texts.values())) == 4
+    assert coppice("expand", model, tmp_path / "direct", *options).returncode == 0
+    planned = {}
+    for name, plan in texts.items():
+        (tmp_path / "plan.toml").write_text(plan)
+        done = coppice("expand", model, tmp_path / name, "--plan", tmp_path / "plan.toml")
+        assert done.returncode == 0, done.stderr
+        planned[name] = digests(tmp_path / name)
+    assert all(out == planned["plain"] for out in planned.values())
+    step, direct = (json.loads((tmp_path / out / "coppice.json").read_text())["steps"][0] for out in ("plain", "direct"))
+    assert step.pop("settings").pop("plan").startswith("sha256:") and "plan" not in direct.pop("settings")
+    assert step == direct
+    assert {k: v for k, v in planned["plain"].items() if k != "coppice.json"} == {k: v for k, v in digests(tmp_path / "direct").items() if k != "coppice.json"}
+    assert coppice("verify", model, tmp_path / "plain").stdout.splitlines()[-1] == "ok: every tensor is accounted for"
+
+
 def test_parts_may_find_the_same_scores_elsewhere(model, tmp_path):
     scores = write_scores(tmp_path / "scores.json", model)
     (tmp_path / "other").mkdir()
@@ -506,4 +562,4 @@ def test_verify_says_what_there_was_nothing_to_compare_with(model, tmp_path):
     edit(tmp_path / "out" / "config.json", lambda config: config.update(router_jitter_noise=0.0))
     done = coppice("verify", model, tmp_path / "out")
     assert done.returncode == 0 and "by columns that are equal bit for bit" in done.stdout, done.stdout
-    assert done.stdout.splitlines()[-1] == "ok: every tensor is accounted for; not compared: new keys of config.json (router_jitter_noise); files that are new (notes.txt)"
+    assert done.stdout.splitlines()[-1] == "ok: every tensor is accounted for; not compared: new keys of config.json (router_jitter_noise); values of 24 matrices of copies, 8 biases; files that are new (notes.txt)"

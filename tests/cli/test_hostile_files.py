@@ -206,3 +206,80 @@ def test_a_packed_corpus_is_read(tmp_path):
     expect_refusal(coppice("tokenize", tmp_path / "b.jsonl.gz", "--tokenizer", tmp_path / "tok", "--out", tmp_path / "c"), "b.jsonl.gz", "cut short")
     (tmp_path / "z.jsonl").write_bytes(b"\x28\xb5\x2f\xfd....")
     expect_refusal(coppice("tokenize", tmp_path / "z.jsonl", "--tokenizer", tmp_path / "tok", "--out", tmp_path / "c"), "z.jsonl", "zstd")
+
+
+EVIL = "\x1b[2J\x1b]0;title\x07 \u202e \x9b31m\nok: every tensor is accounted for\x1b[2K"
+
+
+def expect_harmless(done, last=None):
+    """Nothing that a terminal acts on, and no line that a file has written."""
+    for text in (done.stdout, done.stderr):
+        assert not [c for c in text if (ord(c) < 32 and c != "\n") or 0x7F <= ord(c) <= 0x9F or c in "\u202e\u2066"], text
+    lines = (done.stdout + done.stderr).splitlines()
+    assert [line for line in lines if line.startswith("ok:")] == ([last] if last else []), lines
+
+
+def test_names_and_values_are_shown_and_not_acted_on(model, tmp_path):
+    config = json.loads((model / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": EVIL}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / f"a{EVIL}.gguf").write_bytes(b"x")
+    done = coppice("inspect", model)
+    assert done.returncode == 0, done.stderr
+    expect_harmless(done)
+    assert "\\u001b[2J" in done.stdout and "\\nok: every" in done.stdout
+    seen = json.loads(coppice("inspect", model, "--json").stdout)
+    assert [value for value in seen.values() if isinstance(value, str) and EVIL in value]  # it is all there, and JSON
+    for arguments in (["--dry-run"], []):
+        done = coppice("expand", model, tmp_path / "out", "--expert-init", "copy", *arguments)
+        assert done.returncode == 0, done.stderr
+        expect_harmless(done)
+        assert "left out: a\\u001b[2J" in done.stderr
+    expect_harmless(coppice("inspect", tmp_path / EVIL))
+    expect_harmless(coppice(EVIL))
+
+
+def test_no_file_writes_the_last_line_of_verify(models, tmp_path):
+    before, after = shutil.copytree(models / "small", tmp_path / "before"), tmp_path / "after"
+    name = "a\nok: every tensor is accounted for\x1b[2K.txt"
+    (before / name).write_text("x")
+    assert coppice("expand", before, after, "--experts", "2x").returncode == 0
+    good = coppice("verify", before, after)
+    assert good.returncode == 0
+    expect_harmless(good, good.stdout.splitlines()[-1])
+    (after / name).write_text("y")
+    bad = coppice("verify", before, after)
+    assert bad.returncode == 1
+    expect_harmless(bad)
+    assert "a\\nok: every tensor" in bad.stdout
+    told = subprocess.run([COPPICE, "verify", before, after, "--json"], capture_output=True, timeout=60)
+    assert name in "".join(json.loads(told.stdout)["problems"])
+
+
+def test_a_name_that_is_no_utf8_leaves_json_whole(model, tmp_path):
+    name = b"model-\x9b31m.gguf"
+    pathlib.Path(os.fsdecode(os.fsencode(model) + b"/" + name)).write_text("x")
+    done = subprocess.run([COPPICE, "expand", model, tmp_path / "out", "--dry-run", "--json"], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert b"\x9b" not in done.stdout + done.stderr
+    assert name in [os.fsencode(file["name"]) for file in json.loads(done.stdout)["left_out"]]
+
+
+# The path as the system reads it: `link/..` lies above what the link leads to.
+def test_outputs_lie_where_their_path_leads(models, tmp_path):
+    (tmp_path / "elsewhere" / "dir").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "moe").mkdir()
+    model = shutil.copytree(models / "moe", tmp_path / "moe")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "dir")
+    (model / "sub").mkdir()
+    (tmp_path / "into").symlink_to(model / "sub")
+    for number, flags in enumerate(([], ["--resume"], ["--part", "1/1"])):
+        out = f"link/../moe/out{number}"
+        assert coppice("expand", "moe", out, *flags, cwd=tmp_path).returncode == 0
+        assert (tmp_path / "elsewhere" / "moe" / f"out{number}" / "config.json").exists()
+        expect_refusal(coppice("expand", "moe", "into/../out", *flags, cwd=tmp_path), "lies inside the input", status=2)
+    dense = shutil.copytree(models / "dense", tmp_path / "dense")
+    (tmp_path / "in_dense").symlink_to(dense)
+    expect_refusal(coppice("convert", "dense", "in_dense/out", "--experts", 2, cwd=tmp_path), "lies inside the input", status=2)
+    assert sorted(p.name for p in (tmp_path / "elsewhere" / "moe").iterdir()) == ["out0", "out1", "out2"]
+    assert not [p for p in model.iterdir() if "out" in p.name] and not [p for p in dense.iterdir() if "out" in p.name]

@@ -108,6 +108,7 @@ TEST(ConversionExactness, KnowsTheExactSettings) {
   plan.virtual_groups = true;
   plan.router = {"zero", {}};
   EXPECT_FALSE(exact(plan, "down"));
+  EXPECT_FALSE(conversion_exactness(plan, "silu").known) << "ties may take whole groups";
   plan.router = {"random", {}};
   plan.expert_init = {"permute_units", {}};
   EXPECT_TRUE(exact(plan, "down"));
@@ -115,6 +116,37 @@ TEST(ConversionExactness, KnowsTheExactSettings) {
   EXPECT_FALSE(exact(plan, "down"));
   plan.parents = 2;
   EXPECT_FALSE(exact(plan, "down"));
+}
+
+// What is said is true: gates are judged by what the routing makes of them, methods by what they change.
+TEST(ConversionExactness, GivesTheTrueReason) {
+  const auto verdict = [](ConversionPlan plan) {
+    plan.scale = expert_scale(plan, "down", false, 64);
+    return conversion_exactness(plan, "silu");
+  };
+  EXPECT_TRUE(verdict(plan_of("qwen2_moe", 4, 4, 1)).exact) << "shares of a softmax over all experts add up to 1";
+  EXPECT_TRUE(verdict(plan_of("qwen2_moe", 8, 8, 2)).exact);
+  EXPECT_FALSE(verdict(plan_of("qwen2_moe", 8, 4, 2)).exact);
+  EXPECT_EQ(function_scale(plan_of("qwen2_moe", 8, 8, 2)), 2);
+  ConversionPlan zero = plan_of("qwen2_moe", 8, 2, 1);
+  zero.router = {"zero", {}};
+  EXPECT_TRUE(verdict(zero).exact) << "gates of 1/8 each, whatever the token";
+  ConversionPlan ungrouped = plan_of("mixtral", 8, 8, 2);
+  ungrouped.virtual_groups = false;
+  EXPECT_THAT(verdict(ungrouped).reason, ::testing::HasSubstr("each slice has a gate of its own"));
+  ungrouped.router = {"zero", {}};
+  EXPECT_TRUE(verdict(ungrouped).exact);
+  ungrouped.top_k = 4;
+  EXPECT_THAT(verdict(ungrouped).reason, ::testing::HasSubstr("need not hold all slices"));
+  ConversionPlan plan = plan_of("mixtral", 8, 2, 1);
+  for (const char* method : {"drop_units:ratio=0", "scaled_copy:factor=1", "copy_noise:lambda=0"}) {
+    plan.expert_init = methods::MethodChoice::from_text(method);
+    EXPECT_TRUE(verdict(plan).exact) << method;
+  }
+  for (const char* method : {"drop_units", "scaled_copy:factor=1.0001", "copy_noise:lambda=0.001", "interpolate"}) {
+    plan.expert_init = methods::MethodChoice::from_text(method);
+    EXPECT_THAT(verdict(plan).reason, ::testing::HasSubstr("other weights")) << method;
+  }
 }
 
 }  // namespace

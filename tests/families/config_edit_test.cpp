@@ -92,6 +92,45 @@ TEST(WithNumExperts, RefusesAKeyThatMayRepeatIt) {
                [] { (void)with_num_experts(read_with("qwen3_moe", R"({"moe": {"expert_total": 4}})"), 8); });
 }
 
+TEST(WithNumExperts, ComparesByValueHoweverItIsWritten) {
+  const ModelConfig config = read_with("qwen3_moe", R"({"moe": {"num_experts": "4", "n_experts": 4.0,
+      "moe_num_experts": 4e0, "num_routed_experts": {"0": 0, "1": 4}}, "note": "4"})");
+  const Json json = with_num_experts(config, 8);
+  EXPECT_EQ(
+      json.at("moe").dump(),
+      R"({"num_experts": "8", "n_experts": 8.0, "moe_num_experts": 8.0, "num_routed_experts": {"0": 0, "1": 8}})");
+  EXPECT_EQ(json.at("note"), Json("4"));
+  for (const char* more : {R"({"num_physical_experts": 4})", R"({"experts_per_layer": [4, 4, 4]})",
+                           R"({"num_experts_per_layer": {"0": 4, "1": 4}})", R"({"moe": {"expert_count": "4"}})"}) {
+    SCOPED_TRACE(more);
+    expect_error(ErrorCode::kUnsupported, {"which is the number of experts"},
+                 [&] { (void)with_num_experts(read_with("qwen3_moe", more), 8); });
+  }
+}
+
+TEST(WithNumExperts, LeavesNoListOfTheExpertsAsItIs) {
+  for (const char* more :
+       {R"({"expert_ids": [0, 1, 2, 3]})", R"({"expert_bias": [0.1, 0.2, 0.3, 0.4]})",
+        R"({"moe": {"experts": {"ids": [3, 2, 1, 0]}}})", R"({"expert_map": {"0": 1, "1": 2, "2": 3, "3": 0}})"}) {
+    SCOPED_TRACE(more);
+    expect_error(ErrorCode::kUnsupported, {"as many entries as there are experts"},
+                 [&] { (void)with_num_experts(read_with("qwen3_moe", more), 8); });
+  }
+  const char* const kOthers = R"({"num_hidden_layers": 4, "moe_expert_layers": [1, 2, 3, 0], "shared_expert_ids":
+      [0, 1, 2, 3], "words": [0, 1, 2, 3], "vision_config": {"expert_ids": [0, 1, 2, 3]}, "expert_names": ["a", "b"],
+      "expert_hidden_sizes": [6, 6, 6, 7]})";
+  const ModelConfig config = read_with("qwen3_moe", kOthers);
+  const Json json = with_num_experts(config, 8), others = parse(kOthers);
+  for (const auto& [key, value] : others.members()) EXPECT_EQ(json.at(key), value);
+}
+
+TEST(WithTopK, KnowsTopKOfARouterFromASamplers) {
+  for (const char* more : {R"({"moe": {"top_k": 2}})", R"({"router_config": [{"top_k": "2"}]})"}) {
+    expect_error(ErrorCode::kUnsupported, {"top_k'", "experts a token"},
+                 [&] { (void)with_top_k_factor(read_with("qwen3_moe", more), {.factor = 2}); });
+  }
+}
+
 TEST(WithTopK, EditsEveryKeyThatRepeatsIt) {
   const ModelConfig config = read_with("qwen3_moe", R"({"moe_topk": 2, "index_topk": 2, "topk_group_size": 2,
       "top_k": 2, "router": {"num_experts_per_token": 2}})");
@@ -128,6 +167,47 @@ TEST(WithNumExperts, NamesTheNewExpertsInListsOfModules) {
         ["model.layers.0.mlp.experts.0.up_proj"]}})"),
                            6);
   });
+}
+
+Json quantised_with(std::string_view member) {
+  return with_num_experts(
+             read_with("qwen3_moe", cat(R"({"quantization_config": {"quant_method": "x", )", member, "}}")), 6)
+      .at("quantization_config");
+}
+
+TEST(WithNumExperts, NamesTheNewExpertsAsKeysToo) {
+  const Json json = quantised_with(R"("dynamic": {"experts.0": {"bits": 8}, "experts.1": {"bits": 8},
+      "experts.2": {"bits": 8}, "experts.3": {"bits": 8}, "lm_head": {}})");
+  EXPECT_EQ(json.at("dynamic").members().size(), 7u);
+  EXPECT_EQ(json.at("dynamic").at("experts.5").at("bits"), Json(8));
+  expect_error(ErrorCode::kUnsupported, {"quantization_config.dynamic", "experts.3", "alike"}, [] {
+    (void)quantised_with(R"("dynamic": {"experts.0": 8, "experts.1": 8, "experts.2": 8, "experts.3": 4})");
+  });
+}
+
+TEST(WithNumExperts, ForgetsTheNamesOfExpertsThatAreGone) {
+  const auto with = [](std::string_view names) {
+    return read_with("qwen3_moe", cat(R"({"quantization_config": {"ignore": )", names, "}}"));
+  };
+  const Json before = with(R"(["a.experts.0", "a.experts.1", "a.experts.2", "a.experts.3", "lm_head"])").json;
+  const ModelConfig grown = read_config(with_num_experts(read_config(before, "test"), 8), "test");
+  EXPECT_EQ(with_num_experts(grown, 4), before);
+}
+
+TEST(WithNumExperts, RefusesPatternsThatNumberExperts) {
+  for (const char* text :
+       {"re:.*experts\\\\.[0-3]\\\\..*", "-:.*experts.0.*", "*experts.0*", "experts[0]", "a.experts.0-3",
+        "experts\\\\.(0|1)", "experts.(?:0|1)", "re:experts\\\\.\\\\d\\\\.", "experts.7", "experts.00"}) {
+    SCOPED_TRACE(text);
+    for (const auto& member : {cat(R"("ignore": [")", text, R"("])"), cat(R"("dynamic": {")", text, R"(": {}})"),
+                               cat(R"("deep": {"er": ")", text, R"("})")})
+      expect_error(ErrorCode::kUnsupported, {"config.json: 'quantization_config.", "expert"},
+                   [&] { (void)quantised_with(member); });
+  }
+  const std::string kept =
+      R"("ignore": ["re:.*experts\\.\\d+\\.w1", "*.experts.*", "experts\\.[0-9]+", "shared_experts.0.up",
+      "visual.experts.0", "re:.*expert.*", "lm_head", "layers.0"])";
+  EXPECT_EQ(quantised_with(kept).dump(), parse(cat(R"({"quant_method": "x", )", kept, "}")).dump());
 }
 
 // Router switches.

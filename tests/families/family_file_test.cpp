@@ -98,6 +98,100 @@ TEST(FamilyFile, NamesTheKeyThatIsWrong) {
   refuses("role = \"router\"", "role = \"other\"", {"has no tensor of the role router"});
 }
 
+// A family of separate experts, of which `rules` gives the rows that differ.
+std::string moss(std::string_view rules) {
+  return cat(R"(
+model_type = "moss"
+experts_keys = ["how_many"]
+top_k_key = "best"
+gate = "sigmoid_topk"
+renormalise = true
+decoder_trunk = false
+[[tensors]]
+name = "block.{L}.mlp.gate.weight"
+role = "router"
+)",
+             rules);
+}
+constexpr std::string_view kGateUpDown = R"(
+[[tensors]]
+name = "block.{L}.mlp.experts.{X}.g.weight"
+role = "expert_gate"
+[[tensors]]
+name = "block.{L}.mlp.experts.{X}.u.weight"
+role = "expert_up"
+[[tensors]]
+name = "block.{L}.mlp.experts.{X}.d.weight"
+role = "expert_down"
+)";
+constexpr std::string_view kRest = "[[tensors]]\nname = \"block.{L}.mlp.**\"\nrole = \"other\"\n";
+
+class FamilyFileRules : public ::testing::Test {
+ protected:
+  void opens(const std::string& rules, std::vector<testing::HandMadeTensor> more = {}) {
+    const FamilyFile file = file_of(dir_, moss(rules));
+    std::vector<testing::HandMadeTensor> tensors{f32_tensor("block.0.mlp.gate.weight", {3, 8}, 1)};
+    for (const char* expert : {"0", "1", "2"}) {
+      const std::string module = cat("block.0.mlp.experts.", expert);
+      tensors.push_back(f32_tensor(module + ".g.weight", {6, 8}, 2));
+      tensors.push_back(f32_tensor(module + ".u.weight", {6, 8}, 3));
+      tensors.push_back(f32_tensor(module + ".d.weight", {8, 6}, 4));
+    }
+    std::ranges::move(more, std::back_inserter(tensors));
+    const Json config = Json::parse(R"({"model_type": "moss", "hidden_size": 8, "how_many": 3, "best": 2})", "test");
+    (void)open_model(testing::write_model(dir_ / cat("m", ++count_), config, tensors), &file.family());
+  }
+  void refuses(const std::string& rules, ErrorCode code, std::initializer_list<const char*> parts,
+               std::vector<testing::HandMadeTensor> more = {}) {
+    expect_error(code, parts, [&] { opens(rules, std::move(more)); });
+  }
+  TempDir dir_;
+  int count_ = 0;
+};
+
+TEST_F(FamilyFileRules, CarryOverWhatHasToDoWithNoExpert) {
+  opens(cat(kGateUpDown, kRest),
+        {f32_tensor("block.0.mlp.shared_experts.0.up.weight", {6, 8}, 5), f32_tensor("block.0.mlp.gate.scale", {1}, 6),
+         f32_tensor("block.0.mlp.norm.weight", {3}, 7)});
+}
+
+TEST_F(FamilyFileRules, CarryNothingOverThatIsInsideAnExpert) {
+  const std::string_view without_up = R"(
+[[tensors]]
+name = "block.{L}.mlp.experts.{X}.g.weight"
+role = "expert_gate"
+[[tensors]]
+name = "block.{L}.mlp.experts.{X}.d.weight"
+role = "expert_down"
+)";
+  refuses(cat(without_up, kRest), ErrorCode::kFormat,
+          {"3 that the family file carries over", "block.0.mlp.experts.0.u.weight [6, 8] is inside an expert",
+           "rule 'block.{L}.mlp.**', role other"});
+  refuses(cat(without_up, "[[tensors]]\nname = \"block.{L}.mlp.experts.{N}.u.weight\"\nrole = \"dense\"\n"),
+          ErrorCode::kFormat, {"block.0.mlp.experts.2.u.weight", "role dense"});
+}
+
+TEST_F(FamilyFileRules, CarryNothingOverThatHasAValueForEachExpert) {
+  for (const char* name : {"block.0.mlp.gate.bias", "block.0.mlp.experts.bias", "block.0.mlp.expert_bias",
+                           "block.0.mlp.statics.e_score_correction_bias"}) {
+    for (const std::vector<int64_t>& shape : {std::vector<int64_t>{3}, std::vector<int64_t>{1, 3}}) {
+      refuses(cat(kGateUpDown, kRest), ErrorCode::kFormat, {name, "the number of experts", "rule 'block.{L}.mlp.**'"},
+              {f32_tensor(name, shape, 5)});
+    }
+  }
+  const std::string trunk = "[[tensors]]\nname = \"block.{L}.mlp.gate.below\"\nrole = \"router_trunk\"\n";
+  opens(cat(kGateUpDown, trunk), {f32_tensor("block.0.mlp.gate.below", {8, 3}, 5)});
+}
+
+TEST_F(FamilyFileRules, GiveAnExpertMatricesThatFit) {
+  std::string exchanged(kGateUpDown);
+  for (const auto& [from, to] :
+       {std::pair{"expert_gate", "EXPERT"}, {"expert_down", "expert_gate"}, {"EXPERT", "expert_down"}})
+    exchanged.replace(exchanged.find(from), std::string_view(from).size(), to);
+  refuses(exchanged, ErrorCode::kShape,
+          {"block.0.mlp.experts.0.", "[8, 6]", "[6, 8]", "do not fit each other", "a width of", "expert_up"});
+}
+
 TEST(FamilyFile, RefusesAModelOfAnotherType) {
   const TempDir dir;
   const FamilyFile file = file_of(dir, std::string(kBamboo));

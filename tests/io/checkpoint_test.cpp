@@ -96,6 +96,19 @@ TEST(CheckpointOpen, RejectsAConfigurationOfASizeThatNoModelHas) {
   expect_error(ErrorCode::kFormat, {"config.json: line 1, column ", "over 500000 values"}, open);
 }
 
+TEST(CheckpointOpen, RefusesAConfigurationThatNamesOtherWeights) {
+  const TempDir dir;
+  write_tensors(dir / "model.safetensors", {{"w", {1}, {1.0f}}});
+  write_tensors(dir / "consolidated.safetensors", {{"w", {1}, {2.0f}}});
+  for (const char* value : {R"("consolidated.safetensors")", R"("model.safetensors")", "7"}) {
+    write_text(dir / "config.json", cat(R"({"transformers_weights":)", value, "}"));
+    expect_error(ErrorCode::kUnsupported, {"config.json", "transformers_weights", value, "model.safetensors"},
+                 [&] { (void)Checkpoint::open(dir.path()); });
+  }
+  write_text(dir / "config.json", R"({"transformers_weights":null})");
+  EXPECT_EQ(Checkpoint::open(dir.path()).names().size(), 1u);
+}
+
 TEST(CheckpointOpen, NamesEveryMissingShardAtOnce) {
   const TempDir dir;
   write_config(dir.path());

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <functional>
 
 #include "coppice/base/sha256.h"
@@ -83,6 +84,40 @@ TEST(ModelDirectory, RefusesWhatLeadsOutAndWhatIsNoFile) {
   expect_error(ErrorCode::kFormat, {"folder", "is a directory"}, [&] { (void)files.read("folder"); });
   expect_error(ErrorCode::kFormat, {"up", "leads out"}, [&] { (void)files.names("up"); });
   EXPECT_FALSE(fs::exists(dir / "copy"));
+}
+
+TEST(ModelDirectoryWalk, TellsOfEverythingInOrderAndFollowsNoLink) {
+  const TempDir dir;
+  write_text(dir / "m" / "b" / "deep" / "x", "");
+  write_text(dir / "m" / "closed" / "y", "");
+  write_text(dir / "m" / "a", "");
+  fs::create_directory(dir / "m" / "empty");
+  fs::create_directory_symlink("b", dir / "m" / "link");
+  fs::create_symlink("/nowhere", dir / "m" / "z");
+  std::vector<std::string> seen;
+  ModelDirectory(dir / "m").walk([&](const fs::path& relative, ModelDirectory::Entry entry) {
+    constexpr std::array<const char*, 3> kEnds = {"", "/", "/ is empty"};
+    seen.push_back(relative.string() + kEnds.at(static_cast<size_t>(entry)));
+    return relative != "closed";
+  });
+  EXPECT_EQ(seen, (std::vector<std::string>{"a", "b/", "b/deep/", "b/deep/x", "closed/", "empty/", "empty/ is empty",
+                                            "link", "z"}));
+}
+
+// Whatever lies there: 20,000 folders in one another took hours where each was looked up from the top.
+TEST(ModelDirectoryWalk, EndsAtALimitOfDepthThatItNames) {
+  const TempDir dir;
+  fs::path deep = dir / "m";
+  for (int i = 0; i < ModelDirectory::kMostFolders; ++i) deep /= "f";
+  write_text(deep / "x", "1");
+  const ModelDirectory files(dir / "m");
+  int64_t entries = 0;
+  const auto count = [&](const fs::path&, ModelDirectory::Entry) { return ++entries > 0; };
+  files.walk(count);
+  EXPECT_EQ(entries, ModelDirectory::kMostFolders + 1);
+  EXPECT_EQ(files.read(deep.lexically_relative(dir / "m") / "x"), "1");
+  fs::create_directory(deep / "f");
+  expect_error(ErrorCode::kUnsupported, {"f/f/f", "65th", "wanted 64 at most"}, [&] { files.walk(count); });
 }
 
 TEST(ModelDirectory, FollowsLinksIntoTheBlobsOfTheHuggingFaceCacheOnly) {

@@ -75,6 +75,35 @@ TEST(NewestGrowth, HoldsAllThatMakesItAgain) {
   EXPECT_EQ(growth->plan.router_init.to_text(), "perturb_new_only:lambda=0.02");
 }
 
+TEST(ExtendLineage, RecordsWhatMethodsMeanAndNotHowTheyWereSpelled) {
+  GrowthPlan plain = small_plan(), spelled = small_plan();
+  plain.expert_init = {"drop_units", {}};
+  spelled.expert_init = methods::MethodChoice::from_text("drop_units:ratio=0.5");
+  spelled.layers[1].expert_init = spelled.expert_init;
+  spelled.layers[0].router_init = methods::MethodChoice{"copy", {}};
+  const Json lineage = extend_lineage(std::nullopt, plain, "expand", "abc");
+  EXPECT_EQ(lineage, extend_lineage(std::nullopt, spelled, "expand", "abc"));
+  const Json& methods = lineage.at("steps").items()[0].at("methods");
+  EXPECT_EQ(methods.at("expert_init").as_string(), "drop_units:ratio=0.5");
+  EXPECT_EQ(methods.find("layers"), nullptr);
+  EXPECT_EQ(canonical(plain), canonical(spelled));
+  EXPECT_EQ(canonical(canonical(plain)), canonical(plain));
+}
+
+// A version before this one wrote methods as they were given, and their parameters beside them.
+TEST(NewestGrowth, ReadsParametersBesideMethods) {
+  Json lineage = extend_lineage(std::nullopt, small_plan(), "expand", "abc");
+  Json step = lineage.at("steps").items()[0];
+  step["methods"]["expert_init"] = "drop_units";
+  step["methods"]["layers"]["4"]["expert_init"] = "copy_noise";
+  step["methods"]["parameters"] =
+      Json::parse(R"({"expert_init": {"ratio": 0.25}, "layers": {"4": {"expert_init": {"lambda": 0.5}}}})", "test");
+  lineage["steps"] = Json::array({step});
+  const auto growth = newest_growth(lineage);
+  EXPECT_EQ(growth->plan.expert_init.to_text(), "drop_units:ratio=0.25");
+  EXPECT_EQ(growth->plan.layers[1].expert_init->to_text(), "copy_noise:lambda=0.5");
+}
+
 // What 0.1.0 wrote has the parameters that were given, and no others.
 TEST(NewestGrowth, ReadsALineageWithoutParameters) {
   const Json lineage = Json::parse(

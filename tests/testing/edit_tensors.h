@@ -2,6 +2,7 @@
 
 // Values of a checkpoint written over in place.
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -38,6 +39,28 @@ inline void edit_values(const std::filesystem::path& model, std::string_view nam
 
 inline void set_values(const std::filesystem::path& model, std::string_view name, const std::vector<float>& values) {
   edit_values(model, name, [&](std::vector<float>& stored) { stored = values; });
+}
+
+/// Stores every tensor of F32 in `dtype`, rounded.
+inline void store_in(const std::filesystem::path& model, io::Dtype dtype) {
+  std::vector<io::TensorInfo> infos;
+  std::vector<std::vector<std::byte>> bytes;
+  {
+    const auto checkpoint = io::Checkpoint::open(model);
+    for (const auto& entry : checkpoint.entries()) {
+      io::TensorInfo info{.name = entry.info->name, .dtype = dtype, .shape = entry.info->shape};
+      bytes.emplace_back(static_cast<size_t>(info.elements()) * io::dtype_bytes(dtype));
+      io::from_f32(dtype, checkpoint.read_f32(entry.info->name.view()), bytes.back());
+      infos.push_back(std::move(info));
+    }
+  }
+  std::filesystem::remove(model / "model.safetensors");
+  io::SafetensorsWriter writer(model / "model.safetensors", infos);
+  for (const io::TensorInfo& info : writer.tensors()) {
+    const auto at = std::ranges::find(infos, info.name, &io::TensorInfo::name) - infos.begin();
+    writer.write(info, 0, bytes[static_cast<size_t>(at)]);
+  }
+  writer.finish();
 }
 
 }  // namespace coppice::testing

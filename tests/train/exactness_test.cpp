@@ -90,6 +90,7 @@ fs::path random_model(const fs::path& directory, const families::Family& family,
                 .dense_width = 24,
                 .max_positions = 64};
   tiny.config = random_switches(family, dice);
+  tiny.dtype = dice.of({io::Dtype::kF32, io::Dtype::kBf16, io::Dtype::kF16});
   tiny.std = dice.of({0.05, 0.2});
   tiny.seed = static_cast<uint64_t>(dice.below(1000));
   const fs::path path = testing::tiny_model(directory, family.model_type, tiny);

@@ -246,6 +246,86 @@ TEST(VerifyLineage, KnowsUndoneAndChainedGrowthsAndChecksTheirSteps) {
   EXPECT_FALSE(verify_folders(dir / "once", dir / "twice").ok);
 }
 
+TEST(VerifyLineage, MakesTheGrowthAgainWhateverItsDigestSays) {
+  const TempDir dir;
+  tiny_model(dir / "m", "mixtral");
+  grow(dir / "m", dir / "out", {.router_init = MethodChoice{"copy", {}}});
+  testing::edit_json(dir / "out" / "coppice.json", [](Json& lineage) {
+    Json::Array steps = lineage.at("steps").items();
+    steps[0]["source_digest"] = std::string(64, '0');
+    lineage["steps"] = Json::array(steps);
+  });
+  const std::string about_digest =
+      "the digest in coppice.json, which says that the newest growth started from another model";
+  const VerifyResult right = verify_folders(dir / "m", dir / "out");
+  EXPECT_EQ(right.verdict(), "ok: every tensor is accounted for; not compared: " + about_digest);
+  EXPECT_EQ(right.made_by, "the growth in coppice.json");
+
+  const auto model = families::open_model(dir / "out");
+  const std::string down = testing::name_of(model, Role::kExpertDown, 1, 7);
+  edit_tensor(dir / "out", down, [](std::span<char> bytes) { std::ranges::reverse(bytes); });
+  EXPECT_THAT(verify_folders(dir / "m", dir / "out").problems, ElementsAre(HasSubstr(down), about_digest));
+}
+
+class VerifyLineageFile : public ::testing::Test {
+ protected:
+  VerifyLineageFile() {
+    tiny_model(dir_ / "m", "mixtral");
+    testing::write_trainer(dir_ / "m");
+    grow(dir_ / "m", dir_ / "out", {.router_init = MethodChoice{"copy", {}}});
+  }
+  /// The check after `edit` of the lineage and its newest step.
+  VerifyResult edited(const std::function<void(Json&, Json&)>& edit) const {
+    const fs::path file = dir_ / "out" / "coppice.json";
+    const std::string saved = io::read_file(file);
+    testing::edit_json(file, [&](Json& lineage) {
+      Json::Array steps = lineage.at("steps").items();
+      edit(lineage, steps.back());
+      lineage["steps"] = Json::array(steps);
+    });
+    VerifyResult result = verify_folders(dir_ / "m", dir_ / "out");
+    io::write_file_atomically(file, saved);
+    return result;
+  }
+  TempDir dir_;
+};
+
+TEST_F(VerifyLineageFile, HoldsNothingThatTheGrowthDidNotLeave) {
+  EXPECT_EQ(edited([](Json&, Json&) {}).verdict(), "ok: every tensor is accounted for");
+  EXPECT_THAT(edited([](Json& lineage, Json&) {
+                lineage["routing"] = "lineage_unique";
+                lineage["share"] = 1.0;
+              }).problems,
+              ElementsAre(HasSubstr("coppice.json: 'routing' is \"lineage_unique\"; no growth leaves it"),
+                          HasSubstr("'share' is 1.0")));
+  EXPECT_THAT(edited([](Json& lineage, Json&) { lineage["note"] = 1; }).problems, ElementsAre(HasSubstr("'note'")));
+  EXPECT_THAT(edited([](Json&, Json& step) { step["released_at"] = 5; }).problems,
+              ElementsAre(HasSubstr("coppice.json: step 0: 'released_at' is 5")));
+  EXPECT_THAT(edited([](Json&, Json& step) { step["selection_bias_factor"] = 0.5; }).problems,
+              ElementsAre(HasSubstr("'selection_bias_factor'")));
+  EXPECT_THAT(edited([](Json&, Json& step) { step["command"] = "inspect"; }).problems,
+              ElementsAre(HasSubstr("'command' is 'inspect'")));
+}
+
+TEST_F(VerifyLineageFile, OfARunMayNoteItsRouting) {
+  const VerifyResult result = edited([](Json& lineage, Json& step) {
+    step["command"] = "train";
+    lineage["routing"] = "lineage_unique";
+    lineage["share"] = 0.75;
+    lineage["seed"] = 3;
+    lineage["share_steps"] = 8;
+  });
+  EXPECT_TRUE(result.ok) << join(result.problems, "\n");
+  EXPECT_THAT(result.not_compared, ElementsAre(HasSubstr("routed by lineage (0.75)"), HasSubstr("trainer.json")));
+}
+
+TEST_F(VerifyLineageFile, IsThatOfACopy) {
+  fs::copy(dir_ / "out", dir_ / "copy", fs::copy_options::recursive);
+  EXPECT_TRUE(verify_folders(dir_ / "out", dir_ / "copy").ok);
+  testing::edit_json(dir_ / "copy" / "coppice.json", [](Json& lineage) { lineage["routing"] = "lineage_unique"; });
+  EXPECT_THAT(verify_folders(dir_ / "out", dir_ / "copy").problems, ElementsAre(HasSubstr("'routing'")));
+}
+
 TEST(VerifyLineage, MakesEveryOptionAgain) {
   const TempDir dir;
   const auto check = [&](const char* family, const GrowthOptions& options) {
@@ -305,6 +385,21 @@ TEST(VerifyConfiguration, IsComparedByWhatItSays) {
                 c["max_window_layers"] = 0;
               }),
               ::testing::Not(::testing::IsEmpty()));
+}
+
+TEST(VerifyFiles, TellsThoseThatNoGrowthWrites) {
+  const TempDir dir;
+  tiny_model(dir / "m", "mixtral");
+  grow(dir / "m", dir / "out", {});
+  const auto check = [&] { return verify_folders(dir / "m", dir / "out"); };
+  io::write_file_atomically(dir / "out" / "notes.bak", "x");
+  fs::create_directory(dir / "out" / "original");
+  io::write_file_atomically(dir / "out" / "original" / "consolidated.00.pth", "x");
+  io::write_file_atomically(dir / "out" / "pytorch_model.bin", "x");
+  EXPECT_EQ(check().problems, std::vector<std::string>{});
+  EXPECT_THAT(check().not_compared, Contains("files that no growth carries over (original/, pytorch_model.bin)"));
+  io::write_file_atomically(dir / "out" / "adapter_config.json", R"({"peft_type": "LORA"})");
+  EXPECT_THAT(check().problems, ElementsAre(HasSubstr("'adapter_config.json': the model before has no such file")));
 }
 
 struct WithMore {

@@ -46,6 +46,7 @@ const Family kErnie45Moe{
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
     .memory_names = kMemoryNames,
+    .left_out = R"({"rope_theta": 500000})",
     .experts_keys = kExpertsKeys,
     .top_k_key = "moe_k",
     .expert_width_key = "moe_intermediate_size",

@@ -45,6 +45,7 @@ const Family kExaoneMoe{
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
     .memory_names = kMemoryNames,
+    .left_out = R"({"sliding_window": 4096})",
     .has_mtp = true,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",

@@ -32,6 +32,9 @@ const Family kGemma4Text{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .left_out = R"({"sliding_window": 512, "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000},
+        "sliding_attention": {"rope_theta": 10000}}})",
     .experts_keys = kExpertsKeys,
     .top_k_key = "top_k_experts",
     .expert_width_key = "moe_intermediate_size",

@@ -59,6 +59,7 @@ const Family kHyV3{
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
     .memory_names = kMemoryNames,
+    .left_out = R"({"rope_theta": 11158840})",
     .has_mtp = true,
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",

@@ -38,6 +38,9 @@ const Family kLaguna{
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
     .memory_names = kMemoryNames,
+    .left_out = R"({"sliding_window": 512, "rope_parameters": {
+        "full_attention": {"rope_theta": 500000, "partial_rotary_factor": 0.5},
+        "sliding_attention": {"rope_theta": 10000}}})",
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .expert_width_key = "moe_intermediate_size",

@@ -29,6 +29,7 @@ const Family kLfm2Moe{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .left_out = R"({"rope_theta": 1000000})",
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .expert_width_key = "moe_intermediate_size",

@@ -23,13 +23,19 @@ constexpr TensorRule kTensors[] = {
     {"model.layers.{L}.mlp.down_proj.*", kDense},
 };
 
-constexpr Family like_version_3(std::string_view model_type, std::string_view architecture, bool renormalises) {
+// Names in memory, see Family::memory_names.
+constexpr Rename kMemoryNamesOfMimo[] = {{"self_attn.attention_sink_bias", "self_attn.sinks"}};
+
+constexpr Family like_version_3(std::string_view model_type, std::string_view architecture,
+                                std::string_view left_out = {}, std::span<const Rename> memory_names = {}) {
   return {
       .model_type = model_type,
       .architecture = architecture,
       .tensors = kTensors,
       .surgery_only = true,
       .trunk = detail::kDecoderTrunk,
+      .memory_names = memory_names,
+      .left_out = left_out,
       .has_mtp = true,
       .experts_keys = kExpertsKeys,
       .top_k_key = "num_experts_per_tok",
@@ -37,7 +43,7 @@ constexpr Family like_version_3(std::string_view model_type, std::string_view ar
       .shared_count_key = "n_shared_experts",
       .layers = LayerPattern::kByWeights,
       .gate = GateFunction::kSigmoidTopK,
-      .renormalise = Switch::read("norm_topk_prob", renormalises),
+      .renormalise = Switch::read("norm_topk_prob", true),
       .has_groups = true,
       .has_routed_scaling = true,
   };
@@ -46,12 +52,17 @@ constexpr Family like_version_3(std::string_view model_type, std::string_view ar
 }  // namespace
 
 extern const Family kDeepseekV32, kKimiK2, kGlmMoeDsa, kGlm4vMoeText, kMimoV2Flash, kAxk1, kAxk2;
-const Family kDeepseekV32 = like_version_3("deepseek_v32", "DeepseekV32ForCausalLM", true);
-const Family kKimiK2 = like_version_3("kimi_k2", "DeepseekV3ForCausalLM", true);
-const Family kGlmMoeDsa = like_version_3("glm_moe_dsa", "GlmMoeDsaForCausalLM", true);
-const Family kGlm4vMoeText = like_version_3("glm4v_moe_text", "Glm4vMoeForConditionalGeneration", true);
-const Family kAxk1 = like_version_3("axk1", "AXK1ForCausalLM", true);
-const Family kAxk2 = like_version_3("axk2", "AXK2ForCausalLM", true);
-const Family kMimoV2Flash = like_version_3("mimo_v2_flash", "MiMoV2FlashForCausalLM", true);
+const Family kDeepseekV32 = like_version_3("deepseek_v32", "DeepseekV32ForCausalLM");
+const Family kKimiK2 = like_version_3("kimi_k2", "DeepseekV3ForCausalLM");
+const Family kGlmMoeDsa = like_version_3("glm_moe_dsa", "GlmMoeDsaForCausalLM");
+const Family kGlm4vMoeText =
+    like_version_3("glm4v_moe_text", "Glm4vMoeForConditionalGeneration", R"({"partial_rotary_factor": 0.5})");
+const Family kAxk1 = like_version_3("axk1", "AXK1ForCausalLM");
+const Family kAxk2 = like_version_3("axk2", "AXK2ForCausalLM");
+const Family kMimoV2Flash = like_version_3("mimo_v2_flash", "MiMoV2FlashForCausalLM",
+                                           R"({"sliding_window": 128, "rope_parameters": {
+                                               "full_attention": {"rope_theta": 5000000, "partial_rotary_factor": 0.334},
+                                               "sliding_attention": {"rope_theta": 10000, "partial_rotary_factor": 0.334}}})",
+                                           kMemoryNamesOfMimo);
 
 }  // namespace coppice::families

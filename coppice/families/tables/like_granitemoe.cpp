@@ -34,7 +34,7 @@ constexpr Rename kMemoryNames[] = {
 };
 
 constexpr Family like_granitemoe(std::string_view model_type, std::string_view architecture,
-                                 std::span<const TensorRule> tensors = kTensors) {
+                                 std::span<const TensorRule> tensors = kTensors, std::string_view left_out = {}) {
   return {
       .model_type = model_type,
       .architecture = architecture,
@@ -42,6 +42,7 @@ constexpr Family like_granitemoe(std::string_view model_type, std::string_view a
       .surgery_only = true,
       .trunk = detail::kDecoderTrunk,
       .memory_names = kMemoryNames,
+      .left_out = left_out,
       .experts_keys = kExpertsKeys,
       .top_k_key = "num_experts_per_tok",
       .expert_width_key = "intermediate_size",
@@ -55,6 +56,7 @@ constexpr Family like_granitemoe(std::string_view model_type, std::string_view a
 
 extern const Family kGraniteMoeHybrid, kGraniteMoeSwa;
 const Family kGraniteMoeHybrid = like_granitemoe("granitemoehybrid", "GraniteMoeHybridForCausalLM");
-const Family kGraniteMoeSwa = like_granitemoe("granitemoe_swa", "GraniteMoeSwaForCausalLM", kTensorsOfSwa);
+const Family kGraniteMoeSwa =
+    like_granitemoe("granitemoe_swa", "GraniteMoeSwaForCausalLM", kTensorsOfSwa, R"({"sliding_window": 128})");
 
 }  // namespace coppice::families

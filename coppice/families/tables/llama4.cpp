@@ -29,6 +29,7 @@ const Family kLlama4Text{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .left_out = R"({"rope_theta": 500000, "attention_chunk_size": 8192})",
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .expert_width_key = "intermediate_size",

@@ -31,6 +31,7 @@ const Family kLongcatFlash{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .left_out = R"({"rope_theta": 10000000})",
     .layers_key = "num_layers",
     .experts_keys = kExpertsKeys,
     .top_k_key = "moe_topk",

@@ -33,6 +33,7 @@ const Family kPhimoe{
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
     .memory_names = kMemoryNames,
+    .left_out = R"({"rope_theta": 1000000})",
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .fixed_top_k = 2,

@@ -42,6 +42,7 @@ constexpr Family like_qwen3_next(std::string_view model_type, std::string_view a
       .tensors = kTensors,
       .surgery_only = true,
       .trunk = detail::kDecoderTrunk,
+      .left_out = R"({"partial_rotary_factor": 0.25})",
       .has_mtp = true,
       .experts_keys = kExpertsKeys,
       .top_k_key = "num_experts_per_tok",

@@ -28,6 +28,7 @@ const Family kQwen3VlMoeText{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .left_out = R"({"rope_theta": 500000})",
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .expert_width_key = "moe_intermediate_size",

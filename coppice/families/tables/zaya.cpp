@@ -33,6 +33,9 @@ const Family kZaya{
     .tensors = kTensors,
     .surgery_only = true,
     .trunk = detail::kDecoderTrunk,
+    .left_out = R"({"rope_parameters": {
+        "hybrid": {"rope_theta": 5000000, "partial_rotary_factor": 0.5},
+        "hybrid_sliding": {"rope_theta": 10000, "partial_rotary_factor": 0.5}}})",
     .experts_keys = kExpertsKeys,
     .top_k_key = "num_experts_per_tok",
     .fixed_top_k = 1,

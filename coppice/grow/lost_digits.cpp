@@ -1,0 +1,59 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "coppice/base/text.h"
+#include "coppice/grow/lost_digits_detail.h"
+#include "coppice/matrix/factor_loss.h"
+
+namespace coppice::grow::detail {
+namespace {
+
+constexpr double kScoreRounding = 0x1p-22;  // of a score, or of a larger bias that is added to it
+
+}  // namespace
+
+std::string lost_by_biases(const GrownRows& bias, const methods::LayerPlan& layer, double factor) {
+  if (factor == 1 || bias.before.empty()) return {};
+  double least = std::numeric_limits<double>::infinity(), most = -least;
+  double largest = 1;  // of scores and biases
+  for (size_t i = 0; i < layer.children.size(); ++i) {
+    const double before = bias.before[layer.children[i].parent];
+    const double error = double{bias.after[i]} / factor - before;
+    least = std::min(least, error);
+    most = std::max(most, error);
+    largest = std::max(largest, std::abs(before));
+  }
+  if (most - least <= kScoreRounding * largest) return {};
+  return cat("the selection biases times ", number_text(factor), " are rounded to ", io::dtype_name(bias.dtype),
+             ", which moves experts' scores against each other by up to ", number_text(most - least, 2),
+             ", so other experts may be chosen (a checkpoint in F32 keeps them).");
+}
+
+std::string lost_by_experts(const families::Model& model, const plan::GrowthPlan& plan, int64_t layer) {
+  const families::TensorSlot* worst = nullptr;
+  double largest = 0;
+  for (const families::TensorSlot& slot : model.slots) {
+    const double factor = plan::expert_factor(plan, slot.role());
+    if (slot.layer != layer || factor == 1) continue;
+    const io::Checkpoint::Entry stored = model.checkpoint.at(slot.name);
+    const size_t matrices = slot.rule->layout.stacked ? static_cast<size_t>(plan.experts_before) : 1;
+    const size_t bytes = stored.info->bytes / matrices;
+    for (size_t i = 0; i < matrices; ++i) {
+      const double loss = matrix::factor_loss(stored.info->dtype, stored.data().subspan(i * bytes, bytes), factor);
+      if (loss <= largest) continue;
+      largest = loss;
+      worst = &slot;
+    }
+    stored.file->release(*stored.info);
+  }
+  if (worst == nullptr) return {};
+  return cat("the values of '", worst->name, "' times ", number_text(plan::expert_factor(plan, worst->role())),
+             " are rounded to ", io::dtype_name(model.checkpoint.at(worst->name).info->dtype),
+             ", which changes them by up to ", number_text(largest, 2),
+             " of the largest (a checkpoint in F32 keeps them).");
+}
+
+}  // namespace coppice::grow::detail

@@ -1,0 +1,53 @@
+#include "coppice/methods/changes_nothing.h"
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <vector>
+
+#include "coppice/base/rng.h"
+#include "coppice/methods/expert_init.h"
+
+namespace coppice::methods {
+namespace {
+
+using families::Role;
+
+constexpr int64_t kUnits = 16, kModel = 8;
+
+/// Normal values times 2^-40 to 1, and some zeros.
+std::vector<float> probe_values(uint32_t expert, size_t count) {
+  std::vector<float> values(count);
+  Rng({.seed = expert, .purpose = 0}).fill_normal(0, values.data(), count);
+  for (size_t i = 0; i < count; ++i) values[i] = i % 7 == 0 ? 0.0f : std::ldexp(values[i], -static_cast<int>(i % 41));
+  return values;
+}
+
+matrix::MatrixRows probe(Role role, uint32_t expert) {
+  const bool is_down = role == Role::kExpertDown;
+  const int64_t rows = is_down ? kModel : kUnits, cols = families::is_bias(role) ? 1 : is_down ? kUnits : kModel;
+  auto read = [values = probe_values(expert, static_cast<size_t>(rows * cols)), cols](int64_t first,
+                                                                                      std::span<float> out) {
+    std::ranges::copy(std::span(values).subspan(static_cast<size_t>(first * cols), out.size()), out.begin());
+  };
+  return {role, rows, cols, std::move(read), "probe"};
+}
+
+}  // namespace
+
+bool changes_nothing(const MethodChoice& expert_method) {
+  const ExpertInit& method = expert_init(expert_method.name);
+  if (method.same_bytes) return true;
+  const Params params(method.name, method.params, expert_method.given);
+  std::vector<Role> roles{Role::kExpertGate, Role::kExpertUp, Role::kExpertDown};
+  if (method.changes_biases) roles.push_back(Role::kExpertUpBias);
+  return std::ranges::all_of(roles, [&](Role role) {
+    const matrix::MatrixRows parent = probe(role, 0);
+    matrix::MatrixRows child = parent;
+    child.read =
+        method.child(parent, {.num_experts = 4}, [role](uint32_t expert) { return probe(role, expert); }, params);
+    return child.all() == parent.all();
+  });
+}
+
+}  // namespace coppice::methods

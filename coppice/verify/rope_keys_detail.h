@@ -1,0 +1,28 @@
+#pragma once
+
+// Rotary embeddings as the keys of a configuration describe them, for every family: what `nn` reads of some is
+// families::Rope.
+
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "coppice/base/json.h"
+#include "coppice/families/family.h"
+
+namespace coppice::verify::detail {
+
+/// The keys, in either generation of transformers' files.
+inline constexpr std::string_view kRopeKeys[] = {"rope_parameters", "rope_theta", "rope_scaling",
+                                                 "partial_rotary_factor", "rope_local_base_freq"};
+
+/// {"rope_type", "rope_theta", ...} by type of layer, under "" where there is one kind for all. What an object leaves out
+/// is what transformers takes for `family`; of no family, nothing is known of it.
+///
+/// Source   modeling_rope_utils.py of transformers 5.17.0.
+std::map<std::string, Json> ropes_of(const Json& object, const families::Family* family);
+
+/// True if both say the same of every type of layer, neither more nor less.
+bool same_ropes(const std::map<std::string, Json>& a, const std::map<std::string, Json>& b);
+
+}  // namespace coppice::verify::detail

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <vector>
+
+#include "coppice/families/model_config.h"
+#include "coppice/verify/verify.h"
+
+namespace coppice::verify::detail {
+
+/// Every router group of a layer has the children of one group of before, as a growth leaves them; else it is a problem.
+///
+/// Shapes   parents: [experts after]; -1: not known.
+void check_router_groups(const families::ModelConfig& before, const families::ModelConfig& after, int64_t layer,
+                         const std::vector<int64_t>& parents, VerifyResult& result);
+
+}  // namespace coppice::verify::detail
