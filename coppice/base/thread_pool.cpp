@@ -66,6 +66,8 @@ size_t default_threads() {
   return count;
 }
 
+size_t most_threads() { return std::max<size_t>(64, 8 * default_threads()); }
+
 void parallel_for(size_t count, size_t threads, const std::function<void(size_t)>& task) {
   std::atomic<size_t> next = 0;
   std::atomic<bool> failed = false;

@@ -8,6 +8,9 @@ namespace coppice {
 /// Number of threads to use when the user gave none: the cores this process may run on.
 size_t default_threads();
 
+/// Above it, threads would only wait for each other.
+size_t most_threads();
+
 /// Calls task(i) for every i < count on up to `threads` threads, the caller among them, in rising order of start.
 /// The first exception (of the lowest index that threw) is rethrown here after all running tasks ended; no new ones
 /// start.

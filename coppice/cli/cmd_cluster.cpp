@@ -9,6 +9,7 @@
 #include "coppice/cli/command.h"
 #include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
+#include "coppice/io/output_file.h"
 #include "coppice/report/html.h"
 #include "coppice/score/router_rows.h"
 
@@ -32,20 +33,21 @@ struct ClusterOptions {
 
   static constexpr auto fields() {
     using O = ClusterOptions;
-    return std::tuple{operand("MODEL", &O::model, "dense model in Hugging Face format"),
-                      operand("TOKENS", &O::tokens, "token files (.bin/.idx prefixes) to calibrate on"),
-                      field("out", &O::out, "the rows, for `coppice convert --router-rows`; replaced if it exists"),
-                      field("clusters", &O::clusters,
-                            "rows of a router: as many as virtual groups, experts / granularity, or as experts"),
-                      field("tokens", &O::tokens_used, "tokens to cluster"),
-                      field("sequence-length", &O::sequence_length, "tokens a window"),
-                      field("reset-attention", &O::reset_attention,
-                            "no token sees beyond the start of its document, as with train --data.reset_attention"),
-                      field("std", &O::std, "logits spread as those of random rows of this standard deviation"),
-                      field("seed", &O::seed, "of the choice of windows and of the first centres"),
-                      field("dtype", &O::dtype, "compute: f32 or bf16"),
-                      field("threads", &O::threads, "CPU threads (default: all cores)"),
-                      field("json", &O::json, kJsonHelp)};
+    return std::tuple{
+        operand("MODEL", &O::model, "dense model in Hugging Face format"),
+        operand("TOKENS", &O::tokens, "token files (.bin/.idx prefixes) to calibrate on"),
+        field("out", &O::out, "the rows, for `coppice convert --router-rows`; earlier rows of that name are replaced"),
+        field("clusters", &O::clusters,
+              "rows of a router: as many as virtual groups, experts / granularity, or as experts"),
+        field("tokens", &O::tokens_used, "tokens to cluster"),
+        field("sequence-length", &O::sequence_length, "tokens a window"),
+        field("reset-attention", &O::reset_attention,
+              "no token sees beyond the start of its document, as with train --data.reset_attention"),
+        field("std", &O::std, "logits spread as those of random rows of this standard deviation"),
+        field("seed", &O::seed, "of the choice of windows and of the first centres"),
+        field("dtype", &O::dtype, "compute: f32 or bf16"),
+        field("threads", &O::threads, "CPU threads (default: all cores)"),
+        field("json", &O::json, kJsonHelp)};
   }
 };
 
@@ -85,14 +87,18 @@ int run(std::span<const std::string_view> args) {
   use_threads(o.threads);
   const auto model = families::open_model(o.model);
   const auto files = open_token_files(model, o.tokens);
-  const auto layers = score::cluster_inputs(model, files,
-                                            {.clusters = o.clusters,
-                                             .tokens = o.tokens_used,
-                                             .sequence_length = o.sequence_length,
-                                             .reset_attention = o.reset_attention,
-                                             .std = o.std,
-                                             .seed = o.seed,
-                                             .dtype = dtype});
+  const score::RouterRowSettings settings{.clusters = o.clusters,
+                                          .tokens = o.tokens_used,
+                                          .sequence_length = o.sequence_length,
+                                          .reset_attention = o.reset_attention,
+                                          .std = o.std,
+                                          .seed = o.seed,
+                                          .dtype = dtype};
+  score::check_settings(model, settings);
+  auto inputs = o.tokens;
+  inputs.push_back(o.model);
+  io::check_output_file(o.out, {"rows of routers", score::is_router_rows}, inputs);
+  const auto layers = score::cluster_inputs(model, files, settings);
   score::write_router_rows(o.out, layers);
   if (o.json) {
     std::cout << to_json(o, layers).dump(2) << "\n";

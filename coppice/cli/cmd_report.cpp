@@ -8,6 +8,8 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/io/output_file.h"
+#include "coppice/report/html.h"
 #include "coppice/report/runs_page.h"
 
 namespace coppice::cli {
@@ -22,7 +24,7 @@ struct ReportOptions {
     return std::tuple{
         operand("RUN", &O::runs,
                 "run folders (what `coppice train --train.out` made), or folders with such folders below"),
-        field("out", &O::out, "the page to write; replaced if it exists"),
+        field("out", &O::out, "the page to write; an earlier page of that name is replaced"),
         field("plan", &O::plan, "what `coppice plan --json` printed, to be held against what happened")};
   }
 };
@@ -45,6 +47,7 @@ std::optional<Json> read_plan(const std::optional<std::filesystem::path>& path) 
 
 int run(std::span<const std::string_view> args) {
   const auto options = parse<ReportOptions>("report", kSummary, args);
+  io::check_output_file(options.out, {"page of coppice report", report::Page::is_file}, options.runs);
   const auto runs = report::read_runs(options.runs);
   const std::string html = report::runs_page(runs, read_plan(options.plan)).html();
   io::write_file_atomically(options.out, html);

@@ -10,6 +10,7 @@
 #include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/io/output_file.h"
 #include "coppice/score/score.h"
 
 namespace coppice::cli {
@@ -36,7 +37,7 @@ struct ScoreOptions {
     return std::tuple{
         operand("MODEL", &O::model, "model directory in Hugging Face format"),
         operand("TOKENS", &O::tokens, "token files (.bin/.idx prefixes) to calibrate on"),
-        field("out", &O::out, "the scores, for `coppice expand --scores`; replaced if it exists"),
+        field("out", &O::out, "the scores, for `coppice expand --scores`; earlier scores of that name are replaced"),
         field("merge", &O::merge, "MODEL and TOKENS are scores of several runs over one model: make them one"),
         field("batches", &O::batches, "calibration batches"),
         field("batch-tokens", &O::batch_tokens, "tokens a batch"),
@@ -76,6 +77,12 @@ plan::Scores merge_files(const ScoreOptions& o) {
   return plan::merge_scores(runs);
 }
 
+void check_out(const ScoreOptions& o) {
+  auto inputs = o.tokens;
+  inputs.push_back(o.model);
+  io::check_output_file(o.out, {"scores of experts", plan::Scores::is_file}, inputs);
+}
+
 void check(const ScoreOptions& o) {
   if (o.out.empty()) {
     throw Error(ErrorCode::kUsage, "out: not given; wanted the file to write, such as --out scores.json");
@@ -105,6 +112,7 @@ void print(const ScoreOptions& o, const plan::Scores& scores) {
 int run(std::span<const std::string_view> args) {
   const auto o = parse<ScoreOptions>("score", kSummary, args);
   check(o);
+  check_out(o);
   use_threads(o.threads);
   const auto scores = o.merge ? merge_files(o) : score_files(o);
   const Json json = scores.to_json();

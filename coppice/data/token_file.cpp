@@ -1,6 +1,8 @@
 #include "coppice/data/token_file.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <limits>
 #include <mutex>
 #include <ranges>
@@ -16,6 +18,8 @@
 namespace coppice::data {
 namespace fs = std::filesystem;
 namespace {
+
+constexpr int64_t kAnyId = std::numeric_limits<int64_t>::max();
 
 fs::path with_suffix(const fs::path& prefix, std::string_view suffix) {
   fs::path out = prefix;
@@ -100,12 +104,14 @@ struct TokenFile::State {
         idx(with_suffix(p, ".idx")),
         bin(with_suffix(p, ".bin")),
         index(detail::parse_token_index(idx.bytes(), bin.bytes().size(), with_suffix(p, ".idx").string())),
-        card(read_card(p, index)) {}
+        card(read_card(p, index)),
+        vocab_size(card ? card->vocab_size : kAnyId) {}
 
   fs::path prefix;
   detail::MappedFile idx, bin;
   detail::TokenIndex index;
   std::optional<TokenFileCard> card;
+  mutable std::atomic<int64_t> vocab_size;  // that read() holds ids to
 };
 
 TokenFile TokenFile::open(const fs::path& path) {
@@ -126,13 +132,20 @@ void TokenFile::read(uint64_t begin, std::span<int64_t> out) const {
   state_->bin.check_whole();
   const std::byte* from = state_->bin.bytes().data() + begin * index.type.bytes;
   switch (index.type.code) {
-    case 1: return widen<uint8_t>(from, out);
-    case 2: return widen<int8_t>(from, out);
-    case 3: return widen<int16_t>(from, out);
-    case 4: return widen<int32_t>(from, out);
-    case 5: return widen<int64_t>(from, out);
-    default: return widen<uint16_t>(from, out);
+    case 1: widen<uint8_t>(from, out); break;
+    case 2: widen<int8_t>(from, out); break;
+    case 3: widen<int16_t>(from, out); break;
+    case 4: widen<int32_t>(from, out); break;
+    case 5: widen<int64_t>(from, out); break;
+    default: widen<uint16_t>(from, out);
   }
+  const int64_t vocab_size = state_->vocab_size.load(std::memory_order_relaxed);
+  if (vocab_size == kAnyId) return;
+  const auto bad = std::ranges::find_if(out, [&](int64_t id) { return id < 0 || id >= vocab_size; });
+  if (bad == out.end()) return;
+  throw Error(ErrorCode::kFormat, cat(with_suffix(path(), ".bin"), ": token ",
+                                      begin + static_cast<uint64_t>(bad - out.begin()), " is ", *bad, "; wanted 0 to ",
+                                      vocab_size - 1, " (the file changed or is damaged: tokenize the text again)"));
 }
 
 std::pair<uint64_t, uint64_t> TokenFile::document(uint64_t index) const {
@@ -177,7 +190,7 @@ void TokenFile::check_vocabulary(int64_t vocab_size, const std::string& tokenize
                   cat(path(), ": written with tokenizer ", card()->tokenizer_digest.substr(0, 12), "; the model's is ",
                       tokenizer_digest.substr(0, 12), " (tokenize the text with the model's own tokenizer)"));
     }
-    return;
+    return;  // read() holds the ids to the card
   }
   log_warning(cat(path(),
                   ": has no .json of ours beside it, so nothing says which tokenizer wrote it; only the range of its "
@@ -188,6 +201,10 @@ void TokenFile::check_vocabulary(int64_t vocab_size, const std::string& tokenize
     throw Error(ErrorCode::kFormat,
                 cat(path(), ": ids from ", range.least, " to ", range.greatest, "; the model's vocabulary is 0 to ",
                     vocab_size - 1, " (tokenize the text with the model's own tokenizer)"));
+  }
+  // The file may change from here on. Of several models that share it, the one with the fewest ids counts.
+  int64_t before = state_->vocab_size.load();
+  while (vocab_size < before && !state_->vocab_size.compare_exchange_weak(before, vocab_size)) {
   }
 }
 

@@ -34,8 +34,10 @@ class TokenFile {
   uint64_t num_documents() const;
   const std::optional<TokenFileCard>& card() const;
   const std::filesystem::path& path() const;  ///< prefix
-  /// Tokens [begin, begin + out.size()) of all documents laid end to end, widened. Throws Error{kIo} if the file was cut
-  /// short meanwhile.
+  /// Tokens [begin, begin + out.size()) of all documents laid end to end, widened.
+  ///
+  /// Throws   Error{kIo} if the file was cut short meanwhile; Error{kFormat} naming file and position of an id that the
+  ///          card's vocabulary has not, or, without a card, that of check_vocabulary.
   void read(uint64_t begin, std::span<int64_t> out) const;
   /// Token range [begin, end) of a document.
   std::pair<uint64_t, uint64_t> document(uint64_t index) const;

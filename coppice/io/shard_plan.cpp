@@ -17,6 +17,15 @@ std::string number_text(size_t value) {
   return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
 }
 
+// No less than a tensor takes in a header: dtype, offsets and sizes at their longest.
+uint64_t most_header_bytes(const TensorInfo& t) {
+  std::string name;
+  append_json_text(name, t.name);
+  return name.size() + 100 + 20 * t.shape.size();
+}
+
+constexpr uint64_t kLongestHeader = detail::kMaxHeaderBytes - (uint64_t{1} << 20);  // metadata takes some too
+
 }  // namespace
 
 std::string shard_name(std::string_view stem, size_t number, size_t count) {
@@ -26,17 +35,20 @@ std::string shard_name(std::string_view stem, size_t number, size_t count) {
 ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem) {
   ShardPlan plan;
   std::vector<size_t> begins = {0};
-  uint64_t filled = 0;
+  uint64_t filled = 0, header = 0;
   for (size_t i = 0; i < tensors.size(); ++i) {
     TensorInfo& t = tensors[i];
     const auto bytes = detail::byte_count(t.dtype, t.shape);
     COPPICE_CHECK(bytes.has_value(), detail::quote(t.name), " has the shape ", shape_text(t.shape));
     t.bytes = *bytes;
-    if (i > begins.back() && (filled > max_shard_bytes || t.bytes > max_shard_bytes - filled)) {
+    const bool too_large = filled > max_shard_bytes || t.bytes > max_shard_bytes - filled;
+    const uint64_t in_header = most_header_bytes(t);
+    if (i > begins.back() && (too_large || in_header > kLongestHeader - std::min(header, kLongestHeader))) {
       begins.push_back(i);
-      filled = 0;
+      filled = header = 0;
     }
     filled += t.bytes;
+    header += in_header;
     plan.total_bytes += t.bytes;
   }
   const size_t count = begins.size();

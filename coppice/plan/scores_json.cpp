@@ -1,11 +1,11 @@
 // scores.json: written by `score`, read by `expand`, possibly on another machine and possibly damaged on the way.
 
 #include <cmath>
-#include <limits>
 
 #include "coppice/base/error.h"
 #include "coppice/base/json_fields.h"
 #include "coppice/base/text.h"
+#include "coppice/io/output_file.h"
 #include "coppice/methods/children.h"
 #include "coppice/plan/utility.h"
 
@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kVersion = 1;
 constexpr std::string_view kConcentration = "gate_concentration";
 constexpr std::string_view kConcentrationOf010 = "effective_top_k";  // its name in files of version 0.1.0
-constexpr int64_t kMaxCount = std::numeric_limits<int64_t>::max();
+constexpr int64_t kMaxTokens = int64_t{1} << 53;
 
 using PerLayer = std::map<int64_t, std::vector<double>>;
 
@@ -90,6 +90,7 @@ PerLayer read_per_layer(const JsonFields& fields, int64_t layers, int64_t expert
 MetricPart read_part(const JsonFields& fields, int64_t layers, int64_t experts) {
   MetricPart part;
   part.sum = read_per_layer(fields.object("sum"), layers, experts);
+  if (part.sum.empty()) fields.fail("sum", "has no layer");
   if (fields.has("sum_sq")) part.sum_sq = read_per_layer(fields.object("sum_sq"), layers, experts);
   for (const auto& [layer, unused] : part.sum_sq) {
     if (!part.sum.contains(layer)) fields.fail("sum_sq", cat("has layer ", layer, ", which 'sum' has not"));
@@ -115,8 +116,26 @@ LayerStatistic read_statistic(const JsonFields& fields, int64_t layers) {
   return out;
 }
 
-uint64_t read_count(const JsonFields& fields, std::string_view key) {
-  return static_cast<uint64_t>(fields.integer(key, 0, kMaxCount));
+void read_tokens(const JsonFields& fields, Scores& scores) {
+  const auto count = [&](std::string_view key) { return static_cast<uint64_t>(fields.integer(key, 1, kMaxTokens)); };
+  scores.tokens_digest = fields.text("digest");
+  scores.tokens_seen = count("seen");
+  scores.batch_tokens = count("batch_tokens");
+  scores.batches = count("batches");
+  if (scores.tokens_seen % scores.batches != 0 || scores.tokens_seen / scores.batches != scores.batch_tokens) {
+    fields.fail("seen", cat("is ", scores.tokens_seen, "; wanted batches times batch_tokens, ", scores.batches,
+                            " times ", scores.batch_tokens));
+  }
+  if (fields.has("reset_attention")) scores.reset_attention = fields.boolean("reset_attention");
+}
+
+std::vector<std::string> read_runs(const JsonFields& fields) {
+  std::vector<std::string> out;
+  for (const Json& run : fields.array("runs").items()) {
+    if (!run.is_string()) fields.fail("runs", "holds something else than text; wanted digests of files");
+    out.push_back(run.as_string());
+  }
+  return out;
 }
 
 }  // namespace
@@ -135,6 +154,7 @@ Json Scores::to_json() const {
   tokens["batch_tokens"] = batch_tokens;
   tokens["batches"] = batches;
   if (reset_attention) tokens["reset_attention"] = true;
+  if (!runs.empty()) out["runs"] = Json::array_of(runs);
   if (!second_moment.empty()) out["second_moment"] = second_moment;
   Json metric_objects = Json::object();
   for (const auto& [name, metric] : metrics) {
@@ -161,12 +181,8 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
   scores.model_type = model.text("model_type");
   scores.layers = model.integer("layers", 1, methods::kMaxLayers);
   scores.experts = model.integer("experts", 1, methods::kMaxExperts);
-  const JsonFields tokens = fields.object("tokens");
-  scores.tokens_digest = tokens.text("digest");
-  scores.tokens_seen = read_count(tokens, "seen");
-  scores.batch_tokens = read_count(tokens, "batch_tokens");
-  scores.batches = read_count(tokens, "batches");
-  if (tokens.has("reset_attention")) scores.reset_attention = tokens.boolean("reset_attention");
+  read_tokens(fields.object("tokens"), scores);
+  if (fields.has("runs")) scores.runs = read_runs(fields);
   if (fields.has("second_moment")) scores.second_moment = fields.text("second_moment");
   if (fields.has("routing")) {
     const JsonFields routing = fields.object("routing");
@@ -174,6 +190,7 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
     scores.gate_concentration = read_statistic(routing.object(name), scores.layers);
   }
   const JsonFields metrics = fields.object("metrics");
+  if (metrics.members().empty()) fields.fail("metrics", "is empty; wanted one or more");
   for (const auto& [name, unused] : metrics.members()) {
     const JsonFields metric = metrics.object(name);
     MetricScores& target = scores.metrics[name];
@@ -181,6 +198,12 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
     target.fc2 = read_part(metric.object("fc2"), scores.layers, scores.experts);
   }
   return scores;
+}
+
+bool Scores::is_file(const std::filesystem::path& path) {
+  std::string start = io::read_start(path, 256);
+  std::erase_if(start, [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; });
+  return start.starts_with("{\"coppice_scores\":");
 }
 
 Scores Scores::read(const std::filesystem::path& path) { return from_json(Json::read(path), path.string()); }

@@ -11,6 +11,7 @@
 namespace coppice::plan {
 namespace {
 
+constexpr uint64_t kMostTokens = uint64_t{1} << 53;
 constexpr double kSameWeights = 1e-9;  // relative: the same weights, summed in the same order
 
 [[noreturn]] void refuse(size_t run, const std::string& problem) {
@@ -29,6 +30,14 @@ void check_alike(const Scores& first, const Scores& other, size_t run) {
     refuse(run, cat("documents ", other.reset_attention ? "do not see" : "see", " each other (--reset-attention), ",
                     "the first's ", first.reset_attention ? "do not" : "do", "; wanted the same"));
   }
+}
+
+/// Digests of the runs that `scores` are of.
+std::vector<std::string> runs_of(const Scores& scores) {
+  if (!scores.runs.empty()) return scores.runs;
+  Sha256 sha;
+  sha.add(scores.to_json().dump());
+  return {sha.hex()};
 }
 
 template <class Map>
@@ -68,15 +77,23 @@ void merge_part(MetricPart& part, const MetricPart& other, size_t run, std::stri
 Scores merge_scores(std::span<const Scores> runs) {
   if (runs.size() < 2) throw Error(ErrorCode::kUsage, "merge: one file of scores; wanted two or more");
   Scores out = runs.front();
+  out.runs.clear();
   out.second_moment.clear();
   std::erase_if(out.metrics, [](const auto& entry) { return !utility_metric(entry.first).merges; });
-  std::set<std::string> seen{runs.front().to_json().dump()};
+  std::set<std::string> seen;
+  const auto note_runs = [&](size_t run) {
+    for (auto& digest : runs_of(runs[run])) {
+      if (!seen.insert(digest).second) refuse(run, "the same run again, or a merge with it; wanted each run once");
+      out.runs.push_back(std::move(digest));
+    }
+  };
+  note_runs(0);
   Sha256 tokens;
   tokens.add(out.tokens_digest);
   for (size_t run = 1; run < runs.size(); ++run) {
     const Scores& other = runs[run];
     check_alike(out, other, run);
-    if (!seen.insert(other.to_json().dump()).second) refuse(run, "the same run again; wanted each once");
+    note_runs(run);
     for (auto& [name, metric] : out.metrics) {
       const auto found = other.metrics.find(name);
       if (found == other.metrics.end()) refuse(run, cat("has no '", name, "', which the first has"));
@@ -87,6 +104,7 @@ Scores merge_scores(std::span<const Scores> runs) {
     add(out.gate_concentration.sum_sq, other.gate_concentration.sum_sq, run, "gate_concentration");
     out.tokens_seen += other.tokens_seen;
     out.batches += other.batches;
+    if (out.tokens_seen > kMostTokens) refuse(run, cat("more than ", kMostTokens, " tokens with those before it"));
     tokens.add(other.tokens_digest);
   }
   out.tokens_digest = tokens.hex();

@@ -35,16 +35,19 @@ struct Scores {
   int64_t layers = 0, experts = 0;
   std::string tokens_digest;
   uint64_t tokens_seen = 0, batch_tokens = 0, batches = 0;
-  bool reset_attention = false;  ///< documents in a window did not see each other
-  std::string second_moment;     ///< where that of approx_fisher is from: "trainer", "batches"; empty without
+  std::vector<std::string> runs;  ///< of a merge: digests of the files that went into it; empty for one run
+  bool reset_attention = false;   ///< documents in a window did not see each other
+  std::string second_moment;      ///< where that of approx_fisher is from: "trainer", "batches"; empty without
   std::map<std::string, MetricScores> metrics;
   LayerStatistic gate_concentration;  ///< mean over tokens of 1 / sum of squared gate shares: 1 to K
 
   /// Throws   Error{kNonFinite} naming metric, layer and expert.
   Json to_json() const;
-  /// Throws   Error{kFormat} naming source and key; Error{kNonFinite} for a value that is not finite or negative.
+  /// Throws   Error{kFormat} naming source and key, also for scores without metrics or batches; Error{kNonFinite} for a value that is not finite or negative.
   static Scores from_json(const Json& json, std::string_view source);
   static Scores read(const std::filesystem::path& path);
+  /// Whether a file begins as to_json() does. Throws Error{kNotFound, kIo}.
+  static bool is_file(const std::filesystem::path& path);
 };
 
 /// What a metric is computed from, accumulated in fp64 per expert and part.
@@ -72,7 +75,8 @@ const UtilityMetric& utility_metric(std::string_view name);  // Throws Error{kUs
 
 /// The scores of several runs over different tokens as one. Only the metrics that merge are in the result.
 ///
-/// Throws   Error{kUsage}: fewer than two, other models, batches of another size, or the same tokens twice.
+/// Throws   Error{kUsage}: fewer than two, other models, batches of another size, or a run twice, also as a
+///          part of a merge.
 Scores merge_scores(std::span<const Scores> runs);
 
 struct LayerSelection {

@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
+#include <utility>
 
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/io/output_file.h"
 #include "coppice/report/page_script.h"
 #include "coppice/report/page_style.h"
 
@@ -14,6 +18,7 @@ extern "C" const char coppice_plotly_end[];
 namespace coppice::report {
 namespace {
 
+constexpr std::string_view kDoctype = "<!DOCTYPE html>", kFooter = "<footer>Made by coppice ";
 constexpr size_t kLongCell = 48;  // characters; longer ones wrap
 
 std::string escaped(std::string_view text) {
@@ -30,12 +35,13 @@ std::string escaped(std::string_view text) {
   return out;
 }
 
-// JSON inside a script element: "</" would end it.
+// JSON inside a script element: no "<" may begin an end tag, a comment or another script there, and JavaScript of before
+// 2019 ends a line at U+2028 and U+2029.
 std::string script_json(const Json& value) {
-  std::string out;
-  for (const char c : value.dump()) {
-    if (c == '/' && !out.empty() && out.back() == '<') out += '\\';
-    out += c;
+  std::string out = value.dump();
+  for (const auto& [found, written] : {std::pair{"<", "\\u003c"}, {"\u2028", "\\u2028"}, {"\u2029", "\\u2029"}}) {
+    for (size_t at = 0; (at = out.find(found, at)) != std::string::npos; at += std::strlen(written))
+      out.replace(at, std::strlen(found), written);
   }
   return out;
 }
@@ -145,14 +151,18 @@ void Page::views(const std::vector<View>& views, std::string_view caption, std::
 
 std::string Page::html() const {
   const std::string_view plotly(coppice_plotly_begin, static_cast<size_t>(coppice_plotly_end - coppice_plotly_begin));
-  return cat("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n",
+  return cat(kDoctype, "\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n",
              "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
              "<link rel=\"icon\" href=\"data:,\">\n<title>", escaped(title_), "</title>\n<style>", kStyle,
              "</style>\n<script>", plotly, "</script>\n<script>", kScript, "</script>\n</head><body>\n<h1>",
-             escaped(title_), "</h1>\n<nav>", contents_, "</nav>\n<main>\n", body_, "</main>\n<footer>Made by coppice ",
-             version(),
+             escaped(title_), "</h1>\n<nav>", contents_, "</nav>\n<main>\n", body_, "</main>\n", kFooter, version(),
              ". One file, offline: hover for values, drag to zoom, double-click to zoom out, click a name to hide its "
              "line.</footer>\n<script>drawAll();</script>\n</body></html>\n");
+}
+
+bool Page::is_file(const std::filesystem::path& path) {
+  if (io::read_start(path, kDoctype.size()) != kDoctype) return false;
+  return io::read_file(path).find(kFooter) != std::string::npos;
 }
 
 std::string text_table(const Table& given) {

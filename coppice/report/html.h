@@ -2,6 +2,7 @@
 
 // One self-contained HTML page: text, tables and plotly charts, offline, light and dark, printable.
 
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -98,6 +99,8 @@ class Page {
   void views(const std::vector<View>& views, std::string_view caption = {}, std::string_view pick = {});
   /// The whole document, plotly.min.js inside. NaN leaves a gap in a chart.
   std::string html() const;
+  /// Whether a file is such a document. Throws Error{kNotFound, kIo}.
+  static bool is_file(const std::filesystem::path& path);
 
  private:
   std::string title_, body_, contents_;

@@ -37,7 +37,7 @@ PartialScores::PartialScores(const families::Model& model, const plan::Scores& b
   if (!std::filesystem::exists(path)) return;
   const JsonReader state = JsonReader::read(path);
   layers_left_ = state.at(kLeft).as_int();
-  scores_ = plan::Scores::from_json(state.at("scores").json(), path.string());
+  if (state.find("scores")) scores_ = plan::Scores::from_json(state.at("scores").json(), path.string());
   if (layers_left_ >= 0 && layers_left_ <= begun.layers) return;
   state.fail(cat(layers_left_, " layers left of ", begun.layers, " (start again without --resume)"));
 }
@@ -45,7 +45,7 @@ PartialScores::PartialScores(const families::Model& model, const plan::Scores& b
 void PartialScores::save(const plan::Scores& scores, int64_t layers_left) {
   Json state = Json::object();
   state[kLeft] = layers_left;
-  state["scores"] = scores.to_json();
+  if (!scores.metrics.empty()) state["scores"] = scores.to_json();  // none yet where the last layers have no experts
   io::write_file_atomically(directory() / kStateFile, state.dump() + "\n");
 }
 

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "coppice/base/error.h"
@@ -21,7 +22,11 @@
 namespace coppice::score {
 namespace {
 
-void check(const families::Model& model, const RouterRowSettings& s) {
+constexpr std::string_view kRowsPrefix = "router.";
+
+}  // namespace
+
+void check_settings(const families::Model& model, const RouterRowSettings& s) {
   const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
   if (model.config.is_moe()) {
     throw Error(ErrorCode::kUnsupported,
@@ -41,6 +46,8 @@ void check(const families::Model& model, const RouterRowSettings& s) {
   if (!(s.std > 0) || !std::isfinite(s.std)) refuse(cat("std: ", s.std, "; wanted a number above 0"));
 }
 
+namespace {
+
 /// The centres less their mean, so long that over the experts the logits of x vary as those of rows of N(0, std).
 at::Tensor rows_of(const at::Tensor& x_TD, const at::Tensor& centre_GD, double std) {
   const auto row_GD = centre_GD - centre_GD.mean(0, true);
@@ -53,7 +60,7 @@ at::Tensor rows_of(const at::Tensor& x_TD, const at::Tensor& centre_GD, double s
 
 std::vector<LayerClusters> cluster_inputs(const families::Model& model, const std::vector<data::TokenFile>& tokens,
                                           const RouterRowSettings& settings) {
-  check(model, settings);
+  check_settings(model, settings);
   const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
   const auto total = static_cast<int64_t>(settings.tokens);
   const Batches batches{sampler, 0, 1, total / settings.sequence_length, settings.reset_attention};
@@ -99,7 +106,7 @@ void write_router_rows(const std::filesystem::path& path, const std::vector<Laye
   std::vector<io::TensorInfo> tensors;
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     io::TensorInfo info;
-    info.name = cat("router.", layer);
+    info.name = cat(kRowsPrefix, layer);
     info.dtype = io::Dtype::kF32;
     info.shape = layers[layer].row_GD.sizes().vec();
     tensors.push_back(std::move(info));
@@ -110,6 +117,11 @@ void write_router_rows(const std::filesystem::path& path, const std::vector<Laye
     file.append(static_cast<const char*>(rows.const_data_ptr()), rows.nbytes());
   }
   io::write_file_atomically(path, file);
+}
+
+bool is_router_rows(const std::filesystem::path& path) {
+  const auto file = io::SafetensorsFile::open(path);
+  return std::ranges::all_of(file.tensors(), [](const io::TensorInfo& t) { return t.name.starts_with(kRowsPrefix); });
 }
 
 }  // namespace coppice::score

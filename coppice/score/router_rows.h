@@ -23,6 +23,9 @@ struct RouterRowSettings {
   nn::ComputeDtype dtype = nn::ComputeDtype::kF32;
 };
 
+/// Throws   what cluster_inputs throws of model and settings, before any work.
+void check_settings(const families::Model& model, const RouterRowSettings& settings);
+
 struct LayerClusters {
   at::Tensor row_GD;  ///< f32: the centres less their mean, times a factor
   Clusters clusters;
@@ -40,5 +43,8 @@ std::vector<LayerClusters> cluster_inputs(const families::Model& model, const st
 /// A safetensors file with `router.LAYER` [G, D] f32 for each layer, as methods::RouterRows reads it. Appears whole or
 /// not at all.
 void write_router_rows(const std::filesystem::path& path, const std::vector<LayerClusters>& layers);
+
+/// Whether a file is one of write_router_rows. Throws what io::SafetensorsFile::open throws.
+bool is_router_rows(const std::filesystem::path& path);
 
 }  // namespace coppice::score

@@ -178,7 +178,7 @@ void GrowthCourse::check_start(BalanceKind balance) const {
   }
   const auto left = std::span<const GrowthStage>(settings_.stages).subspan(static_cast<size_t>(position.growths));
   for (const GrowthStage& stage : left) check_scores(stage);
-  check_stages(left, start_.model.config(), options_.seed);
+  check_stages(left, start_.model.config(), options_.seed, balance);
   (void)lineage_routing();
 }
 

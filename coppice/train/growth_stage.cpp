@@ -93,10 +93,11 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps) {
   return stages;
 }
 
-void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed) {
+void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed,
+                  BalanceKind balance) {
   families::ModelConfig now = config;
   for (const GrowthStage& stage : stages) {
-    check_used(stage, now, cat("growth at step ", stage.at_step));
+    check_used(stage, now, balance, cat("growth at step ", stage.at_step));
     try {
       const auto scores = equal_scores(now, stage);
       const auto plan = plan::make_plan(now, stage.growth_options(run_seed), stage.needs_scores() ? &scores : nullptr);

@@ -12,6 +12,7 @@
 #include "coppice/base/options.h"
 #include "coppice/families/model_config.h"
 #include "coppice/plan/plan.h"
+#include "coppice/train/balance.h"
 
 namespace coppice::train {
 
@@ -74,6 +75,7 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps);
 /// is wrong with a stage is known before the first step.
 ///
 /// Throws   Error{kUsage, kUnsupported} naming the stage.
-void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed);
+void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed,
+                  BalanceKind balance);
 
 }  // namespace coppice::train

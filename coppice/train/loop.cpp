@@ -20,20 +20,7 @@ struct MicroBatch {
   at::Tensor start_BS;  // of documents; undefined unless asked for
 };
 
-/// Token files are checked when a run starts; what they hold may have changed since.
-void check_ids(std::span<const int64_t> ids, const data::Sampler& sampler, uint64_t sample, int64_t vocab_size) {
-  const auto bad = std::ranges::find_if(ids, [&](int64_t id) { return id < 0 || id >= vocab_size; });
-  if (bad == ids.end()) return;
-  const auto window = sampler.window(sample);
-  throw Error(
-      ErrorCode::kFormat,
-      cat(sampler.source(window.source).path(), ": token ", window.begin + static_cast<uint64_t>(bad - ids.begin()),
-          " is ", *bad, "; wanted 0 to ", vocab_size - 1,
-          " (the file changed or is damaged: tokenize the text again, and go on with train.resume)"));
-}
-
-MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64_t count, int64_t vocab_size,
-                      bool with_starts) {
+MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64_t count, bool with_starts) {
   const int64_t length = sampler.sequence_length();
   MicroBatch out{at::empty({count, length}, at::kLong), at::empty({count, length}, at::kLong), {}};
   if (with_starts) out.start_BS = at::empty({count, length}, at::kLong);
@@ -41,8 +28,6 @@ MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64
     const uint64_t sample = first_sample + static_cast<uint64_t>(b);
     const auto tokens = nn::token_row(out.tokens_BS, b), target = nn::token_row(out.target_BS, b);
     sampler.read(sample, tokens, target);
-    check_ids(tokens, sampler, sample, vocab_size);
-    check_ids(target.last(1), sampler, sample, vocab_size);
     if (with_starts) sampler.document_starts(sample, nn::token_row(out.start_BS, b));
   }
   return out;
@@ -68,12 +53,12 @@ void add_load(StepReport& report, const nn::LayerRouting& routing) {
 
 // Calls `visit` with each micro-batch, the options of its forward pass in `forward`, and its number of sequences.
 template <class Visit>
-void for_each_micro_batch(const nn::Decoder& model, const data::Sampler& sampler, const StepSettings& settings,
-                          const Position& position, nn::ForwardOptions& forward, const Visit& visit) {
+void for_each_micro_batch(const data::Sampler& sampler, const StepSettings& settings, const Position& position,
+                          nn::ForwardOptions& forward, const Visit& visit) {
   for (int64_t begin = 0; begin < settings.batch; begin += settings.micro_batch) {
     const int64_t size = std::min(settings.micro_batch, settings.batch - begin);
     const uint64_t sample = position.next_sample + static_cast<uint64_t>(begin);
-    const MicroBatch batch = read_batch(sampler, sample, size, model.config().vocab_size, settings.reset_attention);
+    const MicroBatch batch = read_batch(sampler, sample, size, settings.reset_attention);
     forward.document_start_BS = batch.start_BS;
     forward.first_token = sample * static_cast<uint64_t>(sampler.sequence_length());
     visit(batch, size);
@@ -104,7 +89,7 @@ std::map<int64_t, std::vector<int64_t>> count_batch(const nn::Decoder& model, co
   StepReport counted;
   nn::ForwardOptions forward;
   forward.lineage = settings.lineage;
-  for_each_micro_batch(model, sampler, settings, position, forward, [&](const MicroBatch& batch, int64_t) {
+  for_each_micro_batch(sampler, settings, position, forward, [&](const MicroBatch& batch, int64_t) {
     std::vector<nn::LayerRouting> routing;
     at::Tensor targets_B;
     (void)model.sequence_loss(batch.tokens_BS, batch.target_BS, forward, targets_B, &routing);
@@ -165,7 +150,7 @@ void accumulate_batch(nn::Decoder& model, Optimizer& optimizer, const data::Samp
     expected = expected_counts(model, sampler, settings, position);
   }
   int64_t left = settings.batch;
-  for_each_micro_batch(model, sampler, settings, position, forward, [&](const MicroBatch& batch, int64_t size) {
+  for_each_micro_batch(sampler, settings, position, forward, [&](const MicroBatch& batch, int64_t size) {
     left -= size;
     const double share_left = static_cast<double>(left) / static_cast<double>(settings.batch);
     if (!expected.empty()) forward.balance_count = counts_elsewhere(expected, report, share_left);

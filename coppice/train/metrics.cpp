@@ -8,6 +8,7 @@
 #include "coppice/base/json_reader.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/train/run_directory.h"
 
 namespace coppice::train {
 namespace {
@@ -44,7 +45,7 @@ bool cut_back(const fs::path& path, int64_t last_step) {
 
 void remove_event_files(const fs::path& run) {
   for (const auto& entry : fs::directory_iterator(run)) {
-    if (entry.path().filename().string().starts_with("events.out.tfevents.")) fs::remove(entry.path());
+    if (entry.path().filename().string().starts_with(kEventsPrefix)) fs::remove(entry.path());
   }
 }
 
@@ -61,7 +62,7 @@ EventWriter prepare(const fs::path& run, const fs::path& metrics, std::optional<
 }  // namespace
 
 MetricsLog::MetricsLog(const fs::path& run, std::optional<int64_t> resumed_at)
-    : path_(run / "metrics.jsonl"), events_(prepare(run, path_, resumed_at, resumed_with_validation_)) {
+    : path_(run / kMetricsFile), events_(prepare(run, path_, resumed_at, resumed_with_validation_)) {
   file_.open(path_, std::ios::binary | std::ios::app);
   if (!file_) throw Error(ErrorCode::kIo, cat(path_, ": cannot be opened: ", std::strerror(errno)));
 }

@@ -49,10 +49,18 @@ std::vector<data::TokenFile> open_tokens(const std::vector<fs::path>& paths) {
   return files;
 }
 
+// What the run keeps of its options as config.toml.
+std::string saved_settings(const TrainOptions& options) {
+  TrainOptions saved = options;
+  saved.resume = false;
+  return to_toml(saved);
+}
+
 // The checkpoint to resume, if that is what the options ask for.
 std::optional<fs::path> checkpoint_to_resume(const TrainOptions& options) {
   if (options.out.empty()) return std::nullopt;
   const auto steps = checkpoint_steps(options.out);
+  check_checkpoints_after(options.out, steps.empty() ? -1 : steps.back());
   if (options.resume && steps.empty()) {
     throw Error(ErrorCode::kNotFound, cat(options.out, ": no complete checkpoint to resume (leave out train.resume)"));
   }
@@ -60,6 +68,7 @@ std::optional<fs::path> checkpoint_to_resume(const TrainOptions& options) {
     throw Error(ErrorCode::kUsage, cat("train.out: ", options.out, " holds a run with ", steps.size(),
                                        " checkpoints (go on with train.resume, or name another folder)"));
   }
+  if (!options.resume) check_new_run(options.out, saved_settings(options));
   return options.resume ? std::optional(checkpoint_path(options.out, steps.back())) : std::nullopt;
 }
 
@@ -103,8 +112,9 @@ double median(std::vector<double> values) {
 class Run {
  public:
   Run(const TrainOptions& options, const RunSettings& settings, const std::optional<fs::path>& resume_from,
-      const StepObserver& observer)
-      : options_(options),
+      std::optional<io::DirectoryLock> held, const StepObserver& observer)
+      : held_(std::move(held)),
+        options_(options),
         observer_(observer),
         settings_(settings),
         start_(make_start(options, resume_from)),
@@ -216,10 +226,12 @@ class Run {
     std::error_code error;
     fs::create_directories(options_.out / "checkpoints", error);
     if (error) throw Error(ErrorCode::kIo, cat(options_.out, ": cannot be made: ", error.message()));
+    if (!held_) {  // it was not there when train() looked
+      held_ = hold_run(options_.out);
+      (void)checkpoint_to_resume(options_);
+    }
     remove_unfinished(options_.out);
-    TrainOptions saved = options_;
-    saved.resume = false;
-    io::write_file_atomically(options_.out / "config.toml", to_toml(saved));
+    io::write_file_atomically(options_.out / kSettingsFile, saved_settings(options_));
     const int64_t step = start_.position.step;
     log_ = std::make_unique<MetricsLog>(options_.out, start_.resumed ? std::optional(step) : std::nullopt);
     if (start_.resumed) {
@@ -414,6 +426,7 @@ class Run {
     }
   }
 
+  std::optional<io::DirectoryLock> held_;  // the run's folder
   const TrainOptions& options_;
   const StepObserver& observer_;
   const RunSettings& settings_;
@@ -437,13 +450,16 @@ class Run {
 
 TrainResult train(const TrainOptions& options, const StepObserver& observer) {
   (void)check_options(options);
+  std::optional<io::DirectoryLock> held;
+  std::error_code none;
+  if (!options.out.empty() && fs::is_directory(options.out, none)) held = hold_run(options.out);
   const auto resume_from = checkpoint_to_resume(options);
   const TrainOptions own = resume_from ? with_resolved(options, TrainerState::read(*resume_from)) : options;
   const RunSettings settings = check_options(own);
   keep_freed_memory();
   at::set_num_threads(
       static_cast<int>(options.threads > 0 ? options.threads : static_cast<int64_t>(default_threads())));
-  return nn::at_border([&] { return Run(own, settings, resume_from, observer).run(); });
+  return nn::at_border([&] { return Run(own, settings, resume_from, std::move(held), observer).run(); });
 }
 
 }  // namespace coppice::train

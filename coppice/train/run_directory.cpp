@@ -6,7 +6,10 @@
 #include <string>
 
 #include "coppice/base/error.h"
+#include "coppice/base/json.h"
 #include "coppice/base/text.h"
+#include "coppice/io/atomic_file.h"
+#include "coppice/io/model_directory.h"
 
 namespace coppice::train {
 namespace {
@@ -16,18 +19,45 @@ constexpr std::string_view kPrefix = "step-";
 constexpr std::string_view kRemoved = ".removed";
 constexpr size_t kDigits = 8;
 
-std::optional<int64_t> step_of(const std::string& name) {
-  if (!name.starts_with(kPrefix) || name.size() < kPrefix.size() + kDigits) return std::nullopt;
-  int64_t step = 0;
-  const char* end = name.data() + name.size();
-  const auto parsed = std::from_chars(name.data() + kPrefix.size(), end, step);
-  return parsed.ec == std::errc{} && parsed.ptr == end ? std::optional(step) : std::nullopt;
-}
-
 std::string step_name(int64_t step) {
   std::string digits = std::to_string(step);
   digits.insert(0, kDigits - std::min(kDigits, digits.size()), '0');
   return cat(kPrefix, digits);
+}
+
+/// The step whose step_name() `name` is.
+std::optional<int64_t> step_of(const std::string& name) {
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  int64_t step = 0;
+  const auto parsed = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), step);
+  return parsed.ec == std::errc{} && step >= 0 && step_name(step) == name ? std::optional(step) : std::nullopt;
+}
+
+fs::path state_file(const fs::path& checkpoint) { return checkpoint / io::kTrainerFolder / io::kTrainerFile; }
+
+bool is_checkpoint(const fs::path& path) {
+  std::error_code none;
+  return fs::is_regular_file(state_file(path), none);
+}
+
+/// Whether it is certainly the checkpoint of `step`.
+bool is_checkpoint_of(const fs::path& path, int64_t step) {
+  try {
+    return is_checkpoint(path) && Json::read(state_file(path)).at("step").as_int() == step;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+/// Steps of all entries with the name of a checkpoint.
+std::vector<int64_t> named_steps(const fs::path& run) {
+  std::vector<int64_t> steps;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(run / "checkpoints", none)) {
+    if (const auto step = step_of(entry.path().filename().string())) steps.push_back(*step);
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
 }
 
 /// ".step-00000010.tmp-123", ".step-00000010.removed": a checkpoint that was being written or removed.
@@ -48,14 +78,43 @@ fs::path checkpoint_path(const fs::path& run, int64_t step) { return run / "chec
 
 fs::path growth_path(const fs::path& run, int64_t step) { return run / cat("growth-", step_name(step)); }
 
+io::DirectoryLock hold_run(const fs::path& run) {
+  if (auto lock = io::DirectoryLock::take(run)) return std::move(*lock);
+  throw Error(
+      ErrorCode::kIo,
+      cat("train.out: ", run, ": another process trains in this folder (wait for its end, or name another folder)"));
+}
+
 std::vector<int64_t> checkpoint_steps(const fs::path& run) {
-  std::vector<int64_t> steps;
-  std::error_code none;
-  for (const auto& entry : fs::directory_iterator(run / "checkpoints", none)) {
-    if (const auto step = step_of(entry.path().filename().string())) steps.push_back(*step);
-  }
-  std::sort(steps.begin(), steps.end());
+  auto steps = named_steps(run);
+  std::erase_if(steps, [&](int64_t step) { return !is_checkpoint(checkpoint_path(run, step)); });
   return steps;
+}
+
+void check_checkpoints_after(const fs::path& run, int64_t last) {
+  for (const int64_t step : named_steps(run)) {
+    const fs::path path = checkpoint_path(run, step);
+    if (step <= last || is_checkpoint(path)) continue;
+    throw Error(ErrorCode::kFormat,
+                cat(path, ": no checkpoint, since it has no ", io::kTrainerFolder, "/", io::kTrainerFile,
+                    "; wanted no such name where the run will write (remove it, or move it elsewhere)"));
+  }
+}
+
+void check_new_run(const fs::path& run, std::string_view settings) {
+  std::vector<std::string> found;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(run, none)) {
+    const std::string name = entry.path().filename().string();
+    if (name == kSettingsFile || name == kMetricsFile || name.starts_with(kEventsPrefix)) found.push_back(name);
+  }
+  if (found.empty()) return;
+  const fs::path before = run / kSettingsFile;
+  if (fs::is_regular_file(before, none) && io::read_file(before) == settings) return;
+  std::ranges::sort(found);
+  throw Error(ErrorCode::kUsage, cat("train.out: ", run, " holds ", join_some(found, 3),
+                                     ", which a new run would replace; wanted a folder without (name "
+                                     "another folder, or remove what is there)"));
 }
 
 void prune_checkpoints(const fs::path& run, const KeepPolicy& keep) {
@@ -64,6 +123,7 @@ void prune_checkpoints(const fs::path& run, const KeepPolicy& keep) {
     if (keep.every > 0 && steps[i] % keep.every == 0) continue;
     if (std::ranges::find(keep.steps, steps[i]) != keep.steps.end()) continue;
     const fs::path path = checkpoint_path(run, steps[i]);
+    if (!is_checkpoint_of(path, steps[i])) continue;
     const fs::path doomed = path.parent_path() / cat(".", path.filename(), kRemoved);
     std::error_code error;
     fs::rename(path, doomed, error);

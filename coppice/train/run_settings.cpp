@@ -8,6 +8,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
+#include "coppice/base/thread_pool.h"
 #include "coppice/train/balance.h"
 #include "coppice/train/unused_options.h"
 
@@ -91,6 +92,9 @@ void check_values(const TrainOptions& o) {
   require_count("train.tokens", o.tokens, 0);
   require_at_least("train.stop_at", o.stop_at, 0);
   require_at_least("train.threads", o.threads, 0);
+  if (static_cast<size_t>(o.threads) > most_threads()) {
+    refuse(cat("train.threads: ", o.threads, "; wanted at most ", most_threads(), " on this machine"));
+  }
   require_count("schedule.warmup", o.warmup, kDefaultWarmup);
   require_count("handover.steps", o.handover_steps, 0);
   require_at_least("train.validate_every", o.validate_every, 0);

@@ -9,6 +9,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/train/run_directory.h"
 
 namespace coppice::train {
 namespace {
@@ -86,7 +87,7 @@ uint32_t crc32c(std::string_view bytes) {
 EventWriter::EventWriter(const std::filesystem::path& run, std::optional<int64_t> resumed_at) {
   std::array<char, 256> host{};
   if (gethostname(host.data(), host.size() - 1) != 0) host[0] = '-';
-  path_ = run / cat("events.out.tfevents.", static_cast<int64_t>(wall_time()), ".", std::string_view(host.data()), ".",
+  path_ = run / cat(kEventsPrefix, static_cast<int64_t>(wall_time()), ".", std::string_view(host.data()), ".",
                     static_cast<int64_t>(getpid()));
   file_.open(path_, std::ios::binary | std::ios::app);
   std::string version = event_at(0);

@@ -5,6 +5,15 @@
 
 namespace coppice::train {
 
+namespace {
+
+// A run that is stopped and resumed, or grown, leaves checkpoints at other steps too.
+bool writes_once(const TrainOptions& o) {
+  return !o.out.empty() && o.checkpoint_every == 0 && o.stop_at == 0 && !o.resume && o.growth.is_null();
+}
+
+}  // namespace
+
 void check_used(const TrainOptions& o) {
   refuse_without_effect(
       o.given,
@@ -18,6 +27,8 @@ void check_used(const TrainOptions& o) {
         {"train.validate_every", "train.validation_tokens"},
         true},
        {o.schedule != "wsd", cat("schedule.kind is ", o.schedule), {"schedule.anneal_share"}},
+       {o.schedule == "wsd" && o.anneal_share == 0, "schedule.anneal_share is 0", {"schedule.min_lr_ratio"}},
+       {writes_once(o), "checkpoint.every is 0, so that the end writes the only checkpoint", {"checkpoint.keep_every"}},
        {o.schedule == "constant", "schedule.kind is constant", {"schedule.min_lr_ratio"}},
        {o.out.empty(), "nothing is written without train.out", {"checkpoint.keep_last", "checkpoint.beside"}}},
       "");
@@ -27,11 +38,12 @@ void check_used(const TrainOptions& o, BalanceKind balance) {
   const std::string reason = cat("routing is balanced by ", balance_name(balance));
   refuse_without_effect(o.given,
                         {{balance != BalanceKind::kLossFree, reason, {"balance.rate", "balance.recentre"}},
-                         {balance != BalanceKind::kAux, reason, {"balance.aux_coef"}}},
+                         {balance != BalanceKind::kAux, reason, {"balance.aux_coef", "balance.form"}}},
                         "");
 }
 
-void check_used(const GrowthStage& stage, const families::ModelConfig& config, std::string_view name) {
+void check_used(const GrowthStage& stage, const families::ModelConfig& config, BalanceKind balance,
+                std::string_view name) {
   const std::string select = stage.select.value_or(stage.needs_scores() ? "waterfill" : "uniform");
   const std::string rule = cat("the rule '", select, "' ");
   try {
@@ -41,6 +53,9 @@ void check_used(const GrowthStage& stage, const families::ModelConfig& config, s
          {!stage.needs_scores() && stage.score_batches > 0, rule + "does not look at scores", {"score_batches"}},
          {select != "weighted_sampling", rule + "does not draw", {"temperature"}},
          {select == "uniform", rule + "gives every expert as many copies", {"max_duplicates"}},
+         {balance != BalanceKind::kLossFree,
+          cat("routing is balanced by ", balance_name(balance)),
+          {"balance_rate", "balance_steps"}},
          {!config.routing.has_selection_bias, "the model has no selection bias", {"balance_bias"}}},
         "");
   } catch (const Error& error) {

@@ -81,6 +81,17 @@ def test_bad_input_is_said_and_leaves_what_was_there(files, tmp_path, arguments,
     assert (tmp_path / "rows").read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["rows"]
 
 
+def test_rows_replace_rows_alone(files, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    for place in (tmp_path / "notes", files / "llama" / "model-00001-of-00003.safetensors", files / "llama" / "rows", files / "mixtral" / "model-00001-of-00003.safetensors"):
+        before = place.read_bytes() if place.exists() else None
+        done = cluster(files, "--clusters", 4, "--out", place)
+        assert done.returncode == 2 and str(place) in done.stderr and "another name" in done.stderr, done.stderr
+        assert (place.read_bytes() if place.exists() else None) == before
+    for _ in range(2):
+        assert cluster(files, "--clusters", 4, "--out", tmp_path / "rows").returncode == 0
+
+
 def test_wants_to_know_where_to_write(files):
     done = cluster(files)
     assert done.returncode == 2 and "--out" in done.stderr

@@ -88,6 +88,18 @@ def page(coppice, tmp_path_factory):
     return directory / "report.html"
 
 
+def test_a_page_replaces_pages_alone(coppice, tmp_path):
+    run = write_run(tmp_path / "run")
+    for _ in range(2):
+        assert coppice("report", run, "--out", tmp_path / "page.html").returncode == 0
+    (tmp_path / "other.html").write_text("<!DOCTYPE html>\n<html><body>mine</body></html>")
+    for place in (run / "config.toml", run / "metrics.jsonl", tmp_path / "other.html"):
+        before = place.read_bytes()
+        done = coppice("report", run, "--out", place)
+        assert done.returncode == 2 and str(place) in done.stderr and "another name" in done.stderr, done.stderr
+        assert place.read_bytes() == before
+
+
 def test_every_section_is_there_where_its_data_is(page, coppice, tmp_path):
     text = page.read_text()
     for section in ["What came out", "Loss", "Domains", "Gap closure", "The plan and what happened", "Experts", "Why these experts", "Lineage", "Training", "Configuration"]:

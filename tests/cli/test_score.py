@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,6 +122,36 @@ def test_runs_merge_where_metrics_do(tmp_path, deep, tokens):
     done = coppice(*expand)
     assert done.returncode == 2 and "have no 'gradient_squared'" in done.stderr, done.stderr
     assert coppice(*expand, "--metric", "batch_fisher").returncode == 0
+
+
+def test_a_merge_counts_every_run_once(tmp_path, deep, tokens):
+    for name, prefix in (("a", tokens[0]), ("b", tokens[1])):
+        told_by("score", deep, prefix, "--out", tmp_path / f"{name}.json", *SMALL)
+    told_by("score", "--merge", tmp_path / "a.json", tmp_path / "b.json", "--out", tmp_path / "m.json")
+    done = coppice("score", "--merge", tmp_path / "m.json", tmp_path / "a.json", "--out", tmp_path / "n.json")
+    assert done.returncode == 2 and "the same run again" in done.stderr, done.stderr
+    scores = json.loads((tmp_path / "a.json").read_text())
+    for change in ({"metrics": {}}, {"tokens": {**scores["tokens"], "batches": 0, "seen": 0}}):
+        (tmp_path / "bad.json").write_text(json.dumps({**scores, **change}))
+        done = coppice("score", "--merge", tmp_path / "bad.json", tmp_path / "b.json", "--out", tmp_path / "n.json")
+        assert done.returncode == 3 and "bad.json" in done.stderr, done.stderr
+    assert not (tmp_path / "n.json").exists()
+
+
+def test_scores_replace_scores_alone(tmp_path, deep, tokens):
+    model = tmp_path / "m"
+    shutil.copytree(deep, model)
+    (tmp_path / "notes").write_text("mine")
+    out = tmp_path / "s.json"
+    for place in (model / "config.json", model / "s.json", tmp_path / "notes", f"{tokens[0]}.bin"):
+        before = pathlib.Path(place).read_bytes() if os.path.exists(place) else None
+        done = coppice("score", model, tokens[0], "--out", place, *SMALL)
+        assert done.returncode == 2 and str(place) in done.stderr and "another name" in done.stderr, done.stderr
+        assert (pathlib.Path(place).read_bytes() if os.path.exists(place) else None) == before
+    for _ in range(2):
+        assert coppice("score", model, tokens[0], "--out", out, *SMALL).returncode == 0
+    done = coppice("score", "--merge", out, out, "--out", out)
+    assert done.returncode == 2 and "is an input" in done.stderr
 
 
 def test_runs_that_are_not_alike_do_not_merge(tmp_path, deep, tokens):

@@ -78,6 +78,9 @@ CASES = [  # the command, the option without effect, and why; the value is often
     (SMALL + " --balance.kind aux", "--balance.rate 0.001", "balanced by aux"),
     (SMALL + " --balance.kind aux", "--balance.recentre", "balanced by aux"),
     (SMALL, "--balance.aux_coef 0.01", "balanced by loss_free"),  # glm4_moe
+    (SMALL, "--balance.form per_layer", "balanced by loss_free"),
+    (SMALL + " --schedule.anneal_share 0", "--schedule.min_lr_ratio 0.1", "schedule.anneal_share is 0"),
+    (SMALL + " --train.out o", "--checkpoint.keep_every 1", "checkpoint.every is 0"),
 ]
 STAGES = [
     ('"select": "uniform"', '"max_duplicates": 3', "the rule 'uniform'"),
@@ -107,6 +110,11 @@ def test_options_without_effect_are_refused(world, command, option, reason):
 def test_keys_of_a_growth_without_effect_are_refused(world, others, option, reason):
     stage = '[{"at_step": 1, "experts": "2x", %s, %s}]' % (others, option)
     refused(run([*GROWTH.split(), stage], world), option.split('"')[1], reason)
+
+
+def test_balancing_after_a_growth_is_refused_where_a_loss_balances(world):
+    stage = '[{"at_step": 1, "experts": "2x", "select": "uniform", "balance_rate": 0.01, "balance_steps": 1}]'
+    refused(run([*GROWTH.replace("--growth", "--balance.kind aux --growth").split(), stage], world), "balance_rate", "balanced by aux")
 
 
 def test_a_settings_file_may_state_the_defaults(world):

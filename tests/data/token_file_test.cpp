@@ -244,6 +244,32 @@ TEST(TokenFileOpen, RejectsABrokenCardAndIgnoresAForeignFile) {
   EXPECT_FALSE(TokenFile::open(dir / "a").card());
 }
 
+TEST(TokenFileRead, NamesAnIdOutsideTheVocabularyOfTheCard) {
+  const TempDir dir;
+  const auto file = write(dir / "set", {{5, 6, 7}, {499}}, 500);
+  file.check_vocabulary(1000, "");
+  std::fstream(dir / "set.bin", std::ios::binary | std::ios::in | std::ios::out)
+      .seekp(4)
+      .write("\x60\xea", 2);  // 60000
+  std::vector<int64_t> ids(2);
+  file.read(0, ids);
+  EXPECT_THAT(ids, ElementsAre(5, 6));
+  expect_error(ErrorCode::kFormat, {"set.bin", "token 2 is 60000", "wanted 0 to 499"}, [&] { file.read(1, ids); });
+}
+
+TEST(TokenFileRead, NamesAnIdThatCameAfterTheCheckOfAFileWithoutACard) {
+  const TempDir dir;
+  write_raw(dir / "set", RawIndex{}.bytes(), kTenBytes);
+  const auto file = TokenFile::open(dir / "set");
+  std::vector<int64_t> ids(5);
+  file.read(0, ids);
+  file.check_vocabulary(9, "");
+  file.check_vocabulary(6, "");
+  file.check_vocabulary(7, "");
+  std::fstream(dir / "set.bin", std::ios::binary | std::ios::in | std::ios::out).seekp(6).write("\6", 1);
+  expect_error(ErrorCode::kFormat, {"set.bin", "token 3 is 6", "wanted 0 to 5"}, [&] { file.read(0, ids); });
+}
+
 TEST(TokenFileWriter, RefusesToReplaceASet) {
   const TempDir dir;
   write(dir / "set", {{1}}, 10);

@@ -33,6 +33,17 @@ TEST(ShardPlan, KeepsTheOrderAndTheLimit) {
   EXPECT_EQ(plan_shards(of_sizes({2, 20, 2}), 8).total_bytes, 24u);
 }
 
+TEST(ShardPlan, KeepsHeadersAsShortAsReadersTakeThem) {
+  std::vector<TensorInfo> tensors;
+  for (int i = 0; i < 110; ++i) {
+    tensors.push_back({.name = std::to_string(i) + std::string(1'000'000, 'n'), .dtype = Dtype::kU8, .shape = {1}});
+  }
+  EXPECT_ANY_THROW((void)lay_out("one", tensors)) << "too many for one file";
+  const auto plan = plan_shards(std::move(tensors), 1000);
+  ASSERT_EQ(plan.shards.size(), 2u);
+  for (const auto& shard : plan.shards) EXPECT_NO_THROW((void)lay_out(shard.file, shard.tensors));
+}
+
 TEST(ShardPlan, NamesFilesAsHuggingFaceDoes) {
   EXPECT_EQ(plan_shards(of_sizes({4}), 8).shards[0].file, "model.safetensors");
   const auto two = plan_shards(of_sizes({8, 8}), 8, "optimizer");

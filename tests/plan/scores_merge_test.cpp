@@ -76,6 +76,23 @@ TEST(MergeScores, ReadTheNameThatGateConcentrationHadIn010) {
   testing::expect_error(ErrorCode::kFormat, {"s", "gate_concentration"}, [&] { (void)Scores::from_json(then, "s"); });
 }
 
+TEST(MergeScores, CountARunOnceAlsoWithinAMerge) {
+  const auto merged = merge_scores(std::vector{run_of(1, "a"), run_of(3, "b")});
+  const auto written = Scores::from_json(merged.to_json(), "s");
+  EXPECT_EQ(written.runs.size(), 2u);
+  for (const auto& again : {run_of(1, "a"), run_of(3, "b"), written}) {
+    testing::expect_error(ErrorCode::kUsage, {"scores 2", "same run again"},
+                          [&] { (void)merge_scores(std::vector{written, again}); });
+  }
+  const auto more = merge_scores(std::vector{written, run_of(5, "c")});
+  EXPECT_EQ(more.batches, 9u);
+  EXPECT_EQ(more.runs.size(), 3u);
+  auto large = run_of(7, "d");
+  large.batches = uint64_t{1} << 50;
+  large.tokens_seen = 10 * large.batches;
+  expect_refused(large, {"more than 9007199254740992 tokens"});
+}
+
 TEST(MergeScores, SurvivesBeingWrittenAndRead) {
   const std::vector runs{run_of(1, "a"), run_of(3, "b")};
   const auto merged = merge_scores(runs);

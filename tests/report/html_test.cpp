@@ -23,8 +23,10 @@ TEST(PageText, IsEscaped) {
 
 TEST(PageChart, CannotEndItsScriptElement) {
   Page page("t");
-  page.chart(LineChart{.title = "</script><b>", .series = {{.name = "s", .x = {1}, .y = {2}}}});
-  EXPECT_THAT(page.html(), HasSubstr("<\\/script><b>"));
+  page.chart(LineChart{.title = "</script><b> a<!--<script>b \u2028\u2029 \u2027",
+                       .series = {{.name = "s", .x = {1}, .y = {2}}}});
+  EXPECT_THAT(page.html(), HasSubstr("\\u003c/script>\\u003cb> a\\u003c!--\\u003cscript>b \\u2028\\u2029 \u2027"));
+  EXPECT_THAT(page.html(), Not(HasSubstr("<!--<script>b")));
 }
 
 TEST(PageChart, LeavesGapsForMissingValues) {

@@ -163,6 +163,7 @@ TEST(TrainNumbers, OutOfRangeAreRefused) {
     refused({"balance.rate"}, [&](auto& o) { o.balance_rate = bad; });
     refused({"balance.z_coef"}, [&](auto& o) { o.z_coef = bad; });
   }
+  refused({"train.threads", "at most"}, [](auto& o) { o.threads = 999'999; });
   refused({"optimizer.beta2"}, [](auto& o) { o.beta2 = 1; });
   refused({"schedule.warmup"}, [](auto& o) { o.warmup = kMost; });
   refused({"schedule.warmup"}, [](auto& o) { o.warmup = -2; });
