@@ -72,11 +72,11 @@ void require_finite(std::string_view tensor, std::span<const float> values, Dtyp
   for (const float x : values) any |= is_bad(x);  // without a way out, so that it is as fast as memory
   if (!any) return;
   const float bad = *std::ranges::find_if(values, is_bad);
-  throw Error(ErrorCode::kNonFinite,
-              cat("the checkpoint would not be one to go on from: '", tensor, "' holds ", static_cast<double>(bad),
-                  "; wanted finite numbers of ", io::dtype_name(dtype),
-                  ": training has diverged (lower optimizer.lr or balance.rate, and go on from the last good "
-                  "checkpoint with train.resume)"));
+  throw Error(
+      ErrorCode::kNonFinite,
+      cat("'", tensor, "' holds ", static_cast<double>(bad), "; wanted finite numbers of ", io::dtype_name(dtype),
+          ": training has diverged (lower optimizer.lr or balance.rate, and go on from the last good "
+          "checkpoint with train.resume)"));
 }
 
 void write_weights(const fs::path& directory, const nn::Decoder& model) {
@@ -221,11 +221,16 @@ void write_checkpoint(const fs::path& target, const nn::Decoder& model, const Op
   const auto tensors = optimizer_tensors(all, masters);
   io::check_free_space(target.parent_path(), output::total_bytes(weight_tensors(model)) + output::total_bytes(tensors));
   io::AtomicDirectory out(target);
-  write_weights(out.path(), model);
   const fs::path trainer = out.path() / io::kTrainerFolder;
   std::error_code error;
   if (!fs::create_directory(trainer, error)) throw Error(ErrorCode::kIo, cat(trainer, ": ", error.message()));
-  write_optimizer(trainer, all, tensors, masters);
+  try {
+    write_weights(out.path(), model);
+    write_optimizer(trainer, all, tensors, masters);
+  } catch (const Error& bad) {
+    if (bad.code != ErrorCode::kNonFinite) throw;
+    throw Error(bad.code, cat(target, ": is not written: ", bad.what()));
+  }
   io::write_file_atomically(trainer / io::kTrainerFile, state.to_json().dump(2) + "\n");
   for (const auto& [name, text] : companions.files) io::write_file_atomically(out.path() / name, text);
   if (companions.lineage) io::write_file_atomically(out.path() / io::kLineageFile, companions.lineage->dump() + "\n");
