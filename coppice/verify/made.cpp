@@ -102,8 +102,8 @@ Outcome compare_matrices(const OutputTensor& wanted, const TensorSlot& slot, con
 
 /// Where everything lies in the model after.
 struct Places {
-  Places(const Model& before, const Model& after)
-      : config(before.config), after(after), names(after), matrices(after) {}
+  Places(const Model& before, const Model& model)
+      : config(before.config), after(model), names(model), matrices(model) {}
 
   const families::ModelConfig& config;  ///< of the names that are looked for
   const Model& after;
