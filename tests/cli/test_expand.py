@@ -225,7 +225,8 @@ def test_a_model_in_mid_handover_is_warned_of(model, tmp_path):
     for name, options in {"again": ["--experts", "2x"], "back": ["--undo"]}.items():
         done = coppice("expand", tmp_path / "once", tmp_path / name, *options)
         assert done.returncode == 0 and "lineage-unique routing (share 0.5)" in done.stderr and "plain top-K" in done.stderr
-        after = json.loads((tmp_path / name / "coppice.json").read_text())
+        lineage = tmp_path / name / "coppice.json"  # the first growth taken back leaves no lineage at all
+        after = json.loads(lineage.read_text()) if lineage.exists() else {}
         assert "routing" not in after and "share" not in after
 
 

@@ -41,8 +41,8 @@ def workshop(tmp_path_factory, environment):
     (directory / "TEXT").mkdir()
     for path in sorted(python.glob("*.py"))[:40]:
         (directory / "TEXT" / f"{path.stem}.txt").write_text(path.read_text(errors="ignore"))
-    made = ["coppice tokenize TEXT --out first --train-tokenizer tokenizer --vocab-size 512",
-            "coppice train --data.train first --train.out base --train.steps 4 --train.batch_tokens 1024 --model.vocab_size 512 --model.tokenizer tokenizer"
+    made = ["coppice tokenize TEXT --out base-tokens --train-tokenizer tokenizer --vocab-size 512",
+            "coppice train --data.train base-tokens --train.out base --train.steps 4 --train.batch_tokens 1024 --model.vocab_size 512 --model.tokenizer tokenizer"
             " --model.dim 64 --model.head_dim 16 --model.layers 2 --model.experts 4 --model.expert_width 32"]
     for command in made:
         assert run(command, directory, environment).returncode == 0, command
