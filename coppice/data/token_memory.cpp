@@ -26,7 +26,7 @@ Json stamp_of(const fs::path& prefix) {
 }  // namespace
 
 Json known_of(const fs::path& prefix) {
-  const Json stamp = stamp_of(prefix);
+  Json stamp = stamp_of(prefix);
   const fs::path memory = memory_of(prefix);
   if (!fs::exists(memory)) return stamp;
   try {
