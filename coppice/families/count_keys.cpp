@@ -234,10 +234,8 @@ class Editor {
       json = std::move(visited);
     }
     if (!json.is_object()) return;
-    std::vector<std::string> keys;
-    for (const auto& member : json.members()) keys.push_back(member.first);
-    for (const std::string& key : keys) {
-      Json& value = *json.find(key);
+    for (const auto& [key, member] : json.members()) {  // no member comes or goes meanwhile
+      Json& value = const_cast<Json&>(member);          // as find() gives it, which would look through all of them
       const std::string path = place.empty() ? key : cat(place, ".", key);
       if (value.is_object() && is_tower(key, value)) continue;
       if (std::ranges::find(edited_, &value) != edited_.end()) continue;
