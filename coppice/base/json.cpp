@@ -195,6 +195,11 @@ const Json& Json::at(std::string_view key) const {
   return *member;
 }
 
+Json& Json::value_at(size_t index) {
+  if (kind_ != Kind::kObject) wrong_kind(*this, "an object");
+  return own(value_.object).at(index).second;
+}
+
 Json& Json::operator[](std::string_view key) {
   if (kind_ == Kind::kNull) *this = object();
   if (kind_ != Kind::kObject) wrong_kind(*this, cat("an object to set '", key, "' in"));

@@ -75,6 +75,8 @@ class Json {
   Json* find(std::string_view key);
   /// The member. Throws Error{kFormat} naming the key if absent.
   const Json& at(std::string_view key) const;
+  /// The value of members()[index], to be changed where it is: find() looks through all members before it.
+  Json& value_at(size_t index);
   /// The member, created as null at the end if absent; makes an object of a null.
   Json& operator[](std::string_view key);
   /// Appends to an array (makes an array of a null).

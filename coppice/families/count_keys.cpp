@@ -234,8 +234,9 @@ class Editor {
       json = std::move(visited);
     }
     if (!json.is_object()) return;
-    for (const auto& [key, member] : json.members()) {  // no member comes or goes meanwhile
-      Json& value = const_cast<Json&>(member);          // as find() gives it, which would look through all of them
+    for (size_t i = 0; i < json.members().size(); ++i) {
+      const std::string& key = json.members()[i].first;
+      Json& value = json.value_at(i);
       const std::string path = place.empty() ? key : cat(place, ".", key);
       if (value.is_object() && is_tower(key, value)) continue;
       if (std::ranges::find(edited_, &value) != edited_.end()) continue;
