@@ -7,19 +7,13 @@
 #include <tuple>
 
 #include "coppice/base/error.h"
+#include "coppice/base/median.h"
 #include "coppice/families/match.h"
 
 namespace coppice::report {
 namespace {
 
 constexpr size_t kLastLosses = 10;
-
-double median(std::vector<double> values) {
-  if (values.empty()) return NAN;
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::ranges::nth_element(values, middle);
-  return *middle;
-}
 
 int64_t int_setting(const RunRecord& run, std::string_view name) {
   const auto value = run.setting(name);
@@ -160,8 +154,8 @@ RunSummary summarise(const RunRecord& run) {
   for (const auto& [step, seconds] : step_seconds(run, out.batch_tokens)) {
     (step <= growth_step ? before : after).push_back(seconds);
   }
-  out.step_s_before = median(before);
-  out.step_s_after = median(after);
+  out.step_s_before = median(before, NAN);
+  out.step_s_after = median(after, NAN);
 
   if (const Points* losses = run.find("loss"); losses != nullptr && !losses->empty()) {
     const size_t count = std::min(kLastLosses, losses->size());

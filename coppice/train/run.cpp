@@ -9,6 +9,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/log.h"
+#include "coppice/base/median.h"
 #include "coppice/base/memory.h"
 #include "coppice/base/progress.h"
 #include "coppice/base/sha256.h"
@@ -100,13 +101,6 @@ std::string digest_of(const Json& data) {
   Sha256 sha;
   sha.add(data.dump());
   return sha.hex();
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 class Run {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "coppice/base/error.h"
+#include "coppice/base/median.h"
 #include "coppice/base/text.h"
 
 namespace coppice::train {
@@ -17,10 +18,7 @@ constexpr double kSpike = 10;       // times the median: worth a warning
 
 double Watch::median_norm() const {
   if (norms_.size() < kLeastNorms) return 0;
-  auto sorted = norms_;
-  const auto middle = sorted.begin() + static_cast<ptrdiff_t>(sorted.size() / 2);
-  std::ranges::nth_element(sorted, middle);
-  return *middle;
+  return median(norms_);
 }
 
 std::vector<Warning> Watch::look(int64_t step, const StepReport& report) {

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <map>
 
+#include "coppice/base/median.h"
 #include "coppice/base/text.h"
 #include "coppice/verify/copies_detail.h"
 
@@ -223,13 +224,6 @@ void CopyRules::judge(std::vector<FoundCopy>& copies, const std::vector<double>&
     judge_biases(copy);
   }
   judge_lengths(copies, spread);
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::ranges::nth_element(values, middle);
-  return *middle;
 }
 
 double spread_of(const std::vector<double>& lengths) {

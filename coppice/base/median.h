@@ -1,0 +1,17 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+namespace coppice {
+
+/// The middle one, of an even number the greater of the two; `of_none` if there are none.
+inline double median(std::vector<double> values, double of_none = 0) {
+  if (values.empty()) return of_none;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::ranges::nth_element(values, middle);
+  return *middle;
+}
+
+}  // namespace coppice
