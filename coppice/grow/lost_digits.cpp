@@ -33,8 +33,7 @@ std::string lost_by_biases(const GrownRows& bias, const methods::LayerPlan& laye
 }
 
 std::string lost_by_experts(const families::Model& model, const plan::GrowthPlan& plan, int64_t layer) {
-  const families::TensorSlot* worst = nullptr;
-  double largest = 0;
+  matrix::WorstLoss worst;
   for (const families::TensorSlot& slot : model.slots) {
     const double factor = plan::expert_factor(plan, slot.role());
     if (slot.layer != layer || factor == 1) continue;
@@ -42,18 +41,11 @@ std::string lost_by_experts(const families::Model& model, const plan::GrowthPlan
     const size_t matrices = slot.rule->layout.stacked ? static_cast<size_t>(plan.experts_before) : 1;
     const size_t bytes = stored.info->bytes / matrices;
     for (size_t i = 0; i < matrices; ++i) {
-      const double loss = matrix::factor_loss(stored.info->dtype, stored.data().subspan(i * bytes, bytes), factor);
-      if (loss <= largest) continue;
-      largest = loss;
-      worst = &slot;
+      worst.look(slot.name.view(), stored.info->dtype, stored.data().subspan(i * bytes, bytes), factor);
     }
     stored.file->release(*stored.info);
   }
-  if (worst == nullptr) return {};
-  return cat("the values of '", worst->name, "' times ", number_text(plan::expert_factor(plan, worst->role())),
-             " are rounded to ", io::dtype_name(model.checkpoint.at(worst->name).info->dtype),
-             ", which changes them by up to ", number_text(largest, 2),
-             " of the largest (a checkpoint in F32 keeps them).");
+  return worst.text();
 }
 
 }  // namespace coppice::grow::detail

@@ -7,6 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/families/expert_parts.h"
 #include "coppice/grow/tied_experts_detail.h"
+#include "coppice/matrix/factor_loss.h"
 
 namespace coppice::grow::detail {
 namespace {
@@ -47,7 +48,7 @@ bool are_equal(const families::ExpertParts& parts, int64_t layer, uint32_t a, ui
 /// Where different experts tie, the lower index wins: it is that of the same expert as before, as the children of every
 /// parent lie together, or only one of them is chosen. Scores that are divided by a power of two tie as before.
 bool order_decides_as_before(const plan::GrowthPlan& plan, const LayerRouting& layer) {
-  if (!plan::is_power_of_two(plan.selection_bias_factor)) return false;
+  if (!matrix::is_power_of_two(plan.selection_bias_factor)) return false;
   uint32_t last = 0;
   for (const methods::Child& child : layer.layer->children) {
     if (plan.top_k_factor == 1 && child.copy > 0) continue;
@@ -90,7 +91,7 @@ std::string decisive_ties(const families::Model& model, const plan::GrowthPlan& 
       "biases of layer ", layer.layer->layer,
       " are so large that scores lose their last digits beside them, so different experts tie, and which of them "
       "is chosen may change",
-      plan::is_power_of_two(plan.selection_bias_factor) ? " (order siblings would keep it)." : ".");
+      matrix::is_power_of_two(plan.selection_bias_factor) ? " (order siblings would keep it)." : ".");
 }
 
 }  // namespace coppice::grow::detail

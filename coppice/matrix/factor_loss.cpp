@@ -4,6 +4,8 @@
 #include <cmath>
 #include <vector>
 
+#include "coppice/base/text.h"
+
 namespace coppice::matrix {
 namespace {
 
@@ -12,8 +14,7 @@ constexpr double kRounding = 0x1p-20;
 /// F32 keeps 24 digits; BF16 has the exponents of F32, so that a power of two costs it nothing that counts.
 bool may_lose(io::Dtype dtype, double factor) {
   if (factor == 1 || dtype == io::Dtype::kF32 || !io::is_float(dtype)) return false;
-  int exponent = 0;
-  return dtype != io::Dtype::kBf16 || std::frexp(factor, &exponent) != 0.5;
+  return dtype != io::Dtype::kBf16 || !is_power_of_two(factor);
 }
 
 }  // namespace
@@ -41,6 +42,27 @@ double factor_loss(io::Dtype dtype, std::span<const std::byte> values, double fa
     }
   }
   return error > kRounding * largest ? error / largest : 0;
+}
+
+bool is_power_of_two(double factor) {
+  int exponent = 0;
+  return std::frexp(factor, &exponent) == 0.5;
+}
+
+void WorstLoss::look(std::string_view tensor, io::Dtype dtype, std::span<const std::byte> values, double factor) {
+  const double loss = factor_loss(dtype, values, factor);
+  if (loss <= loss_) return;
+  tensor_ = tensor;
+  dtype_ = dtype;
+  factor_ = factor;
+  loss_ = loss;
+}
+
+std::string WorstLoss::text() const {
+  if (loss_ == 0) return {};
+  return cat("the values of '", tensor_, "' times ", number_text(factor_), " are rounded to ", io::dtype_name(dtype_),
+             ", which changes them by up to ", number_text(loss_, 2),
+             " of the largest (a checkpoint in F32 keeps them).");
 }
 
 }  // namespace coppice::matrix

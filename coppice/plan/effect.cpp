@@ -77,9 +77,4 @@ double expert_factor(const GrowthPlan& plan, families::Role role) {
   return role == families::Role::kExpertDownBias ? plan.down_bias_factor : 1.0;
 }
 
-bool is_power_of_two(double factor) {
-  int exponent = 0;
-  return std::frexp(factor, &exponent) == 0.5;
-}
-
 }  // namespace coppice::plan

@@ -105,8 +105,6 @@ void set_factors(const families::ModelConfig& config, GrowthPlan& plan);
 
 /// What the plan multiplies an expert's tensor of this role by.
 double expert_factor(const GrowthPlan& plan, families::Role role);
-/// Whether stored values times `factor` keep all their digits, but for those near the smallest of their dtype.
-bool is_power_of_two(double factor);
 
 /// A plan as `expand --dry-run` prints it, possibly edited, for a model.
 ///

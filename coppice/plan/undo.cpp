@@ -7,6 +7,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/matrix/factor_loss.h"
 #include "coppice/methods/optimizer_init.h"
 #include "coppice/plan/lineage.h"
 
@@ -115,11 +116,11 @@ std::string undo_account(const families::Model& grown, const GrowthPlan& plan, c
         changed.push_back(cat("the originals keep the optimizer state that '", strategy.name, "' gave them"));
     }
   }
-  if (!is_power_of_two(plan.down_factor)) {
+  if (!matrix::is_power_of_two(plan.down_factor)) {
     changed.push_back(cat("down matrices that were divided by ", plan.down_factor,
                           " are multiplied by it again, and may differ in their last digit"));
   }
-  if (!is_power_of_two(plan.selection_bias_factor)) {
+  if (!matrix::is_power_of_two(plan.selection_bias_factor)) {
     changed.push_back(cat("selection biases that were divided by ", plan.selection_bias_factor,
                           " are multiplied by it again, and may differ in their last digit"));
   }
