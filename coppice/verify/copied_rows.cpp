@@ -2,6 +2,7 @@
 #include <cmath>
 #include <optional>
 
+#include "coppice/base/median.h"
 #include "coppice/base/text.h"
 #include "coppice/verify/copied_rows_detail.h"
 #include "coppice/verify/copies_detail.h"
@@ -44,7 +45,7 @@ class CopiedRows {
 
   void check_routers() const {
     std::vector<std::string> unlike, near;
-    const double usual = median(lengths());
+    const double usual = median(lengths()), usually_near = median(nearnesses());
     const double spread = spread_of(norms_before());
     const auto sure = std::ranges::count_if(copies_, [&](const Copy& copy) { return is_sure(copy); });
     const bool are_sure = 2 * sure > std::ssize(copies_);
@@ -52,7 +53,7 @@ class CopiedRows {
     size_t of_others = 0;
     for (const Copy& copy : changed_) {
       bool is_of_other = false;
-      std::string problem = row_problem(copy, is_of_other);
+      std::string problem = row_problem(copy, usually_near, is_of_other);
       of_others += is_of_other ? 1 : 0;
       if (!problem.empty()) {
         unlike.push_back(std::move(problem));
@@ -75,6 +76,7 @@ class CopiedRows {
   void check_biases() const {
     const auto zeros = std::ranges::count_if(copies_, [&](const Copy& copy) { return value(copy) == 0; });
     const bool to_zero = !several_growths_ && 2 * zeros > std::ssize(copies_);
+    const UsualChange usual = usual_change();
     for (const Copy& copy : changed_) {
       ++result_.biases_changed;
       if (!std::isfinite(value(copy))) {
@@ -86,7 +88,7 @@ class CopiedRows {
         report(copy, "differs from", "; in most copies of the layer it is 0");
       } else if (!to_zero && are_mostly_equal()) {
         report(copy, "differs from", "; in most copies of the layer they are equal");
-      } else if (!to_zero && !several_growths_ && is_far_change(copy)) {
+      } else if (!to_zero && !several_growths_ && is_far_change(copy, usual)) {
         report(copy, cat("is ", number_text(value(copy)), ", which is far from"), "; most biases moved otherwise");
       } else {
         ++result_.only_alike.biases;
@@ -116,10 +118,10 @@ class CopiedRows {
     for (const Copy& copy : changed_) out.push_back(length_of(copy));
     return out;
   }
-  double usual_nearness() const {
+  std::vector<double> nearnesses() const {
     std::vector<double> out;
     for (const Copy& copy : changed_) out.push_back(rows_.nearness(copy.child, copy.parent));
-    return median(out);
+    return out;
   }
   std::vector<double> norms_before() const {
     std::vector<double> out;
@@ -137,7 +139,7 @@ class CopiedRows {
   }
 
   /// Empty if a method could have made the row of its parent's.
-  std::string row_problem(const Copy& copy, bool& is_of_other) const {
+  std::string row_problem(const Copy& copy, double usually_near, bool& is_of_other) const {
     const std::string& name = pair_.after.name;
     size_t changed = 0;
     for (size_t i = 0; i < is(copy).size(); ++i) changed += is(copy)[i] == was(copy)[i] ? 0 : 1;
@@ -146,10 +148,10 @@ class CopiedRows {
       return cat("'", name, "': row ", copy.child, " differs in ", changed, " values from that of original ",
                  copy.parent, ", whose child expert ", copy.child, " is");
     }
-    const double near = rows_.nearness(copy.child, copy.parent), usual = usual_nearness();
+    const double near = rows_.nearness(copy.child, copy.parent);
     for (size_t p = 0; p < rows_.experts_before(); ++p) {
       const double other = rows_.nearness(copy.child, p);
-      if (other < (near < usual - kOtherRow ? kProbablyRow : kSurelyRow) || other <= near + kOtherRow) continue;
+      if (other < (near < usually_near - kOtherRow ? kProbablyRow : kSurelyRow) || other <= near + kOtherRow) continue;
       is_of_other = true;
       return cat("'", name, "': row ", copy.child, " is that of original ", p, ", but expert ", copy.child,
                  " is a child of original ", copy.parent);
@@ -159,17 +161,24 @@ class CopiedRows {
                copy.child, " is (cosine ", number_text(near), ")");
   }
 
+  /// How the biases of copies moved, and how much farther is no damage yet.
+  struct UsualChange {
+    double change, allowed;
+  };
+  UsualChange usual_change() const {
+    std::vector<double> changes;
+    for (const Copy& copy : changed_) changes.push_back(change(copy));
+    const double usual = median(changes);
+    for (double& x : changes) x = std::abs(x - usual);
+    return {usual, kFarChange * median(changes) + kRounding * std::abs(usual)};
+  }
+
   /// Not among the biases of before, and moved otherwise than most.
-  bool is_far_change(const Copy& copy) const {
+  bool is_far_change(const Copy& copy, const UsualChange& usual) const {
     const auto before = std::span(pair_.before.values).first(rows_.experts_before());
     const auto [least, most] = std::ranges::minmax(before);
     if (value(copy) >= least && value(copy) <= most) return false;
-    std::vector<double> changes;
-    for (const Copy& other : changed_) changes.push_back(change(other));
-    const double usual = median(changes);
-    for (double& x : changes) x = std::abs(x - usual);
-    const double allowed = kFarChange * median(changes) + kRounding * std::abs(usual);
-    return std::abs(change(copy) - usual) > allowed;
+    return std::abs(change(copy) - usual.change) > usual.allowed;
   }
 
   const LayerRows& rows_;

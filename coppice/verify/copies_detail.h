@@ -76,8 +76,6 @@ class CopyRules {
 inline constexpr double kOutOfLine = 1.5;
 /// No method makes a matrix or row this many times longer: factors and noise reach to 10 times, of short ones to more.
 inline constexpr double kLargestFactor = 20;
-/// The middle one; 0 of none.
-double median(std::vector<double> values);
 /// The largest over the smallest, zeros left out; 1 of none.
 double spread_of(const std::vector<double>& lengths);
 /// True if `length` is not near `usual`, given how much those of originals differ.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <tuple>
@@ -27,20 +28,16 @@ using grow::GrownModel;
 using io::Checkpoint;
 using output::OutputTensor;
 
-/// Where each matrix of each expert lies, for a model that stacks them otherwise than the one before.
+/// Where each matrix of each expert lies, for a model that stacks them otherwise than the one before. Nothing is listed
+/// before it is asked for: most models have the tensors under the names that are looked for.
 class MatrixPlaces {
  public:
-  explicit MatrixPlaces(const Model& model) : model_(model) {
-    for (const TensorSlot& slot : model.slots) {
-      if (!families::is_expert(slot.role())) continue;
-      for (const ExpertMatrix& place : families::expert_matrices(slot, model.config.num_experts))
-        places_[{slot.layer, slot.rule->layout.stacked ? -1 : slot.expert, place.role}] = {&slot, place};
-    }
-  }
+  explicit MatrixPlaces(const Model& model) : model_(model) {}
 
   /// The matrix in [out, in] order; nothing if there is none.
   std::optional<std::vector<std::byte>> read(const TensorSlot& like, int64_t expert, const ExpertMatrix& place,
                                              io::Dtype dtype, std::set<const TensorSlot*>& seen) const {
+    std::call_once(listed_, [this] { list(); });
     for (const int64_t owner : {expert, int64_t{-1}}) {
       const auto found = places_.find({like.layer, owner, place.role});
       if (found == places_.end()) continue;
@@ -59,8 +56,17 @@ class MatrixPlaces {
   }
 
  private:
+  void list() const {
+    for (const TensorSlot& slot : model_.slots) {
+      if (!families::is_expert(slot.role())) continue;
+      for (const ExpertMatrix& place : families::expert_matrices(slot, model_.config.num_experts))
+        places_[{slot.layer, slot.rule->layout.stacked ? -1 : slot.expert, place.role}] = {&slot, place};
+    }
+  }
+
   const Model& model_;
-  std::map<std::tuple<int64_t, int64_t, Role>, std::pair<const TensorSlot*, ExpertMatrix>> places_;
+  mutable std::once_flag listed_;
+  mutable std::map<std::tuple<int64_t, int64_t, Role>, std::pair<const TensorSlot*, ExpertMatrix>> places_;
 };
 
 /// What to say of a tensor with other bytes.
