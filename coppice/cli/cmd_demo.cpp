@@ -4,7 +4,7 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/demo/demo.h"
-#include "coppice/demo/page.h"
+#include "coppice/demo/findings.h"
 
 namespace coppice::cli {
 namespace {
@@ -20,13 +20,14 @@ int run(std::span<const std::string_view> args) {
   if (options.json) {
     Json out = Json::object({{"report", report.string()}});
     for (const auto& seed : seeds) out["seeds"].push_back(seed.to_json());
+    out["result"] = demo::result_sentence(options, seeds);
     for (const auto& sentence : demo::findings(seeds)) out["findings"].push_back(sentence);
     std::cout << out.dump(1) << "\n";
     return 0;
   }
   std::cout << report::text_table(demo::loss_table(seeds)) << "\n";
   for (const auto& sentence : demo::findings(seeds)) std::cout << sentence << "\n";
-  std::cout << cat("\nReport: ", shown(report.string()), "\n");
+  std::cout << cat("\nReport: ", shown(report.string()), "\n\n", demo::result_sentence(options, seeds), "\n");
   return 0;
 }
 

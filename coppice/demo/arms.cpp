@@ -8,6 +8,7 @@
 #include "coppice/eval/perplexity.h"
 #include "coppice/grow/expand.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/plan/selection.h"
 #include "coppice/report/run_record.h"
 #include "coppice/score/score.h"
 #include "coppice/train/run.h"
@@ -43,7 +44,7 @@ train::TrainOptions common_options(const SeedSetting& setting) {
   out.top_k = options.top_k;
   out.expert_width = options.expert_width;
   out.dense_width = options.expert_width * options.top_k;
-  out.first_dense_layers = 1;
+  out.first_dense_layers = 0;
   out.tokenizer = setting.data.tokenizer;
   for (const auto& domain : setting.data.domains) {
     out.data_train.push_back(domain.train);
@@ -59,10 +60,10 @@ train::TrainOptions common_options(const SeedSetting& setting) {
   out.threads = setting.threads;
   out.validate_every = std::max<int64_t>(1, plan.steps / 20);
   out.validation_tokens = 4096;
-  out.lr = 3e-3;
+  out.lr = 1.5e-3;
   out.warmup = plan.steps / 20;
   out.schedule = "wsd";
-  out.anneal_share = 0.1;
+  out.anneal_share = 0.25;
   out.balance = "loss_free";
   // u = 1e-3 is tuned for tens of thousands of steps; a short run needs the same reach of the bias (literature.md
   // section 2).
@@ -132,14 +133,18 @@ plan::GrowthPlan grow(const SeedSetting& setting, const std::filesystem::path& t
   const auto& directory = setting.directory;
   const auto threads = static_cast<size_t>(setting.threads);
   const auto model = families::open_model(trunk);
-  const auto scores = score::score_model(
-      model, training_files(setting.data),
-      {.batches = 10, .batch_tokens = 8192, .sequence_length = kSequenceLength, .seed = setting.seed + 1000003});
-  io::write_file_atomically(directory / "scores.json", scores.to_json().dump(1) + "\n");
   plan::GrowthOptions growth;
   growth.experts = setting.options.experts;
+  growth.select = setting.options.select;
   growth.seed = setting.seed;
-  const auto plan = plan::make_plan(model.config, growth, &scores);
+  std::optional<plan::Scores> scores;
+  if (plan::selection_rule(*growth.select).needs_scores) {
+    scores = score::score_model(
+        model, training_files(setting.data),
+        {.batches = 10, .batch_tokens = 8192, .sequence_length = kSequenceLength, .seed = setting.seed + 1000003});
+    io::write_file_atomically(directory / "scores.json", scores->to_json().dump(1) + "\n");
+  }
+  const auto plan = plan::make_plan(model.config, growth, scores ? &*scores : nullptr);
   const auto expanded = directory / "expanded";
   grow::expand(model, plan, {.out = expanded, .threads = threads});
   const auto check = verify::verify(model, families::open_model(expanded), threads);

@@ -10,12 +10,14 @@
 #include "coppice/demo/arms.h"
 #include "coppice/demo/page.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/plan/selection.h"
 
 namespace coppice::demo {
 namespace {
 
-constexpr int64_t kBatchTokens = 512;       // many small steps: at a few million tokens a model is short of steps first
-constexpr double kTokensPerMinute = 1.8e6;  // of all arms and seeds; two slow cores manage it
+constexpr int64_t kBatchTokens = 1024;      // with fewer, one odd document makes a gradient of ten times the usual norm
+constexpr double kTokensPerMinute = 2.5e6;  // of all arms and seeds; two slow cores manage it
+constexpr double kFewestEvaluationTokens = 65536;
 
 // The folder belongs to one set of settings; another must not mix its seeds in.
 void claim_directory(const DemoOptions& options) {
@@ -83,8 +85,7 @@ Budget budget(const DemoOptions& options) {
   Budget out;
   out.batch_tokens = kBatchTokens;
   out.steps = static_cast<int64_t>(tokens / kBatchTokens);
-  // An hour of three seeds is judged by a million tokens.
-  out.evaluation_tokens = static_cast<uint64_t>(std::max(16384.0, tokens / 80));
+  out.evaluation_tokens = static_cast<uint64_t>(std::max(kFewestEvaluationTokens, tokens / 40));
   out.growth_step = std::llround(static_cast<double>(out.steps) * options.growth_at);
   if (out.steps < 40 || out.growth_step < 1 || out.growth_step >= out.steps) {
     throw Error(ErrorCode::kUsage,
@@ -96,6 +97,8 @@ Budget budget(const DemoOptions& options) {
 
 std::vector<SeedResult> run_demo(const DemoOptions& options) {
   (void)budget(options);  // refuses before anything is made
+  (void)plan::selection_rule(options.select);
+  (void)options.experts.resolve(options.base_experts);
   claim_directory(options);
   const auto data = prepare_data(options);
   std::vector<SeedResult> seeds(static_cast<size_t>(options.seeds));

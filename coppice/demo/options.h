@@ -14,11 +14,12 @@ namespace coppice::demo {
 struct DemoOptions {
   std::filesystem::path out = "coppice-demo";
   std::filesystem::path text;
-  double minutes = 12;
+  double minutes = 10;
   int64_t seeds = 3, first_seed = 0;
-  int64_t base_experts = 8, top_k = 2, expert_width = 32, model_dim = 64, layers = 3, vocab_size = 1024;
-  plan::ExpertCount experts;
-  double growth_at = 0.5;
+  int64_t base_experts = 8, top_k = 2, expert_width = 128, model_dim = 64, layers = 2, vocab_size = 1024;
+  plan::ExpertCount experts{"8x"};
+  std::string select = "uniform";
+  double growth_at = 0.25;
   int64_t threads = 0;
   bool json = false, quiet = false;
 
@@ -36,8 +37,12 @@ struct DemoOptions {
         field("top-k", &O::top_k, "experts a token"),
         field("expert-width", &O::expert_width, "intermediate units of an expert"),
         field("dim", &O::model_dim, "model dimension"),
-        field("layers", &O::layers, "decoder layers, the first without experts"),
+        field("layers", &O::layers, "decoder layers, each with experts"),
         field("vocab-size", &O::vocab_size, "ids of the tokenizer it trains"),
+        field(
+            "select", &O::select,
+            "which experts get more copies: uniform (all the same number), or a method of `coppice list select`, which "
+            "ranks experts by their gradients"),
         field("growth-at", &O::growth_at, "share of the token budget before the expansion"),
         field("threads", &O::threads,
               "CPU threads; models train side by side, one thread each (0: at most that), more only if asked for"),

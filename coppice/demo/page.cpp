@@ -1,33 +1,15 @@
 #include "coppice/demo/page.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "coppice/base/text.h"
+#include "coppice/demo/findings.h"
 
 namespace coppice::demo {
 namespace {
 
-struct Arm {
-  std::string_view name;
-  ArmResult SeedResult::* result;
-};
-constexpr Arm kArms[] = {{"E experts at the expansion (trunk)", &SeedResult::trunk},
-                         {"just after the expansion", &SeedResult::expanded},
-                         {"E experts, continued (control)", &SeedResult::control},
-                         {"expanded, continued (upcycled)", &SeedResult::upcycled},
-                         {"N experts from scratch", &SeedResult::scratch}};
-
-std::vector<double> over_seeds(const std::vector<SeedResult>& seeds,
-                               const std::function<double(const SeedResult&)>& value) {
-  std::vector<double> out;
-  for (const auto& seed : seeds) out.push_back(value(seed));
-  return out;
-}
-
-std::string mean_and_range(const Spread& s, int decimals) {
-  return cat(fixed_text(s.mean, decimals), " (", fixed_text(s.low, decimals), " to ", fixed_text(s.high, decimals),
-             ")");
-}
+using Curve = std::vector<std::pair<double, double>>;  // (tokens seen, loss)
 
 std::vector<std::string> domains_of(const std::vector<SeedResult>& seeds) {
   std::vector<std::string> names;
@@ -49,6 +31,96 @@ report::Series mean_curve(const std::vector<SeedResult>& seeds, std::string_view
   return out;
 }
 
+// On the line between its neighbours; at either end the loss there.
+double loss_at(const Curve& curve, double tokens) {
+  const auto after = std::ranges::lower_bound(curve, tokens, {}, &Curve::value_type::first);
+  if (after == curve.begin()) return after->second;
+  const auto before = std::prev(after);
+  if (after == curve.end()) return before->second;
+  const double share = (tokens - before->first) / (after->first - before->first);
+  return before->second + share * (after->second - before->second);
+}
+
+// The E-expert model from the first token to the last.
+Curve control_curve(const SeedResult& seed) {
+  Curve out = seed.trunk.curve;
+  for (const auto& point : seed.control.curve) {
+    if (point.first > out.back().first) out.push_back(point);
+  }
+  return out;
+}
+
+struct Clock {
+  double batch_tokens;
+  bool in_seconds;  // else in tokens
+  double scratch(const SeedResult& s, double tokens) const {
+    return in_seconds ? tokens / batch_tokens * s.scratch.seconds_per_step : tokens;
+  }
+  double control(const SeedResult& s, double tokens) const {
+    return in_seconds ? tokens / batch_tokens * s.control.seconds_per_step : tokens;
+  }
+  double upcycled(const SeedResult& s, double tokens) const {
+    if (!in_seconds) return tokens;
+    const double tau = s.trunk.curve.back().first;
+    const double after = (tokens - tau) / batch_tokens * s.upcycled.seconds_per_step;
+    return control(s, tau) + s.surgery_seconds + after;
+  }
+};
+
+// How far an arm is below the control that has seen as many tokens: mean and range over seeds.
+report::Series below_control(const std::vector<SeedResult>& seeds, std::string_view name, ArmResult SeedResult::* arm,
+                             const std::function<double(const SeedResult&, double tokens)>& x_of) {
+  report::Series out{.name = std::string(name)};
+  for (const auto& [tokens, loss] : (seeds.front().*arm).curve) {
+    const auto below = spread(over_seeds(seeds, [&](const SeedResult& s) {
+      return loss_at(control_curve(s), tokens) - loss_at((s.*arm).curve, tokens);
+    }));
+    out.x.push_back(spread(over_seeds(seeds, [&](const SeedResult& s) { return x_of(s, tokens); })).mean);
+    out.y.push_back(below.mean);
+    out.y_low.push_back(below.low);
+    out.y_high.push_back(below.high);
+  }
+  return out;
+}
+
+// Two arms as lines above the control's zero, over tokens or over time.
+report::LineChart gain_chart(const DemoOptions& options, const std::vector<SeedResult>& seeds, bool in_seconds) {
+  using std::placeholders::_1, std::placeholders::_2;
+  const Clock clock{static_cast<double>(budget(options).batch_tokens), in_seconds};
+  const auto experts = options.experts.resolve(options.base_experts);
+  const double tau = seeds.front().trunk.curve.back().first, total = seeds.front().control.curve.back().first;
+  const auto mean_x = [&](double (Clock::*x)(const SeedResult&, double) const, double tokens) {
+    return spread(over_seeds(seeds, [&](const SeedResult& s) { return (clock.*x)(s, tokens); })).mean;
+  };
+  report::LineChart chart{.title = cat("Loss below that of ", options.base_experts, " experts at the same tokens"),
+                          .x_label = in_seconds ? "seconds of training" : "tokens seen",
+                          .y_label = "nats per token",
+                          .zero_line = true};
+  auto upcycled = below_control(seeds, cat(options.base_experts, " experts expanded to ", experts),
+                                &SeedResult::upcycled, std::bind(&Clock::upcycled, clock, _1, _2));
+  for (auto* values : {&upcycled.y, &upcycled.y_low, &upcycled.y_high}) values->insert(values->begin(), 0);
+  upcycled.x.insert(upcycled.x.begin(), mean_x(&Clock::control, tau));
+  auto scratch = below_control(seeds, cat(experts, " experts from scratch"), &SeedResult::scratch,
+                               std::bind(&Clock::scratch, clock, _1, _2));
+  const report::Series control{.name = cat(options.base_experts, " experts (control)"),
+                               .x = {0, mean_x(&Clock::control, total)},
+                               .y = {0, 0},
+                               .dashed = true};
+  // The first points of a model from scratch are far off, while both fall fastest.
+  double low = 0, high = 0;
+  for (const auto* series : {&upcycled, &scratch}) {
+    for (size_t i = series->x.size() / 4; i < series->x.size(); ++i) {
+      low = std::min(low, series->y_low[i]);
+      high = std::max(high, series->y_high[i]);
+    }
+  }
+  const double margin = 0.08 * (high - low) + 1e-3;
+  chart.y_range = {{low - margin, high + margin}};
+  chart.series = {upcycled, scratch, control};
+  chart.marks = {{mean_x(&Clock::control, tau), "expansion"}};
+  return chart;
+}
+
 report::LineChart loss_chart(const std::vector<SeedResult>& seeds) {
   report::LineChart chart{
       .title = "Validation loss, mean and range over seeds", .x_label = "tokens seen", .y_label = "nats per token"};
@@ -66,11 +138,12 @@ report::BarChart domain_chart(const std::vector<SeedResult>& seeds) {
                          .x_label = "",
                          .y_label = "nats per token",
                          .categories = domains_of(seeds)};
-  for (const auto& arm : {kArms[3], kArms[4]}) {
-    report::BarChart::Group group{.name = std::string(arm.name)};
+  using Arm = std::pair<std::string_view, ArmResult SeedResult::*>;
+  for (const auto& [name, arm] : {Arm{"expanded", &SeedResult::upcycled}, Arm{"from scratch", &SeedResult::scratch}}) {
+    report::BarChart::Group group{.name = std::string(name)};
     for (const auto& domain : chart.categories) {
-      const auto s = spread(over_seeds(
-          seeds, [&](const SeedResult& r) { return r.control.loss.at(domain) - (r.*arm.result).loss.at(domain); }));
+      const auto s = spread(
+          over_seeds(seeds, [&](const SeedResult& r) { return r.control.loss.at(domain) - (r.*arm).loss.at(domain); }));
       group.values.push_back(s.mean);
       group.errors.push_back((s.high - s.low) / 2);
     }
@@ -132,64 +205,20 @@ report::Table source_table(const PreparedData& data) {
   return table;
 }
 
-std::string percent(double share) { return cat(fixed_text(100 * share, 1), " %"); }
-
 }  // namespace
-
-report::Table loss_table(const std::vector<SeedResult>& seeds) {
-  report::Table table{.header = {"validation loss, nats per token", "mean", "lowest", "highest"}};
-  const auto domains = domains_of(seeds);
-  for (const auto& domain : domains) table.header.push_back(domain);
-  for (const auto& arm : kArms) {
-    const auto all = spread(over_seeds(seeds, [&](const SeedResult& s) { return (s.*arm.result).mean_loss(); }));
-    std::vector<std::string> row = {std::string(arm.name), fixed_text(all.mean, 4), fixed_text(all.low, 4),
-                                    fixed_text(all.high, 4)};
-    for (const auto& domain : domains) {
-      const auto one = spread(over_seeds(seeds, [&](const SeedResult& s) { return (s.*arm.result).loss.at(domain); }));
-      row.push_back(fixed_text(one.mean, 3));
-    }
-    table.rows.push_back(std::move(row));
-  }
-  return table;
-}
-
-std::vector<std::string> findings(const std::vector<SeedResult>& seeds) {
-  std::vector<std::string> out;
-  const auto jump = spread(over_seeds(seeds, [](const SeedResult& s) { return s.jump(); }));
-  out.push_back(cat("Jump at the expansion: ", mean_and_range(jump, 4), " nats."));
-
-  const auto gain = spread(over_seeds(seeds, [](const SeedResult& s) { return s.gain(); }));
-  out.push_back(
-      cat("Gain of expanding over training on with E experts: L_E - L_up = ", mean_and_range(gain, 4), " nats."));
-
-  const auto closure = gap_closure(seeds);
-  const std::string gap = cat("L_E - L_N = ", mean_and_range(closure.gap, 4), " nats");
-  if (closure.reliable) {
-    out.push_back(cat("Gap closure eta = (L_E - L_up) / (L_E - L_N): ", percent(closure.eta.mean), " (",
-                      percent(closure.eta.low), " to ", percent(closure.eta.high), " over ", seeds.size(), " seeds); ",
-                      gap, "."));
-  } else if (seeds.size() < 2) {
-    out.push_back(cat("Gap closure eta is not given: one seed has no spread; ", gap, "."));
-  } else {
-    out.push_back(cat("Gap closure eta is not given: the gap between the controls, ", gap,
-                      ", is not above three times its standard error (", number_text(closure.gap.standard_error, 2),
-                      ")."));
-  }
-
-  const auto saved = compute_saved(seeds);
-  const auto& first = seeds.front();
-  out.push_back(cat("Step time: ", fixed_text(first.control.seconds_per_step * 1e3, 1), " ms with E experts, ",
-                    fixed_text(first.scratch.seconds_per_step * 1e3, 1),
-                    " ms with N. Training time saved against N experts from scratch: predicted ",
-                    percent(saved.predicted), " from the step times, measured ", percent(saved.measured),
-                    " by the clock, scoring and expansion included."));
-  return out;
-}
 
 report::Page demo_page(const DemoOptions& options, const PreparedData& data, const std::vector<SeedResult>& seeds) {
   const auto plan = budget(options);
   const auto experts = options.experts.resolve(options.base_experts);
   report::Page page("coppice demo: growing a small Mixture-of-Experts model");
+  page.paragraph(result_sentence(options, seeds));
+  page.views({{"tokens", report::figure(gain_chart(options, seeds, false))},
+              {"time", report::figure(gain_chart(options, seeds, true))}},
+             "Lines are means over seeds, shades their range. Above zero, a model is better than the control. Time is "
+             "the median time per step times the number of steps, and for the expanded model also the time that the "
+             "expansion took.",
+             "against");
+  page.heading("What was compared");
   page.paragraph(cat("A model with E = ", options.base_experts, " experts a layer, top-", options.top_k,
                      ", was trained on ", count_text(static_cast<double>(plan.growth_step * plan.batch_tokens)),
                      " tokens of real text, expanded to N = ", experts, " experts and trained on to ",
@@ -197,13 +226,9 @@ report::Page demo_page(const DemoOptions& options, const PreparedData& data, con
                      " tokens. Two controls saw the same number of tokens: the E-expert model continued, and an "
                      "N-expert model from scratch. "
                      "All arms of a seed read the same batches in the same order."));
-  page.heading("What came out");
   page.table(loss_table(seeds), "Mean over domains and seeds, range over seeds, mean by domain");
   for (const auto& sentence : findings(seeds)) page.paragraph(sentence);
-  page.chart(
-      loss_chart(seeds),
-      "Lines are means over seeds, shades their range. Expanding pays from where the upcycled line falls below the "
-      "control's; the line from scratch is what it can reach.");
+  page.chart(loss_chart(seeds), "Lines are means over seeds, shades their range.");
   page.chart(domain_chart(seeds),
              "Bars are means, whiskers half the range over seeds; a bar below zero lost to the control.");
   page.heading("Seed by seed");

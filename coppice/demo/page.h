@@ -8,13 +8,7 @@
 
 namespace coppice::demo {
 
-/// Mean validation loss of every arm and, below, of every domain.
-report::Table loss_table(const std::vector<SeedResult>& seeds);
-
-/// The findings as sentences: jump, gap closure or why it is not given, compute saved.
-std::vector<std::string> findings(const std::vector<SeedResult>& seeds);
-
-/// report.html.
+/// report.html: the result in a sentence and one chart; below it tables, charts of domains and experts, and settings.
 report::Page demo_page(const DemoOptions& options, const PreparedData& data, const std::vector<SeedResult>& seeds);
 
 }  // namespace coppice::demo

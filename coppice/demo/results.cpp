@@ -31,12 +31,6 @@ std::map<int64_t, double> layer_map(const Json& json) {
   return out;
 }
 
-double mean_of(const std::vector<SeedResult>& seeds, double (*value)(const SeedResult&)) {
-  double sum = 0;
-  for (const auto& s : seeds) sum += value(s);
-  return sum / static_cast<double>(seeds.size());
-}
-
 }  // namespace
 
 double ArmResult::mean_loss() const {
@@ -111,25 +105,23 @@ SeedResult SeedResult::from_json(const Json& json) {
 }
 
 GapClosure gap_closure(const std::vector<SeedResult>& seeds) {
-  std::vector<double> gaps, etas;
+  std::vector<double> gains, gaps;
   for (const auto& s : seeds) {
+    gains.push_back(s.gain());
     gaps.push_back(s.gap());
-    etas.push_back(s.eta());
   }
-  GapClosure out{.gap = spread(gaps), .eta = spread(etas)};
+  GapClosure out{.gap = spread(gaps), .eta = report::closure(gains, gaps)};
   out.reliable = out.gap.mean > 3 * out.gap.standard_error;  // false for NaN
   return out;
 }
 
-ComputeSaved compute_saved(const std::vector<SeedResult>& seeds) {
-  const double tau = mean_of(seeds, [](const SeedResult& s) { return static_cast<double>(s.trunk.steps); });
-  const double total = mean_of(seeds, [](const SeedResult& s) { return static_cast<double>(s.scratch.steps); });
-  const double small = mean_of(seeds, [](const SeedResult& s) { return s.control.seconds_per_step; });
-  const double large = mean_of(seeds, [](const SeedResult& s) { return s.scratch.seconds_per_step; });
-  const double upcycled = mean_of(
-      seeds, [](const SeedResult& s) { return s.trunk.train_seconds + s.surgery_seconds + s.upcycled.train_seconds; });
-  const double fixed = mean_of(seeds, [](const SeedResult& s) { return s.scratch.train_seconds; });
-  return {.predicted = tau / total * (1 - small / large), .measured = 1 - upcycled / fixed};
+double SeedResult::predicted_saving() const {
+  const double share = static_cast<double>(trunk.steps) / static_cast<double>(scratch.steps);
+  return share * (1 - control.seconds_per_step / scratch.seconds_per_step);
+}
+
+double SeedResult::measured_saving() const {
+  return 1 - (trunk.train_seconds + surgery_seconds + upcycled.train_seconds) / scratch.train_seconds;
 }
 
 }  // namespace coppice::demo

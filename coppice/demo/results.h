@@ -38,6 +38,10 @@ struct SeedResult {
   double gap() const { return control.mean_loss() - scratch.mean_loss(); }  ///< L_E - L_N at equal tokens
   double gain() const { return control.mean_loss() - upcycled.mean_loss(); }
   double eta() const { return gain() / gap(); }
+  /// Share of the training time of N experts from scratch that growing late saves: (tau/T) (1 - s_E/s_N) with s the
+  /// median step times. Source: arXiv:2604.19835 section 3
+  double predicted_saving() const;
+  double measured_saving() const;  ///< the same by the clock: 1 - (trunk + surgery + upcycled) / scratch
   Json to_json() const;
   static SeedResult from_json(const Json& json);
 };
@@ -51,12 +55,5 @@ struct GapClosure {
   bool reliable = false;  ///< mean gap > 3 standard errors over seeds
 };
 GapClosure gap_closure(const std::vector<SeedResult>& seeds);
-
-/// Share of the training time of the fixed-size run that the upcycled path saves.
-struct ComputeSaved {
-  double predicted = 0;  ///< (tau/T) (1 - s_E/s_N) with s the median step times. Source: arXiv:2604.19835 section 3
-  double measured = 0;   ///< wall times: 1 - (trunk + surgery + upcycled) / scratch
-};
-ComputeSaved compute_saved(const std::vector<SeedResult>& seeds);
 
 }  // namespace coppice::demo

@@ -215,6 +215,18 @@ Spread spread(const std::vector<double>& values) {
   return out;
 }
 
+Spread closure(const std::vector<double>& gains, const std::vector<double>& gaps) {
+  if (gains.empty() || gains.size() != gaps.size()) return {NAN, NAN, NAN, NAN};
+  std::vector<double> etas, residuals;
+  for (size_t i = 0; i < gains.size(); ++i) etas.push_back(gains[i] / gaps[i]);
+  Spread out = spread(etas);
+  const double mean_gap = spread(gaps).mean;
+  out.mean = spread(gains).mean / mean_gap;
+  for (size_t i = 0; i < gains.size(); ++i) residuals.push_back((gains[i] - out.mean * gaps[i]) / mean_gap);
+  out.standard_error = spread(residuals).standard_error;
+  return out;
+}
+
 std::vector<ArmGroup> group_arms(const std::vector<Comparison>& comparisons) {
   const auto key = [](const Comparison& c) {
     return std::tuple(std::filesystem::path(c.upcycled).filename().string(), c.experts_before, c.experts_after,
@@ -227,12 +239,13 @@ std::vector<ArmGroup> group_arms(const std::vector<Comparison>& comparisons) {
     const auto of = [&](double (Comparison::*value)() const) {
       std::vector<double> values;
       for (const auto& seed : group.seeds) values.push_back((seed.*value)());
-      return spread(std::ranges::any_of(values, [](double v) { return std::isnan(v); }) ? std::vector<double>{}
-                                                                                        : values);
+      if (std::ranges::any_of(values, [](double v) { return std::isnan(v); })) values.clear();
+      return values;
     };
-    group.gain = of(&Comparison::gain);
-    group.gap = of(&Comparison::gap);
-    group.eta = of(&Comparison::eta);
+    const auto gains = of(&Comparison::gain), gaps = of(&Comparison::gap);
+    group.gain = spread(gains);
+    group.gap = spread(gaps);
+    group.eta = closure(gains, gaps);
     out.push_back(std::move(group));
   }
   return out;

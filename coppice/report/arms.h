@@ -56,6 +56,11 @@ struct Spread {
 };
 Spread spread(const std::vector<double>& values);
 
+/// Gap closure over seeds: `mean` is the mean gain divided by the mean gap, because a mean of ratios is dominated by the
+/// seed with the smallest gap; `low` and `high` are those of single seeds; the standard error is that of a ratio of means,
+/// to first order.
+Spread closure(const std::vector<double>& gains, const std::vector<double>& gaps);
+
 /// Comparisons that differ in the seed alone.
 struct ArmGroup {
   std::vector<Comparison> seeds;

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 COPPICE = os.environ["COPPICE_BIN"]
-SETTINGS = ["--minutes", "0.5", "--seeds", "2", "--vocab-size", "512", "--dim", "64", "--layers", "2", "--base-experts", "4", "--expert-width", "32"]
+SETTINGS = ["--minutes", "0.5", "--seeds", "2", "--vocab-size", "512", "--dim", "64", "--layers", "2", "--base-experts", "4", "--experts", "2x",
+            "--expert-width", "32", "--select", "waterfill"]
 
 
 def gather(paths, limit=700_000):
@@ -53,7 +54,7 @@ def test_leaves_every_intermediate_file_and_prints_the_findings(demo):
     for name in ["demo.toml", "report.html", "tokenizer/tokenizer.model", "tokenizer/tokenizer.json", "seed-0/scores.json", "seed-0/verify.json",
                  "seed-0/expanded/coppice.json", "seed-0/trunk/metrics.jsonl", "seed-1/result.json"]:
         assert (out / name).is_file(), name
-    for words in ["Jump at the expansion", "Gap closure eta", "Training time saved", "report.html"]:
+    for words in ["(jump)", "Gap closure eta", "Training time saved", "report.html"]:
         assert words in printed
     results = [json.loads((out / f"seed-{s}/result.json").read_text()) for s in (0, 1)]
     for result in results:
@@ -72,6 +73,41 @@ def test_a_finished_demo_is_read_back_and_a_cut_off_one_gives_the_same_figures(d
     after = json.loads((out / "seed-1/result.json").read_text())
     for arm in ("trunk", "expanded", "control", "upcycled", "scratch"):
         assert after[arm]["loss"] == before[arm]["loss"]
+
+
+def spread_text(values, decimals, unit):
+    mean, low, high = (f"{x:.{decimals}f}" for x in (sum(values) / len(values), min(values), max(values)))
+    return f"{mean}{unit} ({low} to {high}{unit})"
+
+
+def test_the_sentence_says_what_the_run_folders_hold(demo):
+    """Losses are measured again with `coppice eval` on the checkpoints that the runs left; times are those of result.json and metrics.jsonl."""
+    out, printed = demo
+    sentence = printed.rstrip().splitlines()[-1]
+    domains = sorted((out / "data").glob("*-validation.bin"))
+    gains, saved = [], []
+    for seed in (0, 1):
+        folder = out / f"seed-{seed}"
+        loss = {}
+        for arm in ("control", "upcycled"):
+            checkpoint = sorted((folder / arm / "checkpoints").iterdir())[-1]
+            done = subprocess.run([COPPICE, "eval", checkpoint, "--tokens", ",".join(str(d.with_suffix("")) for d in domains), "--sequence-length", "128",
+                                   "--batch", "32", "--max-tokens", "65536", "--dtype", "f32", "--json"], check=True, capture_output=True, text=True)
+            loss[arm] = numpy.mean([entry["loss"] for entry in json.loads(done.stdout)["files"]])
+        gains.append(loss["control"] - loss["upcycled"])
+        result = json.loads((folder / "result.json").read_text())
+        for arm in ("trunk", "upcycled", "scratch"):
+            steps = [json.loads(line) for line in (folder / arm / "metrics.jsonl").read_text().splitlines()]
+            training = sum(1024 / line["tokens_per_s"] for line in steps if "tokens_per_s" in line)
+            assert 0 < training <= result[arm]["train_seconds"], "the clock counts less than the steps took"
+        grown = result["trunk"]["train_seconds"] + result["surgery_seconds"] + result["upcycled"]["train_seconds"]
+        saved.append(100 * (1 - grown / result["scratch"]["train_seconds"]))
+    better, faster = numpy.mean(gains) >= 0, numpy.mean(saved) >= 0
+    assert f"4 experts per layer to 8 after 25 % of 226 K tokens {'lowered' if better else 'raised'} the final loss" in sentence
+    assert spread_text(gains if better else [-g for g in gains], 3, " nats") in sentence
+    assert spread_text(saved if faster else [-s for s in saved], 0, " %") + f" {'less' if faster else 'more'} time" in sentence
+    page = (out / "report.html").read_text()
+    assert page.count(sentence) == 1 and page.index(sentence) < page.index("<figure"), "the page opens with the sentence"
 
 
 def test_refuses_a_folder_with_other_settings(demo, text):

@@ -6,6 +6,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/demo/demo.h"
+#include "coppice/demo/findings.h"
 #include "coppice/demo/page.h"
 
 namespace coppice::demo {
@@ -54,10 +55,30 @@ TEST(GapClosure, IsGivenOnlyWhereTheGapStandsOutOfItsError) {
   EXPECT_FALSE(gap_closure({seed(0, 1.8, 1.9, 2.0), seed(1, 1.8, 1.9, 2.0)}).reliable) << "a negative gap";
 }
 
-TEST(ComputeSaved, FollowsThePapersFormulaAndTheClock) {
-  const auto saved = compute_saved({seed(0, 2.0, 1.9, 1.8)});
-  EXPECT_NEAR(saved.predicted, 0.5 * (1 - 1.0 / 2.0), 1e-12);
-  EXPECT_NEAR(saved.measured, 1 - (50.0 + 100.0) / 200.0, 1e-12);
+TEST(SeedResult, SavesWhatThePapersFormulaAndTheClockSay) {
+  const auto s = seed(0, 2.0, 1.9, 1.8);
+  EXPECT_NEAR(s.predicted_saving(), 0.5 * (1 - 1.0 / 2.0), 1e-12);
+  EXPECT_NEAR(s.measured_saving(), 1 - (50.0 + 100.0) / 200.0, 1e-12);
+}
+
+TEST(ResultSentence, SaysWhatTheSeedsGive) {
+  const std::vector<SeedResult> seeds = {seed(0, 2.00, 1.86, 1.80), seed(1, 2.02, 1.86, 1.80),
+                                         seed(2, 2.0, 1.84, 1.79)};
+  const auto text = result_sentence({}, seeds);
+  EXPECT_NE(text.find("Expanding 8 experts per layer to 64 after 25 % of "), std::string::npos) << text;
+  EXPECT_NE(text.find("lowered the final loss by 0.153 nats (0.140 to 0.160 nats)"), std::string::npos) << text;
+  EXPECT_NE(text.find("closes 73 % (70 to 76 %) of the gap to 64 experts from scratch"), std::string::npos) << text;
+  EXPECT_NE(text.find("took 25 % (25 to 25 %) less time"), std::string::npos) << text;
+}
+
+TEST(ResultSentence, SaysLossesAndWhatItDoesNotKnow) {
+  const auto text = result_sentence({}, {seed(0, 2.0, 2.1, 1.8), seed(1, 1.8, 2.0, 1.9)});
+  EXPECT_NE(text.find("raised the final loss by 0.150 nats (0.100 to 0.200 nats)"), std::string::npos) << text;
+  EXPECT_NE(text.find("too small or too uncertain to say what share was closed"), std::string::npos) << text;
+  EXPECT_EQ(text.find("closes"), std::string::npos) << text;
+  auto slow = seed(0, 2.0, 1.9, 1.8);
+  slow.surgery_seconds = 100;
+  EXPECT_NE(result_sentence({}, {slow}).find("took 25 % more time"), std::string::npos);
 }
 
 TEST(Budget, DependsOnOptionsAlone) {
