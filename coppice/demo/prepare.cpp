@@ -5,7 +5,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
-#include "coppice/data/corpus.h"
+#include "coppice/corpus/corpus.h"
 #include "coppice/data/tokenize.h"
 #include "coppice/io/atomic_file.h"
 
@@ -35,9 +35,9 @@ std::string with_short_runs(std::string_view text) {
   return out;
 }
 
-std::vector<data::Domain> domains_of(const DemoOptions& options) {
-  auto domains = options.text.empty() ? data::fetch_debian_corpus(cache_directory(), kBytesPerDomain)
-                                      : data::read_corpus(options.text, kBytesPerDomain);
+std::vector<corpus::Domain> domains_of(const DemoOptions& options) {
+  auto domains = options.text.empty() ? corpus::fetch_domains(cache_directory(), kBytesPerDomain)
+                                      : corpus::read_domains(options.text, kBytesPerDomain);
   if (domains.size() < 2) {
     throw Error(ErrorCode::kUsage, cat(options.text, ": ", domains.size(),
                                        " domain; experts have nothing to specialise in (give at least two)"));
@@ -53,7 +53,7 @@ std::vector<data::Domain> domains_of(const DemoOptions& options) {
 }
 
 // Documents come shuffled: the first ones are held out.
-size_t validation_documents(const data::Domain& domain) {
+size_t validation_documents(const corpus::Domain& domain) {
   const uint64_t wanted = std::min(kValidationBytes, domain.bytes / 10);
   uint64_t bytes = 0;
   size_t count = 0;

@@ -1,4 +1,4 @@
-#include "coppice/data/corpus.h"
+#include "coppice/corpus/corpus.h"
 
 #include <algorithm>
 
@@ -8,17 +8,17 @@
 #include "coppice/base/progress.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
-#include "coppice/data/corpus_packages.h"
+#include "coppice/corpus/packages.h"
 #include "coppice/data/scratch_directory.h"
 #include "coppice/data/subprocess.h"
 #include "coppice/data/text_input.h"
 #include "coppice/io/atomic_file.h"
 
-namespace coppice::data {
+namespace coppice::corpus {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr int kCacheVersion = 1;  // raised when a stripper changes what it gives
+constexpr std::string_view kFolder = "corpus-2";  // the number goes up when the same packages give other text
 
 /// Keeps whole documents up to `limit` bytes, at least one, and fills in size and digest.
 void trim(Domain& domain, uint64_t limit) {
@@ -35,12 +35,12 @@ void trim(Domain& domain, uint64_t limit) {
   domain.digest = digest.hex();
 }
 
-/// Fetches and strips one package into `text` (JSON lines) and `card`; the card appears last.
-void prepare(const CorpusPackage& row, const fs::path& corpus, const fs::path& text, const fs::path& card) {
-  log_info(cat("fetching ", row.package, " for the domain '", row.domain, "'"));
-  const ScratchDirectory scratch(corpus / cat(".", row.domain, ".tmp-"));
-  run_program(
-      {"apt-get", "download", "-q", std::string(row.package)}, scratch.path(),
+/// Fetches one package and writes its text to `text` (JSON lines) and `card`; the card appears last.
+void prepare(const Package& package, const fs::path& corpus, const fs::path& text, const fs::path& card) {
+  log_info(cat("fetching ", package.name, " for the domain '", package.domain, "'"));
+  const data::ScratchDirectory scratch(corpus / cat(".", package.domain, ".tmp-"));
+  data::run_program(
+      {"apt-get", "download", "-q", std::string(package.name)}, scratch.path(),
       "run `apt-get update` as root and see that a Debian mirror is reachable, or give your own text with --text DIR");
   fs::path deb;
   for (const auto& entry : fs::directory_iterator(scratch.path())) {
@@ -48,46 +48,41 @@ void prepare(const CorpusPackage& row, const fs::path& corpus, const fs::path& t
   }
   if (deb.empty())
     throw Error(ErrorCode::kIo,
-                cat("apt-get download ", row.package, ": left no .deb file (give your own text with --text DIR)"));
+                cat("apt-get download ", package.name, ": left no .deb file (give your own text with --text DIR)"));
   const std::string advice = "is dpkg installed, and the disk not full?";
-  std::string version = run_program({"dpkg-deb", "-f", deb.string(), "Version"}, scratch.path(), advice);
+  std::string version = data::run_program({"dpkg-deb", "-f", deb.string(), "Version"}, scratch.path(), advice);
   while (!version.empty() && version.back() == '\n') version.pop_back();
-  run_program({"dpkg-deb", "-x", deb.string(), (scratch.path() / "root").string()}, scratch.path(), advice);
+  data::run_program({"dpkg-deb", "-x", deb.string(), (scratch.path() / "root").string()}, scratch.path(), advice);
 
   std::string lines;
-  const auto documents = read_package(row, scratch.path() / "root");
+  const auto documents = read_package(package, scratch.path() / "root");
   for (const auto& document : documents) lines += Json::object({{"text", Json(document)}}).dump() + "\n";
   Json about = Json::object();
-  about["coppice_corpus"] = kCacheVersion;
-  about["domain"] = row.domain;
-  about["package"] = row.package;
+  about["domain"] = package.domain;
+  about["package"] = package.name;
   about["version"] = version;
   about["documents"] = static_cast<uint64_t>(documents.size());
   io::write_file_atomically(text, lines);
   io::write_file_atomically(card, about.dump(2) + "\n");
 }
 
-bool is_ready(const fs::path& text, const fs::path& card) {
-  return fs::exists(text) && fs::exists(card) && JsonReader::read(card).at("coppice_corpus").as_int() == kCacheVersion;
-}
-
 }  // namespace
 
-std::vector<Domain> fetch_debian_corpus(const fs::path& cache_dir, uint64_t bytes_per_domain) {
-  const fs::path corpus = fs::absolute(cache_dir) / "corpus";
+std::vector<Domain> fetch_domains(const fs::path& cache_dir, uint64_t bytes_per_domain) {
+  const fs::path corpus = fs::absolute(cache_dir) / kFolder;
   fs::create_directories(corpus);
   std::vector<Domain> out;
-  Progress progress("corpus", corpus_packages().size(), ProgressUnit::kItems);
-  for (const auto& row : corpus_packages()) {
-    const fs::path text = corpus / cat(row.domain, ".jsonl"), card = corpus / cat(row.domain, ".json");
-    if (!is_ready(text, card)) prepare(row, corpus, text, card);
-    Domain domain{.name = std::string(row.domain),
+  Progress progress("corpus", packages().size(), ProgressUnit::kItems);
+  for (const auto& package : packages()) {
+    const fs::path text = corpus / cat(package.domain, ".jsonl"), card = corpus / cat(package.domain, ".json");
+    if (!fs::exists(text) || !fs::exists(card)) prepare(package, corpus, text, card);
+    Domain domain{.name = std::string(package.domain),
                   .documents = {},
-                  .package = std::string(row.package),
+                  .package = std::string(package.name),
                   .version = JsonReader::read(card).at("version").as_string(),
                   .digest = {}};
     uint64_t read = 0;
-    read_documents(text, {}, [&](std::string&& document) {
+    data::read_documents(text, {}, [&](std::string&& document) {
       if (read > bytes_per_domain) return;
       read += document.size();
       domain.documents.push_back(std::move(document));
@@ -99,7 +94,7 @@ std::vector<Domain> fetch_debian_corpus(const fs::path& cache_dir, uint64_t byte
   return out;
 }
 
-std::vector<Domain> read_corpus(const fs::path& directory, uint64_t bytes_per_domain) {
+std::vector<Domain> read_domains(const fs::path& directory, uint64_t bytes_per_domain) {
   if (!fs::is_directory(directory)) throw Error(ErrorCode::kNotFound, cat(directory, ": is no directory"));
   std::vector<fs::path> entries;
   for (const auto& entry : fs::directory_iterator(directory)) {
@@ -115,9 +110,9 @@ std::vector<Domain> read_corpus(const fs::path& directory, uint64_t bytes_per_do
     if (std::ranges::any_of(out, [&](const Domain& d) { return d.name == domain.name; })) {
       throw Error(ErrorCode::kFormat, cat(entry, ": two domains are named '", domain.name, "' (rename one)"));
     }
-    for (const auto& file : list_text_files(std::span(&entry, 1))) {
-      read_documents(file, {}, [&](std::string&& document) {
-        for (auto& part : split_long(document, kCorpusDocumentBytes)) domain.documents.push_back(std::move(part));
+    for (const auto& file : data::list_text_files(std::span(&entry, 1))) {
+      data::read_documents(file, {}, [&](std::string&& document) {
+        for (auto& part : split_long(document, kDocumentBytes)) domain.documents.push_back(std::move(part));
       });
     }
     if (domain.documents.empty()) throw Error(ErrorCode::kNotFound, cat(entry, ": has no text"));
@@ -131,4 +126,4 @@ std::vector<Domain> read_corpus(const fs::path& directory, uint64_t bytes_per_do
   return out;
 }
 
-}  // namespace coppice::data
+}  // namespace coppice::corpus

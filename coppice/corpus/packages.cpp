@@ -1,4 +1,4 @@
-#include "coppice/data/corpus_packages.h"
+#include "coppice/corpus/packages.h"
 
 #include <algorithm>
 #include <cctype>
@@ -8,39 +8,24 @@
 #include "coppice/base/interrupt.h"
 #include "coppice/base/rng.h"
 #include "coppice/base/text.h"
-#include "coppice/data/strip_markup.h"
-#include "coppice/data/text_stream.h"
+#include "coppice/corpus/file_text.h"
 #include "coppice/data/utf8.h"
 
-namespace coppice::data {
+namespace coppice::corpus {
 namespace fs = std::filesystem;
 namespace {
 
 constexpr uint32_t kShufflePurpose = 0x72;
 constexpr size_t kScrapBytes = 120;
 
-template <std::string (*strip)(std::string_view)>
-std::vector<std::string> one(std::string_view file) {
-  return {strip(file)};
-}
-
-constexpr CorpusPackage kPackages[] = {
-    {"perl", "perl-doc", "usr/share/perl", ".pod", one<strip_pod>},
-    {"dictionary", "dict-gcide", "usr/share/dictd", "gcide.dict.dz", split_dictionary},
-    {"german", "manpages-de", "usr/share/man/de", ".gz", one<strip_roff>},
-    {"french", "manpages-fr", "usr/share/man/fr", ".gz", one<strip_roff>},
-    {"python", "libpython3.11-stdlib", "usr/lib/python3.11", ".py", one<strip_code>},
-    {"c", "linux-libc-dev", "usr/include", ".h", one<strip_code>},
+constexpr Package kPackages[] = {
+    {"perl", "perl-doc", "usr/share/perl", ".pod", pod_text},
+    {"dictionary", "dict-wn", "usr/share/dictd", ".dict.dz", plain_text},
+    {"german", "manpages-de", "usr/share/man/de", ".gz", manual_text},
+    {"french", "manpages-fr", "usr/share/man/fr", ".gz", manual_text},
+    {"python", "libpython3.11-stdlib", "usr/lib/python3.11", ".py", code_text},
+    {"c", "linux-libc-dev", "usr/include", ".h", code_text},
 };
-
-/// The whole of a file, unpacked if it is packed.
-std::string read_packed(const fs::path& path) {
-  TextStream stream(path);
-  std::string out;
-  std::vector<char> piece(1 << 20);
-  while (const size_t n = stream.read(piece)) out.append(piece.data(), n);
-  return out;
-}
 
 /// Whether letters and white space make up most of it: tables of numbers and names of characters do not teach a
 /// language.
@@ -52,15 +37,27 @@ bool reads_like_text(std::string_view text) {
   return static_cast<size_t>(plain) * 10 >= text.size() * 6;
 }
 
+/// `text` without the paragraphs that are in `seen`, which gets the others. Short ones stay: code needs its braces.
+std::string without_repeats(std::string_view text, std::unordered_set<std::string>& seen) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t end = text.find("\n\n");
+    const auto paragraph = text.substr(0, end == text.npos ? end : end + 2);
+    text.remove_prefix(paragraph.size());
+    if (paragraph.size() < kScrapBytes || seen.emplace(paragraph).second) out += paragraph;
+  }
+  return out;
+}
+
 }  // namespace
 
-std::span<const CorpusPackage> corpus_packages() { return kPackages; }
+std::span<const Package> packages() { return kPackages; }
 
 std::vector<std::string> split_long(std::string_view document, size_t max_bytes) {
   std::vector<std::string> out;
   while (document.size() > max_bytes) {
     const auto window = document.substr(0, max_bytes);
-    size_t cut = character_boundary(document, max_bytes);
+    size_t cut = data::character_boundary(document, max_bytes);
     if (const size_t blank = window.rfind("\n\n"); blank != window.npos && blank > 0)
       cut = blank + 2;
     else if (const size_t newline = window.rfind('\n'); newline != window.npos && newline > 0)
@@ -80,10 +77,10 @@ void shuffle_documents(std::vector<std::string>& documents) {
   documents = std::move(out);
 }
 
-std::vector<std::string> read_package(const CorpusPackage& row, const fs::path& root) {
+std::vector<std::string> read_package(const Package& package, const fs::path& root) {
   std::vector<fs::path> files;
-  for (const auto& entry : fs::recursive_directory_iterator(root / row.folder)) {
-    if (entry.is_regular_file() && !entry.is_symlink() && entry.path().string().ends_with(row.suffix))
+  for (const auto& entry : fs::recursive_directory_iterator(root / package.folder)) {
+    if (entry.is_regular_file() && !entry.is_symlink() && entry.path().string().ends_with(package.suffix))
       files.push_back(entry.path());
   }
   std::ranges::sort(files);
@@ -91,21 +88,18 @@ std::vector<std::string> read_package(const CorpusPackage& row, const fs::path& 
   std::unordered_set<std::string> seen;
   for (const auto& file : files) {
     check_interrupt();
-    for (const auto& document : row.documents(read_packed(file))) {
-      if (document.size() < kScrapBytes || find_invalid_utf8(document) || document.find('\0') != document.npos)
-        continue;
-      for (auto& part : split_long(document, kCorpusDocumentBytes)) {
-        if (part.size() >= kScrapBytes && reads_like_text(part) && seen.insert(part).second)
-          out.push_back(std::move(part));
-      }
+    const std::string text = package.text_of(file);
+    if (data::find_invalid_utf8(text) || text.find('\0') != text.npos) continue;
+    for (auto& part : split_long(without_repeats(text, seen), kDocumentBytes)) {
+      if (part.size() >= kScrapBytes && reads_like_text(part)) out.push_back(std::move(part));
     }
   }
   if (out.empty()) {
-    throw Error(ErrorCode::kFormat, cat(row.package, ": has no text under ", row.folder,
+    throw Error(ErrorCode::kFormat, cat(package.name, ": has no text under ", package.folder,
                                         " (another release of Debian? give your own text instead)"));
   }
   shuffle_documents(out);
   return out;
 }
 
-}  // namespace coppice::data
+}  // namespace coppice::corpus
