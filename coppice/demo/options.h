@@ -16,10 +16,10 @@ struct DemoOptions {
   std::filesystem::path text;
   double minutes = 10;
   int64_t seeds = 3, first_seed = 0;
-  int64_t base_experts = 8, top_k = 2, expert_width = 128, model_dim = 64, layers = 2, vocab_size = 1024;
+  int64_t base_experts = 8, top_k = 2, expert_width = 32, model_dim = 64, layers = 3, vocab_size = 1024;
   plan::ExpertCount experts{"8x"};
   std::string select = "uniform";
-  double growth_at = 0.25;
+  double growth_at = 0.4;
   int64_t threads = 0;
   bool json = false, quiet = false;
 

@@ -11,21 +11,16 @@
 #include "coppice/base/json.h"
 #include "coppice/base/options.h"
 #include "coppice/families/model_config.h"
-#include "coppice/plan/plan.h"
+#include "coppice/plan/growth_settings.h"
 #include "coppice/train/balance.h"
 
 namespace coppice::train {
 
 /// One [[growth]] of a run file: what `expand` is told, and how training goes on afterwards.
-struct GrowthStage {
+struct GrowthStage : plan::GrowthSettings {
   int64_t at_step = -1;  ///< the model grows after this step
-  plan::ExpertCount experts;
   int64_t score_batches = 10;
-  std::optional<std::string> select, metric, layer_selection, balance_bias, order;
-  std::optional<double> temperature;
-  std::optional<uint64_t> max_duplicates, seed;
-  std::optional<methods::MethodChoice> expert_init, router_init, optimizer_state;
-  bool allow_regroup = false, scale_top_k = false;
+  bool scale_top_k = false;
   int64_t split = 1;
   int64_t rewarmup = 0;
   double lr = 0;
@@ -39,6 +34,7 @@ struct GrowthStage {
         field("at_step", &O::at_step, "grow after this step"),
         field("experts", &O::experts, "number of experts afterwards: 2x, 1.5x or 48"),
         field("score_batches", &O::score_batches, "last batches whose gradients rank the experts"),
+        field("recipe", &O::recipe, "a named set of options; options given here override it"),
         field("select", &O::select, "rule that picks the parents (default: waterfill; uniform with 0 score_batches)"),
         field("metric", &O::metric, "utility of an expert"),
         field("layer_selection", &O::layer_selection, "how the utilities of an expert's two layers make one"),
@@ -59,8 +55,8 @@ struct GrowthStage {
         field("balance_steps", &O::balance_steps, "steps with that rate")};
   }
 
-  /// What `expand` would be told, with the seed of the run where the stage has none.
-  plan::GrowthOptions growth_options(uint64_t run_seed) const;
+  /// What `expand` would be told for a model with this routing, with the seed of the run where the stage has none.
+  plan::GrowthOptions growth_options(const families::Routing& routing, uint64_t run_seed) const;
   /// The rule that picks parents looks at scores.
   bool needs_scores() const;
 };

@@ -44,7 +44,7 @@ void check_used(const TrainOptions& o, BalanceKind balance) {
 
 void check_used(const GrowthStage& stage, const families::ModelConfig& config, BalanceKind balance,
                 std::string_view name) {
-  const std::string select = stage.select.value_or(stage.needs_scores() ? "waterfill" : "uniform");
+  const std::string select = stage.rule().value_or(stage.needs_scores() ? "waterfill" : "uniform");
   const std::string rule = cat("the rule '", select, "' ");
   try {
     refuse_without_effect(
