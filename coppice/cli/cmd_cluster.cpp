@@ -35,17 +35,18 @@ struct ClusterOptions {
     using O = ClusterOptions;
     return std::tuple{
         operand("MODEL", &O::model, "dense model in Hugging Face format"),
-        operand("TOKENS", &O::tokens, "token files (.bin/.idx prefixes) to calibrate on"),
-        field("out", &O::out, "the rows, for `coppice convert --router-rows`; earlier rows of that name are replaced"),
+        operand("TOKENS", &O::tokens, "token files to calibrate on (prefixes of .bin/.idx pairs)"),
+        field("out", &O::out,
+              "file to write, for `coppice convert --router-rows`; an earlier file of router rows is replaced"),
         field("clusters", &O::clusters,
-              "rows of a router: as many as virtual groups, experts / granularity, or as experts"),
-        field("tokens", &O::tokens_used, "tokens to cluster"),
-        field("sequence-length", &O::sequence_length, "tokens a window"),
-        field("reset-attention", &O::reset_attention,
-              "no token sees beyond the start of its document, as with train --data.reset_attention"),
-        field("std", &O::std, "logits spread as those of random rows of this standard deviation"),
-        field("seed", &O::seed, "of the choice of windows and of the first centres"),
-        field("dtype", &O::dtype, "compute: f32 or bf16"),
+              "number of rows per router: experts / granularity with virtual groups, else the number of experts"),
+        field("tokens", &O::tokens_used, "number of tokens to cluster"),
+        field("sequence-length", &O::sequence_length, "tokens per window"),
+        field("reset-attention", &O::reset_attention, "attention stays within a document, and positions restart at 0"),
+        field("std", &O::std,
+              "scale the rows so that their logits vary as much as those of random rows with this standard deviation"),
+        field("seed", &O::seed, "random seed of the chosen windows and of the first centres"),
+        field("dtype", &O::dtype, "dtype of the computation: f32 or bf16"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("json", &O::json, kJsonHelp)};
   }

@@ -40,23 +40,24 @@ struct EvalOptions {
 
   static constexpr auto fields() {
     using O = EvalOptions;
-    return std::tuple{operand("MODEL", &O::model, "model directory in Hugging Face format"),
-                      field("tokens", &O::tokens, "token files (.bin/.idx prefixes); repeat or separate by commas"),
-                      field("tasks", &O::tasks,
-                            "multiple-choice questions, JSON lines {\"context\", \"choices\", \"answer\"}; repeat or "
-                            "separate by commas"),
-                      field("against", &O::against, "another model over the same tokens, to compare predictions with"),
-                      field("sequence-length", &O::sequence_length, "tokens a window; each is predicted from its own"),
-                      field("reset-attention", &O::reset_attention,
-                            "no token sees beyond the start of its document, as with train --data.reset_attention"),
-                      field("batch", &O::batch, "windows a forward pass"),
-                      field("max-tokens", &O::max_tokens, "tokens of each file that are used, 0 for all"),
-                      field("dtype", &O::dtype, "compute: f32 or bf16"),
-                      field("max-memory", &O::max_memory,
-                            "for weights and activations, such as 8GiB; a model that does not fit comes through layer "
-                            "by layer (default: half of the machine's)"),
-                      field("threads", &O::threads, "CPU threads (default: all cores)"),
-                      field("json", &O::json, kJsonHelp)};
+    return std::tuple{
+        operand("MODEL", &O::model, "model directory in Hugging Face format"),
+        field("tokens", &O::tokens,
+              "token files (prefixes of .bin/.idx pairs); repeat the option or separate by commas"),
+        field("tasks", &O::tasks,
+              "multiple-choice questions, JSON lines {\"context\", \"choices\", \"answer\"}; repeat the option or "
+              "separate by commas"),
+        field("against", &O::against, "another model; compare its predictions on the same tokens"),
+        field("sequence-length", &O::sequence_length, "tokens per window; prediction uses only its own window"),
+        field("reset-attention", &O::reset_attention, "attention stays within a document, and positions restart at 0"),
+        field("batch", &O::batch, "windows per forward pass"),
+        field("max-tokens", &O::max_tokens, "number of tokens used of each file; 0: all"),
+        field("dtype", &O::dtype, "dtype of the computation: f32 or bf16"),
+        field("max-memory", &O::max_memory,
+              "most memory for weights and activations, such as 8GiB; a model that does not fit is loaded a few layers "
+              "at a time (default: half of the machine's)"),
+        field("threads", &O::threads, "CPU threads (default: all cores)"),
+        field("json", &O::json, kJsonHelp)};
   }
 
   eval::LossSettings loss_settings() const { return {sequence_length, batch, max_tokens, reset_attention}; }

@@ -52,37 +52,47 @@ struct ExpandOptions : OutputOptions {
   static constexpr auto fields() {
     using O = ExpandOptions;
     const auto before = std::tuple{
-        operand("MODEL", &O::model, "model directory in Hugging Face format (only read)"),
-        operand("OUT", &O::out, "directory of the grown model; must not exist"),
+        operand("MODEL", &O::model, "model directory in Hugging Face format (never changed)"),
+        operand("OUT", &O::out, "directory of the expanded model; must not exist"),
         field("experts", &O::experts, "number of experts afterwards: 2x, 1.5x or 48 (default: 2x)"),
-        field("recipe", &O::recipe,
-              "settings that belong together: `coppice list recipes`; other options go before it"),
-        field("select", &O::select, "rule that picks the parents (default: waterfill with scores, else uniform)"),
-        field("temperature", &O::temperature, "of weighted_sampling (default: 1)"),
-        field("metric", &O::metric, "utility of an expert, from the scores (default: gradient_squared)"),
+        field("recipe", &O::recipe, "a named set of options (`coppice list recipes`); options given here override it"),
+        field("select", &O::select,
+              "rule that chooses the experts to copy: `coppice list selections` (default: waterfill with scores, else "
+              "uniform)"),
+        field("temperature", &O::temperature, "temperature of weighted_sampling (default: 1)"),
+        field("metric", &O::metric,
+              "metric of the scores to rank experts by: `coppice list metrics` (default: gradient_squared)"),
         field("layer-selection", &O::layer_selection,
-              "how the utilities of an expert's two layers make one (default: both_average)"),
-        field("scores", &O::scores, "scores.json of `coppice score` for this model"),
-        field("max-duplicates", &O::max_duplicates, "most new copies of one expert (default: the rule's own)"),
+              "how the scores of an expert's two linear layers are combined: `coppice list layer-selections` (default: "
+              "both_average)"),
+        field("scores", &O::scores, "scores.json that `coppice score` wrote for this model"),
+        field("max-duplicates", &O::max_duplicates,
+              "maximum number of new copies of one expert (default: set by the rule)"),
         field("expert-init", &O::expert_init,
-              "how new experts arise: `coppice list expert-init`; NAME or NAME:key=value (default: copy)"),
+              "how the weights of a new expert are made from its parent's: `coppice list expert-init`; NAME or "
+              "NAME:key=value (default: copy)"),
         field("router-init", &O::router_init,
-              "how new router rows arise: `coppice list router-init` (default: bias_only where there is a bias, else "
-              "perturb_new_only)"),
+              "how the router row of a new expert is made from its parent's: `coppice list router-init` (default: "
+              "bias_only where there is a bias, else perturb_new_only)"),
         field("balance-bias", &O::balance_bias,
               "selection bias of a new expert: its parent's (copy, the default) or 0 (zero)"),
         field("optimizer-state", &O::optimizer_state,
-              "how Adam's moments in trainer/ grow: `coppice list optimizer-state` (default: copy)"),
-        field("order", &O::order, "append or siblings (default: siblings for grouped routers, else append)"),
-        field("allow-regroup", &O::allow_regroup, "let experts leave their router group"),
-        field("top-k", &O::top_k, "keep (default), or scale: as many times more experts a token"),
-        field("split", &O::split, "cut every expert into so many narrower ones instead: same function, same work"),
+              "how Adam's moments in trainer/ are made from the parent's: `coppice list optimizer-state` (default: "
+              "copy)"),
+        field("order", &O::order,
+              "where new experts are placed: append (after all others) or siblings (after their parent) (default: "
+              "siblings for grouped routers, else append)"),
+        field("allow-regroup", &O::allow_regroup, "allow an expansion that moves experts to other router groups"),
+        field("top-k", &O::top_k,
+              "keep (default), or scale: multiply top-K by the same factor as the number of experts"),
+        field("split", &O::split, "cut each expert into N narrower ones instead of copying; same function and work"),
         field("family-file", &O::family_file, kFamilyFileHelp),
         field("seed", &O::seed, "random seed; same seed, same bytes (default: 0)"),
-        field("plan", &O::plan, "follow this plan, as --dry-run printed it (and as you edited it)"),
-        field("undo", &O::undo, "take the newest expansion of MODEL back: its originals alone")};
+        field("plan", &O::plan,
+              "carry out the plan in this TOML file, which --dry-run printed and you may have edited"),
+        field("undo", &O::undo, "undo the newest expansion of MODEL: keep only the original experts")};
     const auto after =
-        std::tuple{field("dry-run", &O::dry_run, "print the plan, as TOML that --plan takes, and write nothing"),
+        std::tuple{field("dry-run", &O::dry_run, "print the plan as TOML that --plan reads; write nothing"),
                    field("json", &O::json, "print one JSON object")};
     return std::tuple_cat(before, output_fields(), after);
   }

@@ -25,10 +25,11 @@ struct InspectOptions {
   bool experts = false, json = false;
   static constexpr auto fields() {
     using O = InspectOptions;
-    return std::tuple{
-        operand("MODEL", &O::model, "model directory in Hugging Face format (only read)"),
-        field("experts", &O::experts, "also the L2 norms of every expert and its router row (reads them all)"),
-        field("family-file", &O::family_file, kFamilyFileHelp), field("json", &O::json, "print one JSON object")};
+    return std::tuple{operand("MODEL", &O::model, "model directory in Hugging Face format (never changed)"),
+                      field("experts", &O::experts,
+                            "also print the L2 norm of each expert and of its router row (reads all of them)"),
+                      field("family-file", &O::family_file, kFamilyFileHelp),
+                      field("json", &O::json, "print one JSON object")};
   }
 };
 

@@ -27,7 +27,7 @@ struct ListOptions {
   bool json = false;
   static constexpr auto fields() {
     using O = ListOptions;
-    return std::tuple{operand("WHAT", &O::what, "one of the lists; without it: what lists there are"),
+    return std::tuple{operand("WHAT", &O::what, "name of a list (default: print the names of all lists)"),
                       field("json", &O::json, kJsonHelp)};
   }
 };

@@ -23,9 +23,9 @@ struct ReportOptions {
     using O = ReportOptions;
     return std::tuple{
         operand("RUN", &O::runs,
-                "run folders (what `coppice train --train.out` made), or folders with such folders below"),
-        field("out", &O::out, "the page to write; an earlier page of that name is replaced"),
-        field("plan", &O::plan, "what `coppice plan --json` printed, to be held against what happened")};
+                "run directories that `coppice train --train.out` wrote, or directories that contain some"),
+        field("out", &O::out, "HTML page to write; an earlier page is replaced"),
+        field("plan", &O::plan, "output of `coppice plan --json`, to compare with what happened")};
   }
 };
 

@@ -36,20 +36,20 @@ struct ScoreOptions {
     using O = ScoreOptions;
     return std::tuple{
         operand("MODEL", &O::model, "model directory in Hugging Face format"),
-        operand("TOKENS", &O::tokens, "token files (.bin/.idx prefixes) to calibrate on"),
-        field("out", &O::out, "the scores, for `coppice expand --scores`; earlier scores of that name are replaced"),
-        field("merge", &O::merge, "MODEL and TOKENS are scores of several runs over one model: make them one"),
-        field("batches", &O::batches, "calibration batches"),
-        field("batch-tokens", &O::batch_tokens, "tokens a batch"),
-        field("sequence-length", &O::sequence_length, "tokens a window"),
-        field("reset-attention", &O::reset_attention,
-              "no token sees beyond the start of its document, as with train --data.reset_attention"),
-        field("seed", &O::seed, "of the choice of windows"),
-        field("dtype", &O::dtype, "compute: f32 or bf16"),
+        operand("TOKENS", &O::tokens, "token files to calibrate on (prefixes of .bin/.idx pairs)"),
+        field("out", &O::out, "file to write, for `coppice expand --scores`; an earlier file of scores is replaced"),
+        field("merge", &O::merge,
+              "merge scores of several runs over one model: MODEL and TOKENS are the files of scores"),
+        field("batches", &O::batches, "number of calibration batches"),
+        field("batch-tokens", &O::batch_tokens, "tokens per batch"),
+        field("sequence-length", &O::sequence_length, "tokens per window"),
+        field("reset-attention", &O::reset_attention, "attention stays within a document, and positions restart at 0"),
+        field("seed", &O::seed, "random seed of the chosen windows"),
+        field("dtype", &O::dtype, "dtype of the computation: f32 or bf16"),
         field("max-memory", &O::max_memory,
-              "for weights, gradients and kept activations, such as 8GiB; the rest goes to disk beside the scores "
-              "(default: half of the machine's)"),
-        field("resume", &O::resume, "go on where a killed run of the same command was"),
+              "most memory for weights, gradients and kept activations, such as 8GiB; the rest goes to disk beside the "
+              "scores (default: half of the machine's)"),
+        field("resume", &O::resume, "continue a killed run of the same command"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("json", &O::json, kJsonHelp)};
   }

@@ -30,18 +30,18 @@ struct TokenizeOptions {
   static constexpr auto fields() {
     using O = TokenizeOptions;
     return std::tuple{
-        operand(
-            "TEXT", &O::text,
-            "files of plain text or JSON lines (.jsonl, .json), gzip or not, or directories of .txt and .jsonl files"),
+        operand("TEXT", &O::text,
+                "files of plain text or JSON lines (.jsonl, .json), may be gzipped; or directories of .txt and .jsonl "
+                "files"),
         field("out", &O::out, "token file to write: OUT.bin, OUT.idx and OUT.json; must not exist"),
-        field("tokenizer", &O::tokenizer, "model or tokenizer directory whose tokenizer to use"),
+        field("tokenizer", &O::tokenizer, "model or tokenizer directory with the tokenizer to use"),
         field("train-tokenizer", &O::train_tokenizer,
-              "train a sentencepiece tokenizer on the text into this new directory and use it"),
-        field("vocab-size", &O::vocab_size, "ids of the tokenizer to train"),
-        field("seed", &O::seed, "RNG seed for the part of a long text that the tokenizer is trained on"),
-        field("text-key", &O::text_key, "key of the text in each JSON line"),
+              "train a sentencepiece tokenizer on the text, write it to this new directory and use it"),
+        field("vocab-size", &O::vocab_size, "vocabulary size of the tokenizer to train"),
+        field("seed", &O::seed, "random seed of the sample of a long text that the tokenizer is trained on"),
+        field("text-key", &O::text_key, "key that holds the text in each JSON line"),
         field("split-at-blank-lines", &O::split_at_blank_lines,
-              "plain text: an empty line ends a document (default: a file is one)"),
+              "plain text: an empty line ends a document (default: each file is one document)"),
         field("json", &O::json, "print the result as one JSON object")};
   }
 };

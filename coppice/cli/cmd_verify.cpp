@@ -39,16 +39,17 @@ struct VerifyOptions {
   static constexpr auto fields() {
     using O = VerifyOptions;
     return std::tuple{
-        operand("BEFORE", &O::before, "model directory that was grown or converted, or the several that were"),
-        operand("AFTER", &O::after, "model directory that came out"),
+        operand("BEFORE", &O::before,
+                "model directory that was expanded or converted; several if one conversion used several"),
+        operand("AFTER", &O::after, "model directory that was written"),
         field("function", &O::function,
-              "token file to run both models on (its .bin/.idx prefix): how far losses and logits moved, ties, parents "
-              "a token"),
-        field("max-tokens", &O::max_tokens, "with --function: its first so many tokens (default: 16384; 0: all)"),
-        field("sequence-length", &O::sequence_length, "with --function: tokens a window (default: 256)"),
+              "run both models on this token file (prefix of a .bin/.idx pair) and compare losses and logits"),
+        field("max-tokens", &O::max_tokens,
+              "with --function: number of tokens, from the start of the file (default: 16384; 0: all)"),
+        field("sequence-length", &O::sequence_length, "with --function: tokens per window (default: 256)"),
         field("max-memory", &O::max_memory,
-              "with --function: for both models, such as 8GiB (default: half of the machine's)"),
-        field("threads", &O::threads, "threads (default: all cores)"),
+              "with --function: most memory for both models, such as 8GiB (default: half of the machine's)"),
+        field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("family-file", &O::family_file, kFamilyFileHelp),
         field("json", &O::json, "print one JSON object")};
   }

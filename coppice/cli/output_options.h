@@ -32,12 +32,12 @@ struct OutputOptions {
   static constexpr auto output_fields() {
     using O = OutputOptions;
     return std::tuple{
-        field("max-shard-bytes", &O::max_shard_bytes, "size of the largest file of weights, such as 5GB"),
-        field("threads", &O::threads, "threads (default: all cores); the bytes do not depend on it"),
-        field("resume", &O::resume, "continue what a killed run left; what this one does is kept if it is stopped"),
+        field("max-shard-bytes", &O::max_shard_bytes, "maximum size of a file of weights, such as 5GB"),
+        field("threads", &O::threads, "CPU threads (default: all cores); the bytes written do not depend on it"),
+        field("resume", &O::resume, "continue a killed run; if this run is stopped too, keep its finished work"),
         field("part", &O::part,
-              "this process's share, such as 2/4: several processes or machines fill OUT, any of which may be started "
-              "again")};
+              "do one part of the work, such as 2/4; several processes or machines fill OUT together, and each may be "
+              "restarted")};
   }
 
   /// Throws   Error{kUsage}.

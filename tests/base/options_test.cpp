@@ -293,8 +293,8 @@ options [default]
   --growth JSON         growth steps
 
 common options
-  --config FILE.toml    settings by name; a flag given here goes before the file
-  --quiet               no progress and no information on stderr, warnings only
+  --config FILE.toml    read options from this file; flags on the command line override it
+  --quiet               print no progress and no log lines on stderr, only warnings and errors
   --help                print this and do nothing
 )");
 }
