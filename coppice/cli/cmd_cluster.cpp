@@ -16,7 +16,8 @@
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "router rows for `convert`: k-means of what enters each feed-forward layer";
+constexpr std::string_view kSummary =
+    "make router rows for `convert`: k-means of the inputs of each feed-forward layer";
 
 struct ClusterOptions {
   std::filesystem::path model;
@@ -70,13 +71,13 @@ void print(const ClusterOptions& o, const std::vector<score::LayerClusters>& lay
   const auto share = [&](int64_t size) {
     return cat(fixed_text(100 * static_cast<double>(size) / static_cast<double>(o.tokens_used), 1), " %");
   };
-  report::Table table{{"layer", "largest cluster", "smallest", "cosine with the centre"}, {}};
+  report::Table table{{"layer", "largest cluster", "smallest", "mean cosine with the centre"}, {}};
   for (size_t i = 0; i < layers.size(); ++i) {
     const auto [least, most] = std::ranges::minmax(layers[i].clusters.sizes);
     table.rows.push_back({cat(i), share(most), share(least), fixed_text(layers[i].clusters.cosine, 3)});
   }
-  std::cout << cat("wrote ", shown(o.out.string()), ": ", layers.size(), " layers of ", o.clusters, " rows over ",
-                   o.tokens_used, " tokens\n\n", report::text_table(table));
+  std::cout << cat("wrote ", shown(o.out.string()), ": ", layers.size(), " layers with ", o.clusters,
+                   " rows each, from ", o.tokens_used, " tokens\n\n", report::text_table(table));
 }
 
 int run(std::span<const std::string_view> args) {

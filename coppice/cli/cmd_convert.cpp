@@ -19,7 +19,7 @@
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "make a Mixture of Experts of a dense model, or of several";
+constexpr std::string_view kSummary = "convert a dense model, or several, to a Mixture of Experts";
 
 struct ConvertOptions : OutputOptions {
   std::vector<std::filesystem::path> models;
@@ -97,20 +97,20 @@ constexpr std::array<std::string_view, 8> kOfEveryRun = {"MODEL",  "OUT",  "max-
 
 /// Throws   Error{kUsage} for a setting that was given and has no effect.
 void check_used(ConvertOptions o) {
-  if (o.models.size() == 1 && o.trunk) refuse("trunk", "there is one model");
+  if (o.models.size() == 1 && o.trunk) refuse("trunk", "there is only one MODEL");
   if (!o.dense_average && o.no_virtual_group && o.granularity.value_or(1) == 1) {
-    refuse("no-virtual-group", "with granularity 1 every expert is a group of its own");
+    refuse("no-virtual-group", "with granularity 1 every expert has its own router row anyway");
   }
   if (!o.dense_average) return;
-  if (o.models.size() > 1) refuse("dense-average", "it takes one model");
+  if (o.models.size() > 1) refuse("dense-average", "it averages the experts of one MODEL");
   for (const OptionSpec& spec : option_specs(o)) {
     const bool has_effect = spec.name == "dense-average" || spec.name == "to" || spec.name == "lossy" ||
                             std::ranges::find(kOfEveryRun, spec.name) != kOfEveryRun.end();
-    if (!has_effect && is_given(spec)) refuse(spec.name, "--dense-average has no experts to make");
+    if (!has_effect && is_given(spec)) refuse(spec.name, "--dense-average makes no experts");
   }
 }
 
-/// What the recipe says where the user says nothing.
+/// Sets the options of the recipe that the user has not given.
 void apply_recipe(ConvertOptions& o) {
   if (!o.recipe) return;
   const convert::Recipe& recipe = convert::recipe(*o.recipe);
@@ -143,9 +143,9 @@ convert::ConversionOptions conversion_options(const ConvertOptions& o, const met
   return c;
 }
 
-/// The settings that shape the output, as they came out: what they mean, not how they were given.
+/// The settings that determine the output, resolved: their meaning, not how they were spelled.
 Json settings_record(ConvertOptions o, const std::optional<convert::ConversionPlan>& given, std::string_view to) {
-  o.recipe.reset();  // a name for settings that are all there
+  o.recipe.reset();  // only a name for settings that are all recorded
   o.to = to;
   if (given) {
     const convert::ConversionPlan plan = canonical(*given);
@@ -172,7 +172,7 @@ Json settings_record(ConvertOptions o, const std::optional<convert::ConversionPl
   return record;
 }
 
-/// A conversion with what is to be said of it.
+/// A conversion and what the command prints about it.
 struct Account {
   families::ParameterCount before, after;
   std::string what;
@@ -190,11 +190,12 @@ std::string plan_text(const convert::ConversionPlan& plan, const families::Model
   std::string text = cat(
       parents, plan.from, " -> ", plan.to, ": ", plan.experts, " experts of width ", after.expert_width, " in ",
       plan.layers.size(), " of ", after.num_layers, " layers, ", plan.top_k, " per token, ", plan.routing, "\n",
-      plan.granularity > 1 ? cat("slices: ", plan.granularity, " of each dense layer, ",
-                                 plan.virtual_groups ? "in virtual groups" : "each with a router row of its own", "\n")
-                           : std::string(),
-      "weights: ", scale_text(plan.scale), "; copies by ", plan.expert_init.to_text(),
-      plan.init_all ? ", the first ones too" : "", "; routers ", plan.router.to_text(), "\n");
+      plan.granularity > 1
+          ? cat("slices: ", plan.granularity, " of each dense layer, ",
+                plan.virtual_groups ? "one router row for all slices of a group" : "each with its own router row", "\n")
+          : std::string(),
+      "weights: ", scale_text(plan.scale), "; copies made by ", plan.expert_init.to_text(),
+      plan.init_all ? ", also the first expert of each slice" : "", "; routers ", plan.router.to_text(), "\n");
   return text;
 }
 
@@ -204,9 +205,9 @@ Account account_of(const convert::Conversion& conversion, const families::Model&
   Account account{
       .before = families::count_parameters(model), .after = families::count_parameters(after), .plan = plan};
   if (!plan) {
-    account.what = cat(model.config.family->model_type, " -> ", after.family->model_type, ": the average of ",
-                       model.config.num_experts, " experts in every layer that has any\n");
-    account.exactness = {false, "Not exact: an average of experts computes what none of them does."};
+    account.what = cat(model.config.family->model_type, " -> ", after.family->model_type, ": the average of the ",
+                       model.config.num_experts, " experts of each MoE layer\n");
+    account.exactness = {false, "Not exact: the average of the experts computes another function than the mixture."};
     return account;
   }
   account.what = plan_text(*plan, after);
@@ -218,7 +219,7 @@ Account account_of(const convert::Conversion& conversion, const families::Model&
   }
   const bool is_open = account.exactness.exact || !account.exactness.known;
   if (is_open && !conversion.mapping().losses.empty())
-    account.exactness = {false, "Not exact: of the dense model something is left out."};
+    account.exactness = {false, "Not exact: some parts of the dense model are left out."};
   return account;
 }
 

@@ -24,7 +24,8 @@
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "loss on token files, agreement with another model, multiple-choice accuracy";
+constexpr std::string_view kSummary =
+    "measure loss on token files, agreement with another model, multiple-choice accuracy";
 
 struct EvalOptions {
   std::filesystem::path model;
@@ -84,10 +85,10 @@ struct Results {
 void check(const EvalOptions& o, const families::Model& model) {
   const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
   if (o.tokens.empty() && o.tasks.empty()) {
-    refuse("tokens: none given, nor tasks; wanted token files (make them with `coppice tokenize`) or questions");
+    refuse("tokens, tasks: neither is given; wanted token files (make them with `coppice tokenize`) or questions");
   }
   refuse_without_effect(o.given, {{o.tokens.empty(),
-                                   "there are no token files",
+                                   "no token files are given",
                                    {"against", "sequence-length", "reset-attention", "batch", "max-tokens"}}});
   (void)compute_dtype(o.dtype);
   if (o.batch < 1) refuse(cat("batch: ", o.batch, "; wanted 1 or more"));
@@ -97,7 +98,7 @@ void check(const EvalOptions& o, const families::Model& model) {
 }
 
 nn::FittedDecoder fit(const EvalOptions& o, const families::Model& model) {
-  // Two models share the memory.
+  // The limit is for both models together.
   const uint64_t bytes = o.max_memory ? o.max_memory->bytes : physical_memory_bytes() / 2;
   return {model, compute_dtype(o.dtype), o.against ? bytes / 2 : bytes};
 }
@@ -111,14 +112,16 @@ void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, const std::
   }
 }
 
-// Of a model in the middle of a handover: the routing that it was trained with, to the same tokens. Else null.
+// The lineage-unique routing with which the model was being trained, if its handover is not complete; it applies to the
+// same tokens. Otherwise null.
 std::shared_ptr<const nn::LineageRouting> routing_of_training(const std::filesystem::path& model) {
   const auto lineage = plan::read_lineage(model);
   if (!lineage) return nullptr;
   const auto note = plan::noted_lineage_share(*lineage);
   if (note.share > 0 && !note.seed) {
-    log_warning(cat(model, ": its ", io::kLineageFile, " does not say which seed draws the tokens that are routed ",
-                    "by lineage (coppice 0.1.0 wrote it); the loss by lineage is that of seed 0"));
+    log_warning(cat(model, ": ", io::kLineageFile,
+                    " does not record the seed that selects the tokens with lineage-unique routing ",
+                    "(coppice 0.1.0 wrote it); seed 0 is used for the lineage-unique loss"));
   }
   return train::lineage_routing(lineage, note.share, note.seed.value_or(0));
 }
@@ -207,7 +210,7 @@ Json to_json(const Results& results) {
 
 void print_files(const EvalOptions& o, const std::vector<FileLoss>& files) {
   report::Table table{.header = {"tokens of", "loss (nats)", "perplexity", "bits/byte", "tokens"}, .rows = {}};
-  if (files.front().by_lineage) table.header.emplace_back("by lineage (nats)");
+  if (files.front().by_lineage) table.header.emplace_back("lineage-unique (nats)");
   if (o.against) table.header.insert(table.header.end(), {"KL (nats)", "same top-1"});
   const auto percent = [](double share) { return cat(fixed_text(100 * share, 2), " %"); };
   for (const auto& file : files) {

@@ -29,7 +29,7 @@ struct ReportOptions {
   }
 };
 
-constexpr std::string_view kSummary = "one self-contained page from one or many runs";
+constexpr std::string_view kSummary = "write one self-contained HTML page about one or many runs";
 
 std::optional<Json> read_plan(const std::optional<std::filesystem::path>& path) {
   if (!path) return std::nullopt;
@@ -40,7 +40,7 @@ std::optional<Json> read_plan(const std::optional<std::filesystem::path>& path) 
   if (plan.find("coppice_plan") == nullptr || basis == nullptr || !basis->is_string() || f0 == nullptr ||
       !f0->is_number()) {
     throw Error(ErrorCode::kFormat,
-                cat(*path, ": no plan of an expansion; wanted what `coppice plan MODEL --json` printed"));
+                cat(*path, ": is not a plan of an expansion; wanted the output of `coppice plan MODEL --json`"));
   }
   return plan;
 }

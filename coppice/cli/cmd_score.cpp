@@ -16,7 +16,7 @@
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "the utility of every expert, from calibration tokens";
+constexpr std::string_view kSummary = "measure the utility of every expert on calibration tokens";
 
 struct ScoreOptions {
   std::filesystem::path model;
@@ -88,7 +88,7 @@ void check(const ScoreOptions& o) {
     throw Error(ErrorCode::kUsage, "out: not given; wanted the file to write, such as --out scores.json");
   }
   refuse_without_effect(o.given, {{o.merge,
-                                   "a merge reads the files of runs that are done",
+                                   "a merge only reads files of finished runs",
                                    {"batches", "batch-tokens", "seed", "sequence-length", "reset-attention", "dtype",
                                     "max-memory", "resume", "threads"}}});
 }
@@ -98,14 +98,14 @@ void print(const ScoreOptions& o, const plan::Scores& scores) {
   for (const auto& metric : plan::utility_metrics()) {
     (scores.metrics.contains(std::string(metric.name)) ? names : without).emplace_back(metric.name);
   }
-  std::cout << cat("wrote ", shown(o.out.string()), ": ", scores.metrics.begin()->second.fc1.sum.size(), " layers of ",
-                   scores.experts, " experts over ", count_text(static_cast<double>(scores.tokens_seen)),
-                   " tokens\nmetrics: ", join(names), "\n");
+  std::cout << cat("wrote ", shown(o.out.string()), ": ", scores.metrics.begin()->second.fc1.sum.size(),
+                   " layers with ", scores.experts, " experts each, from ",
+                   count_text(static_cast<double>(scores.tokens_seen)), " tokens\nmetrics: ", join(names), "\n");
   if (o.merge && !without.empty()) {
-    std::cout << cat("left out, since they cannot be merged: ", join(without), "\n");
+    std::cout << cat("left out, because they cannot be merged: ", join(without), "\n");
   }
   if (scores.second_moment == "batches") {
-    std::cout << "approx_fisher: second moments estimated from the batches (the model has no trainer/)\n";
+    std::cout << "approx_fisher: uses second moments estimated from the batches, because the model has no trainer/\n";
   }
 }
 

@@ -36,7 +36,7 @@ def cluster(files, *arguments, model="llama", tokens="t"):
 def test_writes_rows_that_convert_takes_and_says_how_even_they_are(files, tmp_path):
     done = cluster(files, "--clusters", 4, "--out", tmp_path / "rows.safetensors")
     assert done.returncode == 0, done.stderr
-    assert "layers of 4 rows over 512 tokens" in done.stdout and "largest cluster" in done.stdout
+    assert "layers with 4 rows each, from 512 tokens" in done.stdout and "largest cluster" in done.stdout
     made = coppice("convert", files / "llama", tmp_path / "out", "--experts", 4, "--top-k", 2, "--router-rows", tmp_path / "rows.safetensors")
     assert made.returncode == 0, made.stderr
     checked = coppice("verify", files / "llama", tmp_path / "out")

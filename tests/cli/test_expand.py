@@ -112,7 +112,7 @@ def test_json_is_one_object(model, tmp_path):
 def test_dry_run_prints_the_plan_and_writes_nothing(model, tmp_path):
     done = coppice("expand", model, tmp_path / "out", "--experts", "1.5x", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "# glm4_moe: 4 -> 6 experts in 2 of 2 layers, 2 per token as before" in done.stdout
+    assert "# glm4_moe: 4 -> 6 experts in 2 of 2 layers, 2 per token (unchanged)" in done.stdout
     assert "layers 0-1: 1 copy of each of 0-1" in done.stdout
     assert "Not exact" in done.stdout
     plan = json.loads(coppice("expand", model, tmp_path / "out", "--dry-run", "--json").stdout)["plan"]
@@ -359,7 +359,7 @@ def test_unknown_options_get_the_nearest(model, tmp_path):
 
 
 @pytest.mark.parametrize("option, value, reason", [
-    ("--temperature", "2", "uniform"), ("--metric", "load", "does not look at scores"), ("--layer-selection", "fc1_only", "does not look at scores"),
+    ("--temperature", "2", "uniform"), ("--metric", "load", "does not use scores"), ("--layer-selection", "fc1_only", "does not use scores"),
     ("--optimizer-state", "reset", "no trainer/")])
 def test_settings_without_effect(model, tmp_path, option, value, reason):
     expect_failure(2, [option, "no effect", reason], ["expand", model, tmp_path / "out", option, value])
@@ -556,7 +556,7 @@ def test_parents_of_one_layer_under_two_spellings_are_no_lineage(model, tmp_path
 def test_verify_says_what_there_was_nothing_to_compare_with(model, tmp_path):
     assert coppice("expand", model, tmp_path / "out", "--expert-init", "drop_upcycle").returncode == 0
     done = coppice("verify", model, tmp_path / "out")
-    assert "made again and compared byte for byte: the growth in coppice.json" in done.stdout
+    assert "recomputed and compared byte for byte: the expansion in coppice.json" in done.stdout
     assert done.stdout.splitlines()[-1] == "ok: every tensor is accounted for"
     (tmp_path / "out" / "coppice.json").unlink()
     (tmp_path / "out" / "notes.txt").write_text("mine")

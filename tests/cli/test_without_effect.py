@@ -31,21 +31,21 @@ TRAIN = "train --data.train t --train.steps 2 --data.sequence_length 16 --train.
 SMALL = TRAIN + " --model.vocab_size 64 --model.dim 32 --model.layers 2 --model.heads 2 --model.kv_heads 1 --model.head_dim 16 --model.experts 4 --model.expert_width 16"
 GROWTH = SMALL + " --model.first_dense_layers 0 --growth"
 CASES = [  # the command, the option without effect, and why; the value is often the default, since it is the giving that is wrong
-    ("tokenize a.txt --out o --tokenizer moe", "--vocab-size 2048", "the tokenizer is made already"),
-    ("tokenize a.txt --out o --tokenizer moe", "--seed 0", "the tokenizer is made already"),
-    ("tokenize a.txt --out o --tokenizer moe", "--text-key text", "no text is a .jsonl file"),
-    ("tokenize b.jsonl --out o --tokenizer moe", "--split-at-blank-lines", "no text is a plain file"),
+    ("tokenize a.txt --out o --tokenizer moe", "--vocab-size 2048", "--tokenizer uses a finished tokenizer"),
+    ("tokenize a.txt --out o --tokenizer moe", "--seed 0", "--tokenizer uses a finished tokenizer"),
+    ("tokenize a.txt --out o --tokenizer moe", "--text-key text", "no TEXT is a file of JSON lines"),
+    ("tokenize b.jsonl --out o --tokenizer moe", "--split-at-blank-lines", "no TEXT is a plain text file"),
     ("expand moe o", "--max-duplicates 3", "the rule 'uniform'"),
     ("expand moe o --select uniform", "--max-duplicates 1", "the rule 'uniform'"),
     ("expand moe o", "--temperature 1", "the rule 'uniform'"),
-    ("expand moe o", "--metric gradient_squared", "does not look at scores"),
-    ("expand moe o", "--layer-selection both_average", "does not look at scores"),
+    ("expand moe o", "--metric gradient_squared", "does not use scores"),
+    ("expand moe o", "--layer-selection both_average", "does not use scores"),
     ("expand moe o", "--balance-bias copy", "no selection bias"),
     ("expand moe o", "--optimizer-state copy", "no trainer/"),
     ("expand moe o", "--allow-regroup", "no router groups"),
     ("expand moe o --dry-run", "--resume", "a dry run writes nothing"),
     ("expand moe o --split 2", "--experts 2x", "how many parts"),
-    ("convert dense o", "--trunk average", "there is one model"),
+    ("convert dense o", "--trunk average", "there is only one MODEL"),
     ("convert dense o", "--init-all", "expert-init is 'copy'"),
     ("convert dense o", "--no-virtual-group", "granularity 1"),
     ("convert moe o --dense-average", "--seed 0", "no experts to make"),
@@ -84,9 +84,9 @@ CASES = [  # the command, the option without effect, and why; the value is often
 ]
 STAGES = [
     ('"select": "uniform"', '"max_duplicates": 3', "the rule 'uniform'"),
-    ('"select": "uniform"', '"metric": "load"', "does not look at scores"),
-    ('"select": "uniform"', '"score_batches": 2', "does not look at scores"),
-    ('"score_batches": 1', '"temperature": 2.0', "does not draw"),
+    ('"select": "uniform"', '"metric": "load"', "does not use scores"),
+    ('"select": "uniform"', '"score_batches": 2', "does not use scores"),
+    ('"score_batches": 1', '"temperature": 2.0', "does not sample"),
 ]
 
 

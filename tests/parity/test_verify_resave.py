@@ -65,7 +65,7 @@ def test_with_its_lineage_it_is_made_again(models, tmp_path):
     shutil.copytree(models / "out-saved", tmp_path / "saved")
     shutil.copy(models / "out" / "coppice.json", tmp_path / "saved")
     done = run("verify", models / "m", tmp_path / "saved")
-    assert done.returncode == 0 and "made again and compared byte for byte" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "recomputed and compared byte for byte" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("before", ["m", "m-saved"])
