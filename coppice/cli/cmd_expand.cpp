@@ -263,7 +263,7 @@ struct Account {
 };
 
 Account account_of(const families::Model& model, const plan::GrowthPlan& plan) {
-  auto config = families::read_config(plan::grown_config(model.config, plan), "config.json of the grown model",
+  auto config = families::read_config(plan::grown_config(model.config, plan), "config.json of the expanded model",
                                       model.config.family);
   config.moe_layer = model.config.moe_layer;  // some families show it only by their weights
   auto after = families::count_parameters(model, plan.experts_after);

@@ -125,7 +125,7 @@ std::vector<std::string> Conversion::account() const {
 
 namespace {
 
-/// SHA-256 of every router whose rows a file gives, which cannot be made again.
+/// SHA-256 of every router whose rows a file gives, which cannot be recomputed.
 std::map<std::string, std::string> digests_of_given_routers(const Mapping& mapping, const ConversionPlan& plan,
                                                             std::span<const output::OutputTensor> tensors) {
   std::map<std::string, std::string> digests;

@@ -27,10 +27,11 @@ struct ConversionRecord {
 /// The first parent's lineage `before` with a conversion appended: a step `convert`, whose parents count slices of
 /// dense models, or a step `dense_average`, which has none.
 ///
-/// Throws   Error{kFormat} if `before` is no lineage.
+/// Throws   Error{kFormat} if `before` is not a lineage.
 Json extend_lineage(const std::optional<Json>& before, const ConversionRecord& record);
 
-/// SHA-256 of the routers whose rows a file gave to the newest step, a conversion, by tensor; what 0.1.0 wrote has none.
+/// SHA-256 of the routers whose rows a file gave to the newest step, a conversion, by tensor; what 0.1.0 wrote has
+/// none.
 std::map<std::string, std::string> given_routers(const Json& lineage);
 /// The plan of the newest step, if that is a conversion to a Mixture of Experts.
 ///

@@ -38,13 +38,13 @@ void check_counts(const families::ModelConfig& config, const ConversionPlan& pla
            cat("a feed-forward width of ", width, " cannot be cut into ", g, " equal slices (choose a divisor)"));
   }
   if (plan.experts % g != 0) {
-    refuse("experts", cat(plan.experts, " is no multiple of the granularity, ", g,
+    refuse("experts", cat(plan.experts, " is not a multiple of the granularity, ", g,
                           ", so some slices would have fewer experts than others"));
   }
   if (plan.top_k < 1 || plan.top_k > plan.experts)
-    refuse("top-k", cat(plan.top_k, " experts a token; wanted 1 to ", plan.experts));
+    refuse("top-k", cat(plan.top_k, " experts per token; wanted 1 to ", plan.experts));
   if (plan.virtual_groups && plan.top_k % g != 0) {
-    refuse("top-k", cat(plan.top_k, " is no multiple of the granularity, ", g,
+    refuse("top-k", cat(plan.top_k, " is not a multiple of the granularity, ", g,
                         ", so a token would get a part of a virtual group (--no-virtual-group allows it)"));
   }
   if (plan.experts / g < plan.parents) {

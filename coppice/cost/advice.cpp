@@ -68,7 +68,7 @@ void advise_on_limits(CostPlan& plan) {
   }
   const double memory =
       static_cast<double>(plan.memory_after.total()) / static_cast<double>(plan.memory_before.total());
-  against.push_back(cat("Serving: the same FLOPs a token, but ", fixed_text(memory, 2), " times the memory."));
+  against.push_back(cat("Serving: the same FLOPs per token, but ", fixed_text(memory, 2), " times the memory."));
 }
 
 void say_when(CostPlan& plan, double target) {

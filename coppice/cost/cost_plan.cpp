@@ -107,7 +107,7 @@ void set_steps(CostPlan& plan, const PlanOptions& o, const std::vector<std::pair
   }
   if (plan.basis != StepBasis::kEstimate) refuse_given(o, kOfEstimate, cat("step times are ", plan.basis_text));
   if (plan.batch_tokens != o.batch_tokens) refuse_given(o, kOfBatch, cat("step times are ", plan.basis_text));
-  plan.constants.push_back({"tokens a step", count_text(plan.batch_tokens),
+  plan.constants.push_back({"tokens per step", count_text(plan.batch_tokens),
                             plan.batch_tokens == PlanOptions{}.batch_tokens
                                 ? "arXiv:2410.07524: 4 M is better than 32 M and faster than 2 M"
                             : plan.basis == StepBasis::kMeasured || plan.basis == StepBasis::kRuns ? plan.basis_text
@@ -188,7 +188,7 @@ CostPlan make_cost_plan(const families::Model& model, const PlanOptions& o,
   plan.memory_after = device_memory(plan.after, plan.parallelism, plan.state);
   plan.all_to_all = all_to_all_bytes(plan.after, plan.parallelism);
   plan.measured = measured;
-  plan.constants.push_back({"bytes a parameter in training",
+  plan.constants.push_back({"bytes per parameter in training",
                             cat(plan.state.weight, " weight + ", plan.state.gradient, " gradient + ", plan.state.master,
                                 " master + 2 x ", plan.state.moment, " moments"),
                             "--weight-dtype, --gradient-dtype, --master-dtype, --moment-dtype"});

@@ -41,7 +41,7 @@ struct CostPlan {
   Parallelism parallelism;
   StateBytes state;
   DeviceMemory memory_before, memory_after;
-  double all_to_all = 0;  ///< bytes a token; the same before and after
+  double all_to_all = 0;  ///< bytes per token; the same before and after
 
   StepTimes steps;
   StepBasis basis = StepBasis::kEstimate;

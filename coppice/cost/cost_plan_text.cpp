@@ -20,9 +20,9 @@ report::Table size_table(const CostPlan& plan) {
   const std::string per_token =
       plan.all_to_all > 0 ? bytes_text(static_cast<uint64_t>(plan.all_to_all)) : std::string("0");
   return {.header = {"", "before", "after"},
-          .rows = {{"experts a layer", cat(plan.before.experts), cat(plan.after.experts)},
+          .rows = {{"experts per layer", cat(plan.before.experts), cat(plan.after.experts)},
                    {"parameters", count(before.total), count(after.total)},
-                   {"active a token", count(before.active), count(after.active)},
+                   {"active per token", count(before.active), count(after.active)},
                    {"checkpoint, weights", bytes_text(plan.weight_bytes_before), bytes_text(plan.weight_bytes_after)},
                    {"a device in training", bytes_text(m0.total()), bytes_text(m1.total())},
                    {"  weights", bytes_text(m0.weights), bytes_text(m1.weights)},

@@ -79,7 +79,7 @@ std::string DensePlan::to_text() const {
   const report::Table sizes{
       .header = {"", "before", "after"},
       .rows = {{"parameters", count(before.parameters.total), count(after.parameters.total)},
-               {"active a token", count(before.parameters.active), count(after.parameters.active)},
+               {"active per token", count(before.parameters.active), count(after.parameters.active)},
                {"a device in training", bytes_text(memory_before.total()), bytes_text(memory_after.total())},
                {"all-to-all a token", "0", all_to_all > 0 ? bytes_text(static_cast<uint64_t>(all_to_all)) : "0"}}};
   const report::Table bounds{

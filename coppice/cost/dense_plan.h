@@ -17,7 +17,7 @@ struct DensePlan {
   ModelSize before, after;
   Parallelism parallelism;
   DeviceMemory memory_before, memory_after;
-  double all_to_all = 0;                ///< bytes a token, afterwards
+  double all_to_all = 0;                ///< bytes per token, afterwards
   std::optional<double> tokens_ratio;   ///< MoE tokens over dense tokens
   std::optional<double> compute_ratio;  ///< the same in FLOPs: times active parameters
   std::string verdict;
@@ -32,7 +32,7 @@ struct DensePlan {
 /// Source   arXiv:2409.02060, arXiv:2212.05055, arXiv:2406.06563.
 inline constexpr double kOlmoeBound = 0.25, kSparseUpcyclingBound = 1.2, kScratchBound = 2;
 
-/// Throws   Error{kUsage}: more experts a token than there are, experts that are no multiple of the granularity.
+/// Throws   Error{kUsage}: more experts per token than there are, experts that are not a multiple of the granularity.
 DensePlan make_dense_plan(const families::Model& model, const PlanOptions& options);
 
 }  // namespace coppice::cost

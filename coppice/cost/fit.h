@@ -14,7 +14,7 @@ namespace coppice::cost {
 struct LocalFit {
   std::optional<ClosureCurve> closure;                 ///< through the runs' own (CPT share, eta)
   report::Spread gap;                                  ///< L_E - L_N, nats; NaN without runs of fixed size
-  std::vector<std::pair<int64_t, double>> step_times;  ///< (experts, median seconds a step), rising
+  std::vector<std::pair<int64_t, double>> step_times;  ///< (experts, median seconds per step), rising
   double batch_tokens = 0;                             ///< of those steps
   size_t num_comparisons = 0;
   std::vector<std::string> notes;  ///< what was used, what was left out and why

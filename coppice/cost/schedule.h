@@ -8,7 +8,7 @@ struct StepTimes {
   double ratio() const { return before_s / after_s; }  ///< s_E / s_N
 };
 
-/// Time of the ways to a model that has seen T = tau + CPT tokens, in the unit of `tokens` times seconds a step.
+/// Time of the ways to a model that has seen T = tau + CPT tokens, in the unit of `tokens` times seconds per step.
 ///
 /// Source   arXiv:2604.19835v2 section 3: C_fs = T s_N, C_up = tau s_E + (T - tau) s_N.
 struct RunCosts {

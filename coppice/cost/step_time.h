@@ -15,7 +15,7 @@ struct Device {
   std::string_view name;
   double flops_per_s = 0;    ///< bf16 with fp32 sums, dense
   double memory_per_s = 0;   ///< bytes of device memory a second
-  double network_per_s = 0;  ///< bytes a second, one direction, to its neighbours
+  double network_per_s = 0;  ///< bytes per second, one direction, to its neighbours
   double memory_bytes = 0;
   std::string_view source;
 };
@@ -36,7 +36,7 @@ struct StepEstimate {
 /// What arithmetic and bytes alone would take. Knows nothing of kernels that lose speed on many small experts, of
 /// activations or of overlap: to compare E with N, not to plan a cluster by.
 ///
-/// Source   6 FLOPs a token and active parameter outside the input embedding, causal attention 6 S H a layer
+/// Source   6 FLOPs per token and active parameter outside the input embedding, causal attention 6 S H a layer
 ///          (arXiv:2001.08361 section 2.1); AdamW reads and writes its state once; ring all-reduce 2 (n-1)/n.
 StepEstimate estimate_step(const ModelSize& size, const Device& device, const Parallelism& parallelism,
                            const StateBytes& bytes, const StepWork& work);

@@ -100,7 +100,7 @@ std::vector<Domain> fetch_debian_corpus(const fs::path& cache_dir, uint64_t byte
 }
 
 std::vector<Domain> read_corpus(const fs::path& directory, uint64_t bytes_per_domain) {
-  if (!fs::is_directory(directory)) throw Error(ErrorCode::kNotFound, cat(directory, ": is no directory"));
+  if (!fs::is_directory(directory)) throw Error(ErrorCode::kNotFound, cat(directory, ": is not a directory"));
   std::vector<fs::path> entries;
   for (const auto& entry : fs::directory_iterator(directory)) {
     const auto extension = entry.path().extension();

@@ -15,7 +15,7 @@ namespace coppice::data {
 /// Memory   two pieces of 256 KiB.
 class TextStream {
  public:
-  /// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is no regular file; Error{kUnsupported} naming the format of
+  /// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is not a regular file; Error{kUnsupported} naming the format of
   ///          one that is compressed or packed in another way (zstd, bzip2, xz, lz4, zip, parquet, arrow).
   explicit TextStream(std::filesystem::path path);
   ~TextStream();

@@ -66,7 +66,7 @@ void check_token_file_absent(const std::filesystem::path& prefix);
 /// Writes such a data set; u16 tokens up to 65,500 ids, else i32. The files appear at `finish`, the .idx last, so that
 /// nothing that opens exists before; an unfinished writer removes what it wrote.
 ///
-/// Memory   four bytes a document and a buffer.
+/// Memory   four bytes per document and a buffer.
 class TokenFileWriter {
  public:
   /// Throws   Error{kUsage} if a file of the set exists or `vocab_size` is below 1; Error{kIo}.

@@ -36,7 +36,7 @@ inline constexpr std::array<TokenType, 6> kTokenTypes{{{1, 1, false, "uint8"},
 /// A file mapped read-only; an empty one maps to nothing.
 class MappedFile {
  public:
-  /// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is no regular file.
+  /// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is not a regular file.
   explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

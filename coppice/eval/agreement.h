@@ -27,7 +27,7 @@ using VisitRouting = std::function<void(int64_t layer, const nn::Routed& routed)
 ///
 /// Memory   that of both models, and what comes out of the other's last layer for as many windows as go at once.
 /// Throws   Error{kUsage} if the vocabularies differ in size, or the file has no token to predict; Error{kNonFinite} if
-///          a loss or the divergence is no finite number.
+///          a loss or the divergence is not a finite number.
 Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& other, const data::TokenFile& tokens,
                     const LossSettings& settings, const VisitRouting& visit_routing = {});
 

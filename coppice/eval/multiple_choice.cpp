@@ -33,7 +33,7 @@ Question question_of(const Json& json, const std::string& where) {
   if (!answer || answer->kind() != Json::Kind::kInt) refuse("no index 'answer'");
   Question out{.context = context->as_string()};
   for (const Json& choice : choices->items()) {
-    if (!choice.is_string() || choice.as_string().empty()) refuse("a choice that is no text");
+    if (!choice.is_string() || choice.as_string().empty()) refuse("a choice that is not text");
     out.choices.push_back(choice.as_string());
   }
   if (out.choices.size() < 2) refuse("fewer than two choices");

@@ -52,7 +52,7 @@ struct Choices {
 ///
 /// Memory   the model and a batch of sequences.
 /// Throws   Error{kFormat} for a choice without tokens of its own, or longer than the model's positions;
-///          Error{kNonFinite} for a likelihood that is no finite number.
+///          Error{kNonFinite} for a likelihood that is not a finite number.
 /// Source   lm-evaluation-harness 0.4.13, output_type multiple_choice of a causal model: acc and acc_norm.
 Choices answer(const nn::FittedDecoder& model, const data::Tokenizer& tokenizer,
                const std::optional<LeadingToken>& leading, const std::vector<Question>& questions);

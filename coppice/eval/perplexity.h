@@ -37,7 +37,7 @@ struct TokenLoss {
 /// Every token but the first is predicted once; what is left at the end is a shorter window.
 ///
 /// Memory   the activations of `batch` windows, no gradients.
-/// Throws   Error{kUsage} if the file has no token to predict; Error{kNonFinite} if the loss is no finite number;
+/// Throws   Error{kUsage} if the file has no token to predict; Error{kNonFinite} if the loss is not a finite number;
 ///          Error{kInterrupted} if a signal has arrived.
 TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, const LossSettings& settings);
 

@@ -249,7 +249,7 @@ enum class RouterKind : uint8_t {
   kScalesInput,     ///< the gate multiplies the expert's input (llama4)
   kSparseMixer,     ///< the second choice is made among what the first leaves (phimoe)
   kCapacity,        ///< each expert takes so many tokens and no more (switch, nllb)
-  kTrailingChoices  ///< choices that are no experts stand behind them: skip, identity (zaya, longcat)
+  kTrailingChoices  ///< choices that are not experts stand behind them: skip, identity (zaya, longcat)
 };
 
 /// What a router group is scored by.

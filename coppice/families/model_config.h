@@ -27,7 +27,7 @@ struct Routing {
   /// False where a family file does not say it, so that `renormalise` and `group_score` mean nothing.
   bool renormalise_known = true, group_score_known = true;
   bool fixed_top_k = false;      ///< no key of the configuration can change top_k
-  int64_t trailing_choices = 0;  ///< rows of the router behind the experts' that are no experts
+  int64_t trailing_choices = 0;  ///< rows of the router behind the experts' that are not experts
 };
 
 /// Latent attention: queries, keys and values come out of latents, keys with a turned part that all heads share.

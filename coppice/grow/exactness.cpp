@@ -123,7 +123,7 @@ class LayerJudge {
     }
     if (routing_class == RoutingClass::kTrailingChoices) {
       return not_exact(
-          "the router's choices that are no experts keep one place each in the softmax, where every expert now has "
+          "the router's choices that are not experts keep one place each in the softmax, where every expert now has "
           "several.");
     }
     const Chosen chosen = detail::new_experts_chosen(routing_);

@@ -1,6 +1,6 @@
 #pragma once
 
-// The growth itself, as pure functions on bytes: both carriers (disk and memory) call these and nothing else, so that
+// The expansion itself, as pure functions on bytes: both carriers (disk and memory) call these and nothing else, so that
 // they agree bit for bit.
 
 #include <cstdint>
@@ -45,7 +45,7 @@ enum class MomentKind { kExpAvg, kExpAvgSq };
 void grow_expert_moment(const plan::GrowthPlan& plan, int64_t layer, const methods::Child& child, families::Role role,
                         MomentKind kind, const matrix::MatrixSource& moments, const matrix::MatrixSource& weights,
                         std::span<float> out);
-/// The moments of a grown router tensor, row by row. Rows count as unchanged for strategies that look at the change:
+/// The moments of an expanded router tensor, row by row. Rows count as unchanged for strategies that look at the change:
 /// router methods move them by a few percent at most.
 void grow_router_moment(const plan::GrowthPlan& plan, int64_t layer, MomentKind kind, std::span<const float> before,
                         int64_t cols, std::span<float> out);

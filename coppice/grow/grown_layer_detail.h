@@ -1,6 +1,6 @@
 #pragma once
 
-// What a growth really makes of the routers and experts of a layer.
+// What an expansion really makes of the routers and experts of a layer.
 
 #include <cstddef>
 #include <cstdint>
@@ -16,9 +16,9 @@
 
 namespace coppice::grow::detail {
 
-/// Rows of a router, or one of its biases, before and after a growth. Choices that are no experts are left out.
+/// Rows of a router, or one of its biases, before and after an expansion. Choices that are not experts are left out.
 struct GrownRows {
-  std::vector<float> before, after;  ///< [E, cols], [N, cols]; empty where the dtype is no float
+  std::vector<float> before, after;  ///< [E, cols], [N, cols]; empty where the dtype is not a floating-point type
   int64_t cols = 1;
   io::Dtype dtype = io::Dtype::kF32;  ///< as stored
   std::vector<bool> as_parent;        ///< [N]: the child's row is its parent's, times the plan's factor, bit for bit
@@ -31,7 +31,7 @@ struct GrownRows {
   }
 };
 
-/// The tensors of a growth that decide whether it keeps the function.
+/// The tensors of an expansion that decide whether it keeps the function.
 ///
 /// Memory   a slot for each router; a layer's rows as they are asked for.
 class GrownLayers {
@@ -43,7 +43,7 @@ class GrownLayers {
 
   /// Nothing where the layer has no tensor of the role (kRouter, kRouterBias, kSelectionBias).
   std::optional<GrownRows> rows(families::Role role, int64_t layer) const;
-  /// Every new expert of the layer has the bytes of its parent's original in the grown model. Stops at the first that
+  /// Every new expert of the layer has the bytes of its parent's original in the expanded model. Stops at the first that
   /// has others.
   bool experts_are_copies(int64_t layer) const;
 

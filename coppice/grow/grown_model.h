@@ -11,7 +11,7 @@
 
 namespace coppice::grow {
 
-/// What a growth makes of a model, nothing computed yet: `expand` writes it, `verify` compares it. The tensors refer to
+/// What an expansion makes of a model, nothing computed yet: `expand` writes it, `verify` compares it. The tensors refer to
 /// the members above them and to `model`, which outlives this.
 struct GrownModel {
   plan::GrowthPlan plan;

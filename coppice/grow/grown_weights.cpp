@@ -38,7 +38,7 @@ families::ExpertSlice slice_of(const Model& model, const TensorSlot& slot, const
   return families::expert_slice(slot, entry.info->bytes, model.config.num_experts, expert);
 }
 
-/// Computes the pieces of the grown model that are not copied: of slot s and child c that of number s * kMostChildren + c.
+/// Computes the pieces of the expanded model that are not copied: of slot s and child c that of number s * kMostChildren + c.
 class GrownPieces : public output::PieceMaker {
  public:
   GrownPieces(const Model& model, const GrowthPlan& plan, const std::vector<TensorSlot>& slots,
@@ -125,7 +125,7 @@ OutputTensor grown_experts(const Model& model, const GrowthPlan& plan, const Ten
   return out;
 }
 
-/// Rows of the experts by the plan; the choices behind them, which are no experts, stay behind them.
+/// Rows of the experts by the plan; the choices behind them, which are not experts, stay behind them.
 OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
                         const std::shared_ptr<const GrownPieces>& maker) {
   const Checkpoint::Entry stored = model.checkpoint.at(slot.name);
@@ -148,7 +148,7 @@ OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const Tensor
   return out;
 }
 
-/// The first dimension that counts experts, after growth.
+/// The first dimension that counts experts, after expansion.
 io::TensorShape grown_shape(const TensorSlot& slot, const families::ModelConfig& before, int64_t experts) {
   io::TensorShape shape = slot.shape;
   if (families::has_rows(slot.role())) {
@@ -184,7 +184,7 @@ void grow_own_tensors(std::span<const TensorSlot> run, const GrowthPlan& plan, s
     for (const TensorSlot& slot : of_expert(children[child].parent))
       cut_units(out.emplace_back(renumbered(slot, static_cast<int64_t>(child))), plan.split);
   }
-  for (const TensorSlot& slot : run) {  // what longcat_flash saves for choices that are no experts
+  for (const TensorSlot& slot : run) {  // what longcat_flash saves for choices that are not experts
     if (slot.expert >= plan.experts_before)
       out.push_back(renumbered(slot, slot.expert - plan.experts_before + plan.experts_after));
   }

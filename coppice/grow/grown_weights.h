@@ -10,14 +10,14 @@
 
 namespace coppice::grow {
 
-/// Name, in the model before, of the tensor that `slot` of the grown model comes from: its parent's, or its own.
+/// Name, in the model before, of the tensor that `slot` of the expanded model comes from: its parent's, or its own.
 std::string source_name(const plan::GrowthPlan& plan, const families::TensorSlot& slot);
 
 /// `plan` with the layers that have experts and that no plan knows: those past num_layers (multi-token prediction, the
 /// decoder behind an encoder). Nothing ranks their experts, so they take the parents of the last layer of the plan.
 plan::GrowthPlan with_all_layers(const families::Model& model, plan::GrowthPlan plan);
 
-/// The tensors of the grown model, each with the rule and the place in order that it has in the model before.
+/// The tensors of the expanded model, each with the rule and the place in order that it has in the model before.
 std::vector<families::TensorSlot> grown_slots(const families::Model& model, const plan::GrowthPlan& plan);
 
 /// Of those, the routers' rows and biases.
@@ -30,7 +30,7 @@ const methods::Child& child_of(const plan::GrowthPlan& plan, const families::Ten
 ///          be computed on (fp8, mxfp4), naming a tensor.
 void check_values(const families::Model& model, const plan::GrowthPlan& plan);
 
-/// Every slot of the grown model with where its bytes come from: of a stacked tensor a piece for each expert. With
+/// Every slot of the expanded model with where its bytes come from: of a stacked tensor a piece for each expert. With
 /// `state`, children and routers are computed from the fp32 master and rounded from the child's. All arguments outlive
 /// the result.
 ///

@@ -42,7 +42,7 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view t
 /// Whole file as text.
 ///
 /// Memory   the text.
-/// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is no regular file.
+/// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is not a regular file.
 std::string read_file(const std::filesystem::path& path);
 
 /// Throws   Error{kIo} with both figures if the file system of `directory` (or of its nearest parent that exists) has

@@ -15,7 +15,7 @@ inline constexpr int64_t kMaxLayers = 1 << 16;
 inline constexpr int64_t kMaxExperts =
     1 << 20;  ///< of a layer; far above any model, below what random-number keys hold
 
-/// One expert of the grown model. copy 0 is the original, kept bit for bit; copies of a parent count 1, 2, ...
+/// One expert of the expanded model. copy 0 is the original, kept bit for bit; copies of a parent count 1, 2, ...
 struct Child {
   uint32_t parent = 0;
   uint32_t copy = 0;
@@ -24,7 +24,7 @@ struct Child {
 
 struct LayerPlan {
   int64_t layer = 0;
-  std::vector<Child> children;                           ///< [N], in the order of the grown model
+  std::vector<Child> children;                           ///< [N], in the order of the expanded model
   std::optional<MethodChoice> expert_init, router_init;  ///< of this layer; else the plan's
   /// Number of children of each of the E parents, the original included.
   std::vector<uint32_t> siblings(int64_t experts_before) const;

@@ -34,7 +34,7 @@ double parse_number(std::string_view method_text, std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) {
     throw Error(ErrorCode::kUsage,
-                cat("'", method_text, "': '", text, "' is no finite number; write name:key=number,key=number"));
+                cat("'", method_text, "': '", text, "' is not a finite number; write name:key=number,key=number"));
   }
   return value;
 }
@@ -74,7 +74,7 @@ MethodChoice MethodChoice::from_text(std::string_view text) {
     const size_t equals = pair.find('=');
     if (equals == std::string::npos || equals == 0) {
       throw Error(ErrorCode::kUsage,
-                  cat("'", text, "': '", pair, "' is no parameter; write name:key=number,key=number"));
+                  cat("'", text, "': '", pair, "' is not a parameter; write name:key=number,key=number"));
     }
     const std::string key = pair.substr(0, equals);
     if (!choice.given.emplace(key, parse_number(text, std::string_view(pair).substr(equals + 1))).second) {

@@ -10,7 +10,7 @@
 
 namespace coppice::methods {
 
-/// Rows of the grown router, fp32, filled by the carrier with each child's parent's row (so originals are right
+/// Rows of the expanded router, fp32, filled by the carrier with each child's parent's row (so originals are right
 /// already).
 struct RouterView {
   int64_t rows = 0, cols = 0;  ///< [N, d]; biases have cols = 1

@@ -129,7 +129,7 @@ void check_can_scale(const ModelConfig& config, std::string_view setting) {
   const auto& info =
       families::routing_class_info(families::routing_class(families::possible_routings(routing).front()));
   if (info.can_scale) return;
-  throw Error(ErrorCode::kUsage, cat(setting, ": more experts a token would change what ", config.family->model_type,
+  throw Error(ErrorCode::kUsage, cat(setting, ": more experts per token would change what ", config.family->model_type,
                                      " computes, by its router: ", info.routing, " (leave it out)"));
 }
 

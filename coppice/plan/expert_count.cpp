@@ -28,11 +28,11 @@ ParsedCount parse_count(std::string_view text) {
   }
   if (const size_t point = digits.find('.'); point != std::string::npos) {
     const size_t decimals = digits.size() - point - 1;
-    if (!count.is_factor || point == 0 || decimals == 0 || decimals > 6) fail("is no number of experts");
+    if (!count.is_factor || point == 0 || decimals == 0 || decimals > 6) fail("is not a number of experts");
     digits.erase(point, 1);
     for (size_t i = 0; i < decimals; ++i) count.denominator *= 10;
   }
-  if (digits.empty() || digits.find_first_not_of("0123456789") != std::string::npos) fail("is no number of experts");
+  if (digits.empty() || digits.find_first_not_of("0123456789") != std::string::npos) fail("is not a number of experts");
   if (digits.size() > kMaxDigits) fail("is too large");
   std::from_chars(digits.data(), digits.data() + digits.size(), count.numerator);
   return count;

@@ -20,7 +20,7 @@ using methods::LayerPlan;
 
 void detail::refuse_lineage(std::string_view source, std::string_view found, std::string_view wanted) {
   throw Error(ErrorCode::kFormat, cat(source, ": ", found, "; wanted ", wanted,
-                                      " (it is no lineage that coppice wrote; move it away to start a new one)"));
+                                      " (it is not a lineage that coppice wrote; move it away to start a new one)"));
 }
 
 std::string_view detail::command_of(const Json& step) { return step.at("command").as_string(); }
@@ -46,7 +46,7 @@ constexpr const char* kShareSeedKey = "seed";
 constexpr const char* kShareStepsKey = "share_steps";
 constexpr const char* kWakeStepsKey = "wake_steps";
 constexpr const char* kWakeStepsLeftKey = "wake_steps_left";
-constexpr int64_t kMostSteps = int64_t{1} << 53;  // sums of them are no overflow
+constexpr int64_t kMostSteps = int64_t{1} << 53;  // sums of two do not overflow
 constexpr const char* kReleasedAtKey = "released_at";
 
 using Parents = std::map<int64_t, std::vector<uint32_t>>;
@@ -87,7 +87,7 @@ Parents checked_parents(const Json& step, std::string_view source) {
   return parents;
 }
 
-/// A growth that routes to more experts has as many more of each.
+/// An expansion that routes to more experts has as many more of each.
 void check_factor(const Json& step, std::string_view key, std::string_view source) {
   const Json* value = step.find(key);
   if (value == nullptr) return;
@@ -102,10 +102,10 @@ Parents checked_step(const Json& step, std::string_view source) {
   if (!step.is_object()) refuse_lineage(source, cat("it is ", step.dump().substr(0, 40)), "an object");
   for (const char* key : {"command", "version", "source_digest", "order"}) (void)step.at(key).as_string();
   (void)seed_of_step(step, source);
-  if (!step.at("methods").is_object()) refuse_lineage(source, "'methods' is no object", "one");
+  if (!step.at("methods").is_object()) refuse_lineage(source, "'methods' is not an object", "one");
   if (command_of(step) == kAverageCommand) return {};
   if (command_of(step) == kConvertCommand && !step.at("plan").is_object())
-    refuse_lineage(source, "'plan' is no object", "one");
+    refuse_lineage(source, "'plan' is not an object", "one");
   Parents parents = checked_parents(step, source);
   for (const char* key : {"top_k_factor", "split"}) check_factor(step, key, source);
   return parents;

@@ -18,7 +18,7 @@ namespace coppice::plan {
 /// The lineage `before` with one expansion appended (design.md section 3); starts one if there is none. `settings`, an
 /// object of the resolved options, is kept in the step unless it is null.
 ///
-/// Throws   Error{kFormat} if `before` is no lineage.
+/// Throws   Error{kFormat} if `before` is not a lineage.
 Json extend_lineage(const std::optional<Json>& before, const GrowthPlan& plan, std::string_view command,
                     std::string_view source_digest, const Json& settings = {});
 
@@ -31,7 +31,7 @@ Json lineage_step(std::string_view command, uint64_t seed, std::string_view sour
 Json parents_json(const std::vector<methods::LayerPlan>& layers);
 /// `before` with a step appended; starts a lineage if there is none.
 ///
-/// Throws   Error{kFormat} if `before` is no lineage.
+/// Throws   Error{kFormat} if `before` is not a lineage.
 Json with_step(const std::optional<Json>& before, Json step);
 /// The newest step; nullptr where there is none.
 ///
@@ -60,12 +60,12 @@ struct LineageShare {
 Json with_lineage_share(Json lineage, const LineageShare& note);
 /// The note in a lineage; all zero where there is none.
 ///
-/// Throws   Error{kFormat} if the share is no number from 0 to 1, or seed or steps are no whole numbers of 0 or more.
+/// Throws   Error{kFormat} if the share is not a number from 0 to 1, or seed or steps are not whole numbers of 0 or more.
 LineageShare noted_lineage_share(const Json& lineage);
-/// `lineage` with the share removed and with the training step at which its newest growth was released whole. A step
+/// `lineage` with the share removed and with the training step at which its newest expansion was released whole. A step
 /// that is noted already stays.
 Json with_release_over(const Json& lineage, int64_t step);
-/// The training step by which every token had left lineage-unique routing; nothing where no release of the newest growth
+/// The training step by which every token had left lineage-unique routing; nothing where no release of the newest expansion
 /// has ended.
 ///
 /// Throws   Error{kFormat} if it is not a whole number of 0 or more.

@@ -64,7 +64,7 @@ struct GrowthPlan {
   bool operator==(const GrowthPlan&) const = default;
 };
 
-/// What the user may choose; shared by `expand`, growth in mid-run and the demo.
+/// What the user may choose; shared by `expand`, expansion during training and the demo.
 struct GrowthOptions {
   ExpertCount experts;
   std::optional<std::string> select;  ///< default: waterfill with scores, else uniform
@@ -111,7 +111,7 @@ double expert_factor(const GrowthPlan& plan, families::Role role);
 /// Throws   what GrowthPlan::from_json and check_plan throw.
 GrowthPlan read_plan(const std::filesystem::path& path, const families::ModelConfig& config, bool allow_regroup);
 
-/// config.json of the grown model.
+/// config.json of the expanded model.
 ///
 /// Throws   Error{kUnsupported} if top-K is to change and the family fixes it.
 Json grown_config(const families::ModelConfig& config, const GrowthPlan& plan);

@@ -93,7 +93,7 @@ std::optional<RecordedGrowth> newest_growth(const Json& lineage) {
 GrowthPlan growth_of(const families::ModelConfig& config, const RecordedGrowth& recorded) {
   GrowthPlan plan = recorded.plan;
   if (plan.experts_before != config.num_experts) {
-    throw Error(ErrorCode::kFormat, cat(io::kLineageFile, ": the newest growth started from ", plan.experts_before,
+    throw Error(ErrorCode::kFormat, cat(io::kLineageFile, ": the newest expansion started from ", plan.experts_before,
                                         " experts and the model before has ", config.num_experts));
   }
   set_factors(config, plan);

@@ -9,7 +9,7 @@
 
 namespace coppice::plan {
 
-/// What the newest step of a lineage says of a growth: all that is needed to make it again, but for the factors that
+/// What the newest step of a lineage says of an expansion: all that is needed to make it again, but for the factors that
 /// follow from the model (see `growth_of`).
 struct RecordedGrowth {
   GrowthPlan plan;  ///< a parent's first child is the original, the others count in their order

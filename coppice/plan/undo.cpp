@@ -66,7 +66,7 @@ GrowthPlan undo_plan(const families::ModelConfig& config, const std::optional<Js
   const Json& step = lineage->at("steps").items().back();
   if (whole_or(step, "split", 1) > 1) {
     throw Error(ErrorCode::kUsage,
-                "undo: the newest step of the lineage cut experts into parts, which are no originals "
+                "undo: the newest step of the lineage cut experts into parts, which are not originals "
                 "to go back to (use the model before)");
   }
   const auto& counts = step.at("experts").items();

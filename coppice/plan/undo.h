@@ -10,7 +10,7 @@ namespace coppice::plan {
 /// The plan that takes the newest expansion of `lineage` back: of each parent's children the original alone, in the order
 /// before.
 ///
-/// Throws   Error{kUsage}: no expansion to undo, or a split, whose parts are no originals; Error{kFormat}: a lineage of
+/// Throws   Error{kUsage}: no expansion to undo, or a split, whose parts are not originals; Error{kFormat}: a lineage of
 ///          another model.
 GrowthPlan undo_plan(const families::ModelConfig& config, const std::optional<Json>& lineage);
 

@@ -23,7 +23,7 @@ struct MetricScores {
   bool operator==(const MetricScores&) const = default;
 };
 
-/// One number a layer and batch: its sum over batches, and that of its square.
+/// One number per layer and batch: its sum over batches, and that of its square.
 struct LayerStatistic {
   std::map<int64_t, double> sum, sum_sq;
   bool operator==(const LayerStatistic&) const = default;

@@ -19,7 +19,7 @@ struct RunSummary {
   };
   std::vector<Growth> growths;         ///< in the run, or the one that it began from
   double growth_tokens;                ///< seen when the experts became more last: tau; NaN: they never did
-  double step_s_before, step_s_after;  ///< median seconds a step with either number of experts
+  double step_s_before, step_s_after;  ///< median seconds per step with either number of experts
   double batch_tokens = 0;
   int64_t seed = 0;
   double loss;                               ///< mean of the last 10 training losses

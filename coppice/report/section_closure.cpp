@@ -155,8 +155,8 @@ std::vector<Prediction> predictions(const Reported& all, const ArmGroup& group) 
   const double plan_e = number_in(step, "seconds", 0), plan_n = number_in(step, "seconds", 1);
   const double tau = first.tokens_before / first.tokens_total;
   std::vector<Prediction> out = {
-      {cat("seconds a step, ", first.experts_before, " experts"), plan_e, e, ""},
-      {cat("seconds a step, ", first.experts_after, " experts"), plan_n, n, ""},
+      {cat("seconds per step, ", first.experts_before, " experts"), plan_e, e, ""},
+      {cat("seconds per step, ", first.experts_after, " experts"), plan_n, n, ""},
       {"step time ratio s_E / s_N", plan_e / plan_n, e / n, ""},
       {"time saved against N from the first token", tau * (1 - plan_e / plan_n), tau * (1 - e / n), "", true}};
   const Json& closure = plan.at("closure");

@@ -34,7 +34,7 @@ constexpr MetricText kMetrics[] = {
      "specialisation."},
     {"routing_overlap", "Overlap of siblings' tokens", "share",
      "How alike the tokens are that siblings get. Falling means that they divide the work of their parent."},
-    {"effective_top_k", "Effective top-K", "lineages a token",
+    {"effective_top_k", "Effective top-K", "lineages per token",
      "How many different parents' lines a token's experts come from. Below K, siblings fill several slots of one "
      "token, which is capacity "
      "wasted until they differ."},

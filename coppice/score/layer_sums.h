@@ -14,7 +14,7 @@
 
 namespace coppice::score {
 
-/// One number an expert and batch: its sum over batches, and that of its square. Both [E].
+/// One number per expert and batch: its sum over batches, and that of its square. Both [E].
 struct BatchSums {
   std::vector<double> sum, sum_sq;
   void add(const std::vector<double>& batch);

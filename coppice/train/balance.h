@@ -50,10 +50,10 @@ void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_N, 
 /// By how much each expert's selection bias lies below the highest of its lineage: what keeps a dormant copy asleep.
 std::vector<double> depths_below_lineage(const at::Tensor& bias_E, std::span<const uint32_t> parents);
 
-/// Copies that a growth put to sleep, in the steps in which they wake.
+/// Copies that an expansion put to sleep, in the steps in which they wake.
 ///
 /// Meanwhile balancing is by lineage: a copy without a token says nothing of its parent's load, and parents are
-/// compared with each other as before the growth.
+/// compared with each other as before the expansion.
 struct Waking {
   std::map<int64_t, std::vector<uint32_t>> parents;  ///< by MoE layer
   int64_t num_lineages = 0;

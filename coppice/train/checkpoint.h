@@ -25,7 +25,7 @@ struct Companions {
 /// trainer/.
 ///
 /// Memory   one tensor at a time.
-/// Throws   Error{kIo}: disk full ...; Error{kNonFinite} naming a tensor that is no number, or none in the file's dtype;
+/// Throws   Error{kIo}: disk full ...; Error{kNonFinite} naming a tensor that is not a number, or none in the file's dtype;
 ///          nothing is left under the final name nor beside it.
 void write_checkpoint(const std::filesystem::path& target, const nn::Decoder& model, const Optimizer& optimizer,
                       const TrainerState& state, const Companions& companions);

@@ -11,7 +11,7 @@ namespace coppice::train {
 
 /// Writes checkpoints beside training: from a copy of the state, in a thread of its own.
 ///
-/// Memory   that copy while one is being written: 12 bytes a parameter.
+/// Memory   that copy while one is being written: 12 bytes per parameter.
 /// Threads  one, beside those that train.
 class CheckpointWriter {
  public:

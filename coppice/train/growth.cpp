@@ -64,7 +64,7 @@ class Before {
   std::map<std::tuple<Role, int64_t, int64_t>, Place> places_;
 };
 
-// Master weights of one expert in a tensor of the grown model, wherever they lie in it.
+// Master weights of one expert in a tensor of the expanded model, wherever they lie in it.
 void fill_expert(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, size_t expert,
                  std::span<float> out) {
   const Child& child = plan.layer(slot.layer).children.at(expert);
@@ -90,7 +90,7 @@ void fill_experts(const Before& before, const GrowthPlan& plan, const TensorSlot
     fill_expert(before, plan, slot, expert, out.subspan(expert * size, size));
 }
 
-// Master weights of one tensor of the grown model.
+// Master weights of one tensor of the expanded model.
 void fill_master(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, std::span<float> out) {
   const bool has_router_bias = before.model().config().routing.has_router_bias;
   const auto bytes = std::as_writable_bytes(out);

@@ -9,7 +9,7 @@ namespace coppice::train {
 /// Grows a model in training, its optimizer state and selection biases by `plan`: the same bytes as `coppice expand`
 /// makes of its checkpoint.
 ///
-/// Memory   the grown model and its optimizer state beside those before.
+/// Memory   the expanded model and its optimizer state beside those before.
 /// Throws   Error{kInternal} if the plan is of another number of experts.
 void grow(nn::Decoder& model, Optimizer& optimizer, const plan::GrowthPlan& plan);
 

@@ -52,8 +52,8 @@ GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& setti
   if (!start_.resumed) begin_handover();
   if (start_.resumed && start_.position.grown_at >= 0 && parents_.empty()) {
     throw Error(ErrorCode::kFormat, cat("train.resume: ", io::kLineageFile, " of the newest checkpoint in ",
-                                        options.out, " names no growth; wanted that of step ", start_.position.grown_at,
-                                        " (go back to an earlier one)"));
+                                        options.out, " names no expansion; wanted that of step ",
+                                        start_.position.grown_at, " (go back to an earlier one)"));
   }
   check_start(balance);
 }
@@ -81,7 +81,7 @@ void GrowthCourse::begin_handover() {
     if (!over) position.grown_at = position.step;
     if (over && settings_.stages.empty()) {
       refuse(cat("handover.policy: '", options_.handover, "' for ", options_.model_path,
-                 ", whose newest growth left lineage-unique routing by step ", *over, " (", io::kLineageFile,
+                 ", whose newest expansion left lineage-unique routing by step ", *over, " (", io::kLineageFile,
                  "; set handover.policy none and handover.steps 0)"));
     }
   } else if (deepest_sleeper(start_.model, parents_) >= kSleepsFor) {
@@ -130,7 +130,7 @@ void GrowthCourse::go_on_waking(const plan::WakingNote& note) {
   Position& position = start_.position;
   if (parents_.empty()) {
     refuse(cat(options_.model_path, ": copies sleep until step ", position.step + note.left, ", and ", io::kLineageFile,
-               " names no growth that made them (start from an earlier checkpoint)"));
+               " names no expansion that made them (start from an earlier checkpoint)"));
   }
   if (handover.policy != HandoverPolicy::kDormant || (handover.steps != 0 && handover.steps != note.steps)) {
     refuse(cat("handover.policy: '", options_.handover, "' with handover.steps ", handover.steps, " for ",
@@ -153,7 +153,7 @@ void GrowthCourse::check_handover_before(const GrowthStage& stage) const {
   if (position.grown_at < 0) return;
   const double share = settings_.handover.share(stage.at_step + 1 - position.grown_at + position.released);
   if (share <= 0 && stage.at_step >= position.grown_at + position.wake_steps - position.released) return;
-  refuse(cat("growth at step ", stage.at_step, ": the handover of the growth before it is not over by then (grow ",
+  refuse(cat("growth at step ", stage.at_step, ": the handover of the expansion before it is not over by then (grow ",
              settings_.handover.policy == HandoverPolicy::kKeep ? "without 'keep'" : "later", ")"));
 }
 
@@ -163,7 +163,7 @@ void GrowthCourse::check_start(BalanceKind balance) const {
   const bool is_dormant = policy == HandoverPolicy::kDormant;
   if (policy != HandoverPolicy::kNone && settings_.stages.empty() && position.grown_at < 0 && !start_.resumed) {
     refuse(cat("handover.policy: '", options_.handover,
-               "' without a growth: there is no [[growth]], and model.path is not from `coppice expand`",
+               "' without an expansion: there is no [[growth]], and model.path is not from `coppice expand`",
                is_dormant ? " or its copies are awake" : "", " (leave it out)"));
   }
   if (is_dormant && balance != BalanceKind::kLossFree) {

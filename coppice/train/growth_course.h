@@ -32,14 +32,14 @@ struct PlannedGrowth {
 /// Throws   Error{kIo}.
 void write_growth(const std::filesystem::path& directory, const PlannedGrowth& growth);
 
-/// Where a run stands among its growths, and what that means for its next step. Its model, optimizer, position and
+/// Where a run stands among its expansions, and what that means for its next step. Its model, optimizer, position and
 /// lineage are those of `start`.
 class GrowthCourse {
  public:
   /// A model in the middle of a handover goes on from there: its coppice.json notes how far a release has come, or the
   /// waking of dormant copies.
   ///
-  /// Throws   Error{kUsage}: a stage that lies behind the start or cannot be carried out, a handover without a growth,
+  /// Throws   Error{kUsage}: a stage that lies behind the start or cannot be carried out, a handover without an expansion,
   ///          or another one than that which the model is in the middle of.
   GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start, BalanceKind balance);
 
@@ -61,7 +61,7 @@ class GrowthCourse {
   std::optional<Waking> waking() const;                               ///< while dormant copies wake
   std::shared_ptr<const nn::LineageRouting> lineage_routing() const;  ///< null where that share is 0
 
-  /// Of the newest growth; empty if there was none.
+  /// Of the newest expansion; empty if there was none.
   const Parents& parents() const { return parents_; }
   /// coppice.json of a checkpoint written now.
   std::optional<Json> lineage() const;
@@ -83,7 +83,7 @@ class GrowthCourse {
   Parents parents_;
   int64_t num_lineages_ = 0;
   uint64_t routing_seed_;  // of lineage routing; another run's if this one goes on with its handover
-  mutable std::shared_ptr<const nn::LineageRouting> routing_;  // of the newest growth, with the share last asked for
+  mutable std::shared_ptr<const nn::LineageRouting> routing_;  // of the newest expansion, with the share last asked for
 };
 
 }  // namespace coppice::train

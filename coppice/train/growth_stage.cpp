@@ -86,7 +86,7 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps) {
     const int64_t least = index == 0 ? 0 : stages[index - 1].at_step + 1;
     if (stage.at_step < least || stage.at_step >= steps) {
       throw Error(ErrorCode::kUsage, cat(name, ": wanted at_step from ", least, " to ", steps - 1,
-                                         ", behind the growth before it and with steps left to train"));
+                                         ", behind the expansion before it and with steps left to train"));
     }
     check_numbers(stage, name);
   }

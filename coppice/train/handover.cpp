@@ -45,12 +45,12 @@ std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Js
   if (share <= 0) return nullptr;
   const auto parents = lineage ? plan::newest_parents(*lineage) : std::nullopt;
   if (!parents) {
-    refuse(cat("handover.policy: the model has no growth behind it (", io::kLineageFile,
+    refuse(cat("handover.policy: the model has no expansion behind it (", io::kLineageFile,
                " names none); wanted a model that `coppice expand` made, or a [[growth]]"));
   }
   const Json& step = lineage->at("steps").items().back();
   if (step.find("top_k_factor") != nullptr || step.find("split") != nullptr) {
-    refuse("handover.policy: the newest growth changed top-K too, and needs no handover (leave it out)");
+    refuse("handover.policy: the newest expansion changed top-K too, and needs no handover (leave it out)");
   }
   auto out = std::make_shared<nn::LineageRouting>();
   out->parents = *parents;

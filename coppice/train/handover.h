@@ -13,7 +13,7 @@
 
 namespace coppice::train {
 
-/// How a grown model comes from its parents' function to plain top-K (methods.md section 5).
+/// How an expanded model comes from its parents' function to plain top-K (methods.md section 5).
 enum class HandoverPolicy {
   kNone,     ///< at once, as published
   kRelease,  ///< lineage-unique routing, let go token by token over some steps
@@ -23,20 +23,20 @@ enum class HandoverPolicy {
 
 struct Handover {
   HandoverPolicy policy = HandoverPolicy::kNone;
-  int64_t steps = 0;  ///< of a release, or in which dormant copies wake; 0: these rise by balance.rate a step
+  int64_t steps = 0;  ///< of a release, or in which dormant copies wake; 0: these rise by balance.rate per step
 
   /// Throws   Error{kUsage}: an unknown policy (with the nearest), steps without a release or sleepers, or a release
   ///          without steps.
   static Handover from_options(std::string_view policy, int64_t steps);
   bool routes_by_lineage() const { return policy == HandoverPolicy::kRelease || policy == HandoverPolicy::kKeep; }
-  /// Share of the tokens that choose by lineage in the step that ends `since` steps (1 or more) after the growth.
+  /// Share of the tokens that choose by lineage in the step that ends `since` steps (1 or more) after the expansion.
   double share(int64_t since) const;
 };
 
 /// Lineage routing of a model that grew by the newest step of `lineage` (coppice.json), for that share of the tokens;
 /// null where the share is 0.
 ///
-/// Throws   Error{kUsage} if there is no growth in the lineage, or it was no plain growth (split, scaled top-K).
+/// Throws   Error{kUsage} if there is no expansion in the lineage, or it was not a plain expansion (split, scaled top-K).
 std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Json>& lineage, double share,
                                                           uint64_t seed);
 

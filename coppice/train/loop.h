@@ -62,7 +62,7 @@ class GradientLimitError : public Error {
 ///
 /// The batch is the sampler's next `batch` windows; gradients are those of the mean over its tokens. The auxiliary loss
 /// is that of the batch's loads; a micro-batch knows the choices up to it, and for the share that is left expects those
-/// of the batch before (`position.expert_counts`; of the first batch, and of the first after a growth, a forward pass
+/// of the batch before (`position.expert_counts`; of the first batch, and of the first after an expansion, a forward pass
 /// counts them beforehand). The report's auxiliary loss is exact.
 /// Threads  at::get_num_threads().
 /// Throws   Error{kNonFinite} naming the step if loss or gradient is NaN or infinite, GradientLimitError of that code

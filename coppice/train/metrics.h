@@ -12,11 +12,11 @@
 
 namespace coppice::train {
 
-/// metrics.jsonl and TensorBoard events of a run: one line a step, one more where it was validated, and lines
+/// metrics.jsonl and TensorBoard events of a run: one line per step, one more where it was validated, and lines
 /// {"event": ...} for what happens between steps.
 class MetricsLog {
  public:
-  /// Starts anew, or, `resumed_at` a step, first cuts back to the lines up to it. A growth after that step is cut off
+  /// Starts anew, or, `resumed_at` a step, first cuts back to the lines up to it. An expansion after that step is cut off
   /// too: the checkpoint is of the model before, and the run makes it again.
   ///
   /// Throws   Error{kIo}; Error{kFormat} naming the line that is no JSON (a line cut short by a crash, the last one, is

@@ -28,7 +28,7 @@ int64_t num_step_groups(const nn::Parameter& parameter);
 /// The states lie beside the decoder's parameters: states()[i] belongs to parameters()[i], and every call takes those
 /// same parameters.
 ///
-/// Memory   moments 8 bytes a parameter, 4 in bf16; gradients as the backward pass made them, 4 bytes more for sums over several
+/// Memory   moments 8 bytes per parameter, 4 in bf16; gradients as the backward pass made them, 4 bytes more for sums over several
 ///          micro-batches.
 /// Threads  at::get_num_threads(); same bits for any number of them.
 class Optimizer {

@@ -31,7 +31,8 @@ class Check {
     if (position_.growths != done) refuse("growths", position_.growths, cat(done, ", the stages before its step"));
     if (done > 0) {
       const int64_t newest = settings_.stages[static_cast<size_t>(done - 1)].at_step;
-      if (position_.grown_at != newest) refuse("grown_at", position_.grown_at, cat(newest, ", of the newest growth"));
+      if (position_.grown_at != newest)
+        refuse("grown_at", position_.grown_at, cat(newest, ", of the newest expansion"));
       return;
     }
     const bool grew_before = settings_.handover.policy != HandoverPolicy::kNone;
@@ -65,7 +66,7 @@ class Check {
     if (!begins_at_0_) return;  // another run's windows lie behind it too
     const auto windows = static_cast<uint64_t>(position_.step) * static_cast<uint64_t>(settings_.batch);
     if (position_.next_sample != windows) {
-      refuse("next_sample", position_.next_sample, cat(windows, ", ", settings_.batch, " windows a step"));
+      refuse("next_sample", position_.next_sample, cat(windows, ", ", settings_.batch, " windows per step"));
     }
     const auto tokens = windows * sequence_length_;
     if (position_.tokens_seen != tokens) {

@@ -42,7 +42,7 @@ using plan::GrowthPlan;
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kWarmUpSteps = 2;      // not timed: memory is still being taken
-constexpr int64_t kSiblingsEvery = 20;  // steps between looks at all weights of a grown model
+constexpr int64_t kSiblingsEvery = 20;  // steps between looks at all weights of an expanded model
 
 std::vector<data::TokenFile> open_tokens(const std::vector<fs::path>& paths) {
   std::vector<data::TokenFile> files;
@@ -299,7 +299,8 @@ class Run {
     course_.carry_out(growth.plan, digest);
     watch_.forget_experts();
     const GrowthPlan& plan = growth.plan;
-    log_info(cat("step ", step, ": grown from ", plan.experts_before, " to ", plan.experts_after, " experts a layer"));
+    log_info(
+        cat("step ", step, ": grown from ", plan.experts_before, " to ", plan.experts_after, " experts per layer"));
     if (!log_) return;
     const Validation after = validate_now();
     fields["validation_after"] = to_json(after.in_force());
@@ -431,7 +432,7 @@ class Run {
   StepSettings step_;
   GrowthCourse course_;
   Watch watch_;
-  double gemm_rate_;  // operations a second
+  double gemm_rate_;  // operations per second
   std::unique_ptr<MetricsLog> log_;
   CheckpointWriter writer_;
   fs::path checkpoint_;                   // the newest that is complete

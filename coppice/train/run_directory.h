@@ -49,7 +49,7 @@ struct KeepPolicy {
 /// Throws   Error{kIo}.
 void prune_checkpoints(const std::filesystem::path& run, const KeepPolicy& keep);
 
-/// The folder of what decided a growth after `step`: RUN/growth-step-00001000.
+/// The folder of what decided an expansion after `step`: RUN/growth-step-00001000.
 std::filesystem::path growth_path(const std::filesystem::path& run, int64_t step);
 
 /// Removes what killed processes left half-written or half-removed: RUN/checkpoints/.step-*.

@@ -150,12 +150,12 @@ void check_handover(const RunSettings& run) {
     if (i == 0) continue;  // GrowthCourse knows what the model came with
     const int64_t since = stage.at_step - run.stages[i - 1].at_step;
     if (run.handover.policy == HandoverPolicy::kDormant && run.handover.steps == 0) {
-      refuse(cat("growth ", i + 1, ": copies of the growth before it may still sleep at step ", stage.at_step,
+      refuse(cat("growth ", i + 1, ": copies of the expansion before it may still sleep at step ", stage.at_step,
                  " (set handover.steps, in which they wake)"));
     }
     const bool asleep = run.handover.policy == HandoverPolicy::kDormant && since < run.handover.steps;
     if (asleep || run.handover.share(since + 1) > 0) {
-      refuse(cat("growth ", i + 1, ": the handover of the growth before it is not over at step ", stage.at_step,
+      refuse(cat("growth ", i + 1, ": the handover of the expansion before it is not over at step ", stage.at_step,
                  " (lower handover.steps, or grow later)"));
     }
   }

@@ -18,9 +18,9 @@ struct Schedule {
   int64_t steps = 0, warmup = 0;        ///< of the whole schedule; linear warm-up from peak / warmup
   double anneal_share = 0.1;            ///< of `steps`; only for kWsd
 
-  /// After a growth the rate rises anew, to another peak if one is given; a cosine then falls from there.
+  /// After an expansion the rate rises anew, to another peak if one is given; a cosine then falls from there.
   struct Restart {
-    int64_t at = 0;      ///< step of the growth
+    int64_t at = 0;      ///< step of the expansion
     int64_t warmup = 0;  ///< steps of linear warm-up from it
     double peak = 0;     ///< 0: as before
   };

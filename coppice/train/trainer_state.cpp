@@ -15,7 +15,7 @@ namespace coppice::train {
 namespace {
 
 constexpr int64_t kVersion = 1;
-constexpr int64_t kMost = int64_t{1} << 53;  // of steps, samples and tokens: sums of them are no overflow
+constexpr int64_t kMost = int64_t{1} << 53;  // of steps, samples and tokens: sums of two do not overflow
 
 int64_t count(const Json& json, std::string_view key) {
   const int64_t value = json.at(key).as_int();
@@ -51,7 +51,7 @@ TrainerState state_from(const Json& json) {
   state.position.step = count(json, "step");
   state.position.next_sample = static_cast<uint64_t>(count(json, "next_sample"));
   state.position.tokens_seen = static_cast<uint64_t>(count(json, "tokens_seen"));
-  if (json.find("growths") != nullptr) {  // older files have no growth in mid-run
+  if (json.find("growths") != nullptr) {  // older files have no expansion during training
     state.position.growths = count(json, "growths");
     state.position.grown_at = json.at("grown_at").as_int() == -1 ? -1 : count(json, "grown_at");
   }

@@ -11,7 +11,7 @@ namespace coppice::train {
 void check_used(const TrainOptions& options);
 /// The same where it takes the model to know how routing is balanced.
 void check_used(const TrainOptions& options, BalanceKind balance);
-/// The same of a growth of a model with `config`; errors begin with `name`.
+/// The same of an expansion of a model with `config`; errors begin with `name`.
 void check_used(const GrowthStage& stage, const families::ModelConfig& config, BalanceKind balance,
                 std::string_view name);
 

@@ -105,7 +105,7 @@ std::vector<std::string> differences_as_read(const ModelConfig& a, const ModelCo
     if (!equal) out.push_back(cat("config.json: ", what, " differ"));
   };
   compare("experts", a.num_experts, b.num_experts);
-  compare("experts a token", a.top_k, b.top_k);
+  compare("experts per token", a.top_k, b.top_k);
   compare("layers", a.num_layers, b.num_layers);
   compare("hidden size", a.model_dim, b.model_dim);
   compare("vocabulary", a.vocab_size, b.vocab_size);
@@ -123,14 +123,14 @@ std::vector<std::string> differences_as_read(const ModelConfig& a, const ModelCo
   compare("residual multiplier", a.residual_multiplier, b.residual_multiplier);
   compare("logits divisor", a.logits_divisor, b.logits_divisor);
   same("coefficients of the auxiliary loss", a.aux_loss_coef == b.aux_loss_coef);
-  same("experts a token by layer", a.top_k_by_layer == b.top_k_by_layer);
+  same("experts per token by layer", a.top_k_by_layer == b.top_k_by_layer);
   const families::Routing &r = a.routing, &s = b.routing;
   compare("gates renormalised", r.renormalise, s.renormalise);
   compare("norm of the gates", r.gate_norm, s.gate_norm);
   compare("router groups", r.num_groups, s.num_groups);
   compare("router groups chosen", r.top_groups, s.top_groups);
   compare("routed scaling factor", r.routed_scaling, s.routed_scaling);
-  compare("choices that are no experts", r.trailing_choices, s.trailing_choices);
+  compare("choices that are not experts", r.trailing_choices, s.trailing_choices);
   same("gate functions", r.gate == s.gate);
   same("group scores", r.group_score == s.group_score);
   same("layers with experts", a.moe_layer == b.moe_layer);

@@ -25,7 +25,7 @@ bool grows(const Model& model, const TensorSlot& slot) {
          (families::is_expert(slot.role()) && slot.expert < model.config.num_experts);
 }
 
-/// The name of a tensor that does not grow, in the grown model; nothing if it is not there.
+/// The name of a tensor that does not grow, in the expanded model; nothing if it is not there.
 std::optional<std::string> name_after(const Model& before, const Model& after, const NamesIn& names,
                                       const TensorSlot& slot) {
   if (slot.expert < 0) return names.find(before.config, slot);

@@ -5,7 +5,7 @@
 
 namespace coppice::verify {
 
-/// Accounts for the tensors of a grown model by their content alone: what lies outside experts and routers is bit for bit
+/// Accounts for the tensors of an expanded model by their content alone: what lies outside experts and routers is bit for bit
 /// as before, parents are recognised (recognise.h), an optimizer state has the shapes of the model.
 ///
 /// Memory   recognise_layer.

@@ -36,7 +36,7 @@ struct Pattern {
 };
 Pattern pattern_of(const FoundCopy& copy, size_t matrix);
 
-/// Holds the copies of a layer to each other: those of one growth arise by one method.
+/// Holds the copies of a layer to each other: those of one expansion arise by one method.
 class CopyRules {
  public:
   /// `several_growths`: each may have had a method of its own.

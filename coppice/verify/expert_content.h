@@ -38,10 +38,10 @@ std::vector<std::byte> stored_bytes(const ExpertMatrixRef& matrix, const ExpertF
 /// What can be recognised of a matrix bit for bit.
 struct MatrixContent {
   uint64_t hash = 0;                             ///< of all of it
-  std::vector<uint32_t> row_hashes, col_hashes;  ///< 0: every bit is 0; none of what is no matrix
+  std::vector<uint32_t> row_hashes, col_hashes;  ///< 0: every bit is 0; none of what is not a matrix
   int64_t elements = 0;
 };
-/// Memory   the matrix and 4 bytes a row and column.
+/// Memory   the matrix and 4 bytes per row and column.
 MatrixContent content_of(const ExpertMatrixRef& matrix, const ExpertFactors& factors = {});
 
 /// How two matrices at the same place are alike, the surest first.

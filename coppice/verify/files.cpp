@@ -43,7 +43,7 @@ bool has(const std::vector<io::JudgedFile>& files, const std::string& name) {
   return std::ranges::find(files, name, &io::JudgedFile::name) != files.end();
 }
 
-/// What no growth writes: it may be taken for part of the model, or is of another one.
+/// What no expansion writes: it may be taken for part of the model, or is of another one.
 void report_others(const io::SortedFiles& before, const io::SortedFiles& after, FileAccount& account) {
   std::vector<std::string> left_out;
   for (const io::JudgedFile& file : after.left_out) left_out.push_back(file.name);
@@ -55,7 +55,7 @@ void report_others(const io::SortedFiles& before, const io::SortedFiles& after, 
     }
   }
   if (!left_out.empty())
-    account.not_compared.push_back(cat("files that no growth carries over (", join_some(left_out, kListed), ")"));
+    account.not_compared.push_back(cat("files that no expansion carries over (", join_some(left_out, kListed), ")"));
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ struct FileAccount {
 };
 
 /// Compares every file that a copy of a model carries over (tokenizer, generation_config.json, remote code). `complete`:
-/// coppice wrote `after`, so that none may be missing; other programs save weights alone. Files that a growth refuses are
+/// coppice wrote `after`, so that none may be missing; other programs save weights alone. Files that an expansion refuses are
 /// problems where `before` has not the like, those that it leaves out are named.
 ///
 /// Memory   1 MiB of each file; generation_config.json whole.

@@ -11,7 +11,7 @@
 
 namespace coppice::verify::detail {
 
-/// A row (or value) of each choice that a router has: first the experts', then those of what is no expert.
+/// A row (or value) of each choice that a router has: first the experts', then those of what is not an expert.
 struct RowsOfRole {
   std::string name;
   std::vector<float> values;
@@ -32,7 +32,7 @@ class LayerRows {
   struct Pair {
     RowsOfRole before, after;
   };
-  /// `selection_bias`: what the growth multiplied the selection biases by.
+  /// `selection_bias`: what the expansion multiplied the selection biases by.
   LayerRows(const families::Model& before, const families::Model& after, int64_t layer, double selection_bias);
 
   bool has_routers() const;

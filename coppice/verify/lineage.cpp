@@ -11,7 +11,7 @@
 namespace coppice::verify {
 namespace {
 
-/// Of the newest step: what the growth is made again from, or what the program that wrote it says of itself.
+/// Of the newest step: what the expansion is made again from, or what the program that wrote it says of itself.
 constexpr std::string_view kTakenAsRead[] = {"command", "version", "seed", "source_digest", "methods", "settings"};
 constexpr std::string_view kMethods[] = {"select",          "expert_init", "router_init", "balance_bias",
                                          "optimizer_state", "layers",      "parameters"};
@@ -35,7 +35,7 @@ void compare_members(const Json& wanted, const Json& found, std::span<const std:
   }
   for (const auto& [key, value] : found.members()) {
     if (!contains(but, key) && wanted.find(key) == nullptr)
-      problems.push_back(cat(where, ": '", key, "' is ", value.dump().substr(0, 60), "; no growth leaves it"));
+      problems.push_back(cat(where, ": '", key, "' is ", value.dump().substr(0, 60), "; no expansion leaves it"));
   }
 }
 

@@ -13,7 +13,7 @@ struct LineageDifferences {
 };
 
 /// Compares coppice.json with the one that was to be left: its steps, what stands beside them, and of the newest step
-/// what follows from the plan (`grown`: it is the one of a growth that is made again; its methods and seed are what that
+/// what follows from the plan (`grown`: it is the one of an expansion that is made again; its methods and seed are what that
 /// growth follows, so only their names are looked at).
 ///
 /// Throws   nothing about the lineages, which have been checked.

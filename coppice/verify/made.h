@@ -11,7 +11,7 @@ namespace coppice::verify {
 
 /// Who made a model, for what is said of it.
 struct Maker {
-  std::string name;       ///< "the growth in coppice.json"
+  std::string name;       ///< "the expansion in coppice.json"
   bool complete = false;  ///< coppice wrote all of the directory, so that nothing of it may be missing
 };
 

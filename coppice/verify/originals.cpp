@@ -72,7 +72,7 @@ bool ExpertContents::equal(size_t expert, const ExpertContents& other, size_t ex
 
 namespace {
 
-/// Finds originals one by one; each expert of the grown model is that of one.
+/// Finds originals one by one; each expert of the expanded model is that of one.
 class OriginalSearch {
  public:
   OriginalSearch(const ExpertContents& before, const ExpertContents& after, const LayerRows& rows)
@@ -121,7 +121,7 @@ class OriginalSearch {
       return rows_.report_changed_original(*child, p, result);
     }
     result.problems.push_back(
-        cat("'", before_.name(p, 0), "': this original expert is not in the grown model unchanged"));
+        cat("'", before_.name(p, 0), "': this original expert is not in the expanded model unchanged"));
   }
 
   void report_matrices(size_t child, size_t p, VerifyResult& result) {

@@ -11,7 +11,7 @@
 
 namespace coppice::verify {
 
-/// What a growth multiplies stored values by whatever the methods, where as many more experts are chosen.
+/// What an expansion multiplies stored values by whatever the methods, where as many more experts are chosen.
 struct GrowthFactors {
   ExpertFactors experts;
   double selection_bias = 1;

@@ -7,7 +7,7 @@
 
 namespace coppice::verify::detail {
 
-/// Every router group of a layer has the children of one group of before, as a growth leaves them; else it is a problem.
+/// Every router group of a layer has the children of one group of before, as an expansion leaves them; else it is a problem.
 ///
 /// Shapes   parents: [experts after]; -1: not known.
 void check_router_groups(const families::ModelConfig& before, const families::ModelConfig& after, int64_t layer,

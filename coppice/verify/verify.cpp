@@ -48,7 +48,7 @@ class Origins {
   }
 
   Maker maker;
-  bool trained = false;      ///< the growth happened in mid-run: trainer.json is that of a later step
+  bool trained = false;      ///< the expansion happened in mid-run: trainer.json is that of a later step
   std::string other_digest;  ///< what is to be said where the lineage names another model than `before`
 
  private:
@@ -66,7 +66,7 @@ class Origins {
   }
 
   std::unique_ptr<GrownModel> undone() {
-    maker = {"undoing the newest growth", true};
+    maker = {"undoing the newest expansion", true};
     auto made = tried([&] { return plan::undo_plan(before_.config, lineage_before_); });
     if (made) compare_with(plan::extend_lineage(lineage_before_, made->plan, {}, {}), false);
     return made;
@@ -82,7 +82,7 @@ class Origins {
     return tried([&] { return grow::unchanged_plan(before_); });
   }
 
-  /// The growth that the lineage of `after` records, if it can be one from `before` to `after`: whatever digest stands
+  /// The expansion that the lineage of `after` records, if it can be one from `before` to `after`: whatever digest stands
   /// there, what it makes tells.
   std::unique_ptr<GrownModel> recorded() {
     if (!lineage_after_) {
@@ -91,20 +91,20 @@ class Origins {
     }
     const auto growth = plan::newest_growth(*lineage_after_);
     if (!growth) {
-      result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest step is no growth"));
+      result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest step is not an expansion"));
       return nullptr;
     }
     const std::string digest = before_.digest();
     const bool fits = growth->plan.experts_before == before_.config.num_experts &&
                       growth->plan.experts_after == after_.config.num_experts;
     if (growth->source_digest != digest && !fits) {
-      result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest growth started from another model"));
+      result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest expansion started from another model"));
       return nullptr;
     }
     if (growth->source_digest != digest)
       other_digest =
-          cat("the digest in ", io::kLineageFile, ", which says that the newest growth started from another model");
-    maker = {cat("the growth in ", io::kLineageFile), true};
+          cat("the digest in ", io::kLineageFile, ", which says that the newest expansion started from another model");
+    maker = {cat("the expansion in ", io::kLineageFile), true};
     trained = growth->command == "train";
     auto made = tried([&] { return plan::growth_of(before_.config, *growth); });
     if (made) compare_with(wanted_lineage(made->plan, growth->command, growth->source_digest), true);
@@ -156,7 +156,7 @@ class Origins {
   std::optional<Json> lineage_before_, lineage_after_;
 };
 
-/// By how much top-K has grown, if a growth can have made that.
+/// By how much top-K has grown, if an expansion can have made that.
 int64_t top_k_factor(const ModelConfig& before, const ModelConfig& after) {
   const int64_t factor = before.top_k > 0 ? after.top_k / before.top_k : 1;
   const bool scaled =
@@ -172,7 +172,7 @@ int64_t split_parts(const ModelConfig& before, const ModelConfig& after) {
   return whole && after.num_experts == parts * before.num_experts ? parts : 1;
 }
 
-/// What the weights told of the configuration before, for the one of the grown model.
+/// What the weights told of the configuration before, for the one of the expanded model.
 ModelConfig completed(ModelConfig config, const ModelConfig& before, int64_t split) {
   if (!config.placed_by_weights()) return config;
   config.num_layers = before.num_layers;
@@ -189,7 +189,7 @@ void check_config(const Json& wanted, int64_t split, const Model& before, const 
     const auto config =
         families::read_config(wanted, "config.json of the model as it is made again", before.config.family);
     found = compare_configs(completed(config, before.config, split), after.config);
-  } catch (const Error& error) {  // the family cannot say such a growth
+  } catch (const Error& error) {  // the family cannot say such an expansion
     result.problems.emplace_back(error.what());
     return;
   }
@@ -197,7 +197,7 @@ void check_config(const Json& wanted, int64_t split, const Model& before, const 
   std::ranges::move(found.not_compared("config.json"), std::back_inserter(result.not_compared));
 }
 
-/// config.json of a growth that is known by what came out.
+/// config.json of an expansion that is known by what came out.
 Json config_by_content(const ModelConfig& before, const ModelConfig& after, const VerifyResult& result) {
   plan::GrowthPlan plan;
   plan.experts_before = before.num_experts;
@@ -215,7 +215,8 @@ void check_trainer_file(const Model& before, const Model& after, VerifyResult& r
   if (sha256_of_file(at(before)) == sha256_of_file(at(after))) {
     ++result.files_equal;
   } else {
-    result.problems.push_back(cat("'", io::kTrainerFolder, "/", io::kTrainerFile, "': it changed; a growth copies it"));
+    result.problems.push_back(
+        cat("'", io::kTrainerFolder, "/", io::kTrainerFile, "': it changed; an expansion copies it"));
   }
 }
 
@@ -233,7 +234,7 @@ void add_hint(VerifyResult& result) {
     result.problems.push_back(
         cat(result.tensors_changed, " tensors are not what ", result.made_by, " makes, and ", result.identical,
             " outside experts and routers are (of a model that was trained since, nothing is promised: verify it as "
-            "the growth left it)"));
+            "the expansion left it)"));
   }
 }
 
@@ -289,7 +290,7 @@ std::string VerifyResult::verdict() const {
   if (unknown_rows > 0) parts.push_back(cat(unknown_rows, unknown_rows == 1 ? " router row" : " router rows"));
   return cat("not verified: ", join(parts, " and "),
              " cannot be recognised by content (their values are far from every ", "original; with the ",
-             io::kLineageFile, " of the growth verify makes them again)");
+             io::kLineageFile, " of the expansion verify makes them again)");
 }
 
 Json VerifyResult::to_json() const {

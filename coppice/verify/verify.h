@@ -29,7 +29,7 @@ struct VerifyResult {
   int64_t experts_changed = 0;   ///< expert tensors that derive from a parent but differ
   int64_t experts_before = 0, experts_after = 0;
   int64_t top_k_factor = 1;                         ///< a token is routed to so many times more experts
-  int64_t split = 1;                                ///< every expert is so many of the grown model's
+  int64_t split = 1;                                ///< every expert is so many of the expanded model's
   int64_t router_rows_equal = 0;                    ///< router rows that are the parent's, byte for byte
   int64_t router_rows_changed = 0;                  ///< router rows near the parent's, or made again
   int64_t biases_changed = 0;                       ///< router and selection biases that differ from the parent's
@@ -58,7 +58,7 @@ std::string verdict_of(const std::vector<std::string>& problems, const std::vect
 
 /// Accounts for every tensor of `after`, its optimizer state, configuration and the files beside the weights.
 ///
-/// Where the newest growth in its coppice.json started from `before`, or the newest growth of `before` was undone, or
+/// Where the newest expansion in its coppice.json started from `before`, or the newest expansion of `before` was undone, or
 /// experts were split, everything is made again and compared byte for byte. Else parents are found by content: originals
 /// are there bit for bit, with their router rows and biases, and every other expert is recognised matrix by matrix
 /// (recognise.h). Configurations are compared by what they say (config.h).

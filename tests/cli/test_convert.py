@@ -207,8 +207,8 @@ def test_an_edited_plan_is_an_error_and_no_crash(model, tmp_path, change, words)
 
 @pytest.mark.parametrize("options, words", [
     (["--granularity", "3"], ["granularity", "128", "divisor"]),
-    (["--granularity", "4", "--experts", "6"], ["experts", "6 is no multiple of the granularity, 4"]),
-    (["--granularity", "4", "--top-k", "6"], ["top-k", "6 is no multiple", "--no-virtual-group"]),
+    (["--granularity", "4", "--experts", "6"], ["experts", "6 is not a multiple of the granularity, 4"]),
+    (["--granularity", "4", "--top-k", "6"], ["top-k", "6 is not a multiple", "--no-virtual-group"]),
     (["--top-k", "9"], ["top-k", "1 to 8"]), (["--top-k", "0"], ["top-k"]), (["--granularity", "0"], ["granularity"]), (["--experts", "-8"], ["experts"]),
     (["--to", "mixtrl"], ["'mixtrl'", "did you mean 'mixtral'?"]), (["--to", "olmoe"], ["'olmoe'", "known: mixtral"]),
     (["--routing", "softmax_topk"], ["routing", "mixtral always computes"]), (["--routing", "topk"], ["routing", "'topk'"]),
@@ -232,8 +232,8 @@ def test_models_that_cannot_be_converted(model, tmp_path):
     moe = generate(tmp_path / "moe", "qwen3_moe")
     expect_failure(3, ["has experts already", "coppice expand"], moe, tmp_path / "out")
     expect_failure(3, ["none"], tmp_path / "none", tmp_path / "out")
-    expect_failure(2, ["'mixtral' is no dense family", "did you mean 'mistral'?"], moe, tmp_path / "out", "--dense-average", "--to", "mixtral")
-    expect_failure(2, ["'gemma' is no dense family"], moe, tmp_path / "out", "--dense-average", "--to", "gemma")
+    expect_failure(2, ["'mixtral' is not a dense family", "did you mean 'mistral'?"], moe, tmp_path / "out", "--dense-average", "--to", "mixtral")
+    expect_failure(2, ["'gemma' is not a dense family"], moe, tmp_path / "out", "--dense-average", "--to", "gemma")
     expect_failure(3, ["olmoe cannot be averaged", "known: mixtral"], generate(tmp_path / "olmoe", "olmoe"), tmp_path / "out", "--dense-average")
     (tmp_path / "there").mkdir()
     expect_failure(2, ["there"], model, tmp_path / "there")

@@ -460,7 +460,7 @@ def test_signal_stops_cleanly(tmp_path, number, status):
     assert digests(source) == before
 
 
-# Same seed, same bytes: where files lay and how a size was spelled is no part of a model.
+# Same seed, same bytes: where files lay and how a size was spelled is not a part of a model.
 
 def test_the_lineage_holds_contents_and_no_spellings(model, tmp_path):
     scores = write_scores(tmp_path / "scores.json", model)
@@ -550,7 +550,7 @@ def test_parents_of_one_layer_under_two_spellings_are_no_lineage(model, tmp_path
     edit(tmp_path / "out" / "coppice.json", lambda lineage: lineage["steps"][0]["parents"].update({"00": lineage["steps"][0]["parents"]["0"]}))
     for command in (["expand", tmp_path / "out", tmp_path / "back", "--undo"], ["verify", model, tmp_path / "out"], ["inspect", tmp_path / "out"]):
         done = coppice(*command)
-        assert done.returncode == 3 and "'00' is no layer number" in done.stderr, (command, done.stderr)
+        assert done.returncode == 3 and "'00' is not a layer number" in done.stderr, (command, done.stderr)
 
 
 def test_verify_says_what_there_was_nothing_to_compare_with(model, tmp_path):

@@ -1,4 +1,4 @@
-// What a growth does to config.json: values are edited where they stand, and every key that repeats them.
+// What an expansion does to config.json: values are edited where they stand, and every key that repeats them.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -128,7 +128,7 @@ TEST(AtomicDirectory, RemovesNothingWithoutItsMark) {
   }
   AtomicDirectory output(dir / "out");
   output.commit();
-  EXPECT_TRUE(fs::is_empty(dir / "out")) << "the mark is no part of the output";
+  EXPECT_TRUE(fs::is_empty(dir / "out")) << "the mark is not a part of the output";
 }
 
 TEST(FileWrite, NeverWritesThroughALinkAtItsTemporaryName) {

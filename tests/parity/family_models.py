@@ -1,7 +1,7 @@
 """Tiny random models of every Mixture-of-Experts family, built and saved by transformers, and what growing one must do to its files.
 
 A family is one row: its configuration, which tensors hold one slice per expert, which configuration keys count experts, and which change of
-the grown model's configuration gives the function of the source back.
+the expanded model's configuration gives the function of the source back.
 """
 
 import dataclasses

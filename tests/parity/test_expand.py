@@ -59,7 +59,7 @@ def read(directory):
 
 
 def source_of(name, parents):
-    """The tensor that an expert's tensor of the grown model must equal."""
+    """The tensor that an expert's tensor of the expanded model must equal."""
     parts = name.split(".")
     if "experts" not in parts or not name.endswith(EXPERT_ENDINGS):
         return name

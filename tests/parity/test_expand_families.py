@@ -202,7 +202,7 @@ def first_copies(parents):
 
 
 def same_function_again(model, out, m):
-    """The grown model with what families.md section 3 says gives the function of the source back, in transformers."""
+    """the expanded model with what families.md section 3 says gives the function of the source back, in transformers."""
     family = model.family
     config = family.scoped(read_config(out))
     settings = {}

@@ -126,7 +126,7 @@ TEST(UndoPlan, RefusesAHostileLineage) {
   expect_refused([](Json& step) { step["experts"] = Json::array({Json(1), Json(8)}); });
 }
 
-/// What is said of a growth with these options that is taken back.
+/// What is said of an expansion with these options that is taken back.
 std::string account_of(const fs::path& model, const fs::path& work, const GrowthOptions& options) {
   testing::grow(model, work / "out", options);
   undo(work / "out", work / "back");

@@ -1,4 +1,4 @@
-// What is said of a growth beforehand is what the decoder computes afterwards: random models of every trained family with
+// What is said of an expansion beforehand is what the decoder computes afterwards: random models of every trained family with
 // every switch of its table, random biases, methods, parameters and plans edited by hand.
 
 #include "coppice/grow/exactness.h"
@@ -181,7 +181,7 @@ at::Tensor random_tokens(Dice& dice) {
   return tokens;
 }
 
-/// The grown model, from the bytes that `expand` would write.
+/// The expanded model, from the bytes that `expand` would write.
 nn::Decoder grown_decoder(const families::Model& model, const GrowthPlan& plan) {
   const auto slots = grow::grown_slots(model, plan);
   const auto tensors = grow::grown_weights(model, plan, slots, nullptr);

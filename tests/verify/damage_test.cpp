@@ -28,7 +28,7 @@ using families::Role;
 using families::TensorSlot;
 using testing::TempDir;
 
-/// A grown model whose file of weights is changed and put back.
+/// An expanded model whose file of weights is changed and put back.
 class Damaged {
  public:
   Damaged(const fs::path& before, fs::path after)

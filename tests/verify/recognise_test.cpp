@@ -253,7 +253,7 @@ TEST_F(ChangedCopies, ThatAreLikeNothingAreNotCalledDamaged) {
     EXPECT_EQ(found.not_recognised.size(), 8u);
     EXPECT_EQ(found.verdict(),
               "not verified: 8 experts cannot be recognised by content (their values are far from every original; with "
-              "the coppice.json of the growth verify makes them again)");
+              "the coppice.json of the expansion verify makes them again)");
   }
 }
 
