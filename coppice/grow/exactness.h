@@ -11,7 +11,7 @@ namespace coppice::grow {
 ///
 /// Memory   the routers, before and after; one expert for a method that may change nothing.
 /// Throws   what reading the model's routers throws; Error{kUnsupported} as `expand`.
-/// Source   methods.md section 5, families.md section 3.
+/// Source   docs/expand.md, docs/families.md ("Routing classes").
 plan::Exactness growth_exactness(const families::Model& model, const plan::GrowthPlan& plan);
 
 }  // namespace coppice::grow

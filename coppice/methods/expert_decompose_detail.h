@@ -32,7 +32,7 @@ inline constexpr ParamSpec kSvdPerturbParams[] = {
 struct SvdStreams {
   Rng values, left, right, small;
 };
-/// m with noise on its singular values and vectors (methods.md section 3).
+/// m with noise on its singular values and vectors.
 matrix::Dense svd_perturbed(const matrix::Dense& m, const Params& params, const SvdStreams& streams);
 
 }  // namespace coppice::methods

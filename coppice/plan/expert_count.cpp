@@ -10,7 +10,7 @@ namespace {
 
 constexpr size_t kMaxDigits = 9;  // times kMaxExperts stays below 2^63
 
-/// numerator / denominator, times the present count if `is_factor`.
+/// numerator / denominator, times the current number of experts if `is_factor`.
 struct ParsedCount {
   int64_t numerator = 0, denominator = 1;
   bool is_factor = false;
@@ -49,7 +49,7 @@ int64_t ExpertCount::resolve(int64_t experts) const {
   const ParsedCount count = parse_count(text);
   if (experts > methods::kMaxExperts) {
     throw Error(ErrorCode::kUnsupported,
-                cat("the model has ", experts, " experts; coppice grows up to ", methods::kMaxExperts));
+                cat("the model has ", experts, " experts; wanted at most ", methods::kMaxExperts));
   }
   int64_t wanted = count.numerator;
   if (count.is_factor) {
@@ -61,8 +61,8 @@ int64_t ExpertCount::resolve(int64_t experts) const {
     wanted /= count.denominator;
   }
   if (wanted <= experts) {
-    throw Error(ErrorCode::kUsage, cat("experts: ", text, " makes ", wanted, " of ", experts,
-                                       "; a model grows, so the number afterwards must be larger"));
+    throw Error(ErrorCode::kUsage,
+                cat("experts: ", text, " makes ", wanted, " of ", experts, "; wanted more experts than before"));
   }
   if (wanted > methods::kMaxExperts) {
     throw Error(ErrorCode::kUsage, cat("experts: ", text, " of ", experts, " is more than ", methods::kMaxExperts,

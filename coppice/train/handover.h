@@ -13,7 +13,8 @@
 
 namespace coppice::train {
 
-/// How an expanded model comes from its parents' function to plain top-K (methods.md section 5).
+/// How the routing of an expanded model changes from its parents' function to plain top-K (docs/concepts.md,
+/// "Handover").
 enum class HandoverPolicy {
   kNone,     ///< at once, as published
   kRelease,  ///< lineage-unique routing, let go token by token over some steps

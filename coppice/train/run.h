@@ -25,7 +25,7 @@ struct TrainResult {
 /// Is told after every step how many tokens it trained, in the thread that called train().
 using StepObserver = std::function<void(uint64_t tokens)>;
 
-/// Runs (or resumes) training. Writes the run directory of design.md section 3, if `train.out` names one.
+/// Runs (or resumes) training. Writes the run directory (docs/training.md, "What a run writes") if `train.out` is set.
 ///
 /// Batch s is the sampler's windows [s * B, (s + 1) * B), so that a run may be cut, resumed and branched anywhere:
 /// `train.resume` gives the losses of the uninterrupted run bit for bit.

@@ -21,7 +21,7 @@ ConversionPlan plan_of(const std::string& to, int64_t experts, int64_t top_k, in
   return make_conversion_plan(dense_config(), 1, options);
 }
 
-// methods.md section 7: a = G where gates add up to 1, X G^2 / K = E G / K where they are shares of a softmax over all.
+// docs/convert.md: a = G where gates add up to 1, X G^2 / K = E G / K where they are shares of a softmax over all.
 TEST(FunctionScale, IsTheFormulaOfTheGates) {
   EXPECT_EQ(function_scale(plan_of("mixtral", 24, 6, 3)), 3);
   EXPECT_EQ(function_scale(plan_of("granitemoe", 24, 6, 3)), 3);

@@ -105,8 +105,8 @@ TEST(OptimizerStateGrow, ResetZeroesChildrenAloneAndKeepsOriginals) {
   }
 }
 
-// methods.md section 6: where there is a master, the child is computed from it and the stored dtype rounded from the
-// child's.
+// docs/methods.md, "Optimizer state": where there is a master, the child is computed from it and the stored dtype
+// rounded from the child's.
 TEST(OptimizerStateGrow, RoundsStoredWeightsFromTheChildsMaster) {
   const TempDir dir;
   const Grown grown(dir.path(),

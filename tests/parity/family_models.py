@@ -38,7 +38,7 @@ class Family:
     tail: int = 0  # trailing router rows that are no experts
     aliases: tuple = ()  # further keys for the number of experts, that other writers put beside `experts`
     rename: tuple = ()  # (regex, replacement): transformers saves names that differ from those of released files
-    # Function preservation, families.md section 3.
+    # Function preservation, docs/families.md, "Routing classes".
     wide: str = "top_k"  # what to do besides K * m, see `same_function_again` of the test; "" = nothing gives the function back
     top_1: str = "exact"  # plain copies at K = 1: exact, down (exact once down is multiplied by m) or "" (no)
     mtp: str = ""  # prefix of a multi-token-prediction layer to be added to the files
