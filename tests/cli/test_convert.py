@@ -119,7 +119,7 @@ def test_a_converted_model_grows_and_that_can_be_undone(model, tmp_path):
     assert coppice("expand", tmp_path / "b", tmp_path / "c", "--undo").returncode == 0
     assert coppice("verify", model, tmp_path / "c").returncode == 0
     done = coppice("expand", tmp_path / "c", tmp_path / "d", "--undo")
-    assert done.returncode == 2 and "names an expansion" in done.stderr
+    assert done.returncode == 2 and "records an expansion" in done.stderr
 
 
 @pytest.mark.parametrize("options", [["--granularity", "2"], ["--to", "granitemoe", "--granularity", "4", "--expert-init", "copy_noise"], ["--to", "qwen2_moe", "--shared-expert", "8"]])
@@ -271,7 +271,7 @@ def write_rows(path, tensors):
 
 @pytest.mark.parametrize("tensors, status, words", [
     ({"router.0": ([8, 64], [0.5] * 512)}, 3, ["no rows for layer 1"]), ({"router.0": ([7, 64], [0.5] * 448), "router.1": ([8, 64], [0.5] * 512)}, 3, ["[7, 64]", "[8, 64]"]),
-    ({"router.0": ([512], [0.5] * 512)}, 3, ["[512]"]), ({"rows": ([8, 64], [0.5] * 512)}, 3, ["'rows'", "router.0"]), ({"router.x": ([8, 64], [0.5] * 512)}, 3, ["no layer number"]),
+    ({"router.0": ([512], [0.5] * 512)}, 3, ["[512]"]), ({"rows": ([8, 64], [0.5] * 512)}, 3, ["'rows'", "router.0"]), ({"router.x": ([8, 64], [0.5] * 512)}, 3, ["not a layer number"]),
     ({"router.0": ([8, 64], [float("nan")] * 512)}, 3, ["NaN"])])
 def test_bad_router_rows(model, tmp_path, tensors, status, words):
     rows = write_rows(tmp_path / "rows.safetensors", tensors)

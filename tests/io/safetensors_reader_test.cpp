@@ -347,7 +347,7 @@ TEST(SafetensorsDataDeathTest, EndsWithAMessageWhereTheFileIsCutUnderTheReader) 
         std::filesystem::resize_file(dir / "m.safetensors", 100);
         ::_exit(static_cast<int>(bytes.back()));
       },
-      ::testing::ExitedWithCode(exit_status(ErrorCode::kIo)), "has become shorter");
+      ::testing::ExitedWithCode(exit_status(ErrorCode::kIo)), "was truncated");
 }
 
 TEST(SafetensorsFileCopy, OutlivesTheFirst) {
