@@ -48,7 +48,7 @@ def test_writes_rows_that_convert_takes_and_says_how_even_they_are(files, tmp_pa
     data[begin + json.loads(data[8:begin])[router]["data_offsets"][0]] ^= 1
     weights.write_bytes(data)
     checked = coppice("verify", files / "llama", tmp_path / "out")
-    assert checked.returncode == 1 and f"'{router}': its rows are not those that a file gave" in checked.stdout, checked.stdout
+    assert checked.returncode == 1 and f"'{router}': its rows are not those that were read from a file" in checked.stdout, checked.stdout
 
 
 def test_the_bytes_depend_on_the_seed_and_not_on_threads(files, tmp_path):

@@ -164,7 +164,7 @@ def test_verify_finds_a_changed_bit(model, tmp_path, name):
     assert coppice("verify", model, out).stdout.splitlines()[-1] == "ok: every tensor is accounted for"
     change_tensor(out, name)
     done = coppice("verify", model, out)
-    assert done.returncode == 1 and f"problem: '{name}': it is not what the conversion makes" in done.stdout
+    assert done.returncode == 1 and f"problem: '{name}': its bytes differ from what the conversion computes" in done.stdout
 
 
 def test_verify_says_what_every_tensor_is(model, tmp_path):
@@ -173,7 +173,7 @@ def test_verify_says_what_every_tensor_is(model, tmp_path):
     assert told["ok"] and told["expert_tensors"] == 2 * 16 * 3 and told["identical"] == 15
     text = told["tensors"]["model.layers.1.block_sparse_moe.experts.3.w2.weight"]
     assert text == "slice 2 of 2 of 'model.layers.1.mlp.down_proj.weight', times 1.26"
-    assert told["tensors"]["model.norm.weight"] == "bit for bit 'model.norm.weight'"
+    assert told["tensors"]["model.norm.weight"] == "a copy of 'model.norm.weight'"
 
 
 def test_verify_needs_the_lineage_and_all_parents(model, tmp_path):
@@ -186,7 +186,7 @@ def test_verify_needs_the_lineage_and_all_parents(model, tmp_path):
     assert "problem: config.json: 'rope_theta' is 5.0 and was 10000.0" in coppice("verify", model, out).stdout
     (out / "coppice.json").unlink()
     done = coppice("verify", model, out)
-    assert done.returncode == 3 and "names no conversion" in done.stderr
+    assert done.returncode == 3 and "has no conversion" in done.stderr
 
 
 @pytest.mark.parametrize("change, words", [
@@ -219,7 +219,7 @@ def test_an_edited_plan_is_an_error_and_no_crash(model, tmp_path, change, words)
     (["--to", "qwen2_moe", "--layers", "2"], ["layer 2 of 0 to 1"]), (["--to", "qwen2_moe", "--layers", "1", "--every", "2"], ["leave one out"]),
     (["--shared-expert", "8"], ["mixtral has none"]), (["--to", "qwen2_moe", "--shared-expert", "129"], ["shared-expert", "0 to"]), (["--to", "glm4_moe", "--shared-expert", "8"], ["multiple"]),
     (["--expert-init", "copynoise"], ["did you mean 'copy_noise'?"]), (["--expert-init", "interpolate"], ["mixes with another slice"]), (["--init-all"], ["init-all", "no effect"]),
-    (["--expert-init", "copy_noise", "--experts", "1", "--top-k", "1"], ["each has one expert"]), (["--router", "rnd"], ["'rnd'"]), (["--router", "random:std=-1"], ["std"]),
+    (["--expert-init", "copy_noise", "--experts", "1", "--top-k", "1"], ["each slice has only one expert"]), (["--router", "rnd"], ["'rnd'"]), (["--router", "random:std=-1"], ["std"]),
     (["--router", "rows"], ["--router-rows"]), (["--trunk", "first"], ["--trunk", "one model"]), (["--recipe", "pape"], ["did you mean 'paper'?"]),
     (["--recipe", "paper"], ["mixtral always computes"]), (["--dry-run", "--resume"], ["writes nothing"]), (["--dense-average", "--experts", "8"], ["--experts"]),
     (["--dense-average"], ["has no experts"])])
