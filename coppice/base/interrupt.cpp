@@ -31,8 +31,8 @@ extern "C" void end_for_lost_page(int) {
 }
 
 void handle(int signal, void (*handler)(int)) {
-  struct sigaction
-      action{};  // without SA_RESTART: blocking calls return EINTR, and their callers call check_interrupt()
+  // Without SA_RESTART: blocking calls return EINTR, and their callers call check_interrupt().
+  struct sigaction action{};
   action.sa_handler = handler;
   sigemptyset(&action.sa_mask);
   sigaction(signal, &action, nullptr);

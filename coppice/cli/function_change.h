@@ -27,8 +27,8 @@ struct FunctionChange {
   double top_1 = 0;                        ///< share of predictions with the same first token
   double largest_difference = 0, largest_logit = 0;
   std::optional<double> effective_top_k;  ///< number of different parents per token, mean over tokens and layers
-  std::optional<double>
-      ties;  ///< share of tokens for which an expert that was not chosen has the same score as one that was; mean over layers
+  /// Share of tokens for which an expert that was not chosen has the same score as one that was; mean over layers.
+  std::optional<double> ties;
   Json to_json() const;
   std::string text() const;
 };

@@ -15,8 +15,8 @@ namespace coppice::convert {
 
 /// What a conversion records in the lineage.
 struct ConversionRecord {
-  const ConversionPlan* plan =
-      nullptr;  ///< recorded completely, so that `verify` can recompute the model; nullptr for a conversion to a dense model
+  /// Recorded completely, so that `verify` can recompute the model; nullptr for a conversion to a dense model.
+  const ConversionPlan* plan = nullptr;
   std::string from, to;
   int64_t experts_before = 0;  ///< for a conversion to a dense model: the number of averaged experts
   std::vector<std::string> source_digests;

@@ -29,8 +29,8 @@ enum class Origin {
 struct MappedTensor {
   families::TensorSlot slot;
   Origin origin = Origin::kCopy;
-  io::TensorName
-      source;  ///< name in the dense model; for experts stacked in one tensor, the name of the gate or down matrix
+  /// Name in the dense model; for experts stacked in one tensor, the name of the gate or down matrix.
+  io::TensorName source;
 };
 
 struct Mapping {

@@ -282,8 +282,8 @@ struct Family {
   std::string_view model_dim_key = "hidden_size";
 
   // Experts. Empty for dense families. A key may lead into an object: "ffn_config.moe_top_k".
-  std::span<const std::string_view> experts_keys =
-      {};  ///< aliases; a new configuration gets the first, all present are rewritten
+  /// Aliases; a new configuration gets the first, all present are rewritten.
+  std::span<const std::string_view> experts_keys = {};
   std::string_view top_k_key = {};
   bool counts_by_layer = false;        ///< these counts may be lists, a number for each layer (hunyuan_v1_moe)
   int64_t fixed_top_k = 0;             ///< not 0: the code does not look at any key

@@ -66,8 +66,8 @@ struct ModelConfig {
   /// not mind.
   std::vector<std::string> unsupported_in_nn;
 
-  std::string
-      text_key;  ///< the object of `json` that the sizes stand in (a multimodal model's "text_config"), or empty
+  /// The object of `json` that the sizes stand in (a multimodal model's "text_config"), or empty.
+  std::string text_key;
   /// How the weights are quantised: "compressed-tensors int4 (pack-quantized)"; empty if they are not.
   std::string quantisation;
   int64_t quantised_bits = 0;  ///< of one value; 0 if the configuration does not say

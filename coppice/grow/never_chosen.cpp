@@ -14,8 +14,8 @@ using methods::Child;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kRounding = 0x1p-20;     // relative rounding error of a score in fp32
 constexpr double kNormRounding = 1.0625;  // normalised inputs of low precision may have a slightly larger norm
-constexpr double kLowered =
-    0.01;  // a new expert whose bias is lower by less than this counts as having its parent's score
+// A new expert whose bias is lower by less than this counts as having its parent's score.
+constexpr double kLowered = 0.01;
 
 bool are_equal(const std::vector<bool>& as_parent, const std::vector<Child>& children, bool originals_only) {
   for (size_t i = 0; i < children.size(); ++i) {

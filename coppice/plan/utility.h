@@ -37,8 +37,8 @@ struct Scores {
   uint64_t tokens_seen = 0, batch_tokens = 0, batches = 0;
   std::vector<std::string> runs;  ///< for a merge: digests of the merged files; empty for one run
   bool reset_attention = false;   ///< attention stayed within documents
-  std::string
-      second_moment;  ///< source of approx_fisher's second moments: "trainer" or "batches"; empty without that metric
+  /// Source of approx_fisher's second moments: "trainer" or "batches"; empty without that metric.
+  std::string second_moment;
   std::map<std::string, MetricScores> metrics;
   LayerStatistic gate_concentration;  ///< mean over tokens of 1 / sum of squared gate shares: 1 to K
 

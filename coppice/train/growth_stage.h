@@ -16,9 +16,9 @@
 
 namespace coppice::train {
 
-/// One [[growth]] of a run file: what `expand` is told, and how training goes on afterwards.
+/// One [[growth]] table of a run file: the options of the expansion, and how training continues afterwards.
 struct GrowthStage {
-  int64_t at_step = -1;  ///< the model grows after this step
+  int64_t at_step = -1;  ///< the model is expanded after this step
   plan::ExpertCount experts;
   int64_t score_batches = 10;
   std::optional<std::string> select, metric, layer_selection, balance_bias, order;
@@ -62,20 +62,20 @@ struct GrowthStage {
         field("balance_steps", &O::balance_steps, "number of steps with that balance_rate")};
   }
 
-  /// What `expand` would be told, with the seed of the run where the stage has none.
+  /// The options for `expand`, with the seed of the run if the stage has none.
   plan::GrowthOptions growth_options(uint64_t run_seed) const;
-  /// The rule that picks parents looks at scores.
+  /// Whether the rule that chooses the experts to copy uses scores.
   bool needs_scores() const;
 };
 
-/// The stages of a run in order, checked against each other and the run.
+/// The [[growth]] stages of a run in order, checked against each other and the run.
 ///
 /// `tables` is an array of tables, or null for none; `steps` is the length of the run.
 /// Throws   Error{kUsage} naming the stage and its key.
 std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps);
 
-/// Makes every stage's plan for a model of `config`, as it will be at that stage, with scores that are all alike: what
-/// is wrong with a stage is known before the first step.
+/// Makes every stage's plan with equal scores, for a model of `config` as it will be at that stage, so that errors of a
+/// stage are found before the first step.
 ///
 /// Throws   Error{kUsage, kUnsupported} naming the stage.
 void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed,

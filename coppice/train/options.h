@@ -14,13 +14,13 @@
 namespace coppice::train {
 
 struct TrainOptions {
-  // [model]: a checkpoint, or a family and its sizes (random weights from train.seed)
+  // [model]: a model directory, or a family and its sizes (random weights from train.seed)
   std::filesystem::path model_path;
   std::string model_family = "glm4_moe";
   int64_t vocab_size = 2048, model_dim = 128, num_layers = 4, num_heads = 4, num_kv_heads = 2, head_dim = 32;
   int64_t num_experts = 8, top_k = 2, expert_width = 128, dense_width = 256, shared_width = 0, first_dense_layers = 1;
-  std::filesystem::path
-      tokenizer;  ///< directory whose tokenizer files go into every checkpoint (default: model.path's)
+  /// Directory whose tokenizer files are copied into every checkpoint (default: model.path).
+  std::filesystem::path tokenizer;
 
   // [data]
   std::vector<std::filesystem::path> data_train, data_validation;
@@ -29,17 +29,17 @@ struct TrainOptions {
   bool random_tokens = false, reset_attention = false;
 
   // [train]
-  std::filesystem::path out;    ///< empty: nothing is written
+  std::filesystem::path out;    ///< empty: write nothing
   std::string start = "fresh";  ///< model.path's weights only, step 0 ("fresh"); or its trainer state, step and data
                                 ///< position too ("continue")
-  bool resume = false;          ///< go on from the newest checkpoint in `out`
+  bool resume = false;          ///< continue from the newest checkpoint in `out`
   uint64_t seed = 0;
-  int64_t steps = 0;            ///< length of the whole schedule, or ...
-  int64_t tokens = 0;           ///< ... as tokens
+  int64_t steps = 0;            ///< length of the whole schedule in steps, or ...
+  int64_t tokens = 0;           ///< ... in tokens
   int64_t stop_at = 0;          ///< stop (and checkpoint) after this step without annealing; 0 = run to the end
   int64_t batch_tokens = 8192;  ///< per optimizer step
   int64_t micro_batch = 8;      ///< sequences per forward pass
-  std::string dtype = "bf16";   ///< compute: bf16 or f32
+  std::string dtype = "bf16";   ///< dtype of the computation: bf16 or f32
   int64_t threads = 0;          ///< 0: all cores
   bool recompute = false;
   int64_t validate_every = 0;
@@ -53,14 +53,14 @@ struct TrainOptions {
   // [schedule]
   std::string schedule = "wsd";  ///< wsd, cosine or constant
   int64_t warmup = -1;           ///< steps; -1: 100, or a tenth of a shorter run
-  double anneal_share = 0.1;     ///< last part of a wsd schedule
+  double anneal_share = 0.1;     ///< share of a wsd schedule, at its end, in which the rate falls
   double min_lr_ratio = 0.1;
 
   // [balance]
   std::string balance =
       "auto";  ///< auto (loss_free where the family has a selection bias, else aux), loss_free, aux, none
   double balance_rate = 1e-3, z_coef = 0;
-  std::optional<double> aux_coef;          ///< empty: the checkpoint's own, else 0.01 (train::aux_coefficient)
+  std::optional<double> aux_coef;          ///< empty: from the model's config.json, else 0.01 (train::aux_coefficient)
   std::string balance_form = "per_layer";  ///< of the auxiliary loss: per_layer or transformers
   bool recentre = false;
   int64_t dead_after = 100;

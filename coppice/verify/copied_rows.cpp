@@ -20,8 +20,8 @@ constexpr double kSameNorm = 0.01;
 constexpr double kOtherRow = 0.05;  ///< a row whose cosine with another original's is larger by this much was swapped
 constexpr double kSurelyRow = 0.99;
 constexpr double kProbablyRow = 0.9;  ///< if the row is less similar to its parent's than most rows
-constexpr double kFarChange =
-    16;  ///< a bias whose change differs from the usual change this many times more than most is damaged
+/// A bias whose change differs from the usual change this many times more than most is damaged.
+constexpr double kFarChange = 16;
 constexpr double kRounding = 0x1p-7;  ///< relative error of rounding to bf16 twice
 
 struct Copy {

@@ -30,8 +30,8 @@ using families::Role;
 constexpr double kRecognised = 0.2;  ///< least cosine by which a matrix or a router row counts as derived from another
 constexpr double kTooShort = 5;  ///< and at least this many standard deviations of the cosine of random values, but ...
 constexpr double kSurely = 0.5;  ///< ... this is enough for any length
-constexpr double kNearlyAsNear =
-    0.2;  ///< originals this close to the most similar one are candidates too: a mixture of two is similar to both
+/// Originals this close to the most similar one are candidates too: a mixture of two is similar to both.
+constexpr double kNearlyAsNear = 0.2;
 constexpr double kReorderedShare = 0.5;  ///< weight of reordered columns or rows relative to equal ones
 
 template <class Value>
