@@ -15,7 +15,7 @@
 
 namespace coppice::cost {
 
-/// What the user may say of an expansion that is being weighed.
+/// The options of `coppice plan`.
 struct PlanOptions {
   std::filesystem::path model;
   std::optional<std::filesystem::path> family_file;
@@ -90,7 +90,7 @@ struct PlanOptions {
   }
 };
 
-/// The number of experts that is meant for a model with `experts` of them.
+/// The number of experts afterwards for a model with `experts`.
 inline int64_t experts_after(const PlanOptions& options, int64_t experts) {
   return options.experts.value_or(plan::ExpertCount{}).resolve(experts);
 }
@@ -102,12 +102,12 @@ int64_t measured_tokens(const PlanOptions& options);
 /// Throws   Error{kUsage}: a dtype that training state cannot have.
 StateBytes state_bytes(const PlanOptions& options);
 
-/// Throws   Error{kUsage} for values that make no sense and for settings that have no effect on a model with experts
-///          (or on a dense one).
+/// Throws   Error{kUsage} for values that are not valid, and for settings that have no effect for an MoE (or a dense)
+///          model.
 void check_options(const PlanOptions& options, bool is_moe);
 
-/// Throws   Error{kUsage} naming the first of `names` that was given, or is not its default: it has no effect, for
-///          `reason`.
+/// Throws   Error{kUsage} naming the first of `names` that was given or is not its default, because it has no effect,
+///          for `reason`.
 void refuse_given(const PlanOptions& options, std::span<const std::string_view> names, std::string_view reason);
 
 }  // namespace coppice::cost

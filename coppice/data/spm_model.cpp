@@ -15,9 +15,9 @@
 namespace coppice::data {
 namespace {
 
-constexpr size_t kMostPieceBytes = 256;  // joining pieces tries every cut of each
+constexpr size_t kMostPieceBytes = 256;  // merges_of tries every split of each piece
 
-/// One field after the other of a protobuf message.
+/// Reads the fields of a protobuf message one by one.
 class WireReader {
  public:
   WireReader(std::string_view bytes, std::string_view source) : bytes_(bytes), source_(source) {}
@@ -159,7 +159,7 @@ SpmModel SpmModel::parse(std::string_view bytes, std::string_view source) {
   for (const Piece& piece : out.pieces) {
     if (seen.insert(piece.text).second) continue;
     throw Error(ErrorCode::kFormat, cat(source, ": is not a sentencepiece model: the piece '", piece.text.substr(0, 40),
-                                        "' is there twice (copy it again)"));
+                                        "' appears twice (copy it again)"));
   }
   return out;
 }

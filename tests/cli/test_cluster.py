@@ -61,7 +61,7 @@ def test_the_bytes_depend_on_the_seed_and_not_on_threads(files, tmp_path):
 
 @pytest.mark.parametrize("arguments, settings, status, words", [
     ([], {"model": "mixtral"}, 3, ["mixtral", "routers already"]),
-    (["--clusters", 1], {}, 2, ["clusters: 1", "2 to the number of tokens"]),
+    (["--clusters", 1], {}, 2, ["clusters: 1", "at least 2 and at most the number of tokens"]),
     (["--clusters", 513], {}, 2, ["clusters: 513"]),
     (["--tokens", 500], {}, 2, ["tokens: 500", "multiple"]),
     (["--sequence-length", 0], {}, 2, ["sequence-length: 0"]),

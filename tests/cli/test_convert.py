@@ -216,7 +216,7 @@ def test_an_edited_plan_is_an_error_and_no_crash(model, tmp_path, change, words)
     (["--scale", "cube"], ["scale", "'cube'"]), (["--calibrate"], ["calibrate", "add up to 1"]),
     (["--to", "qwen2_moe", "--calibrate", "--scale", "none"], ["calibrate", "nothing is scaled"]),
     (["--every", "2"], ["every layer of mixtral has experts"]), (["--to", "qwen2_moe", "--every", "0"], ["every"]), (["--to", "qwen2_moe", "--every", "3"], ["every"]),
-    (["--to", "qwen2_moe", "--layers", "2"], ["layer 2 of 0 to 1"]), (["--to", "qwen2_moe", "--layers", "1", "--every", "2"], ["leave one out"]),
+    (["--to", "qwen2_moe", "--layers", "2"], ["layer 2 of 0 to 1"]), (["--to", "qwen2_moe", "--layers", "1", "--every", "2"], ["leave one of the two out"]),
     (["--shared-expert", "8"], ["mixtral has none"]), (["--to", "qwen2_moe", "--shared-expert", "129"], ["shared-expert", "0 to"]), (["--to", "glm4_moe", "--shared-expert", "8"], ["multiple"]),
     (["--expert-init", "copynoise"], ["did you mean 'copy_noise'?"]), (["--expert-init", "interpolate"], ["mixes with another slice"]), (["--init-all"], ["init-all", "no effect"]),
     (["--expert-init", "copy_noise", "--experts", "1", "--top-k", "1"], ["each slice has only one expert"]), (["--router", "rnd"], ["'rnd'"]), (["--router", "random:std=-1"], ["std"]),

@@ -333,7 +333,8 @@ TEST(GrowInMidRunWithHandover, DoesNotBeginAgainOnceItIsOver) {
   o.out = dir / "rest";
   o.stop_at = 0;
   o.growth = Json();
-  expect_error(ErrorCode::kUsage, {"'release'", "left lineage-unique routing by step 7", "handover.policy none"},
+  expect_error(ErrorCode::kUsage,
+               {"'release'", "lineage-unique routing was complete by step 7", "handover.policy none"},
                [&] { (void)train(o); });
   EXPECT_FALSE(fs::exists(o.out));
   o.growth = stages(R"([{"at_step": 12, "experts": "2x", "select": "uniform"}])");
