@@ -18,7 +18,7 @@ namespace coppice::data {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr int kCacheVersion = 1;  // increased when the output of a stripper changes
+constexpr int kCacheVersion = 1;  // raised when a stripper changes what it gives
 
 /// Keeps whole documents up to `limit` bytes, at least one, and fills in size and digest.
 void trim(Domain& domain, uint64_t limit) {
@@ -47,9 +47,9 @@ void prepare(const CorpusPackage& row, const fs::path& corpus, const fs::path& t
     if (entry.path().extension() == ".deb") deb = entry.path();
   }
   if (deb.empty())
-    throw Error(ErrorCode::kIo, cat("apt-get download ", row.package,
-                                    ": did not write a .deb file (give your own text with --text DIR)"));
-  const std::string advice = "check that dpkg is installed and the disk is not full";
+    throw Error(ErrorCode::kIo,
+                cat("apt-get download ", row.package, ": left no .deb file (give your own text with --text DIR)"));
+  const std::string advice = "is dpkg installed, and the disk not full?";
   std::string version = run_program({"dpkg-deb", "-f", deb.string(), "Version"}, scratch.path(), advice);
   while (!version.empty() && version.back() == '\n') version.pop_back();
   run_program({"dpkg-deb", "-x", deb.string(), (scratch.path() / "root").string()}, scratch.path(), advice);
@@ -100,7 +100,7 @@ std::vector<Domain> fetch_debian_corpus(const fs::path& cache_dir, uint64_t byte
 }
 
 std::vector<Domain> read_corpus(const fs::path& directory, uint64_t bytes_per_domain) {
-  if (!fs::is_directory(directory)) throw Error(ErrorCode::kNotFound, cat(directory, ": is not a directory"));
+  if (!fs::is_directory(directory)) throw Error(ErrorCode::kNotFound, cat(directory, ": is no directory"));
   std::vector<fs::path> entries;
   for (const auto& entry : fs::directory_iterator(directory)) {
     const auto extension = entry.path().extension();
@@ -127,7 +127,7 @@ std::vector<Domain> read_corpus(const fs::path& directory, uint64_t bytes_per_do
   }
   if (out.empty())
     throw Error(ErrorCode::kNotFound,
-                cat(directory, ": has no subdirectory and no .txt or .jsonl file; wanted one for each domain"));
+                cat(directory, ": has no sub-folder and no .txt or .jsonl file (one for each domain)"));
   return out;
 }
 

@@ -7,11 +7,11 @@
 
 namespace coppice::data {
 
-/// Clean text of one domain, and its origin.
+/// Clean text of one kind, and where it is from.
 struct Domain {
   std::string name;
-  std::vector<std::string> documents;  ///< not empty, shuffled, at most 16 KiB each
-  std::string package, version;        ///< name and version in Debian; empty for the user's own text
+  std::vector<std::string> documents;  ///< none empty, shuffled, at most 16 KiB each
+  std::string package, version;        ///< Debian's; empty for text of the user's own
   std::string digest;                  ///< SHA-256 of the documents, each ended by a newline
   uint64_t bytes = 0;                  ///< of all documents
 };

@@ -42,7 +42,8 @@ std::string read_packed(const fs::path& path) {
   return out;
 }
 
-/// Whether the text consists mostly of letters and white space; excludes tables of numbers and lists of characters.
+/// Whether letters and white space make up most of it: tables of numbers and names of characters do not teach a
+/// language.
 bool reads_like_text(std::string_view text) {
   const auto plain = std::ranges::count_if(text, [](char c) {
     const auto byte = static_cast<unsigned char>(c);

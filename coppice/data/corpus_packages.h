@@ -8,7 +8,7 @@
 
 namespace coppice::data {
 
-/// One row: a Debian package, its files with text, and the function that extracts the text.
+/// One row: a Debian package, its files that hold text, and how text comes out of one.
 struct CorpusPackage {
   std::string_view domain, package;
   std::string_view folder, suffix;  ///< files under FOLDER that end in SUFFIX; .gz and .dz are unpacked
@@ -17,8 +17,8 @@ struct CorpusPackage {
 
 std::span<const CorpusPackage> corpus_packages();
 
-/// All clean documents of an unpacked package: files in the order of their paths, long ones cut at paragraphs; without
-/// duplicates, very short texts and texts that are not UTF-8; then shuffled.
+/// All clean documents of an unpacked package: files in the order of their paths, long ones cut at paragraphs into
+/// parts, doubles, scraps and what is not UTF-8 left out, then shuffled.
 std::vector<std::string> read_package(const CorpusPackage& row, const std::filesystem::path& root);
 
 /// Cuts a document at empty lines, else at line ends, else between characters, into parts of at most `max_bytes`.

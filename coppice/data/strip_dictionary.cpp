@@ -44,7 +44,7 @@ std::string with_letters(std::string_view text) {
   return out;
 }
 
-/// The text without bracketed parts, braces of cross-references and backslashes of stress marks.
+/// Without what stands in brackets, and without the braces of cross-references and the backslashes of stress marks.
 std::string without_brackets(std::string_view text) {
   std::string out;
   int depth = 0;
@@ -59,7 +59,7 @@ std::string without_brackets(std::string_view text) {
   return out;
 }
 
-/// The text without doubled spaces and spaces before a full stop or comma.
+/// No space before a stop or comma, none doubled.
 std::string tidied(std::string_view text) {
   std::string out;
   for (const char c : detail::one_line(text)) {

@@ -23,7 +23,7 @@ std::string strip_roff(std::string_view text);
 /// labels and source marks in brackets go.
 std::vector<std::string> split_dictionary(std::string_view text);
 
-/// Program text without its leading comment, which is usually a licence; line ends become newlines.
+/// Program text less its leading comment, which is mostly a licence; line ends become newlines.
 std::string strip_code(std::string_view text);
 
 namespace detail {

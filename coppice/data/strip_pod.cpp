@@ -39,7 +39,7 @@ class PodText {
   std::string plain() { return until(""); }
 
  private:
-  /// Everything up to `close`, which is skipped; all the rest if `close` is empty or missing.
+  /// Everything up to `close`, which is passed over; all that is left if `close` is empty or missing.
   std::string until(std::string_view close) {
     std::string out;
     while (at_ < text_.size()) {

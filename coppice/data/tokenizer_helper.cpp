@@ -80,8 +80,7 @@ void put(std::string& out, T value) {
 template <class T>
 T take(std::string_view& from) {
   T value{};
-  if (from.size() < sizeof value)
-    throw Error(ErrorCode::kIo, "the tokenizer's helper process sent an incomplete answer (try again)");
+  if (from.size() < sizeof value) throw Error(ErrorCode::kIo, "the tokenizer's helper process sent a short answer");
   std::memcpy(&value, from.data(), sizeof value);
   from.remove_prefix(sizeof value);
   return value;
@@ -99,14 +98,13 @@ TokenizerHelper::TokenizerHelper(const fs::path& python, const Descriptor& file,
     : python_(python), tokenizer_json_(name) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
-    throw Error(ErrorCode::kIo,
-                cat("tokenizer's helper process: cannot make a socket: ", std::generic_category().message(errno)));
+    throw Error(ErrorCode::kIo, cat("a helper process: no socket: ", std::generic_category().message(errno)));
   }
   channel_ = ends[0];
   posix_spawn_file_actions_t actions;
   ::posix_spawn_file_actions_init(&actions);
   ::posix_spawn_file_actions_adddup2(&actions, ends[1], 0);
-  ::posix_spawn_file_actions_adddup2(&actions, 2, 1);           // its output must not mix with our results
+  ::posix_spawn_file_actions_adddup2(&actions, 2, 1);           // nothing it prints may mix with our results
   ::posix_spawn_file_actions_adddup2(&actions, file.get(), 3);  // it reads the file that was checked
   std::string words[] = {python.string(), "-c", kProgram, eos_token};
   char* argv[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(), nullptr};
@@ -122,7 +120,7 @@ TokenizerHelper::TokenizerHelper(const fs::path& python, const Descriptor& file,
     const Message hello = receive_message();
     std::string_view payload = hello.payload;
     if (hello.kind == 'M')
-      throw Error(ErrorCode::kIo, cat(python, ": cannot import tokenizers: ", payload, " ", kHowToGetPython));
+      throw Error(ErrorCode::kIo, cat(python, ": has no tokenizers: ", payload, " ", kHowToGetPython));
     if (hello.kind == 'E') throw Error(ErrorCode::kFormat, cat(name, ": ", payload));
     vocab_size_ = take<int64_t>(payload);
     eos_id_ = take<int64_t>(payload);
@@ -135,9 +133,9 @@ TokenizerHelper::TokenizerHelper(const fs::path& python, const Descriptor& file,
 TokenizerHelper::~TokenizerHelper() { stop(); }
 
 void TokenizerHelper::stop() {
-  ::close(channel_);  // it exits at the end of its input
+  ::close(channel_);  // at the end of its input it exits
   if (process_ <= 0) return;
-  if (interrupt_signal() != 0) ::kill(process_, SIGKILL);  // it has no state to save and may be busy for a long time
+  if (interrupt_signal() != 0) ::kill(process_, SIGKILL);  // it holds nothing, and may be busy for long
   while (::waitpid(process_, nullptr, 0) < 0 && errno == EINTR) {
     if (interrupt_signal() != 0) ::kill(process_, SIGKILL);
   }
@@ -150,7 +148,7 @@ void TokenizerHelper::send(std::string_view bytes) {
       wait_to_write(channel_);
       continue;
     }
-    if (n < 0) return;  // it has ended; receive() reports how
+    if (n < 0) return;  // it has ended; receiving says how
     bytes.remove_prefix(static_cast<size_t>(n));
   }
 }
@@ -167,7 +165,7 @@ void TokenizerHelper::receive(void* data, size_t bytes) {
       if (process_ > 0) ::waitpid(process_, &status, 0);
       process_ = -1;
       throw Error(ErrorCode::kIo, cat(tokenizer_json_, ": its helper process (", python_, ") ", how_it_ended(status),
-                                      "; its own messages are above ", kHowToGetPython));
+                                      "; any words of its own are above ", kHowToGetPython));
     }
     to += n;
     bytes -= static_cast<size_t>(n);
@@ -198,7 +196,7 @@ std::vector<std::vector<int32_t>> TokenizerHelper::encode(std::span<const std::s
   for (auto& ids : out) {
     ids.resize(take<uint64_t>(payload));
     if (payload.size() < ids.size() * sizeof(int32_t))
-      throw Error(ErrorCode::kIo, "the tokenizer's helper process sent an incomplete answer (try again)");
+      throw Error(ErrorCode::kIo, "the tokenizer's helper process sent a short answer");
     std::memcpy(ids.data(), payload.data(), ids.size() * sizeof(int32_t));
     payload.remove_prefix(ids.size() * sizeof(int32_t));
   }
@@ -229,8 +227,8 @@ fs::path tokenizers_python() {
     }
   }
   if (best.empty()) {
-    throw Error(ErrorCode::kIo, cat("tokenizer.json requires a Python with PyPI tokenizers, but ", cache, " has none ",
-                                    kHowToGetPython));
+    throw Error(ErrorCode::kIo,
+                cat("tokenizer.json needs a Python with PyPI tokenizers, and ", cache, " has none ", kHowToGetPython));
   }
   return best;
 }

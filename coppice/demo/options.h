@@ -36,8 +36,8 @@ struct DemoOptions {
         field("top-k", &O::top_k, "experts per token"),
         field("expert-width", &O::expert_width, "intermediate width of an expert"),
         field("dim", &O::model_dim, "model dimension"),
-        field("layers", &O::layers, "number of decoder layers; the first has no experts"),
-        field("vocab-size", &O::vocab_size, "vocabulary size of the tokenizer that it trains"),
+        field("layers", &O::layers, "decoder layers, the first without experts"),
+        field("vocab-size", &O::vocab_size, "ids of the tokenizer it trains"),
         field("growth-at", &O::growth_at, "share of the token budget before the expansion"),
         field(
             "threads", &O::threads,

@@ -56,7 +56,7 @@ struct Spread {
 };
 Spread spread(const std::vector<double>& values);
 
-/// Comparisons that differ only in the seed.
+/// Comparisons that differ in the seed alone.
 struct ArmGroup {
   std::vector<Comparison> seeds;
   Spread gain, gap, eta;  ///< gap and eta: NaN unless every seed has the run with N experts from scratch

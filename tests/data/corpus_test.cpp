@@ -142,8 +142,8 @@ TEST(ReadCorpus, TakesFilesAndFoldersAsDomains) {
 
 TEST(ReadCorpus, ExplainsWhatIsMissing) {
   const TempDir dir;
-  expect_error(ErrorCode::kNotFound, {"nowhere", "not a directory"}, [&] { read_corpus(dir / "nowhere", 100); });
-  expect_error(ErrorCode::kNotFound, {"no subdirectory"}, [&] { read_corpus(dir.path(), 100); });
+  expect_error(ErrorCode::kNotFound, {"nowhere", "no directory"}, [&] { read_corpus(dir / "nowhere", 100); });
+  expect_error(ErrorCode::kNotFound, {"no sub-folder"}, [&] { read_corpus(dir.path(), 100); });
   fs::create_directories(dir / "empty");
   expect_error(ErrorCode::kNotFound, {"empty"}, [&] { read_corpus(dir.path(), 100); });
 }
