@@ -22,12 +22,12 @@ using detail::rename_new;
 using detail::sync_tree;
 using detail::throw_io;
 
-/// What only an unfinished output has; gone before it takes its name.
+/// A file that marks an unfinished output; it is removed before the final rename.
 constexpr const char* kMark = ".unfinished-output-of-coppice";
 
 bool is_running(pid_t pid) { return ::kill(pid, 0) == 0 || errno == EPERM; }
 
-/// An unfinished output of ours that no process writes any more, locked.
+/// An unfinished output of coppice that no process is writing, locked by this call.
 Descriptor open_abandoned(int parent, const std::string& name) {
   Descriptor directory(::openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   struct stat status{}, mark{};
@@ -37,7 +37,7 @@ Descriptor open_abandoned(int parent, const std::string& name) {
   return {};
 }
 
-// The process id alone would not do: in containers the same few ids return, and other machines have their own.
+// The process id alone is not unique: containers reuse a few ids, and other machines have the same ones.
 void remove_stale(int parent, const std::string& prefix) {
   for (const std::string& name : detail::names_in(parent)) {
     if (!name.starts_with(prefix)) continue;
@@ -62,7 +62,7 @@ AtomicDirectory::AtomicDirectory(OutputPlace target) : target_(std::move(target)
     const int number = errno;
     throw_io(target_.given().string(), cat("make the directory ", temporary_), number);
   }
-  // Without locks (some network file systems) the process id has to do.
+  // Without locks (on some network file systems) only the process id is checked.
   lock_ = Descriptor(::openat(parent, name_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   try {
     if (!lock_) throw_io(temporary_.string(), "open it", errno);
@@ -75,7 +75,7 @@ AtomicDirectory::AtomicDirectory(OutputPlace target) : target_(std::move(target)
 }
 
 AtomicDirectory::~AtomicDirectory() {
-  // A destructor has nobody to tell; the next run tries again.
+  // A destructor cannot report an error; the next run tries again.
   if (!committed_) (void)detail::remove_tree_at(target_.parent().get(), name_.c_str());
 }
 
@@ -91,7 +91,7 @@ void AtomicDirectory::commit() {
   committed_ = true;
   if (number != 0) {
     throw Error(ErrorCode::kIo,
-                cat(target_.given(), ": cannot take its name: ", std::generic_category().message(number),
+                cat(target_.given(), ": cannot be renamed to its final name: ", std::generic_category().message(number),
                     "; the finished output stays at ", temporary_, " (rename it)"));
   }
   detail::sync(target_.parent(), target_.parent_path());

@@ -79,7 +79,8 @@ void detail::copy_open_file(const Descriptor& source, const fs::path& from, cons
       throw_io((r.is_read ? from : to).string(), r.is_read ? "read it" : "write it", r.error_number);
     }
     if (!is_unchanged()) {
-      throw Error(ErrorCode::kFormat, cat(from, ": changed while it was copied (leave it alone until this is done)"));
+      throw Error(ErrorCode::kFormat,
+                  cat(from, ": changed while it was copied (do not change it until the command has ended)"));
     }
     if (::fchmod(target.get(), status.st_mode & 0777) != 0) throw_io(to.string(), "set its mode", errno);
     if (const int number = target.close(); number != 0) throw_io(to.string(), "write it", number);

@@ -9,10 +9,10 @@
 
 namespace coppice::io {
 
-/// A directory that appears under its final name whole or not at all: filled as the sibling `.NAME.tmp-PID`, fsynced,
-/// renamed. The destructor of an uncommitted one removes what was written. What killed processes left of the same
-/// target is removed at construction: it is known by a mark that only an unfinished output has, by a lock that ends with
-/// its process, and by the process being gone. Directories without the mark are somebody else's and stay.
+/// A directory that appears under its final name complete or not at all: it is filled as the sibling `.NAME.tmp-PID`,
+/// fsynced and renamed. The destructor removes it if it was not committed. The constructor removes leftovers of killed
+/// processes for the same target; it recognises them by a mark file, a lock that the kernel releases with its process,
+/// and the missing process. Directories without the mark are not touched.
 class AtomicDirectory {
  public:
   /// Throws   Error{kIo} (no permission); Error{kUsage} if `target` exists.
@@ -24,25 +24,25 @@ class AtomicDirectory {
   /// Where to write.
   const std::filesystem::path& path() const { return temporary_; }
   /// fsync of every file and directory in it, then rename.
-  /// Throws   Error{kIo}. If only the rename failed (something appeared at the target meanwhile), what was written is
-  ///          complete and stays under the name that the message gives.
+  /// Throws   Error{kIo}. If only the rename failed (the target appeared in the meantime), the output is complete and
+  ///          keeps the name in the message.
   void commit();
 
  private:
   OutputPlace target_;
-  std::string name_;  ///< of the temporary directory, beside the target
+  std::string name_;  ///< name of the temporary directory, beside the target
   std::filesystem::path temporary_;
   Descriptor lock_;
   bool committed_ = false;
 };
 
-/// Writes `text` to `path` by a temporary sibling, fsync and rename. Replaces what was there. Throws Error{kIo}.
+/// Writes `text` to `path` by a temporary sibling, fsync and rename. Replaces an existing file. Throws Error{kIo}.
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
 /// Whole file as text.
 ///
 /// Memory   the text.
-/// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is no regular file.
+/// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is not a regular file.
 std::string read_file(const std::filesystem::path& path);
 
 /// Throws   Error{kIo} with both figures if the file system of `directory` (or of its nearest parent that exists) has

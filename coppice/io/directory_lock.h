@@ -7,11 +7,11 @@
 
 namespace coppice::io {
 
-/// A directory that this object holds: nobody else gets a lock on it until the object or its process ends. Nothing is
-/// written there. File systems without locks let everybody pass.
+/// A lock on a directory: nobody else gets it until this object or its process ends. Nothing is written there. On file
+/// systems without locks everybody gets it.
 class DirectoryLock {
  public:
-  /// Nothing if somebody else holds it. Throws Error{kIo}.
+  /// None if somebody else has the lock. Throws Error{kIo}.
   static std::optional<DirectoryLock> take(const std::filesystem::path& directory);
 
  private:

@@ -8,7 +8,7 @@ namespace coppice::io {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::string_view kAdvice = " (give another name, or remove it first)";
+constexpr std::string_view kAdvice = " (choose another name, or remove it first)";
 
 [[noreturn]] void refuse(const fs::path& output, std::string_view problem) {
   throw Error(ErrorCode::kUsage, cat("out: ", output, ": ", problem));
@@ -36,16 +36,16 @@ void check_output_file(const fs::path& output, const OutputKind& kind, std::span
   const fs::path real = fs::weakly_canonical(fs::absolute(output), none);
   for (const auto& input : inputs) {
     const fs::path from = fs::weakly_canonical(fs::absolute(input), none);
-    if (real == from) refuse(output, "is an input of this command, which would be lost (give another name)");
+    if (real == from) refuse(output, "is an input of this command and would be overwritten (choose another name)");
     if (fs::exists(from / "config.json", none) && lies_in(real, from)) {
-      refuse(output, cat("lies inside the model ", input, "; wanted a place apart from it (give another name)"));
+      refuse(output, cat("lies inside the model ", input, "; wanted a path outside of it (choose another name)"));
     }
   }
   const auto status = fs::status(output, none);
   if (!fs::exists(status)) return;
-  if (!fs::is_regular_file(status)) refuse(output, cat("exists and is no file", kAdvice));
+  if (!fs::is_regular_file(status)) refuse(output, cat("exists and is not a file", kAdvice));
   if (!is_kind(output, kind))
-    refuse(output, cat("exists and holds no ", kind.name, ", which alone would be replaced", kAdvice));
+    refuse(output, cat("exists and is not a file of ", kind.name, ", the only kind that would be replaced", kAdvice));
 }
 
 std::string read_start(const fs::path& path, size_t max_bytes) {

@@ -9,15 +9,15 @@ namespace coppice::io {
 
 /// A kind of file that a command writes under a name of the user's choice.
 struct OutputKind {
-  std::string_view name;  ///< as it stands in a message: "scores of experts"
+  std::string_view name;  ///< for messages: "scores of experts"
   bool (*is)(
-      const std::filesystem::path& regular_file);  ///< whether the file is one; may throw Error for one that is not
+      const std::filesystem::path& regular_file);  ///< whether the file is of this kind; may throw Error if it is not
 };
 
-/// `output` can be written without loss: there is nothing of that name, or an empty file, or a file of the same kind, and
-/// it is none of the `inputs` and lies inside none of them that has a config.json (a model).
+/// Checks that writing `output` loses nothing: it does not exist, is empty, or is a file of the same kind; and it is
+/// not an input and not inside an input that is a model (has a config.json).
 ///
-/// Throws   Error{kUsage} naming the file, what it is and what to do.
+/// Throws   Error{kUsage} naming the file, its kind and what to do.
 void check_output_file(const std::filesystem::path& output, const OutputKind& kind,
                        std::span<const std::filesystem::path> inputs);
 

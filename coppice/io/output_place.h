@@ -1,6 +1,6 @@
 #pragma once
 
-// Where a new directory will lie: looked up once, then meant by its parent's descriptor and not by its path.
+// The place of a new directory. Its parent is looked up once and then used by descriptor, not by path.
 
 #include <filesystem>
 #include <string>
@@ -9,14 +9,15 @@
 
 namespace coppice::io {
 
-/// The parent of an output, opened, and the output's name in it. The path means what it means to the system: `a/../b` is
-/// a sibling of what the link `a` leads to. A slash at its end changes nothing.
+/// The open parent of an output, and the output's name in it. The path is resolved as by the system: `a/../b` is a
+/// sibling of what the link `a` leads to. A slash at its end changes nothing.
 class OutputPlace {
  public:
-  /// Throws   Error{kUsage}: `output` has no name of its own ('', '/', or it ends in '.' or '..'). Error{kIo}: no parent.
+  /// Throws   Error{kUsage}: `output` has no name of its own ('', '/', or it ends in '.' or '..'). Error{kIo}: no
+  ///          parent.
   OutputPlace(const std::filesystem::path& output);  // NOLINT(google-explicit-constructor): a path is a place
 
-  /// As it was given; for messages.
+  /// The path as given; for messages.
   const std::filesystem::path& given() const { return given_; }
   /// The name in the parent.
   const std::string& name() const { return name_; }
@@ -24,11 +25,11 @@ class OutputPlace {
   /// The parent's path when it was opened, without links.
   const std::filesystem::path& parent_path() const { return parent_path_; }
 
-  /// Whether something has the name, be it a link to nowhere.
+  /// Whether the name exists, even as a dangling link.
   bool is_taken() const;
-  /// Throws   Error{kUsage} if something has the name.
+  /// Throws   Error{kUsage} if the name exists.
   void check_free() const;
-  /// Throws   Error{kUsage} if the place is `input` or lies inside it, wherever links and mounts lead; Error{kIo}.
+  /// Throws   Error{kUsage} if the place is `input` or inside it, through any links and mounts; Error{kIo}.
   void check_apart_from(const std::filesystem::path& input) const;
 
  private:
@@ -37,7 +38,7 @@ class OutputPlace {
   Descriptor parent_;
 };
 
-/// For a command before its work, where the parent may not be there yet.
+/// For a command before its work, when the parent may not exist yet.
 /// Throws   Error{kUsage} if `output` has no name, exists, or lies inside `input` or is it.
 void check_output_directory(const std::filesystem::path& output, const std::filesystem::path& input);
 

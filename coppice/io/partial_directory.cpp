@@ -36,12 +36,12 @@ constexpr const char* kLock = "lock";
 constexpr const char* kAlone = "alone";
 constexpr const char* kModel = "model";
 constexpr const char* kJournals = "journals";
-/// What the lock of our directories says; others' files of that name do not.
+/// The contents of the lock file in coppice's own directories.
 constexpr std::string_view kMark = "a directory of unfinished work of coppice\n";
 
 enum class Lock { kTaken, kHeldByAnother };
 
-// File systems without locks (some network ones) let everybody pass.
+// On file systems without locks (some network ones) everybody gets the lock.
 Lock lock(const Descriptor& file, int how) {
   while (::flock(file.get(), how) != 0) {
     if (errno == EWOULDBLOCK) return Lock::kHeldByAnother;
@@ -51,7 +51,7 @@ Lock lock(const Descriptor& file, int how) {
   return Lock::kTaken;
 }
 
-/// Waits for a lock; a signal ends the wait, whichever thread it comes to.
+/// Waits for a lock; a signal to any thread ends the wait.
 void wait_for_lock(const Descriptor& file) {
   constexpr auto kPause = std::chrono::milliseconds(20);
   while (lock(file, LOCK_EX | LOCK_NB) == Lock::kHeldByAnother) {
@@ -73,7 +73,7 @@ Part Part::from_text(std::string_view text) {
     const auto [stop, second] = std::from_chars(slash + 1, end, part.count);
     good = second == std::errc() && stop == end && part.index >= 1 && part.index <= part.count && part.count <= 99999;
   }
-  if (!good) throw Error(ErrorCode::kUsage, cat("'", text, "' is no part; wanted one such as 1/4, 2/4, 3/4 or 4/4"));
+  if (!good) throw Error(ErrorCode::kUsage, cat("'", text, "' is not a part; wanted one such as 1/4, 2/4, 3/4 or 4/4"));
   return part;
 }
 
@@ -86,7 +86,7 @@ struct PartialDirectory::State {
   Part part;
   bool owns = false, keep = false, sealed = false, named = false;
   WorkIdentity identity;
-  Descriptor directory, lock_file, alone_file;  // of `work`: what it is called may change, what is open does not
+  Descriptor directory, lock_file, alone_file;  // of `work`; the name may change, but the open descriptor does not
   Journal journal;
 
   explicit State(OutputPlace place)
@@ -96,7 +96,7 @@ struct PartialDirectory::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
   ~State() {
-    if (owns && !keep && !sealed) remove_work();  // a destructor has nobody to tell; the next run tries again
+    if (owns && !keep && !sealed) remove_work();  // a destructor cannot report an error; the next run tries again
   }
 
   fs::path model() const { return work / kModel; }
@@ -121,11 +121,11 @@ struct PartialDirectory::State {
 
 void PartialDirectory::State::refuse(std::string_view found) const {
   throw Error(ErrorCode::kUsage, cat(work, ": ", found, "; ", target.given(),
-                                     " is made there and wants a directory of its own (move it away, or give another "
+                                     " is made there and needs a directory of its own (move it away, or choose another "
                                      "output)"));
 }
 
-/// False if it has gone again meanwhile.
+/// False if it was removed in the meantime.
 bool PartialDirectory::State::open_directory() {
   const int parent = target.parent().get();
   if (::mkdirat(parent, work_name.c_str(), 0777) != 0 && errno != EEXIST)
@@ -140,29 +140,30 @@ bool PartialDirectory::State::open_directory() {
   return true;
 }
 
-/// False if it has gone again meanwhile. A directory without a lock must be empty: nothing is put into somebody's own.
+/// False if it was removed in the meantime. A directory without a lock must be empty, because it could belong to
+/// somebody else.
 bool PartialDirectory::State::open_lock() {
   constexpr int kFlags = O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
   lock_file = Descriptor(::openat(directory.get(), kLock, kFlags));
   if (!lock_file && errno == ENOENT) {
     if (!names().empty())
-      return is_there(kLock) ? open_lock() : (refuse("holds files that are not of such work"), false);
+      return is_there(kLock) ? open_lock() : (refuse("has files that coppice did not write"), false);
     lock_file = Descriptor(::openat(directory.get(), kLock, kFlags | O_CREAT, 0666));
     if (!lock_file && errno == ENOENT) return false;
   }
   if (!lock_file) throw_io((work / kLock).string(), "open it", errno);
   struct stat status{};
-  if (::fstat(lock_file.get(), &status) != 0 || !S_ISREG(status.st_mode)) refuse("holds a lock that is not a file");
+  if (::fstat(lock_file.get(), &status) != 0 || !S_ISREG(status.st_mode)) refuse("has a lock that is not a file");
   return true;
 }
 
-// One process that does everything is alone in the directory; parts share it.
+// A process that does all the work needs the directory alone; parts share it.
 void PartialDirectory::State::take_lock() {
   for (int attempt = 0; attempt < 100; ++attempt) {
-    if (!open_directory() || !open_lock()) continue;  // the process before this one has just ended and tidied up
+    if (!open_directory() || !open_lock()) continue;  // an earlier process has just ended and removed it
     if (lock(lock_file, (part.count == 1 ? LOCK_EX : LOCK_SH) | LOCK_NB) == Lock::kHeldByAnother) {
       throw Error(ErrorCode::kIo, cat(target.given(), ": another process is writing it, in ", work,
-                                      " (wait for it, or give another output)"));
+                                      " (wait for it to end, or choose another output)"));
     }
     if (!holds_lock()) continue;
     check_is_ours();
@@ -171,11 +172,11 @@ void PartialDirectory::State::take_lock() {
     owns = true;
     return;
   }
-  throw Error(ErrorCode::kIo, cat(work, ": other processes make and remove it all the time (give another output)"));
+  throw Error(ErrorCode::kIo, cat(work, ": other processes create and remove it repeatedly (choose another output)"));
 }
 
-/// Only what such work has left may be removed or continued. A lock with our mark shows it, or (of versions that wrote
-/// none) a journal that begins as ours do; a directory in which nothing lies yet needs no proof.
+/// Only directories that coppice made may be removed or continued. They are recognised by the mark in the lock or, from
+/// versions without it, by the beginning of a journal; an empty directory needs no proof.
 void PartialDirectory::State::check_is_ours() const {
   for (const char* name : {kModel, kJournals}) {
     struct stat status{};
@@ -186,7 +187,7 @@ void PartialDirectory::State::check_is_ours() const {
   if (::pread(lock_file.get(), text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()) && text == kMark)
     return;
   struct stat status{};
-  if (::fstat(lock_file.get(), &status) != 0 || status.st_size != 0) refuse("holds a lock of something else");
+  if (::fstat(lock_file.get(), &status) != 0 || status.st_size != 0) refuse("has a lock of another program");
   for (const std::string& name : names()) {
     if (name != kLock && name != kAlone && name != kModel && name != kJournals) refuse(cat("holds '", name, "'"));
   }
@@ -196,7 +197,7 @@ void PartialDirectory::State::check_is_ours() const {
     is_empty = false;
     if (Journal::look(file.path())) return;
   }
-  if (!is_empty) refuse("holds files and no journal of such work");
+  if (!is_empty) refuse("has files but no journal of coppice");
 }
 
 std::vector<std::string> PartialDirectory::State::names() const { return detail::names_in(directory.get()); }
@@ -206,7 +207,7 @@ bool PartialDirectory::State::is_there(const char* name) const {
   return ::fstatat(directory.get(), name, &status, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-/// The lock that is held is the one of the directory that has the name now.
+/// Whether the lock belongs to the directory that has the name now.
 bool PartialDirectory::State::holds_lock() const {
   struct stat mine{}, there{}, opened{}, named_now{};
   return ::fstat(lock_file.get(), &mine) == 0 && ::fstatat(directory.get(), kLock, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -220,7 +221,7 @@ void PartialDirectory::State::make_directory(const char* name) const {
   throw_io((work / name).string(), "make the directory", errno);
 }
 
-// The journals first: were this killed halfway, nothing would count as done that is gone.
+// The journals first: if this is killed halfway, no removed work counts as done.
 void PartialDirectory::State::clear() const {
   for (const char* name : {kJournals, kModel}) {
     const int number = detail::remove_tree_at(directory.get(), name);
@@ -228,7 +229,7 @@ void PartialDirectory::State::clear() const {
   }
 }
 
-// The lock last: what lies in a directory without one is somebody else's.
+// The lock last, because the contents of a directory without one count as somebody else's.
 void PartialDirectory::State::remove_work() const {
   for (const char* name : {kJournals, kModel, kAlone}) {
     if (detail::remove_tree_at(directory.get(), name) != 0) return;
@@ -249,7 +250,7 @@ std::map<std::string, std::string> named_lines(std::string_view lines) {
   return named;
 }
 
-// " (--seed differs)": options by name; what follows from them only where no option differs.
+// " (--seed differs)": options by name; other things only if no option differs.
 std::string differing(std::string_view begun, std::string_view wanted) {
   const auto was = named_lines(begun), is = named_lines(wanted);
   std::set<std::string> options, others;
@@ -267,25 +268,25 @@ std::string differing(std::string_view begun, std::string_view wanted) {
 
 }  // namespace
 
-// All parts must be of the same work.
+// All parts must belong to the same work.
 void PartialDirectory::State::check_journals() const {
   for (const auto& file : fs::directory_iterator(journals())) {
     const auto seen = Journal::look(file.path());
     if (!seen) continue;
     if (seen->part.count != part.count) {
       throw Error(ErrorCode::kUsage,
-                  cat(target.given(), ": begun in ", seen->part.count, seen->part.count == 1 ? " part" : " parts",
-                      ", wanted ", part.count, " (give the number of parts it was begun with, or remove ", work, ")"));
+                  cat(target.given(), ": was begun in ", seen->part.count, seen->part.count == 1 ? " part" : " parts",
+                      "; wanted ", part.count, " (use the earlier number of parts, or remove ", work, ")"));
     }
     if (seen->identity.plan != identity.plan) {
       throw Error(ErrorCode::kUsage,
-                  cat(target.given(), ": begun with another model, other settings or another version",
+                  cat(target.given(), ": was begun with another model, other settings or another version",
                       differing(seen->identity.plan, identity.plan), ", in ", work,
-                      "; wanted the same ones (give them, or remove that directory)"));
+                      "; wanted the same ones (use them, or remove that directory)"));
     }
     if (seen->part == part && seen->identity.source != identity.source) {
-      throw Error(ErrorCode::kFormat, cat(target.given(), ": the source has changed since this was begun, in ", work,
-                                          "; what was copied may be of either state (remove that directory)"));
+      throw Error(ErrorCode::kFormat, cat(target.given(), ": the source has changed since this was begun in ", work,
+                                          ", so copied parts may not fit together (remove that directory)"));
     }
   }
 }
@@ -299,7 +300,7 @@ std::vector<uint32_t> PartialDirectory::State::missing_parts() const {
   return missing;
 }
 
-// What is recorded lies in files whose names are on the disk, too.
+// Recorded units are in files whose directory entries are on the disk, too.
 void PartialDirectory::State::sync_names() const {
   for (const auto& entry : fs::recursive_directory_iterator(model())) {
     if (entry.is_directory()) detail::sync_directory(entry.path());
@@ -317,12 +318,13 @@ void PartialDirectory::State::move_into_place() {
   const int number = detail::rename_new(directory.get(), kModel, target.parent().get(), target.name().c_str());
   if (number != 0) {
     keep = true;
-    throw Error(ErrorCode::kIo, cat(target.given(), ": cannot take its name: ", std::generic_category().message(number),
-                                    "; the finished output stays at ", model(), " (rename it)"));
+    throw Error(ErrorCode::kIo,
+                cat(target.given(), ": cannot be renamed to its final name: ", std::generic_category().message(number),
+                    "; the finished output stays at ", model(), " (rename it)"));
   }
   sealed = true;
   detail::sync(target.parent(), target.parent_path());
-  remove_work();  // the output is whole; what may be left is a few small files
+  remove_work();  // the output is complete; at most a few small files remain
 }
 
 PartialDirectory::PartialDirectory(OutputPlace target, Part part, bool resume, WorkIdentity identity)
@@ -339,7 +341,7 @@ PartialDirectory::PartialDirectory(OutputPlace target, Part part, bool resume, W
         Descriptor(::openat(s.directory.get(), kAlone, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0666));
     if (!s.alone_file) throw_io((s.work / kAlone).string(), "open it", errno);
     alone([&] {
-      // Without `model` a process ended between giving the output its name and tidying up.
+      // Without `model`, a process ended between the rename of the output and the cleanup.
       if (!continues || !s.is_there(kModel)) s.clear();
       s.make_directory(kModel);
       s.make_directory(kJournals);
@@ -380,10 +382,11 @@ std::vector<uint32_t> PartialDirectory::seal(const std::function<void()>& finish
   std::vector<uint32_t> missing;
   alone([&] {
     if (!s.holds_lock()) {
-      s.sealed = true;                  // what lies under the name now is nothing of this process
-      if (s.target.is_taken()) return;  // by another part, while this one waited
-      throw Error(ErrorCode::kIo, cat(s.target.given(), ": ", s.work,
-                                      " was moved or replaced while it was written (leave it alone, and begin again)"));
+      s.sealed = true;                  // the name does not belong to this process any more
+      if (s.target.is_taken()) return;  // another part finished while this one waited
+      throw Error(ErrorCode::kIo,
+                  cat(s.target.given(), ": ", s.work,
+                      " was moved or replaced while it was written (start again, and do not change it)"));
     }
     missing = s.missing_parts();
     if (!missing.empty()) return;

@@ -9,9 +9,9 @@
 
 namespace coppice::io {
 
-/// A file written from its start to its end under a temporary name beside its own, `.NAME.tmp-PID-N`, that then takes
-/// its place. The temporary file is always a new one: what had its name is unlinked, a link there is never followed. The
-/// destructor of one that was not renamed removes it.
+/// A file that is written from start to end under a temporary name beside the target, `.NAME.tmp-PID-N`, and then
+/// renamed. The temporary file is always new: an existing file of that name is unlinked, and links are never followed.
+/// The destructor removes a file that was not renamed.
 ///
 /// Memory   1 MiB.
 class PendingFile {
@@ -23,16 +23,16 @@ class PendingFile {
   PendingFile& operator=(const PendingFile&) = delete;
 
   void append(std::span<const std::byte> bytes);
-  /// Brings it to the disk under the temporary name.
+  /// Flushes the file to the disk under the temporary name.
   void settle();
-  /// Gives it its name in the directory where it was begun, on the disk too when it returns.
+  /// Renames the file in the directory where it was begun and flushes the rename to the disk.
   void rename();
 
  private:
   void flush();
 
   std::filesystem::path target_;
-  Descriptor directory_;   ///< that the file lies in, looked up once
+  Descriptor directory_;   ///< directory of the file, looked up once
   std::string temporary_;  ///< name there
   Descriptor file_;
   std::string buffer_;

@@ -60,7 +60,7 @@ int remove_tree_at(int directory, const char* name) {
 
 void allocate(const Descriptor& file, uint64_t bytes, std::string_view subject) {
   const auto size = static_cast<off_t>(bytes);
-  if (size == 0) return;  // which fallocate refuses
+  if (size == 0) return;  // fallocate refuses 0 bytes
   int result;
   do result = ::fallocate(file.get(), 0, 0, size);
   while (result != 0 && errno == EINTR);
@@ -89,7 +89,7 @@ void sync(const Descriptor& file, const std::filesystem::path& path) {
     if (errno == EINTR) continue;
     // Some network file systems have no fsync of directories.
     if (errno == EINVAL || errno == ENOTSUP) return;
-    throw_io(path.string(), "bring it to disk", errno);
+    throw_io(path.string(), "flush it to disk", errno);
   }
 }
 

@@ -31,7 +31,7 @@ TEST(OutputFile, ReplacesNothingButItsKind) {
   write_text(dir / "config.json", "{}");
   for (const char* name : {"short", "config.json"}) expect_refused(dir / name, {}, {name, "no notes", "another name"});
   fs::create_directory(dir / "folder");
-  expect_refused(dir / "folder", {}, {"folder", "no file"});
+  expect_refused(dir / "folder", {}, {"folder", "not a file"});
   fs::create_symlink(dir / "short", dir / "link");
   expect_refused(dir / "link", {}, {"link", "no notes"});
 }
