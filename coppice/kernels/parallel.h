@@ -5,6 +5,9 @@
 
 namespace coppice::kernels {
 
+// Which loop over threads: these where libtorch is linked, as they share its threads and their number; `parallel_for`
+// (base/thread_pool.h) below, and for work that is not of tensors.
+
 /// Calls task(i) for every i < count, on whichever of libtorch's threads is free next. The first exception is rethrown
 /// at the end.
 ///
