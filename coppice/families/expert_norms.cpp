@@ -5,6 +5,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/interrupt.h"
+#include "coppice/base/lane_sum.h"
 #include "coppice/base/progress.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
@@ -14,11 +15,7 @@ namespace coppice::families {
 
 namespace {
 
-double norm(std::span<const float> values) {
-  double squares = 0;
-  for (const float value : values) squares += double{value} * double{value};
-  return std::sqrt(squares);
-}
+double norm(std::span<const float> values) { return std::sqrt(dot(values, values)); }
 
 double* member(ExpertNorms& norms, Role role) {
   switch (role) {

@@ -7,9 +7,9 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
+#include "coppice/base/lane_sum.h"
 #include "coppice/base/text.h"
 #include "coppice/matrix/finite.h"
-#include "coppice/matrix/lane_sum.h"
 #include "coppice/matrix/unit_slice.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/optimizer_init.h"
@@ -83,7 +83,7 @@ double weight_change(const GrowthPlan& plan, int64_t layer, const Child& child, 
   auto values = child_matrix(plan, layer, child, role, originals).all();
   for (size_t i = 0; i < values.size(); ++i) values[i] -= parent[i];
   const auto size = [](float x) { return std::abs(static_cast<double>(x)); };
-  matrix::LaneSum change, whole;
+  LaneSum change, whole;
   change.add_each(std::span<const float>(values), size);
   whole.add_each(std::span<const float>(parent), size);
   return whole.total() > 0 ? change.total() / whole.total() : 0.0;

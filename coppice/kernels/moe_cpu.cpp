@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "coppice/base/check.h"
+#include "coppice/base/lane_sum.h"
 #include "coppice/kernels/expert_activation_detail.h"
 #include "coppice/kernels/moe_detail.h"
 #include "coppice/kernels/moe_rows_detail.h"
@@ -116,7 +117,7 @@ float backward_row(const T* __restrict gate, const T* __restrict up, const T* __
     store(grad_gate[f], weighted * a.by_gate);
     store(grad_up[f], weighted * a.by_up);
   }
-  return lane_sum(width, [&](int64_t f) { return product[f]; });
+  return lane_sum<float>(width, [&](int64_t f) { return product[f]; });
 }
 
 /// Results of the backward pass of the rows for the gradients of weights and inputs.
@@ -160,7 +161,7 @@ RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at
                                                     pair < 0 ? 0.0f : gates[pair], active + r * width, grad_hidden + at,
                                                     grad_hidden + at + width, product.data(), width);
       const auto through_bias = [&](int64_t d) { return load(grad_rows[r * dim + d]) * load(bias[d]); };
-      if (pair >= 0) grad_gates[pair] = bias ? dot + lane_sum(dim, through_bias) : dot;
+      if (pair >= 0) grad_gates[pair] = bias ? dot + lane_sum<float>(dim, through_bias) : dot;
     }
     auto in_RD = out.in_PD.narrow(0, tile.row, tile.rows);
     at::mm_out(in_RD, out.hidden_PG.narrow(0, tile.row, tile.rows), in.w_gate_up_EGD.select(0, tile.expert));

@@ -65,22 +65,6 @@ void swiglu_backward_row(const T* __restrict gate, const T* __restrict up, const
   }
 }
 
-/// The sum of term(i), i < n, in 16 fixed lanes, so that the order of additions is the same for any vector width.
-template <class Term>
-float lane_sum(int64_t n, const Term& term) {
-  constexpr int kLanes = 16;
-  float lane[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) lane[j] += term(i + j);
-  }
-  for (int j = 0; i + j < n; ++j) lane[j] += term(i + j);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) lane[j] += lane[j + width];
-  }
-  return lane[0];
-}
-
 /// Calls f with a value of the type of `dtype`, float or at::BFloat16.
 ///
 /// Throws   Error{kUnsupported} for another dtype or a tensor that is not on the CPU.

@@ -5,11 +5,11 @@
 #include <memory>
 
 #include "coppice/base/error.h"
+#include "coppice/base/lane_sum.h"
 #include "coppice/base/memory.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/families/optimizer_state.h"
-#include "coppice/score/expert_sums.h"
 #include "coppice/score/layered_pass.h"
 #include "coppice/score/partial_scores.h"
 

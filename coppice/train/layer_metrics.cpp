@@ -1,13 +1,12 @@
 #include "coppice/train/layer_metrics.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "coppice/base/check.h"
-#include "coppice/score/expert_sums.h"
+#include "coppice/base/lane_sum.h"
+#include "coppice/kernels/parallel.h"
 
 namespace coppice::train {
 namespace {
@@ -111,25 +110,34 @@ std::optional<double> routing_overlap(const at::Tensor& index_TK, const at::Tens
   return sum / static_cast<double>(pairs);
 }
 
+double weight_cosine(const ExpertWeights& a, const ExpertWeights& b) {
+  COPPICE_CHECK(a.size() == b.size());
+  double ab = 0, aa = 0, bb = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    ab += dot(a[i], b[i]);
+    aa += dot(a[i], a[i]);
+    bb += dot(b[i], b[i]);
+  }
+  return ab / std::sqrt(aa * bb);
+}
+
 std::optional<double> sibling_cosine(const nn::Parameter& fc1, const nn::Parameter& fc2,
                                      std::span<const uint32_t> parents) {
   const auto pairs = copies_and_firsts(parents);
   if (pairs.empty()) return std::nullopt;
   COPPICE_CHECK(fc1.master.size(0) == static_cast<int64_t>(parents.size()));
-  std::vector<double> cosine(pairs.size());
-  at::parallel_for(0, static_cast<int64_t>(pairs.size()), 1, [&](int64_t begin, int64_t end) {
-    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-      double ab = 0, aa = 0, bb = 0;
-      for (const nn::Parameter* part : {&fc1, &fc2}) {
-        const auto size = static_cast<size_t>(part->master.numel()) / parents.size();
-        const auto expert = [&](size_t e) { return std::span(part->master.const_data_ptr<float>() + e * size, size); };
-        const auto a = expert(pairs[i].first), b = expert(pairs[i].second);
-        ab += score::dot(a, b);
-        aa += score::dot(a, a);
-        bb += score::dot(b, b);
-      }
-      cosine[i] = ab / std::sqrt(aa * bb);
+  const auto weights_of = [&](size_t expert) {
+    ExpertWeights out;
+    for (const nn::Parameter* part : {&fc1, &fc2}) {
+      const auto size = static_cast<size_t>(part->master.numel()) / parents.size();
+      out.emplace_back(part->master.const_data_ptr<float>() + expert * size, size);
     }
+    return out;
+  };
+  std::vector<double> cosine(pairs.size());
+  kernels::parallel_tasks(static_cast<int64_t>(pairs.size()), [&](int64_t pair) {
+    const auto i = static_cast<size_t>(pair);
+    cosine[i] = weight_cosine(weights_of(pairs[i].first), weights_of(pairs[i].second));
   });
   return std::accumulate(cosine.begin(), cosine.end(), 0.0) / static_cast<double>(pairs.size());
 }

@@ -38,8 +38,14 @@ double effective_top_k(const at::Tensor& index_TK, std::span<const uint32_t> par
 std::optional<double> routing_overlap(const at::Tensor& index_TK, const at::Tensor& token_T,
                                       std::span<const uint32_t> parents);
 
-/// The cosine between all weights of a copy and those of its parent's first child, mean over copies; no value without
-/// copies.
+/// The weights of one expert, tensor by tensor.
+using ExpertWeights = std::vector<std::span<const float>>;
+
+/// Cosine between all weights of two experts, whose tensors are alike.
+double weight_cosine(const ExpertWeights& a, const ExpertWeights& b);
+
+/// Mean over copies of the cosine between all weights of the copy and those of its parent's first child; no value
+/// without copies.
 ///
 /// Shapes   the layer's two parameters of experts, f32 masters.
 /// Threads  at::get_num_threads(); same bits for any number of them.

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "coppice/base/check.h"
-#include "coppice/kernels/sum_of_squares.h"
+#include "coppice/kernels/sums.h"
 
 namespace coppice::train {
 namespace {

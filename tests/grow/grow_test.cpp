@@ -7,7 +7,6 @@
 #include <cstring>
 
 #include "coppice/base/sha256.h"
-#include "coppice/matrix/lane_sum.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/optimizer_init.h"
 #include "coppice/methods/router_init.h"

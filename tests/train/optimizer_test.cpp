@@ -6,7 +6,6 @@
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
-#include "coppice/kernels/sum_of_squares.h"
 #include "coppice/nn/decoder.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
@@ -58,15 +57,6 @@ TEST(OptimizerAccumulate, TakesTheGradientsOfOneMicroBatchAsTheyAre) {
     const double norm = optimizer.grad_norm();
     optimizer.step(model.parameters(), {.lr = 1e-3}, norm, 0);
   }
-}
-
-TEST(OptimizerGradNorm, IsTheSameForAnyNumberOfThreadsAndRight) {
-  const at::Tensor values = at::randn({300001});
-  at::set_num_threads(1);
-  const double one = kernels::sum_of_squares(values);
-  at::set_num_threads(2);
-  EXPECT_EQ(kernels::sum_of_squares(values), one);
-  EXPECT_NEAR(one, values.to(at::kDouble).square().sum().item<double>(), 1e-9 * one);
 }
 
 TEST(OptimizerStep, ClipsByTheGlobalNorm) {

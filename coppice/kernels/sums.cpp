@@ -1,10 +1,10 @@
-#include "coppice/kernels/sum_of_squares.h"
+#include "coppice/kernels/sums.h"
 
 #include <algorithm>
-#include <array>
-#include <vector>
+#include <span>
 
 #include "coppice/base/check.h"
+#include "coppice/base/lane_sum.h"
 #include "coppice/kernels/parallel.h"
 #include "coppice/kernels/vector_math_detail.h"
 
@@ -12,23 +12,13 @@ namespace coppice::kernels {
 namespace {
 
 constexpr int64_t kBlock = int64_t{1} << 16;
-constexpr int64_t kLanes = 16;
 
 template <class T>
 double block_sum(const T* x, int64_t count) {
-  std::array<double, kLanes> lanes{};
-  const auto square = [&](int64_t at) {
-    const auto value = static_cast<double>(detail::load(x[at]));
+  return lane_sum<double>(count, [x](int64_t i) {
+    const auto value = static_cast<double>(detail::load(x[i]));
     return value * value;
-  };
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += square(i + j);
-  }
-  for (int64_t j = 0; i < count; ++i, ++j) lanes[j] += square(i);
-  double sum = 0;
-  for (const double lane : lanes) sum += lane;
-  return sum;
+  });
 }
 
 }  // namespace
@@ -46,6 +36,19 @@ double sum_of_squares(const at::Tensor& values) {
   double sum = 0;
   for (const double p : partial) sum += p;
   return sum;
+}
+
+std::vector<double> expert_dot(const at::Tensor& a, const at::Tensor& b) {
+  COPPICE_CHECK(a.sizes() == b.sizes() && a.is_contiguous() && b.is_contiguous());
+  const int64_t experts = a.size(0);
+  const auto size = static_cast<size_t>(a.numel() / experts);
+  std::vector<double> out(static_cast<size_t>(experts));
+  parallel_tasks(experts, [&](int64_t expert) {
+    const auto e = static_cast<size_t>(expert);
+    const auto values = [&](const at::Tensor& t) { return std::span(t.const_data_ptr<float>() + e * size, size); };
+    out[e] = dot(values(a), values(b));
+  });
+  return out;
 }
 
 }  // namespace coppice::kernels

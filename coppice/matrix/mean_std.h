@@ -1,58 +1,14 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
+#include "coppice/base/lane_sum.h"
+
 namespace coppice::matrix {
-
-inline constexpr size_t kSumLanes = 16;
-using SumLanes = std::array<double, kSumLanes>;
-
-/// The sum of the lanes, added pairwise.
-inline double joined(SumLanes lanes) {
-  for (size_t half = kSumLanes / 2; half > 0; half /= 2) {
-    for (size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-  }
-  return lanes[0];
-}
-
-/// A sum in fp64 over 16 virtual lanes: the i-th number added goes to lane i mod 16, lanes are joined pairwise. The
-/// bits depend only on the numbers and their order, not on the vector width of the processor.
-class LaneSum {
- public:
-  void add(double x) {
-    lanes_[count_ % kLanes] += x;
-    ++count_;
-  }
-
-  /// Adds f(values[0]), f(values[1]), ...
-  template <class T, class F>
-  void add_each(std::span<const T> values, F f) {
-    size_t i = 0;
-    while (i < values.size() && count_ % kLanes != 0) add(f(values[i++]));
-    for (; i + kLanes <= values.size(); i += kLanes) {
-      for (size_t lane = 0; lane < kLanes; ++lane) lanes_[lane] += f(values[i + lane]);
-      count_ += kLanes;
-    }
-    while (i < values.size()) add(f(values[i++]));
-  }
-
-  uint64_t count() const { return count_; }
-
-  double total() const { return joined(lanes_); }
-
-  /// 0 for nothing.
-  double mean() const { return count_ == 0 ? 0.0 : total() / static_cast<double>(count_); }
-
- private:
-  static constexpr size_t kLanes = kSumLanes;
-  SumLanes lanes_{};
-  uint64_t count_ = 0;
-};
 
 struct MeanStd {
   double mean = 0;
@@ -69,7 +25,7 @@ class LaneMoments {
     size_t i = 0;
     while (i < values.size() && count_ % kSumLanes != 0) add(values[i++]);
     const double origin = origin_;
-    SumLanes sums = sums_, squares = squares_;  // in registers
+    SumLanes<double> sums = sums_, squares = squares_;  // in registers
     for (; i + kSumLanes <= values.size(); i += kSumLanes) {
       for (size_t lane = 0; lane < kSumLanes; ++lane) {
         const double d = static_cast<double>(values[i + lane]) - origin;
@@ -99,7 +55,7 @@ class LaneMoments {
     ++count_;
   }
 
-  SumLanes sums_{}, squares_{};
+  SumLanes<double> sums_{}, squares_{};
   uint64_t count_ = 0;
   double origin_ = 0;  // the first number, so that no precision is lost if all are nearly equal
 };

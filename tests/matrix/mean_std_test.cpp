@@ -1,4 +1,4 @@
-#include "coppice/matrix/lane_sum.h"
+#include "coppice/matrix/mean_std.h"
 
 #include <gtest/gtest.h>
 
@@ -8,25 +8,6 @@
 
 namespace coppice::matrix {
 namespace {
-
-double identity(float x) { return x; }
-
-TEST(LaneSum, PutsTheNumbersInSixteenLanesHoweverTheyArrive) {
-  const auto values = testing::normal_values(1000, 1);
-  double lanes[16] = {};
-  for (size_t i = 0; i < values.size(); ++i) lanes[i % 16] += values[i];
-  for (size_t half = 8; half > 0; half /= 2) {
-    for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  for (const size_t piece : {size_t{1}, size_t{3}, size_t{16}, size_t{37}, size_t{1000}}) {
-    LaneSum sum;
-    for (size_t i = 0; i < values.size(); i += piece) {
-      sum.add_each(std::span(values).subspan(i, std::min(piece, values.size() - i)), identity);
-    }
-    EXPECT_EQ(sum.total(), lanes[0]) << piece;
-    EXPECT_EQ(sum.count(), values.size());
-  }
-}
 
 TEST(MeanStd, IsThatOfThePopulation) {
   const std::vector<float> values{2, 4, 4, 4, 5, 5, 7, 9};
