@@ -97,12 +97,12 @@ constexpr TensorRule kTiedCopy{"", Role::kTiedCopy, {}, When::kOptional};
 constexpr TensorRule kOwnHead{"", Role::kEmbeddings, {}, When::kOptional};
 
 bool same_bytes(const io::Checkpoint& checkpoint, const std::string& a, const std::string& b) {
-  constexpr uint64_t kBlockBytes = uint64_t{4} << 20;
+  constexpr uint64_t kPieceBytes = uint64_t{4} << 20;
   const auto one = checkpoint.at(a), other = checkpoint.at(b);
   if (one.info->dtype != other.info->dtype || one.info->shape != other.info->shape) return false;
   std::vector<std::byte> left, right;
-  for (uint64_t at = 0; at < one.info->bytes; at += kBlockBytes) {
-    left.resize(std::min(kBlockBytes, one.info->bytes - at));
+  for (uint64_t at = 0; at < one.info->bytes; at += kPieceBytes) {
+    left.resize(std::min(kPieceBytes, one.info->bytes - at));
     right.resize(left.size());
     one.file->read(one.info->offset + at, left);
     other.file->read(other.info->offset + at, right);

@@ -23,7 +23,12 @@ using io::Dtype;
 using matrix::MatrixSource;
 using matrix::SourceMatrices;
 using methods::Child;
+using methods::Moment;
 using output::OutputTensor;
+
+Moment moment_of(std::string_view part) {
+  return part == methods::moment_name(Moment::kFirst) ? Moment::kFirst : Moment::kSecond;
+}
 
 std::vector<float> floats_of(const Checkpoint::Entry& entry) {
   std::vector<float> values(static_cast<size_t>(entry.info->elements()));
@@ -56,7 +61,7 @@ struct Grower {
     };
   }
 
-  std::function<void(std::span<std::byte>)> expert_moment(const TensorSlot& slot, MomentKind kind) const {
+  std::function<void(std::span<std::byte>)> expert_moment(const TensorSlot& slot, Moment kind) const {
     return [*this, &slot, kind](std::span<std::byte> out) {
       SourceMatrices sources;
       const MatrixSource weights = [&](uint32_t expert) {
@@ -64,8 +69,7 @@ struct Grower {
         return sources.read(state.has_master(name) ? state.at(name, "master") : model.checkpoint.at(name));
       };
       grow_expert_moment(plan, slot.layer, child_of(plan, slot), slot.role(), kind,
-                         parts_of(slot, kind == MomentKind::kExpAvg ? "exp_avg" : "exp_avg_sq", sources), weights,
-                         as_floats(out));
+                         parts_of(slot, methods::moment_name(kind), sources), weights, as_floats(out));
     };
   }
 
@@ -77,9 +81,9 @@ struct Grower {
     };
   }
 
-  std::function<void(std::span<std::byte>)> router_moment(const TensorSlot& slot, MomentKind kind) const {
+  std::function<void(std::span<std::byte>)> router_moment(const TensorSlot& slot, Moment kind) const {
     return [*this, &slot, kind](std::span<std::byte> out) {
-      const auto entry = state.at(slot.name, kind == MomentKind::kExpAvg ? "exp_avg" : "exp_avg_sq");
+      const auto entry = state.at(slot.name, methods::moment_name(kind));
       const int64_t cols = entry.info->elements() / plan.experts_before;
       grow_router_moment(plan, slot.layer, kind, floats_of(entry), cols, as_floats(out));
     };
@@ -131,7 +135,7 @@ struct Grower {
 
   output::OutputPiece stacked_moment(const TensorSlot& slot, const TensorSlot& before, const Child& child,
                                      std::string_view part) const {
-    const MomentKind kind = part == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
+    const Moment kind = moment_of(part);
     uint64_t bytes = sizeof(float);
     for (size_t i = 1; i < slot.shape.size(); ++i) bytes *= static_cast<uint64_t>(slot.shape[i]);
     output::PieceMaker::Fill fill = [*this, &slot, before, child, part, kind](uint64_t, std::span<std::byte> out) {
@@ -188,7 +192,7 @@ std::vector<OutputTensor> grown_optimizer(const families::Model& model, const Op
     for (const families::OptimizerPart& part :
          families::optimizer_parts(slot, model.checkpoint.at(source).info->dtype, plan.experts_after)) {
       io::TensorInfo info = output::tensor_info(cat(slot.name, ".", part.name), part.dtype, part.shape);
-      const MomentKind kind = part.name == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
+      const Moment kind = moment_of(part.name);
       if (part.name == "master" ? copies_weights : copies_moments) {
         outputs.push_back(output::copied_tensor(std::move(info), state.at(source, part.name)));
       } else if (part.name == "step") {

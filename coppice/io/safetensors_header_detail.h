@@ -9,15 +9,13 @@
 #include <string_view>
 #include <vector>
 
+#include "coppice/io/block_file.h"
 #include "coppice/io/safetensors.h"
 
 namespace coppice::io::detail {
 
 /// What the reference implementation takes at most.
 inline constexpr uint64_t kMaxHeaderBytes = 100'000'000;
-
-/// Direct writes and reflinks want whole blocks of this size at multiples of it.
-inline constexpr uint64_t kBlockBytes = 4096;
 
 struct Header {
   std::vector<TensorInfo> tensors;  ///< by offset

@@ -11,10 +11,6 @@
 
 namespace coppice::methods {
 
-inline constexpr int64_t kMaxLayers = 1 << 16;
-inline constexpr int64_t kMaxExperts =
-    1 << 20;  ///< of a layer; far above any model, below what random-number keys hold
-
 /// One expert of the grown model. copy 0 is the original, kept bit for bit; copies of a parent count 1, 2, ...
 struct Child {
   uint32_t parent = 0;

@@ -2,6 +2,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/json_fields.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/plan/plan.h"
 
@@ -47,9 +48,8 @@ ExpertCount ExpertCount::from_text(std::string_view text) {
 
 int64_t ExpertCount::resolve(int64_t experts) const {
   const ParsedCount count = parse_count(text);
-  if (experts > methods::kMaxExperts) {
-    throw Error(ErrorCode::kUnsupported,
-                cat("the model has ", experts, " experts; coppice grows up to ", methods::kMaxExperts));
+  if (experts > kMaxExperts) {
+    throw Error(ErrorCode::kUnsupported, cat("the model has ", experts, " experts; coppice grows up to ", kMaxExperts));
   }
   int64_t wanted = count.numerator;
   if (count.is_factor) {
@@ -64,9 +64,9 @@ int64_t ExpertCount::resolve(int64_t experts) const {
     throw Error(ErrorCode::kUsage, cat("experts: ", text, " makes ", wanted, " of ", experts,
                                        "; a model grows, so the number afterwards must be larger"));
   }
-  if (wanted > methods::kMaxExperts) {
-    throw Error(ErrorCode::kUsage, cat("experts: ", text, " of ", experts, " is more than ", methods::kMaxExperts,
-                                       " experts in one layer"));
+  if (wanted > kMaxExperts) {
+    throw Error(ErrorCode::kUsage,
+                cat("experts: ", text, " of ", experts, " is more than ", kMaxExperts, " experts in one layer"));
   }
   return wanted;
 }

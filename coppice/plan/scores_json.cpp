@@ -4,6 +4,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/json_fields.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/io/output_file.h"
 #include "coppice/methods/children.h"
@@ -15,7 +16,6 @@ namespace {
 constexpr int64_t kVersion = 1;
 constexpr std::string_view kConcentration = "gate_concentration";
 constexpr std::string_view kConcentrationOf010 = "effective_top_k";  // its name in files of version 0.1.0
-constexpr int64_t kMaxTokens = int64_t{1} << 53;
 
 using PerLayer = std::map<int64_t, std::vector<double>>;
 
@@ -117,7 +117,7 @@ LayerStatistic read_statistic(const JsonFields& fields, int64_t layers) {
 }
 
 void read_tokens(const JsonFields& fields, Scores& scores) {
-  const auto count = [&](std::string_view key) { return static_cast<uint64_t>(fields.integer(key, 1, kMaxTokens)); };
+  const auto count = [&](std::string_view key) { return static_cast<uint64_t>(fields.integer(key, 1, kMaxCount)); };
   scores.tokens_digest = fields.text("digest");
   scores.tokens_seen = count("seen");
   scores.batch_tokens = count("batch_tokens");
@@ -179,8 +179,8 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
   const JsonFields model = fields.object("model");
   scores.model_digest = model.text("digest");
   scores.model_type = model.text("model_type");
-  scores.layers = model.integer("layers", 1, methods::kMaxLayers);
-  scores.experts = model.integer("experts", 1, methods::kMaxExperts);
+  scores.layers = model.integer("layers", 1, kMaxLayers);
+  scores.experts = model.integer("experts", 1, kMaxExperts);
   read_tokens(fields.object("tokens"), scores);
   if (fields.has("runs")) scores.runs = read_runs(fields);
   if (fields.has("second_moment")) scores.second_moment = fields.text("second_moment");

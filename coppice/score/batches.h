@@ -11,9 +11,6 @@
 
 namespace coppice::score {
 
-/// Of all batches of a run: no count of them overflows.
-constexpr uint64_t kMostTokens = uint64_t{1} << 48;
-
 /// Some windows of a batch that go through the model together.
 struct Pass {
   uint64_t window = 0;           ///< the first, as the sampler counts

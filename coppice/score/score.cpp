@@ -6,6 +6,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/lane_sum.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/memory.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
@@ -27,8 +28,8 @@ void check(const families::Model& model, const ScoreSettings& settings) {
     refuse(
         cat("sequence-length: ", settings.sequence_length, "; wanted 1 to the model's ", model.config.max_positions));
   }
-  if (settings.batch_tokens > 0 && settings.batches > kMostTokens / settings.batch_tokens) {
-    refuse(cat("batches: ", settings.batches, " of ", settings.batch_tokens, " tokens; wanted at most ", kMostTokens,
+  if (settings.batch_tokens > 0 && settings.batches > kMaxCount / settings.batch_tokens) {
+    refuse(cat("batches: ", settings.batches, " of ", settings.batch_tokens, " tokens; wanted at most ", kMaxCount,
                " tokens in all"));
   }
   const auto length = static_cast<uint64_t>(settings.sequence_length);

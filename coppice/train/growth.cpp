@@ -18,9 +18,9 @@ namespace {
 
 using families::Role;
 using families::TensorSlot;
-using grow::MomentKind;
 using matrix::MatrixBytes;
 using methods::Child;
+using methods::Moment;
 using nn::Parameter;
 using plan::GrowthPlan;
 
@@ -113,11 +113,11 @@ void fill_master(const Before& before, const GrowthPlan& plan, const TensorSlot&
   }
 }
 
-const at::Tensor& moment_of(const ParameterState& state, MomentKind kind) {
-  return kind == MomentKind::kExpAvg ? state.exp_avg : state.exp_avg_sq;
+const at::Tensor& moment_of(const ParameterState& state, Moment kind) {
+  return kind == Moment::kFirst ? state.exp_avg : state.exp_avg_sq;
 }
 
-void fill_expert_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, MomentKind kind,
+void fill_expert_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, Moment kind,
                          const at::Tensor& out) {
   for (const auto& m : parameter.expert_matrices()) {
     const auto moments = [&](uint32_t expert) {
@@ -134,7 +134,7 @@ void fill_expert_moments(const Before& before, const GrowthPlan& plan, const Par
   }
 }
 
-void fill_router_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, MomentKind kind,
+void fill_router_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, Moment kind,
                          const at::Tensor& out) {
   const auto& source = before.at(parameter.role, parameter.layer);
   grow::grow_router_moment(plan, parameter.layer, kind, source.of(moment_of(*source.state, kind)), source.cols,
@@ -143,7 +143,7 @@ void fill_router_moments(const Before& before, const GrowthPlan& plan, const Par
 
 // Optimizer state of one parameter whose experts grow; `state` has its new sizes.
 void fill_state(const Before& before, const GrowthPlan& plan, const Parameter& parameter, ParameterState& state) {
-  for (const MomentKind kind : {MomentKind::kExpAvg, MomentKind::kExpAvgSq}) {
+  for (const Moment kind : {Moment::kFirst, Moment::kSecond}) {
     const auto fill = parameter.is_experts() ? fill_expert_moments : fill_router_moments;
     fill(before, plan, parameter, kind, moment_of(state, kind));
   }

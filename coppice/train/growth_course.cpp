@@ -5,6 +5,7 @@
 #include <string>
 
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
@@ -19,7 +20,6 @@ namespace {
 
 constexpr double kSleepsFor = 1.0;   // sigmoids lie between 0 and 1
 constexpr double kSameShare = 1e-9;  // of shares that are quotients of the same numbers
-constexpr double kMostSteps = 1e15;
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
 
@@ -145,7 +145,7 @@ void GrowthCourse::go_on_waking(const plan::WakingNote& note) {
 int64_t GrowthCourse::steps_to_wake() const {
   if (settings_.handover.steps > 0) return settings_.handover.steps;
   const double steps = std::ceil(deepest_sleeper(start_.model, parents_) / options_.balance_rate);
-  return static_cast<int64_t>(std::clamp(steps, 1.0, kMostSteps));
+  return static_cast<int64_t>(std::clamp(steps, 1.0, static_cast<double>(kMaxCount)));
 }
 
 void GrowthCourse::check_handover_before(const GrowthStage& stage) const {

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
@@ -29,12 +30,9 @@ void require_one_of(std::string_view name, const std::string& value, std::vector
   }
 }
 
-// So large a run is none, and no count of its tokens overflows.
-constexpr int64_t kMostTokens = int64_t{1} << 53;
-
 void require_count(std::string_view name, int64_t value, int64_t least) {
   require_at_least(name, value, least);
-  if (value > kMostTokens) refuse(cat(name, ": ", value, "; wanted at most ", kMostTokens));
+  if (value > kMaxCount) refuse(cat(name, ": ", value, "; wanted at most ", kMaxCount));
 }
 
 void require_decay(std::string_view name, double value) {
@@ -74,9 +72,9 @@ int64_t num_steps(const TrainOptions& o) {
     refuse(cat("train.steps is ", o.steps, " and train.tokens ", o.tokens, "; wanted one of the two above 0"));
   }
   const int64_t steps = resolved_steps(o);
-  if (steps > kMostTokens / o.batch_tokens) {
+  if (steps > kMaxCount / o.batch_tokens) {
     refuse(
-        cat("train.steps: ", steps, " of ", o.batch_tokens, " tokens; wanted at most ", kMostTokens, " tokens in all"));
+        cat("train.steps: ", steps, " of ", o.batch_tokens, " tokens; wanted at most ", kMaxCount, " tokens in all"));
   }
   return steps;
 }

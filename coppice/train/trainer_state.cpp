@@ -8,6 +8,7 @@
 #include <string>
 
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/io/model_directory.h"
 
@@ -15,12 +16,11 @@ namespace coppice::train {
 namespace {
 
 constexpr int64_t kVersion = 1;
-constexpr int64_t kMost = int64_t{1} << 53;  // of steps, samples and tokens: sums of them are no overflow
 
 int64_t count(const Json& json, std::string_view key) {
   const int64_t value = json.at(key).as_int();
-  if (value < 0 || value > kMost)
-    throw Error(ErrorCode::kFormat, cat("'", key, "' is ", value, "; wanted 0 to ", kMost));
+  if (value < 0 || value > kMaxCount)
+    throw Error(ErrorCode::kFormat, cat("'", key, "' is ", value, "; wanted 0 to ", kMaxCount));
   return value;
 }
 
