@@ -23,7 +23,7 @@ struct Tile {
 /// Every expert's rows, at most `most` in a tile.
 inline std::vector<Tile> cut_tiles(const PairOrder& order, int64_t most) {
   std::vector<Tile> tiles;
-  for (int64_t e = 0; e < order.num_experts(); ++e) {
+  for (int64_t e = 0; e < order.experts; ++e) {
     for (int64_t row = order.first_row[e]; row < order.first_row[e + 1]; row += most) {
       tiles.push_back({e, row, std::min(most, order.first_row[e + 1] - row)});
     }
