@@ -3,8 +3,12 @@
 // What stands around the layers, shared by the decoder in memory and the one that holds a few layers at a time.
 // B sequences, S positions, T = B * S tokens, V vocabulary, D model dimension.
 
+#include <map>
+#include <vector>
+
 #include "coppice/nn/block_detail.h"
 #include "coppice/nn/border.h"
+#include "coppice/nn/router.h"
 
 namespace coppice::nn::detail {
 
@@ -29,6 +33,25 @@ void set_rotary_angles(BlockContext& context);
 
 /// Rows of the embedding table as the first layer takes them, [T, D] in the table's dtype.
 at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD, const at::Tensor& tokens_BS);
+
+/// Consecutive layers [first, last). `parameters` has those of these layers and of no other; those of no layer are
+/// passed over.
+struct LayerRange {
+  const families::ModelConfig& config;
+  int64_t first = 0, last = 0;
+  const std::vector<Parameter>& parameters;
+  const std::map<int64_t, at::Tensor>& selection_bias;  ///< by layer
+};
+/// What the MoE layers give the balancing losses that ForwardOptions asks for.
+struct BalanceTerms {
+  std::vector<LayerBalance> layers;
+  at::Tensor z_loss;  ///< scalar, summed over layers; undefined unless asked for
+};
+/// x after these layers; what the MoE layers did is appended to `routing`, if given, which `terms` take too.
+///
+/// Shapes   x_TD, B sequences of `positions` tokens; returns [T, D].
+at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t positions,
+                      const ForwardOptions& options, std::vector<LayerRouting>* routing, BalanceTerms* terms = nullptr);
 
 /// What the output layer takes, [T, D]: after the final norm, divided by what the logits are divided by.
 at::Tensor to_head(const families::ModelConfig& config, const at::Tensor& norm_D, const at::Tensor& x_TD);
