@@ -98,7 +98,7 @@ void write_weights(const fs::path& directory, const nn::Decoder& model) {
 // One tensor of the model with its place in memory.
 struct Place {
   const nn::Parameter* parameter;
-  const ParameterState* state;
+  const step::ParameterState* state;
   const nn::Parameter::Slice* slice;
 
   // One expert's count, or all that the parameter has.
@@ -113,7 +113,7 @@ std::span<const float> floats_of(const at::Tensor& f32) {
 }
 
 // In the order of the family's table, as the model's own tensors.
-std::vector<Place> places(const nn::Decoder& model, const Optimizer& optimizer) {
+std::vector<Place> places(const nn::Decoder& model, const step::Optimizer& optimizer) {
   const auto& parameters = model.parameters();
   COPPICE_CHECK(parameters.size() == optimizer.states().size());
   std::map<std::string_view, Place> by_name;
@@ -196,7 +196,7 @@ nn::TensorFill fill_from(const families::Model& model, const families::Optimizer
 }
 
 void restore_state(const families::Model& model, const families::OptimizerState& from, const nn::Parameter& parameter,
-                   ParameterState& state) {
+                   step::ParameterState& state) {
   const auto fill = [&](const nn::Parameter::Slice& slice, const char* part, const at::Tensor& out) {
     auto values = finite_values(from.at(slice.slot.name, part), model.checkpoint.directory());
     slice.of(out).copy_(at::from_blob(values.data(), slice.sizes, at::kFloat));
@@ -212,9 +212,9 @@ void restore_state(const families::Model& model, const families::OptimizerState&
 
 }  // namespace
 
-void write_checkpoint(const fs::path& target, const nn::Decoder& model, const Optimizer& moments,
+void write_checkpoint(const fs::path& target, const nn::Decoder& model, const step::Optimizer& moments,
                       const TrainerState& state, const Companions& companions) {
-  Optimizer optimizer = moments;  // shares the tensors
+  step::Optimizer optimizer = moments;  // shares the tensors
   optimizer.set_moment_dtype(at::kFloat);
   const bool masters = dtype_of(model) != Dtype::kF32;
   const auto all = places(model, optimizer);
@@ -244,9 +244,9 @@ Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype) {
     throw Error(ErrorCode::kNotFound, cat(model.checkpoint.directory(), ": no ", io::kTrainerFolder,
                                           "/ with the state of a run (use train.start=fresh for its weights alone)"));
   }
-  Restored out{nn::Decoder(model.config, dtype, fill_from(model, *state)), Optimizer({})};
+  Restored out{nn::Decoder(model.config, dtype, fill_from(model, *state)), step::Optimizer({})};
   const auto& parameters = out.model.parameters();
-  out.optimizer = Optimizer(parameters);
+  out.optimizer = step::Optimizer(parameters);
   for (size_t i = 0; i < parameters.size(); ++i) {
     restore_state(model, *state, parameters[i], out.optimizer.states()[i]);
   }

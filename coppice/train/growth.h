@@ -2,7 +2,7 @@
 
 #include "coppice/nn/decoder.h"
 #include "coppice/plan/plan.h"
-#include "coppice/train/optimizer.h"
+#include "coppice/step/optimizer.h"
 
 namespace coppice::train {
 
@@ -11,6 +11,6 @@ namespace coppice::train {
 ///
 /// Memory   the grown model and its optimizer state beside those before.
 /// Throws   Error{kInternal} if the plan is of another number of experts.
-void grow(nn::Decoder& model, Optimizer& optimizer, const plan::GrowthPlan& plan);
+void grow(nn::Decoder& model, step::Optimizer& optimizer, const plan::GrowthPlan& plan);
 
 }  // namespace coppice::train

@@ -29,7 +29,7 @@ double deepest_sleeper(const nn::Decoder& model, const Parents& parents) {
   for (const auto& [layer, bias_E] : model.selection_bias()) {
     const auto found = parents.find(layer);
     if (found != parents.end())
-      deepest = std::max(deepest, std::ranges::max(depths_below_lineage(bias_E, found->second)));
+      deepest = std::max(deepest, std::ranges::max(step::depths_below_lineage(bias_E, found->second)));
   }
   return deepest;
 }
@@ -44,7 +44,8 @@ void write_growth(const std::filesystem::path& directory, const PlannedGrowth& g
   io::write_file_atomically(directory / "plan.toml", plan::plan_toml(growth.plan));
 }
 
-GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start, BalanceKind balance)
+GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start,
+                           step::BalanceKind balance)
     : options_(options), settings_(settings), start_(start), routing_seed_(options.seed) {
   read_lineage();
   const auto& lineage = start_.companions.lineage;
@@ -59,7 +60,7 @@ GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& setti
 }
 
 void GrowthCourse::begin_handover() {
-  Position& position = start_.position;
+  step::Position& position = start_.position;
   // Of the run before, where train.start is `continue`; what coppice wrote before coppice.json noted it has only that.
   const plan::WakingNote in_state{.steps = position.wake_steps, .left = position.wake_steps_left()};
   position.growths = 0;
@@ -98,7 +99,7 @@ void GrowthCourse::begin_handover() {
 
 void GrowthCourse::go_on_releasing(const plan::LineageShare& note) {
   const Handover& handover = settings_.handover;
-  Position& position = start_.position;
+  step::Position& position = start_.position;
   const std::string found =
       cat("handover.policy: '", options_.handover, "' for ", options_.model_path, ", which routes a share of ",
           note.share, " of the tokens by lineage (", io::kLineageFile, ")");
@@ -127,7 +128,7 @@ void GrowthCourse::go_on_releasing(const plan::LineageShare& note) {
 
 void GrowthCourse::go_on_waking(const plan::WakingNote& note) {
   const Handover& handover = settings_.handover;
-  Position& position = start_.position;
+  step::Position& position = start_.position;
   if (parents_.empty()) {
     refuse(cat(options_.model_path, ": copies sleep until step ", position.step + note.left, ", and ", io::kLineageFile,
                " names no growth that made them (start from an earlier checkpoint)"));
@@ -149,7 +150,7 @@ int64_t GrowthCourse::steps_to_wake() const {
 }
 
 void GrowthCourse::check_handover_before(const GrowthStage& stage) const {
-  const Position& position = start_.position;
+  const step::Position& position = start_.position;
   if (position.grown_at < 0) return;
   const double share = settings_.handover.share(stage.at_step + 1 - position.grown_at + position.released);
   if (share <= 0 && stage.at_step >= position.grown_at + position.wake_steps - position.released) return;
@@ -157,8 +158,8 @@ void GrowthCourse::check_handover_before(const GrowthStage& stage) const {
              settings_.handover.policy == HandoverPolicy::kKeep ? "without 'keep'" : "later", ")"));
 }
 
-void GrowthCourse::check_start(BalanceKind balance) const {
-  const Position& position = start_.position;
+void GrowthCourse::check_start(step::BalanceKind balance) const {
+  const step::Position& position = start_.position;
   const HandoverPolicy policy = settings_.handover.policy;
   const bool is_dormant = policy == HandoverPolicy::kDormant;
   if (policy != HandoverPolicy::kNone && settings_.stages.empty() && position.grown_at < 0 && !start_.resumed) {
@@ -166,7 +167,7 @@ void GrowthCourse::check_start(BalanceKind balance) const {
                "' without a growth: there is no [[growth]], and model.path is not from `coppice expand`",
                is_dormant ? " or its copies are awake" : "", " (leave it out)"));
   }
-  if (is_dormant && balance != BalanceKind::kLossFree) {
+  if (is_dormant && balance != step::BalanceKind::kLossFree) {
     refuse("handover.policy: 'dormant' copies need loss-free balancing (set balance.kind loss_free, or use release)");
   }
   if (is_dormant && settings_.handover.steps == 0 && options_.balance_rate == 0) {
@@ -233,7 +234,7 @@ void GrowthCourse::carry_out(const plan::GrowthPlan& plan, const std::string& so
   lineage = plan::extend_lineage(this->lineage(), plan, "train", source_digest);
   read_lineage();
   routing_seed_ = options_.seed;
-  Position& position = start_.position;
+  step::Position& position = start_.position;
   position.growths += 1;
   position.grown_at = position.step;
   position.released = 0;
@@ -242,22 +243,22 @@ void GrowthCourse::carry_out(const plan::GrowthPlan& plan, const std::string& so
 }
 
 double GrowthCourse::balance_rate() const {
-  const Position& position = start_.position;
+  const step::Position& position = start_.position;
   if (position.growths == 0) return options_.balance_rate;
   const GrowthStage& newest = settings_.stages[static_cast<size_t>(position.growths - 1)];
   return position.step < newest.at_step + newest.balance_steps ? newest.balance_rate : options_.balance_rate;
 }
 
 double GrowthCourse::lineage_share() const {
-  const Position& position = start_.position;
+  const step::Position& position = start_.position;
   if (position.grown_at < 0) return 0;
   return settings_.handover.share(position.step + 1 - position.grown_at + position.released);
 }
 
-std::optional<Waking> GrowthCourse::waking() const {
+std::optional<step::Waking> GrowthCourse::waking() const {
   const int64_t left = start_.position.wake_steps_left();
   if (left == 0) return std::nullopt;
-  return Waking{parents_, num_lineages_, left};
+  return step::Waking{parents_, num_lineages_, left};
 }
 
 std::shared_ptr<const nn::LineageRouting> GrowthCourse::lineage_routing() const {
@@ -277,7 +278,7 @@ std::optional<Json> GrowthCourse::lineage() const {
   if (!lineage) return std::nullopt;
   const bool releases = settings_.handover.policy == HandoverPolicy::kRelease;
   const double share = lineage_share();
-  const Position& position = start_.position;
+  const step::Position& position = start_.position;
   if (releases && share <= 0 && position.grown_at >= 0) {
     return plan::with_release_over(*lineage, position.grown_at + settings_.handover.steps - position.released);
   }

@@ -94,7 +94,7 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps) {
 }
 
 void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed,
-                  BalanceKind balance) {
+                  step::BalanceKind balance) {
   families::ModelConfig now = config;
   for (const GrowthStage& stage : stages) {
     check_used(stage, now, balance, cat("growth at step ", stage.at_step));

@@ -10,7 +10,7 @@
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
-#include "coppice/train/balance.h"
+#include "coppice/step/balance.h"
 #include "coppice/train/unused_options.h"
 
 namespace coppice::train {
@@ -109,7 +109,7 @@ void check_values(const TrainOptions& o) {
   require_at_least("balance.dead_after", o.dead_after, 0);
   require_rate("balance.rate", o.balance_rate);
   require_rate("balance.aux_coef", o.aux_coef.value_or(0));
-  (void)balance_form(o.balance_form);
+  (void)step::balance_form(o.balance_form);
   require_rate("balance.z_coef", o.z_coef);
 }
 
@@ -207,7 +207,7 @@ RunSettings check_options(const TrainOptions& options) {
     refuse(cat("train.stop_at: ", options.stop_at, " is past the ", out.steps, " steps of the schedule"));
   }
   out.last_step = options.stop_at > 0 ? options.stop_at : out.steps;
-  out.schedule = {.kind = schedule_kind(options.schedule),
+  out.schedule = {.kind = step::schedule_kind(options.schedule),
                   .peak = options.lr,
                   .min_ratio = options.min_lr_ratio,
                   .steps = out.steps,
@@ -285,7 +285,7 @@ void check_same_run(const TrainerState& saved, const Json& settings, const Json&
              " (set them back, or start another run from its checkpoint with train.start=continue)"));
 }
 
-void check_rates_behind(const TrainerState& saved, const Schedule& now) {
+void check_rates_behind(const TrainerState& saved, const step::Schedule& now) {
   if (has_unknown_rates(saved)) {
     log_warning(
         cat("train.resume: coppice 0.1.0 wrote the checkpoint, which does not say how long the run was to be; the "
@@ -293,7 +293,7 @@ void check_rates_behind(const TrainerState& saved, const Schedule& now) {
             now.steps, " steps from its start"));
     return;
   }
-  Schedule before = now;
+  step::Schedule before = now;
   before.steps = saved.settings.at(kSteps).as_int();
   if (before.steps == now.steps) return;
   if (saved.position.step > now.steps) {

@@ -10,7 +10,7 @@
 #include "coppice/families/generate.h"
 #include "coppice/io/model_directory.h"
 #include "coppice/plan/lineage.h"
-#include "coppice/train/balance.h"
+#include "coppice/step/balance.h"
 
 namespace coppice::train {
 namespace {
@@ -74,7 +74,7 @@ nn::Decoder random_model(const TrainOptions& o) {
   const auto dtype = compute_dtype(o) == nn::ComputeDtype::kBf16 ? io::Dtype::kBf16 : io::Dtype::kF32;
   Json json = families::make_config(sizes, dtype);
   const std::string_view aux_key = families::family_of(o.model_family).aux_loss_key;
-  if (json.find(aux_key) != nullptr) json[aux_key] = o.aux_coef.value_or(kAuxCoefficient);
+  if (json.find(aux_key) != nullptr) json[aux_key] = o.aux_coef.value_or(step::kAuxCoefficient);
   const auto config = families::read_config(json, "[model]");
   return {config, compute_dtype(o), [&](const families::TensorSlot& slot, std::span<float> values) {
             const auto random = families::random_values(slot, o.seed, kInitStd);
@@ -91,7 +91,7 @@ Start from_checkpoint(const TrainOptions& options, const fs::path& directory, co
 /// The position of a checkpoint, in windows of this run's length: behind as many tokens.
 ///
 /// Throws   Error{kFormat} where trainer.json does not say of which length its windows are.
-void count_windows_anew(Position& position, const TrainOptions& options, const TrainerState& state) {
+void count_windows_anew(step::Position& position, const TrainOptions& options, const TrainerState& state) {
   constexpr std::string_view kKey = "data.sequence_length";
   const Json* const found = state.settings.find(kKey);
   if (found == nullptr || found->as_int() < 1) {
@@ -117,7 +117,7 @@ Start continued(const TrainOptions& options) {
 }
 
 Start from_nothing(nn::Decoder model) {
-  Optimizer optimizer(model.parameters());
+  step::Optimizer optimizer(model.parameters());
   return {std::move(model), std::move(optimizer), {}, {}, {}, {}};
 }
 

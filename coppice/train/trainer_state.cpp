@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <string>
 
@@ -71,15 +70,6 @@ TrainerState state_from(const Json& json) {
 }
 
 }  // namespace
-
-int64_t Position::wake_steps_left() const {
-  return wake_steps == 0 ? 0 : std::max<int64_t>(0, grown_at + wake_steps - released - step);
-}
-
-double Position::recent_loss() const {
-  if (recent_losses.empty()) return std::numeric_limits<double>::quiet_NaN();
-  return std::accumulate(recent_losses.begin(), recent_losses.end(), 0.0) / static_cast<double>(recent_losses.size());
-}
 
 Json TrainerState::to_json() const {
   Json json = Json::object();

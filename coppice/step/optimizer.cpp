@@ -1,4 +1,4 @@
-#include "coppice/train/optimizer.h"
+#include "coppice/step/optimizer.h"
 
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
@@ -8,7 +8,7 @@
 #include "coppice/base/check.h"
 #include "coppice/kernels/sums.h"
 
-namespace coppice::train {
+namespace coppice::step {
 namespace {
 
 // [groups, elements of one group] of the same memory.
@@ -102,4 +102,4 @@ void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::Adam
   is_torn_ = false;
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::step

@@ -1,4 +1,4 @@
-#include "coppice/train/balance.h"
+#include "coppice/step/balance.h"
 
 #include <algorithm>
 #include <numeric>
@@ -6,7 +6,7 @@
 
 #include "coppice/base/check.h"
 
-namespace coppice::train {
+namespace coppice::step {
 namespace {
 
 std::span<float> bias_of(const at::Tensor& bias_E) {
@@ -115,4 +115,4 @@ void wake(const at::Tensor& bias_E, std::span<const uint32_t> parents, int64_t s
   }
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::step

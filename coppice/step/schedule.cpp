@@ -1,4 +1,4 @@
-#include "coppice/train/schedule.h"
+#include "coppice/step/schedule.h"
 
 #include <cmath>
 #include <limits>
@@ -8,7 +8,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 
-namespace coppice::train {
+namespace coppice::step {
 namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
@@ -66,4 +66,4 @@ void Schedule::check() const {
   }
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::step

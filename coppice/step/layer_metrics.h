@@ -11,7 +11,7 @@
 
 #include "coppice/nn/parameter.h"
 
-namespace coppice::train {
+namespace coppice::step {
 
 /// Largest load above the even one, as a share of it: max(count) / mean(count) - 1; 0 without tokens.
 ///
@@ -51,4 +51,4 @@ double weight_cosine(const ExpertWeights& a, const ExpertWeights& b);
 std::optional<double> sibling_cosine(const nn::Parameter& fc1, const nn::Parameter& fc2,
                                      std::span<const uint32_t> parents);
 
-}  // namespace coppice::train
+}  // namespace coppice::step

@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-namespace coppice::train {
+namespace coppice::step {
 
 enum class ScheduleKind { kWsd, kCosine, kConstant };
 
@@ -38,4 +38,4 @@ struct Schedule {
   void check() const;
 };
 
-}  // namespace coppice::train
+}  // namespace coppice::step

@@ -1,4 +1,4 @@
-#include "coppice/train/layer_metrics.h"
+#include "coppice/step/layer_metrics.h"
 
 #include <ATen/ops/randn.h>
 #include <ATen/ops/stack.h>
@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-namespace coppice::train {
+namespace coppice::step {
 namespace {
 
 at::Tensor integers(std::vector<int64_t> values) { return at::tensor(values, at::kLong); }
@@ -54,4 +54,4 @@ TEST(LayerSiblingCosine, IsThatOfAllWeightsOfACopyAndItsParentsFirstChild) {
 }
 
 }  // namespace
-}  // namespace coppice::train
+}  // namespace coppice::step

@@ -14,7 +14,7 @@
 #include "coppice/families/model_config.h"
 #include "coppice/nn/router.h"
 
-namespace coppice::train {
+namespace coppice::step {
 
 enum class BalanceKind { kLossFree, kAux, kNone };
 std::string_view balance_name(BalanceKind kind);
@@ -64,4 +64,4 @@ struct Waking {
 /// straight line that ends there.
 void wake(const at::Tensor& bias_E, std::span<const uint32_t> parents, int64_t steps_left);
 
-}  // namespace coppice::train
+}  // namespace coppice::step

@@ -1,4 +1,4 @@
-#include "coppice/train/layer_metrics.h"
+#include "coppice/step/layer_metrics.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include "coppice/base/lane_sum.h"
 #include "coppice/kernels/parallel.h"
 
-namespace coppice::train {
+namespace coppice::step {
 namespace {
 
 std::span<const int64_t> integers(const at::Tensor& t) {
@@ -142,4 +142,4 @@ std::optional<double> sibling_cosine(const nn::Parameter& fc1, const nn::Paramet
   return std::accumulate(cosine.begin(), cosine.end(), 0.0) / static_cast<double>(pairs.size());
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::step

@@ -1,4 +1,4 @@
-#include "coppice/train/watch.h"
+#include "coppice/step/watch.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,7 @@
 #include "coppice/base/median.h"
 #include "coppice/base/text.h"
 
-namespace coppice::train {
+namespace coppice::step {
 namespace {
 
 constexpr size_t kNorms = 100;      // of these the median
@@ -93,4 +93,4 @@ void Watch::restore(const Json& memory, const families::ModelConfig& config) {
   if (idle_.size() != idle.members().size()) refuse("names a layer that the model has not");
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::step

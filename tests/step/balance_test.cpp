@@ -1,4 +1,4 @@
-#include "coppice/train/balance.h"
+#include "coppice/step/balance.h"
 
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -7,7 +7,7 @@
 #include "coppice/families/generate.h"
 #include "tests/testing/errors.h"
 
-namespace coppice::train {
+namespace coppice::step {
 namespace {
 
 families::ModelConfig config(const char* family) {
@@ -109,4 +109,4 @@ TEST(BalanceKindOf, RefusesWhatTheModelCannotDo) {
 }
 
 }  // namespace
-}  // namespace coppice::train
+}  // namespace coppice::step

@@ -1,4 +1,4 @@
-#include "coppice/train/loop.h"
+#include "coppice/step/train_step.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -12,7 +12,7 @@
 
 // B sequences of a micro-batch, S positions, E experts.
 
-namespace coppice::train {
+namespace coppice::step {
 namespace {
 
 struct MicroBatch {
@@ -225,4 +225,4 @@ StepReport train_step(nn::Decoder& model, Optimizer& optimizer, const data::Samp
   return report;
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::step

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "coppice/base/json.h"
-#include "coppice/train/loop.h"
+#include "coppice/step/train_step.h"
 
-namespace coppice::train {
+namespace coppice::step {
 
 /// Something that a step shows and that may go unnoticed in its loss.
 struct Warning {
@@ -47,4 +47,4 @@ class Watch {
   std::map<int64_t, std::vector<int64_t>> idle_;  // by layer: steps without a token, [E]
 };
 
-}  // namespace coppice::train
+}  // namespace coppice::step

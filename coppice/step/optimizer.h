@@ -11,7 +11,7 @@
 #include "coppice/kernels/adamw.h"
 #include "coppice/nn/parameter.h"
 
-namespace coppice::train {
+namespace coppice::step {
 
 /// AdamW's memory of one parameter.
 struct ParameterState {
@@ -60,4 +60,4 @@ class Optimizer {
   bool is_torn_ = false;
 };
 
-}  // namespace coppice::train
+}  // namespace coppice::step

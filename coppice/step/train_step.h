@@ -8,12 +8,12 @@
 #include "coppice/base/error.h"
 #include "coppice/data/sampler.h"
 #include "coppice/nn/decoder.h"
-#include "coppice/train/balance.h"
-#include "coppice/train/optimizer.h"
-#include "coppice/train/schedule.h"
-#include "coppice/train/trainer_state.h"
+#include "coppice/step/balance.h"
+#include "coppice/step/optimizer.h"
+#include "coppice/step/position.h"
+#include "coppice/step/schedule.h"
 
-namespace coppice::train {
+namespace coppice::step {
 
 /// What a training step does, apart from model and data.
 struct StepSettings {
@@ -71,4 +71,4 @@ class GradientLimitError : public Error {
 StepReport train_step(nn::Decoder& model, Optimizer& optimizer, const data::Sampler& sampler,
                       const StepSettings& settings, Position& position);
 
-}  // namespace coppice::train
+}  // namespace coppice::step

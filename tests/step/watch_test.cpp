@@ -1,10 +1,10 @@
-#include "coppice/train/watch.h"
+#include "coppice/step/watch.h"
 
 #include <ATen/ops/tensor.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace coppice::train {
+namespace coppice::step {
 namespace {
 
 using ::testing::HasSubstr;
@@ -58,4 +58,4 @@ TEST(WatchExperts, StartsAnewAfterAGrowth) {
 }
 
 }  // namespace
-}  // namespace coppice::train
+}  // namespace coppice::step

@@ -1,10 +1,10 @@
-#include "coppice/train/schedule.h"
+#include "coppice/step/schedule.h"
 
 #include <gtest/gtest.h>
 
 #include "tests/testing/errors.h"
 
-namespace coppice::train {
+namespace coppice::step {
 namespace {
 
 const Schedule kHundred{
@@ -68,4 +68,4 @@ TEST(ScheduleCheck, RefusesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace coppice::train
+}  // namespace coppice::step

@@ -1,4 +1,4 @@
-#include "coppice/train/optimizer.h"
+#include "coppice/step/optimizer.h"
 
 #include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
@@ -10,7 +10,7 @@
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
 
-namespace coppice::train {
+namespace coppice::step {
 namespace {
 
 using families::Role;
@@ -120,4 +120,4 @@ TEST(OptimizerStep, Bf16ValuesAreTheRoundedMasters) {
 }
 
 }  // namespace
-}  // namespace coppice::train
+}  // namespace coppice::step
