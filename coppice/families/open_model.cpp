@@ -3,7 +3,6 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/families/expert_layout.h"
 #include "coppice/families/packed_layout.h"
 #include "coppice/families/placements_detail.h"
 
@@ -82,7 +81,7 @@ void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config) {
     if (!is_expert(slot.role())) continue;
     if (slot.layer < config.num_layers) config.moe_layer[static_cast<size_t>(slot.layer)] = true;
     if (slot.role() == Role::kExpertDown && !config.is_quantised())
-      config.expert_width = expert_matrices(slot, config.num_experts).front().cols;
+      config.expert_width = detail::sides_of(slot, config.num_experts).width;
   }
   config.routing.has_selection_bias = config.routing.adds_selection_bias && roles.contains(Role::kSelectionBias);
   config.routing.has_router_bias = roles.contains(Role::kRouterBias);

@@ -66,6 +66,12 @@ void check_experts(const ModelConfig& config, const std::vector<Placed>& placed,
 /// router that a rule names whole).
 void check_carried(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
 
+/// The sides of one matrix or bias of one expert, as far as they are known to be the expert's width and the model's.
+struct Sides {
+  int64_t width = 0, model = 0;  ///< 0: has none
+};
+Sides sides_of(const TensorSlot& slot, int64_t experts);
+
 /// Holds gate, up and down of every layer's experts, and their biases, to one width and one model dimension.
 void check_expert_shapes(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
 

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "coppice/families/match.h"
-#include "coppice/families/optimizer_state.h"
+#include "coppice/models/optimizer_state.h"
 #include "coppice/output/tensors.h"
 #include "coppice/plan/plan.h"
 
@@ -12,7 +12,7 @@ namespace coppice::grow {
 /// Every tensor of the grown optimizer state. `slots` are the grown model's; all arguments outlive the result.
 ///
 /// Memory   of computed pieces: detail::child_piece, or some fp32 copies of a matrix.
-std::vector<output::OutputTensor> grown_optimizer(const families::Model& model, const families::OptimizerState& state,
+std::vector<output::OutputTensor> grown_optimizer(const families::Model& model, const models::OptimizerState& state,
                                                   const plan::GrowthPlan& plan,
                                                   const std::vector<families::TensorSlot>& slots);
 

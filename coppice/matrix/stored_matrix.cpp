@@ -12,7 +12,7 @@
 namespace coppice::matrix {
 namespace {
 
-using families::ExpertMatrix;
+using models::ExpertMatrix;
 
 MatrixRows rows_in_file(const StoredExpert& stored, const ExpertMatrix& place) {
   const io::Dtype dtype = stored.entry.info->dtype;
@@ -42,7 +42,7 @@ MatrixRows gathered_matrix(const StoredExpert& stored, const ExpertMatrix& place
   stored.entry.file->read(stored.entry.info->offset + stored.slice.offset, expert);
   const auto matrix =
       std::make_shared<std::vector<std::byte>>(static_cast<size_t>(place.rows * place.cols) * io::dtype_bytes(dtype));
-  families::gather(place, io::dtype_bytes(dtype), expert, *matrix);
+  models::gather(place, io::dtype_bytes(dtype), expert, *matrix);
   MatrixRows rows = rows_of({dtype, place.rows, place.cols, *matrix}, place.role);
   rows.read = [matrix, read = std::move(rows.read)](int64_t first, std::span<float> out) { read(first, out); };
   return rows;

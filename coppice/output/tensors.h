@@ -72,7 +72,7 @@ OutputPiece computed_piece(uint64_t bytes, std::function<PieceMaker::Fill()> mak
 
 /// A piece of matrices, as MatricesBytes makes them. It can be cut if rows of the matrices can be had in any order
 /// (`by_rows`).
-OutputPiece matrices_piece(std::vector<families::ExpertMatrix> places, io::Dtype dtype, bool by_rows,
+OutputPiece matrices_piece(std::vector<models::ExpertMatrix> places, io::Dtype dtype, bool by_rows,
                            std::function<std::vector<matrix::MatrixRows>()> prepare);
 
 /// A TensorInfo with its byte count.
@@ -85,7 +85,7 @@ std::vector<io::TensorInfo> infos_of(std::span<const OutputTensor> tensors);
 /// tensor is aligned.
 io::ShardPlan plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem);
 
-/// The shards of an optimizer state, named as families::OptimizerState wants them also where there is only one.
+/// The shards of an optimizer state, named as models::OptimizerState wants them also where there is only one.
 io::ShardPlan plan_optimizer_shards(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes);
 
 }  // namespace coppice::output

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "coppice/base/check.h"
-#include "coppice/families/generate.h"
-#include "coppice/families/optimizer_state.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/checkpoint.h"
+#include "coppice/models/generate.h"
+#include "coppice/models/optimizer_state.h"
 #include "coppice/output/tensors.h"
 #include "coppice/plan/lineage.h"
 
@@ -58,7 +58,7 @@ class ShardWriters {
 std::vector<io::TensorInfo> weight_tensors(const nn::Decoder& model) {
   std::vector<io::TensorInfo> out;
   for (const TensorSlot& slot : families::expected_tensors(model.config())) {
-    const Dtype dtype = families::stored_dtype(slot.role(), dtype_of(model));
+    const Dtype dtype = models::stored_dtype(slot.role(), dtype_of(model));
     out.push_back(output::tensor_info(slot.name, dtype, slot.shape));
   }
   return out;
@@ -85,7 +85,7 @@ void write_weights(const fs::path& directory, const nn::Decoder& model) {
   ShardWriters writers(directory, plan);
   std::vector<std::byte> bytes;
   model.visit([&](const TensorSlot& slot, std::span<const float> values) {
-    const Dtype dtype = families::stored_dtype(slot.role(), dtype_of(model));
+    const Dtype dtype = models::stored_dtype(slot.role(), dtype_of(model));
     require_finite(slot.name, values, dtype);
     bytes.resize(values.size() * io::dtype_bytes(dtype));
     io::from_f32(dtype, values, bytes);
@@ -185,7 +185,7 @@ std::vector<float> finite_values(const io::Checkpoint::Entry& entry, const fs::p
 }
 
 // The model tensors in fp32, masters first.
-nn::TensorFill fill_from(const families::Model& model, const families::OptimizerState& state) {
+nn::TensorFill fill_from(const families::Model& model, const models::OptimizerState& state) {
   return [&model, &state](const TensorSlot& slot, std::span<float> values) {
     const bool master = slot.role() != Role::kSelectionBias && state.has_master(slot.name);
     const auto entry = master ? state.at(slot.name, "master") : model.checkpoint.at(slot.name);
@@ -195,7 +195,7 @@ nn::TensorFill fill_from(const families::Model& model, const families::Optimizer
   };
 }
 
-void restore_state(const families::Model& model, const families::OptimizerState& from, const nn::Parameter& parameter,
+void restore_state(const families::Model& model, const models::OptimizerState& from, const nn::Parameter& parameter,
                    step::ParameterState& state) {
   const auto fill = [&](const nn::Parameter::Slice& slice, const char* part, const at::Tensor& out) {
     auto values = finite_values(from.at(slice.slot.name, part), model.checkpoint.directory());
@@ -239,7 +239,7 @@ void write_checkpoint(const fs::path& target, const nn::Decoder& model, const st
 }
 
 Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype) {
-  const auto state = families::OptimizerState::open(model);
+  const auto state = models::OptimizerState::open(model);
   if (!state) {
     throw Error(ErrorCode::kNotFound, cat(model.checkpoint.directory(), ": no ", io::kTrainerFolder,
                                           "/ with the state of a run (use train.start=fresh for its weights alone)"));

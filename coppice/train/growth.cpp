@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "coppice/base/check.h"
-#include "coppice/families/expert_layout.h"
 #include "coppice/grow/grow.h"
 #include "coppice/grow/grown_weights.h"
+#include "coppice/models/expert_layout.h"
 
 namespace coppice::train {
 namespace {
@@ -69,14 +69,14 @@ void fill_expert(const Before& before, const GrowthPlan& plan, const TensorSlot&
                  std::span<float> out) {
   const Child& child = plan.layer(slot.layer).children.at(expert);
   std::vector<std::byte> matrix;
-  for (const auto& place : families::expert_matrices(slot, plan.experts_after)) {
+  for (const auto& place : models::expert_matrices(slot, plan.experts_after)) {
     const auto masters = [&](uint32_t original) {
       const auto& found = before.at(place.role, slot.layer, original);
       return found.matrix(found.parameter->master);
     };
     matrix.resize(static_cast<size_t>(place.rows * place.cols) * sizeof(float));
     grow::grow_expert(plan, slot.layer, child, place.role, masters, io::Dtype::kF32, matrix);
-    families::scatter(place, sizeof(float), matrix, std::as_writable_bytes(out));
+    models::scatter(place, sizeof(float), matrix, std::as_writable_bytes(out));
   }
 }
 

@@ -7,8 +7,8 @@
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/data/tokenizer.h"
-#include "coppice/families/generate.h"
 #include "coppice/io/model_directory.h"
+#include "coppice/models/generate.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/step/balance.h"
 
@@ -57,27 +57,27 @@ nn::ComputeDtype compute_dtype(const TrainOptions& options) {
 }
 
 nn::Decoder random_model(const TrainOptions& o) {
-  const families::ModelSizes sizes{.family = o.model_family,
-                                   .vocab_size = o.vocab_size,
-                                   .model_dim = o.model_dim,
-                                   .num_layers = o.num_layers,
-                                   .num_heads = o.num_heads,
-                                   .num_kv_heads = o.num_kv_heads,
-                                   .head_dim = o.head_dim,
-                                   .num_experts = o.num_experts,
-                                   .top_k = o.top_k,
-                                   .expert_width = o.expert_width,
-                                   .dense_width = o.dense_width,
-                                   .shared_width = o.shared_width,
-                                   .first_dense_layers = o.first_dense_layers,
-                                   .max_positions = std::max(kLeastPositions, o.sequence_length)};
+  const models::ModelSizes sizes{.family = o.model_family,
+                                 .vocab_size = o.vocab_size,
+                                 .model_dim = o.model_dim,
+                                 .num_layers = o.num_layers,
+                                 .num_heads = o.num_heads,
+                                 .num_kv_heads = o.num_kv_heads,
+                                 .head_dim = o.head_dim,
+                                 .num_experts = o.num_experts,
+                                 .top_k = o.top_k,
+                                 .expert_width = o.expert_width,
+                                 .dense_width = o.dense_width,
+                                 .shared_width = o.shared_width,
+                                 .first_dense_layers = o.first_dense_layers,
+                                 .max_positions = std::max(kLeastPositions, o.sequence_length)};
   const auto dtype = compute_dtype(o) == nn::ComputeDtype::kBf16 ? io::Dtype::kBf16 : io::Dtype::kF32;
-  Json json = families::make_config(sizes, dtype);
+  Json json = models::make_config(sizes, dtype);
   const std::string_view aux_key = families::family_of(o.model_family).aux_loss_key;
   if (json.find(aux_key) != nullptr) json[aux_key] = o.aux_coef.value_or(step::kAuxCoefficient);
   const auto config = families::read_config(json, "[model]");
   return {config, compute_dtype(o), [&](const families::TensorSlot& slot, std::span<float> values) {
-            const auto random = families::random_values(slot, o.seed, kInitStd);
+            const auto random = models::random_values(slot, o.seed, kInitStd);
             std::copy(random.begin(), random.end(), values.begin());
           }};
 }

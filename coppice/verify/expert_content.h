@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "coppice/families/expert_parts.h"
+#include "coppice/models/expert_parts.h"
 
 namespace coppice::verify {
 
@@ -18,8 +18,8 @@ struct ExpertFactors {
 
 /// One matrix (or bias, or what goes with a matrix) of one expert, wherever it lies.
 struct ExpertMatrixRef {
-  families::ExpertPart part;
-  families::ExpertMatrix place;  ///< rows 0: all bytes of the part, which is only ever copied
+  models::ExpertPart part;
+  models::ExpertMatrix place;  ///< rows 0: all bytes of the part, which is only ever copied
   families::Role role{};
   std::string name;  ///< the tensor's, with the expert's number where it stacks them
 
@@ -28,7 +28,7 @@ struct ExpertMatrixRef {
 };
 
 /// Every matrix of an expert by rising role; models that stack their experts otherwise have the same list.
-std::vector<ExpertMatrixRef> matrices_of(const families::ExpertParts& parts, int64_t layer, int64_t expert);
+std::vector<ExpertMatrixRef> matrices_of(const models::ExpertParts& parts, int64_t layer, int64_t expert);
 
 /// A matrix in [out, in] order as stored, times its factor; other parts as they are.
 ///

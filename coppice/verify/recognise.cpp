@@ -24,8 +24,8 @@ using detail::FoundCopy;
 using detail::LayerRows;
 using detail::NearMatrix;
 using detail::Pattern;
-using families::ExpertParts;
 using families::Role;
+using models::ExpertParts;
 
 constexpr double kRecognised = 0.2;  ///< least cosine by which a matrix or a router row is said to derive from another
 constexpr double kTooShort = 5;      ///< and this many standard deviations of that of random values, but ...

@@ -168,7 +168,7 @@ TEST(Split, KeepsTheFunctionOfEveryRouter) {
 }
 
 TEST(Split, KeepsTheSharedExpertAndTheWidthOfAllExperts) {
-  const auto config = example_config("glm4_moe", {.shared_width = families::ModelSizes{}.expert_width});
+  const auto config = example_config("glm4_moe", {.shared_width = models::ModelSizes{}.expert_width});
   const auto plan = make_plan(config, {.split = 2}, nullptr);
   const auto after = families::read_config(grown_config(config, plan), "after");
   EXPECT_EQ(after.num_experts, 2 * config.num_experts);

@@ -4,16 +4,16 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 #include "tests/testing/errors.h"
 
 namespace coppice::step {
 namespace {
 
 families::ModelConfig config(const char* family) {
-  families::ModelSizes sizes;
+  models::ModelSizes sizes;
   sizes.family = family;
-  return families::read_config(families::make_config(sizes, io::Dtype::kF32), "test");
+  return families::read_config(models::make_config(sizes, io::Dtype::kF32), "test");
 }
 
 at::Tensor counts(std::vector<int64_t> values) { return at::tensor(values, at::kLong); }
@@ -65,10 +65,10 @@ TEST(BalanceWaking, RaisesSleepersInAStraightLineToTheirParents) {
 
 TEST(BalanceAuxCoefficient, IsTheCheckpointsOwnUnlessGiven) {
   const auto with = [](const char* family, const char* key, const Json& value) {
-    families::ModelSizes sizes;
+    models::ModelSizes sizes;
     sizes.family = family;
     sizes.num_kv_heads = sizes.num_heads;  // as latents want it
-    Json json = families::make_config(sizes, io::Dtype::kF32);
+    Json json = models::make_config(sizes, io::Dtype::kF32);
     json.erase(key);
     if (!value.is_null()) json[key] = value;
     return families::read_config(json, "test");

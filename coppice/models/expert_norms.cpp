@@ -1,4 +1,4 @@
-#include "coppice/families/expert_norms.h"
+#include "coppice/models/expert_norms.h"
 
 #include <cmath>
 
@@ -9,9 +9,13 @@
 #include "coppice/base/progress.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
-#include "coppice/families/expert_parts.h"
+#include "coppice/models/expert_parts.h"
 
-namespace coppice::families {
+namespace coppice::models {
+
+using families::Model;
+using families::Role;
+using families::TensorSlot;
 
 namespace {
 
@@ -80,4 +84,4 @@ std::map<int64_t, std::vector<ExpertNorms>> expert_norms(const Model& model, siz
   return norms;
 }
 
-}  // namespace coppice::families
+}  // namespace coppice::models

@@ -1,11 +1,21 @@
-#include "coppice/families/expert_layout.h"
+#include "coppice/models/expert_layout.h"
 
 #include <gtest/gtest.h>
 
 #include <cstring>
 
-namespace coppice::families {
+namespace coppice::models {
 namespace {
+
+using families::kStacked;
+using families::kStackedInOut;
+using families::kStackedInOutInterleaved;
+using families::kStackedInterleaved;
+using families::Layout;
+using families::Role;
+using families::TensorRule;
+using families::TensorSlot;
+using families::When;
 
 struct Case {
   const char* name;
@@ -76,4 +86,4 @@ TEST(ExpertMatrices, PutGateFirst) {
 }
 
 }  // namespace
-}  // namespace coppice::families
+}  // namespace coppice::models

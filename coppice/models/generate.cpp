@@ -1,4 +1,4 @@
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 
 #include <algorithm>
 #include <utility>
@@ -7,10 +7,14 @@
 #include "coppice/base/rng.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
-#include "coppice/families/expert_layout.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/models/expert_layout.h"
 
-namespace coppice::families {
+namespace coppice::models {
+
+using families::ModelConfig;
+using families::Role;
+using families::TensorSlot;
 
 namespace {
 
@@ -86,7 +90,7 @@ void write_random_model(const std::filesystem::path& directory, const Json& conf
                         double std, uint64_t max_shard_bytes) {
   if (!io::is_float(dtype))
     throw Error(ErrorCode::kUsage, cat("weights of dtype ", io::dtype_name(dtype), "; wanted F32, BF16 or F16"));
-  const ModelConfig model = read_config(config, (directory / "config.json").string());
+  const ModelConfig model = families::read_config(config, (directory / "config.json").string());
   const std::vector<TensorSlot> slots = slots_by_width(model, dtype);
   std::vector<io::TensorInfo> infos;
   infos.reserve(slots.size());
@@ -115,4 +119,4 @@ void write_random_model(const std::filesystem::path& directory, const Json& conf
   target.commit();
 }
 
-}  // namespace coppice::families
+}  // namespace coppice::models

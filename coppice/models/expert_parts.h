@@ -7,14 +7,14 @@
 #include <utility>
 #include <vector>
 
-#include "coppice/families/expert_layout.h"
 #include "coppice/families/match.h"
+#include "coppice/models/expert_layout.h"
 
-namespace coppice::families {
+namespace coppice::models {
 
 /// A tensor, or the slice of a stacked one, that is one expert's. Points into the model.
 struct ExpertPart {
-  const TensorSlot* slot = nullptr;
+  const families::TensorSlot* slot = nullptr;
   io::Checkpoint::Entry entry;
   ExpertSlice slice;
 
@@ -28,15 +28,15 @@ struct ExpertPart {
 /// Memory   a pointer for each tensor of experts.
 class ExpertParts {
  public:
-  explicit ExpertParts(const Model& model);
+  explicit ExpertParts(const families::Model& model);
 
   /// In the order of the table; the same for every expert of a layer, and for a grown model the same as before.
   std::vector<ExpertPart> of(int64_t layer, int64_t expert) const;
-  const Model& model() const { return model_; }
+  const families::Model& model() const { return model_; }
 
  private:
-  const Model& model_;
-  std::map<std::pair<int64_t, int64_t>, std::vector<const TensorSlot*>> slots_;  // expert -1: stacked
+  const families::Model& model_;
+  std::map<std::pair<int64_t, int64_t>, std::vector<const families::TensorSlot*>> slots_;  // expert -1: stacked
 };
 
-}  // namespace coppice::families
+}  // namespace coppice::models

@@ -9,12 +9,12 @@
 
 #include "coppice/families/match.h"
 
-namespace coppice::families {
+namespace coppice::models {
 
 /// One matrix of one expert, [rows, cols] = [out, in] (a bias: one column), among the elements of the tensor that are
 /// this expert's: (row, col) is element begin + row * row_step + col * col_step.
 struct ExpertMatrix {
-  Role role;
+  families::Role role;
   int64_t rows = 0, cols = 0;
   int64_t begin = 0, row_step = 0, col_step = 0;
 
@@ -26,7 +26,7 @@ struct ExpertMatrix {
 };
 
 /// The matrices in a tensor of experts; none where it is only ever copied (companions, experts inside attention).
-std::vector<ExpertMatrix> expert_matrices(const TensorSlot& slot, int64_t num_experts);
+std::vector<ExpertMatrix> expert_matrices(const families::TensorSlot& slot, int64_t num_experts);
 
 /// Copies a matrix out of an expert's elements into [out, in] order, and back.
 ///
@@ -39,6 +39,6 @@ struct ExpertSlice {
   uint64_t offset = 0, bytes = 0;  ///< offset from the start of the tensor
 };
 /// Shapes   the tensor's bytes divide by `num_experts` if it is stacked; else the whole tensor is the expert's.
-ExpertSlice expert_slice(const TensorSlot& slot, uint64_t tensor_bytes, int64_t num_experts, int64_t expert);
+ExpertSlice expert_slice(const families::TensorSlot& slot, uint64_t tensor_bytes, int64_t num_experts, int64_t expert);
 
-}  // namespace coppice::families
+}  // namespace coppice::models

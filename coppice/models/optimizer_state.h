@@ -12,7 +12,7 @@
 #include "coppice/families/match.h"
 #include "coppice/io/safetensors.h"
 
-namespace coppice::families {
+namespace coppice::models {
 
 /// `trainer/optimizer-0000i-of-0000N.safetensors`, keys `<tensor name on disk>.{master,exp_avg,exp_avg_sq,step}`: F32
 /// in the tensor's shape, the step I64 [1], or [E] for router tensors, whose rows count alone. F32 weights have no
@@ -24,7 +24,7 @@ class OptimizerState {
   /// The state beside `model`; none if it has no trainer/.
   /// Throws   Error{kFormat}: missing or extra shards, files or keys, all listed; Error{kShape}: another shape or
   ///          dtype, all listed; Error{kUnsupported}: an optimizer.pt of torch.
-  static std::optional<OptimizerState> open(const Model& model);
+  static std::optional<OptimizerState> open(const families::Model& model);
 
   OptimizerState(OptimizerState&&) = default;  // no copies: entries_ points into shards_
 
@@ -47,8 +47,8 @@ struct OptimizerPart {
   io::TensorShape shape;
 };
 /// The parts of the tensor `slot` of a model of so many experts; `weights` is the dtype that it is stored in.
-std::vector<OptimizerPart> optimizer_parts(const TensorSlot& slot, io::Dtype weights, int64_t experts);
+std::vector<OptimizerPart> optimizer_parts(const families::TensorSlot& slot, io::Dtype weights, int64_t experts);
 /// Routers and stacks of experts: each row or expert counts its own steps.
-bool counts_rows(const TensorSlot& slot);
+bool counts_rows(const families::TensorSlot& slot);
 
-}  // namespace coppice::families
+}  // namespace coppice::models

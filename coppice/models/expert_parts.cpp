@@ -1,6 +1,9 @@
-#include "coppice/families/expert_parts.h"
+#include "coppice/models/expert_parts.h"
 
-namespace coppice::families {
+namespace coppice::models {
+
+using families::Model;
+using families::TensorSlot;
 
 void ExpertPart::release(uint64_t offset, uint64_t bytes) const {
   io::TensorInfo window = *entry.info;
@@ -28,4 +31,4 @@ std::vector<ExpertPart> ExpertParts::of(int64_t layer, int64_t expert) const {
   return parts;
 }
 
-}  // namespace coppice::families
+}  // namespace coppice::models

@@ -6,7 +6,7 @@
 
 #include "coppice/families/match.h"
 
-namespace coppice::families {
+namespace coppice::models {
 
 /// L2 norms of one expert's matrices and of its router row, summed in f64.
 struct ExpertNorms {
@@ -18,6 +18,6 @@ struct ExpertNorms {
 /// Memory   one matrix in fp32 per thread.
 /// Threads  the result does not depend on their number.
 /// Throws   Error{kShape} if a dtype is no float; Error{kInterrupted}.
-std::map<int64_t, std::vector<ExpertNorms>> expert_norms(const Model& model, size_t threads);
+std::map<int64_t, std::vector<ExpertNorms>> expert_norms(const families::Model& model, size_t threads);
 
-}  // namespace coppice::families
+}  // namespace coppice::models

@@ -1,4 +1,4 @@
-#include "coppice/families/optimizer_state.h"
+#include "coppice/models/optimizer_state.h"
 
 #include <algorithm>
 #include <set>
@@ -7,8 +7,12 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 
-namespace coppice::families {
+namespace coppice::models {
 namespace {
+
+using families::Model;
+using families::Role;
+using families::TensorSlot;
 
 namespace fs = std::filesystem;
 using io::Checkpoint;
@@ -122,4 +126,4 @@ bool OptimizerState::has(std::string_view tensor, std::string_view part) const {
 
 bool OptimizerState::has_master(std::string_view tensor) const { return has(tensor, "master"); }
 
-}  // namespace coppice::families
+}  // namespace coppice::models

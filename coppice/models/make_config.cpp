@@ -3,9 +3,14 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 
-namespace coppice::families {
+namespace coppice::models {
+
+using families::Family;
+using families::GateFunction;
+using families::LayerPattern;
+using families::Switch;
 
 namespace {
 
@@ -90,10 +95,10 @@ void add_experts(const ModelSizes& sizes, const Family& family, Json& c) {
 
 // Every layer attends to all positions, but where the family's code has local ones for certain.
 void add_windows(const ModelSizes& sizes, const Family& family, Json& c) {
-  if (family.sliding_window == SlidingWindow::kNever) return;
+  if (family.sliding_window == families::SlidingWindow::kNever) return;
   if (family.sliding_window_on.kind == Switch::Kind::kKey) {
     c[family.sliding_window_on.key] = false;
-  } else if (family.sliding_window == SlidingWindow::kAlternating) {
+  } else if (family.sliding_window == families::SlidingWindow::kAlternating) {
     c["sliding_window"] = family.sliding_window_fallback;
     c["layer_types"] = Json::array();
     for (int64_t layer = 0; layer < sizes.num_layers; ++layer)
@@ -137,7 +142,7 @@ void add_attention(const ModelSizes& sizes, const Family& family, Json& c) {
 }  // namespace
 
 Json make_config(const ModelSizes& sizes, io::Dtype dtype) {
-  const Family& family = family_of(sizes.family);
+  const Family& family = families::family_of(sizes.family);
   if (family.has_moe()) check_experts(sizes, family);
   check_attention(sizes, family);
 
@@ -161,11 +166,11 @@ Json make_config(const ModelSizes& sizes, io::Dtype dtype) {
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) c[key] = Json();
 
   try {
-    (void)read_config(c, "sizes");
+    (void)families::read_config(c, "sizes");
   } catch (const Error& error) {
     throw Error(ErrorCode::kUsage, cat("a new ", sizes.family, " model: ", error.what()));
   }
   return c;
 }
 
-}  // namespace coppice::families
+}  // namespace coppice::models

@@ -1,4 +1,4 @@
-#include "coppice/families/expert_norms.h"
+#include "coppice/models/expert_norms.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -8,8 +8,13 @@
 #include "coppice/base/text.h"
 #include "tests/testing/tiny_models.h"
 
-namespace coppice::families {
+namespace coppice::models {
 namespace {
+
+using families::Model;
+using families::open_model;
+using families::Role;
+using families::TensorSlot;
 
 TEST(ExpertNorms, AreThoseOfEachExpertsOwnTensors) {
   const auto directory = std::filesystem::temp_directory_path() / cat("coppice-norms-", ::getpid());
@@ -37,4 +42,4 @@ TEST(ExpertNorms, AreThoseOfEachExpertsOwnTensors) {
 }
 
 }  // namespace
-}  // namespace coppice::families
+}  // namespace coppice::models

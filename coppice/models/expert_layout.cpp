@@ -1,11 +1,15 @@
-#include "coppice/families/expert_layout.h"
+#include "coppice/models/expert_layout.h"
 
 #include <algorithm>
 #include <cstring>
 
 #include "coppice/base/check.h"
 
-namespace coppice::families {
+namespace coppice::models {
+
+using families::Layout;
+using families::Role;
+using families::TensorSlot;
 
 namespace {
 
@@ -108,4 +112,4 @@ ExpertSlice expert_slice(const TensorSlot& slot, uint64_t tensor_bytes, int64_t 
   return {bytes * static_cast<uint64_t>(expert), bytes};
 }
 
-}  // namespace coppice::families
+}  // namespace coppice::models

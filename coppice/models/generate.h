@@ -10,7 +10,7 @@
 #include "coppice/families/match.h"
 #include "coppice/io/dtype.h"
 
-namespace coppice::families {
+namespace coppice::models {
 
 /// Sizes of a model made from nothing, of any family of the table. Dense families look at none of the experts' sizes.
 /// Latent attention has latents of four heads' width for queries and of two for keys and values; half of a head turns.
@@ -35,10 +35,10 @@ Json make_config(const ModelSizes& sizes, io::Dtype dtype);
 /// Keyed by layer, role and expert, so that the same values come out for any layout, any order and any number of
 /// threads.
 /// Memory   the result.
-std::vector<float> random_values(const TensorSlot& slot, uint64_t seed, double std);
+std::vector<float> random_values(const families::TensorSlot& slot, uint64_t seed, double std);
 
 /// The dtype of a tensor in a checkpoint of `dtype`: that, but F32 for selection biases.
-io::Dtype stored_dtype(Role role, io::Dtype dtype);
+io::Dtype stored_dtype(families::Role role, io::Dtype dtype);
 
 /// Writes a model directory with `random_values` in `dtype`; it appears whole or not at all.
 ///
@@ -47,4 +47,4 @@ io::Dtype stored_dtype(Role role, io::Dtype dtype);
 void write_random_model(const std::filesystem::path& directory, const Json& config, io::Dtype dtype, uint64_t seed,
                         double std = 0.02, uint64_t max_shard_bytes = uint64_t{5} << 30);
 
-}  // namespace coppice::families
+}  // namespace coppice::models

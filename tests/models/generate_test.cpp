@@ -1,4 +1,4 @@
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,8 +11,13 @@
 #include "coppice/base/text.h"
 #include "tests/testing/tiny_models.h"
 
-namespace coppice::families {
+namespace coppice::models {
 namespace {
+
+using families::Model;
+using families::open_model;
+using families::Role;
+using families::TensorSlot;
 
 namespace fs = std::filesystem;
 
@@ -89,4 +94,4 @@ TEST_F(WriteRandomModel, RefusesAnExistingDirectory) {
 }
 
 }  // namespace
-}  // namespace coppice::families
+}  // namespace coppice::models
