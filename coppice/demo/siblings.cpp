@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "coppice/base/lane_sum.h"
-#include "coppice/train/layer_metrics.h"
+#include "coppice/step/layer_metrics.h"
 
 namespace coppice::demo {
 namespace {
@@ -42,7 +42,7 @@ void measure_siblings(const families::Model& model, const plan::GrowthPlan& plan
       }
       for (size_t a = 0; a < siblings.size(); ++a) {
         for (size_t b = a + 1; b < siblings.size(); ++b) {
-          cosine += train::weight_cosine({siblings[a]}, {siblings[b]});
+          cosine += step::weight_cosine({siblings[a]}, {siblings[b]});
           distance += distance_between(siblings[a], siblings[b]);
           ++pairs;
         }

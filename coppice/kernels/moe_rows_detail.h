@@ -23,7 +23,7 @@ struct Tile {
 /// Divides every expert's rows into tiles of at most `most` rows.
 inline std::vector<Tile> cut_tiles(const PairOrder& order, int64_t most) {
   std::vector<Tile> tiles;
-  for (int64_t e = 0; e < order.num_experts(); ++e) {
+  for (int64_t e = 0; e < order.experts; ++e) {
     for (int64_t row = order.first_row[e]; row < order.first_row[e + 1]; row += most) {
       tiles.push_back({e, row, std::min(most, order.first_row[e + 1] - row)});
     }

@@ -31,7 +31,7 @@ score::SumsByLayer sum_over(nn::Decoder& model, const score::Batches& batches) {
 
 }  // namespace
 
-plan::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer, const data::Sampler& sampler,
+plan::Scores score_in_training(nn::Decoder& model, const step::Optimizer& optimizer, const data::Sampler& sampler,
                                const ScoredBatches& batches) {
   const int64_t windows = batches.windows;
   const uint64_t count = batches.count;

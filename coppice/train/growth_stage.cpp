@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/plan/selection.h"
 #include "coppice/plan/utility.h"
@@ -17,10 +18,9 @@ void check_numbers(const GrowthStage& stage, const std::string& name) {
   const auto refuse = [&](std::string_view key, auto value, std::string_view wanted) {
     throw Error(ErrorCode::kUsage, cat(name, ": ", key, " is ", value, "; wanted ", wanted));
   };
-  constexpr int64_t kMostSteps = int64_t{1} << 60;
   if (stage.score_batches < 0) refuse("score_batches", stage.score_batches, "0 or more");
   if (stage.split < 1) refuse("split", stage.split, "1 or more parts");
-  const auto is_steps = [](int64_t value) { return value >= 0 && value <= kMostSteps; };
+  const auto is_steps = [](int64_t value) { return value >= 0 && value <= kMaxCount; };
   const auto is_rate = [](double value) { return value >= 0 && value <= std::numeric_limits<float>::max(); };
   if (!is_steps(stage.rewarmup)) refuse("rewarmup", stage.rewarmup, "0 or more steps");
   if (!is_rate(stage.lr)) refuse("lr", stage.lr, "0 or a learning rate");
@@ -83,7 +83,7 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps) {
 }
 
 void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed,
-                  BalanceKind balance) {
+                  step::BalanceKind balance) {
   families::ModelConfig now = config;
   for (const GrowthStage& stage : stages) {
     check_used(stage, now, balance, cat("growth at step ", stage.at_step));

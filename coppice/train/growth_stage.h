@@ -12,7 +12,7 @@
 #include "coppice/base/options.h"
 #include "coppice/families/model_config.h"
 #include "coppice/plan/growth_settings.h"
-#include "coppice/train/balance.h"
+#include "coppice/step/balance.h"
 
 namespace coppice::train {
 
@@ -75,6 +75,6 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps);
 ///
 /// Throws   Error{kUsage, kUnsupported} naming the stage.
 void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed,
-                  BalanceKind balance);
+                  step::BalanceKind balance);
 
 }  // namespace coppice::train

@@ -155,7 +155,7 @@ TEST(ScoreModel, TakesSecondMomentsFromTheOptimizerState) {
   testing::write_trainer(f.dir / "m");
   const auto scores = score_model(families::open_model(f.dir / "m"), f.tokens, kSettings);
   EXPECT_EQ(scores.second_moment, "trainer");
-  const auto state = families::OptimizerState::open(f.model);
+  const auto state = models::OptimizerState::open(f.model);
   const auto down = state->at(families::tensor_name(f.model.config, Role::kExpertDown, 1, 2), "exp_avg_sq");
   double v2 = 0;
   for (size_t i = 0; i < down.data().size(); i += 4) {
