@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <span>
 
+#include "coppice/base/file.h"
 #include "coppice/io/safetensors.h"
 
 namespace coppice::io {
@@ -46,7 +47,6 @@ class BlockFile {
   /// a file with a second name (a hard link) and one of another length are replaced and never written into.
   /// Throws   Error{kIo} (no room: before the first byte, where the file system can claim).
   BlockFile(std::filesystem::path path, uint64_t bytes);
-  ~BlockFile();
   BlockFile(const BlockFile&) = delete;
   BlockFile& operator=(const BlockFile&) = delete;
 
@@ -70,7 +70,7 @@ class BlockFile {
   void write_buffered(uint64_t offset, std::span<const std::byte> bytes);
 
   std::filesystem::path path_;
-  int buffered_ = -1, direct_ = -1;
+  Descriptor buffered_, direct_;
   std::atomic<bool> direct_on_ = false, clones_ = true;
 };
 

@@ -1,15 +1,19 @@
 #pragma once
 
-// Where a new directory will lie: looked up once, then meant by its parent's descriptor and not by its path.
+// Where an output will lie, whether it may be written there, and who holds the place.
 
 #include <filesystem>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "coppice/base/file.h"
 
 namespace coppice::io {
 
-/// The parent of an output, opened, and the output's name in it. The path means what it means to the system: `a/../b` is
+/// Where a new directory will lie: its parent, opened once, and its name in it. The path means what it means to the system: `a/../b` is
 /// a sibling of what the link `a` leads to. A slash at its end changes nothing.
 class OutputPlace {
  public:
@@ -40,5 +44,32 @@ class OutputPlace {
 /// For a command before its work, where the parent may not be there yet.
 /// Throws   Error{kUsage} if `output` has no name, exists, or lies inside `input` or is it.
 void check_output_directory(const std::filesystem::path& output, const std::filesystem::path& input);
+
+/// A kind of file that a command writes under a name of the user's choice.
+struct OutputKind {
+  std::string_view name;  ///< as it stands in a message: "scores of experts"
+  /// Whether a regular file is one; may throw Error for one that is not.
+  bool (*is)(const std::filesystem::path& file);
+};
+
+/// `output` can be written without loss: there is nothing of that name, or an empty file, or a file of the same kind, and
+/// it is none of the `inputs` and lies inside none of them that has a config.json (a model).
+///
+/// Throws   Error{kUsage} naming the file, what it is and what to do.
+void check_output_file(const std::filesystem::path& output, const OutputKind& kind,
+                       std::span<const std::filesystem::path> inputs);
+
+/// A directory that this object holds: nobody else gets a lock on it until the object or its process ends. Nothing is
+/// written there. File systems without locks let everybody pass.
+class DirectoryLock {
+ public:
+  /// Nothing if somebody else holds it. Throws Error{kIo}.
+  static std::optional<DirectoryLock> take(const std::filesystem::path& directory);
+
+ private:
+  explicit DirectoryLock(Descriptor directory) : directory_(std::move(directory)) {}
+
+  Descriptor directory_;
+};
 
 }  // namespace coppice::io

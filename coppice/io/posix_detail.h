@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/stat.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -23,6 +25,18 @@ using coppice::throw_io;
 Descriptor create_file(const std::filesystem::path& path);
 /// The same below an open directory. `path` is for messages alone.
 Descriptor create_file_at(int directory, const char* name, const std::filesystem::path& path);
+
+enum class Lock { kTaken, kHeldByAnother };
+/// flock(2) with `how`. File systems without locks (some network ones) let everybody pass.
+///
+/// Throws   Error{kInterrupted}.
+Lock lock(const Descriptor& file, int how);
+
+/// Whether both are the same file or directory.
+bool is_same(const struct stat& a, const struct stat& b);
+/// Whether `path` is `directory` or lies inside it, wherever links and mounts lead. `path` and directories above it need
+/// not exist.
+bool is_within(const std::filesystem::path& path, const std::filesystem::path& directory);
 
 /// Adds the names in an open directory, without "." and "..", in no order; the error number, 0 if it went well.
 int list_names(int directory, std::vector<std::string>& names);

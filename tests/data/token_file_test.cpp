@@ -293,7 +293,7 @@ TEST(TokenFileWriter, NeverWritesThroughALink) {
     for (int n = 1; n < 300; ++n) fs::create_symlink("victim", dir / cat(".set", suffix, ".tmp-", pid, "-", n));
   }
   EXPECT_EQ(write(dir / "set", {{1, 2}}, 10).num_tokens(), 2u);
-  EXPECT_EQ(io::read_file(dir / "victim"), "precious");
+  EXPECT_EQ(read_file(dir / "victim"), "precious");
   for (const char* suffix : {".bin", ".idx", ".json"}) EXPECT_FALSE(fs::is_symlink(dir / cat("set", suffix)));
   fs::create_symlink("nowhere", dir / "other.idx");
   expect_error(ErrorCode::kUsage, {"other.idx", "exists already"}, [&] { TokenFileWriter(dir / "other", 10); });
