@@ -1,6 +1,7 @@
 #pragma once
 
-// Box-Muller without libm, so that the bits are the same on every machine. Branch-free: loops over it vectorise.
+// Box-Muller without libm, so that the bits are the same on every machine. It has no branches, so that loops over it
+// vectorise.
 
 #include <bit>
 #include <cmath>

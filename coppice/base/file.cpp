@@ -35,11 +35,11 @@ std::string_view kind_of(mode_t mode) {
   throw Error(ErrorCode::kFormat, cat(path, ": is ", kind, "; wanted a regular file (put the file itself there)"));
 }
 
-/// What `open` opened, a file descriptor or -1, if it is a regular file.
+/// The file that `open` opened (it returns a file descriptor or -1), if it is a regular file.
 template <class Open>
 Descriptor checked(const Open& open, const std::filesystem::path& path) {
   Descriptor file(open());
-  while (!file && errno == EINTR) {  // as network file systems may say
+  while (!file && errno == EINTR) {  // which network file systems may return
     check_interrupt();
     file = Descriptor(open());
   }
@@ -115,8 +115,8 @@ size_t read_some(const Descriptor& file, std::span<std::byte> out, const std::fi
 std::string read_text(const Descriptor& file, const std::filesystem::path& path, uint64_t max_bytes) {
   const auto too_long = [&](uint64_t bytes) {
     if (bytes <= max_bytes) return;
-    throw Error(ErrorCode::kFormat,
-                cat(path, ": is longer than ", bytes_text(max_bytes), ", the most such a file may have"));
+    throw Error(ErrorCode::kFormat, cat(path, ": is longer than ", bytes_text(max_bytes),
+                                        ", the limit for such a file (check that it is the right file)"));
   };
   const uint64_t size = state_of(file, path).bytes;
   too_long(size);
@@ -150,11 +150,11 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::check_whole() const {
-  if (const uint64_t now = state_of(file_, path_).bytes; now < bytes_.size()) throw_cut(now);
+  if (const uint64_t now = state_of(file_, path_).bytes; now < bytes_.size()) throw_truncated(now);
 }
 
-void MappedFile::throw_cut(uint64_t bytes_now) const {
-  throw Error(ErrorCode::kIo, cat(path_, ": was cut from ", bytes_.size(), " to ", bytes_now,
+void MappedFile::throw_truncated(uint64_t bytes_now) const {
+  throw Error(ErrorCode::kIo, cat(path_, ": was truncated from ", bytes_.size(), " to ", bytes_now,
                                   " bytes since it was opened (leave it alone until this is done; write it again)"));
 }
 

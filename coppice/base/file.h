@@ -1,6 +1,6 @@
 #pragma once
 
-// Files as the system has them: the one place where a file is opened to be read.
+// Files of the operating system. All files that coppice reads are opened here.
 
 #include <cstddef>
 #include <cstdint>
@@ -29,7 +29,7 @@ class Descriptor {
 
   int get() const { return fd_; }
   explicit operator bool() const { return fd_ >= 0; }
-  /// The error number of close(2), 0 if it went well.
+  /// Closes the file; returns the error number of close(2), 0 for success.
   int close();
 
  private:
@@ -40,7 +40,7 @@ class Descriptor {
 ///          space left".
 [[noreturn]] void throw_io(std::string_view subject, std::string_view action, int error_number);
 
-/// What tells one state of a file from another: a changed file differs in one of these.
+/// Identifies a file and its state: if the file is changed or replaced, one of these values differs.
 struct FileState {
   uint64_t device = 0, inode = 0, bytes = 0;
   int64_t modified_ns = 0;  ///< since 1970
@@ -53,7 +53,7 @@ struct FileState {
 /// Throws   Error{kNotFound} if there is no such file; Error{kFormat} if it is something else; Error{kIo}.
 Descriptor open_to_read(const std::filesystem::path& path);
 
-/// The same below an open directory, where `name` must not be a symbolic link. `path` is for messages alone.
+/// The same below an open directory, where `name` must not be a symbolic link. `path` is only used in messages.
 Descriptor open_to_read_at(int directory, const std::filesystem::path& name, const std::filesystem::path& path);
 
 /// Throws   Error{kIo} naming `path`.
@@ -82,7 +82,7 @@ class MappedFile {
   ///
   /// Throws   Error{kIo} if the file was cut short since it was mapped.
   void check_whole() const;
-  [[noreturn]] void throw_cut(uint64_t bytes_now) const;
+  [[noreturn]] void throw_truncated(uint64_t bytes_now) const;
 
  private:
   Descriptor file_;

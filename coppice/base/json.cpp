@@ -58,7 +58,7 @@ double double_of(std::string_view text) {
   if (text == "NaN") return std::nan("");
   if (text == "Infinity") return kInfinity;
   if (text == "-Infinity") return -kInfinity;
-  double value = 0;  // what stays of a number too small for a double; the parser refuses those that are too large
+  double value = 0;  // the result for a number too small for a double; the parser refuses those that are too large
   std::from_chars(text.data(), text.data() + text.size(), value);
   return value;
 }

@@ -25,7 +25,7 @@ CLI::Option* declare(CLI::App& app, const OptionSpec& spec) {
   return option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
 }
 
-// The operands as given to each: a list takes all there are, and leaves their share to those after it.
+// Assigns the given texts to operands: a list takes all but those that the operands after it need.
 std::vector<std::vector<std::string>> texts_of(std::span<const OptionSpec> specs,
                                                const std::vector<const CLI::Option*>& options) {
   std::vector<std::vector<std::string>> texts;
@@ -41,21 +41,22 @@ std::vector<std::vector<std::string>> texts_of(std::span<const OptionSpec> specs
   return texts;
 }
 
-// What CLI11 could not place: an unknown option goes before an operand too many, which may be that option's value.
+// Texts that CLI11 could not assign. An unknown option is reported before an extra operand, which may be that option's
+// value.
 void refuse_extras(std::string_view command, std::span<const OptionSpec> specs, std::vector<std::string> extras) {
-  std::erase(extras, "--");  // only ends the options
+  std::erase(extras, "--");  // "--" only marks the end of the options
   if (extras.empty()) return;
   const auto unknown =
       std::find_if(extras.begin(), extras.end(), [](const auto& extra) { return extra.starts_with('-'); });
   if (unknown == extras.end()) {
-    wrong_usage(command, cat("'", extras.front(), "': is one operand more than '", command, "' takes"));
+    wrong_usage(command, cat("'", extras.front(), "': one operand too many for '", command, "'"));
   }
   std::vector<std::string> names = {"--config", "--quiet", "--help"};
   for (const auto& spec : specs) {
     if (!spec.positional) names.push_back("--" + spec.name);
   }
   const std::string name = unknown->substr(0, unknown->find('='));
-  wrong_usage(command, cat("'", name, "': is no option of '", command, "'", suggestion(name, names)));
+  wrong_usage(command, cat("'", name, "': is not an option of '", command, "'", suggestion(name, names)));
 }
 
 }  // namespace
@@ -67,7 +68,7 @@ Given detail::parse_options(std::string_view command, std::string_view summary, 
   app.allow_extras();
   const CLI::Option* help = app.add_flag("--help");
   const CLI::Option* config = app.add_option("--config");
-  if (!has_quiet(specs)) app.add_flag("--quiet");  // main has seen to it
+  if (!has_quiet(specs)) app.add_flag("--quiet");  // main has handled it already
   std::vector<const CLI::Option*> options;
   for (const auto& spec : specs) options.push_back(declare(app, spec));
 
@@ -75,7 +76,7 @@ Given detail::parse_options(std::string_view command, std::string_view summary, 
     app.parse(std::vector<std::string>(args.rbegin(), args.rend()));
   } catch (const CLI::ArgumentMismatch& e) {
     const std::string message = e.what();
-    wrong_usage(command, cat(message.substr(0, message.find(':')), ": wants one value"));
+    wrong_usage(command, cat(message.substr(0, message.find(':')), ": wanted one value"));
   } catch (const CLI::ParseError& e) {
     const bool is_missing_operand = e.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError);
     if (!is_missing_operand) wrong_usage(command, e.what());  // a configuration file may give it; checked below
@@ -102,17 +103,17 @@ Given detail::parse_options(std::string_view command, std::string_view summary, 
     const std::string subject = cat(spec.positional ? "" : "--", spec.name);
     if (!texts.empty()) {
       if (texts.size() > 1 && !spec.is_list)
-        wrong_usage(command, cat(subject, ": is given ", texts.size(), " times; wanted once"));
+        wrong_usage(command, cat(subject, ": given ", texts.size(), " times; wanted once"));
       assign(spec, texts, subject);
-      const bool resets = given.has(spec.name) && spec.write() == defaults[i];  // what the file says
+      const bool resets = given.has(spec.name) && spec.write() == defaults[i];  // the value in the file
       resets ? given.remove(spec.name) : given.add_flag(spec.name);
     } else if (spec.positional && !spec.optional && std::find(set.begin(), set.end(), &spec) == set.end()) {
       missing.push_back(spec.name);
     }
   }
   if (!missing.empty())
-    wrong_usage(command,
-                cat(join(missing, " and "), ": missing; '", command, "' needs ", missing.size() > 1 ? "them" : "it"));
+    wrong_usage(command, cat(join(missing, " and "), ": missing; '", command, "' requires ",
+                             missing.size() > 1 ? "them" : "it"));
   return given;
 }
 

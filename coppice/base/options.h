@@ -1,15 +1,16 @@
 #pragma once
 
-// One `fields()` list per options struct feeds flags, TOML, --help and the resolved settings saved beside the output.
+// One `fields()` list per options struct defines the flags, the TOML keys, --help and the settings that are saved
+// beside the output.
 //
 //   struct ExpandOptions {
 //     std::filesystem::path model, out;
 //     uint64_t seed = 0;
 //     static constexpr auto fields() {
 //       using O = ExpandOptions;
-//       return std::tuple{operand("MODEL", &O::model, "source checkpoint folder (read only)"),
-//                         operand("OUT", &O::out, "target folder; must not exist"),
-//                         field("seed", &O::seed, "RNG seed; same seed, same bytes")};
+//       return std::tuple{operand("MODEL", &O::model, "source model directory (never changed)"),
+//                         operand("OUT", &O::out, "target directory; must not exist"),
+//                         field("seed", &O::seed, "random seed; same seed, same bytes")};
 //     }
 //   };
 //   const auto options = parse<ExpandOptions>("expand", "summary", args);
@@ -17,7 +18,7 @@
 // A field named "optimizer.lr" is the flag --optimizer.lr and the key lr of the TOML table [optimizer]; the operand
 // MODEL is the key model. A field of type Json takes any TOML value, an array of tables too (as a flag: JSON text).
 //
-// Every command has --help, --config FILE.toml and --quiet, which main acts on before the command runs. A command that
+// Every command has --help, --config FILE.toml and --quiet, which main handles before the command runs. A command that
 // prints results declares `bool json = false;` with field("json", &O::json, kJsonHelp).
 
 #include <concepts>
@@ -53,8 +54,8 @@ template <class Struct, class Value>
 constexpr Field<Struct, Value> field(std::string_view name, Value Struct::* member, std::string_view help) {
   return {name, member, help, false};
 }
-/// Positional. A std::optional may be left out; one may be a std::vector and then takes one or more: all but what the
-/// operands after it need.
+/// Positional. A std::optional may be left out. One operand may be a std::vector; it takes one or more texts: all but
+/// those that the operands after it need.
 template <class Struct, class Value>
 constexpr Field<Struct, Value> operand(std::string_view name, Value Struct::* member, std::string_view help) {
   return {name, member, help, true};
@@ -64,8 +65,9 @@ constexpr Field<Struct, Value> operand(std::string_view name, Value Struct::* me
 /// `parse`, `read_toml` and `read_object`.
 class Given {
  public:
-  /// A flag counts whatever its value; a key of a settings file where its value is not the default, since a file that
-  /// states every default is what a run saves. A flag that gives the default back takes the file's key away.
+  /// A flag counts as given whatever its value. A key of a settings file counts only if its value is not the default,
+  /// because the settings that a run saves state every default. A flag that sets the default again cancels the file's
+  /// key.
   bool has(std::string_view name) const { return flags_.contains(name) || keys_.contains(name); }
   bool has_flag(std::string_view name) const { return flags_.contains(name); }
   void add_flag(std::string_view name) { flags_.emplace(name); }
@@ -76,25 +78,26 @@ class Given {
   std::set<std::string, std::less<>> flags_, keys_;
 };
 
-/// Options that have no effect where `when` holds, for `reason`.
+/// Options that have no effect if `when` is true, and the reason.
 struct WithoutEffect {
   bool when;
   std::string reason;
   std::vector<std::string_view> options;
-  bool flags_only = false;  ///< a settings file may have them for those for whom they have an effect
+  bool flags_only = false;  ///< a settings file may still set them, for runs in which they have an effect
 };
 
-/// Throws   Error{kUsage} naming the first option that was given and has no effect, and why. `dashes` goes before its
-///          name: none for the keys of a file.
+/// Throws   Error{kUsage} that names the first option that was given and has no effect, and says why. `dashes` is put
+///          before its name; empty for the keys of a file.
 void refuse_without_effect(const Given& given, std::initializer_list<WithoutEffect> rules,
                            std::string_view dashes = "--");
 
-/// One option, its type erased. `read` parses text (Error{kUsage} on nonsense); `write` gives text that `read` takes.
+/// One option with its type erased. `read` parses text (Error{kUsage} if it is not valid); `write` gives text that
+/// `read` takes.
 struct OptionSpec {
   std::string name, help, type;  // type (of an item, in a list): "text", "path", "integer", "number", "flag", "json"
   bool positional = false, is_flag = false, is_list = false, optional = false;
   std::function<void(const std::vector<std::string>&)> read;
-  std::function<Json()> write;  // the present value
+  std::function<Json()> write;  // the current value
 };
 
 namespace detail {
@@ -214,7 +217,7 @@ void keep_given(Struct& object, Given given) {
 /// Thrown after --help was printed; `main` exits 0.
 struct HelpShown {};
 
-/// The erased fields of `object`, in order; they point into it.
+/// The fields of `object` as OptionSpecs, in order; they hold pointers into `object`.
 template <class Struct>
 std::vector<OptionSpec> option_specs(Struct& object) {
   return std::apply([&](const auto&... f) { return std::vector<OptionSpec>{detail::erase(object, f)...}; },
@@ -230,21 +233,21 @@ Struct parse(std::string_view command, std::string_view summary, std::span<const
   return object;
 }
 
-/// Sets fields from a TOML file alone (tables become dotted names). Throws Error{kNotFound, kFormat, kUsage}.
+/// Sets fields from a TOML file only (tables become dotted names). Throws Error{kNotFound, kFormat, kUsage}.
 template <class Struct>
 void read_toml(Struct& object, const std::filesystem::path& path) {
   auto specs = option_specs(object);
   detail::keep_given(object, detail::read_settings(specs, path));
 }
 
-/// The same from a table that has been read already; `source` names it in errors.
+/// As read_toml, from a table that has been read already; `source` names it in errors.
 template <class Struct>
 void read_object(Struct& object, const Json& table, std::string_view source) {
   auto specs = option_specs(object);
   detail::keep_given(object, detail::read_settings(specs, table, source));
 }
 
-/// The present values as TOML text, tables by dotted prefix; what `--config` reads back.
+/// The current values as TOML text that `--config` can read, with a table per dotted prefix.
 std::string to_toml(std::span<const OptionSpec> specs);
 template <class Struct>
 std::string to_toml(const Struct& object) {

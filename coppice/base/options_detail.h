@@ -9,18 +9,18 @@
 
 namespace coppice::detail {
 
-/// The TOML key of an option: its name; of the operand MODEL: model.
+/// The TOML key of an option: its name; for the operand MODEL: model.
 std::string key_of(const OptionSpec& spec);
 
-/// Does the command itself look at the common flag --quiet?
+/// Whether the command has an option --quiet of its own.
 bool has_quiet(std::span<const OptionSpec> specs);
 
-/// Gives `texts` to the option. Throws what its reader throws, prefixed by `subject`.
+/// Parses `texts` into the option. Throws what its reader throws, with `subject` in front.
 void assign(OptionSpec& spec, const std::vector<std::string>& texts, std::string_view subject);
 
 /// Sets fields from a table whose keys are options, or tables of options under their dotted prefix.
 ///
-/// Adds to `given` those whose value is not the one before.
+/// Adds to `given` the options whose value changed.
 /// Returns  the options that were set.
 /// Throws   Error{kUsage}: every unknown key, with the nearest spelling.
 std::vector<const OptionSpec*> assign_settings(std::span<OptionSpec> specs, const Json& settings,

@@ -15,7 +15,7 @@ std::vector<std::string> texts_of(const OptionSpec& spec, const Json& value, std
   const bool one = !value.is_array() && !value.is_object();
   if (!spec.is_list && !one) {
     throw Error(ErrorCode::kUsage,
-                cat(subject, ": found ", value.is_array() ? "an array" : "a table", "; wanted one ", spec.type));
+                cat(subject, ": found ", value.is_array() ? "an array" : "a table", "; wanted a single ", spec.type));
   }
   if (one) return {text_of(value)};
   std::vector<std::string> texts;
@@ -23,7 +23,7 @@ std::vector<std::string> texts_of(const OptionSpec& spec, const Json& value, std
   return texts;
 }
 
-// Walks tables under their dotted prefix; `use` gets each value that is not such a table, and says whether it knew the
+// Walks through nested tables and calls `use` with the dotted name of each value; `use` returns whether it knew the
 // key.
 template <class Use>
 void walk(const Json& table, const std::string& prefix, const std::vector<std::string>& keys, const Use& use) {

@@ -52,8 +52,10 @@ bool has_quiet(std::span<const OptionSpec> specs) {
 
 std::string help_text(std::string_view command, std::string_view summary, std::span<const OptionSpec> specs) {
   std::vector<Row> operands, options;
-  std::vector<Row> common = {{"--config FILE.toml", "settings by name; a flag given here goes before the file"}};
-  if (!has_quiet(specs)) common.push_back({"--quiet", "no progress and no information on stderr, warnings only"});
+  std::vector<Row> common = {
+      {"--config FILE.toml", "read options from this file; flags on the command line override it"}};
+  if (!has_quiet(specs))
+    common.push_back({"--quiet", "print no progress and no log lines on stderr, only warnings and errors"});
   common.push_back({"--help", "print this and do nothing"});
   std::string out = cat("coppice ", command, ": ", summary, "\n\nusage: coppice ", command, " [options]");
   for (const auto& spec : specs) {

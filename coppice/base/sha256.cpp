@@ -15,7 +15,7 @@ struct Sha256::State {
   State() {
     if (context == nullptr || EVP_DigestInit_ex(context, EVP_sha256(), nullptr) != 1) {
       EVP_MD_CTX_free(context);
-      throw Error(ErrorCode::kIo, "libcrypto: refuses to compute SHA-256 (check the OpenSSL configuration)");
+      throw Error(ErrorCode::kIo, "libcrypto: cannot compute SHA-256 (check the OpenSSL configuration)");
     }
   }
   ~State() { EVP_MD_CTX_free(context); }

@@ -32,7 +32,7 @@ Json to_json(const toml::node& node, std::string_view path) {
   if (const auto* number = node.as_floating_point()) return Json(number->get());
   if (const auto* truth = node.as_boolean()) return Json(truth->get());
   throw Error(ErrorCode::kFormat,
-              cat(place(path, node.source()), ": holds a date or time; no setting of coppice is one (quote it)"));
+              cat(place(path, node.source()), ": is a date or time; coppice has no option of that type (quote it)"));
 }
 
 }  // namespace
@@ -41,7 +41,7 @@ Json parse_toml(std::string_view text, std::string_view source) {
   try {
     return to_json(toml::parse(text, std::string(source)), source);
   } catch (const toml::parse_error& e) {
-    throw Error(ErrorCode::kFormat, cat(place(source, e.source()), ": is no TOML: ", e.description()));
+    throw Error(ErrorCode::kFormat, cat(place(source, e.source()), ": is not valid TOML: ", e.description()));
   }
 }
 

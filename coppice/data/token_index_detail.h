@@ -9,13 +9,13 @@
 
 namespace coppice::data::detail {
 
-// The layout that reader and writer of token files share.
+// The file layout, shared by reader and writer of token files.
 inline constexpr std::string_view kIndexMagic{"MMIDIDX\0\0", 9};
 inline constexpr uint64_t kIndexVersion = 1;
 inline constexpr size_t kIndexHeaderBytes = 9 + 8 + 1 + 8 + 8;
 inline constexpr int64_t kMaxVocabU16 = 65500;
 
-/// Element types by Megatron's code; 6 and 7 are floating point and hold no tokens.
+/// Element types by Megatron's code; 6 and 7 are floating point and not used for tokens.
 struct TokenType {
   uint8_t code;
   uint8_t bytes;

@@ -18,15 +18,15 @@ namespace coppice::data {
 /// Threads  one caller at a time.
 class TokenizerHelper {
  public:
-  /// `file` is the open tokenizer.json, `name` what messages call it.
+  /// `file` is the open tokenizer.json, `name` its name in messages.
   /// Throws   Error{kIo}: no Python, or one without `tokenizers` (says how to get one); Error{kFormat}: a
-  ///          tokenizer.json that PyPI tokenizers does not take; Error{kInterrupted}.
+  ///          tokenizer.json that PyPI tokenizers cannot read; Error{kInterrupted}.
   TokenizerHelper(const std::filesystem::path& python, const Descriptor& file, const std::filesystem::path& name,
                   const std::string& eos_token);
 
   int64_t vocab_size() const { return vocab_size_; }
   int64_t eos_id() const { return eos_id_; }  ///< -1: the token is not in the vocabulary
-  /// Throws   Error{kIo} if the process ended, Error{kFormat} with its own words if it refused the text.
+  /// Throws   Error{kIo} if the process ended, Error{kFormat} with its own message if it refused the text.
   std::vector<std::vector<int32_t>> encode(std::span<const std::string_view> documents);
 
  private:

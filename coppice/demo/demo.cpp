@@ -34,7 +34,7 @@ void claim_directory(const DemoOptions& options) {
     return;
   }
   if (std::filesystem::exists(options.out) && !std::filesystem::is_empty(options.out)) {
-    throw Error(ErrorCode::kUsage, cat(options.out, ": exists and is no demo's folder (choose another --out)"));
+    throw Error(ErrorCode::kUsage, cat(options.out, ": exists and is not a demo's folder (choose another --out)"));
   }
   std::filesystem::create_directories(options.out);
   io::write_file_atomically(path, text);

@@ -14,7 +14,7 @@ extern const Family kMixtral, kOlmoe, kQwen2Moe, kQwen3Moe, kGlm4Moe, kGemma, kM
     kCohere2Moe, kQwen3Next, kQwen35MoeText, kQwen3VlMoeText, kSwitchTransformers, kZaya;
 
 namespace {
-// One line a file: those that coppice also trains, then those that it grows.
+// One line per file: those that coppice also trains, then those that it grows.
 constexpr const Family* kFamilies[] = {&kMixtral,
                                        &kOlmoe,
                                        &kQwen2Moe,
@@ -101,7 +101,7 @@ const Family& family_of(std::string_view model_type) {
   std::vector<std::string> known;
   for (const Family* family : kFamilies) known.emplace_back(family->model_type);
   const std::string near = nearest(model_type, known);
-  throw Error(ErrorCode::kUnsupported, cat("model_type '", model_type, "' is no family of this build",
+  throw Error(ErrorCode::kUnsupported, cat("model_type '", model_type, "' is not a family of this build",
                                            near.empty() ? "" : cat("; did you mean '", near, "'?"), "; known: ",
                                            join(known), " (describe yours in a file and give it as --family-file)"));
 }

@@ -259,7 +259,7 @@ class Editor {
   }
 
   [[noreturn]] void refuse(const std::string& path, const Json& value) const {
-    constexpr std::string_view kWhat[] = {"the number of experts", "the number of experts a token",
+    constexpr std::string_view kWhat[] = {"the number of experts", "the number of experts per token",
                                           "the width of an expert"};
     throw Error(ErrorCode::kUnsupported,
                 cat("config.json: '", path, "' is ", value.dump(), ", which is ", kWhat[static_cast<size_t>(count_)],

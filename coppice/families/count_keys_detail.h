@@ -12,7 +12,7 @@
 
 namespace coppice::families::detail {
 
-/// What a growth may change.
+/// What an expansion may change.
 enum class Count : uint8_t { kExperts, kTopK, kExpertWidth };
 
 /// What the name of a key says of `count`.

@@ -30,7 +30,7 @@ class ExpertParts {
  public:
   explicit ExpertParts(const Model& model);
 
-  /// In the order of the table; the same for every expert of a layer, and for a grown model the same as before.
+  /// In the order of the table; the same for every expert of a layer, and for an expanded model the same as before.
   std::vector<ExpertPart> of(int64_t layer, int64_t expert) const;
   const Model& model() const { return model_; }
 

@@ -249,7 +249,7 @@ enum class RouterKind : uint8_t {
   kScalesInput,     ///< the gate multiplies the expert's input (llama4)
   kSparseMixer,     ///< the second choice is made among what the first leaves (phimoe)
   kCapacity,        ///< each expert takes so many tokens and no more (switch, nllb)
-  kTrailingChoices  ///< choices that are no experts stand behind them: skip, identity (zaya, longcat)
+  kTrailingChoices  ///< choices that are not experts stand behind them: skip, identity (zaya, longcat)
 };
 
 /// What a router group is scored by.
@@ -282,8 +282,8 @@ struct Family {
   std::string_view model_dim_key = "hidden_size";
 
   // Experts. Empty for dense families. A key may lead into an object: "ffn_config.moe_top_k".
-  std::span<const std::string_view> experts_keys =
-      {};  ///< aliases; a new configuration gets the first, all present are rewritten
+  /// Aliases; a new configuration gets the first, all present are rewritten.
+  std::span<const std::string_view> experts_keys = {};
   std::string_view top_k_key = {};
   bool counts_by_layer = false;        ///< these counts may be lists, a number for each layer (hunyuan_v1_moe)
   int64_t fixed_top_k = 0;             ///< not 0: the code does not look at any key

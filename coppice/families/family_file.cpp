@@ -65,14 +65,14 @@ class Table {
   void check_keys(const std::vector<std::string>& known) const {
     for (const auto& [key, value] : json_.members()) {
       if (std::find(known.begin(), known.end(), key) == known.end())
-        refuse(key, cat("is no key of a family", suggestion(key, known), "; known: ", join(known)));
+        refuse(key, cat("is not a key of a family", suggestion(key, known), "; known: ", join(known)));
     }
   }
   const Json* find(std::string_view key) const { return json_.find(key); }
   const std::string& text(std::string_view key) const {
     const Json* value = find(key);
     if (value == nullptr) refuse(key, "is missing");
-    if (!value->is_string() || value->as_string().empty()) refuse(key, "is no text");
+    if (!value->is_string() || value->as_string().empty()) refuse(key, "is not text");
     return value->as_string();
   }
   bool flag(std::string_view key, bool fallback) const {
@@ -142,7 +142,7 @@ FamilyFile FamilyFile::from_json(const Json& json, std::string_view source) {
   if (keys == nullptr || !keys->is_array() || keys->items().empty())
     table.refuse("experts_keys", "is missing; wanted a list of keys of config.json");
   for (const Json& key : keys->items()) {
-    if (!key.is_string()) table.refuse("experts_keys", "holds something that is no text");
+    if (!key.is_string()) table.refuse("experts_keys", "holds something that is not text");
     state->experts_keys.push_back(state->keep(key.as_string()));
   }
   family.experts_keys = state->experts_keys;

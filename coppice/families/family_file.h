@@ -28,7 +28,7 @@ namespace coppice::families {
 /// Further keys, with the meaning they have in Family: layers_key, model_dim_key, expert_width_key, dense_width_key,
 /// trailing_key, num_groups_key, top_groups_key (texts), group_score (best or best_two; without it: not known), groups,
 /// mtp, decoder_trunk (true or false; the last, true if absent, adds what decoders have beside experts and routers).
-/// What is not known makes no growth an error, but no verdict says then that a growth is exact.
+/// What is not known makes no expansion an error, but no verdict says then that an expansion is exact.
 class FamilyFile {
  public:
   /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and key: unknown keys and roles (with the nearest),

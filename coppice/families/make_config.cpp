@@ -28,8 +28,8 @@ void check_experts(const ModelSizes& sizes, const Family& family) {
   if (!family.has_shared() && sizes.shared_width != 0)
     refuse(sizes, "the family has no shared expert; wanted a shared width of 0");
   if (!family.shared_count_key.empty() && (sizes.expert_width <= 0 || sizes.shared_width % sizes.expert_width != 0)) {
-    refuse(sizes,
-           cat("a shared width of ", sizes.shared_width, " is no multiple of the expert width ", sizes.expert_width));
+    refuse(sizes, cat("a shared width of ", sizes.shared_width, " is not a multiple of the expert width ",
+                      sizes.expert_width));
   }
 }
 
@@ -43,12 +43,12 @@ void check_attention(const ModelSizes& sizes, const Family& family) {
                       ", which share their latents"));
   }
   if (sizes.num_heads <= 0 || sizes.model_dim % sizes.num_heads != 0) {
-    refuse(sizes, cat("the model dimension ", sizes.model_dim, " is no multiple of ", sizes.num_heads, " heads"));
+    refuse(sizes, cat("the model dimension ", sizes.model_dim, " is not a multiple of ", sizes.num_heads, " heads"));
   }
   // half of the head is turned, in pairs
   const int64_t turned = family.has_partial_rotary || family.has_latent_attention ? 4 : 2;
   if (sizes.head_dim % turned != 0)
-    refuse(sizes, cat("a head width of ", sizes.head_dim, " is no multiple of ", turned));
+    refuse(sizes, cat("a head width of ", sizes.head_dim, " is not a multiple of ", turned));
 }
 
 std::string_view dtype_key(io::Dtype dtype) {

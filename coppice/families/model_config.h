@@ -27,7 +27,7 @@ struct Routing {
   /// False where a family file does not say it, so that `renormalise` and `group_score` mean nothing.
   bool renormalise_known = true, group_score_known = true;
   bool fixed_top_k = false;      ///< no key of the configuration can change top_k
-  int64_t trailing_choices = 0;  ///< rows of the router behind the experts' that are no experts
+  int64_t trailing_choices = 0;  ///< rows of the router behind the experts' that are not experts
 };
 
 /// Latent attention: queries, keys and values come out of latents, keys with a turned part that all heads share.
@@ -66,8 +66,8 @@ struct ModelConfig {
   /// not mind.
   std::vector<std::string> unsupported_in_nn;
 
-  std::string
-      text_key;  ///< the object of `json` that the sizes stand in (a multimodal model's "text_config"), or empty
+  /// The object of `json` that the sizes stand in (a multimodal model's "text_config"), or empty.
+  std::string text_key;
   /// How the weights are quantised: "compressed-tensors int4 (pack-quantized)"; empty if they are not.
   std::string quantisation;
   int64_t quantised_bits = 0;  ///< of one value; 0 if the configuration does not say

@@ -50,7 +50,7 @@ CanonicalName canonical_name(const ModelConfig& config, std::string_view name);
 void settle_orientation(const ModelConfig& config, std::vector<Placed>& placed);
 
 /// The place of one tensor; nullopt if the table has none for it. A multimodal model's names lose what the language
-/// model's have in front, and what is no part of the language model is carried over (but experts of its own).
+/// model's have in front, and what is not a part of the language model is carried over (but experts of its own).
 std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const io::TensorName& name,
                             const io::TensorShape& shape);
 

@@ -1,4 +1,4 @@
-// Rewriting of config.json for a grown model: what is found is edited, wherever it stands.
+// Rewriting of config.json for an expanded model: what is found is edited, wherever it stands.
 
 #include <cmath>
 #include <utility>
@@ -53,7 +53,7 @@ void scale_groups(Json& sizes, std::string_view key, int64_t groups, const std::
     *value = Json(scale(value->as_int()));
     found = true;
   }
-  if (!found) set(sizes, key, Json(scale(groups)));  // the code's own default, which is not that of the grown model
+  if (!found) set(sizes, key, Json(scale(groups)));  // the code's own default, which is not that of the expanded model
 }
 
 }  // namespace

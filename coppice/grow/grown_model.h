@@ -11,13 +11,13 @@
 
 namespace coppice::grow {
 
-/// What a growth makes of a model, nothing computed yet: `expand` writes it, `verify` compares it. The tensors refer to
-/// the members above them and to `model`, which outlives this.
+/// The expanded model as a list of tensors, not computed yet: `expand` writes them, `verify` compares them. The tensors
+/// refer to the members above them and to `model`, which must outlive this object.
 struct GrownModel {
   plan::GrowthPlan plan;
   Json config;
   std::vector<families::TensorSlot> slots;
-  std::optional<families::OptimizerState> state;  ///< of the model before
+  std::optional<families::OptimizerState> state;  ///< state of the model before
   std::vector<output::OutputTensor> weights;      ///< one for each slot
   std::optional<std::vector<output::OutputTensor>> optimizer;
 
@@ -28,7 +28,7 @@ struct GrownModel {
   GrownModel& operator=(const GrownModel&) = delete;
 };
 
-/// A plan that leaves everything as it is.
+/// A plan that changes nothing.
 plan::GrowthPlan unchanged_plan(const families::Model& model);
 
 }  // namespace coppice::grow

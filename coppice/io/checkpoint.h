@@ -44,7 +44,7 @@ class Checkpoint {
   /// Throws   Error{kNotFound} naming the tensor.
   Entry at(std::string_view name) const;
   bool contains(std::string_view name) const;
-  /// Widened to f32. Throws Error{kShape} if the dtype is no float.
+  /// Widened to f32. Throws Error{kShape} if the dtype is not a floating-point type.
   std::vector<float> read_f32(std::string_view name) const;
 
   uint64_t total_bytes() const;

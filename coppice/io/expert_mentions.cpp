@@ -54,7 +54,7 @@ bool is_between(char c) {
 /// Where in `text`, from `at` behind the word on, the number stands.
 std::optional<size_t> number_behind(std::string_view text, size_t at) {
   const size_t begin = at;
-  bool is_plain_dash = true;  // "4-experts-2" is no module
+  bool is_plain_dash = true;  // "4-experts-2" is not a module
   while (at < text.size()) {
     const std::string_view rest = text.substr(at);
     size_t class_length = 0;  // of a class of all digits

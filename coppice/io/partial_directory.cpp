@@ -48,7 +48,7 @@ Part Part::from_text(std::string_view text) {
     const auto [stop, second] = std::from_chars(slash + 1, end, part.count);
     good = second == std::errc() && stop == end && part.index >= 1 && part.index <= part.count && part.count <= 99999;
   }
-  if (!good) throw Error(ErrorCode::kUsage, cat("'", text, "' is no part; wanted one such as 1/4, 2/4, 3/4 or 4/4"));
+  if (!good) throw Error(ErrorCode::kUsage, cat("'", text, "' is not a part; wanted one such as 1/4, 2/4, 3/4 or 4/4"));
   return part;
 }
 

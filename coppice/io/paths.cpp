@@ -29,7 +29,7 @@ template <class... Found>
 }  // namespace
 
 void check_relative(std::string_view subject, const fs::path& relative) {
-  if (relative.empty() || relative.is_absolute()) reject(subject, relative, "is no relative path");
+  if (relative.empty() || relative.is_absolute()) reject(subject, relative, "is not a relative path");
   if (relative.native().find('\0') != std::string::npos) reject(subject, relative, "has a NUL");
   if (std::ranges::find(relative, fs::path("..")) != relative.end()) reject(subject, relative, "leads out by '..'");
 }

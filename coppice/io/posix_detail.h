@@ -49,7 +49,7 @@ std::vector<std::string> names_in(int directory);
 void copy_open_file(const Descriptor& source, const std::filesystem::path& from, const std::filesystem::path& to,
                     const std::function<bool()>& is_unchanged);
 
-/// Removes `name` of an open directory and all below it, following no links; what is gone already is no error.
+/// Removes `name` of an open directory and all below it, following no links; what is gone already is not an error.
 /// Returns the error number of what could not be removed, 0 if it went well.
 int remove_tree_at(int directory, const char* name);
 

@@ -51,7 +51,7 @@ class SafetensorsFile {
   /// Throws   Error{kIo}, also if the file has become shorter since.
   void read(uint64_t offset, std::span<std::byte> out) const;
   /// Makes `bytes` at `to_offset` of the file open as `to` share these bytes of the disk (a reflink); false where the
-  /// file system cannot, or the offsets are no whole blocks.
+  /// file system cannot, or the offsets are not whole blocks.
   bool clone(uint64_t offset, uint64_t bytes, int to, uint64_t to_offset) const;
   /// Tells the kernel that these pages are no longer needed, so that resident memory stays bounded.
   void release(const TensorInfo& tensor) const;

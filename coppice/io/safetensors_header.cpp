@@ -61,7 +61,7 @@ std::string_view header_text(std::span<const std::byte> file, std::string_view s
   }
   if (length > kMaxHeaderBytes) {
     fail(source, cat("a header of ", length, " bytes"),
-         cat("; wanted at most ", kMaxHeaderBytes, " (this is no safetensors file, or a damaged one)"));
+         cat("; wanted at most ", kMaxHeaderBytes, " (this is not a safetensors file, or a damaged one)"));
   }
   if (length > file.size() - kLengthBytes) {
     fail(source, cat("the header ends at byte ", kLengthBytes + length, " of ", file.size()),
@@ -69,7 +69,7 @@ std::string_view header_text(std::span<const std::byte> file, std::string_view s
   }
   const std::string_view header(text + kLengthBytes, length);
   if (header.empty() || header.front() != '{') {
-    fail(source, "the header is no JSON object", "; wanted '{' at byte 8 (this is no safetensors file)");
+    fail(source, "the header is no JSON object", "; wanted '{' at byte 8 (this is not a safetensors file)");
   }
   return header;
 }
@@ -77,7 +77,7 @@ std::string_view header_text(std::span<const std::byte> file, std::string_view s
 // One entry of the header; what is wrong with it goes to `problems`.
 void read_tensor(std::string_view name, const Json& entry, std::vector<TensorInfo>& tensors, Problems& problems) {
   const auto reject = [&](const auto&... what) { problems.add(cat(quote(name), " ", what...)); };
-  if (!entry.is_object()) return reject("is no object with dtype, shape and data_offsets");
+  if (!entry.is_object()) return reject("is not an object with dtype, shape and data_offsets");
   const Json *dtype = nullptr, *shape = nullptr, *offsets = nullptr;
   for (const auto& [key, value] : entry.members()) {
     if (key == "dtype")
@@ -94,12 +94,12 @@ void read_tensor(std::string_view name, const Json& entry, std::vector<TensorInf
   }
   TensorInfo tensor;
   tensor.name = name;
-  if (!dtype->is_string()) return reject("has a dtype that is no text");
+  if (!dtype->is_string()) return reject("has a dtype that is not text");
   if (!parse_dtype(dtype->as_string(), tensor.dtype)) {
     return reject("has the unknown dtype ", quote(dtype->as_string()));
   }
   if (!shape->is_array() || !std::ranges::all_of(shape->items(), is_size)) {
-    return reject("has a shape that is no list of sizes of 0 or more");
+    return reject("has a shape that is not a list of sizes of 0 or more");
   }
   std::vector<int64_t> sizes;
   for (const auto& size : shape->items()) sizes.push_back(size.as_int());
@@ -121,14 +121,14 @@ void read_tensor(std::string_view name, const Json& entry, std::vector<TensorInf
 
 void read_metadata(const Json& entry, std::map<std::string, std::string>& metadata, Problems& problems) {
   if (!entry.is_object()) {
-    problems.add("__metadata__ is no object");
+    problems.add("__metadata__ is not an object");
     return;
   }
   for (const auto& [key, value] : entry.members()) {
     if (value.is_string())
       metadata.emplace(key, value.as_string());
     else
-      problems.add(cat("the value of ", quote(key), " in __metadata__ is no text"));
+      problems.add(cat("the value of ", quote(key), " in __metadata__ is not text"));
   }
 }
 

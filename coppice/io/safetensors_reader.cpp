@@ -75,7 +75,7 @@ void SafetensorsFile::read(uint64_t offset, std::span<std::byte> out) const {
     const ssize_t n = ::pread(state_->mapping.file().get(), out.data(), out.size(), at);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) detail::throw_io(path().string(), "read it", errno);
-    if (n == 0) state_->mapping.throw_cut(static_cast<uint64_t>(at));
+    if (n == 0) state_->mapping.throw_truncated(static_cast<uint64_t>(at));
     out = out.subspan(static_cast<size_t>(n));
     at += n;
   }

@@ -28,7 +28,7 @@ WeightMap parse_shard_index(std::string_view index, std::string_view source) {
   const auto take = [&](std::string_view tensor, const Json& file) {
     if (!file.is_string()) {
       throw Error(ErrorCode::kFormat,
-                  cat(source, ": the file of ", quote(tensor), " is no text; wanted a shard's name"));
+                  cat(source, ": the file of ", quote(tensor), " is not text; wanted a shard's name"));
     }
     auto number = numbers.find(file.as_string());
     if (number == numbers.end()) {

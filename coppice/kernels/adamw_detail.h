@@ -13,7 +13,7 @@ constexpr uint32_t kFirstMix = 0x85ebca6bu, kSecondMix = 0xc2b2ae35u;
 
 /// adamw_step by libtorch's fused AdamW, on any device that has one. Arguments are checked.
 ///
-/// Memory   the gradient once in f32; of moments in bf16 an f32 copy, and 40 bytes an element of a piece of 4 million.
+/// Memory   the gradient once in f32; of moments in bf16 an f32 copy, and 40 bytes per element of a piece of 4 million.
 void adamw_step_libtorch(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
                          const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
                          const AdamwSettings& settings);

@@ -1,7 +1,7 @@
 #pragma once
 
 // The expert feed-forward of one MoE layer, without the router.
-// T tokens, D model dimension, E experts, K choices a token, F expert width.
+// T tokens, D model dimension, E experts, K choices per token, F expert width.
 
 #include <ATen/core/Tensor.h>
 

@@ -1,7 +1,7 @@
 #pragma once
 
 // The seam between the MoE layer and the devices that compute it: one .cpp for each, picked by moe.cpp.
-// T tokens, D model dimension, E experts, K choices a token, F expert width, G = 2F, P rows of token-expert pairs
+// T tokens, D model dimension, E experts, K choices per token, F expert width, G = 2F, P rows of token-expert pairs
 // (padding included).
 
 #include <ATen/core/Tensor.h>

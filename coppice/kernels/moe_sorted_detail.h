@@ -2,7 +2,7 @@
 
 // The MoE layer where pairs are sorted on the device that computes: tables and rows by SortedRows, GEMMs by libtorch. The
 // shapes do not depend on the choice of experts, so that the host need not wait for it.
-// T tokens, D model dimension, E experts, K choices a token, F expert width, G = 2F, P rows.
+// T tokens, D model dimension, E experts, K choices per token, F expert width, G = 2F, P rows.
 
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/empty.h>

@@ -23,7 +23,7 @@ struct PairOrder {
 
 /// A counting sort; integers only, so the same for any number of threads.
 ///
-/// `filled_up` says how many rows an expert of so many pairs gets; the last ones are padding.
+/// `filled_up` gives the number of rows of an expert with that many pairs; the last rows are padding.
 /// Throws   Error{kInternal} for an index outside [0, num_experts).
 PairOrder order_pairs(const at::Tensor& index_TK, int64_t num_experts,
                       const std::function<int64_t(int64_t rows)>& filled_up);

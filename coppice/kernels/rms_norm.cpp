@@ -77,7 +77,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const auto grad = grads[0].contiguous();
     const int64_t n = weight.numel(), rows = scale.numel(), grain = rows_per_task(n);
     const auto grad_x = at::empty_like(x), grad_weight = at::empty_like(weight);
-    // One partial sum a task, added in order: the same bits for any number of threads.
+    // One partial sum per task, added in order: the same bits for any number of threads.
     const int64_t tasks = (rows + grain - 1) / grain;
     const auto partial = at::zeros({tasks + 1, n}, scale.options());
     with_scalars(x, weight, [&]<class T, class W>(T, W) {

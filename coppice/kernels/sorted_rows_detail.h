@@ -3,7 +3,7 @@
 // What the MoE layer does between its GEMMs where pairs are sorted on the device that computes: an order, gathers, the
 // activation and sums, each as many small pieces that do not communicate. `Launch` runs the pieces: on a GPU
 // (sorted_rows.cu), or one after the other on the host (in tests). No ATen here: nvcc compiles what follows from it.
-// T tokens, E experts, K choices a token, D model dimension, F expert width, G = 2F, P rows.
+// T tokens, E experts, K choices per token, D model dimension, F expert width, G = 2F, P rows.
 
 #include <cstdint>
 

@@ -244,7 +244,7 @@ struct ActivateRowsBackward {
   }
 };
 
-/// Calls f with the width of packs and their number a row: 16 bytes where rows and pointers allow it, else one number.
+/// Calls f with the width of packs and their number per row: 16 bytes where rows and pointers allow it, else one number.
 template <class T, class F>
 void with_pack(int64_t dim, std::initializer_list<const T*> rows, const F& f) {
   constexpr int kWide = 16 / sizeof(T);

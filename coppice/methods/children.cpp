@@ -23,7 +23,8 @@ int64_t layer_from_key(std::string_view key, std::string_view path) {
   const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), layer);
   const bool whole = error == std::errc() && end == key.data() + key.size();
   if (!whole || layer < 0 || layer >= kMaxLayers || std::to_string(layer) != key) {
-    throw Error(ErrorCode::kFormat, cat(path, ": '", key, "' is no layer number (correct the file, or make it again)"));
+    throw Error(ErrorCode::kFormat,
+                cat(path, ": '", key, "' is not a layer number (correct the file, or make it again)"));
   }
   return layer;
 }

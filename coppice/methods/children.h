@@ -1,6 +1,6 @@
 #pragma once
 
-// Whose child every expert of a layer is: what methods see of a plan.
+// The parent of every expert of a layer: the part of a plan that methods use.
 
 #include <cstdint>
 #include <optional>
@@ -13,9 +13,10 @@ namespace coppice::methods {
 
 inline constexpr int64_t kMaxLayers = 1 << 16;
 inline constexpr int64_t kMaxExperts =
-    1 << 20;  ///< of a layer; far above any model, below what random-number keys hold
+    1 << 20;  ///< per layer; far more than any model has, and small enough for random-number keys
 
-/// One expert of the grown model. copy 0 is the original, kept bit for bit; copies of a parent count 1, 2, ...
+/// One expert of the expanded model. copy 0 is the original, which stays bit-equal; the copies of a parent are numbered
+/// 1, 2, ...
 struct Child {
   uint32_t parent = 0;
   uint32_t copy = 0;
@@ -24,9 +25,9 @@ struct Child {
 
 struct LayerPlan {
   int64_t layer = 0;
-  std::vector<Child> children;                           ///< [N], in the order of the grown model
-  std::optional<MethodChoice> expert_init, router_init;  ///< of this layer; else the plan's
-  /// Number of children of each of the E parents, the original included.
+  std::vector<Child> children;                           ///< [N], in the order of the expanded model
+  std::optional<MethodChoice> expert_init, router_init;  ///< methods of this layer, if they differ from the plan's
+  /// The number of children of each of the E parents, including the original.
   std::vector<uint32_t> siblings(int64_t experts_before) const;
   bool operator==(const LayerPlan&) const = default;
 };

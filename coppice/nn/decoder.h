@@ -70,7 +70,7 @@ class Decoder {
  public:
   /// Throws   Error{kUnsupported} listing config.unsupported_in_nn, if any.
   Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill);
-  /// Throws   Error{kNonFinite} naming the tensor; Error{kShape} where a dtype is no float.
+  /// Throws   Error{kNonFinite} naming the tensor; Error{kShape} where a dtype is not a floating-point type.
   static Decoder load(const families::Model& model, ComputeDtype dtype);
 
   const families::ModelConfig& config() const { return config_; }

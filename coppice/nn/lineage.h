@@ -1,7 +1,7 @@
 #pragma once
 
-// Lineage-unique top-K: while a grown model hands over, at most one child of each parent is chosen for a token.
-// T tokens, E experts, L lineages (parents before the growth), K choices.
+// Lineage-unique top-K: while an expanded model hands over, at most one child of each parent is chosen for a token.
+// T tokens, E experts, L lineages (parents before the expansion), K choices.
 
 #include <ATen/core/Tensor.h>
 
@@ -28,12 +28,12 @@ struct LineageRouting {
 /// Shapes   value_E of any dtype, differentiable; returns [L].
 at::Tensor by_lineage(const at::Tensor& value_E, const std::vector<uint32_t>& parents, int64_t num_lineages);
 
-/// As `route`, for a grown model; token t is number `first_token` + t of the run.
+/// As `route`, for an expanded model; token t is number `first_token` + t of the run.
 ///
 /// Where the rule holds, scores are those of the parents: sigmoid(z); exp(z) / sum_j exp(z_j) / r_j; z where top-K comes
 /// first. A lineage counts by its best child (selection bias included), groups are groups of lineages, and of each of
 /// the K best lineages one child is taken: its best, or, among children that tie with it (same selection bias, logits
-/// within 1e-5 * max(1, |z|)), one by a hash of (token, layer, seed). So the grown model with exact copies computes the
+/// within 1e-5 * max(1, |z|)), one by a hash of (token, layer, seed). So the expanded model with exact copies computes the
 /// function of the model before, whatever the plan.
 /// Which tokens it holds for is a hash of (token, seed), the same in every layer. For those score_TE holds each child's
 /// part of its lineage (`by_lineage` sums it) and logits_TE is less log r.

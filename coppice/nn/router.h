@@ -19,7 +19,7 @@ struct Routed {
   at::Tensor choice_TE;  ///< f32, what the choice is made by, selection bias included; without gradient
 };
 
-/// Chooses K experts for each token, as the family does (families.md section 3).
+/// Chooses K experts for each token, as the family does (docs/families.md, "Routing classes").
 ///
 /// Shapes   logits_TE f32; selection_bias_E f32 or undefined.
 Routed route(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E, const families::Routing& routing,

@@ -125,7 +125,7 @@ Attachments read_attachments(const std::vector<RunRecord>& runs) {
       const bool is_new = seen.insert(folder).second;
       if (auto scores = is_new ? read_scores(folder / "scores.json") : std::nullopt) {
         GrowthRecord record{.name = folder.filename().string(), .scores = std::move(scores)};
-        for (const auto& other : runs) {  // the run of this folder that grew
+        for (const auto& other : runs) {  // the expanded run of this directory
           const fs::path at = fs::absolute(other.directory).lexically_normal();
           if ((at == folder || at.parent_path() == folder) && record.parents.empty()) {
             record.parents = lineage_parents(other.lineage, 0);

@@ -68,7 +68,7 @@ std::vector<Reported::Kin> kin_of(const std::vector<RunRecord>& runs) {
   return out;
 }
 
-// Expanded runs, their controls and those of fixed size have colours of their own; the others get what is left.
+// Expanded runs, their controls and runs from scratch have fixed colours; the others get the remaining ones.
 void give_colours(Reported& all) {
   enum Part : int { kControl = 0, kExpanded = 1, kFixed = 2, kOther = 3 };
   const auto part_of = [&](const std::string& run) {
@@ -97,7 +97,7 @@ std::string title_of(const Reported& all) {
   }
   const bool is_one = all.runs.size() == 1;
   const std::string runs = is_one ? cat("run ", all.runs.front().name) : cat(all.runs.size(), " runs");
-  if (!growths.empty()) return cat("Growing ", join_some(growths, 3), ": ", runs);
+  if (!growths.empty()) return cat("Expanding ", join_some(growths, 3), ": ", runs);
   return is_one ? cat("Run ", all.runs.front().name) : runs;
 }
 

@@ -136,7 +136,7 @@ TEST(ParseOperands, NamesThoseThatAreMissing) {
 }
 
 TEST(ParseOperands, NamesOneTooMany) {
-  expect_error(ErrorCode::kUsage, {"'c'", "one operand more"}, [] { parsed({"a", "b", "c"}); });
+  expect_error(ErrorCode::kUsage, {"'c'", "one operand too many"}, [] { parsed({"a", "b", "c"}); });
 }
 
 TEST(ParseOperands, MayBeManyOrNone) {
@@ -164,7 +164,7 @@ TEST(ParseErrors, NameTheOptionAndItsValue) {
                  [&] { parsed({"a", "b", "--optimizer.rate", value}); });
   }
   expect_error(ErrorCode::kUsage, {"--experts", "'3y'", "such as 2x"}, [] { parsed({"a", "b", "--experts", "3y"}); });
-  expect_error(ErrorCode::kUsage, {"--seed", "wants one value"}, [] { parsed({"a", "b", "--seed"}); });
+  expect_error(ErrorCode::kUsage, {"--seed", "wanted one value"}, [] { parsed({"a", "b", "--seed"}); });
   expect_error(ErrorCode::kUsage, {"--seed", "2 times"}, [] { parsed({"a", "b", "--seed", "1", "--seed", "2"}); });
 }
 
@@ -293,8 +293,8 @@ options [default]
   --growth JSON         growth steps
 
 common options
-  --config FILE.toml    settings by name; a flag given here goes before the file
-  --quiet               no progress and no information on stderr, warnings only
+  --config FILE.toml    read options from this file; flags on the command line override it
+  --quiet               print no progress and no log lines on stderr, only warnings and errors
   --help                print this and do nothing
 )");
 }

@@ -31,7 +31,7 @@ def generate(directory, family):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A grown model with a lineage, and a dense one."""
+    """An expanded model with a lineage, and a dense one."""
     root = tmp_path_factory.mktemp("models")
     generate(root / "small", "mixtral")
     assert coppice("expand", root / "small", root / "moe", "--experts", "2x").returncode == 0

@@ -90,8 +90,8 @@ TEST(ConversionPlanMake, RefusesNumbersThatDoNotFit) {
     expect_error(ErrorCode::kUsage, words, [&] { (void)make_conversion_plan(dense_config(), parents, options); });
   };
   refused({"granularity", "48", "5"}, conversion("mixtral", 10, 5, 5));
-  refused({"experts", "no multiple of the granularity, 3"}, conversion("mixtral", 8, 3, 3));
-  refused({"top-k", "no multiple of the granularity, 3"}, conversion("mixtral", 9, 2, 3));
+  refused({"experts", "not a multiple of the granularity, 3"}, conversion("mixtral", 8, 3, 3));
+  refused({"top-k", "not a multiple of the granularity, 3"}, conversion("mixtral", 9, 2, 3));
   refused({"top-k", "1 to 9"}, conversion("mixtral", 9, 12, 3));
   refused({"experts", "too few for 4 parents"}, conversion("mixtral", 9, 3, 3), 4);
   auto options = conversion("mixtral", 9, 2, 3);

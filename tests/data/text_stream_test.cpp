@@ -106,7 +106,7 @@ TEST(TextStream, NamesDamagedGzip) {
   io::write_file_atomically(path, good + "rest");
   expect_error(ErrorCode::kFormat, {"part.jsonl.gz", "is damaged"}, [&] { (void)all_of(path); });
   io::write_file_atomically(path, good + std::string("\0rest", 5));
-  expect_error(ErrorCode::kFormat, {"part.jsonl.gz", "followed by something else"}, [&] { (void)all_of(path); });
+  expect_error(ErrorCode::kFormat, {"part.jsonl.gz", "followed by other data"}, [&] { (void)all_of(path); });
 }
 
 TEST(TextStream, RefusesOtherFormatsByTheirNames) {

@@ -1,4 +1,4 @@
-// What a growth does to config.json: values are edited where they stand, and every key that repeats them.
+// What an expansion does to config.json: values are edited where they stand, and every key that repeats them.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -126,7 +126,7 @@ TEST(WithNumExperts, LeavesNoListOfTheExpertsAsItIs) {
 
 TEST(WithTopK, KnowsTopKOfARouterFromASamplers) {
   for (const char* more : {R"({"moe": {"top_k": 2}})", R"({"router_config": [{"top_k": "2"}]})"}) {
-    expect_error(ErrorCode::kUnsupported, {"top_k'", "experts a token"},
+    expect_error(ErrorCode::kUnsupported, {"top_k'", "experts per token"},
                  [&] { (void)with_top_k_factor(read_with("qwen3_moe", more), {.factor = 2}); });
   }
 }
@@ -139,7 +139,7 @@ TEST(WithTopK, EditsEveryKeyThatRepeatsIt) {
   EXPECT_EQ(json.at("moe_topk"), Json(4));
   EXPECT_EQ(json.at("router").at("num_experts_per_token"), Json(4));
   for (const char* key : {"index_topk", "topk_group_size", "top_k"}) EXPECT_EQ(json.at(key), Json(2)) << key;
-  expect_error(ErrorCode::kUnsupported, {"'moe_topk_now'", "experts a token"},
+  expect_error(ErrorCode::kUnsupported, {"'moe_topk_now'", "experts per token"},
                [] { (void)with_top_k_factor(read_with("qwen3_moe", R"({"moe_topk_now": 2})"), {.factor = 2}); });
 }
 

@@ -67,7 +67,7 @@ TEST(FamilyFile, DescribesAModelThatNoTableKnows) {
   EXPECT_TRUE(model.config.routing.renormalise);
   EXPECT_EQ(with_num_experts(model.config, 6).at("how_many"), Json(6));
   EXPECT_EQ(ExpertParts(model).of(0, 1).size(), 2u);
-  expect_error(ErrorCode::kUnsupported, {"'bamboo' is no family", "--family-file"}, [&] { (void)open_model(path); });
+  expect_error(ErrorCode::kUnsupported, {"'bamboo' is not a family", "--family-file"}, [&] { (void)open_model(path); });
 }
 
 TEST(FamilyFile, LeavesUnknownWhatItDoesNotSay) {
@@ -87,7 +87,7 @@ TEST(FamilyFile, NamesTheKeyThatIsWrong) {
     SCOPED_TRACE(to);
     expect_error(ErrorCode::kFormat, parts, [&] { (void)file_of(dir, with(from, to)); });
   };
-  refuses("top_k_key", "top_key", {"family.toml", "'top_key' is no key of a family", "top_k_key"});
+  refuses("top_k_key", "top_key", {"family.toml", "'top_key' is not a key of a family", "top_k_key"});
   refuses("\"expert_down\"", "\"expert_dawn\"", {"tensors[2]", "'expert_dawn'", "expert_down"});
   refuses("experts_keys = [\"how_many\"]", "", {"'experts_keys' is missing"});
   refuses("sigmoid_topk", "topk_sigmoid", {"'gate'", "sigmoid_topk"});

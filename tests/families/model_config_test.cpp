@@ -295,12 +295,13 @@ TEST(MakeConfig, RefusesSizesThatTheFamilyCannotHave) {
   EXPECT_THAT(refused("mixtral", [](auto& s) { s.first_dense_layers = 1; }), HasSubstr("every layer has experts"));
   EXPECT_THAT(refused("olmoe", [](auto& s) { s.shared_width = 32; }), HasSubstr("no shared expert"));
   EXPECT_THAT(refused("olmoe", [](auto& s) { s.head_dim = 32; }), HasSubstr("do not make the model dimension"));
-  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.shared_width = 33; }), HasSubstr("no multiple of the expert width"));
-  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.head_dim = 18; }), HasSubstr("no multiple of 4"));
+  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.shared_width = 33; }),
+              HasSubstr("not a multiple of the expert width"));
+  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.head_dim = 18; }), HasSubstr("not a multiple of 4"));
   EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.expert_width = 0; }), HasSubstr("expert width 0"));
   EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.first_dense_layers = 2; }), HasSubstr("leave none"));
   EXPECT_THAT(refused("qwen3_moe", [](auto& s) { s.top_k = 5; }), HasSubstr("num_experts_per_tok"));
-  EXPECT_THAT(refused("llama", [](auto& s) { s.num_heads = 5; }), HasSubstr("no multiple of 5 heads"));
+  EXPECT_THAT(refused("llama", [](auto& s) { s.num_heads = 5; }), HasSubstr("not a multiple of 5 heads"));
 }
 
 }  // namespace

@@ -131,7 +131,7 @@ TEST(OpenUnknownModel, SaysWhichFamilyItsTensorsAreNearestTo) {
   auto tensors = mamba_and_experts();
   tensors.push_back(f32_tensor("model.layers.1.feed_forward.noise.weight", {2}, 7));
   expect_error(ErrorCode::kUnsupported,
-               {"'bamboo' is no family of this build", "nearest to 'jamba'",
+               {"'bamboo' is not a family of this build", "nearest to 'jamba'",
                 "which does not know model.layers.1.feed_forward.noise.weight", "--family-file"},
                [&] { (void)open_model(write_model(dir / "m", config, tensors)); });
 }

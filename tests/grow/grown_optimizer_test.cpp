@@ -105,8 +105,8 @@ TEST(OptimizerStateGrow, ResetZeroesChildrenAloneAndKeepsOriginals) {
   }
 }
 
-// methods.md section 6: where there is a master, the child is computed from it and the stored dtype rounded from the
-// child's.
+// docs/methods.md, "Optimizer state": where there is a master, the child is computed from it and the stored dtype
+// rounded from the child's.
 TEST(OptimizerStateGrow, RoundsStoredWeightsFromTheChildsMaster) {
   const TempDir dir;
   const Grown grown(dir.path(),
@@ -169,7 +169,7 @@ TEST_F(Refuses, AFolderWithoutTrainerJson) {
   expect(ErrorCode::kFormat, {"trainer.json"});
 }
 
-// What lies in trainer/ ends up in the grown model's: no way leads from there to another file of the user.
+// What lies in trainer/ ends up in the expanded model's: no way leads from there to another file of the user.
 TEST_F(Refuses, FilesThatLeadOutOrAreNone) {
   io::write_file_atomically(dir_ / "secret", "{}");
   const std::string shard = "optimizer-00001-of-00001.safetensors";

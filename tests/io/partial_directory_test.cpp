@@ -64,7 +64,7 @@ TEST(PartFromText, TakesPartsAndNothingElse) {
   EXPECT_EQ((Part{2, 3}).to_text(), "2/3");
   for (const char* text : {"", "1", "/", "1/", "/2", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "1/2 ", "a/b", "1/100000"}) {
     SCOPED_TRACE(text);
-    expect_error(ErrorCode::kUsage, {"is no part"}, [&] { (void)Part::from_text(text); });
+    expect_error(ErrorCode::kUsage, {"is not a part"}, [&] { (void)Part::from_text(text); });
   }
 }
 

@@ -137,7 +137,7 @@ TEST(PlanJson, RefusesDamagedFiles) {
       {"layer 5, expert 5: is 3, not in [0, 2]",
        [](Json& j) { j["parents"]["5"] = Json::array_of(std::vector<int>{0, 1, 2, 0, 1, 3}); }},
       {"is -1", [](Json& j) { j["parents"]["5"] = Json::array_of(std::vector<int>{0, 1, 2, 0, 1, -1}); }},
-      {"not an integer", [](Json& j) { j["parents"]["5"] = Json::array_of(std::vector<double>(6, 0.5)); }},
+      {"is not an integer", [](Json& j) { j["parents"]["5"] = Json::array_of(std::vector<double>(6, 0.5)); }},
       {"layer 5: the original of expert 2 is missing",
        [](Json& j) { j["parents"]["5"] = Json::array_of(std::vector<int>{0, 1, 1, 0, 1, 1}); }},
   };

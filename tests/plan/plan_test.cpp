@@ -237,9 +237,9 @@ TEST(MakePlan, RefusesAModelWithoutALayerOfExperts) {
     Json json = families::make_config(sizes, io::Dtype::kF32);
     json["first_k_dense_replace"] = json.at("num_hidden_layers");
     const auto config = families::read_config(json, "test");
-    testing::expect_error(ErrorCode::kUnsupported, {"none of its 2 layers has any"},
+    testing::expect_error(ErrorCode::kUnsupported, {"all of its 2 layers are dense"},
                           [&] { (void)make_plan(config, {.experts = {"2x"}}, nullptr); });
-    testing::expect_error(ErrorCode::kUnsupported, {"none of its 2 layers has any"},
+    testing::expect_error(ErrorCode::kUnsupported, {"all of its 2 layers are dense"},
                           [&] { (void)make_plan(config, {.split = 2}, nullptr); });
   }
 }

@@ -154,7 +154,7 @@ TEST(TrainResumeData, IsKnownByItsContent) {
   io::write_file_atomically(dir / "train.bin", rotated);
   o.resume = true;
   o.stop_at = 5;
-  expect_error(ErrorCode::kUsage, {"data.train", "train.bin holds other tokens"}, [&] { (void)train(o); });
+  expect_error(ErrorCode::kUsage, {"data.train", "train.bin has the same number of tokens"}, [&] { (void)train(o); });
 
   Json old = Json::read(path);  // as coppice 0.1.0 wrote it
   Json::Array files = old.at("data").items();

@@ -66,7 +66,7 @@ TEST(NewRun, ReplacesNoFileOfOthers) {
     const TempDir dir;
     const auto o = short_run(dir);
     write(o.out / name, "mine\n");
-    expect_error(ErrorCode::kUsage, {"run", name, "another folder"}, [&] { (void)train(o); });
+    expect_error(ErrorCode::kUsage, {"run", name, "another directory"}, [&] { (void)train(o); });
     EXPECT_EQ(read_file(o.out / name), "mine\n");
     EXPECT_FALSE(fs::exists(o.out / "checkpoints"));
   }

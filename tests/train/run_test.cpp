@@ -235,7 +235,7 @@ TEST(TrainOptionsCheck, NamesWhatIsWrong) {
     o.balance = "loss_free";
     o.model_family = "qwen3_moe";
   });
-  refuses({"data.validation", "one name"}, [](auto& o) { o.data_validation.push_back(o.data_validation[0]); });
+  refuses({"data.validation", "the same name"}, [](auto& o) { o.data_validation.push_back(o.data_validation[0]); });
   refuses({"data.reset_attention", "data.random"}, [](auto& o) {
     o.data_train.clear();
     o.random_tokens = o.reset_attention = true;

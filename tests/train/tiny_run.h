@@ -11,7 +11,7 @@
 
 namespace coppice::testing {
 
-/// A run of seconds: 2 layers of 4 experts, 32 ids, 8 sequences of 16 tokens a step in micro-batches of 3, 3 and 2.
+/// A run of seconds: 2 layers of 4 experts, 32 ids, 8 sequences of 16 tokens per step in micro-batches of 3, 3 and 2.
 inline train::TrainOptions tiny_run(const std::filesystem::path& directory) {
   train::TrainOptions o;
   const auto train = directory / "train", validation = directory / "val";
