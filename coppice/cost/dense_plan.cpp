@@ -56,8 +56,9 @@ DensePlan make_dense_plan(const families::Model& model, const PlanOptions& o) {
                 cat("top-k: ", plan.top_k, " of ", plan.experts, " experts; wanted at most the number of experts"));
   }
   if (plan.experts % plan.granularity != 0 || model.config.dense_width % plan.granularity != 0) {
-    throw Error(ErrorCode::kUsage, cat("granularity: ", plan.granularity, " does not divide the ", plan.experts,
-                                       " experts or the width of ", model.config.dense_width, " (choose a divisor of both)"));
+    throw Error(ErrorCode::kUsage,
+                cat("granularity: ", plan.granularity, " does not divide the ", plan.experts,
+                    " experts or the width of ", model.config.dense_width, " (choose a divisor of both)"));
   }
   plan.after = as_mixture(plan.before, plan);
   check_parallelism(plan.parallelism, plan.experts, plan.experts);

@@ -1,6 +1,6 @@
 #pragma once
 
-// What is one expert's, wherever it lies: in tensors of its own or as slices of stacked ones.
+// The parts of one expert in any layout: tensors of its own, or slices of stacked ones.
 
 #include <cstdint>
 #include <map>
@@ -12,7 +12,7 @@
 
 namespace coppice::families {
 
-/// A tensor, or the slice of a stacked one, that is one expert's. Points into the model.
+/// A tensor, or a slice of a stacked one, that belongs to one expert. Points into the model.
 struct ExpertPart {
   const TensorSlot* slot = nullptr;
   io::Checkpoint::Entry entry;
@@ -23,7 +23,7 @@ struct ExpertPart {
   void release(uint64_t offset, uint64_t bytes) const;
 };
 
-/// The parts of every expert of a model, which outlives this.
+/// The parts of every expert of a model, which must outlive this object.
 ///
 /// Memory   a pointer for each tensor of experts.
 class ExpertParts {

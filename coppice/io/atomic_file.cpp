@@ -68,7 +68,7 @@ void PendingFile::settle() {
 void PendingFile::rename() {
   const std::string name = target_.filename().string();
   if (::renameat(directory_.get(), temporary_.c_str(), directory_.get(), name.c_str()) != 0)
-    throw_io(target_.string(), "put it in place", errno);
+    throw_io(target_.string(), "rename it", errno);
   renamed_ = true;
   detail::sync(directory_, target_);
 }

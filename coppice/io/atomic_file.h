@@ -15,9 +15,9 @@ namespace detail {
 class WorkDirectory;
 }
 
-/// A file written from its start to its end under a temporary name beside its own, `.NAME.tmp-PID-N`, that then takes
-/// its place. The temporary file is always a new one: what had its name is unlinked, a link there is never followed. The
-/// destructor of one that was not renamed removes it.
+/// A file that is written from start to end under a temporary name beside the target, `.NAME.tmp-PID-N`, and then
+/// renamed. The temporary file is always new: an existing file of that name is unlinked, and links are never followed.
+/// The destructor removes a file that was not renamed.
 ///
 /// Memory   1 MiB.
 class PendingFile {
@@ -29,31 +29,30 @@ class PendingFile {
   PendingFile& operator=(const PendingFile&) = delete;
 
   void append(std::span<const std::byte> bytes);
-  /// Brings it to the disk under the temporary name.
+  /// Flushes the file to the disk under the temporary name.
   void settle();
-  /// Gives it its name in the directory where it was begun, on the disk too when it returns.
+  /// Renames the file in the directory where it was begun and flushes the rename to the disk.
   void rename();
 
  private:
   void flush();
 
   std::filesystem::path target_;
-  Descriptor directory_;   ///< that the file lies in, looked up once
+  Descriptor directory_;   ///< directory of the file, looked up once
   std::string temporary_;  ///< name there
   Descriptor file_;
   std::string buffer_;
   bool renamed_ = false;
 };
 
-/// A directory that appears under its final name whole or not at all: filled below the sibling `.NAME.tmp-work`, fsynced,
-/// renamed. The destructor of an uncommitted one removes what was written. What a killed process left of the same target
-/// is removed at construction. Whatever else has the sibling's name is refused and stays (see PartialDirectory).
+/// A directory that appears under its final name complete or not at all: it is filled in the sibling `.NAME.tmp-work`,
+/// fsynced and renamed. The destructor removes it if it was not committed. The constructor removes leftovers of killed
+/// processes for the same target. Anything else with the sibling's name is refused and not changed.
 class AtomicDirectory {
  public:
   /// Throws   Error{kIo}: no permission, or another process writes this target; Error{kUsage}: `target` exists, or the
   ///          sibling's name is taken by something else.
   explicit AtomicDirectory(OutputPlace target);
-  /// Of an uncommitted one, removes what was written.
   ~AtomicDirectory();
   AtomicDirectory(const AtomicDirectory&) = delete;
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;
@@ -61,15 +60,15 @@ class AtomicDirectory {
   /// Where to write.
   std::filesystem::path path() const;
   /// fsync of every file and directory in it, then rename.
-  /// Throws   Error{kIo}. If only the rename failed (something appeared at the target meanwhile), what was written is
-  ///          complete and stays under the name that the message gives.
+  /// Throws   Error{kIo}. If only the rename failed (the target appeared in the meantime), the output is complete and
+  ///          keeps the name in the message.
   void commit();
 
  private:
   std::unique_ptr<detail::WorkDirectory> work_;
 };
 
-/// Writes `text` to `path` by a temporary sibling, fsync and rename. Replaces what was there. Throws Error{kIo}.
+/// Writes `text` to `path` by a temporary sibling, fsync and rename. Replaces an existing file. Throws Error{kIo}.
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
 /// Throws   Error{kIo} with both figures if the file system of `directory` (or of its nearest parent that exists) has

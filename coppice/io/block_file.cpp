@@ -21,7 +21,7 @@ static_assert(kBlockBytes == detail::kBlockBytes);
 uint64_t round_up(uint64_t n) { return (n + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
 uint64_t round_down(uint64_t n) { return n / kBlockBytes * kBlockBytes; }
 
-// A file that may be written into: nobody else's, and as long as wanted.
+// Whether an existing file may be written into: no link, no second name, and the wanted length.
 bool is_own(int fd, uint64_t bytes) {
   struct stat status;
   return ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_nlink == 1 &&
@@ -39,7 +39,7 @@ Descriptor open_own(const std::filesystem::path& path, uint64_t bytes) {
 BlockBuffer::BlockBuffer(uint64_t bytes) : size_(static_cast<size_t>(round_up(std::max<uint64_t>(bytes, 1)))) {
   void* address = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (address == MAP_FAILED) {
-    throw Error(ErrorCode::kIo, cat("no memory for a buffer of ", bytes_text(size_), " (use fewer --threads)"));
+    throw Error(ErrorCode::kIo, cat("not enough memory for a buffer of ", bytes_text(size_), " (use fewer --threads)"));
   }
   data_ = static_cast<std::byte*>(address);
 }
@@ -61,7 +61,7 @@ BlockFile::BlockFile(std::filesystem::path path, uint64_t bytes) : path_(std::mo
       throw;
     }
   }
-  // Through the descriptor, so that both are surely the same file.
+  // Opened through the descriptor, so that both are surely the same file.
   direct_ = Descriptor(::open(cat("/proc/self/fd/", file.get()).c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC));
   direct_on_ = static_cast<bool>(direct_);
   buffered_ = std::move(file);
@@ -82,7 +82,7 @@ void BlockFile::write(uint64_t offset, std::span<const std::byte> bytes) {
   write_buffered(end, bytes.subspan(before + blocks));
 }
 
-// False where the file system takes the flag and then refuses the write.
+// False if the file system accepts the flag but then refuses the write.
 bool BlockFile::write_blocks(uint64_t offset, std::span<const std::byte> bytes) {
   const int number = detail::write_all(direct_.get(), bytes, static_cast<int64_t>(offset));
   if (number == 0) return true;
@@ -96,7 +96,7 @@ void BlockFile::write_buffered(uint64_t offset, std::span<const std::byte> bytes
   const int number = detail::write_all(buffered_.get(), bytes, static_cast<int64_t>(offset));
   if (number != 0) detail::throw_io(path_.string(), "write it", number);
   constexpr size_t kLarge = size_t{1} << 20;
-  // Advice: large pieces start on their way to the disk now instead of all together at the end.
+  // A hint: the kernel starts to write large pieces now instead of all at the end.
   if (bytes.size() >= kLarge) {
     ::sync_file_range(buffered_.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes.size()),
                       SYNC_FILE_RANGE_WRITE);
@@ -115,7 +115,7 @@ void BlockFile::sync() {
   while (::fdatasync(buffered_.get()) != 0) {
     if (errno == EINTR) continue;
     if (errno == EINVAL || errno == ENOTSUP) return;
-    detail::throw_io(path_.string(), "bring it to disk", errno);
+    detail::throw_io(path_.string(), "flush it to disk", errno);
   }
 }
 

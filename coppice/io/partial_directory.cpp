@@ -28,7 +28,7 @@ namespace {
 using detail::Journal;
 using detail::WorkDirectory;
 
-/// Waits for a lock; a signal ends the wait, whichever thread it comes to.
+/// Waits for a lock; a signal to any thread ends the wait.
 void wait_for_lock(const Descriptor& file) {
   constexpr auto kPause = std::chrono::milliseconds(20);
   while (detail::lock(file, LOCK_EX | LOCK_NB) == detail::Lock::kHeldByAnother) {
@@ -62,7 +62,7 @@ struct PartialDirectory::State {
   Descriptor alone_file;
   Journal journal;
 
-  // One process that does everything is alone in the directory; parts share it.
+  // A process that does all the work needs the directory alone; parts share it.
   State(OutputPlace target, Part wanted, WorkIdentity what)
       : work(std::move(target), wanted.count == 1 ? LOCK_EX : LOCK_SH), part(wanted), identity(std::move(what)) {}
 
@@ -83,7 +83,7 @@ std::map<std::string, std::string> named_lines(std::string_view lines) {
   return named;
 }
 
-// " (--seed differs)": options by name; what follows from them only where no option differs.
+// " (--seed differs)": options by name; other things only if no option differs.
 std::string differing(std::string_view begun, std::string_view wanted) {
   const auto was = named_lines(begun), is = named_lines(wanted);
   std::set<std::string> options, others;
@@ -101,24 +101,24 @@ std::string differing(std::string_view begun, std::string_view wanted) {
 
 }  // namespace
 
-// All parts must be of the same work.
+// All parts must belong to the same work.
 void PartialDirectory::State::check_journals() const {
   for (const auto& file : fs::directory_iterator(work.journals())) {
     const auto seen = Journal::look(file.path());
     if (!seen) continue;
     if (seen->part.count != part.count) {
       throw Error(ErrorCode::kUsage,
-                  cat(given(), ": begun in ", seen->part.count, seen->part.count == 1 ? " part" : " parts", ", wanted ",
-                      part.count, " (give the number of parts it was begun with, or remove ", work.path(), ")"));
+                  cat(given(), ": was begun in ", seen->part.count, seen->part.count == 1 ? " part" : " parts",
+                      "; wanted ", part.count, " (use the earlier number of parts, or remove ", work.path(), ")"));
     }
     if (seen->identity.plan != identity.plan) {
-      throw Error(ErrorCode::kUsage, cat(given(), ": begun with another model, other settings or another version",
+      throw Error(ErrorCode::kUsage, cat(given(), ": was begun with another model, other settings or another version",
                                          differing(seen->identity.plan, identity.plan), ", in ", work.path(),
-                                         "; wanted the same ones (give them, or remove that directory)"));
+                                         "; wanted the same ones (use them, or remove that directory)"));
     }
     if (seen->part == part && seen->identity.source != identity.source) {
-      throw Error(ErrorCode::kFormat, cat(given(), ": the source has changed since this was begun, in ", work.path(),
-                                          "; what was copied may be of either state (remove that directory)"));
+      throw Error(ErrorCode::kFormat, cat(given(), ": the source has changed since this was begun in ", work.path(),
+                                          ", so copied parts may not fit together (remove that directory)"));
     }
   }
 }
@@ -132,7 +132,7 @@ std::vector<uint32_t> PartialDirectory::State::missing_parts() const {
   return missing;
 }
 
-// What is recorded lies in files whose names are on the disk, too.
+// Recorded units are in files whose directory entries are on the disk, too.
 void PartialDirectory::State::sync_names() const {
   for (const auto& entry : fs::recursive_directory_iterator(work.model())) {
     if (entry.is_directory()) detail::sync_directory(entry.path());
@@ -151,7 +151,7 @@ PartialDirectory::PartialDirectory(OutputPlace target, Part part, bool resume, W
                                        O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0666));
     if (!s.alone_file) throw_io((s.work.path() / WorkDirectory::kAlone).string(), "open it", errno);
     alone([&] {
-      // Without `model` a process ended between giving the output its name and tidying up.
+      // Without `model`, a process ended between the rename of the output and the cleanup.
       if (!continues || !s.work.has(WorkDirectory::kModel)) s.work.clear();
       s.work.make_directory(WorkDirectory::kModel);
       s.work.make_directory(WorkDirectory::kJournals);
@@ -192,10 +192,11 @@ std::vector<uint32_t> PartialDirectory::seal(const std::function<void()>& finish
   std::vector<uint32_t> missing;
   alone([&] {
     if (!s.work.is_held()) {
-      s.work.keep(true);                       // what lies under the name now is nothing of this process
-      if (s.work.target().is_taken()) return;  // by another part, while this one waited
-      throw Error(ErrorCode::kIo, cat(s.given(), ": ", s.work.path(),
-                                      " was moved or replaced while it was written (leave it alone, and begin again)"));
+      s.work.keep(true);                       // the name does not belong to this process any more
+      if (s.work.target().is_taken()) return;  // another part finished while this one waited
+      throw Error(ErrorCode::kIo,
+                  cat(s.given(), ": ", s.work.path(),
+                      " was moved or replaced while it was written (start again, and do not change it)"));
     }
     missing = s.missing_parts();
     if (!missing.empty()) return;

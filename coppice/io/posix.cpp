@@ -118,7 +118,8 @@ void copy_open_file(const Descriptor& source, const fs::path& from, const fs::pa
       throw_io((r.is_read ? from : to).string(), r.is_read ? "read it" : "write it", r.error_number);
     }
     if (!is_unchanged()) {
-      throw Error(ErrorCode::kFormat, cat(from, ": changed while it was copied (leave it alone until this is done)"));
+      throw Error(ErrorCode::kFormat,
+                  cat(from, ": changed while it was copied (do not change it until the command has ended)"));
     }
     if (::fchmod(target.get(), status.st_mode & 0777) != 0) throw_io(to.string(), "set its mode", errno);
     if (const int number = target.close(); number != 0) throw_io(to.string(), "write it", number);
@@ -141,7 +142,7 @@ int remove_tree_at(int directory, const char* name) {
 
 void allocate(const Descriptor& file, uint64_t bytes, std::string_view subject) {
   const auto size = static_cast<off_t>(bytes);
-  if (size == 0) return;  // which fallocate refuses
+  if (size == 0) return;  // fallocate refuses 0 bytes
   int result;
   do result = ::fallocate(file.get(), 0, 0, size);
   while (result != 0 && errno == EINTR);
@@ -170,7 +171,7 @@ void sync(const Descriptor& file, const std::filesystem::path& path) {
     if (errno == EINTR) continue;
     // Some network file systems have no fsync of directories.
     if (errno == EINVAL || errno == ENOTSUP) return;
-    throw_io(path.string(), "bring it to disk", errno);
+    throw_io(path.string(), "flush it to disk", errno);
   }
 }
 

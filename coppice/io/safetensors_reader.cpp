@@ -28,7 +28,7 @@ struct SafetensorsFile::State {
       : path(file_path),
         mapping(std::move(file), file_path),
         header(detail::parse_header(mapping.bytes(), file_path.string())) {
-    // What was parsed is not read again. Advice, as in release().
+    // The parsed header is not read again. A hint, as in release().
     const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
     const size_t pages = header.data_start / page * page;
     if (pages > 0) ::madvise(const_cast<std::byte*>(mapping.bytes().data()), pages, MADV_DONTNEED);
@@ -93,11 +93,11 @@ bool SafetensorsFile::clone(uint64_t offset, uint64_t bytes, int to, uint64_t to
 void SafetensorsFile::release(const TensorInfo& tensor) const {
   const auto bytes = data(tensor);
   if (bytes.empty()) return;
-  // Outwards to whole pages: a neighbour's page is read again if it is still needed, while inwards every tensor would
-  // leave two pages behind.
+  // Rounds outwards to whole pages: a neighbour's page is read again if needed, while rounding inwards would leave two
+  // pages per tensor.
   const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   const size_t before = reinterpret_cast<uintptr_t>(bytes.data()) % page;
-  // Advice: if the kernel refuses it, the pages merely stay. It changes no byte, hence the cast.
+  // A hint: if the kernel refuses it, the pages only stay resident. It changes no bytes, hence the cast.
   ::madvise(const_cast<std::byte*>(bytes.data()) - before, before + bytes.size(), MADV_DONTNEED);
 }
 

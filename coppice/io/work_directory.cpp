@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kLock = "lock";
-/// What the lock of our directories says; others' files of that name do not.
+/// The contents of the lock file in coppice's own directories.
 constexpr std::string_view kMark = "a directory of unfinished work of coppice\n";
 
 }  // namespace
@@ -30,16 +30,16 @@ WorkDirectory::WorkDirectory(OutputPlace target, int how)
 }
 
 WorkDirectory::~WorkDirectory() {
-  if (!stays_) remove();  // a destructor has nobody to tell; the next run tries again
+  if (!stays_) remove();  // a destructor cannot report an error; the next run tries again
 }
 
 void WorkDirectory::refuse(std::string_view found) const {
   throw Error(ErrorCode::kUsage, cat(path_, ": ", found, "; ", target_.given(),
-                                     " is made there and wants a directory of its own (move it away, or give another "
+                                     " is made there and needs a directory of its own (move it away, or choose another "
                                      "output)"));
 }
 
-/// False if it has gone again meanwhile.
+/// False if it was removed in the meantime.
 bool WorkDirectory::open_directory() {
   const int parent = target_.parent().get();
   if (::mkdirat(parent, name_.c_str(), 0777) != 0 && errno != EEXIST)
@@ -54,28 +54,29 @@ bool WorkDirectory::open_directory() {
   return true;
 }
 
-/// False if it has gone again meanwhile. A directory without a lock must be empty: nothing is put into somebody's own.
+/// False if it was removed in the meantime. A directory without a lock must be empty, because it could belong to
+/// somebody else.
 bool WorkDirectory::open_lock() {
   constexpr int kFlags = O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
   lock_file_ = Descriptor(::openat(directory_.get(), kLock, kFlags));
   if (!lock_file_ && errno == ENOENT) {
     if (!names_in(directory_.get()).empty())
-      return has(kLock) ? open_lock() : (refuse("holds files that are not of such work"), false);
+      return has(kLock) ? open_lock() : (refuse("has files that coppice did not write"), false);
     lock_file_ = Descriptor(::openat(directory_.get(), kLock, kFlags | O_CREAT, 0666));
     if (!lock_file_ && errno == ENOENT) return false;
   }
   if (!lock_file_) throw_io((path_ / kLock).string(), "open it", errno);
   struct stat status{};
-  if (::fstat(lock_file_.get(), &status) != 0 || !S_ISREG(status.st_mode)) refuse("holds a lock that is not a file");
+  if (::fstat(lock_file_.get(), &status) != 0 || !S_ISREG(status.st_mode)) refuse("has a lock that is not a file");
   return true;
 }
 
 void WorkDirectory::take_lock(int how) {
   for (int attempt = 0; attempt < 100; ++attempt) {
-    if (!open_directory() || !open_lock()) continue;  // the process before this one has just ended and tidied up
+    if (!open_directory() || !open_lock()) continue;  // an earlier process has just ended and removed it
     if (lock(lock_file_, how | LOCK_NB) == Lock::kHeldByAnother) {
       throw Error(ErrorCode::kIo, cat(target_.given(), ": another process is writing it, in ", path_,
-                                      " (wait for it, or give another output)"));
+                                      " (wait for it to end, or choose another output)"));
     }
     if (!is_held()) continue;
     check_is_ours();
@@ -83,11 +84,11 @@ void WorkDirectory::take_lock(int how) {
     if (number != 0) throw_io((path_ / kLock).string(), "write it", number);
     return;
   }
-  throw Error(ErrorCode::kIo, cat(path_, ": other processes make and remove it all the time (give another output)"));
+  throw Error(ErrorCode::kIo, cat(path_, ": other processes create and remove it repeatedly (choose another output)"));
 }
 
-/// Only what such work has left may be removed or continued. A lock with our mark shows it, or (of versions that wrote
-/// none) a journal that begins as ours do; a directory in which nothing lies yet needs no proof.
+/// Only directories that coppice made may be removed or continued. They are recognised by the mark in the lock or, from
+/// versions without it, by the beginning of a journal; an empty directory needs no proof.
 void WorkDirectory::check_is_ours() const {
   for (const char* name : {kModel, kJournals}) {
     struct stat status{};
@@ -98,7 +99,7 @@ void WorkDirectory::check_is_ours() const {
   if (::pread(lock_file_.get(), text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()) && text == kMark)
     return;
   struct stat status{};
-  if (::fstat(lock_file_.get(), &status) != 0 || status.st_size != 0) refuse("holds a lock of something else");
+  if (::fstat(lock_file_.get(), &status) != 0 || status.st_size != 0) refuse("has a lock of another program");
   for (const std::string& name : names_in(directory_.get())) {
     if (name != kLock && name != kAlone && name != kModel && name != kJournals) refuse(cat("holds '", name, "'"));
   }
@@ -108,7 +109,7 @@ void WorkDirectory::check_is_ours() const {
     is_empty = false;
     if (Journal::look(file.path())) return;
   }
-  if (!is_empty) refuse("holds files and no journal of such work");
+  if (!is_empty) refuse("has files but no journal of coppice");
 }
 
 bool WorkDirectory::has(const char* name) const {
@@ -116,7 +117,7 @@ bool WorkDirectory::has(const char* name) const {
   return ::fstatat(directory_.get(), name, &status, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-/// The lock that is held is the one of the directory that has the name now.
+/// Whether the lock belongs to the directory that has the name now.
 bool WorkDirectory::is_held() const {
   struct stat mine{}, there{}, opened{}, named_now{};
   return ::fstat(lock_file_.get(), &mine) == 0 &&
@@ -131,7 +132,7 @@ void WorkDirectory::make_directory(const char* name) const {
   throw_io((path_ / name).string(), "make the directory", errno);
 }
 
-// The journals first: were this killed halfway, nothing would count as done that is gone.
+// The journals first: if this is killed halfway, no removed work counts as done.
 void WorkDirectory::clear() const {
   for (const char* name : {kJournals, kModel}) {
     const int number = remove_tree_at(directory_.get(), name);
@@ -139,7 +140,7 @@ void WorkDirectory::clear() const {
   }
 }
 
-// The lock last: what lies in a directory without one is somebody else's.
+// The lock last, because the contents of a directory without one count as somebody else's.
 void WorkDirectory::remove() const {
   for (const char* name : {kJournals, kModel, kAlone}) {
     if (remove_tree_at(directory_.get(), name) != 0) return;
@@ -159,12 +160,12 @@ void WorkDirectory::move_into_place() {
   if (number != 0) {
     stays_ = true;
     throw Error(ErrorCode::kIo,
-                cat(target_.given(), ": cannot take its name: ", std::generic_category().message(number),
+                cat(target_.given(), ": cannot be renamed to its final name: ", std::generic_category().message(number),
                     "; the finished output stays at ", model(), " (rename it)"));
   }
   stays_ = true;
   sync(target_.parent(), target_.parent_path());
-  remove();  // the output is whole; what may be left is a few small files
+  remove();  // the output is complete; at most a few small files remain
 }
 
 }  // namespace coppice::io::detail

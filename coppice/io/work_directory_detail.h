@@ -24,7 +24,7 @@ class WorkDirectory {
   /// Throws   Error{kUsage}: the target exists; the name is taken by something else. Error{kIo}: another process holds
   ///          it; no permission.
   WorkDirectory(OutputPlace target, int how);
-  /// Removes everything, unless it is to stay or has another owner now.
+  /// Removes everything, unless it is kept or the name belongs to another process now.
   ~WorkDirectory();
   WorkDirectory(const WorkDirectory&) = delete;
   WorkDirectory& operator=(const WorkDirectory&) = delete;
@@ -59,7 +59,7 @@ class WorkDirectory {
   OutputPlace target_;
   std::string name_;  // beside the target
   std::filesystem::path path_;
-  Descriptor directory_, lock_file_;  // what it is called may change, what is open does not
+  Descriptor directory_, lock_file_;  // the name may change, but the open descriptors do not
   bool stays_ = false;
 };
 

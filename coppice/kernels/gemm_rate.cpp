@@ -11,7 +11,7 @@ namespace coppice::kernels {
 
 double gemm_rate(c10::ScalarType dtype) {
   constexpr int64_t kSize = 1024;
-  constexpr int kTries = 6;  // the first finds its kernel
+  constexpr int kTries = 6;  // the first one includes the search for a kernel
   const at::NoGradGuard no_grad;
   const auto a = at::ones({kSize, kSize}, at::TensorOptions().dtype(dtype)), b = a.clone();
   double best_s = 1e9;

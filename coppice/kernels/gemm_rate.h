@@ -4,10 +4,10 @@
 
 namespace coppice::kernels {
 
-/// Rate of one large matrix product (1024 x 1024 x 1024), the best of several: what a training step could reach if it
-/// were products alone.
+/// The speed of one large matrix product (1024 x 1024 x 1024), the best of several runs: the upper limit for a training
+/// step.
 ///
-/// Units    floating-point operations per second, a multiply and an add counting as two. Takes some 0.1 s.
+/// Units    floating-point operations per second, a multiplication and an addition count as two. Takes about 0.1 s.
 /// Threads  at::get_num_threads().
 double gemm_rate(c10::ScalarType dtype);
 

@@ -26,7 +26,7 @@ float normalise_row(const T* __restrict x, const W* __restrict w, T* __restrict 
   const float squares = detail::lane_sum(n, [&](int64_t i) { return load(x[i]) * load(x[i]); });
   const auto scale = static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n) + epsilon));
   for (int64_t i = 0; i < n; ++i) {
-    W rounded;  // of the coarser dtype, or not at all
+    W rounded;  // rounded to the coarser dtype, or not at all
     store(rounded, load(x[i]) * scale);
     store(out[i], load(rounded) * load(w[i]));
   }

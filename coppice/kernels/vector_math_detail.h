@@ -1,7 +1,6 @@
 #pragma once
 
-// Element arithmetic of the CPU kernels, in f32 whatever the storage, written so that g++ vectorises the loops that use
-// it.
+// Element arithmetic of the CPU kernels, always in f32, written so that g++ vectorises the loops that use it.
 
 #include <ATen/core/Tensor.h>
 
@@ -20,8 +19,8 @@ inline float load(at::BFloat16 value) { return io::f32_from_bf16(value.x); }
 inline void store(float& to, float value) { to = value; }
 inline void store(at::BFloat16& to, float value) { to.x = io::bf16_from_f32(value); }
 
-/// exp(x) to 1 ulp, x held to [-87, 88]; NaN stays NaN. No table, no branch, no libm. A loop that calls it is vectorised
-/// if it is inlined, which g++ otherwise leaves be where several loops do.
+/// exp(x) to 1 ulp, with x clamped to [-87, 88]; NaN stays NaN. Without table, branch or libm. It must be inlined so
+/// that calling loops are vectorised, which g++ does not always do by itself.
 [[gnu::always_inline]] inline float exp_f32(float x) {
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
@@ -66,7 +65,7 @@ void swiglu_backward_row(const T* __restrict gate, const T* __restrict up, const
   }
 }
 
-/// Sum of term(i), i < n, in 16 fixed lanes: one order of additions for any vector width.
+/// The sum of term(i), i < n, in 16 fixed lanes, so that the order of additions is the same for any vector width.
 template <class Term>
 float lane_sum(int64_t n, const Term& term) {
   constexpr int kLanes = 16;
@@ -82,7 +81,7 @@ float lane_sum(int64_t n, const Term& term) {
   return lane[0];
 }
 
-/// Calls f with a float or an at::BFloat16 that stands for `dtype`.
+/// Calls f with a value of the type of `dtype`, float or at::BFloat16.
 ///
 /// Throws   Error{kUnsupported} for another dtype or a tensor that is not on the CPU.
 template <class F>

@@ -12,7 +12,7 @@ namespace coppice::matrix {
 inline constexpr size_t kSumLanes = 16;
 using SumLanes = std::array<double, kSumLanes>;
 
-/// The lanes joined pairwise.
+/// The sum of the lanes, added pairwise.
 inline double joined(SumLanes lanes) {
   for (size_t half = kSumLanes / 2; half > 0; half /= 2) {
     for (size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
@@ -21,7 +21,7 @@ inline double joined(SumLanes lanes) {
 }
 
 /// A sum in fp64 over 16 virtual lanes: the i-th number added goes to lane i mod 16, lanes are joined pairwise. The
-/// bits depend on the numbers and their order alone, not on the vector width of the processor.
+/// bits depend only on the numbers and their order, not on the vector width of the processor.
 class LaneSum {
  public:
   void add(double x) {
@@ -56,7 +56,7 @@ class LaneSum {
 
 struct MeanStd {
   double mean = 0;
-  double std = 0;  ///< of the population
+  double std = 0;  ///< standard deviation of the population
 };
 
 /// Sums of x - origin and of its square over the same lanes as LaneSum, in one pass.
@@ -101,11 +101,11 @@ class LaneMoments {
 
   SumLanes sums_{}, squares_{};
   uint64_t count_ = 0;
-  double origin_ = 0;  // the first number, so that nothing is lost where all are nearly equal
+  double origin_ = 0;  // the first number, so that no precision is lost if all are nearly equal
 };
 
-/// Mean and population standard deviation of whatever `visit` passes on, in one pass in fp64; exact where all numbers
-/// are equal.
+/// Mean and population standard deviation of the numbers that `visit` passes on, in one pass in fp64; exact if all
+/// numbers are equal.
 ///
 /// visit(f) calls f(std::span<const T>) any number of times.
 template <class T, class Visit>

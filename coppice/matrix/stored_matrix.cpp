@@ -13,7 +13,7 @@ namespace {
 
 using families::ExpertMatrix;
 
-constexpr size_t kBlockBytes = 4096;  // what a disk reads at least
+constexpr size_t kBlockBytes = 4096;  // smallest read of a disk
 
 MatrixRows rows_in_file(const StoredExpert& stored, const ExpertMatrix& place) {
   const io::Dtype dtype = stored.entry.info->dtype;
@@ -22,7 +22,7 @@ MatrixRows rows_in_file(const StoredExpert& stored, const ExpertMatrix& place) {
     const auto cols = static_cast<size_t>(place.cols), row_bytes = cols * io::dtype_bytes(dtype);
     const size_t count = out.size() / cols, stride = static_cast<size_t>(place.row_stride());
     const uint64_t begin = offset + static_cast<uint64_t>(place.first_row() + first * place.row_stride()) * row_bytes;
-    // Rows with much between them are read one by one.
+    // Rows that are far apart are read one by one.
     const size_t step = (stride - 1) * row_bytes >= kBlockBytes ? 1 : count;
     std::vector<std::byte> bytes(((step - 1) * stride + 1) * row_bytes);
     for (size_t row = 0; row < count; row += step) {

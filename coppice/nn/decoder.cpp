@@ -25,8 +25,8 @@ namespace detail {
 
 void check_supported(const families::ModelConfig& config) {
   if (!config.unsupported_in_nn.empty()) {
-    throw Error(ErrorCode::kUnsupported, cat("config.json: this build cannot compute ", join(config.unsupported_in_nn),
-                                             "; wanted a model without (inspect and expand work on it all the same)"));
+    throw Error(ErrorCode::kUnsupported, cat("config.json: the model has ", join(config.unsupported_in_nn),
+                                             ", which this build cannot compute (inspect and expand still work)"));
   }
 }
 
@@ -36,8 +36,8 @@ void check_tokens(const at::Tensor& tokens_BS, int64_t vocabulary) {
   for (int64_t i = 0; i < tokens_BS.numel(); ++i) {
     if (token[i] >= 0 && token[i] < vocabulary) continue;
     throw Error(ErrorCode::kFormat,
-                cat("token id ", token[i], " at position ", i, ": found outside the vocabulary of ", vocabulary,
-                    "; wanted ids below it (was the data tokenized for another model?)"));
+                cat("token id ", token[i], " at position ", i, ": is outside the vocabulary; wanted ids below ",
+                    vocabulary, " (check that the data was tokenized for this model)"));
   }
 }
 
@@ -74,13 +74,13 @@ at::Tensor weight_of(const Parameter& parameter) {
 void set_rotary_angles(BlockContext& context) {
   std::tie(context.cos_SR, context.sin_SR) = rotary_angles(context.config->rope, context.positions);
   if (!context.start_BS.defined()) return;
-  // Positions start again with each document: angles of every token instead of every position.
+  // Positions restart with each document, so there are angles per token instead of per position.
   const auto position_T = (at::arange(context.positions, at::kLong) - context.start_BS).view({-1});
   context.cos_SR = context.cos_SR.index_select(0, position_T);
   context.sin_SR = context.sin_SR.index_select(0, position_T);
 }
 
-// A square root is a buffer of the model in transformers, and has its dtype; other multipliers are numbers.
+// In transformers the square root is a buffer with the model's dtype; other multipliers are numbers.
 double embedding_multiplier(const families::ModelConfig& config, at::ScalarType dtype) {
   const double exact = config.embedding_multiplier;
   if (!config.family->multipliers.sqrt_embedding || dtype != at::kBFloat16) return exact;
@@ -88,7 +88,7 @@ double embedding_multiplier(const families::ModelConfig& config, at::ScalarType 
 }
 
 at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD, const at::Tensor& tokens_BS) {
-  // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
+  // Computed through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
   auto x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1}));
   if (config.embedding_multiplier != 1) x_TD = x_TD * embedding_multiplier(config, table_VD.scalar_type());
   return x_TD.to(table_VD.scalar_type());
@@ -105,7 +105,7 @@ namespace {
 
 using families::Role;
 
-/// Weights by layer; those of no layer at position `num_layers`.
+/// Weights by layer; those outside layers at position `num_layers`.
 std::vector<detail::LayerWeights> by_layer(const Decoder& decoder) {
   const int64_t layers = decoder.config().num_layers;
   std::vector<detail::LayerWeights> out(layers + 1);
@@ -115,9 +115,9 @@ std::vector<detail::LayerWeights> by_layer(const Decoder& decoder) {
 
 /// Everything before the output layer.
 struct Trunk {
-  at::Tensor x_TD;              ///< after the final norm, divided by what the logits are divided by
+  at::Tensor x_TD;              ///< after the final norm, divided by the divisor of the logits
   at::Tensor head_VD;           ///< weight of the output layer
-  at::Tensor aux_loss, z_loss;  ///< scalars; undefined unless asked for and there are MoE layers
+  at::Tensor aux_loss, z_loss;  ///< scalars; undefined unless requested and there are MoE layers
   std::vector<LayerRouting> routing;
 };
 

@@ -252,7 +252,7 @@ def test_a_configuration_that_does_not_fit_the_weights(tmp_path, key):
     assert coppice("convert", model, tmp_path / "good").returncode == 0
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, key: config[key] * 2}))
-    expect_failure(3, ["of another shape than config.json says", " is [", "wanted ["], model, tmp_path / "out")
+    expect_failure(3, ["with a shape that differs from config.json", " is [", "wanted ["], model, tmp_path / "out")
     del config[key]
     (model / "config.json").write_text(json.dumps(config))
     assert coppice("convert", model, tmp_path / "out").returncode == 3

@@ -167,7 +167,7 @@ def test_convert_says_that_it_leaves_an_optimizer_state_out(models, tmp_path):
 
 def test_the_list_of_rules_is_printed():
     rules = json.loads(coppice("list", "files", "--json").stdout)["files"]
-    assert {rule["decision"] for rule in rules} == {"rewritten", "carried", "carried if it counts no experts", "left out", "refused"}
+    assert {rule["decision"] for rule in rules} == {"rewritten", "copied", "copied if it does not mention experts", "left out", "refused"}
 
 
 def wait_for(condition, seconds=30):

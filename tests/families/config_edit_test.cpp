@@ -113,7 +113,7 @@ TEST(WithNumExperts, LeavesNoListOfTheExpertsAsItIs) {
        {R"({"expert_ids": [0, 1, 2, 3]})", R"({"expert_bias": [0.1, 0.2, 0.3, 0.4]})",
         R"({"moe": {"experts": {"ids": [3, 2, 1, 0]}}})", R"({"expert_map": {"0": 1, "1": 2, "2": 3, "3": 0}})"}) {
     SCOPED_TRACE(more);
-    expect_error(ErrorCode::kUnsupported, {"as many entries as there are experts"},
+    expect_error(ErrorCode::kUnsupported, {"one entry per expert"},
                  [&] { (void)with_num_experts(read_with("qwen3_moe", more), 8); });
   }
   const char* const kOthers = R"({"num_hidden_layers": 4, "moe_expert_layers": [1, 2, 3, 0], "shared_expert_ids":
@@ -235,14 +235,14 @@ TEST(ReadRouting, RefusesWordsThatItDoesNotKnow) {
     const char *family, *more, *named;
   };
   for (const Case& c : {Case{"deepseek_v3", R"({"scoring_func": "tanh"})", "'scoring_func'"},
-                        Case{"deepseek_v3", R"({"scoring_func": "softmax"})", "takes a sigmoid"},
-                        Case{"qwen3_moe", R"({"scoring_func": "sigmoid"})", "takes a softmax"},
+                        Case{"deepseek_v3", R"({"scoring_func": "softmax"})", "uses a sigmoid"},
+                        Case{"qwen3_moe", R"({"scoring_func": "sigmoid"})", "uses a softmax"},
                         Case{"deepseek_v3", R"({"topk_method": "foo"})", "'topk_method'"},
                         Case{"deepseek_v3", R"({"topk_method": "greedy"})", "with a bias"},
                         Case{"deepseek_v2", R"({"topk_method": "noaux_tc"})", "without a bias"},
                         Case{"cohere2_moe", R"({"expert_selection_fn": "tanh"})", "'expert_selection_fn'"},
-                        Case{"kimi_linear", R"({"moe_router_activation_func": "softmax"})", "takes a sigmoid"},
-                        Case{"laguna", R"({"moe_apply_router_weight_on_input": true})", "weigh what experts answer"},
+                        Case{"kimi_linear", R"({"moe_router_activation_func": "softmax"})", "uses a sigmoid"},
+                        Case{"laguna", R"({"moe_apply_router_weight_on_input": true})", "gates multiply the outputs"},
                         Case{"qwen3_moe", R"({"n_group": 2, "topk_group": 1})", "no groups"}}) {
     SCOPED_TRACE(c.more);
     expect_error(ErrorCode::kUnsupported, {c.named}, [&c] { (void)read_with(c.family, c.more); });

@@ -92,10 +92,10 @@ TEST(FamilyFile, NamesTheKeyThatIsWrong) {
   refuses("experts_keys = [\"how_many\"]", "", {"'experts_keys' is missing"});
   refuses("sigmoid_topk", "topk_sigmoid", {"'gate'", "sigmoid_topk"});
   refuses("stacked = true\ntransposed = true\n[[tensors]]\nname = \"root", "[[tensors]]\nname = \"root",
-          {"tensors[2]", "needs {X}"});
+          {"tensors[2]", "must have {X}"});
   refuses("block.{L}.choose", "block.{Q}.choose", {"tensors[0]", "'name'"});
   refuses("block.{L}.choose", "*.{L}.choose", {"tensors[0]", "wildcard"});
-  refuses("role = \"router\"", "role = \"other\"", {"has no tensor of the role router"});
+  refuses("role = \"router\"", "role = \"other\"", {"has no tensor with the role router"});
 }
 
 // A family of separate experts, of which `rules` gives the rows that differ.
@@ -165,7 +165,7 @@ name = "block.{L}.mlp.experts.{X}.d.weight"
 role = "expert_down"
 )";
   refuses(cat(without_up, kRest), ErrorCode::kFormat,
-          {"3 that the family file carries over", "block.0.mlp.experts.0.u.weight [6, 8] is inside an expert",
+          {"3 that the family file copies", "block.0.mlp.experts.0.u.weight [6, 8] is inside an expert",
            "rule 'block.{L}.mlp.**', role other"});
   refuses(cat(without_up, "[[tensors]]\nname = \"block.{L}.mlp.experts.{N}.u.weight\"\nrole = \"dense\"\n"),
           ErrorCode::kFormat, {"block.0.mlp.experts.2.u.weight", "role dense"});

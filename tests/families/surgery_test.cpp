@@ -192,7 +192,7 @@ TEST(RoutingClass, FollowsTheConfiguration) {
 TEST(LayoutText, SaysHowExpertsAreStored) {
   EXPECT_EQ(layout_text(family_of("mixtral")), "a tensor for each expert");
   EXPECT_EQ(layout_text(family_of("gpt_oss")), "stacked [experts, in, out], gate and up interleaved");
-  EXPECT_EQ(layout_text(family_of("granitemoe")), "stacked [experts, out, in], gate and up one behind the other");
+  EXPECT_EQ(layout_text(family_of("granitemoe")), "stacked [experts, out, in], gate and up one after the other");
   EXPECT_EQ(layout_text(family_of("dbrx")), "stacked [experts * out, in]");
 }
 

@@ -212,7 +212,7 @@ TEST_F(Refuses, MissingAndExtraKeysAllAtOnce) {
   }
   io::write_file_atomically(file, bytes);
   expect(ErrorCode::kFormat, {"missing: model.norm.weight.exp_avg, model.norm.weight.step",
-                              "not of this model: model.norm.weight.stup, model.nurm.weight.exp_avg"});
+                              "not in the model: model.norm.weight.stup, model.nurm.weight.exp_avg"});
 }
 
 TEST_F(Refuses, AnotherDtype) {

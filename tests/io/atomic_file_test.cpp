@@ -136,7 +136,7 @@ TEST(FileWrite, ReplacesTheOldTextAtOnce) {
   EXPECT_EQ(read_file(dir / "a.json"), "two");
   EXPECT_EQ(listing(dir.path()), std::vector<std::string>{"a.json"});
   expect_error(ErrorCode::kIo, {"none"}, [&] { write_file_atomically(dir / "none" / "a", "x"); });
-  expect_error(ErrorCode::kIo, {"cannot put it in place"}, [&] { write_file_atomically(dir.path(), "x"); });
+  expect_error(ErrorCode::kIo, {"cannot rename it"}, [&] { write_file_atomically(dir.path(), "x"); });
 }
 
 TEST(FileRead, GivesEveryByte) {

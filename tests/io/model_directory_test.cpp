@@ -79,7 +79,8 @@ TEST(ModelDirectory, RefusesWhatLeadsOutAndWhatIsNoFile) {
     }
   }
   for (const auto& use : uses(dir.path())) EXPECT_THROW(use(files, "loop"), Error);
-  expect_error(ErrorCode::kFormat, {"out", "leads out by a symbolic link"}, [&] { (void)files.read("out"); });
+  expect_error(ErrorCode::kFormat, {"out", "leaves the directory by a symbolic link"},
+               [&] { (void)files.read("out"); });
   expect_error(ErrorCode::kFormat, {"pipe", "is a named pipe"}, [&] { (void)files.read("pipe"); });
   expect_error(ErrorCode::kFormat, {"folder", "is a directory"}, [&] { (void)files.read("folder"); });
   expect_error(ErrorCode::kFormat, {"up", "leads out"}, [&] { (void)files.names("up"); });

@@ -52,8 +52,7 @@ TEST(OutputDirectory, IsWhatThePathMeansToTheSystem) {
   const OutputPlace place(dir / "out_of" / ".." / "in" / "out//");
   EXPECT_EQ(place.name(), "out");
   EXPECT_EQ(place.parent_path(), fs::canonical(dir / "elsewhere" / "in"));
-  expect_error(ErrorCode::kIo, {"none/out", "directory that it is to lie in"},
-               [&] { OutputPlace(dir / "none" / "out"); });
+  expect_error(ErrorCode::kIo, {"none/out", "its parent directory"}, [&] { OutputPlace(dir / "none" / "out"); });
 }
 
 // What was looked at is written to: a link that is turned in between moves nothing.
@@ -96,11 +95,11 @@ TEST(OutputFile, ReplacesNothingButItsKind) {
   for (const char* name : {"old", "empty", "new", "no/such/folder"}) check_output_file(dir / name, kNotes, {});
   write_text(dir / "short", "not");
   write_text(dir / "config.json", "{}");
-  for (const char* name : {"short", "config.json"}) expect_refused(dir / name, {}, {name, "no notes", "another name"});
+  for (const char* name : {"short", "config.json"}) expect_refused(dir / name, {}, {name, "not a file of notes", "another name"});
   fs::create_directory(dir / "folder");
-  expect_refused(dir / "folder", {}, {"folder", "no file"});
+  expect_refused(dir / "folder", {}, {"folder", "not a file"});
   fs::create_symlink(dir / "short", dir / "link");
-  expect_refused(dir / "link", {}, {"link", "no notes"});
+  expect_refused(dir / "link", {}, {"link", "not a file of notes"});
 }
 
 TEST(OutputFile, IsApartFromItsInputs) {

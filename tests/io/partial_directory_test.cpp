@@ -199,11 +199,11 @@ std::map<std::string, std::string> contents(const fs::path& directory) {
 TEST(PartialDirectory, LeavesForeignDirectoriesOfItsNameAlone) {
   const auto journal = fs::path("journals") / "part-00001-of-00001";
   const std::map<std::string, std::vector<fs::path>> foreign = {
-      {"holds files that are not of such work", {"model/thesis.txt", "journals/diary.txt"}},
-      {"holds files that are not", {"notes.txt"}},
+      {"has files that coppice did not write", {"model/thesis.txt", "journals/diary.txt"}},
+      {"has files that coppice did not write", {"notes.txt"}},
       {"holds 'notes.txt'", {"lock", "notes.txt"}},
-      {"no journal of such work", {"lock", "model/thesis.txt"}},
-      {"holds files and no journal", {"lock", "alone", journal, "model/thesis.txt"}}};
+      {"no journal of coppice", {"lock", "model/thesis.txt"}},
+      {"has files but no journal", {"lock", "alone", journal, "model/thesis.txt"}}};
   for (const auto& [reason, files] : foreign) {
     for (const bool linked : {false, true}) {
       SCOPED_TRACE(cat(reason, linked ? " behind a link" : ""));
@@ -238,7 +238,7 @@ TEST(PartialDirectory, RefusesWhatIsNoDirectoryOrHasNoFilesForLocks) {
   expect_error(ErrorCode::kIo, {"lock"}, open);
   fs::remove(dir / ".out.tmp-work" / "lock");
   write_text(dir / ".out.tmp-work" / "lock", "of another program");
-  expect_error(ErrorCode::kUsage, {"a lock of something else"}, open);
+  expect_error(ErrorCode::kUsage, {"a lock of another program"}, open);
   EXPECT_EQ(read_file(dir / ".out.tmp-work" / "lock"), "of another program");
   EXPECT_EQ(read_file(dir / "victim"), "precious");
 }
