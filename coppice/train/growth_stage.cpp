@@ -32,7 +32,7 @@ void check_numbers(const GrowthStage& stage, const std::string& name) {
   }
 }
 
-// Every expert of every MoE layer is worth as much as every other.
+// Scores that are equal for all experts of all MoE layers.
 plan::Scores equal_scores(const families::ModelConfig& config, const GrowthStage& stage) {
   plan::Scores scores;
   scores.model_type = config.family->model_type;
@@ -86,7 +86,7 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps) {
     const int64_t least = index == 0 ? 0 : stages[index - 1].at_step + 1;
     if (stage.at_step < least || stage.at_step >= steps) {
       throw Error(ErrorCode::kUsage, cat(name, ": wanted at_step from ", least, " to ", steps - 1,
-                                         ", behind the growth before it and with steps left to train"));
+                                         ", after the expansion before it and before the last step"));
     }
     check_numbers(stage, name);
   }

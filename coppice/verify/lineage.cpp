@@ -11,11 +11,12 @@
 namespace coppice::verify {
 namespace {
 
-/// Of the newest step: what the growth is made again from, or what the program that wrote it says of itself.
+/// Keys of the newest step that are not compared: the expansion is recomputed from them, or they describe the program
+/// that wrote it.
 constexpr std::string_view kTakenAsRead[] = {"command", "version", "seed", "source_digest", "methods", "settings"};
 constexpr std::string_view kMethods[] = {"select",          "expert_init", "router_init", "balance_bias",
                                          "optimizer_state", "layers",      "parameters"};
-/// What a run notes of the tokens that it still routes by lineage.
+/// Keys with which a run records its lineage-unique routing.
 constexpr std::string_view kRoutingNote[] = {"routing", "share", "seed", "share_steps"};
 constexpr std::string_view kCommands[] = {"expand", "train"};
 constexpr const char* kSteps = "steps";
@@ -24,7 +25,7 @@ bool contains(std::span<const std::string_view> list, std::string_view key) {
   return std::ranges::find(list, key) != list.end();
 }
 
-/// Members of two objects, but for those of `but`.
+/// Compares the members of two objects, except those in `but`.
 void compare_members(const Json& wanted, const Json& found, std::span<const std::string_view> but,
                      std::string_view where, std::vector<std::string>& problems) {
   for (const auto& [key, value] : wanted.members()) {
@@ -35,7 +36,8 @@ void compare_members(const Json& wanted, const Json& found, std::span<const std:
   }
   for (const auto& [key, value] : found.members()) {
     if (!contains(but, key) && wanted.find(key) == nullptr)
-      problems.push_back(cat(where, ": '", key, "' is ", value.dump().substr(0, 60), "; no growth leaves it"));
+      problems.push_back(
+          cat(where, ": '", key, "' is ", value.dump().substr(0, 60), "; wanted no such key after an expansion"));
   }
 }
 
@@ -43,10 +45,10 @@ void compare_newest(const Json& wanted, const Json& found, const std::string& wh
                     std::vector<std::string>& problems) {
   compare_members(wanted, found, kTakenAsRead, where, problems);
   for (const auto& [key, value] : found.at("methods").members()) {
-    if (!contains(kMethods, key)) problems.push_back(cat(where, ": 'methods' has '", key, "', which is no method"));
+    if (!contains(kMethods, key)) problems.push_back(cat(where, ": 'methods' has '", key, "', which is not a method"));
   }
   if (const std::string_view command = found.at("command").as_string(); !contains(kCommands, command))
-    problems.push_back(cat(where, ": 'command' is '", command, "'; wanted one that grows models: expand, train"));
+    problems.push_back(cat(where, ": 'command' is '", command, "'; wanted one that expands models: expand, train"));
 }
 
 }  // namespace
@@ -59,7 +61,7 @@ LineageDifferences compare_lineages(const Json& wanted, const Json& found, bool 
   const bool same_steps = was.size() == is.size() &&
                           std::equal(was.begin(), was.begin() + static_cast<std::ptrdiff_t>(earlier), is.begin());
   if (!same_steps) {
-    out.problems.push_back(cat(file, ": its ", grown ? "earlier " : "", "steps are not those of the model before"));
+    out.problems.push_back(cat(file, ": its ", grown ? "earlier " : "", "steps differ from those of the model before"));
   } else if (grown) {
     compare_newest(was.back(), is.back(), cat(file, ": step ", earlier), out.problems);
   }
@@ -69,7 +71,7 @@ LineageDifferences compare_lineages(const Json& wanted, const Json& found, bool 
     apart.insert(apart.end(), std::begin(kRoutingNote), std::end(kRoutingNote));
     if (const Json* share = found.find("share"))
       out.not_compared.push_back(
-          cat("the share of tokens that ", file, " says are routed by lineage (", share->dump(), ")"));
+          cat("the share of tokens with lineage-unique routing in ", file, " (", share->dump(), ")"));
   }
   compare_members(wanted, found, apart, file, out.problems);
   return out;

@@ -350,7 +350,7 @@ TEST(TokenFileVocabulary, ScansAForeignSetOnceAndWarns) {
   const auto file = TokenFile::open(dir / "set");
   file.check_vocabulary(6, "abc");
   set_log_sink({});
-  EXPECT_THAT(warnings, ElementsAre(HasSubstr("which tokenizer wrote it")));
+  EXPECT_THAT(warnings, ElementsAre(HasSubstr("tokenizer is unknown")));
   ASSERT_TRUE(fs::exists(dir / "set.checked.json"));
   expect_error(ErrorCode::kFormat, {"ids from 1 to 5", "0 to 4"}, [&] { file.check_vocabulary(5, ""); });
 

