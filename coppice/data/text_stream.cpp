@@ -79,7 +79,7 @@ struct TextStream::State {
     while (unpacker.avail_out == out.size()) {
       if (begin == end) refill();
       if (begin == end) {
-        if (!between_members) fail("is cut short");
+        if (!between_members) fail("is incomplete");
         break;
       }
       if (between_members && !next_member()) break;

@@ -49,8 +49,8 @@ uint64_t tokens_of_seed(const Budget& plan) {
 }
 
 // Trains the seeds' models side by side: two chains a seed, one thread each, so that the figures do not depend on the
-// machine. Only where the user asks for more threads do they go into the models, by the number of all seeds: a demo that
-// goes on computes what a whole one does.
+// machine. Only where the user asks for more threads do they go into the models, by the number of all seeds: a demo
+// that goes on computes what a whole one does.
 void run_seeds(const DemoOptions& options, const PreparedData& data, const std::vector<SeedResult*>& seeds) {
   const int64_t chains = 2 * options.seeds;
   const auto threads =

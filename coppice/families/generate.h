@@ -42,7 +42,8 @@ io::Dtype stored_dtype(Role role, io::Dtype dtype);
 /// Writes a model directory with `random_values` in `dtype`; it appears complete or not at all.
 ///
 /// Memory   one tensor in fp32 per thread.
-/// Throws   Error{kUsage} if `directory` exists or `dtype` is not a floating-point type; what `read_config` throws; Error{kIo}.
+/// Throws   Error{kUsage} if `directory` exists or `dtype` is not a floating-point type; what `read_config` throws;
+///          Error{kIo}.
 void write_random_model(const std::filesystem::path& directory, const Json& config, io::Dtype dtype, uint64_t seed,
                         double std = 0.02, uint64_t max_shard_bytes = uint64_t{5} << 30);
 

@@ -9,7 +9,8 @@
 
 namespace coppice::families {
 
-/// A tensor that the family's table expects (or found): its rule, layer and expert. Name and shape as in io::TensorInfo.
+/// A tensor that the family's table expects (or found): its rule, layer and expert. Name and shape as in
+/// io::TensorInfo.
 struct TensorSlot {
   io::TensorName name;
   const TensorRule* rule = nullptr;

@@ -39,8 +39,8 @@ class BlockBuffer {
 ///
 /// Memory   none: bytes go straight to the disk, or through the page cache where direct I/O is refused (tmpfs, some
 ///          network file systems).
-/// Threads  write(), clone() and sync() may be called from any thread; several processes may have the file open, if they
-///          write different bytes.
+/// Threads  write(), clone() and sync() may be called from any thread; several processes may have the file open, if
+///          they write different bytes.
 class BlockFile {
  public:
   /// Makes the file and allocates its space; an existing file of this length keeps its bytes. A symbolic link, a file

@@ -24,7 +24,7 @@ std::optional<Journal::Content> header_of(std::string_view line) {
     return Journal::Content{.part = Part::from_text(json.at("part").as_string()),
                             .identity = {.plan = json.at("plan").as_string(), .source = json.at("source").as_string()}};
   } catch (const Error&) {
-    return std::nullopt;  // torn while it was written
+    return std::nullopt;  // incomplete: the process was killed while it wrote the line
   }
 }
 
@@ -81,7 +81,8 @@ Journal::Journal(fs::path path, Part part, const WorkIdentity& identity) : path_
   file_ = Descriptor(::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0666));
   if (!file_) throw_io(path_.string(), "open it", errno);
   if (lock(file_, LOCK_EX | LOCK_NB) == Lock::kHeldByAnother) {  // before anything is changed
-    throw Error(ErrorCode::kIo, cat(path_, ": another process does part ", part.to_text(), " (wait for it)"));
+    throw Error(ErrorCode::kIo,
+                cat(path_, ": another process works on part ", part.to_text(), " (wait for it to end)"));
   }
   const auto before = look(path_);
   if (::ftruncate(file_.get(), static_cast<off_t>(before ? before->valid_bytes : 0)) != 0) {

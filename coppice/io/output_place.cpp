@@ -82,7 +82,7 @@ void OutputPlace::check_free() const {
 
 void OutputPlace::check_apart_from(const fs::path& input) const {
   const auto source = status_of(input);
-  if (!source) throw_io(input.string(), "look at it", errno);
+  if (!source) throw_io(input.string(), "read its state", errno);
   struct stat mine{};
   if (::fstatat(parent_.get(), name_.c_str(), &mine, 0) == 0 && detail::is_same(mine, *source)) {
     refuse_input(given_, "is", input);

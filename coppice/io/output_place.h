@@ -17,7 +17,8 @@ namespace coppice::io {
 /// path is resolved as by the system: `a/../b` is a sibling of what the link `a` leads to. A slash at its end changes nothing.
 class OutputPlace {
  public:
-  /// Throws   Error{kUsage}: `output` has no name of its own ('', '/', or it ends in '.' or '..'). Error{kIo}: no parent.
+  /// Throws   Error{kUsage}: `output` has no name of its own ('', '/', or it ends in '.' or '..'). Error{kIo}: no
+  ///          parent.
   OutputPlace(const std::filesystem::path& output);  // NOLINT(google-explicit-constructor): a path is a place
 
   /// The path as given; for messages.

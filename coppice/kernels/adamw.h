@@ -14,7 +14,8 @@ struct AdamwSettings {
 ///
 /// Shapes   master, exp_avg, exp_avg_sq, grad: the same shape, contiguous; value likewise, or undefined if master
 ///          itself is used in the computation.
-/// Dtypes   master f32; moments f32, or bf16 with stochastic rounding keyed by (element, step); grad f32 or bf16; value bf16 (rounded to nearest even from the new master) or f32.
+/// Dtypes   master f32; moments f32, or bf16 with stochastic rounding keyed by (element, step); grad f32 or bf16; value
+///          bf16 (rounded to nearest even from the new master) or f32.
 /// Units    `step` counts from 1 for the first update; `grad_scale` multiplies the gradient first (clipping,
 ///          accumulation).
 /// Source   Loshchilov & Hutter, arXiv:1711.05101; torch.optim.AdamW gives the same numbers to rounding.

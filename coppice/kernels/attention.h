@@ -9,7 +9,8 @@ namespace coppice::kernels {
 /// Shapes   query_BSHC; key_BSJC and value_BSJC, H a multiple of J (grouped queries); returns [B, S, H, C]. start_BS:
 ///          position in its sequence where the document of each position starts, rising; undefined: a sequence is one
 ///          document.
-/// Dtypes   f32 or bf16, alike; start_BS int64. Scores and sums in f32; in bf16 probabilities and their gradients are rounded once.
+/// Dtypes   f32 or bf16, alike; start_BS int64. Scores and sums in f32; in bf16 probabilities and their gradients are
+///          rounded once.
 /// Memory   with AVX-512, S and C multiples of 32: saves its arguments, its result and one f32 per query. Otherwise as
 ///          libtorch's scaled_dot_product_attention, and one bool per pair of positions if start_BS is given.
 /// Threads  the bits do not depend on the number of threads.

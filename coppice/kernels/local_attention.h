@@ -7,8 +7,8 @@ namespace coppice::kernels {
 /// Causal self-attention in which a query sees `window` positions including its own (0: all before it), and each head
 /// has a sink: an additional score that takes a share of the softmax but adds no value. Differentiable.
 ///
-/// Shapes   query_BSHC; key_BSJC and value_BSJC, H a multiple of J (grouped queries); sink_H or undefined; start_BS as in
-///          causal_attention; returns [B, S, H, C].
+/// Shapes   query_BSHC; key_BSJC and value_BSJC, H a multiple of J (grouped queries); sink_H or undefined; start_BS as
+///          in causal_attention; returns [B, S, H, C].
 /// Dtypes   f32 or bf16, alike.
 /// Memory   a mask [S, S] in the dtype ([B, S, S] with start_BS), and the memory of libtorch's
 ///          scaled_dot_product_attention; with sinks also copies of queries, keys and values.

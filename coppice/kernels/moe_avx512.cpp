@@ -283,7 +283,8 @@ class BackwardStep {
   Scratch<float> block_;
 };
 
-/// Rows [begin, begin + count) of an expert's product of a left matrix and panels; `pack` makes the panels of 32 columns.
+/// Rows [begin, begin + count) of an expert's product of a left matrix and panels; `pack` makes the panels of 32
+/// columns.
 template <class T, class Pack>
 void weight_rows(Words left, int64_t words, int64_t count, int64_t cols, Pack pack, T* out) {
   const Scratch<Word> panels(kPanels * words * kLanes);

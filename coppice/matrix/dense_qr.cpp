@@ -17,7 +17,8 @@ using Eigen::MatrixXf;
 /// matrix products. Q is orthonormal to condition^2 times the precision, so the result is none if R's diagonal, which
 /// shows the condition, spans more than `span`.
 ///
-/// Source   Yamamoto, Nakatsukasa, Yanagisawa, Fukaya: Roundoff error analysis of the CholeskyQR2 algorithm (ETNA 2015).
+/// Source   Yamamoto, Nakatsukasa, Yanagisawa, Fukaya: Roundoff error analysis of the CholeskyQR2 algorithm (ETNA
+///          2015).
 template <class Scalar>
 std::optional<Dense> by_cholesky(const Dense& m, Scalar span) {
   using Rows = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;

@@ -286,7 +286,7 @@ WakingNote noted_waking(const Json& lineage) {
     if (note.left < 1 || note.left > note.steps || note.steps > kMostSteps) {
       refuse_lineage(io::kLineageFile,
                      cat("'", kWakeStepsLeftKey, "' is ", note.left, " of '", kWakeStepsKey, "' ", note.steps),
-                     cat("1 to as many, ", kMostSteps, " at most"));
+                     cat("1 to that number of steps, which may be at most ", kMostSteps));
     }
     return note;
   });

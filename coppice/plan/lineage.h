@@ -61,7 +61,8 @@ struct LineageShare {
 Json with_lineage_share(Json lineage, const LineageShare& note);
 /// The record in a lineage; all zero if there is none.
 ///
-/// Throws   Error{kFormat} if the share is not a number from 0 to 1, or seed or steps are not whole numbers of 0 or more.
+/// Throws   Error{kFormat} if the share is not a number from 0 to 1, or seed or steps are not whole numbers of 0 or
+///          more.
 LineageShare noted_lineage_share(const Json& lineage);
 /// `lineage` without the share, and with the training step at which the release of its newest expansion was complete. A
 /// step that is recorded already stays.

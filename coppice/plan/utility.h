@@ -44,7 +44,8 @@ struct Scores {
 
   /// Throws   Error{kNonFinite} naming metric, layer and expert.
   Json to_json() const;
-  /// Throws   Error{kFormat} naming source and key, also for scores without metrics or batches; Error{kNonFinite} for a value that is not finite or negative.
+  /// Throws   Error{kFormat} naming source and key, also for scores without metrics or batches; Error{kNonFinite} for a
+  ///          value that is not finite or negative.
   static Scores from_json(const Json& json, std::string_view source);
   static Scores read(const std::filesystem::path& path);
   /// Whether a file begins like the output of to_json(). Throws Error{kNotFound, kIo}.

@@ -155,7 +155,7 @@ void GrowthCourse::check_handover_before(const GrowthStage& stage) const {
   const double share = settings_.handover.share(stage.at_step + 1 - position.grown_at + position.released);
   if (share <= 0 && stage.at_step >= position.grown_at + position.wake_steps - position.released) return;
   refuse(cat("growth at step ", stage.at_step,
-             ": the handover of the expansion before it is not complete by then (grow ",
+             ": the handover of the expansion before it is not complete by then (expand ",
              settings_.handover.policy == HandoverPolicy::kKeep ? "without 'keep'" : "later", ")"));
 }
 

@@ -39,7 +39,8 @@ struct Handover {
 /// The lineage-unique routing for a share of the tokens of a model that was expanded by the newest
 /// step of `lineage` (coppice.json); null if the share is 0.
 ///
-/// Throws   Error{kUsage} if there is no expansion in the lineage, or it was not a plain expansion (split, scaled top-K).
+/// Throws   Error{kUsage} if there is no expansion in the lineage, or it was not a plain expansion (split, scaled
+///          top-K).
 std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Json>& lineage, double share,
                                                           uint64_t seed);
 

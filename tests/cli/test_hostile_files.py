@@ -203,7 +203,7 @@ def test_a_packed_corpus_is_read(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "b.bin").read_bytes() == (tmp_path / "a.bin").read_bytes()
     (tmp_path / "b.jsonl.gz").write_bytes(packed[:-5])
-    expect_refusal(coppice("tokenize", tmp_path / "b.jsonl.gz", "--tokenizer", tmp_path / "tok", "--out", tmp_path / "c"), "b.jsonl.gz", "cut short")
+    expect_refusal(coppice("tokenize", tmp_path / "b.jsonl.gz", "--tokenizer", tmp_path / "tok", "--out", tmp_path / "c"), "b.jsonl.gz", "is incomplete")
     (tmp_path / "z.jsonl").write_bytes(b"\x28\xb5\x2f\xfd....")
     expect_refusal(coppice("tokenize", tmp_path / "z.jsonl", "--tokenizer", tmp_path / "tok", "--out", tmp_path / "c"), "z.jsonl", "zstd")
 

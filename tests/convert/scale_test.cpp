@@ -57,7 +57,8 @@ TEST(Calibration, IsNothingForEqualLogits) {
   EXPECT_DOUBLE_EQ(calibration_factor(plan_of("qwen2_moe", 24, 6, 3), 0), 1);
 }
 
-// Two choices of which one answers: the mean of the larger of two softmax shares is E[1 / (1 + exp(-|z|))], z ~ N(0, 2).
+// Two choices of which one answers: the mean of the larger of two softmax shares is E[1 / (1 + exp(-|z|))], z ~ N(0,
+// 2).
 TEST(Calibration, AgreesWithTheIntegralForTwoChoices) {
   const double factor = calibration_factor(plan_of("qwen2_moe", 6, 3, 3), 1.0);
   double integral = 0, weight = 0;

@@ -97,7 +97,7 @@ TEST(TextStream, NamesDamagedGzip) {
   for (size_t length = 2; length < good.size(); ++length) {
     if (length == first) continue;  // the end of a member: nothing shows that more followed
     io::write_file_atomically(path, good.substr(0, length));
-    expect_error(ErrorCode::kFormat, {"part.jsonl.gz", "cut short"}, [&] { (void)all_of(path); });
+    expect_error(ErrorCode::kFormat, {"part.jsonl.gz", "is incomplete"}, [&] { (void)all_of(path); });
   }
   std::string wrong = good;
   wrong[first - 6] ^= 1;  // of the check sum

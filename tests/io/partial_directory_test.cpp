@@ -317,7 +317,7 @@ TEST(PartialDirectoryParts, MustBeOfTheSameWorkAndEachOnce) {
   const auto open = [&](Part part, const WorkIdentity& identity) {
     return [=, &dir] { const PartialDirectory out(dir / "out", part, false, identity); };
   };
-  expect_error(ErrorCode::kIo, {"another process does part 1/2"}, open({1, 2}, kPlan));
+  expect_error(ErrorCode::kIo, {"another process works on part 1/2"}, open({1, 2}, kPlan));
   expect_error(ErrorCode::kUsage, {"other settings"}, open({2, 2}, {"another plan", "source"}));
   expect_error(ErrorCode::kUsage, {"begun in 2 parts, wanted 3"}, open({2, 3}, kPlan));
   expect_error(ErrorCode::kIo, {"another process"}, open(kWhole, kPlan));

@@ -1,5 +1,5 @@
-// What is said of an expansion beforehand is what the decoder computes afterwards: random models of every trained family with
-// every switch of its table, random biases, methods, parameters and plans edited by hand.
+// What is said of an expansion beforehand is what the decoder computes afterwards: random models of every trained
+// family with every switch of its table, random biases, methods, parameters and plans edited by hand.
 
 #include "coppice/grow/exactness.h"
 

@@ -1,4 +1,5 @@
-// What verify must refuse: of every family and every class of tensors a changed byte, a zeroed row, an exchange, a loss.
+// What verify must refuse: of every family and every class of tensors a changed byte, a zeroed row, an exchange, a
+// loss.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
