@@ -167,12 +167,10 @@ void TokenFile::document_starts(uint64_t begin, std::span<int64_t> out) const {
   }
 }
 
-std::string TokenFile::digest() const { return sha256_of_file(with_suffix(path(), ".bin")); }
-
-std::string TokenFile::remembered_digest() const {
+std::string TokenFile::digest() const {
   Json known = detail::known_of(path());
   if (const Json* const digest = known.find(detail::kSha256)) return digest->as_string();
-  const std::string found = digest();
+  const std::string found = sha256_of_file(with_suffix(path(), ".bin"));
   known[detail::kSha256] = found;
   detail::remember(path(), known);
   return found;

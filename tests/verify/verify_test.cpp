@@ -315,6 +315,9 @@ TEST_F(VerifyLineageFile, OfARunMayNoteItsRouting) {
     lineage["share"] = 0.75;
     lineage["seed"] = 3;
     lineage["share_steps"] = 8;
+    lineage["wake_steps"] = 5;
+    lineage["wake_steps_left"] = 2;
+    step["released_at"] = 4;
   });
   EXPECT_TRUE(result.ok) << join(result.problems, "\n");
   EXPECT_THAT(result.not_compared,
