@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -62,6 +63,47 @@ FileState state_of(const Descriptor& file, const std::filesystem::path& path);
 ///
 /// Throws   Error{kIo}; Error{kInterrupted} if a signal came in between.
 size_t read_some(const Descriptor& file, std::span<std::byte> out, const std::filesystem::path& path);
+
+/// A file mapped read-only; an empty one maps to nothing. Its pages come and go with the page cache.
+///
+/// Threads  any.
+class MappedFile {
+ public:
+  /// `path` is for messages alone. Throws Error{kIo}.
+  MappedFile(Descriptor file, std::filesystem::path path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+  const Descriptor& file() const { return file_; }
+  /// Reading a page past the end of a file kills the process, so this is asked before bytes are looked at. What is cut
+  /// off while they are looked at is left to the program's handler (base/interrupt.h).
+  ///
+  /// Throws   Error{kIo} if the file was cut short since it was mapped.
+  void check_whole() const;
+  [[noreturn]] void throw_truncated(uint64_t bytes_now) const;
+
+ private:
+  Descriptor file_;
+  std::filesystem::path path_;
+  std::span<const std::byte> bytes_;
+};
+
+/// Passes the bytes of a file to `take`, piece by piece.
+///
+/// Memory   one piece of 256 KiB.
+/// Throws   as open_to_read and read_some.
+void read_pieces(const std::filesystem::path& path, const std::function<void(std::span<const std::byte>)>& take);
+
+/// The whole of a file as text.
+///
+/// Memory   the text.
+/// Throws   as open_to_read; Error{kFormat} if it is longer than `max_bytes`; Error{kInterrupted}.
+std::string read_file(const std::filesystem::path& path, uint64_t max_bytes = std::numeric_limits<uint64_t>::max());
+
+/// The first `max_bytes` of a file, or all. Throws as read_file.
+std::string read_start(const std::filesystem::path& path, size_t max_bytes);
 
 /// The rest of an open file as text.
 ///

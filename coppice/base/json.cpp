@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "coppice/base/error.h"
-#include "coppice/base/file_detail.h"
+#include "coppice/base/file.h"
 #include "coppice/base/text.h"
 
 namespace coppice {
@@ -233,7 +233,7 @@ bool Json::operator==(const Json& other) const {
 }
 
 Json Json::read(const std::filesystem::path& path, const JsonLimits& limits) {
-  return parse(detail::read_text(path, limits.bytes), path.string(), limits);
+  return parse(read_file(path, limits.bytes), path.string(), limits);
 }
 
 }  // namespace coppice

@@ -5,7 +5,7 @@
 #include <array>
 
 #include "coppice/base/check.h"
-#include "coppice/base/file_detail.h"
+#include "coppice/base/file.h"
 
 namespace coppice {
 
@@ -51,7 +51,7 @@ std::string Sha256::hex() {
 
 std::string sha256_of_file(const std::filesystem::path& path) {
   Sha256 digest;
-  detail::read_pieces(path, [&](std::span<const std::byte> piece) { digest.add(piece); });
+  read_pieces(path, [&](std::span<const std::byte> piece) { digest.add(piece); });
   return digest.hex();
 }
 

@@ -165,6 +165,10 @@ std::string fixed_text(double value, int decimals) {
   return is_zero && text.starts_with('-') ? text.substr(1) : text;
 }
 
+std::string percent(double share, int decimals) {
+  return std::isfinite(share) ? fixed_text(100 * share, decimals) + " %" : "-";
+}
+
 std::string nearest(std::string_view word, std::span<const std::string> candidates) {
   std::string best;
   size_t best_distance = std::string::npos;

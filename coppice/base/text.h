@@ -75,6 +75,9 @@ std::string number_text(double value, int digits = 4);
 /// `value` with `decimals` places after the point.
 std::string fixed_text(double value, int decimals);
 
+/// A share as "12.3 %"; "-" if it is not finite.
+std::string percent(double share, int decimals = 1);
+
 /// The candidate with the smallest edit distance to `word`; empty if the distance of each is more than a third of the
 /// word's length.
 std::string nearest(std::string_view word, std::span<const std::string> candidates);

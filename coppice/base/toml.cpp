@@ -3,7 +3,7 @@
 #include <toml++/toml.h>
 
 #include "coppice/base/error.h"
-#include "coppice/base/file_detail.h"
+#include "coppice/base/file.h"
 #include "coppice/base/text.h"
 
 namespace coppice {
@@ -45,8 +45,6 @@ Json parse_toml(std::string_view text, std::string_view source) {
   }
 }
 
-Json read_toml(const std::filesystem::path& path) {
-  return parse_toml(detail::read_text(path, kMaxBytes), path.string());
-}
+Json read_toml(const std::filesystem::path& path) { return parse_toml(read_file(path, kMaxBytes), path.string()); }
 
 }  // namespace coppice

@@ -9,7 +9,7 @@
 #include "coppice/cli/command.h"
 #include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
-#include "coppice/io/output_file.h"
+#include "coppice/io/output_place.h"
 #include "coppice/report/html.h"
 #include "coppice/score/router_rows.h"
 

@@ -212,14 +212,13 @@ void print_files(const EvalOptions& o, const std::vector<FileLoss>& files) {
   report::Table table{.header = {"tokens of", "loss (nats)", "perplexity", "bits/byte", "tokens"}, .rows = {}};
   if (files.front().by_lineage) table.header.emplace_back("lineage-unique (nats)");
   if (o.against) table.header.insert(table.header.end(), {"KL (nats)", "same top-1"});
-  const auto percent = [](double share) { return cat(fixed_text(100 * share, 2), " %"); };
   for (const auto& file : files) {
     table.rows.push_back({file.name, fixed_text(file.loss.loss, 4), number_text(file.loss.perplexity()),
                           file.bits_per_byte ? fixed_text(*file.bits_per_byte, 4) : "-", cat(file.loss.tokens)});
     if (file.by_lineage) table.rows.back().push_back(fixed_text(*file.by_lineage, 4));
     if (!file.agreement) continue;
     table.rows.back().push_back(number_text(file.agreement->kl));
-    table.rows.back().push_back(percent(file.agreement->top_1));
+    table.rows.back().push_back(percent(file.agreement->top_1, 2));
   }
   if (files.size() > 1) {
     const auto all = overall(files);

@@ -10,7 +10,7 @@
 #include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
 #include "coppice/io/atomic_file.h"
-#include "coppice/io/output_file.h"
+#include "coppice/io/output_place.h"
 #include "coppice/score/score.h"
 
 namespace coppice::cli {

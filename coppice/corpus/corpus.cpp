@@ -48,8 +48,8 @@ void prepare(const Package& package, const fs::path& corpus, const fs::path& tex
   }
   if (deb.empty())
     throw Error(ErrorCode::kIo,
-                cat("apt-get download ", package.name, ": left no .deb file (give your own text with --text DIR)"));
-  const std::string advice = "is dpkg installed, and the disk not full?";
+                cat("apt-get download ", package.name, ": did not write a .deb file (give your own text with --text DIR)"));
+  const std::string advice = "check that dpkg is installed and the disk is not full";
   std::string version = data::run_program({"dpkg-deb", "-f", deb.string(), "Version"}, scratch.path(), advice);
   while (!version.empty() && version.back() == '\n') version.pop_back();
   data::run_program({"dpkg-deb", "-x", deb.string(), (scratch.path() / "root").string()}, scratch.path(), advice);
@@ -95,7 +95,7 @@ std::vector<Domain> fetch_domains(const fs::path& cache_dir, uint64_t bytes_per_
 }
 
 std::vector<Domain> read_domains(const fs::path& directory, uint64_t bytes_per_domain) {
-  if (!fs::is_directory(directory)) throw Error(ErrorCode::kNotFound, cat(directory, ": is no directory"));
+  if (!fs::is_directory(directory)) throw Error(ErrorCode::kNotFound, cat(directory, ": is not a directory"));
   std::vector<fs::path> entries;
   for (const auto& entry : fs::directory_iterator(directory)) {
     const auto extension = entry.path().extension();
@@ -122,7 +122,7 @@ std::vector<Domain> read_domains(const fs::path& directory, uint64_t bytes_per_d
   }
   if (out.empty())
     throw Error(ErrorCode::kNotFound,
-                cat(directory, ": has no sub-folder and no .txt or .jsonl file (one for each domain)"));
+                cat(directory, ": has no subdirectory and no .txt or .jsonl file; wanted one for each domain"));
   return out;
 }
 

@@ -27,8 +27,7 @@ constexpr Package kPackages[] = {
     {"c", "linux-libc-dev", "usr/include", ".h", code_text},
 };
 
-/// Whether letters and white space make up most of it: tables of numbers and names of characters do not teach a
-/// language.
+/// Whether the text consists mostly of letters and white space; excludes tables of numbers and lists of characters.
 bool reads_like_text(std::string_view text) {
   const auto plain = std::ranges::count_if(text, [](char c) {
     const auto byte = static_cast<unsigned char>(c);

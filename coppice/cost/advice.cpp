@@ -15,8 +15,6 @@ constexpr double kEarliest = 0.12, kLatest = 0.40;
 constexpr double kUtilityOnly = 0.25, kPartial = 0.5;
 constexpr double kSameTime = 0.05;  // relative difference of step times that a measurement cannot distinguish
 
-std::string percent(double share, int decimals = 0) { return cat(fixed_text(100 * share, decimals), " %"); }
-
 void advise_on_time(CostPlan& plan) {
   const double longer = plan.steps.after_s / plan.steps.before_s - 1;
   const int64_t e = plan.before.experts, n = plan.after.experts;
@@ -26,7 +24,7 @@ void advise_on_time(CostPlan& plan) {
                           longer <= 0 ? "no longer" : cat("only ", percent(longer, 1), " longer"), " than with ", e,
                           ". If you have no checkpoint yet, start with ", n, "."));
   } else {
-    against.push_back(cat("The saving depends on your cluster: a step takes ", percent(longer), " longer with ", n,
+    against.push_back(cat("The saving depends on your cluster: a step takes ", percent(longer, 0), " longer with ", n,
                           " experts than with ", e,
                           "; if it were 0 %, only the tokens of an existing checkpoint would be saved."));
     against.push_back(cat("Continuing with ", e, " experts sees ", fixed_text(1 + longer, 2),
@@ -44,7 +42,7 @@ void advise_on_share(CostPlan& plan) {
                           " of the tokens before: too short. The paper's model needed ", percent(kRecovery, 1),
                           " to fall below the smaller model again."));
   } else if (eta < 0.5) {
-    against.push_back(cat("Your continued pre-training closes about ", percent(eta),
+    against.push_back(cat("Your continued pre-training closes about ", percent(eta, 0),
                           " of the gap: less than half of the gain of ", plan.after.experts,
                           " experts from the first token."));
   }
@@ -74,11 +72,11 @@ void advise_on_limits(CostPlan& plan) {
 
 void say_when(CostPlan& plan, double target) {
   const double share = plan.closure.share_for(target);
-  plan.when.push_back(cat("If E is still to be trained: expand at ", percent(kEarliest), " to ", percent(kLatest),
+  plan.when.push_back(cat("If E is still to be trained: expand at ", percent(kEarliest, 0), " to ", percent(kLatest, 0),
                           " of the budget to close the full gap; later closes less and saves more time."));
   plan.when.push_back(
-      cat("Latest point for eta = ", percent(target), " by the curve: at ", percent(growth_point(share)),
-          " of the budget, which is continued pre-training of ", percent(share), " of the tokens before",
+      cat("Latest point for eta = ", percent(target, 0), " by the curve: at ", percent(growth_point(share), 0),
+          " of the budget, which is continued pre-training of ", percent(share, 0), " of the tokens before",
           plan.tokens_before ? cat(": ", count_text(share * *plan.tokens_before), " tokens") : std::string(),
           "; this saves ", percent(growth_point(share) * (1 - plan.steps.ratio()), 1), " of the time."));
   plan.when.emplace_back(

@@ -9,10 +9,6 @@
 namespace coppice::cost {
 namespace {
 
-std::string percent(double share, int decimals = 1) {
-  return std::isnan(share) ? std::string("-") : cat(fixed_text(100 * share, decimals), " %");
-}
-
 report::Table size_table(const CostPlan& plan) {
   const auto count = [](int64_t value) { return count_text(static_cast<double>(value)); };
   const auto &before = plan.before.parameters, &after = plan.after.parameters;

@@ -7,6 +7,7 @@
 #include <ranges>
 
 #include "coppice/base/check.h"
+#include "coppice/base/file.h"
 #include "coppice/base/json_reader.h"
 #include "coppice/base/log.h"
 #include "coppice/base/sha256.h"
@@ -100,14 +101,14 @@ IdRange id_range(const TokenFile& file) {
 struct TokenFile::State {
   explicit State(const fs::path& p)
       : prefix(p),
-        idx(with_suffix(p, ".idx")),
-        bin(with_suffix(p, ".bin")),
+        idx(open_to_read(with_suffix(p, ".idx")), with_suffix(p, ".idx")),
+        bin(open_to_read(with_suffix(p, ".bin")), with_suffix(p, ".bin")),
         index(detail::parse_token_index(idx.bytes(), bin.bytes().size(), with_suffix(p, ".idx").string())),
         card(read_card(p, index)),
         vocab_size(card ? card->vocab_size : kAnyId) {}
 
   fs::path prefix;
-  detail::MappedFile idx, bin;
+  MappedFile idx, bin;
   detail::TokenIndex index;
   std::optional<TokenFileCard> card;
   mutable std::atomic<int64_t> vocab_size;  // limit of ids that read() checks
@@ -166,12 +167,10 @@ void TokenFile::document_starts(uint64_t begin, std::span<int64_t> out) const {
   }
 }
 
-std::string TokenFile::digest() const { return sha256_of_file(with_suffix(path(), ".bin")); }
-
-std::string TokenFile::remembered_digest() const {
+std::string TokenFile::digest() const {
   Json known = detail::known_of(path());
   if (const Json* const digest = known.find(detail::kSha256)) return digest->as_string();
-  const std::string found = digest();
+  const std::string found = sha256_of_file(with_suffix(path(), ".bin"));
   known[detail::kSha256] = found;
   detail::remember(path(), known);
   return found;

@@ -44,10 +44,8 @@ class TokenFile {
   /// For each token of [begin, begin + out.size()), where its document starts, counted from `begin`; 0 if it starts
   /// before.
   void document_starts(uint64_t begin, std::span<int64_t> out) const;
-  /// SHA-256 of the .bin.
+  /// SHA-256 of the .bin, cached beside the file while its size and modification time do not change.
   std::string digest() const;
-  /// The same, but cached beside the file while its size and modification time do not change.
-  std::string remembered_digest() const;
   /// Checks that every id is below `vocab_size` and, with a card and a `tokenizer_digest`, that the tokenizers agree.
   /// Without a card every id is checked once (the result is cached beside the file), and a warning says that the
   /// tokenizer is unknown.

@@ -5,7 +5,7 @@
 #include "coppice/base/json.h"
 #include "coppice/data/token_file.h"
 #include "coppice/data/token_index_detail.h"
-#include "coppice/io/pending_file.h"
+#include "coppice/io/atomic_file.h"
 
 namespace coppice::data {
 namespace fs = std::filesystem;

@@ -1,7 +1,4 @@
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -23,25 +20,6 @@ TokenType token_type(uint8_t code, const std::string& subject) {
 }
 
 }  // namespace
-
-MappedFile::MappedFile(const std::filesystem::path& path) : path_(path), file_(open_to_read(path)) {
-  const auto bytes = static_cast<size_t>(state_of(file_, path).bytes);
-  if (bytes == 0) return;  // which mmap refuses
-  void* data = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file_.get(), 0);
-  if (data == MAP_FAILED) throw_io(path.string(), "map it", errno);
-  bytes_ = {static_cast<const std::byte*>(data), bytes};
-}
-
-MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
-}
-
-void MappedFile::check_whole() const {
-  const uint64_t now = state_of(file_, path_).bytes;
-  if (now >= bytes_.size()) return;
-  throw Error(ErrorCode::kIo, cat(path_, ": was truncated from ", bytes_.size(), " to ", now,
-                                  " bytes since it was opened (write it again, and continue with train.resume)"));
-}
 
 TokenIndex parse_token_index(std::span<const std::byte> index, uint64_t bin_bytes, const std::string& subject) {
   if (index.size() < kIndexHeaderBytes) {

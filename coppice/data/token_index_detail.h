@@ -3,13 +3,9 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
-
-#include "coppice/base/file.h"
 
 namespace coppice::data::detail {
 
@@ -32,24 +28,6 @@ inline constexpr std::array<TokenType, 6> kTokenTypes{{{1, 1, false, "uint8"},
                                                        {4, 4, true, "int32"},
                                                        {5, 8, true, "int64"},
                                                        {8, 2, false, "uint16"}}};
-
-/// A file mapped read-only; an empty one maps to nothing.
-class MappedFile {
- public:
-  /// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is not a regular file.
-  explicit MappedFile(const std::filesystem::path& path);
-  ~MappedFile();
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
-  std::span<const std::byte> bytes() const { return bytes_; }
-  /// Throws   Error{kIo} if the file was truncated since it was opened; reading beyond its end would kill the process.
-  void check_whole() const;
-
- private:
-  std::filesystem::path path_;
-  Descriptor file_;
-  std::span<const std::byte> bytes_;
-};
 
 /// A little-endian value at a byte offset that need not be aligned.
 template <class T>

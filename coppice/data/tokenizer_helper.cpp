@@ -77,7 +77,8 @@ void put(std::string& out, T value) {
 template <class T>
 T take(std::string_view& from) {
   T value{};
-  if (from.size() < sizeof value) throw Error(ErrorCode::kIo, "the tokenizer's helper process sent a short answer");
+  if (from.size() < sizeof value)
+    throw Error(ErrorCode::kIo, "the tokenizer's helper process sent an incomplete answer (try again)");
   std::memcpy(&value, from.data(), sizeof value);
   from.remove_prefix(sizeof value);
   return value;
@@ -95,11 +96,12 @@ TokenizerHelper::TokenizerHelper(const fs::path& python, const Descriptor& file,
     : python_(python), tokenizer_json_(name) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
-    throw Error(ErrorCode::kIo, cat("a helper process: no socket: ", std::generic_category().message(errno)));
+    throw Error(ErrorCode::kIo,
+                cat("tokenizer's helper process: cannot make a socket: ", std::generic_category().message(errno)));
   }
   channel_ = Descriptor(ends[0]);
   Descriptor its_end(ends[1]);
-  // stdout: nothing it prints may mix with our results. 3: it reads the file that was checked.
+  // stdout: its output must not mix with our results. 3: it reads the file that was checked.
   const Subprocess::Handed handed[] = {{its_end.get(), STDIN_FILENO}, {STDERR_FILENO, STDOUT_FILENO}, {file.get(), 3}};
   process_.emplace(std::vector<std::string>{python.string(), "-c", kProgram, eos_token}, fs::path(), handed,
                    std::string(kHowToGetPython));
@@ -107,7 +109,7 @@ TokenizerHelper::TokenizerHelper(const fs::path& python, const Descriptor& file,
   const Message hello = receive_message();
   std::string_view payload = hello.payload;
   if (hello.kind == 'M')
-    throw Error(ErrorCode::kIo, cat(python, ": has no tokenizers: ", payload, " (", kHowToGetPython, ")"));
+    throw Error(ErrorCode::kIo, cat(python, ": cannot import tokenizers: ", payload, " (", kHowToGetPython, ")"));
   if (hello.kind == 'E') throw Error(ErrorCode::kFormat, cat(name, ": ", payload));
   vocab_size_ = take<int64_t>(payload);
   eos_id_ = take<int64_t>(payload);
@@ -120,7 +122,7 @@ void TokenizerHelper::send(std::string_view bytes) {
       wait_to_write(channel_.get());
       continue;
     }
-    if (n < 0) return;  // it has ended; receiving says how
+    if (n < 0) return;  // it has ended; receive() reports how
     bytes.remove_prefix(static_cast<size_t>(n));
   }
 }
@@ -136,7 +138,7 @@ void TokenizerHelper::receive(void* data, size_t bytes) {
       const int status = process_->wait();
       process_.reset();
       throw Error(ErrorCode::kIo, cat(tokenizer_json_, ": its helper process (", python_, ") ", how_it_ended(status),
-                                      "; any words of its own are above (", kHowToGetPython, ")"));
+                                      "; its own messages are above (", kHowToGetPython, ")"));
     }
     to += n;
     bytes -= static_cast<size_t>(n);
@@ -167,7 +169,7 @@ std::vector<std::vector<int32_t>> TokenizerHelper::encode(std::span<const std::s
   for (auto& ids : out) {
     ids.resize(take<uint64_t>(payload));
     if (payload.size() < ids.size() * sizeof(int32_t))
-      throw Error(ErrorCode::kIo, "the tokenizer's helper process sent a short answer");
+      throw Error(ErrorCode::kIo, "the tokenizer's helper process sent an incomplete answer (try again)");
     std::memcpy(ids.data(), payload.data(), ids.size() * sizeof(int32_t));
     payload.remove_prefix(ids.size() * sizeof(int32_t));
   }
@@ -198,7 +200,7 @@ fs::path tokenizers_python() {
     }
   }
   if (best.empty()) {
-    throw Error(ErrorCode::kIo, cat("tokenizer.json needs a Python with PyPI tokenizers, and ", cache, " has none (",
+    throw Error(ErrorCode::kIo, cat("tokenizer.json requires a Python with PyPI tokenizers, but ", cache, " has none (",
                                     kHowToGetPython, ")"));
   }
   return best;

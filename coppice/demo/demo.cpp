@@ -26,7 +26,7 @@ void claim_directory(const DemoOptions& options) {
   const std::string text = to_toml(settings);
   const auto path = options.out / "demo.toml";
   if (std::filesystem::exists(path)) {
-    if (io::read_file(path) != text) {
+    if (read_file(path) != text) {
       throw Error(
           ErrorCode::kUsage,
           cat(path, ": this folder holds a demo with other settings (choose another --out, or remove the folder)"));

@@ -156,7 +156,7 @@ size_t best(const std::vector<double>& values) {
 }  // namespace
 
 std::vector<Question> read_questions(const std::filesystem::path& path) {
-  const std::string text = io::read_file(path);
+  const std::string text = read_file(path);
   std::vector<Question> out;
   int64_t line = 0;
   for (const std::string& row : split(text, '\n')) {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <span>
 
+#include "coppice/base/file.h"
 #include "coppice/io/safetensors.h"
 
 namespace coppice::io {
@@ -47,7 +48,6 @@ class BlockFile {
   /// with a second name (a hard link) and a file of another length are replaced, never written into.
   /// Throws   Error{kIo} (no space; detected before the first byte if the file system can allocate).
   BlockFile(std::filesystem::path path, uint64_t bytes);
-  ~BlockFile();
   BlockFile(const BlockFile&) = delete;
   BlockFile& operator=(const BlockFile&) = delete;
 
@@ -71,7 +71,7 @@ class BlockFile {
   void write_buffered(uint64_t offset, std::span<const std::byte> bytes);
 
   std::filesystem::path path_;
-  int buffered_ = -1, direct_ = -1;
+  Descriptor buffered_, direct_;
   std::atomic<bool> direct_on_ = false, clones_ = true;
 };
 

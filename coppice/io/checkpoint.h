@@ -67,7 +67,9 @@ struct ShardPlan {
   std::vector<Shard> shards;
   uint64_t total_bytes = 0;
 };
-/// `<stem>-00001-of-00002.safetensors`: shard `number` of `count`, as Hugging Face numbers them.
+/// `<stem>-00001-of-00002`: one of `count` files, as Hugging Face numbers shards.
+std::string numbered(std::string_view stem, size_t number, size_t count);
+/// `<stem>-00001-of-00002.safetensors`.
 std::string shard_name(std::string_view stem, size_t number, size_t count);
 
 /// Splits tensors, in order, into shards of at most `max_shard_bytes` (a larger tensor gets its own shard) and names

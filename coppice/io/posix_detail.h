@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/stat.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -24,6 +26,18 @@ Descriptor create_file(const std::filesystem::path& path);
 /// The same below an open directory. `path` is for messages alone.
 Descriptor create_file_at(int directory, const char* name, const std::filesystem::path& path);
 
+enum class Lock { kTaken, kHeldByAnother };
+/// flock(2) with `how`. On file systems without locks (some network ones) everybody gets the lock.
+///
+/// Throws   Error{kInterrupted}.
+Lock lock(const Descriptor& file, int how);
+
+/// Whether both are the same file or directory.
+bool is_same(const struct stat& a, const struct stat& b);
+/// Whether `path` is `directory` or lies inside it, wherever links and mounts lead. `path` and directories above it need
+/// not exist.
+bool is_within(const std::filesystem::path& path, const std::filesystem::path& directory);
+
 /// Adds the names in an open directory, without "." and "..", in no order; returns the error number, 0 for success.
 int list_names(int directory, std::vector<std::string>& names);
 /// The same; empty if it cannot be listed.
@@ -44,7 +58,7 @@ int remove_tree_at(int directory, const char* name);
 /// Throws   Error{kIo} naming `subject`.
 void allocate(const Descriptor& file, uint64_t bytes, std::string_view subject);
 
-/// Writes all of `bytes` at `offset`, or at the file's own position if `offset` is negative. Returns returns the error
+/// Writes all of `bytes` at `offset`, or at the file's own position if `offset` is negative. Returns the error
 /// number, 0 for success.
 int write_all(int fd, std::span<const std::byte> bytes, int64_t offset);
 

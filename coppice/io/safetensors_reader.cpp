@@ -1,7 +1,6 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,47 +14,6 @@
 #include "coppice/io/safetensors_header_detail.h"
 
 namespace coppice::io {
-namespace {
-
-// A whole file, mapped read-only.
-class Mapping {
- public:
-  Mapping(Descriptor file, const std::filesystem::path& path) : file_(std::move(file)) {
-    size_ = static_cast<size_t>(state_of(file_, path).bytes);
-    if (size_ == 0) return;  // which mmap refuses
-    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file_.get(), 0);
-    if (address == MAP_FAILED) detail::throw_io(path.string(), "map it", errno);
-    data_ = static_cast<std::byte*>(address);
-  }
-  ~Mapping() {
-    if (data_) ::munmap(data_, size_);
-  }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-
-  std::span<const std::byte> bytes() const { return {data_, size_}; }
-  int descriptor() const { return file_.get(); }
-
-  /// Reading a page beyond the end of a file kills the process. If the file is truncated later, while it is being read,
-  /// the handler of base/interrupt.h ends the program.
-  void check_whole(const std::filesystem::path& path) const {
-    const uint64_t now = state_of(file_, path).bytes;
-    if (now < size_) throw_shorter(path, now);
-  }
-  [[noreturn]] static void throw_shorter(const std::filesystem::path& path, uint64_t end) {
-    throw Error(ErrorCode::kIo,
-                cat(path, ": ends at byte ", end,
-                    "; it was longer when it was opened (do not change it until the command has ended)"));
-  }
-
- private:
-  Descriptor file_;
-  std::byte* data_ = nullptr;
-  size_t size_ = 0;
-};
-
-}  // namespace
-
 int64_t TensorInfo::elements() const {
   int64_t product = 1;
   for (const int64_t size : shape) {
@@ -77,7 +35,7 @@ struct SafetensorsFile::State {
   }
 
   std::filesystem::path path;
-  Mapping mapping;
+  MappedFile mapping;
   detail::Header header;
 };
 
@@ -104,7 +62,7 @@ std::span<const std::byte> SafetensorsFile::data(const TensorInfo& tensor) const
   const auto section = state_->mapping.bytes().subspan(data_start());
   COPPICE_CHECK(tensor.offset <= section.size() && tensor.bytes <= section.size() - tensor.offset, path(), ": '",
                 tensor.name, "'");
-  state_->mapping.check_whole(path());
+  state_->mapping.check_whole();
   return section.subspan(tensor.offset, tensor.bytes);
 }
 
@@ -114,10 +72,10 @@ void SafetensorsFile::read(uint64_t offset, std::span<std::byte> out) const {
                 path(), ": ", out.size(), " bytes at ", offset);
   auto at = static_cast<off_t>(data_start() + offset);
   while (!out.empty()) {
-    const ssize_t n = ::pread(state_->mapping.descriptor(), out.data(), out.size(), at);
+    const ssize_t n = ::pread(state_->mapping.file().get(), out.data(), out.size(), at);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) detail::throw_io(path().string(), "read it", errno);
-    if (n == 0) Mapping::throw_shorter(path(), static_cast<uint64_t>(at));
+    if (n == 0) state_->mapping.throw_truncated(static_cast<uint64_t>(at));
     out = out.subspan(static_cast<size_t>(n));
     at += n;
   }
@@ -125,7 +83,7 @@ void SafetensorsFile::read(uint64_t offset, std::span<std::byte> out) const {
 
 bool SafetensorsFile::clone(uint64_t offset, uint64_t bytes, int to, uint64_t to_offset) const {
   file_clone_range range{};
-  range.src_fd = state_->mapping.descriptor();
+  range.src_fd = state_->mapping.file().get();
   range.src_offset = data_start() + offset;
   range.src_length = bytes;
   range.dest_offset = to_offset;

@@ -28,6 +28,8 @@ struct LayerPlan {
   bool operator==(const LayerPlan&) const = default;
 };
 
+/// The number of a layer as coppice writes it: digits without a leading zero, below kMaxLayers. None for other text.
+std::optional<int64_t> layer_number(std::string_view text);
 /// A layer number as a key: decimal digits, no leading zero, < 65,536. Throws Error{kFormat} starting with `path`.
 int64_t layer_from_key(std::string_view key, std::string_view path);
 

@@ -262,6 +262,14 @@ Json with_release_over(const Json& lineage, int64_t step) {
   return out;
 }
 
+Json without_run_notes(const Json& lineage) {
+  Json out = without_handover(lineage);
+  Json::Array steps = out.at("steps").items();
+  if (!steps.empty()) steps.back().erase(kReleasedAtKey);
+  out["steps"] = Json::array(std::move(steps));
+  return out;
+}
+
 std::optional<int64_t> released_at(const Json& lineage) {
   const Json::Array& steps = lineage.at("steps").items();
   if (steps.empty() || steps.back().find(kReleasedAtKey) == nullptr) return std::nullopt;

@@ -88,6 +88,10 @@ Json with_waking(Json lineage, const WakingNote& note);
 /// Throws   Error{kFormat} if the numbers are not 1 <= left <= steps.
 WakingNote noted_waking(const Json& lineage);
 
+/// `lineage` without what a run records about the handover of its newest expansion: the share, the waking, and the step
+/// at which the release was complete.
+Json without_run_notes(const Json& lineage);
+
 /// A warning for users of a model whose handover is not complete; none if it is.
 std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage);
 

@@ -20,7 +20,7 @@ constexpr int kDeepest = 6;  // levels of subdirectories that are searched for r
 
 std::string read_text(const fs::path& path) {
   try {
-    return io::read_file(path);
+    return read_file(path);
   } catch (const Error& error) {
     if (error.code != ErrorCode::kNotFound) throw;
     throw Error(ErrorCode::kNotFound, cat(path,

@@ -69,7 +69,6 @@ std::optional<std::pair<int64_t, std::string>> layer_tag(std::string_view tag);
 
 /// Each value as a multiple of an even share of their sum; NaN where that is 0.
 std::vector<double> times_even(const std::vector<double>& values);
-std::string percent(double share, int decimals = 1);     ///< "12.3 %", "-" for NaN
 std::string growth_text(int64_t before, int64_t after);  ///< "8 -> 16"
 std::string growth_text(const RunSummary& run);
 

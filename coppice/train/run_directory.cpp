@@ -110,7 +110,7 @@ void check_new_run(const fs::path& run, std::string_view settings) {
   }
   if (found.empty()) return;
   const fs::path before = run / kSettingsFile;
-  if (fs::is_regular_file(before, none) && io::read_file(before) == settings) return;
+  if (fs::is_regular_file(before, none) && read_file(before) == settings) return;
   std::ranges::sort(found);
   throw Error(ErrorCode::kUsage,
               cat("train.out: ", run, " holds ", join_some(found, 3),

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "coppice/io/directory_lock.h"
+#include "coppice/io/output_place.h"
 
 namespace coppice::train {
 

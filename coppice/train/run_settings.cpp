@@ -258,7 +258,7 @@ Json identity(const std::vector<data::TokenFile>& files) {
 
 Json identity_by_content(const std::vector<data::TokenFile>& files) {
   Json::Array out = identity(files).items();
-  for (size_t i = 0; i < files.size(); ++i) out[i][kDigest] = files[i].remembered_digest();
+  for (size_t i = 0; i < files.size(); ++i) out[i][kDigest] = files[i].digest();
   return Json::array(std::move(out));
 }
 

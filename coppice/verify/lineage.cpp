@@ -6,6 +6,7 @@
 
 #include "coppice/base/text.h"
 #include "coppice/io/model_directory.h"
+#include "coppice/plan/lineage.h"
 #include "coppice/verify/same_value_detail.h"
 
 namespace coppice::verify {
@@ -16,8 +17,6 @@ namespace {
 constexpr std::string_view kTakenAsRead[] = {"command", "version", "seed", "source_digest", "methods", "settings"};
 constexpr std::string_view kMethods[] = {"select",          "expert_init", "router_init", "balance_bias",
                                          "optimizer_state", "layers",      "parameters"};
-/// Keys with which a run records its lineage-unique routing.
-constexpr std::string_view kRoutingNote[] = {"routing", "share", "seed", "share_steps"};
 constexpr std::string_view kCommands[] = {"expand", "train"};
 constexpr const char* kSteps = "steps";
 
@@ -53,9 +52,11 @@ void compare_newest(const Json& wanted, const Json& found, const std::string& wh
 
 }  // namespace
 
-LineageDifferences compare_lineages(const Json& wanted, const Json& found, bool grown) {
+LineageDifferences compare_lineages(const Json& wanted, const Json& lineage, bool grown) {
   LineageDifferences out;
   const std::string file = io::kLineageFile;
+  const bool trained = grown && lineage.at(kSteps).items().back().at("command") == Json("train");
+  const Json found = trained ? plan::without_run_notes(lineage) : lineage;
   const Json::Array &was = wanted.at(kSteps).items(), &is = found.at(kSteps).items();
   const size_t earlier = grown ? was.size() - 1 : was.size();
   const bool same_steps = was.size() == is.size() &&
@@ -65,15 +66,10 @@ LineageDifferences compare_lineages(const Json& wanted, const Json& found, bool 
   } else if (grown) {
     compare_newest(was.back(), is.back(), cat(file, ": step ", earlier), out.problems);
   }
-  const bool trained = grown && found.at(kSteps).items().back().at("command") == Json("train");
-  std::vector<std::string_view> apart = {kSteps};
-  if (trained) {
-    apart.insert(apart.end(), std::begin(kRoutingNote), std::end(kRoutingNote));
-    if (const Json* share = found.find("share"))
-      out.not_compared.push_back(
-          cat("the share of tokens with lineage-unique routing in ", file, " (", share->dump(), ")"));
-  }
-  compare_members(wanted, found, apart, file, out.problems);
+  if (const double share = trained ? plan::lineage_share(lineage) : 0; share > 0)
+    out.not_compared.push_back(cat("the share of tokens with lineage-unique routing in ", file, " (", share, ")"));
+  constexpr std::string_view kApart[] = {kSteps};
+  compare_members(wanted, found, kApart, file, out.problems);
   return out;
 }
 

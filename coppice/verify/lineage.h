@@ -17,6 +17,6 @@ struct LineageDifferences {
 /// names are checked.
 ///
 /// Throws   nothing because of the lineages, which were checked before.
-LineageDifferences compare_lineages(const Json& wanted, const Json& found, bool grown);
+LineageDifferences compare_lineages(const Json& wanted, const Json& lineage, bool grown);
 
 }  // namespace coppice::verify

@@ -181,7 +181,7 @@ TEST(VerifyConversion, FindsAnyTensorThatIsNotAsMade) {
   const TempDir dir;
   const auto from = dense_model(dir, "m");
   (void)convert_to(dir / "out", {from}, conversion("mixtral", 4, 2, 2));
-  const auto lineage = io::read_file(dir / "out" / io::kLineageFile);
+  const auto lineage = read_file(dir / "out" / io::kLineageFile);
   auto options = conversion("mixtral", 4, 2, 2);
   options.seed = 1;  // other routers
   (void)convert_to(dir / "other", {from}, options);

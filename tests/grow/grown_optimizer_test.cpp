@@ -203,7 +203,7 @@ TEST_F(Refuses, AFileItDoesNotKnow) {
 
 TEST_F(Refuses, MissingAndExtraKeysAllAtOnce) {
   const auto file = trainer() / "optimizer-00001-of-00001.safetensors";
-  std::string bytes = io::read_file(file);
+  std::string bytes = read_file(file);
   for (const auto& [from, to] : {std::pair("model.norm.weight.exp_avg\"", "model.nurm.weight.exp_avg\""),
                                  std::pair("model.norm.weight.step\"", "model.norm.weight.stup\"")}) {
     const size_t at = bytes.find(from);
@@ -217,7 +217,7 @@ TEST_F(Refuses, MissingAndExtraKeysAllAtOnce) {
 
 TEST_F(Refuses, AnotherDtype) {
   const auto file = trainer() / "optimizer-00001-of-00001.safetensors";
-  std::string bytes = io::read_file(file);
+  std::string bytes = read_file(file);
   const size_t at = bytes.find("\"I64\"", bytes.find("model.norm.weight.step"));
   bytes.replace(at, 5, "\"F64\"");
   io::write_file_atomically(file, bytes);

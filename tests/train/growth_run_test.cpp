@@ -285,7 +285,7 @@ TEST(GrowInMidRunWithHandover, LeavesTheSameLineageHoweverTheRunIsCut) {
     const auto over = plan::released_at(*plan::read_lineage(checkpoint));
     EXPECT_EQ(over, stop == 6 || stop == 14 ? std::nullopt : std::optional<int64_t>(stop == 7 || stop == 10 ? 7 : 15));
   }
-  EXPECT_EQ(io::read_file(checkpoint_path(parts.out, 20) / "coppice.json"), io::read_file(last / "coppice.json"));
+  EXPECT_EQ(read_file(checkpoint_path(parts.out, 20) / "coppice.json"), read_file(last / "coppice.json"));
 }
 
 // A run that grew at step 6 and is at step 11 in the middle of its release.

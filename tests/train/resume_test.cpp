@@ -148,7 +148,7 @@ TEST(TrainResumeData, IsKnownByItsContent) {
   o.out = dir / "run";
   o.stop_at = 3;
   const auto path = train(o).checkpoint / "trainer" / "trainer.json";
-  const std::string good = io::read_file(dir / "train.bin");
+  const std::string good = read_file(dir / "train.bin");
   std::string rotated = good;
   std::ranges::rotate(rotated, rotated.begin() + 200);
   io::write_file_atomically(dir / "train.bin", rotated);

@@ -36,7 +36,7 @@ class Damaged {
       : before_(families::open_model(before)),
         after_(std::move(after)),
         file_(after_ / "model.safetensors"),
-        whole_(io::read_file(file_)) {
+        whole_(read_file(file_)) {
     const auto checkpoint = io::Checkpoint::open(after_);
     for (const std::string& name : checkpoint.names()) {
       const auto entry = checkpoint.at(name);
@@ -278,7 +278,7 @@ TEST_P(Trainer, IsMadeAgainAndCompared) {
   };
   EXPECT_THAT(problems(), ::testing::IsEmpty());
   const fs::path shard = dir / "out" / io::kTrainerFolder / "optimizer-00001-of-00001.safetensors";
-  const std::string whole = io::read_file(shard);
+  const std::string whole = read_file(shard);
   const auto file = io::SafetensorsFile::open(shard);
   for (const char* part : {".master", ".exp_avg", ".exp_avg_sq", ".step"}) {
     const auto found = std::ranges::find_if(file.tensors(), [&](const auto& t) {

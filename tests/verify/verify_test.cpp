@@ -49,7 +49,7 @@ std::vector<int64_t> parents_of(const LayerPlan& layer) {
 void edit_tensor(const fs::path& model, const std::string& tensor, const std::function<void(std::span<char>)>& edit) {
   const auto checkpoint = io::Checkpoint::open(model);
   const auto entry = checkpoint.at(tensor);
-  std::string bytes = io::read_file(entry.file->path());
+  std::string bytes = read_file(entry.file->path());
   edit(std::span(bytes).subspan(entry.file->data_start() + entry.info->offset, entry.info->bytes));
   io::write_file_atomically(entry.file->path(), bytes);
 }
@@ -277,7 +277,7 @@ class VerifyLineageFile : public ::testing::Test {
   /// The check after `edit` of the lineage and its newest step.
   VerifyResult edited(const std::function<void(Json&, Json&)>& edit) const {
     const fs::path file = dir_ / "out" / "coppice.json";
-    const std::string saved = io::read_file(file);
+    const std::string saved = read_file(file);
     testing::edit_json(file, [&](Json& lineage) {
       Json::Array steps = lineage.at("steps").items();
       edit(lineage, steps.back());
@@ -315,6 +315,9 @@ TEST_F(VerifyLineageFile, OfARunMayNoteItsRouting) {
     lineage["share"] = 0.75;
     lineage["seed"] = 3;
     lineage["share_steps"] = 8;
+    lineage["wake_steps"] = 5;
+    lineage["wake_steps_left"] = 2;
+    step["released_at"] = 4;
   });
   EXPECT_TRUE(result.ok) << join(result.problems, "\n");
   EXPECT_THAT(result.not_compared,
