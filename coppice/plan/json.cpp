@@ -135,7 +135,7 @@ GrowthPlan GrowthPlan::from_json(const Json& json, std::string_view source) {
   const JsonFields fields(json, std::string(source));
   fields.integer("coppice_plan", kVersion, kVersion);
   for (const std::string_view key : kDerived) {
-    if (fields.has(key)) fields.fail(key, "is computed from the model and the rest of the plan (leave the line out)");
+    if (fields.has(key)) fields.fail(key, "is computed from the model and the rest of the plan; leave the line out");
   }
   fields.expect_only({"coppice_plan", "seed", "experts", "order", "select", "methods", "top_k_factor", "split",
                       "parents", "layer_methods"});
