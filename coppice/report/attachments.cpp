@@ -4,9 +4,9 @@
 #include <set>
 
 #include "coppice/base/error.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
+#include "coppice/families/limits.h"
 
 namespace coppice::report {
 namespace {
@@ -21,7 +21,7 @@ std::map<int64_t, std::vector<uint32_t>> parents_of(const JsonReader& by_layer) 
     if (!list.json().is_array()) continue;
     auto& parents = out[std::stoll(std::string(layer))];
     for (const JsonReader& parent : list.items()) {
-      parents.push_back(static_cast<uint32_t>(parent.integer(0, kMaxExperts - 1)));
+      parents.push_back(static_cast<uint32_t>(parent.integer(0, families::kMaxExperts - 1)));
     }
   }
   return out;
