@@ -15,11 +15,11 @@ using coppice::fuzz::require;
 /// A model of 2 layers of 64 units.
 const coppice::families::ModelConfig& dense_config() {
   static const auto config = [] {
-    coppice::families::ModelSizes sizes;
+    coppice::models::ModelSizes sizes;
     sizes.family = "llama";
     sizes.num_layers = 2;
     sizes.dense_width = 64;
-    return coppice::families::read_config(coppice::families::make_config(sizes, coppice::io::Dtype::kBf16), "llama");
+    return coppice::families::read_config(coppice::models::make_config(sizes, coppice::io::Dtype::kBf16), "llama");
   }();
   return config;
 }

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 
 namespace coppice::fuzz {
 
@@ -39,12 +39,12 @@ inline const std::vector<families::ModelConfig>& tiny_configs() {
   static const auto configs = [] {
     std::vector<families::ModelConfig> out;
     for (const char* family : {"mixtral", "qwen3_moe", "glm4_moe", "gpt_oss"}) {
-      families::ModelSizes sizes;
+      models::ModelSizes sizes;
       sizes.family = family;
       sizes.num_layers = 2;
       sizes.num_experts = 4;
       sizes.first_dense_layers = 0;
-      out.push_back(families::read_config(families::make_config(sizes, io::Dtype::kBf16), family));
+      out.push_back(families::read_config(models::make_config(sizes, io::Dtype::kBf16), family));
     }
     return out;
   }();
@@ -59,7 +59,7 @@ inline const std::vector<families::Model>& tiny_models() {
     require(::mkdtemp(directory.data()) != nullptr);
     for (const families::ModelConfig& config : tiny_configs()) {
       const auto path = std::filesystem::path(directory) / config.family->model_type;
-      families::write_random_model(path, config.json, io::Dtype::kBf16, 1);
+      models::write_random_model(path, config.json, io::Dtype::kBf16, 1);
       out.push_back(families::open_model(path));
     }
     std::filesystem::remove_all(directory);  // the files stay open

@@ -16,8 +16,8 @@
 #include "coppice/grow/exactness.h"
 #include "coppice/grow/expand.h"
 #include "coppice/io/output_place.h"
+#include "coppice/plan/growth_settings.h"
 #include "coppice/plan/lineage.h"
-#include "coppice/plan/recipe.h"
 #include "coppice/plan/selection.h"
 #include "coppice/plan/text.h"
 #include "coppice/plan/undo.h"
@@ -28,23 +28,12 @@ namespace {
 
 constexpr std::string_view kSummary = "add experts to every MoE layer of a checkpoint";
 
-struct ExpandOptions : OutputOptions {
+struct ExpandOptions : OutputOptions, plan::GrowthSettings {
   std::filesystem::path model, out;
   std::optional<std::filesystem::path> family_file;
-  std::optional<plan::ExpertCount> experts;
-  std::optional<std::string> recipe, select;
-  std::optional<double> temperature;
-  std::optional<std::string> metric, layer_selection;
-  std::optional<std::filesystem::path> scores;
-  std::optional<uint64_t> max_duplicates;
-  std::optional<methods::MethodChoice> expert_init, router_init;
-  std::optional<std::string> balance_bias;
-  std::optional<methods::MethodChoice> optimizer_state;
-  std::optional<std::string> order;
-  bool allow_regroup = false;
+  std::optional<std::filesystem::path> scores, plan;
   std::optional<std::string> top_k;
-  std::optional<uint64_t> split, seed;
-  std::optional<std::filesystem::path> plan;
+  std::optional<uint64_t> split;
   bool undo = false;
   bool dry_run = false, json = false;
   Given given;
@@ -115,45 +104,6 @@ std::vector<std::string> given_plan_options(ExpandOptions o) {
   return given;
 }
 
-plan::GrowthOptions growth_options(const ExpandOptions& o) {
-  plan::GrowthOptions growth{.experts = o.experts.value_or(plan::ExpertCount{}),
-                             .select = o.select,
-                             .max_duplicates = o.max_duplicates,
-                             .router_init = o.router_init,
-                             .order = o.order,
-                             .allow_regroup = o.allow_regroup};
-  growth.expert_init = o.expert_init.value_or(growth.expert_init);
-  growth.balance_bias = o.balance_bias.value_or(growth.balance_bias);
-  growth.seed = o.seed.value_or(growth.seed);
-  growth.temperature = o.temperature.value_or(growth.temperature);
-  growth.metric = o.metric.value_or(growth.metric);
-  growth.layer_selection = o.layer_selection.value_or(growth.layer_selection);
-  growth.optimizer_state = o.optimizer_state.value_or(growth.optimizer_state);
-  return growth;
-}
-
-/// Sets the options of the recipe that the user has not given; skips optimizer options if the model has no optimizer
-/// state.
-void apply_recipe(ExpandOptions& o, const families::Model& model) {
-  if (!o.recipe) return;
-  const plan::Recipe& recipe = plan::recipe(*o.recipe);
-  const auto& routing = model.config.routing;
-  const bool has_bias = routing.has_router_bias || routing.has_selection_bias;
-  if (!o.select) o.select = recipe.select;
-  if (plan::selection_rule(*o.select).needs_scores) {
-    if (!o.metric) o.metric = recipe.metric;
-    if (!o.layer_selection) o.layer_selection = recipe.layer_selection;
-    if (!o.max_duplicates) o.max_duplicates = recipe.max_duplicates;
-  }
-  if (!o.expert_init) o.expert_init = methods::MethodChoice::from_text(recipe.expert_init);
-  if (!o.router_init) {
-    o.router_init = methods::MethodChoice::from_text(has_bias ? recipe.router_init : recipe.router_init_without_bias);
-  }
-  if (!o.optimizer_state && model.checkpoint.files().has_folder(io::kTrainerFolder)) {
-    o.optimizer_state = methods::MethodChoice::from_text(recipe.optimizer_state);
-  }
-}
-
 /// Throws   Error{kUsage} for a setting that was given and has no effect.
 void check_used(const ExpandOptions& o, const families::ModelConfig& config, const plan::GrowthPlan& plan,
                 bool has_optimizer_state) {
@@ -203,7 +153,7 @@ plan::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model) {
     throw Error(ErrorCode::kUsage, cat("--split: ", *o.split, " parts; wanted 2 or more"));
   }
   const auto scores = read_scores(o, model);
-  plan::GrowthOptions growth = growth_options(o);
+  plan::GrowthOptions growth = o.growth_options();
   growth.split = static_cast<int64_t>(o.split.value_or(1));
   if (o.top_k && *o.top_k != "keep" && *o.top_k != "scale") {
     throw Error(ErrorCode::kUsage, cat("--top-k: '", *o.top_k, "' is neither keep nor scale",
@@ -217,9 +167,8 @@ plan::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model) {
 /// by the digest of its contents. The record also says that there was a plan file, because it may have been edited: its
 /// methods and number of experts are known, but not which rule chose the parents.
 Json settings_record(ExpandOptions o, const plan::GrowthPlan& given) {
-  const plan::GrowthOptions growth = growth_options(o);
+  const plan::GrowthOptions growth = o.growth_options();
   const plan::GrowthPlan plan = plan::canonical(given);
-  o.recipe.reset();  // only a name for settings that are all recorded
   if (o.top_k == "keep") o.top_k.reset();
   if (!o.plan) {
     const plan::SelectionRule& rule = plan::selection_rule(plan.select);
@@ -340,7 +289,10 @@ int run(std::span<const std::string_view> args) {
   const families::Model model = families::open_model(o.model, given.family());
   io::check_output_directory(o.out, o.model);
   warn_of_unfinished_handover(o.model);
-  if (!o.plan && !o.undo) apply_recipe(o, model);
+  if (!o.plan && !o.undo) {
+    static_cast<plan::GrowthSettings&>(o) =
+        o.with_recipe(model.config.routing, model.checkpoint.files().has_folder(io::kTrainerFolder));
+  }
   const plan::GrowthPlan plan = plan_of(o, model);
   const Account account = account_of(model, plan);
   if (!o.plan && !o.undo) check_used(o, model.config, plan, account.bytes.optimizer_before > 0);

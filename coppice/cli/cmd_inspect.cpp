@@ -7,9 +7,9 @@
 #include "coppice/base/thread_pool.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/given_family.h"
-#include "coppice/families/expert_norms.h"
 #include "coppice/families/match.h"
 #include "coppice/families/routing_class.h"
+#include "coppice/models/expert_norms.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/report/html.h"
 
@@ -17,7 +17,7 @@ namespace coppice::cli {
 namespace {
 
 namespace fs = std::filesystem;
-using families::ExpertNorms;
+using models::ExpertNorms;
 
 struct InspectOptions {
   fs::path model;
@@ -93,7 +93,7 @@ Findings look(const families::Model& model, const InspectOptions& o) {
   found.digest = model.digest();
   found.tokenizer = has_tokenizer(o.model);
   found.lineage = plan::read_lineage(o.model);
-  if (o.experts) found.norms = families::expert_norms(model, default_threads());
+  if (o.experts) found.norms = models::expert_norms(model, default_threads());
   return found;
 }
 

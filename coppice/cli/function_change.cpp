@@ -10,7 +10,7 @@
 #include "coppice/cli/model_input.h"
 #include "coppice/eval/agreement.h"
 #include "coppice/nn/router.h"
-#include "coppice/train/layer_metrics.h"
+#include "coppice/step/layer_metrics.h"
 
 namespace coppice::cli {
 namespace {
@@ -42,7 +42,7 @@ class RoutingSums {
     const auto own = parents_.find(layer);
     if (own == parents_.end()) return;
     of_parents_ += tokens;
-    distinct_ += static_cast<double>(tokens) * train::effective_top_k(routed.index_TK, own->second);
+    distinct_ += static_cast<double>(tokens) * step::effective_top_k(routed.index_TK, own->second);
   }
 
   void write_to(FunctionChange& change) const {

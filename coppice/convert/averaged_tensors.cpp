@@ -1,4 +1,4 @@
-// Averages experts into one feed-forward layer (--dense-average).
+// The way back: experts averaged into one feed-forward layer.
 
 #include <memory>
 #include <utility>
@@ -6,15 +6,15 @@
 #include "coppice/base/check.h"
 #include "coppice/convert/converted_tensors.h"
 #include "coppice/convert/matrices_detail.h"
-#include "coppice/families/expert_parts.h"
 #include "coppice/matrix/stored_matrix.h"
+#include "coppice/models/expert_parts.h"
 
 namespace coppice::convert {
 namespace {
 
-using families::ExpertMatrix;
 using families::Role;
 using matrix::MatrixRows;
+using models::ExpertMatrix;
 using output::OutputTensor;
 
 Role expert_role(Role dense) {
@@ -22,10 +22,10 @@ Role expert_role(Role dense) {
   return dense == Role::kDenseUp ? Role::kExpertUp : Role::kExpertDown;
 }
 
-/// The matrix `role` of an expert, whatever the layout.
-MatrixRows expert_matrix(const families::ExpertParts& parts, int64_t layer, int64_t expert, Role role) {
-  for (const families::ExpertPart& part : parts.of(layer, expert)) {
-    for (const ExpertMatrix& place : families::expert_matrices(*part.slot, parts.model().config.num_experts)) {
+/// Matrix `role` of an expert, wherever it lies.
+MatrixRows expert_matrix(const models::ExpertParts& parts, int64_t layer, int64_t expert, Role role) {
+  for (const models::ExpertPart& part : parts.of(layer, expert)) {
+    for (const ExpertMatrix& place : models::expert_matrices(*part.slot, parts.model().config.num_experts)) {
       if (place.role == role) return matrix::stored_matrix({part.entry, part.slice}, place);
     }
   }
@@ -35,7 +35,7 @@ MatrixRows expert_matrix(const families::ExpertParts& parts, int64_t layer, int6
 }  // namespace
 
 std::vector<OutputTensor> averaged_tensors(const families::Model& moe, const Mapping& mapping) {
-  const auto parts = std::make_shared<const families::ExpertParts>(moe);
+  const auto parts = std::make_shared<const models::ExpertParts>(moe);
   const auto dtype_of_new = moe.checkpoint.at(mapping.tensors.front().source).info->dtype;
   std::vector<OutputTensor> tensors;
   for (const MappedTensor& mapped : mapping.tensors) {

@@ -11,9 +11,9 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/convert/matrices_detail.h"
-#include "coppice/families/expert_layout.h"
 #include "coppice/matrix/stored_matrix.h"
 #include "coppice/methods/expert_init.h"
+#include "coppice/models/expert_layout.h"
 
 namespace coppice::convert {
 namespace {
@@ -23,7 +23,6 @@ using detail::check_float;
 using detail::constant;
 using detail::slice_place;
 using detail::whole;
-using families::ExpertMatrix;
 using families::Model;
 using families::Role;
 using families::TensorSlot;
@@ -32,6 +31,7 @@ using matrix::MatrixRows;
 using matrix::StoredExpert;
 using methods::Child;
 using methods::RouterRows;
+using models::ExpertMatrix;
 using output::OutputPiece;
 using output::OutputTensor;
 
@@ -173,7 +173,7 @@ class Converter : public output::PieceMaker, public std::enable_shared_from_this
     const TensorSlot& slot = mapped.slot;
     const methods::LayerPlan* layer = plan_.find_layer(slot.layer);
     COPPICE_CHECK(layer != nullptr, slot.name);
-    const auto places = families::expert_matrices(slot, plan_.experts);
+    const auto places = models::expert_matrices(slot, plan_.experts);
     const int64_t first = slot.expert < 0 ? 0 : slot.expert, end = slot.expert < 0 ? plan_.experts : first + 1;
     for (int64_t expert = first; expert < end; ++expert) {
       for (const ExpertMatrix& place : places) {

@@ -8,10 +8,10 @@
 
 namespace coppice::convert::detail {
 
-using families::ExpertMatrix;
 using families::Role;
 using io::Checkpoint;
 using matrix::MatrixRows;
+using models::ExpertMatrix;
 
 ExpertMatrix whole(Role role, const io::TensorShape& shape) {
   int64_t cols = 1;

@@ -1,23 +1,23 @@
 #pragma once
 
-// Matrices that a conversion makes or reads, by rows.
+// Matrices that a conversion makes or looks at, by rows.
 
 #include <vector>
 
-#include "coppice/families/expert_layout.h"
 #include "coppice/io/checkpoint.h"
 #include "coppice/matrix/matrix_rows.h"
+#include "coppice/models/expert_layout.h"
 
 namespace coppice::convert::detail {
 
-/// A whole tensor as a matrix [first dimension, the others].
-families::ExpertMatrix whole(families::Role role, const io::TensorShape& shape);
+/// All of a tensor, [first dimension, the others].
+models::ExpertMatrix whole(families::Role role, const io::TensorShape& shape);
 
 /// Slice `index` of `count` of a dense layer's matrix, as the matrix `role` of an expert: rows of gate and up, columns
 /// of down.
-families::ExpertMatrix slice_place(families::Role role, const io::TensorShape& shape, int64_t index, int64_t count);
+models::ExpertMatrix slice_place(families::Role role, const io::TensorShape& shape, int64_t index, int64_t count);
 
-matrix::MatrixRows constant(const families::ExpertMatrix& place, float value);
+matrix::MatrixRows constant(const models::ExpertMatrix& place, float value);
 
 /// The average of matrices of one shape, summed in fp64 in their order.
 matrix::MatrixRows average(std::vector<matrix::MatrixRows> matrices);

@@ -4,7 +4,7 @@
 
 #include "coppice/convert/families.h"
 #include "coppice/convert/map.h"
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 
 namespace coppice::convert {
 namespace {
@@ -13,9 +13,9 @@ using families::Family;
 using families::Switch;
 
 Mapping map_example(const Family& family, std::string_view to, const Json& settings) {
-  families::ModelSizes sizes;
+  models::ModelSizes sizes;
   sizes.family = family.model_type;
-  Json json = families::make_config(sizes, io::Dtype::kBf16);
+  Json json = models::make_config(sizes, io::Dtype::kBf16);
   for (const auto& [key, value] : settings.members()) json[key] = value;
   const auto config = families::read_config(json, "example", &family);
   ConversionOptions options;

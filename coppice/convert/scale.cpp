@@ -6,10 +6,10 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/find_row.h"
+#include "coppice/base/lane_sum.h"
 #include "coppice/base/rng.h"
 #include "coppice/base/text.h"
 #include "coppice/convert/plan.h"
-#include "coppice/matrix/lane_sum.h"
 #include "coppice/methods/changes_nothing.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/new_router.h"
@@ -77,7 +77,7 @@ double calibration_factor(const ConversionPlan& plan, double logit_std) {
   const Rng rng({.seed = plan.seed, .purpose = methods::kCalibration});
   std::vector<float> normals(choices);
   std::vector<double> logits(choices);
-  matrix::LaneSum sum;
+  LaneSum sum;
   for (int64_t draw = 0; draw < kDraws; ++draw) {
     rng.fill_normal(static_cast<uint64_t>(draw) * choices, normals.data(), choices);
     std::ranges::transform(normals, logits.begin(), [&](float x) { return logit_std * static_cast<double>(x); });

@@ -16,10 +16,10 @@ struct DemoOptions {
   std::filesystem::path text;
   double minutes = 10;
   int64_t seeds = 3, first_seed = 0;
-  int64_t base_experts = 8, top_k = 2, expert_width = 128, model_dim = 64, layers = 2, vocab_size = 1024;
+  int64_t base_experts = 8, top_k = 2, expert_width = 32, model_dim = 64, layers = 3, vocab_size = 1024;
   plan::ExpertCount experts{"8x"};
   std::string select = "uniform";
-  double growth_at = 0.25;
+  double growth_at = 0.4;
   int64_t threads = 0;
   bool json = false, quiet = false;
 
@@ -37,8 +37,8 @@ struct DemoOptions {
         field("top-k", &O::top_k, "experts per token"),
         field("expert-width", &O::expert_width, "intermediate width of an expert"),
         field("dim", &O::model_dim, "model dimension"),
-        field("layers", &O::layers, "number of decoder layers, each with experts"),
-        field("vocab-size", &O::vocab_size, "vocabulary size of the tokenizer that it trains"),
+        field("layers", &O::layers, "decoder layers, each with experts"),
+        field("vocab-size", &O::vocab_size, "ids of the tokenizer it trains"),
         field(
             "select", &O::select,
             "which experts get more copies: uniform (all the same number), or a method of `coppice list select`, which "

@@ -219,7 +219,7 @@ report::Page demo_page(const DemoOptions& options, const PreparedData& data, con
              "expansion took.",
              "against");
   page.heading("What was compared");
-  page.paragraph(cat("A model with E = ", options.base_experts, " experts per layer, top-", options.top_k,
+  page.paragraph(cat("A model with E = ", options.base_experts, " experts a layer, top-", options.top_k,
                      ", was trained on ", count_text(static_cast<double>(plan.growth_step * plan.batch_tokens)),
                      " tokens of real text, expanded to N = ", experts, " experts and trained on to ",
                      count_text(static_cast<double>(plan.steps * plan.batch_tokens)),

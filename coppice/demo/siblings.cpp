@@ -2,6 +2,9 @@
 
 #include <cmath>
 
+#include "coppice/base/lane_sum.h"
+#include "coppice/step/layer_metrics.h"
+
 namespace coppice::demo {
 namespace {
 
@@ -14,20 +17,14 @@ std::vector<float> expert_values(const families::Model& model, int64_t layer, in
   return values;
 }
 
-struct PairSums {
-  double aa = 0, bb = 0, ab = 0, difference = 0;
-};
-
-PairSums compare(const std::vector<float>& a, const std::vector<float>& b) {
-  PairSums sums;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double x = a[i], y = b[i];
-    sums.aa += x * x;
-    sums.bb += y * y;
-    sums.ab += x * y;
-    sums.difference += (x - y) * (x - y);
-  }
-  return sums;
+/// |a - b| / |a|.
+double distance_between(const std::vector<float>& a, const std::vector<float>& b) {
+  const double difference = lane_sum<double>(static_cast<int64_t>(a.size()), [&](int64_t i) {
+    const auto at = static_cast<size_t>(i);
+    const double d = double{a[at]} - double{b[at]};
+    return d * d;
+  });
+  return std::sqrt(difference / dot(a, a));
 }
 
 }  // namespace
@@ -45,9 +42,8 @@ void measure_siblings(const families::Model& model, const plan::GrowthPlan& plan
       }
       for (size_t a = 0; a < siblings.size(); ++a) {
         for (size_t b = a + 1; b < siblings.size(); ++b) {
-          const auto sums = compare(siblings[a], siblings[b]);
-          cosine += sums.ab / std::sqrt(sums.aa * sums.bb);
-          distance += std::sqrt(sums.difference / sums.aa);
+          cosine += step::weight_cosine({siblings[a]}, {siblings[b]});
+          distance += distance_between(siblings[a], siblings[b]);
           ++pairs;
         }
       }

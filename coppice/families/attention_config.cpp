@@ -2,6 +2,7 @@
 #include <cmath>
 #include <utility>
 
+#include "coppice/base/limits.h"
 #include "coppice/families/attention_config_detail.h"
 
 namespace coppice::families {
@@ -10,7 +11,6 @@ namespace {
 
 using detail::ConfigReader;
 
-constexpr int64_t kMostLayers = int64_t{1} << 16;
 constexpr int64_t kLargestDim = int64_t{1} << 31;
 constexpr double kLargestNumber = 1e12;
 
@@ -23,7 +23,7 @@ std::vector<int64_t> read_windows(const ConfigReader& in, const Json& config, co
   const int64_t fallback = given != nullptr ? 0 : c.family->sliding_window_fallback;  // null turns it off
   const int64_t window = in.whole_or("sliding_window", fallback, 0, kLargestDim);
   if (window == 0) return windows;
-  const int64_t bound = in.whole_or("max_window_layers", c.family->max_window_layers_fallback, 0, kMostLayers);
+  const int64_t bound = in.whole_or("max_window_layers", c.family->max_window_layers_fallback, 0, kMaxLayers);
   const Json* types = kind != SlidingWindow::kIfSet ? in.find("layer_types") : nullptr;
   const bool fits =
       types == nullptr || (types->is_array() && static_cast<int64_t>(types->items().size()) >= c.num_layers);

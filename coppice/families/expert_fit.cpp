@@ -39,13 +39,9 @@ bool is_named_for_experts(const std::vector<std::string>& parts) {
 
 std::string_view module_of(std::string_view name) { return name.substr(0, name.rfind('.')); }
 
-/// The dimensions of a matrix or bias of an expert that are known to be the expert's width or the model dimension.
-struct Sides {
-  int64_t width = 0, model = 0;  // 0: it has no such dimension
-};
+}  // namespace
 
-Sides sides_of(const Placed& placed, int64_t experts) {
-  const TensorSlot& slot = placed.slot;
+Sides sides_of(const TensorSlot& slot, int64_t experts) {
   const Layout& layout = slot.rule->layout;
   std::vector<int64_t> shape = slot.shape;
   const size_t own = is_bias(slot.role()) ? 1 : 2;
@@ -69,8 +65,6 @@ Sides sides_of(const Placed& placed, int64_t experts) {
     default: return {};
   }
 }
-
-}  // namespace
 
 void check_carried(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults) {
   std::set<std::string, std::less<>> router_modules;
@@ -109,11 +103,11 @@ void check_expert_shapes(const ModelConfig& config, const std::vector<Placed>& p
     if (!is_expert(p.slot.role()) || p.is_companion || p.slot.expert > 0) continue;
     if (!p.dtype || !io::is_float(*p.dtype)) continue;  // packed values have other dimensions
     First& first = layers[p.slot.layer];
-    const Sides sides = sides_of(p, config.num_experts);
+    const Sides sides = sides_of(p.slot, config.num_experts);
     const auto compare = [&](int64_t size, const Placed*& other, int64_t Sides::* side, std::string_view what) {
       if (size == 0) return;
       if (other == nullptr) other = &p;
-      const int64_t wanted = sides_of(*other, config.num_experts).*side;
+      const int64_t wanted = sides_of(other->slot, config.num_experts).*side;
       if (size == wanted) return;
       faults.unfit.add(cat(p.slot.name, " is ", shape_text(p.slot.shape), ", which gives ", role_name(p.slot.role()),
                            " ", what, " of ", size, "; wanted ", wanted, " as ", other->slot.name, " ",

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "coppice/base/check.h"
+#include "coppice/base/limits.h"
 #include "coppice/families/attention_config_detail.h"
 #include "coppice/families/config_reader_detail.h"
 #include "coppice/families/count_keys_detail.h"
@@ -17,16 +18,13 @@ namespace {
 using detail::ConfigReader;
 using detail::read_switch;
 
-constexpr int64_t kMostLayers = int64_t{1} << 16;  // a layer number has 16 bits in random-number keys
-constexpr int64_t kMostExperts = 1'000'000;
-constexpr int64_t kMostExpertsInAll = int64_t{1} << 22;
 constexpr int64_t kLargestDim = int64_t{1} << 31;
 constexpr double kMostParameters = 0x1p60;
 constexpr double kLargestNumber = 1e12;
 
 void read_sizes(const ConfigReader& in, ModelConfig& c) {
   const Family& family = *c.family;
-  c.num_layers = in.whole("num_hidden_layers", 1, kMostLayers);
+  c.num_layers = in.whole("num_hidden_layers", 1, kMaxLayers);
   c.model_dim = in.whole("hidden_size", 1, kLargestDim);
   c.vocab_size = in.whole("vocab_size", 1, kLargestDim);
   c.num_heads = in.whole("num_attention_heads", 1, kLargestDim);
@@ -47,10 +45,10 @@ void read_sizes_for_surgery(const ConfigReader& in, ModelConfig& c) {
     const bool is_size = value != nullptr && value->kind() == Json::Kind::kInt && value->as_int() > 0;
     return is_size ? std::min(value->as_int(), kLargestDim) : 0;
   };
-  c.num_layers = in.whole_or(c.family->layers_key, 0, 1, kMostLayers);  // 0: determined by the weights
+  c.num_layers = in.whole_or(c.family->layers_key, 0, 1, kMaxLayers);  // 0: determined by the weights
   const Json* blocks = in.find("layers_block_type");
   if (c.num_layers == 0 && blocks != nullptr && blocks->is_array())
-    c.num_layers = std::min(static_cast<int64_t>(blocks->items().size()), kMostLayers);
+    c.num_layers = std::min(static_cast<int64_t>(blocks->items().size()), kMaxLayers);
   c.model_dim = size_or_none(c.family->model_dim_key);
   c.vocab_size = size_or_none("vocab_size");
   c.num_heads = size_or_none("num_attention_heads");
@@ -65,7 +63,7 @@ void read_sizes_for_surgery(const ConfigReader& in, ModelConfig& c) {
 std::vector<bool> moe_layers(const ConfigReader& in, const Family& family, int64_t num_layers) {
   std::vector<bool> moe(static_cast<size_t>(num_layers), family.has_moe());
   if (family.layers == LayerPattern::kFirstDense) {
-    const int64_t dense = in.whole_or("first_k_dense_replace", family.first_dense_fallback, 0, kMostLayers);
+    const int64_t dense = in.whole_or("first_k_dense_replace", family.first_dense_fallback, 0, kMaxLayers);
     std::fill_n(moe.begin(), std::min(dense, num_layers), false);
   }
   if (family.layers == LayerPattern::kByTypes) {
@@ -77,7 +75,7 @@ std::vector<bool> moe_layers(const ConfigReader& in, const Family& family, int64
     }
   }
   if (family.layers == LayerPattern::kSparseStep) {
-    const int64_t step = in.whole_or("decoder_sparse_step", 1, 1, kMostLayers);
+    const int64_t step = in.whole_or("decoder_sparse_step", 1, 1, kMaxLayers);
     for (int64_t layer = 0; layer < num_layers; ++layer) moe[static_cast<size_t>(layer)] = (layer + 1) % step == 0;
     if (const Json* dense = in.find("mlp_only_layers")) {
       constexpr std::string_view kWanted = "a list of layers";
@@ -94,10 +92,10 @@ std::vector<bool> moe_layers(const ConfigReader& in, const Family& family, int64
 // A whole number, or a list that has it for every layer.
 int64_t read_count(const ConfigReader& in, const Family& family, std::string_view key) {
   const Json& value = in.at(key);
-  if (!family.counts_by_layer || !value.is_array() || value.items().empty()) return in.whole(key, 1, kMostExperts);
+  if (!family.counts_by_layer || !value.is_array() || value.items().empty()) return in.whole(key, 1, kMaxExperts);
   const Json& first = value.items().front();
   const bool alike = std::ranges::all_of(value.items(), [&first](const Json& item) { return item == first; });
-  const bool is_count = first.kind() == Json::Kind::kInt && first.as_int() >= 1 && first.as_int() <= kMostExperts;
+  const bool is_count = first.kind() == Json::Kind::kInt && first.as_int() >= 1 && first.as_int() <= kMaxExperts;
   if (!alike || !is_count)
     in.refuse(key, "one whole number for all layers (coppice expands all layers to the same number)");
   return first.as_int();
@@ -124,10 +122,10 @@ std::vector<int64_t> read_top_k(const ConfigReader& in, const Family& family, in
     if (*in.find(other) != *in.find(key)) detail::refuse_difference(in, other, key);
   }
   const Json& value = in.at(key);
-  if (!family.counts_by_layer || !value.is_array()) return {in.whole(key, 1, kMostExperts)};
+  if (!family.counts_by_layer || !value.is_array()) return {in.whole(key, 1, kMaxExperts)};
   std::vector<int64_t> numbers;
   for (const Json& item : value.items()) {
-    const bool is_whole = item.kind() == Json::Kind::kInt && item.as_int() >= 1 && item.as_int() <= kMostExperts;
+    const bool is_whole = item.kind() == Json::Kind::kInt && item.as_int() >= 1 && item.as_int() <= kMaxExperts;
     if (!is_whole) in.refuse(key, "whole numbers from 1 on");
     numbers.push_back(item.as_int());
   }
@@ -147,8 +145,8 @@ void read_experts(const ConfigReader& in, ModelConfig& c) {
   }
   if (!family.has_moe()) return;
   c.num_experts = read_num_experts(in, family);
-  if (c.num_experts * c.num_moe_layers() > kMostExpertsInAll) {
-    in.refuse("num_hidden_layers", cat("at most ", kMostExpertsInAll, " experts over all layers, not ", c.num_experts,
+  if (c.num_experts * c.num_moe_layers() > kMaxExpertsInAll) {
+    in.refuse("num_hidden_layers", cat("at most ", kMaxExpertsInAll, " experts over all layers, not ", c.num_experts,
                                        " in each of ", c.num_moe_layers()));
   }
   if (family.fixed_top_k > 0) {
@@ -160,13 +158,13 @@ void read_experts(const ConfigReader& in, ModelConfig& c) {
   }
   c.routing.fixed_top_k = family.fixed_top_k > 0;
   c.routing.trailing_choices = family.trailing_choices;
-  if (!family.trailing_key.empty()) c.routing.trailing_choices = in.whole_or(family.trailing_key, 0, 0, kMostExperts);
+  if (!family.trailing_key.empty()) c.routing.trailing_choices = in.whole_or(family.trailing_key, 0, 0, kMaxExperts);
   if (c.top_k > c.router_rows()) in.refuse(family.top_k_key, cat("at most the number of experts, ", c.num_experts));
   if (family.surgery_only) return;
   c.expert_width = in.whole(family.expert_width_key, 1, kLargestDim);
   if (!family.shared_width_key.empty()) c.shared_width = in.whole(family.shared_width_key, 0, kLargestDim);
   if (!family.shared_count_key.empty())
-    c.shared_width = in.whole(family.shared_count_key, 0, kMostExperts) * c.expert_width;
+    c.shared_width = in.whole(family.shared_count_key, 0, kMaxExperts) * c.expert_width;
 }
 
 void read_routing(const ConfigReader& in, ModelConfig& c) {

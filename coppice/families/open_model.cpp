@@ -3,7 +3,6 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/families/expert_layout.h"
 #include "coppice/families/packed_layout.h"
 #include "coppice/families/placements_detail.h"
 
@@ -82,7 +81,7 @@ void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config) {
     if (!is_expert(slot.role())) continue;
     if (slot.layer < config.num_layers) config.moe_layer[static_cast<size_t>(slot.layer)] = true;
     if (slot.role() == Role::kExpertDown && !config.is_quantised())
-      config.expert_width = expert_matrices(slot, config.num_experts).front().cols;
+      config.expert_width = detail::sides_of(slot, config.num_experts).width;
   }
   config.routing.has_selection_bias = config.routing.adds_selection_bias && roles.contains(Role::kSelectionBias);
   config.routing.has_router_bias = roles.contains(Role::kRouterBias);
@@ -97,12 +96,12 @@ constexpr TensorRule kTiedCopy{"", Role::kTiedCopy, {}, When::kOptional};
 constexpr TensorRule kOwnHead{"", Role::kEmbeddings, {}, When::kOptional};
 
 bool same_bytes(const io::Checkpoint& checkpoint, const std::string& a, const std::string& b) {
-  constexpr uint64_t kBlockBytes = uint64_t{4} << 20;
+  constexpr uint64_t kPieceBytes = uint64_t{4} << 20;
   const auto one = checkpoint.at(a), other = checkpoint.at(b);
   if (one.info->dtype != other.info->dtype || one.info->shape != other.info->shape) return false;
   std::vector<std::byte> left, right;
-  for (uint64_t at = 0; at < one.info->bytes; at += kBlockBytes) {
-    left.resize(std::min(kBlockBytes, one.info->bytes - at));
+  for (uint64_t at = 0; at < one.info->bytes; at += kPieceBytes) {
+    left.resize(std::min(kPieceBytes, one.info->bytes - at));
     right.resize(left.size());
     one.file->read(one.info->offset + at, left);
     other.file->read(other.info->offset + at, right);

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/families/placements_detail.h"
 #include "coppice/families/quantization_detail.h"
@@ -145,8 +146,7 @@ std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, c
                     : found->rule->layout.stacked ? &kStackedCompanion
                                                   : &kOwnCompanion;
   }
-  constexpr int64_t kMostLayers = int64_t{1} << 16;  // a layer number has 16 bits in random-number keys
-  if (out.slot.layer >= kMostLayers) return std::nullopt;
+  if (out.slot.layer >= kMaxLayers) return std::nullopt;
   const bool past_last = config.num_layers > 0 && out.slot.layer >= config.num_layers;
   if (past_last && !config.family->has_mtp && found->rule->name.find("{M}") == std::string_view::npos)
     return std::nullopt;

@@ -65,6 +65,12 @@ void check_experts(const ModelConfig& config, const std::vector<Placed>& placed,
 /// layers below a router that a rule names completely).
 void check_carried(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
 
+/// The dimensions of a matrix or bias of an expert that are known to be the expert's width or the model dimension.
+struct Sides {
+  int64_t width = 0, model = 0;  ///< 0: it has no such dimension
+};
+Sides sides_of(const TensorSlot& slot, int64_t experts);
+
 /// Checks that gate, up and down of every layer's experts, and their biases, have the same width and model dimension.
 void check_expert_shapes(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
 

@@ -6,14 +6,14 @@
 
 namespace coppice::grow::detail {
 
-using families::ExpertMatrix;
 using families::TensorSlot;
+using models::ExpertMatrix;
 
 output::PieceMaker::Fill child_fill(const plan::GrowthPlan& plan, const methods::Child& child, const TensorSlot& before,
                                     const TensorSlot& after, io::Dtype dtype,
                                     const std::function<matrix::StoredExpert(uint32_t expert)>& original) {
   const auto prepare = [&plan, child, layer = after.layer, original,
-                        places = families::expert_matrices(before, plan.experts_before)] {
+                        places = models::expert_matrices(before, plan.experts_before)] {
     std::vector<matrix::MatrixRows> matrices;
     for (const ExpertMatrix& place : places) {
       const matrix::RowsSource originals = [&](uint32_t expert) {
@@ -23,11 +23,11 @@ output::PieceMaker::Fill child_fill(const plan::GrowthPlan& plan, const methods:
     }
     return matrices;
   };
-  return matrix::matrices_fill(families::expert_matrices(after, plan.experts_after), dtype, prepare);
+  return matrix::matrices_fill(models::expert_matrices(after, plan.experts_after), dtype, prepare);
 }
 
 output::OutputPiece child_piece(const plan::GrowthPlan& plan, const TensorSlot& after, io::Dtype dtype) {
-  const std::vector<ExpertMatrix> places = families::expert_matrices(after, plan.experts_after);
+  const std::vector<ExpertMatrix> places = models::expert_matrices(after, plan.experts_after);
   return {.bytes = matrix::matrices_bytes(places, dtype),
           .cuttable = matrix::matrices_cuttable(places, grows_by_rows(plan, after.layer))};
 }

@@ -7,9 +7,9 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
+#include "coppice/base/lane_sum.h"
 #include "coppice/base/text.h"
 #include "coppice/matrix/finite.h"
-#include "coppice/matrix/lane_sum.h"
 #include "coppice/matrix/unit_slice.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/optimizer_init.h"
@@ -27,6 +27,7 @@ using methods::Child;
 using methods::ExpertInit;
 using methods::LayerPlan;
 using methods::MethodChoice;
+using methods::Moment;
 using methods::MomentContext;
 using methods::Params;
 using methods::RouterPart;
@@ -83,7 +84,7 @@ double weight_change(const GrowthPlan& plan, int64_t layer, const Child& child, 
   auto values = child_matrix(plan, layer, child, role, originals).all();
   for (size_t i = 0; i < values.size(); ++i) values[i] -= parent[i];
   const auto size = [](float x) { return std::abs(static_cast<double>(x)); };
-  matrix::LaneSum change, whole;
+  LaneSum change, whole;
   change.add_each(std::span<const float>(values), size);
   whole.add_each(std::span<const float>(parent), size);
   return whole.total() > 0 ? change.total() / whole.total() : 0.0;
@@ -121,18 +122,10 @@ void spread_rows(const GrowthPlan& plan, const LayerPlan& layer, std::span<const
 
 /// If gates are shares of the parent's gate, a part whose weights are scaled by a has the parent's gradient / a. If
 /// each part has the whole gate, the bias is divided and its gradient equals the parent's.
-double split_moment_factor(const GrowthPlan& plan, Role role, MomentKind kind) {
+double split_moment_factor(const GrowthPlan& plan, Role role, Moment kind) {
   const bool is_down = role == Role::kExpertDown || role == Role::kExpertDownBias;
   const double of_gradient = is_down ? 1.0 / plan.down_factor : 1.0;
-  return kind == MomentKind::kExpAvg ? of_gradient : of_gradient * of_gradient;
-}
-
-std::string_view moment_name(MomentKind kind) { return kind == MomentKind::kExpAvg ? "exp_avg" : "exp_avg_sq"; }
-
-MomentContext moment_context(MomentKind kind, const Child& child, uint32_t num_siblings) {
-  return {.moment = kind == MomentKind::kExpAvg ? methods::Moment::kFirst : methods::Moment::kSecond,
-          .copy = child.copy,
-          .num_siblings = num_siblings};
+  return kind == Moment::kFirst ? of_gradient : of_gradient * of_gradient;
 }
 
 }  // namespace
@@ -214,7 +207,7 @@ void grow_router(const GrowthPlan& plan, int64_t layer, Role role, MatrixBytes b
   matrix::round_finite(before.dtype, rounded, out, subject_of(layer, role));
 }
 
-void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& child, Role role, MomentKind kind,
+void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& child, Role role, Moment kind,
                         const MatrixSource& moments, const MatrixSource& weights, std::span<float> out) {
   COPPICE_CHECK(families::is_expert(role), families::role_name(role));
   const MatrixBytes stored = moments(child.parent);
@@ -232,7 +225,8 @@ void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& chil
   if (strategy.computes) matrix::check_finite(before, 0, stored.cols, subject(child.parent));
 
   const auto experts = plan.experts_before;
-  MomentContext context = moment_context(kind, child, plan.layer(layer).siblings(experts)[child.parent]);
+  MomentContext context{
+      .moment = kind, .copy = child.copy, .num_siblings = plan.layer(layer).siblings(experts)[child.parent]};
   if (strategy.needs_change) context.weight_change = weight_change(plan, layer, child, role, weights);
   std::vector<float> next;
   if (strategy.needs_next) {
@@ -249,8 +243,8 @@ void grow_expert_moment(const GrowthPlan& plan, int64_t layer, const Child& chil
                       key_of(plan, layer, child), expert_params(plan, layer));
 }
 
-void grow_router_moment(const GrowthPlan& plan, int64_t layer, MomentKind kind, std::span<const float> before,
-                        int64_t cols, std::span<float> out) {
+void grow_router_moment(const GrowthPlan& plan, int64_t layer, Moment kind, std::span<const float> before, int64_t cols,
+                        std::span<float> out) {
   const LayerPlan& layer_plan = plan.layer(layer);
   const auto width = static_cast<size_t>(cols);
   const auto experts = static_cast<size_t>(plan.experts_before);
@@ -262,7 +256,7 @@ void grow_router_moment(const GrowthPlan& plan, int64_t layer, MomentKind kind, 
   for (size_t i = 0; i < layer_plan.children.size(); ++i) {
     const Child& child = layer_plan.children[i];
     if (child.copy == 0 && !strategy.touches_original) continue;
-    MomentContext context = moment_context(kind, child, siblings[child.parent]);
+    MomentContext context{.moment = kind, .copy = child.copy, .num_siblings = siblings[child.parent]};
     if (strategy.needs_next) context.next = before.subspan((child.parent + 1) % experts * width, width);
     strategy.apply(out.subspan(i * width, width), context, params);
   }

@@ -12,6 +12,7 @@
 #include "coppice/io/dtype.h"
 #include "coppice/matrix/matrix_bytes.h"
 #include "coppice/matrix/matrix_rows.h"
+#include "coppice/methods/optimizer_init.h"
 #include "coppice/plan/plan.h"
 
 namespace coppice::grow {
@@ -39,16 +40,15 @@ void grow_expert(const plan::GrowthPlan& plan, int64_t layer, const methods::Chi
 void grow_router(const plan::GrowthPlan& plan, int64_t layer, families::Role role, matrix::MatrixBytes before,
                  std::span<std::byte> out, bool has_router_bias);
 
-enum class MomentKind { kExpAvg, kExpAvgSq };
-/// A child's Adam moment (fp32) of an expert matrix. `weights` gives the fp32 (master) weights, for strategies that use
-/// the change of weights.
+/// A child's Adam moment (fp32) of an expert matrix. `weights` gives the fp32 (master) weights, for strategies that
+/// use the change of weights.
 void grow_expert_moment(const plan::GrowthPlan& plan, int64_t layer, const methods::Child& child, families::Role role,
-                        MomentKind kind, const matrix::MatrixSource& moments, const matrix::MatrixSource& weights,
+                        methods::Moment kind, const matrix::MatrixSource& moments, const matrix::MatrixSource& weights,
                         std::span<float> out);
 /// The moments of an expanded router tensor, row by row. For strategies that use the change of weights, rows count as
 /// unchanged, because router methods change them by a few percent at most.
-void grow_router_moment(const plan::GrowthPlan& plan, int64_t layer, MomentKind kind, std::span<const float> before,
-                        int64_t cols, std::span<float> out);
+void grow_router_moment(const plan::GrowthPlan& plan, int64_t layer, methods::Moment kind,
+                        std::span<const float> before, int64_t cols, std::span<float> out);
 /// Step count of a child whose parent's is `parent_step`.
 int64_t grow_step(const plan::GrowthPlan& plan, const methods::Child& child, int64_t parent_step);
 

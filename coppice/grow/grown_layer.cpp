@@ -55,7 +55,7 @@ std::vector<std::byte> times(io::Dtype dtype, std::span<const std::byte> bytes, 
 GrownLayers::GrownLayers(const families::Model& model, const plan::GrowthPlan& plan)
     : model_(model),
       plan_(with_all_layers(model, plan)),
-      state_(families::OptimizerState::open(model)),
+      state_(models::OptimizerState::open(model)),
       router_slots_(grown_router_slots(model, plan_)) {
   routers_ = grown_weights(model_, plan_, router_slots_, state_ ? &*state_ : nullptr);
   for (size_t i = 0; i < router_slots_.size(); ++i) router_at_[{router_slots_[i].role(), router_slots_[i].layer}] = i;

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "coppice/families/match.h"
-#include "coppice/families/optimizer_state.h"
+#include "coppice/models/optimizer_state.h"
 #include "coppice/output/tensors.h"
 #include "coppice/plan/plan.h"
 
@@ -50,7 +50,7 @@ class GrownLayers {
  private:
   const families::Model& model_;
   const plan::GrowthPlan plan_;
-  const std::optional<families::OptimizerState> state_;
+  const std::optional<models::OptimizerState> state_;
   const std::vector<families::TensorSlot> router_slots_;
   std::vector<output::OutputTensor> routers_;
   std::map<std::pair<families::Role, int64_t>, size_t> router_at_;

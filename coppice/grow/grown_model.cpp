@@ -16,7 +16,7 @@ GrownModel::GrownModel(const families::Model& model, const GrowthPlan& given)
     : plan(with_all_layers(model, given)),
       config(plan.experts_after == plan.experts_before ? model.config.json : plan::grown_config(model.config, plan)),
       slots(grown_slots(model, plan)),
-      state(families::OptimizerState::open(model)),
+      state(models::OptimizerState::open(model)),
       weights(grown_weights(model, plan, slots, state ? &*state : nullptr)) {
   (void)families::read_config(config, "config.json of the expanded model", model.config.family);
   if (state) optimizer = grown_optimizer(model, *state, plan, slots);

@@ -5,7 +5,7 @@
 
 #include "coppice/base/json.h"
 #include "coppice/families/match.h"
-#include "coppice/families/optimizer_state.h"
+#include "coppice/models/optimizer_state.h"
 #include "coppice/output/tensors.h"
 #include "coppice/plan/plan.h"
 
@@ -17,8 +17,8 @@ struct GrownModel {
   plan::GrowthPlan plan;
   Json config;
   std::vector<families::TensorSlot> slots;
-  std::optional<families::OptimizerState> state;  ///< state of the model before
-  std::vector<output::OutputTensor> weights;      ///< one for each slot
+  std::optional<models::OptimizerState> state;  ///< of the model before
+  std::vector<output::OutputTensor> weights;    ///< one for each slot
   std::optional<std::vector<output::OutputTensor>> optimizer;
 
   /// Throws   Error{kFormat, kShape, kUnsupported} for a configuration, a trainer/ or quantised experts that cannot be

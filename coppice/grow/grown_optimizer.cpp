@@ -6,24 +6,29 @@
 #include <utility>
 
 #include "coppice/base/text.h"
-#include "coppice/families/expert_layout.h"
 #include "coppice/grow/child_piece_detail.h"
 #include "coppice/grow/grow.h"
 #include "coppice/grow/grown_weights.h"
 #include "coppice/matrix/stored_matrix.h"
 #include "coppice/methods/optimizer_init.h"
+#include "coppice/models/expert_layout.h"
 
 namespace coppice::grow {
 namespace {
 
-using families::OptimizerState;
 using families::TensorSlot;
 using io::Checkpoint;
 using io::Dtype;
 using matrix::MatrixSource;
 using matrix::SourceMatrices;
 using methods::Child;
+using methods::Moment;
+using models::OptimizerState;
 using output::OutputTensor;
+
+Moment moment_of(std::string_view part) {
+  return part == methods::moment_name(Moment::kFirst) ? Moment::kFirst : Moment::kSecond;
+}
 
 std::vector<float> floats_of(const Checkpoint::Entry& entry) {
   std::vector<float> values(static_cast<size_t>(entry.info->elements()));
@@ -56,7 +61,7 @@ struct Grower {
     };
   }
 
-  std::function<void(std::span<std::byte>)> expert_moment(const TensorSlot& slot, MomentKind kind) const {
+  std::function<void(std::span<std::byte>)> expert_moment(const TensorSlot& slot, Moment kind) const {
     return [*this, &slot, kind](std::span<std::byte> out) {
       SourceMatrices sources;
       const MatrixSource weights = [&](uint32_t expert) {
@@ -64,8 +69,7 @@ struct Grower {
         return sources.read(state.has_master(name) ? state.at(name, "master") : model.checkpoint.at(name));
       };
       grow_expert_moment(plan, slot.layer, child_of(plan, slot), slot.role(), kind,
-                         parts_of(slot, kind == MomentKind::kExpAvg ? "exp_avg" : "exp_avg_sq", sources), weights,
-                         as_floats(out));
+                         parts_of(slot, methods::moment_name(kind), sources), weights, as_floats(out));
     };
   }
 
@@ -77,9 +81,9 @@ struct Grower {
     };
   }
 
-  std::function<void(std::span<std::byte>)> router_moment(const TensorSlot& slot, MomentKind kind) const {
+  std::function<void(std::span<std::byte>)> router_moment(const TensorSlot& slot, Moment kind) const {
     return [*this, &slot, kind](std::span<std::byte> out) {
-      const auto entry = state.at(slot.name, kind == MomentKind::kExpAvg ? "exp_avg" : "exp_avg_sq");
+      const auto entry = state.at(slot.name, methods::moment_name(kind));
       const int64_t cols = entry.info->elements() / plan.experts_before;
       grow_router_moment(plan, slot.layer, kind, floats_of(entry), cols, as_floats(out));
     };
@@ -89,7 +93,7 @@ struct Grower {
   std::function<void(std::span<std::byte>)> steps(const TensorSlot& slot) const {
     return [*this, &slot](std::span<std::byte> out) {
       std::vector<int64_t> after;
-      if (families::counts_rows(slot)) {
+      if (models::counts_rows(slot)) {
         const Checkpoint::Entry before = state.at(slot.name, "step");
         for (const Child& child : plan.layer(slot.layer).children) {
           after.push_back(grow_step(plan, child, step_at(before, child.parent)));
@@ -110,7 +114,7 @@ struct Grower {
     TensorSlot before = slot;
     before.shape = source.info->shape;
     const auto original = [source, before, experts = plan.experts_before](uint32_t expert) -> matrix::StoredExpert {
-      return {source, families::expert_slice(before, source.info->bytes, experts, expert)};
+      return {source, models::expert_slice(before, source.info->bytes, experts, expert)};
     };
     for (const Child& child : plan.layer(slot.layer).children) {
       if (copies(child)) {
@@ -131,21 +135,21 @@ struct Grower {
 
   output::OutputPiece stacked_moment(const TensorSlot& slot, const TensorSlot& before, const Child& child,
                                      std::string_view part) const {
-    const MomentKind kind = part == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
+    const Moment kind = moment_of(part);
     uint64_t bytes = sizeof(float);
     for (size_t i = 1; i < slot.shape.size(); ++i) bytes *= static_cast<uint64_t>(slot.shape[i]);
     output::PieceMaker::Fill fill = [*this, &slot, before, child, part, kind](uint64_t, std::span<std::byte> out) {
-      const auto places = families::expert_matrices(slot, plan.experts_after);
-      const auto places_before = families::expert_matrices(before, plan.experts_before);
+      const auto places = models::expert_matrices(slot, plan.experts_after);
+      const auto places_before = models::expert_matrices(before, plan.experts_before);
       const auto weight = state.has_master(slot.name) ? state.at(slot.name, "master") : model.checkpoint.at(slot.name);
       SourceMatrices held;
       std::deque<std::vector<std::byte>> gathered;
-      const auto matrix_of = [&](const Checkpoint::Entry& entry, const families::ExpertMatrix& place, uint32_t expert) {
+      const auto matrix_of = [&](const Checkpoint::Entry& entry, const models::ExpertMatrix& place, uint32_t expert) {
         held.hold(entry);
-        const auto slice = families::expert_slice(before, entry.info->bytes, plan.experts_before, expert);
+        const auto slice = models::expert_slice(before, entry.info->bytes, plan.experts_before, expert);
         const auto width = io::dtype_bytes(entry.info->dtype);
         auto& matrix = gathered.emplace_back(static_cast<size_t>(place.rows * place.cols) * width);
-        families::gather(place, width, entry.data().subspan(slice.offset, slice.bytes), matrix);
+        models::gather(place, width, entry.data().subspan(slice.offset, slice.bytes), matrix);
         return matrix::MatrixBytes{entry.info->dtype, place.rows, place.cols, matrix};
       };
       for (size_t i = 0; i < places.size(); ++i) {
@@ -155,7 +159,7 @@ struct Grower {
         const MatrixSource weights = [&](uint32_t expert) { return matrix_of(weight, places_before[i], expert); };
         std::vector<float> values(static_cast<size_t>(places[i].rows * places[i].cols));
         grow_expert_moment(plan, slot.layer, child, places[i].role, kind, moments, weights, values);
-        families::scatter(places[i], sizeof(float), std::as_bytes(std::span(values)), out);
+        models::scatter(places[i], sizeof(float), std::as_bytes(std::span(values)), out);
         gathered.clear();
       }
     };
@@ -185,10 +189,10 @@ std::vector<OutputTensor> grown_optimizer(const families::Model& model, const Op
     const auto copies_moment = [keeps_originals](const Child& child) { return keeps_originals && child.copy == 0; };
     const bool copies_weights = !router && !stacked && (!own || copies_master(child_of(plan, slot)));
     const bool copies_moments = !router && !stacked && (!own || copies_moment(child_of(plan, slot)));
-    for (const families::OptimizerPart& part :
-         families::optimizer_parts(slot, model.checkpoint.at(source).info->dtype, plan.experts_after)) {
+    for (const models::OptimizerPart& part :
+         models::optimizer_parts(slot, model.checkpoint.at(source).info->dtype, plan.experts_after)) {
       io::TensorInfo info = output::tensor_info(cat(slot.name, ".", part.name), part.dtype, part.shape);
-      const MomentKind kind = part.name == "exp_avg" ? MomentKind::kExpAvg : MomentKind::kExpAvgSq;
+      const Moment kind = moment_of(part.name);
       if (part.name == "master" ? copies_weights : copies_moments) {
         outputs.push_back(output::copied_tensor(std::move(info), state.at(source, part.name)));
       } else if (part.name == "step") {

@@ -7,11 +7,11 @@
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/families/expert_layout.h"
 #include "coppice/grow/child_piece_detail.h"
 #include "coppice/grow/grow.h"
 #include "coppice/matrix/finite.h"
 #include "coppice/matrix/stored_matrix.h"
+#include "coppice/models/expert_layout.h"
 
 namespace coppice::grow {
 namespace {
@@ -26,16 +26,16 @@ using output::OutputTensor;
 using plan::GrowthPlan;
 
 /// The most exact values of a tensor: its fp32 master weights if there are any, else the stored tensor.
-Checkpoint::Entry best_values(const Model& model, const families::OptimizerState* state, std::string_view name) {
+Checkpoint::Entry best_values(const Model& model, const models::OptimizerState* state, std::string_view name) {
   return state != nullptr && state->has_master(name) ? state->at(name, "master") : model.checkpoint.at(name);
 }
 
 /// Tensors that are always copied, whatever the method.
 bool is_always_copied(Role role) { return role == Role::kExpertCompanion || role == Role::kAttentionExpert; }
 
-families::ExpertSlice slice_of(const Model& model, const TensorSlot& slot, const Checkpoint::Entry& entry,
-                               int64_t expert) {
-  return families::expert_slice(slot, entry.info->bytes, model.config.num_experts, expert);
+models::ExpertSlice slice_of(const Model& model, const TensorSlot& slot, const Checkpoint::Entry& entry,
+                             int64_t expert) {
+  return models::expert_slice(slot, entry.info->bytes, model.config.num_experts, expert);
 }
 
 /// Computes the pieces of the expanded model that are not copied; the piece of slot s and child c has the number s *
@@ -43,7 +43,7 @@ families::ExpertSlice slice_of(const Model& model, const TensorSlot& slot, const
 class GrownPieces : public output::PieceMaker {
  public:
   GrownPieces(const Model& model, const GrowthPlan& plan, const std::vector<TensorSlot>& slots,
-              const families::OptimizerState* state)
+              const models::OptimizerState* state)
       : model_(model), plan_(plan), slots_(slots), state_(state) {}
 
   uint64_t number_of(const TensorSlot& slot, const Child& child) const {
@@ -100,7 +100,7 @@ class GrownPieces : public output::PieceMaker {
   const Model& model_;
   const GrowthPlan& plan_;
   const std::vector<TensorSlot>& slots_;
-  const families::OptimizerState* state_;
+  const models::OptimizerState* state_;
 };
 
 /// The tensor of one expert, or the one that stacks all experts of a layer: a piece for each child.
@@ -110,7 +110,7 @@ OutputTensor grown_experts(const Model& model, const GrowthPlan& plan, const Ten
   OutputTensor out{std::move(info), {}};
   const auto add = [&](const Child& child) {
     if (is_always_copied(slot.role()) || is_plain_copy(plan, slot.layer, child, slot.role())) {
-      const families::ExpertSlice slice = slice_of(model, slot, source, child.parent);
+      const models::ExpertSlice slice = slice_of(model, slot, source, child.parent);
       out.pieces.push_back({.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset});
     } else {
       output::OutputPiece& piece = out.pieces.emplace_back(detail::child_piece(plan, slot, dtype));
@@ -285,7 +285,7 @@ void check_values(const Model& model, const GrowthPlan& plan) {
 }
 
 std::vector<OutputTensor> grown_weights(const Model& model, const GrowthPlan& plan,
-                                        const std::vector<TensorSlot>& slots, const families::OptimizerState* state) {
+                                        const std::vector<TensorSlot>& slots, const models::OptimizerState* state) {
   check_values(model, plan);
   const auto maker = std::make_shared<const GrownPieces>(model, plan, slots, state);
   std::vector<OutputTensor> outputs;

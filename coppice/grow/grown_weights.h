@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "coppice/families/match.h"
-#include "coppice/families/optimizer_state.h"
+#include "coppice/models/optimizer_state.h"
 #include "coppice/output/tensors.h"
 #include "coppice/plan/plan.h"
 
@@ -38,6 +38,6 @@ void check_values(const families::Model& model, const plan::GrowthPlan& plan);
 /// Throws   what `check_values` throws.
 std::vector<output::OutputTensor> grown_weights(const families::Model& model, const plan::GrowthPlan& plan,
                                                 const std::vector<families::TensorSlot>& slots,
-                                                const families::OptimizerState* state);
+                                                const models::OptimizerState* state);
 
 }  // namespace coppice::grow

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "coppice/base/text.h"
-#include "coppice/families/expert_parts.h"
 #include "coppice/grow/tied_experts_detail.h"
 #include "coppice/matrix/factor_loss.h"
+#include "coppice/models/expert_parts.h"
 
 namespace coppice::grow::detail {
 namespace {
@@ -35,9 +35,9 @@ std::vector<std::vector<uint32_t>> tied_experts(const LayerRouting& layer) {
   return tied;
 }
 
-bool are_equal(const families::ExpertParts& parts, int64_t layer, uint32_t a, uint32_t b) {
+bool are_equal(const models::ExpertParts& parts, int64_t layer, uint32_t a, uint32_t b) {
   const auto of_a = parts.of(layer, a), of_b = parts.of(layer, b);
-  return std::ranges::equal(of_a, of_b, [](const families::ExpertPart& x, const families::ExpertPart& y) {
+  return std::ranges::equal(of_a, of_b, [](const models::ExpertPart& x, const models::ExpertPart& y) {
     const bool equal = std::ranges::equal(x.data(), y.data());
     x.release(0, x.slice.bytes);
     y.release(0, y.slice.bytes);
@@ -74,7 +74,7 @@ bool biases_swallow_scores(const GrownRows& bias) {
 std::string decisive_ties(const families::Model& model, const plan::GrowthPlan& plan, const LayerRouting& layer) {
   const auto tied = tied_experts(layer);
   if (!tied.empty()) {
-    const families::ExpertParts parts(model);
+    const models::ExpertParts parts(model);
     for (const auto& experts : tied) {
       for (size_t i = 1; i < experts.size(); ++i) {
         if (are_equal(parts, layer.layer->layer, experts[0], experts[i])) continue;

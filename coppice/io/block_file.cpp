@@ -16,8 +16,6 @@
 namespace coppice::io {
 namespace {
 
-static_assert(kBlockBytes == detail::kBlockBytes);
-
 uint64_t round_up(uint64_t n) { return (n + kBlockBytes - 1) / kBlockBytes * kBlockBytes; }
 uint64_t round_down(uint64_t n) { return n / kBlockBytes * kBlockBytes; }
 

@@ -14,7 +14,8 @@
 
 namespace coppice::io {
 
-/// Offsets and addresses that agree modulo this can be written directly.
+/// What disks read and write at once: offsets and addresses that agree modulo this can be written directly, and reflinks
+/// take whole blocks.
 inline constexpr uint64_t kBlockBytes = 4096;
 
 /// Memory   whose start is aligned to a block. The destructor returns its pages to the kernel.

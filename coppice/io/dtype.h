@@ -1,9 +1,16 @@
 #pragma once
 
-#include <bit>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string_view>
+
+/// Before functions that code on a GPU calls too.
+#ifdef __CUDACC__
+#define COPPICE_ANYWHERE __host__ __device__
+#else
+#define COPPICE_ANYWHERE
+#endif
 
 namespace coppice::io {
 
@@ -41,12 +48,18 @@ size_t dtype_bytes(Dtype dtype);                      ///< of one element; 0 whe
 bool is_float(Dtype dtype);                           ///< F32, BF16 or F16: what `to_f32` takes
 
 /// bf16 bits of `x`, rounded to nearest even by integer arithmetic (the same bits on every processor); NaN stays NaN.
-inline uint16_t bf16_from_f32(float x) {
-  const auto u = std::bit_cast<uint32_t>(x);
+COPPICE_ANYWHERE inline uint16_t bf16_from_f32(float x) {
+  uint32_t u;
+  memcpy(&u, &x, sizeof u);
   if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((u >> 16) | 0x40u);
   return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
-inline float f32_from_bf16(uint16_t b) { return std::bit_cast<float>(static_cast<uint32_t>(b) << 16); }
+COPPICE_ANYWHERE inline float f32_from_bf16(uint16_t b) {
+  const uint32_t u = static_cast<uint32_t>(b) << 16;
+  float x;
+  memcpy(&x, &u, sizeof x);
+  return x;
+}
 uint16_t f16_from_f32(float x);  ///< nearest even, subnormals and infinity included
 float f32_from_f16(uint16_t h);
 

@@ -9,15 +9,13 @@
 #include <string_view>
 #include <vector>
 
+#include "coppice/io/block_file.h"
 #include "coppice/io/safetensors.h"
 
 namespace coppice::io::detail {
 
 /// The limit of the reference implementation.
 inline constexpr uint64_t kMaxHeaderBytes = 100'000'000;
-
-/// Direct writes and reflinks require whole blocks of this size at multiples of it.
-inline constexpr uint64_t kBlockBytes = 4096;
 
 struct Header {
   std::vector<TensorInfo> tensors;  ///< by offset

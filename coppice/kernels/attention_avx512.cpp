@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "coppice/base/lane_sum.h"
 #include "coppice/kernels/attention_detail.h"
 #include "coppice/kernels/parallel.h"
 #include "coppice/kernels/vector_math_detail.h"
@@ -283,7 +284,7 @@ class BackwardHead {
     alignas(64) float dot_of[kQueries];
     for (int64_t i = 0; i < kQueries; ++i) {
       const T *o = out.row(first + i), *g = grad.row(first + i);
-      dot_of[i] = lane_sum(dim, [&](int64_t c) { return load(o[c]) * load(g[c]); });
+      dot_of[i] = lane_sum<float>(dim, [&](int64_t c) { return load(o[c]) * load(g[c]); });
     }
     const __m512 scale = _mm512_set1_ps(static_cast<float>(in_.scale));
     float* const scores = block_.get();

@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "coppice/base/check.h"
+#include "coppice/base/lane_sum.h"
 #include "coppice/kernels/parallel.h"
 #include "coppice/kernels/vector_math_detail.h"
 
@@ -42,7 +43,7 @@ template <class T>
 float row_loss(const T* __restrict logits, int64_t n, int64_t target, float& max, float& sum) {
   max = row_max(logits, n);
   const float top = max;
-  sum = detail::lane_sum(n, [&](int64_t i) { return detail::exp_f32(load(logits[i]) - top); });
+  sum = lane_sum<float>(n, [&](int64_t i) { return detail::exp_f32(load(logits[i]) - top); });
   return std::log(sum) + max - load(logits[target]);
 }
 

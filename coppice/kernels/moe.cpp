@@ -16,7 +16,7 @@
 #include <optional>
 
 #include "coppice/base/check.h"
-#include "coppice/kernels/expert_activation_detail.h"
+#include "coppice/kernels/activation_detail.h"
 #include "coppice/kernels/moe_detail.h"
 
 namespace coppice::kernels {

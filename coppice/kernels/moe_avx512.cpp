@@ -33,9 +33,8 @@ struct Sizes {
       : experts(in.w_down_EDF.size(0)), dim(in.x_TD.size(1)), width(in.w_down_EDF.size(2)), hidden(2 * width) {}
 };
 
-PairOrder order_of(const MoeInputs& in) {
-  return order_pairs(in.index_TK, in.w_down_EDF.size(0),
-                     [](int64_t rows) { return (rows + kLanes - 1) / kLanes * kLanes; });
+KeptOrder order_of(const MoeInputs& in) {
+  return order_pairs(in, [](int64_t rows) { return (rows + kLanes - 1) / kLanes * kLanes; });
 }
 
 /// The source of a gathered row; null for padding.
@@ -144,10 +143,11 @@ void for_each_step(const Tile& tile, Step step) {
 template <class T>
 MoeForward forward(const MoeInputs& in) {
   const Sizes sizes(in);
-  const PairOrder order = order_of(in);
+  const KeptOrder kept = order_of(in);
+  const PairOrder& order = kept.order;
   const auto tiles = cut_tiles(order, kTileRows);
-  MoeForward out{at::empty_like(in.x_TD), at::empty({order.num_rows(), sizes.hidden}, in.x_TD.options())};
-  const auto out_PD = at::empty({order.num_rows(), sizes.dim}, in.x_TD.options());
+  MoeForward out{at::empty_like(in.x_TD), at::empty({order.rows, sizes.hidden}, in.x_TD.options())};
+  const auto out_PD = at::empty({order.rows, sizes.dim}, in.x_TD.options());
   T* const hidden = out.hidden_PG.mutable_data_ptr<T>();
   T* const rows = out_PD.mutable_data_ptr<T>();
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
@@ -174,7 +174,7 @@ class BackwardStep {
       : sizes_(in),
         order_(order),
         first_(order.first_row[expert]),
-        rows_(order.rows(expert)),
+        rows_(order.rows_of(expert)),
         gates_(in.gate_TK.const_data_ptr<float>()),
         down_(sizes_.dim / kPerWord<T> * sizes_.width),
         gate_up_(sizes_.hidden / kPerWord<T> * sizes_.dim),
@@ -307,15 +307,15 @@ template <class T>
 void gate_up_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows, int64_t expert,
                       int64_t begin, int64_t count, T* out) {
   const Sizes sizes(in);
-  const int64_t first = order.first_row[expert], words = order.rows(expert) / kPerWord<T>;
-  const T* const hidden = rows.hidden_GP.const_data_ptr<T>() + first * sizes.hidden + begin * order.rows(expert);
+  const int64_t first = order.first_row[expert], words = order.rows_of(expert) / kPerWord<T>;
+  const T* const hidden = rows.hidden_GP.const_data_ptr<T>() + first * sizes.hidden + begin * order.rows_of(expert);
   const T* const x = in.x_TD.const_data_ptr<T>();
   const auto pack = [&](int64_t col, Word* panel) {
     const auto row = [&](int64_t r) {
       const T* const from = gathered(order, first + r, x, sizes.dim);
       return from == nullptr ? nullptr : from + col;
     };
-    pair_rows<T>(row, order.rows(expert), kLanes, panel, kLanes);
+    pair_rows<T>(row, order.rows_of(expert), kLanes, panel, kLanes);
   };
   weight_rows<T>({as_words(hidden), words, 1}, words, count, sizes.dim, pack, out + begin * sizes.dim);
 }
@@ -325,16 +325,16 @@ template <class T>
 void down_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows, const T* grad_TD,
                    int64_t expert, int64_t begin, int64_t count, T* out) {
   const Sizes sizes(in);
-  const int64_t first = order.first_row[expert], words = order.rows(expert) / kPerWord<T>;
+  const int64_t first = order.first_row[expert], words = order.rows_of(expert) / kPerWord<T>;
   const Scratch<Word> left(words * count);
   const auto row = [&](int64_t r) {
     const T* const from = gathered(order, first + r, grad_TD, sizes.dim);
     return from == nullptr ? nullptr : from + begin;
   };
-  pair_rows<T>(row, order.rows(expert), count, left.get(), count);
+  pair_rows<T>(row, order.rows_of(expert), count, left.get(), count);
   const T* const active = rows.active_FP.const_data_ptr<T>() + first * sizes.width;
   const auto pack = [&](int64_t col, Word* panel) {
-    pack_rows([&](int i) { return as_words(active + (col + i) * order.rows(expert)); }, words, panel);
+    pack_rows([&](int i) { return as_words(active + (col + i) * order.rows_of(expert)); }, words, panel);
   };
   weight_rows<T>({left.get(), 1, count}, words, count, sizes.width, pack, out + begin * sizes.width);
 }
@@ -342,14 +342,14 @@ void down_gradient(const MoeInputs& in, const PairOrder& order, const RowGradien
 template <class T>
 MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
   const Sizes sizes(in);
-  const PairOrder order = order_of(in);
-  COPPICE_CHECK(order.num_rows() == hidden_PG.size(0));
+  const KeptOrder kept = order_of(in);
+  const PairOrder& order = kept.order;
+  COPPICE_CHECK(order.rows == hidden_PG.size(0));
   MoeGradients out{at::empty_like(in.x_TD), at::empty_like(in.w_gate_up_EGD), at::empty_like(in.w_down_EDF),
                    at::empty_like(in.gate_TK)};
   const auto options = in.x_TD.options();
-  const RowGradients rows{at::empty({sizes.hidden, order.num_rows()}, options),
-                          at::empty({sizes.width, order.num_rows()}, options),
-                          at::empty({order.num_rows(), sizes.dim}, options)};
+  const RowGradients rows{at::empty({sizes.hidden, order.rows}, options), at::empty({sizes.width, order.rows}, options),
+                          at::empty({order.rows, sizes.dim}, options)};
   const T* const grad = grad_TD.const_data_ptr<T>();
   const auto tiles = cut_tiles(order, kTileRows);
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
@@ -369,7 +369,7 @@ MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at
     const int64_t count = std::min(kWeightBlock, all - begin);
     const auto& weight = is_down ? out.w_down_EDF : out.w_gate_up_EGD;
     T* const of_expert = weight.template mutable_data_ptr<T>() + expert * all * cols;
-    if (order.rows(expert) == 0) {
+    if (order.rows_of(expert) == 0) {
       std::fill_n(of_expert + begin * cols, count * cols, T{});
     } else if (is_down) {
       down_gradient<T>(in, order, rows, grad, expert, begin, count, of_expert);

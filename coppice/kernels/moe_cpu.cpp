@@ -11,7 +11,8 @@
 #include <cstring>
 
 #include "coppice/base/check.h"
-#include "coppice/kernels/expert_activation_detail.h"
+#include "coppice/base/lane_sum.h"
+#include "coppice/kernels/activation_detail.h"
 #include "coppice/kernels/moe_detail.h"
 #include "coppice/kernels/moe_rows_detail.h"
 #include "coppice/kernels/pair_order_detail.h"
@@ -33,9 +34,8 @@ int64_t filled_up(int64_t rows, at::ScalarType dtype) {
   return (rows + quantum - 1) / quantum * quantum;
 }
 
-PairOrder order_of(const MoeInputs& in) {
-  return order_pairs(in.index_TK, in.w_down_EDF.size(0),
-                     [&](int64_t rows) { return filled_up(rows, in.x_TD.scalar_type()); });
+KeptOrder order_of(const MoeInputs& in) {
+  return order_pairs(in, [&](int64_t rows) { return filled_up(rows, in.x_TD.scalar_type()); });
 }
 
 /// out[i] = from[token of row i]; rows of padding are zero.
@@ -64,6 +64,12 @@ at::Tensor of_expert(const at::Tensor& biases, int64_t expert) {
   return biases.defined() ? biases.select(0, expert) : biases;
 }
 
+/// Calls f with the activation's type.
+template <class F>
+auto with_activation(ExpertActivation activation, const F& f) {
+  return activation == ExpertActivation::kSwiglu ? f(Swiglu{}) : f(ClampedSwiglu{});
+}
+
 template <class T, class Activation>
 void activate_row(const T* __restrict gate, const T* __restrict up, T* __restrict out, int64_t width) {
   for (int64_t f = 0; f < width; ++f) store(out[f], Activation::at(load(gate[f]), load(up[f])).value);
@@ -73,10 +79,11 @@ template <class T, class Activation>
 MoeForward forward(const MoeInputs& in) {
   const int64_t tokens = in.x_TD.size(0), dim = in.x_TD.size(1), width = in.w_down_EDF.size(2);
   const auto options = in.x_TD.options();
-  const PairOrder order = order_of(in);
+  const KeptOrder kept = order_of(in);
+  const PairOrder& order = kept.order;
   const auto tiles = cut_tiles(order, kTileRows);
-  MoeForward out{at::empty_like(in.x_TD), at::empty({order.num_rows(), 2 * width}, options)};
-  const auto out_PD = at::empty({order.num_rows(), dim}, options);
+  MoeForward out{at::empty_like(in.x_TD), at::empty({order.rows, 2 * width}, options)};
+  const auto out_PD = at::empty({order.rows, dim}, options);
   const auto* const x = in.x_TD.const_data_ptr<T>();
 
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
@@ -116,7 +123,7 @@ float backward_row(const T* __restrict gate, const T* __restrict up, const T* __
     store(grad_gate[f], weighted * a.by_gate);
     store(grad_up[f], weighted * a.by_up);
   }
-  return lane_sum(width, [&](int64_t f) { return product[f]; });
+  return lane_sum<float>(width, [&](int64_t f) { return product[f]; });
 }
 
 /// Results of the backward pass of the rows for the gradients of weights and inputs.
@@ -129,7 +136,7 @@ struct RowGradients {
 template <class T, class Activation>
 RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at::Tensor& hidden_PG,
                            const at::Tensor& grad_TD, const at::Tensor& grad_gate_TK) {
-  const int64_t dim = in.x_TD.size(1), width = in.w_down_EDF.size(2), rows = order.num_rows();
+  const int64_t dim = in.x_TD.size(1), width = in.w_down_EDF.size(2), rows = order.rows;
   const auto options = in.x_TD.options();
   const RowGradients out{at::empty({rows, dim}, options), at::empty({rows, dim}, options),
                          at::empty({rows, width}, options), at::empty({rows, 2 * width}, options),
@@ -160,7 +167,7 @@ RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at
                                                     pair < 0 ? 0.0f : gates[pair], active + r * width, grad_hidden + at,
                                                     grad_hidden + at + width, product.data(), width);
       const auto through_bias = [&](int64_t d) { return load(grad_rows[r * dim + d]) * load(bias[d]); };
-      if (pair >= 0) grad_gates[pair] = bias ? dot + lane_sum(dim, through_bias) : dot;
+      if (pair >= 0) grad_gates[pair] = bias ? dot + lane_sum<float>(dim, through_bias) : dot;
     }
     auto in_RD = out.in_PD.narrow(0, tile.row, tile.rows);
     at::mm_out(in_RD, out.hidden_PG.narrow(0, tile.row, tile.rows), in.w_gate_up_EGD.select(0, tile.expert));
@@ -178,11 +185,11 @@ struct WeightGradient {
     const int64_t expert = task / blocks(), begin = task % blocks() * kWeightBlock;
     const int64_t rows = std::min(kWeightBlock, weight_EMN.size(1) - begin);
     auto out = weight_EMN.select(0, expert).narrow(0, begin, rows);
-    if (order.rows(expert) == 0) {
+    if (order.rows_of(expert) == 0) {
       out.zero_();
       return;
     }
-    const int64_t first = order.first_row[expert], count = order.rows(expert);
+    const int64_t first = order.first_row[expert], count = order.rows_of(expert);
     at::mm_out(out, left_PM.narrow(0, first, count).narrow(1, begin, rows).t(), right_PN.narrow(0, first, count));
   }
 };
@@ -191,10 +198,10 @@ struct WeightGradient {
 template <class T>
 at::Tensor bias_gradient(const PairOrder& order, const at::Tensor& rows_PN, const float* gates) {
   const int64_t dim = rows_PN.size(1);
-  const auto out_EN = at::empty({order.num_experts(), dim}, rows_PN.options());
+  const auto out_EN = at::empty({order.experts, dim}, rows_PN.options());
   const auto* const rows = rows_PN.const_data_ptr<T>();
   auto* const out = out_EN.mutable_data_ptr<T>();
-  parallel_tasks(order.num_experts(), [&](int64_t expert) {
+  parallel_tasks(order.experts, [&](int64_t expert) {
     std::vector<float> sum(dim, 0.0f);
     for (int64_t row = order.first_row[expert]; row < order.first_row[expert + 1]; ++row) {
       const int64_t pair = order.pair_of_row[row];
@@ -207,8 +214,9 @@ at::Tensor bias_gradient(const PairOrder& order, const at::Tensor& rows_PN, cons
 
 template <class T, class Activation>
 MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
-  const PairOrder order = order_of(in);
-  COPPICE_CHECK(order.num_rows() == hidden_PG.size(0));
+  const KeptOrder kept = order_of(in);
+  const PairOrder& order = kept.order;
+  COPPICE_CHECK(order.rows == hidden_PG.size(0));
   MoeGradients out{at::empty_like(in.x_TD), at::empty_like(in.w_gate_up_EGD), at::empty_like(in.w_down_EDF),
                    at::empty_like(in.gate_TK)};
   const RowGradients rows = backward_rows<T, Activation>(in, order, hidden_PG, grad_TD, out.gate_TK);

@@ -6,7 +6,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+
 #include "coppice/kernels/moe.h"
+#include "coppice/kernels/pair_order_detail.h"
 
 namespace coppice::kernels::detail {
 
@@ -24,6 +27,19 @@ struct MoeGradients {
   at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, gate_TK;
   at::Tensor gate_up_bias_EG = {}, down_bias_ED = {};  ///< undefined if there are no biases
 };
+
+/// The order of a layer's pairs, with the tensors that hold it.
+struct KeptOrder {
+  at::Tensor first_row, pair_of_row, row_of_pair;  ///< int32, where the indices are
+  PairOrder order;
+};
+/// Room for an order of so many rows; `index` and the sizes are filled in.
+KeptOrder room_for_order(const MoeInputs& inputs, int64_t rows);
+/// The order on the CPU by a counting sort: integers only, so the same for any number of threads.
+///
+/// `filled_up` says how many rows an expert of so many pairs gets; the last ones are padding.
+/// Throws   Error{kInternal} for an index that is no expert.
+KeptOrder order_pairs(const MoeInputs& inputs, const std::function<int64_t(int64_t rows)>& filled_up);
 
 /// Whether this processor can run the AVX-512 variant on such tensors: D and F multiples of 32, plain SwiGLU experts.
 bool has_avx512_experts(const MoeInputs& inputs);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "coppice/base/lane_sum.h"
 #include "coppice/kernels/pair_order_detail.h"
 #include "coppice/kernels/parallel.h"
 #include "coppice/kernels/vector_math_detail.h"
@@ -22,7 +23,7 @@ struct Tile {
 /// Divides every expert's rows into tiles of at most `most` rows.
 inline std::vector<Tile> cut_tiles(const PairOrder& order, int64_t most) {
   std::vector<Tile> tiles;
-  for (int64_t e = 0; e < order.num_experts(); ++e) {
+  for (int64_t e = 0; e < order.experts; ++e) {
     for (int64_t row = order.first_row[e]; row < order.first_row[e + 1]; row += most) {
       tiles.push_back({e, row, std::min(most, order.first_row[e + 1] - row)});
     }
@@ -60,7 +61,7 @@ at::Tensor pair_squares(const PairOrder& order, const T* rows_PD, const at::Tens
   parallel_ranges(out_TK.numel(), kPairs, [&](int64_t begin, int64_t end) {
     for (int64_t pair = begin; pair < end; ++pair) {
       const T* const row = rows_PD + order.row_of_pair[pair] * dim;
-      out[pair] = lane_sum(dim, [&](int64_t d) { return load(row[d]) * load(row[d]); });
+      out[pair] = lane_sum<float>(dim, [&](int64_t d) { return load(row[d]) * load(row[d]); });
     }
   });
   return out_TK;

@@ -76,27 +76,13 @@ class RowGemms {
   std::vector<int32_t> first_row_;  // empty: grouped
 };
 
-/// The tables and the tensors that own them.
-struct KeptTables {
-  at::Tensor first_row, pair_of_row, row_of_pair, chunk_count;  ///< int32
-  PairTables tables;
+/// The order that SortedRows fills, with its scratch.
+struct SortedOrder : KeptOrder {
+  at::Tensor chunk_count;  ///< int32
 
-  explicit KeptTables(const MoeInputs& in)
-      : tables{.tokens = in.x_TD.size(0),
-               .top_k = in.index_TK.size(1),
-               .experts = in.w_down_EDF.size(0),
-               .index = in.index_TK.const_data_ptr<int64_t>()} {
-    COPPICE_CHECK(tables.rows() <= std::numeric_limits<int32_t>::max());
-    const auto room = [&](int64_t count, int32_t*& at) {
-      auto kept = at::empty({count}, in.index_TK.options().dtype(at::kInt));
-      at = kept.mutable_data_ptr<int32_t>();
-      return kept;
-    };
-    first_row = room(tables.experts + 1, tables.first_row);
-    pair_of_row = room(tables.rows(), tables.pair_of_row);
-    row_of_pair = room(tables.pairs(), tables.row_of_pair);
-    chunk_count = room(tables.chunks() * tables.experts, tables.chunk_count);
-  }
+  explicit SortedOrder(const MoeInputs& in)
+      : KeptOrder(room_for_order(in, most_rows(in.index_TK.numel(), in.w_down_EDF.size(0)))),
+        chunk_count(at::empty({num_chunks(order.pairs()) * order.experts}, first_row.options())) {}
 };
 
 /// Forward and backward; T is float or Bf16.
@@ -108,7 +94,7 @@ class SortedExperts {
         dim_(in.x_TD.size(1)),
         width_(in.w_down_EDF.size(2)),
         kept_(in),
-        rows_(launch, kept_.tables),
+        rows_(launch, kept_.order, kept_.chunk_count.mutable_data_ptr<int32_t>()),
         gemms_(kept_.first_row, kind) {}
 
   MoeForward forward() const {
@@ -120,7 +106,7 @@ class SortedExperts {
   }
 
   MoeGradients backward(const at::Tensor& hidden_PG, const at::Tensor& grad_TD) const {
-    COPPICE_CHECK(hidden_PG.size(0) == kept_.tables.rows() && hidden_PG.is_contiguous());
+    COPPICE_CHECK(hidden_PG.size(0) == kept_.order.rows && hidden_PG.is_contiguous());
     const auto grad_gate_TK = at::empty_like(in_.gate_TK);
     auto grad_PD = gather(grad_TD);
     auto active_PF = gemms_.rows(grad_PD, in_.w_down_EDF);  // the gradient of the activation first
@@ -144,7 +130,7 @@ class SortedExperts {
     COPPICE_CHECK(t.is_contiguous() && t.element_size() == sizeof(T));
     return static_cast<T*>(t.data_ptr());
   }
-  at::Tensor rows_of(int64_t columns) const { return at::empty({kept_.tables.rows(), columns}, in_.x_TD.options()); }
+  at::Tensor rows_of(int64_t columns) const { return at::empty({kept_.order.rows, columns}, in_.x_TD.options()); }
 
   at::Tensor gather(const at::Tensor& from_TD) const {
     const auto out_PD = rows_of(dim_);
@@ -159,7 +145,7 @@ class SortedExperts {
 
   const MoeInputs& in_;
   const int64_t dim_, width_;
-  const KeptTables kept_;
+  const SortedOrder kept_;
   const SortedRows<Launch, T> rows_;
   const RowGemms gemms_;
 };

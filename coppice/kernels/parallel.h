@@ -5,6 +5,9 @@
 
 namespace coppice::kernels {
 
+// Where libtorch is linked, loops over tensors use these functions, because they share libtorch's threads and their number.
+// Below that, and for work that is not on tensors, use `parallel_for` of base/thread_pool.h.
+
 /// Calls task(i) for every i < count, on the next free thread of libtorch's. The first exception is rethrown at the
 /// end.
 ///

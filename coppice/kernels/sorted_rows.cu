@@ -28,12 +28,12 @@ __global__ void __launch_bounds__(kThreads) run_packs(int64_t rows, int64_t pack
 }
 
 template <class Piece>
-__global__ void __launch_bounds__(kSumLanes) run_rows(int64_t rows, Piece piece) {
-  __shared__ float lanes[kSumLanes];
+__global__ void __launch_bounds__(kRowLanes) run_rows(int64_t rows, Piece piece) {
+  __shared__ float lanes[kRowLanes];
   const int lane = static_cast<int>(threadIdx.x);
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     lanes[lane] = piece(row, lane);
-    for (int half = kSumLanes / 2; half > 0; half /= 2) {
+    for (int half = kRowLanes / 2; half > 0; half /= 2) {
       __syncthreads();
       add_upper_half(lanes, lane, half);
     }
@@ -74,7 +74,7 @@ void OnDevice::each_pack(int64_t rows, int64_t packs, const Piece& piece) const 
 template <class Piece>
 void OnDevice::each_row(int64_t rows, const Piece& piece) const {
   if (rows == 0) return;
-  run_rows<<<blocks_for(rows), kSumLanes, 0, static_cast<cudaStream_t>(stream)>>>(rows, piece);
+  run_rows<<<blocks_for(rows), kRowLanes, 0, static_cast<cudaStream_t>(stream)>>>(rows, piece);
   check_started();
 }
 

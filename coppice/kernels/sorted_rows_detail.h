@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "coppice/kernels/pair_order_detail.h"
+
 namespace coppice::kernels::detail {
 
 struct Bf16 {
@@ -18,28 +20,21 @@ struct Bf16 {
 inline constexpr int64_t kRowQuantum = 16;
 inline constexpr int64_t kChunkPairs = 512;  ///< pairs per piece of the sort
 
-/// The (token, slot) pairs of one MoE layer as rows: expert by expert, and in rising order of pairs for each expert.
-/// All but `index` is filled by SortedRows.
-struct PairTables {
-  int64_t tokens, top_k, experts;
-  const int64_t* index;  ///< [T * K]
-  int32_t* first_row;    ///< [E + 1]; multiples of kRowQuantum. rows after the last one are unused
-  int32_t* pair_of_row;  ///< [P]; token * K + slot, or -1 for a row of padding
-  int32_t* row_of_pair;  ///< [T * K]
-  int32_t* chunk_count;  ///< [chunks * E], scratch
-
-  int64_t pairs() const { return tokens * top_k; }
-  int64_t chunks() const { return (pairs() + kChunkPairs - 1) / kChunkPairs; }
-  /// P, enough for any choice of experts, so that the host need not know the choice.
-  int64_t rows() const { return (pairs() + kRowQuantum - 1) / kRowQuantum * kRowQuantum + experts * kRowQuantum; }
-};
+/// P, enough for any choice of experts, so that the host need not know the choice.
+inline int64_t most_rows(int64_t pairs, int64_t experts) {
+  return (pairs + kRowQuantum - 1) / kRowQuantum * kRowQuantum + experts * kRowQuantum;
+}
+inline int64_t num_chunks(int64_t pairs) { return (pairs + kChunkPairs - 1) / kChunkPairs; }
 
 /// Dtypes   T is float or Bf16; computed in f32 and rounded once.
 template <class Launch, class T>
 class SortedRows {
  public:
-  /// Fills the tables by a counting sort; the result does not depend on threads.
-  SortedRows(const Launch& launch, const PairTables& tables);
+  /// Fills the order from its `index` by a counting sort, the same for any number of threads; each expert's first row
+  /// is a multiple of kRowQuantum.
+  ///
+  /// Shapes   chunk_count: scratch of num_chunks * E; order.rows: most_rows.
+  SortedRows(const Launch& launch, const PairOrder& order, int32_t* chunk_count);
 
   /// Sets row i of to_PD to the row of its token; rows of padding become zero.
   void gather(const T* from_TD, int64_t dim, T* to_PD) const;
@@ -59,7 +54,7 @@ class SortedRows {
 
  private:
   Launch launch_;
-  PairTables tables_;
+  PairOrder order_;
 };
 
 /// A CUDA stream; sorted_rows.cu.

@@ -5,23 +5,17 @@
 //   each_pack(rows, packs, piece) piece(row, pack) for every row < rows and pack < packs
 //   each_row(rows, piece)          piece.finish(row, sum over lanes of piece(row, lane)), lanes summed as a tree
 
-#include <cmath>
-#include <cstring>
 #include <initializer_list>
 #include <type_traits>
 
 #include "coppice/base/check.h"
+#include "coppice/io/dtype.h"
+#include "coppice/kernels/activation_detail.h"
 #include "coppice/kernels/sorted_rows_detail.h"
-
-#ifdef __CUDACC__
-#define COPPICE_ANYWHERE __host__ __device__
-#else
-#define COPPICE_ANYWHERE
-#endif
 
 namespace coppice::kernels::detail {
 
-inline constexpr int kSumLanes = 128;
+inline constexpr int kRowLanes = 128;
 
 /// Sums kSumLanes numbers; if many threads call it, the caller synchronises them between two steps.
 COPPICE_ANYWHERE inline void add_upper_half(float* lanes, int lane, int half) {
@@ -29,24 +23,10 @@ COPPICE_ANYWHERE inline void add_upper_half(float* lanes, int lane, int half) {
 }
 
 COPPICE_ANYWHERE inline float widened(float value) { return value; }
-COPPICE_ANYWHERE inline float widened(Bf16 value) {
-  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
-  float out;
-  memcpy(&out, &bits, sizeof out);
-  return out;
-}
+COPPICE_ANYWHERE inline float widened(Bf16 value) { return io::f32_from_bf16(value.bits); }
 
 COPPICE_ANYWHERE inline void narrow_to(float& to, float value) { to = value; }
-/// Rounds to nearest even; NaN stays NaN.
-COPPICE_ANYWHERE inline void narrow_to(Bf16& to, float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  const uint32_t rounded = is_nan ? bits | 0x00400000u : bits + 0x7fffu + ((bits >> 16) & 1u);
-  to.bits = static_cast<uint16_t>(rounded >> 16);
-}
-
-COPPICE_ANYWHERE inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+COPPICE_ANYWHERE inline void narrow_to(Bf16& to, float value) { to.bits = io::bf16_from_f32(value); }
 
 /// `kCount` neighbours that are copied at once.
 template <class T, int kCount>
@@ -63,8 +43,8 @@ struct alignas(sizeof(T) * kCount) Pack {
 };
 
 struct NoPairs {
-  PairTables t;
-  COPPICE_ANYWHERE void operator()(int64_t row) const { t.pair_of_row[row] = -1; }
+  PairOrder order;
+  COPPICE_ANYWHERE void operator()(int64_t row) const { order.pair_of_row[row] = -1; }
 };
 
 /// An expert index out of range is our bug: on a GPU the kernel is aborted.
@@ -78,75 +58,78 @@ COPPICE_ANYWHERE inline void check_expert(int64_t expert, int64_t experts) {
 
 /// Pairs of one expert in one chunk, piece chunk * E + expert.
 struct CountPairs {
-  PairTables t;
+  PairOrder order;
+  int32_t* chunk_count;
   COPPICE_ANYWHERE void operator()(int64_t piece) const {
-    const int64_t chunk = piece / t.experts, expert = piece % t.experts, begin = chunk * kChunkPairs;
-    const int64_t pairs = t.tokens * t.top_k, end = begin + kChunkPairs < pairs ? begin + kChunkPairs : pairs;
+    const int64_t chunk = piece / order.experts, expert = piece % order.experts, begin = chunk * kChunkPairs;
+    const int64_t pairs = order.tokens * order.top_k, end = begin + kChunkPairs < pairs ? begin + kChunkPairs : pairs;
     int32_t count = 0;
     for (int64_t pair = begin; pair < end; ++pair) {
-      if (expert == 0) check_expert(t.index[pair], t.experts);
-      count += t.index[pair] == expert ? 1 : 0;
+      if (expert == 0) check_expert(order.index[pair], order.experts);
+      count += order.index[pair] == expert ? 1 : 0;
     }
-    t.chunk_count[piece] = count;
+    chunk_count[piece] = count;
   }
 };
 
 /// For one expert: replaces counts by the number of pairs in earlier chunks, and sets first_row[expert + 1] to the
 /// number of all its pairs.
 struct SumChunks {
-  PairTables t;
+  PairOrder order;
+  int32_t* chunk_count;
   int64_t chunks;
   COPPICE_ANYWHERE void operator()(int64_t expert) const {
     int32_t sum = 0;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const int32_t count = t.chunk_count[chunk * t.experts + expert];
-      t.chunk_count[chunk * t.experts + expert] = sum;
+      const int32_t count = chunk_count[chunk * order.experts + expert];
+      chunk_count[chunk * order.experts + expert] = sum;
       sum += count;
     }
-    t.first_row[expert + 1] = sum;
+    order.first_row[expert + 1] = sum;
   }
 };
 
 /// Computes first rows from numbers of pairs; one piece.
 struct PlaceExperts {
-  PairTables t;
+  PairOrder order;
   COPPICE_ANYWHERE void operator()(int64_t) const {
     constexpr auto kQuantum = static_cast<int32_t>(kRowQuantum);
     int32_t row = 0;
-    t.first_row[0] = 0;
-    for (int64_t expert = 0; expert < t.experts; ++expert) {
-      const int32_t count = t.first_row[expert + 1];
+    order.first_row[0] = 0;
+    for (int64_t expert = 0; expert < order.experts; ++expert) {
+      const int32_t count = order.first_row[expert + 1];
       row += count == 0 ? kQuantum : (count + kQuantum - 1) / kQuantum * kQuantum;
-      t.first_row[expert + 1] = row;
+      order.first_row[expert + 1] = row;
     }
   }
 };
 
 /// As CountPairs, with a row for each pair.
 struct PlacePairs {
-  PairTables t;
+  PairOrder order;
+  int32_t* chunk_count;
   COPPICE_ANYWHERE void operator()(int64_t piece) const {
-    const int64_t chunk = piece / t.experts, expert = piece % t.experts, begin = chunk * kChunkPairs;
-    const int64_t pairs = t.tokens * t.top_k, end = begin + kChunkPairs < pairs ? begin + kChunkPairs : pairs;
-    int32_t row = t.first_row[expert] + t.chunk_count[piece];
+    const int64_t chunk = piece / order.experts, expert = piece % order.experts, begin = chunk * kChunkPairs;
+    const int64_t pairs = order.tokens * order.top_k, end = begin + kChunkPairs < pairs ? begin + kChunkPairs : pairs;
+    int32_t row = order.first_row[expert] + chunk_count[piece];
     for (int64_t pair = begin; pair < end; ++pair) {
-      if (t.index[pair] != expert) continue;
-      t.pair_of_row[row] = static_cast<int32_t>(pair);
-      t.row_of_pair[pair] = row++;
+      if (order.index[pair] != expert) continue;
+      order.pair_of_row[row] = static_cast<int32_t>(pair);
+      order.row_of_pair[pair] = row++;
     }
   }
 };
 
 template <class T, int kCount>
 struct GatherRows {
-  PairTables t;
+  PairOrder order;
   const T* from_TD;
   T* to_PD;
   int64_t packs;  ///< a row
   COPPICE_ANYWHERE void operator()(int64_t row, int64_t at) const {
     using P = Pack<T, kCount>;
-    const int32_t pair = t.pair_of_row[row];
-    const int64_t token = pair / static_cast<int32_t>(t.top_k);
+    const int32_t pair = order.pair_of_row[row];
+    const int64_t token = pair / static_cast<int32_t>(order.top_k);
     const P pack = pair < 0 ? P::zeros() : P::load(from_TD + (token * packs + at) * kCount);
     pack.store(to_PD + (row * packs + at) * kCount);
   }
@@ -154,19 +137,19 @@ struct GatherRows {
 
 template <class T, int kCount>
 struct ActivateRows {
-  PairTables t;
+  PairOrder order;
   const T* hidden_PG;
   T* active_PF;
   int64_t packs;
   COPPICE_ANYWHERE void operator()(int64_t row, int64_t at) const {
     using P = Pack<T, kCount>;
     P out = P::zeros();
-    if (t.pair_of_row[row] >= 0) {
+    if (order.pair_of_row[row] >= 0) {
       const P gate = P::load(hidden_PG + (2 * row * packs + at) * kCount);
       const P up = P::load(hidden_PG + ((2 * row + 1) * packs + at) * kCount);
       for (int i = 0; i < kCount; ++i) {
         const float g = widened(gate.values[i]);
-        narrow_to(out.values[i], g * sigmoid(g) * widened(up.values[i]));
+        narrow_to(out.values[i], g * sigmoid_f32(g) * widened(up.values[i]));
       }
     }
     out.store(active_PF + (row * packs + at) * kCount);
@@ -175,7 +158,7 @@ struct ActivateRows {
 
 template <class T, int kCount>
 struct SumOfChoices {
-  PairTables t;
+  PairOrder order;
   const T* rows_PD;
   const float* weight_TK;
   T* out_TD;
@@ -183,8 +166,8 @@ struct SumOfChoices {
   COPPICE_ANYWHERE void operator()(int64_t token, int64_t at) const {
     using P = Pack<T, kCount>;
     float sum[kCount] = {};
-    for (int64_t pair = token * t.top_k; pair < (token + 1) * t.top_k; ++pair) {
-      const P row = P::load(rows_PD + (t.row_of_pair[pair] * packs + at) * kCount);
+    for (int64_t pair = token * order.top_k; pair < (token + 1) * order.top_k; ++pair) {
+      const P row = P::load(rows_PD + (order.row_of_pair[pair] * packs + at) * kCount);
       const float weight = weight_TK ? weight_TK[pair] : 1.0f;
       for (int i = 0; i < kCount; ++i) sum[i] += weight * widened(row.values[i]);
     }
@@ -196,7 +179,7 @@ struct SumOfChoices {
 
 template <class T, int kCount>
 struct ActivateRowsBackward {
-  PairTables t;
+  PairOrder order;
   const T* hidden_PG;
   const float* gate_TK;
   T *active_PF, *grad_hidden_PG;
@@ -205,13 +188,13 @@ struct ActivateRowsBackward {
 
   /// The lane's part of a row and of its inner product.
   COPPICE_ANYWHERE float operator()(int64_t row, int lane) const {
-    const int64_t pair = t.pair_of_row[row];
+    const int64_t pair = order.pair_of_row[row];
     float product = 0;
-    for (int64_t at = lane; at < packs; at += kSumLanes) product += pair < 0 ? clear(row, at) : one(row, at, pair);
+    for (int64_t at = lane; at < packs; at += kRowLanes) product += pair < 0 ? clear(row, at) : one(row, at, pair);
     return product;
   }
   COPPICE_ANYWHERE void finish(int64_t row, float product) const {
-    const int64_t pair = t.pair_of_row[row];
+    const int64_t pair = order.pair_of_row[row];
     if (pair >= 0) grad_gate_TK[pair] = product;
   }
 
@@ -232,7 +215,7 @@ struct ActivateRowsBackward {
     float product = 0;
     for (int i = 0; i < kCount; ++i) {
       const float g = widened(gate.values[i]), u = widened(up.values[i]), d = widened(grad.values[i]);
-      const float s = sigmoid(g), silu = g * s, weighted = d * weight;
+      const float s = sigmoid_f32(g), silu = g * s, weighted = d * weight;
       product += d * silu * u;
       narrow_to(weighted_active.values[i], weight * silu * u);
       narrow_to(grad_gate.values[i], weighted * u * s * (1.0f + g * (1.0f - s)));
@@ -259,40 +242,42 @@ void with_pack(int64_t dim, std::initializer_list<const T*> rows, const F& f) {
 }
 
 template <class Launch, class T>
-SortedRows<Launch, T>::SortedRows(const Launch& launch, const PairTables& tables) : launch_(launch), tables_(tables) {
-  launch_.each(tables_.rows(), NoPairs{tables_});
-  launch_.each(tables_.chunks() * tables_.experts, CountPairs{tables_});
-  launch_.each(tables_.experts, SumChunks{tables_, tables_.chunks()});
-  launch_.each(1, PlaceExperts{tables_});
-  launch_.each(tables_.chunks() * tables_.experts, PlacePairs{tables_});
+SortedRows<Launch, T>::SortedRows(const Launch& launch, const PairOrder& order, int32_t* chunk_count)
+    : launch_(launch), order_(order) {
+  const int64_t chunks = num_chunks(order_.pairs());
+  launch_.each(order_.rows, NoPairs{order_});
+  launch_.each(chunks * order_.experts, CountPairs{order_, chunk_count});
+  launch_.each(order_.experts, SumChunks{order_, chunk_count, chunks});
+  launch_.each(1, PlaceExperts{order_});
+  launch_.each(chunks * order_.experts, PlacePairs{order_, chunk_count});
 }
 
 template <class Launch, class T>
 void SortedRows<Launch, T>::gather(const T* from_TD, int64_t dim, T* to_PD) const {
   with_pack<T>(dim, {from_TD, to_PD}, [&](auto count, int64_t packs) {
-    launch_.each_pack(tables_.rows(), packs, GatherRows<T, count>{tables_, from_TD, to_PD, packs});
+    launch_.each_pack(order_.rows, packs, GatherRows<T, count>{order_, from_TD, to_PD, packs});
   });
 }
 
 template <class Launch, class T>
 void SortedRows<Launch, T>::activate(const T* hidden_PG, int64_t width, T* active_PF) const {
   with_pack<T>(width, {hidden_PG, active_PF}, [&](auto count, int64_t packs) {
-    launch_.each_pack(tables_.rows(), packs, ActivateRows<T, count>{tables_, hidden_PG, active_PF, packs});
+    launch_.each_pack(order_.rows, packs, ActivateRows<T, count>{order_, hidden_PG, active_PF, packs});
   });
 }
 
 template <class Launch, class T>
 void SortedRows<Launch, T>::activate_backward(const Activated& io, int64_t width) const {
   with_pack<T>(width, {io.hidden_PG, io.active_PF, io.grad_hidden_PG}, [&](auto count, int64_t packs) {
-    launch_.each_row(tables_.rows(), ActivateRowsBackward<T, count>{tables_, io.hidden_PG, io.gate_TK, io.active_PF,
-                                                                    io.grad_hidden_PG, io.grad_gate_TK, packs});
+    launch_.each_row(order_.rows, ActivateRowsBackward<T, count>{order_, io.hidden_PG, io.gate_TK, io.active_PF,
+                                                                 io.grad_hidden_PG, io.grad_gate_TK, packs});
   });
 }
 
 template <class Launch, class T>
 void SortedRows<Launch, T>::combine(const T* rows_PD, const float* weight_TK, int64_t dim, T* out_TD) const {
   with_pack<T>(dim, {rows_PD, out_TD}, [&](auto count, int64_t packs) {
-    launch_.each_pack(tables_.tokens, packs, SumOfChoices<T, count>{tables_, rows_PD, weight_TK, out_TD, packs});
+    launch_.each_pack(order_.tokens, packs, SumOfChoices<T, count>{order_, rows_PD, weight_TK, out_TD, packs});
   });
 }
 

@@ -15,6 +15,8 @@
 #include <new>
 #include <type_traits>
 
+#include "coppice/kernels/activation_detail.h"
+
 namespace coppice::kernels::detail {
 
 using Word = uint32_t;
@@ -208,13 +210,13 @@ void pair_rows(const Row& row, int64_t rows, int64_t cols, Word* out, int64_t st
 
 /// exp to 1 ulp between -87 and 88, held to them; as exp_f32.
 __m512 exp(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-87.0f),
-                    _mm512_min_ps(_mm512_set1_ps(88.0f), x));  // a NaN stays: both return their second operand
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
-  __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375f), x);
-  r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), r);
-  __m512 p = _mm512_set1_ps(1.0f / 5040);
-  for (const float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+  x = _mm512_max_ps(_mm512_set1_ps(kLeastExponent), _mm512_min_ps(_mm512_set1_ps(kLargestExponent),
+                                                                  x));  // a NaN stays: both return their second operand
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(kLog2e)), _MM_FROUND_TO_NEAREST_INT);
+  __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-kLn2High), x);
+  r = _mm512_fmadd_ps(n, _mm512_set1_ps(-kLn2Low), r);
+  __m512 p = _mm512_set1_ps(kFactor7);
+  for (const float c : {kFactor6, kFactor5, kFactor4, kFactor3, kFactor2, 1.0f, 1.0f})
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
   return _mm512_scalef_ps(p, n);
 }

@@ -11,7 +11,7 @@
 namespace coppice::matrix {
 namespace {
 
-using families::ExpertMatrix;
+using models::ExpertMatrix;
 
 size_t width_of(io::Dtype dtype) { return io::dtype_bytes(dtype); }
 
@@ -85,7 +85,7 @@ class MatricesBytes {
       const size_t width = width_of(dtype_);
       matrix.resize(static_cast<size_t>(places_[i].rows * places_[i].cols) * width);
       round_rows(matrices[i], dtype_, matrix);
-      families::scatter(places_[i], width, matrix, out);
+      models::scatter(places_[i], width, matrix, out);
     }
   }
 

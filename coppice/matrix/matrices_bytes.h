@@ -8,9 +8,9 @@
 #include <span>
 #include <vector>
 
-#include "coppice/families/expert_layout.h"
 #include "coppice/io/dtype.h"
 #include "coppice/matrix/matrix_rows.h"
+#include "coppice/models/expert_layout.h"
 
 namespace coppice::matrix {
 
@@ -22,11 +22,11 @@ using BytesFill = std::function<void(uint64_t offset, std::span<std::byte> out)>
 ///
 /// Memory   a few times 256 KiB fp32 if the matrices are stored by rows and can be computed by rows; otherwise what
 ///          `prepare` holds.
-BytesFill matrices_fill(std::vector<families::ExpertMatrix> places, io::Dtype dtype,
+BytesFill matrices_fill(std::vector<models::ExpertMatrix> places, io::Dtype dtype,
                         std::function<std::vector<MatrixRows>()> prepare);
 /// The number of these bytes.
-uint64_t matrices_bytes(std::span<const families::ExpertMatrix> places, io::Dtype dtype);
+uint64_t matrices_bytes(std::span<const models::ExpertMatrix> places, io::Dtype dtype);
 /// Whether any range of them can be computed alone, if rows of the matrices can be computed in any order (`by_rows`).
-bool matrices_cuttable(std::span<const families::ExpertMatrix> places, bool by_rows);
+bool matrices_cuttable(std::span<const models::ExpertMatrix> places, bool by_rows);
 
 }  // namespace coppice::matrix

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "coppice/families/family.h"
-#include "coppice/matrix/lane_sum.h"
+#include "coppice/matrix/mean_std.h"
 
 namespace coppice::matrix {
 

@@ -6,14 +6,13 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/text.h"
+#include "coppice/io/block_file.h"
 #include "coppice/matrix/finite.h"
 
 namespace coppice::matrix {
 namespace {
 
-using families::ExpertMatrix;
-
-constexpr size_t kBlockBytes = 4096;  // smallest read of a disk
+using models::ExpertMatrix;
 
 MatrixRows rows_in_file(const StoredExpert& stored, const ExpertMatrix& place) {
   const io::Dtype dtype = stored.entry.info->dtype;
@@ -23,7 +22,7 @@ MatrixRows rows_in_file(const StoredExpert& stored, const ExpertMatrix& place) {
     const size_t count = out.size() / cols, stride = static_cast<size_t>(place.row_stride());
     const uint64_t begin = offset + static_cast<uint64_t>(place.first_row() + first * place.row_stride()) * row_bytes;
     // Rows that are far apart are read one by one.
-    const size_t step = (stride - 1) * row_bytes >= kBlockBytes ? 1 : count;
+    const size_t step = (stride - 1) * row_bytes >= io::kBlockBytes ? 1 : count;
     std::vector<std::byte> bytes(((step - 1) * stride + 1) * row_bytes);
     for (size_t row = 0; row < count; row += step) {
       file->read(begin + row * stride * row_bytes, bytes);
@@ -43,7 +42,7 @@ MatrixRows gathered_matrix(const StoredExpert& stored, const ExpertMatrix& place
   stored.entry.file->read(stored.entry.info->offset + stored.slice.offset, expert);
   const auto matrix =
       std::make_shared<std::vector<std::byte>>(static_cast<size_t>(place.rows * place.cols) * io::dtype_bytes(dtype));
-  families::gather(place, io::dtype_bytes(dtype), expert, *matrix);
+  models::gather(place, io::dtype_bytes(dtype), expert, *matrix);
   MatrixRows rows = rows_of({dtype, place.rows, place.cols, *matrix}, place.role);
   rows.read = [matrix, read = std::move(rows.read)](int64_t first, std::span<float> out) { read(first, out); };
   return rows;

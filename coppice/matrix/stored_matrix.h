@@ -4,23 +4,23 @@
 
 #include <vector>
 
-#include "coppice/families/expert_layout.h"
 #include "coppice/io/checkpoint.h"
 #include "coppice/matrix/matrix_bytes.h"
 #include "coppice/matrix/matrix_rows.h"
+#include "coppice/models/expert_layout.h"
 
 namespace coppice::matrix {
 
 /// The place of an original expert's values: a tensor, or a slice of a stacked one.
 struct StoredExpert {
   io::Checkpoint::Entry entry;
-  families::ExpertSlice slice;
+  models::ExpertSlice slice;
 };
 
 /// A stored matrix; read from the file by rows if it is stored by rows, otherwise held in memory.
 ///
 /// Throws   Error{kNonFinite} from its `read`, naming the tensor, if a value is NaN or infinite.
-MatrixRows stored_matrix(const StoredExpert& stored, const families::ExpertMatrix& place);
+MatrixRows stored_matrix(const StoredExpert& stored, const models::ExpertMatrix& place);
 
 /// Stored tensors read as matrices by one computation; their pages are released when it ends.
 class SourceMatrices {

@@ -5,6 +5,7 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 
 namespace coppice::methods {

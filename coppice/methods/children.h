@@ -11,10 +11,6 @@
 
 namespace coppice::methods {
 
-inline constexpr int64_t kMaxLayers = 1 << 16;
-inline constexpr int64_t kMaxExperts =
-    1 << 20;  ///< per layer; far more than any model has, and small enough for random-number keys
-
 /// One expert of the expanded model. copy 0 is the original, which stays bit-equal; the copies of a parent are numbered
 /// 1, 2, ...
 struct Child {

@@ -3,7 +3,8 @@
 #include <memory>
 #include <utility>
 
-#include "coppice/matrix/lane_sum.h"
+#include "coppice/base/lane_sum.h"
+#include "coppice/matrix/mean_std.h"
 #include "coppice/methods/expert_decompose_detail.h"
 #include "coppice/methods/expert_rows_detail.h"
 #include "coppice/methods/purpose.h"
@@ -25,10 +26,8 @@ matrix::RowFill orthogonal(const matrix::MatrixRows& parent, const ChildKey& key
   Dense noisy = whole(parent);
   const std::span<const float> values(noisy.values);
   const auto sigma = static_cast<float>(params.get("lambda") * matrix::mean_std(values).std);
-  matrix::LaneSum squares;
-  squares.add_each(values, [](float x) { return double{x} * double{x}; });
   const auto rank = static_cast<double>(std::min(parent.rows, parent.cols));
-  const auto scale = static_cast<float>(std::sqrt(squares.total() / rank));
+  const auto scale = static_cast<float>(std::sqrt(dot(values, values) / rank));
 
   std::vector<float> noise(values.size());
   key.tensor_rng(parent.role, kNoise).fill_normal(0, noise.data(), noise.size());

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <utility>
 
-#include "coppice/matrix/lane_sum.h"
+#include "coppice/base/lane_sum.h"
 #include "coppice/methods/expert_decompose_detail.h"
 #include "coppice/methods/expert_rows_detail.h"
 #include "coppice/methods/purpose.h"
@@ -27,11 +27,7 @@ constexpr ParamSpec kSparseCodeMixParams[] = {
      .hi = 100.0,
      .help = "sparsity: threshold of the codes, in units of the matrix's norm / columns"}};
 
-double norm(std::span<const float> values) {
-  matrix::LaneSum squares;
-  squares.add_each(values, [](float x) { return double{x} * double{x}; });
-  return std::sqrt(squares.total());
-}
+double norm(std::span<const float> values) { return std::sqrt(dot(values, values)); }
 
 /// A [rows, min(512, rows)] dictionary whose columns have norm 1 and random directions.
 Dense random_dictionary(int64_t rows, const Rng& rng) {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "coppice/matrix/lane_sum.h"
+#include "coppice/matrix/mean_std.h"
 #include "coppice/methods/expert_rows_detail.h"
 #include "coppice/methods/purpose.h"
 

@@ -113,6 +113,8 @@ constexpr OptimizerInit kMethods[] = {
 
 }  // namespace
 
+std::string_view moment_name(Moment moment) { return moment == Moment::kFirst ? "exp_avg" : "exp_avg_sq"; }
+
 std::span<const OptimizerInit> optimizer_inits() { return kMethods; }
 const OptimizerInit& optimizer_init(std::string_view name) {
   return find_row(optimizer_inits(), "optimizer-state", name);

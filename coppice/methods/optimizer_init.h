@@ -8,7 +8,9 @@
 
 namespace coppice::methods {
 
-enum class Moment { kFirst, kSecond };  ///< exp_avg, exp_avg_sq
+enum class Moment { kFirst, kSecond };
+/// exp_avg or exp_avg_sq, as Adam's moments are called in files.
+std::string_view moment_name(Moment moment);
 
 /// The input of an optimizer strategy for one child's matrix (or router row).
 struct MomentContext {

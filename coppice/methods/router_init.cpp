@@ -8,7 +8,7 @@
 #include "coppice/base/find_row.h"
 #include "coppice/base/rng.h"
 #include "coppice/families/family.h"
-#include "coppice/matrix/lane_sum.h"
+#include "coppice/matrix/mean_std.h"
 #include "coppice/methods/purpose.h"
 #include "coppice/methods/router_rows_detail.h"
 

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <map>
 
-#include "coppice/base/check.h"
-#include "coppice/matrix/lane_sum.h"
+#include "coppice/base/lane_sum.h"
+#include "coppice/matrix/mean_std.h"
 #include "coppice/methods/expert_decompose_detail.h"
 #include "coppice/methods/purpose.h"
 #include "coppice/methods/router_rows_detail.h"
@@ -22,13 +22,6 @@ void change_copies(RouterView grown, RouterPart part, const LayerPlan& layer, Ch
   for (size_t i = 0; i < layer.children.size(); ++i) {
     if (layer.children[i].copy > 0) change(layer.children[i], grown.row(i));
   }
-}
-
-double dot(std::span<const float> a, std::span<const float> b) {
-  COPPICE_CHECK(a.size() == b.size());
-  matrix::LaneSum sum;
-  for (size_t i = 0; i < a.size(); ++i) sum.add(double{a[i]} * double{b[i]});
-  return sum.total();
 }
 
 // -- interpolate --------------------------------------------------------------

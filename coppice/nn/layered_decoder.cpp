@@ -18,29 +18,8 @@ using families::Role;
 at::Tensor LoadedLayers::run(const at::Tensor& x_TD, int64_t positions, const ForwardOptions& options,
                              std::vector<LayerRouting>* routing) const {
   return at_border([&] {
-    detail::BlockContext context{.config = config_,
-                                 .positions = positions,
-                                 .start_BS = options.document_start_BS,
-                                 .kernel = options.kernel,
-                                 .keep_routing = options.keep_routing,
-                                 .with_output_sq = options.with_output_sq,
-                                 .lineage = options.lineage,
-                                 .first_token = options.first_token,
-                                 .visit_feed_forward = options.visit_feed_forward,
-                                 .visit_routing = options.visit_routing};
-    detail::set_rotary_angles(context);
-    std::vector<detail::LayerWeights> weights(static_cast<size_t>(last_ - first_));
-    for (const Parameter& p : parameters_) weights[p.layer - first_][p.role] = detail::weight_of(p);
-    at::Tensor out_TD = x_TD;
-    for (int64_t layer = first_; layer < last_; ++layer) {
-      context.layer = layer;
-      const auto bias = selection_bias_.find(layer);
-      context.selection_bias_E = bias == selection_bias_.end() ? at::Tensor() : bias->second;
-      const bool is_moe = config_->moe_layer[layer];
-      LayerRouting* const kept = routing && is_moe ? &routing->emplace_back() : nullptr;
-      out_TD = detail::run_block(context, weights[layer - first_], out_TD, kept).x_TD;
-    }
-    return out_TD;
+    return detail::run_layers({*config_, first_, last_, parameters_, selection_bias_}, x_TD, positions, options,
+                              routing);
   });
 }
 

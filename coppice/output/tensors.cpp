@@ -57,7 +57,7 @@ OutputPiece computed_piece(uint64_t bytes, std::function<PieceMaker::Fill()> mak
   return {.bytes = bytes, .maker = std::make_shared<OnePiece>(std::move(make)), .cuttable = cuttable};
 }
 
-OutputPiece matrices_piece(std::vector<families::ExpertMatrix> places, io::Dtype dtype, bool by_rows,
+OutputPiece matrices_piece(std::vector<models::ExpertMatrix> places, io::Dtype dtype, bool by_rows,
                            std::function<std::vector<matrix::MatrixRows>()> prepare) {
   const uint64_t bytes = matrix::matrices_bytes(places, dtype);
   const bool cuttable = matrix::matrices_cuttable(places, by_rows);

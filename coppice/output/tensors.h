@@ -71,7 +71,7 @@ OutputPiece computed_piece(uint64_t bytes, std::function<PieceMaker::Fill()> mak
 
 /// A piece of matrices, as MatricesBytes makes them. It can be divided if rows of the matrices can be computed in any
 /// order (`by_rows`).
-OutputPiece matrices_piece(std::vector<families::ExpertMatrix> places, io::Dtype dtype, bool by_rows,
+OutputPiece matrices_piece(std::vector<models::ExpertMatrix> places, io::Dtype dtype, bool by_rows,
                            std::function<std::vector<matrix::MatrixRows>()> prepare);
 
 /// A TensorInfo with its byte count.

@@ -1,10 +1,10 @@
-// scores.json: written by `score` and read by `expand`, possibly on another machine. The file may be damaged, so
-// everything is checked.
+// scores.json: written by `score`, read by `expand`, possibly on another machine and possibly damaged on the way.
 
 #include <cmath>
 
 #include "coppice/base/error.h"
 #include "coppice/base/json_fields.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/io/output_place.h"
 #include "coppice/methods/children.h"
@@ -15,8 +15,7 @@ namespace {
 
 constexpr int64_t kVersion = 1;
 constexpr std::string_view kConcentration = "gate_concentration";
-constexpr std::string_view kConcentrationOf010 = "effective_top_k";  // the key in files of version 0.1.0
-constexpr int64_t kMaxTokens = int64_t{1} << 53;
+constexpr std::string_view kConcentrationOf010 = "effective_top_k";  // its name in files of version 0.1.0
 
 using PerLayer = std::map<int64_t, std::vector<double>>;
 
@@ -78,7 +77,7 @@ PerLayer read_per_layer(const JsonFields& fields, int64_t layers, int64_t expert
     const int64_t layer = read_layer(fields, key, layers);
     const auto& items = fields.array(key).items();
     if (items.size() != static_cast<size_t>(experts)) {
-      fields.fail(key, cat("has ", items.size(), " values; wanted one for each of ", experts, " experts"));
+      fields.fail(key, cat("has ", items.size(), " values, not one for each of ", experts, " experts"));
     }
     auto& values = out[layer];
     for (const Json& item : items) {
@@ -91,10 +90,10 @@ PerLayer read_per_layer(const JsonFields& fields, int64_t layers, int64_t expert
 MetricPart read_part(const JsonFields& fields, int64_t layers, int64_t experts) {
   MetricPart part;
   part.sum = read_per_layer(fields.object("sum"), layers, experts);
-  if (part.sum.empty()) fields.fail("sum", "has no layers");
+  if (part.sum.empty()) fields.fail("sum", "has no layer");
   if (fields.has("sum_sq")) part.sum_sq = read_per_layer(fields.object("sum_sq"), layers, experts);
   for (const auto& [layer, unused] : part.sum_sq) {
-    if (!part.sum.contains(layer)) fields.fail("sum_sq", cat("has layer ", layer, ", which 'sum' does not have"));
+    if (!part.sum.contains(layer)) fields.fail("sum_sq", cat("has layer ", layer, ", which 'sum' has not"));
   }
   return part;
 }
@@ -111,14 +110,14 @@ LayerStatistic read_statistic(const JsonFields& fields, int64_t layers) {
   LayerStatistic out{read_layer_values(fields.object("sum"), layers),
                      read_layer_values(fields.object("sum_sq"), layers)};
   for (const auto& [layer, unused] : out.sum) {
-    if (!out.sum_sq.contains(layer)) fields.fail("sum", cat("has layer ", layer, ", which 'sum_sq' does not have"));
+    if (!out.sum_sq.contains(layer)) fields.fail("sum", cat("has layer ", layer, ", which 'sum_sq' has not"));
   }
-  if (out.sum.size() != out.sum_sq.size()) fields.fail("sum_sq", "has layers that 'sum' does not have");
+  if (out.sum.size() != out.sum_sq.size()) fields.fail("sum_sq", "has layers that 'sum' has not");
   return out;
 }
 
 void read_tokens(const JsonFields& fields, Scores& scores) {
-  const auto count = [&](std::string_view key) { return static_cast<uint64_t>(fields.integer(key, 1, kMaxTokens)); };
+  const auto count = [&](std::string_view key) { return static_cast<uint64_t>(fields.integer(key, 1, kMaxCount)); };
   scores.tokens_digest = fields.text("digest");
   scores.tokens_seen = count("seen");
   scores.batch_tokens = count("batch_tokens");
@@ -133,7 +132,7 @@ void read_tokens(const JsonFields& fields, Scores& scores) {
 std::vector<std::string> read_runs(const JsonFields& fields) {
   std::vector<std::string> out;
   for (const Json& run : fields.array("runs").items()) {
-    if (!run.is_string()) fields.fail("runs", "has an item that is not text; wanted digests of files");
+    if (!run.is_string()) fields.fail("runs", "holds something else than text; wanted digests of files");
     out.push_back(run.as_string());
   }
   return out;
@@ -180,8 +179,8 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
   const JsonFields model = fields.object("model");
   scores.model_digest = model.text("digest");
   scores.model_type = model.text("model_type");
-  scores.layers = model.integer("layers", 1, methods::kMaxLayers);
-  scores.experts = model.integer("experts", 1, methods::kMaxExperts);
+  scores.layers = model.integer("layers", 1, kMaxLayers);
+  scores.experts = model.integer("experts", 1, kMaxExperts);
   read_tokens(fields.object("tokens"), scores);
   if (fields.has("runs")) scores.runs = read_runs(fields);
   if (fields.has("second_moment")) scores.second_moment = fields.text("second_moment");
@@ -191,7 +190,7 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
     scores.gate_concentration = read_statistic(routing.object(name), scores.layers);
   }
   const JsonFields metrics = fields.object("metrics");
-  if (metrics.members().empty()) fields.fail("metrics", "is empty; wanted one or more metrics");
+  if (metrics.members().empty()) fields.fail("metrics", "is empty; wanted one or more");
   for (const auto& [name, unused] : metrics.members()) {
     const JsonFields metric = metrics.object(name);
     MetricScores& target = scores.metrics[name];

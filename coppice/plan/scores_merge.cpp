@@ -4,6 +4,7 @@
 #include <set>
 
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/plan/utility.h"
@@ -11,8 +12,7 @@
 namespace coppice::plan {
 namespace {
 
-constexpr uint64_t kMostTokens = uint64_t{1} << 53;
-constexpr double kSameWeights = 1e-9;  // relative tolerance for the same weights summed in the same order
+constexpr double kSameWeights = 1e-9;  // relative: the same weights, summed in the same order
 
 [[noreturn]] void refuse(size_t run, const std::string& problem) {
   throw Error(ErrorCode::kUsage, cat("merge: scores ", run + 1, ": ", problem));
@@ -105,8 +105,8 @@ Scores merge_scores(std::span<const Scores> runs) {
     add(out.gate_concentration.sum_sq, other.gate_concentration.sum_sq, run, "gate_concentration");
     out.tokens_seen += other.tokens_seen;
     out.batches += other.batches;
-    if (out.tokens_seen > kMostTokens)
-      refuse(run, cat("more than ", kMostTokens, " tokens together with the files before"));
+    if (out.tokens_seen > uint64_t{kMaxCount})
+      refuse(run, cat("more than ", kMaxCount, " tokens together with the files before"));
     tokens.add(other.tokens_digest);
   }
   out.tokens_digest = tokens.hex();

@@ -10,7 +10,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/find_row.h"
 #include "coppice/base/text.h"
-#include "coppice/matrix/lane_sum.h"
+#include "coppice/matrix/mean_std.h"
 #include "coppice/methods/purpose.h"
 
 namespace coppice::plan {

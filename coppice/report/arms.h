@@ -61,7 +61,7 @@ Spread spread(const std::vector<double>& values);
 /// to first order.
 Spread closure(const std::vector<double>& gains, const std::vector<double>& gaps);
 
-/// Comparisons that differ only in the seed.
+/// Comparisons that differ in the seed alone.
 struct ArmGroup {
   std::vector<Comparison> seeds;
   Spread gain, gap, eta;  ///< gap and eta: NaN unless every seed has the run with N experts from scratch

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
 #include "coppice/methods/children.h"
@@ -14,8 +15,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kMostExperts = 1 << 22;  // far above any model
-
 std::map<int64_t, std::vector<uint32_t>> parents_of(const JsonReader& by_layer) {
   std::map<int64_t, std::vector<uint32_t>> out;
   if (!by_layer.json().is_object()) return out;
@@ -24,7 +23,7 @@ std::map<int64_t, std::vector<uint32_t>> parents_of(const JsonReader& by_layer) 
     if (!number || !list.json().is_array()) continue;
     auto& parents = out[*number];
     for (const JsonReader& parent : list.items()) {
-      parents.push_back(static_cast<uint32_t>(parent.integer(0, kMostExperts - 1)));
+      parents.push_back(static_cast<uint32_t>(parent.integer(0, kMaxExperts - 1)));
     }
   }
   return out;

@@ -11,10 +11,7 @@
 
 namespace coppice::score {
 
-/// The largest number of tokens of a run, so that no count overflows.
-constexpr uint64_t kMostTokens = uint64_t{1} << 48;
-
-/// Some windows of a batch that are processed in one pass.
+/// Some windows of a batch that go through the model together.
 struct Pass {
   uint64_t window = 0;           ///< number of the first window, as the sampler counts
   int64_t row = 0, windows = 0;  ///< tokens of these batches before the pass

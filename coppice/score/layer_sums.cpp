@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "coppice/score/expert_sums.h"
+#include "coppice/kernels/sums.h"
 
 namespace coppice::score {
 namespace {
@@ -52,7 +52,7 @@ void PartSums::end_batch() {
   const at::Tensor gradient = batch_.defined() ? batch_ : parameter_.value.grad();
   total_.add_(gradient);
   if (squares_.defined()) squares_.addcmul_(gradient, gradient);
-  squared_norms_.add(expert_dot(gradient, gradient));
+  squared_norms_.add(kernels::expert_dot(gradient, gradient));
   if (batch_.defined()) {
     batch_.zero_();
   } else {
@@ -139,8 +139,9 @@ void LayerSums::add_part(plan::Scores& scores, plan::MetricPart plan::MetricScor
   };
   const at::Tensor mean = part.mean_gradient(scores.batches), squares = part.mean_squared_gradient(scores.batches);
   const at::Tensor master = part.parameter().master.detach();
-  const auto weight_sq = expert_dot(master, master), grad_sq = expert_dot(mean, mean), both = expert_dot(master, mean);
-  const auto moment_sq = moments ? moments(part.parameter()) : expert_dot(squares, squares);
+  const auto weight_sq = kernels::expert_dot(master, master), grad_sq = kernels::expert_dot(mean, mean),
+             both = kernels::expert_dot(master, mean);
+  const auto moment_sq = moments ? moments(part.parameter()) : kernels::expert_dot(squares, squares);
   for (size_t e = 0; e < weight_sq.size(); ++e) {
     const plan::UtilityInputs in{.weight_sq = weight_sq[e],
                                  .grad_sq = grad_sq[e],

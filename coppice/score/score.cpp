@@ -5,11 +5,12 @@
 #include <memory>
 
 #include "coppice/base/error.h"
+#include "coppice/base/lane_sum.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/memory.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
-#include "coppice/families/optimizer_state.h"
-#include "coppice/score/expert_sums.h"
+#include "coppice/models/optimizer_state.h"
 #include "coppice/score/layered_pass.h"
 #include "coppice/score/partial_scores.h"
 
@@ -27,8 +28,8 @@ void check(const families::Model& model, const ScoreSettings& settings) {
     refuse(cat("sequence-length: ", settings.sequence_length, "; wanted at most the model's length, ",
                model.config.max_positions));
   }
-  if (settings.batch_tokens > 0 && settings.batches > kMostTokens / settings.batch_tokens) {
-    refuse(cat("batches: ", settings.batches, " of ", settings.batch_tokens, " tokens; wanted at most ", kMostTokens,
+  if (settings.batch_tokens > 0 && settings.batches > kMaxCount / settings.batch_tokens) {
+    refuse(cat("batches: ", settings.batches, " of ", settings.batch_tokens, " tokens; wanted at most ", kMaxCount,
                " tokens in all"));
   }
   const auto length = static_cast<uint64_t>(settings.sequence_length);
@@ -37,7 +38,7 @@ void check(const families::Model& model, const ScoreSettings& settings) {
   }
 }
 
-std::vector<double> second_moments(const nn::Parameter& parameter, const families::OptimizerState& state) {
+std::vector<double> second_moments(const nn::Parameter& parameter, const models::OptimizerState& state) {
   std::vector<double> out(static_cast<size_t>(parameter.master.size(0)), 0.0);
   for (const auto& slice : parameter.slices) {
     const auto entry = state.at(slice.slot.name, "exp_avg_sq");
@@ -106,7 +107,7 @@ plan::Scores score_model(const families::Model& model, const std::vector<data::T
                          const ScoreSettings& settings) {
   check(model, settings);
   const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
-  const auto state = families::OptimizerState::open(model);
+  const auto state = models::OptimizerState::open(model);
   SecondMoments moments;
   if (state) moments = [&state](const nn::Parameter& parameter) { return second_moments(parameter, *state); };
   const nn::LayeredDecoder decoder(model, settings.dtype);

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "coppice/base/check.h"
-#include "coppice/families/generate.h"
-#include "coppice/families/optimizer_state.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/checkpoint.h"
+#include "coppice/models/generate.h"
+#include "coppice/models/optimizer_state.h"
 #include "coppice/output/tensors.h"
 #include "coppice/plan/lineage.h"
 
@@ -58,7 +58,7 @@ class ShardWriters {
 std::vector<io::TensorInfo> weight_tensors(const nn::Decoder& model) {
   std::vector<io::TensorInfo> out;
   for (const TensorSlot& slot : families::expected_tensors(model.config())) {
-    const Dtype dtype = families::stored_dtype(slot.role(), dtype_of(model));
+    const Dtype dtype = models::stored_dtype(slot.role(), dtype_of(model));
     out.push_back(output::tensor_info(slot.name, dtype, slot.shape));
   }
   return out;
@@ -84,7 +84,7 @@ void write_weights(const fs::path& directory, const nn::Decoder& model) {
   ShardWriters writers(directory, plan);
   std::vector<std::byte> bytes;
   model.visit([&](const TensorSlot& slot, std::span<const float> values) {
-    const Dtype dtype = families::stored_dtype(slot.role(), dtype_of(model));
+    const Dtype dtype = models::stored_dtype(slot.role(), dtype_of(model));
     require_finite(slot.name, values, dtype);
     bytes.resize(values.size() * io::dtype_bytes(dtype));
     io::from_f32(dtype, values, bytes);
@@ -97,7 +97,7 @@ void write_weights(const fs::path& directory, const nn::Decoder& model) {
 // One tensor of the model with its place in memory.
 struct Place {
   const nn::Parameter* parameter;
-  const ParameterState* state;
+  const step::ParameterState* state;
   const nn::Parameter::Slice* slice;
 
   // The step count of one expert, or all step counts of the parameter.
@@ -111,8 +111,8 @@ std::span<const float> floats_of(const at::Tensor& f32) {
   return {f32.const_data_ptr<float>(), static_cast<size_t>(f32.numel())};
 }
 
-// In the order of the family's table, like the model's tensors.
-std::vector<Place> places(const nn::Decoder& model, const Optimizer& optimizer) {
+// In the order of the family's table, as the model's own tensors.
+std::vector<Place> places(const nn::Decoder& model, const step::Optimizer& optimizer) {
   const auto& parameters = model.parameters();
   COPPICE_CHECK(parameters.size() == optimizer.states().size());
   std::map<std::string_view, Place> by_name;
@@ -184,7 +184,7 @@ std::vector<float> finite_values(const io::Checkpoint::Entry& entry, const fs::p
 }
 
 // The model tensors in fp32, masters first.
-nn::TensorFill fill_from(const families::Model& model, const families::OptimizerState& state) {
+nn::TensorFill fill_from(const families::Model& model, const models::OptimizerState& state) {
   return [&model, &state](const TensorSlot& slot, std::span<float> values) {
     const bool master = slot.role() != Role::kSelectionBias && state.has_master(slot.name);
     const auto entry = master ? state.at(slot.name, "master") : model.checkpoint.at(slot.name);
@@ -194,8 +194,8 @@ nn::TensorFill fill_from(const families::Model& model, const families::Optimizer
   };
 }
 
-void restore_state(const families::Model& model, const families::OptimizerState& from, const nn::Parameter& parameter,
-                   ParameterState& state) {
+void restore_state(const families::Model& model, const models::OptimizerState& from, const nn::Parameter& parameter,
+                   step::ParameterState& state) {
   const auto fill = [&](const nn::Parameter::Slice& slice, const char* part, const at::Tensor& out) {
     auto values = finite_values(from.at(slice.slot.name, part), model.checkpoint.directory());
     slice.of(out).copy_(at::from_blob(values.data(), slice.sizes, at::kFloat));
@@ -211,9 +211,9 @@ void restore_state(const families::Model& model, const families::OptimizerState&
 
 }  // namespace
 
-void write_checkpoint(const fs::path& target, const nn::Decoder& model, const Optimizer& moments,
+void write_checkpoint(const fs::path& target, const nn::Decoder& model, const step::Optimizer& moments,
                       const TrainerState& state, const Companions& companions) {
-  Optimizer optimizer = moments;  // shares the tensors
+  step::Optimizer optimizer = moments;  // shares the tensors
   optimizer.set_moment_dtype(at::kFloat);
   const bool masters = dtype_of(model) != Dtype::kF32;
   const auto all = places(model, optimizer);
@@ -238,15 +238,15 @@ void write_checkpoint(const fs::path& target, const nn::Decoder& model, const Op
 }
 
 Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype) {
-  const auto state = families::OptimizerState::open(model);
+  const auto state = models::OptimizerState::open(model);
   if (!state) {
     throw Error(ErrorCode::kNotFound,
                 cat(model.checkpoint.directory(), ": no ", io::kTrainerFolder,
                     "/ with the state of a run (use train.start=fresh to read only the weights)"));
   }
-  Restored out{nn::Decoder(model.config, dtype, fill_from(model, *state)), Optimizer({})};
+  Restored out{nn::Decoder(model.config, dtype, fill_from(model, *state)), step::Optimizer({})};
   const auto& parameters = out.model.parameters();
-  out.optimizer = Optimizer(parameters);
+  out.optimizer = step::Optimizer(parameters);
   for (size_t i = 0; i < parameters.size(); ++i) {
     restore_state(model, *state, parameters[i], out.optimizer.states()[i]);
   }

@@ -10,7 +10,7 @@
 #include "coppice/base/json.h"
 #include "coppice/families/match.h"
 #include "coppice/nn/decoder.h"
-#include "coppice/train/optimizer.h"
+#include "coppice/step/optimizer.h"
 #include "coppice/train/trainer_state.h"
 
 namespace coppice::train {
@@ -27,12 +27,12 @@ struct Companions {
 /// Memory   one tensor at a time.
 /// Throws   Error{kIo}: disk full ...; Error{kNonFinite} naming a tensor with values that are not finite in the file's
 ///          dtype; no files remain then.
-void write_checkpoint(const std::filesystem::path& target, const nn::Decoder& model, const Optimizer& optimizer,
+void write_checkpoint(const std::filesystem::path& target, const nn::Decoder& model, const step::Optimizer& optimizer,
                       const TrainerState& state, const Companions& companions);
 
 struct Restored {
   nn::Decoder model;  ///< from the fp32 masters
-  Optimizer optimizer;
+  step::Optimizer optimizer;
 };
 /// Loads the state from which training continues.
 ///

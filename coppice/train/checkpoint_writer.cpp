@@ -15,10 +15,10 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 /// A copy of the state to write a checkpoint from, while training continues with the model.
 struct Snapshot {
   nn::Decoder model;
-  Optimizer optimizer;
+  step::Optimizer optimizer;
 };
 
-Snapshot snapshot_of(const nn::Decoder& model, const Optimizer& optimizer) {
+Snapshot snapshot_of(const nn::Decoder& model, const step::Optimizer& optimizer) {
   const at::NoGradGuard no_grad;
   Snapshot out{model, optimizer};
   for (nn::Parameter& p : out.model.parameters()) {
@@ -26,7 +26,7 @@ Snapshot snapshot_of(const nn::Decoder& model, const Optimizer& optimizer) {
     p.master = p.master.detach().clone();
   }
   for (auto& [layer, bias] : out.model.selection_bias()) bias = bias.clone();
-  for (ParameterState& state : out.optimizer.states()) {
+  for (step::ParameterState& state : out.optimizer.states()) {
     state.exp_avg = state.exp_avg.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
     state.exp_avg_sq = state.exp_avg_sq.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
     state.grad = state.sum = at::Tensor();
@@ -36,8 +36,9 @@ Snapshot snapshot_of(const nn::Decoder& model, const Optimizer& optimizer) {
 
 }  // namespace
 
-void CheckpointWriter::write(const std::filesystem::path& target, const nn::Decoder& model, const Optimizer& optimizer,
-                             const TrainerState& state, const Companions& companions, bool background) {
+void CheckpointWriter::write(const std::filesystem::path& target, const nn::Decoder& model,
+                             const step::Optimizer& optimizer, const TrainerState& state, const Companions& companions,
+                             bool background) {
   COPPICE_CHECK(!begun_, "finished() was not called for the checkpoint before");
   start_ = Clock::now();
   begun_ = Written{.path = target, .step = state.position.step};

@@ -26,7 +26,7 @@ class CheckpointWriter {
   /// is copied.
   ///
   /// Throws   what writing the one before threw.
-  void write(const std::filesystem::path& target, const nn::Decoder& model, const Optimizer& optimizer,
+  void write(const std::filesystem::path& target, const nn::Decoder& model, const step::Optimizer& optimizer,
              const TrainerState& state, const Companions& companions, bool background);
 
   /// The checkpoint that was completed since the last call, if there is one; with `wait`, waits for the one being

@@ -9,18 +9,18 @@
 #include <vector>
 
 #include "coppice/base/check.h"
-#include "coppice/families/expert_layout.h"
 #include "coppice/grow/grow.h"
 #include "coppice/grow/grown_weights.h"
+#include "coppice/models/expert_layout.h"
 
 namespace coppice::train {
 namespace {
 
 using families::Role;
 using families::TensorSlot;
-using grow::MomentKind;
 using matrix::MatrixBytes;
 using methods::Child;
+using methods::Moment;
 using nn::Parameter;
 using plan::GrowthPlan;
 
@@ -35,7 +35,7 @@ class Before {
  public:
   struct Place {
     const Parameter* parameter;
-    const ParameterState* state;
+    const step::ParameterState* state;
     int64_t begin = 0, rows = 0, cols = 1;
 
     std::span<const float> of(const at::Tensor& tensor) const { return floats(tensor, begin, rows * cols); }
@@ -44,10 +44,10 @@ class Before {
     }
   };
 
-  Before(const nn::Decoder& model, const Optimizer& optimizer) : model_(model) {
+  Before(const nn::Decoder& model, const step::Optimizer& optimizer) : model_(model) {
     for (size_t i = 0; i < model.parameters().size(); ++i) {
       const Parameter& parameter = model.parameters()[i];
-      const ParameterState& state = optimizer.states()[i];
+      const step::ParameterState& state = optimizer.states()[i];
       for (const auto& m : parameter.expert_matrices())
         places_[{m.role, parameter.layer, m.expert}] = {&parameter, &state, m.begin, m.rows, m.cols};
       if (parameter.is_experts()) continue;
@@ -69,14 +69,14 @@ void fill_expert(const Before& before, const GrowthPlan& plan, const TensorSlot&
                  std::span<float> out) {
   const Child& child = plan.layer(slot.layer).children.at(expert);
   std::vector<std::byte> matrix;
-  for (const auto& place : families::expert_matrices(slot, plan.experts_after)) {
+  for (const auto& place : models::expert_matrices(slot, plan.experts_after)) {
     const auto masters = [&](uint32_t original) {
       const auto& found = before.at(place.role, slot.layer, original);
       return found.matrix(found.parameter->master);
     };
     matrix.resize(static_cast<size_t>(place.rows * place.cols) * sizeof(float));
     grow::grow_expert(plan, slot.layer, child, place.role, masters, io::Dtype::kF32, matrix);
-    families::scatter(place, sizeof(float), matrix, std::as_writable_bytes(out));
+    models::scatter(place, sizeof(float), matrix, std::as_writable_bytes(out));
   }
 }
 
@@ -113,11 +113,11 @@ void fill_master(const Before& before, const GrowthPlan& plan, const TensorSlot&
   }
 }
 
-const at::Tensor& moment_of(const ParameterState& state, MomentKind kind) {
-  return kind == MomentKind::kExpAvg ? state.exp_avg : state.exp_avg_sq;
+const at::Tensor& moment_of(const step::ParameterState& state, Moment kind) {
+  return kind == Moment::kFirst ? state.exp_avg : state.exp_avg_sq;
 }
 
-void fill_expert_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, MomentKind kind,
+void fill_expert_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, Moment kind,
                          const at::Tensor& out) {
   for (const auto& m : parameter.expert_matrices()) {
     const auto moments = [&](uint32_t expert) {
@@ -134,7 +134,7 @@ void fill_expert_moments(const Before& before, const GrowthPlan& plan, const Par
   }
 }
 
-void fill_router_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, MomentKind kind,
+void fill_router_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, Moment kind,
                          const at::Tensor& out) {
   const auto& source = before.at(parameter.role, parameter.layer);
   grow::grow_router_moment(plan, parameter.layer, kind, source.of(moment_of(*source.state, kind)), source.cols,
@@ -142,8 +142,8 @@ void fill_router_moments(const Before& before, const GrowthPlan& plan, const Par
 }
 
 // Optimizer state of one parameter whose experts grow; `state` has its new sizes.
-void fill_state(const Before& before, const GrowthPlan& plan, const Parameter& parameter, ParameterState& state) {
-  for (const MomentKind kind : {MomentKind::kExpAvg, MomentKind::kExpAvgSq}) {
+void fill_state(const Before& before, const GrowthPlan& plan, const Parameter& parameter, step::ParameterState& state) {
+  for (const Moment kind : {Moment::kFirst, Moment::kSecond}) {
     const auto fill = parameter.is_experts() ? fill_expert_moments : fill_router_moments;
     fill(before, plan, parameter, kind, moment_of(state, kind));
   }
@@ -157,7 +157,7 @@ void fill_state(const Before& before, const GrowthPlan& plan, const Parameter& p
 
 }  // namespace
 
-void grow(nn::Decoder& model, Optimizer& optimizer, const GrowthPlan& plan) {
+void grow(nn::Decoder& model, step::Optimizer& optimizer, const GrowthPlan& plan) {
   COPPICE_CHECK(model.config().num_experts == plan.experts_before);
   const at::NoGradGuard no_grad;
   const auto moment_dtype = optimizer.moment_dtype();
@@ -166,7 +166,7 @@ void grow(nn::Decoder& model, Optimizer& optimizer, const GrowthPlan& plan) {
   const auto config = families::read_config(plan::grown_config(model.config(), plan), "growth");
   nn::Decoder grown(config, model.dtype(),
                     [&](const TensorSlot& slot, std::span<float> values) { fill_master(before, plan, slot, values); });
-  Optimizer grown_optimizer(grown.parameters());
+  step::Optimizer grown_optimizer(grown.parameters());
   COPPICE_CHECK(grown.parameters().size() == model.parameters().size());
   for (size_t i = 0; i < grown.parameters().size(); ++i) {
     if (grows(grown.parameters()[i].role)) {

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
@@ -18,18 +19,17 @@ namespace coppice::train {
 namespace {
 
 constexpr double kSleepsFor = 1.0;   // sigmoids lie between 0 and 1
-constexpr double kSameShare = 1e-9;  // tolerance for shares that are quotients of the same numbers
-constexpr double kMostSteps = 1e15;
+constexpr double kSameShare = 1e-9;  // of shares that are quotients of the same numbers
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
 
-/// The largest depth of a selection bias below its lineage; 0 if there is none.
+/// How far below its lineage the lowest selection bias lies; 0 where there is none.
 double deepest_sleeper(const nn::Decoder& model, const Parents& parents) {
   double deepest = 0;
   for (const auto& [layer, bias_E] : model.selection_bias()) {
     const auto found = parents.find(layer);
     if (found != parents.end())
-      deepest = std::max(deepest, std::ranges::max(depths_below_lineage(bias_E, found->second)));
+      deepest = std::max(deepest, std::ranges::max(step::depths_below_lineage(bias_E, found->second)));
   }
   return deepest;
 }
@@ -44,7 +44,8 @@ void write_growth(const std::filesystem::path& directory, const PlannedGrowth& g
   io::write_file_atomically(directory / "plan.toml", plan::plan_toml(growth.plan));
 }
 
-GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start, BalanceKind balance)
+GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start,
+                           step::BalanceKind balance)
     : options_(options), settings_(settings), start_(start), routing_seed_(options.seed) {
   read_lineage();
   const auto& lineage = start_.companions.lineage;
@@ -52,15 +53,15 @@ GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& setti
   if (!start_.resumed) begin_handover();
   if (start_.resumed && start_.position.grown_at >= 0 && parents_.empty()) {
     throw Error(ErrorCode::kFormat, cat("train.resume: ", io::kLineageFile, " of the newest checkpoint in ",
-                                        options.out, " records no expansion; wanted that of step ",
-                                        start_.position.grown_at, " (go back to an earlier checkpoint)"));
+                                        options.out, " names no growth; wanted that of step ", start_.position.grown_at,
+                                        " (go back to an earlier one)"));
   }
   check_start(balance);
 }
 
 void GrowthCourse::begin_handover() {
-  Position& position = start_.position;
-  // From the run before, if train.start is `continue`; older versions of coppice recorded it only there.
+  step::Position& position = start_.position;
+  // Of the run before, where train.start is `continue`; what coppice wrote before coppice.json noted it has only that.
   const plan::WakingNote in_state{.steps = position.wake_steps, .left = position.wake_steps_left()};
   position.growths = 0;
   position.grown_at = -1;
@@ -81,7 +82,7 @@ void GrowthCourse::begin_handover() {
     if (!over) position.grown_at = position.step;
     if (over && settings_.stages.empty()) {
       refuse(cat("handover.policy: '", options_.handover, "' for ", options_.model_path,
-                 ", whose release from lineage-unique routing was complete by step ", *over, " (", io::kLineageFile,
+                 ", whose newest growth left lineage-unique routing by step ", *over, " (", io::kLineageFile,
                  "; set handover.policy none and handover.steps 0)"));
     }
   } else if (deepest_sleeper(start_.model, parents_) >= kSleepsFor) {
@@ -90,53 +91,52 @@ void GrowthCourse::begin_handover() {
       position.wake_steps = steps_to_wake();
     } else {
       log_warning(cat(options_.model_path,
-                      ": copies are dormant, because their selection bias is 1 or more below their parents'; ",
-                      "balancing alone takes many steps to raise it (set handover.policy dormant)"));
+                      ": copies sleep, their selection bias lies 1 and more below their parents'; ",
+                      "balancing alone takes long to wake them (set handover.policy dormant)"));
     }
   }
 }
 
 void GrowthCourse::go_on_releasing(const plan::LineageShare& note) {
   const Handover& handover = settings_.handover;
-  Position& position = start_.position;
+  step::Position& position = start_.position;
   const std::string found =
-      cat("handover.policy: '", options_.handover, "' for ", options_.model_path, ", in which a share of ", note.share,
-          " of the tokens has lineage-unique routing (", io::kLineageFile, ")");
+      cat("handover.policy: '", options_.handover, "' for ", options_.model_path, ", which routes a share of ",
+          note.share, " of the tokens by lineage (", io::kLineageFile, ")");
   if (!handover.routes_by_lineage()) {
-    refuse(cat(found, ": with plain top-K it computes another function; wanted 'release' with handover.steps ",
-               note.steps > 0 ? std::to_string(note.steps) : "as in the run before", ", which continues the release",
+    refuse(cat(found, ": under plain top-K it computes another function; wanted 'release' with handover.steps ",
+               note.steps > 0 ? std::to_string(note.steps) : "as in the run before", ", which goes on from there",
                note.share == 1 ? ", or 'keep'" : ""));
   }
   position.grown_at = position.step;
   if (note.share == 1) return;
   if (handover.policy == HandoverPolicy::kKeep) {
-    refuse(cat(found, ": a release that has begun cannot be reversed; wanted 'release', which continues it"));
+    refuse(cat(found, ": a release that has begun is not taken back; wanted 'release' to go on from there"));
   }
   if (note.steps > 0 && handover.steps != note.steps) {
-    refuse(cat("handover.steps: ", handover.steps, " for ", options_.model_path, ", whose release takes ", note.steps,
-               " steps and has reached a share of ", note.share, " (set handover.steps ", note.steps,
-               " to continue it)"));
+    refuse(cat("handover.steps: ", handover.steps, " for ", options_.model_path, ", whose release is one of ",
+               note.steps, " steps and has come to a share of ", note.share, " (set handover.steps ", note.steps,
+               " to go on from there)"));
   }
   position.released = std::llround((1 - note.share) * static_cast<double>(handover.steps));
   if (std::abs(handover.share(position.released + 1) - note.share) > kSameShare) {
-    refuse(
-        cat("handover.steps: ", handover.steps, " for ", options_.model_path, ", whose release has reached a share of ",
-            note.share,
-            "; a release with this number of steps never has that share (set the handover.steps of the run before)"));
+    refuse(cat("handover.steps: ", handover.steps, " for ", options_.model_path,
+               ", whose release has come to a share of ", note.share,
+               ": no step of a release of so many has it (set the handover.steps of the run before)"));
   }
 }
 
 void GrowthCourse::go_on_waking(const plan::WakingNote& note) {
   const Handover& handover = settings_.handover;
-  Position& position = start_.position;
+  step::Position& position = start_.position;
   if (parents_.empty()) {
-    refuse(cat(options_.model_path, ": copies are dormant until step ", position.step + note.left, ", but ",
-               io::kLineageFile, " records no expansion that made them (start from an earlier checkpoint)"));
+    refuse(cat(options_.model_path, ": copies sleep until step ", position.step + note.left, ", and ", io::kLineageFile,
+               " names no growth that made them (start from an earlier checkpoint)"));
   }
   if (handover.policy != HandoverPolicy::kDormant || (handover.steps != 0 && handover.steps != note.steps)) {
     refuse(cat("handover.policy: '", options_.handover, "' with handover.steps ", handover.steps, " for ",
-               options_.model_path, ", whose copies are dormant until step ", position.step + note.left,
-               "; wanted 'dormant' with handover.steps ", note.steps, ", which continues to wake them"));
+               options_.model_path, ", whose copies sleep until step ", position.step + note.left,
+               "; wanted 'dormant' with handover.steps ", note.steps, ", which goes on from there"));
   }
   position.grown_at = position.step;
   position.released = note.steps - note.left;
@@ -146,33 +146,32 @@ void GrowthCourse::go_on_waking(const plan::WakingNote& note) {
 int64_t GrowthCourse::steps_to_wake() const {
   if (settings_.handover.steps > 0) return settings_.handover.steps;
   const double steps = std::ceil(deepest_sleeper(start_.model, parents_) / options_.balance_rate);
-  return static_cast<int64_t>(std::clamp(steps, 1.0, kMostSteps));
+  return static_cast<int64_t>(std::clamp(steps, 1.0, static_cast<double>(kMaxCount)));
 }
 
 void GrowthCourse::check_handover_before(const GrowthStage& stage) const {
-  const Position& position = start_.position;
+  const step::Position& position = start_.position;
   if (position.grown_at < 0) return;
   const double share = settings_.handover.share(stage.at_step + 1 - position.grown_at + position.released);
   if (share <= 0 && stage.at_step >= position.grown_at + position.wake_steps - position.released) return;
-  refuse(cat("growth at step ", stage.at_step,
-             ": the handover of the expansion before it is not complete by then (expand ",
+  refuse(cat("growth at step ", stage.at_step, ": the handover of the growth before it is not over by then (grow ",
              settings_.handover.policy == HandoverPolicy::kKeep ? "without 'keep'" : "later", ")"));
 }
 
-void GrowthCourse::check_start(BalanceKind balance) const {
-  const Position& position = start_.position;
+void GrowthCourse::check_start(step::BalanceKind balance) const {
+  const step::Position& position = start_.position;
   const HandoverPolicy policy = settings_.handover.policy;
   const bool is_dormant = policy == HandoverPolicy::kDormant;
   if (policy != HandoverPolicy::kNone && settings_.stages.empty() && position.grown_at < 0 && !start_.resumed) {
     refuse(cat("handover.policy: '", options_.handover,
-               "' without an expansion: there is no [[growth]], and model.path was not made by `coppice expand`",
+               "' without a growth: there is no [[growth]], and model.path is not from `coppice expand`",
                is_dormant ? " or its copies are awake" : "", " (leave it out)"));
   }
-  if (is_dormant && balance != BalanceKind::kLossFree) {
-    refuse("handover.policy: 'dormant' requires loss-free balancing (set balance.kind loss_free, or use release)");
+  if (is_dormant && balance != step::BalanceKind::kLossFree) {
+    refuse("handover.policy: 'dormant' copies need loss-free balancing (set balance.kind loss_free, or use release)");
   }
   if (is_dormant && settings_.handover.steps == 0 && options_.balance_rate == 0) {
-    refuse("handover.steps: 0 with balance.rate 0 would never wake the copies (set handover.steps)");
+    refuse("handover.steps: 0 and balance.rate 0 would let the copies sleep for good (set handover.steps)");
   }
   if (next() != nullptr) check_handover_before(*next());
   if (next() != nullptr && next()->at_step < position.step) {
@@ -184,7 +183,7 @@ void GrowthCourse::check_start(BalanceKind balance) const {
   (void)lineage_routing();
 }
 
-// A run that continues from a checkpoint has the batches of the earlier run before it, which may have been smaller.
+// A run that goes on from a checkpoint has the batches of its trunk behind it, which may have been smaller.
 void GrowthCourse::check_scores(const GrowthStage& stage) const {
   if (!stage.needs_scores()) return;
   const auto batch = static_cast<uint64_t>(settings_.batch);
@@ -193,7 +192,7 @@ void GrowthCourse::check_scores(const GrowthStage& stage) const {
   if (static_cast<uint64_t>(stage.score_batches) <= batches) return;
   const auto number = &stage - settings_.stages.data() + 1;
   throw Error(ErrorCode::kUsage,
-              cat("growth ", number, " (at_step ", stage.at_step, "): there are only ", batches, " batches of ",
+              cat("growth ", number, " (at_step ", stage.at_step, "): there are ", batches, " batches of ",
                   options_.batch_tokens, " tokens before it; wanted ", stage.score_batches,
                   " to score the experts on (lower score_batches, or select uniform)"));
 }
@@ -235,7 +234,7 @@ void GrowthCourse::carry_out(const plan::GrowthPlan& plan, const std::string& so
   lineage = plan::extend_lineage(this->lineage(), plan, "train", source_digest);
   read_lineage();
   routing_seed_ = options_.seed;
-  Position& position = start_.position;
+  step::Position& position = start_.position;
   position.growths += 1;
   position.grown_at = position.step;
   position.released = 0;
@@ -244,22 +243,22 @@ void GrowthCourse::carry_out(const plan::GrowthPlan& plan, const std::string& so
 }
 
 double GrowthCourse::balance_rate() const {
-  const Position& position = start_.position;
+  const step::Position& position = start_.position;
   if (position.growths == 0) return options_.balance_rate;
   const GrowthStage& newest = settings_.stages[static_cast<size_t>(position.growths - 1)];
   return position.step < newest.at_step + newest.balance_steps ? newest.balance_rate : options_.balance_rate;
 }
 
 double GrowthCourse::lineage_share() const {
-  const Position& position = start_.position;
+  const step::Position& position = start_.position;
   if (position.grown_at < 0) return 0;
   return settings_.handover.share(position.step + 1 - position.grown_at + position.released);
 }
 
-std::optional<Waking> GrowthCourse::waking() const {
+std::optional<step::Waking> GrowthCourse::waking() const {
   const int64_t left = start_.position.wake_steps_left();
   if (left == 0) return std::nullopt;
-  return Waking{parents_, num_lineages_, left};
+  return step::Waking{parents_, num_lineages_, left};
 }
 
 std::shared_ptr<const nn::LineageRouting> GrowthCourse::lineage_routing() const {
@@ -279,7 +278,7 @@ std::optional<Json> GrowthCourse::lineage() const {
   if (!lineage) return std::nullopt;
   const bool releases = settings_.handover.policy == HandoverPolicy::kRelease;
   const double share = lineage_share();
-  const Position& position = start_.position;
+  const step::Position& position = start_.position;
   if (releases && share <= 0 && position.grown_at >= 0) {
     return plan::with_release_over(*lineage, position.grown_at + settings_.handover.steps - position.released);
   }

@@ -10,7 +10,7 @@
 #include "coppice/data/sampler.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/plan/utility.h"
-#include "coppice/train/balance.h"
+#include "coppice/step/balance.h"
 #include "coppice/train/options.h"
 #include "coppice/train/run_settings.h"
 #include "coppice/train/start.h"
@@ -41,7 +41,7 @@ class GrowthCourse {
   ///
   /// Throws   Error{kUsage}: a stage before the start or one that cannot be carried out, a handover without an
   ///          expansion, or a handover that differs from the one in progress.
-  GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start, BalanceKind balance);
+  GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start, step::BalanceKind balance);
 
   /// The stage that is due after the last finished step; null if there is none.
   const GrowthStage* due() const;
@@ -58,8 +58,8 @@ class GrowthCourse {
 
   // Of the next step:
   double balance_rate() const;
-  double lineage_share() const;          ///< share of the tokens with lineage-unique routing
-  std::optional<Waking> waking() const;  ///< while dormant copies wake
+  double lineage_share() const;                ///< share of the tokens with lineage-unique routing
+  std::optional<step::Waking> waking() const;  ///< while dormant copies wake
   std::shared_ptr<const nn::LineageRouting> lineage_routing() const;  ///< null if that share is 0
 
   /// The parents of the newest expansion; empty if there was none.
@@ -72,7 +72,7 @@ class GrowthCourse {
   void begin_handover();
   void go_on_releasing(const plan::LineageShare& note);
   void go_on_waking(const plan::WakingNote& note);
-  void check_start(BalanceKind balance) const;
+  void check_start(step::BalanceKind balance) const;
   void check_scores(const GrowthStage& stage) const;
   void check_handover_before(const GrowthStage& stage) const;
   int64_t steps_to_wake() const;

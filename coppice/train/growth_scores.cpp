@@ -4,8 +4,8 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/progress.h"
+#include "coppice/kernels/sums.h"
 #include "coppice/score/batches.h"
-#include "coppice/score/expert_sums.h"
 #include "coppice/score/layer_sums.h"
 
 namespace coppice::train {
@@ -31,7 +31,7 @@ score::SumsByLayer sum_over(nn::Decoder& model, const score::Batches& batches) {
 
 }  // namespace
 
-plan::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer, const data::Sampler& sampler,
+plan::Scores score_in_training(nn::Decoder& model, const step::Optimizer& optimizer, const data::Sampler& sampler,
                                const ScoredBatches& batches) {
   const int64_t windows = batches.windows;
   const uint64_t count = batches.count;
@@ -42,7 +42,7 @@ plan::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer, c
   const auto moments = [&](const nn::Parameter& part) {
     const auto index = &find_parameter(model.parameters(), part.role, part.layer) - model.parameters().data();
     const at::Tensor moment = optimizer.states()[static_cast<size_t>(index)].exp_avg_sq.to(at::kFloat);
-    return score::expert_dot(moment, moment);
+    return kernels::expert_dot(moment, moment);
   };
   plan::Scores scores;
   scores.model_type = model.config().family->model_type;

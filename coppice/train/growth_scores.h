@@ -3,7 +3,7 @@
 #include "coppice/data/sampler.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/plan/utility.h"
-#include "coppice/train/optimizer.h"
+#include "coppice/step/optimizer.h"
 
 namespace coppice::train {
 
@@ -18,7 +18,7 @@ struct ScoredBatches {
 /// at the current weights. Adam's second moments are the optimizer's. The digest of the model stays empty.
 ///
 /// Memory   the experts' gradients in f32 and their sum.
-plan::Scores score_in_training(nn::Decoder& model, const Optimizer& optimizer, const data::Sampler& sampler,
+plan::Scores score_in_training(nn::Decoder& model, const step::Optimizer& optimizer, const data::Sampler& sampler,
                                const ScoredBatches& batches);
 
 }  // namespace coppice::train

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/plan/selection.h"
 #include "coppice/plan/utility.h"
@@ -17,10 +18,9 @@ void check_numbers(const GrowthStage& stage, const std::string& name) {
   const auto refuse = [&](std::string_view key, auto value, std::string_view wanted) {
     throw Error(ErrorCode::kUsage, cat(name, ": ", key, " is ", value, "; wanted ", wanted));
   };
-  constexpr int64_t kMostSteps = int64_t{1} << 60;
   if (stage.score_batches < 0) refuse("score_batches", stage.score_batches, "0 or more");
   if (stage.split < 1) refuse("split", stage.split, "1 or more parts");
-  const auto is_steps = [](int64_t value) { return value >= 0 && value <= kMostSteps; };
+  const auto is_steps = [](int64_t value) { return value >= 0 && value <= kMaxCount; };
   const auto is_rate = [](double value) { return value >= 0 && value <= std::numeric_limits<float>::max(); };
   if (!is_steps(stage.rewarmup)) refuse("rewarmup", stage.rewarmup, "0 or more steps");
   if (!is_rate(stage.lr)) refuse("lr", stage.lr, "0 or a learning rate");
@@ -33,12 +33,12 @@ void check_numbers(const GrowthStage& stage, const std::string& name) {
 }
 
 // Scores that are equal for all experts of all MoE layers.
-plan::Scores equal_scores(const families::ModelConfig& config, const GrowthStage& stage) {
+plan::Scores equal_scores(const families::ModelConfig& config, const std::string& metric_name) {
   plan::Scores scores;
   scores.model_type = config.family->model_type;
   scores.layers = config.num_layers;
   scores.experts = config.num_experts;
-  auto& metric = scores.metrics[stage.metric.value_or(plan::GrowthOptions{}.metric)];
+  auto& metric = scores.metrics[metric_name];
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
     metric.fc1.sum[layer].assign(static_cast<size_t>(config.num_experts), 1.0);
@@ -50,24 +50,13 @@ plan::Scores equal_scores(const families::ModelConfig& config, const GrowthStage
 }  // namespace
 
 bool GrowthStage::needs_scores() const {
-  return split == 1 && score_batches > 0 && plan::selection_rule(select.value_or("waterfill")).needs_scores;
+  return split == 1 && score_batches > 0 && plan::selection_rule(rule().value_or("waterfill")).needs_scores;
 }
 
-plan::GrowthOptions GrowthStage::growth_options(uint64_t run_seed) const {
-  plan::GrowthOptions out{.experts = experts,
-                          .select = select,
-                          .max_duplicates = max_duplicates,
-                          .router_init = router_init,
-                          .order = order,
-                          .allow_regroup = allow_regroup,
-                          .scale_top_k = scale_top_k,
-                          .split = split};
-  out.temperature = temperature.value_or(out.temperature);
-  out.metric = metric.value_or(out.metric);
-  out.layer_selection = layer_selection.value_or(out.layer_selection);
-  out.expert_init = expert_init.value_or(out.expert_init);
-  out.balance_bias = balance_bias.value_or(out.balance_bias);
-  out.optimizer_state = optimizer_state.value_or(out.optimizer_state);
+plan::GrowthOptions GrowthStage::growth_options(const families::Routing& routing, uint64_t run_seed) const {
+  auto out = with_recipe(routing, true).growth_options();
+  out.scale_top_k = scale_top_k;
+  out.split = split;
   out.seed = seed.value_or(run_seed);
   return out;
 }
@@ -94,13 +83,14 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps) {
 }
 
 void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed,
-                  BalanceKind balance) {
+                  step::BalanceKind balance) {
   families::ModelConfig now = config;
   for (const GrowthStage& stage : stages) {
     check_used(stage, now, balance, cat("growth at step ", stage.at_step));
     try {
-      const auto scores = equal_scores(now, stage);
-      const auto plan = plan::make_plan(now, stage.growth_options(run_seed), stage.needs_scores() ? &scores : nullptr);
+      const auto growth = stage.growth_options(now.routing, run_seed);
+      const auto scores = equal_scores(now, growth.metric);
+      const auto plan = plan::make_plan(now, growth, stage.needs_scores() ? &scores : nullptr);
       now = families::read_config(plan::grown_config(now, plan), "growth", now.family);
     } catch (const Error& error) {
       throw Error(error.code, cat("growth at step ", stage.at_step, ": ", error.what()));

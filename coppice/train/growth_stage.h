@@ -11,21 +11,16 @@
 #include "coppice/base/json.h"
 #include "coppice/options/options.h"
 #include "coppice/families/model_config.h"
-#include "coppice/plan/plan.h"
-#include "coppice/train/balance.h"
+#include "coppice/plan/growth_settings.h"
+#include "coppice/step/balance.h"
 
 namespace coppice::train {
 
 /// One [[growth]] table of a run file: the options of the expansion, and how training continues afterwards.
-struct GrowthStage {
+struct GrowthStage : plan::GrowthSettings {
   int64_t at_step = -1;  ///< the model is expanded after this step
-  plan::ExpertCount experts;
   int64_t score_batches = 10;
-  std::optional<std::string> select, metric, layer_selection, balance_bias, order;
-  std::optional<double> temperature;
-  std::optional<uint64_t> max_duplicates, seed;
-  std::optional<methods::MethodChoice> expert_init, router_init, optimizer_state;
-  bool allow_regroup = false, scale_top_k = false;
+  bool scale_top_k = false;
   int64_t split = 1;
   int64_t rewarmup = 0;
   double lr = 0;
@@ -40,6 +35,7 @@ struct GrowthStage {
         field("experts", &O::experts, "number of experts afterwards: 2x, 1.5x or 48"),
         field("score_batches", &O::score_batches,
               "number of the last batches whose gradients score the experts; 0: no scores"),
+        field("recipe", &O::recipe, "a named set of options; options given here override it"),
         field("select", &O::select,
               "rule that chooses the experts to copy (default: waterfill; uniform if score_batches is 0)"),
         field("metric", &O::metric, "metric that the experts are scored by"),
@@ -62,8 +58,8 @@ struct GrowthStage {
         field("balance_steps", &O::balance_steps, "number of steps with that balance_rate")};
   }
 
-  /// The options for `expand`, with the seed of the run if the stage has none.
-  plan::GrowthOptions growth_options(uint64_t run_seed) const;
+  /// The options for `expand` of a model with this routing, with the seed of the run if the stage has none.
+  plan::GrowthOptions growth_options(const families::Routing& routing, uint64_t run_seed) const;
   /// Whether the rule that chooses the experts to copy uses scores.
   bool needs_scores() const;
 };
@@ -79,6 +75,6 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps);
 ///
 /// Throws   Error{kUsage, kUnsupported} naming the stage.
 void check_stages(std::span<const GrowthStage> stages, const families::ModelConfig& config, uint64_t run_seed,
-                  BalanceKind balance);
+                  step::BalanceKind balance);
 
 }  // namespace coppice::train

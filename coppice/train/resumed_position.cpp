@@ -60,8 +60,8 @@ class Check {
   void losses() const {
     const auto least = std::min<size_t>(1, static_cast<size_t>(position_.step));
     const size_t found = position_.recent_losses.size();
-    if (found >= least && found <= Position::kRecentLosses) return;
-    refuse("recent_losses", cat("a list of ", found), cat(least, " to ", Position::kRecentLosses));
+    if (found >= least && found <= step::Position::kRecentLosses) return;
+    refuse("recent_losses", cat("a list of ", found), cat(least, " to ", step::Position::kRecentLosses));
   }
 
   void data() const {
@@ -84,7 +84,7 @@ class Check {
   }
 
   std::filesystem::path file_;
-  const Position& position_;
+  const step::Position& position_;
   const RunSettings& settings_;
   bool begins_at_0_;
   uint64_t sequence_length_;

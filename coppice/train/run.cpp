@@ -18,21 +18,20 @@
 #include "coppice/data/random_tokens.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/model_directory.h"
-#include "coppice/kernels/gemm_rate.h"
 #include "coppice/nn/border.h"
+#include "coppice/step/gemm_share.h"
+#include "coppice/step/train_step.h"
+#include "coppice/step/watch.h"
 #include "coppice/train/checkpoint_writer.h"
 #include "coppice/train/growth_course.h"
-#include "coppice/train/loop.h"
 #include "coppice/train/metrics.h"
 #include "coppice/train/resumed_position.h"
 #include "coppice/train/run_directory.h"
 #include "coppice/train/run_metrics.h"
 #include "coppice/train/run_settings.h"
 #include "coppice/train/start.h"
-#include "coppice/train/step_flops.h"
 #include "coppice/train/unused_options.h"
 #include "coppice/train/validation.h"
-#include "coppice/train/watch.h"
 
 namespace coppice::train {
 namespace {
@@ -75,11 +74,11 @@ std::optional<fs::path> checkpoint_to_resume(const TrainOptions& options) {
   return options.resume ? std::optional(checkpoint_path(options.out, steps.back())) : std::nullopt;
 }
 
-StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const families::ModelConfig& config) {
+step::StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const families::ModelConfig& config) {
   if (o.z_coef > 0 && !config.is_moe()) {
     throw Error(ErrorCode::kUsage, cat("balance.z_coef: ", o.z_coef, " for a model without routers (set it to 0)"));
   }
-  const BalanceKind balance = balance_kind(o.balance, config);
+  const step::BalanceKind balance = step::balance_kind(o.balance, config);
   check_used(o, balance);
   return {.batch = run.batch,
           .micro_batch = o.micro_batch,
@@ -89,9 +88,9 @@ StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const 
           .balance = balance,
           .balance_rate = o.balance_rate,
           .recentre = o.recentre,
-          .aux_coef = aux_coefficient(o.aux_coef, config),
+          .aux_coef = step::aux_coefficient(o.aux_coef, config),
           .z_coef = o.z_coef,
-          .balance_form = balance_form(o.balance_form),
+          .balance_form = step::balance_form(o.balance_form),
           .recompute = o.recompute,
           .reset_attention = o.reset_attention,
           .lineage = {},
@@ -122,7 +121,7 @@ class Run {
         step_(step_settings(options, settings, start_.model.config())),
         course_(options, settings, start_of_same_run(resume_from), step_.balance),
         watch_(options.dead_after, options.spike_limit),
-        gemm_rate_(kernels::gemm_rate(options.dtype == "bf16" ? at::kBFloat16 : at::kFloat)) {
+        gemm_rate_(step::gemm_rate(options.dtype == "bf16" ? at::kBFloat16 : at::kFloat)) {
     check_start();
     if (resume_from) restore_watch(*resume_from);
     if (!options_.out.empty()) open_directory();
@@ -179,7 +178,7 @@ class Run {
       throw Error(ErrorCode::kUsage, cat("data.sequence_length: ", options_.sequence_length, " is more than the ",
                                          config.max_positions, " positions of the model"));
     }
-    if (step_.balance == BalanceKind::kAux) check_auxiliary_loss();
+    if (step_.balance == step::BalanceKind::kAux) check_auxiliary_loss();
     if (!start_.resumed && start_.position.step >= settings_.last_step) {
       throw Error(ErrorCode::kUsage, cat("train.steps: the checkpoint is at step ", start_.position.step,
                                          " and the run would end at ", settings_.last_step, " (give more steps)"));
@@ -237,7 +236,7 @@ class Run {
   }
 
   void loop() {
-    Position& position = start_.position;
+    step::Position& position = start_.position;
     const int64_t left = std::max<int64_t>(0, settings_.last_step - position.step);
     Progress progress("train", static_cast<uint64_t>(left * options_.batch_tokens), ProgressUnit::kTokens);
     if (start_.resumed && log_ && !log_->resumed_with_validation() && validation_is_due()) record_validation();
@@ -245,7 +244,7 @@ class Run {
       if (const GrowthStage* stage = course_.due()) grow_now(*stage);
       prepare_step();
       const auto begin = Clock::now();
-      const StepReport report = train_step(start_.model, start_.optimizer, sampler_, step_, position);
+      const step::StepReport report = step::train_step(start_.model, start_.optimizer, sampler_, step_, position);
       const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
       if (++steps_run_ > kWarmUpSteps) seconds_.push_back(seconds);
 
@@ -324,20 +323,20 @@ class Run {
   }
 
   double gemm_share(double seconds) const {
-    const double flops = flops_per_token(start_.model, options_.sequence_length);
+    const double flops = step::flops_per_token(start_.model, options_.sequence_length);
     return flops * static_cast<double>(options_.batch_tokens) / (gemm_rate_ * seconds);
   }
 
-  void write_metrics(const StepReport& report, double seconds) {
+  void write_metrics(const step::StepReport& report, double seconds) {
     if (!log_) return;
-    const Position& position = start_.position;
+    const step::Position& position = start_.position;
     std::vector<Scalar> values{{"loss", report.loss},
                                {"lr", report.lr},
                                {"tokens_seen", static_cast<double>(position.tokens_seen)},
                                {"tokens_per_s", static_cast<double>(options_.batch_tokens) / seconds},
                                {"gemm_share", gemm_share(seconds)},
                                {"grad_norm", report.grad_norm}};
-    if (step_.balance == BalanceKind::kAux) values.emplace_back("aux", report.aux_loss);
+    if (step_.balance == step::BalanceKind::kAux) values.emplace_back("aux", report.aux_loss);
     if (step_.z_coef > 0) values.emplace_back("z", report.z_loss);
     if (step_.lineage) values.emplace_back("lineage_share", step_.lineage->share);
     const auto append = [&](const std::vector<Scalar>& more) { values.insert(values.end(), more.begin(), more.end()); };
@@ -365,8 +364,8 @@ class Run {
     log_->event("routing", step, fields);
   }
 
-  void warn(const StepReport& report) {
-    for (const Warning& warning : watch_.look(start_.position.step, report)) {
+  void warn(const step::StepReport& report) {
+    for (const step::Warning& warning : watch_.look(start_.position.step, report)) {
       log_warning(warning.message);
       if (log_) log_->event(warning.event, start_.position.step, warning.fields);
     }
@@ -399,7 +398,7 @@ class Run {
   /// Writes a checkpoint of the finished steps after a signal, or after an error that does not concern them.
   void keep_steps(const Error& error) {
     const bool diverged =
-        error.code == ErrorCode::kNonFinite && dynamic_cast<const GradientLimitError*>(&error) == nullptr;
+        error.code == ErrorCode::kNonFinite && dynamic_cast<const step::GradientLimitError*>(&error) == nullptr;
     if (!log_ || diverged || error.code == ErrorCode::kInternal || steps_run_ == 0 || start_.optimizer.is_torn())
       return;
     try {
@@ -431,9 +430,9 @@ class Run {
   std::vector<data::TokenFile> train_files_, validation_files_;
   Json data_;  // must be the same in a resumed run
   data::Sampler sampler_;
-  StepSettings step_;
+  step::StepSettings step_;
   GrowthCourse course_;
-  Watch watch_;
+  step::Watch watch_;
   double gemm_rate_;  // operations per second
   std::unique_ptr<MetricsLog> log_;
   CheckpointWriter writer_;

@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "coppice/base/text.h"
-#include "coppice/train/layer_metrics.h"
+#include "coppice/step/layer_metrics.h"
 
 namespace coppice::train {
 namespace {
@@ -33,17 +33,17 @@ class PerLayer {
 
 }  // namespace
 
-std::vector<Scalar> load_scalars(const StepReport& report, const Parents& parents) {
+std::vector<Scalar> load_scalars(const step::StepReport& report, const Parents& parents) {
   PerLayer violation("maxvio"), entropy("load_entropy"), dead("dead_share"), top_k("effective_top_k"),
       overlap("routing_overlap");
   for (const auto& [layer, load] : report.layers) {
-    violation.add(layer, max_violation(load.count_E));
-    entropy.add(layer, load_entropy(load.count_E));
-    dead.add(layer, dead_share(load.count_E));
+    violation.add(layer, step::max_violation(load.count_E));
+    entropy.add(layer, step::load_entropy(load.count_E));
+    dead.add(layer, step::dead_share(load.count_E));
     const auto own = parents.find(layer);
     if (own == parents.end() || !load.index_TK.defined()) continue;
-    top_k.add(layer, effective_top_k(load.index_TK, own->second));
-    overlap.add(layer, routing_overlap(load.index_TK, report.token_T, own->second));
+    top_k.add(layer, step::effective_top_k(load.index_TK, own->second));
+    overlap.add(layer, step::routing_overlap(load.index_TK, report.token_T, own->second));
   }
   std::vector<Scalar> out;
   for (const PerLayer* metric : {&violation, &entropy, &dead, &top_k, &overlap}) metric->append_to(out);
@@ -54,7 +54,8 @@ std::vector<Scalar> sibling_scalars(const nn::Decoder& model, const Parents& par
   PerLayer cosine("sibling_cosine");
   for (const auto& [layer, of_layer] : parents) {
     const auto part = [&](families::Role role) { return nn::find_parameter(model.parameters(), role, layer); };
-    cosine.add(layer, sibling_cosine(part(families::Role::kExpertGate), part(families::Role::kExpertDown), of_layer));
+    cosine.add(layer,
+               step::sibling_cosine(part(families::Role::kExpertGate), part(families::Role::kExpertDown), of_layer));
   }
   std::vector<Scalar> out;
   cosine.append_to(out);

@@ -6,10 +6,11 @@
 #include <limits>
 
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
-#include "coppice/train/balance.h"
+#include "coppice/step/balance.h"
 #include "coppice/train/unused_options.h"
 
 namespace coppice::train {
@@ -29,12 +30,9 @@ void require_one_of(std::string_view name, const std::string& value, std::vector
   }
 }
 
-// No run is so large; the limit keeps counts of tokens from overflowing.
-constexpr int64_t kMostTokens = int64_t{1} << 53;
-
 void require_count(std::string_view name, int64_t value, int64_t least) {
   require_at_least(name, value, least);
-  if (value > kMostTokens) refuse(cat(name, ": ", value, "; wanted at most ", kMostTokens));
+  if (value > kMaxCount) refuse(cat(name, ": ", value, "; wanted at most ", kMaxCount));
 }
 
 void require_decay(std::string_view name, double value) {
@@ -75,9 +73,9 @@ int64_t num_steps(const TrainOptions& o) {
     refuse(cat("train.steps is ", o.steps, " and train.tokens is ", o.tokens, "; wanted exactly one of them above 0"));
   }
   const int64_t steps = resolved_steps(o);
-  if (steps > kMostTokens / o.batch_tokens) {
+  if (steps > kMaxCount / o.batch_tokens) {
     refuse(
-        cat("train.steps: ", steps, " of ", o.batch_tokens, " tokens; wanted at most ", kMostTokens, " tokens in all"));
+        cat("train.steps: ", steps, " of ", o.batch_tokens, " tokens; wanted at most ", kMaxCount, " tokens in all"));
   }
   return steps;
 }
@@ -112,7 +110,7 @@ void check_values(const TrainOptions& o) {
   require_at_least("balance.dead_after", o.dead_after, 0);
   require_rate("balance.rate", o.balance_rate);
   require_rate("balance.aux_coef", o.aux_coef.value_or(0));
-  (void)balance_form(o.balance_form);
+  (void)step::balance_form(o.balance_form);
   require_rate("balance.z_coef", o.z_coef);
 }
 
@@ -214,7 +212,7 @@ RunSettings check_options(const TrainOptions& options) {
     refuse(cat("train.stop_at: ", options.stop_at, " is past the ", out.steps, " steps of the schedule"));
   }
   out.last_step = options.stop_at > 0 ? options.stop_at : out.steps;
-  out.schedule = {.kind = schedule_kind(options.schedule),
+  out.schedule = {.kind = step::schedule_kind(options.schedule),
                   .peak = options.lr,
                   .min_ratio = options.min_lr_ratio,
                   .steps = out.steps,
@@ -292,7 +290,7 @@ void check_same_run(const TrainerState& saved, const Json& settings, const Json&
              " (use the earlier values, or start another run from its checkpoint with train.start=continue)"));
 }
 
-void check_rates_behind(const TrainerState& saved, const Schedule& now) {
+void check_rates_behind(const TrainerState& saved, const step::Schedule& now) {
   if (has_unknown_rates(saved)) {
     log_warning(
         cat("train.resume: coppice 0.1.0 wrote the checkpoint and did not record the length of the run; the learning "
@@ -300,7 +298,7 @@ void check_rates_behind(const TrainerState& saved, const Schedule& now) {
             now.steps, " steps from its start"));
     return;
   }
-  Schedule before = now;
+  step::Schedule before = now;
   before.steps = saved.settings.at(kSteps).as_int();
   if (before.steps == now.steps) return;
   if (saved.position.step > now.steps) {

@@ -4,10 +4,10 @@
 #include <vector>
 
 #include "coppice/data/token_file.h"
+#include "coppice/step/schedule.h"
 #include "coppice/train/growth_stage.h"
 #include "coppice/train/handover.h"
 #include "coppice/train/options.h"
-#include "coppice/train/schedule.h"
 #include "coppice/train/trainer_state.h"
 
 namespace coppice::train {
@@ -17,7 +17,7 @@ struct RunSettings {
   int64_t steps = 0;      ///< length of the whole schedule
   int64_t last_step = 0;  ///< where this process stops
   int64_t batch = 0;      ///< sequences per optimizer step
-  Schedule schedule;
+  step::Schedule schedule;
   std::vector<GrowthStage> stages;
   Handover handover;
 };
@@ -41,7 +41,7 @@ void check_same_run(const TrainerState& saved, const Json& settings, const Json&
 /// Checks that a longer or shorter schedule has the same learning rates for the steps that are done.
 ///
 /// Throws   Error{kUsage} naming the first step whose rate `schedule` changes.
-void check_rates_behind(const TrainerState& saved, const Schedule& schedule);
+void check_rates_behind(const TrainerState& saved, const step::Schedule& schedule);
 /// For a run with an auxiliary loss with this coefficient, whether given or the model's own.
 ///
 /// Throws   Error{kUsage} if the run that wrote `saved` had another.

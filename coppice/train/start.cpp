@@ -7,10 +7,10 @@
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/data/tokenizer.h"
-#include "coppice/families/generate.h"
 #include "coppice/io/model_directory.h"
+#include "coppice/models/generate.h"
 #include "coppice/plan/lineage.h"
-#include "coppice/train/balance.h"
+#include "coppice/step/balance.h"
 
 namespace coppice::train {
 namespace {
@@ -36,13 +36,13 @@ std::map<std::string, std::string> tokenizer_files(const fs::path& directory) {
   return out;
 }
 
-// Kept in memory, because the directory may be a checkpoint that this run will remove.
+// Held in memory, since the folder they come from may be a checkpoint that this run will remove.
 Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
   Companions out;
   out.files = tokenizer_files(tokenizer.empty() ? model : tokenizer);
   if (!tokenizer.empty() && out.files.empty()) {
     throw Error(ErrorCode::kNotFound,
-                cat("model.tokenizer: ", tokenizer, " has no tokenizer; wanted one of ",
+                cat("model.tokenizer: ", tokenizer, " holds no tokenizer; wanted one of ",
                     join(std::vector<std::string>(kTokenizerFiles.begin(), kTokenizerFiles.end()))));
   }
   if (!model.empty()) {
@@ -57,27 +57,27 @@ nn::ComputeDtype compute_dtype(const TrainOptions& options) {
 }
 
 nn::Decoder random_model(const TrainOptions& o) {
-  const families::ModelSizes sizes{.family = o.model_family,
-                                   .vocab_size = o.vocab_size,
-                                   .model_dim = o.model_dim,
-                                   .num_layers = o.num_layers,
-                                   .num_heads = o.num_heads,
-                                   .num_kv_heads = o.num_kv_heads,
-                                   .head_dim = o.head_dim,
-                                   .num_experts = o.num_experts,
-                                   .top_k = o.top_k,
-                                   .expert_width = o.expert_width,
-                                   .dense_width = o.dense_width,
-                                   .shared_width = o.shared_width,
-                                   .first_dense_layers = o.first_dense_layers,
-                                   .max_positions = std::max(kLeastPositions, o.sequence_length)};
+  const models::ModelSizes sizes{.family = o.model_family,
+                                 .vocab_size = o.vocab_size,
+                                 .model_dim = o.model_dim,
+                                 .num_layers = o.num_layers,
+                                 .num_heads = o.num_heads,
+                                 .num_kv_heads = o.num_kv_heads,
+                                 .head_dim = o.head_dim,
+                                 .num_experts = o.num_experts,
+                                 .top_k = o.top_k,
+                                 .expert_width = o.expert_width,
+                                 .dense_width = o.dense_width,
+                                 .shared_width = o.shared_width,
+                                 .first_dense_layers = o.first_dense_layers,
+                                 .max_positions = std::max(kLeastPositions, o.sequence_length)};
   const auto dtype = compute_dtype(o) == nn::ComputeDtype::kBf16 ? io::Dtype::kBf16 : io::Dtype::kF32;
-  Json json = families::make_config(sizes, dtype);
+  Json json = models::make_config(sizes, dtype);
   const std::string_view aux_key = families::family_of(o.model_family).aux_loss_key;
-  if (json.find(aux_key) != nullptr) json[aux_key] = o.aux_coef.value_or(kAuxCoefficient);
+  if (json.find(aux_key) != nullptr) json[aux_key] = o.aux_coef.value_or(step::kAuxCoefficient);
   const auto config = families::read_config(json, "[model]");
   return {config, compute_dtype(o), [&](const families::TensorSlot& slot, std::span<float> values) {
-            const auto random = families::random_values(slot, o.seed, kInitStd);
+            const auto random = models::random_values(slot, o.seed, kInitStd);
             std::copy(random.begin(), random.end(), values.begin());
           }};
 }
@@ -88,25 +88,25 @@ Start from_checkpoint(const TrainOptions& options, const fs::path& directory, co
   return {std::move(decoder), std::move(optimizer), state.position, {}, {}, {}};
 }
 
-/// Converts the position of a checkpoint to windows of this run's length, after the same number of tokens.
+/// The position of a checkpoint, in windows of this run's length: behind as many tokens.
 ///
-/// Throws   Error{kFormat} if trainer.json does not record the length of its windows.
-void count_windows_anew(Position& position, const TrainOptions& options, const TrainerState& state) {
+/// Throws   Error{kFormat} where trainer.json does not say of which length its windows are.
+void count_windows_anew(step::Position& position, const TrainOptions& options, const TrainerState& state) {
   constexpr std::string_view kKey = "data.sequence_length";
   const Json* const found = state.settings.find(kKey);
   if (found == nullptr || found->as_int() < 1) {
     throw Error(ErrorCode::kFormat,
                 cat(options.model_path, ": trainer.json: 'settings' has ", found == nullptr ? "no " : "a bad ", kKey,
-                    "; wanted the number of tokens per window ", "(use train.start=fresh to read only the weights)"));
+                    "; wanted the tokens of a window ", "(use train.start=fresh for the weights alone)"));
   }
   const auto before = static_cast<uint64_t>(found->as_int()), now = static_cast<uint64_t>(options.sequence_length);
   if (before == now) return;
   const uint64_t windows = position.next_sample;
   position.next_sample = windows / now * before + (windows % now * before + now - 1) / now;
-  log_warning(cat("train.start: the checkpoint has read ", windows, " windows of ", before,
-                  " tokens; this run continues at window ", position.next_sample, " of ", now,
-                  " tokens, after the same number of tokens. Windows of another length come in another order, so some "
-                  "text is repeated and some comes later"));
+  log_warning(cat("train.start: the checkpoint has ", windows, " windows of ", before,
+                  " tokens behind it; this run goes on at window ", position.next_sample, " of ", now,
+                  ", behind as many tokens. Windows of another length come in another order, so that some text comes "
+                  "again and other text later"));
 }
 
 Start continued(const TrainOptions& options) {
@@ -117,11 +117,11 @@ Start continued(const TrainOptions& options) {
 }
 
 Start from_nothing(nn::Decoder model) {
-  Optimizer optimizer(model.parameters());
+  step::Optimizer optimizer(model.parameters());
   return {std::move(model), std::move(optimizer), {}, {}, {}, {}};
 }
 
-// The moments are in f32.
+// With moments in f32.
 Start start_of(const TrainOptions& options, const std::optional<fs::path>& resume_from) {
   if (resume_from) {
     TrainerState state = TrainerState::read(*resume_from);

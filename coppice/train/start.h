@@ -12,8 +12,8 @@ namespace coppice::train {
 /// The model and state that a run starts from.
 struct Start {
   nn::Decoder model;
-  Optimizer optimizer;
-  Position position;
+  step::Optimizer optimizer;
+  step::Position position;
   Companions companions;
   std::string tokenizer_digest;         ///< empty: unknown
   std::optional<TrainerState> resumed;  ///< state of the checkpoint in the run's own directory

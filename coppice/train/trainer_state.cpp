@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <string>
 
 #include "coppice/base/error.h"
+#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/io/model_directory.h"
 
@@ -15,12 +15,11 @@ namespace coppice::train {
 namespace {
 
 constexpr int64_t kVersion = 1;
-constexpr int64_t kMost = int64_t{1} << 53;  // of steps, samples and tokens: sums of two do not overflow
 
 int64_t count(const Json& json, std::string_view key) {
   const int64_t value = json.at(key).as_int();
-  if (value < 0 || value > kMost)
-    throw Error(ErrorCode::kFormat, cat("'", key, "' is ", value, "; wanted 0 to ", kMost));
+  if (value < 0 || value > kMaxCount)
+    throw Error(ErrorCode::kFormat, cat("'", key, "' is ", value, "; wanted 0 to ", kMaxCount));
   return value;
 }
 
@@ -71,15 +70,6 @@ TrainerState state_from(const Json& json) {
 }
 
 }  // namespace
-
-int64_t Position::wake_steps_left() const {
-  return wake_steps == 0 ? 0 : std::max<int64_t>(0, grown_at + wake_steps - released - step);
-}
-
-double Position::recent_loss() const {
-  if (recent_losses.empty()) return std::numeric_limits<double>::quiet_NaN();
-  return std::accumulate(recent_losses.begin(), recent_losses.end(), 0.0) / static_cast<double>(recent_losses.size());
-}
 
 Json TrainerState::to_json() const {
   Json json = Json::object();

@@ -34,17 +34,17 @@ void check_used(const TrainOptions& o) {
       "");
 }
 
-void check_used(const TrainOptions& o, BalanceKind balance) {
-  const std::string reason = cat("balancing is ", balance_name(balance));
+void check_used(const TrainOptions& o, step::BalanceKind balance) {
+  const std::string reason = cat("balancing is ", step::balance_name(balance));
   refuse_without_effect(o.given,
-                        {{balance != BalanceKind::kLossFree, reason, {"balance.rate", "balance.recentre"}},
-                         {balance != BalanceKind::kAux, reason, {"balance.aux_coef", "balance.form"}}},
+                        {{balance != step::BalanceKind::kLossFree, reason, {"balance.rate", "balance.recentre"}},
+                         {balance != step::BalanceKind::kAux, reason, {"balance.aux_coef", "balance.form"}}},
                         "");
 }
 
-void check_used(const GrowthStage& stage, const families::ModelConfig& config, BalanceKind balance,
+void check_used(const GrowthStage& stage, const families::ModelConfig& config, step::BalanceKind balance,
                 std::string_view name) {
-  const std::string select = stage.select.value_or(stage.needs_scores() ? "waterfill" : "uniform");
+  const std::string select = stage.rule().value_or(stage.needs_scores() ? "waterfill" : "uniform");
   const std::string rule = cat("the rule '", select, "' ");
   try {
     refuse_without_effect(
@@ -53,8 +53,8 @@ void check_used(const GrowthStage& stage, const families::ModelConfig& config, B
          {!stage.needs_scores() && stage.score_batches > 0, rule + "does not use scores", {"score_batches"}},
          {select != "weighted_sampling", rule + "does not sample", {"temperature"}},
          {select == "uniform", rule + "gives every expert the same number of copies", {"max_duplicates"}},
-         {balance != BalanceKind::kLossFree,
-          cat("balancing is ", balance_name(balance)),
+         {balance != step::BalanceKind::kLossFree,
+          cat("balancing is ", step::balance_name(balance)),
           {"balance_rate", "balance_steps"}},
          {!config.routing.has_selection_bias, "the model has no selection bias", {"balance_bias"}}},
         "");

@@ -108,8 +108,8 @@ void check_rows(const Model& before, const Model& after, VerifyResult& result) {
 }
 
 /// Checks that both models have experts in the same layers and with the same matrices.
-void check_experts(const Model& before, const Model& after, const families::ExpertParts& was,
-                   const families::ExpertParts& is, VerifyResult& result) {
+void check_experts(const Model& before, const Model& after, const models::ExpertParts& was,
+                   const models::ExpertParts& is, VerifyResult& result) {
   if (before.layers_with_experts != after.layers_with_experts) {
     result.problems.emplace_back("experts are in other layers than in the model before");
     return;
@@ -158,7 +158,7 @@ GrowthFactors factors_of(const families::ModelConfig& config, int64_t top_k_fact
 void check_optimizer(const Model& before, const Model& after, VerifyResult& result) {
   try {
     const bool was = std::filesystem::is_directory(before.checkpoint.directory() / io::kTrainerFolder);
-    const bool is = families::OptimizerState::open(after).has_value();
+    const bool is = models::OptimizerState::open(after).has_value();
     if (is) result.not_compared.push_back(cat(io::kTrainerFolder, "/ (only its shapes)"));
     if (was && !is) result.not_compared.push_back(cat(io::kTrainerFolder, "/, which is missing afterwards"));
   } catch (const Error& error) {
@@ -194,7 +194,7 @@ void verify_by_content(const Model& before, const Model& after, size_t threads, 
   check_optimizer(before, after, result);
   const size_t problems = result.problems.size();
   check_rows(before, after, result);
-  const families::ExpertParts parts_before(before), parts_after(after);
+  const models::ExpertParts parts_before(before), parts_after(after);
   check_experts(before, after, parts_before, parts_after, result);
   GrowthFactors factors;
   try {

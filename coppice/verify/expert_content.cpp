@@ -11,11 +11,11 @@
 namespace coppice::verify {
 namespace {
 
-using families::ExpertMatrix;
-using families::ExpertPart;
-using families::ExpertParts;
 using families::Role;
 using io::Checkpoint;
+using models::ExpertMatrix;
+using models::ExpertPart;
+using models::ExpertParts;
 
 constexpr uint64_t kWindowBytes = uint64_t{8} << 20;
 constexpr int64_t kSampled = 4096;
@@ -107,7 +107,7 @@ std::vector<ExpertMatrixRef> matrices_of(const ExpertParts& parts, int64_t layer
   const int64_t experts = parts.model().config.num_experts;
   for (const ExpertPart& part : parts.of(layer, expert)) {
     const std::string name = part.slot->expert >= 0 ? part.slot->name.str() : cat(part.slot->name, "[", expert, "]");
-    const auto places = families::expert_matrices(*part.slot, experts);
+    const auto places = models::expert_matrices(*part.slot, experts);
     for (const ExpertMatrix& place : places) out.push_back({part, place, place.role, name});
     if (places.empty()) out.push_back({part, {}, part.slot->role(), name});
   }
@@ -123,7 +123,7 @@ std::vector<std::byte> stored_bytes(const ExpertMatrixRef& matrix, const ExpertF
   if (matrix.is_matrix()) {
     const size_t width = io::dtype_bytes(dtype);
     out.resize(static_cast<size_t>(matrix.place.rows * matrix.place.cols) * width);
-    families::gather(matrix.place, width, data, out);
+    models::gather(matrix.place, width, data, out);
     if (const double factor = factor_of(matrix, factors); factor != 1 && io::is_float(dtype)) {
       std::vector<float> values(out.size() / width);
       io::to_f32(dtype, out, values);

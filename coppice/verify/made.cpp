@@ -11,8 +11,8 @@
 #include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
-#include "coppice/families/expert_layout.h"
 #include "coppice/grow/grown_weights.h"
+#include "coppice/models/expert_layout.h"
 #include "coppice/verify/difference_detail.h"
 #include "coppice/verify/expert_content.h"
 #include "coppice/verify/names.h"
@@ -20,12 +20,12 @@
 namespace coppice::verify {
 namespace {
 
-using families::ExpertMatrix;
 using families::Model;
 using families::Role;
 using families::TensorSlot;
 using grow::GrownModel;
 using io::Checkpoint;
+using models::ExpertMatrix;
 using output::OutputTensor;
 
 /// The place of each matrix of each expert, for a model with another layout than the one before. The list is built on
@@ -45,11 +45,11 @@ class MatrixPlaces {
       const Checkpoint::Entry entry = model_.checkpoint.at(slot->name);
       if (entry.info->dtype != dtype || at.rows != place.rows || at.cols != place.cols) return std::nullopt;
       seen.insert(slot);
-      const auto slice = families::expert_slice(*slot, entry.info->bytes, model_.config.num_experts, expert);
+      const auto slice = models::expert_slice(*slot, entry.info->bytes, model_.config.num_experts, expert);
       std::vector<std::byte> stored(slice.bytes);
       entry.file->read(entry.info->offset + slice.offset, stored);
       std::vector<std::byte> matrix(static_cast<size_t>(at.rows * at.cols) * io::dtype_bytes(dtype));
-      families::gather(at, io::dtype_bytes(dtype), stored, matrix);
+      models::gather(at, io::dtype_bytes(dtype), stored, matrix);
       return matrix;
     }
     return std::nullopt;
@@ -59,7 +59,7 @@ class MatrixPlaces {
   void list() const {
     for (const TensorSlot& slot : model_.slots) {
       if (!families::is_expert(slot.role())) continue;
-      for (const ExpertMatrix& place : families::expert_matrices(slot, model_.config.num_experts))
+      for (const ExpertMatrix& place : models::expert_matrices(slot, model_.config.num_experts))
         places_[{slot.layer, slot.rule->layout.stacked ? -1 : slot.expert, place.role}] = {&slot, place};
     }
   }
@@ -86,7 +86,7 @@ struct Outcome {
 Outcome compare_matrices(const OutputTensor& wanted, const TensorSlot& slot, const GrownModel& made,
                          const MatrixPlaces& places, std::string_view maker) {
   Outcome outcome;
-  const auto matrices = families::expert_matrices(slot, made.plan.experts_after);
+  const auto matrices = models::expert_matrices(slot, made.plan.experts_after);
   if (matrices.empty()) return {cat("'", slot.name, "': is missing"), {}};
   const size_t width = io::dtype_bytes(wanted.info.dtype);
   std::vector<std::byte> bytes, matrix;
@@ -96,7 +96,7 @@ Outcome compare_matrices(const OutputTensor& wanted, const TensorSlot& slot, con
     wanted.pieces[i].fill(0, bytes);
     for (const ExpertMatrix& place : matrices) {
       matrix.resize(static_cast<size_t>(place.rows * place.cols) * width);
-      families::gather(place, width, bytes, matrix);
+      models::gather(place, width, bytes, matrix);
       const auto found = places.read(slot, expert, place, wanted.info.dtype, outcome.seen);
       const std::string what = cat("'", slot.name, "': ", families::role_name(place.role), " of expert ", expert);
       if (!found) return {cat("'", slot.name, "': is missing"), {}};
@@ -170,9 +170,9 @@ void report_strangers(const GrownModel& made, const Places& places, const std::s
 }
 
 /// Opens the optimizer state; if it is broken, reports a problem and returns none.
-std::optional<families::OptimizerState> open_state(const Model& model, VerifyResult& result, bool& broken) {
+std::optional<models::OptimizerState> open_state(const Model& model, VerifyResult& result, bool& broken) {
   try {
-    return families::OptimizerState::open(model);
+    return models::OptimizerState::open(model);
   } catch (const Error& error) {
     if (error.code == ErrorCode::kInterrupted || error.code == ErrorCode::kIo) throw;
     result.problems.emplace_back(error.what());

@@ -9,7 +9,7 @@
 
 namespace coppice::verify::detail {
 
-ExpertContents::ExpertContents(const families::ExpertParts& parts, int64_t layer, const ExpertFactors& factors,
+ExpertContents::ExpertContents(const models::ExpertParts& parts, int64_t layer, const ExpertFactors& factors,
                                size_t threads)
     : experts_(static_cast<size_t>(parts.model().config.num_experts)), factors_(factors) {
   parallel_for(experts_.size(), threads, [&](size_t i) {

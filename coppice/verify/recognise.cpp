@@ -24,8 +24,8 @@ using detail::FoundCopy;
 using detail::LayerRows;
 using detail::NearMatrix;
 using detail::Pattern;
-using families::ExpertParts;
 using families::Role;
+using models::ExpertParts;
 
 constexpr double kRecognised = 0.2;  ///< least cosine by which a matrix or a router row counts as derived from another
 constexpr double kTooShort = 5;  ///< and at least this many standard deviations of the cosine of random values, but ...

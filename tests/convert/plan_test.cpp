@@ -100,9 +100,9 @@ TEST(ConversionPlanMake, RefusesNumbersThatDoNotFit) {
 }
 
 TEST(ConversionPlanMake, RefusesDenseFamiliesThatItDoesNotKnow) {
-  families::ModelSizes sizes;
+  models::ModelSizes sizes;
   sizes.family = "olmoe";
-  const auto moe = families::read_config(families::make_config(sizes, io::Dtype::kF32), "example");
+  const auto moe = families::read_config(models::make_config(sizes, io::Dtype::kF32), "example");
   expect_error(ErrorCode::kUnsupported, {"olmoe has experts already", "coppice expand"},
                [&] { (void)make_conversion_plan(moe, 1, ConversionOptions{}); });
 }

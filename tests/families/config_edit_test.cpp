@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "coppice/families/count_keys_detail.h"
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/hand_made_models.h"
 
@@ -18,11 +18,11 @@ Json parse(std::string_view text) { return Json::parse(text, "test"); }
 
 ModelConfig read_with(std::string_view model_type, std::string_view more) {
   const Family& family = family_of(model_type);
-  Json config =
-      family.surgery_only
-          ? surgery_config(std::string(model_type), std::string(family.experts_keys.front()), 4,
-                           std::string(family.top_k_key))
-          : make_config({.family = std::string(model_type), .num_kv_heads = 4, .num_experts = 4}, io::Dtype::kF32);
+  Json config = family.surgery_only
+                    ? surgery_config(std::string(model_type), std::string(family.experts_keys.front()), 4,
+                                     std::string(family.top_k_key))
+                    : models::make_config({.family = std::string(model_type), .num_kv_heads = 4, .num_experts = 4},
+                                          io::Dtype::kF32);
   const Json extra = parse(more);
   for (const auto& [key, value] : extra.members()) config[key] = value;
   return read_config(config, "test");

@@ -9,15 +9,15 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 
 namespace {
 
 using coppice::Error;
 using coppice::ErrorCode;
-using coppice::families::ModelSizes;
+using coppice::models::ModelSizes;
 
-void set(ModelSizes& sizes, const std::string& key, int64_t value) {
+void set(models::ModelSizes& sizes, const std::string& key, int64_t value) {
   const std::map<std::string, int64_t*> numbers = {
       {"vocab_size", &sizes.vocab_size},      {"model_dim", &sizes.model_dim},
       {"num_layers", &sizes.num_layers},      {"num_heads", &sizes.num_heads},
@@ -40,7 +40,7 @@ void set(ModelSizes& sizes, const std::string& key, int64_t value) {
 void generate(std::span<char*> args) {
   if (args.size() < 4)
     throw Error(ErrorCode::kUsage, "usage: families_generate DIRECTORY FAMILY DTYPE [KEY=NUMBER ...]");
-  ModelSizes sizes;
+  models::ModelSizes sizes;
   sizes.family = args[2];
   coppice::io::Dtype dtype{};
   if (!coppice::io::parse_dtype(args[3], dtype))
@@ -51,8 +51,8 @@ void generate(std::span<char*> args) {
     set(sizes, parts[0], std::stoll(parts[1]));
   }
   constexpr uint64_t kSeed = 7, kShardBytes = 64 << 10;  // small shards, so that loaders have several to put together
-  coppice::families::write_random_model(args[1], coppice::families::make_config(sizes, dtype), dtype, kSeed, 0.05,
-                                        kShardBytes);
+  coppice::models::write_random_model(args[1], coppice::models::make_config(sizes, dtype), dtype, kSeed, 0.05,
+                                      kShardBytes);
 }
 
 }  // namespace

@@ -56,9 +56,9 @@ class Match : public ::testing::Test {
   }
 
   static Json config_of(std::string_view family) {
-    ModelSizes sizes;
+    models::ModelSizes sizes;
     sizes.family = family;
-    return make_config(sizes, io::Dtype::kF32);
+    return models::make_config(sizes, io::Dtype::kF32);
   }
 
   fs::path directory_;

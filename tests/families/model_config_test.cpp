@@ -7,7 +7,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 
 namespace coppice::families {
 namespace {
@@ -18,10 +18,10 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 Json config_of(std::string_view family) {
-  ModelSizes sizes;
+  models::ModelSizes sizes;
   sizes.family = family;
   if (family_of(family).has_latent_attention) sizes.num_kv_heads = sizes.num_heads;
-  return make_config(sizes, io::Dtype::kF32);
+  return models::make_config(sizes, io::Dtype::kF32);
 }
 
 ModelConfig read_with(std::string_view family, std::string_view key, Json value) {
@@ -281,11 +281,11 @@ TEST(WithNumExperts, RewritesEveryAliasAndNothingElse) {
 
 TEST(MakeConfig, RefusesSizesThatTheFamilyCannotHave) {
   const auto refused = [](std::string_view family, auto change) {
-    ModelSizes sizes;
+    models::ModelSizes sizes;
     sizes.family = family;
     change(sizes);
     try {
-      (void)make_config(sizes, io::Dtype::kF32);
+      (void)models::make_config(sizes, io::Dtype::kF32);
       return std::string("accepted");
     } catch (const Error& error) {
       EXPECT_EQ(error.code, ErrorCode::kUsage) << error.what();

@@ -5,9 +5,9 @@
 #include <gtest/gtest.h>
 
 #include "coppice/base/text.h"
-#include "coppice/families/expert_parts.h"
-#include "coppice/families/generate.h"
 #include "coppice/families/packed_layout.h"
+#include "coppice/models/expert_parts.h"
+#include "coppice/models/generate.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/hand_made_models.h"
 #include "tests/testing/temp_dir.h"
@@ -39,10 +39,10 @@ std::vector<HandMadeTensor> tensors_of(const std::filesystem::path& directory) {
 
 /// The same model in its second layout: random weights of those shapes.
 std::filesystem::path packed_model(const std::filesystem::path& directory, std::string_view family,
-                                   const ModelSizes& sizes = {}) {
-  ModelSizes all = sizes;
+                                   const models::ModelSizes& sizes = {}) {
+  models::ModelSizes all = sizes;
   all.family = family;
-  const Json json = make_config(all, io::Dtype::kF32);
+  const Json json = models::make_config(all, io::Dtype::kF32);
   ModelConfig config = read_config(json, "test");
   config.family = packed_layout(*config.family);
   std::vector<HandMadeTensor> tensors;
@@ -59,7 +59,7 @@ TEST(OpenPackedModel, ReadsWhatTransformersHasInMemory) {
     const Model packed = open_model(packed_model(dir / family, family));
     EXPECT_EQ(count_parameters(packed.config).total, count_parameters(packed).total);
     EXPECT_EQ(packed.config.family->model_type, family);
-    const ExpertParts parts(packed);
+    const models::ExpertParts parts(packed);
     ASSERT_EQ(parts.of(1, 3).size(), 2u);
     EXPECT_EQ(parts.of(1, 3)[0].slot->role(), Role::kExpertGateUp);
   }
@@ -69,7 +69,7 @@ TEST(OpenPackedModel, ReadsWhatTransformersHasInMemory) {
 
 TEST(OpenPackedModel, TellsLayoutsApartWhereShapesDoNot) {  // model dimension = width = experts
   const TempDir dir;
-  const ModelSizes square{.model_dim = 32, .num_heads = 2, .num_experts = 32, .top_k = 2, .expert_width = 32};
+  const models::ModelSizes square{.model_dim = 32, .num_heads = 2, .num_experts = 32, .top_k = 2, .expert_width = 32};
   EXPECT_EQ(open_model(packed_model(dir / "packed", "qwen3_moe", square)).config.family,
             packed_layout(family_of("qwen3_moe")));
   const Model plain = open_model(tiny_model(dir / "plain", "qwen3_moe", {.sizes = square}));

@@ -4,9 +4,9 @@
 #include <gtest/gtest.h>
 
 #include "coppice/base/text.h"
-#include "coppice/families/expert_parts.h"
-#include "coppice/families/generate.h"
 #include "coppice/families/routing_class.h"
+#include "coppice/models/expert_parts.h"
+#include "coppice/models/generate.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/hand_made_models.h"
 #include "tests/testing/temp_dir.h"
@@ -55,7 +55,7 @@ TEST(OpenSurgeryModel, LearnsFromTheWeightsWhichLayersHaveExperts) {
   EXPECT_EQ(model.layers_with_experts, std::vector<int64_t>{1});
   EXPECT_EQ(model.config.expert_width, 4);
   EXPECT_THAT(model.config.unsupported_in_nn, ::testing::Not(::testing::IsEmpty()));
-  const ExpertParts parts(model);
+  const models::ExpertParts parts(model);
   EXPECT_EQ(parts.of(1, 2).size(), 3u);
   EXPECT_EQ(parts.of(1, 2)[0].slot->name, "model.layers.1.feed_forward.experts.2.gate_proj.weight");
 }
@@ -159,7 +159,7 @@ TEST(ReadSurgeryConfig, FollowsKeysIntoObjectsAndTakesListsOfTopK) {
 }
 
 TEST(ReadSurgeryConfig, CountsGroupsOnlyWhereTheyAreUsed) {
-  Json config = make_config({.family = "deepseek_v2", .num_kv_heads = 4, .num_experts = 8}, io::Dtype::kF32);
+  Json config = models::make_config({.family = "deepseek_v2", .num_kv_heads = 4, .num_experts = 8}, io::Dtype::kF32);
   config["n_group"] = 4;
   config["topk_group"] = 2;
   config["topk_method"] = "greedy";
@@ -172,7 +172,7 @@ TEST(RoutingClass, FollowsTheConfiguration) {
   const auto class_of = [](const char* model_type, const char* key = nullptr, const Json& value = {}) {
     const Family& family = family_of(model_type);
     Json config = family.surgery_only ? surgery_config(model_type, std::string(family.experts_keys.front()), 8)
-                                      : make_config({.family = model_type, .num_kv_heads = 4}, io::Dtype::kF32);
+                                      : models::make_config({.family = model_type, .num_kv_heads = 4}, io::Dtype::kF32);
     if (key != nullptr) config[key] = value;
     return routing_class_info(routing_class(read_config(config, "test").routing)).name;
   };

@@ -6,7 +6,7 @@
 #include <set>
 
 #include "coppice/base/error.h"
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 #include "tests/testing/tiny_models.h"
 
 namespace coppice::families {
@@ -20,8 +20,8 @@ std::string family_name(const ::testing::TestParamInfo<const Family*>& info) {
   return std::string(info.param->model_type);
 }
 
-ModelSizes sizes_of(const Family& family) {
-  ModelSizes sizes;
+models::ModelSizes sizes_of(const Family& family) {
+  models::ModelSizes sizes;
   sizes.family = family.model_type;
   sizes.shared_width = family.has_shared() ? 64 : 0;
   if (family.has_latent_attention) sizes.num_kv_heads = sizes.num_heads;
@@ -58,8 +58,8 @@ TEST_P(FamilyTable, HasExpertsExactlyIfItsLayersDo) {
 }
 
 TEST_P(FamilyTable, ConfigurationReadsBackAsTheSizesItWasMadeFrom) {
-  const ModelSizes sizes = sizes_of(*GetParam());
-  const ModelConfig config = read_config(make_config(sizes, io::Dtype::kBf16), "made");
+  const models::ModelSizes sizes = sizes_of(*GetParam());
+  const ModelConfig config = read_config(models::make_config(sizes, io::Dtype::kBf16), "made");
   EXPECT_EQ(config.num_layers, sizes.num_layers);
   EXPECT_EQ(config.model_dim, sizes.model_dim);
   EXPECT_EQ(config.vocab_size, sizes.vocab_size);
@@ -81,7 +81,7 @@ TEST_P(FamilyTable, ConfigurationReadsBackAsTheSizesItWasMadeFrom) {
 }
 
 TEST_P(FamilyTable, CountsTheElementsOfTheTensorsItExpects) {
-  const ModelConfig config = read_config(make_config(sizes_of(*GetParam()), io::Dtype::kF32), "made");
+  const ModelConfig config = read_config(models::make_config(sizes_of(*GetParam()), io::Dtype::kF32), "made");
   int64_t total = 0, experts = 0;
   for (const TensorSlot& slot : expected_tensors(config)) {
     int64_t elements = 1;
@@ -99,7 +99,7 @@ TEST_P(FamilyTable, CountsTheElementsOfTheTensorsItExpects) {
 }
 
 TEST_P(FamilyTable, NamesAgreeWithTheExpectedTensors) {
-  const ModelConfig config = read_config(make_config(sizes_of(*GetParam()), io::Dtype::kF32), "made");
+  const ModelConfig config = read_config(models::make_config(sizes_of(*GetParam()), io::Dtype::kF32), "made");
   for (const TensorSlot& slot : expected_tensors(config)) {
     EXPECT_EQ(tensor_name(config, slot.role(), slot.layer, slot.expert), slot.name);
   }

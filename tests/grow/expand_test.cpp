@@ -2,9 +2,9 @@
 
 #include <set>
 
-#include "coppice/families/expert_parts.h"
-#include "coppice/families/generate.h"
 #include "coppice/grow/grow.h"
+#include "coppice/models/expert_parts.h"
+#include "coppice/models/generate.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/plan/text.h"
 #include "tests/testing/any_family.h"
@@ -40,14 +40,14 @@ INSTANTIATE_TEST_SUITE_P(Upcycle, EveryFamily, ::testing::ValuesIn(testing::moe_
 TEST_P(EveryFamily, ReplicasEqualTheirParentByteForByte) {
   const TempDir dir;
   const auto before = families::open_model(testing::any_model(dir / "m", GetParam()));
-  const families::ExpertParts parents(before);
+  const models::ExpertParts parents(before);
   for (const char* count : {"2x", "3x", "1.5x", "5"}) {
     SCOPED_TRACE(count);
     const auto out = dir / (std::string("out") + count);
     const GrowthPlan plan = grow(dir / "m", out, {.experts = plan::ExpertCount::from_text(count)});
     const auto after = families::open_model(out);  // strict: nothing is missing
     EXPECT_EQ(after.config.num_experts, plan.experts_after);
-    const families::ExpertParts children(after);
+    const models::ExpertParts children(after);
     for (const methods::LayerPlan& layer : plan.layers) {
       for (size_t child = 0; child < layer.children.size(); ++child) {
         const auto was = parents.of(layer.layer, layer.children[child].parent);

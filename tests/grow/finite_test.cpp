@@ -29,6 +29,7 @@ using matrix::MatrixBytes;
 namespace fs = std::filesystem;
 using families::Role;
 using io::Dtype;
+using methods::Moment;
 using testing::Bytes;
 using testing::example_plan;
 using testing::expect_error;
@@ -195,9 +196,9 @@ TEST_P(FiniteMoments, NameLayerAndExpertOrKeepTheValues) {
     std::vector<float> expert(48), before(12, 1.0f), router(24);
     before[4] = bad;
     const auto grow = [&] {
-      grow_expert_moment(plan, kLayer, {2, 1}, Role::kExpertUp, MomentKind::kExpAvgSq, source, source, expert);
+      grow_expert_moment(plan, kLayer, {2, 1}, Role::kExpertUp, Moment::kSecond, source, source, expert);
     };
-    const auto grow_rows = [&] { grow_router_moment(plan, kLayer, MomentKind::kExpAvg, before, 3, router); };
+    const auto grow_rows = [&] { grow_router_moment(plan, kLayer, Moment::kFirst, before, 3, router); };
     if (name == "reset" || name == "copy") {
       grow();
       grow_rows();

@@ -7,7 +7,6 @@
 #include <cstring>
 
 #include "coppice/base/sha256.h"
-#include "coppice/matrix/lane_sum.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/optimizer_init.h"
 #include "coppice/methods/router_init.h"
@@ -20,6 +19,7 @@ namespace {
 using families::Role;
 using io::Dtype;
 using methods::Child;
+using methods::Moment;
 using plan::GrowthPlan;
 using testing::example_plan;
 using testing::normal_values;
@@ -67,7 +67,7 @@ std::vector<std::byte> grow_one(const GrowthPlan& plan, const Child& child, Role
 
 std::vector<float> grow_moment_of(const GrowthPlan& plan, const Child& child, Role role, const Stack& moments) {
   std::vector<float> out(static_cast<size_t>(moments.rows * moments.cols));
-  grow_expert_moment(plan, kLayer, child, role, MomentKind::kExpAvg, moments.source(), moments.source(), out);
+  grow_expert_moment(plan, kLayer, child, role, Moment::kFirst, moments.source(), moments.source(), out);
   return out;
 }
 
@@ -254,7 +254,7 @@ TEST(GrowSelectionBias, OfNewExpertsIsTheirParentsOrZero) {
 std::vector<float> grow_moment(const GrowthPlan& plan, const Child& child, const Stack& moments, const Stack& weights,
                                Role role = Role::kExpertUp) {
   std::vector<float> out(static_cast<size_t>(moments.rows * moments.cols));
-  grow_expert_moment(plan, kLayer, child, role, MomentKind::kExpAvg, moments.source(), weights.source(), out);
+  grow_expert_moment(plan, kLayer, child, role, Moment::kFirst, moments.source(), weights.source(), out);
   return out;
 }
 
@@ -281,7 +281,7 @@ TEST_P(GrowMoments, OfRouterRowsFollowTheStrategyRowByRow) {
   const auto plan = example_plan(3, 2, {"drop_units", {}}, {"copy_noise", {}}, {std::string(GetParam()->name), {}});
   const std::vector<float> before{1, 2, 3, 4, 5, 6};
   std::vector<float> out(12);
-  grow_router_moment(plan, kLayer, MomentKind::kExpAvg, before, 2, out);
+  grow_router_moment(plan, kLayer, Moment::kFirst, before, 2, out);
   const std::map<std::string_view, std::vector<float>> wanted{
       {"reset", {0, 0, 0, 0, 0, 0}},       {"copy", before},
       {"share", {0.5, 1, 1.5, 2, 2.5, 3}}, {"scale", {0.5, 1, 1.5, 2, 2.5, 3}},

@@ -3,7 +3,7 @@
 #include <optional>
 
 #include "coppice/base/text.h"
-#include "coppice/families/optimizer_state.h"
+#include "coppice/models/optimizer_state.h"
 #include "tests/testing/checkpoints.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
@@ -43,8 +43,8 @@ struct Grown {
     plan = grow(dir / "m", dir / "out", options, {.threads = 2});
     before.emplace(families::open_model(dir / "m"));
     after.emplace(families::open_model(dir / "out"));
-    was.emplace(*families::OptimizerState::open(*before));
-    is.emplace(*families::OptimizerState::open(*after));
+    was.emplace(*models::OptimizerState::open(*before));
+    is.emplace(*models::OptimizerState::open(*after));
   }
   std::string parent_name(const LayerPlan& layer, size_t child, Role role) const {
     return name_of(*before, role, layer.layer, layer.children[child].parent);
@@ -55,7 +55,7 @@ struct Grown {
 
   plan::GrowthPlan plan;
   std::optional<families::Model> before, after;
-  std::optional<families::OptimizerState> was, is;
+  std::optional<models::OptimizerState> was, is;
 };
 
 TEST(OptimizerStateGrow, CopyGivesChildrenTheirParentsMomentsAndSteps) {

@@ -5,9 +5,9 @@
 #include <algorithm>
 
 #include "coppice/base/text.h"
-#include "coppice/families/expert_parts.h"
-#include "coppice/families/generate.h"
 #include "coppice/methods/expert_init.h"
+#include "coppice/models/expert_parts.h"
+#include "coppice/models/generate.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/plan/undo.h"
 #include "coppice/verify/verify.h"
@@ -23,8 +23,8 @@ using methods::MethodChoice;
 using verify::VerifyResult;
 
 namespace fs = std::filesystem;
-using families::ExpertMatrix;
 using families::Role;
+using models::ExpertMatrix;
 using testing::expect_error;
 using testing::f32_tensor;
 using testing::grow;
@@ -110,14 +110,14 @@ Tensors gpt_oss() {  // [E, H, 2I] alternating, [E, I, H]
 }
 
 Json gpt_oss_config() {
-  return families::make_config({.family = "gpt_oss",
-                                .model_dim = kModel,
-                                .num_layers = 1,
-                                .num_heads = 2,
-                                .head_dim = 4,
-                                .num_experts = kExperts,
-                                .expert_width = kWidth},
-                               io::Dtype::kF32);
+  return models::make_config({.family = "gpt_oss",
+                              .model_dim = kModel,
+                              .num_layers = 1,
+                              .num_heads = 2,
+                              .head_dim = 4,
+                              .num_experts = kExperts,
+                              .expert_width = kWidth},
+                             io::Dtype::kF32);
 }
 
 /// With whatever else a model of that configuration has.
@@ -168,12 +168,12 @@ std::vector<Layout> layouts() {
 std::map<Role, testing::Bytes> matrices(const fs::path& path, int64_t expert) {
   const auto model = families::open_model(path);
   std::map<Role, testing::Bytes> out;
-  for (const auto& part : families::ExpertParts(model).of(0, expert)) {
-    for (const ExpertMatrix& place : families::expert_matrices(*part.slot, model.config.num_experts)) {
+  for (const auto& part : models::ExpertParts(model).of(0, expert)) {
+    for (const ExpertMatrix& place : models::expert_matrices(*part.slot, model.config.num_experts)) {
       if (families::is_bias(place.role)) continue;
       testing::Bytes& matrix = out[place.role];
       matrix.resize(static_cast<size_t>(place.rows * place.cols) * sizeof(float));
-      families::gather(place, sizeof(float), part.data(), matrix);
+      models::gather(place, sizeof(float), part.data(), matrix);
     }
   }
   return out;

@@ -14,8 +14,8 @@
 
 #include "coppice/io/dtype.h"
 #include "coppice/kernels/moe.h"
+#include "coppice/kernels/moe_detail.h"
 #include "coppice/kernels/moe_sorted_detail.h"
-#include "coppice/kernels/pair_order_detail.h"
 #include "coppice/kernels/sorted_rows_pieces_detail.h"
 #include "tests/kernels/moe_layers.h"
 #include "tests/testing/errors.h"
@@ -46,10 +46,10 @@ struct OnHost {
   template <class Piece>
   void each_row(int64_t rows, const Piece& piece) const {
     for (int64_t row = 0; row < rows; ++row) {
-      float lanes[detail::kSumLanes];
-      for (int lane = 0; lane < detail::kSumLanes; ++lane) lanes[lane] = piece(row, lane);
-      for (int half = detail::kSumLanes / 2; half > 0; half /= 2) {
-        for (int lane = 0; lane < detail::kSumLanes; ++lane) detail::add_upper_half(lanes, lane, half);
+      float lanes[detail::kRowLanes];
+      for (int lane = 0; lane < detail::kRowLanes; ++lane) lanes[lane] = piece(row, lane);
+      for (int half = detail::kRowLanes / 2; half > 0; half /= 2) {
+        for (int lane = 0; lane < detail::kRowLanes; ++lane) detail::add_upper_half(lanes, lane, half);
       }
       piece.finish(row, lanes[0]);
     }
@@ -91,17 +91,17 @@ TEST_P(SortedExperts, GiveWhatTheReferenceGives) {
 TEST_P(SortedExperts, AreOrderedAsOnTheCpu) {
   const auto layer = make_layer(GetParam());
   const detail::MoeInputs in{layer.x_TD, layer.w_gate_up_EGD, layer.w_down_EDF, layer.index_TK, layer.gate_TK};
-  const detail::KeptTables kept(in);
-  const detail::SortedRows<OnHost, float> rows({}, kept.tables);
-  const auto order = detail::order_pairs(layer.index_TK, GetParam().experts, [](int64_t count) {
+  const detail::SortedOrder found(in);
+  const detail::SortedRows<OnHost, float> rows({}, found.order, found.chunk_count.mutable_data_ptr<int32_t>());
+  const auto wanted = detail::order_pairs(in, [](int64_t count) {
     return std::max(detail::kRowQuantum, (count + detail::kRowQuantum - 1) / detail::kRowQuantum * detail::kRowQuantum);
   });
-  const auto& t = kept.tables;
-  EXPECT_EQ(std::vector<int64_t>(t.first_row, t.first_row + t.experts + 1), order.first_row);
-  EXPECT_EQ(std::vector<int32_t>(t.row_of_pair, t.row_of_pair + t.pairs()), order.row_of_pair);
-  ASSERT_GE(t.rows(), order.num_rows());
-  EXPECT_EQ(std::vector<int32_t>(t.pair_of_row, t.pair_of_row + order.num_rows()), order.pair_of_row);
-  for (int64_t row = order.num_rows(); row < t.rows(); ++row) EXPECT_EQ(t.pair_of_row[row], -1);
+  const int64_t last = wanted.order.rows;
+  EXPECT_TRUE(at::equal(found.first_row, wanted.first_row));
+  EXPECT_TRUE(at::equal(found.row_of_pair, wanted.row_of_pair));
+  ASSERT_GE(found.order.rows, last);
+  EXPECT_TRUE(at::equal(found.pair_of_row.narrow(0, 0, last), wanted.pair_of_row));
+  for (int64_t row = last; row < found.order.rows; ++row) EXPECT_EQ(found.order.pair_of_row[row], -1);
 }
 
 TEST(SortedExpertsRouting, TakesAnyChoiceOfExperts) {

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <set>
 
-#include "coppice/matrix/lane_sum.h"
+#include "coppice/matrix/mean_std.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/growth_examples.h"
 

@@ -26,17 +26,17 @@ using coppice::testing::TempDir;
 using coppice::testing::tiny_model;
 using families::Role;
 
-constexpr families::ModelSizes kSizes{.vocab_size = 61,
-                                      .model_dim = 32,
-                                      .num_layers = 3,
-                                      .num_heads = 4,
-                                      .num_kv_heads = 2,
-                                      .head_dim = 8,
-                                      .num_experts = 6,
-                                      .top_k = 2,
-                                      .expert_width = 20,
-                                      .dense_width = 28,
-                                      .max_positions = 64};
+constexpr models::ModelSizes kSizes{.vocab_size = 61,
+                                    .model_dim = 32,
+                                    .num_layers = 3,
+                                    .num_heads = 4,
+                                    .num_kv_heads = 2,
+                                    .head_dim = 8,
+                                    .num_experts = 6,
+                                    .top_k = 2,
+                                    .expert_width = 20,
+                                    .dense_width = 28,
+                                    .max_positions = 64};
 
 class DecoderOf : public ::testing::TestWithParam<std::string_view> {
  protected:

@@ -233,8 +233,8 @@ TEST(MakePlan, IsTheSameForTheSameSeed) {
 // num_hidden_layers = first_k_dense_replace: what experts there are lie in layers for multi-token prediction.
 TEST(MakePlan, RefusesAModelWithoutALayerOfExperts) {
   for (const char* family : {"glm4_moe", "deepseek_v3"}) {
-    families::ModelSizes sizes{.family = family, .num_kv_heads = 4};
-    Json json = families::make_config(sizes, io::Dtype::kF32);
+    models::ModelSizes sizes{.family = family, .num_kv_heads = 4};
+    Json json = models::make_config(sizes, io::Dtype::kF32);
     json["first_k_dense_replace"] = json.at("num_hidden_layers");
     const auto config = families::read_config(json, "test");
     testing::expect_error(ErrorCode::kUnsupported, {"all of its 2 layers are dense"},

@@ -16,7 +16,7 @@ namespace {
 
 using families::GateFunction;
 using families::Role;
-using grow::MomentKind;
+using methods::Moment;
 using testing::example_config;
 using testing::normal_values;
 
@@ -168,7 +168,7 @@ TEST(Split, KeepsTheFunctionOfEveryRouter) {
 }
 
 TEST(Split, KeepsTheSharedExpertAndTheWidthOfAllExperts) {
-  const auto config = example_config("glm4_moe", {.shared_width = families::ModelSizes{}.expert_width});
+  const auto config = example_config("glm4_moe", {.shared_width = models::ModelSizes{}.expert_width});
   const auto plan = make_plan(config, {.split = 2}, nullptr);
   const auto after = families::read_config(grown_config(config, plan), "after");
   EXPECT_EQ(after.num_experts, 2 * config.num_experts);
@@ -187,13 +187,13 @@ TEST(Split, CutsMomentsWithTheWeights) {
     return matrix::MatrixBytes{io::Dtype::kF32, 2, 4, std::as_bytes(std::span(before))};
   };
   std::vector<float> out(4);
-  const auto grow = [&](Role role, MomentKind kind) {
+  const auto grow = [&](Role role, Moment kind) {
     grow::grow_expert_moment(plan, 0, {1, 1}, role, kind, source, source, out);
     return out;
   };
-  EXPECT_EQ(grow(Role::kExpertDown, MomentKind::kExpAvg), (std::vector<float>{1.5, 2, 3.5, 4}));
-  EXPECT_EQ(grow(Role::kExpertDown, MomentKind::kExpAvgSq), (std::vector<float>{0.75, 1, 1.75, 2}));
-  EXPECT_EQ(grow(Role::kExpertUp, MomentKind::kExpAvg), (std::vector<float>{5, 6, 7, 8}));
+  EXPECT_EQ(grow(Role::kExpertDown, Moment::kFirst), (std::vector<float>{1.5, 2, 3.5, 4}));
+  EXPECT_EQ(grow(Role::kExpertDown, Moment::kSecond), (std::vector<float>{0.75, 1, 1.75, 2}));
+  EXPECT_EQ(grow(Role::kExpertUp, Moment::kFirst), (std::vector<float>{5, 6, 7, 8}));
 }
 
 TEST(Split, RefusesWhatHasNoPlaceInIt) {

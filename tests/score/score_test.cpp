@@ -11,7 +11,6 @@
 
 #include "coppice/data/sampler.h"
 #include "coppice/nn/decoder.h"
-#include "coppice/score/expert_sums.h"
 #include "tests/testing/checkpoints.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
@@ -156,7 +155,7 @@ TEST(ScoreModel, TakesSecondMomentsFromTheOptimizerState) {
   testing::write_trainer(f.dir / "m");
   const auto scores = score_model(families::open_model(f.dir / "m"), f.tokens, kSettings);
   EXPECT_EQ(scores.second_moment, "trainer");
-  const auto state = families::OptimizerState::open(f.model);
+  const auto state = models::OptimizerState::open(f.model);
   const auto down = state->at(families::tensor_name(f.model.config, Role::kExpertDown, 1, 2), "exp_avg_sq");
   double v2 = 0;
   for (size_t i = 0; i < down.data().size(); i += 4) {
@@ -234,15 +233,6 @@ TEST(ScoreModel, RefusesWhatCannotBeScored) {
   odd.batch_tokens = 100;
   testing::expect_error(ErrorCode::kUsage, {"batch-tokens", "multiple", "16"},
                         [&] { (void)score_model(f.model, f.tokens, odd); });
-}
-
-TEST(ExpertDot, IsTheSameForAnyNumberOfThreads) {
-  const at::Tensor a = at::randn({5, 7, 11}), b = at::randn({5, 7, 11});
-  at::set_num_threads(1);
-  const auto one = expert_dot(a, b);
-  at::set_num_threads(2);
-  EXPECT_EQ(expert_dot(a, b), one);
-  EXPECT_NEAR(one[3], (a[3].to(at::kDouble) * b[3].to(at::kDouble)).sum().item<double>(), 1e-9);
 }
 
 }  // namespace

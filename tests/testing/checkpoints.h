@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "coppice/families/match.h"
-#include "coppice/families/optimizer_state.h"
 #include "coppice/grow/expand.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/models/optimizer_state.h"
 #include "coppice/plan/plan.h"
 #include "tests/testing/tiny_models.h"
 

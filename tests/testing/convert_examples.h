@@ -4,17 +4,17 @@
 #include <string_view>
 
 #include "coppice/convert/plan.h"
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 
 namespace coppice::testing {
 
 /// A dense model of 4 layers of 48 units.
 inline families::ModelConfig dense_config(std::string_view family = "llama", const Json& more = Json::object()) {
-  families::ModelSizes sizes;
+  models::ModelSizes sizes;
   sizes.family = family;
   sizes.num_layers = 4;
   sizes.dense_width = 48;
-  Json json = families::make_config(sizes, io::Dtype::kF32);
+  Json json = models::make_config(sizes, io::Dtype::kF32);
   for (const auto& [key, value] : more.members()) json[key] = value;
   return families::read_config(json, "example");
 }

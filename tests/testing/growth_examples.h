@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "coppice/families/generate.h"
 #include "coppice/methods/expert_init.h"
+#include "coppice/models/generate.h"
 #include "coppice/plan/plan.h"
 #include "coppice/plan/utility.h"
 
@@ -16,11 +16,11 @@ namespace coppice::testing {
 
 /// The configuration of a tiny model: 3 layers of 8 experts, top-2. glm4_moe has a selection bias, mixtral no bias at
 /// all.
-inline families::ModelConfig example_config(std::string_view family, families::ModelSizes sizes = {}) {
+inline families::ModelConfig example_config(std::string_view family, models::ModelSizes sizes = {}) {
   sizes.family = family;
   sizes.num_layers = 3;
-  if (sizes.num_experts == families::ModelSizes{}.num_experts) sizes.num_experts = 8;
-  return families::read_config(families::make_config(sizes, io::Dtype::kF32), "example");
+  if (sizes.num_experts == models::ModelSizes{}.num_experts) sizes.num_experts = 8;
+  return families::read_config(models::make_config(sizes, io::Dtype::kF32), "example");
 }
 
 /// Scores of `config` under gradient_squared: expert e of layer l has e + 1 + l in both parts.

@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "coppice/families/generate.h"
+#include "coppice/models/generate.h"
 
 namespace coppice::testing {
 
@@ -18,8 +18,8 @@ inline std::vector<const families::Family*> trained_families() {
 }
 
 struct TinyModel {
-  families::ModelSizes sizes = {};  ///< `family` is set from the argument
-  Json config = Json::object();     ///< members that replace or join those of config.json
+  models::ModelSizes sizes = {};  ///< `family` is set from the argument
+  Json config = Json::object();   ///< members that replace or join those of config.json
   io::Dtype dtype = io::Dtype::kF32;
   uint64_t seed = 1;
   double std = 0.05;
@@ -33,10 +33,10 @@ inline std::filesystem::path tiny_model(const std::filesystem::path& directory, 
                                         TinyModel overrides = {}) {
   overrides.sizes.family = family;
   if (families::family_of(family).has_latent_attention) overrides.sizes.num_kv_heads = overrides.sizes.num_heads;
-  Json config = families::make_config(overrides.sizes, overrides.dtype);
+  Json config = models::make_config(overrides.sizes, overrides.dtype);
   for (const auto& [key, value] : overrides.config.members()) config[key] = value;
-  families::write_random_model(directory, config, overrides.dtype, overrides.seed, overrides.std,
-                               overrides.max_shard_bytes);
+  models::write_random_model(directory, config, overrides.dtype, overrides.seed, overrides.std,
+                             overrides.max_shard_bytes);
   return directory;
 }
 

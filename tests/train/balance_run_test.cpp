@@ -12,7 +12,7 @@
 #include "coppice/grow/expand.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/plan/lineage.h"
-#include "coppice/train/balance.h"
+#include "coppice/step/balance.h"
 #include "coppice/train/handover.h"
 #include "coppice/train/run.h"
 #include "coppice/train/run_directory.h"
@@ -232,7 +232,7 @@ double deepest(const fs::path& checkpoint) {
   const auto parents = *plan::newest_parents(*plan::read_lineage(checkpoint));
   double out = 0;
   for (const auto& [layer, bias_E] : model.selection_bias()) {
-    out = std::max(out, std::ranges::max(depths_below_lineage(bias_E, parents.at(layer))));
+    out = std::max(out, std::ranges::max(step::depths_below_lineage(bias_E, parents.at(layer))));
   }
   return out;
 }

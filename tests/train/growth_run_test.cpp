@@ -136,6 +136,26 @@ TEST(GrowInMidRunRecord, SaysWhatWasChosenAndWhy) {
   EXPECT_EQ(lines[12].find("sibling_cosine/mean"), nullptr) << "all weights are read only now and then";
 }
 
+TEST(GrowInMidRunByRecipe, IsTheSameGrowthSpelledOut) {
+  const TempDir dir;
+  auto named = growing_run(dir, R"([{"at_step": 6, "experts": "6", "score_batches": 2, "recipe": "paper",
+                                     "max_duplicates": 1}])");
+  (void)train(named);
+  auto spelled = growing_run(dir, R"([{"at_step": 6, "experts": "6", "score_batches": 2, "select": "greedy",
+      "metric": "gradient_squared", "layer_selection": "both_average", "max_duplicates": 1, "expert_init": "copy",
+      "router_init": "bias_only:delta=0.001", "optimizer_state": "reset"}])");
+  spelled.out = dir / "spelled";
+  (void)train(spelled);
+  EXPECT_EQ(losses(named.out), losses(spelled.out));
+  const auto plan = [](const fs::path& run) { return plan::GrowthPlan::read(growth_path(run, 6) / "plan.toml"); };
+  EXPECT_EQ(plan(named.out).to_json(), plan(spelled.out).to_json());
+  EXPECT_EQ(plan(named.out).optimizer_state.name, "reset");
+
+  auto bad = growing_run(dir, R"([{"at_step": 6, "experts": "6", "recipe": "papers"}])");
+  bad.out = dir / "bad";
+  expect_error(ErrorCode::kUsage, {"papers", "paper"}, [&] { (void)train(bad); });
+}
+
 // The scores of an expansion are those that `score` gives the checkpoint before, over the windows before.
 TEST(GrowInMidRunScores, AreThoseOfTheCheckpointOverTheLastBatches) {
   const TempDir dir;

@@ -7,11 +7,11 @@
 #include <cstring>
 
 #include "coppice/base/text.h"
-#include "coppice/families/optimizer_state.h"
 #include "coppice/grow/expand.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/optimizer_init.h"
 #include "coppice/methods/router_init.h"
+#include "coppice/models/optimizer_state.h"
 #include "coppice/train/checkpoint.h"
 #include "coppice/train/run.h"
 #include "tests/testing/temp_dir.h"
@@ -165,7 +165,7 @@ TEST(GrowInMemoryThenTrain, GoesOnAsFromTheExpandedCheckpoint) {
   EXPECT_TRUE(fs::exists(result.checkpoint / "coppice.json")) << "the lineage goes with the model";
 
   // A reset expert has counted its own steps since; its parent's went on.
-  const auto state = families::OptimizerState::open(grown);
+  const auto state = models::OptimizerState::open(grown);
   ASSERT_TRUE(state.has_value());
   const auto step = [&](int64_t expert) {
     const auto name = families::tensor_name(grown.config, families::Role::kExpertUp, 0, expert);

@@ -6,9 +6,9 @@
 
 #include <functional>
 
-#include "coppice/families/generate.h"
 #include "coppice/grow/expand.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/models/generate.h"
 #include "coppice/verify/verify.h"
 #include "tests/testing/checkpoints.h"
 #include "tests/testing/temp_dir.h"
@@ -23,8 +23,8 @@ using testing::TempDir;
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
 /// Writes a model with all weights alike, without computing any.
-void write_model(const fs::path& directory, const families::ModelSizes& sizes) {
-  const Json json = families::make_config(sizes, io::Dtype::kBf16);
+void write_model(const fs::path& directory, const models::ModelSizes& sizes) {
+  const Json json = models::make_config(sizes, io::Dtype::kBf16);
   fs::create_directory(directory);
   io::write_file_atomically(directory / "config.json", json.dump(2));
   std::vector<io::TensorInfo> infos;

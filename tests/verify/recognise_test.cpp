@@ -12,7 +12,7 @@
 #include <span>
 
 #include "coppice/base/text.h"
-#include "coppice/families/expert_parts.h"
+#include "coppice/models/expert_parts.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/verify/verify.h"
 #include "tests/testing/checkpoints.h"
@@ -37,14 +37,14 @@ using testing::TempDir;
 
 constexpr const char* kOk = "ok: every tensor is accounted for";
 
-const families::ModelSizes kSizes = {.vocab_size = 16,
-                                     .model_dim = 16,
-                                     .num_layers = 2,
-                                     .num_heads = 2,
-                                     .num_kv_heads = 1,
-                                     .head_dim = 8,
-                                     .expert_width = 8,
-                                     .dense_width = 16};
+const models::ModelSizes kSizes = {.vocab_size = 16,
+                                   .model_dim = 16,
+                                   .num_layers = 2,
+                                   .num_heads = 2,
+                                   .num_kv_heads = 1,
+                                   .head_dim = 8,
+                                   .expert_width = 8,
+                                   .dense_width = 16};
 
 fs::path model_of(const fs::path& directory, const Family& family) {
   if (family.surgery_only) return testing::surgery_model(directory, family);

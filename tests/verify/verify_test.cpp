@@ -524,7 +524,7 @@ TEST(LikenessOfExperts, IsByColumnsRowsAndOrder) {
     const fs::path out = dir / method;
     if (!fs::exists(out)) grow(dir / "m", out, {.expert_init = {method, {}}});
     const auto before = families::open_model(dir / "m"), after = families::open_model(out);
-    const families::ExpertParts was(before), is(after);
+    const models::ExpertParts was(before), is(after);
     const auto of_role = [role](const auto& matrices) {
       return content_of(*std::ranges::find(matrices, role, &ExpertMatrixRef::role));
     };

@@ -1,0 +1,133 @@
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/embedding.h>
+
+#include <tuple>
+
+#include "coppice/base/check.h"
+#include "coppice/kernels/rms_norm.h"
+#include "coppice/nn/rotary_detail.h"
+#include "coppice/nn/trunk_detail.h"
+
+namespace coppice::nn::detail {
+
+void check_supported(const families::ModelConfig& config) {
+  if (!config.unsupported_in_nn.empty()) {
+    throw Error(ErrorCode::kUnsupported, cat("config.json: the model has ", join(config.unsupported_in_nn),
+                                             ", which this build cannot compute (inspect and expand still work)"));
+  }
+}
+
+void check_tokens(const at::Tensor& tokens_BS, int64_t vocabulary) {
+  COPPICE_CHECK(tokens_BS.dim() == 2 && tokens_BS.scalar_type() == at::kLong && tokens_BS.is_contiguous());
+  const auto* const token = tokens_BS.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < tokens_BS.numel(); ++i) {
+    if (token[i] >= 0 && token[i] < vocabulary) continue;
+    throw Error(ErrorCode::kFormat,
+                cat("token id ", token[i], " at position ", i, ": is outside the vocabulary; wanted ids below ",
+                    vocabulary, " (check that the data was tokenized for this model)"));
+  }
+}
+
+TensorFill checkpoint_fill(const families::Model& model) {
+  return [&model](const families::TensorSlot& slot, std::span<float> values) {
+    const auto entry = model.checkpoint.at(slot.name);
+    if (!io::is_float(entry.info->dtype)) {
+      throw Error(ErrorCode::kShape,
+                  cat(entry.file->path(), ": '", slot.name, "' is ", io::dtype_name(entry.info->dtype),
+                      "; wanted F32, BF16 or F16 (dequantize the checkpoint first)"));
+    }
+    io::to_f32(entry.info->dtype, entry.data(), values);
+    entry.file->release(*entry.info);
+  };
+}
+
+void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_BS) {
+  if (!start_BS.defined()) return;
+  COPPICE_CHECK(start_BS.sizes() == tokens_BS.sizes() && start_BS.scalar_type() == at::kLong);
+  COPPICE_CHECK(start_BS.is_contiguous());
+  const int64_t positions = start_BS.size(1);
+  for (int64_t b = 0; b < start_BS.size(0); ++b) {
+    const auto* const start = start_BS.const_data_ptr<int64_t>() + b * positions;
+    for (int64_t s = 0; s < positions; ++s) {
+      COPPICE_CHECK(start[s] == s || (s > 0 && start[s] == start[s - 1]), "document start ", start[s], " at ", s);
+    }
+  }
+}
+
+at::Tensor weight_of(const Parameter& parameter) {
+  return parameter.slices.front().slot.rule->centred ? parameter.value.to(at::kFloat) + 1 : parameter.value;
+}
+
+void set_rotary_angles(BlockContext& context) {
+  std::tie(context.cos_SR, context.sin_SR) = rotary_angles(context.config->rope, context.positions);
+  if (!context.start_BS.defined()) return;
+  // Positions start again with each document: angles of every token instead of every position.
+  const auto position_T = (at::arange(context.positions, at::kLong) - context.start_BS).view({-1});
+  context.cos_SR = context.cos_SR.index_select(0, position_T);
+  context.sin_SR = context.sin_SR.index_select(0, position_T);
+}
+
+// A square root is a buffer of the model in transformers, and has its dtype; other multipliers are numbers.
+double embedding_multiplier(const families::ModelConfig& config, at::ScalarType dtype) {
+  const double exact = config.embedding_multiplier;
+  if (!config.family->multipliers.sqrt_embedding || dtype != at::kBFloat16) return exact;
+  return static_cast<double>(static_cast<float>(at::BFloat16(static_cast<float>(exact))));
+}
+
+at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD, const at::Tensor& tokens_BS) {
+  // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
+  auto x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1}));
+  if (config.embedding_multiplier != 1) x_TD = x_TD * embedding_multiplier(config, table_VD.scalar_type());
+  return x_TD.to(table_VD.scalar_type());
+}
+
+at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t positions,
+                      const ForwardOptions& options, std::vector<LayerRouting>* routing, BalanceTerms* terms) {
+  const families::ModelConfig& config = layers.config;
+  BlockContext context{.config = &config,
+                       .positions = positions,
+                       .start_BS = options.document_start_BS,
+                       .kernel = options.kernel,
+                       .keep_routing = options.keep_routing,
+                       .with_aux_loss = terms && options.aux_loss_coef != 0,
+                       .with_z_loss = terms && options.z_loss_coef != 0,
+                       .with_output_sq = options.with_output_sq,
+                       .balance_form = options.balance_form,
+                       .lineage = options.lineage,
+                       .first_token = options.first_token,
+                       .visit_feed_forward = options.visit_feed_forward,
+                       .visit_routing = options.visit_routing};
+  set_rotary_angles(context);
+  std::vector<LayerWeights> weights(static_cast<size_t>(layers.last - layers.first));
+  for (const Parameter& p : layers.parameters) {
+    if (p.layer >= 0) weights[p.layer - layers.first][p.role] = weight_of(p);
+  }
+  const auto run = options.recompute && at::GradMode::is_enabled() ? run_block_recomputed : run_block;
+
+  at::Tensor out_TD = x_TD;
+  for (int64_t layer = layers.first; layer < layers.last; ++layer) {
+    context.layer = layer;
+    const auto bias = layers.selection_bias.find(layer);
+    context.selection_bias_E = bias == layers.selection_bias.end() ? at::Tensor() : bias->second;
+    LayerRouting* const kept = routing && config.moe_layer[layer] ? &routing->emplace_back() : nullptr;
+    const BlockOutput block = run(context, weights[layer - layers.first], out_TD, kept);
+    out_TD = block.x_TD;
+    if (block.score_sum.defined()) {
+      const auto& count = kept->balance_count;
+      const bool alone = options.balance_count.empty();
+      terms->layers.push_back({block.score_sum, alone ? count : count + options.balance_count.at(layer)});
+    }
+    if (block.z_loss.defined()) {
+      terms->z_loss = terms->z_loss.defined() ? terms->z_loss + block.z_loss : block.z_loss;
+    }
+  }
+  return out_TD;
+}
+
+at::Tensor to_head(const families::ModelConfig& config, const at::Tensor& norm_D, const at::Tensor& x_TD) {
+  const auto normed_TD = kernels::rms_norm(x_TD, norm_D, config.rms_eps);
+  return config.logits_divisor == 1 ? normed_TD : normed_TD / config.logits_divisor;
+}
+
+}  // namespace coppice::nn::detail

@@ -1,0 +1,55 @@
+#pragma once
+
+// Summary metrics of one MoE layer in a step, independent of the number of experts. T tokens, E experts, K choices.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "coppice/nn/parameter.h"
+
+namespace coppice::step {
+
+/// The largest load relative to an even load: max(count) / mean(count) - 1; 0 without tokens.
+///
+/// Source   MaxVio of arXiv:2408.15664.
+double max_violation(const at::Tensor& count_E);
+
+/// The entropy of the shares of load divided by log E: 1 if all are equal, 0 if one expert has all tokens; 1 without
+/// tokens.
+double load_entropy(const at::Tensor& count_E);
+
+/// The share of experts with a count of 0.
+double dead_share(const at::Tensor& count_E);
+
+/// The number of different parents among the chosen experts, mean over tokens.
+///
+/// Shapes   index_TK int64; parents [E].
+double effective_top_k(const at::Tensor& index_TK, std::span<const uint32_t> parents);
+
+/// How similar the tokens of siblings are: the mean over copies of the sum over ids v of min(p(v), q(v)), where p and q
+/// are the shares of id v in the tokens of the copy and of its parent's first child. 1: the same distribution, 0:
+/// disjoint. No value if no pair of siblings got tokens.
+///
+/// Shapes   index_TK and token_T int64.
+std::optional<double> routing_overlap(const at::Tensor& index_TK, const at::Tensor& token_T,
+                                      std::span<const uint32_t> parents);
+
+/// The weights of one expert, tensor by tensor.
+using ExpertWeights = std::vector<std::span<const float>>;
+
+/// Cosine between all weights of two experts, whose tensors are alike.
+double weight_cosine(const ExpertWeights& a, const ExpertWeights& b);
+
+/// Mean over copies of the cosine between all weights of the copy and those of its parent's first child; no value
+/// without copies.
+///
+/// Shapes   the layer's two parameters of experts, f32 masters.
+/// Threads  at::get_num_threads(); same bits for any number of them.
+std::optional<double> sibling_cosine(const nn::Parameter& fc1, const nn::Parameter& fc2,
+                                     std::span<const uint32_t> parents);
+
+}  // namespace coppice::step
