@@ -190,7 +190,7 @@ def test_verify_needs_the_lineage_and_all_parents(model, tmp_path):
 
 
 @pytest.mark.parametrize("change, words", [
-    (lambda p: p.update(granularity=3), "granularity"), (lambda p: p.update(experts=7), "layer 0 has 8 experts, not 7"), (lambda p: p.update(surprise=1), "surprise"),
+    (lambda p: p.update(granularity=3), "granularity"), (lambda p: p.update(experts=7), "layer 0 has 8 experts; wanted 7"), (lambda p: p.update(surprise=1), "surprise"),
     (lambda p: p["layers"].update({"7": p["layers"]["0"]}), "layers"), (lambda p: p["scale"].update(down=-1), "'down': is -1"), (lambda p: p.update({"from": "qwen3"}), "qwen3"),
     (lambda p: p["layers"].update({"0": [5] * 8}), "layer 0"), (lambda p: p.update(routing="softmax_topk"), "routing"), (lambda p: p.update(router="rows"), "rows")])
 def test_an_edited_plan_is_an_error_and_no_crash(model, tmp_path, change, words):

@@ -155,7 +155,7 @@ def test_an_edited_plan_has_methods_and_parents_by_layer(model, tmp_path):
 
 
 @pytest.mark.parametrize("old, new, status, words", [
-    ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 3, 0]", 3, ["plan.toml", "layer 1", "5 experts, not 6", "the number of every layer"]),
+    ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 3, 0]", 3, ["plan.toml", "layer 1", "5 experts; wanted 6", "the number of every layer"]),
     ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 3, 0, 4]", 3, ["plan.toml", "layer 1, expert 5", "is 4"]),
     ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 2, 0, 1]", 3, ["plan.toml", "layer 1", "original of expert 3"]),
     ("1 = [0, 1, 2, 3, 0, 1]", "", 2, ["no parents for layer 1"]),

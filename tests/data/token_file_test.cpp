@@ -189,11 +189,11 @@ TEST(TokenFileOpen, RejectsHostileIndexes) {
       {"version 2", [](RawIndex& i) { i.version = 2; }},
       {"dtype code 6", [](RawIndex& i) { i.code = 6; }},
       {"dtype code 0", [](RawIndex& i) { i.code = 0; }},
-      {"promises", [](RawIndex& i) { i.sequences = kHuge; }},
-      {"promises", [](RawIndex& i) { i.sequences = kHuge / 12 + 2; }},
-      {"promises", [](RawIndex& i) { i.sequences = 3; }},
-      {"promises", [](RawIndex& i) { i.boundaries = kHuge; }},
-      {"promises", [](RawIndex& i) { i.boundaries = kHuge / 8 + 4; }},
+      {"announces", [](RawIndex& i) { i.sequences = kHuge; }},
+      {"announces", [](RawIndex& i) { i.sequences = kHuge / 12 + 2; }},
+      {"announces", [](RawIndex& i) { i.sequences = 3; }},
+      {"announces", [](RawIndex& i) { i.boundaries = kHuge; }},
+      {"announces", [](RawIndex& i) { i.boundaries = kHuge / 8 + 4; }},
       {"no document boundary", [](RawIndex& i) { i.boundaries = 0; }},
       {"follow the document boundaries", [](RawIndex& i) { i.tail = "xyz"; }},
       {"sequence 1 has length -2", [](RawIndex& i) { i.lengths[1] = -2; }},
@@ -337,7 +337,7 @@ TEST(TokenFileVocabulary, ComparesTheCardWithTheModel) {
   file.check_vocabulary(100, "abc");
   file.check_vocabulary(128, "abc");  // a model's table may be padded
   file.check_vocabulary(100, "");
-  expect_error(ErrorCode::kFormat, {"vocabulary of 100 ids", "99"}, [&] { file.check_vocabulary(99, "abc"); });
+  expect_error(ErrorCode::kFormat, {"a vocabulary of 100", "99"}, [&] { file.check_vocabulary(99, "abc"); });
   expect_error(ErrorCode::kFormat, {"tokenizer abc", "xyz"}, [&] { file.check_vocabulary(100, "xyz"); });
 }
 

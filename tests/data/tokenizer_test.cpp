@@ -157,8 +157,8 @@ TEST_F(TokenizerTest, ExplainsWhyItCannotTrain) {
   const auto train = [&](const std::vector<std::string>& documents, int64_t vocab) {
     train_tokenizer(documents, {.vocab_size = vocab}, scratch_ / "new");
   };
-  expect_error(ErrorCode::kUsage, {"tokenizer of 100 ids"}, [&] { train(sample_documents(), 100); });
-  expect_error(ErrorCode::kUsage, {"tokenizer of 90000 ids"}, [&] { train(sample_documents(), 90000); });
+  expect_error(ErrorCode::kUsage, {"tokenizer with 100 ids"}, [&] { train(sample_documents(), 100); });
+  expect_error(ErrorCode::kUsage, {"tokenizer with 90000 ids"}, [&] { train(sample_documents(), 90000); });
   expect_error(ErrorCode::kUsage, {"no text"}, [&] { train({}, 400); });
   expect_error(ErrorCode::kFormat, {"document 0: byte 1"}, [&] { train({"a\xff"}, 400); });
   expect_error(ErrorCode::kUsage, {"has a tokenizer already"},

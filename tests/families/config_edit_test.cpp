@@ -162,7 +162,7 @@ TEST(WithNumExperts, NamesTheNewExpertsInListsOfModules) {
   const Json ignored = with_num_experts(config, 6).at("quantization_config").at("ignore");
   EXPECT_EQ(ignored.items().size(), 7u);
   EXPECT_EQ(ignored.items().back(), Json("model.layers.0.mlp.experts.5.up_proj"));
-  expect_error(ErrorCode::kUnsupported, {"experts.1.up_proj", "alike"}, [] {
+  expect_error(ErrorCode::kUnsupported, {"experts.1.up_proj", "in the same way"}, [] {
     (void)with_num_experts(read_with("qwen3_moe", R"({"quantization_config": {"quant_method": "x", "ignore":
         ["model.layers.0.mlp.experts.0.up_proj"]}})"),
                            6);
@@ -180,7 +180,7 @@ TEST(WithNumExperts, NamesTheNewExpertsAsKeysToo) {
       "experts.2": {"bits": 8}, "experts.3": {"bits": 8}, "lm_head": {}})");
   EXPECT_EQ(json.at("dynamic").members().size(), 7u);
   EXPECT_EQ(json.at("dynamic").at("experts.5").at("bits"), Json(8));
-  expect_error(ErrorCode::kUnsupported, {"quantization_config.dynamic", "experts.3", "alike"}, [] {
+  expect_error(ErrorCode::kUnsupported, {"quantization_config.dynamic", "experts.3", "in the same way"}, [] {
     (void)quantised_with(R"("dynamic": {"experts.0": 8, "experts.1": 8, "experts.2": 8, "experts.3": 4})");
   });
 }

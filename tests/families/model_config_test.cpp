@@ -134,7 +134,7 @@ TEST(ReadConfig, TakesAliasesThatAgreeAndNamesThoseThatDoNot) {
 
   Json both = config_of("qwen3_moe");
   both["num_local_experts"] = 8;
-  expect_refused(both, "'num_local_experts' is 8", "'num_experts' says, 4");
+  expect_refused(both, "'num_local_experts' is 8", "value of 'num_experts', 4");
 }
 
 TEST(ReadConfig, SaysWhatTheTrainerCannotCompute) {

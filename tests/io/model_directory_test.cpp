@@ -118,7 +118,7 @@ TEST(ModelDirectoryWalk, EndsAtALimitOfDepthThatItNames) {
   EXPECT_EQ(entries, ModelDirectory::kMostFolders + 1);
   EXPECT_EQ(files.read(deep.lexically_relative(dir / "m") / "x"), "1");
   fs::create_directory(deep / "f");
-  expect_error(ErrorCode::kUnsupported, {"f/f/f", "65th", "wanted 64 at most"}, [&] { files.walk(count); });
+  expect_error(ErrorCode::kUnsupported, {"f/f/f", "depth 65", "at most 64"}, [&] { files.walk(count); });
 }
 
 TEST(ModelDirectory, FollowsLinksIntoTheBlobsOfTheHuggingFaceCacheOnly) {

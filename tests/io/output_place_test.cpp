@@ -27,7 +27,7 @@ TEST(OutputDirectory, MustBeNewAndApartFromTheInput) {
   expect_error(ErrorCode::kUsage, {"is the input"}, [&] { check_output_directory(dir / "in", dir / "in" / "."); });
   expect_error(ErrorCode::kUsage, {"lies inside"}, [&] { check_output_directory(dir / "in" / "out", dir / "in"); });
   expect_error(ErrorCode::kUsage, {"lies inside"}, [&] { check_output_directory(dir / "link" / "out", dir / "in"); });
-  expect_error(ErrorCode::kUsage, {"no name"}, [&] { check_output_directory("", dir / "in"); });
+  expect_error(ErrorCode::kUsage, {"is empty"}, [&] { check_output_directory("", dir / "in"); });
   write_text(dir / "file", "");
   expect_error(ErrorCode::kUsage, {"exists already"}, [&] { check_output_directory(dir / "file", dir / "in"); });
 }

@@ -126,7 +126,7 @@ TEST(PartialDirectory, RefusesToContinueOtherWork) {
   };
   expect_error(ErrorCode::kUsage, {"out", "other settings"}, open(kWhole, {"another plan", "source"}));
   expect_error(ErrorCode::kFormat, {"out", "source has changed"}, open(kWhole, {"plan", "another source"}));
-  expect_error(ErrorCode::kUsage, {"out", "begun in 1 part, wanted 2"}, open({1, 2}, kPlan));
+  expect_error(ErrorCode::kUsage, {"out", "begun in 1 part; wanted 2"}, open({1, 2}, kPlan));
   const PartialDirectory out(dir / "out", kWhole, true, kPlan);  // and all is there still
   EXPECT_EQ(out.done(), (Units{3, 5}));
 }
@@ -319,7 +319,7 @@ TEST(PartialDirectoryParts, MustBeOfTheSameWorkAndEachOnce) {
   };
   expect_error(ErrorCode::kIo, {"another process works on part 1/2"}, open({1, 2}, kPlan));
   expect_error(ErrorCode::kUsage, {"other settings"}, open({2, 2}, {"another plan", "source"}));
-  expect_error(ErrorCode::kUsage, {"begun in 2 parts, wanted 3"}, open({2, 3}, kPlan));
+  expect_error(ErrorCode::kUsage, {"begun in 2 parts; wanted 3"}, open({2, 3}, kPlan));
   expect_error(ErrorCode::kIo, {"another process"}, open(kWhole, kPlan));
   EXPECT_NO_THROW(open({2, 2}, kPlan)());
 }

@@ -146,7 +146,7 @@ TEST(ParseOperands, MayBeManyOrNone) {
 }
 
 TEST(ParseErrors, OfferTheNearestName) {
-  expect_error(ErrorCode::kUsage, {"'--sed'", "no option of 'grow'", "did you mean '--seed'?"},
+  expect_error(ErrorCode::kUsage, {"'--sed'", "not an option of 'grow'", "did you mean '--seed'?"},
                [] { parsed({"a", "b", "--sed", "3"}); });
   expect_error(ErrorCode::kUsage, {"'--expert'", "'--experts'"}, [] { parsed({"a", "b", "--expert=3x"}); });
   expect_error(ErrorCode::kUsage, {"'--temperature'", "known: ", "--optimizer.rate"},

@@ -132,7 +132,7 @@ TEST(ScaledTopK, WantsAWholeMultipleOfEveryExpert) {
                [&] { (void)make_plan(config, {.scale_top_k = true}, &scores); });
   auto plan = make_plan(config, {.scale_top_k = true}, nullptr);
   plan.layers[2].children.back() = {0, 2};
-  expect_refused(config, plan, {"layer 2, expert 0", "3 children", "grows by 2"});
+  expect_refused(config, plan, {"layer 2, expert 0", "3 children", "multiplied by 2"});
 }
 
 TEST(ScaledTopK, DividesTheSelectionBiasBesideSoftmaxGates) {

@@ -55,7 +55,7 @@ TEST(MergeScores, RefusesRunsThatAreNotAlike) {
   expect_refused(other, {"weight_norm", "expert 1", "differs"});
   other = run_of(3, "b");
   other.metrics.erase("batch_fisher");
-  expect_refused(other, {"has no 'batch_fisher'"});
+  expect_refused(other, {"have no 'batch_fisher'"});
   other = run_of(3, "b");
   other.metrics.at("batch_fisher").fc2.sum_sq.clear();
   expect_refused(other, {"batch_fisher", "no layer 1"});

@@ -90,7 +90,7 @@ TEST(UndoPlan, RefusesWhatItCannotTakeBack) {
   testing::expect_error(ErrorCode::kUsage, {"undo", "coppice.json"},
                         [&] { (void)undo_plan(model.config, std::nullopt); });
   testing::grow(path, dir / "split", {.split = 2});
-  testing::expect_error(ErrorCode::kUsage, {"undo", "parts"}, [&] { undo(dir / "split", dir / "no"); });
+  testing::expect_error(ErrorCode::kUsage, {"undo", "is a split"}, [&] { undo(dir / "split", dir / "no"); });
   testing::grow(path, dir / "out", {.experts = ExpertCount::from_text("2x")});
   testing::expect_error(ErrorCode::kFormat, {"coppice.json", "8 experts", "has 4"},
                         [&] { (void)undo_plan(model.config, read_lineage(dir / "out")); });

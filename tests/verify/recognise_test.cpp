@@ -332,7 +332,7 @@ TEST_P(RouterGroups, HaveTheChildrenOfOneGroupOfBefore) {
   options.allow_regroup = true;
   grow_unrecorded(dir / "m", dir / "regrouped", options);
   EXPECT_THAT(verified(dir / "m", dir / "regrouped").problems,
-              ::testing::Each(HasSubstr("router group 0 has experts of the groups 0 and 1 state of the model before")));
+              ::testing::Each(HasSubstr("router group 0 has experts of the groups 0 and 1 of the model before")));
   EXPECT_FALSE(verified(dir / "m", dir / "regrouped").ok);
 }
 

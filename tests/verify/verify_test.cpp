@@ -404,7 +404,8 @@ TEST(VerifyFiles, TellsThoseThatNoGrowthWrites) {
   EXPECT_EQ(check().problems, std::vector<std::string>{});
   EXPECT_THAT(check().not_compared, Contains("files that an expansion does not copy (original/, pytorch_model.bin)"));
   io::write_file_atomically(dir / "out" / "adapter_config.json", R"({"peft_type": "LORA"})");
-  EXPECT_THAT(check().problems, ElementsAre(HasSubstr("'adapter_config.json': the model before has no such file")));
+  EXPECT_THAT(check().problems,
+              ElementsAre(HasSubstr("'adapter_config.json': is new; the model before has no such file")));
 }
 
 struct WithMore {
@@ -462,14 +463,14 @@ class VerifyNames : public ::testing::Test {
 
 TEST_F(VerifyNames, OneChangedBitOutsideExperts) {
   edit_tensor(dir_ / "out", "model.norm.weight", flip_a_bit);
-  EXPECT_THAT(problems(), ::testing::ElementsAre(HasSubstr("'model.norm.weight': changed")));
+  EXPECT_THAT(problems(), ::testing::ElementsAre(HasSubstr("'model.norm.weight': its bytes changed")));
 }
 
 TEST_F(VerifyNames, AnOriginalThatChangedAndItsCopy) {
   const std::string original = name(Role::kExpertUp, 1), copy = name(Role::kExpertUp, 1 + model_->config.num_experts);
   for (const std::string& tensor : {original, copy}) edit_tensor(dir_ / "out", tensor, flip_a_bit);
-  EXPECT_THAT(problems(), ::testing::UnorderedElementsAre(HasSubstr(cat("'", original, "': changed")),
-                                                          HasSubstr(cat("'", copy, "': changed"))));
+  EXPECT_THAT(problems(), ::testing::UnorderedElementsAre(HasSubstr(cat("'", original, "': its bytes changed")),
+                                                          HasSubstr(cat("'", copy, "': its bytes changed"))));
   fs::remove(dir_ / "out" / "coppice.json");
   EXPECT_THAT(problems(), Contains(HasSubstr(cat("'", original, "': expert_up of original 1 changed"))));
 }
@@ -481,7 +482,7 @@ TEST_F(VerifyNames, AnExpertOfNoParent) {
     edit_tensor(dir_ / "out", name(role, 5),
                 [&](std::span<char> bytes) { std::memcpy(bytes.data(), stranger.data(), bytes.size()); });
   }
-  EXPECT_THAT(problems(), Contains(HasSubstr(cat("'", name(Role::kExpertGate, 5), "': changed"))));
+  EXPECT_THAT(problems(), Contains(HasSubstr(cat("'", name(Role::kExpertGate, 5), "': its bytes changed"))));
   fs::remove(dir_ / "out" / "coppice.json");
   EXPECT_THAT(problems(), Contains(HasSubstr(cat("'", name(Role::kExpertGate, 5), "': no parent recognised"))));
 }
