@@ -154,8 +154,9 @@ void MappedFile::check_whole() const {
 }
 
 void MappedFile::throw_truncated(uint64_t bytes_now) const {
-  throw Error(ErrorCode::kIo, cat(path_, ": was truncated from ", bytes_.size(), " to ", bytes_now,
-                                  " bytes since it was opened (do not change files until the command has ended; write it again)"));
+  throw Error(ErrorCode::kIo,
+              cat(path_, ": was truncated from ", bytes_.size(), " to ", bytes_now,
+                  " bytes since it was opened (do not change files until the command has ended; write it again)"));
 }
 
 void read_pieces(const std::filesystem::path& path, const std::function<void(std::span<const std::byte>)>& take) {

@@ -7,7 +7,7 @@
 #include <hwy/foreach_target.h>  // before highway.h
 #include <hwy/highway.h>
 
-#include "coppice/base/rng_simd_detail.h"
+#include "coppice/base/rng_detail.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace coppice::detail::HWY_NAMESPACE {

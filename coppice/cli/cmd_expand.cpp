@@ -6,7 +6,7 @@
 #include <string>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/given_family.h"

@@ -2,7 +2,7 @@
 #include <map>
 
 #include "coppice/base/log.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/cli/command.h"

@@ -3,7 +3,7 @@
 #include <iostream>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/convert/pairs.h"

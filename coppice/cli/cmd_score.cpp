@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"

@@ -1,6 +1,6 @@
 #include <iostream>
 
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/report/html.h"

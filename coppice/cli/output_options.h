@@ -12,7 +12,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/json.h"
 #include "coppice/base/log.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"

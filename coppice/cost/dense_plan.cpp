@@ -27,8 +27,8 @@ ModelSize as_mixture(const ModelSize& dense, const DensePlan& plan) {
 }
 
 std::string judge(double tokens, double compute) {
-  const std::string yours = cat("Your MoE budget is ", percent(tokens, 0), " of the dense tokens and ", percent(compute, 0),
-                                " of the dense FLOPs. ");
+  const std::string yours = cat("Your MoE budget is ", percent(tokens, 0), " of the dense tokens and ",
+                                percent(compute, 0), " of the dense FLOPs. ");
   if (compute >= kScratchBound) return yours + "It does not pay: train from scratch.";
   if (compute > kSparseUpcyclingBound)
     return yours + "It does not pay by either bound: training from scratch catches up before the end.";
@@ -85,9 +85,10 @@ std::string DensePlan::to_text() const {
                {"all-to-all per token", "0", all_to_all > 0 ? bytes_text(static_cast<uint64_t>(all_to_all)) : "0"}}};
   const report::Table bounds{
       .header = {"training from scratch has caught up at", "of the dense model's", "source"},
-      .rows = {{percent(kOlmoeBound, 0), "tokens", "OLMoE (arXiv:2409.02060): 500 B tokens, for a dense model with 2 T"},
-               {percent(kSparseUpcyclingBound, 0), "FLOPs", "Sparse Upcycling (arXiv:2212.05055)"},
-               {percent(kScratchBound, 0), "FLOPs", "Skywork-MoE (arXiv:2406.06563): from there on, train from scratch"}}};
+      .rows = {
+          {percent(kOlmoeBound, 0), "tokens", "OLMoE (arXiv:2409.02060): 500 B tokens, for a dense model with 2 T"},
+          {percent(kSparseUpcyclingBound, 0), "FLOPs", "Sparse Upcycling (arXiv:2212.05055)"},
+          {percent(kScratchBound, 0), "FLOPs", "Skywork-MoE (arXiv:2406.06563): from there on, train from scratch"}}};
   return cat(
       family, ": dense -> ", experts, " experts of 1/", granularity, " the width, ", top_k, " per token\n\n",
       report::text_table(sizes), "\n", report::text_table(bounds), "\n", verdict,

@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/cost/memory.h"
 #include "coppice/plan/plan.h"
 

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <tuple>
 
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/plan/plan.h"
 
 namespace coppice::demo {

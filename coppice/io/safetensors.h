@@ -12,22 +12,9 @@
 
 #include "coppice/base/file.h"
 #include "coppice/io/dtype.h"
-#include "coppice/io/tensor_name.h"
-#include "coppice/io/tensor_shape.h"
+#include "coppice/io/tensor_info.h"
 
 namespace coppice::io {
-
-/// Memory   about 60 bytes; the name's text is shared by copies.
-struct TensorInfo {
-  TensorName name;
-  Dtype dtype = Dtype::kF32;
-  TensorShape shape;
-  uint64_t offset = 0;  ///< bytes from the start of the file's data section
-  uint64_t bytes = 0;
-
-  int64_t elements() const;
-  bool operator==(const TensorInfo&) const = default;
-};
 
 /// A safetensors file, its header fully checked, its data mapped read-only.
 ///

@@ -14,15 +14,6 @@
 #include "coppice/io/safetensors_header_detail.h"
 
 namespace coppice::io {
-int64_t TensorInfo::elements() const {
-  int64_t product = 1;
-  for (const int64_t size : shape) {
-    if (size == 0) return 0;
-    product *= size;
-  }
-  return product;
-}
-
 struct SafetensorsFile::State {
   State(Descriptor file, const std::filesystem::path& file_path)
       : path(file_path),

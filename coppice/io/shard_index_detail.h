@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "coppice/io/tensor_name.h"
+#include "coppice/io/tensor_info.h"
 
 namespace coppice::io::detail {
 

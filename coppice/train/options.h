@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 
 namespace coppice::train {
 

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 
 namespace coppice::detail {
 

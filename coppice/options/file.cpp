@@ -1,9 +1,9 @@
 #include <algorithm>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options_detail.h"
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
+#include "coppice/options/options_detail.h"
 
 namespace coppice {
 namespace {

@@ -1,13 +1,16 @@
 #pragma once
 
-// Box-Muller without libm, so that the bits are the same on every machine. It has no branches, so that loops over it
-// vectorise.
-
+#include <array>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace coppice::detail {
+
+// Box-Muller without libm, so that the bits are the same on every machine. It has no branches, so that loops over it
+// vectorise.
 
 /// -ln u for normal u in (0, 1]: u = 2^e m with m in [sqrt(1/2), sqrt(2)); minimax polynomial of degree 6 for
 /// (ln(1 + f) - f + f^2/2) / f^3, relative error of the logarithm 3.2e-8.
@@ -65,5 +68,23 @@ inline NormalPair box_muller(uint32_t radius_bits, uint32_t angle_bits) {
   const SinCos angle = sincos_turn(angle_bits);
   return {radius * angle.cos, radius * angle.sin};
 }
+
+/// Sets out[4 i + w] from word w of block `first` + i: a normal number (two words make two, by Box-Muller) or a number
+/// of U(-1, 1). Uses the widest instructions of this processor; the bits equal those of the scalar code.
+void fill_normal_blocks(const std::array<uint32_t, 4>& words, const std::array<uint32_t, 2>& key, uint64_t first,
+                        size_t blocks, float* out);
+void fill_uniform_blocks(const std::array<uint32_t, 4>& words, const std::array<uint32_t, 2>& key, uint64_t first,
+                         size_t blocks, float* out);
+
+/// U(-1, 1) in steps of 2^-23, symmetric, never 0.
+inline float signed_uniform(uint32_t bits) {
+  return (static_cast<float>(static_cast<int32_t>(bits) >> 8) + 0.5F) * 0x1p-23F;
+}
+
+/// The instruction sets that this build has code for and this processor supports. For tests that all give the same
+/// bits.
+std::vector<int64_t> simd_targets();
+/// From now on all fills use this instruction set; 0: the best one again. Not to be called while another thread fills.
+void use_simd_target(int64_t target);
 
 }  // namespace coppice::detail

@@ -2,8 +2,8 @@
 #include <cmath>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options.h"
 #include "coppice/base/text.h"
+#include "coppice/options/options.h"
 
 namespace coppice::detail {
 namespace {

@@ -1,4 +1,4 @@
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 
 #include <gtest/gtest.h>
 

@@ -1,13 +1,13 @@
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <iostream>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options_detail.h"
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
+#include "coppice/options/options_detail.h"
 
 namespace coppice {
 namespace {

@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "coppice/base/options_detail.h"
 #include "coppice/base/text.h"
+#include "coppice/options/options_detail.h"
 
 namespace coppice::detail {
 namespace {

@@ -1,4 +1,4 @@
-#include "coppice/io/tensor_name.h"
+#include "coppice/io/tensor_info.h"
 
 #include <algorithm>
 #include <limits>
@@ -20,6 +20,20 @@ TensorName::Text* TensorName::make(std::string_view text) {
 void TensorName::destroy(Text* text) {
   text->~Text();
   ::operator delete(text);
+}
+
+size_t TensorShape::checked(size_t i) const {
+  COPPICE_CHECK(i < size_, "dimension ", i, " of ", size_);
+  return i;
+}
+
+int64_t TensorInfo::elements() const {
+  int64_t product = 1;
+  for (const int64_t size : shape) {
+    if (size == 0) return 0;
+    product *= size;
+  }
+  return product;
 }
 
 }  // namespace coppice::io
