@@ -45,8 +45,6 @@ class CopyRules {
 
   /// Learns from the bits of all copies, those without a parent too, what most of them show.
   void learn(const std::vector<FoundCopy>& copies);
-  /// True if a matrix (no bias) of most copies equals the parent's bit for bit.
-  bool are_mostly_equal() const;
   /// True if no bits tell whether the matrix is right: its values have to be near.
   bool needs_values(const FoundCopy& copy, size_t matrix) const;
   /// True if some of its values are not the parent's: they have to be as large as others.
