@@ -21,8 +21,6 @@ double ring(double ranks) { return 2 * (ranks - 1) / ranks; }
 
 }  // namespace
 
-std::span<const Device> devices() { return kDevices; }
-
 const Device& device(std::string_view name) {
   const auto* found = std::ranges::find(kDevices, name, &Device::name);
   if (found != kDevices.end()) return *found;

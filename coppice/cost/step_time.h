@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -19,7 +18,6 @@ struct Device {
   double memory_bytes = 0;
   std::string_view source;
 };
-std::span<const Device> devices();
 const Device& device(std::string_view name);  // Throws Error{kUsage}
 
 struct StepWork {

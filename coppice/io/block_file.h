@@ -64,8 +64,6 @@ class BlockFile {
   /// Flushes written bytes to the disk. Throws Error{kIo}.
   void sync();
 
-  bool writes_directly() const { return direct_on_; }
-
  private:
   bool write_blocks(uint64_t offset, std::span<const std::byte> bytes);
   void write_buffered(uint64_t offset, std::span<const std::byte> bytes);

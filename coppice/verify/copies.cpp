@@ -58,13 +58,6 @@ void CopyRules::learn(const std::vector<FoundCopy>& copies) {
   }
 }
 
-bool CopyRules::are_mostly_equal() const {
-  for (size_t m = 0; m < usual_.size(); ++m) {
-    if (!before_.is_vector(m) && usual_[m] == Pattern{Pattern::kEqual}) return true;
-  }
-  return false;
-}
-
 bool CopyRules::needs_values(const FoundCopy& copy, size_t matrix) const {
   const Pattern pattern = pattern_of(copy, matrix);
   if (pattern.kind == Pattern::kValues) return true;

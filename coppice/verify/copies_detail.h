@@ -45,8 +45,6 @@ class CopyRules {
 
   /// Finds what most copies have in common, from the bits of all copies, including those without a parent.
   void learn(const std::vector<FoundCopy>& copies);
-  /// Whether some matrix (not a bias) of most copies is bit-equal to the parent's.
-  bool are_mostly_equal() const;
   /// Whether equal bits cannot decide if the matrix is right, so that its values must be similar.
   bool needs_values(const FoundCopy& copy, size_t matrix) const;
   /// Whether some of its values are new, so that their size must be like that of others.
