@@ -5,9 +5,9 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/json_fields.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/convert/families.h"
+#include "coppice/families/limits.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/new_router.h"
 
@@ -32,8 +32,8 @@ void check_name(std::string_view setting, std::string_view name, std::vector<std
 void check_counts(const families::ModelConfig& config, const ConversionPlan& plan) {
   const int64_t width = config.dense_width, g = plan.granularity;
   if (g < 1) refuse("granularity", cat(g, " slices; wanted 1 or more"));
-  if (plan.experts < 1 || plan.experts > kMaxExperts)
-    refuse("experts", cat(plan.experts, "; wanted 1 to ", kMaxExperts));
+  if (plan.experts < 1 || plan.experts > families::kMaxExperts)
+    refuse("experts", cat(plan.experts, "; wanted 1 to ", families::kMaxExperts));
   if (width % g != 0) {
     refuse("granularity",
            cat("a feed-forward width of ", width, " cannot be cut into ", g, " equal slices (choose a divisor)"));

@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "coppice/base/json_fields.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/convert/plan.h"
+#include "coppice/families/limits.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/new_router.h"
 
@@ -89,10 +89,10 @@ ConversionPlan ConversionPlan::from_json(const Json& json, std::string_view sour
   plan.from = fields.text("from");
   plan.to = fields.text("to");
   plan.seed = read_seed(fields);
-  plan.parents = fields.integer("parents", 1, kMaxExperts);
-  plan.experts = fields.integer("experts", 1, kMaxExperts);
+  plan.parents = fields.integer("parents", 1, families::kMaxExperts);
+  plan.experts = fields.integer("experts", 1, families::kMaxExperts);
   plan.top_k = fields.integer("top_k", 1, plan.experts);
-  plan.granularity = fields.integer("granularity", 1, kMaxExperts);
+  plan.granularity = fields.integer("granularity", 1, families::kMaxExperts);
   plan.virtual_groups = read_flag(fields, "virtual_groups");
   plan.routing = fields.text("routing");
   plan.renormalise = read_flag(fields, "renormalise");

@@ -2,8 +2,8 @@
 #include <cmath>
 #include <utility>
 
-#include "coppice/base/limits.h"
 #include "coppice/families/attention_config_detail.h"
+#include "coppice/families/limits.h"
 
 namespace coppice::families {
 

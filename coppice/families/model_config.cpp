@@ -4,10 +4,10 @@
 #include <utility>
 
 #include "coppice/base/check.h"
-#include "coppice/base/limits.h"
 #include "coppice/families/attention_config_detail.h"
 #include "coppice/families/config_reader_detail.h"
 #include "coppice/families/count_keys_detail.h"
+#include "coppice/families/limits.h"
 #include "coppice/families/quantization_detail.h"
 #include "coppice/families/router_keys_detail.h"
 

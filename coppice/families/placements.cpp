@@ -4,8 +4,8 @@
 #include <tuple>
 
 #include "coppice/base/error.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
+#include "coppice/families/limits.h"
 #include "coppice/families/placements_detail.h"
 #include "coppice/families/quantization_detail.h"
 

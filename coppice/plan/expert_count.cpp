@@ -2,14 +2,14 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/json_fields.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
+#include "coppice/families/limits.h"
 #include "coppice/plan/plan.h"
 
 namespace coppice::plan {
 namespace {
 
-constexpr size_t kMaxDigits = 9;  // times kMaxExperts stays below 2^63
+constexpr size_t kMaxDigits = 9;  // times families::kMaxExperts stays below 2^63
 
 /// numerator / denominator, times the present count if `is_factor`.
 struct ParsedCount {
@@ -48,8 +48,9 @@ ExpertCount ExpertCount::from_text(std::string_view text) {
 
 int64_t ExpertCount::resolve(int64_t experts) const {
   const ParsedCount count = parse_count(text);
-  if (experts > kMaxExperts) {
-    throw Error(ErrorCode::kUnsupported, cat("the model has ", experts, " experts; coppice grows up to ", kMaxExperts));
+  if (experts > families::kMaxExperts) {
+    throw Error(ErrorCode::kUnsupported,
+                cat("the model has ", experts, " experts; coppice grows up to ", families::kMaxExperts));
   }
   int64_t wanted = count.numerator;
   if (count.is_factor) {
@@ -64,9 +65,9 @@ int64_t ExpertCount::resolve(int64_t experts) const {
     throw Error(ErrorCode::kUsage, cat("experts: ", text, " makes ", wanted, " of ", experts,
                                        "; a model grows, so the number afterwards must be larger"));
   }
-  if (wanted > kMaxExperts) {
-    throw Error(ErrorCode::kUsage,
-                cat("experts: ", text, " of ", experts, " is more than ", kMaxExperts, " experts in one layer"));
+  if (wanted > families::kMaxExperts) {
+    throw Error(ErrorCode::kUsage, cat("experts: ", text, " of ", experts, " is more than ", families::kMaxExperts,
+                                       " experts in one layer"));
   }
   return wanted;
 }

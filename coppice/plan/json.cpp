@@ -8,6 +8,7 @@
 #include "coppice/base/json_fields.h"
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
+#include "coppice/families/limits.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/optimizer_init.h"
 #include "coppice/methods/router_init.h"
@@ -143,9 +144,9 @@ GrowthPlan GrowthPlan::from_json(const Json& json, std::string_view source) {
   plan.seed = read_seed(fields);
   const auto& experts = fields.array("experts").items();
   if (experts.size() != 2) fields.fail("experts", "wanted [before, after]");
-  plan.experts_before = json_integer(experts[0], fields.path_of("experts"), 1, methods::kMaxExperts);
+  plan.experts_before = json_integer(experts[0], fields.path_of("experts"), 1, families::kMaxExperts);
   plan.experts_after =
-      json_integer(experts[1], fields.path_of("experts"), plan.experts_before + 1, methods::kMaxExperts);
+      json_integer(experts[1], fields.path_of("experts"), plan.experts_before + 1, families::kMaxExperts);
   plan.order = order_from_name(fields.text("order"), fields.path_of("order"));
   plan.select = fields.text("select");
   const JsonFields methods = fields.object("methods");
@@ -155,8 +156,8 @@ GrowthPlan GrowthPlan::from_json(const Json& json, std::string_view source) {
   plan.optimizer_state = MethodChoice::from_text(methods.text("optimizer_state"));
   plan.balance_bias = methods.text("balance_bias");
   check_balance_bias(plan.balance_bias, methods.path_of("balance_bias"));
-  if (fields.has("top_k_factor")) plan.top_k_factor = fields.integer("top_k_factor", 1, methods::kMaxExperts);
-  if (fields.has("split")) plan.split = fields.integer("split", 1, methods::kMaxExperts);
+  if (fields.has("top_k_factor")) plan.top_k_factor = fields.integer("top_k_factor", 1, families::kMaxExperts);
+  if (fields.has("split")) plan.split = fields.integer("split", 1, families::kMaxExperts);
   const JsonFields parents = fields.object("parents");
   for (const auto& [key, unused] : parents.members()) plan.layers.push_back(read_layer(parents, key, plan));
   if (plan.layers.empty()) fields.fail("parents", "has no layers");

@@ -8,9 +8,9 @@
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/json_fields.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
+#include "coppice/families/limits.h"
 #include "coppice/io/model_directory.h"
 #include "coppice/plan/checks_detail.h"
 #include "coppice/plan/lineage_detail.h"
@@ -76,7 +76,7 @@ Parents checked_parents(const Json& step, std::string_view source) {
   const int64_t after = counts.items()[1].as_int();
   const bool converts =
       command_of(step) == kConvertCommand;  // the slices of a dense model may become the same number of experts
-  if (before < 1 || after < before + (converts ? 0 : 1) || after > kMaxExperts)
+  if (before < 1 || after < before + (converts ? 0 : 1) || after > families::kMaxExperts)
     refuse_lineage(source, cat("'experts' is ", counts.dump()), "0 < before < after");
 
   Parents parents;
@@ -92,7 +92,7 @@ Parents checked_parents(const Json& step, std::string_view source) {
 void check_factor(const Json& step, std::string_view key, std::string_view source) {
   const Json* value = step.find(key);
   if (value == nullptr) return;
-  const int64_t factor = json_integer(*value, cat(source, ": '", key, "'"), 1, kMaxExperts);
+  const int64_t factor = json_integer(*value, cat(source, ": '", key, "'"), 1, families::kMaxExperts);
   const auto& counts = step.at("experts").items();
   if (counts[1].as_int() != factor * counts[0].as_int())
     refuse_lineage(source, cat("'", key, "' is ", factor),
@@ -291,10 +291,10 @@ WakingNote noted_waking(const Json& lineage) {
   return naming(io::kLineageFile, [&] {
     const WakingNote note{.steps = whole_number<int64_t>(lineage, kWakeStepsKey),
                           .left = whole_number<int64_t>(lineage, kWakeStepsLeftKey)};
-    if (note.left < 1 || note.left > note.steps || note.steps > kMaxCount) {
+    if (note.left < 1 || note.left > note.steps || note.steps > families::kMaxCount) {
       refuse_lineage(io::kLineageFile,
                      cat("'", kWakeStepsLeftKey, "' is ", note.left, " of '", kWakeStepsKey, "' ", note.steps),
-                     cat("1 to that number of steps, which may be at most ", kMaxCount));
+                     cat("1 to that number of steps, which may be at most ", families::kMaxCount));
     }
     return note;
   });

@@ -6,8 +6,8 @@
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/json_fields.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
+#include "coppice/families/limits.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/optimizer_init.h"
 #include "coppice/methods/router_init.h"
@@ -35,9 +35,9 @@ void check_model(const ModelConfig& config) {
                 cat("config.json counts ", config.num_experts, " experts, and none of its ", config.num_layers,
                     " layers has any (correct the key that says which layers are dense)"));
   }
-  if (config.num_layers > kMaxLayers) {
+  if (config.num_layers > families::kMaxLayers) {
     throw Error(ErrorCode::kUnsupported,
-                cat("the model has ", config.num_layers, " layers; coppice grows up to ", kMaxLayers));
+                cat("the model has ", config.num_layers, " layers; coppice grows up to ", families::kMaxLayers));
   }
 }
 

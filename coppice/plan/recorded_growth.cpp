@@ -6,8 +6,8 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/json_fields.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
+#include "coppice/families/limits.h"
 #include "coppice/methods/children.h"
 #include "coppice/plan/checks_detail.h"
 #include "coppice/plan/lineage.h"
@@ -52,7 +52,7 @@ void read_layer_methods(const Json& methods, const Json* parameters, std::string
 
 int64_t whole_or_one(const Json& step, std::string_view key, std::string_view source) {
   const Json* value = step.find(key);
-  return value == nullptr ? 1 : json_integer(*value, cat(source, ": '", key, "'"), 1, kMaxExperts);
+  return value == nullptr ? 1 : json_integer(*value, cat(source, ": '", key, "'"), 1, families::kMaxExperts);
 }
 
 }  // namespace

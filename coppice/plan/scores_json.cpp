@@ -4,9 +4,9 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/json_fields.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
-#include "coppice/io/output_place.h"
+#include "coppice/families/limits.h"
+#include "coppice/io/output_file.h"
 #include "coppice/methods/children.h"
 #include "coppice/plan/utility.h"
 
@@ -117,7 +117,9 @@ LayerStatistic read_statistic(const JsonFields& fields, int64_t layers) {
 }
 
 void read_tokens(const JsonFields& fields, Scores& scores) {
-  const auto count = [&](std::string_view key) { return static_cast<uint64_t>(fields.integer(key, 1, kMaxCount)); };
+  const auto count = [&](std::string_view key) {
+    return static_cast<uint64_t>(fields.integer(key, 1, families::kMaxCount));
+  };
   scores.tokens_digest = fields.text("digest");
   scores.tokens_seen = count("seen");
   scores.batch_tokens = count("batch_tokens");
@@ -179,8 +181,8 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
   const JsonFields model = fields.object("model");
   scores.model_digest = model.text("digest");
   scores.model_type = model.text("model_type");
-  scores.layers = model.integer("layers", 1, kMaxLayers);
-  scores.experts = model.integer("experts", 1, kMaxExperts);
+  scores.layers = model.integer("layers", 1, families::kMaxLayers);
+  scores.experts = model.integer("experts", 1, families::kMaxExperts);
   read_tokens(fields.object("tokens"), scores);
   if (fields.has("runs")) scores.runs = read_runs(fields);
   if (fields.has("second_moment")) scores.second_moment = fields.text("second_moment");
@@ -201,7 +203,7 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
 }
 
 bool Scores::is_file(const std::filesystem::path& path) {
-  std::string start = read_start(path, 256);
+  std::string start = io::read_start(path, 256);
   std::erase_if(start, [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; });
   return start.starts_with("{\"coppice_scores\":");
 }

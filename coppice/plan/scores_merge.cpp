@@ -4,9 +4,9 @@
 #include <set>
 
 #include "coppice/base/error.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
+#include "coppice/families/limits.h"
 #include "coppice/plan/utility.h"
 
 namespace coppice::plan {
@@ -105,8 +105,8 @@ Scores merge_scores(std::span<const Scores> runs) {
     add(out.gate_concentration.sum_sq, other.gate_concentration.sum_sq, run, "gate_concentration");
     out.tokens_seen += other.tokens_seen;
     out.batches += other.batches;
-    if (out.tokens_seen > uint64_t{kMaxCount})
-      refuse(run, cat("more than ", kMaxCount, " tokens together with the files before"));
+    if (out.tokens_seen > uint64_t{families::kMaxCount})
+      refuse(run, cat("more than ", families::kMaxCount, " tokens together with the files before"));
     tokens.add(other.tokens_digest);
   }
   out.tokens_digest = tokens.hex();

@@ -4,10 +4,9 @@
 #include <set>
 
 #include "coppice/base/error.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
-#include "coppice/methods/children.h"
+#include "coppice/families/limits.h"
 #include "coppice/report/sections_detail.h"
 
 namespace coppice::report {
@@ -23,7 +22,7 @@ std::map<int64_t, std::vector<uint32_t>> parents_of(const JsonReader& by_layer) 
     if (!number || !list.json().is_array()) continue;
     auto& parents = out[*number];
     for (const JsonReader& parent : list.items()) {
-      parents.push_back(static_cast<uint32_t>(parent.integer(0, kMaxExperts - 1)));
+      parents.push_back(static_cast<uint32_t>(parent.integer(0, families::kMaxExperts - 1)));
     }
   }
   return out;

@@ -9,9 +9,9 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/interrupt.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/progress.h"
 #include "coppice/base/text.h"
+#include "coppice/families/limits.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/safetensors.h"
 #include "coppice/nn/border.h"
@@ -39,8 +39,9 @@ void check_settings(const families::Model& model, const RouterRowSettings& s) {
     refuse(cat("sequence-length: ", s.sequence_length, "; wanted at most the model's length, ",
                model.config.max_positions));
   }
-  if (s.tokens == 0 || s.tokens % length != 0 || s.tokens > kMaxCount) {
-    refuse(cat("tokens: ", s.tokens, "; wanted a multiple of the sequence length, ", length, ", up to ", kMaxCount));
+  if (s.tokens == 0 || s.tokens % length != 0 || s.tokens > families::kMaxCount) {
+    refuse(cat("tokens: ", s.tokens, "; wanted a multiple of the sequence length, ", length, ", up to ",
+               families::kMaxCount));
   }
   if (s.clusters < 2 || static_cast<uint64_t>(s.clusters) > s.tokens) {
     refuse(cat("clusters: ", s.clusters, "; wanted at least 2 and at most the number of tokens, ", s.tokens));

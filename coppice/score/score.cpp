@@ -6,10 +6,10 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/lane_sum.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/memory.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
+#include "coppice/families/limits.h"
 #include "coppice/models/optimizer_state.h"
 #include "coppice/score/layered_pass.h"
 #include "coppice/score/partial_scores.h"
@@ -28,9 +28,9 @@ void check(const families::Model& model, const ScoreSettings& settings) {
     refuse(cat("sequence-length: ", settings.sequence_length, "; wanted at most the model's length, ",
                model.config.max_positions));
   }
-  if (settings.batch_tokens > 0 && settings.batches > kMaxCount / settings.batch_tokens) {
-    refuse(cat("batches: ", settings.batches, " of ", settings.batch_tokens, " tokens; wanted at most ", kMaxCount,
-               " tokens in all"));
+  if (settings.batch_tokens > 0 && settings.batches > families::kMaxCount / settings.batch_tokens) {
+    refuse(cat("batches: ", settings.batches, " of ", settings.batch_tokens, " tokens; wanted at most ",
+               families::kMaxCount, " tokens in all"));
   }
   const auto length = static_cast<uint64_t>(settings.sequence_length);
   if (settings.batch_tokens == 0 || settings.batch_tokens % length != 0) {

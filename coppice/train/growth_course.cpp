@@ -5,9 +5,9 @@
 #include <string>
 
 #include "coppice/base/error.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
+#include "coppice/families/limits.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/model_directory.h"
 #include "coppice/plan/lineage.h"
@@ -146,7 +146,7 @@ void GrowthCourse::go_on_waking(const plan::WakingNote& note) {
 int64_t GrowthCourse::steps_to_wake() const {
   if (settings_.handover.steps > 0) return settings_.handover.steps;
   const double steps = std::ceil(deepest_sleeper(start_.model, parents_) / options_.balance_rate);
-  return static_cast<int64_t>(std::clamp(steps, 1.0, static_cast<double>(kMaxCount)));
+  return static_cast<int64_t>(std::clamp(steps, 1.0, static_cast<double>(families::kMaxCount)));
 }
 
 void GrowthCourse::check_handover_before(const GrowthStage& stage) const {

@@ -3,8 +3,8 @@
 #include <limits>
 
 #include "coppice/base/error.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
+#include "coppice/families/limits.h"
 #include "coppice/plan/selection.h"
 #include "coppice/plan/utility.h"
 #include "coppice/train/unused_options.h"
@@ -20,7 +20,7 @@ void check_numbers(const GrowthStage& stage, const std::string& name) {
   };
   if (stage.score_batches < 0) refuse("score_batches", stage.score_batches, "0 or more");
   if (stage.split < 1) refuse("split", stage.split, "1 or more parts");
-  const auto is_steps = [](int64_t value) { return value >= 0 && value <= kMaxCount; };
+  const auto is_steps = [](int64_t value) { return value >= 0 && value <= families::kMaxCount; };
   const auto is_rate = [](double value) { return value >= 0 && value <= std::numeric_limits<float>::max(); };
   if (!is_steps(stage.rewarmup)) refuse("rewarmup", stage.rewarmup, "0 or more steps");
   if (!is_rate(stage.lr)) refuse("lr", stage.lr, "0 or a learning rate");

@@ -6,10 +6,10 @@
 #include <limits>
 
 #include "coppice/base/error.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
+#include "coppice/families/limits.h"
 #include "coppice/step/balance.h"
 #include "coppice/train/unused_options.h"
 
@@ -32,7 +32,7 @@ void require_one_of(std::string_view name, const std::string& value, std::vector
 
 void require_count(std::string_view name, int64_t value, int64_t least) {
   require_at_least(name, value, least);
-  if (value > kMaxCount) refuse(cat(name, ": ", value, "; wanted at most ", kMaxCount));
+  if (value > families::kMaxCount) refuse(cat(name, ": ", value, "; wanted at most ", families::kMaxCount));
 }
 
 void require_decay(std::string_view name, double value) {
@@ -73,9 +73,9 @@ int64_t num_steps(const TrainOptions& o) {
     refuse(cat("train.steps is ", o.steps, " and train.tokens is ", o.tokens, "; wanted exactly one of them above 0"));
   }
   const int64_t steps = resolved_steps(o);
-  if (steps > kMaxCount / o.batch_tokens) {
-    refuse(
-        cat("train.steps: ", steps, " of ", o.batch_tokens, " tokens; wanted at most ", kMaxCount, " tokens in all"));
+  if (steps > families::kMaxCount / o.batch_tokens) {
+    refuse(cat("train.steps: ", steps, " of ", o.batch_tokens, " tokens; wanted at most ", families::kMaxCount,
+               " tokens in all"));
   }
   return steps;
 }

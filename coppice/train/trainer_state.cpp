@@ -7,8 +7,8 @@
 #include <string>
 
 #include "coppice/base/error.h"
-#include "coppice/base/limits.h"
 #include "coppice/base/text.h"
+#include "coppice/families/limits.h"
 #include "coppice/io/model_directory.h"
 
 namespace coppice::train {
@@ -18,8 +18,8 @@ constexpr int64_t kVersion = 1;
 
 int64_t count(const Json& json, std::string_view key) {
   const int64_t value = json.at(key).as_int();
-  if (value < 0 || value > kMaxCount)
-    throw Error(ErrorCode::kFormat, cat("'", key, "' is ", value, "; wanted 0 to ", kMaxCount));
+  if (value < 0 || value > families::kMaxCount)
+    throw Error(ErrorCode::kFormat, cat("'", key, "' is ", value, "; wanted 0 to ", families::kMaxCount));
   return value;
 }
 

@@ -17,7 +17,7 @@ using coppice::Error;
 using coppice::ErrorCode;
 using coppice::models::ModelSizes;
 
-void set(models::ModelSizes& sizes, const std::string& key, int64_t value) {
+void set(coppice::models::ModelSizes& sizes, const std::string& key, int64_t value) {
   const std::map<std::string, int64_t*> numbers = {
       {"vocab_size", &sizes.vocab_size},      {"model_dim", &sizes.model_dim},
       {"num_layers", &sizes.num_layers},      {"num_heads", &sizes.num_heads},
@@ -40,7 +40,7 @@ void set(models::ModelSizes& sizes, const std::string& key, int64_t value) {
 void generate(std::span<char*> args) {
   if (args.size() < 4)
     throw Error(ErrorCode::kUsage, "usage: families_generate DIRECTORY FAMILY DTYPE [KEY=NUMBER ...]");
-  models::ModelSizes sizes;
+  coppice::models::ModelSizes sizes;
   sizes.family = args[2];
   coppice::io::Dtype dtype{};
   if (!coppice::io::parse_dtype(args[3], dtype))
