@@ -7,7 +7,7 @@
 #include <mutex>
 #include <utility>
 
-#include "coppice/base/progress_detail.h"
+#include "coppice/base/progress.h"
 #include "coppice/base/text.h"
 
 namespace coppice {

@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <utility>
 
-#include "coppice/base/progress_detail.h"
 #include "coppice/base/text.h"
 
 namespace coppice {

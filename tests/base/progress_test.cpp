@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "coppice/base/progress_detail.h"
 #include "coppice/base/thread_pool.h"
 
 namespace coppice {
