@@ -6,7 +6,7 @@
 #include "coppice/base/json_fields.h"
 #include "coppice/base/text.h"
 #include "coppice/families/limits.h"
-#include "coppice/io/output_file.h"
+#include "coppice/io/output_place.h"
 #include "coppice/methods/children.h"
 #include "coppice/plan/utility.h"
 
@@ -203,7 +203,7 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
 }
 
 bool Scores::is_file(const std::filesystem::path& path) {
-  std::string start = io::read_start(path, 256);
+  std::string start = read_start(path, 256);
   std::erase_if(start, [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; });
   return start.starts_with("{\"coppice_scores\":");
 }

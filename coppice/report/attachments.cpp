@@ -7,6 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
 #include "coppice/families/limits.h"
+#include "coppice/methods/children.h"
 #include "coppice/report/sections_detail.h"
 
 namespace coppice::report {

@@ -221,7 +221,7 @@ PlannedGrowth GrowthCourse::plan(const GrowthStage& stage, const data::Sampler& 
                                     .windows = settings_.batch,
                                     .reset_attention = options_.reset_attention});
   }
-  auto growth = stage.growth_options(options_.seed);
+  auto growth = stage.growth_options(start_.model.config().routing, options_.seed);
   if (settings_.handover.routes_by_lineage() && !growth.router_init) growth.router_init = {"copy", {}};
   out.plan = plan::make_plan(start_.model.config(), growth, out.scores ? &*out.scores : nullptr);
   if (settings_.handover.policy == HandoverPolicy::kDormant) put_copies_to_sleep(out.plan, start_.model);
