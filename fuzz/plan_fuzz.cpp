@@ -1,5 +1,5 @@
 // A plan file is edited by hand: any text gives a plan that survives writing and reading and holds what carriers rely on,
-// or Error{kFormat, kUsage}. A plan that fits a model has a grown configuration, a text and a verdict.
+// or Error{kFormat, kUsage}. A plan that fits a model has an expanded configuration, a text and a verdict.
 #include "coppice/base/toml.h"
 #include "coppice/grow/exactness.h"
 #include "coppice/plan/plan.h"

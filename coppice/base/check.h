@@ -3,7 +3,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 
-/// States what must hold unless coppice has a bug. Stays on in release; unreachable from user input.
+/// Checks a condition that only a bug in coppice can break; no user input reaches it. Also active in release builds.
 ///
 /// Throws   Error{kInternal} with file, line and the condition.
 #define COPPICE_CHECK(condition, ...)                                                                                  \

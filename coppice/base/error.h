@@ -5,13 +5,13 @@
 
 namespace coppice {
 
-/// What went wrong, in the terms of the person who has to act on it. Each code has one exit status.
+/// The kind of error, from the user's point of view. Each code has one exit status.
 enum class ErrorCode {
   kUsage,        ///< the command line or configuration is wrong (exit 2)
   kNotFound,     ///< a file, tensor or name that was asked for does not exist (3)
   kFormat,       ///< a file does not follow its format (3)
-  kShape,        ///< a tensor has another shape or dtype than its role demands (3)
-  kNonFinite,    ///< NaN or infinity where a number is needed; also training that diverged (3)
+  kShape,        ///< a tensor does not have the shape or dtype that its role requires (3)
+  kNonFinite,    ///< NaN or infinity where a number is needed; also when training diverged (3)
   kUnsupported,  ///< valid input that this build cannot handle (3)
   kIo,           ///< the operating system refused: disk full, permission, missing tool (4)
   kPeer,         ///< another rank failed; its own log has the reason (4)

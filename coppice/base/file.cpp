@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,7 +12,6 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/base/file_detail.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
 
@@ -35,11 +35,11 @@ std::string_view kind_of(mode_t mode) {
   throw Error(ErrorCode::kFormat, cat(path, ": is ", kind, "; wanted a regular file (put the file itself there)"));
 }
 
-/// What `open` opened, a file descriptor or -1, if it is a regular file.
+/// The file that `open` opened (it returns a file descriptor or -1), if it is a regular file.
 template <class Open>
 Descriptor checked(const Open& open, const std::filesystem::path& path) {
   Descriptor file(open());
-  while (!file && errno == EINTR) {  // as network file systems may say
+  while (!file && errno == EINTR) {  // which network file systems may return
     check_interrupt();
     file = Descriptor(open());
   }
@@ -115,8 +115,8 @@ size_t read_some(const Descriptor& file, std::span<std::byte> out, const std::fi
 std::string read_text(const Descriptor& file, const std::filesystem::path& path, uint64_t max_bytes) {
   const auto too_long = [&](uint64_t bytes) {
     if (bytes <= max_bytes) return;
-    throw Error(ErrorCode::kFormat,
-                cat(path, ": is longer than ", bytes_text(max_bytes), ", the most such a file may have"));
+    throw Error(ErrorCode::kFormat, cat(path, ": is longer than ", bytes_text(max_bytes),
+                                        ", the limit for such a file (check that it is the right file)"));
   };
   const uint64_t size = state_of(file, path).bytes;
   too_long(size);
@@ -137,7 +137,27 @@ std::string read_text(const Descriptor& file, const std::filesystem::path& path,
 void wait_to_read(int fd) { wait_for(fd, POLLIN); }
 void wait_to_write(int fd) { wait_for(fd, POLLOUT); }
 
-namespace detail {
+MappedFile::MappedFile(Descriptor file, std::filesystem::path path) : file_(std::move(file)), path_(std::move(path)) {
+  const auto size = static_cast<size_t>(state_of(file_, path_).bytes);
+  if (size == 0) return;  // which mmap refuses
+  const void* address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file_.get(), 0);
+  if (address == MAP_FAILED) throw_io(path_.string(), "map it", errno);
+  bytes_ = {static_cast<const std::byte*>(address), size};
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+void MappedFile::check_whole() const {
+  if (const uint64_t now = state_of(file_, path_).bytes; now < bytes_.size()) throw_truncated(now);
+}
+
+void MappedFile::throw_truncated(uint64_t bytes_now) const {
+  throw Error(ErrorCode::kIo,
+              cat(path_, ": was truncated from ", bytes_.size(), " to ", bytes_now,
+                  " bytes since it was opened (do not change files until the command has ended; write it again)"));
+}
 
 void read_pieces(const std::filesystem::path& path, const std::function<void(std::span<const std::byte>)>& take) {
   const Descriptor file = open_to_read(path);
@@ -145,9 +165,21 @@ void read_pieces(const std::filesystem::path& path, const std::function<void(std
   while (const size_t got = read_some(file, piece, path)) take(std::span(piece).first(got));
 }
 
-std::string read_text(const std::filesystem::path& path, uint64_t max_bytes) {
-  return coppice::read_text(open_to_read(path), path, max_bytes);
+std::string read_file(const std::filesystem::path& path, uint64_t max_bytes) {
+  return read_text(open_to_read(path), path, max_bytes);
 }
 
-}  // namespace detail
+std::string read_start(const std::filesystem::path& path, size_t max_bytes) {
+  const Descriptor file = open_to_read(path);
+  std::string out(max_bytes, '\0');
+  size_t size = 0;
+  while (size < max_bytes) {
+    const size_t n = read_some(file, std::as_writable_bytes(std::span(out)).subspan(size), path);
+    if (n == 0) break;
+    size += n;
+  }
+  out.resize(size);
+  return out;
+}
+
 }  // namespace coppice

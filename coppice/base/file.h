@@ -1,11 +1,12 @@
 #pragma once
 
-// Files as the system has them: the one place where a file is opened to be read.
+// Files of the operating system. All files that coppice reads are opened here.
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,7 +29,7 @@ class Descriptor {
 
   int get() const { return fd_; }
   explicit operator bool() const { return fd_ >= 0; }
-  /// The error number of close(2), 0 if it went well.
+  /// Closes the file; returns the error number of close(2), 0 for success.
   int close();
 
  private:
@@ -39,7 +40,7 @@ class Descriptor {
 ///          space left".
 [[noreturn]] void throw_io(std::string_view subject, std::string_view action, int error_number);
 
-/// What tells one state of a file from another: a changed file differs in one of these.
+/// Identifies a file and its state: if the file is changed or replaced, one of these values differs.
 struct FileState {
   uint64_t device = 0, inode = 0, bytes = 0;
   int64_t modified_ns = 0;  ///< since 1970
@@ -52,7 +53,7 @@ struct FileState {
 /// Throws   Error{kNotFound} if there is no such file; Error{kFormat} if it is something else; Error{kIo}.
 Descriptor open_to_read(const std::filesystem::path& path);
 
-/// The same below an open directory, where `name` must not be a symbolic link. `path` is for messages alone.
+/// The same below an open directory, where `name` must not be a symbolic link. `path` is only used in messages.
 Descriptor open_to_read_at(int directory, const std::filesystem::path& name, const std::filesystem::path& path);
 
 /// Throws   Error{kIo} naming `path`.
@@ -62,6 +63,47 @@ FileState state_of(const Descriptor& file, const std::filesystem::path& path);
 ///
 /// Throws   Error{kIo}; Error{kInterrupted} if a signal came in between.
 size_t read_some(const Descriptor& file, std::span<std::byte> out, const std::filesystem::path& path);
+
+/// A file mapped read-only; an empty one maps to nothing. Its pages come and go with the page cache.
+///
+/// Threads  any.
+class MappedFile {
+ public:
+  /// `path` is for messages alone. Throws Error{kIo}.
+  MappedFile(Descriptor file, std::filesystem::path path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+  const Descriptor& file() const { return file_; }
+  /// Reading a page past the end of a file kills the process, so this is asked before bytes are looked at. What is cut
+  /// off while they are looked at is left to the program's handler (base/interrupt.h).
+  ///
+  /// Throws   Error{kIo} if the file was cut short since it was mapped.
+  void check_whole() const;
+  [[noreturn]] void throw_truncated(uint64_t bytes_now) const;
+
+ private:
+  Descriptor file_;
+  std::filesystem::path path_;
+  std::span<const std::byte> bytes_;
+};
+
+/// Passes the bytes of a file to `take`, piece by piece.
+///
+/// Memory   one piece of 256 KiB.
+/// Throws   as open_to_read and read_some.
+void read_pieces(const std::filesystem::path& path, const std::function<void(std::span<const std::byte>)>& take);
+
+/// The whole of a file as text.
+///
+/// Memory   the text.
+/// Throws   as open_to_read; Error{kFormat} if it is longer than `max_bytes`; Error{kInterrupted}.
+std::string read_file(const std::filesystem::path& path, uint64_t max_bytes = std::numeric_limits<uint64_t>::max());
+
+/// The first `max_bytes` of a file, or all. Throws as read_file.
+std::string read_start(const std::filesystem::path& path, size_t max_bytes);
 
 /// The rest of an open file as text.
 ///

@@ -10,9 +10,9 @@
 
 namespace coppice {
 
-/// The row of a table with this name.
+/// Returns the row of a table that has this name.
 ///
-/// Throws   Error{kUsage} with the nearest name.
+/// Throws   Error{kUsage}, with the nearest name, if there is none.
 template <class Row>
 const Row& find_row(std::span<const Row> rows, std::string_view what, std::string_view name) {
   for (const Row& row : rows) {

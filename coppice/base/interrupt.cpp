@@ -19,18 +19,20 @@ extern "C" void remember_signal(int signal) {
   arrived = signal;
 }
 
-// Mapped files are read without a call that could fail: where one has become shorter, or its disk fails, the kernel
-// sends this signal. No unfinished output has its final name, so the program can end here and say why.
+// Reading a mapped file is a memory access, not a call that could return an error: if the file was truncated, or its
+// disk fails, the kernel sends SIGBUS. Unfinished outputs never have their final names, so the program may print the
+// reason and end here.
 extern "C" void end_for_lost_page(int) {
   constexpr std::string_view kReason =
-      "coppice: error: a file that is being read has become shorter, or its disk failed (leave the files alone until "
-      "this is done)\n";
+      "coppice: error: a file was truncated while it was being read, or its disk failed (do not change the files until "
+      "the command has ended)\n";
   (void)!::write(STDERR_FILENO, kReason.data(), kReason.size());
   std::_Exit(exit_status(ErrorCode::kIo));
 }
 
 void handle(int signal, void (*handler)(int)) {
-  struct sigaction action{};  // without SA_RESTART: a wait ends with EINTR, and whoever waits calls check_interrupt()
+  // Without SA_RESTART: blocking calls return EINTR, and their callers call check_interrupt().
+  struct sigaction action{};
   action.sa_handler = handler;
   sigemptyset(&action.sa_mask);
   sigaction(signal, &action, nullptr);
@@ -42,14 +44,14 @@ void catch_interrupts() {
   handle(SIGINT, remember_signal);
   handle(SIGTERM, remember_signal);
   handle(SIGPIPE, SIG_IGN);
-  handle(SIGXFSZ, SIG_IGN);  // a write past the file-size limit then fails as one on a full disk does
+  handle(SIGXFSZ, SIG_IGN);  // a write past the file-size limit then fails with EFBIG instead of killing the process
   handle(SIGBUS, end_for_lost_page);
 }
 
 int interrupt_signal() { return arrived; }
 
 void check_interrupt() {
-  if (arrived != 0) throw Error(ErrorCode::kInterrupted, "stopped by a signal; nothing was left half-written");
+  if (arrived != 0) throw Error(ErrorCode::kInterrupted, "stopped by a signal; no output file is incomplete");
 }
 
 }  // namespace coppice

@@ -2,15 +2,15 @@
 
 namespace coppice {
 
-/// Installs handlers for SIGINT and SIGTERM that only remember the signal and end the system call that waits; called
-/// once by `main`. A second signal ends the process at once. A page of a mapped file that is gone (SIGBUS) ends it with
-/// a message and the status of Error{kIo}.
+/// Installs handlers for SIGINT and SIGTERM that record the signal and interrupt blocking system calls; `main` calls it
+/// once. A second signal ends the process at once. SIGBUS (a mapped file was truncated) no bytes can be added
+/// afterwards with a message and the exit status of Error{kIo}.
 void catch_interrupts();
 
 /// The signal that arrived (SIGINT or SIGTERM), or 0.
 int interrupt_signal();
 
-/// Long loops call this at points where stopping leaves nothing half-done.
+/// Throws if a signal has arrived. Long loops call it at points where no work is half done.
 ///
 /// Throws   Error{kInterrupted} if a signal has arrived.
 void check_interrupt();

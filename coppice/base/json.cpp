@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "coppice/base/error.h"
-#include "coppice/base/file_detail.h"
+#include "coppice/base/file.h"
 #include "coppice/base/text.h"
 
 namespace coppice {
@@ -58,7 +58,7 @@ double double_of(std::string_view text) {
   if (text == "NaN") return std::nan("");
   if (text == "Infinity") return kInfinity;
   if (text == "-Infinity") return -kInfinity;
-  double value = 0;  // what stays of a number too small for a double; the parser refuses those that are too large
+  double value = 0;  // the result for a number too small for a double; the parser refuses those that are too large
   std::from_chars(text.data(), text.data() + text.size(), value);
   return value;
 }
@@ -233,7 +233,7 @@ bool Json::operator==(const Json& other) const {
 }
 
 Json Json::read(const std::filesystem::path& path, const JsonLimits& limits) {
-  return parse(detail::read_text(path, limits.bytes), path.string(), limits);
+  return parse(read_file(path, limits.bytes), path.string(), limits);
 }
 
 }  // namespace coppice

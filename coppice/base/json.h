@@ -12,17 +12,17 @@
 
 namespace coppice {
 
-/// The most that a document may hold.
+/// Limits on the size of a document.
 struct JsonLimits {
   uint64_t bytes = uint64_t{256} << 20;
-  uint64_t values = 4'000'000;  ///< numbers, texts, arrays, objects: each takes memory, however short it is written
+  uint64_t values = 4'000'000;  ///< numbers, texts, arrays and objects; each takes memory, however short its text is
 };
 
 /// A JSON value that keeps what a configuration file holds: key order, the text of every non-integer number
 /// (1e-05 stays 1e-05), bare NaN and Infinity as Python writes them.
 ///
-/// Memory   16 bytes; a text, an array or an object has a block of the heap beside them. Of a document, at most some
-///          twenty times its text.
+/// Memory   16 bytes, and one heap block for a text, an array or an object. A document takes at most about twenty times
+///          the size of its text.
 class Json {
  public:
   enum class Kind : uint8_t { kNull, kBool, kInt, kFloat, kString, kArray, kObject };
@@ -62,7 +62,8 @@ class Json {
   bool is_array() const { return kind_ == Kind::kArray; }
   bool is_string() const { return kind_ == Kind::kString; }
 
-  // Reading. Throws Error{kFormat}: what was wanted, what was found. JsonReader says where in which file, too.
+  // Reading. Throws Error{kFormat}, which says what was wanted and what was found. JsonReader also says where in which
+  // file.
   bool as_bool() const;
   int64_t as_int() const;  // also a float without fraction
   double as_double() const;
@@ -70,12 +71,12 @@ class Json {
   const Array& items() const;
   const Object& members() const;
 
-  /// The member, or nullptr if absent (or this is no object).
+  /// The member, or nullptr if absent (or if this is not an object).
   const Json* find(std::string_view key) const;
   Json* find(std::string_view key);
   /// The member. Throws Error{kFormat} naming the key if absent.
   const Json& at(std::string_view key) const;
-  /// The value of members()[index], to be changed where it is: find() looks through all members before it.
+  /// The value of members()[index], for changing it in place without the linear search of find().
   Json& value_at(size_t index);
   /// The member, created as null at the end if absent; makes an object of a null.
   Json& operator[](std::string_view key);
@@ -87,7 +88,7 @@ class Json {
   /// Same kind and value, members in the same order; floats are equal by text or by value (so NaN equals NaN).
   bool operator==(const Json& other) const;
 
-  /// `indent` < 0: one line; else that many spaces a level, as Python's json.dumps(indent=...) lays out.
+  /// `indent` < 0: one line; else that many spaces per level, laid out as by Python's json.dumps(indent=...).
   std::string dump(int indent = -1) const;
 
   /// Throws   Error{kFormat} with `source`, line and column: syntax, duplicate key, nesting over 64, invalid UTF-8, a
@@ -96,11 +97,11 @@ class Json {
   /// Throws   Error{kNotFound}, Error{kIo}, Error{kFormat}.
   static Json read(const std::filesystem::path& path, const JsonLimits& limits = {});
 
-  /// Passes the members of an object to `take`, one after the other as they are parsed: those of the document itself,
-  /// or, if `inside` is given, those of its member of that name (the document's other members are passed over). Returns
-  /// false if there is no such object. Keys that appear twice are passed twice.
+  /// Passes the members of an object to `take` one by one as they are parsed. The object is the document itself, or its
+  /// member `inside` if that name is given; other members of the document are skipped. Returns false if there is no
+  /// such object. Keys that appear twice are passed twice.
   ///
-  /// Memory   one member, which has no more than `values_of_member` values.
+  /// Memory   one member, which may have at most `values_of_member` values.
   /// Throws   as `parse`.
   static bool each_member(std::string_view text, std::string_view source, std::string_view inside,
                           uint64_t values_of_member,
@@ -124,7 +125,7 @@ class Json {
   Value value_;
 };
 
-/// Appends `text` as a JSON text, with its quotes.
+/// Appends `text` as a quoted JSON string.
 void append_json_text(std::string& out, std::string_view text);
 
 }  // namespace coppice

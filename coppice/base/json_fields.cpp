@@ -18,13 +18,14 @@ namespace {
 }  // namespace
 
 JsonFields::JsonFields(const Json& json, std::string path) : json_(&json), path_(std::move(path)) {
-  if (!json.is_object()) fail_at(path_, "not a JSON object");
+  if (!json.is_object()) fail_at(path_, "is not a JSON object");
 }
 
 void JsonFields::expect_only(std::initializer_list<std::string_view> keys) const {
   const std::vector<std::string> known(keys.begin(), keys.end());
   for (const auto& [key, unused] : members()) {
-    if (std::ranges::find(known, key) == known.end()) fail(key, cat("is no key of this file", suggestion(key, known)));
+    if (std::ranges::find(known, key) == known.end())
+      fail(key, cat("is not a key of this file", suggestion(key, known)));
   }
 }
 
@@ -42,19 +43,19 @@ JsonFields JsonFields::object(std::string_view key) const { return {member(key),
 
 const Json& JsonFields::array(std::string_view key) const {
   const Json& found = member(key);
-  if (!found.is_array()) fail(key, "not an array");
+  if (!found.is_array()) fail(key, "is not an array");
   return found;
 }
 
 std::string JsonFields::text(std::string_view key) const {
   const Json& found = member(key);
-  if (!found.is_string()) fail(key, "not a string");
+  if (!found.is_string()) fail(key, "is not a string");
   return found.as_string();
 }
 
 bool JsonFields::boolean(std::string_view key) const {
   const Json& found = member(key);
-  if (found.kind() != Json::Kind::kBool) fail(key, "neither true nor false");
+  if (found.kind() != Json::Kind::kBool) fail(key, "is not true or false");
   return found.as_bool();
 }
 
@@ -63,7 +64,7 @@ int64_t JsonFields::integer(std::string_view key, int64_t lo, int64_t hi) const 
 }
 
 int64_t json_integer(const Json& json, std::string_view path, int64_t lo, int64_t hi) {
-  if (json.kind() != Json::Kind::kInt) fail_at(path, "not an integer");
+  if (json.kind() != Json::Kind::kInt) fail_at(path, "is not an integer");
   const int64_t value = json.as_int();
   if (value < lo || value > hi) fail_at(path, cat("is ", value, ", not in [", lo, ", ", hi, "]"));
   return value;
@@ -81,7 +82,7 @@ uint64_t read_seed(const JsonFields& fields) {
   const std::string text = fields.text("seed");
   uint64_t seed = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
-  if (error != std::errc() || end != text.data() + text.size()) fields.fail("seed", "no number below 2^64");
+  if (error != std::errc() || end != text.data() + text.size()) fields.fail("seed", "is not an integer below 2^64");
   return seed;
 }
 

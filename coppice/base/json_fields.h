@@ -9,10 +9,10 @@
 
 namespace coppice {
 
-/// Reads the members of a JSON file of ours; every complaint names the file and the path of keys.
+/// Reads the members of a JSON file of ours; every error names the file and the path of keys.
 class JsonFields {
  public:
-  JsonFields(const Json& json, std::string path);  // Throws Error{kFormat} if `json` is no object
+  JsonFields(const Json& json, std::string path);  // Throws Error{kFormat} if `json` is not an object
 
   JsonFields object(std::string_view key) const;
   const Json& array(std::string_view key) const;
@@ -23,7 +23,7 @@ class JsonFields {
   bool has(std::string_view key) const { return json_->find(key) != nullptr; }
   const Json::Object& members() const { return json_->members(); }
 
-  /// Throws   Error{kFormat} for a member that is none of `keys`, with the nearest.
+  /// Throws   Error{kFormat} for a member that is not one of `keys`, with the nearest key.
   void expect_only(std::initializer_list<std::string_view> keys) const;
 
   std::string path_of(std::string_view key) const;
@@ -34,10 +34,11 @@ class JsonFields {
   std::string path_;
 };
 
-/// A value as an integer of [lo, hi]. Throws Error{kFormat} starting with `path`.
+/// A value as an integer in [lo, hi]. Throws Error{kFormat} starting with `path`.
 int64_t json_integer(const Json& json, std::string_view path, int64_t lo, int64_t hi);
 
-/// A seed, as text where it passes 2^63, at which JSON and TOML integers end; and back from the member `seed`.
+/// A seed as a JSON value (text from 2^63 on, where JSON and TOML integers end), and the seed read back from the member
+/// `seed`.
 Json seed_json(uint64_t seed);
 uint64_t read_seed(const JsonFields& fields);  // Throws Error{kFormat}
 

@@ -1,4 +1,4 @@
-// Json::parse over rapidjson's events: numbers come as their text, and nothing of its own tree is built.
+// Json::parse, on rapidjson's SAX events: numbers arrive as text, and rapidjson builds no tree of its own.
 #include <rapidjson/error/en.h>
 #include <rapidjson/memorystream.h>
 #include <rapidjson/reader.h>
@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kMaxDepth = 64;
 
-/// Vectors double while they grow; what long ones have over is given back.
+/// Vectors double their capacity while they grow; long ones with spare capacity are shrunk.
 constexpr size_t kSpareItems = 64;
 
 struct Place {
@@ -35,7 +35,7 @@ Place place_of(std::string_view text, size_t offset) {
 
 }  // namespace
 
-/// Receives rapidjson's events and builds the value, or one member of an object after the other.
+/// Receives rapidjson's events and builds the whole value, or one member of an object at a time.
 class JsonBuilder {
  public:
   using Take = std::function<void(std::string_view key, const Json& value)>;
@@ -43,7 +43,7 @@ class JsonBuilder {
   JsonBuilder(std::string_view text, std::string_view source, uint64_t max_values)
       : text_(text), source_(source), max_values_(max_values), stream_(text.data(), text.size()) {}
 
-  /// The members to pass on are those of the object `inside` (empty: the document).
+  /// Passes on the members of the object `inside` (empty: of the document).
   void pass_members(std::string_view inside, const Take& take) {
     inside_ = inside;
     take_ = &take;
@@ -57,10 +57,10 @@ class JsonBuilder {
     if (result.IsError()) {
       std::string_view why = rapidjson::GetParseError_En(result.Code());
       if (why.ends_with('.')) why.remove_suffix(1);
-      fail(text_, source_, result.Offset(), cat("is no JSON: ", why));
+      fail(text_, source_, result.Offset(), cat("is not valid JSON: ", why));
     }
-    // To rapidjson a zero byte is the end.
-    if (stream_.Tell() != text_.size()) fail(text_, source_, stream_.Tell(), "is no JSON: a zero byte");
+    // rapidjson takes a zero byte for the end of the text.
+    if (stream_.Tell() != text_.size()) fail(text_, source_, stream_.Tell(), "is not valid JSON: a zero byte");
   }
 
   Json take() { return std::move(root_); }
@@ -118,9 +118,9 @@ class JsonBuilder {
     if (items != nullptr && items->capacity() - items->size() > kSpareItems) items->shrink_to_fit();
   }
 
-  /// Depth at which the members to pass on lie.
+  /// The depth of the members to pass on.
   size_t passed_depth() const { return inside_.empty() ? 1 : 2; }
-  /// Outside of what is built.
+  /// Whether this event lies outside of the values that are built.
   bool is_passed_over() const { return take_ != nullptr && open_.empty() && !(is_inside_ && depth_ == passed_depth()); }
 
   Json number(std::string_view digits) {
@@ -130,7 +130,7 @@ class JsonBuilder {
       if (error == std::errc()) return value;
     } else if (const char last = digits.back(); last < '0' || last > '9') {
       if (digits != "NaN" && digits != "Infinity" && digits != "-Infinity") {
-        fail(text_, source_, stream_.Tell(), cat("is no JSON: '", digits, "'"));
+        fail(text_, source_, stream_.Tell(), cat("is not valid JSON: '", digits, "'"));
       }
       return Json::number(std::string(digits));
     }
@@ -138,16 +138,16 @@ class JsonBuilder {
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
     const bool is_large = digits.find("e-") == std::string_view::npos && digits.find("E-") == std::string_view::npos;
     if (error == std::errc::result_out_of_range && is_large) {
-      fail(text_, source_, stream_.Tell(), "is no JSON: a number that no double holds");
+      fail(text_, source_, stream_.Tell(), "is not valid JSON: a number outside the range of a double");
     }
     return Json::number(std::string(digits));
   }
 
-  /// rapidjson takes the second half of a surrogate pair by itself, for which UTF-8 has no bytes.
+  /// rapidjson accepts the second half of a surrogate pair alone, which UTF-8 cannot encode.
   void check_text(std::string_view text) const {
     for (size_t at = text.find('\xed'); at != text.npos; at = text.find('\xed', at + 1)) {
       if (at + 1 < text.size() && static_cast<unsigned char>(text[at + 1]) >= 0xa0)
-        fail(text_, source_, stream_.Tell(), "is no JSON: half of a surrogate pair");
+        fail(text_, source_, stream_.Tell(), "is not valid JSON: half of a surrogate pair");
     }
   }
 
@@ -155,7 +155,7 @@ class JsonBuilder {
     if (++count_ <= max_values_) return;
     fail(text_, source_, stream_.Tell(),
          cat("over ", max_values_, take_ == nullptr ? " values" : " values in one member",
-             "; no file of this kind has so many (the file is damaged, or another one)"));
+             "; no valid file of this kind has so many (check that it is the right file)"));
   }
 
   bool put(Json value) {
@@ -170,7 +170,8 @@ class JsonBuilder {
     if (depth_ == 0) in_object_ = container.is_object();
     if (++depth_ > kMaxDepth) {
       throw Error(ErrorCode::kFormat,
-                  cat(source_, ": is nested over ", kMaxDepth, " levels deep; no file of this kind is"));
+                  cat(source_, ": is nested over ", kMaxDepth,
+                      " levels deep; no valid file of this kind is (check that it is the right file)"));
     }
     if (take_ != nullptr && open_.empty()) {
       if (!is_inside_ && in_object_ && depth_ == passed_depth() && (inside_.empty() || key_ == inside_)) {
@@ -178,13 +179,13 @@ class JsonBuilder {
         is_inside_ = found_ = container.is_object();
         return true;
       }
-      // A value of the document beside the object, or the document that holds it.
+      // A value beside the object `inside`, or the document that holds the object.
       if (!(is_inside_ && depth_ == passed_depth() + 1)) return true;
     }
     count();
     Json& here = place();
     here = std::move(container);
-    open_.push_back(&here);  // stays where it is: its parent grows only after it is closed
+    open_.push_back(&here);  // the address stays valid: the parent's vector grows only after this value is closed
     return true;
   }
 
@@ -213,7 +214,7 @@ class JsonBuilder {
     const auto twice = std::adjacent_find(keys.begin(), keys.end());
     if (twice == keys.end()) return;
     fail(text_, source_, stream_.Tell(),
-         cat("the key '", *twice, "' appears twice in one object; which one holds is unclear"));
+         cat("the key '", *twice, "' appears twice in one object, so its value is ambiguous (remove one)"));
   }
 
   Json& place() {

@@ -12,7 +12,7 @@ struct JsonReader::Document {
 
 namespace {
 
-/// Puts the path of keys from `root` to `wanted` into `path`; false if it is not below.
+/// Writes the path of keys from `root` to `wanted` into `path`; returns false if `wanted` is not below `root`.
 bool find_path(const Json& root, const Json& wanted, std::string& path) {
   if (&root == &wanted) return true;
   const size_t here = path.size();

@@ -13,7 +13,7 @@
 
 namespace coppice {
 
-/// A value of a document that knows where it stands: complaints begin with the document's source and the path of keys,
+/// A value of a document that knows its place in it: errors begin with the document's source and the path of keys,
 /// "metrics.jsonl:17: experts[0]: found a text; wanted an integer".
 ///
 /// Memory   two pointers; values read from one document share it.
@@ -26,10 +26,10 @@ class JsonReader {
   static JsonReader read(const std::filesystem::path& path, const JsonLimits& limits = {});
 
   const Json& json() const { return *value_; }
-  /// `value`, which lies somewhere in the same document.
+  /// A reader of `value`, which must be part of the same document.
   JsonReader of(const Json& value) const { return {document_, value}; }
 
-  // As those of Json. All throw Error{kFormat}.
+  // As the functions of Json with these names. All throw Error{kFormat}.
   bool as_bool() const;
   int64_t as_int() const;
   double as_double() const;
@@ -37,8 +37,8 @@ class JsonReader {
   std::vector<JsonReader> items() const;
   std::vector<std::pair<std::string_view, JsonReader>> members() const;
   JsonReader at(std::string_view key) const;
-  std::optional<JsonReader> find(std::string_view key) const;  ///< none if this is no object, too
-  /// An integer of [lo, hi].
+  std::optional<JsonReader> find(std::string_view key) const;  ///< also none if this is not an object
+  /// The value as an integer in [lo, hi].
   int64_t integer(int64_t lo, int64_t hi) const;
 
   /// Throws   Error{kFormat}: source, path of keys, `problem`.
@@ -48,7 +48,7 @@ class JsonReader {
   struct Document;
   JsonReader(std::shared_ptr<const Document> document, const Json& value)
       : document_(std::move(document)), value_(&value) {}
-  std::string place() const;  // looked for only when something is wrong
+  std::string place() const;  // searched for only when there is an error
   template <class Read>
   decltype(auto) checked(const Read& read) const;
 

@@ -13,11 +13,11 @@ using LogSink = std::function<void(LogLevel, std::string_view)>;
 /// Replaces the sink; `main` installs one that writes to stderr.
 void set_log_sink(LogSink sink);
 
-/// Threads  any; calls of the sink are serialised.
+/// Threads  any; the sink is never called by two threads at once.
 void log_info(std::string_view message);
 void log_warning(std::string_view message);
 
-/// A sink on stderr, through spdlog. "quiet" drops kInfo.
+/// A sink that writes to stderr through spdlog; with `quiet`, without kInfo lines.
 LogSink stderr_sink(bool quiet);
 
 }  // namespace coppice

@@ -6,7 +6,7 @@
 
 namespace coppice {
 
-/// The middle one, of an even number the greater of the two; `of_none` if there are none.
+/// The median; of an even number of values, the upper of the middle two; `of_none` if there are no values.
 inline double median(std::vector<double> values, double of_none = 0) {
   if (values.empty()) return of_none;
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);

@@ -11,7 +11,7 @@
 
 namespace coppice {
 
-// getrusage alone would count what the process that started this one had in memory.
+// getrusage alone would include the memory of the parent process before exec.
 uint64_t peak_rss_bytes() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {

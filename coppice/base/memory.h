@@ -4,21 +4,21 @@
 
 namespace coppice {
 
-/// The most memory that this program has had resident so far, mapped files included.
+/// The peak resident memory of this process so far, including mapped files.
 uint64_t peak_rss_bytes();
 
-/// What the machine has.
+/// The physical memory of the machine.
 uint64_t physical_memory_bytes();
 
-/// From now on freed memory stays with the program. For loops that take the same large blocks again and again, which
-/// otherwise cost a page fault for every 4 KiB each time.
+/// From now on freed memory is not returned to the system. For loops that allocate the same large blocks again and
+/// again, which would otherwise cost a page fault per 4 KiB each time.
 void keep_freed_memory();
 
-/// From now on blocks of so many bytes (32 MiB at most) or more come from the system and go back to it when freed;
-/// what is freed of smaller ones stays for the next. Without effect after `keep_freed_memory`.
+/// From now on blocks of `bytes` or more (32 MiB at most) are mapped from the system and returned to it when freed;
+/// smaller freed blocks are kept for reuse. Has no effect after `keep_freed_memory`.
 ///
-/// For loops that hold something else each time: what is long held is taken under a low limit, or the pieces left
-/// between it would add up; what comes and goes meanwhile under a high one, or every block would cost its page faults.
+/// Use a low limit while allocating long-lived blocks, so that freed gaps between them return to the system; use a high
+/// limit for short-lived blocks, so that they are reused without page faults.
 void take_blocks_from_system(uint64_t bytes);
 
 }  // namespace coppice

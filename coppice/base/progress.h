@@ -9,9 +9,9 @@ namespace coppice {
 
 enum class ProgressUnit { kBytes, kItems, kSteps, kTokens };
 
-/// A progress bar on stderr with rate and time left: redrawn in place on a terminal, else a plain line every
-/// ten seconds. Shows nothing for work that ends within a second, nor while an earlier bar is alive: what a long job
-/// does inside is told by its own bar. Off unless `enable_progress(true)` was called by `main`.
+/// A progress bar on stderr with rate and time left: redrawn in place on a terminal, otherwise a plain line every ten
+/// seconds. Nothing is shown for work that ends within a second, or while an earlier bar exists, because the bar of the
+/// outer job covers the jobs inside it. Off unless `main` has called `enable_progress(true)`.
 ///
 /// Threads  advance() may be called from any thread.
 class Progress {

@@ -3,9 +3,8 @@
 #include <numeric>
 #include <utility>
 
-#include "coppice/base/box_muller_detail.h"
 #include "coppice/base/check.h"
-#include "coppice/base/rng_simd_detail.h"
+#include "coppice/base/rng_detail.h"
 
 namespace coppice {
 namespace {

@@ -7,7 +7,7 @@
 
 namespace coppice {
 
-/// A hash of 64 bits: what the generator SplitMix64 gives at the state `x`.
+/// A 64-bit hash: the output of the generator SplitMix64 for the state `x`.
 ///
 /// Source   Steele, Lea, Flood: Fast splittable pseudorandom number generators (OOPSLA 2014).
 inline uint64_t splitmix64(uint64_t x) {
@@ -22,8 +22,8 @@ inline uint64_t splitmix64(uint64_t x) {
 /// Source   Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011); known answers from Random123.
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
-/// What a stream of random numbers belongs to (methods.md section 1). Not in it: tensor names, order of
-/// children, threads, shards, ranks; so no layout or parallelism can change a bit.
+/// The key of a stream of random numbers. It does not contain tensor names, the order of children, threads, shards or
+/// ranks, so none of them can change a bit of the output.
 struct RngKey {
   uint64_t seed = 0;
   uint32_t layer = 0;    ///< < 2^16
@@ -35,25 +35,25 @@ struct RngKey {
 
 /// A random-access stream: element i is a pure function of (key, i). Copyable, stateless, thread-safe.
 ///
-/// Elements i < 2^40. Same bits on every processor (own polynomial log and sincos; no libm but the exactly rounded
-/// sqrt).
+/// Elements i < 2^40. The bits are the same on every processor: log and sincos are own polynomials, and only the
+/// exactly rounded sqrt comes from libm.
 class Rng {
  public:
   explicit Rng(const RngKey& key);
 
   uint32_t bits(uint64_t element) const;
-  uint64_t bits64(uint64_t element) const;  ///< its own words: independent of bits()
+  uint64_t bits64(uint64_t element) const;  ///< from other random words than bits()
   double uniform(uint64_t element) const;   ///< [0, 1), the upper 53 bits of bits64()
   float normal(uint64_t element) const;     ///< N(0, 1) by Box-Muller over bits(); a pair (2k, 2k+1) shares one draw
   float signed_uniform(uint64_t element) const;        ///< U(-1, 1) in steps of 2^-23 from bits()
   uint64_t below(uint64_t element, uint64_t n) const;  ///< [0, n) from bits64(); bias below 2^-32 for n < 2^32
 
-  /// out[i] = normal(first + i), same bits, several at a time.
+  /// Sets out[i] = normal(first + i), with the same bits but several at a time.
   void fill_normal(uint64_t first, float* out, size_t count) const;
-  /// out[i] = signed_uniform(first + i), same bits, several at a time.
+  /// Sets out[i] = signed_uniform(first + i), with the same bits but several at a time.
   void fill_signed_uniform(uint64_t first, float* out, size_t count) const;
 
-  /// A uniformly random order of 0..n-1 (Fisher-Yates over below(0..n-1)).
+  /// A uniformly random permutation of 0..n-1 (Fisher-Yates with below()).
   std::vector<uint32_t> permutation(uint32_t n) const;
 
  private:

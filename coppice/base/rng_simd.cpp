@@ -7,7 +7,7 @@
 #include <hwy/foreach_target.h>  // before highway.h
 #include <hwy/highway.h>
 
-#include "coppice/base/rng_simd_detail.h"
+#include "coppice/base/rng_detail.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace coppice::detail::HWY_NAMESPACE {
@@ -22,7 +22,8 @@ using VecF = hn::Vec<F>;
 using VecU = hn::Vec<U>;
 using VecW = hn::Vec<W>;
 
-// One word of every second block, in the lower half of 64 bits. The upper half is anything: a product reads the lower.
+// One word of every second block, in the lower half of 64 bits. The upper half is undefined: the multiplication reads
+// only the lower half.
 struct Words {
   VecW w[4];
 };
@@ -66,7 +67,7 @@ HWY_INLINE void random_words(const std::array<uint32_t, 4>& words, const std::ar
 
 HWY_INLINE VecF polynomial(VecF p, VecF x, float next) { return hn::Add(hn::Mul(p, x), hn::Set(F(), next)); }
 
-// As minus_log, sincos_turn and box_muller of box_muller_detail.h, operation by operation.
+// The same operations in the same order as minus_log, sincos_turn and box_muller of box_muller_detail.h.
 HWY_INLINE VecF minus_log(VecF u) {
   const F f32;
   const VecU root_half = hn::Set(U(), 0x3f3504f3u);

@@ -5,7 +5,7 @@
 #include <array>
 
 #include "coppice/base/check.h"
-#include "coppice/base/file_detail.h"
+#include "coppice/base/file.h"
 
 namespace coppice {
 
@@ -15,7 +15,7 @@ struct Sha256::State {
   State() {
     if (context == nullptr || EVP_DigestInit_ex(context, EVP_sha256(), nullptr) != 1) {
       EVP_MD_CTX_free(context);
-      throw Error(ErrorCode::kIo, "libcrypto: refuses to compute SHA-256 (check the OpenSSL configuration)");
+      throw Error(ErrorCode::kIo, "libcrypto: cannot compute SHA-256 (check the OpenSSL configuration)");
     }
   }
   ~State() { EVP_MD_CTX_free(context); }
@@ -51,7 +51,7 @@ std::string Sha256::hex() {
 
 std::string sha256_of_file(const std::filesystem::path& path) {
   Sha256 digest;
-  detail::read_pieces(path, [&](std::span<const std::byte> piece) { digest.add(piece); });
+  read_pieces(path, [&](std::span<const std::byte> piece) { digest.add(piece); });
   return digest.hex();
 }
 

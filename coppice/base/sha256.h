@@ -9,7 +9,7 @@
 
 namespace coppice {
 
-/// SHA-256 over whatever is added, as 64 lower-case hex digits.
+/// The SHA-256 digest of all added bytes, as 64 lower-case hex digits.
 ///
 /// Source   FIPS 180-4, through libcrypto.
 class Sha256 {
@@ -20,7 +20,7 @@ class Sha256 {
   Sha256& operator=(Sha256&&) noexcept;
   void add(std::span<const std::byte> bytes);
   void add(std::string_view text);
-  std::string hex();  // ends it
+  std::string hex();  // no bytes can be added afterwards
 
  private:
   struct State;

@@ -9,7 +9,8 @@
 namespace coppice {
 namespace {
 
-// Shortest digits that read back equal, laid out as Python's repr does: an exponent below 1e-4 and from 1e16 on.
+// The shortest digits that read back as the same number, laid out as by Python's repr: with an exponent below 1e-4 and
+// from 1e16 on.
 template <class T>
 std::string shortest(T value) {
   const T size = std::fabs(value);
@@ -27,7 +28,7 @@ std::string formatted(double value, std::chars_format format, int precision) {
   return out;
 }
 
-// Edit distance in which swapping two neighbours counts once (optimal string alignment).
+// The edit distance in which a swap of two neighbours counts as one edit (optimal string alignment).
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<size_t> before(b.size() + 1), last(b.size() + 1), row(b.size() + 1);
   for (size_t j = 0; j <= b.size(); ++j) last[j] = j;
@@ -43,7 +44,7 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return last[b.size()];
 }
 
-/// The length of the UTF-8 sequence that `text` begins with, and what it says; length 0 if it is none.
+/// The length and the code point of the UTF-8 sequence that `text` begins with; length 0 if it is not valid.
 struct Utf8 {
   size_t length = 0;
   uint32_t value = 0;
@@ -64,7 +65,7 @@ Utf8 first_of(std::string_view text) {
   return {length, value};
 }
 
-/// Whether a terminal would act on it instead of showing it.
+/// Whether a terminal would obey this character instead of showing it.
 bool acts_on_terminal(uint32_t c) {
   if (c < 0x20 || (c >= 0x7f && c <= 0x9f)) return true;
   if (c == 0x061c || c == 0x200e || c == 0x200f) return true;  // marks of direction
@@ -162,6 +163,10 @@ std::string fixed_text(double value, int decimals) {
   std::string text = formatted(value, std::chars_format::fixed, decimals);
   const bool is_zero = text.find_first_not_of("-0.") == std::string::npos;
   return is_zero && text.starts_with('-') ? text.substr(1) : text;
+}
+
+std::string percent(double share, int decimals) {
+  return std::isfinite(share) ? fixed_text(100 * share, decimals) + " %" : "-";
 }
 
 std::string nearest(std::string_view word, std::span<const std::string> candidates) {

@@ -47,14 +47,14 @@ std::string join(std::span<const std::string> parts, std::string_view separator 
 /// Like `join`, cut after `limit` parts with ", ... (12 more)".
 std::string join_some(std::span<const std::string> parts, size_t limit, std::string_view separator = ", ");
 
-/// `text` as it may stand on a terminal, on one line: names and values from files can hold anything. Control characters
-/// (below U+0020, U+007F to U+009F), line separators and characters that turn the direction of writing become "\u001b",
-/// a new line "\n", a tab "\t", bytes that are not UTF-8 "\udc80" to "\udcff" (so that Python's os.fsencode has the byte
-/// again). In JSON these are escapes of the same characters, so that what was JSON stays JSON. Done twice, it changes
-/// nothing more.
+/// `text` escaped for one line of a terminal, because names and values from files can hold any bytes. Control
+/// characters (below U+0020, U+007F to U+009F), line separators and characters that change the direction of writing
+/// become escapes such as "\u001b"; a new line becomes "\n" and a tab "\t". Bytes that are not UTF-8 become "\udc80" to
+/// "\udcff", which Python's os.fsencode turns back into the bytes. JSON stays valid and keeps its meaning, because
+/// these are JSON's escapes of the same characters. Escaping twice gives the same as once.
 std::string shown(std::string_view text);
 
-/// The same for a text whose lines are our own: new lines stay.
+/// As shown(), but new lines stay: for text whose line breaks are coppice's own.
 std::string shown_lines(std::string_view text);
 
 /// "[2, 3]": a tensor's shape.
@@ -75,13 +75,17 @@ std::string number_text(double value, int digits = 4);
 /// `value` with `decimals` places after the point.
 std::string fixed_text(double value, int decimals);
 
-/// The candidate with the smallest edit distance to `word`; empty if none is near (more than a third of it away).
+/// A share as "12.3 %"; "-" if it is not finite.
+std::string percent(double share, int decimals = 1);
+
+/// The candidate with the smallest edit distance to `word`; empty if the distance of each is more than a third of the
+/// word's length.
 std::string nearest(std::string_view word, std::span<const std::string> candidates);
 
 /// `; did you mean 'x'?`, or, where nothing is near, `; known: a, b, c`.
 std::string suggestion(std::string_view word, std::span<const std::string> candidates);
 
-/// The parts of `text` between separators, empty ones kept.
+/// The parts of `text` between separators, including empty parts.
 std::vector<std::string> split(std::string_view text, char separator);
 
 }  // namespace coppice

@@ -35,7 +35,8 @@ size_t cores_of_affinity() {
   return std::max(1U, std::thread::hardware_concurrency());
 }
 
-// Cores granted by one cgroup v2 folder ("max 100000" or "150000 100000"), rounded up; `limit` if it sets none.
+// The number of cores that one cgroup v2 directory allows ("max 100000" or "150000 100000"), rounded up; `limit` if it
+// sets no limit.
 size_t cores_of_quota(const std::filesystem::path& folder, size_t limit) {
   std::ifstream file(folder / "cpu.max");
   std::string quota_text;
@@ -99,7 +100,7 @@ void parallel_for(size_t count, size_t threads, const std::function<void(size_t)
     try {
       while (pool.size() < helpers) pool.emplace_back(work);
     } catch (const std::system_error&) {
-      log_warning(cat("the system grants ", pool.size() + 1, " of ", helpers + 1, " threads; they do all the work"));
+      log_warning(cat("the system grants ", pool.size() + 1, " of ", helpers + 1, " threads; the work runs on those"));
     }
     work();
   }

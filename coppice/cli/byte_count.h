@@ -38,7 +38,7 @@ struct ByteCount {
     const auto* unit = std::ranges::find(kUnits, name, &Unit::name);
     if (error != std::errc{} || unit == kUnits.end() || !(count * unit->bytes >= 1) || count * unit->bytes > 0x1p60) {
       throw Error(ErrorCode::kUsage,
-                  cat("'", text, "' is no size; wanted a number with KB, MB, GB, TB, KiB, MiB or GiB, such as 5GB"));
+                  cat("'", text, "' is not a size; wanted a number with KB, MB, GB, TB, KiB, MiB or GiB, such as 5GB"));
     }
     return {std::string(text), static_cast<uint64_t>(count * unit->bytes)};
   }

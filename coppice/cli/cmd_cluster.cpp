@@ -4,19 +4,20 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
-#include "coppice/io/output_file.h"
+#include "coppice/io/output_place.h"
 #include "coppice/report/html.h"
 #include "coppice/score/router_rows.h"
 
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "router rows for `convert`: k-means of what enters each feed-forward layer";
+constexpr std::string_view kSummary =
+    "make router rows for `convert`: k-means of the inputs of each feed-forward layer";
 
 struct ClusterOptions {
   std::filesystem::path model;
@@ -35,17 +36,18 @@ struct ClusterOptions {
     using O = ClusterOptions;
     return std::tuple{
         operand("MODEL", &O::model, "dense model in Hugging Face format"),
-        operand("TOKENS", &O::tokens, "token files (.bin/.idx prefixes) to calibrate on"),
-        field("out", &O::out, "the rows, for `coppice convert --router-rows`; earlier rows of that name are replaced"),
+        operand("TOKENS", &O::tokens, "token files to calibrate on (prefixes of .bin/.idx pairs)"),
+        field("out", &O::out,
+              "file to write, for `coppice convert --router-rows`; an earlier file of router rows is replaced"),
         field("clusters", &O::clusters,
-              "rows of a router: as many as virtual groups, experts / granularity, or as experts"),
-        field("tokens", &O::tokens_used, "tokens to cluster"),
-        field("sequence-length", &O::sequence_length, "tokens a window"),
-        field("reset-attention", &O::reset_attention,
-              "no token sees beyond the start of its document, as with train --data.reset_attention"),
-        field("std", &O::std, "logits spread as those of random rows of this standard deviation"),
-        field("seed", &O::seed, "of the choice of windows and of the first centres"),
-        field("dtype", &O::dtype, "compute: f32 or bf16"),
+              "number of rows per router: experts / granularity with virtual groups, else the number of experts"),
+        field("tokens", &O::tokens_used, "number of tokens to cluster"),
+        field("sequence-length", &O::sequence_length, "tokens per window"),
+        field("reset-attention", &O::reset_attention, "attention stays within a document, and positions restart at 0"),
+        field("std", &O::std,
+              "scale the rows so that their logits vary as much as those of random rows with this standard deviation"),
+        field("seed", &O::seed, "random seed of the chosen windows and of the first centres"),
+        field("dtype", &O::dtype, "dtype of the computation: f32 or bf16"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("json", &O::json, kJsonHelp)};
   }
@@ -69,13 +71,13 @@ void print(const ClusterOptions& o, const std::vector<score::LayerClusters>& lay
   const auto share = [&](int64_t size) {
     return cat(fixed_text(100 * static_cast<double>(size) / static_cast<double>(o.tokens_used), 1), " %");
   };
-  report::Table table{{"layer", "largest cluster", "smallest", "cosine with the centre"}, {}};
+  report::Table table{{"layer", "largest cluster", "smallest", "mean cosine with the centre"}, {}};
   for (size_t i = 0; i < layers.size(); ++i) {
     const auto [least, most] = std::ranges::minmax(layers[i].clusters.sizes);
     table.rows.push_back({cat(i), share(most), share(least), fixed_text(layers[i].clusters.cosine, 3)});
   }
-  std::cout << cat("wrote ", shown(o.out.string()), ": ", layers.size(), " layers of ", o.clusters, " rows over ",
-                   o.tokens_used, " tokens\n\n", report::text_table(table));
+  std::cout << cat("wrote ", shown(o.out.string()), ": ", layers.size(), " layers with ", o.clusters,
+                   " rows each, from ", o.tokens_used, " tokens\n\n", report::text_table(table));
 }
 
 int run(std::span<const std::string_view> args) {

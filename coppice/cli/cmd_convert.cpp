@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/output_options.h"
@@ -19,7 +19,7 @@
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "make a Mixture of Experts of a dense model, or of several";
+constexpr std::string_view kSummary = "convert a dense model, or several, to a Mixture of Experts";
 
 struct ConvertOptions : OutputOptions {
   std::vector<std::filesystem::path> models;
@@ -44,32 +44,39 @@ struct ConvertOptions : OutputOptions {
   static constexpr auto fields() {
     using O = ConvertOptions;
     const auto before = std::tuple{
-        operand("MODEL", &O::models, "dense model in Hugging Face format (only read), or several of one shape"),
+        operand("MODEL", &O::models,
+                "dense model in Hugging Face format (never changed), or several of the same shape"),
         operand("OUT", &O::out, "directory of the converted model; must not exist"),
-        field("to", &O::to, "family of OUT: `coppice list conversions` (default: the one nearest to MODEL's)"),
-        field("experts", &O::experts, "number of experts of a layer (default: 8 times the granularity)"),
-        field("top-k", &O::top_k, "experts a token (default: 2 times the granularity)"),
-        field("granularity", &O::granularity, "slices that the feed-forward layer is cut into (default: 1)"),
+        field("to", &O::to, "family of OUT: `coppice list conversions` (default: the closest to MODEL's)"),
+        field("experts", &O::experts, "number of experts per layer (default: 8 times the granularity)"),
+        field("top-k", &O::top_k, "experts per token (default: 2 times the granularity)"),
+        field("granularity", &O::granularity,
+              "cut the feed-forward layer into N slices; each expert is one slice (default: 1)"),
         field("recipe", &O::recipe,
-              "settings that belong together: `coppice list convert-recipes`; other options go before it"),
-        field("no-virtual-group", &O::no_virtual_group, "a router row of its own for every expert"),
-        field("routing", &O::routing, "softmax_topk or topk_softmax (default: what the family of OUT computes)"),
-        field("scale", &O::scale, "what is multiplied so that gates add up: `coppice list scales` (default: cbrt)"),
-        field("calibrate", &O::calibrate, "scale by the gates of random logits instead of equal ones"),
-        field("every", &O::every, "only every so many-th layer gets experts"),
-        field("layers", &O::layers, "only these layers get experts: 1,3,5"),
-        field("shared-expert", &O::shared_expert, "width of a shared expert, which adds nothing at first"),
-        field(
-            "expert-init", &O::expert_init,
-            "how further experts of a slice arise: `coppice list expert-init`; NAME or NAME:key=value (default: copy)"),
-        field("init-all", &O::init_all, "by that method the first expert of a slice too"),
-        field("router", &O::router, "rows of the routers: `coppice list routers` (default: random)"),
-        field("router-rows", &O::router_rows, "safetensors file with the rows of every router"),
-        field("trunk", &O::trunk, "of several models: average (default) or first, for what is no expert"),
-        field("dense-average", &O::dense_average, "the way back: MODEL has experts, OUT their average"),
-        field("lossy", &O::lossy, "leave out what the family of OUT has no place for"),
+              "a named set of options (`coppice list convert-recipes`); options given here override it"),
+        field("no-virtual-group", &O::no_virtual_group,
+              "give every expert its own router row, instead of one row for the slices that form a dense layer"),
+        field("routing", &O::routing, "softmax_topk or topk_softmax (default: as the family of OUT computes it)"),
+        field("scale", &O::scale,
+              "how experts are scaled to make up for their gates: `coppice list scales` (default: cbrt)"),
+        field("calibrate", &O::calibrate, "compute that scale from the gates of random logits instead of equal gates"),
+        field("every", &O::every, "give experts to every N-th layer only"),
+        field("layers", &O::layers, "give experts to these layers only, such as 1,3,5"),
+        field("shared-expert", &O::shared_expert, "add a shared expert of this width; its output is 0 at first"),
+        field("expert-init", &O::expert_init,
+              "how the second and later experts of a slice are made: `coppice list expert-init`; NAME or "
+              "NAME:key=value (default: copy)"),
+        field("init-all", &O::init_all, "apply --expert-init to the first expert of each slice too"),
+        field("router", &O::router, "how router rows are made: `coppice list routers` (default: random)"),
+        field("router-rows", &O::router_rows,
+              "safetensors file with the rows of every router, such as from `coppice cluster`"),
+        field("trunk", &O::trunk,
+              "with several models, where tensors other than experts come from: average (default) or first"),
+        field("dense-average", &O::dense_average, "average the experts of MODEL into a dense model"),
+        field("lossy", &O::lossy,
+              "convert even if the family of OUT has no place for some tensors or settings; they are left out"),
         field("seed", &O::seed, "random seed; same seed, same bytes (default: 0)")};
-    const auto after = std::tuple{field("dry-run", &O::dry_run, "print what would be written, and write nothing"),
+    const auto after = std::tuple{field("dry-run", &O::dry_run, "print what would be written; write nothing"),
                                   field("json", &O::json, kJsonHelp)};
     return std::tuple_cat(before, output_fields(), after);
   }
@@ -90,20 +97,20 @@ constexpr std::array<std::string_view, 8> kOfEveryRun = {"MODEL",  "OUT",  "max-
 
 /// Throws   Error{kUsage} for a setting that was given and has no effect.
 void check_used(ConvertOptions o) {
-  if (o.models.size() == 1 && o.trunk) refuse("trunk", "there is one model");
+  if (o.models.size() == 1 && o.trunk) refuse("trunk", "there is only one MODEL");
   if (!o.dense_average && o.no_virtual_group && o.granularity.value_or(1) == 1) {
-    refuse("no-virtual-group", "with granularity 1 every expert is a group of its own");
+    refuse("no-virtual-group", "with granularity 1 every expert has its own router row anyway");
   }
   if (!o.dense_average) return;
-  if (o.models.size() > 1) refuse("dense-average", "it takes one model");
+  if (o.models.size() > 1) refuse("dense-average", "it averages the experts of one MODEL");
   for (const OptionSpec& spec : option_specs(o)) {
     const bool has_effect = spec.name == "dense-average" || spec.name == "to" || spec.name == "lossy" ||
                             std::ranges::find(kOfEveryRun, spec.name) != kOfEveryRun.end();
-    if (!has_effect && is_given(spec)) refuse(spec.name, "--dense-average has no experts to make");
+    if (!has_effect && is_given(spec)) refuse(spec.name, "--dense-average makes no experts");
   }
 }
 
-/// What the recipe says where the user says nothing.
+/// Sets the options of the recipe that the user has not given.
 void apply_recipe(ConvertOptions& o) {
   if (!o.recipe) return;
   const convert::Recipe& recipe = convert::recipe(*o.recipe);
@@ -136,9 +143,9 @@ convert::ConversionOptions conversion_options(const ConvertOptions& o, const met
   return c;
 }
 
-/// The settings that shape the output, as they came out: what they mean, not how they were given.
+/// The settings that determine the output, resolved: their meaning, not how they were spelled.
 Json settings_record(ConvertOptions o, const std::optional<convert::ConversionPlan>& given, std::string_view to) {
-  o.recipe.reset();  // a name for settings that are all there
+  o.recipe.reset();  // only a name for settings that are all recorded
   o.to = to;
   if (given) {
     const convert::ConversionPlan plan = canonical(*given);
@@ -165,7 +172,7 @@ Json settings_record(ConvertOptions o, const std::optional<convert::ConversionPl
   return record;
 }
 
-/// A conversion with what is to be said of it.
+/// A conversion and what the command prints about it.
 struct Account {
   families::ParameterCount before, after;
   std::string what;
@@ -183,11 +190,12 @@ std::string plan_text(const convert::ConversionPlan& plan, const families::Model
   std::string text = cat(
       parents, plan.from, " -> ", plan.to, ": ", plan.experts, " experts of width ", after.expert_width, " in ",
       plan.layers.size(), " of ", after.num_layers, " layers, ", plan.top_k, " per token, ", plan.routing, "\n",
-      plan.granularity > 1 ? cat("slices: ", plan.granularity, " of each dense layer, ",
-                                 plan.virtual_groups ? "in virtual groups" : "each with a router row of its own", "\n")
-                           : std::string(),
-      "weights: ", scale_text(plan.scale), "; copies by ", plan.expert_init.to_text(),
-      plan.init_all ? ", the first ones too" : "", "; routers ", plan.router.to_text(), "\n");
+      plan.granularity > 1
+          ? cat("slices: ", plan.granularity, " of each dense layer, ",
+                plan.virtual_groups ? "one router row for all slices of a group" : "each with its own router row", "\n")
+          : std::string(),
+      "weights: ", scale_text(plan.scale), "; copies made by ", plan.expert_init.to_text(),
+      plan.init_all ? ", also the first expert of each slice" : "", "; routers ", plan.router.to_text(), "\n");
   return text;
 }
 
@@ -197,9 +205,9 @@ Account account_of(const convert::Conversion& conversion, const families::Model&
   Account account{
       .before = families::count_parameters(model), .after = families::count_parameters(after), .plan = plan};
   if (!plan) {
-    account.what = cat(model.config.family->model_type, " -> ", after.family->model_type, ": the average of ",
-                       model.config.num_experts, " experts in every layer that has any\n");
-    account.exactness = {false, "Not exact: an average of experts computes what none of them does."};
+    account.what = cat(model.config.family->model_type, " -> ", after.family->model_type, ": the average of the ",
+                       model.config.num_experts, " experts of each MoE layer\n");
+    account.exactness = {false, "Not exact: the average of the experts computes another function than the mixture."};
     return account;
   }
   account.what = plan_text(*plan, after);
@@ -211,7 +219,7 @@ Account account_of(const convert::Conversion& conversion, const families::Model&
   }
   const bool is_open = account.exactness.exact || !account.exactness.known;
   if (is_open && !conversion.mapping().losses.empty())
-    account.exactness = {false, "Not exact: of the dense model something is left out."};
+    account.exactness = {false, "Not exact: some parts of the dense model are left out."};
   return account;
 }
 

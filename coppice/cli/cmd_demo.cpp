@@ -10,7 +10,7 @@ namespace coppice::cli {
 namespace {
 
 constexpr std::string_view kSummary =
-    "the whole story on real text: train, score, expand, verify, train on, compare, report";
+    "run everything on real text: train, score, expand, verify, continue training, compare, report";
 
 int run(std::span<const std::string_view> args) {
   const auto options = parse<demo::DemoOptions>("demo", kSummary, args);

@@ -7,7 +7,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/log.h"
 #include "coppice/base/memory.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
@@ -24,7 +24,8 @@
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "loss on token files, agreement with another model, multiple-choice accuracy";
+constexpr std::string_view kSummary =
+    "measure loss on token files, agreement with another model, multiple-choice accuracy";
 
 struct EvalOptions {
   std::filesystem::path model;
@@ -40,23 +41,24 @@ struct EvalOptions {
 
   static constexpr auto fields() {
     using O = EvalOptions;
-    return std::tuple{operand("MODEL", &O::model, "model directory in Hugging Face format"),
-                      field("tokens", &O::tokens, "token files (.bin/.idx prefixes); repeat or separate by commas"),
-                      field("tasks", &O::tasks,
-                            "multiple-choice questions, JSON lines {\"context\", \"choices\", \"answer\"}; repeat or "
-                            "separate by commas"),
-                      field("against", &O::against, "another model over the same tokens, to compare predictions with"),
-                      field("sequence-length", &O::sequence_length, "tokens a window; each is predicted from its own"),
-                      field("reset-attention", &O::reset_attention,
-                            "no token sees beyond the start of its document, as with train --data.reset_attention"),
-                      field("batch", &O::batch, "windows a forward pass"),
-                      field("max-tokens", &O::max_tokens, "tokens of each file that are used, 0 for all"),
-                      field("dtype", &O::dtype, "compute: f32 or bf16"),
-                      field("max-memory", &O::max_memory,
-                            "for weights and activations, such as 8GiB; a model that does not fit comes through layer "
-                            "by layer (default: half of the machine's)"),
-                      field("threads", &O::threads, "CPU threads (default: all cores)"),
-                      field("json", &O::json, kJsonHelp)};
+    return std::tuple{
+        operand("MODEL", &O::model, "model directory in Hugging Face format"),
+        field("tokens", &O::tokens,
+              "token files (prefixes of .bin/.idx pairs); repeat the option or separate by commas"),
+        field("tasks", &O::tasks,
+              "multiple-choice questions, JSON lines {\"context\", \"choices\", \"answer\"}; repeat the option or "
+              "separate by commas"),
+        field("against", &O::against, "another model; compare its predictions on the same tokens"),
+        field("sequence-length", &O::sequence_length, "tokens per window; prediction uses only its own window"),
+        field("reset-attention", &O::reset_attention, "attention stays within a document, and positions restart at 0"),
+        field("batch", &O::batch, "windows per forward pass"),
+        field("max-tokens", &O::max_tokens, "number of tokens used of each file; 0: all"),
+        field("dtype", &O::dtype, "dtype of the computation: f32 or bf16"),
+        field("max-memory", &O::max_memory,
+              "most memory for weights and activations, such as 8GiB; a model that does not fit is loaded a few layers "
+              "at a time (default: half of the machine's)"),
+        field("threads", &O::threads, "CPU threads (default: all cores)"),
+        field("json", &O::json, kJsonHelp)};
   }
 
   eval::LossSettings loss_settings() const { return {sequence_length, batch, max_tokens, reset_attention}; }
@@ -83,10 +85,10 @@ struct Results {
 void check(const EvalOptions& o, const families::Model& model) {
   const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
   if (o.tokens.empty() && o.tasks.empty()) {
-    refuse("tokens: none given, nor tasks; wanted token files (make them with `coppice tokenize`) or questions");
+    refuse("tokens, tasks: neither is given; wanted token files (make them with `coppice tokenize`) or questions");
   }
   refuse_without_effect(o.given, {{o.tokens.empty(),
-                                   "there are no token files",
+                                   "no token files are given",
                                    {"against", "sequence-length", "reset-attention", "batch", "max-tokens"}}});
   (void)compute_dtype(o.dtype);
   if (o.batch < 1) refuse(cat("batch: ", o.batch, "; wanted 1 or more"));
@@ -96,7 +98,7 @@ void check(const EvalOptions& o, const families::Model& model) {
 }
 
 nn::FittedDecoder fit(const EvalOptions& o, const families::Model& model) {
-  // Two models share the memory.
+  // The limit is for both models together.
   const uint64_t bytes = o.max_memory ? o.max_memory->bytes : physical_memory_bytes() / 2;
   return {model, compute_dtype(o.dtype), o.against ? bytes / 2 : bytes};
 }
@@ -110,14 +112,16 @@ void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, const std::
   }
 }
 
-// Of a model in the middle of a handover: the routing that it was trained with, to the same tokens. Else null.
+// The lineage-unique routing with which the model was being trained, if its handover is not complete; it applies to the
+// same tokens. Otherwise null.
 std::shared_ptr<const nn::LineageRouting> routing_of_training(const std::filesystem::path& model) {
   const auto lineage = plan::read_lineage(model);
   if (!lineage) return nullptr;
   const auto note = plan::noted_lineage_share(*lineage);
   if (note.share > 0 && !note.seed) {
-    log_warning(cat(model, ": its ", io::kLineageFile, " does not say which seed draws the tokens that are routed ",
-                    "by lineage (coppice 0.1.0 wrote it); the loss by lineage is that of seed 0"));
+    log_warning(cat(model, ": ", io::kLineageFile,
+                    " does not record the seed that selects the tokens with lineage-unique routing ",
+                    "(coppice 0.1.0 wrote it); seed 0 is used for the lineage-unique loss"));
   }
   return train::lineage_routing(lineage, note.share, note.seed.value_or(0));
 }
@@ -206,16 +210,15 @@ Json to_json(const Results& results) {
 
 void print_files(const EvalOptions& o, const std::vector<FileLoss>& files) {
   report::Table table{.header = {"tokens of", "loss (nats)", "perplexity", "bits/byte", "tokens"}, .rows = {}};
-  if (files.front().by_lineage) table.header.emplace_back("by lineage (nats)");
+  if (files.front().by_lineage) table.header.emplace_back("lineage-unique (nats)");
   if (o.against) table.header.insert(table.header.end(), {"KL (nats)", "same top-1"});
-  const auto percent = [](double share) { return cat(fixed_text(100 * share, 2), " %"); };
   for (const auto& file : files) {
     table.rows.push_back({file.name, fixed_text(file.loss.loss, 4), number_text(file.loss.perplexity()),
                           file.bits_per_byte ? fixed_text(*file.bits_per_byte, 4) : "-", cat(file.loss.tokens)});
     if (file.by_lineage) table.rows.back().push_back(fixed_text(*file.by_lineage, 4));
     if (!file.agreement) continue;
     table.rows.back().push_back(number_text(file.agreement->kl));
-    table.rows.back().push_back(percent(file.agreement->top_1));
+    table.rows.back().push_back(percent(file.agreement->top_1, 2));
   }
   if (files.size() > 1) {
     const auto all = overall(files);

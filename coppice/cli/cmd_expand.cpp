@@ -6,7 +6,7 @@
 #include <string>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/given_family.h"
@@ -16,8 +16,8 @@
 #include "coppice/grow/exactness.h"
 #include "coppice/grow/expand.h"
 #include "coppice/io/output_place.h"
+#include "coppice/plan/growth_settings.h"
 #include "coppice/plan/lineage.h"
-#include "coppice/plan/recipe.h"
 #include "coppice/plan/selection.h"
 #include "coppice/plan/text.h"
 #include "coppice/plan/undo.h"
@@ -26,25 +26,14 @@
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "grow every MoE layer of a checkpoint to more experts";
+constexpr std::string_view kSummary = "add experts to every MoE layer of a checkpoint";
 
-struct ExpandOptions : OutputOptions {
+struct ExpandOptions : OutputOptions, plan::GrowthSettings {
   std::filesystem::path model, out;
   std::optional<std::filesystem::path> family_file;
-  std::optional<plan::ExpertCount> experts;
-  std::optional<std::string> recipe, select;
-  std::optional<double> temperature;
-  std::optional<std::string> metric, layer_selection;
-  std::optional<std::filesystem::path> scores;
-  std::optional<uint64_t> max_duplicates;
-  std::optional<methods::MethodChoice> expert_init, router_init;
-  std::optional<std::string> balance_bias;
-  std::optional<methods::MethodChoice> optimizer_state;
-  std::optional<std::string> order;
-  bool allow_regroup = false;
+  std::optional<std::filesystem::path> scores, plan;
   std::optional<std::string> top_k;
-  std::optional<uint64_t> split, seed;
-  std::optional<std::filesystem::path> plan;
+  std::optional<uint64_t> split;
   bool undo = false;
   bool dry_run = false, json = false;
   Given given;
@@ -52,37 +41,47 @@ struct ExpandOptions : OutputOptions {
   static constexpr auto fields() {
     using O = ExpandOptions;
     const auto before = std::tuple{
-        operand("MODEL", &O::model, "model directory in Hugging Face format (only read)"),
-        operand("OUT", &O::out, "directory of the grown model; must not exist"),
+        operand("MODEL", &O::model, "model directory in Hugging Face format (never changed)"),
+        operand("OUT", &O::out, "directory of the expanded model; must not exist"),
         field("experts", &O::experts, "number of experts afterwards: 2x, 1.5x or 48 (default: 2x)"),
-        field("recipe", &O::recipe,
-              "settings that belong together: `coppice list recipes`; other options go before it"),
-        field("select", &O::select, "rule that picks the parents (default: waterfill with scores, else uniform)"),
-        field("temperature", &O::temperature, "of weighted_sampling (default: 1)"),
-        field("metric", &O::metric, "utility of an expert, from the scores (default: gradient_squared)"),
+        field("recipe", &O::recipe, "a named set of options (`coppice list recipes`); options given here override it"),
+        field("select", &O::select,
+              "rule that chooses the experts to copy: `coppice list selections` (default: waterfill with scores, else "
+              "uniform)"),
+        field("temperature", &O::temperature, "temperature of weighted_sampling (default: 1)"),
+        field("metric", &O::metric,
+              "metric of the scores to rank experts by: `coppice list metrics` (default: gradient_squared)"),
         field("layer-selection", &O::layer_selection,
-              "how the utilities of an expert's two layers make one (default: both_average)"),
-        field("scores", &O::scores, "scores.json of `coppice score` for this model"),
-        field("max-duplicates", &O::max_duplicates, "most new copies of one expert (default: the rule's own)"),
+              "how the scores of an expert's two linear layers are combined: `coppice list layer-selections` (default: "
+              "both_average)"),
+        field("scores", &O::scores, "scores.json that `coppice score` wrote for this model"),
+        field("max-duplicates", &O::max_duplicates,
+              "maximum number of new copies of one expert (default: set by the rule)"),
         field("expert-init", &O::expert_init,
-              "how new experts arise: `coppice list expert-init`; NAME or NAME:key=value (default: copy)"),
+              "how the weights of a new expert are made from its parent's: `coppice list expert-init`; NAME or "
+              "NAME:key=value (default: copy)"),
         field("router-init", &O::router_init,
-              "how new router rows arise: `coppice list router-init` (default: bias_only where there is a bias, else "
-              "perturb_new_only)"),
+              "how the router row of a new expert is made from its parent's: `coppice list router-init` (default: "
+              "bias_only where there is a bias, else perturb_new_only)"),
         field("balance-bias", &O::balance_bias,
               "selection bias of a new expert: its parent's (copy, the default) or 0 (zero)"),
         field("optimizer-state", &O::optimizer_state,
-              "how Adam's moments in trainer/ grow: `coppice list optimizer-state` (default: copy)"),
-        field("order", &O::order, "append or siblings (default: siblings for grouped routers, else append)"),
-        field("allow-regroup", &O::allow_regroup, "let experts leave their router group"),
-        field("top-k", &O::top_k, "keep (default), or scale: as many times more experts a token"),
-        field("split", &O::split, "cut every expert into so many narrower ones instead: same function, same work"),
+              "how Adam's moments in trainer/ are made from the parent's: `coppice list optimizer-state` (default: "
+              "copy)"),
+        field("order", &O::order,
+              "where new experts are placed: append (after all others) or siblings (after their parent) (default: "
+              "siblings for grouped routers, else append)"),
+        field("allow-regroup", &O::allow_regroup, "allow an expansion that moves experts to other router groups"),
+        field("top-k", &O::top_k,
+              "keep (default), or scale: multiply top-K by the same factor as the number of experts"),
+        field("split", &O::split, "cut each expert into N narrower ones instead of copying; same function and work"),
         field("family-file", &O::family_file, kFamilyFileHelp),
         field("seed", &O::seed, "random seed; same seed, same bytes (default: 0)"),
-        field("plan", &O::plan, "follow this plan, as --dry-run printed it (and as you edited it)"),
-        field("undo", &O::undo, "take the newest expansion of MODEL back: its originals alone")};
+        field("plan", &O::plan,
+              "carry out the plan in this TOML file, which --dry-run printed and you may have edited"),
+        field("undo", &O::undo, "undo the newest expansion of MODEL: keep only the original experts")};
     const auto after =
-        std::tuple{field("dry-run", &O::dry_run, "print the plan, as TOML that --plan takes, and write nothing"),
+        std::tuple{field("dry-run", &O::dry_run, "print the plan as TOML that --plan reads; write nothing"),
                    field("json", &O::json, "print one JSON object")};
     return std::tuple_cat(before, output_fields(), after);
   }
@@ -92,7 +91,7 @@ struct ExpandOptions : OutputOptions {
   throw Error(ErrorCode::kUsage, cat("--", option, ": it has no effect here; ", reason, " (leave it out)"));
 }
 
-/// Options that shape a plan, by name, as given.
+/// Names of the given options that determine a plan.
 std::vector<std::string> given_plan_options(ExpandOptions o) {
   constexpr std::array<std::string_view, 16> kOfPlan = {
       "experts", "recipe",         "select",      "temperature", "metric",       "layer-selection",
@@ -105,54 +104,16 @@ std::vector<std::string> given_plan_options(ExpandOptions o) {
   return given;
 }
 
-plan::GrowthOptions growth_options(const ExpandOptions& o) {
-  plan::GrowthOptions growth{.experts = o.experts.value_or(plan::ExpertCount{}),
-                             .select = o.select,
-                             .max_duplicates = o.max_duplicates,
-                             .router_init = o.router_init,
-                             .order = o.order,
-                             .allow_regroup = o.allow_regroup};
-  growth.expert_init = o.expert_init.value_or(growth.expert_init);
-  growth.balance_bias = o.balance_bias.value_or(growth.balance_bias);
-  growth.seed = o.seed.value_or(growth.seed);
-  growth.temperature = o.temperature.value_or(growth.temperature);
-  growth.metric = o.metric.value_or(growth.metric);
-  growth.layer_selection = o.layer_selection.value_or(growth.layer_selection);
-  growth.optimizer_state = o.optimizer_state.value_or(growth.optimizer_state);
-  return growth;
-}
-
-/// What the recipe says where the user says nothing; for models without optimizer state, nothing of that.
-void apply_recipe(ExpandOptions& o, const families::Model& model) {
-  if (!o.recipe) return;
-  const plan::Recipe& recipe = plan::recipe(*o.recipe);
-  const auto& routing = model.config.routing;
-  const bool has_bias = routing.has_router_bias || routing.has_selection_bias;
-  if (!o.select) o.select = recipe.select;
-  if (plan::selection_rule(*o.select).needs_scores) {
-    if (!o.metric) o.metric = recipe.metric;
-    if (!o.layer_selection) o.layer_selection = recipe.layer_selection;
-    if (!o.max_duplicates) o.max_duplicates = recipe.max_duplicates;
-  }
-  if (!o.expert_init) o.expert_init = methods::MethodChoice::from_text(recipe.expert_init);
-  if (!o.router_init) {
-    o.router_init = methods::MethodChoice::from_text(has_bias ? recipe.router_init : recipe.router_init_without_bias);
-  }
-  if (!o.optimizer_state && model.checkpoint.files().has_folder(io::kTrainerFolder)) {
-    o.optimizer_state = methods::MethodChoice::from_text(recipe.optimizer_state);
-  }
-}
-
 /// Throws   Error{kUsage} for a setting that was given and has no effect.
 void check_used(const ExpandOptions& o, const families::ModelConfig& config, const plan::GrowthPlan& plan,
                 bool has_optimizer_state) {
   const std::string rule = cat("the rule '", plan.select, "' ");
   refuse_without_effect(
       o.given, {{!plan::selection_rule(plan.select).needs_scores,
-                 rule + "does not look at scores",
+                 rule + "does not use scores",
                  {"scores", "metric", "layer-selection"}},
-                {plan.select != "weighted_sampling", rule + "does not draw", {"temperature"}},
-                {plan.select == "uniform", rule + "gives every expert as many copies", {"max-duplicates"}},
+                {plan.select != "weighted_sampling", rule + "does not sample", {"temperature"}},
+                {plan.select == "uniform", rule + "gives every expert the same number of copies", {"max-duplicates"}},
                 {!config.routing.has_selection_bias, "the model has no selection bias", {"balance-bias"}},
                 {!has_optimizer_state, cat("the model has no ", io::kTrainerFolder, "/"), {"optimizer-state"}}});
 }
@@ -163,21 +124,22 @@ std::optional<plan::Scores> read_scores(const ExpandOptions& o, const families::
   const std::string digest = model.digest();
   if (scores.model_digest != digest) {
     throw Error(ErrorCode::kFormat,
-                cat(*o.scores, ": scores of another model (digest ", scores.model_digest.substr(0, 12), "; ", o.model,
-                    " has ", digest.substr(0, 12), "); score this one with `coppice score`"));
+                cat(*o.scores, ": these are scores of another model (digest ", scores.model_digest.substr(0, 12), "; ",
+                    o.model, " has ", digest.substr(0, 12), "); score this one with `coppice score`"));
   }
   return scores;
 }
 
-/// The plan that the options mean, made, read or found in the lineage.
+/// The plan that the options ask for: made from them, read from a file, or taken from the lineage.
 plan::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model) {
   const std::vector<std::string> given = given_plan_options(o);
-  if (o.plan && o.undo) refuse("plan", "--undo follows the lineage");
+  if (o.plan && o.undo) refuse("plan", "--undo takes everything from coppice.json");
   if (o.plan || o.undo) {
-    if (!given.empty()) refuse(given.front(), o.plan ? "the plan file says all of it" : "--undo follows the lineage");
+    if (!given.empty())
+      refuse(given.front(), o.plan ? "the plan file decides it" : "--undo takes everything from coppice.json");
   }
   if (o.undo) {
-    if (o.allow_regroup) refuse("allow-regroup", "--undo follows the lineage");
+    if (o.allow_regroup) refuse("allow-regroup", "--undo takes everything from coppice.json");
     return plan::undo_plan(model.config, plan::read_lineage(model.checkpoint.directory()));
   }
   if (o.plan) {
@@ -186,12 +148,12 @@ plan::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model) {
     }
     return plan::read_plan(*o.plan, model.config, o.allow_regroup);
   }
-  if (o.split && o.experts) refuse("experts", "--split says how many parts an expert becomes");
+  if (o.split && o.experts) refuse("experts", "--split already decides the number of experts");
   if (o.split == uint64_t{0} || o.split == uint64_t{1} || o.split > uint64_t{1} << 20) {
     throw Error(ErrorCode::kUsage, cat("--split: ", *o.split, " parts; wanted 2 or more"));
   }
   const auto scores = read_scores(o, model);
-  plan::GrowthOptions growth = growth_options(o);
+  plan::GrowthOptions growth = o.growth_options();
   growth.split = static_cast<int64_t>(o.split.value_or(1));
   if (o.top_k && *o.top_k != "keep" && *o.top_k != "scale") {
     throw Error(ErrorCode::kUsage, cat("--top-k: '", *o.top_k, "' is neither keep nor scale",
@@ -201,13 +163,12 @@ plan::GrowthPlan plan_of(const ExpandOptions& o, const families::Model& model) {
   return plan::make_plan(model.config, growth, scores ? &*scores : nullptr);
 }
 
-/// The settings that shape the output, as they came out: what they mean, not how they were given. A plan file counts by
-/// what it says. It is named, since nobody knows whether a rule made it: methods and number of experts are those of the
-/// options that it came from, but that these picked the parents would be no more than a claim.
+/// The settings that determine the output, resolved: their meaning, not how they were spelled. A plan file is recorded
+/// by the digest of its contents. The record also says that there was a plan file, because it may have been edited: its
+/// methods and number of experts are known, but not which rule chose the parents.
 Json settings_record(ExpandOptions o, const plan::GrowthPlan& given) {
-  const plan::GrowthOptions growth = growth_options(o);
+  const plan::GrowthOptions growth = o.growth_options();
   const plan::GrowthPlan plan = plan::canonical(given);
-  o.recipe.reset();  // a name for settings that are all there
   if (o.top_k == "keep") o.top_k.reset();
   if (!o.plan) {
     const plan::SelectionRule& rule = plan::selection_rule(plan.select);
@@ -251,9 +212,9 @@ struct Account {
 };
 
 Account account_of(const families::Model& model, const plan::GrowthPlan& plan) {
-  auto config = families::read_config(plan::grown_config(model.config, plan), "config.json of the grown model",
+  auto config = families::read_config(plan::grown_config(model.config, plan), "config.json of the expanded model",
                                       model.config.family);
-  config.moe_layer = model.config.moe_layer;  // where the weights say it
+  config.moe_layer = model.config.moe_layer;  // some families show it only by their weights
   auto after = families::count_parameters(model, plan.experts_after);
   const int64_t of_one = after.experts / plan.experts_after / plan.split;  // an expert, or a part of one
   after.total -= after.experts - of_one * plan.experts_after;
@@ -277,14 +238,14 @@ Json account_json(const Account& account, const plan::GrowthPlan& plan) {
   return json;
 }
 
-/// The plan for people, as comments, then as TOML.
+/// The plan as comments for the user, then as TOML.
 std::string plan_account(const families::Model& model, const plan::GrowthPlan& plan, const Account& account) {
   const auto& bytes = account.bytes;
   const std::string top_k = model.config.top_k_text();
   std::string text =
       cat(model.config.family->model_type, ": ", plan.experts_before, " -> ", plan.experts_after, " experts in ",
           plan.layers.size(), " of ", model.config.num_layers, " layers, ", account.top_k_after, " per token ",
-          account.top_k_after == top_k ? "as before" : cat("instead of ", top_k), "\n",
+          account.top_k_after == top_k ? "(unchanged)" : cat("instead of ", top_k), "\n",
           "parameters: ", count_text(static_cast<double>(account.parameters_before.total)), " -> ",
           count_text(static_cast<double>(account.parameters_after.total)), ", active per token ",
           count_text(static_cast<double>(account.parameters_before.active)), " -> ",
@@ -313,7 +274,7 @@ std::string wrote_text(const ExpandOptions& o, const families::ModelConfig& conf
                  : std::string());
 }
 
-/// What is said last: of an expansion whether it is exact, of a contraction what is as before.
+/// The last line: for an expansion whether it is exact, for an undo what is restored.
 std::string verdict(const families::Model& model, const plan::GrowthPlan& plan, const Account& account,
                     const std::filesystem::path& out) {
   if (!plan.is_undo) return account.exactness.reason;
@@ -328,13 +289,16 @@ int run(std::span<const std::string_view> args) {
   const families::Model model = families::open_model(o.model, given.family());
   io::check_output_directory(o.out, o.model);
   warn_of_unfinished_handover(o.model);
-  if (!o.plan && !o.undo) apply_recipe(o, model);
+  if (!o.plan && !o.undo) {
+    static_cast<plan::GrowthSettings&>(o) =
+        o.with_recipe(model.config.routing, model.checkpoint.files().has_folder(io::kTrainerFolder));
+  }
   const plan::GrowthPlan plan = plan_of(o, model);
   const Account account = account_of(model, plan);
   if (!o.plan && !o.undo) check_used(o, model.config, plan, account.bytes.optimizer_before > 0);
   if (o.plan && plan.optimizer_state.name != "copy" && account.bytes.optimizer_before == 0) {
     throw Error(ErrorCode::kUsage, cat(*o.plan, ": methods.optimizer_state: '", plan.optimizer_state.name,
-                                       "' has no effect; the model has no trainer/ (make it 'copy')"));
+                                       "' has no effect, because the model has no trainer/ (set it to 'copy')"));
   }
   Json json = account_json(account, plan);
   tell_left_out(output::files_left_out(model.checkpoint, true), json);

@@ -2,7 +2,7 @@
 #include <map>
 
 #include "coppice/base/log.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/cli/command.h"
@@ -25,16 +25,17 @@ struct InspectOptions {
   bool experts = false, json = false;
   static constexpr auto fields() {
     using O = InspectOptions;
-    return std::tuple{
-        operand("MODEL", &O::model, "model directory in Hugging Face format (only read)"),
-        field("experts", &O::experts, "also the L2 norms of every expert and its router row (reads them all)"),
-        field("family-file", &O::family_file, kFamilyFileHelp), field("json", &O::json, "print one JSON object")};
+    return std::tuple{operand("MODEL", &O::model, "model directory in Hugging Face format (never changed)"),
+                      field("experts", &O::experts,
+                            "also print the L2 norm of each expert and of its router row (reads all of them)"),
+                      field("family-file", &O::family_file, kFamilyFileHelp),
+                      field("json", &O::json, "print one JSON object")};
   }
 };
 
-constexpr std::string_view kSummary = "what a checkpoint is: family, experts, routing, parameters, bytes, lineage";
+constexpr std::string_view kSummary = "describe a checkpoint: family, experts, routing, parameters, bytes, lineage";
 
-/// Everything that `inspect` says.
+/// Everything that `inspect` prints.
 struct Findings {
   families::ParameterCount parameters;
   std::map<families::Part, uint64_t> part_bytes;
@@ -57,15 +58,15 @@ std::string routing_text(const families::ModelConfig& config) {
       break;
     case families::GateFunction::kSigmoidTopK: text = cat("sigmoid, then the top ", config.top_k_text()); break;
     case families::GateFunction::kUnknown:
-      return cat("the top ", config.top_k_text(), "; by what gates, the family file does not say (`",
+      return cat("the top ", config.top_k_text(), "; the family file does not say by which gates (`",
                  families::missing_routing_keys(r), "`)");
   }
   if (r.has_selection_bias) text += " by gate plus selection bias";
   if (r.num_groups > 1) text += cat(", of the best ", r.top_groups, " of ", r.num_groups, " groups");
   if (!r.renormalise_known) {
-    text += ", gates renormalised or not: the family file does not say it (`renormalise`)";
+    text += "; the family file does not say whether gates are renormalised (`renormalise`)";
   } else if (r.gate != families::GateFunction::kTopKSoftmax) {
-    text += !r.renormalise       ? ", gates as they are"
+    text += !r.renormalise       ? ", gates not renormalised"
             : r.gate_norm == 1.0 ? ", gates renormalised"
                                  : cat(", gates divided by their ", r.gate_norm, "-norm");
   }
@@ -159,8 +160,8 @@ std::string layers_text(const families::ModelConfig& c) {
 }
 
 std::string experts_text(const families::ModelConfig& c) {
-  return cat(c.num_experts, " in a layer, ", c.top_k_text(), " per token, width ", c.expert_width,
-             c.shared_width > 0 ? cat(", beside a shared one of width ", c.shared_width) : std::string());
+  return cat(c.num_experts, " per layer, ", c.top_k_text(), " per token, width ", c.expert_width,
+             c.shared_width > 0 ? cat(", and a shared expert of width ", c.shared_width) : std::string());
 }
 
 void print_lineage(const Json& lineage) {
@@ -204,11 +205,11 @@ void print(const families::Model& model, const Findings& found, const InspectOpt
   if (c.is_quantised()) line("quantised", c.quantisation);
   const auto is_copy = [](const families::TensorSlot& slot) { return slot.role() == families::Role::kTiedCopy; };
   for (const families::TensorSlot& slot : model.slots) {
-    if (is_copy(slot)) line("stored twice", cat("'", slot.name, "' is the embeddings, to which it is tied"));
+    if (is_copy(slot)) line("stored twice", cat("'", slot.name, "' repeats the embeddings, to which it is tied"));
   }
   line("tokenizer", found.tokenizer ? "present" : "none");
   line("digest", found.digest);
-  if (!c.unsupported_in_nn.empty()) line("not trainable", cat(join(c.unsupported_in_nn), "; expansion works"));
+  if (!c.unsupported_in_nn.empty()) line("not trainable", cat(join(c.unsupported_in_nn), "; expansion is supported"));
 
   report::Table parts{{"part", "parameters", "bytes"}, {}};
   for (const auto part : families::kParts) {

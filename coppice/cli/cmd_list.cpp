@@ -3,7 +3,7 @@
 #include <iostream>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/convert/pairs.h"
@@ -27,20 +27,20 @@ struct ListOptions {
   bool json = false;
   static constexpr auto fields() {
     using O = ListOptions;
-    return std::tuple{operand("WHAT", &O::what, "one of the lists; without it: what lists there are"),
+    return std::tuple{operand("WHAT", &O::what, "name of a list (default: print the names of all lists)"),
                       field("json", &O::json, kJsonHelp)};
   }
 };
 
-constexpr std::string_view kSummary = "what this build knows: families, strategies, metrics";
+constexpr std::string_view kSummary = "list what this build supports: families, methods, metrics";
 
 struct Entry {
   std::string name, summary, source;
   std::span<const methods::ParamSpec> params = {};
-  Json more = Json::object();  ///< further members, for --json only
+  Json more = Json::object();  ///< further members, only for --json
 };
 
-/// What growing a family keeps exactly, by its routing with the switches at their fallbacks.
+/// Which expansions are exact for a family, by its routing with the switches at their defaults.
 Json routing_json(const families::Family& family) {
   const auto& info = families::routing_class_info(families::routing_class(families::default_routing(family)));
   Json exact = Json::object({{"plain_top_1", info.exact_top_1}, {"scaled_top_k", info.can_scale}});
@@ -62,7 +62,7 @@ std::vector<Entry> families_entries() {
     Entry& entry = entries.emplace_back(
         Entry{std::string(family->model_type), "dense", std::string(family->architecture), {}, Json::object()});
     if (!family->has_moe()) continue;
-    entry.summary = family->surgery_only ? "Mixture of Experts, grown only" : "Mixture of Experts";
+    entry.summary = family->surgery_only ? "Mixture of Experts (expand only, no training)" : "Mixture of Experts";
     entry.more = routing_json(*family);
   }
   return entries;
@@ -80,13 +80,14 @@ std::vector<Entry> entries_of(const Rows& rows) {
   return entries;
 }
 
-/// Dense families and what they can become.
+/// Dense families and the families that they can be converted to.
 std::vector<Entry> conversions_entries() {
   std::vector<Entry> entries;
   for (const convert::ConversionPair& pair : convert::conversion_pairs()) {
     const std::string changes = pair.changes.empty() ? "" : cat(", with ", join(pair.changes, ", with "));
-    const std::string summary =
-        pair.losses.empty() ? cat("carried over whole", changes) : cat("only with --lossy: ", join(pair.losses, "; "));
+    const std::string summary = pair.losses.empty()
+                                    ? cat("complete", changes)
+                                    : cat("only with --lossy, which leaves out: ", join(pair.losses, "; "));
     Json more = Json::object({{"from", pair.from}, {"to", pair.to}});
     more["changes"] = Json::array_of(pair.changes);
     more["losses"] = Json::array_of(pair.losses);
@@ -97,7 +98,7 @@ std::vector<Entry> conversions_entries() {
   return entries;
 }
 
-/// Kinds of files in model directories and what becomes of them.
+/// Kinds of files in model directories and what expand and convert do with them.
 std::vector<Entry> files_entries() {
   std::vector<Entry> entries;
   for (const io::FileRule& rule : io::file_rules()) {
@@ -116,26 +117,27 @@ struct List {
 };
 
 constexpr std::array<List, 13> kLists = {{
-    {"families", "model families: how they route and store experts, what growing them keeps exactly (--json)",
+    {"families", "model families; with --json: how they route and store experts, which expansions are exact",
      families_entries},
-    {"expert-init", "how a new expert's weights arise from its parent's",
+    {"expert-init", "how a new expert's weights are made from its parent's",
      [] { return entries_of(methods::expert_inits()); }},
-    {"router-init", "how a new expert's router row arises from its parent's",
+    {"router-init", "how a new expert's router row is made from its parent's",
      [] { return entries_of(methods::router_inits()); }},
-    {"optimizer-state", "what becomes of Adam's moments", [] { return entries_of(methods::optimizer_inits()); }},
-    {"metrics", "utility of an expert, measured by `coppice score`",
+    {"optimizer-state", "how a new expert's Adam moments are made from its parent's",
+     [] { return entries_of(methods::optimizer_inits()); }},
+    {"metrics", "metrics of an expert's utility, measured by `coppice score`",
      [] { return entries_of(plan::utility_metrics()); }},
-    {"selections", "rules that choose which experts to duplicate", [] { return entries_of(plan::selection_rules()); }},
-    {"layer-selections", "how the utilities of an expert's two parts become one",
+    {"selections", "rules that choose the experts to copy", [] { return entries_of(plan::selection_rules()); }},
+    {"layer-selections", "how the scores of an expert's two linear layers are combined",
      [] { return entries_of(plan::layer_selections()); }},
-    {"recipes", "settings of `coppice expand` that belong together", [] { return entries_of(plan::recipes()); }},
-    {"conversions", "families of dense models, what they can become and what is lost", conversions_entries},
-    {"scales", "what `coppice convert` multiplies so that a token's gates add up",
+    {"recipes", "named sets of options of `coppice expand`", [] { return entries_of(plan::recipes()); }},
+    {"conversions", "families of dense models, what they can be converted to and what is left out",
+     conversions_entries},
+    {"scales", "how `coppice convert` scales experts to make up for their gates",
      [] { return entries_of(convert::scale_modes()); }},
-    {"routers", "rows of the routers that `coppice convert` makes", [] { return entries_of(methods::new_routers()); }},
-    {"convert-recipes", "settings of `coppice convert` that belong together",
-     [] { return entries_of(convert::recipes()); }},
-    {"files", "files beside a model's weights: what expand and convert carry, leave out or refuse", files_entries},
+    {"routers", "how `coppice convert` makes router rows", [] { return entries_of(methods::new_routers()); }},
+    {"convert-recipes", "named sets of options of `coppice convert`", [] { return entries_of(convert::recipes()); }},
+    {"files", "files beside a model's weights: which ones expand and convert copy, leave out or refuse", files_entries},
 }};
 
 std::vector<Entry> lists_entries() { return entries_of(kLists); }
@@ -146,7 +148,7 @@ std::vector<Entry> entries_named(const std::string& what) {
     if (list.name == what) return list.entries();
     names.emplace_back(list.name);
   }
-  throw Error(ErrorCode::kUsage, cat("'", what, "': is no list", suggestion(what, names), " (see `coppice list`)"));
+  throw Error(ErrorCode::kUsage, cat("'", what, "': is not a list", suggestion(what, names), " (see `coppice list`)"));
 }
 
 Json json_of(const std::vector<Entry>& entries) {

@@ -13,7 +13,7 @@
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "what an expansion would cost and gain, and where it does not pay";
+constexpr std::string_view kSummary = "estimate what an expansion would cost and gain, and when it does not pay";
 
 template <class Plan>
 void print(const Plan& plan, bool json) {

@@ -4,11 +4,11 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/io/atomic_file.h"
-#include "coppice/io/output_file.h"
+#include "coppice/io/output_place.h"
 #include "coppice/report/html.h"
 #include "coppice/report/runs_page.h"
 
@@ -23,13 +23,13 @@ struct ReportOptions {
     using O = ReportOptions;
     return std::tuple{
         operand("RUN", &O::runs,
-                "run folders (what `coppice train --train.out` made), or folders with such folders below"),
-        field("out", &O::out, "the page to write; an earlier page of that name is replaced"),
-        field("plan", &O::plan, "what `coppice plan --json` printed, to be held against what happened")};
+                "run directories that `coppice train --train.out` wrote, or directories that contain some"),
+        field("out", &O::out, "HTML page to write; an earlier page is replaced"),
+        field("plan", &O::plan, "output of `coppice plan --json`, to compare with what happened")};
   }
 };
 
-constexpr std::string_view kSummary = "one self-contained page from one or many runs";
+constexpr std::string_view kSummary = "write one self-contained HTML page about one or many runs";
 
 std::optional<Json> read_plan(const std::optional<std::filesystem::path>& path) {
   if (!path) return std::nullopt;
@@ -40,7 +40,7 @@ std::optional<Json> read_plan(const std::optional<std::filesystem::path>& path) 
   if (plan.find("coppice_plan") == nullptr || basis == nullptr || !basis->is_string() || f0 == nullptr ||
       !f0->is_number()) {
     throw Error(ErrorCode::kFormat,
-                cat(*path, ": no plan of an expansion; wanted what `coppice plan MODEL --json` printed"));
+                cat(*path, ": is not a plan of an expansion; wanted the output of `coppice plan MODEL --json`"));
   }
   return plan;
 }

@@ -3,20 +3,20 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
 #include "coppice/io/atomic_file.h"
-#include "coppice/io/output_file.h"
+#include "coppice/io/output_place.h"
 #include "coppice/score/score.h"
 
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "the utility of every expert, from calibration tokens";
+constexpr std::string_view kSummary = "measure the utility of every expert on calibration tokens";
 
 struct ScoreOptions {
   std::filesystem::path model;
@@ -36,20 +36,20 @@ struct ScoreOptions {
     using O = ScoreOptions;
     return std::tuple{
         operand("MODEL", &O::model, "model directory in Hugging Face format"),
-        operand("TOKENS", &O::tokens, "token files (.bin/.idx prefixes) to calibrate on"),
-        field("out", &O::out, "the scores, for `coppice expand --scores`; earlier scores of that name are replaced"),
-        field("merge", &O::merge, "MODEL and TOKENS are scores of several runs over one model: make them one"),
-        field("batches", &O::batches, "calibration batches"),
-        field("batch-tokens", &O::batch_tokens, "tokens a batch"),
-        field("sequence-length", &O::sequence_length, "tokens a window"),
-        field("reset-attention", &O::reset_attention,
-              "no token sees beyond the start of its document, as with train --data.reset_attention"),
-        field("seed", &O::seed, "of the choice of windows"),
-        field("dtype", &O::dtype, "compute: f32 or bf16"),
+        operand("TOKENS", &O::tokens, "token files to calibrate on (prefixes of .bin/.idx pairs)"),
+        field("out", &O::out, "file to write, for `coppice expand --scores`; an earlier file of scores is replaced"),
+        field("merge", &O::merge,
+              "merge scores of several runs over one model: MODEL and TOKENS are the files of scores"),
+        field("batches", &O::batches, "number of calibration batches"),
+        field("batch-tokens", &O::batch_tokens, "tokens per batch"),
+        field("sequence-length", &O::sequence_length, "tokens per window"),
+        field("reset-attention", &O::reset_attention, "attention stays within a document, and positions restart at 0"),
+        field("seed", &O::seed, "random seed of the chosen windows"),
+        field("dtype", &O::dtype, "dtype of the computation: f32 or bf16"),
         field("max-memory", &O::max_memory,
-              "for weights, gradients and kept activations, such as 8GiB; the rest goes to disk beside the scores "
-              "(default: half of the machine's)"),
-        field("resume", &O::resume, "go on where a killed run of the same command was"),
+              "most memory for weights, gradients and kept activations, such as 8GiB; the rest goes to disk beside the "
+              "scores (default: half of the machine's)"),
+        field("resume", &O::resume, "continue a killed run of the same command"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("json", &O::json, kJsonHelp)};
   }
@@ -88,7 +88,7 @@ void check(const ScoreOptions& o) {
     throw Error(ErrorCode::kUsage, "out: not given; wanted the file to write, such as --out scores.json");
   }
   refuse_without_effect(o.given, {{o.merge,
-                                   "a merge reads the files of runs that are done",
+                                   "a merge only reads files of finished runs",
                                    {"batches", "batch-tokens", "seed", "sequence-length", "reset-attention", "dtype",
                                     "max-memory", "resume", "threads"}}});
 }
@@ -98,14 +98,14 @@ void print(const ScoreOptions& o, const plan::Scores& scores) {
   for (const auto& metric : plan::utility_metrics()) {
     (scores.metrics.contains(std::string(metric.name)) ? names : without).emplace_back(metric.name);
   }
-  std::cout << cat("wrote ", shown(o.out.string()), ": ", scores.metrics.begin()->second.fc1.sum.size(), " layers of ",
-                   scores.experts, " experts over ", count_text(static_cast<double>(scores.tokens_seen)),
-                   " tokens\nmetrics: ", join(names), "\n");
+  std::cout << cat("wrote ", shown(o.out.string()), ": ", scores.metrics.begin()->second.fc1.sum.size(),
+                   " layers with ", scores.experts, " experts each, from ",
+                   count_text(static_cast<double>(scores.tokens_seen)), " tokens\nmetrics: ", join(names), "\n");
   if (o.merge && !without.empty()) {
-    std::cout << cat("left out, since they cannot be merged: ", join(without), "\n");
+    std::cout << cat("left out, because they cannot be merged: ", join(without), "\n");
   }
   if (scores.second_moment == "batches") {
-    std::cout << "approx_fisher: second moments estimated from the batches (the model has no trainer/)\n";
+    std::cout << "approx_fisher: uses second moments estimated from the batches, because the model has no trainer/\n";
   }
 }
 

@@ -5,7 +5,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/json.h"
 #include "coppice/base/log.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/data/tokenize.h"
@@ -15,7 +15,7 @@ namespace coppice::cli {
 namespace {
 namespace fs = std::filesystem;
 
-constexpr std::string_view kSummary = "turn text into a token file, with a model's tokenizer or a new one";
+constexpr std::string_view kSummary = "convert text to a token file, with a model's tokenizer or a new one";
 
 struct TokenizeOptions {
   std::vector<fs::path> text;
@@ -30,31 +30,31 @@ struct TokenizeOptions {
   static constexpr auto fields() {
     using O = TokenizeOptions;
     return std::tuple{
-        operand(
-            "TEXT", &O::text,
-            "files of plain text or JSON lines (.jsonl, .json), gzip or not, or directories of .txt and .jsonl files"),
+        operand("TEXT", &O::text,
+                "files of plain text or JSON lines (.jsonl, .json), may be gzipped; or directories of .txt and .jsonl "
+                "files"),
         field("out", &O::out, "token file to write: OUT.bin, OUT.idx and OUT.json; must not exist"),
-        field("tokenizer", &O::tokenizer, "model or tokenizer directory whose tokenizer to use"),
+        field("tokenizer", &O::tokenizer, "model or tokenizer directory with the tokenizer to use"),
         field("train-tokenizer", &O::train_tokenizer,
-              "train a sentencepiece tokenizer on the text into this new directory and use it"),
-        field("vocab-size", &O::vocab_size, "ids of the tokenizer to train"),
-        field("seed", &O::seed, "RNG seed for the part of a long text that the tokenizer is trained on"),
-        field("text-key", &O::text_key, "key of the text in each JSON line"),
+              "train a sentencepiece tokenizer on the text, write it to this new directory and use it"),
+        field("vocab-size", &O::vocab_size, "vocabulary size of the tokenizer to train"),
+        field("seed", &O::seed, "random seed of the sample of a long text that the tokenizer is trained on"),
+        field("text-key", &O::text_key, "key that holds the text in each JSON line"),
         field("split-at-blank-lines", &O::split_at_blank_lines,
-              "plain text: an empty line ends a document (default: a file is one)"),
+              "plain text: an empty line ends a document (default: each file is one document)"),
         field("json", &O::json, "print the result as one JSON object")};
   }
 };
 
 void check_used(const TokenizeOptions& o, std::span<const fs::path> files) {
   const auto is_lines = [](const fs::path& file) { return file.extension() == ".jsonl"; };
-  refuse_without_effect(o.given,
-                        {{o.tokenizer.has_value(), "the tokenizer is made already", {"vocab-size", "seed"}},
-                         {std::ranges::none_of(files, is_lines), "no text is a .jsonl file", {"text-key"}},
-                         {std::ranges::all_of(files, is_lines), "no text is a plain file", {"split-at-blank-lines"}}});
+  refuse_without_effect(
+      o.given, {{o.tokenizer.has_value(), "--tokenizer uses a finished tokenizer", {"vocab-size", "seed"}},
+                {std::ranges::none_of(files, is_lines), "no TEXT is a file of JSON lines", {"text-key"}},
+                {std::ranges::all_of(files, is_lines), "no TEXT is a plain text file", {"split-at-blank-lines"}}});
 }
 
-/// Leaves a trained tokenizer in the directory that was asked for and returns where the tokenizer to use is.
+/// Returns the directory of the tokenizer to use; trains it first if --train-tokenizer is given.
 fs::path prepare_tokenizer(const TokenizeOptions& o, std::span<const fs::path> files, const data::TextFormat& format) {
   if (o.tokenizer.has_value() == o.train_tokenizer.has_value()) {
     throw Error(ErrorCode::kUsage, "tokenize: give either --tokenizer DIR or --train-tokenizer DIR");
@@ -64,7 +64,7 @@ fs::path prepare_tokenizer(const TokenizeOptions& o, std::span<const fs::path> f
   const data::TokenizerTraining settings{.vocab_size = o.vocab_size, .seed = o.seed};
   data::train_tokenizer(data::sample_text(files, format, settings.sample_bytes, o.seed), settings, directory.path());
   directory.commit();
-  log_info(cat("trained a tokenizer of ", o.vocab_size, " ids: ", *o.train_tokenizer));
+  log_info(cat("trained a tokenizer with a vocabulary of ", o.vocab_size, ": ", *o.train_tokenizer));
   return *o.train_tokenizer;
 }
 
@@ -89,8 +89,9 @@ int run(std::span<const std::string_view> args) {
     out["tokenizer_digest"] = card.tokenizer_digest;
     std::cout << out.dump() << "\n";
   } else {
-    std::cout << cat(shown(o.out.string()), ": ", card.documents, " documents, ", card.tokens, " tokens of ",
-                     card.vocab_size, ", ", fixed_text(bytes_per_token, 2), " bytes per token\n");
+    std::cout << cat(shown(o.out.string()), ": ", card.documents, " documents, ", card.tokens,
+                     " tokens, vocabulary of ", card.vocab_size, ", ", fixed_text(bytes_per_token, 2),
+                     " bytes per token\n");
   }
   return 0;
 }

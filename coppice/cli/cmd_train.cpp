@@ -1,6 +1,6 @@
 #include <iostream>
 
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/report/html.h"
@@ -9,7 +9,7 @@
 namespace coppice::cli {
 namespace {
 
-constexpr std::string_view kSummary = "pre-train a model, or go on training one";
+constexpr std::string_view kSummary = "pre-train a model, or continue to train one";
 
 struct OutputOptions {
   bool json = false;
@@ -36,12 +36,12 @@ void print_table(const train::TrainResult& result) {
   report::Table table{.header = {"", ""}, .rows = {}};
   table.rows = {{"steps", cat(result.first_step, " -> ", result.last_step)},
                 {"tokens seen", count_text(static_cast<double>(result.tokens_seen))},
-                {"training loss, last steps", fixed_text(result.loss, 4)}};
+                {"training loss (last steps)", fixed_text(result.loss, 4)}};
   for (const auto& [name, loss] : result.validation_loss) {
     table.rows.push_back({"validation loss, " + name, fixed_text(loss, 4)});
   }
   if (result.seconds_per_step > 0) {
-    table.rows.push_back({"time a step", duration_text(result.seconds_per_step)});
+    table.rows.push_back({"time per step", duration_text(result.seconds_per_step)});
     table.rows.push_back({"tokens per second", count_text(result.tokens_per_s)});
     table.rows.push_back({"share of the GEMM bound", cat(fixed_text(100 * result.gemm_share, 0), " %")});
   }

@@ -5,7 +5,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/log.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
@@ -22,7 +22,7 @@ namespace coppice::cli {
 namespace {
 
 constexpr std::string_view kSummary =
-    "account for every tensor of a grown or converted model: what is unchanged, what came from whom";
+    "check every tensor of an expanded or converted model against the model before it";
 constexpr size_t kProblemsShown = 20;
 
 struct VerifyOptions {
@@ -39,16 +39,17 @@ struct VerifyOptions {
   static constexpr auto fields() {
     using O = VerifyOptions;
     return std::tuple{
-        operand("BEFORE", &O::before, "model directory that was grown or converted, or the several that were"),
-        operand("AFTER", &O::after, "model directory that came out"),
+        operand("BEFORE", &O::before,
+                "model directory that was expanded or converted; several if one conversion used several"),
+        operand("AFTER", &O::after, "model directory that was written"),
         field("function", &O::function,
-              "token file to run both models on (its .bin/.idx prefix): how far losses and logits moved, ties, parents "
-              "a token"),
-        field("max-tokens", &O::max_tokens, "with --function: its first so many tokens (default: 16384; 0: all)"),
-        field("sequence-length", &O::sequence_length, "with --function: tokens a window (default: 256)"),
+              "run both models on this token file (prefix of a .bin/.idx pair) and compare losses and logits"),
+        field("max-tokens", &O::max_tokens,
+              "with --function: number of tokens, from the start of the file (default: 16384; 0: all)"),
+        field("sequence-length", &O::sequence_length, "with --function: tokens per window (default: 256)"),
         field("max-memory", &O::max_memory,
-              "with --function: for both models, such as 8GiB (default: half of the machine's)"),
-        field("threads", &O::threads, "threads (default: all cores)"),
+              "with --function: most memory for both models, such as 8GiB (default: half of the machine's)"),
+        field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("family-file", &O::family_file, kFamilyFileHelp),
         field("json", &O::json, "print one JSON object")};
   }
@@ -66,10 +67,9 @@ void print_problems(const std::vector<std::string>& problems, const std::string&
   std::cout << shown(verdict) << "\n";
 }
 
-/// Of copies that no record names: how many were recognised by what.
+/// For copies that no lineage records: how many were recognised by each criterion.
 std::string recognised_text(const verify::VerifyResult& result) {
-  constexpr std::array<std::string_view, 5> kBy = {"every byte", "columns that are equal bit for bit",
-                                                   "rows that are equal bit for bit",
+  constexpr std::array<std::string_view, 5> kBy = {"all bytes", "bit-equal columns", "bit-equal rows",
                                                    "the same columns or rows in another order", "sampled values"};
   std::vector<std::string> parts;
   for (size_t i = 0; i < kBy.size(); ++i) {
@@ -85,27 +85,28 @@ std::string rows_text(const verify::VerifyResult& result) {
   const bool made = !result.made_by.empty();
   std::string text =
       cat("router rows: ", result.router_rows_equal, " equal their parent's, ", result.router_rows_changed,
-          made ? " made again otherwise" : " near it", "; biases changed: ", result.biases_changed);
+          made ? " changed by the method" : " close to it", "; changed biases: ", result.biases_changed);
   if (!made && result.biases_changed > 0) text += cat(", by ", number_text(result.largest_bias_change), " at most");
   return text + "\n";
 }
 
 void print_account(const verify::VerifyResult& result) {
   std::cout << cat("experts: ", result.experts_before, " -> ", result.experts_after);
-  if (result.split > 1) std::cout << cat(", each 1/", result.split, " of one before");
-  if (result.top_k_factor > 1) std::cout << cat(", ", result.top_k_factor, " times as many a token");
+  if (result.split > 1) std::cout << cat(", each 1/", result.split, " of an expert before");
+  if (result.top_k_factor > 1) std::cout << cat(", top-K times ", result.top_k_factor);
   std::cout << "\n"
-            << (result.made_by.empty() ? std::string("parents: found by what the experts hold; no record was used\n")
-                                       : cat("made again and compared byte for byte: ", shown(result.made_by), "\n"))
-            << cat("outside experts and routers: ", result.identical, " tensors, bit for bit as before\n")
-            << cat("expert tensors: ", result.experts_original, " equal their parent's byte for byte, ",
-                   result.experts_changed, " derive from it\n")
+            << (result.made_by.empty()
+                    ? std::string("parents: recognised by comparing the experts; no lineage was used\n")
+                    : cat("recomputed and compared byte for byte: ", shown(result.made_by), "\n"))
+            << cat("outside experts and routers: ", result.identical, " tensors, bit-equal to those before\n")
+            << cat("expert tensors: ", result.experts_original, " byte-equal to their parent's, ",
+                   result.experts_changed, " derived from it\n")
             << recognised_text(result) << rows_text(result);
   if (result.optimizer_tensors > 0)
-    std::cout << cat("optimizer state: ", result.optimizer_tensors, " tensors, made again and equal\n");
-  std::cout << cat("files beside the weights: ", result.files_equal, " as before\n");
+    std::cout << cat("optimizer state: ", result.optimizer_tensors, " tensors, recomputed and equal\n");
+  std::cout << cat("files beside the weights: ", result.files_equal, " unchanged\n");
   for (auto first = result.parents.begin(); first != result.parents.end();) {
-    auto end = first;  // after the run of layers with the same parents
+    auto end = first;  // the end of consecutive layers with the same parents
     while (end != result.parents.end() && end->second == first->second) ++end;
     const auto last = std::prev(end)->first;
     std::cout << (last == first->first ? cat("layer ", last) : cat("layers ", first->first, "-", last)) << ": parents";
@@ -126,13 +127,13 @@ void print_conversion(const verify::ConversionAccount& account) {
                      number_text(plan.scale.gate), ", up ", number_text(plan.scale.up), ", down ",
                      number_text(plan.scale.down));
   }
-  std::cout << cat("\n", account.identical, " tensors bit for bit as before, ", account.changed,
-                   " made of those before\n", "expert tensors: ", account.experts,
-                   " made again and equal byte for byte\nrouters: ", account.routers, " made again and equal, ",
-                   account.routers_given, " given by a file\nnew parts: ", account.new_parts,
-                   ", as a conversion begins them\n");
+  std::cout << cat("\n", account.identical, " tensors bit-equal to those before, ", account.changed,
+                   " computed from them\n", "expert tensors: ", account.experts,
+                   " recomputed and byte-equal\nrouters: ", account.routers, " recomputed and equal, ",
+                   account.routers_given, " read from a file\nnew tensors: ", account.new_parts,
+                   ", with the initial values of a conversion\n");
   for (const std::string& loss : account.losses) std::cout << cat("left out: ", shown(loss), "\n");
-  std::cout << cat("files beside the weights: ", account.files_equal, " as before\n");
+  std::cout << cat("files beside the weights: ", account.files_equal, " unchanged\n");
   print_problems(account.problems, account.verdict());
 }
 
@@ -158,7 +159,7 @@ void check_used(const VerifyOptions& o) {
   if (o.max_memory) refuse("max-memory");
 }
 
-/// How the function changed, if that was asked for and `ok`: what cannot be accounted for is not worth running.
+/// How the function changed, if --function is given and `ok`: a model that failed the check is not run.
 std::optional<FunctionChange> function_of(const VerifyOptions& o, const families::Model& before,
                                           const families::Model& after, bool ok,
                                           const std::map<int64_t, std::vector<int64_t>>& parents) {
@@ -191,7 +192,7 @@ int run(std::span<const std::string_view> args) {
   }
   if (before.size() > 1)
     throw Error(ErrorCode::kUsage,
-                cat(o.before[1], ": one model before is enough; it was not a conversion of several"));
+                cat(o.before[1], ": wanted one BEFORE; AFTER is not a conversion of several models"));
   if (was && !is) {
     const auto account = verify::verify_average(first, after, threads);
     return finish(account, function_of(o, first, after, account.ok, {}), o.json, print_conversion);

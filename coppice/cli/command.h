@@ -5,14 +5,14 @@
 
 namespace coppice::cli {
 
-/// One sub-command. `run` gets the arguments after its name and returns the exit status; results go to stdout, the rest
-/// to stderr.
+/// One sub-command. `run` gets the arguments after its name and returns the exit status; results go to stdout,
+/// everything else to stderr.
 struct Command {
   std::string_view name, summary;
   int (*run)(std::span<const std::string_view> args);
 };
 
-/// The list that `main` knows: commands_core.cpp or commands_full.cpp, picked by CMake.
+/// All commands of this build: defined in commands_core.cpp or commands_full.cpp, which CMake chooses.
 std::span<const Command* const> commands();
 
 }  // namespace coppice::cli

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
 #include "coppice/cli/command.h"
@@ -20,16 +20,15 @@ namespace coppice::cli {
 namespace {
 
 int report(ErrorCode code, const std::string& message) {
-  std::cout.flush();  // what was printed before stays before
+  std::cout.flush();  // so that earlier output comes before the error
   std::fflush(stdout);
   std::fputs(cat("coppice: error: ", shown(message), "\n").c_str(), stderr);
   return exit_status(code);
 }
 
 void print_help() {
-  std::cout
-      << "coppice grows Mixture-of-Experts language models: fewer experts in, more experts out, training goes on.\n\n"
-         "usage: coppice COMMAND [options] ...\n\ncommands\n";
+  std::cout << "coppice adds experts to Mixture-of-Experts language models and continues their training.\n\n"
+               "usage: coppice COMMAND [options] ...\n\ncommands\n";
   size_t width = 0;
   for (const Command* command : commands()) width = std::max(width, command->name.size());
   for (const Command* command : commands()) {
@@ -48,10 +47,10 @@ const Command& command_of(std::string_view name) {
     names.emplace_back(command->name);
   }
   throw Error(ErrorCode::kUsage,
-              cat("'", name, "': is no command", suggestion(name, names), " (see `coppice --help`)"));
+              cat("'", name, "': is not a command", suggestion(name, names), " (see `coppice --help`)"));
 }
 
-// libtorch appends where it threw and a stack trace to its messages.
+// libtorch appends the place of the exception and a stack trace to its messages.
 int report_foreign(std::string message) {
   message.resize(std::min(message.size(), message.find("\nException raised from ")));
   std::ranges::replace(message, '\n', ' ');

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kUsualLength = 256;
 
-/// Tokens for which an expert that was left out scored as one that was chosen.
+/// The number of tokens for which an expert that was not chosen has the same score as one that was.
 ///
 /// Shapes   choice_TE f32; index_TK.
 int64_t tied_tokens(const at::Tensor& choice_TE, const at::Tensor& index_TK) {

@@ -15,28 +15,30 @@ namespace coppice::cli {
 struct FunctionSettings {
   std::filesystem::path tokens;
   uint64_t max_tokens = 16384;
-  std::optional<int64_t> sequence_length;  ///< by default 256, or the models' positions if they have fewer
+  std::optional<int64_t> sequence_length;  ///< default: 256, or the models' maximum length if that is less
   uint64_t max_memory_bytes = 0;           ///< for both models; 0: half of the machine's
 };
 
-/// What a model computes that another did not.
+/// How the outputs of two models differ.
 struct FunctionChange {
   uint64_t tokens = 0;
   double loss_before = 0, loss_after = 0;  ///< mean nats per token
   double kl = 0;                           ///< mean of KL(before || after), nats
   double top_1 = 0;                        ///< share of predictions with the same first token
   double largest_difference = 0, largest_logit = 0;
-  std::optional<double> effective_top_k;  ///< different parents a token, mean over tokens and layers
-  std::optional<double> ties;  ///< share of a layer's tokens for which an expert left out scored as one that was chosen
+  std::optional<double> effective_top_k;  ///< number of different parents per token, mean over tokens and layers
+  /// Share of tokens for which an expert that was not chosen has the same score as one that was; mean over layers.
+  std::optional<double> ties;
   Json to_json() const;
   std::string text() const;
 };
 
-/// Runs both over the first tokens of a file, in f32. `parents` of the experts, by layer; empty if they are none's.
+/// Runs both models on the first tokens of a file, in f32. `parents` of the experts, by layer; empty if the experts
+/// have no parents.
 ///
-/// Memory   as told, both models in turns where they do not fit.
-/// Throws   Error{kUnsupported} in the core build, and for what coppice cannot compute; Error{kUsage}: vocabularies of
-///          two sizes, no token to predict, a sequence length past the models'.
+/// Memory   `max_memory_bytes`; layers are loaded in turns if the models do not fit.
+/// Throws   Error{kUnsupported} in the core build, and for what coppice cannot compute; Error{kUsage}: the vocabularies
+///          differ in size, there is no token to predict, or the sequence is too long for the models.
 FunctionChange function_change(const families::Model& before, const families::Model& after,
                                const std::map<int64_t, std::vector<int64_t>>& parents,
                                const FunctionSettings& settings);

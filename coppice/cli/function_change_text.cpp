@@ -18,13 +18,12 @@ Json FunctionChange::to_json() const {
 }
 
 std::string FunctionChange::text() const {
-  const auto percent = [](double share) { return cat(fixed_text(100 * share, 2), " %"); };
   std::string out = cat("function over ", tokens, " tokens: loss ", fixed_text(loss_before, 4), " -> ",
                         fixed_text(loss_after, 4), " nats, KL ", number_text(kl), " nats, same first token ",
-                        percent(top_1), "\nlargest difference of two logits: ", number_text(largest_difference),
+                        percent(top_1, 2), "\nlargest difference of a logit: ", number_text(largest_difference),
                         " (the largest logit is ", number_text(largest_logit), ")\n");
-  if (effective_top_k) out += cat("different parents a token: ", number_text(*effective_top_k), "\n");
-  if (ties) out += cat("choices that a tie decided: ", percent(*ties), "\n");
+  if (effective_top_k) out += cat("different parents per token: ", number_text(*effective_top_k), "\n");
+  if (ties) out += cat("expert choices decided by a tie: ", percent(*ties, 2), "\n");
   return out;
 }
 

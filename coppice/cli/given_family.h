@@ -9,7 +9,7 @@
 namespace coppice::cli {
 
 inline constexpr std::string_view kFamilyFileHelp =
-    "TOML file that describes the model's family, for one that coppice does not know";
+    "TOML file that describes the model's family, if coppice does not know it";
 
 /// The family that --family-file describes, if the option was given.
 class GivenFamily {

@@ -16,15 +16,15 @@ namespace coppice::cli {
 namespace {
 
 constexpr int64_t kSteps = 5, kUncounted = 2;
-constexpr int kRounds = 4;                 // other work on the machine hits one number of experts and not another
+constexpr int kRounds = 4;  // so that other work on the machine does not slow down only one number of experts
 constexpr double kBytesPerParameter = 18;  // bf16 weights, f32 gradients, masters and two moments
 
-// Leading dense layers; the trainer knows no other pattern.
+// The number of leading dense layers; the trainer supports no other pattern.
 int64_t leading_dense_layers(const families::ModelConfig& config) {
   const auto first = std::ranges::find(config.moe_layer, true);
   if (std::find(first, config.moe_layer.end(), false) != config.moe_layer.end()) {
     throw Error(ErrorCode::kUnsupported,
-                "measure: dense layers stand between those with experts, which no random model has (give "
+                "measure: dense layers lie between MoE layers, which random models do not support (give "
                 "--step-time-before and --step-time-after)");
   }
   return first - config.moe_layer.begin();
@@ -78,10 +78,10 @@ std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfi
   }
   std::set<int64_t> counts(o.measure_experts.begin(), o.measure_experts.end());
   if (counts.empty()) counts = {config.num_experts, cost::experts_after(o, config.num_experts)};
-  if (counts.size() < 2) throw Error(ErrorCode::kUsage, "measure-experts: two different numbers are wanted");
+  if (counts.size() < 2) throw Error(ErrorCode::kUsage, "measure-experts: wanted at least two different numbers");
   if (*counts.begin() < config.top_k) {
     throw Error(ErrorCode::kUsage,
-                cat("measure-experts: ", *counts.begin(), " are fewer than the ", config.top_k, " of a token"));
+                cat("measure-experts: ", *counts.begin(), " experts; wanted at least top-K, which is ", config.top_k));
   }
   check_memory(config, *counts.rbegin());
   train::TrainOptions run = options_of(config, o);
@@ -90,7 +90,7 @@ std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfi
     for (const int64_t experts : counts) {
       run.num_experts = experts;
       const double seconds = train::train(run).seconds_per_step;
-      log_info(cat("measured ", duration_text(seconds), " a step with ", experts, " experts"));
+      log_info(cat("measured ", duration_text(seconds), " per step with ", experts, " experts"));
       const auto [place, is_first] = fastest.emplace(experts, seconds);
       place->second = std::min(place->second, seconds);
     }

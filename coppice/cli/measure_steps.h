@@ -9,11 +9,12 @@
 
 namespace coppice::cli {
 
-/// Median seconds of a real training step with each number of experts: random weights of the model's shape, random
-/// tokens. Four rounds over all of them, the fastest median of each; nothing is written.
+/// Seconds per training step for each number of experts, measured with random weights of the model's shape and random
+/// tokens. All numbers are timed in each of four rounds; the result is the smallest of the four medians. Nothing is
+/// written.
 ///
-/// Throws   Error{kUnsupported} in the core build, and for a family that coppice does not train; Error{kUsage} for sizes
-///          that the trainer cannot have; Error{kIo} where the largest would not fit into the memory that is free.
+/// Throws   Error{kUnsupported} in the core build, and for a family that coppice does not train; Error{kUsage} for
+///          sizes that the trainer does not accept; Error{kIo} if the largest model does not fit into free memory.
 std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfig& config,
                                                       const cost::PlanOptions& options);
 

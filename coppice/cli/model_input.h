@@ -14,9 +14,9 @@
 
 namespace coppice::cli {
 
-/// Token files that a model is to read.
+/// Opens the token files that a model will read.
 ///
-/// Throws   Error{kFormat, kUsage ...} also where they are of a larger vocabulary or of another tokenizer.
+/// Throws   Error{kFormat, kUsage ...}, also if they have a larger vocabulary or were made with another tokenizer.
 inline std::vector<data::TokenFile> open_token_files(const families::Model& model,
                                                      std::span<const std::filesystem::path> paths) {
   const std::string digest = data::tokenizer_digest(model.checkpoint.directory());

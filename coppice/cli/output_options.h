@@ -12,7 +12,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/json.h"
 #include "coppice/base/log.h"
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
@@ -32,12 +32,12 @@ struct OutputOptions {
   static constexpr auto output_fields() {
     using O = OutputOptions;
     return std::tuple{
-        field("max-shard-bytes", &O::max_shard_bytes, "size of the largest file of weights, such as 5GB"),
-        field("threads", &O::threads, "threads (default: all cores); the bytes do not depend on it"),
-        field("resume", &O::resume, "continue what a killed run left; what this one does is kept if it is stopped"),
+        field("max-shard-bytes", &O::max_shard_bytes, "maximum size of a file of weights, such as 5GB"),
+        field("threads", &O::threads, "CPU threads (default: all cores); the bytes written do not depend on it"),
+        field("resume", &O::resume, "continue a killed run; if this run is stopped too, keep its finished work"),
         field("part", &O::part,
-              "this process's share, such as 2/4: several processes or machines fill OUT, any of which may be started "
-              "again")};
+              "do one part of the work, such as 2/4; several processes or machines fill OUT together, and each may be "
+              "restarted")};
   }
 
   /// Throws   Error{kUsage}.
@@ -61,8 +61,8 @@ struct OutputOptions {
   }
 };
 
-/// A setting as the lineage keeps it: what it means, never how it was spelled. Files count by their contents, sizes by
-/// their number of bytes.
+/// A setting as the lineage records it: its meaning, never how it was spelled. Files are recorded by the digest of
+/// their contents, sizes by their number of bytes.
 ///
 /// Throws   Error{kNotFound, kIo} for a file that cannot be read.
 inline Json recorded_setting(const OptionSpec& spec, const OutputOptions& output) {
@@ -83,13 +83,13 @@ inline void add_written(const output::WrittenModel& done, const std::filesystem:
   json["peak_rss_bytes"] = done.peak_rss_bytes;
 }
 
-/// What came out: "239 tensors, 1.2 GB (400 MB by part 2/3)".
+/// The size of the output: "239 tensors, 1.2 GB (400 MB by part 2/3)".
 inline std::string size_text(const output::WrittenModel& done, const std::optional<io::Part>& part) {
   const std::string all = cat(done.tensors_written, " tensors, ", bytes_text(done.model_bytes));
   return part ? cat(all, " (", bytes_text(done.bytes_written), " by part ", part->to_text(), ")") : all;
 }
 
-/// Says on stderr and in `json` what of the model directory the output will not have.
+/// Reports on stderr and in `json` which files of the model directory are left out.
 inline void tell_left_out(const std::vector<io::JudgedFile>& files, Json& json) {
   Json& list = json["left_out"] = Json::array();
   for (const io::JudgedFile& file : files) {
@@ -98,19 +98,18 @@ inline void tell_left_out(const std::vector<io::JudgedFile>& files, Json& json) 
   }
 }
 
-/// A model is made from one whose handover is not over: the new lineage does not hold where it stood.
+/// Warns if the handover of the source model is not complete: the new lineage does not record its progress.
 ///
 /// Throws   Error{kFormat} if the model's coppice.json is not a lineage.
 inline void warn_of_unfinished_handover(const std::filesystem::path& model) {
   const auto warning = plan::routing_warning(model, plan::read_lineage(model));
-  if (warning)
-    log_warning(cat(*warning, "; the model that is made of it now routes by plain top-K and notes no handover"));
+  if (warning) log_warning(cat(*warning, "; the new model uses plain top-K routing and does not record the handover"));
 }
 
-/// Of a run that left others to do their share.
+/// What to print after one part of several.
 inline std::string part_text(const output::WrittenModel& done, const io::Part& part, const std::filesystem::path& out) {
   return cat("part ", part.to_text(), " is written, ", bytes_text(done.bytes_written), "; ", shown(out.string()),
-             " appears when the others are\n");
+             " appears when all parts are written\n");
 }
 
 }  // namespace coppice::cli

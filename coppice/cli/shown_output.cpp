@@ -27,7 +27,7 @@ ShownOutput::int_type ShownOutput::overflow(int_type c) {
   return xsputn(&one, 1) == 1 ? c : traits_type::eof();
 }
 
-// A line is whole characters, whatever pieces it comes in.
+// Characters may arrive in pieces; a line always ends between characters.
 std::streamsize ShownOutput::xsputn(const char* text, std::streamsize length) {
   const std::string_view piece(text, static_cast<size_t>(length));
   line_ += piece;

@@ -1,6 +1,6 @@
 #pragma once
 
-// What the commands print goes through here: whatever a file holds, a terminal shows it and does not act on it.
+// All output of the commands passes through here, so that a terminal never obeys control characters from a file.
 
 #include <iosfwd>
 #include <streambuf>
@@ -8,7 +8,7 @@
 
 namespace coppice::cli {
 
-/// While it lives, what is written to `stream` is passed on line by line as `shown_lines` has it.
+/// While this object exists, text written to `stream` is passed on line by line, escaped by `shown_lines`.
 ///
 /// Memory   one line.
 class ShownOutput : public std::streambuf {

@@ -9,8 +9,8 @@
 
 namespace coppice::cli {
 
-/// The number of threads that --threads asks for; all cores where it is not given. Throws Error{kUsage} for 0
-/// and for more than most_threads().
+/// The number of threads that --threads gives; all cores if it is not given. Throws Error{kUsage} for 0 and for more
+/// than most_threads().
 inline size_t thread_count(const std::optional<uint64_t>& threads) {
   if (threads == uint64_t{0}) throw Error(ErrorCode::kUsage, "threads: 0; wanted 1 or more");
   if (threads && *threads > most_threads()) {

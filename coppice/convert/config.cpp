@@ -1,5 +1,5 @@
-// config.json of a converted model: every key that transformers 5.17.0 looks at in the new family, with the value that
-// the old one had or meant.
+// config.json of a converted model: every key that transformers 5.17.0 reads for the new family, with the value or
+// meaning that it had in the old one.
 
 #include <algorithm>
 #include <cmath>
@@ -21,7 +21,7 @@ using families::Switch;
 
 constexpr std::string_view kSliding = "sliding_attention", kFull = "full_attention";
 
-/// A key's value if it is there and no null.
+/// A key's value; nullptr if it is absent or null.
 const Json* find(const ModelConfig& config, std::string_view key) {
   const Json* value = config.json.find(key);
   return value == nullptr || value->is_null() ? nullptr : value;
@@ -30,12 +30,12 @@ const Json* find(const ModelConfig& config, std::string_view key) {
 std::vector<int64_t> windows_of(const ModelConfig& config) {
   std::vector<int64_t> windows = config.window;
   for (int64_t& window : windows) {
-    if (window >= config.max_positions) window = 0;  // it hides nothing
+    if (window >= config.max_positions) window = 0;  // it excludes no position
   }
   return windows;
 }
 
-// -- what is written ----------------------------------------------------------
+// -- writing ----------------------------------------------------------
 
 void carry(const ModelConfig& from, std::initializer_list<std::string_view> keys, Json& to) {
   for (const std::string_view key : keys) {
@@ -43,11 +43,12 @@ void carry(const ModelConfig& from, std::initializer_list<std::string_view> keys
   }
 }
 
-/// RoPE as the old configuration has it, in both generations of keys.
+/// Writes the old configuration's RoPE in both generations of keys.
 void write_rope(const ModelConfig& from, const Family& family, Json& to, std::vector<std::string>& losses) {
   const Json* parameters = find(from, "rope_parameters");
   if (parameters != nullptr && parameters->find(kFull) != nullptr)
-    losses.push_back(cat("'rope_parameters' for each type of layer: ", family.model_type, " has one for all"));
+    losses.push_back(
+        cat("'rope_parameters' for each type of layer: ", family.model_type, " has only one set for all layers"));
   carry(from, {"rope_scaling", "original_max_position_embeddings"}, to);
   Json* place = &to;
   if (parameters != nullptr) {
@@ -58,7 +59,7 @@ void write_rope(const ModelConfig& from, const Family& family, Json& to, std::ve
   if (family.has_partial_rotary) (*place)["partial_rotary_factor"] = 1.0;
 }
 
-/// The keys that all decoders of these families have.
+/// Writes the keys that all decoders of these families have.
 Json decoder_config(const ModelConfig& from, const Family& family, bool tied, std::vector<std::string>& losses) {
   Json c = Json::object();
   c["architectures"] = Json::array({Json(family.architecture)});
@@ -101,7 +102,7 @@ void write_token_ids(const ModelConfig& from, Json& to) {
 
 void write_biases(const ModelConfig& from, const Family& family, Json& to) {
   if (family.qkv_bias.kind != Switch::Kind::kKey) return;
-  // qwen2_moe's own switch is younger than the family: with zeros every reader agrees.
+  // Older versions do not know qwen2_moe's own switch; with zero biases all versions agree.
   to[family.qkv_bias.key] = from.qkv_bias || from.output_bias || family.qkv_bias.fallback;
 }
 
@@ -159,7 +160,7 @@ void write_experts(const ModelConfig& dense, const Family& family, const Convers
   if (family.aux_loss_fallback > 0) to[family.aux_loss_key] = family.aux_loss_fallback;
 }
 
-/// The value as a model of this dtype multiplies by it.
+/// The value rounded to the dtype in which the model multiplies by it.
 double as_stored(double value, std::string_view dtype) {
   const auto single = static_cast<float>(value);
   if (dtype == "bfloat16") return static_cast<double>(io::f32_from_bf16(io::bf16_from_f32(single)));
@@ -201,7 +202,7 @@ Json dense_config(const ModelConfig& moe, const Family& family, std::vector<std:
   if (moe.rope.dim != moe.head_dim)
     losses.push_back(cat("'partial_rotary_factor' of ",
                          static_cast<double>(moe.rope.dim) / static_cast<double>(moe.head_dim), ": ", family.model_type,
-                         " turns all dimensions"));
+                         " applies RoPE to all dimensions"));
   const families::Multipliers& keys = moe.family->multipliers;
   const std::tuple<std::string_view, double, double> multipliers[] = {
       {keys.embedding, moe.embedding_multiplier, 1.0},
@@ -210,7 +211,7 @@ Json dense_config(const ModelConfig& moe, const Family& family, std::vector<std:
       {keys.logits, moe.logits_divisor, 1.0}};
   for (const auto& [key, value, neutral] : multipliers) {
     if (!key.empty() && std::abs(value - neutral) > 1e-6 * std::abs(neutral))
-      losses.push_back(cat("'", key, "' of ", value, ": ", family.model_type, " has ", neutral));
+      losses.push_back(cat("'", key, "' of ", value, ": ", family.model_type, " always has ", neutral));
   }
   return c;
 }

@@ -23,40 +23,41 @@ constexpr size_t kLossesShown = 8;
 
 void refuse_losses(const Mapping& mapping, std::string_view from, bool lossy) {
   if (lossy || mapping.losses.empty()) return;
-  throw Error(ErrorCode::kUnsupported, cat("a ", from, " model cannot become ", mapping.config.family->model_type,
-                                           " as it is: ", join_some(mapping.losses, kLossesShown, "; "),
-                                           " (convert to another family, or give --lossy)"));
+  throw Error(ErrorCode::kUnsupported,
+              cat("a ", from, " model cannot be converted to ", mapping.config.family->model_type,
+                  " completely: ", join_some(mapping.losses, kLossesShown, "; "),
+                  " (choose another family, or pass --lossy to leave these out)"));
 }
 
 void refuse_quantised(const Model& model) {
   if (!model.config.is_quantised()) return;
   throw Error(ErrorCode::kUnsupported,
               cat(model.checkpoint.directory(), ": the weights are quantised with ", model.config.quantisation,
-                  " ('quantization_config'); a conversion scales values (convert the checkpoint in bf16)"));
+                  " ('quantization_config'), but a conversion changes values (use a bf16 checkpoint)"));
 }
 
-/// Keys of config.json that change what a model computes, as far as parents can differ in them.
+/// Keys of config.json that change what a model computes and in which parents could differ.
 constexpr std::string_view kFunctionKeys[] = {"hidden_act",          "rms_norm_eps",        "rope_theta",
                                               "rope_scaling",        "rope_parameters",     "tie_word_embeddings",
                                               "sliding_window",      "use_sliding_window",  "layer_types",
                                               "num_attention_heads", "num_key_value_heads", "head_dim"};
 
-/// The files that turn text into token ids.
+/// The files of a tokenizer.
 constexpr std::string_view kTokenizerFiles[] = {"tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"};
 
 void check_alike(const Model& first, const Model& other) {
   const fs::path& directory = other.checkpoint.directory();
   const auto type = [](const Model& m) { return m.config.family->model_type; };
   if (type(first) != type(other)) {
-    throw Error(ErrorCode::kFormat, cat(directory, ": a ", type(other), " model beside one of ", type(first),
-                                        "; parents are of one family"));
+    throw Error(ErrorCode::kFormat, cat(directory, ": a ", type(other), " model, but the first is ", type(first),
+                                        "; wanted models of one family"));
   }
   for (const std::string_view key : kFunctionKeys) {
     const Json *a = first.config.json.find(key), *b = other.config.json.find(key);
     if (a == b || (a != nullptr && b != nullptr && *a == *b)) continue;
-    throw Error(ErrorCode::kFormat, cat(directory, ": '", key, "' is ", b == nullptr ? "absent" : b->dump(),
-                                        " and was ", a == nullptr ? "absent" : a->dump(), " in ",
-                                        first.checkpoint.directory(), "; parents agree in it"));
+    throw Error(ErrorCode::kFormat, cat(directory, ": '", key, "' is ", b == nullptr ? "absent" : b->dump(), ", but ",
+                                        a == nullptr ? "absent" : a->dump(), " in ", first.checkpoint.directory(),
+                                        "; wanted equal values"));
   }
   std::vector<std::string> differing;
   for (const TensorSlot& slot : first.slots) {
@@ -72,14 +73,15 @@ void check_alike(const Model& first, const Model& other) {
   }
   if (differing.empty()) return;
   throw Error(ErrorCode::kShape,
-              cat(directory, ": parents are of one shape, but ", join_some(differing, kLossesShown)));
+              cat(directory, ": its tensors differ from the first model's: ", join_some(differing, kLossesShown)));
 }
 
 void compare_tokenizers(const Model& first, const Model& other, std::vector<std::string>& losses) {
   for (const std::string_view name : kTokenizerFiles) {
     const io::ModelDirectory &a = first.checkpoint.files(), &b = other.checkpoint.files();
     if (!a.has(name) || !b.has(name) || a.sha256(name) == b.sha256(name)) continue;
-    losses.push_back(cat("'", name, "' of ", other.checkpoint.directory(), ": another tokenizer than the first one's"));
+    losses.push_back(cat("'", name, "' of ", other.checkpoint.directory(),
+                         ": differs from the first model's, so the tokenizers may differ"));
   }
 }
 
@@ -125,7 +127,7 @@ std::vector<std::string> Conversion::account() const {
 
 namespace {
 
-/// SHA-256 of every router whose rows a file gives, which cannot be made again.
+/// SHA-256 of every router whose rows were read from a file and cannot be recomputed.
 std::map<std::string, std::string> digests_of_given_routers(const Mapping& mapping, const ConversionPlan& plan,
                                                             std::span<const output::OutputTensor> tensors) {
   std::map<std::string, std::string> digests;
@@ -177,7 +179,7 @@ std::string_view dense_counterpart(const Model& moe) {
   const std::string_view to = family_to_average(moe.config.family->model_type, {}).to;
   const bool normed =
       std::ranges::any_of(moe.slots, [](const TensorSlot& slot) { return slot.role() == families::Role::kQueryNorm; });
-  return to == kNormed && !normed ? kPlain : to;  // glm4_moe has them or not
+  return to == kNormed && !normed ? kPlain : to;  // in glm4_moe these norms are optional
 }
 
 }  // namespace coppice::convert

@@ -1,6 +1,6 @@
 #pragma once
 
-// Dense models to Mixtures of Experts on disk, and back for study.
+// Converts dense models on disk to Mixtures of Experts, and back for experiments.
 
 #include <filesystem>
 #include <memory>
@@ -18,15 +18,15 @@
 
 namespace coppice::convert {
 
-/// A conversion with all that it needs, nothing computed yet.
+/// A prepared conversion; no tensor is computed yet.
 class Conversion {
  public:
-  /// From `parents` of one shape to a Mixture of Experts. Arguments outlive this.
+  /// A conversion from `parents` of one shape to a Mixture of Experts. The arguments must outlive this object.
   ///
   /// Throws   Error{kFormat, kShape} naming what differs between parents; Error{kUnsupported} listing what the family
-  ///          cannot hold, unless the plan is lossy, and what no plan can convert (quantised weights).
+  ///          cannot express, unless the plan is lossy; also for quantised weights.
   Conversion(std::span<const families::Model> parents, const ConversionPlan& plan, const methods::RouterRows* rows);
-  /// From a Mixture of Experts back to a dense model of the family `to`. `lossy` as in a plan.
+  /// A conversion from a Mixture of Experts to a dense model of the family `to`. `lossy` as in a plan.
   Conversion(const families::Model& moe, std::string_view to, bool lossy);
 
   Conversion(const Conversion&) = delete;
@@ -34,26 +34,26 @@ class Conversion {
 
   const Mapping& mapping() const { return mapping_; }
   std::span<const output::OutputTensor> tensors() const { return tensors_; }
-  /// What each tensor is, in their order.
+  /// A description of each tensor, in their order.
   std::vector<std::string> account() const;
 
  private:
   friend output::WrittenModel convert(Conversion& conversion, const output::OutputSettings& settings);
 
   std::vector<const families::Model*> sources_;
-  std::optional<ConversionPlan> plan_;  ///< none: the way back
+  std::optional<ConversionPlan> plan_;  ///< none for a conversion to a dense model
   Mapping mapping_;
   std::vector<output::OutputTensor> tensors_;  // refer to the members above
 };
 
-/// Writes the converted model: tensors, config.json, the first parent's companion files, lineage. Once.
+/// Writes the converted model: tensors, config.json, the first parent's companion files, lineage. May be called once.
 ///
 /// Memory   constant: see write_model.
-/// Threads  the same bytes for any number, and for any number of parts.
+/// Threads  the bytes do not depend on the number of threads or parts.
 /// Throws   what write_model throws.
 output::WrittenModel convert(Conversion& conversion, const output::OutputSettings& settings);
 
-/// The dense family that experts are averaged to if the user names none.
+/// The default dense family to average experts to.
 std::string_view dense_counterpart(const families::Model& moe);
 
 }  // namespace coppice::convert

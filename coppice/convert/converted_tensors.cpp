@@ -40,7 +40,7 @@ double expert_factor(const ConversionPlan& plan, Role role) {
   return role == Role::kExpertUp ? plan.scale.up : plan.scale.down;
 }
 
-/// sqrt(dim) as the dense model multiplies by it: rounded to the dtype of the embeddings.
+/// sqrt(dim) rounded to the dtype of the embeddings, as in the dense model.
 float embedding_factor(int64_t dim, io::Dtype dtype) {
   const auto factor = static_cast<float>(std::sqrt(static_cast<double>(dim)));
   std::array<std::byte, sizeof(float)> bytes;
@@ -51,7 +51,8 @@ float embedding_factor(int64_t dim, io::Dtype dtype) {
   return rounded;
 }
 
-/// Shared with the pieces that compute later. Those of experts are as many as the model has, so it makes them itself.
+/// Computes the bytes of pieces when they are needed. It is the PieceMaker of the experts' pieces, because a closure
+/// for each would take too much memory.
 class Converter : public output::PieceMaker, public std::enable_shared_from_this<Converter> {
  public:
   Converter(std::span<const Model> parents, const ConversionPlan& plan, const Mapping& mapping, const RouterRows* rows)
@@ -97,7 +98,7 @@ class Converter : public output::PieceMaker, public std::enable_shared_from_this
   Checkpoint::Entry at(std::string_view name, size_t parent = 0) const { return parents_[parent].checkpoint.at(name); }
   bool averages() const { return parents_.size() > 1 && plan_.trunk == "average"; }
 
-  /// That of its source; what is new has the dtype of the layers' first matrix.
+  /// The dtype of its source; new tensors have the dtype of the layers' first matrix.
   io::Dtype dtype_of(const MappedTensor& mapped) const {
     if (mapped.slot.role() == Role::kSelectionBias) return io::Dtype::kF32;
     if (!mapped.source.empty()) return at(mapped.source).info->dtype;
@@ -113,7 +114,7 @@ class Converter : public output::PieceMaker, public std::enable_shared_from_this
     out = output::copied_tensor(std::move(out.info), at(mapped.source));
   }
 
-  /// The tensor, averaged over the parents where the trunk is, through `change`.
+  /// The tensor after `change`; averaged over the parents if the plan averages the trunk.
   OutputPiece changed(const MappedTensor& mapped, io::Dtype dtype,
                       const std::function<MatrixRows(MatrixRows)>& change) const {
     const ExpertMatrix place = whole(mapped.slot.role(), mapped.slot.shape);
@@ -162,7 +163,7 @@ class Converter : public output::PieceMaker, public std::enable_shared_from_this
             }};
   }
 
-  /// The first units of gate or up, bit for bit.
+  /// Adds the first units of gate or up, bit-equal.
   void add_shared(const MappedTensor& mapped, OutputTensor& out) const {
     const Checkpoint::Entry entry = at(mapped.source);
     out.pieces.push_back({.bytes = out.info.bytes, .file = entry.file, .offset = entry.info->offset});
@@ -200,10 +201,10 @@ class Converter : public output::PieceMaker, public std::enable_shared_from_this
     const StoredExpert stored = dense_matrix(layer, role, child.parent);
     check_float(stored.entry);
     if (stored.entry.info->dtype != dtype) {
-      throw Error(
-          ErrorCode::kUnsupported,
-          cat("'", stored.entry.info->name, "': it is ", io::dtype_name(stored.entry.info->dtype),
-              " and what it shares a tensor ", "with is ", io::dtype_name(dtype), " (convert the checkpoint in one)"));
+      throw Error(ErrorCode::kUnsupported,
+                  cat("'", stored.entry.info->name, "': is ", io::dtype_name(stored.entry.info->dtype),
+                      ", but a matrix that will be stored in the same tensor is ", io::dtype_name(dtype),
+                      " (use a checkpoint with one dtype)"));
     }
     const ExpertMatrix from = place_of(stored, role, child.parent);
     if (!changes(child) && expert_factor(plan_, role) == 1 && from.is_contiguous()) {
@@ -220,14 +221,14 @@ class Converter : public output::PieceMaker, public std::enable_shared_from_this
             .identity = changes(child) ? 0 : slice_identity(layer, role, child.parent)};
   }
 
-  /// A matrix that is cut out of another one, in a place of its own.
+  /// The place of a matrix that is cut out of another one and stored alone.
   static ExpertMatrix alone(ExpertMatrix place) {
     place.begin = 0;
     place.row_step = place.cols;
     return place;
   }
 
-  /// A matrix of an expert of the converted model, and the number that its piece has.
+  /// A matrix of an expert of the converted model, and the number of its piece.
   struct ExpertNumber {
     int64_t layer, expert;
     Role role;
@@ -257,7 +258,7 @@ class Converter : public output::PieceMaker, public std::enable_shared_from_this
     return matrix::matrices_fill({alone(place_of(stored, role, child.parent))}, stored.entry.info->dtype, prepare);
   }
 
-  /// A number for each slice of each matrix: experts that are the same slice have the same bytes.
+  /// A number for each slice of each matrix; experts with the same slice have the same bytes.
   uint64_t slice_identity(int64_t layer, Role role, uint32_t slice) const {
     const auto matrix = static_cast<uint64_t>(layer) * 256 + static_cast<uint64_t>(role);
     return 1 + matrix * static_cast<uint64_t>(plan_.slices()) + slice;
@@ -283,7 +284,7 @@ std::string account_of(const MappedTensor& tensor, const ConversionPlan& plan) {
   const bool averaged = plan.parents > 1 && plan.trunk == "average";
   const std::string of_models = averaged ? cat(", averaged over ", plan.parents, " models") : std::string();
   switch (tensor.origin) {
-    case Origin::kCopy: return cat(averaged ? "" : "bit for bit ", of_source, of_models);
+    case Origin::kCopy: return cat(averaged ? "" : "a copy of ", of_source, of_models);
     case Origin::kPlusOne: return cat("1 + ", of_source, of_models);
     case Origin::kEmbeddings: return cat(of_source, " times sqrt(hidden_size)", of_models);
     case Origin::kZeros: return "zeros";
@@ -301,7 +302,7 @@ std::string account_of(const MappedTensor& tensor, const ConversionPlan& plan) {
   const bool changes = !methods::expert_init(plan.expert_init.name).same_bytes && (child.copy > 0 || plan.init_all);
   return cat(plan.granularity == 1 ? "all" : cat("slice ", slice + 1, " of ", plan.granularity), " of ", of_source,
              plan.parents > 1 ? cat(" of model ", parent + 1) : std::string(),
-             changes ? cat(", by ", plan.expert_init.to_text()) : std::string(), ", ", factor);
+             changes ? cat(", changed by ", plan.expert_init.to_text()) : std::string(), ", ", factor);
 }
 
 std::vector<OutputTensor> converted_tensors(std::span<const Model> parents, const ConversionPlan& plan,

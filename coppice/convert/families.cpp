@@ -51,9 +51,9 @@ const DenseFamily& dense_family(std::string_view model_type) {
   }
   const Family* known = families::find_family(model_type);
   if (known != nullptr && known->has_moe()) {
-    throw Error(ErrorCode::kUnsupported, cat("convert: ", model_type,
-                                             " has experts already (grow them with `coppice expand`; --dense-average "
-                                             "makes one feed-forward of them)"));
+    throw Error(ErrorCode::kUnsupported,
+                cat("convert: ", model_type,
+                    " has experts already (add more with `coppice expand`, or average them with --dense-average)"));
   }
   throw Error(ErrorCode::kUnsupported, cat("convert: dense models of the family ", model_type,
                                            " cannot be converted; known: ", names_of(dense_families())));
@@ -65,8 +65,8 @@ const MoeFamily& moe_family(std::string_view model_type) {
     if (row.model_type == model_type) return row;
     names.emplace_back(row.model_type);
   }
-  throw Error(ErrorCode::kUsage,
-              cat("to: '", model_type, "' is no family to convert to", suggestion(model_type, names)));
+  throw Error(ErrorCode::kUsage, cat("to: '", model_type, "' is not a family that dense models can be converted to",
+                                     suggestion(model_type, names)));
 }
 
 const MoeFamily& family_to_average(std::string_view model_type, std::string_view to) {

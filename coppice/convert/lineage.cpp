@@ -10,7 +10,7 @@
 namespace coppice::convert {
 namespace {
 
-/// Errors of the newest step name it.
+/// Runs `read` and names the newest step in its errors.
 template <class Read>
 auto read_newest(const Json& lineage, const Read& read) {
   const std::string source = cat(io::kLineageFile, ": step ", lineage.at("steps").items().size() - 1);

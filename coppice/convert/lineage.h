@@ -1,6 +1,6 @@
 #pragma once
 
-// A conversion's step of a lineage.
+// The step of a conversion in a lineage.
 
 #include <cstdint>
 #include <map>
@@ -13,24 +13,25 @@
 
 namespace coppice::convert {
 
-/// What a conversion leaves in the lineage.
+/// What a conversion records in the lineage.
 struct ConversionRecord {
-  const ConversionPlan* plan =
-      nullptr;  ///< kept whole, so that `verify` can make the model again; nullptr: the way back
+  /// Recorded completely, so that `verify` can recompute the model; nullptr for a conversion to a dense model.
+  const ConversionPlan* plan = nullptr;
   std::string from, to;
-  int64_t experts_before = 0;  ///< of the way back: those that were averaged
+  int64_t experts_before = 0;  ///< for a conversion to a dense model: the number of averaged experts
   std::vector<std::string> source_digests;
   std::vector<std::string> losses;
-  std::map<std::string, std::string> given_routers;  ///< SHA-256 by tensor, where a file gave the rows
+  std::map<std::string, std::string> given_routers;  ///< SHA-256 by tensor, for rows read from a file
   Json settings;
 };
-/// The first parent's lineage `before` with a conversion appended: a step `convert`, whose parents count slices of
-/// dense models, or a step `dense_average`, which has none.
+/// The first parent's lineage `before` with a conversion appended: a step `convert`, whose parents are slices of dense
+/// models, or a step `dense_average`, which has no parents.
 ///
-/// Throws   Error{kFormat} if `before` is no lineage.
+/// Throws   Error{kFormat} if `before` is not a lineage.
 Json extend_lineage(const std::optional<Json>& before, const ConversionRecord& record);
 
-/// SHA-256 of the routers whose rows a file gave to the newest step, a conversion, by tensor; what 0.1.0 wrote has none.
+/// SHA-256, by tensor, of the routers whose rows the newest step, a conversion, read from a file; lineages of version
+/// 0.1.0 do not record them.
 std::map<std::string, std::string> given_routers(const Json& lineage);
 /// The plan of the newest step, if that is a conversion to a Mixture of Experts.
 ///

@@ -7,10 +7,10 @@
 
 namespace coppice::convert {
 
-/// Says which values of the dense model the plan's scale does not keep in their dtype, and the largest error; empty if
-/// what is lost is no more than fp32 loses.
+/// Describes which values of the dense model lose precision by the plan's scale, and the largest error. Empty if the
+/// error is not larger than fp32 rounding errors.
 ///
-/// Memory   a block of one matrix; reads the matrices of layers that get experts where their dtype may lose digits.
+/// Memory   a block of one matrix; only matrices of converted layers whose dtype may lose precision are read.
 std::string lost_by_scale(const families::Model& dense, const ConversionPlan& plan);
 
 }  // namespace coppice::convert

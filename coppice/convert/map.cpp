@@ -19,7 +19,7 @@ using families::ModelConfig;
 using families::Role;
 using families::TensorSlot;
 
-/// The tensors of a model by what they are. Of experts, the first.
+/// The tensors of a model by role; for experts, the first expert's.
 class Roles {
  public:
   explicit Roles(std::span<const TensorSlot> slots) {
@@ -29,7 +29,7 @@ class Roles {
     }
   }
 
-  /// Its name; empty if there is none. It counts as used.
+  /// The tensor's name, empty if there is none; marks it as used.
   io::TensorName use(Role role, int64_t layer) {
     const auto found = by_role_.find({role, layer});
     if (found == by_role_.end()) return {};
@@ -37,7 +37,7 @@ class Roles {
     return found->second->name;
   }
 
-  /// Those that were never used: a clause for each role.
+  /// The tensors that were never used, as one clause per role.
   std::vector<std::string> unused(std::string_view reason) const {
     std::map<Role, std::vector<std::string>> names;
     for (const auto& [key, slot] : by_role_) {
@@ -64,7 +64,7 @@ bool is_shared(Role role) {
          role == Role::kSharedExpertGate;
 }
 
-/// What a tensor that the dense model has not begins as, if there is such a value.
+/// The initial value of a tensor that the dense model does not have, if one is defined.
 std::optional<Origin> origin_of_new(Role role) {
   if (role == Role::kRouter) return Origin::kRouter;
   if (role == Role::kSelectionBias || role == Role::kSharedDown || role == Role::kSharedExpertGate)
@@ -74,7 +74,7 @@ std::optional<Origin> origin_of_new(Role role) {
   return std::nullopt;
 }
 
-/// A tensor that both kinds of model have, or that the new one has besides; experts apart.
+/// Maps a tensor that both models have, or that only the new one has, except experts.
 MappedTensor mapped(const TensorSlot& slot, Roles& roles, std::map<Role, std::vector<std::string>>& invented) {
   MappedTensor out{.slot = slot, .origin = Origin::kCopy, .source = roles.use(slot.role(), slot.layer)};
   if (!out.source.empty()) return out;
@@ -89,7 +89,7 @@ void add_invented(const std::map<Role, std::vector<std::string>>& invented, std:
                   std::vector<std::string>& losses) {
   for (const auto& [role, names] : invented) {
     losses.push_back(
-        Roles::clause(names, cat(model_type, " normalises queries and keys, which the model before does not")));
+        Roles::clause(names, cat(model_type, " normalises queries and keys, but the model before does not")));
   }
 }
 
@@ -130,7 +130,7 @@ Mapping map_to_moe(const ModelConfig& dense, std::span<const TensorSlot> slots, 
       out.tensors.push_back({slot, origin, zero ? io::TensorName() : source});
       continue;
     }
-    if (role == Role::kLmHead && dense.tied) {  // the head keeps the embeddings' values where these are scaled
+    if (role == Role::kLmHead && dense.tied) {  // the head keeps the unscaled values of the embeddings
       out.tensors.push_back({slot, Origin::kCopy, roles.use(Role::kEmbedding, -1)});
       continue;
     }
@@ -138,7 +138,7 @@ Mapping map_to_moe(const ModelConfig& dense, std::span<const TensorSlot> slots, 
     if (role == Role::kEmbedding && detail::folds_embedding_scale(dense, family)) tensor.origin = Origin::kEmbeddings;
     if (families::is_norm(role) && centred && tensor.origin == Origin::kCopy) tensor.origin = Origin::kPlusOne;
   }
-  for (std::string& loss : roles.unused(cat(plan.to, " has no place for it"))) out.losses.push_back(std::move(loss));
+  for (std::string& loss : roles.unused(cat(plan.to, " has no such tensor"))) out.losses.push_back(std::move(loss));
   add_invented(invented, plan.to, out.losses);
   return out;
 }
@@ -147,8 +147,8 @@ Mapping map_to_dense(const ModelConfig& moe, std::span<const TensorSlot> slots, 
   (void)family_to_average(moe.family->model_type, to);
   const families::Family& family = families::family_of(to);
   if (moe.num_moe_layers() < moe.num_layers && moe.dense_width != moe.expert_width) {
-    throw Error(ErrorCode::kUnsupported, cat("dense-average: dense layers are ", moe.dense_width, " wide and experts ",
-                                             moe.expert_width, "; a dense model has one width"));
+    throw Error(ErrorCode::kUnsupported, cat("dense-average: dense layers have width ", moe.dense_width,
+                                             " and experts ", moe.expert_width, "; wanted equal widths"));
   }
   Mapping out;
   out.config = read_new_config(detail::dense_config(moe, family, out.losses), family);
@@ -169,11 +169,11 @@ Mapping map_to_dense(const ModelConfig& moe, std::span<const TensorSlot> slots, 
     if (source.empty()) source = roles.use(Role::kExpertGateUp, slot.layer);
     out.tensors.push_back({slot, Origin::kExpertMean, source});
   }
-  for (int64_t layer = 0; layer < moe.num_layers; ++layer) {  // a dense model routes nothing
+  for (int64_t layer = 0; layer < moe.num_layers; ++layer) {  // a dense model has no routers
     for (const Role role : {Role::kRouter, Role::kSelectionBias}) (void)roles.use(role, layer);
-    if (moe.shared_width == 0) (void)roles.use(Role::kSharedExpertGate, layer);  // the gate of nothing
+    if (moe.shared_width == 0) (void)roles.use(Role::kSharedExpertGate, layer);  // a gate without a shared expert
   }
-  for (std::string& loss : roles.unused(cat(to, " has no place for it"))) out.losses.push_back(std::move(loss));
+  for (std::string& loss : roles.unused(cat(to, " has no such tensor"))) out.losses.push_back(std::move(loss));
   add_invented(invented, to, out.losses);
   return out;
 }

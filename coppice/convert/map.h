@@ -1,7 +1,7 @@
 #pragma once
 
-// Where every tensor of a converted model comes from, and what would be lost on the way. Of configurations and names
-// alone: nothing is read.
+// Where every tensor of a converted model comes from, and what would be left out. Uses only configurations and names;
+// no tensor is read.
 
 #include <cstdint>
 #include <span>
@@ -17,36 +17,37 @@ enum class Origin {
   kCopy,        ///< the tensor of the dense model
   kPlusOne,     ///< its values plus 1: norms that multiply by 1 + weight
   kEmbeddings,  ///< its values times sqrt(hidden_size)
-  kZeros,       ///< a part that the dense model has not, and that changes nothing at 0
-  kOnes,        ///< one that changes the function at any value
-  kRouter,      ///< rows from nothing
+  kZeros,       ///< a tensor that the dense model does not have and that has no effect at 0
+  kOnes,        ///< a new tensor that changes the function at any value
+  kRouter,      ///< new router rows
   kExperts,     ///< slices of the dense layer's matrix, scaled
   kShared,      ///< the first units of the dense layer's matrix
-  kExpertMean,  ///< of the way back: the average of all experts' matrices
+  kExpertMean,  ///< in a conversion to a dense model: the average of all experts' matrices
 };
 
 /// A tensor of the converted model.
 struct MappedTensor {
   families::TensorSlot slot;
   Origin origin = Origin::kCopy;
-  io::TensorName source;  ///< name in the dense model; of experts in one tensor, that of the gate matrix or of down
+  /// Name in the dense model; for experts stacked in one tensor, the name of the gate or down matrix.
+  io::TensorName source;
 };
 
 struct Mapping {
-  families::ModelConfig config;  ///< of the converted model, by the whole table of its family
+  families::ModelConfig config;  ///< the converted model's configuration, read by its family's table
   std::vector<MappedTensor> tensors;
-  std::vector<std::string> losses;  ///< what the family cannot hold, each a clause naming tensors or settings
+  std::vector<std::string> losses;  ///< what the family cannot express, each a clause naming tensors or settings
 };
 
 /// The converted model's configuration and tensors. `slots` are those of the dense model.
 ///
-/// Throws   Error{kFormat} where the dense model's configuration has what makes no sense.
+/// Throws   Error{kFormat} if the dense model's configuration is not valid.
 Mapping map_to_moe(const families::ModelConfig& dense, std::span<const families::TensorSlot> slots,
                    const ConversionPlan& plan);
 
-/// The way back: a dense model of the family `to` whose feed-forward layers are the averages of the experts.
+/// The mapping to a dense model of the family `to` whose feed-forward layers are the averages of the experts.
 ///
-/// Throws   Error{kUnsupported} where dense layers and experts differ in width.
+/// Throws   Error{kUnsupported} if dense layers and experts differ in width.
 Mapping map_to_dense(const families::ModelConfig& moe, std::span<const families::TensorSlot> slots,
                      std::string_view to);
 

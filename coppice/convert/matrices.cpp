@@ -56,7 +56,7 @@ MatrixRows average(std::vector<MatrixRows> matrices) {
 void check_float(const Checkpoint::Entry& entry) {
   if (io::is_float(entry.info->dtype)) return;
   throw Error(ErrorCode::kUnsupported, cat("'", entry.info->name, "': stored in ", io::dtype_name(entry.info->dtype),
-                                           ", which cannot be computed on (convert the checkpoint in bf16)"));
+                                           ", in which coppice cannot compute (use a bf16 checkpoint)"));
 }
 
 }  // namespace coppice::convert::detail

@@ -27,9 +27,9 @@ std::vector<std::string> changes_of(const Mapping& mapping) {
   std::vector<std::string> changes;
   const auto has = [&](auto is) { return std::ranges::any_of(mapping.tensors, is); };
   if (has([](const MappedTensor& t) { return t.origin == Origin::kPlusOne; }))
-    changes.emplace_back("norms as 1 + weight");
+    changes.emplace_back("norm weights plus 1");
   if (has([](const MappedTensor& t) { return t.origin == Origin::kEmbeddings; }))
-    changes.emplace_back("embeddings times sqrt(hidden_size), and a head of its own");
+    changes.emplace_back("embeddings times sqrt(hidden_size), and a separate head");
   const Json* multiplier = mapping.config.json.find("embedding_multiplier");
   if (multiplier != nullptr && multiplier->as_double() != 1) changes.emplace_back("embedding_multiplier");
   const auto is_zero_bias = [](const MappedTensor& t) {
@@ -58,7 +58,7 @@ std::vector<std::pair<std::string_view, Json>> settings_of(const Family& family)
   return settings;
 }
 
-/// Those of `losses` that are not among `known`.
+/// The `losses` that are not in `known`.
 std::vector<std::string> besides(std::vector<std::string> losses, const std::vector<std::string>& known) {
   std::erase_if(losses, [&](const std::string& loss) { return std::ranges::find(known, loss) != known.end(); });
   return losses;

@@ -6,21 +6,21 @@
 
 namespace coppice::convert {
 
-/// What a setting of the dense model's configuration costs.
+/// What is lost if the dense model has a certain setting.
 struct ConditionalLoss {
   std::string_view setting;  ///< "attention_bias"
   std::vector<std::string> losses;
 };
 
-/// A family of dense models and one that they can become.
+/// A family of dense models and a family that they can be converted to.
 struct ConversionPair {
   std::string_view from, to;
-  std::vector<std::string> changes;  ///< what is carried over in another form
-  std::vector<std::string> losses;   ///< what is lost of every such model; none: all is carried over
+  std::vector<std::string> changes;  ///< what is converted to another form
+  std::vector<std::string> losses;   ///< what every such model loses; empty: nothing
   std::vector<ConditionalLoss> when;
 };
 
-/// All pairs, found out by mapping models of each family.
+/// All pairs, determined by mapping example models of each family.
 std::vector<ConversionPair> conversion_pairs();
 
 }  // namespace coppice::convert

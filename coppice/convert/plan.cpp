@@ -33,30 +33,30 @@ void check_counts(const families::ModelConfig& config, const ConversionPlan& pla
   const int64_t width = config.dense_width, g = plan.granularity;
   if (g < 1) refuse("granularity", cat(g, " slices; wanted 1 or more"));
   if (plan.experts < 1 || plan.experts > families::kMaxExperts)
-    refuse("experts", cat(plan.experts, " of them; wanted 1 to ", families::kMaxExperts));
+    refuse("experts", cat(plan.experts, "; wanted 1 to ", families::kMaxExperts));
   if (width % g != 0) {
     refuse("granularity",
            cat("a feed-forward width of ", width, " cannot be cut into ", g, " equal slices (choose a divisor)"));
   }
   if (plan.experts % g != 0) {
-    refuse("experts", cat(plan.experts, " is no multiple of the granularity, ", g,
+    refuse("experts", cat(plan.experts, " is not a multiple of the granularity, ", g,
                           ", so some slices would have fewer experts than others"));
   }
   if (plan.top_k < 1 || plan.top_k > plan.experts)
-    refuse("top-k", cat(plan.top_k, " experts a token; wanted 1 to ", plan.experts));
+    refuse("top-k", cat(plan.top_k, " experts per token; wanted 1 to ", plan.experts));
   if (plan.virtual_groups && plan.top_k % g != 0) {
-    refuse("top-k", cat(plan.top_k, " is no multiple of the granularity, ", g,
-                        ", so a token would get a part of a virtual group (--no-virtual-group allows it)"));
+    refuse("top-k", cat(plan.top_k, " is not a multiple of the granularity, ", g,
+                        ", so a token would get only a part of a virtual group (--no-virtual-group allows it)"));
   }
   if (plan.experts / g < plan.parents) {
-    refuse("experts", cat(plan.experts, " in slices of 1/", g, " are too few for ", plan.parents, " parents; wanted ",
+    refuse("experts", cat(plan.experts, " slices of 1/", g, " are too few for ", plan.parents, " models; wanted ",
                           plan.parents * g, " or more"));
   }
   if (plan.shared_width < 0 || plan.shared_width > width)
-    refuse("shared-expert", cat("a width of ", plan.shared_width, "; wanted 0 to the feed-forward's ", width));
+    refuse("shared-expert", cat("a width of ", plan.shared_width, "; wanted at most the feed-forward width, ", width));
 }
 
-/// The order of softmax and top-K, and whether gates are renormalised, as the family can have them.
+/// Chooses the order of softmax and top-K and whether gates are renormalised, from what the family supports.
 void choose_routing(const Family& family, const std::optional<std::string>& wanted, ConversionPlan& plan) {
   if (wanted) check_name("routing", *wanted, {"softmax_topk", "topk_softmax"});
   const Switch& renormalise = family.renormalise;
@@ -71,7 +71,7 @@ void choose_routing(const Family& family, const std::optional<std::string>& want
       if (wanted) refuse("routing", cat("the gates of ", family.model_type, " are sigmoids (leave it out)"));
       return;
     case GateFunction::kSoftmaxTopK:
-      // A softmax over the K chosen is a softmax over all whose K gates are divided by their sum.
+      // A softmax over the K chosen experts equals a softmax over all experts whose K gates are divided by their sum.
       if (wanted && renormalise.kind == Switch::Kind::kKey) plan.renormalise = *wanted == "topk_softmax";
       plan.routing = plan.renormalise ? "topk_softmax" : "softmax_topk";
       break;
@@ -86,13 +86,14 @@ void choose_routing(const Family& family, const std::optional<std::string>& want
 }
 
 std::vector<int64_t> chosen_layers(const families::ModelConfig& config, const ConversionOptions& options) {
-  if (options.every && options.layers) refuse("layers", "the layers are every k-th one already (leave one out)");
+  if (options.every && options.layers)
+    refuse("layers", "--every already chooses the layers (leave one of the two out)");
   std::vector<int64_t> layers;
   if (options.layers) {
     layers = *options.layers;
     std::ranges::sort(layers);
     layers.erase(std::ranges::unique(layers).begin(), layers.end());
-    if (layers.empty()) refuse("layers", "none; wanted one or more");
+    if (layers.empty()) refuse("layers", "empty; wanted one or more layers");
     if (layers.front() < 0 || layers.back() >= config.num_layers) {
       refuse("layers",
              cat("layer ", layers.front() < 0 ? layers.front() : layers.back(), " of 0 to ", config.num_layers - 1));
@@ -110,23 +111,24 @@ void check_layers(const Family& family, int64_t num_layers, const std::vector<in
   if (std::cmp_equal(layers.size(), num_layers) || family.layers == LayerPattern::kSparseStep) return;
   const bool is_tail = layers.front() + static_cast<int64_t>(layers.size()) == num_layers;
   if (family.layers == LayerPattern::kFirstDense && is_tail) return;
-  refuse("layers",
-         family.layers == LayerPattern::kFirstDense
-             ? cat(family.model_type, " has its dense layers before those with experts; wanted the last ones")
-             : cat("every layer of ", family.model_type, " has experts; wanted all layers, or qwen2_moe or qwen3_moe"));
+  refuse("layers", family.layers == LayerPattern::kFirstDense
+                       ? cat(family.model_type,
+                             " has its dense layers before those with experts; wanted the last layers of the model")
+                       : cat("every layer of ", family.model_type,
+                             " has experts; wanted all layers, or the family qwen2_moe or qwen3_moe"));
 }
 
 void check_shared(const Family& family, int64_t width, const ConversionPlan& plan) {
   if (plan.shared_width == 0) return;
-  if (!family.has_shared()) refuse("shared-expert", cat(family.model_type, " has none (leave it out)"));
+  if (!family.has_shared()) refuse("shared-expert", cat(family.model_type, " has no shared expert (leave it out)"));
   const int64_t of_expert = width / plan.granularity;
   if (!family.shared_count_key.empty() && plan.shared_width % of_expert != 0) {
-    refuse("shared-expert", cat(family.model_type, " counts its width in experts, each ", of_expert,
-                                " wide; wanted a multiple, not ", plan.shared_width));
+    refuse("shared-expert", cat(family.model_type, " gives its width as a number of experts of width ", of_expert,
+                                "; wanted a multiple of that, not ", plan.shared_width));
   }
 }
 
-/// Group g holds the slices of parent g mod P.
+/// Group g has the slices of parent g mod P.
 LayerPlan layer_plan(const ConversionPlan& plan, int64_t layer) {
   LayerPlan out{.layer = layer, .children = {}};
   for (int64_t expert = 0; expert < plan.experts; ++expert) {
@@ -142,20 +144,20 @@ void check_methods(const ConversionPlan& plan) {
   (void)methods::Params(method.name, method.params, plan.expert_init.given);
   if (method.needs_partner && plan.slices() == 1) {
     refuse("expert-init",
-           cat("'", method.name, "' mixes with another slice, and there is one (choose another method)"));
+           cat("'", method.name, "' mixes with another slice, but there is only one (choose another method)"));
   }
   const bool has_copies = plan.experts > plan.slices();
   if (!method.same_bytes && !has_copies && !plan.init_all) {
-    refuse("expert-init", cat("'", method.name,
-                              "' makes copies of a slice, and each has one expert (--init-all "
-                              "applies it to those)"));
+    refuse("expert-init",
+           cat("'", method.name,
+               "' changes copies of a slice, but each slice has only one expert (--init-all applies it to those)"));
   }
   if (plan.init_all && method.same_bytes)
     refuse("init-all", cat("it has no effect here; expert-init is '", method.name, "' (leave it out)"));
   const methods::NewRouter& router = methods::new_router(plan.router.name);
   (void)methods::Params(router.name, router.params, plan.router.given);
   if ((router.row == nullptr) != !plan.router_digest.empty()) {
-    refuse("router", router.row == nullptr ? std::string("'rows' needs the file of --router-rows")
+    refuse("router", router.row == nullptr ? std::string("'rows' requires --router-rows with a file")
                                            : cat("'", router.name, "' and --router-rows exclude each other"));
   }
 }
@@ -169,7 +171,7 @@ const LayerPlan* ConversionPlan::find_layer(int64_t layer) const {
 
 void check_conversion_plan(const families::ModelConfig& config, const ConversionPlan& plan) {
   if (plan.from != config.family->model_type)
-    refuse("from", cat("the plan is for ", plan.from, " and the model is of ", config.family->model_type));
+    refuse("from", cat("the plan is for ", plan.from, ", but the model is of ", config.family->model_type));
   const Family& family = families::family_of(moe_family(plan.to).model_type);
   check_name("trunk", plan.trunk, {"average", "first"});
   check_counts(config, plan);
@@ -179,11 +181,11 @@ void check_conversion_plan(const families::ModelConfig& config, const Conversion
   choose_routing(family, family.gate == GateFunction::kSigmoidTopK ? std::nullopt : std::optional(plan.routing),
                  routed);
   if (routed.routing != plan.routing || routed.renormalise != plan.renormalise)
-    refuse("routing", cat(plan.to, " does not compute '", plan.routing, "' so"));
+    refuse("routing", cat(plan.to, " does not compute '", plan.routing, "' in this way"));
   std::vector<int64_t> layers;
   for (const LayerPlan& layer : plan.layers) layers.push_back(layer.layer);
   if (!std::ranges::is_sorted(layers) || layers.empty() || layers.back() >= config.num_layers)
-    refuse("layers", cat("they are not among the model's ", config.num_layers, ", rising"));
+    refuse("layers", cat("wanted layers of the model's ", config.num_layers, ", in rising order"));
   check_layers(family, config.num_layers, layers);
 }
 

@@ -21,13 +21,13 @@ double read_factor(const JsonFields& fields, std::string_view key) {
   const Json& value = fields.member(key);
   const double factor = value.is_number() ? value.as_double() : 0;
   if (!(factor > 0 && factor <= std::numeric_limits<float>::max()))
-    fields.fail(key, cat("is ", value.dump(), ", not a factor above 0"));
+    fields.fail(key, cat("is ", value.dump(), "; wanted a factor above 0"));
   return factor;
 }
 
 bool read_flag(const JsonFields& fields, std::string_view key) {
   const Json& value = fields.member(key);
-  if (value.kind() != Json::Kind::kBool) fields.fail(key, cat("is ", value.dump(), ", not true or false"));
+  if (value.kind() != Json::Kind::kBool) fields.fail(key, cat("is ", value.dump(), "; wanted true or false"));
   return value.as_bool();
 }
 
@@ -36,7 +36,7 @@ LayerPlan read_layer(const JsonFields& parents, const std::string& key, const Co
   out.layer = methods::layer_from_key(key, parents.path_of(key));
   const auto& items = parents.array(key).items();
   if (std::cmp_not_equal(items.size(), plan.experts))
-    parents.fail(key, cat("layer ", key, " has ", items.size(), " experts, not ", plan.experts));
+    parents.fail(key, cat("layer ", key, " has ", items.size(), " experts; wanted ", plan.experts));
   std::vector<uint32_t> seen(static_cast<size_t>(plan.slices()), 0);
   for (const Json& item : items) {
     const int64_t parent = json_integer(item, cat(parents.path_of(key), ": layer ", key), 0, plan.slices() - 1);
@@ -111,9 +111,9 @@ ConversionPlan ConversionPlan::from_json(const Json& json, std::string_view sour
   (void)methods::Params(plan.router.name, methods::new_router(plan.router.name).params, plan.router.given);
   const JsonFields layers = fields.object("layers");
   if (plan.slices() > plan.experts || plan.experts % plan.granularity != 0)
-    fields.fail("granularity", cat("does not fit ", plan.experts, " experts of ", plan.parents, " parents"));
+    fields.fail("granularity", cat("does not fit ", plan.experts, " experts from ", plan.parents, " models"));
   for (const auto& [key, unused] : layers.members()) plan.layers.push_back(read_layer(layers, key, plan));
-  if (plan.layers.empty()) fields.fail("layers", "no layer");
+  if (plan.layers.empty()) fields.fail("layers", "is empty; wanted one or more layers");
   return plan;
 }
 

@@ -7,7 +7,7 @@
 
 namespace coppice::convert {
 
-/// Settings of `convert` that belong together; what the user sets himself goes before. Empty: the family's own.
+/// A named set of options of `convert`; options that the user gives override it. Empty: the family's default.
 struct Recipe {
   std::string_view name;
   std::string_view routing, scale, expert_init;

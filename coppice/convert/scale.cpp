@@ -24,14 +24,14 @@ struct ScaleRow : ScaleMode {
   ExpertScale (*spread)(double a);
 };
 constexpr ScaleRow kModes[] = {
-    {{"cbrt", "gate, up and down times a^(1/3) each: the better start for training", "arXiv:2410.07524"},
+    {{"cbrt", "gate, up and down times a^(1/3) each; trains better from the start", "arXiv:2410.07524"},
      [](double a) -> ExpertScale { return {std::cbrt(a), std::cbrt(a), std::cbrt(a)}; }},
-    {{"down", "down times a: the same function for every activation", "arXiv:2410.07524"},
+    {{"down", "down times a; keeps the function for every activation", "arXiv:2410.07524"},
      [](double a) -> ExpertScale { return {1, 1, a}; }},
-    {{"none", "slices as they are", {}}, [](double) -> ExpertScale { return {}; }},
+    {{"none", "no scaling", {}}, [](double) -> ExpertScale { return {}; }},
 };
 
-/// What a token's K gates add up to, by router logits of each choice (a virtual group, or an expert).
+/// The sum of a token's K gates for the router logits of each choice (a virtual group, or an expert).
 double gate_sum(const ConversionPlan& plan, std::vector<double> logits, int64_t experts_a_choice) {
   const auto chosen = static_cast<std::ptrdiff_t>(plan.top_k / experts_a_choice);
   std::ranges::nth_element(logits, logits.begin() + (chosen - 1), std::greater<>());
@@ -59,7 +59,8 @@ std::span<const ScaleMode> scale_modes() {
 }
 
 bool gates_sum_to_one(const ConversionPlan& plan) {
-  const bool all_answer = plan.top_k == plan.experts;  // with their shares of a softmax over all
+  const bool all_answer =
+      plan.top_k == plan.experts;  // all experts are chosen, with their shares of a softmax over all
   return plan.routing == "topk_softmax" || plan.renormalise || (plan.routing == "softmax_topk" && all_answer);
 }
 
@@ -92,9 +93,9 @@ ExpertScale expert_scale(const ConversionPlan& plan, std::string_view mode, bool
     const methods::NewRouter& router = methods::new_router(plan.router.name);
     std::string_view reason;
     if (mode == "none") reason = "nothing is scaled";
-    if (gates_sum_to_one(plan)) reason = "the gates add up to 1 whatever the logits";
+    if (gates_sum_to_one(plan)) reason = "the gates add up to 1 for all logits";
     if (router.name == "zero") reason = "rows of zero give equal logits";
-    if (router.logit_std == nullptr) reason = "what logits the rows of a file give is not known";
+    if (router.logit_std == nullptr) reason = "the logits of rows from a file are not known";
     if (!reason.empty()) throw Error(ErrorCode::kUsage, cat("calibrate: ", reason, " (leave it out)"));
     const methods::Params params(router.name, router.params, plan.router.given);
     a /= calibration_factor(plan, router.logit_std(model_dim, params));
@@ -111,40 +112,43 @@ plan::Exactness conversion_exactness(const ConversionPlan& plan, std::string_vie
   const double a = function_scale(plan);
   const bool all_answer = plan.top_k == plan.experts, equal_gates = plan.router.name == "zero";
   if (plan.parents > 1) {
-    return no(cat("the experts come from ", plan.parents, " models and the rest is ",
-                  plan.trunk == "average" ? "their average" : "the first one's", "; none of them computes that."));
+    return no(cat("the experts come from ", plan.parents, " models and the other tensors are ",
+                  plan.trunk == "average" ? "their average" : "the first one's", "."));
   }
   const bool inits = plan.init_all || plan.experts > plan.slices();
   if (inits && !methods::expert_init(plan.expert_init.name).same_function &&
       !methods::changes_nothing(plan.expert_init)) {
-    return no(cat(plan.expert_init.to_text(), " gives ", plan.init_all ? "experts" : "copies of a slice",
-                  " other weights than the dense layer's."));
+    return no(
+        cat(plan.expert_init.to_text(), " changes the weights of ", plan.init_all ? "experts." : "copies of a slice."));
   }
   if (plan.granularity > 1 && !(all_answer && equal_gates)) {
-    if (!plan.virtual_groups && all_answer) return no("without virtual groups each slice has a gate of its own.");
+    if (!plan.virtual_groups && all_answer) return no("without virtual groups each slice has its own gate.");
     if (!plan.virtual_groups)
-      return no("without virtual groups a token's experts need not hold all slices of the dense layer.");
-    if (equal_gates) return unknown("rows of zero leave the choice to ties, which need not take whole virtual groups.");
+      return no("without virtual groups a token's experts may not have all slices of the dense layer.");
+    if (equal_gates)
+      return unknown("with rows of zero all experts tie, so the chosen experts may not be whole virtual groups.");
   }
   if (plan.granularity > 1 && plan.router.name == "rows")
-    return unknown("it depends on the rows given: exact only if those of a virtual group are equal.");
+    return unknown("it depends on the given router rows: exact only if the rows of each virtual group are equal.");
   if (!gates_sum_to_one(plan) && !equal_gates) {
     return no(cat("the gates of a token's ", plan.top_k,
-                  " experts do not add up to a constant, so the scale is right on average at best (exact: --routing "
-                  "topk_softmax --scale down, or a family that renormalises)."));
+                  " experts do not add up to a constant, so the scale can only be right on average (exact: --routing "
+                  "topk_softmax --scale down, or a family that renormalises gates)."));
   }
   if (a == 1 && s == ExpertScale{}) {
     return {true, "Exact up to rounding: every expert is the dense layer, and the gates of a token add up to 1."};
   }
   if (s.gate == 1 && s.up == 1 && s.down == a) {
-    return {true, "Exact up to rounding: a token's experts hold every slice equally often, and down is scaled."};
+    return {true, "Exact up to rounding: a token's experts have every slice equally often, and down is scaled."};
   }
-  if (s == ExpertScale{}) return no(cat("slices that are not scaled give 1/", number_text(a), " of the dense layer."));
+  if (s == ExpertScale{}) return no(cat("without scaling the output is 1/", number_text(a), " of the dense layer's."));
   if (activation == "relu") {
-    return {true, "Exact up to rounding: a token's experts hold every slice equally often, and a ReLU scales along."};
+    return {true,
+            "Exact up to rounding: a token's experts have every slice equally often, and ReLU commutes with a positive "
+            "factor."};
   }
   return no(cat("gate, up and down are scaled by ", number_text(s.gate), ", ", number_text(s.up), " and ",
-                number_text(s.down), ", and ", activation, " is not linear (exact: --scale down)."));
+                number_text(s.down), ", but ", activation, " is not linear (exact: --scale down)."));
 }
 
 }  // namespace coppice::convert

@@ -1,4 +1,4 @@
-// When to expand, and where it does not pay: sentences from the numbers of a plan.
+// Advice from the numbers of a plan: when to expand, and when it does not pay.
 
 #include <cmath>
 
@@ -13,23 +13,22 @@ constexpr double kRecovery = 22.0 / 380.0;
 // Table 2a (T fixed): eta 81 % at tau/T = .05, 100 % from .13 to .38, 98 % at .51.
 constexpr double kEarliest = 0.12, kLatest = 0.40;
 constexpr double kUtilityOnly = 0.25, kPartial = 0.5;
-constexpr double kSameTime = 0.05;  // of a step: what a measurement does not tell apart
-
-std::string percent(double share, int decimals = 0) { return cat(fixed_text(100 * share, decimals), " %"); }
+constexpr double kSameTime = 0.05;  // relative difference of step times that a measurement cannot distinguish
 
 void advise_on_time(CostPlan& plan) {
   const double longer = plan.steps.after_s / plan.steps.before_s - 1;
   const int64_t e = plan.before.experts, n = plan.after.experts;
   auto& against = plan.does_not_pay;
   if (longer < kSameTime) {
-    against.push_back(cat("Against ", n, " experts from the first token it saves no time worth having: a step takes ",
+    against.push_back(cat("Against ", n, " experts from the first token it saves almost no time: a step takes ",
                           longer <= 0 ? "no longer" : cat("only ", percent(longer, 1), " longer"), " than with ", e,
-                          ". Without a checkpoint that is there already, start with ", n, "."));
+                          ". If you have no checkpoint yet, start with ", n, "."));
   } else {
-    against.push_back(cat("The saving is a property of your cluster: a step takes ", percent(longer), " longer with ",
-                          n, " experts than with ", e, "; were it 0 %, nothing would be saved but what is sunk."));
-    against.push_back(cat("Training on with ", e, " experts sees ", fixed_text(1 + longer, 2),
-                          " times the tokens in the same time; expand where capacity, not data, is short."));
+    against.push_back(cat("The saving depends on your cluster: a step takes ", percent(longer, 0), " longer with ", n,
+                          " experts than with ", e,
+                          "; if it were 0 %, only the tokens of an existing checkpoint would be saved."));
+    against.push_back(cat("Continuing with ", e, " experts sees ", fixed_text(1 + longer, 2),
+                          " times the tokens in the same time; expand if the model lacks capacity, not data."));
   }
 }
 
@@ -43,44 +42,45 @@ void advise_on_share(CostPlan& plan) {
                           " of the tokens before: too short. The paper's model needed ", percent(kRecovery, 1),
                           " to fall below the smaller model again."));
   } else if (eta < 0.5) {
-    against.push_back(cat("Your continued pre-training closes about ", percent(eta),
-                          " of the gap: less than half of what ", plan.after.experts,
-                          " experts from the first token would give."));
+    against.push_back(cat("Your continued pre-training closes about ", percent(eta, 0),
+                          " of the gap: less than half of the gain of ", plan.after.experts,
+                          " experts from the first token."));
   }
 }
 
 void advise_on_limits(CostPlan& plan) {
   auto& against = plan.does_not_pay;
   if (plan.uniform_closure && plan.after.experts > 2 * plan.before.experts) {
-    against.push_back(cat(plan.before.experts, " -> ", plan.after.experts,
-                          " is more than doubling, and the published curve knows doubling alone; expect less."));
+    against.push_back(
+        cat(plan.before.experts, " -> ", plan.after.experts,
+            " is more than doubling, but the published curve was measured only for doubling; expect less."));
   }
   if (plan.closure.at_bound) {
     against.push_back(plan.closure.f0 < 1
-                          ? "Your runs closed the whole gap: their curve says only that f0 is below what can be told."
-                          : "Your runs closed nothing of the gap: on this evidence expanding does not pay.");
+                          ? "Your runs closed the whole gap, so f0 is too small to be measured."
+                          : "Your runs closed nothing of the gap; by these runs, expanding does not pay.");
   }
   if (plan.loss_gap) {
     against.push_back(cat("At best, eta = 100 %, it gains ", number_text(*plan.loss_gap, 3), " nats."));
   } else {
-    against.push_back(
-        "How much closing the gap is worth in nats is not known: --loss-gap, or --fit with runs of both sizes.");
+    against.push_back("The gap in nats is not known (give --loss-gap, or --fit with runs of both sizes).");
   }
   const double memory =
       static_cast<double>(plan.memory_after.total()) / static_cast<double>(plan.memory_before.total());
-  against.push_back(cat("Serving: the same FLOPs a token, but ", fixed_text(memory, 2), " times the memory."));
+  against.push_back(cat("Serving: the same FLOPs per token, but ", fixed_text(memory, 2), " times the memory."));
 }
 
 void say_when(CostPlan& plan, double target) {
   const double share = plan.closure.share_for(target);
-  plan.when.push_back(cat("If E is still to be trained: expand at ", percent(kEarliest), " to ", percent(kLatest),
-                          " of the budget for the full gap; later costs closure, and saves more."));
+  plan.when.push_back(cat("If E is still to be trained: expand at ", percent(kEarliest, 0), " to ", percent(kLatest, 0),
+                          " of the budget to close the full gap; later closes less and saves more time."));
   plan.when.push_back(
-      cat("Latest for eta = ", percent(target), " by the curve: at ", percent(growth_point(share)),
-          " of the budget, which is continued pre-training of ", percent(share), " of the tokens before",
+      cat("Latest point for eta = ", percent(target, 0), " by the curve: at ", percent(growth_point(share), 0),
+          " of the budget, which is continued pre-training of ", percent(share, 0), " of the tokens before",
           plan.tokens_before ? cat(": ", count_text(share * *plan.tokens_before), " tokens") : std::string(),
-          "; time saved there ", percent(growth_point(share) * (1 - plan.steps.ratio()), 1), "."));
-  plan.when.emplace_back("From the un-annealed checkpoint (the stable phase of WSD), with an anneal at the end.");
+          "; this saves ", percent(growth_point(share) * (1 - plan.steps.ratio()), 1), " of the time."));
+  plan.when.emplace_back(
+      "Expand a checkpoint from before the annealing (the stable phase of WSD), and anneal at the end.");
   plan.constants.push_back({"when to expand", cat("tau/T ", number_text(kEarliest, 2), " to ", number_text(kLatest, 2)),
                             "arXiv:2604.19835v2 table 2a: eta 81, 100, 100, 100, 98 % at .05, .13, .25, .38, .51"});
   plan.constants.push_back({"recovery", percent(kRecovery, 1),

@@ -16,7 +16,7 @@ double squares(const std::vector<ClosurePoint>& points, double f0) {
   return sum;
 }
 
-// A grid first: with outliers the sum of squares may have several minima.
+// Searches a grid first, because with outliers the sum of squares may have several minima.
 double best_f0(const std::vector<ClosurePoint>& points) {
   constexpr int kCells = 400;
   const double low = std::log(kSmallestF0), cell = (std::log(kLargestF0) - low) / kCells;

@@ -5,7 +5,7 @@
 
 namespace coppice::cost {
 
-/// One expansion that was carried out: tokens of continued pre-training over the tokens before, and eta.
+/// A measured expansion: tokens of continued pre-training divided by the tokens before, and eta.
 struct ClosurePoint {
   double cpt_share = 0, eta = 0;
 };
@@ -14,24 +14,24 @@ struct ClosurePoint {
 /// pre-training: eta(f) = 1 - exp(-f / f0).
 struct ClosureCurve {
   double f0 = 0;
-  double rms_error = 0;    ///< of eta over the points, n - 1 degrees of freedom; NaN for one point
+  double rms_error = 0;  ///< root mean square error of eta over the points, n - 1 degrees of freedom; NaN for one point
   double worst_error = 0;  ///< largest |residual|
-  bool at_bound = false;   ///< the points say only that f0 is smaller (or larger) than what the fit looks at
+  bool at_bound = false;   ///< the points only show that f0 lies outside the range of the fit
   std::vector<ClosurePoint> points;
   std::string source;
 
   double eta(double cpt_share) const;
-  double share_for(double eta) const;  ///< the f at which eta is reached; eta in [0, 1)
+  double share_for(double eta) const;  ///< the f that reaches eta; eta in [0, 1)
 };
 
 inline constexpr double kSmallestF0 = 0.01, kLargestF0 = 100;
 
-/// The curve through `points` (one or more) with the least squares of residuals.
+/// The least-squares curve through `points` (one or more).
 ClosureCurve fit_closure(std::vector<ClosurePoint> points, std::string source);
 
-/// Parents chosen by gradient utility ||g||^2. Source   arXiv:2604.19835v2 table 2b.
+/// The curve for parents chosen by gradient utility ||g||^2. Source arXiv:2604.19835v2 table 2b.
 ClosureCurve published_utility_closure();
-/// Parents copied evenly. Source   arXiv:2604.19835v2 table 3, row uniform.
+/// The curve for equal numbers of copies. Source arXiv:2604.19835v2 table 3, row uniform.
 ClosureCurve published_uniform_closure();
 
 }  // namespace coppice::cost

@@ -31,7 +31,7 @@ Device chosen_device(const PlanOptions& o) {
   if (count == given.size())
     chosen = {"your device", chosen.flops_per_s, chosen.memory_per_s, chosen.network_per_s, 0, "given"};
   else if (count > 0)
-    chosen.source = "data sheet and what you gave";
+    chosen.source = "data sheet and your values";
   return chosen;
 }
 
@@ -54,11 +54,11 @@ void take_measured(CostPlan& plan, const std::vector<std::pair<int64_t, double>>
   plan.basis_text = cat(from, " with ", counts_text(measured), " experts");
   for (const int64_t experts : {e, n}) {
     if (std::ranges::find(measured, experts, &std::pair<int64_t, double>::first) == measured.end()) {
-      plan.basis_text += cat("; ", experts, " predicted by the line through them");
+      plan.basis_text += cat("; ", experts, " predicted by a line through them");
     }
   }
   if (!(plan.steps.before_s > 0 && plan.steps.after_s > 0)) {
-    throw Error(ErrorCode::kUsage, cat("step times: the line through those ", from, " with ", counts_text(measured),
+    throw Error(ErrorCode::kUsage, cat("step times: the line through the times ", from, " with ", counts_text(measured),
                                        " experts gives no positive time for ", e, " and ", n,
                                        " (measure at numbers further apart, on an idle machine)"));
   }
@@ -82,9 +82,10 @@ void estimate(CostPlan& plan, const PlanOptions& o) {
       {"utilisation of matrix products", number_text(o.utilisation, 3),
        o.utilisation == PlanOptions{}.utilisation ? "arXiv:2412.09952: 46.8 % MFU of an MoE in NeMo" : "given"});
   if (chosen.memory_bytes > 0 && static_cast<double>(plan.memory_after.total()) > chosen.memory_bytes) {
-    plan.does_not_pay.push_back(cat("It does not fit: training state of ", bytes_text(plan.memory_after.total()),
-                                    " a device against the ", bytes_text(static_cast<uint64_t>(chosen.memory_bytes)),
-                                    " of ", chosen.name, ", before activations (more --expert-parallel, --zero1)."));
+    plan.does_not_pay.push_back(cat("It does not fit: the training state takes ", bytes_text(plan.memory_after.total()),
+                                    " per device without activations, but a ", chosen.name, " has ",
+                                    bytes_text(static_cast<uint64_t>(chosen.memory_bytes)),
+                                    " (increase --expert-parallel, or use --zero1)."));
   }
 }
 
@@ -107,9 +108,9 @@ void set_steps(CostPlan& plan, const PlanOptions& o, const std::vector<std::pair
   }
   if (plan.basis != StepBasis::kEstimate) refuse_given(o, kOfEstimate, cat("step times are ", plan.basis_text));
   if (plan.batch_tokens != o.batch_tokens) refuse_given(o, kOfBatch, cat("step times are ", plan.basis_text));
-  plan.constants.push_back({"tokens a step", count_text(plan.batch_tokens),
+  plan.constants.push_back({"tokens per step", count_text(plan.batch_tokens),
                             plan.batch_tokens == PlanOptions{}.batch_tokens
-                                ? "arXiv:2410.07524: 4 M is better than 32 M and faster than 2 M"
+                                ? "arXiv:2410.07524: 4 M gave a better loss than 32 M and was faster than 2 M"
                             : plan.basis == StepBasis::kMeasured || plan.basis == StepBasis::kRuns ? plan.basis_text
                                                                                                    : "given"});
   plan.constants.push_back({"step time E, N",
@@ -135,7 +136,7 @@ void set_closure(CostPlan& plan, const PlanOptions& o, const std::optional<Local
     plan.constants.push_back({std::string(name), cat("f0 = ", number_text(curve.f0, 3), ", ", error), curve.source});
   };
   add("gap closure eta(f) = 1 - exp(-f / f0)", plan.closure);
-  if (plan.uniform_closure) add("the same, copies not chosen by scores", *plan.uniform_closure);
+  if (plan.uniform_closure) add("the same, for equal numbers of copies", *plan.uniform_closure);
   if (plan.loss_gap) {
     plan.constants.push_back(
         {"L_E - L_N", cat(number_text(*plan.loss_gap, 3), " nats"),
@@ -188,7 +189,7 @@ CostPlan make_cost_plan(const families::Model& model, const PlanOptions& o,
   plan.memory_after = device_memory(plan.after, plan.parallelism, plan.state);
   plan.all_to_all = all_to_all_bytes(plan.after, plan.parallelism);
   plan.measured = measured;
-  plan.constants.push_back({"bytes a parameter in training",
+  plan.constants.push_back({"bytes per parameter in training",
                             cat(plan.state.weight, " weight + ", plan.state.gradient, " gradient + ", plan.state.master,
                                 " master + 2 x ", plan.state.moment, " moments"),
                             "--weight-dtype, --gradient-dtype, --master-dtype, --moment-dtype"});

@@ -16,20 +16,21 @@
 
 namespace coppice::cost {
 
-/// A number that the plan rests on, and where it comes from.
+/// A number that the plan uses, and its source.
 struct Constant {
   std::string name, value, source;
 };
 
-/// What one share of continued pre-training costs and gives. Costs are shares of the run of fixed size.
+/// Costs and gap closure for one share of continued pre-training. Costs are relative to the run with N experts from the
+/// first token.
 struct ShareRow {
   double cpt_share = 0;
   double growth_point = 0;  ///< tau / T
   RunCosts costs;           ///< fixed = 1
   double eta = 0;           ///< expected
-  double eta_uniform = 0;   ///< with copies that no score chose; NaN where the curve is the user's own
+  double eta_uniform = 0;   ///< for equal numbers of copies; NaN if the curve is the user's own
   std::string remark;
-  bool is_yours = false;  ///< of --tokens-before and --tokens-after
+  bool is_yours = false;  ///< the row for --tokens-before and --tokens-after
 };
 
 enum class StepBasis { kGiven, kMeasured, kRuns, kEstimate };
@@ -37,11 +38,11 @@ enum class StepBasis { kGiven, kMeasured, kRuns, kEstimate };
 struct CostPlan {
   std::string family;
   ModelSize before, after;
-  uint64_t weight_bytes_before = 0, weight_bytes_after = 0;  ///< of the checkpoint on disk
+  uint64_t weight_bytes_before = 0, weight_bytes_after = 0;  ///< bytes of the checkpoint on disk
   Parallelism parallelism;
   StateBytes state;
   DeviceMemory memory_before, memory_after;
-  double all_to_all = 0;  ///< bytes a token; the same before and after
+  double all_to_all = 0;  ///< bytes per token; the same before and after
 
   StepTimes steps;
   StepBasis basis = StepBasis::kEstimate;
@@ -50,10 +51,10 @@ struct CostPlan {
   std::vector<std::pair<int64_t, double>> measured;  ///< (experts, seconds)
 
   ClosureCurve closure;
-  std::optional<ClosureCurve> uniform_closure;  ///< none where `closure` is the user's own
+  std::optional<ClosureCurve> uniform_closure;  ///< none if `closure` is the user's own
   std::optional<double> loss_gap;
   std::optional<double> tokens_before, tokens_after;
-  double batch_tokens = 0;  ///< of the steps that `steps` are of
+  double batch_tokens = 0;  ///< tokens per step of `steps`
   std::vector<ShareRow> rows;
   std::vector<std::string> does_not_pay, when, fit_notes;
   std::vector<Constant> constants;
@@ -62,15 +63,16 @@ struct CostPlan {
   std::string to_text() const;
 };
 
-/// Weighs the expansion of an MoE model. `measured`: step times that --measure gave, two numbers of experts or more.
+/// Estimates costs and gains of expanding an MoE model. `measured`: step times from --measure, for two or more numbers
+/// of experts.
 ///
 /// Memory   headers only.
 /// Throws   Error{kUsage, kUnsupported} as `expand` would for the same number of experts; Error{kUsage} for options
-///          that make no sense.
+///          that are not valid.
 CostPlan make_cost_plan(const families::Model& model, const PlanOptions& options,
                         const std::vector<std::pair<int64_t, double>>& measured, const std::optional<LocalFit>& fit);
 
-/// The expected closure on one line, for others that print a plan: "25 % of continued pre-training 61 %, ...".
+/// The expected closure on one line, for other commands that print a plan: "25 % of continued pre-training 61 %, ...".
 std::string closure_summary();
 
 }  // namespace coppice::cost

@@ -1,4 +1,4 @@
-// A plan for programs. `report --plan` reads it back.
+// A plan as JSON. `report --plan` reads it.
 
 #include <cmath>
 

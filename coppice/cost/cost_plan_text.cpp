@@ -1,4 +1,4 @@
-// A plan for people.
+// A plan as text.
 
 #include <cmath>
 
@@ -9,10 +9,6 @@
 namespace coppice::cost {
 namespace {
 
-std::string percent(double share, int decimals = 1) {
-  return std::isnan(share) ? std::string("-") : cat(fixed_text(100 * share, decimals), " %");
-}
-
 report::Table size_table(const CostPlan& plan) {
   const auto count = [](int64_t value) { return count_text(static_cast<double>(value)); };
   const auto &before = plan.before.parameters, &after = plan.after.parameters;
@@ -20,15 +16,15 @@ report::Table size_table(const CostPlan& plan) {
   const std::string per_token =
       plan.all_to_all > 0 ? bytes_text(static_cast<uint64_t>(plan.all_to_all)) : std::string("0");
   return {.header = {"", "before", "after"},
-          .rows = {{"experts a layer", cat(plan.before.experts), cat(plan.after.experts)},
+          .rows = {{"experts per layer", cat(plan.before.experts), cat(plan.after.experts)},
                    {"parameters", count(before.total), count(after.total)},
-                   {"active a token", count(before.active), count(after.active)},
+                   {"active per token", count(before.active), count(after.active)},
                    {"checkpoint, weights", bytes_text(plan.weight_bytes_before), bytes_text(plan.weight_bytes_after)},
-                   {"a device in training", bytes_text(m0.total()), bytes_text(m1.total())},
+                   {"training state per device", bytes_text(m0.total()), bytes_text(m1.total())},
                    {"  weights", bytes_text(m0.weights), bytes_text(m1.weights)},
                    {"  gradients", bytes_text(m0.gradients), bytes_text(m1.gradients)},
                    {"  optimizer", bytes_text(m0.optimizer), bytes_text(m1.optimizer)},
-                   {"all-to-all a token", per_token, per_token},
+                   {"all-to-all per token", per_token, per_token},
                    {"step", duration_text(plan.steps.before_s), duration_text(plan.steps.after_s)}}};
 }
 
@@ -45,7 +41,7 @@ report::Table estimate_table(const CostPlan& plan) {
 }
 
 report::Table share_table(const CostPlan& plan) {
-  report::Table table{.header = {"CPT, of the tokens before", "expand at", "E->N costs", "saved", "from a checkpoint",
+  report::Table table{.header = {"CPT / tokens before", "expand at", "E->N costs", "saved", "from a checkpoint",
                                  "saved", "eta expected"},
                       .rows = {}};
   if (plan.uniform_closure) table.header.emplace_back("eta, uniform");
@@ -64,7 +60,7 @@ report::Table share_table(const CostPlan& plan) {
   return table;
 }
 
-// The user's own numbers of tokens, in hours.
+// Times for the user's own numbers of tokens, in hours.
 report::Table hours_table(const CostPlan& plan) {
   const double before = *plan.tokens_before, after = *plan.tokens_after;
   const RunCosts costs = run_costs(plan.steps, before / plan.batch_tokens, after / plan.batch_tokens);
@@ -76,7 +72,7 @@ report::Table hours_table(const CostPlan& plan) {
   return {.header = {cat("for ", count_text(before), " + ", count_text(after), " tokens"), "hours", "device hours"},
           .rows = {row(cat(plan.after.experts, " experts from the first token"), costs.fixed),
                    row(cat(plan.before.experts, ", expanded, ", plan.after.experts), costs.upcycled),
-                   row("the same from a checkpoint that is there", costs.from_checkpoint),
+                   row("the same, from an existing checkpoint", costs.from_checkpoint),
                    row(cat(plan.before.experts, " experts to the end (the smaller model)"), costs.continued)}};
 }
 
@@ -87,7 +83,7 @@ std::string list(std::string_view title, const std::vector<std::string>& items) 
 }
 
 std::string percent_error(const ClosureCurve& curve) {
-  return std::isnan(curve.rms_error) ? std::string("of one point: no error can be given")
+  return std::isnan(curve.rms_error) ? std::string("from one point, without an error")
                                      : cat("+- ", fixed_text(100 * curve.rms_error, 1), " points");
 }
 
@@ -96,9 +92,9 @@ std::string percent_error(const ClosureCurve& curve) {
 std::string CostPlan::to_text() const {
   const auto& p = parallelism;
   std::string out = cat(family, ": ", before.experts, " -> ", after.experts, " experts in ", before.moe_layers, " of ",
-                        before.num_layers, " layers, ", before.top_k, " per token as before\n", p.data,
+                        before.num_layers, " layers, ", before.top_k, " per token (unchanged)\n", p.data,
                         p.data == 1 ? " device" : " data-parallel devices", ", experts over ", p.expert,
-                        p.zero1 ? ", ZeRO-1" : "", "; activations come on top, the same before and after\n\n");
+                        p.zero1 ? ", ZeRO-1" : "", "; activations are not included (they do not change)\n\n");
   out += report::text_table(size_table(*this));
   out += cat("\nStep time: ", shown(basis_text), "\n");
   if (estimate_before) out += cat("\n", report::text_table(estimate_table(*this)));
@@ -106,8 +102,8 @@ std::string CostPlan::to_text() const {
              percent_error(closure), "\n\n", report::text_table(share_table(*this)));
   if (tokens_before && tokens_after) out += cat("\n", report::text_table(hours_table(*this)));
   out += list("When to expand", when);
-  out += list("Where it does not pay", does_not_pay);
-  out += list("What your runs gave", fit_notes);
+  out += list("When it does not pay", does_not_pay);
+  out += list("What your runs show", fit_notes);
   report::Table sources{.header = {"constant", "value", "source"}, .rows = {}};
   for (const Constant& constant : constants) sources.rows.push_back({constant.name, constant.value, constant.source});
   return out + cat("\n", report::text_table(sources));

@@ -26,16 +26,16 @@ ModelSize as_mixture(const ModelSize& dense, const DensePlan& plan) {
   return out;
 }
 
-std::string percent(double share) { return cat(fixed_text(100 * share, 0), " %"); }
-
 std::string judge(double tokens, double compute) {
-  const std::string yours = cat("Your MoE budget is ", percent(tokens), " of the dense tokens and ", percent(compute),
-                                " of the dense FLOPs. ");
+  const std::string yours = cat("Your MoE budget is ", percent(tokens, 0), " of the dense tokens and ",
+                                percent(compute, 0), " of the dense FLOPs. ");
   if (compute >= kScratchBound) return yours + "It does not pay: train from scratch.";
   if (compute > kSparseUpcyclingBound)
-    return yours + "It does not pay by either bound: from scratch catches up before the end.";
+    return yours + "It does not pay by either bound: training from scratch catches up before the end.";
   if (tokens > kOlmoeBound)
-    return yours + "The bounds disagree: OLMoE's from scratch has caught up by then, Komatsuzaki's has not.";
+    return yours +
+           "The bounds disagree: by OLMoE's, training from scratch has caught up by then; by Sparse Upcycling's it has "
+           "not.";
   return yours + "It pays by both bounds.";
 }
 
@@ -51,11 +51,12 @@ DensePlan make_dense_plan(const families::Model& model, const PlanOptions& o) {
                  .parallelism = {o.data_parallel, o.expert_parallel, o.zero1}};
   if (plan.top_k > plan.experts) {
     throw Error(ErrorCode::kUsage,
-                cat("top-k: ", plan.top_k, " of ", plan.experts, " experts; wanted at most as many as there are"));
+                cat("top-k: ", plan.top_k, " of ", plan.experts, " experts; wanted at most the number of experts"));
   }
   if (plan.experts % plan.granularity != 0 || model.config.dense_width % plan.granularity != 0) {
-    throw Error(ErrorCode::kUsage, cat("granularity: ", plan.granularity, " divides the ", plan.experts,
-                                       " experts or the width of ", model.config.dense_width, " not evenly"));
+    throw Error(ErrorCode::kUsage,
+                cat("granularity: ", plan.granularity, " does not divide the ", plan.experts,
+                    " experts or the width of ", model.config.dense_width, " (choose a divisor of both)"));
   }
   plan.after = as_mixture(plan.before, plan);
   check_parallelism(plan.parallelism, plan.experts, plan.experts);
@@ -79,18 +80,19 @@ std::string DensePlan::to_text() const {
   const report::Table sizes{
       .header = {"", "before", "after"},
       .rows = {{"parameters", count(before.parameters.total), count(after.parameters.total)},
-               {"active a token", count(before.parameters.active), count(after.parameters.active)},
-               {"a device in training", bytes_text(memory_before.total()), bytes_text(memory_after.total())},
-               {"all-to-all a token", "0", all_to_all > 0 ? bytes_text(static_cast<uint64_t>(all_to_all)) : "0"}}};
+               {"active per token", count(before.parameters.active), count(after.parameters.active)},
+               {"training state per device", bytes_text(memory_before.total()), bytes_text(memory_after.total())},
+               {"all-to-all per token", "0", all_to_all > 0 ? bytes_text(static_cast<uint64_t>(all_to_all)) : "0"}}};
   const report::Table bounds{
-      .header = {"from scratch has caught up at", "of the dense", "source"},
-      .rows = {{percent(kOlmoeBound), "tokens", "OLMoE (arXiv:2409.02060): 500 B tokens for a dense model of 2 T"},
-               {percent(kSparseUpcyclingBound), "FLOPs", "Sparse Upcycling (arXiv:2212.05055)"},
-               {percent(kScratchBound), "FLOPs", "Skywork-MoE (arXiv:2406.06563): from here on train from scratch"}}};
+      .header = {"training from scratch has caught up at", "of the dense model's", "source"},
+      .rows = {
+          {percent(kOlmoeBound, 0), "tokens", "OLMoE (arXiv:2409.02060): 500 B tokens, for a dense model with 2 T"},
+          {percent(kSparseUpcyclingBound, 0), "FLOPs", "Sparse Upcycling (arXiv:2212.05055)"},
+          {percent(kScratchBound, 0), "FLOPs", "Skywork-MoE (arXiv:2406.06563): from there on, train from scratch"}}};
   return cat(
       family, ": dense -> ", experts, " experts of 1/", granularity, " the width, ", top_k, " per token\n\n",
       report::text_table(sizes), "\n", report::text_table(bounds), "\n", verdict,
-      "\nServing under load: such models were up to some 40 % slower than the dense one (Doubov et al., PMLR 262).\n");
+      "\nServing under load: such models were up to about 40 % slower than the dense one (Doubov et al., PMLR 262).\n");
 }
 
 Json DensePlan::to_json() const {

@@ -21,15 +21,16 @@ std::string name_of(const ArmGroup& group) {
              " (", first.experts_before, " -> ", first.experts_after, ")");
 }
 
-// Adds the group's points, or says why it has none.
+// Adds the group's points, or a note why it has none.
 void add_points(const ArmGroup& group, std::vector<ClosurePoint>& points, LocalFit& fit) {
   if (std::isnan(group.eta.mean)) {
-    fit.notes.push_back(cat(name_of(group), ": no eta, since no run of fixed size has the same seed and tokens"));
+    fit.notes.push_back(cat(
+        name_of(group), ": no eta, because no run with N experts from the first token has the same seed and tokens"));
     return;
   }
   const double limit = group.seeds.size() > 1 ? 3 * group.gap.standard_error : 0;
   if (!(group.gap.mean > limit)) {
-    fit.notes.push_back(cat(name_of(group), ": no eta, since the gap L_E - L_N = ", number_text(group.gap.mean, 3),
+    fit.notes.push_back(cat(name_of(group), ": no eta, because the gap L_E - L_N = ", number_text(group.gap.mean, 3),
                             " nats is not above ", limit > 0 ? "three times its standard error" : "zero"));
     return;
   }
@@ -48,8 +49,8 @@ void add_step_times(const std::vector<report::RunRecord>& runs, LocalFit& fit) {
     const auto summary = report::summarise(run);
     const bool has_times = summary.step_s_before > 0 || summary.step_s_after > 0;
     if (has_times && fit.batch_tokens > 0 && summary.batch_tokens != fit.batch_tokens) {
-      fit.notes.push_back(cat(run.name, ": no step times, since a step has ", summary.batch_tokens, " tokens and not ",
-                              fit.batch_tokens));
+      fit.notes.push_back(cat(run.name, ": no step times, because a step has ", summary.batch_tokens,
+                              " tokens instead of ", fit.batch_tokens));
       continue;
     }
     if (has_times) fit.batch_tokens = summary.batch_tokens;
@@ -84,7 +85,8 @@ LocalFit fit_runs(const std::vector<report::RunRecord>& runs) {
   add_step_times(runs, fit);
   if (comparisons.empty()) {
     fit.notes.emplace_back(
-        "no expanded run has a control: one of the same seed, tokens and number of experts as before the expansion");
+        "no expanded run has a control (a run with the same seed, the same tokens and the number of experts before the "
+        "expansion)");
   }
   if (!fit.closure && fit.step_times.empty()) {
     throw Error(ErrorCode::kFormat, cat("--fit: ", runs.size(), runs.size() == 1 ? " run gives" : " runs give",

@@ -27,15 +27,15 @@ void check_parallelism(const Parallelism& parallelism, int64_t experts_before, i
   if (data < 1) refuse(cat("data-parallel: ", data, "; wanted 1 or more"));
   if (expert < 1) refuse(cat("expert-parallel: ", expert, "; wanted 1 or more"));
   if (data % expert != 0) {
-    refuse(cat("expert-parallel: ", expert, " does not divide the ", data,
-               " data-parallel ranks over which experts are spread (see --data-parallel)"));
+    refuse(
+        cat("expert-parallel: ", expert, " does not divide the ", data, " data-parallel ranks (see --data-parallel)"));
   }
   for (const int64_t experts : {experts_before, experts_after}) {
     if (experts % expert != 0) {
-      refuse(cat("expert-parallel: ", experts, " experts do not spread evenly over ", expert, " ranks"));
+      refuse(cat("expert-parallel: ", experts, " experts cannot be divided evenly over ", expert, " ranks"));
     }
   }
-  if (zero1 && data == 1) refuse("zero1: one rank has nothing to shard over (give --data-parallel)");
+  if (zero1 && data == 1) refuse("zero1: has no effect with one rank (give --data-parallel)");
 }
 
 int64_t state_dtype_bytes(std::string_view option, std::string_view dtype, bool may_be_none) {
@@ -64,7 +64,7 @@ DeviceMemory device_memory(const ModelSize& size, const Parallelism& parallelism
 }
 
 double all_to_all_bytes(const ModelSize& size, const Parallelism& parallelism, int64_t activation_bytes) {
-  constexpr double kTransfers = 4;  // to the experts and back, of activations and of their gradients
+  constexpr double kTransfers = 4;  // activations and their gradients, each to the experts and back
   const auto ranks = static_cast<double>(parallelism.expert);
   return kTransfers * static_cast<double>(size.moe_layers * size.model_dim * activation_bytes) * size.top_k *
          (ranks - 1) / ranks;

@@ -7,15 +7,15 @@
 
 namespace coppice::cost {
 
-/// What the costs of a model hang on.
+/// The sizes of a model that determine its costs.
 struct ModelSize {
   int64_t experts = 0;  ///< 0: dense
   double top_k = 0;     ///< the mean over the layers with experts
   families::ParameterCount parameters;
   int64_t moe_layers = 0, num_layers = 0, model_dim = 0, vocab_size = 0;
-  int64_t attention_width = 0;  ///< heads * head_dim; 0 where the configuration does not say
+  int64_t attention_width = 0;  ///< heads * head_dim; 0 if the configuration does not say
 };
-/// Of `model` with `num_experts` experts (0: as it is); top-K stays.
+/// The sizes of `model` with `num_experts` experts (0: its own number); top-K is unchanged.
 ModelSize model_size(const families::Model& model, int64_t num_experts = 0);
 
 /// Data-parallel ranks; experts are spread over groups of `expert` of them.
@@ -26,30 +26,30 @@ struct Parallelism {
 /// Throws   Error{kUsage} naming the option: less than 1, ranks that do not divide, experts that do not divide.
 void check_parallelism(const Parallelism& parallelism, int64_t experts_before, int64_t experts_after);
 
-/// Bytes a parameter in training.
+/// Bytes per parameter in training.
 struct StateBytes {
-  int64_t weight = 2, gradient = 4, master = 4, moment = 4;  ///< master 0: the weights are their own
+  int64_t weight = 2, gradient = 4, master = 4, moment = 4;  ///< master 0: there are no separate master weights
   int64_t optimizer() const { return master + 2 * moment; }
 };
-/// Bytes of a dtype that training state may have: "f32", "bf16", "f16", or "none" where `may_be_none`. `option` names it
-/// in errors. Throws Error{kUsage}.
+/// Bytes of a dtype of training state: "f32", "bf16", "f16", or "none" if `may_be_none`. Errors name `option`. Throws
+/// Error{kUsage}.
 int64_t state_dtype_bytes(std::string_view option, std::string_view dtype, bool may_be_none = false);
 
 struct DeviceMemory {
   uint64_t weights = 0, gradients = 0, optimizer = 0;
   uint64_t total() const { return weights + gradients + optimizer; }
 };
-/// Of one device, activations left out: they hang on top-K and not on the number of experts.
+/// Memory   of one device without activations, which depend on top-K and not on the number of experts.
 DeviceMemory device_memory(const ModelSize& size, const Parallelism& parallelism, const StateBytes& bytes);
 
-/// Parameters that one device holds: of experts, and of all else.
+/// Parameters that one device holds: of experts, and all others.
 struct LocalParameters {
   double experts = 0, others = 0;
 };
 LocalParameters local_parameters(const ModelSize& size, const Parallelism& parallelism);
 
-/// Bytes that leave a device for each token of a training step: tokens to their experts and back, forward and backward,
-/// over all MoE layers; even routing, each of the K copies sent. 0 without expert parallelism.
+/// Bytes that a device sends per token of a training step: to the experts and back, forward and backward, over all MoE
+/// layers, with even routing. 0 without expert parallelism.
 double all_to_all_bytes(const ModelSize& size, const Parallelism& parallelism, int64_t activation_bytes = 2);
 
 }  // namespace coppice::cost

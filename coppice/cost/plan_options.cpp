@@ -30,9 +30,9 @@ void check_positive(std::string_view name, const std::optional<double>& value, d
 
 void check_measuring(const PlanOptions& o) {
   if (o.measure && (o.step_time_before || o.step_time_after)) {
-    refuse("measure: the step times are given (leave out one of the two)");
+    refuse("measure: has no effect, because the step times are given (leave out one of the two)");
   }
-  if (!o.measure) refuse_given(o, kOfMeasuring, "nothing is measured without --measure");
+  if (!o.measure) refuse_given(o, kOfMeasuring, "it requires --measure");
   for (const int64_t experts : o.measure_experts) {
     if (experts < 1) refuse(cat("measure-experts: ", experts, "; wanted 1 or more"));
   }
@@ -70,14 +70,14 @@ StateBytes state_bytes(const PlanOptions& o) {
 
 void check_options(const PlanOptions& o, bool is_moe) {
   if (is_moe) {
-    refuse_given(o, kOfDense, "the model has experts already, and top-K stays");
+    refuse_given(o, kOfDense, "the model has experts already, and top-K does not change");
   } else {
     refuse_given(o, kOfExperts, "the model is dense");
   }
   if (o.top_k && *o.top_k < 1) refuse(cat("top-k: ", *o.top_k, "; wanted 1 or more"));
   if (o.granularity && *o.granularity < 1) refuse(cat("granularity: ", *o.granularity, "; wanted 1 or more"));
   if (o.step_time_before.has_value() != o.step_time_after.has_value()) {
-    refuse("step-time: both --step-time-before and --step-time-after are wanted, of the same batch");
+    refuse("step-time: wanted both --step-time-before and --step-time-after, for the same batch");
   }
   check_positive("tokens-before", o.tokens_before);
   check_positive("tokens-after", o.tokens_after);

@@ -8,13 +8,13 @@ struct StepTimes {
   double ratio() const { return before_s / after_s; }  ///< s_E / s_N
 };
 
-/// Time of the ways to a model that has seen T = tau + CPT tokens, in the unit of `tokens` times seconds a step.
+/// The time of each way to a model that has seen T = tau + CPT tokens, in units of `tokens` times seconds per step.
 ///
 /// Source   arXiv:2604.19835v2 section 3: C_fs = T s_N, C_up = tau s_E + (T - tau) s_N.
 struct RunCosts {
   double fixed = 0;            ///< N experts from the first token
   double upcycled = 0;         ///< E experts, expanded, N experts
-  double from_checkpoint = 0;  ///< the same where the first part is there already
+  double from_checkpoint = 0;  ///< the same, if a checkpoint after the first part exists
   double continued = 0;        ///< E experts to the end: the smaller model
 
   double saving() const { return 1 - upcycled / fixed; }  ///< = (tau / T) (1 - s_E / s_N)

@@ -32,7 +32,7 @@ const Device& device(std::string_view name) {
 double flops_per_token(const ModelSize& size, double sequence_length) {
   const auto lookup = static_cast<double>(size.vocab_size * size.model_dim);
   const double active = static_cast<double>(size.parameters.active);
-  // Tied embeddings stand once in the count and are multiplied by once; untied ones stand twice.
+  // Tied embeddings are counted once and multiplied once; untied ones are counted twice.
   const bool is_tied = static_cast<double>(size.parameters.embeddings) < 1.5 * lookup;
   const double multiplied = active - (is_tied ? 0 : lookup);
   return 6 * multiplied + 6 * static_cast<double>(size.num_layers * size.attention_width) * sequence_length;

@@ -15,7 +15,8 @@ TokenFile random_tokens(uint64_t count, int64_t vocab_size, uint64_t seed) {
   for (uint64_t i = 0; i < count; ++i) {
     ids[i] = static_cast<int32_t>(rng.below(i, static_cast<uint64_t>(vocab_size)));
   }
-  const ScratchDirectory folder(fs::temp_directory_path() / "coppice-");  // what is mapped from it stays
+  const ScratchDirectory folder(fs::temp_directory_path() /
+                                "coppice-");  // mapped files stay readable after it is removed
   TokenFileWriter writer(folder.path() / "random", vocab_size);
   writer.add_document(ids);
   writer.finish({});

@@ -14,10 +14,10 @@ namespace {
 constexpr uint32_t kSamplerPurpose = 0x5a;
 constexpr double kShareScale = 0x1p40;  // shares are integers, so that any position is exact
 
-/// Where a keyed random order of 0..n-1 puts `i`, without the order being made.
+/// The position of `i` in a keyed random permutation of 0..n-1, without building the permutation.
 ///
 /// Source   Black and Rogaway, Ciphers with Arbitrary Finite Domains (CT-RSA 2002): a Feistel network over the next
-///          power of four, walked along its cycle until it lands inside.
+///          power of four, applied repeatedly until the result is below n.
 uint64_t shuffled(const Rng& rng, uint64_t i, uint64_t n) {
   constexpr uint64_t kRounds = 6;
   const auto half_bits = std::max<size_t>(1, (std::bit_width(n - 1) + 1) / 2);
@@ -49,12 +49,12 @@ Sampler::Sampler(std::vector<TokenFile> sources, std::vector<double> weights, in
     throw Error(ErrorCode::kUsage, cat("sequence length ", sequence_length, "; wanted at least 1"));
   if (!weights.empty() && weights.size() != sources_.size()) {
     throw Error(ErrorCode::kUsage,
-                cat(weights.size(), " weights for ", sources_.size(), " token files (give one each, or none)"));
+                cat(weights.size(), " weights for ", sources_.size(), " token files (give one per file, or none)"));
   }
   for (const auto& source : sources_) {
     const uint64_t tokens = source.num_tokens();
     if (tokens <= static_cast<uint64_t>(sequence_length)) {
-      throw Error(ErrorCode::kUsage, cat(source.path(), ": has ", tokens, " tokens; one window takes ",
+      throw Error(ErrorCode::kUsage, cat(source.path(), ": has ", tokens, " tokens; wanted at least one window, ",
                                          sequence_length + 1, " (give more text or a shorter sequence length)"));
     }
     windows_.push_back((tokens - 1) / static_cast<uint64_t>(sequence_length));

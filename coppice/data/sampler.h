@@ -15,12 +15,12 @@ namespace coppice::data {
 /// shuffle. The position of a run is one number: the next sample. After any n samples each source has given within 1.5
 /// of n times its share.
 ///
-/// Memory   a few words a source; nothing grows with samples or tokens.
+/// Memory   a few words per source, independent of the number of samples and tokens.
 /// Threads  any.
 class Sampler {
  public:
-  /// `weights` empty: in proportion to the sources' windows. Throws Error{kUsage}: a source shorter than one window,
-  /// bad weights.
+  /// If `weights` is empty, sources are weighted by their number of windows. Throws Error{kUsage}: a source shorter
+  /// than one window, bad weights.
   Sampler(std::vector<TokenFile> sources, std::vector<double> weights, int64_t sequence_length, uint64_t seed);
 
   struct Window {
@@ -30,7 +30,8 @@ class Sampler {
   Window window(uint64_t sample) const;
   /// tokens and targets, each [sequence_length].
   void read(uint64_t sample, std::span<int64_t> tokens, std::span<int64_t> targets) const;
-  /// Where the document of each token of the window starts in it, [sequence_length]; 0 for one that starts before.
+  /// For each token of the window, the position in the window where its document starts, [sequence_length]; 0 if it
+  /// starts before.
   void document_starts(uint64_t sample, std::span<int64_t> starts) const;
   /// Windows in one pass over everything.
   uint64_t windows_per_epoch() const;

@@ -10,7 +10,7 @@
 
 namespace coppice::data {
 
-/// A new directory of a name that nobody can foresee; it goes away with everything in it.
+/// A new directory with an unpredictable name, which is removed with its contents by the destructor.
 class ScratchDirectory {
  public:
   /// `start` is how its name begins; its parent is made if it is missing. Throws Error{kIo}.
@@ -20,8 +20,8 @@ class ScratchDirectory {
     std::string name = start.string() + "XXXXXX";
     if (::mkdtemp(name.data()) == nullptr) {
       throw Error(ErrorCode::kIo, cat(start.parent_path(),
-                                      ": no directory can be made in it (make it writable, or set TMPDIR or the "
-                                      "cache to a directory that is)"));
+                                      ": cannot make a directory in it (make it writable, or set TMPDIR or the cache "
+                                      "to a writable directory)"));
     }
     path_ = name;
   }

@@ -15,9 +15,9 @@
 namespace coppice::data {
 namespace {
 
-constexpr size_t kMostPieceBytes = 256;  // joining pieces tries every cut of each
+constexpr size_t kMostPieceBytes = 256;  // merges_of tries every split of each piece
 
-/// One field after the other of a protobuf message.
+/// Reads the fields of a protobuf message one by one.
 class WireReader {
  public:
   WireReader(std::string_view bytes, std::string_view source) : bytes_(bytes), source_(source) {}
@@ -64,7 +64,7 @@ class WireReader {
     return out;
   }
   [[noreturn]] void fail() const {
-    throw Error(ErrorCode::kFormat, cat(source_, ": is no sentencepiece model, or a damaged one (copy it again)"));
+    throw Error(ErrorCode::kFormat, cat(source_, ": is not a sentencepiece model, or it is damaged (copy it again)"));
   }
 
   std::string_view bytes_, source_;
@@ -78,7 +78,7 @@ SpmModel::Piece parse_piece(std::string_view bytes, std::string_view source) {
     if (r.field == 3 && r.number >= 1 && r.number <= 6) piece.kind = static_cast<SpmModel::Kind>(r.number);
   }
   if (piece.text.size() > kMostPieceBytes || !std::isfinite(piece.score)) {
-    throw Error(ErrorCode::kFormat, cat(source, ": is no sentencepiece model, or a damaged one: a piece of ",
+    throw Error(ErrorCode::kFormat, cat(source, ": is not a sentencepiece model, or it is damaged: a piece of ",
                                         piece.text.size(), " bytes with the score ", piece.score, "; wanted at most ",
                                         kMostPieceBytes, " bytes and a finite score (copy it again)"));
   }
@@ -153,13 +153,13 @@ SpmModel SpmModel::parse(std::string_view bytes, std::string_view source) {
   }
   out.is_bpe = model_type == 2;
   if (out.pieces.empty()) {
-    throw Error(ErrorCode::kFormat, cat(source, ": is no sentencepiece model: it has no pieces (copy it again)"));
+    throw Error(ErrorCode::kFormat, cat(source, ": is not a sentencepiece model: it has no pieces (copy it again)"));
   }
   std::unordered_set<std::string_view> seen;
   for (const Piece& piece : out.pieces) {
     if (seen.insert(piece.text).second) continue;
-    throw Error(ErrorCode::kFormat, cat(source, ": is no sentencepiece model: the piece '", piece.text.substr(0, 40),
-                                        "' is there twice (copy it again)"));
+    throw Error(ErrorCode::kFormat, cat(source, ": is not a sentencepiece model: the piece '", piece.text.substr(0, 40),
+                                        "' appears twice (copy it again)"));
   }
   return out;
 }

@@ -12,9 +12,10 @@ namespace coppice::data {
 /// U+2581, which stands for a space in pieces.
 inline constexpr std::string_view kSpaceMark = "\xe2\x96\x81";
 
-/// What a serialized sentencepiece model says of itself.
+/// The contents of a serialized sentencepiece model.
 ///
-/// Source   sentencepiece_model.proto; read here because linking libprotobuf beside libsentencepiece ends the process.
+/// Source   sentencepiece_model.proto; parsed here, because libprotobuf and libsentencepiece linked together crash the
+///          process.
 struct SpmModel {
   enum class Kind { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
   struct Piece {

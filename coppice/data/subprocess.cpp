@@ -31,56 +31,61 @@ std::string last_words(std::string_view output) {
 
 }  // namespace
 
+Subprocess::Subprocess(std::vector<std::string> words, const std::filesystem::path& directory,
+                       std::span<const Handed> handed, const std::string& advice) {
+  std::vector<char*> argv;
+  for (auto& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  if (!directory.empty()) ::posix_spawn_file_actions_addchdir_np(&actions, directory.c_str());
+  ::posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  for (const auto& [ours, its] : handed) ::posix_spawn_file_actions_adddup2(&actions, ours, its);
+  const int failed = ::posix_spawnp(&process_, argv[0], &actions, nullptr, argv.data(), environ);
+  ::posix_spawn_file_actions_destroy(&actions);
+  if (failed != 0) {
+    throw Error(ErrorCode::kIo,
+                cat(words.front(), ": cannot be run: ", std::generic_category().message(failed), " (", advice, ")"));
+  }
+}
+
+Subprocess::~Subprocess() {
+  if (process_ <= 0) return;
+  ::kill(process_, SIGTERM);
+  wait();
+}
+
+int Subprocess::wait() {
+  int status = 0;
+  while (::waitpid(process_, &status, 0) < 0 && errno == EINTR) {
+  }
+  process_ = -1;
+  return status;
+}
+
 std::string run_program(const std::vector<std::string>& words, const std::filesystem::path& directory,
                         const std::string& advice) {
-  const auto fail = [&](const std::string& why) -> Error {
+  const auto fail = [&](const std::string& why) {
     return Error(ErrorCode::kIo,
                  cat(words.front(), words.size() > 1 ? " " + words[1] : "", ": ", why, " (", advice, ")"));
   };
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) throw fail(std::generic_category().message(errno));
-
-  std::vector<std::string> copies = words;
-  std::vector<char*> argv;
-  for (auto& word : copies) argv.push_back(word.data());
-  argv.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  ::posix_spawn_file_actions_init(&actions);
-  ::posix_spawn_file_actions_addchdir_np(&actions, directory.c_str());
-  ::posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-  ::posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
-  ::posix_spawn_file_actions_adddup2(&actions, ends[1], 2);
-  pid_t process = -1;
-  const int failed = ::posix_spawnp(&process, argv[0], &actions, nullptr, argv.data(), environ);
-  ::posix_spawn_file_actions_destroy(&actions);
-  ::close(ends[1]);
-  if (failed != 0) {
-    ::close(ends[0]);
-    throw fail(cat("cannot be run: ", std::generic_category().message(failed)));
-  }
+  const Descriptor end(ends[0]);
+  Descriptor its_end(ends[1]);
+  const Subprocess::Handed handed[] = {{its_end.get(), STDOUT_FILENO}, {its_end.get(), STDERR_FILENO}};
+  Subprocess program(words, directory, handed, advice);
+  its_end.close();
 
   std::string output;
-  const Descriptor end(ends[0]);
-  const auto reap = [&] {
-    int status = 0;
-    while (::waitpid(process, &status, 0) < 0 && errno == EINTR) {
-    }
-    return status;
-  };
-  try {
-    std::array<std::byte, 4096> piece{};
-    for (;;) {
-      wait_to_read(end.get());
-      const size_t got = read_some(end, piece, words.front());
-      if (got == 0) break;
-      output.append(reinterpret_cast<const char*>(piece.data()), got);
-    }
-  } catch (...) {
-    ::kill(process, SIGTERM);
-    reap();
-    throw;
+  std::array<std::byte, 4096> piece{};
+  for (;;) {
+    wait_to_read(end.get());
+    const size_t got = read_some(end, piece, words.front());
+    if (got == 0) break;
+    output.append(reinterpret_cast<const char*>(piece.data()), got);
   }
-  const int status = reap();
+  const int status = program.wait();
   check_interrupt();  // Ctrl-C reaches the program too, and is then the reason
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) throw fail(last_words(output));
   return output;

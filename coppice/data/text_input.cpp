@@ -66,9 +66,9 @@ void read_jsonl(const fs::path& file, const std::string& key, const std::functio
     const Json* text = object.find(key);
     if (text == nullptr || !text->is_string()) {
       throw Error(ErrorCode::kFormat,
-                  cat(file, ": line ", number, " has no text under '", key, "' (name its key with --text-key)"));
+                  cat(file, ": line ", number, " has no text under '", key, "' (give the right key with --text-key)"));
     }
-    // JSON can spell out lone surrogates, which no UTF-8 holds.
+    // JSON can have lone surrogates, which UTF-8 cannot encode.
     if (find_invalid_utf8(text->as_string())) {
       throw Error(ErrorCode::kFormat, cat(file, ": line ", number, ": the text is not Unicode (remove the line)"));
     }
@@ -80,8 +80,8 @@ bool is_json_lines(std::string_view extension) {
   return extension == ".jsonl" || extension == ".ndjson" || extension == ".json";
 }
 
-/// Files that a directory is searched for. Packed ones that are not read are found too, so that they are refused and
-/// not passed over.
+/// Whether a file in a searched directory counts as text. Unsupported compressed files count too, so that they are
+/// refused and not skipped.
 bool is_text_name(const fs::path& path) {
   constexpr std::string_view kPacked[] = {".gz", ".zst", ".bz2", ".xz", ".lz4"};
   const bool is_packed = std::ranges::find(kPacked, path.extension().string()) != std::end(kPacked);
@@ -106,7 +106,7 @@ std::vector<fs::path> list_text_files(std::span<const fs::path> paths) {
     }
     if (found.empty())
       throw Error(ErrorCode::kNotFound,
-                  cat(path, ": has no .txt or .jsonl file (name files of other endings one by one)"));
+                  cat(path, ": has no .txt or .jsonl file (give files with other endings one by one)"));
     std::ranges::sort(found);
     out.insert(out.end(), found.begin(), found.end());
   }

@@ -9,10 +9,11 @@
 
 namespace coppice::data {
 
-/// How documents lie in text files.
+/// How documents are stored in text files.
 struct TextFormat {
-  std::string text_key = "text";      ///< of each object of a .jsonl file
-  bool split_at_blank_lines = false;  ///< plain text: a document ends at an empty line; else a file is one document
+  std::string text_key = "text";  ///< key of the text in each object of a .jsonl file
+  /// Plain text: a document ends at an empty line; otherwise each file is one document.
+  bool split_at_blank_lines = false;
 };
 
 /// The text files behind `paths`, sorted within each directory: files as given, directories searched for *.txt and
@@ -23,11 +24,11 @@ struct TextFormat {
 std::vector<std::filesystem::path> list_text_files(std::span<const std::filesystem::path> paths);
 
 /// Calls `take` with every document that is not empty, in order, each well-formed UTF-8. A file that ends in .jsonl,
-/// .ndjson or .json has one JSON object a line; any other is plain text. Both may be packed with gzip (.jsonl.gz).
+/// .ndjson or .json has one JSON object per line; any other is plain text. Both may be packed with gzip (.jsonl.gz).
 ///
-/// Memory   a plain file whole, a .jsonl file line by line.
+/// Memory   a plain file completely, a .jsonl file line by line.
 /// Throws   Error{kNotFound, kIo, kInterrupted}; Error{kFormat} naming file and byte or line; Error{kUnsupported} for
-///          text that is packed in another way.
+///          text that is compressed in another way.
 void read_documents(const std::filesystem::path& file, const TextFormat& format,
                     const std::function<void(std::string&&)>& take);
 

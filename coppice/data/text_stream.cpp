@@ -19,7 +19,7 @@ namespace {
 constexpr size_t kPieceBytes = size_t{256} << 10;
 constexpr std::string_view kGzip = "\x1f\x8b";
 
-/// Formats that corpora come in and that are not read, by their first bytes.
+/// Unsupported formats of corpora, recognised by their first bytes.
 struct Packed {
   std::string_view magic, name, advice;
 };
@@ -48,7 +48,7 @@ struct TextStream::State {
     is_gzip = start.starts_with(kGzip);
     constexpr int kGzipOnly = 16 + MAX_WBITS;
     if (is_gzip && ::inflateInit2(&unpacker, kGzipOnly) != Z_OK)
-      throw Error(ErrorCode::kIo, "no memory to unpack gzip");
+      throw Error(ErrorCode::kIo, "gzip: not enough memory to decompress (use a machine with more)");
   }
   ~State() {
     if (is_gzip) ::inflateEnd(&unpacker);
@@ -62,7 +62,7 @@ struct TextStream::State {
     end = read_some(file, input, path);
   }
   [[noreturn]] void fail(std::string_view what) const {
-    throw Error(ErrorCode::kFormat, cat(path, ": its gzip data ", what, " (copy or download it again)"));
+    throw Error(ErrorCode::kFormat, cat(path, ": its gzip data ", what, " (copy or download the file again)"));
   }
 
   size_t read_plain(std::span<char> out) {
@@ -79,7 +79,7 @@ struct TextStream::State {
     while (unpacker.avail_out == out.size()) {
       if (begin == end) refill();
       if (begin == end) {
-        if (!between_members) fail("is cut short");
+        if (!between_members) fail("is incomplete");
         break;
       }
       if (between_members && !next_member()) break;
@@ -93,7 +93,7 @@ struct TextStream::State {
     return out.size() - unpacker.avail_out;
   }
 
-  /// After a member: another one, or zeros up to the end, as tapes and some tools leave them.
+  /// After a gzip member: another member, or zeros up to the end, which tapes and some tools add.
   bool next_member() {
     if (input[begin] != std::byte{0}) {
       if (::inflateReset(&unpacker) != Z_OK) fail("is damaged");
@@ -102,8 +102,7 @@ struct TextStream::State {
     }
     for (; begin != end; refill()) {
       const auto rest = std::span(input).subspan(begin, end - begin);
-      if (std::ranges::any_of(rest, [](std::byte b) { return b != std::byte{0}; }))
-        fail("is followed by something else");
+      if (std::ranges::any_of(rest, [](std::byte b) { return b != std::byte{0}; })) fail("is followed by other data");
     }
     return false;
   }
@@ -111,11 +110,11 @@ struct TextStream::State {
   fs::path path;
   Descriptor file;
   std::vector<std::byte> input;
-  size_t begin = 0, end = 0;  // of `input`: what is not used yet
+  size_t begin = 0, end = 0;  // unused part of `input`
   bool is_gzip = false, between_members = false;
   z_stream unpacker{};
-  std::string text;  // unpacked, for lines
-  size_t used = 0;   // of `text`
+  std::string text;  // decompressed text, for lines
+  size_t used = 0;   // used part of `text`
 };
 
 TextStream::TextStream(fs::path path) : state_(std::make_unique<State>(std::move(path))) {}

@@ -9,14 +9,14 @@
 
 namespace coppice::data {
 
-/// The text of a file from its start to its end, unpacked where it is gzip (told by its first bytes, whatever its name;
-/// several members one after the other are one text).
+/// The text of a file from start to end, decompressed if it is gzip (recognised by its first bytes, not its name;
+/// several members are one text).
 ///
 /// Memory   two pieces of 256 KiB.
 class TextStream {
  public:
-  /// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is no regular file; Error{kUnsupported} naming the format of
-  ///          one that is compressed or packed in another way (zstd, bzip2, xz, lz4, zip, parquet, arrow).
+  /// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is not a regular file; Error{kUnsupported} naming the format
+  ///          if it is compressed in another way (zstd, bzip2, xz, lz4, zip, parquet, arrow).
   explicit TextStream(std::filesystem::path path);
   ~TextStream();
   TextStream(const TextStream&) = delete;
@@ -34,7 +34,7 @@ class TextStream {
   std::unique_ptr<State> state_;
 };
 
-/// Bytes of the text: the file's size, or, of a gzip file, what it unpacks to (which takes reading it).
+/// The size of the text in bytes: the file's size or, for gzip, the decompressed size (which requires reading it).
 ///
 /// Throws   as TextStream.
 uint64_t text_bytes(const std::filesystem::path& path);

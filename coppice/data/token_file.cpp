@@ -7,6 +7,7 @@
 #include <ranges>
 
 #include "coppice/base/check.h"
+#include "coppice/base/file.h"
 #include "coppice/base/json_reader.h"
 #include "coppice/base/log.h"
 #include "coppice/base/sha256.h"
@@ -31,7 +32,7 @@ fs::path prefix_of(const fs::path& path) {
   return path;
 }
 
-/// The card beside `prefix`; none where there is no PREFIX.json, or one that is something else.
+/// The card beside `prefix`; none if PREFIX.json does not exist or is not a card.
 std::optional<TokenFileCard> read_card(const fs::path& prefix, const detail::TokenIndex& index) {
   const auto path = with_suffix(prefix, ".json");
   if (!fs::exists(path)) return std::nullopt;
@@ -52,7 +53,7 @@ std::optional<TokenFileCard> read_card(const fs::path& prefix, const detail::Tok
   for (const auto& source : json.at("sources").items()) card.sources.push_back(source.as_string());
   if (card.tokens != index.tokens || card.documents != index.documents) {
     throw Error(ErrorCode::kFormat,
-                cat(path, ": says ", card.tokens, " tokens in ", card.documents, " documents; the .idx has ",
+                cat(path, ": has ", card.tokens, " tokens in ", card.documents, " documents, but the .idx has ",
                     index.tokens, " in ", index.documents, " (the files do not belong together)"));
   }
   return card;
@@ -100,17 +101,17 @@ IdRange id_range(const TokenFile& file) {
 struct TokenFile::State {
   explicit State(const fs::path& p)
       : prefix(p),
-        idx(with_suffix(p, ".idx")),
-        bin(with_suffix(p, ".bin")),
+        idx(open_to_read(with_suffix(p, ".idx")), with_suffix(p, ".idx")),
+        bin(open_to_read(with_suffix(p, ".bin")), with_suffix(p, ".bin")),
         index(detail::parse_token_index(idx.bytes(), bin.bytes().size(), with_suffix(p, ".idx").string())),
         card(read_card(p, index)),
         vocab_size(card ? card->vocab_size : kAnyId) {}
 
   fs::path prefix;
-  detail::MappedFile idx, bin;
+  MappedFile idx, bin;
   detail::TokenIndex index;
   std::optional<TokenFileCard> card;
-  mutable std::atomic<int64_t> vocab_size;  // that read() holds ids to
+  mutable std::atomic<int64_t> vocab_size;  // limit of ids that read() checks
 };
 
 TokenFile TokenFile::open(const fs::path& path) {
@@ -166,12 +167,10 @@ void TokenFile::document_starts(uint64_t begin, std::span<int64_t> out) const {
   }
 }
 
-std::string TokenFile::digest() const { return sha256_of_file(with_suffix(path(), ".bin")); }
-
-std::string TokenFile::remembered_digest() const {
+std::string TokenFile::digest() const {
   Json known = detail::known_of(path());
   if (const Json* const digest = known.find(detail::kSha256)) return digest->as_string();
-  const std::string found = digest();
+  const std::string found = sha256_of_file(with_suffix(path(), ".bin"));
   known[detail::kSha256] = found;
   detail::remember(path(), known);
   return found;
@@ -181,27 +180,26 @@ void TokenFile::check_vocabulary(int64_t vocab_size, const std::string& tokenize
   if (card()) {
     if (card()->vocab_size > vocab_size) {
       throw Error(ErrorCode::kFormat,
-                  cat(path(), ": tokens of a vocabulary of ", card()->vocab_size, " ids; the model has ", vocab_size,
-                      " (tokenize the text with the model's own tokenizer)"));
+                  cat(path(), ": was made with a vocabulary of ", card()->vocab_size, ", but the model has ",
+                      vocab_size, " (tokenize the text with the model's own tokenizer)"));
     }
     if (!tokenizer_digest.empty() && card()->tokenizer_digest != tokenizer_digest) {
-      throw Error(ErrorCode::kFormat,
-                  cat(path(), ": written with tokenizer ", card()->tokenizer_digest.substr(0, 12), "; the model's is ",
-                      tokenizer_digest.substr(0, 12), " (tokenize the text with the model's own tokenizer)"));
+      throw Error(ErrorCode::kFormat, cat(path(), ": was made with tokenizer ", card()->tokenizer_digest.substr(0, 12),
+                                          ", but the model's is ", tokenizer_digest.substr(0, 12),
+                                          " (tokenize the text with the model's own tokenizer)"));
     }
-    return;  // read() holds the ids to the card
+    return;  // read() checks the ids against the card
   }
-  log_warning(cat(path(),
-                  ": has no .json of ours beside it, so nothing says which tokenizer wrote it; only the range of its "
-                  "ids is checked"));
+  log_warning(
+      cat(path(), ": has no .json card of coppice, so its tokenizer is unknown; only the range of its ids is checked"));
   if (num_tokens() == 0) return;
   const IdRange range = id_range(*this);
   if (range.least < 0 || range.greatest >= vocab_size) {
-    throw Error(ErrorCode::kFormat,
-                cat(path(), ": ids from ", range.least, " to ", range.greatest, "; the model's vocabulary is 0 to ",
-                    vocab_size - 1, " (tokenize the text with the model's own tokenizer)"));
+    throw Error(ErrorCode::kFormat, cat(path(), ": has ids from ", range.least, " to ", range.greatest,
+                                        "; wanted ids of the model's vocabulary, 0 to ", vocab_size - 1,
+                                        " (tokenize the text with the model's own tokenizer)"));
   }
-  // The file may change from here on. Of several models that share it, the one with the fewest ids counts.
+  // The file may change from here on. If several models share the file, the smallest vocabulary is the limit.
   int64_t before = state_->vocab_size.load();
   while (vocab_size < before && !state_->vocab_size.compare_exchange_weak(before, vocab_size)) {
   }

@@ -11,7 +11,7 @@
 
 namespace coppice::data {
 
-/// What DATA.json says beside DATA.bin and DATA.idx; absent for files that others wrote.
+/// The contents of DATA.json beside DATA.bin and DATA.idx; missing for files that other programs wrote.
 struct TokenFileCard {
   std::string tokenizer_digest;
   int64_t vocab_size = 0;
@@ -34,23 +34,21 @@ class TokenFile {
   uint64_t num_documents() const;
   const std::optional<TokenFileCard>& card() const;
   const std::filesystem::path& path() const;  ///< prefix
-  /// Tokens [begin, begin + out.size()) of all documents laid end to end, widened.
+  /// Tokens [begin, begin + out.size()) of all documents concatenated, widened to int64.
   ///
-  /// Throws   Error{kIo} if the file was cut short meanwhile; Error{kFormat} naming file and position of an id that the
-  ///          card's vocabulary has not, or, without a card, that of check_vocabulary.
+  /// Throws   Error{kIo} if the file was cut short meanwhile; Error{kFormat} naming file and position of an id outside
+  ///          the card's vocabulary or, without a card, that of check_vocabulary.
   void read(uint64_t begin, std::span<int64_t> out) const;
   /// Token range [begin, end) of a document.
   std::pair<uint64_t, uint64_t> document(uint64_t index) const;
-  /// Of each token of [begin, begin + out.size()), where its document starts, counted from `begin`; 0 for one that
-  /// starts before.
+  /// For each token of [begin, begin + out.size()), where its document starts, counted from `begin`; 0 if it starts
+  /// before.
   void document_starts(uint64_t begin, std::span<int64_t> out) const;
-  /// SHA-256 of the .bin.
+  /// SHA-256 of the .bin, cached beside the file while its size and modification time do not change.
   std::string digest() const;
-  /// The same, read once while size and time of change stay (remembered beside the file).
-  std::string remembered_digest() const;
-  /// Every id is below `vocab_size`, and, where there is a card and `tokenizer_digest` is not empty, the tokenizers
-  /// agree. Without a card every id is checked once (remembered beside the file) and a warning says that the tokenizer
-  /// is unknown.
+  /// Checks that every id is below `vocab_size` and, with a card and a `tokenizer_digest`, that the tokenizers agree.
+  /// Without a card every id is checked once (the result is cached beside the file), and a warning says that the
+  /// tokenizer is unknown.
   ///
   /// Throws   Error{kFormat} naming file and what differs.
   void check_vocabulary(int64_t vocab_size, const std::string& tokenizer_digest) const;
@@ -64,9 +62,9 @@ class TokenFile {
 void check_token_file_absent(const std::filesystem::path& prefix);
 
 /// Writes such a data set; u16 tokens up to 65,500 ids, else i32. The files appear at `finish`, the .idx last, so that
-/// nothing that opens exists before; an unfinished writer removes what it wrote.
+/// no incomplete set can be opened; an unfinished writer removes its files.
 ///
-/// Memory   four bytes a document and a buffer.
+/// Memory   four bytes per document and a buffer.
 class TokenFileWriter {
  public:
   /// Throws   Error{kUsage} if a file of the set exists or `vocab_size` is below 1; Error{kIo}.

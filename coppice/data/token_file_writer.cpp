@@ -5,7 +5,7 @@
 #include "coppice/base/json.h"
 #include "coppice/data/token_file.h"
 #include "coppice/data/token_index_detail.h"
-#include "coppice/io/pending_file.h"
+#include "coppice/io/atomic_file.h"
 
 namespace coppice::data {
 namespace fs = std::filesystem;
@@ -35,11 +35,11 @@ std::string card_text(const TokenFileCard& card) {
 }  // namespace
 
 void check_token_file_absent(const fs::path& prefix) {
-  if (prefix.empty()) throw Error(ErrorCode::kUsage, "a token file needs a name; got ''");
+  if (prefix.empty()) throw Error(ErrorCode::kUsage, "token file: the name is empty; wanted a prefix such as DATA");
   for (const auto suffix : kSuffixes) {
     const fs::path file = with_suffix(prefix, suffix);
     if (fs::exists(fs::symlink_status(file)))
-      throw Error(ErrorCode::kUsage, cat(file, ": exists already (choose another name or remove it)"));
+      throw Error(ErrorCode::kUsage, cat(file, ": exists already (choose another name, or remove it)"));
   }
 }
 
@@ -73,8 +73,9 @@ uint64_t TokenFileWriter::num_tokens() const { return state_->tokens; }
 void TokenFileWriter::add_document(std::span<const int32_t> ids) {
   auto& s = *state_;
   if (ids.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-    throw Error(ErrorCode::kFormat, cat(s.prefix, ": document ", s.lengths.size(), " has ", ids.size(),
-                                        " tokens; the format holds 2147483647 (split it)"));
+    throw Error(ErrorCode::kFormat,
+                cat(s.prefix, ": document ", s.lengths.size(), " has ", ids.size(),
+                    " tokens; wanted at most 2147483647, the limit of the format (split the document)"));
   }
   for (const int32_t id : ids) {
     if (id < 0 || id >= s.vocab_size) {
@@ -118,7 +119,7 @@ void TokenFileWriter::finish(TokenFileCard card) {
   json.settle();
   idx.settle();
   check_token_file_absent(s.prefix);
-  // Without its .idx no set opens, so that one comes last.
+  // A set without its .idx cannot be opened, so the .idx is renamed last.
   s.bin.rename();
   json.rename();
   idx.rename();

@@ -1,7 +1,4 @@
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -24,32 +21,15 @@ TokenType token_type(uint8_t code, const std::string& subject) {
 
 }  // namespace
 
-MappedFile::MappedFile(const std::filesystem::path& path) : path_(path), file_(open_to_read(path)) {
-  const auto bytes = static_cast<size_t>(state_of(file_, path).bytes);
-  if (bytes == 0) return;  // which mmap refuses
-  void* data = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file_.get(), 0);
-  if (data == MAP_FAILED) throw_io(path.string(), "map it", errno);
-  bytes_ = {static_cast<const std::byte*>(data), bytes};
-}
-
-MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
-}
-
-void MappedFile::check_whole() const {
-  const uint64_t now = state_of(file_, path_).bytes;
-  if (now >= bytes_.size()) return;
-  throw Error(ErrorCode::kIo, cat(path_, ": it was cut from ", bytes_.size(), " to ", now,
-                                  " bytes since it was opened (write it again, and go on with train.resume)"));
-}
-
 TokenIndex parse_token_index(std::span<const std::byte> index, uint64_t bin_bytes, const std::string& subject) {
   if (index.size() < kIndexHeaderBytes) {
-    fail(subject, cat("has ", index.size(), " bytes; the header alone takes ", kIndexHeaderBytes, " (write it again)"));
+    fail(subject,
+         cat("has ", index.size(), " bytes; wanted at least the header, ", kIndexHeaderBytes, " (write it again)"));
   }
   const std::byte* at = index.data();
   if (std::memcmp(at, kIndexMagic.data(), kIndexMagic.size()) != 0) {
-    fail(subject, "does not start with MMIDIDX; this is no Megatron index (name the .bin/.idx pair of a token file)");
+    fail(subject,
+         "does not start with MMIDIDX, so it is not a Megatron index (give the .bin/.idx pair of a token file)");
   }
   if (const auto version = load<uint64_t>(at + 9); version != kIndexVersion) {
     fail(subject, cat("version ", version, "; wanted ", kIndexVersion));
@@ -58,17 +38,17 @@ TokenIndex parse_token_index(std::span<const std::byte> index, uint64_t bin_byte
   out.type = token_type(load<uint8_t>(at + 17), subject);
   out.sequences = load<uint64_t>(at + 18);
   const auto starts = load<uint64_t>(at + 26);  // documents + 1
-  if (starts == 0) fail(subject, "lists no document boundary; wanted at least the leading 0");
+  if (starts == 0) fail(subject, "has no document boundary; wanted at least the leading 0");
   out.documents = starts - 1;
 
   const uint64_t room = index.size() - kIndexHeaderBytes;
-  // Divisions rather than products: hostile counts must not overflow.
+  // Divides instead of multiplying, so that hostile counts cannot overflow.
   if (out.sequences > room / 12 || starts > (room - 12 * out.sequences) / 8) {
-    fail(subject, cat("promises ", out.sequences, " sequences and ", starts, " document boundaries in ", index.size(),
-                      " bytes; the file is short (copy or write it again)"));
+    fail(subject, cat("announces ", out.sequences, " sequences and ", starts, " document boundaries in ", index.size(),
+                      " bytes; the file is incomplete (copy or write it again)"));
   }
   const uint64_t rest = room - 12 * out.sequences - 8 * starts;
-  if (rest != 0 && rest != out.sequences) {  // Megatron's multimodal sets append one byte a sequence
+  if (rest != 0 && rest != out.sequences) {  // Megatron's multimodal sets append one byte per sequence
     fail(subject, cat(rest, " bytes follow the document boundaries; wanted none"));
   }
 
@@ -85,7 +65,7 @@ TokenIndex parse_token_index(std::span<const std::byte> index, uint64_t bin_byte
     end += static_cast<uint64_t>(length) * out.type.bytes;
     if (end > bin_bytes) {
       fail(subject, cat("sequence ", i, " ends at byte ", end, " of a .bin of ", bin_bytes,
-                        "; the .bin is short (copy or write it again)"));
+                        "; the .bin is incomplete (copy or write it again)"));
     }
   }
   if (end != bin_bytes) {

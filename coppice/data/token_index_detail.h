@@ -3,23 +3,19 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
-#include "coppice/base/file.h"
-
 namespace coppice::data::detail {
 
-// The layout that reader and writer of token files share.
+// The file layout, shared by reader and writer of token files.
 inline constexpr std::string_view kIndexMagic{"MMIDIDX\0\0", 9};
 inline constexpr uint64_t kIndexVersion = 1;
 inline constexpr size_t kIndexHeaderBytes = 9 + 8 + 1 + 8 + 8;
 inline constexpr int64_t kMaxVocabU16 = 65500;
 
-/// Element types by Megatron's code; 6 and 7 are floating point and hold no tokens.
+/// Element types by Megatron's code; 6 and 7 are floating point and not used for tokens.
 struct TokenType {
   uint8_t code;
   uint8_t bytes;
@@ -32,24 +28,6 @@ inline constexpr std::array<TokenType, 6> kTokenTypes{{{1, 1, false, "uint8"},
                                                        {4, 4, true, "int32"},
                                                        {5, 8, true, "int64"},
                                                        {8, 2, false, "uint16"}}};
-
-/// A file mapped read-only; an empty one maps to nothing.
-class MappedFile {
- public:
-  /// Throws   Error{kNotFound, kIo}; Error{kFormat} if it is no regular file.
-  explicit MappedFile(const std::filesystem::path& path);
-  ~MappedFile();
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
-  std::span<const std::byte> bytes() const { return bytes_; }
-  /// Throws   Error{kIo} if the file was cut short since it was opened: reading its end would kill the process.
-  void check_whole() const;
-
- private:
-  std::filesystem::path path_;
-  Descriptor file_;
-  std::span<const std::byte> bytes_;
-};
 
 /// A little-endian value at a byte offset that need not be aligned.
 template <class T>

@@ -41,7 +41,7 @@ Json known_of(const fs::path& prefix) {
     if (const Json* digest = remembered.find(kSha256)) known[kSha256] = digest->as_string();
     return known;
   } catch (const Error&) {
-    log_warning(cat(memory, ": cannot be read, so the whole .bin is read again"));
+    log_warning(cat(memory, ": cannot be read, so the whole .bin is checked again"));
     return stamp;
   }
 }
@@ -49,8 +49,8 @@ Json known_of(const fs::path& prefix) {
 void remember(const fs::path& prefix, const Json& known) {
   try {
     io::write_file_atomically(memory_of(prefix), known.dump(2) + "\n");
-  } catch (const Error& error) {  // a read-only data set is as good; it only costs the reading each time
-    log_warning(cat("what was found of ", prefix, " could not be remembered: ", error.what()));
+  } catch (const Error& error) {  // a read-only data set works too, but is checked each time
+    log_warning(cat(prefix, ": the result of its check could not be saved: ", error.what()));
   }
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-// What reading a whole .bin has told, remembered beside it in PREFIX.checked.json.
+// Results of reading a whole .bin, cached beside it in PREFIX.checked.json.
 
 #include <filesystem>
 
@@ -12,12 +12,12 @@ inline constexpr const char* kLeastId = "least_id";        ///< of all tokens
 inline constexpr const char* kGreatestId = "greatest_id";  ///< of all tokens
 inline constexpr const char* kSha256 = "sha256";           ///< of the .bin
 
-/// An object with the size and time of change of the .bin, and what is remembered of a .bin that had both.
+/// An object with the size and modification time of the .bin, and the cached results if both are unchanged.
 ///
 /// Throws   Error{kNotFound, kIo} if there is no .bin.
 Json known_of(const std::filesystem::path& prefix);
 
-/// Remembers `known`; where nothing can be written, a warning says so.
+/// Saves `known`; if it cannot be written, logs a warning.
 void remember(const std::filesystem::path& prefix, const Json& known);
 
 }  // namespace coppice::data::detail

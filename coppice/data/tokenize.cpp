@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint64_t kBatchBytes = 16 << 20;
 
-/// Collects documents, encodes them a batch at a time and writes them.
+/// Collects documents, encodes them in batches and writes them.
 class Pipeline {
  public:
   Pipeline(const Tokenizer& tokenizer, const fs::path& prefix, uint64_t expected_bytes)
@@ -48,7 +48,7 @@ class Pipeline {
     card_.tokens = writer_.num_tokens();
     card_.sources = std::move(sources);
     if (card_.documents == 0)
-      throw Error(ErrorCode::kFormat, "the text has no document that is not empty (give some text)");
+      throw Error(ErrorCode::kFormat, "the text has no documents, or only empty ones (give some text)");
     writer_.finish(card_);
     return card_;
   }

@@ -17,9 +17,9 @@ namespace coppice::data {
 TokenFileCard tokenize_documents(std::span<const std::string> documents, const Tokenizer& tokenizer,
                                  const std::filesystem::path& prefix, std::vector<std::string> sources);
 
-/// The same of the documents of files, with a progress bar; encoding runs in parallel, the order is that of the text.
+/// The same for the documents of files, with a progress bar. Encoding is parallel; the order is that of the text.
 ///
-/// Memory   a batch of some 16 MiB of text, and a plain file whole.
+/// Memory   a batch of about 16 MiB of text, and each plain file completely.
 TokenFileCard tokenize_files(std::span<const std::filesystem::path> files, const TextFormat& format,
                              const Tokenizer& tokenizer, const std::filesystem::path& prefix);
 

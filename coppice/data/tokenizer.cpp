@@ -18,7 +18,7 @@ JsonReader read_if_there(const ModelDirectory& files, const char* name) {
   return {files.has(name) ? files.read_json(name) : Json::object(), (files.path() / name).string()};
 }
 
-/// The end-of-text token as the configuration files of the directory give it.
+/// The end-of-text token from the configuration files of the directory.
 struct EosToken {
   std::string content;
   int64_t id = -1;
@@ -53,7 +53,7 @@ bool is_special(const SpmModel& model, std::string_view text) {
   });
 }
 
-/// Whether the files beside tokenizer.model say nothing that it does not.
+/// Whether the files beside tokenizer.model agree with it.
 bool companions_agree(const ModelDirectory& files, const SpmModel& model) {
   const JsonReader config = read_if_there(files, "tokenizer_config.json");
   if (const auto added = config.find("added_tokens_decoder"); added && added->json().is_object()) {
@@ -86,7 +86,7 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& directory) {
   if (!has_hf && !has_spm) {
     throw Error(ErrorCode::kNotFound,
                 cat(directory,
-                    ": has neither tokenizer.json nor tokenizer.model (name a model directory, or train a tokenizer)"));
+                    ": has neither tokenizer.json nor tokenizer.model (give a model directory, or train a tokenizer)"));
   }
   const EosToken eos = find_eos(files);
   if (has_spm) {
@@ -100,7 +100,7 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& directory) {
     if (!has_hf) {
       if (reason.empty()) reason = "tokenizer_config.json does not say \"add_prefix_space\": false";
       throw Error(ErrorCode::kUnsupported,
-                  cat(spm, ": transformers and sentencepiece give different ids with it, because ", reason,
+                  cat(spm, ": transformers and sentencepiece would give different ids, because ", reason,
                       " (write a tokenizer.json beside it with transformers' "
                       "AutoTokenizer.from_pretrained(...).save_pretrained(...))"));
     }

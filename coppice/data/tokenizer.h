@@ -10,27 +10,27 @@
 
 namespace coppice::data {
 
-/// Text to ids, as the model's transformers tokenizer does without special tokens added.
+/// Converts text to ids like the model's transformers tokenizer, without adding special tokens.
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
   virtual int64_t vocab_size() const = 0;
   virtual int32_t eos_id() const = 0;
-  /// Special tokens spelled out in the text become their ids, as in transformers.
+  /// Special tokens that are written in the text become their ids, as in transformers.
   ///
-  /// Threads  any; uses as many as the process has cores.
+  /// Threads  any; uses all cores of the process.
   /// Throws   Error{kFormat} if a document is not UTF-8; Error{kIo} if a helper process ended.
   virtual std::vector<std::vector<int32_t>> encode(std::span<const std::string_view> documents) const = 0;
   /// SHA-256 of the tokenizer's file.
   virtual std::string digest() const = 0;
 };
 
-/// The tokenizer of a model or tokenizer directory: tokenizer.model (sentencepiece, in process) where its options, and
-/// the tokenizer.json beside it if there is one, agree with transformers; else tokenizer.json through PyPI tokenizers
-/// in helper processes of $COPPICE_PYTHON or the project's virtual environment.
+/// The tokenizer of a model or tokenizer directory: tokenizer.model (sentencepiece, in this process) if its options,
+/// and any tokenizer.json beside it, agree with transformers; otherwise tokenizer.json with PyPI tokenizers in helper
+/// processes of $COPPICE_PYTHON or the project's virtual environment.
 ///
-/// Throws   Error{kNotFound}, Error{kFormat}; Error{kUnsupported}: a tokenizer.model alone whose ids transformers would
-///          not give; Error{kIo} (no Python with `tokenizers`: says how to get one).
+/// Throws   Error{kNotFound}, Error{kFormat}; Error{kUnsupported}: a tokenizer.model without tokenizer.json for which
+///          transformers would give other ids; Error{kIo} (no Python with `tokenizers`: says how to get one).
 std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& directory);
 
 /// SHA-256 of the directory's tokenizer file (tokenizer.json, else tokenizer.model), empty if it has none.
@@ -40,7 +40,7 @@ struct TokenizerTraining {
   int64_t vocab_size = 2048;
   uint64_t max_sentence_bytes = 4192;
   uint64_t seed = 0;
-  uint64_t sample_bytes = uint64_t{16} << 20;  ///< of longer text a random part of this size is used
+  uint64_t sample_bytes = uint64_t{16} << 20;  ///< of longer text, a random sample of this size is used
 };
 /// Trains a sentencepiece BPE model (byte fallback, identity normalisation, whitespace kept, no dummy prefix) and
 /// writes into `directory`, made if needed, tokenizer.model, tokenizer.json, tokenizer_config.json and

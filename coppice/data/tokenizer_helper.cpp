@@ -1,8 +1,5 @@
 #include "coppice/data/tokenizer_helper.h"
 
-#include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -71,7 +68,7 @@ while True:
 )";
 
 constexpr std::string_view kHowToGetPython =
-    "(run tools/setup light, or set COPPICE_PYTHON to a Python that has `pip install tokenizers`)";
+    "run tools/setup light, or set COPPICE_PYTHON to a Python that has `pip install tokenizers`";
 
 template <class T>
 void put(std::string& out, T value) {
@@ -80,7 +77,8 @@ void put(std::string& out, T value) {
 template <class T>
 T take(std::string_view& from) {
   T value{};
-  if (from.size() < sizeof value) throw Error(ErrorCode::kIo, "the tokenizer's helper process sent a short answer");
+  if (from.size() < sizeof value)
+    throw Error(ErrorCode::kIo, "the tokenizer's helper process sent an incomplete answer (try again)");
   std::memcpy(&value, from.data(), sizeof value);
   from.remove_prefix(sizeof value);
   return value;
@@ -98,57 +96,33 @@ TokenizerHelper::TokenizerHelper(const fs::path& python, const Descriptor& file,
     : python_(python), tokenizer_json_(name) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
-    throw Error(ErrorCode::kIo, cat("a helper process: no socket: ", std::generic_category().message(errno)));
-  }
-  channel_ = ends[0];
-  posix_spawn_file_actions_t actions;
-  ::posix_spawn_file_actions_init(&actions);
-  ::posix_spawn_file_actions_adddup2(&actions, ends[1], 0);
-  ::posix_spawn_file_actions_adddup2(&actions, 2, 1);           // nothing it prints may mix with our results
-  ::posix_spawn_file_actions_adddup2(&actions, file.get(), 3);  // it reads the file that was checked
-  std::string words[] = {python.string(), "-c", kProgram, eos_token};
-  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(), nullptr};
-  const int failed = ::posix_spawnp(&process_, argv[0], &actions, nullptr, argv, environ);
-  ::posix_spawn_file_actions_destroy(&actions);
-  ::close(ends[1]);
-  if (failed != 0) {
-    ::close(channel_);
     throw Error(ErrorCode::kIo,
-                cat(python, ": cannot be run: ", std::generic_category().message(failed), " ", kHowToGetPython));
+                cat("tokenizer's helper process: cannot make a socket: ", std::generic_category().message(errno)));
   }
-  try {
-    const Message hello = receive_message();
-    std::string_view payload = hello.payload;
-    if (hello.kind == 'M')
-      throw Error(ErrorCode::kIo, cat(python, ": has no tokenizers: ", payload, " ", kHowToGetPython));
-    if (hello.kind == 'E') throw Error(ErrorCode::kFormat, cat(name, ": ", payload));
-    vocab_size_ = take<int64_t>(payload);
-    eos_id_ = take<int64_t>(payload);
-  } catch (...) {
-    stop();
-    throw;
-  }
-}
-
-TokenizerHelper::~TokenizerHelper() { stop(); }
-
-void TokenizerHelper::stop() {
-  ::close(channel_);  // at the end of its input it exits
-  if (process_ <= 0) return;
-  if (interrupt_signal() != 0) ::kill(process_, SIGKILL);  // it holds nothing, and may be busy for long
-  while (::waitpid(process_, nullptr, 0) < 0 && errno == EINTR) {
-    if (interrupt_signal() != 0) ::kill(process_, SIGKILL);
-  }
+  channel_ = Descriptor(ends[0]);
+  Descriptor its_end(ends[1]);
+  // stdout: its output must not mix with our results. 3: it reads the file that was checked.
+  const Subprocess::Handed handed[] = {{its_end.get(), STDIN_FILENO}, {STDERR_FILENO, STDOUT_FILENO}, {file.get(), 3}};
+  process_.emplace(std::vector<std::string>{python.string(), "-c", kProgram, eos_token}, fs::path(), handed,
+                   std::string(kHowToGetPython));
+  its_end.close();
+  const Message hello = receive_message();
+  std::string_view payload = hello.payload;
+  if (hello.kind == 'M')
+    throw Error(ErrorCode::kIo, cat(python, ": cannot import tokenizers: ", payload, " (", kHowToGetPython, ")"));
+  if (hello.kind == 'E') throw Error(ErrorCode::kFormat, cat(name, ": ", payload));
+  vocab_size_ = take<int64_t>(payload);
+  eos_id_ = take<int64_t>(payload);
 }
 
 void TokenizerHelper::send(std::string_view bytes) {
   while (!bytes.empty()) {
-    const auto n = ::send(channel_, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    const auto n = ::send(channel_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
-      wait_to_write(channel_);
+      wait_to_write(channel_.get());
       continue;
     }
-    if (n < 0) return;  // it has ended; receiving says how
+    if (n < 0) return;  // it has ended; receive() reports how
     bytes.remove_prefix(static_cast<size_t>(n));
   }
 }
@@ -156,16 +130,15 @@ void TokenizerHelper::send(std::string_view bytes) {
 void TokenizerHelper::receive(void* data, size_t bytes) {
   auto* to = static_cast<char*>(data);
   while (bytes > 0) {
-    wait_to_read(channel_);
-    const auto n = ::recv(channel_, to, bytes, 0);
+    wait_to_read(channel_.get());
+    const auto n = ::recv(channel_.get(), to, bytes, 0);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
-      int status = 0;
-      ::shutdown(channel_, SHUT_RDWR);
-      if (process_ > 0) ::waitpid(process_, &status, 0);
-      process_ = -1;
+      ::shutdown(channel_.get(), SHUT_RDWR);
+      const int status = process_->wait();
+      process_.reset();
       throw Error(ErrorCode::kIo, cat(tokenizer_json_, ": its helper process (", python_, ") ", how_it_ended(status),
-                                      "; any words of its own are above ", kHowToGetPython));
+                                      "; its own messages are above (", kHowToGetPython, ")"));
     }
     to += n;
     bytes -= static_cast<size_t>(n);
@@ -196,7 +169,7 @@ std::vector<std::vector<int32_t>> TokenizerHelper::encode(std::span<const std::s
   for (auto& ids : out) {
     ids.resize(take<uint64_t>(payload));
     if (payload.size() < ids.size() * sizeof(int32_t))
-      throw Error(ErrorCode::kIo, "the tokenizer's helper process sent a short answer");
+      throw Error(ErrorCode::kIo, "the tokenizer's helper process sent an incomplete answer (try again)");
     std::memcpy(ids.data(), payload.data(), ids.size() * sizeof(int32_t));
     payload.remove_prefix(ids.size() * sizeof(int32_t));
   }
@@ -227,8 +200,8 @@ fs::path tokenizers_python() {
     }
   }
   if (best.empty()) {
-    throw Error(ErrorCode::kIo,
-                cat("tokenizer.json needs a Python with PyPI tokenizers, and ", cache, " has none ", kHowToGetPython));
+    throw Error(ErrorCode::kIo, cat("tokenizer.json requires a Python with PyPI tokenizers, but ", cache, " has none (",
+                                    kHowToGetPython, ")"));
   }
   return best;
 }

@@ -1,15 +1,15 @@
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "coppice/base/file.h"
+#include "coppice/data/subprocess.h"
 
 namespace coppice::data {
 
@@ -18,18 +18,15 @@ namespace coppice::data {
 /// Threads  one caller at a time.
 class TokenizerHelper {
  public:
-  /// `file` is the open tokenizer.json, `name` what messages call it.
+  /// `file` is the open tokenizer.json, `name` its name in messages.
   /// Throws   Error{kIo}: no Python, or one without `tokenizers` (says how to get one); Error{kFormat}: a
-  ///          tokenizer.json that PyPI tokenizers does not take; Error{kInterrupted}.
+  ///          tokenizer.json that PyPI tokenizers cannot read; Error{kInterrupted}.
   TokenizerHelper(const std::filesystem::path& python, const Descriptor& file, const std::filesystem::path& name,
                   const std::string& eos_token);
-  ~TokenizerHelper();
-  TokenizerHelper(const TokenizerHelper&) = delete;
-  TokenizerHelper& operator=(const TokenizerHelper&) = delete;
 
   int64_t vocab_size() const { return vocab_size_; }
   int64_t eos_id() const { return eos_id_; }  ///< -1: the token is not in the vocabulary
-  /// Throws   Error{kIo} if the process ended, Error{kFormat} with its own words if it refused the text.
+  /// Throws   Error{kIo} if the process ended, Error{kFormat} with its own message if it refused the text.
   std::vector<std::vector<int32_t>> encode(std::span<const std::string_view> documents);
 
  private:
@@ -37,14 +34,13 @@ class TokenizerHelper {
     char kind;
     std::string payload;
   };
-  void stop();
   void send(std::string_view bytes);
   void receive(void* data, size_t bytes);
   Message receive_message();
 
   std::filesystem::path python_, tokenizer_json_;
-  int channel_ = -1;
-  pid_t process_ = -1;
+  std::optional<Subprocess> process_;
+  Descriptor channel_;  // at the end of its input the process exits
   int64_t vocab_size_ = 0, eos_id_ = -1;
 };
 

@@ -22,9 +22,9 @@ class HfTokenizer final : public Tokenizer {
     vocab_size_ = first->vocab_size();
     if (!eos_token.empty()) eos_id = first->eos_id();
     if (eos_id < 0 || eos_id >= vocab_size_) {
-      throw Error(ErrorCode::kFormat, cat(files.path(), ": no end-of-text token",
+      throw Error(ErrorCode::kFormat, cat(files.path(), ": has no end-of-text token",
                                           eos_token.empty() ? "" : cat(" '", eos_token, "' in tokenizer.json"),
-                                          "; documents end with it (set eos_token in tokenizer_config.json)"));
+                                          ", with which documents must end (set eos_token in tokenizer_config.json)"));
     }
     eos_id_ = static_cast<int32_t>(eos_id);
     idle_.push_back(std::move(first));
@@ -65,7 +65,7 @@ class HfTokenizer final : public Tokenizer {
     return std::make_unique<TokenizerHelper>(python_, files_.open(kFile), files_.path() / kFile, eos_token_);
   }
 
-  /// An idle helper, or a new one: there are never more than threads that encode.
+  /// An idle helper, or a new one; there are at most as many helpers as encoding threads.
   std::unique_ptr<TokenizerHelper> acquire() const {
     {
       const std::scoped_lock lock(mutex_);

@@ -15,11 +15,11 @@ namespace coppice::data {
 namespace fs = std::filesystem;
 namespace {
 
-/// For each two ASCII characters, whether some piece has them side by side.
+/// For each pair of ASCII characters, whether some piece contains them side by side.
 using Neighbours = std::array<std::bitset<128>, 128>;
 
 void add_neighbours(std::string_view piece, Neighbours& joined) {
-  std::string text;  // a space again where the piece has its mark
+  std::string text;  // with spaces instead of the piece's space marks
   while (!piece.empty()) {
     const bool space = piece.starts_with(kSpaceMark);
     text += space ? ' ' : piece.front();
@@ -117,8 +117,8 @@ class SpmTokenizer final : public Tokenizer {
     if (word.size() <= kMaxWordBytes && memory.size() < kMaxWords) memory.emplace(word, std::move(part));
   }
 
-  /// Up to the next two characters that stand side by side in no piece: no merge reaches across, so the parts can be
-  /// encoded one by one, and remembered.
+  /// The length up to the next two characters that no piece contains side by side. No merge can cross that place, so
+  /// the parts can be encoded separately and cached.
   size_t word_bytes(std::string_view text) const {
     for (size_t i = 1; i < text.size(); ++i) {
       const auto left = static_cast<unsigned char>(text[i - 1]), right = static_cast<unsigned char>(text[i]);
@@ -131,7 +131,7 @@ class SpmTokenizer final : public Tokenizer {
     size_t begin, bytes;
     int32_t id;
   };
-  /// The first special token spelled out in `text`, the longest where several start; without one, its end.
+  /// The first special token in `text`, the longest if several start there; the end of `text` if there is none.
   Special next_special(std::string_view text) const {
     Special found{text.size(), 0, -1};
     for (const auto& [content, id] : specials_) {

@@ -17,7 +17,7 @@ namespace {
 
 constexpr uint32_t kTrainingPurpose = 0x70;
 
-/// Hands views out as the strings that the trainer wants.
+/// Gives the trainer the parts as strings.
 class PartIterator final : public sentencepiece::SentenceIterator {
  public:
   explicit PartIterator(const std::vector<std::string_view>& parts) : parts_(parts) { load(); }
@@ -151,7 +151,7 @@ std::string train_model(const std::vector<std::string_view>& parts, const Tokeni
                                                   {"minloglevel", "2"}},
                                                  &iterator, &model);
   if (!status.ok()) {
-    throw Error(ErrorCode::kUsage, cat("tokenizer of ", settings.vocab_size, " ids: cannot be trained on this text: ",
+    throw Error(ErrorCode::kUsage, cat("tokenizer with ", settings.vocab_size, " ids: cannot be trained on this text: ",
                                        status.ToString(), " (choose another vocabulary size or give more text)"));
   }
   return model;
@@ -186,7 +186,7 @@ void train_tokenizer(std::span<const std::string> documents, const TokenizerTrai
   auto parts = training_parts(documents, settings.max_sentence_bytes);
   thin_out(parts, settings.sample_bytes, settings.seed);
   cut_out_rare_characters(parts, settings.vocab_size);
-  if (parts.empty()) throw Error(ErrorCode::kUsage, "no text to train a tokenizer on (give some)");
+  if (parts.empty()) throw Error(ErrorCode::kUsage, "tokenizer: there is no text to train it on (give some text)");
 
   const std::string bytes = train_model(parts, settings);
   const SpmModel model = SpmModel::parse(bytes, "the trained tokenizer");

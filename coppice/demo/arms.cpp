@@ -60,7 +60,7 @@ train::TrainOptions common_options(const SeedSetting& setting) {
   out.threads = setting.threads;
   out.validate_every = std::max<int64_t>(1, plan.steps / 20);
   out.validation_tokens = 4096;
-  out.lr = 1.5e-3;
+  out.lr = 2e-3;
   out.warmup = plan.steps / 20;
   out.schedule = "wsd";
   out.anneal_share = 0.25;

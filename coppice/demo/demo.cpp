@@ -16,7 +16,7 @@ namespace coppice::demo {
 namespace {
 
 constexpr int64_t kBatchTokens = 1024;      // with fewer, one odd document makes a gradient of ten times the usual norm
-constexpr double kTokensPerMinute = 2.5e6;  // of all arms and seeds; two slow cores manage it
+constexpr double kTokensPerMinute = 3.35e6;  // of all arms and seeds; two slow cores manage it
 constexpr double kFewestEvaluationTokens = 65536;
 
 // The folder belongs to one set of settings; another must not mix its seeds in.
@@ -26,7 +26,7 @@ void claim_directory(const DemoOptions& options) {
   const std::string text = to_toml(settings);
   const auto path = options.out / "demo.toml";
   if (std::filesystem::exists(path)) {
-    if (io::read_file(path) != text) {
+    if (read_file(path) != text) {
       throw Error(
           ErrorCode::kUsage,
           cat(path, ": this folder holds a demo with other settings (choose another --out, or remove the folder)"));
@@ -34,7 +34,7 @@ void claim_directory(const DemoOptions& options) {
     return;
   }
   if (std::filesystem::exists(options.out) && !std::filesystem::is_empty(options.out)) {
-    throw Error(ErrorCode::kUsage, cat(options.out, ": exists and is no demo's folder (choose another --out)"));
+    throw Error(ErrorCode::kUsage, cat(options.out, ": exists and is not a demo's folder (choose another --out)"));
   }
   std::filesystem::create_directories(options.out);
   io::write_file_atomically(path, text);
@@ -49,8 +49,8 @@ uint64_t tokens_of_seed(const Budget& plan) {
 }
 
 // Trains the seeds' models side by side: two chains a seed, one thread each, so that the figures do not depend on the
-// machine. Only where the user asks for more threads do they go into the models, by the number of all seeds: a demo that
-// goes on computes what a whole one does.
+// machine. Only where the user asks for more threads do they go into the models, by the number of all seeds: a demo
+// that goes on computes what a whole one does.
 void run_seeds(const DemoOptions& options, const PreparedData& data, const std::vector<SeedResult*>& seeds) {
   const int64_t chains = 2 * options.seeds;
   const auto threads =

@@ -33,7 +33,7 @@ double sum_of_losses(const at::Tensor& log_p_TV, const at::Tensor& target_T) {
 
 double largest(const at::Tensor& x) { return x.abs().max().item<double>(); }
 
-// Few enough tokens that their probabilities stay small.
+// Limits the tokens per pass, so that their probabilities take little memory.
 int64_t tokens_a_chunk(int64_t vocabulary) { return std::max<int64_t>(32, (1 << 22) / vocabulary); }
 
 void add_logits(const at::Tensor& logits_TV, const at::Tensor& other_TV, const at::Tensor& target_T, Sums& sums) {
@@ -46,7 +46,7 @@ void add_logits(const at::Tensor& logits_TV, const at::Tensor& other_TV, const a
   sums.largest_logit = std::max(sums.largest_logit, largest(other_TV));
 }
 
-/// Some windows: what goes in and what each position should predict.
+/// Some windows: input tokens and the token that each position should predict.
 struct Stretch {
   at::Tensor tokens_BS, target_BS;
   nn::ForwardOptions forward;
@@ -54,7 +54,7 @@ struct Stretch {
 
 void add_windows(const nn::FittedDecoder& model, const nn::FittedDecoder& other, const Stretch& stretch,
                  const VisitRouting& visit_routing, Sums& sums) {
-  std::map<int64_t, at::Tensor> others;  // by first window
+  std::map<int64_t, at::Tensor> others;  // keyed by first window
   std::optional<nn::LoadedHead> other_head;
   other.visit_outputs(stretch.tokens_BS, stretch.forward,
                       [&](int64_t first, const nn::LoadedHead& head, const at::Tensor& x_TD) {
@@ -80,8 +80,9 @@ void add_windows(const nn::FittedDecoder& model, const nn::FittedDecoder& other,
 Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& other, const data::TokenFile& tokens,
                     const LossSettings& settings, const VisitRouting& visit_routing) {
   if (model.config().vocab_size != other.config().vocab_size) {
-    throw Error(ErrorCode::kUsage, cat("against: a vocabulary of ", other.config().vocab_size, ", the model's is ",
-                                       model.config().vocab_size, "; wanted models over the same tokens"));
+    throw Error(ErrorCode::kUsage,
+                cat("against: the other model has a vocabulary of ", other.config().vocab_size, " and the model ",
+                    model.config().vocab_size, "; wanted models with the same tokenizer"));
   }
   const at::NoGradGuard no_grad;
   const auto windows = detail::windows_of(tokens, settings);
@@ -107,7 +108,7 @@ Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& oth
   detail::require_finite(sums.loss, "loss", tokens);
   detail::require_finite(sums.other_loss, "other model's loss", tokens);
   detail::require_finite(sums.kl, "divergence", tokens);
-  return {.kl = sums.kl < 0 ? 0 : sums.kl / n,  // below 0 by rounding
+  return {.kl = sums.kl < 0 ? 0 : sums.kl / n,  // rounding can make it negative
           .top_1 = static_cast<double>(sums.same_top) / n,
           .tokens = all,
           .loss = sums.loss / n,

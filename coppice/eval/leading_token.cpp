@@ -52,16 +52,16 @@ std::optional<LeadingToken> leading_token(const fs::path& directory) {
     const std::string& text = special->at("id").as_string();
     const auto ids = tokenizer.of(*found).at("special_tokens").at(text).at("ids").items();
     if (after_text || out || ids.size() != 1) {
-      throw Error(ErrorCode::kUnsupported, cat(path, ": puts '", text, "' around texts; wanted one token before them, ",
-                                               "or none (likelihoods would not be those of other tools)"));
+      throw Error(ErrorCode::kUnsupported, cat(path, ": adds '", text, "' around texts; wanted one token before them, ",
+                                               "or none (likelihoods would differ from those of other tools)"));
     }
     out = LeadingToken{static_cast<int32_t>(ids.front().as_int()), text};
   }
   if (says_leading(files, out.has_value()) != out.has_value()) {
     throw Error(
         ErrorCode::kUnsupported,
-        cat(directory, ": tokenizer_config.json says add_bos_token, the template in tokenizer.json says ",
-            out ? "otherwise" : "nothing", "; wanted them to agree (save the tokenizer again in transformers)"));
+        cat(directory, ": tokenizer_config.json has add_bos_token, but the template in tokenizer.json has ",
+            out ? "another token" : "none", "; wanted them to agree (save the tokenizer again in transformers)"));
   }
   return out;
 }

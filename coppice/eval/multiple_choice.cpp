@@ -28,12 +28,12 @@ Question question_of(const Json& json, const std::string& where) {
                 cat(where, ": ", problem, R"(; wanted {"context": "...", "choices": ["...", "..."], "answer": 0})"));
   };
   const Json *context = json.find("context"), *choices = json.find("choices"), *answer = json.find("answer");
-  if (!context || !context->is_string()) refuse("no text 'context'");
-  if (!choices || !choices->is_array()) refuse("no list 'choices'");
-  if (!answer || answer->kind() != Json::Kind::kInt) refuse("no index 'answer'");
+  if (!context || !context->is_string()) refuse("'context' is missing or not text");
+  if (!choices || !choices->is_array()) refuse("'choices' is missing or not a list");
+  if (!answer || answer->kind() != Json::Kind::kInt) refuse("'answer' is missing or not an integer");
   Question out{.context = context->as_string()};
   for (const Json& choice : choices->items()) {
-    if (!choice.is_string() || choice.as_string().empty()) refuse("a choice that is no text");
+    if (!choice.is_string() || choice.as_string().empty()) refuse("a choice that is not text");
     out.choices.push_back(choice.as_string());
   }
   if (out.choices.size() < 2) refuse("fewer than two choices");
@@ -44,7 +44,7 @@ Question question_of(const Json& json, const std::string& where) {
   return out;
 }
 
-// What Python's str.rstrip takes for space, in UTF-8.
+// The characters that Python's str.rstrip removes, in UTF-8.
 size_t length_without_trailing_space(std::string_view text) {
   constexpr std::array<std::string_view, 29> kSpaces = {" ",
                                                         "\t",
@@ -90,7 +90,7 @@ size_t characters(std::string_view utf8) {
   return static_cast<size_t>(std::ranges::count_if(utf8, [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
-// Tokens whose last `scored` are a choice.
+// Tokens; the last `scored` of them are the choice.
 struct Sequence {
   std::vector<int32_t> ids;
   size_t scored = 0;
@@ -115,12 +115,12 @@ std::vector<Sequence> sequences_of(const std::vector<Question>& questions, const
       const auto refuse = [&](const std::string& problem) {
         throw Error(ErrorCode::kFormat, cat("question ", q + 1, ", choice ", c + 1, ": ", problem));
       };
-      if (s.ids.size() <= context) refuse("no tokens of its own after the context's; wanted a longer choice");
+      if (s.ids.size() <= context) refuse("has no tokens besides the context's; wanted a longer choice");
       s.scored = s.ids.size() - context;
-      if (s.scored > positions) refuse(cat(s.scored, " tokens; the model takes ", positions));
+      if (s.scored > positions) refuse(cat(s.scored, " tokens; wanted at most the model's length, ", positions));
       if (leads) s.ids.insert(s.ids.begin(), leading->id);
       if (s.scored >= s.ids.size()) {
-        refuse("a context without tokens, and a tokenizer without one to begin with; wanted a context");
+        refuse("the context has no tokens, and the tokenizer adds none at the start; wanted a longer context");
       }
       if (s.ids.size() > positions + 1) s.ids.erase(s.ids.begin(), s.ids.end() - static_cast<int64_t>(positions + 1));
       out.push_back(std::move(s));
@@ -129,7 +129,7 @@ std::vector<Sequence> sequences_of(const std::vector<Question>& questions, const
   return out;
 }
 
-// Log-likelihoods of sequences [begin, end), filled up behind to the length of the first, the longest.
+// Log-likelihoods of sequences [begin, end), padded at the end to the length of the first, which is the longest.
 void score(const nn::FittedDecoder& model, std::span<const Sequence> sequences,
            std::vector<std::vector<double>>& log_likelihoods) {
   const auto rows = static_cast<int64_t>(sequences.size());
@@ -148,7 +148,7 @@ void score(const nn::FittedDecoder& model, std::span<const Sequence> sequences,
   }
 }
 
-// The first of the largest.
+// The index of the first of the largest values.
 size_t best(const std::vector<double>& values) {
   return static_cast<size_t>(std::ranges::max_element(values) - values.begin());
 }
@@ -156,7 +156,7 @@ size_t best(const std::vector<double>& values) {
 }  // namespace
 
 std::vector<Question> read_questions(const std::filesystem::path& path) {
-  const std::string text = io::read_file(path);
+  const std::string text = read_file(path);
   std::vector<Question> out;
   int64_t line = 0;
   for (const std::string& row : split(text, '\n')) {
@@ -165,11 +165,11 @@ std::vector<Question> read_questions(const std::filesystem::path& path) {
     const std::string where = cat(path, ": line ", line);
     Question question = question_of(Json::parse(row, where), where);
     if (length_without_trailing_space(question.context) == 0) {
-      throw Error(ErrorCode::kFormat, cat(where, ": an empty context; wanted text before the choices"));
+      throw Error(ErrorCode::kFormat, cat(where, ": the context is empty; wanted text before the choices"));
     }
     out.push_back(std::move(question));
   }
-  if (out.empty()) throw Error(ErrorCode::kFormat, cat(path, ": no questions; wanted one on each line"));
+  if (out.empty()) throw Error(ErrorCode::kFormat, cat(path, ": has no questions; wanted one per line"));
   return out;
 }
 

@@ -20,39 +20,39 @@ struct Question {
   size_t answer = 0;
 };
 
-/// JSON lines {"context": ..., "choices": [...], "answer": index}; other keys are let pass.
+/// JSON lines {"context": ..., "choices": [...], "answer": index}; other keys are ignored.
 ///
 /// Throws   Error{kFormat} naming file and line: no JSON, a missing key or one of another type, an empty context or
 ///          choice, fewer than two choices, an answer that is none; Error{kNotFound}.
 std::vector<Question> read_questions(const std::filesystem::path& path);
 
-/// The token that a tokenizer puts before every text where transformers is asked for special tokens, such as <s>.
+/// The token that a tokenizer adds before every text if transformers is asked for special tokens, such as <s>.
 struct LeadingToken {
   int32_t id = 0;
   std::string text;
 };
-/// That of a model directory, if its tokenizer.json or tokenizer_config.json says that there is one.
+/// The leading token of a model directory, if its tokenizer.json or tokenizer_config.json defines one.
 ///
 /// Throws   Error{kUnsupported} for special tokens in other places; Error{kFormat}.
 std::optional<LeadingToken> leading_token(const std::filesystem::path& directory);
 
 struct Choices {
-  double accuracy = 0;             ///< share of questions whose right choice has the largest log-likelihood
-  double normalised_accuracy = 0;  ///< the same by log-likelihood over characters of the choice
+  double accuracy = 0;             ///< share of questions whose correct choice has the largest log-likelihood
+  double normalised_accuracy = 0;  ///< the same, by log-likelihood divided by the number of characters
   uint64_t questions = 0;
   std::vector<std::vector<double>> log_likelihoods;  ///< of every choice of every question
 
-  /// Of a share, from the spread over questions; NaN for one question.
+  /// The standard error of a share over the questions; NaN for one question.
   double standard_error(double share) const;
 };
 
-/// The log-likelihood of every choice, after its context and a space. Context and choice are tokenized together; the
-/// choice's tokens are those past the context's own number. What is longer than the model's positions loses tokens at
-/// its start.
+/// Computes the log-likelihood of every choice, after its context and a space. Context and choice are tokenized
+/// together; the choice's tokens are those beyond the number of tokens of the context alone. Sequences longer than the
+/// model's maximum length lose tokens at their start.
 ///
 /// Memory   the model and a batch of sequences.
-/// Throws   Error{kFormat} for a choice without tokens of its own, or longer than the model's positions;
-///          Error{kNonFinite} for a likelihood that is no finite number.
+/// Throws   Error{kFormat} for a choice without tokens of its own, or longer than the model's maximum length;
+///          Error{kNonFinite} for a likelihood that is not a finite number.
 /// Source   lm-evaluation-harness 0.4.13, output_type multiple_choice of a causal model: acc and acc_norm.
 Choices answer(const nn::FittedDecoder& model, const data::Tokenizer& tokenizer,
                const std::optional<LeadingToken>& leading, const std::vector<Question>& questions);

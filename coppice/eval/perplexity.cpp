@@ -14,7 +14,7 @@
 #include "coppice/eval/windows_detail.h"
 #include "coppice/nn/token_rows.h"
 
-// B windows of a forward pass, S positions, E experts.
+// B windows per forward pass, S positions, E experts.
 
 namespace coppice::eval {
 
@@ -40,9 +40,9 @@ at::Tensor detail::document_starts(const data::TokenFile& tokens, uint64_t begin
 
 void detail::require_finite(double value, std::string_view what, const data::TokenFile& tokens) {
   if (std::isfinite(value)) return;
-  throw Error(ErrorCode::kNonFinite, cat(tokens.path(), ": the ", what, " of the model on it is ", value,
+  throw Error(ErrorCode::kNonFinite, cat(tokens.path(), ": the model's ", what, " on this file is ", value,
                                          "; wanted a finite number (the model is damaged, its training diverged, or "
-                                         "the numbers are too large for bf16: try dtype f32)"));
+                                         "the values are too large for bf16: try --dtype f32)"));
 }
 
 namespace {

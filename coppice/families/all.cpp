@@ -14,7 +14,7 @@ extern const Family kMixtral, kOlmoe, kQwen2Moe, kQwen3Moe, kGlm4Moe, kGemma, kM
     kCohere2Moe, kQwen3Next, kQwen35MoeText, kQwen3VlMoeText, kSwitchTransformers, kZaya;
 
 namespace {
-// One line a file: those that coppice also trains, then those that it grows.
+// One line per file: first families that coppice can train, then those that it only expands.
 constexpr const Family* kFamilies[] = {&kMixtral,
                                        &kOlmoe,
                                        &kQwen2Moe,
@@ -72,15 +72,14 @@ constexpr const Family* kFamilies[] = {&kMixtral,
                                        &kSwitchTransformers,
                                        &kZaya};
 
-/// Families that are known and cannot grow by copying.
+/// Known families that cannot be expanded by copying experts.
 struct Refused {
   std::string_view model_type, reason;
 };
 constexpr Refused kRefused[] = {
     {"doge",
-     "product-key experts: they are the pairs of two lists of keys, so their number is a square and a copy of one "
-     "expert copies a "
-     "whole row and column of others"},
+     "product-key experts are pairs of keys from two lists, so their number is a square, and a copy of one key copies "
+     "a whole row or column of experts"},
 };
 
 }  // namespace
@@ -96,14 +95,15 @@ const Family& family_of(std::string_view model_type) {
   if (const Family* family = find_family(model_type)) return *family;
   for (const Refused& refused : kRefused) {
     if (refused.model_type == model_type)
-      throw Error(ErrorCode::kUnsupported, cat("model_type '", model_type, "' cannot grow: ", refused.reason));
+      throw Error(ErrorCode::kUnsupported, cat("model_type '", model_type, "' cannot be expanded: ", refused.reason));
   }
   std::vector<std::string> known;
   for (const Family* family : kFamilies) known.emplace_back(family->model_type);
   const std::string near = nearest(model_type, known);
-  throw Error(ErrorCode::kUnsupported, cat("model_type '", model_type, "' is no family of this build",
-                                           near.empty() ? "" : cat("; did you mean '", near, "'?"), "; known: ",
-                                           join(known), " (describe yours in a file and give it as --family-file)"));
+  throw Error(ErrorCode::kUnsupported,
+              cat("model_type '", model_type, "' is not a family of this build",
+                  near.empty() ? "" : cat("; did you mean '", near, "'?"), "; known: ", join(known),
+                  " (describe your family in a file and give it with --family-file)"));
 }
 
 bool detail::is_refused(std::string_view model_type) {

@@ -14,7 +14,7 @@ using detail::ConfigReader;
 constexpr int64_t kLargestDim = int64_t{1} << 31;
 constexpr double kLargestNumber = 1e12;
 
-// Which layers have local attention, how far back it reaches, and 0 for the others.
+// The attention window of each layer; 0 for layers without local attention.
 std::vector<int64_t> read_windows(const ConfigReader& in, const Json& config, const ModelConfig& c) {
   const SlidingWindow kind = c.family->sliding_window;
   std::vector<int64_t> windows(static_cast<size_t>(c.num_layers), 0);
@@ -27,7 +27,7 @@ std::vector<int64_t> read_windows(const ConfigReader& in, const Json& config, co
   const Json* types = kind != SlidingWindow::kIfSet ? in.find("layer_types") : nullptr;
   const bool fits =
       types == nullptr || (types->is_array() && static_cast<int64_t>(types->items().size()) >= c.num_layers);
-  if (!fits) in.refuse("layer_types", "a list of texts, one for each layer");
+  if (!fits) in.refuse("layer_types", "a list with one text per layer");
   for (int64_t layer = 0; layer < c.num_layers; ++layer) {
     const auto i = static_cast<size_t>(layer);
     bool local = true;
@@ -45,7 +45,7 @@ std::vector<int64_t> read_windows(const ConfigReader& in, const Json& config, co
   return windows;
 }
 
-// The attention that latents stand behind: head_dim becomes that of queries and keys.
+// Latent attention; head_dim becomes the dimension of queries and keys.
 void read_latent(const ConfigReader& in, ModelConfig& c) {
   LatentAttention latent;
   latent.query_rank = in.whole_or("q_lora_rank", 0, 1, kLargestDim);

@@ -29,7 +29,7 @@ class ConfigReader {
   const Json& at(std::string_view key) const {
     if (const Json* value = find(key)) return *value;
     throw Error(ErrorCode::kFormat,
-                cat(source_, ": '", key, "' is missing (take the config.json that came with the weights)"));
+                cat(source_, ": '", key, "' is missing (use the config.json that belongs to the weights)"));
   }
 
   int64_t whole(std::string_view key, int64_t low, int64_t high) const { return whole_of(key, at(key), low, high); }

@@ -40,7 +40,7 @@ constexpr std::string_view kWidthNames[] = {
     "expert_ffn_hidden_size", "moe_ffn_hidden_size",      "moe_ffn_hidden_dim",
     "expert_hidden_size"};
 
-// Words of keys that speak of experts and count something else.
+// Words in names of keys that mention experts but count something else.
 constexpr std::string_view kNotExperts[] = {
     "per_tok", "topk",         "top_k",    "shared",   "share_", "group",    "size",   "dim",      "width",
     "period",  "offset",       "capacity", "zero",     "layer",  "dropout",  "rank",   "interval", "freq",
@@ -84,7 +84,7 @@ bool speaks_of(const std::string& name, Count count) {
     case Count::kExperts: return has("expert") && !contains_any(without_by_layer(name), kNotExperts);
     case Count::kTopK: {
       const bool of_experts = has("expert") && (has("per_tok") || has("activ") || has("select"));
-      const bool is_sampling = name == "top_k";  // generation settings that old files hold
+      const bool is_sampling = name == "top_k";  // generation settings in old files
       return (has("topk") || has("top_k") || of_experts) && !is_sampling && !contains_any(name, kNotTopK);
     }
     case Count::kExpertWidth: {
@@ -113,7 +113,7 @@ int64_t number_of(const ModelConfig& config, Count count) {
   return 0;
 }
 
-/// The whole number that a value is, however it is written: 8, 8.0, "8".
+/// The integer that a value represents, in any spelling: 8, 8.0, "8".
 std::optional<int64_t> whole_number(const Json& value) {
   if (value.kind() == Json::Kind::kInt) return value.as_int();
   double number = 0;
@@ -131,7 +131,7 @@ std::optional<int64_t> whole_number(const Json& value) {
   return static_cast<int64_t>(number);
 }
 
-/// `value`, a whole number, written the same way.
+/// `number`, written in the same way as `value`.
 Json with_number(const Json& value, int64_t number) {
   if (value.kind() == Json::Kind::kFloat) return {static_cast<double>(number)};
   return value.is_string() ? Json(std::to_string(number)) : Json(number);
@@ -143,7 +143,7 @@ bool is_numbered(const Json& map) {
   });
 }
 
-// The number, or numbers by layer of which some are none (0): [0, 64, 64], {"1": 64}.
+// Whether the value is the number, or a list or map by layer with that number or 0: [0, 64, 64], {"1": 64}.
 bool repeats(const Json& value, int64_t number) {
   if (const auto whole = whole_number(value)) return *whole == number;
   bool has_number = false;
@@ -190,7 +190,7 @@ class Editor {
       const Json* found = find_path(*part, key);
       if (found != nullptr && found->is_array()) list_ = *found;
     }
-    // Width is the dense layers' too where it has a general name, so that it counts in its own place alone.
+    // A key with a general name for width may belong to dense layers, so only the family's own key is edited.
     if (count_ == Count::kExpertWidth) {
       for (Json* object : {&json, config_.text_key.empty() ? nullptr : json.find(config_.text_key)}) {
         Json* found = object == nullptr ? nullptr : find_path(*object, config_.family->expert_width_key);
@@ -210,8 +210,8 @@ class Editor {
     return speaks_of_a_tower(key) || (!config_.text_key.empty() && object.find("model_type") != nullptr);
   }
 
-  /// A list or map has an entry for each expert. Those of another kind below a key that speaks of experts (widths, or
-  /// top-K by layer) are as long only where layers are as many.
+  /// Whether a list or map has one entry per expert. Other lists below a key that mentions experts (widths, or top-K by
+  /// layer) have that length only if there are as many layers as experts.
   bool has_one_of_each(std::string_view key, const Json& value) const {
     if (count_ != Count::kExperts || number_ < 2) return false;
     const bool is_list = value.is_array(), is_map = value.is_object() && is_numbered(value);
@@ -240,7 +240,7 @@ class Editor {
       const std::string path = place.empty() ? key : cat(place, ".", key);
       if (value.is_object() && is_tower(key, value)) continue;
       if (std::ranges::find(edited_, &value) != edited_.end()) continue;
-      if (io::numbered_expert(key)) continue;  // what it says is of one expert
+      if (io::numbered_expert(key)) continue;  // it describes a single expert
       const bool below_experts = of_experts || lower(key).find("expert") != std::string::npos;
       if (!is_same(value)) {
         if (below_experts && has_one_of_each(key, value)) refuse_list(path, value);
@@ -249,7 +249,8 @@ class Editor {
       }
       const bool is_own = count_ != Count::kExpertWidth && std::ranges::find(own_, path) != own_.end();
       KeyMeaning meaning = is_own ? KeyMeaning::kSame : meaning_of(key, count_);
-      constexpr std::string_view kOfRouters[] = {"moe", "router", "expert", "ffn"};  // elsewhere top_k is a sampler's
+      constexpr std::string_view kOfRouters[] = {"moe", "router", "expert",
+                                                 "ffn"};  // elsewhere top_k is a setting of sampling
       if (count_ == Count::kTopK && key == "top_k" && contains_any(lower(place), kOfRouters))
         meaning = KeyMeaning::kMaybe;
       if (meaning == KeyMeaning::kSame) apply(value, edit_);
@@ -259,12 +260,12 @@ class Editor {
   }
 
   [[noreturn]] void refuse(const std::string& path, const Json& value) const {
-    constexpr std::string_view kWhat[] = {"the number of experts", "the number of experts a token",
+    constexpr std::string_view kWhat[] = {"the number of experts", "the number of experts per token",
                                           "the width of an expert"};
     throw Error(ErrorCode::kUnsupported,
                 cat("config.json: '", path, "' is ", value.dump(), ", which is ", kWhat[static_cast<size_t>(count_)],
-                    ", and coppice does not know whether it must change with it (take the key out if nothing reads "
-                    "it, or name it in the experts_keys of a family file)"));
+                    ", but coppice does not know whether to change it too (remove the key if nothing reads it, or add "
+                    "it to experts_keys in a family file)"));
   }
 
   [[noreturn]] void refuse_list(const std::string& path, const Json& value) const {
@@ -272,15 +273,15 @@ class Editor {
     const std::string text = value.dump();
     throw Error(ErrorCode::kUnsupported,
                 cat("config.json: '", path, "' is ", text.size() > kShown ? text.substr(0, kShown) + " ..." : text,
-                    ", with as many entries as there are experts, and coppice does not know what it should say of new "
-                    "ones (take the key out if nothing reads it)"));
+                    ", with one entry per expert, but coppice does not know the entries for new experts (remove the "
+                    "key if nothing reads it)"));
   }
 
   const ModelConfig& config_;
   const Count count_;
   const std::function<int64_t(int64_t)>& edit_;
   const int64_t number_;
-  Json list_;                     // the family's own value where it is a list
+  Json list_;                     // the family's own value if it is a list
   std::vector<std::string> own_;  // places of the family's own keys
   std::vector<const Json*> edited_;
 };
@@ -315,7 +316,8 @@ std::vector<std::string_view> keys_present(const ConfigReader& in, const Family&
 }
 
 void refuse_difference(const ConfigReader& in, std::string_view key, std::string_view other) {
-  in.refuse(key, cat("what '", other, "' says, ", in.at(other).dump(), " (they mean the same; correct the wrong one)"));
+  in.refuse(key,
+            cat("the value of '", other, "', ", in.at(other).dump(), " (both mean the same; correct the wrong one)"));
 }
 
 void edit_count(Json& json, const ModelConfig& config, Count count, const std::function<int64_t(int64_t)>& edit) {

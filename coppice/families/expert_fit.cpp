@@ -1,5 +1,5 @@
-// What a table leaves open where the weights are placed by it: whether what it carries over unchanged has to do with
-// experts, and whether an expert's matrices fit each other.
+// Checks that a table alone cannot make: whether tensors that it copies unchanged belong to experts, and whether the
+// matrices of an expert fit each other.
 
 #include <algorithm>
 #include <cctype>
@@ -14,7 +14,7 @@ namespace {
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-/// A part of the name speaks of experts that a router chooses from.
+/// Whether a part of the name refers to routed experts.
 bool speaks_of_experts(std::string_view part) {
   return part.find("expert") != std::string_view::npos && part.find("shared") == std::string_view::npos;
 }
@@ -84,9 +84,9 @@ void check_carried(const ModelConfig& config, const std::vector<Placed>& placed,
     if (is_inside_an_expert(parts)) {
       why = "is inside an expert";
     } else if (counts_experts && !is_layer_below && router_modules.contains(module_of(name))) {
-      why = "has a dimension of the number of experts and lies in a router's module";
+      why = "has a dimension with the number of experts and is in a router's module";
     } else if (counts_experts && !is_layer_below && is_named_for_experts(parts)) {
-      why = "has a dimension of the number of experts and is named for them";
+      why = "has a dimension with the number of experts and its name refers to experts";
     }
     if (why.empty()) continue;
     faults.carried.add(cat(name, " ", shape_text(p.slot.shape), " ", why, " (rule '", p.matched->name, "', role ",
@@ -101,7 +101,7 @@ void check_expert_shapes(const ModelConfig& config, const std::vector<Placed>& p
   std::map<int64_t, First> layers;
   for (const Placed& p : placed) {
     if (!is_expert(p.slot.role()) || p.is_companion || p.slot.expert > 0) continue;
-    if (!p.dtype || !io::is_float(*p.dtype)) continue;  // packed values have other sides
+    if (!p.dtype || !io::is_float(*p.dtype)) continue;  // packed values have other dimensions
     First& first = layers[p.slot.layer];
     const Sides sides = sides_of(p.slot, config.num_experts);
     const auto compare = [&](int64_t size, const Placed*& other, int64_t Sides::* side, std::string_view what) {

@@ -90,7 +90,7 @@ class Names {
     return Json::object(std::move(out));
   }
 
-  /// Nothing where `text` names no expert by number.
+  /// None if `text` contains no expert's number.
   std::optional<NumberedName> numbered(const std::string& text, const std::string& place) const {
     const auto at = speaks_of_a_tower(text) ? std::nullopt : io::numbered_expert(text);
     if (!at) return std::nullopt;
@@ -102,7 +102,7 @@ class Names {
     if (!is_number || !ends || !is_name || io::numbered_expert(std::string_view(text).substr(end))) refuse(text, place);
     NumberedName name{text, *at, end - *at, std::stoll(text.substr(*at, end - *at))};
     if (name.expert < before_) return name;
-    throw Error(ErrorCode::kUnsupported, cat("config.json: '", place, "' names '", text, "', and the model has ",
+    throw Error(ErrorCode::kUnsupported, cat("config.json: '", place, "' names '", text, "', but the model has ",
                                              before_, " experts (correct it)"));
   }
 
@@ -111,24 +111,24 @@ class Names {
   }
 
   [[noreturn]] static void refuse(const std::string& text, const std::string& place) {
-    throw Error(
-        ErrorCode::kUnsupported,
-        cat("config.json: '", place, "' has '", text,
-            "', which names experts by number, and coppice does not know what it should say of new ones; wanted "
-            "the module names of all experts in a list or a map, or a pattern of any number ('experts.*')"));
+    throw Error(ErrorCode::kUnsupported,
+                cat("config.json: '", place, "' has '", text,
+                    "', which names experts by number in a way that coppice cannot extend to new ones; wanted "
+                    "the module names of all experts in a list or a map, or a pattern of any number ('experts.*')"));
   }
 
-  /// Each name leads to that of expert 0, which leads to all others.
+  /// Each name gives that of expert 0, and that one all others.
   template <class Has>
   void check_all_named(const NumberedName& name, const std::string& place, Has has) const {
     for (int64_t expert = 0; expert < (name.expert == 0 ? before_ : 1); ++expert) {
       if (has(name.of(expert))) continue;
-      throw Error(ErrorCode::kUnsupported, cat("config.json: '", place, "' names '", name.text, "' and not '",
+      throw Error(ErrorCode::kUnsupported, cat("config.json: '", place, "' names '", name.text, "' but not '",
                                                name.of(expert), "'; ", kAllAlike));
     }
   }
 
-  static constexpr std::string_view kAllAlike = "coppice grows models whose experts are all quantised alike";
+  static constexpr std::string_view kAllAlike =
+      "coppice expands only models whose experts are all quantised in the same way";
   int64_t before_, after_;
 };
 

@@ -6,8 +6,8 @@
 
 namespace coppice::families::detail {
 
-/// A configuration whose lists of modules, and maps by module, name all of `after` experts where they named all of
-/// `before`: new experts like the others, experts that are gone no longer. Names of other towers stay as they are.
+/// The configuration with lists of modules, and maps by module, changed from `before` to `after` experts: new experts
+/// are added like the others, removed ones are deleted. Names in other parts of a multimodal model do not change.
 ///
 /// Throws   Error{kUnsupported} naming place and text: some experts are named and others not, or differently; or a text
 ///          names experts by number in another way than a module's name (a pattern, a range).

@@ -1,6 +1,6 @@
 #pragma once
 
-// A model family is data: which tensor is what, which configuration keys count what, how it routes.
+// A model family is data: the role of each tensor, the configuration keys for sizes, and the routing.
 
 #include <array>
 #include <cstdint>
@@ -42,7 +42,7 @@ enum class Role : uint8_t {
   kExpertGate = 25,
   kExpertUp = 26,
   kExpertDown = 27,
-  kExpertShared = 28,  ///< what one expert's tensors share in random-number keys; no tensor has it
+  kExpertShared = 28,  ///< used in random-number keys for what an expert's tensors share; no tensor has it
   kDenseGateBias = 29,
   kDenseUpBias = 30,
   kDenseDownBias = 31,
@@ -51,11 +51,11 @@ enum class Role : uint8_t {
   kExpertDownBias = 34,
   kExpertGateUp = 35,      ///< gate and up in one tensor
   kExpertGateUpBias = 36,  ///< their biases in one tensor
-  kExpertCompanion = 37,   ///< belongs to an expert's matrix and goes with it as it is: block scales of fp8 and mxfp4
-  kExpertScale = 38,       ///< one value for each expert beside the router (gemma4), always its parent's
-  kAttentionExpert = 39,   ///< an expert inside attention (jetmoe), always its parent's
-  kAttentionRouter = 40,   ///< the router of those, always its parent's rows
-  kEmbeddings = 41,        ///< this and the following: parts carried over whole, which surgery does not look into
+  kExpertCompanion = 37,   ///< belongs to an expert's matrix and is copied with it: block scales of fp8 and mxfp4
+  kExpertScale = 38,       ///< one value per expert beside the router (gemma4); always copied from the parent
+  kAttentionExpert = 39,   ///< an expert inside attention (jetmoe); always copied from the parent
+  kAttentionRouter = 40,   ///< the router of those; rows are always copied from the parent
+  kEmbeddings = 41,        ///< this and the following: tensors that are copied unchanged
   kAttention = 42,
   kDense = 43,
   kShared = 44,
@@ -66,25 +66,25 @@ enum class Role : uint8_t {
   kQueryDownBias = 49,
   kQueryLatentNorm = 50,
   kQueryUp = 51,
-  kKeyValueDown = 52,  ///< keys and values to their latent, with the turned part of the keys behind it
+  kKeyValueDown = 52,  ///< keys and values to their latent, followed by the rotary part of the keys
   kKeyValueDownBias = 53,
   kKeyValueLatentNorm = 54,
   kKeyValueUp = 55,
-  kSinks = 56,          ///< a score for each head that takes its share of the softmax and has no value
+  kSinks = 56,          ///< a score per head that takes a share of the softmax but has no value
   kSharedGateUp = 57,   ///< gate and up in one tensor
   kQueryKeyValue = 58,  ///< all three in one tensor
   kDenseGateUp = 59,
-  kTiedCopy = 60,  ///< another tensor once more, which the configuration ties to it: carried over, never read
+  kTiedCopy = 60,  ///< a stored repetition of a tensor that the configuration ties to it: copied, never read
 };
 inline constexpr size_t kNumRoles = 61;
 std::string_view role_name(Role role);
-bool is_expert(Role role);  ///< every expert has its own: matrices, their biases and what goes with them
-bool has_rows(Role role);   ///< a row (or value) for each expert: routers, their biases, scales
+bool is_expert(Role role);  ///< tensors of single experts: matrices, their biases and companions
+bool has_rows(Role role);   ///< tensors with a row (or value) per expert: routers, their biases, scales
 bool is_router(Role role);  ///< kRouter, kRouterBias, kSelectionBias
-bool is_norm(Role role);    ///< weights that multiply; 1 in a new model
+bool is_norm(Role role);    ///< weights that are multiplied; 1 in a new model
 bool is_bias(Role role);    ///< vectors that are added; 0 in a new model
 
-/// The parts of a model that parameters and bytes are counted by.
+/// The parts of a model for counts of parameters and bytes.
 enum class Part : uint8_t { kEmbeddings, kAttention, kDense, kShared, kRouters, kExperts, kNorms, kOther };
 inline constexpr Part kParts[] = {Part::kEmbeddings, Part::kAttention, Part::kDense, Part::kShared,
                                   Part::kRouters,    Part::kExperts,   Part::kNorms, Part::kOther};
@@ -110,12 +110,12 @@ enum class Dim : uint8_t {
   kDenseGateUpRows,     ///< 2 * dense width
   kQueryKeyValueRows,   ///< query rows and twice the key-value rows
   kQueryLatent,         ///< latent attention: size of the query's latent
-  kKeyValueLatent,      ///< of the latent of keys and values
-  kKeyValueLatentRows,  ///< that and the turned part of the keys
-  kKeyValueUpRows,      ///< heads * (unturned dimensions of a key + dimensions of a value)
+  kKeyValueLatent,      ///< latent attention: size of the latent of keys and values
+  kKeyValueLatentRows,  ///< that and the rotary part of the keys
+  kKeyValueUpRows,      ///< heads * (non-rotary dimensions of a key + dimensions of a value)
 };
 
-/// A shape in symbols, one to three dimensions: `{kExperts, kModel}`. Empty: any shape will do.
+/// A shape in symbols, one to three dimensions: `{kExperts, kModel}`. Empty: any shape.
 class Shape {
  public:
   constexpr Shape() = default;
@@ -132,7 +132,7 @@ class Shape {
   size_t count_ = 0;
 };
 
-/// When a tensor is there. Rules that name {L} hold for each layer apart.
+/// When a tensor exists. Rules with {L} apply to each layer separately.
 enum class When : uint8_t {
   kAlways,
   kIfUntied,
@@ -145,24 +145,25 @@ enum class When : uint8_t {
   kDenseLayer,
   kDenseLayerIfBias,
   kMoeLayer,
-  kMoeLayerIfShared,  ///< nothing at a shared width of 0, where other families have tensors without elements
-  kOptional,          ///< never expected, taken where it is
+  kMoeLayerIfShared,  ///< absent if the shared width is 0, where other families have tensors without elements
+  kOptional,          ///< optional: never required
 };
 
-/// How the matrices of experts lie in a tensor.
+/// How the matrices of experts are stored in a tensor.
 struct Layout {
-  bool stacked = false;      ///< one tensor has all experts', along its first dimension
-  bool transposed = false;   ///< each matrix is [in, out]
-  bool interleaved = false;  ///< of a fused tensor: gate and up alternate, gate first; else gate is the first half
+  bool stacked = false;     ///< one tensor has the matrices of all experts, along its first dimension
+  bool transposed = false;  ///< each matrix is [in, out]
+  /// For a fused tensor: gate and up alternate, gate first; otherwise gate is the first half.
+  bool interleaved = false;
 };
 inline constexpr Layout kStacked{.stacked = true};
 inline constexpr Layout kStackedInOut{.stacked = true, .transposed = true};
 inline constexpr Layout kStackedInterleaved{.stacked = true, .interleaved = true};
 inline constexpr Layout kStackedInOutInterleaved{.stacked = true, .transposed = true, .interleaved = true};
 
-/// A name (or many) and what the tensor is. Templates have {L} for the layer, {M} for a layer counted from the last one
-/// on (multi-token prediction, the decoder behind an encoder), {X} for the expert, {N} for a number without meaning,
-/// `*` for any text without a dot and `**` for any text.
+/// A name, or a pattern of names, and the role of the tensor. Templates have {L} for the layer, {M} for a layer counted
+/// from the last one on (multi-token prediction, the decoder behind an encoder), {X} for the expert, {N} for a number
+/// without meaning, `*` for any text without a dot and `**` for any text.
 struct TensorRule {
   std::string_view name;
   Role role;
@@ -177,7 +178,7 @@ struct TensorRule {
   constexpr bool per_expert() const { return name.find("{X}") != std::string_view::npos; }
 };
 
-/// A part of tensor names that is another one in a second layout of the same model.
+/// A part of tensor names that differs in a second layout of the same model.
 struct Rename {
   std::string_view from, to;
 };
@@ -187,7 +188,7 @@ enum class GateFunction : uint8_t {
   kSoftmaxTopK,  ///< softmax over all experts, then top-K
   kTopKSoftmax,  ///< top-K of z, then softmax over the K
   kSigmoidTopK,  ///< sigmoid(z) + selection bias for the choice, sigmoid(z) for the gate
-  kUnknown,      ///< a family file that does not say it
+  kUnknown,      ///< a family file that does not define it
 };
 
 /// A yes or no that a family fixes or reads from its configuration.
@@ -197,7 +198,7 @@ struct Switch {
   bool fallback = false;  ///< value if the key is absent
 
   static constexpr Switch yes() { return {Kind::kYes, {}, true}; }
-  static constexpr Switch unknown() { return {Kind::kUnknown, {}, false}; }  ///< a family file that does not say it
+  static constexpr Switch unknown() { return {Kind::kUnknown, {}, false}; }  ///< a family file that does not define it
   static constexpr Switch read(std::string_view key, bool fallback) { return {Kind::kKey, key, fallback}; }
 };
 
@@ -208,7 +209,7 @@ enum class LayerPattern : uint8_t {
   kSparseStep,  ///< mlp_only_layers and decoder_sparse_step
   kFirstDense,  ///< first_k_dense_replace, later layers are MoE
   kByTypes,     ///< mlp_layer_types; without it as kFirstDense with the fallback
-  kByWeights,   ///< those whose tensors are there
+  kByWeights,   ///< layers whose tensors exist
 };
 
 enum class QkNorm : uint8_t {
@@ -217,17 +218,17 @@ enum class QkNorm : uint8_t {
   kWhole,    ///< over all heads at once (olmoe)
 };
 
-/// Which layers have local attention where sliding_window is a number (and the family's switch is on).
+/// Which layers have local attention if sliding_window is a number (and the family's switch is on).
 enum class SlidingWindow : uint8_t {
-  kNever,  ///< the family's code does not look at the key
+  kNever,  ///< the family's code ignores the key
   kIfSet,  ///< every layer
-  // Those that layer_types names, and without it ...
+  // The layers in layer_types; if it is absent ...
   kLastLayers,   ///< ... those from max_window_layers on (qwen2)
   kFirstLayers,  ///< ... every second one below max_window_layers (qwen2_moe)
   kAlternating,  ///< ... every second one (gpt_oss)
 };
 
-/// Activation of feed-forward layers: silu(gate) * up unless said otherwise.
+/// Activation of feed-forward layers: silu(gate) * up unless stated otherwise.
 enum class Activation : uint8_t {
   kSilu,
   kClampedSilu,  ///< gate and up clamped, gate * sigmoid(1.702 gate) * (up + 1) (gpt_oss, whatever hidden_act says)
@@ -243,56 +244,56 @@ struct Multipliers {
   std::string_view logits = {};     ///< the logits are divided by it
 };
 
-/// What sets a router apart where its gate function does not say it.
+/// Special kinds of routers besides the gate function.
 enum class RouterKind : uint8_t {
   kPlain,
   kScalesInput,     ///< the gate multiplies the expert's input (llama4)
-  kSparseMixer,     ///< the second choice is made among what the first leaves (phimoe)
-  kCapacity,        ///< each expert takes so many tokens and no more (switch, nllb)
-  kTrailingChoices  ///< choices that are no experts stand behind them: skip, identity (zaya, longcat)
+  kSparseMixer,     ///< the second expert is chosen among the rest (phimoe)
+  kCapacity,        ///< each expert takes a limited number of tokens (switch, nllb)
+  kTrailingChoices  ///< zero/skip choices follow the experts (zaya, longcat)
 };
 
-/// What a router group is scored by.
+/// How a router group is scored.
 enum class GroupScore : uint8_t {
   kBestTwo,  ///< the sum of its two best experts (deepseek_v3)
   kBest,     ///< its best expert (deepseek_v2)
 };
 
-/// Sizes that a checkpoint's shapes follow from have no fallback: a configuration without them is an error.
-/// Fallbacks are those of transformers 5.17.0 (configuration_<model_type>.py).
+/// Sizes that determine the shapes of a checkpoint have no fallback: a configuration without them is an error.
+/// Fallbacks are the defaults of transformers 5.17.0 (configuration_<model_type>.py).
 struct Family {
   std::string_view model_type;
   std::string_view architecture;  ///< "MixtralForCausalLM"
   std::span<const TensorRule> tensors;
 
-  /// Surgery only: `tensors` names experts, routers and what lies beside them, `trunk` the rest by patterns; no shape
-  /// but those of experts and routers is looked at, the weights say which layers have experts, and `nn` cannot compute
-  /// it. The rows of experts and routers count for every layer that has any.
+  /// Expand only: `tensors` has the experts, routers and tensors beside them, and `trunk` has patterns for the rest.
+  /// Only shapes of experts and routers are checked, the weights determine which layers have experts, and `nn` does not
+  /// support the family. The rows of experts and routers apply to every layer that has any.
   bool surgery_only = false;
   std::span<const TensorRule> trunk = {};  ///< searched after `tensors`
-  /// Names of tensors as transformers has them in memory, and writes with save_original_format=False, where they are not
-  /// those of `tensors`: the first that occurs in a name counts. See packed_layout.h.
+  /// Names of tensors in transformers' memory, and written with save_original_format=False, if they differ from those
+  /// of `tensors`: the first one that occurs in a name applies. See packed_layout.h.
   std::span<const Rename> memory_names = {};
-  /// Values that transformers takes where a configuration leaves keys out that nothing here reads and that change what a
-  /// model computes, as JSON: rotary embeddings (theta is 10000 if neither this nor rope_theta_fallback says another),
-  /// attention windows and chunks. For `verify`.
+  /// transformers' default values, as JSON, of keys that this table does not read but that change what a model
+  /// computes: rotary embeddings (theta is 10000 unless this or rope_theta_fallback sets it), attention windows and
+  /// chunks. Used by `verify`.
   std::string_view left_out = {};
-  bool has_mtp = false;  ///< layers past the last one may follow, with experts or without (multi-token prediction)
+  bool has_mtp = false;  ///< more layers may follow the last one, with or without experts (multi-token prediction)
   std::string_view layers_key = "num_hidden_layers";
   std::string_view model_dim_key = "hidden_size";
 
   // Experts. Empty for dense families. A key may lead into an object: "ffn_config.moe_top_k".
-  std::span<const std::string_view> experts_keys =
-      {};  ///< aliases; a new configuration gets the first, all present are rewritten
+  /// Aliases; a new configuration gets the first, all present are rewritten.
+  std::span<const std::string_view> experts_keys = {};
   std::string_view top_k_key = {};
-  bool counts_by_layer = false;        ///< these counts may be lists, a number for each layer (hunyuan_v1_moe)
-  int64_t fixed_top_k = 0;             ///< not 0: the code does not look at any key
-  std::string_view trailing_key = {};  ///< choices behind the experts: their number, or ...
-  int64_t trailing_choices = 0;        ///< ... always so many
+  bool counts_by_layer = false;        ///< these counts may be lists with a number per layer (hunyuan_v1_moe)
+  int64_t fixed_top_k = 0;             ///< not 0: the model's code ignores the configuration
+  std::string_view trailing_key = {};  ///< key with the number of choices after the experts, or ...
+  int64_t trailing_choices = 0;        ///< ... a fixed number of them
   std::string_view expert_width_key = {};
   std::string_view shared_width_key = {};                  ///< width itself (qwen2_moe), or ...
   std::string_view shared_count_key = {};                  ///< ... a number of experts' widths (glm4_moe)
-  std::string_view dense_width_key = "intermediate_size";  ///< empty where every layer is MoE
+  std::string_view dense_width_key = "intermediate_size";  ///< empty if every layer is MoE
   LayerPattern layers = LayerPattern::kNoMoe;
   int64_t first_dense_fallback = 0;  ///< dense layers in front if first_k_dense_replace or mlp_layer_types is absent
 
@@ -303,12 +304,12 @@ struct Family {
   RouterKind router = RouterKind::kPlain;
   Switch selection_bias_on = Switch::yes();  ///< lfm2_moe: use_expert_bias; without it a stored bias is not added
   bool has_groups = false;                   ///< n_group, topk_group
-  bool from_file = false;                    ///< a family file's: what it does not name is not known
-  bool says_groups = true;                   ///< false of a family file that does not say whether there are groups
+  bool from_file = false;                    ///< defined by a family file: keys that it does not name are unknown
+  bool says_groups = true;                   ///< false if a family file does not define whether there are groups
   std::string_view num_groups_key = "n_group", top_groups_key = "topk_group";
   int64_t num_groups_fallback = 1, top_groups_fallback = 1;
   GroupScore group_score = GroupScore::kBestTwo;
-  bool group_score_known = true;          ///< false: a family file that does not say it
+  bool group_score_known = true;          ///< false: a family file that does not define it
   std::string_view groups_on_key = {};    ///< groups count only if this key ...
   std::string_view groups_on_value = {};  ///< ... has this value (deepseek_v2: topk_method)
   std::string_view sigmoid_key = {};      ///< the gate is a sigmoid if this key is "sigmoid" (cohere2_moe)
@@ -317,9 +318,9 @@ struct Family {
   double routed_scaling_fallback = 1;
   double renormalise_epsilon = 0;        ///< added to the sum (glm4_moe: 1e-20)
   std::string_view aux_loss_key = {};    ///< coefficient of the balancing loss
-  double aux_loss_fallback = 0;          ///< the same if absent; 0 where transformers has no balancing loss
-  bool selection_bias_stays_f32 = true;  ///< where there is one: transformers keeps it in f32 in a bf16 model too
-                                         ///< (_keep_in_fp32_modules_strict); else small steps of it are rounded away
+  double aux_loss_fallback = 0;          ///< the same if absent; 0 if transformers has no balancing loss
+  bool selection_bias_stays_f32 = true;  ///< if there is one: transformers keeps it in f32 also in a bf16 model
+      ///< (_keep_in_fp32_modules_strict); otherwise small updates of it are lost by rounding
 
   // Attention and feed-forward.
   Switch qkv_bias = {};
@@ -327,12 +328,12 @@ struct Family {
   Switch mlp_bias = {};
   QkNorm qk_norm = QkNorm::kNone;
   Switch qk_norm_on = Switch::yes();  ///< glm4_moe: use_qk_norm
-  bool fixed_head_dim = false;        ///< the heads together are as wide as the model (olmoe)
+  bool fixed_head_dim = false;        ///< heads * head_dim equals the model dimension (olmoe)
   bool has_partial_rotary = false;    ///< partial_rotary_factor or rotary_dim; `nn` refuses them elsewhere
   double partial_rotary_fallback = 1.0;
   std::string_view clip_qkv_key = {};
   bool has_latent_attention = false;   ///< q_lora_rank, kv_lora_rank, qk_rope_head_dim, qk_nope_head_dim, v_head_dim
-  Switch rope_interleaved = {};        ///< the pairs that turn together lie side by side
+  Switch rope_interleaved = {};        ///< the two dimensions of a rotary pair are adjacent
   std::string_view default_rope = {};  ///< rope_parameters, as JSON, of a configuration without them
   bool renamed_rope = false;           ///< rope types "su" and "yarn" are longrope (phi3)
   int64_t original_positions_fallback = 0;  ///< original_max_position_embeddings if absent; 0 = max_position_embeddings
@@ -359,7 +360,7 @@ struct Family {
 std::span<const Family* const> all_families();
 
 /// Throws   Error{kUnsupported}: naming the nearest and listing all if `model_type` is unknown; with the reason if the
-///          family cannot grow by copying.
+///          family cannot be expanded by copying experts.
 const Family& family_of(std::string_view model_type);
 const Family* find_family(std::string_view model_type);  ///< nullptr if unknown
 

@@ -14,7 +14,7 @@
 namespace coppice::families {
 
 struct FamilyFile::State {
-  std::deque<std::string> texts;  // what the views of the family look at; a deque never moves its items
+  std::deque<std::string> texts;  // storage of the family's views; a deque never moves its items
   std::vector<TensorRule> rules;
   std::vector<std::string_view> experts_keys;
   Family family{};
@@ -65,20 +65,20 @@ class Table {
   void check_keys(const std::vector<std::string>& known) const {
     for (const auto& [key, value] : json_.members()) {
       if (std::find(known.begin(), known.end(), key) == known.end())
-        refuse(key, cat("is no key of a family", suggestion(key, known), "; known: ", join(known)));
+        refuse(key, cat("is not a key of a family", suggestion(key, known), "; known: ", join(known)));
     }
   }
   const Json* find(std::string_view key) const { return json_.find(key); }
   const std::string& text(std::string_view key) const {
     const Json* value = find(key);
     if (value == nullptr) refuse(key, "is missing");
-    if (!value->is_string() || value->as_string().empty()) refuse(key, "is no text");
+    if (!value->is_string() || value->as_string().empty()) refuse(key, "is not text");
     return value->as_string();
   }
   bool flag(std::string_view key, bool fallback) const {
     const Json* value = find(key);
     if (value == nullptr) return fallback;
-    if (value->kind() != Json::Kind::kBool) refuse(key, "is neither true nor false");
+    if (value->kind() != Json::Kind::kBool) refuse(key, "is not true or false");
     return value->as_bool();
   }
 
@@ -95,7 +95,7 @@ Role role_from(const Table& table, const std::string& name) {
     if (role_name(role) == name) return role;
     known.emplace_back(role_name(role));
   }
-  table.refuse("role", cat("is '", name, "', which is none", suggestion(name, known), "; known: ", join(known)));
+  table.refuse("role", cat("is '", name, "', which is not a role", suggestion(name, known), "; known: ", join(known)));
 }
 
 TensorRule rule_from(const Table& table, const std::string& name) {
@@ -107,14 +107,14 @@ TensorRule rule_from(const Table& table, const std::string& name) {
   const bool is_wild = name.find('*') != std::string::npos;
   const bool needs_place = is_expert(rule.role) || has_rows(rule.role);
   if (needs_place && (!rule.per_layer() || is_wild))
-    table.refuse("name", "needs {L} (or {M}) and no wildcard, since experts and routers are told apart by layer");
+    table.refuse("name", "must have {L} (or {M}) and no wildcard, because experts and routers are identified by layer");
   if (is_expert(rule.role) && rule.per_expert() == rule.layout.stacked)
-    table.refuse("name", "needs {X}, or stacked = true if one tensor has all experts of a layer");
+    table.refuse("name", "must have {X}, or stacked = true if one tensor has all experts of a layer");
   for (size_t at = name.find('{'); at != std::string::npos; at = name.find('{', at + 1)) {
     const std::string_view mark = std::string_view(name).substr(at, 3);
     if (mark != "{L}" && mark != "{M}" && mark != "{X}" && mark != "{N}")
       table.refuse("name", cat("has '", mark, "'; wanted {L}, {M}, {X} or {N}"));
-    if (name.find('*') < at) table.refuse("name", "has a wildcard before a number; wanted numbers first");
+    if (name.find('*') < at) table.refuse("name", "has a wildcard before a number; wanted numbers before wildcards");
   }
   return rule;
 }
@@ -142,7 +142,7 @@ FamilyFile FamilyFile::from_json(const Json& json, std::string_view source) {
   if (keys == nullptr || !keys->is_array() || keys->items().empty())
     table.refuse("experts_keys", "is missing; wanted a list of keys of config.json");
   for (const Json& key : keys->items()) {
-    if (!key.is_string()) table.refuse("experts_keys", "holds something that is no text");
+    if (!key.is_string()) table.refuse("experts_keys", "has an item that is not text");
     state->experts_keys.push_back(state->keep(key.as_string()));
   }
   family.experts_keys = state->experts_keys;
@@ -187,7 +187,7 @@ FamilyFile FamilyFile::from_json(const Json& json, std::string_view source) {
   }
   family.tensors = state->rules;
   for (const Role role : {Role::kRouter, Role::kExpertDown}) {
-    if (!family.has_role(role)) table.refuse("tensors", cat("has no tensor of the role ", role_name(role)));
+    if (!family.has_role(role)) table.refuse("tensors", cat("has no tensor with the role ", role_name(role)));
   }
   return FamilyFile(std::move(state));
 }

@@ -9,7 +9,7 @@
 
 namespace coppice::families {
 
-/// A family that a user describes in a TOML file, for surgery: the tables of this folder in another spelling.
+/// A family that a user describes in a TOML file, for expanding: the same contents as the tables of this directory.
 ///
 ///   model_type = "my_moe"
 ///   experts_keys = ["num_experts"]           # aliases; all present are rewritten
@@ -28,7 +28,7 @@ namespace coppice::families {
 /// Further keys, with the meaning they have in Family: layers_key, model_dim_key, expert_width_key, dense_width_key,
 /// trailing_key, num_groups_key, top_groups_key (texts), group_score (best or best_two; without it: not known), groups,
 /// mtp, decoder_trunk (true or false; the last, true if absent, adds what decoders have beside experts and routers).
-/// What is not known makes no growth an error, but no verdict says then that a growth is exact.
+/// Unknown keys do not prevent an expansion, but then no verdict says that it is exact.
 class FamilyFile {
  public:
   /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and key: unknown keys and roles (with the nearest),
@@ -40,7 +40,7 @@ class FamilyFile {
   FamilyFile& operator=(FamilyFile&&) noexcept;
   ~FamilyFile();
 
-  const Family& family() const;  ///< lives as long as this
+  const Family& family() const;  ///< lives as long as this object
 
  private:
   struct State;

@@ -31,12 +31,12 @@ TensorSlot make_slot(const ModelConfig& config, const TensorRule& rule, int64_t 
   return slot;
 }
 
-// A tensor that the configuration ties to another, stored as well.
+// A stored tensor that the configuration ties to another one.
 constexpr TensorRule kTiedCopyRule{"", Role::kTiedCopy, {}, When::kOptional};
 
 using Visitor = std::function<void(TensorSlot&&)>;
 
-// The rules of one layer; neighbouring rules of experts are taken together, expert by expert.
+// The rules of one layer; adjacent rules of experts form a block that repeats for each expert.
 void visit_layer(const ModelConfig& config, std::span<const TensorRule> rules, int64_t layer, const Visitor& visit) {
   for (size_t i = 0; i < rules.size();) {
     size_t end = i + 1;
@@ -95,8 +95,8 @@ namespace {
 using detail::Faults;
 using detail::Placed;
 
-// The tensors that the configuration promises, each of its shape; what is left over may be layers for multi-token
-// prediction and what goes with a matrix.
+// Checks the tensors that the configuration requires and their shapes; other tensors may be MTP layers or companions of
+// a matrix.
 std::vector<TensorSlot> match_strictly(const ModelConfig& config, const io::Checkpoint& checkpoint, Faults& faults) {
   std::vector<TensorSlot> slots;
   const auto& entries = checkpoint.entries();
@@ -179,8 +179,8 @@ std::string unknown_text(const ModelConfig& config, const io::Checkpoint& checkp
     return detail::holds_packed_values(name) || name.ends_with(".weight_scale_2");
   });
   return cat(faults.unknown.count, " unknown: ", faults.unknown.text(),
-             looks_quantised ? " (these look like quantised weights, and config.json has no quantization_config)" : "",
-             is_other ? cat(" (nearest by its tensors: ", nearer->model_type, ")") : std::string());
+             looks_quantised ? " (these look like quantised weights, but config.json has no quantization_config)" : "",
+             is_other ? cat(" (the family with the most similar tensors: ", nearer->model_type, ")") : std::string());
 }
 
 }  // namespace
@@ -193,20 +193,22 @@ std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& c
   if (faults.missing.count > 0) texts.push_back(cat(faults.missing.count, " missing: ", faults.missing.text()));
   if (faults.unknown.count > 0) texts.push_back(unknown_text(config, checkpoint, faults));
   if (faults.misshapen.count > 0)
-    texts.push_back(cat(faults.misshapen.count, " of another shape than config.json says: ", faults.misshapen.text()));
+    texts.push_back(
+        cat(faults.misshapen.count, " with a shape that differs from config.json: ", faults.misshapen.text()));
   if (faults.unfit.count > 0)
-    texts.push_back(cat(faults.unfit.count, " of experts that do not fit each other: ", faults.unfit.text()));
+    texts.push_back(
+        cat(faults.unfit.count, " of experts with sizes that do not fit each other: ", faults.unfit.text()));
   if (faults.carried.count > 0) {
     texts.push_back(cat(faults.carried.count,
-                        " that the family file carries over unchanged although they are of experts: ",
+                        " that the family file copies unchanged although they belong to experts: ",
                         faults.carried.text(), " (give each a rule with its own role)"));
   }
   if (texts.empty()) return slots;
   throw Error(
       faults.missing.count + faults.unknown.count + faults.carried.count > 0 ? ErrorCode::kFormat : ErrorCode::kShape,
-      cat(checkpoint.directory(), ": the tensors are not those of a ", config.family->model_type,
+      cat(checkpoint.directory(), ": the tensors do not fit a ", config.family->model_type,
           " model with this config.json", config.is_quantised() ? cat(", quantised with ", config.quantisation) : "",
-          ": ", join(texts, "; "), " (are weights and config.json of the same model?)"));
+          ": ", join(texts, "; "), " (check that weights and config.json are of the same model)"));
 }
 
 }  // namespace coppice::families

@@ -9,58 +9,59 @@
 
 namespace coppice::families {
 
-/// A tensor that the family's table expects (or found): its rule, layer and expert. Name and shape as in io::TensorInfo.
+/// A tensor that the family's table expects (or found): its rule, layer and expert. Name and shape as in
+/// io::TensorInfo.
 struct TensorSlot {
   io::TensorName name;
   const TensorRule* rule = nullptr;
-  int64_t layer = -1;   ///< -1 where the name has no {L}
-  int64_t expert = -1;  ///< -1 where the name has no {X}
+  int64_t layer = -1;   ///< -1 if the name has no {L}
+  int64_t expert = -1;  ///< -1 if the name has no {X}
   io::TensorShape shape;
-  size_t expert_at = 0;  ///< where the expert's number stands in the name
+  size_t expert_at = 0;  ///< position of the expert's number in the name
 
   Role role() const { return rule->role; }
 };
 
-/// The name that the tensor has for another expert.
+/// The name of this tensor for another expert.
 std::string name_for_expert(const TensorSlot& slot, int64_t expert);
 
 /// Every tensor that a model of this configuration has, in the table's order (layer by layer, expert by expert). Not
-/// for models that are placed by their weights.
+/// for models whose tensors are determined by the weights.
 ///
-/// A shared expert of width 0 has tensors without elements, since transformers makes, saves and expects them.
+/// A shared expert of width 0 has tensors without elements, because transformers makes, saves and expects them.
 std::vector<TensorSlot> expected_tensors(const ModelConfig& config);
 
 /// The name of the tensor with this role; empty if the family has none there.
 std::string tensor_name(const ModelConfig& config, Role role, int64_t layer = -1, int64_t expert = -1);
 
-/// Places every tensor of the checkpoint, strictly both ways. Two things are let pass, as loaders do: tensors without
-/// elements may be missing (and then have no slot), and the `rotary_emb.inv_freq` of old files, which follow from the
-/// configuration, have no slot.
+/// Assigns a rule to every tensor of the checkpoint; unknown and missing tensors are errors. There are two exceptions,
+/// as in other loaders: tensors without elements may be missing (and then have no slot), and `rotary_emb.inv_freq` of
+/// old files, which follows from the configuration, has no slot.
 ///
-/// Of families known for surgery only, and of the language model inside a multimodal one, the weights say which tensors
-/// there are; each must have a row, and every layer with experts must have all of them and all that routes to them.
+/// For expand-only families, and for the language model inside a multimodal one, the weights determine which tensors
+/// exist. Each must match a rule, and every MoE layer must have all its experts and router tensors.
 ///
 /// Throws   Error{kFormat} listing all tensors that no row matches and all required ones that are missing (the first 20
 ///          of each, then a count), and the family that places more of them; Error{kShape} listing all with another
 ///          shape than the configuration says.
 std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& checkpoint);
 
-/// A checkpoint with its configuration and every tensor placed: what all commands start from.
+/// A checkpoint with its configuration and the rule of every tensor. All commands start from it.
 struct Model {
   io::Checkpoint checkpoint;
   ModelConfig config;
   std::vector<TensorSlot> slots;
-  std::vector<int64_t> layers_with_experts =
-      {};  ///< rising; also those past num_layers: decoders, multi-token prediction
+  /// In rising order; includes those past num_layers: decoders, multi-token prediction.
+  std::vector<int64_t> layers_with_experts = {};
 
   /// io::model_digest with this family's router tensors.
   std::string digest() const;
 };
-/// Throws   what io::Checkpoint::open, read_config and match throw; of an unknown model_type it says too which family's
-///          tensors come nearest. A `family` given outlives the result.
+/// Throws   what io::Checkpoint::open, read_config and match throw; for an unknown model_type the error also names the
+///          family with the most similar tensors. A given `family` must outlive the result.
 Model open_model(const std::filesystem::path& directory, const Family* family = nullptr);
 
-/// The same of a checkpoint already open.
+/// The same for an open checkpoint.
 Model make_model(io::Checkpoint checkpoint, ModelConfig config);
 
 /// Parameters as transformers' `sum(p.numel())` counts them: tied embeddings once, selection biases (buffers) not at
@@ -73,8 +74,8 @@ struct ParameterCount {
   int64_t part(Part p) const { return const_cast<ParameterCount*>(this)->part(p); }
 };
 ParameterCount count_parameters(const ModelConfig& config);
-/// Of the weights themselves, as if there were `num_experts` of each expert (0: as many as there are). Layers for
-/// multi-token prediction do not count; nor do block scales, and packed mxfp4 counts as the two values a byte holds.
+/// Counts the parameters for `num_experts` experts per layer (0: the actual number). MTP layers and block scales are
+/// not counted, and packed mxfp4 counts as two values per byte.
 ParameterCount count_parameters(const Model& model, int64_t num_experts = 0);
 
 }  // namespace coppice::families

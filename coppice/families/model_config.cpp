@@ -38,14 +38,14 @@ void read_sizes(const ConfigReader& in, ModelConfig& c) {
   c.max_positions = in.whole_or("max_position_embeddings", family.max_positions_fallback, 1, kLargestDim);
 }
 
-// What is there of the sizes that surgery only shows and never needs.
+// Sizes that are only printed, if they are present.
 void read_sizes_for_surgery(const ConfigReader& in, ModelConfig& c) {
   const auto size_or_none = [&in](std::string_view key) {
     const Json* value = in.find(key);
     const bool is_size = value != nullptr && value->kind() == Json::Kind::kInt && value->as_int() > 0;
     return is_size ? std::min(value->as_int(), kLargestDim) : 0;
   };
-  c.num_layers = in.whole_or(c.family->layers_key, 0, 1, kMaxLayers);  // 0: the weights will say
+  c.num_layers = in.whole_or(c.family->layers_key, 0, 1, kMaxLayers);  // 0: determined by the weights
   const Json* blocks = in.find("layers_block_type");
   if (c.num_layers == 0 && blocks != nullptr && blocks->is_array())
     c.num_layers = std::min(static_cast<int64_t>(blocks->items().size()), kMaxLayers);
@@ -70,7 +70,7 @@ std::vector<bool> moe_layers(const ConfigReader& in, const Family& family, int64
     std::fill_n(moe.begin(), std::min(family.first_dense_fallback, num_layers), false);
     if (const Json* types = in.find("mlp_layer_types")) {
       const bool fits = types->is_array() && static_cast<int64_t>(types->items().size()) >= num_layers;
-      if (!fits) in.refuse("mlp_layer_types", "a list of texts, one for each layer");
+      if (!fits) in.refuse("mlp_layer_types", "a list with one text per layer");
       for (size_t i = 0; i < moe.size(); ++i) moe[i] = types->items()[i] == Json("sparse");
     }
   }
@@ -96,7 +96,8 @@ int64_t read_count(const ConfigReader& in, const Family& family, std::string_vie
   const Json& first = value.items().front();
   const bool alike = std::ranges::all_of(value.items(), [&first](const Json& item) { return item == first; });
   const bool is_count = first.kind() == Json::Kind::kInt && first.as_int() >= 1 && first.as_int() <= kMaxExperts;
-  if (!alike || !is_count) in.refuse(key, "one whole number for all layers (coppice grows them alike)");
+  if (!alike || !is_count)
+    in.refuse(key, "one whole number for all layers (coppice expands all layers to the same number)");
   return first.as_int();
 }
 
@@ -129,7 +130,7 @@ std::vector<int64_t> read_top_k(const ConfigReader& in, const Family& family, in
     numbers.push_back(item.as_int());
   }
   if (numbers.empty() || std::cmp_less(numbers.size(), num_layers))
-    in.refuse(key, cat("a number for each of the ", num_layers, " layers"));
+    in.refuse(key, cat("one number for each of the ", num_layers, " layers"));
   return numbers;
 }
 
@@ -138,7 +139,7 @@ void read_experts(const ConfigReader& in, ModelConfig& c) {
   c.moe_layer = moe_layers(in, family, c.num_layers);
   const bool has_dense_layer = c.num_moe_layers() < c.num_layers;
   if (family.surgery_only) {
-    // the sizes are shown if they are there, and never needed
+    // the sizes are printed if present, and not needed otherwise
   } else if (has_dense_layer || (!family.dense_width_key.empty() && in.find(family.dense_width_key) != nullptr)) {
     c.dense_width = in.whole(family.dense_width_key, 1, kLargestDim);
   }
@@ -201,7 +202,7 @@ void read_routing(const ConfigReader& in, ModelConfig& c) {
   const int64_t group = c.num_experts / r.num_groups;
   if (group < 2 && r.group_score == GroupScore::kBestTwo)
     in.refuse(r.num_groups > 1 ? groups_key : family.experts_keys.front(),
-              "two experts or more in a group (it is scored by its best two)");
+              "two or more experts per group (a group is scored by its best two)");
   if (c.top_k > r.top_groups * group)
     in.refuse(family.top_k_key, cat("at most the ", r.top_groups * group, " experts of the groups chosen"));
 }
@@ -217,7 +218,8 @@ double parameters_at_most(const ModelConfig& c) {
   return total;
 }
 
-// The object that describes a language model of a known family: the whole file, or the text part of a multimodal model.
+// The object that describes a language model of a known family: the whole file, or the text part of a multimodal
+// model's configuration.
 struct TextPart {
   const Json* json;
   const Family* family;
@@ -242,7 +244,7 @@ TextPart find_text_part(const Json& config, const ConfigReader& in, std::string_
   }
   if (given != nullptr) {
     throw Error(ErrorCode::kUnsupported,
-                cat(source, ": model_type is '", type.as_string(), "' and the family given is '", given->model_type,
+                cat(source, ": model_type is '", type.as_string(), "', but the given family is '", given->model_type,
                     "' (give the family file of this model)"));
   }
   try {
@@ -256,7 +258,7 @@ TextPart find_text_part(const Json& config, const ConfigReader& in, std::string_
 
 ModelConfig read_config(const Json& config, std::string_view source, const Family* family) {
   if (!config.is_object())
-    throw Error(ErrorCode::kFormat, cat(source, ": no JSON object; wanted the configuration of a model"));
+    throw Error(ErrorCode::kFormat, cat(source, ": is not a JSON object; wanted the configuration of a model"));
   const TextPart part = find_text_part(config, ConfigReader(config, source), source, family);
   const std::string part_source = part.key.empty() ? std::string(source) : cat(source, ": ", part.key);
   const ConfigReader in(*part.json, part_source);
@@ -277,14 +279,15 @@ ModelConfig read_config(const Json& config, std::string_view source, const Famil
   if (c.is_quantised()) c.unsupported_in_nn.push_back(cat("weights quantised with ", c.quantisation));
   if (!c.family->surgery_only) detail::read_attention(*part.json, part_source, c);
   if (c.family->fixed_head_dim && c.num_heads * c.head_dim != c.model_dim) {
-    in.refuse("hidden_size", cat("the ", c.num_heads, " heads of ", c.head_dim, " together, as this family has it"));
+    in.refuse("hidden_size", cat("the ", c.num_heads, " heads of ", c.head_dim, " together, as in this family"));
   }
   if (!c.text_key.empty()) c.unsupported_in_nn.emplace_back("the language model inside a multimodal one");
   c.tied = in.flag_or("tie_word_embeddings", c.family->tied_fallback);
   c.dtype = in.text_or("dtype", in.text_or("torch_dtype", ""));
   if (parameters_at_most(c) > kMostParameters) {
-    throw Error(ErrorCode::kFormat,
-                cat(source, ": these sizes make more than 2^60 parameters; wanted those of the weights beside it"));
+    throw Error(
+        ErrorCode::kFormat,
+        cat(source, ": these sizes give more than 2^60 parameters (use the config.json that belongs to the weights)"));
   }
   return c;
 }

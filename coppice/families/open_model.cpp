@@ -12,7 +12,7 @@ namespace detail {
 
 namespace {
 
-constexpr size_t kSampled = 2000;  // names; of a large model every so many
+constexpr size_t kSampled = 2000;  // number of names; of a large model every n-th name
 
 struct Fit {
   const Family* family = nullptr;
@@ -56,12 +56,12 @@ const Family* nearest_family(const io::Checkpoint& checkpoint) {
 
 namespace {
 
-// An unknown model_type: what its tensors say.
+// For an unknown model_type: which family its tensors suggest.
 [[noreturn]] void refuse_unknown(const Error& error, const io::Checkpoint& checkpoint) {
   const detail::Fit fit = detail::nearest_fit(checkpoint);
   if (fit.family == nullptr) throw Error(error.code, error.what());
-  throw Error(error.code, cat(error.what(), "; by its tensors it is nearest to '", fit.family->model_type,
-                              fit.first_unplaced.empty() ? "', which places all that were tried"
+  throw Error(error.code, cat(error.what(), "; its tensors are most similar to those of '", fit.family->model_type,
+                              fit.first_unplaced.empty() ? "', which matches all that were tried"
                                                          : cat("', which does not know ", join(fit.first_unplaced))));
 }
 
@@ -71,7 +71,7 @@ int64_t layers_in(const std::vector<TensorSlot>& slots) {
   return layers;
 }
 
-// What the configuration does not say, or says in keys that surgery does not read.
+// Completes what the configuration does not say, or says in keys that are not read.
 void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config) {
   if (config.num_layers == 0) config.num_layers = layers_in(slots);
   config.moe_layer.assign(static_cast<size_t>(config.num_layers), false);
@@ -89,7 +89,7 @@ void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config) {
 
 }  // namespace
 
-// What a tied model stores of its embeddings more than once.
+// Stored repetitions of the embeddings in a tied model.
 namespace {
 
 constexpr TensorRule kTiedCopy{"", Role::kTiedCopy, {}, When::kOptional};
@@ -118,8 +118,8 @@ bool is_embedding(const TensorSlot& slot) {
 
 bool is_head(const TensorSlot& slot) { return slot.name.ends_with("lm_head.weight"); }
 
-/// Marks the heads of a tied model, and the embeddings of encoder and decoder, that are the shared embeddings once more.
-/// A head that differs is one of its own, as transformers 5 has it (earlier versions overwrite it).
+/// Marks heads of a tied model, and embeddings of encoder and decoder, that repeat the shared embeddings. A head that
+/// differs is a separate head, as in transformers 5 (earlier versions overwrite it).
 void mark_tied_copies(const io::Checkpoint& checkpoint, ModelConfig& config, std::vector<TensorSlot>& slots) {
   const auto shared =
       std::ranges::find_if(slots, [](const TensorSlot& s) { return s.name.ends_with("shared.weight"); });
@@ -136,8 +136,7 @@ void mark_tied_copies(const io::Checkpoint& checkpoint, ModelConfig& config, std
       slot.rule = &kOwnHead;
       config.unsupported_in_nn.push_back(
           cat("'", slot.name, "' beside '", source->name,
-              "', to which config.json ties it and from which it differs "
-              "(set tie_word_embeddings to false to use it, or take it out of the files),"));
+              "', but differs from it (set tie_word_embeddings to false to use it, or remove it from the files),"));
     }
   }
 }

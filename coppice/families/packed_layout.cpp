@@ -16,7 +16,7 @@ namespace coppice::families {
 namespace {
 
 struct Packed {
-  std::deque<std::string> names;  // what the views look at; a deque never moves its items
+  std::deque<std::string> names;  // storage of the views; a deque never moves its items
   std::vector<TensorRule> tensors, trunk;
   Family family;
 };
@@ -44,7 +44,7 @@ Shape packed_shape(Role role, const Shape& one) {
   }
 }
 
-/// The tensor that has one expert's `rule` among all experts'; nothing for up, which lies behind gate.
+/// The rule of the packed tensor that contains one expert's `rule`; none for up, which follows gate in the same tensor.
 std::optional<TensorRule> packed_rule(const TensorRule& rule, bool has_gate, std::deque<std::string>& names) {
   Role role = rule.role;
   std::string_view own;
@@ -118,7 +118,7 @@ const Family* packed_layout(const Family& family) {
   static std::map<const Family*, std::unique_ptr<Packed>> made;
   const std::lock_guard lock(mutex);
   for (const auto& [of, packed] : made) {
-    if (&packed->family == &family) return &family;  // it is one already
+    if (&packed->family == &family) return &family;  // it is the packed layout already
   }
   auto& packed = made[&family];
   if (!packed) packed = make_packed(family);

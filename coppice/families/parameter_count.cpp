@@ -50,8 +50,7 @@ ParameterCount count_parameters(const ModelConfig& config) {
 
 namespace {
 
-/// The values that a tensor of quantised weights holds: several in an element where they are packed, none where it says
-/// how they are scaled.
+/// The number of values in a tensor of quantised weights: several per element if they are packed, none for scales.
 int64_t quantised_values(const TensorSlot& slot, const io::TensorInfo& info, int64_t bits) {
   const bool is_packed = detail::holds_packed_values(slot.name);
   const bool is_integer = !io::is_float(info.dtype) && io::dtype_bytes(info.dtype) > 0;
@@ -86,7 +85,7 @@ ParameterCount count_parameters(const Model& model, int64_t num_experts) {
       elements = elements / rows * (rows + num_experts - config.num_experts);
     } else if (is_expert(role) && slot.rule->layout.stacked) {
       elements = elements / config.num_experts * num_experts;
-    } else if (is_expert(role) && slot.expert == 0) {  // the new ones are as large
+    } else if (is_expert(role) && slot.expert == 0) {  // new experts have the same size
       elements += elements * (num_experts - config.num_experts);
     }
     count.part(part_of(role)) += elements;

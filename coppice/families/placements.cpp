@@ -15,13 +15,13 @@ namespace {
 
 constexpr size_t kMostListed = 20;
 
-// What goes with a matrix is copied with it, in one piece or stacked as the matrix is.
+// Companions of a matrix are copied with it, in one piece or stacked like the matrix.
 constexpr TensorRule kOwnCompanion{"", Role::kExpertCompanion};
 constexpr TensorRule kStackedCompanion{"", Role::kExpertCompanion, {}, When::kOptional, kStacked};
 constexpr TensorRule kOtherCompanion{"", Role::kOther, {}, When::kOptional};
 constexpr TensorRule kTower{"", Role::kOther, {}, When::kOptional};
 
-// Stacked matrices that lie the other way round than the table says (transformers saves qwen3_vl_moe's so).
+// Stacked matrices in the transposed layout (transformers saves those of qwen3_vl_moe so).
 constexpr TensorRule kTurned[] = {{"", Role::kExpertGate, {}, When::kAlways, kStacked},
                                   {"", Role::kExpertUp, {}, When::kAlways, kStacked},
                                   {"", Role::kExpertGateUp, {}, When::kAlways, kStacked},
@@ -31,7 +31,7 @@ constexpr TensorRule kTurnedInOut[] = {{"", Role::kExpertGate, {}, When::kAlways
                                        {"", Role::kExpertGateUp, {}, When::kAlways, kStackedInOut},
                                        {"", Role::kExpertDown, {}, When::kAlways, kStackedInOut}};
 
-/// How a stacked matrix lies, by its own shape.
+/// The orientation of a stacked matrix, from its shape.
 enum class Lies : uint8_t { kEither, kAsInTable, kOtherWay };
 
 Lies lies(const TensorRule& rule, const io::TensorShape& shape, int64_t model_dim) {
@@ -61,16 +61,16 @@ bool is_required(const TensorRule& rule) {
   return (is_expert(rule.role) || has_rows(rule.role)) && rule.when != When::kOptional;
 }
 
-/// What one layer with experts has.
+/// The contents of one MoE layer.
 struct LayerContents {
   std::set<Role> roles;
   bool counted_from_last = false;                         // {M}
-  using Key = std::pair<const TensorRule*, std::string>;  // of rules with {X}, and the suffix of companions
+  using Key = std::pair<const TensorRule*, std::string>;  // a rule with {X}, and the suffix of a companion
   std::map<Key, std::set<int64_t>> experts;
   std::map<Key, const Placed*> first;  // expert's
 };
 
-// Gate and up may lie in one tensor or in two.
+// Gate and up may be in one tensor or in two.
 bool has_role(const LayerContents& layer, Role role) {
   const auto has = [&layer](Role r) { return layer.roles.contains(r); };
   if (has(role)) return true;
@@ -100,7 +100,7 @@ bool shape_fits(const ModelConfig& config, const TensorSlot& slot) {
   return flat ? shape[0] % config.num_experts == 0 : shape[0] == config.num_experts;
 }
 
-// Experts are matrices, biases vectors, and gate and up of one tensor are equally many rows.
+// Experts must be matrices and biases vectors, and gate and up in one tensor must have the same number of rows.
 bool dimensions_fit(const TensorSlot& slot) {
   const Role role = slot.role();
   if (!is_expert(role) || role == Role::kExpertCompanion || role == Role::kAttentionExpert) return true;
@@ -175,7 +175,8 @@ void settle_orientation(const ModelConfig& config, std::vector<Placed>& placed) 
 }
 
 void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed) {
-  std::map<const TensorRule*, std::pair<size_t, size_t>> order;  // rule -> its block (rows with {X} share one), itself
+  std::map<const TensorRule*, std::pair<size_t, size_t>>
+      order;  // rule -> its block (rules with {X} share one) and its position
   size_t block = 0, first_layered = 0, at = 0;
   bool was_expert = false, seen_layer = false;
   for (const auto rules : {config.family->tensors, config.family->trunk}) {
@@ -221,7 +222,7 @@ void check_experts(const ModelConfig& config, const std::vector<Placed>& placed,
     }
     if (config.is_quantised() && first.dtype && p.dtype && *first.dtype != *p.dtype) {
       faults.misshapen.add(cat(slot.name, " is ", io::dtype_name(*p.dtype), ", wanted ", io::dtype_name(*first.dtype),
-                               " as ", first.slot.name, " is (experts must be quantised alike)"));
+                               " as ", first.slot.name, " is (all experts must be quantised in the same way)"));
     }
   }
   for (const auto& [index, layer] : layers) {
@@ -238,7 +239,8 @@ void check_experts(const ModelConfig& config, const std::vector<Placed>& placed,
         name.replace(name.find("{X}"), 3, std::to_string(expert));
         return suffix.empty() ? name : cat(name, " (", suffix, ")");
       };
-      const bool with_trailing = *experts.rbegin() >= config.num_experts;  // longcat_flash saves them as experts too
+      const bool with_trailing =
+          *experts.rbegin() >= config.num_experts;  // longcat_flash saves the other choices like experts
       const int64_t wanted = with_trailing ? config.router_rows() : config.num_experts;
       for (int64_t expert = 0; expert < wanted; ++expert) {
         if (!experts.contains(expert)) faults.missing.add(name_of(expert));

@@ -1,7 +1,6 @@
 #pragma once
 
-// Placing the tensors of a checkpoint by the family's table where the weights, not the configuration, say which there
-// are.
+// Assigns rules to the tensors of a checkpoint if the weights, not the configuration, determine which tensors exist.
 
 #include <optional>
 #include <string>
@@ -13,7 +12,7 @@
 
 namespace coppice::families::detail {
 
-/// What is wrong with a checkpoint's tensors: the first of each kind by name, the rest by number.
+/// Problems of a checkpoint's tensors: the names of the first few of each kind, and the number of the rest.
 struct Misses {
   std::vector<std::string> first;
   size_t count = 0;
@@ -23,62 +22,62 @@ struct Misses {
 };
 struct Faults {
   Misses missing, unknown, misshapen;
-  Misses carried;  ///< left unchanged by their rules, and of experts
-  Misses unfit;    ///< of an expert, with sides that differ from those of its other matrices
+  Misses carried;  ///< copied unchanged by their rules, but belong to experts
+  Misses unfit;    ///< of an expert, with dimensions that do not fit its other matrices
 };
 
-/// One tensor with its place; `slot.rule` is the rule that surgery goes by, `matched` the one that has the name.
+/// One tensor with its rule; `slot.rule` is the rule that is used, `matched` the one that matched the name.
 struct Placed {
   TensorSlot slot;
   const TensorRule* matched = nullptr;
   bool is_companion = false;
-  std::string suffix = {};  ///< of a companion: what sets its name apart
+  std::string suffix = {};  ///< for a companion: the suffix of its name
   std::optional<io::Dtype> dtype = {};
 };
 
-/// A name as the family's table has it. Multimodal models put the language model below a prefix.
+/// A name as in the family's table, without the prefix of multimodal models.
 struct CanonicalName {
   std::string name;
-  bool in_text = true;  ///< it is of the language model
+  bool in_text = true;  ///< it belongs to the language model
 };
 CanonicalName canonical_name(const ModelConfig& config, std::string_view name);
 
-/// Stacked matrices of some families lie [in, out] or [out, in], whichever wrote them. All of a model's tell which,
-/// those with one shape only by what the others say.
+/// In some families stacked matrices are [in, out] or [out, in], depending on the program that wrote them. The shapes
+/// of all matrices decide; square ones follow the others.
 ///
-/// Throws   Error{kFormat} if some lie one way and some the other.
+/// Throws   Error{kFormat} if the matrices have different orientations.
 void settle_orientation(const ModelConfig& config, std::vector<Placed>& placed);
 
-/// The place of one tensor; nullopt if the table has none for it. A multimodal model's names lose what the language
-/// model's have in front, and what is no part of the language model is carried over (but experts of its own).
+/// The rule of one tensor; nullopt if no rule matches. In multimodal models the text prefix (`model.language_model.`)
+/// is stripped before matching. Tensors outside the language model are copied; experts there are an error.
 std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const io::TensorName& name,
                             const io::TensorShape& shape);
 
-/// In the order in which tables list tensors: layer by layer, expert by expert.
+/// Sorts into the order of the tables: layer by layer, expert by expert.
 void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed);
 
-/// Holds every layer of `placed` that has experts to the table: each row of experts and routers there, experts counted
-/// from 0 to num_experts without a gap, shapes that agree with their number.
+/// Checks every MoE layer of `placed`: all rules of experts and routers are matched, experts are numbered from 0 to
+/// num_experts without a gap, and shapes agree with their number.
 void check_experts(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
 
-/// Holds what a family file's rules carry over to what cannot be carried: tensors of an expert, and those that have a
-/// dimension of the number of experts and are named for experts or lie in a router's module (but for the layers below a
-/// router that a rule names whole).
+/// Checks that a family file's rules do not copy tensors that must change: tensors of an expert, and tensors that have
+/// a dimension with the number of experts and whose name refers to experts or which are in a router's module (except
+/// layers below a router that a rule names completely).
 void check_carried(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
 
-/// The sides of one matrix or bias of one expert, as far as they are known to be the expert's width and the model's.
+/// The dimensions of a matrix or bias of an expert that are known to be the expert's width or the model dimension.
 struct Sides {
-  int64_t width = 0, model = 0;  ///< 0: has none
+  int64_t width = 0, model = 0;  ///< 0: it has no such dimension
 };
 Sides sides_of(const TensorSlot& slot, int64_t experts);
 
-/// Holds gate, up and down of every layer's experts, and their biases, to one width and one model dimension.
+/// Checks that gate, up and down of every layer's experts, and their biases, have the same width and model dimension.
 void check_expert_shapes(const ModelConfig& config, const std::vector<Placed>& placed, Faults& faults);
 
-/// True of a model_type that is known and cannot grow by copying.
+/// Whether a model_type is known but cannot be expanded by copying experts.
 bool is_refused(std::string_view model_type);
 
-/// The family whose table has most of the checkpoint's tensors (of a sample of them); nullptr if none has a third.
+/// The family whose table matches most of the checkpoint's tensors (of a sample); nullptr if none matches a third.
 const Family* nearest_family(const io::Checkpoint& checkpoint);
 
 }  // namespace coppice::families::detail

@@ -25,7 +25,7 @@ bool is_on(const Json& json, std::string_view key) {
   return value != nullptr && value->kind() == Json::Kind::kBool && value->as_bool();
 }
 
-/// The description of weights in compressed-tensors' first group.
+/// The description of weights in the first group of compressed-tensors.
 const Json* first_group_weights(const Json& quantization) {
   const Json* groups = quantization.find("config_groups");
   if (groups == nullptr || !groups->is_object() || groups->members().empty()) return nullptr;

@@ -1,6 +1,6 @@
 #pragma once
 
-// What a configuration says of quantised weights, in words, and how many values a stored element holds.
+// Describes the quantisation in a configuration as text, and the number of values per stored element.
 
 #include <cstdint>
 #include <string>
@@ -17,10 +17,10 @@ std::string quantisation_text(const Json& config, const Json& part);
 /// Bits of one quantised value; 0 if the configuration does not say.
 int64_t quantised_bits(const Json& config, const Json& part);
 
-/// True of the last part of a name under which formats store the packed values of a matrix: they stand for its weight.
+/// Whether formats use this last part of a name for the packed values of a matrix, in place of its weight.
 bool holds_packed_values(std::string_view name);
 
-/// The object that describes the quantisation, or nullptr.
+/// The object that describes the quantisation; nullptr if there is none.
 const Json* find_quantization(const Json& config, const Json& part);
 
 }  // namespace coppice::families::detail

@@ -21,8 +21,8 @@ constexpr std::pair<std::string_view, RopeScaling> kTypes[] = {
     {"default", RopeScaling::kNone}, {"linear", RopeScaling::kLinear}, {"dynamic", RopeScaling::kDynamic},
     {"yarn", RopeScaling::kYarn},    {"llama3", RopeScaling::kLlama3}, {"longrope", RopeScaling::kLong}};
 
-// Version 5 nests what version 4 has at the top; the nested value wins, and rope_scaling replaces rope_parameters, as
-// in transformers.
+// Version 5 nests the keys that version 4 has at the top; nested values take precedence, and rope_scaling replaces
+// rope_parameters, as in transformers.
 std::pair<std::string_view, const Json*> nested_parameters(const ConfigReader& in) {
   std::pair<std::string_view, const Json*> nested = {"rope_parameters", nullptr};
   for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
@@ -33,18 +33,18 @@ std::pair<std::string_view, const Json*> nested_parameters(const ConfigReader& i
   return nested;
 }
 
-/// How much yarn sharpens the softmax for a context `factor` times as long.
+/// The factor of yarn on attention scores for a context that is `factor` times longer.
 double yarn_scale(double factor, double by) { return factor <= 1 ? 1.0 : 0.1 * by * std::log(factor) + 1.0; }
 
-// How many dimensions of a head turn, if the configuration says so: as a share or as a number, under several names. All
-// that are there must agree.
+// The number of rotary dimensions of a head, if the configuration defines it, as a share or as a number, under several
+// names. All that are present must agree.
 std::optional<int64_t> read_rotary_dim(std::initializer_list<const ConfigReader*> places, int64_t head_dim) {
   std::optional<int64_t> found;
   std::string said;
   const auto take = [&](const ConfigReader& in, std::string_view key, int64_t dim) {
     if (found && *found != dim) {
-      in.refuse(key, cat("what makes ", *found, " of the ", head_dim, " dimensions of a head turn, as ", said,
-                         " does (they mean the same; correct the wrong one)"));
+      in.refuse(key, cat("a value for ", *found, " of the ", head_dim, " dimensions of a head, because ", said,
+                         " gives ", *found, " rotary dimensions (correct the wrong one)"));
     }
     found = dim;
     said = cat("'", key, "' = ", in.at(key).dump());
@@ -74,7 +74,7 @@ std::vector<double> read_factors(const ConfigReader& in, std::string_view key, i
 }
 
 void read_yarn(const ConfigReader& in, Rope& rope) {
-  if (rope.theta <= 1) in.refuse("rope_theta", "more than 1 (its ramp is laid over powers of it)");
+  if (rope.theta <= 1) in.refuse("rope_theta", "more than 1, because yarn's ramp uses its powers");
   const double mscale = in.number_or("mscale", 0, 0, kLargestNumber);
   const double all_dim = in.number_or("mscale_all_dim", 0, 0, kLargestNumber);
   const double both = mscale != 0 && all_dim != 0 ? yarn_scale(rope.factor, mscale) / yarn_scale(rope.factor, all_dim)
@@ -100,7 +100,7 @@ void read_long(const ConfigReader& in, Rope& rope) {
   rope.attention_factor = in.number_or("attention_factor", wanted, 0, kLargestNumber);
 }
 
-// The factor, or how much longer the context became.
+// The factor, or the ratio of the new and the original context length.
 double read_factor(const ConfigReader& in, const Rope& rope) {
   const double longer = static_cast<double>(rope.max_positions) / static_cast<double>(rope.original_positions);
   const bool may_be_derived = rope.scaling == RopeScaling::kYarn || rope.scaling == RopeScaling::kLong;
@@ -130,13 +130,13 @@ RopeRead read_rope(const Json& config, std::string_view source, const Family& fa
     rope.dim = given.value_or(usual);
   } else if (given.value_or(head_dim) != head_dim) {
     out.unsupported.push_back(cat("RoPE over ", *given, " of the ", head_dim,
-                                  " dimensions of a head, which transformers turns all of in this family,"));
+                                  " dimensions of a head (in this family transformers applies RoPE to all of them)"));
   }
   rope.interleaved = family.rope_interleaved.kind == Switch::Kind::kKey
                          ? top.flag_or(family.rope_interleaved.key, family.rope_interleaved.fallback)
                          : family.rope_interleaved.kind == Switch::Kind::kYes;
   rope.max_positions = max_positions;
-  if (rope.dim < 2) out.unsupported.emplace_back("RoPE over no dimension");
+  if (rope.dim < 2) out.unsupported.emplace_back("RoPE over 0 dimensions");
   if (rope.dim % 2 != 0) out.unsupported.push_back(cat("RoPE over ", rope.dim, " dimensions, an odd number"));
   if (in.find("full_attention") != nullptr || in.find("sliding_attention") != nullptr)
     out.unsupported.emplace_back("RoPE parameters for each type of layer");
@@ -151,7 +151,7 @@ RopeRead read_rope(const Json& config, std::string_view source, const Family& fa
   rope.scaling = known->second;
   if (rope.scaling == RopeScaling::kNone || !out.unsupported.empty()) return out;
 
-  // A value at the top (phi3) goes before the nested one.
+  // A value at the top (phi3) takes precedence over the nested one.
   constexpr std::string_view kOriginal = "original_max_position_embeddings";
   const int64_t fallback_positions =
       family.original_positions_fallback > 0 ? family.original_positions_fallback : max_positions;
@@ -159,7 +159,7 @@ RopeRead read_rope(const Json& config, std::string_view source, const Family& fa
       top.whole_or(kOriginal, in.whole_or(kOriginal, fallback_positions, 1, kMostPositions), 1, kMostPositions);
   rope.factor = read_factor(in, rope);
   if (rope.scaling == RopeScaling::kDynamic && rope.dim == 2)
-    out.unsupported.emplace_back("dynamic RoPE over 2 dimensions, which transformers divides by 0 for");
+    out.unsupported.emplace_back("dynamic RoPE over 2 dimensions, for which transformers divides by 0");
   switch (rope.scaling) {
     case RopeScaling::kYarn: read_yarn(in, rope); break;
     case RopeScaling::kLlama3: read_llama3(in, rope); break;

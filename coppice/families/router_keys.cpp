@@ -24,11 +24,10 @@ bool is_softmax(GateFunction gate) { return gate == GateFunction::kSoftmaxTopK |
 
 void check_score(const ConfigReader& in, std::string_view key, GateFunction gate) {
   const std::string value = in.text_or(key, "");
-  const bool is_sigmoid = value == "sigmoid" || value == "noaux_tc";  // dots1's released files say the latter here
-  if (!is_sigmoid && value != "softmax")
-    refuse(in, key, "a router that coppice does not know; wanted softmax or sigmoid");
-  if (is_sigmoid && is_softmax(gate)) refuse(in, key, "and this family's router takes a softmax");
-  if (!is_sigmoid && gate == GateFunction::kSigmoidTopK) refuse(in, key, "and this family's router takes a sigmoid");
+  const bool is_sigmoid = value == "sigmoid" || value == "noaux_tc";  // released files of dots1 have the latter here
+  if (!is_sigmoid && value != "softmax") refuse(in, key, "which coppice does not know; wanted softmax or sigmoid");
+  if (is_sigmoid && is_softmax(gate)) refuse(in, key, "but this family's router uses a softmax");
+  if (!is_sigmoid && gate == GateFunction::kSigmoidTopK) refuse(in, key, "but this family's router uses a sigmoid");
 }
 
 void check_method(const ConfigReader& in, const Family& family) {
@@ -36,15 +35,15 @@ void check_method(const ConfigReader& in, const Family& family) {
   const std::string value = in.text_or(kKey, "");
   const bool is_greedy = value == "greedy" || value == "group_limited_greedy";
   if (!is_greedy && value != "noaux_tc")
-    refuse(in, kKey, "a choice of experts that coppice does not know; wanted noaux_tc, greedy or group_limited_greedy");
+    refuse(in, kKey, "which coppice does not know; wanted noaux_tc, greedy or group_limited_greedy");
   const bool is_biased = family.has_role(Role::kSelectionBias);
-  if (is_greedy && is_biased) refuse(in, kKey, "and this family's router chooses with a bias (noaux_tc)");
-  if (!is_greedy && !is_biased) refuse(in, kKey, "and this family's router chooses without a bias");
+  if (is_greedy && is_biased) refuse(in, kKey, "but this family's router chooses experts with a bias (noaux_tc)");
+  if (!is_greedy && !is_biased) refuse(in, kKey, "but this family's router chooses experts without a bias");
 }
 
 bool is_flag(const Json* value) { return value != nullptr && value->kind() == Json::Kind::kBool; }
 
-// What a family file would have to name, since it changes what copies of experts add up to.
+// Keys that a family file must name, because they change the sum of the outputs of copies.
 void check_file(const ConfigReader& in, const Family& family, GateFunction gate) {
   const std::string_view norm_key = alias_present(in, "norm_topk_prob");
   const Json* norm = in.find(norm_key);
@@ -52,7 +51,7 @@ void check_file(const ConfigReader& in, const Family& family, GateFunction gate)
   const bool fixed_off = family.renormalise.kind == Switch::Kind::kNo;
   if (is_flag(norm) && ((fixed_on && !norm->as_bool()) || (fixed_off && norm->as_bool()))) {
     refuse(in, norm_key,
-           cat("and the family file says renormalise = ", fixed_on ? "true" : "false", " (write renormalise = \"",
+           cat("but the family file says renormalise = ", fixed_on ? "true" : "false", " (write renormalise = \"",
                norm_key, "\" there)"));
   }
   constexpr std::string_view kScaling = "routed_scaling_factor";
@@ -60,12 +59,12 @@ void check_file(const ConfigReader& in, const Family& family, GateFunction gate)
   const bool scales = scaling != nullptr && scaling->is_number() && scaling->as_double() != 1.0;
   const bool whole_gates = gate == GateFunction::kSigmoidTopK && fixed_off;
   if (scales && whole_gates && !family.has_routed_scaling)
-    refuse(in, kScaling, "and the family file does not name it (write routed_scaling_key there)");
+    refuse(in, kScaling, "but the family file does not name it (add routed_scaling_key there)");
   constexpr std::string_view kTrailing = "zero_expert_num";
   const Json* trailing = in.find(kTrailing);
   const bool trails = trailing != nullptr && trailing->is_number() && trailing->as_double() != 0.0;
   if (trails && family.trailing_key != kTrailing && family.trailing_choices == 0)
-    refuse(in, kTrailing, "and the family file does not name it (write trailing_key there)");
+    refuse(in, kTrailing, "but the family file does not name it (add trailing_key there)");
 }
 
 }  // namespace
@@ -78,7 +77,7 @@ std::string_view alias_present(const ConfigReader& in, std::string_view key) {
     if (alias == nullptr) return key;
     if (own == nullptr) return other;
     if (*own != *alias)
-      in.refuse(other, cat("what '", key, "' says, ", own->dump(), " (they mean the same; correct the wrong one)"));
+      in.refuse(other, cat("the value of '", key, "', ", own->dump(), " (both mean the same; correct the wrong one)"));
   }
   return key;
 }
@@ -96,7 +95,7 @@ double read_gate_norm(const ConfigReader& in, std::string_view key) {
   if (value->is_null()) return 0;
   constexpr double kLargest = 1e6;
   const double p = in.number_or(key, 1, 0, kLargest);
-  if (p == 0) in.refuse(key, "a number above 0, p of the p-norm that gates are divided by, or null");
+  if (p == 0) in.refuse(key, "a number above 0, the p of the p-norm that gates are divided by, or null");
   return p;
 }
 
@@ -107,7 +106,7 @@ void check_router_keys(const ConfigReader& in, const Family& family, GateFunctio
   if (in.find("topk_method") != nullptr) check_method(in, family);
   constexpr std::string_view kOnInput = "moe_apply_router_weight_on_input";
   if (in.flag_or(kOnInput, false) && family.router != RouterKind::kScalesInput)
-    refuse(in, kOnInput, "and coppice knows this family's router to weigh what experts answer");
+    refuse(in, kOnInput, "but this family's gates multiply the outputs of experts");
   if (family.from_file) check_file(in, family, gate);
 }
 
@@ -116,10 +115,10 @@ void check_no_groups(const ConfigReader& in, const Family& family) {
   for (const std::string_view key : {"n_group", "num_expert_group", "n_expert_groups", "num_expert_groups"}) {
     const Json* value = in.find(key);
     if (value == nullptr || value->kind() != Json::Kind::kInt || value->as_int() <= 1) continue;
-    if (!family.from_file) refuse(in, key, "and coppice knows this family's router to have no groups");
+    if (!family.from_file) refuse(in, key, "but this family's router has no groups");
     refuse(in, key,
-           "and the family file does not say whether the router has groups (write groups = true and the names of its "
-           "keys, or groups = false if nothing reads this one)");
+           "but the family file does not say whether the router has groups (add groups = true and the names of the "
+           "keys, or groups = false if nothing reads this key)");
   }
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-// Keys of a configuration that say how the router works, held against what the family's table says.
+// Checks keys of a configuration that describe the router against the family's table.
 
 #include <string_view>
 #include <vector>
@@ -10,24 +10,24 @@
 
 namespace coppice::families::detail {
 
-/// `key`, or the other name of the same setting that is there in its place (n_group and num_expert_group).
+/// `key`, or the other name of the same setting if that is present instead (n_group and num_expert_group).
 ///
 /// Throws   Error{kFormat} if both are there and differ.
 std::string_view alias_present(const ConfigReader& in, std::string_view key);
 
-/// All names of the setting, `key` itself among them.
+/// All names of the setting, including `key`.
 std::vector<std::string_view> aliases_of(std::string_view key);
 
-/// p of the norm that the K gates are divided by; 0 for null: by nothing.
+/// The p of the norm that the K gates are divided by; 0 for null (not divided).
 double read_gate_norm(const ConfigReader& in, std::string_view key);
 
-/// Holds the configuration's words for the router (scoring_func, topk_method ...) to the family's.
+/// Checks the configuration's descriptions of the router (scoring_func, topk_method ...) against the family.
 ///
-/// Throws   Error{kUnsupported} naming a key with a value that coppice does not know or that is not this router's, and
-///          a key of a model with a family file that the file does not name and that changes what the router computes.
+/// Throws   Error{kUnsupported} naming a key with a value that is unknown or does not fit this router. With a family
+///          file, also naming a key that changes what the router computes and that the file does not name.
 void check_router_keys(const ConfigReader& in, const Family& family, GateFunction gate);
 
-/// Throws   Error{kUnsupported} if the configuration has router groups, and the family has none or does not say.
+/// Throws   Error{kUnsupported} if the configuration has router groups, but the family has none or does not define it.
 void check_no_groups(const ConfigReader& in, const Family& family);
 
 }  // namespace coppice::families::detail

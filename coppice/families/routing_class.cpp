@@ -11,11 +11,11 @@ namespace {
 
 using enum RoutingClass;
 
-// Of copies that are never chosen.
+// How copies can be kept from being chosen.
 constexpr std::string_view kLowerRouterBias =
-    "where the router has a bias: the copies' lowered below what any logit can make up for";
+    "if the router has a bias: the copies' biases are lowered so far that no logit can make up for it";
 constexpr std::string_view kLowerSelectionBias =
-    "where there is a selection bias: the copies' lowered by more than 1 plus the spread of the biases";
+    "if there is a selection bias: the copies' biases are lowered by more than 1 plus the spread of the biases";
 
 constexpr RoutingClassInfo kClasses[] = {
     {kSoftmaxRenormalised, "S1", "softmax over all experts, top-K, renormalised", true, "", true, kLowerRouterBias},
@@ -24,14 +24,13 @@ constexpr RoutingClassInfo kClasses[] = {
     {kSigmoidRenormalised, "S4", "sigmoid, top-K by gate plus selection bias, renormalised", true, "", true,
      kLowerSelectionBias},
     {kSigmoid, "S5", "sigmoid, top-K, not renormalised", true,
-     "routed_scaling_factor divided by m, or the down matrices where there is no such key", true, kLowerSelectionBias},
+     "routed_scaling_factor divided by m, or the down matrices if there is no such key", true, kLowerSelectionBias},
     {kSoftmaxBiased, "S6", "softmax over all experts, top-K by probability plus selection bias, renormalised", false,
      "the selection bias divided by m", true, ""},
-    {kTrailingChoices, "S7", "softmax over the experts and choices that are none", false, "", false, ""},
-    {kSparseMixer, "sparsemixer", "two experts, the second among what the first leaves", false, "", false, ""},
-    {kCapacity, "capacity", "softmax, a fixed number of experts, each for so many tokens at most", false, "", false,
-     ""},
-    {kUnknown, "unknown", "not known: the family file does not say it", false, "", false, ""},
+    {kTrailingChoices, "S7", "softmax over experts and zero/skip choices", false, "", false, ""},
+    {kSparseMixer, "sparsemixer", "two experts, the second chosen among the rest", false, "", false, ""},
+    {kCapacity, "capacity", "softmax; each expert takes a limited number of tokens", false, "", false, ""},
+    {kUnknown, "unknown", "unknown: the family file does not define it", false, "", false, ""},
 };
 
 }  // namespace
@@ -109,7 +108,7 @@ std::string layout_text(const Family& family) {
   if (down->per_expert()) return "a tensor for each expert";
   if (fused == family.tensors.end()) return "stacked [experts * out, in]";
   return cat("stacked ", fused->layout.transposed ? "[experts, in, out]" : "[experts, out, in]", ", gate and up ",
-             fused->layout.interleaved ? "interleaved" : "one behind the other");
+             fused->layout.interleaved ? "interleaved" : "one after the other");
 }
 
 }  // namespace coppice::families

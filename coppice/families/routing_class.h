@@ -1,6 +1,6 @@
 #pragma once
 
-// The classes of routers that copying experts treats alike.
+// Classes of routers for which copying experts has the same effect.
 
 #include <string>
 #include <string_view>
@@ -23,26 +23,26 @@ enum class RoutingClass : uint8_t {
   kUnknown,  ///< a family file that does not say enough
 };
 
-/// What is known of a class before any model is grown; m copies of every expert, with their routers' rows.
+/// Properties of a class when every expert is replaced by m copies with equal router rows.
 struct RoutingClassInfo {
   RoutingClass routing_class;
   std::string_view name;     ///< "S1"
-  std::string_view routing;  ///< how it chooses and weighs
-  bool exact_top_1;          ///< plain copies keep the function where one expert answers
-  std::string_view scaled;   ///< what else keeps it when top-K becomes m times top-K; "" if nothing else is needed
-  bool can_scale;            ///< top-K can be raised so that the function is kept
-  std::string_view
-      dormant;  ///< how copies can be kept from being chosen, so that the function is kept; "" if they cannot
+  std::string_view routing;  ///< how it chooses experts and computes gates
+  bool exact_top_1;          ///< plain copies keep the function with top-1
+  std::string_view scaled;   ///< what else must change when top-K is multiplied by m; "" if nothing
+  bool can_scale;            ///< a larger top-K can keep the function
+  /// How copies can be kept from being chosen, so that the function is kept; "" if they cannot.
+  std::string_view dormant;
 };
 
 RoutingClass routing_class(const Routing& routing);
-/// What the family file would have to say; empty if all is known that the class depends on.
+/// The keys that the family file would have to define; empty if the class is known.
 std::string missing_routing_keys(const Routing& routing);
-/// Every routing that it can be: what `config.json` and family say, and the family file may not.
+/// All routings that are possible if the family file does not define everything.
 std::vector<Routing> possible_routings(const Routing& routing);
 const RoutingClassInfo& routing_class_info(RoutingClass c);
 
-/// The routing of a family whose configuration has no key but what it must, so that its switches have their fallbacks.
+/// The routing of a family with its switches at their defaults.
 Routing default_routing(const Family& family);
 
 /// How a family stores its experts: "a tensor for each expert", "stacked [experts, in, out], gate and up interleaved".

@@ -114,7 +114,7 @@ const RuleIndex::Entry* RuleIndex::entry_of_module(const std::string& skeleton, 
 }
 
 std::optional<Placement> RuleIndex::find(std::string_view name, int64_t num_layers, bool quantised) const {
-  if (name.find('#') != std::string_view::npos) return std::nullopt;  // would pass for a number
+  if (name.find('#') != std::string_view::npos) return std::nullopt;  // it would be taken for a number
   const Skeleton skeleton = skeleton_of(name);
   Placement placement;
   const Entry* entry = entry_of(skeleton.text);

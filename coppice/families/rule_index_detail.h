@@ -1,6 +1,6 @@
 #pragma once
 
-// From the name of a tensor to the rule of a family's table.
+// Finds the rule of a family's table for the name of a tensor.
 
 #include <cstdint>
 #include <optional>
@@ -13,36 +13,36 @@
 
 namespace coppice::families::detail {
 
-/// Where a name belongs.
+/// The result of looking up a name.
 struct Placement {
   const TensorRule* rule = nullptr;
   int64_t layer = -1, expert = -1;
-  size_t expert_at = 0;       ///< where the expert's number stands in the name
-  bool is_companion = false;  ///< the rule is that of the matrix it goes with
-  std::string suffix = {};    ///< of a companion: what sets its name apart from the matrix's
+  size_t expert_at = 0;       ///< position of the expert's number in the name
+  bool is_companion = false;  ///< the rule is that of the matrix to which it belongs
+  std::string suffix = {};    ///< for a companion: the suffix of its name after the matrix's
 };
 
-/// The suffixes of tensors that go with another of the same stem: "weight" -> "weight_scale_inv".
+/// The suffixes of companion tensors, which share their stem with a matrix: "weight" -> "weight_scale_inv".
 inline constexpr std::string_view kCompanionSuffixes[] = {"_scale_inv", "_scale", "_blocks", "_scales"};
 
-/// The rules of a family by the names they stand for.
+/// The rules of a family, searchable by name.
 class RuleIndex {
  public:
   explicit RuleIndex(const Family& family);
-  RuleIndex(const RuleIndex&) = delete;  // the map looks into the entries
+  RuleIndex(const RuleIndex&) = delete;  // the map has pointers into the entries
   RuleIndex& operator=(const RuleIndex&) = delete;
 
-  /// The rule that has `name`: one without wildcards before one with them, earlier rows first. A name that no rule has
-  /// is a companion if it is another's with one of kCompanionSuffixes behind it, or has `input_scale` in the place of
-  /// `weight`. Where weights are `quantised`, whatever lies in the module of a matrix goes with it, under any name:
-  /// `qweight`, `weight_packed`, `weight.absmax`. Layers of {M} count from `num_layers`.
+  /// The rule that matches `name`: rules without wildcards first, then earlier rows first. A name without a rule is a
+  /// companion if it is a matrix's name followed by one of kCompanionSuffixes, or has `input_scale` in place of
+  /// `weight`. If weights are `quantised`, every tensor in the module of a matrix is its companion: `qweight`,
+  /// `weight_packed`, `weight.absmax`. Layers of {M} count from `num_layers`.
   std::optional<Placement> find(std::string_view name, int64_t num_layers, bool quantised = false) const;
 
  private:
   struct Entry {
     const TensorRule* rule;
     std::string pattern;  // numbers as '#'
-    std::string marks;    // what each '#' is, in order: 'L', 'M', 'X', 'N'
+    std::string marks;    // the kind of each '#', in order: 'L', 'M', 'X', 'N'
   };
   const Entry* entry_of(const std::string& skeleton) const;
   const Entry* entry_of_module(const std::string& skeleton, std::string& suffix) const;
@@ -52,7 +52,7 @@ class RuleIndex {
   std::vector<size_t> wild_;
 };
 
-/// True if `text` is one of the texts that `pattern` stands for: `*` any text without a dot, `**` any text.
+/// Whether `text` matches `pattern`: `*` is any text without a dot, `**` any text.
 bool matches(std::string_view pattern, std::string_view text);
 
 }  // namespace coppice::families::detail

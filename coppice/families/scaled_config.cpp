@@ -1,4 +1,4 @@
-// Rewriting of config.json for a grown model: what is found is edited, wherever it stands.
+// Rewrites config.json for an expanded model: existing keys are edited in place.
 
 #include <cmath>
 #include <utility>
@@ -17,7 +17,7 @@ namespace {
 
 using detail::Count;
 
-// A key may lead into an object that is there: "ffn_config.moe_top_k".
+// A key may be a path into an existing object: "ffn_config.moe_top_k".
 void set(Json& sizes, std::string_view key, Json value) {
   if (Json* found = detail::find_path(sizes, key)) {
     *found = std::move(value);
@@ -30,8 +30,8 @@ Json& part_of(Json& json, const ModelConfig& config) {
   return config.text_key.empty() ? json : *json.find(config.text_key);
 }
 
-/// What, divided by `factor`, is `divided`: of all such numbers the one with the shortest text, since that is what
-/// people write (2.827, where the quotient times 3 is 2.8270000000000004).
+/// The number that gives `divided` when divided by `factor`. Of all such numbers it is the one with the shortest text,
+/// as people write it (2.827, while the quotient times 3 is 2.8270000000000004).
 double undivided(double divided, double factor) {
   constexpr int kNeighbours = 4;
   const double product = divided * factor;
@@ -44,7 +44,7 @@ double undivided(double divided, double factor) {
   return best;
 }
 
-/// Names that the same setting goes by.
+/// Scales all names of the same setting.
 void scale_groups(Json& sizes, std::string_view key, int64_t groups, const std::function<int64_t(int64_t)>& scale) {
   bool found = false;
   for (const std::string_view name : detail::aliases_of(key)) {
@@ -53,7 +53,7 @@ void scale_groups(Json& sizes, std::string_view key, int64_t groups, const std::
     *value = Json(scale(value->as_int()));
     found = true;
   }
-  if (!found) set(sizes, key, Json(scale(groups)));  // the code's own default, which is not that of the grown model
+  if (!found) set(sizes, key, Json(scale(groups)));  // the code's own default, which is not that of the expanded model
 }
 
 }  // namespace
@@ -69,9 +69,9 @@ Json with_top_k_factor(const ModelConfig& config, const TopKScaling& scaling) {
   const int64_t factor = scaling.factor;
   const Family& family = *config.family;
   if (family.top_k_key.empty() || family.fixed_top_k > 0) {
-    throw Error(
-        ErrorCode::kUnsupported,
-        cat("top-k: ", family.model_type, " has no configuration key for it, its code fixes it (leave it as it is)"));
+    throw Error(ErrorCode::kUnsupported,
+                cat("top-k: ", family.model_type,
+                    " has no configuration key for it, because its code fixes it (leave top-k out)"));
   }
   Json json = config.json;
   const auto scaler = [&](std::string_view key) {
@@ -79,7 +79,7 @@ Json with_top_k_factor(const ModelConfig& config, const TopKScaling& scaling) {
       if (!back) return value * factor;
       if (value % factor == 0) return value / factor;
       throw Error(ErrorCode::kFormat, cat("config.json: '", key, "' is ", value, "; wanted a multiple of ", factor,
-                                          ", by which the expansion that is undone had multiplied it"));
+                                          ", by which the expansion had multiplied it"));
     };
   };
   detail::edit_count(json, config, Count::kTopK, scaler(family.top_k_key));
@@ -102,13 +102,13 @@ Json with_expert_width(const ModelConfig& config, int64_t width) {
   const bool has_dense = config.num_moe_layers() < config.num_layers;
   if (has_dense && family.expert_width_key == family.dense_width_key) {
     throw Error(ErrorCode::kUnsupported,
-                cat("config.json: '", family.expert_width_key, "' is the width of ", family.model_type,
-                    "'s dense layers too, so experts cannot have their own"));
+                cat("config.json: '", family.expert_width_key, "' is also the width of ", family.model_type,
+                    "'s dense layers, so the width of experts cannot be changed"));
   }
   if (family.has_role(Role::kShared) && !family.has_shared()) {
     throw Error(ErrorCode::kUnsupported,
-                cat("config.json: '", family.expert_width_key, "' is the width of ", family.model_type,
-                    "'s shared expert too, so experts cannot have their own"));
+                cat("config.json: '", family.expert_width_key, "' is also the width of ", family.model_type,
+                    "'s shared expert, so the width of experts cannot be changed"));
   }
   Json json = config.json;
   detail::edit_count(json, config, Count::kExpertWidth, [width](int64_t) { return width; });

@@ -1,6 +1,6 @@
 #pragma once
 
-// What decoders have beside experts and routers, by patterns: families known for surgery only carry it over.
+// Patterns for the tensors of decoders besides experts and routers, which expand-only families copy.
 
 #include "coppice/families/family.h"
 
@@ -15,7 +15,7 @@ inline constexpr TensorRule kDecoderTrunk[] = {
     {"model.layers.{L}.linear_attn.**", Role::kAttention},
     {"model.layers.{L}.mamba.**", Role::kAttention},
     {"model.layers.{L}.conv.**", Role::kAttention},
-    // Multi-token prediction: layers past the last one, or a module of their own.
+    // Multi-token prediction: layers after the last one, or a separate module.
     {"model.layers.{L}.embed_tokens.weight", Role::kOther},
     {"model.layers.{L}.eh_proj.**", Role::kOther},
     {"model.layers.{L}.shared_head.**", Role::kOther},

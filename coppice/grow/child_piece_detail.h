@@ -1,6 +1,6 @@
 #pragma once
 
-// Bytes of a child's tensor made from the parent's, whatever the layout.
+// Computes the bytes of a child's tensor from its parent's, in any layout.
 
 #include <functional>
 
@@ -11,18 +11,18 @@
 
 namespace coppice::grow::detail {
 
-/// The bytes of expert `child` in a tensor of experts: all of `after`, or its slice where the tensor is stacked. `before`
-/// is the same tensor with the shape that it has in the model before. The plan outlives the result.
+/// Computes the bytes of expert `child` in a tensor of experts: the whole tensor `after`, or its slice if the tensor is
+/// stacked. `before` is the same tensor with its shape in the model before. The plan must outlive the result.
 ///
-/// Random numbers count elements in [out, in] order of each matrix, so a method gives the values that it gives to the
-/// same model in any other layout.
-/// Memory   by rows: 256 KiB fp32 a few times over. Where matrices are stored [in, out], or the method holds them whole:
-///          the expert's stored bytes and some fp32 copies of its largest matrix.
+/// Random numbers are indexed by elements in [out, in] order of each matrix, so a method gives the same values in every
+/// layout.
+/// Memory   a few times 256 KiB if the child is computed by rows. If matrices are stored [in, out], or the method needs
+///          whole matrices: the expert's stored bytes and a few fp32 copies of its largest matrix.
 output::PieceMaker::Fill child_fill(const plan::GrowthPlan& plan, const methods::Child& child,
                                     const families::TensorSlot& before, const families::TensorSlot& after,
                                     io::Dtype dtype,
                                     const std::function<matrix::StoredExpert(uint32_t expert)>& original);
-/// A piece of them whose maker and number are still to be set.
+/// An output piece for these bytes; the caller still sets its maker and number.
 output::OutputPiece child_piece(const plan::GrowthPlan& plan, const families::TensorSlot& after, io::Dtype dtype);
 
 }  // namespace coppice::grow::detail

@@ -29,15 +29,15 @@ using methods::LayerPlan;
 using plan::Exactness;
 using plan::GrowthPlan;
 
-constexpr double kShareRounding = 1e-7;  // of a parent's part of the softmax, which fp32 loses anyway
+constexpr double kShareRounding = 1e-7;  // relative error that fp32 rounding causes anyway
 
 enum class Answer { kExact, kNotExact, kUnknown };
 
-/// Of one layer: what comes behind "Exact", "Not exact: " or "Unknown: ".
+/// The verdict on one layer and the text after "Exact", "Not exact: " or "Unknown: ".
 struct Verdict {
   Answer answer = Answer::kUnknown;
   std::string text;
-  bool siblings_compete = false;  ///< more slots would help
+  bool siblings_compete = false;  ///< a larger top-K would make it exact
 };
 Verdict exact(std::string text) { return {Answer::kExact, std::move(text)}; }
 Verdict not_exact(std::string text) { return {Answer::kNotExact, std::move(text)}; }
@@ -61,7 +61,7 @@ class LayerJudge {
     routing_.experts_after = plan.experts_after;
     routing_.top_k = model.config.top_k_of(layer.layer);
     routing_.weight = grown.rows(Role::kRouter, layer.layer).value_or(detail::GrownRows{});
-    const Routing& routing = model.config.routing;  // a bias that the configuration turns off counts for nothing
+    const Routing& routing = model.config.routing;  // a bias that the configuration turns off is ignored
     if (routing.has_router_bias) routing_.bias = grown.rows(Role::kRouterBias, layer.layer);
     if (routing.has_selection_bias) routing_.selection_bias = grown.rows(Role::kSelectionBias, layer.layer);
     for (const families::TensorSlot& slot : model.slots) {
@@ -86,17 +86,17 @@ class LayerJudge {
     return *copies_;
   }
   Verdict other_experts() const {
-    return not_exact(cat(
-        expert_method_.to_text(),
-        " gives the new experts other weights, so tokens that are routed to them get something else than from their "
-        "parents."));
+    return not_exact(
+        cat(expert_method_.to_text(),
+            " changes the weights of new experts, so tokens that are routed to them get another output than from their "
+            "parents."));
   }
   std::string router_methods() const {
     const std::string zero = plan_.balance_bias == plan::kBalanceBiasZero ? " with balance bias 'zero'" : "";
     return cat(plan_.router_init_of(layer_.layer).to_text(), zero);
   }
 
-  /// A selection bias that is the same for all experts decides nothing.
+  /// A selection bias that is equal for all experts does not change which experts are chosen.
   RoutingClass class_of(const Routing& routing) const {
     Routing effective = routing;
     const auto& bias = routing_.selection_bias;
@@ -108,37 +108,35 @@ class LayerJudge {
   Verdict judge_plain(const Routing& routing) {
     const RoutingClass routing_class = class_of(routing);
     const auto softmax_divides = [] {
-      return not_exact("softmax over more experts without renormalisation divides a token's gate among all siblings.");
+      return not_exact("a softmax without renormalisation divides a token's gate among all siblings.");
     };
     const auto softmax_shrinks = [] {
       return not_exact(
-          "softmax over more experts shrinks the probabilities that the selection bias is added to, so other experts "
-          "may "
-          "be chosen.");
+          "a softmax over more experts has smaller probabilities, to which the selection bias is added, so other "
+          "experts may be chosen.");
     };
     if (routing_class == RoutingClass::kSparseMixer) {
       return not_exact(
-          "the router always takes two experts, and a copy of the first is the nearest to it; no key of the "
-          "configuration changes that.");
+          "the router always chooses two experts, and after the first expert it prefers its copy; no key of "
+          "config.json changes that.");
     }
     if (routing_class == RoutingClass::kTrailingChoices) {
       return not_exact(
-          "the router's choices that are no experts keep one place each in the softmax, where every expert now has "
-          "several.");
+          "the zero/skip choices of the router are not duplicated, so they get a smaller share of the softmax than "
+          "before.");
     }
     const Chosen chosen = detail::new_experts_chosen(routing_);
     if (routing_class == RoutingClass::kCapacity) {
       const bool never = chosen == Chosen::kNever && detail::softmax_share_of_copies(routing_) <= kShareRounding;
       if (!never && chosen != Chosen::kUnsure) {
-        return not_exact(
-            cat("the router always takes ", routing_.top_k == 1 ? "one expert" : "two experts",
-                " by a softmax that divides among copies, and each expert turns tokens away past its capacity; "
-                "no key of the configuration changes the former."));
+        return not_exact(cat("the router always takes ", routing_.top_k == 1 ? "one expert" : "two experts",
+                             " by a softmax that is divided among copies, and an expert drops tokens beyond its "
+                             "capacity; no key of config.json changes how many experts are chosen."));
       }
       if (never && capacity_follows_experts()) {
         return unknown(
-            "no token is routed to a new expert, but config.json gives no capacity, which then follows from "
-            "the number of experts.");
+            "no token is routed to a new expert, but config.json gives no capacity, which is then computed from the "
+            "number of experts.");
       }
     }
     if (chosen == Chosen::kNever) {
@@ -146,69 +144,68 @@ class LayerJudge {
       if (routing_class == RoutingClass::kSoftmax && detail::softmax_share_of_copies(routing_) > kShareRounding)
         return softmax_divides();
       return exact(
-          ": no token is routed to a new expert, whose bias is far below the others', until training raises it");
+          ": no token is routed to a new expert, because its bias is far below the others' (until training raises it)");
     }
     if (chosen == Chosen::kUnsure) {
       const bool is_dormant = plan_.router_init_of(layer_.layer).name == "dormant";
-      return unknown(
-          cat("the biases of new experts are below their parents', but not so far that no score could make up for it",
-              is_dormant ? ": nothing in the model bounds its scores enough."
-                         : " (router-init dormant lowers them that far)."));
+      return unknown(cat(
+          "the biases of new experts are below their parents', but not so far that no token can choose a new expert",
+          is_dormant ? ": the scores of this model have no sufficient bound."
+                     : " (router-init dormant lowers them that far)."));
     }
     if (!keep_function()) return other_experts();
     if (routing_.top_k > 1) {
       const bool alike = routing_.scores_like_parents();
       return {Answer::kNotExact,
-              cat("with top-", routing_.top_k, " routing the siblings of one parent ",
-                  alike ? "score alike and take each other's slots" : "compete for the slots", ", where before ",
-                  routing_.top_k, " different experts answered."),
+              cat("with top-", routing_.top_k, ", a copy ", alike ? "has its parent's score and " : "",
+                  "can take the place of one of the ", routing_.top_k, " different experts that worked before."),
               alike};
     }
     if (!routing_.scores_like_parents()) {
       return not_exact(
-          cat(router_methods(), " moves the scores of new experts off their parents', so tokens can change experts."));
+          cat(router_methods(), " changes the scores of new experts, so tokens can be routed to other experts."));
     }
     if (routing_class == RoutingClass::kSoftmax) return softmax_divides();
     if (routing_class == RoutingClass::kSoftmaxBiased) return softmax_shrinks();
     if (groups_limit_choice(routing) && routing.group_score == families::GroupScore::kBestTwo) {
       return not_exact(
-          "a router group is scored by its two best experts, which may now be siblings, so other groups may be "
-          "chosen.");
+          "a router group is scored by its two best experts, which may now be a parent and its copy, so other groups "
+          "may be chosen.");
     }
-    return exact(" up to rounding: top-1 routing picks a sibling with its parent's score, gate and function");
+    return exact(" up to rounding: with top-1, the chosen copy has the score, gate and function of its parent");
   }
 
-  /// The code makes the number of tokens that an expert takes from the number of experts (nllb_moe).
+  /// Whether the model's code computes the capacity of an expert from the number of experts (nllb_moe).
   bool capacity_follows_experts() const {
     const Json* capacity = model_.config.json.find("expert_capacity");
     return capacity != nullptr && capacity->is_null();
   }
 
-  /// Exact copies, or parts, fill the m * K slots with the m children of the K experts that answered before.
+  /// With exact copies, or parts, the m * K chosen experts are the m children of the K experts that were chosen before.
   Verdict judge_scaled(const Routing& routing) {
     const int64_t factor = plan_.top_k_factor;
     if (!keep_function()) return other_experts();
     if (!routing_.scores_like_parents()) {
-      return not_exact(
-          cat(router_methods(), " moves the scores of new experts off their parents', so the ", factor * routing_.top_k,
-              " slots need not hold all siblings of the experts chosen before (router-init copy is exact)."));
+      return not_exact(cat(
+          router_methods(), " changes the scores of new experts, so the ", factor * routing_.top_k,
+          " chosen experts may not be the experts chosen before with all their copies (router-init copy is exact)."));
     }
     if (groups_limit_choice(routing) && !groups_are_copies())
-      return not_exact("a router group has experts that were of different groups before.");
+      return not_exact("a router group has experts that were in different groups before.");
     if (const std::string lost = lost_digits(); !lost.empty()) return not_exact(lost);
     if (plan_.split > 1) {
       return exact(cat(" up to rounding and ties of different experts: each expert's ", plan_.split,
-                       " parts are chosen together and add up to it, at the same work per token"));
+                       " parts are chosen together and add up to it, with the same work per token"));
     }
-    return exact(cat(" up to rounding and ties of different experts: ", factor, " times as many slots hold all ",
-                     factor, " siblings of the ", routing_.top_k == 1 ? "expert" : cat(routing_.top_k, " experts"),
-                     " chosen before, at ", factor, " times the active parameters"));
+    return exact(cat(" up to rounding and ties of different experts: a ", factor, " times larger top-K chooses the ",
+                     routing_.top_k == 1 ? "expert" : cat(routing_.top_k, " experts"),
+                     " chosen before with all copies, at ", factor, " times the active parameters"));
   }
 
-  /// Each group holds a child of every expert of one group of before.
+  /// Whether each group has one child of every expert of one earlier group.
   bool groups_are_copies() const {
     const int64_t size = plan_.experts_before / routing_.routing.num_groups;
-    std::map<int64_t, int64_t> times;  // a group of before: how often it is there
+    std::map<int64_t, int64_t> times;  // earlier group -> number of groups made from it
     for (int64_t first = 0; first < plan_.experts_after; first += size) {
       std::set<uint32_t> parents;
       for (int64_t i = first; i < first + size; ++i) parents.insert(layer_.children[static_cast<size_t>(i)].parent);
@@ -219,7 +216,7 @@ class LayerJudge {
     return std::ranges::all_of(times, [&](const auto& entry) { return entry.second == plan_.top_k_factor; });
   }
 
-  /// What the plan's factors lose of stored values; empty if nothing that counts.
+  /// Describes the precision that stored values lose by the plan's factors; empty if it is negligible.
   std::string lost_digits() const {
     if (routing_.selection_bias) {
       const std::string lost = detail::lost_by_biases(*routing_.selection_bias, layer_, plan_.selection_bias_factor);
@@ -237,25 +234,25 @@ class LayerJudge {
   std::optional<bool> copies_;
 };
 
-/// The layer's verdict where the family file leaves something open.
+/// The layer's verdict if the family file does not describe the routing completely.
 Verdict judge_layer(LayerJudge judge, const Routing& routing) {
   if (routing.gate == families::GateFunction::kUnknown && routing.kind == families::RouterKind::kPlain) {
-    return unknown(cat("the family file does not say how the router chooses and weighs experts (`",
+    return unknown(cat("the family file does not say how the router chooses experts and computes gates (`",
                        families::missing_routing_keys(routing), "`)."));
   }
   std::optional<Verdict> common;
   for (const Routing& one : families::possible_routings(routing)) {
     const Verdict verdict = judge.judge(one);
     if (common && common->answer != verdict.answer) {
-      return unknown(
-          cat("it depends on what the family file does not say (`", families::missing_routing_keys(routing), "`)."));
+      return unknown(cat("it depends on keys that the family file does not have (`",
+                         families::missing_routing_keys(routing), "`)."));
     }
     common = verdict;
   }
   return *common;
 }
 
-/// What else a top-K of m times as many experts takes.
+/// What else must be changed if top-K is multiplied by m.
 std::string also_needed(const families::ModelConfig& config, const GrowthPlan& scaled) {
   if (scaled.down_factor != 1) return cat(", and the down matrices times ", number_text(scaled.down_factor), ",");
   if (scaled.selection_bias_factor != 1)
@@ -266,7 +263,7 @@ std::string also_needed(const families::ModelConfig& config, const GrowthPlan& s
 
 Exactness without_remedy(const Model& model, const GrowthPlan& plan, bool& siblings_compete);
 
-/// What would keep the function of a router that takes several experts: said only if it would.
+/// Advice how a larger top-K keeps the function; empty if it would not.
 std::string remedy(const Model& model, const GrowthPlan& plan) {
   if (plan.experts_after % plan.experts_before != 0) return {};
   GrowthPlan scaled = plan;
@@ -287,13 +284,13 @@ std::string remedy(const Model& model, const GrowthPlan& plan) {
                                 ? cat("top-", model.config.top_k * scaled.top_k_factor)
                                 : cat(scaled.top_k_factor, " times the top-K of every layer");
   return cat(" With ", top_k, also_needed(model.config, scaled),
-             " it would be exact (top-k scale), at the cost of as many more active experts.");
+             " it would be exact (--top-k scale), with that many times more active experts.");
 }
 
 Exactness without_remedy(const Model& model, const GrowthPlan& plan, bool& siblings_compete) {
   const GrownLayers grown(model, plan);
   std::vector<std::string> kept;
-  std::optional<Exactness> open;  // of the first layer that nothing is known of
+  std::optional<Exactness> open;  // for the first layer that cannot be decided
   for (const LayerPlan& layer : plan.layers) {
     const Verdict verdict = judge_layer(LayerJudge(model, plan, grown, layer), model.config.routing);
     const std::string where = layer.layer == plan.layers.front().layer ? "" : cat("in layer ", layer.layer, ", ");
@@ -316,11 +313,10 @@ Exactness without_remedy(const Model& model, const GrowthPlan& plan, bool& sibli
 
 Exactness growth_exactness(const Model& model, const GrowthPlan& plan) {
   if (plan.is_undo) {
-    return {
-        false,
-        "Unknown: the experts that an expansion added are gone, with whatever they had learnt, which `coppice verify "
-        "--function` can measure.",
-        false};
+    return {false,
+            "Unknown: the undo removes the added experts and what they learnt; `coppice verify --function` can measure "
+            "the effect.",
+            false};
   }
   bool siblings_compete = false;
   Exactness result = without_remedy(model, plan, siblings_compete);

@@ -8,14 +8,14 @@
 
 namespace coppice::grow {
 
-/// Writes the model grown by `plan`: every tensor, config.json, companion files, lineage, and trainer/ if the source
-/// has one.
+/// Writes the model that `plan` makes from `model`: every tensor, config.json, companion files, lineage, and trainer/
+/// if the source has one.
 ///
 /// Memory   constant: see write_model.
-/// Threads  the same bytes for any number, and for any number of parts.
+/// Threads  the bytes do not depend on the number of threads or parts.
 /// Throws   Error{kUsage, kIo, kInterrupted}; Error{kFormat, kShape, kUnsupported} for a lineage or trainer/ that
-///          cannot be carried over, and if the source changed meanwhile or since the run that is continued. Nothing is
-///          left under the final name.
+///          cannot be expanded, and if the source changed during this run or since the run that it continues. Nothing
+///          is left under the final name.
 output::WrittenModel expand(const families::Model& model, const plan::GrowthPlan& plan,
                             const output::OutputSettings& settings);
 

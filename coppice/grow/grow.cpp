@@ -46,7 +46,7 @@ bool leaves_alone(const ExpertInit& method, Role role) {
   return method.same_bytes || (families::is_bias(role) && !method.changes_biases);
 }
 
-/// But for the plan's factor, the child's tensor is its parent's.
+/// Whether the child's tensor equals its parent's, except for the plan's factor.
 bool has_values_of_parent(const GrowthPlan& plan, int64_t layer, const Child& child, Role role) {
   return child.copy == 0 || leaves_alone(expert_method(plan, layer), role);
 }
@@ -75,7 +75,7 @@ RowsSource finite_rows_of(const MatrixSource& source, int64_t layer, Role role) 
   };
 }
 
-/// mean|child - W| / mean|W|; 0 for a parent of zeros.
+/// mean|child - W| / mean|W|; 0 if the parent is all zeros.
 double weight_change(const GrowthPlan& plan, int64_t layer, const Child& child, Role role,
                      const MatrixSource& weights) {
   if (has_values_of_parent(plan, layer, child, role)) return 0;
@@ -96,14 +96,14 @@ RouterPart router_part(Role role) {
   return role == Role::kRouterBias ? RouterPart::kBias : RouterPart::kSelectionBias;
 }
 
-/// True where the method gives this part of the router other values than the parents'.
+/// Whether the method changes this part of the router.
 bool changes(const methods::RouterInit& method, RouterPart part, bool has_router_bias) {
   if (method.only_copies()) return false;
   if (!method.needs_bias) return part == RouterPart::kWeight;
   return part == (has_router_bias ? RouterPart::kBias : RouterPart::kSelectionBias);
 }
 
-/// Every child's row as its parent's; a selection bias that the plan sets to 0 is 0 for copies.
+/// Sets every child's row to its parent's; if the plan sets new selection biases to 0, those of copies are 0.
 template <class T>
 void spread_rows(const GrowthPlan& plan, const LayerPlan& layer, std::span<const T> before, size_t cols,
                  bool zero_copies, std::span<T> out) {
@@ -120,8 +120,8 @@ void spread_rows(const GrowthPlan& plan, const LayerPlan& layer, std::span<const
   }
 }
 
-/// Parts whose weights are scaled by a have gradients of the parent's / a where their gates are shares of the parent's;
-/// where each has the whole gate, the bias is divided and its gradient the parent's.
+/// If gates are shares of the parent's gate, a part whose weights are scaled by a has the parent's gradient / a. If
+/// each part has the whole gate, the bias is divided and its gradient equals the parent's.
 double split_moment_factor(const GrowthPlan& plan, Role role, Moment kind) {
   const bool is_down = role == Role::kExpertDown || role == Role::kExpertDownBias;
   const double of_gradient = is_down ? 1.0 / plan.down_factor : 1.0;

@@ -1,7 +1,7 @@
 #pragma once
 
-// The growth itself, as pure functions on bytes: both carriers (disk and memory) call these and nothing else, so that
-// they agree bit for bit.
+// The expansion as pure functions on bytes. Both users (`expand` on disk and the trainer in memory) compute new tensors
+// only by these, so their results are bit-equal.
 
 #include <cstdint>
 #include <functional>
@@ -17,36 +17,36 @@
 
 namespace coppice::grow {
 
-/// True where the child's tensors are its parent's byte for byte (originals, and methods that copy): carriers then just
-/// copy.
+/// Whether the child's tensors are byte-equal to its parent's (originals, and methods that copy), so that they are only
+/// copied.
 bool is_plain_copy(const plan::GrowthPlan& plan, const methods::Child& child);
-/// The same for one tensor: also where this layer's method leaves `role` (a bias) alone.
+/// The same for one tensor: also true if this layer's method leaves `role` (a bias) unchanged.
 bool is_plain_copy(const plan::GrowthPlan& plan, int64_t layer, const methods::Child& child, families::Role role);
 
-/// The matrix of expert `child` in `layer`, in fp32 and not rounded yet, from those of the originals.
+/// The matrix of expert `child` in `layer`, computed from the originals' matrices; fp32, not yet rounded.
 matrix::MatrixRows child_matrix(const plan::GrowthPlan& plan, int64_t layer, const methods::Child& child,
                                 families::Role role, const matrix::RowsSource& originals);
-/// True if the child's rows can be had without all of its matrix in memory.
+/// Whether the child's rows can be computed without its whole matrix in memory.
 bool grows_by_rows(const plan::GrowthPlan& plan, int64_t layer);
 
-/// `child_matrix` of matrices in memory, rounded once to `out_dtype`.
+/// Computes `child_matrix` from matrices in memory and rounds it once to `out_dtype`.
 void grow_expert(const plan::GrowthPlan& plan, int64_t layer, const methods::Child& child, families::Role role,
                  const matrix::MatrixSource& source, io::Dtype out_dtype, std::span<std::byte> out);
 
-/// The router weight [N, d], router bias [N] or selection bias [N] after growth; a change lost in rounding becomes one
-/// step of the dtype.
+/// The router weight [N, d], router bias [N] or selection bias [N] after the expansion; a change that rounding would
+/// remove becomes one step of the dtype.
 ///
 /// Shapes   before: [E, d] (biases: cols 1); out: N * cols elements of before.dtype.
 void grow_router(const plan::GrowthPlan& plan, int64_t layer, families::Role role, matrix::MatrixBytes before,
                  std::span<std::byte> out, bool has_router_bias);
 
 /// A child's Adam moment (fp32) of an expert matrix. `weights` gives the fp32 (master) weights, for strategies that
-/// look at the change.
+/// use the change of weights.
 void grow_expert_moment(const plan::GrowthPlan& plan, int64_t layer, const methods::Child& child, families::Role role,
                         methods::Moment kind, const matrix::MatrixSource& moments, const matrix::MatrixSource& weights,
                         std::span<float> out);
-/// The moments of a grown router tensor, row by row. Rows count as unchanged for strategies that look at the change:
-/// router methods move them by a few percent at most.
+/// The moments of an expanded router tensor, row by row. For strategies that use the change of weights, rows count as
+/// unchanged, because router methods change them by a few percent at most.
 void grow_router_moment(const plan::GrowthPlan& plan, int64_t layer, methods::Moment kind,
                         std::span<const float> before, int64_t cols, std::span<float> out);
 /// Step count of a child whose parent's is `parent_step`.

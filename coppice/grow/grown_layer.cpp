@@ -40,7 +40,7 @@ std::vector<float> widened(io::Dtype dtype, std::span<const std::byte> bytes, in
   return values;
 }
 
-/// Rows that the plan multiplies, as they are stored then.
+/// The rows multiplied by `factor` and rounded to their dtype.
 std::vector<std::byte> times(io::Dtype dtype, std::span<const std::byte> bytes, int64_t count, double factor) {
   if (factor == 1 || !io::is_float(dtype)) return {bytes.begin(), bytes.end()};
   auto values = widened(dtype, bytes, count);
@@ -91,7 +91,7 @@ std::optional<GrownRows> GrownLayers::rows(Role role, int64_t layer) const {
 bool GrownLayers::experts_are_copies(int64_t layer) const {
   if (methods::expert_init(plan_.expert_init_of(layer).name).same_bytes) return true;
   if (methods::expert_init(plan_.expert_init_of(layer).name).holds_matrix)
-    return false;  // puts it together again, rounded
+    return false;  // joins the parts again, with rounding
   std::vector<TensorSlot> slots = grown_slots(model_, plan_);
   std::erase_if(slots, [&](const TensorSlot& slot) {
     return slot.layer != layer || !families::is_expert(slot.role()) || slot.expert >= plan_.experts_after;

@@ -1,6 +1,6 @@
 #pragma once
 
-// What a growth really makes of the routers and experts of a layer.
+// The routers and experts of a layer as an expansion computes them.
 
 #include <cstddef>
 #include <cstdint>
@@ -16,12 +16,12 @@
 
 namespace coppice::grow::detail {
 
-/// Rows of a router, or one of its biases, before and after a growth. Choices that are no experts are left out.
+/// Rows of a router, or one of its biases, before and after an expansion. Choices other than experts are left out.
 struct GrownRows {
-  std::vector<float> before, after;  ///< [E, cols], [N, cols]; empty where the dtype is no float
+  std::vector<float> before, after;  ///< [E, cols], [N, cols]; empty where the dtype is not a floating-point type
   int64_t cols = 1;
   io::Dtype dtype = io::Dtype::kF32;  ///< as stored
-  std::vector<bool> as_parent;        ///< [N]: the child's row is its parent's, times the plan's factor, bit for bit
+  std::vector<bool> as_parent;        ///< [N]: the child's row is bit-equal to its parent's times the plan's factor
 
   std::span<const float> row_before(size_t expert) const { return row(before, expert); }
 
@@ -31,20 +31,20 @@ struct GrownRows {
   }
 };
 
-/// The tensors of a growth that decide whether it keeps the function.
+/// The tensors of an expansion that decide whether it keeps the function.
 ///
-/// Memory   a slot for each router; a layer's rows as they are asked for.
+/// Memory   a slot for each router; rows are read layer by layer.
 class GrownLayers {
  public:
-  /// Both outlive this.
+  /// Both arguments must outlive this object.
   GrownLayers(const families::Model& model, const plan::GrowthPlan& plan);
   GrownLayers(const GrownLayers&) = delete;
   GrownLayers& operator=(const GrownLayers&) = delete;
 
-  /// Nothing where the layer has no tensor of the role (kRouter, kRouterBias, kSelectionBias).
+  /// Empty if the layer has no tensor of the role (kRouter, kRouterBias, kSelectionBias).
   std::optional<GrownRows> rows(families::Role role, int64_t layer) const;
-  /// Every new expert of the layer has the bytes of its parent's original in the grown model. Stops at the first that
-  /// has others.
+  /// Whether every new expert of the layer is byte-equal to its parent's original in the expanded model. Stops at the
+  /// first that differs.
   bool experts_are_copies(int64_t layer) const;
 
  private:

@@ -18,7 +18,7 @@ GrownModel::GrownModel(const families::Model& model, const GrowthPlan& given)
       slots(grown_slots(model, plan)),
       state(models::OptimizerState::open(model)),
       weights(grown_weights(model, plan, slots, state ? &*state : nullptr)) {
-  (void)families::read_config(config, "config.json of the grown model", model.config.family);
+  (void)families::read_config(config, "config.json of the expanded model", model.config.family);
   if (state) optimizer = grown_optimizer(model, *state, plan, slots);
 }
 

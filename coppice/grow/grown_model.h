@@ -11,8 +11,8 @@
 
 namespace coppice::grow {
 
-/// What a growth makes of a model, nothing computed yet: `expand` writes it, `verify` compares it. The tensors refer to
-/// the members above them and to `model`, which outlives this.
+/// The expanded model as a list of tensors, not computed yet: `expand` writes them, `verify` compares them. The tensors
+/// refer to the members above them and to `model`, which must outlive this object.
 struct GrownModel {
   plan::GrowthPlan plan;
   Json config;
@@ -28,7 +28,7 @@ struct GrownModel {
   GrownModel& operator=(const GrownModel&) = delete;
 };
 
-/// A plan that leaves everything as it is.
+/// A plan that changes nothing.
 plan::GrowthPlan unchanged_plan(const families::Model& model);
 
 }  // namespace coppice::grow

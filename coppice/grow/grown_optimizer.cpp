@@ -42,12 +42,12 @@ int64_t step_at(const Checkpoint::Entry& entry, uint32_t index) {
   return step;
 }
 
-/// `bytes`, which the allocator aligned for any scalar, as floats.
+/// `bytes` as floats; the allocator aligned them for any scalar.
 std::span<float> as_floats(std::span<std::byte> bytes) {
   return {reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float)};
 }
 
-/// Grows the state of one model: what the kinds of tensors share.
+/// Expands the optimizer state of one model; holds what all kinds of tensors use.
 struct Grower {
   const OptimizerState& state;
   const families::Model& model;
@@ -89,7 +89,7 @@ struct Grower {
     };
   }
 
-  /// One step for an expert's tensor, one a row for a router's, one an expert for a stack.
+  /// One step count for an expert's tensor, one per row of a router, one per expert of a stacked tensor.
   std::function<void(std::span<std::byte>)> steps(const TensorSlot& slot) const {
     return [*this, &slot](std::span<std::byte> out) {
       std::vector<int64_t> after;
@@ -106,7 +106,7 @@ struct Grower {
     };
   }
 
-  /// Master or moment of a tensor that stacks experts: a piece for each child, its parent's where `copies` says so.
+  /// Master weights or a moment of a stacked tensor: one piece per child, copied from its parent's if `copies` says so.
   template <class Copies>
   OutputTensor stack(const TensorSlot& slot, io::TensorInfo info, std::string_view part, const Copies& copies) const {
     const Checkpoint::Entry source = state.at(slot.name, part);
@@ -166,7 +166,7 @@ struct Grower {
     return output::computed_piece(bytes, [fill] { return fill; });
   }
 
-  /// The same part of the same matrix of any original expert.
+  /// A source that gives the same part of the same matrix for any original expert.
   MatrixSource parts_of(const TensorSlot& slot, std::string_view part, SourceMatrices& sources) const {
     return [this, &slot, part, &sources](uint32_t expert) {
       return sources.read(state.at(families::tensor_name(model.config, slot.role(), slot.layer, expert), part));

@@ -25,12 +25,12 @@ using methods::LayerPlan;
 using output::OutputTensor;
 using plan::GrowthPlan;
 
-/// The most exact values there are of a tensor: its fp32 master, else the tensor as stored.
+/// The most exact values of a tensor: its fp32 master weights if there are any, else the stored tensor.
 Checkpoint::Entry best_values(const Model& model, const models::OptimizerState* state, std::string_view name) {
   return state != nullptr && state->has_master(name) ? state->at(name, "master") : model.checkpoint.at(name);
 }
 
-/// What is only ever copied, whatever the method.
+/// Tensors that are always copied, whatever the method.
 bool is_always_copied(Role role) { return role == Role::kExpertCompanion || role == Role::kAttentionExpert; }
 
 models::ExpertSlice slice_of(const Model& model, const TensorSlot& slot, const Checkpoint::Entry& entry,
@@ -38,7 +38,8 @@ models::ExpertSlice slice_of(const Model& model, const TensorSlot& slot, const C
   return models::expert_slice(slot, entry.info->bytes, model.config.num_experts, expert);
 }
 
-/// Computes the pieces of the grown model that are not copied: of slot s and child c that of number s * kMostChildren + c.
+/// Computes the pieces of the expanded model that are not copied; the piece of slot s and child c has the number s *
+/// kMostChildren + c.
 class GrownPieces : public output::PieceMaker {
  public:
   GrownPieces(const Model& model, const GrowthPlan& plan, const std::vector<TensorSlot>& slots,
@@ -125,7 +126,7 @@ OutputTensor grown_experts(const Model& model, const GrowthPlan& plan, const Ten
   return out;
 }
 
-/// Rows of the experts by the plan; the choices behind them, which are no experts, stay behind them.
+/// The rows of the experts by the plan, followed by the rows of the router's other choices.
 OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
                         const std::shared_ptr<const GrownPieces>& maker) {
   const Checkpoint::Entry stored = model.checkpoint.at(slot.name);
@@ -148,7 +149,7 @@ OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const Tensor
   return out;
 }
 
-/// The first dimension that counts experts, after growth.
+/// The shape with its dimension of experts set to the new number.
 io::TensorShape grown_shape(const TensorSlot& slot, const families::ModelConfig& before, int64_t experts) {
   io::TensorShape shape = slot.shape;
   if (families::has_rows(slot.role())) {
@@ -168,7 +169,7 @@ TensorSlot renumbered(const TensorSlot& slot, int64_t expert) {
   return out;
 }
 
-/// Units of an expert: rows of gate and up and of their biases, columns of down.
+/// Divides the units of an expert: rows of gate, up and their biases, columns of down.
 void cut_units(TensorSlot& slot, int64_t parts) {
   const Role role = slot.role();
   if (parts == 1 || is_always_copied(role) || role == Role::kExpertDownBias) return;
@@ -176,7 +177,7 @@ void cut_units(TensorSlot& slot, int64_t parts) {
   slot.shape.at(slot.shape.size() - (is_last ? 1 : 2)) /= parts;
 }
 
-/// Slots [first, end) are the experts of one layer, sorted by expert: the same of every child.
+/// Slots [first, end) are the experts of one layer, sorted by expert; appends the same slots for every child.
 void grow_own_tensors(std::span<const TensorSlot> run, const GrowthPlan& plan, std::vector<TensorSlot>& out) {
   const auto of_expert = [&](int64_t expert) { return std::ranges::equal_range(run, expert, {}, &TensorSlot::expert); };
   const auto& children = plan.layer(run.front().layer).children;
@@ -184,13 +185,13 @@ void grow_own_tensors(std::span<const TensorSlot> run, const GrowthPlan& plan, s
     for (const TensorSlot& slot : of_expert(children[child].parent))
       cut_units(out.emplace_back(renumbered(slot, static_cast<int64_t>(child))), plan.split);
   }
-  for (const TensorSlot& slot : run) {  // what longcat_flash saves for choices that are no experts
+  for (const TensorSlot& slot : run) {  // tensors that longcat_flash saves for its zero experts
     if (slot.expert >= plan.experts_before)
       out.push_back(renumbered(slot, slot.expert - plan.experts_before + plan.experts_after));
   }
 }
 
-/// At least as many as there will be.
+/// An upper bound of the number of slots.
 size_t num_grown_slots(const Model& model, const GrowthPlan& plan) {
   const auto own =
       static_cast<size_t>(std::ranges::count_if(model.slots, [](const TensorSlot& slot) { return slot.expert >= 0; }));
@@ -217,9 +218,9 @@ GrowthPlan with_all_layers(const Model& model, GrowthPlan plan) {
     if (known(layer) != plan.layers.end()) continue;
     if (plan.layers.empty()) {
       throw Error(ErrorCode::kUnsupported,
-                  cat("layer ", layer, " has experts and lies behind the ", model.config.num_layers,
-                      " layers that config.json counts, of which none has any (correct num_hidden_layers, or the key "
-                      "that says which layers are dense)"));
+                  cat("layer ", layer, " has experts, but config.json counts ", model.config.num_layers,
+                      " layers before it and says that all are dense (correct num_hidden_layers, or the key that says "
+                      "which layers are dense)"));
     }
     const LayerPlan last = plan.layers.back();
     plan.layers.push_back({layer, last.children});
@@ -275,7 +276,7 @@ void check_values(const Model& model, const GrowthPlan& plan) {
             "stored in ", io::dtype_name(dtype));
     const bool scales_down = plan.split == 1 && plan.down_factor != 1;
     const std::string advice = scales_down
-                                   ? "a top-K that grows needs other down matrices (leave top-k out, or"
+                                   ? "a scaled top-K changes the down matrices (leave top-k out, or"
                                    : cat(plan.split > 1 ? "a split" : cat("'", plan.expert_init.name, "'"),
                                          " changes values (choose expert-init copy, which copies every byte, or");
     throw Error(ErrorCode::kUnsupported, cat("'", slot.name, "': the experts are ", stored, ", and ", advice,

@@ -10,17 +10,17 @@
 
 namespace coppice::grow {
 
-/// Name, in the model before, of the tensor that `slot` of the grown model comes from: its parent's, or its own.
+/// The name, in the model before, of the tensor that `slot` of the expanded model comes from.
 std::string source_name(const plan::GrowthPlan& plan, const families::TensorSlot& slot);
 
-/// `plan` with the layers that have experts and that no plan knows: those past num_layers (multi-token prediction, the
-/// decoder behind an encoder). Nothing ranks their experts, so they take the parents of the last layer of the plan.
+/// Adds MoE layers that the plan does not cover, those past num_layers (MTP layers, decoder layers of
+/// encoder-decoders). They use the parents of the plan's last layer, because no scores exist for them.
 plan::GrowthPlan with_all_layers(const families::Model& model, plan::GrowthPlan plan);
 
-/// The tensors of the grown model, each with the rule and the place in order that it has in the model before.
+/// The tensors of the expanded model, with the same rules and in the same order as in the model before.
 std::vector<families::TensorSlot> grown_slots(const families::Model& model, const plan::GrowthPlan& plan);
 
-/// Of those, the routers' rows and biases.
+/// Only the routers' rows and biases of those.
 std::vector<families::TensorSlot> grown_router_slots(const families::Model& model, const plan::GrowthPlan& plan);
 
 /// The expert of `slot`, by the plan.
@@ -30,11 +30,11 @@ const methods::Child& child_of(const plan::GrowthPlan& plan, const families::Ten
 ///          be computed on (fp8, mxfp4), naming a tensor.
 void check_values(const families::Model& model, const plan::GrowthPlan& plan);
 
-/// Every slot of the grown model with where its bytes come from: of a stacked tensor a piece for each expert. With
-/// `state`, children and routers are computed from the fp32 master and rounded from the child's. All arguments outlive
+/// Every tensor of the expanded model, with the source of its bytes; a stacked tensor has one piece per expert. With
+/// `state`, children and routers are computed from the fp32 master weights and then rounded. All arguments must outlive
 /// the result.
 ///
-/// Memory   of computed pieces: detail::child_piece.
+/// Memory   for computed pieces: that of detail::child_piece.
 /// Throws   what `check_values` throws.
 std::vector<output::OutputTensor> grown_weights(const families::Model& model, const plan::GrowthPlan& plan,
                                                 const std::vector<families::TensorSlot>& slots,

@@ -11,14 +11,14 @@
 namespace coppice::grow::detail {
 namespace {
 
-constexpr double kScoreRounding = 0x1p-22;  // of a score, or of a larger bias that is added to it
+constexpr double kScoreRounding = 0x1p-22;  // relative to a score, or to a larger bias that is added to it
 
 }  // namespace
 
 std::string lost_by_biases(const GrownRows& bias, const methods::LayerPlan& layer, double factor) {
   if (factor == 1 || bias.before.empty()) return {};
   double least = std::numeric_limits<double>::infinity(), most = -least;
-  double largest = 1;  // of scores and biases
+  double largest = 1;  // the largest score or bias
   for (size_t i = 0; i < layer.children.size(); ++i) {
     const double before = bias.before[layer.children[i].parent];
     const double error = double{bias.after[i]} / factor - before;
@@ -28,7 +28,7 @@ std::string lost_by_biases(const GrownRows& bias, const methods::LayerPlan& laye
   }
   if (most - least <= kScoreRounding * largest) return {};
   return cat("the selection biases times ", number_text(factor), " are rounded to ", io::dtype_name(bias.dtype),
-             ", which moves experts' scores against each other by up to ", number_text(most - least, 2),
+             ", which shifts experts' scores against each other by up to ", number_text(most - least, 2),
              ", so other experts may be chosen (a checkpoint in F32 keeps them).");
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-// What a growth's factors cost in the dtypes that tensors are stored in, found from the values themselves.
+// The precision that stored values lose when the plan's factors multiply them, measured on the values.
 
 #include <string>
 
@@ -10,14 +10,14 @@
 
 namespace coppice::grow::detail {
 
-/// Says by how much the plan's factor moves stored selection biases against each other, as they are rounded to their
-/// dtype: other experts may then be chosen. Empty if what is lost is no more than sums in fp32 lose.
+/// Describes how far the plan's factor and rounding to the stored dtype shift selection biases against each other, so
+/// that other experts may be chosen. Empty if the shift is not larger than fp32 rounding errors.
 std::string lost_by_biases(const GrownRows& bias, const methods::LayerPlan& layer, double factor);
 
-/// Says which values of the layer's experts (down matrices, their biases) are not kept by the plan's factor in their
-/// dtype, and the largest error; empty if what is lost is no more than fp32 loses.
+/// Describes which values of the layer's experts (down matrices, their biases) lose precision by the plan's factor, and
+/// the largest error. Empty if the error is not larger than fp32 rounding errors.
 ///
-/// Memory   a block of one matrix; reads the matrices whose dtype may lose digits.
+/// Memory   a block of one matrix; only matrices whose dtype may lose precision are read.
 std::string lost_by_experts(const families::Model& model, const plan::GrowthPlan& plan, int64_t layer);
 
 }  // namespace coppice::grow::detail

@@ -12,9 +12,10 @@ using families::GateFunction;
 using methods::Child;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kRounding = 0x1p-20;     // of a score: what fp32 may lose of it
-constexpr double kNormRounding = 1.0625;  // inputs of low precision may be longer than the norm makes them
-constexpr double kLowered = 0.01;         // a new expert's bias below its parent's by less scores like it
+constexpr double kRounding = 0x1p-20;     // relative rounding error of a score in fp32
+constexpr double kNormRounding = 1.0625;  // normalised inputs of low precision may have a slightly larger norm
+// A new expert whose bias is lower by less than this counts as having its parent's score.
+constexpr double kLowered = 0.01;
 
 bool are_equal(const std::vector<bool>& as_parent, const std::vector<Child>& children, bool originals_only) {
   for (size_t i = 0; i < children.size(); ++i) {
@@ -42,12 +43,12 @@ class Choice {
 
   const std::vector<Child>& children() const { return layer_.layer->children; }
 
-  /// The child's row and, where another one is chosen by, its router bias are its parent's.
+  /// Whether the child's row equals its parent's, and also its router bias if experts are chosen by another bias.
   bool has_parents_logit(size_t child) const {
     return layer_.weight.as_parent[child] && (!layer_.bias || &*layer_.bias == &bias_ || layer_.bias->as_parent[child]);
   }
 
-  /// Child `a` scores above child `b` for every token.
+  /// Whether child `a` has a higher score than child `b` for every token.
   bool outscores(size_t a, size_t b) const {
     const double above = double{bias_.after[a]} - double{bias_.after[b]};
     const double size = std::max({1.0, std::abs(double{bias_.after[a]}), std::abs(double{bias_.after[b]})});
@@ -60,7 +61,7 @@ class Choice {
   }
 
  private:
-  /// How much higher than b the score of a can be but for their biases.
+  /// By how much the score of a, without biases, can exceed that of b.
   double gap(size_t a, size_t b) const {
     if (!is_bounded_ && is_sigmoid_) return kInfinity;  // sigmoids of large logits are all 1
     const bool alike = has_parents_logit(a) && has_parents_logit(b);
@@ -71,7 +72,7 @@ class Choice {
     return is_sigmoid_ ? std::tanh(logits / 4) : 1.0;
   }
 
-  /// The largest logit that each row can give.
+  /// Computes the largest possible logit of each row.
   void measure_rows() {
     const auto cols = static_cast<size_t>(layer_.weight.cols);
     reach_.assign(static_cast<size_t>(layer_.experts_before), kInfinity);
@@ -94,7 +95,7 @@ bool groups_limit(const families::Routing& routing) {
   return routing.num_groups > 1 && routing.top_groups < routing.num_groups;
 }
 
-/// Every group has the originals of one group of before.
+/// Whether every group has the originals of one earlier group.
 bool groups_keep_originals(const LayerRouting& layer) {
   const int64_t size_before = layer.experts_before / layer.routing.num_groups;
   const int64_t size_after = layer.experts_after / layer.routing.num_groups;
@@ -109,7 +110,8 @@ bool groups_keep_originals(const LayerRouting& layer) {
   return true;
 }
 
-/// Enough originals outscore the new expert, in its own group and in any others that may be chosen with it.
+/// Whether enough originals always score above the new expert, in its own group and in all others that may be chosen
+/// with it.
 bool is_never_chosen(const LayerRouting& layer, const Choice& choice, size_t child) {
   const auto& children = choice.children();
   const families::Routing& routing = layer.routing;
@@ -123,7 +125,7 @@ bool is_never_chosen(const LayerRouting& layer, const Choice& choice, size_t chi
   int64_t least = better[own];
   if (groups > 1) {
     const bool best_two = routing.group_score == families::GroupScore::kBestTwo;
-    if (better[own] < (best_two ? 2 : 1)) return false;  // it may count for its group
+    if (better[own] < (best_two ? 2 : 1)) return false;  // it may contribute to the score of its group
     better.erase(better.begin() + static_cast<std::ptrdiff_t>(own));
     std::ranges::sort(better);
     for (int64_t g = 0; g + 1 < routing.top_groups; ++g) least += better[static_cast<size_t>(g)];

@@ -1,6 +1,6 @@
 #pragma once
 
-// Whether any token can choose a new expert of a layer, from what bounds the scores.
+// Whether any token can choose a new expert of a layer, from bounds on the scores.
 
 #include <optional>
 #include <vector>
@@ -11,7 +11,7 @@
 
 namespace coppice::grow::detail {
 
-/// The routers of one layer. Biases that the family has not are empty.
+/// The routers of one layer. Biases that the family does not have are empty.
 struct LayerRouting {
   const methods::LayerPlan* layer = nullptr;
   int64_t experts_before = 0, experts_after = 0, top_k = 0;
@@ -21,23 +21,24 @@ struct LayerRouting {
   std::vector<float> input_scale;  ///< [d]: the weights of the RMS norm that the router's input comes from; or empty
 
   bool originals_unchanged() const;  ///< rows and biases
-  bool scores_like_parents() const;  ///< all rows and biases, those of originals too
-  /// The bias that the choice is made with: the selection bias, or where there is none the router's.
+  bool scores_like_parents() const;  ///< all rows and biases, including those of originals
+  /// The bias that experts are chosen with: the selection bias, or the router bias if there is none.
   const GrownRows* choice_bias() const;
 };
 
 enum class Chosen {
   kNever,   ///< no token can choose a new expert
-  kUnsure,  ///< all are lowered, but not so far that nothing can make up for it
+  kUnsure,  ///< all biases are lowered, but not far enough to exclude a choice
   kMay,     ///< some are not lowered
   kSurely,  ///< every token chooses one of them
 };
 
-/// How new experts fare in the layer's choice at an unchanged top-K. Scores of sigmoids and softmaxes lie between 0 and 1;
-/// logits of a router whose input is normalised are bounded by its rows' lengths: |x * w| <= sqrt(d) * |scale * w|.
+/// Whether new experts can be chosen in the layer with an unchanged top-K. Scores of sigmoids and softmaxes lie between
+/// 0 and 1; logits of a router whose input is normalised are bounded by its rows' lengths: |x * w| <= sqrt(d) * |scale
+/// * w|.
 Chosen new_experts_chosen(const LayerRouting& layer);
 
-/// The largest share by which copies make a parent's part of the softmax larger.
+/// The largest relative increase of a parent's share of the softmax by its copies.
 double softmax_share_of_copies(const LayerRouting& layer);
 
 }  // namespace coppice::grow::detail

@@ -12,11 +12,11 @@
 namespace coppice::grow::detail {
 namespace {
 
-constexpr float kLargeBias = 64;  // fp32 has 17 bits of a score of 1 left beside it
+constexpr float kLargeBias = 64;  // added to it, a score of 1 keeps 17 bits in fp32
 
-/// Experts by what their scores are made of.
+/// Groups experts whose scores are computed from equal values.
 std::vector<std::vector<uint32_t>> tied_experts(const LayerRouting& layer) {
-  std::map<std::vector<uint32_t>, std::vector<uint32_t>> alike;  // by bits, which NaN has too
+  std::map<std::vector<uint32_t>, std::vector<uint32_t>> alike;  // compared by bits, so that NaN works too
   if (layer.weight.before.empty()) return {};
   for (uint32_t e = 0; e < layer.experts_before; ++e) {
     std::vector<uint32_t> key;
@@ -45,8 +45,8 @@ bool are_equal(const models::ExpertParts& parts, int64_t layer, uint32_t a, uint
   });
 }
 
-/// Where different experts tie, the lower index wins: it is that of the same expert as before, as the children of every
-/// parent lie together, or only one of them is chosen. Scores that are divided by a power of two tie as before.
+/// If different experts tie, the lower index is chosen. Returns whether that is still the same expert: the children of
+/// every parent are adjacent, or only one expert is chosen. Scores divided by a power of two tie as before.
 bool order_decides_as_before(const plan::GrowthPlan& plan, const LayerRouting& layer) {
   if (!matrix::is_power_of_two(plan.selection_bias_factor)) return false;
   uint32_t last = 0;
@@ -58,7 +58,7 @@ bool order_decides_as_before(const plan::GrowthPlan& plan, const LayerRouting& l
   return true;
 }
 
-/// Two biases that a score can bridge lie so high that scores lose their digits.
+/// Whether two biases, closer to each other than the range of scores, are so large that scores lose digits.
 bool biases_swallow_scores(const GrownRows& bias) {
   std::vector<float> sorted = bias.before;
   std::ranges::sort(sorted);
@@ -78,20 +78,18 @@ std::string decisive_ties(const families::Model& model, const plan::GrowthPlan& 
     for (const auto& experts : tied) {
       for (size_t i = 1; i < experts.size(); ++i) {
         if (are_equal(parts, layer.layer->layer, experts[0], experts[i])) continue;
-        return cat(
-            "experts ", experts[0], " and ", experts[i], " of layer ", layer.layer->layer,
-            " have equal router rows and other weights, so they tie for every token, and which of them is chosen "
-            "may change.");
+        return cat("experts ", experts[0], " and ", experts[i], " of layer ", layer.layer->layer,
+                   " have equal router rows but different weights, so they tie for every token, and another of them "
+                   "may be chosen.");
       }
     }
   }
   const GrownRows* bias = layer.choice_bias();
   if (bias == nullptr || !biases_swallow_scores(*bias) || order_decides_as_before(plan, layer)) return {};
-  return cat(
-      "biases of layer ", layer.layer->layer,
-      " are so large that scores lose their last digits beside them, so different experts tie, and which of them "
-      "is chosen may change",
-      matrix::is_power_of_two(plan.selection_bias_factor) ? " (order siblings would keep it)." : ".");
+  return cat("biases of layer ", layer.layer->layer,
+             " are so large that scores added to them lose their last digits, so different experts tie, and another of "
+             "them may be chosen",
+             matrix::is_power_of_two(plan.selection_bias_factor) ? " (order siblings would keep it)." : ".");
 }
 
 }  // namespace coppice::grow::detail

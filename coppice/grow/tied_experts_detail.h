@@ -8,9 +8,9 @@
 
 namespace coppice::grow::detail {
 
-/// Why different experts may score the same and which of them is chosen may then be another than before; empty if there
-/// is no such reason: equal router rows (of an earlier expansion) of experts that are not equal, or biases so large that
-/// the scores added to them lose their digits, where the new order of experts does not decide as the old one did.
+/// Why ties between different experts may be decided otherwise than before; empty if they cannot. Experts tie if their
+/// router rows are equal (from an earlier expansion), or if biases are so large that the scores added to them lose
+/// digits. The outcome changes if the new order of experts decides a tie differently.
 ///
 /// Memory   the bytes of tied experts, mapped.
 std::string decisive_ties(const families::Model& model, const plan::GrowthPlan& plan, const LayerRouting& layer);

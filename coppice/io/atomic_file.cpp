@@ -1,92 +1,95 @@
 #include "coppice/io/atomic_file.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
+#include <sys/file.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <algorithm>
+#include <atomic>
 #include <cerrno>
-#include <limits>
-#include <vector>
+#include <utility>
 
 #include "coppice/base/error.h"
-#include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
-#include "coppice/io/pending_file.h"
 #include "coppice/io/posix_detail.h"
+#include "coppice/io/work_directory_detail.h"
 
 namespace coppice::io {
 namespace fs = std::filesystem;
 namespace {
 
-using detail::parent_of;
-using detail::throw_io;
+constexpr size_t kBufferBytes = size_t{1} << 20;
 
-// Moves the bytes inside the kernel as far as it can, the rest (another file system, an old kernel) through a buffer.
-// Returns the error number and whether reading or writing failed.
-struct CopyResult {
-  int error_number = 0;
-  bool is_read = false;
-};
-CopyResult copy_bytes(int from, int to) {
-  constexpr size_t kAtOnce = size_t{1} << 30;
-  while (true) {
-    const ssize_t n = ::copy_file_range(from, nullptr, to, nullptr, kAtOnce, 0);
-    if (n > 0 || (n < 0 && errno == EINTR)) {
-      check_interrupt();
-      continue;
-    }
-    if (n < 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)) return {errno, false};
-    break;
-  }
-  std::vector<std::byte> buffer(size_t{1} << 20);
-  while (true) {
-    check_interrupt();
-    const ssize_t n = ::read(from, buffer.data(), buffer.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return {errno, true};
-    if (n == 0) return {};
-    const int number = detail::write_all(to, std::span(buffer).first(static_cast<size_t>(n)), -1);
-    if (number != 0) return {number, false};
-  }
+Descriptor directory_of(const std::filesystem::path& target) {
+  Descriptor directory(::open(detail::parent_of(target).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory) throw_io(target.string(), "create it", errno);
+  return directory;
+}
+
+std::string temporary_for(const std::filesystem::path& target) {
+  static std::atomic<uint64_t> count = 0;
+  return cat(".", target.filename(), ".tmp-", static_cast<int64_t>(::getpid()), "-", ++count);
 }
 
 }  // namespace
+
+PendingFile::PendingFile(std::filesystem::path target)
+    : target_(std::move(target)),
+      directory_(directory_of(target_)),
+      temporary_(temporary_for(target_)),
+      file_(detail::create_file_at(directory_.get(), temporary_.c_str(), detail::parent_of(target_) / temporary_)) {}
+
+PendingFile::~PendingFile() {
+  if (!renamed_) ::unlinkat(directory_.get(), temporary_.c_str(), 0);
+}
+
+void PendingFile::append(std::span<const std::byte> bytes) {
+  if (buffer_.empty() && bytes.size() >= kBufferBytes) {
+    const int number = detail::write_all(file_.get(), bytes, -1);
+    if (number != 0) throw_io(target_.string(), "write it", number);
+    return;
+  }
+  buffer_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  if (buffer_.size() >= kBufferBytes) flush();
+}
+
+void PendingFile::flush() {
+  const int number = detail::write_all(file_.get(), std::as_bytes(std::span(buffer_)), -1);
+  if (number != 0) throw_io(target_.string(), "write it", number);
+  buffer_.clear();
+}
+
+void PendingFile::settle() {
+  flush();
+  detail::sync(file_, target_);
+  if (const int number = file_.close(); number != 0) throw_io(target_.string(), "write it", number);
+}
+
+void PendingFile::rename() {
+  const std::string name = target_.filename().string();
+  if (::renameat(directory_.get(), temporary_.c_str(), directory_.get(), name.c_str()) != 0)
+    throw_io(target_.string(), "rename it", errno);
+  renamed_ = true;
+  detail::sync(directory_, target_);
+}
+
+AtomicDirectory::AtomicDirectory(OutputPlace target)
+    : work_(std::make_unique<detail::WorkDirectory>(std::move(target), LOCK_EX)) {
+  work_->clear();
+  work_->make_directory(detail::WorkDirectory::kModel);
+}
+
+AtomicDirectory::~AtomicDirectory() = default;
+
+fs::path AtomicDirectory::path() const { return work_->model(); }
+
+void AtomicDirectory::commit() { work_->move_into_place(); }
 
 void write_file_atomically(const fs::path& path, std::string_view text) {
   PendingFile file(path);
   file.append(std::as_bytes(std::span(text)));
   file.settle();
   file.rename();
-}
-
-std::string read_file(const fs::path& path) {
-  return read_text(open_to_read(path), path, std::numeric_limits<uint64_t>::max());
-}
-
-void detail::copy_open_file(const Descriptor& source, const fs::path& from, const fs::path& to,
-                            const std::function<bool()>& is_unchanged) {
-  struct stat status{};
-  if (::fstat(source.get(), &status) != 0) throw_io(from.string(), "read its size", errno);
-  std::error_code failure;
-  if (fs::equivalent(from, to, failure)) throw Error(ErrorCode::kIo, cat(from, ": cannot copy it onto itself, ", to));
-  fs::create_directories(parent_of(to), failure);
-  if (failure) throw_io(parent_of(to).string(), "make the directory", failure.value());
-  auto target = create_file(to);
-  try {
-    if (const auto r = copy_bytes(source.get(), target.get()); r.error_number != 0) {
-      throw_io((r.is_read ? from : to).string(), r.is_read ? "read it" : "write it", r.error_number);
-    }
-    if (!is_unchanged()) {
-      throw Error(ErrorCode::kFormat, cat(from, ": changed while it was copied (leave it alone until this is done)"));
-    }
-    if (::fchmod(target.get(), status.st_mode & 0777) != 0) throw_io(to.string(), "set its mode", errno);
-    if (const int number = target.close(); number != 0) throw_io(to.string(), "write it", number);
-  } catch (...) {
-    ::unlink(to.c_str());
-    throw;
-  }
 }
 
 void check_free_space(const fs::path& directory, uint64_t bytes) {

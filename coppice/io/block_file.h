@@ -1,7 +1,7 @@
 #pragma once
 
-// Output files of a size known beforehand, written in large pieces from several threads or processes, past the page
-// cache where the file system lets them.
+// Output files of known size, written in large pieces by several threads or processes, with direct I/O if the file
+// system supports it.
 
 #include <atomic>
 #include <cstddef>
@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <span>
 
+#include "coppice/base/file.h"
 #include "coppice/io/safetensors.h"
 
 namespace coppice::io {
@@ -17,12 +18,12 @@ namespace coppice::io {
 /// take whole blocks.
 inline constexpr uint64_t kBlockBytes = 4096;
 
-/// Memory whose start is aligned to a block. Its pages are the kernel's again when it goes.
+/// Memory   whose start is aligned to a block. The destructor returns its pages to the kernel.
 ///
-/// Memory   what was touched of `bytes`.
+/// Memory   the pages of `bytes` that were used.
 class BlockBuffer {
  public:
-  /// Throws   Error{kIo} if the system has no such amount.
+  /// Throws   Error{kIo} if the system does not have that much memory.
   explicit BlockBuffer(uint64_t bytes);
   ~BlockBuffer();
   BlockBuffer(const BlockBuffer&) = delete;
@@ -39,29 +40,28 @@ class BlockBuffer {
 ///
 /// Memory   none: bytes go straight to the disk, or through the page cache where direct I/O is refused (tmpfs, some
 ///          network file systems).
-/// Threads  write(), clone() and sync() may be called from any thread; several processes may have the file open, if they
-///          write different bytes.
+/// Threads  write(), clone() and sync() may be called from any thread; several processes may have the file open, if
+///          they write different bytes.
 class BlockFile {
  public:
-  /// Makes the file and claims its space; a file of this length that is there already keeps its bytes. A symbolic link,
-  /// a file with a second name (a hard link) and one of another length are replaced and never written into.
-  /// Throws   Error{kIo} (no room: before the first byte, where the file system can claim).
+  /// Makes the file and allocates its space; an existing file of this length keeps its bytes. A symbolic link, a file
+  /// with a second name (a hard link) and a file of another length are replaced, never written into.
+  /// Throws   Error{kIo} (no space; detected before the first byte if the file system can allocate).
   BlockFile(std::filesystem::path path, uint64_t bytes);
-  ~BlockFile();
   BlockFile(const BlockFile&) = delete;
   BlockFile& operator=(const BlockFile&) = delete;
 
-  /// Whether the file can hold bytes of an earlier run: it is there, as the constructor would keep it.
+  /// Whether the constructor would keep an existing file with bytes of an earlier run.
   static bool would_keep(const std::filesystem::path& path, uint64_t bytes);
 
-  /// Writes at `offset`. Whole blocks go directly if the address of `bytes` agrees with `offset` modulo kBlockBytes;
-  /// what lies before and after them, through the page cache.
+  /// Writes at `offset`. Whole blocks use direct I/O if the address of `bytes` equals `offset` modulo kBlockBytes; the
+  /// bytes before and after them go through the page cache.
   /// Throws   Error{kIo} (disk full).
   void write(uint64_t offset, std::span<const std::byte> bytes);
-  /// Makes `bytes` at `offset` share the disk's bytes of `source`; false where that cannot be (see
-  /// SafetensorsFile::clone), and from then on at once.
+  /// Makes `bytes` at `offset` share the disk's bytes of `source`; false if that is not possible (see
+  /// SafetensorsFile::clone), and then for all later calls.
   bool clone(uint64_t offset, const SafetensorsFile& source, uint64_t source_offset, uint64_t bytes);
-  /// Brings what was written to the disk. Throws Error{kIo}.
+  /// Flushes written bytes to the disk. Throws Error{kIo}.
   void sync();
 
  private:
@@ -69,7 +69,7 @@ class BlockFile {
   void write_buffered(uint64_t offset, std::span<const std::byte> bytes);
 
   std::filesystem::path path_;
-  int buffered_ = -1, direct_ = -1;
+  Descriptor buffered_, direct_;
   std::atomic<bool> direct_on_ = false, clones_ = true;
 };
 

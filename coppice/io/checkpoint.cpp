@@ -18,7 +18,7 @@ constexpr size_t kNamesShown = 10;
 constexpr std::string_view kSingleFile = "model.safetensors";
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
-/// Of config.json: the largest known have some thousand values.
+/// Limits for config.json; the largest known ones have a few thousand values.
 constexpr JsonLimits kConfigLimits{.bytes = uint64_t{16} << 20, .values = 500'000};
 
 using detail::WeightMap;
@@ -29,7 +29,7 @@ WeightMap read_index(const ModelDirectory& files) {
   return detail::parse_shard_index(files.read(kIndexFile), (files.path() / kIndexFile).string());
 }
 
-// All shards, by name; every missing one is named at once.
+// All shards by name; the error lists every missing one.
 std::vector<SafetensorsFile> open_shards(const ModelDirectory& files, const std::set<std::string>& names) {
   std::vector<std::string> missing;
   std::error_code failure;
@@ -47,7 +47,7 @@ std::vector<SafetensorsFile> open_shards(const ModelDirectory& files, const std:
   return shards;
 }
 
-// What lies there instead of weights that have an index or are one file.
+// The error for a directory without model.safetensors and without an index.
 [[noreturn]] void refuse_without_weights(const ModelDirectory& files) {
   std::vector<std::string> others;
   for (const auto& name : files.names()) {
@@ -59,22 +59,21 @@ std::vector<SafetensorsFile> open_shards(const ModelDirectory& files, const std:
         cat(files.path(), ": ", join_some(others, kNamesShown), " and neither ", kSingleFile, " nor ", kIndexFile,
             ", which says what belongs to the model (download or write the index; rename a single file)"));
   }
-  throw Error(ErrorCode::kNotFound, cat(files.path(), ": no weights; wanted ", kSingleFile, " or ", kIndexFile,
+  throw Error(ErrorCode::kNotFound, cat(files.path(), ": has no weights; wanted ", kSingleFile, " or ", kIndexFile,
                                         " (other formats: save the model again with safetensors)"));
 }
 
-// transformers loads the file that this key names in place of the usual ones, and would not find it beside what is
-// written here.
+// transformers would load the file that this key names instead of the usual ones, and the output would not have it.
 void check_named_weights(const fs::path& directory, const Json& config) {
   constexpr std::string_view kKey = "transformers_weights";
   const Json* named = config.find(kKey);
   if (named == nullptr || named->is_null()) return;
   throw Error(ErrorCode::kUnsupported,
               cat(directory / "config.json", ": '", kKey, "' names ", named->dump(), " as the weights; coppice reads ",
-                  kSingleFile, " or what ", kIndexFile, " names (give that file such a name and take the key out)"));
+                  kSingleFile, " or what ", kIndexFile, " names (rename the file and remove the key)"));
 }
 
-// The index and the shards must agree both ways.
+// Checks that index and shards have the same tensors.
 void check_index(const fs::path& directory, const WeightMap& map, const std::vector<SafetensorsFile>& shards) {
   std::map<std::string, const SafetensorsFile*> by_path;
   for (const auto& shard : shards) by_path.emplace(shard.path().lexically_relative(directory).string(), &shard);
@@ -89,7 +88,7 @@ void check_index(const fs::path& directory, const WeightMap& map, const std::vec
   for (const auto& shard : shards) {
     for (const auto& t : shard.tensors()) {
       if (!map.contains(t.name))
-        problems.push_back(cat(detail::quote(t.name), " is in ", shard.path().filename(), " and not in the index"));
+        problems.push_back(cat(detail::quote(t.name), " is in ", shard.path().filename(), " but not in the index"));
     }
   }
   if (!problems.empty()) {
@@ -103,13 +102,13 @@ void check_index(const fs::path& directory, const WeightMap& map, const std::vec
 Checkpoint Checkpoint::open(const fs::path& directory) {
   const ModelDirectory files(directory);
   if (!files.has("config.json")) {
-    throw Error(ErrorCode::kNotFound, cat(directory, ": no config.json; wanted a Hugging Face model directory"));
+    throw Error(ErrorCode::kNotFound, cat(directory, ": has no config.json; wanted a Hugging Face model directory"));
   }
   Checkpoint out(files);
   out.config_ = files.read_json("config.json", kConfigLimits);
   if (!out.config_.is_object()) {
     throw Error(ErrorCode::kFormat,
-                cat(directory / "config.json", ": no JSON object; wanted the model's configuration"));
+                cat(directory / "config.json", ": is not a JSON object; wanted the model's configuration"));
   }
   check_named_weights(directory, out.config_);
   if (files.has(kSingleFile)) {
@@ -158,7 +157,8 @@ bool Checkpoint::contains(std::string_view name) const { return find(name).has_v
 
 Checkpoint::Entry Checkpoint::at(std::string_view name) const {
   if (const auto index = find(name)) return entries_[*index];
-  throw Error(ErrorCode::kNotFound, cat(directory(), ": no tensor ", detail::quote(name), suggestion(name, names())));
+  throw Error(ErrorCode::kNotFound,
+              cat(directory(), ": has no tensor ", detail::quote(name), suggestion(name, names())));
 }
 
 std::vector<float> Checkpoint::read_f32(std::string_view name) const {

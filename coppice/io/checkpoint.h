@@ -19,10 +19,10 @@ namespace coppice::io {
 class Checkpoint {
  public:
   /// Throws   Error{kNotFound}: no directory, no config.json, no weights, a missing shard. Error{kFormat}: an index
-  ///          that leaves the directory (absolute, "..", symlinked out), a file of it that is a named pipe, a device or a
-  ///          directory; an index that names a tensor its shard does not have, or
-  ///          misses one that a shard has. Where both a single file and an index lie there, the single file counts, as
-  ///          in transformers. Error{kUnsupported}: a config.json that names other weights.
+  ///          that leaves the directory (absolute, "..", symlinked out), a file of it that is a named pipe, a device or
+  ///          a directory; an index that names a tensor its shard does not have, or misses one that a shard has. If the
+  ///          directory has both a single file and an index, the single file is used, as in transformers.
+  ///          Error{kUnsupported}: a config.json that names other weights.
   static Checkpoint open(const std::filesystem::path& directory);
   Checkpoint(Checkpoint&&) = default;  // entries point into the shards, so there are no copies
   Checkpoint& operator=(Checkpoint&&) = default;
@@ -38,13 +38,13 @@ class Checkpoint {
     const TensorInfo* info = nullptr;
     std::span<const std::byte> data() const { return file->data(*info); }
   };
-  const std::vector<Entry>& entries() const { return entries_; }  ///< of all tensors, sorted by name
-  /// Where in `entries` the tensor is, if it is there.
+  const std::vector<Entry>& entries() const { return entries_; }  ///< entries of all tensors, sorted by name
+  /// The index of the tensor in `entries`, if it exists.
   std::optional<size_t> find(std::string_view name) const;
   /// Throws   Error{kNotFound} naming the tensor.
   Entry at(std::string_view name) const;
   bool contains(std::string_view name) const;
-  /// Widened to f32. Throws Error{kShape} if the dtype is no float.
+  /// Widened to f32. Throws Error{kShape} if the dtype is not a floating-point type.
   std::vector<float> read_f32(std::string_view name) const;
 
   uint64_t total_bytes() const;
@@ -67,11 +67,13 @@ struct ShardPlan {
   std::vector<Shard> shards;
   uint64_t total_bytes = 0;
 };
-/// `<stem>-00001-of-00002.safetensors`: shard `number` of `count`, as Hugging Face numbers them.
+/// `<stem>-00001-of-00002`: one of `count` files, as Hugging Face numbers shards.
+std::string numbered(std::string_view stem, size_t number, size_t count);
+/// `<stem>-00001-of-00002.safetensors`.
 std::string shard_name(std::string_view stem, size_t number, size_t count);
 
-/// Splits tensors, in order, into shards of at most `max_shard_bytes` (a larger tensor has one alone) and names their
-/// files as Hugging Face does. Fills in the byte counts.
+/// Splits tensors, in order, into shards of at most `max_shard_bytes` (a larger tensor gets its own shard) and names
+/// their files as Hugging Face does. Fills in the byte counts.
 ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem = "model");
 
 /// Writes `<stem>.safetensors.index.json` for a plan of more than one shard; nothing for one.
@@ -80,7 +82,7 @@ void write_shard_index(const std::filesystem::path& directory, const ShardPlan& 
 /// SHA-256 over the sorted (name, dtype, shape) list, the architecture keys of config.json and the bytes of the tensors
 /// named in `router_tensors`.
 ///
-/// Keys of config.json that change neither function nor layout do not count: transformers_version, torch_dtype, dtype,
+/// Keys of config.json that change neither function nor layout are ignored: transformers_version, torch_dtype, dtype,
 /// _name_or_path, use_cache, architectures. Neither do the order of keys, the spelling of numbers (10000, 10000.0) and
 /// the split into shards.
 ///

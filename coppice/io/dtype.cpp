@@ -50,7 +50,8 @@ inline uint16_t f16_bits(float x) {
   const auto u = std::bit_cast<uint32_t>(x);
   const uint32_t sign = (u >> 16) & 0x8000u;
   const uint32_t a = u & 0x7fffffffu;
-  const uint32_t normal = (a - (112u << 23) + 0xfffu + ((a >> 13) & 1u)) >> 13;  // may carry into infinity, rightly
+  const uint32_t normal =
+      (a - (112u << 23) + 0xfffu + ((a >> 13) & 1u)) >> 13;  // may carry into infinity, which is right
   // Below 2^-14: the mantissa with its leading one, in units of 2^-24. A shift of 25 or more leaves nothing.
   const uint32_t exponent = a >> 23;
   const uint32_t shift = exponent < 101u ? 25u : 126u - (exponent > 112u ? 112u : exponent);

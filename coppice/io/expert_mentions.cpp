@@ -15,15 +15,15 @@ bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')
 bool is_in_name(char c) { return is_letter(c) || is_digit(c) || c == '_' || c == '-'; }
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
-/// `before` ends in the name of a number: "num_", "moe-num-", "n_routed_".
+/// Whether `before` ends with a word for a count: "num_", "moe-num-", "n_routed_".
 bool counts(std::string_view before) {
   if (before.empty() || (before.back() != '_' && before.back() != '-')) return false;
   const auto* const end = std::ranges::find_if_not(before, is_letter);
   return std::ranges::find(kCounts, std::string_view(before.begin(), end)) != kCounts.end();
 }
 
-/// `after`, which follows the word, goes on to ": 8", ": \"8\"", or to a list or map of numbers; `only_lists`: to one of
-/// the latter.
+/// Whether `after`, the text after the word, continues with ": 8", ": \"8\"", or a list or map of numbers; with
+/// `only_lists` only a list or map.
 bool has_numbers(std::string_view after, bool only_lists) {
   const auto skip = [&](auto&& is_skipped) {
     while (!after.empty() && is_skipped(after.front())) after.remove_prefix(1);
@@ -45,19 +45,19 @@ bool has_numbers(std::string_view after, bool only_lists) {
   return (is_list || !only_lists) && !after.empty() && is_digit(after.front());
 }
 
-/// What may stand between the word and a number, in names and in patterns of names.
+/// Whether the character may separate the word from a number, in names and in patterns of names.
 bool is_between(char c) {
   constexpr std::string_view kBetween = "._-[]()/?*^$|";
   return kBetween.find(c) != std::string_view::npos;
 }
 
-/// Where in `text`, from `at` behind the word on, the number stands.
+/// The position of the number in `text`, searched from `at`, after the word.
 std::optional<size_t> number_behind(std::string_view text, size_t at) {
   const size_t begin = at;
-  bool is_plain_dash = true;  // "4-experts-2" is no module
+  bool is_plain_dash = true;  // "4-experts-2" is not a module
   while (at < text.size()) {
     const std::string_view rest = text.substr(at);
-    size_t class_length = 0;  // of a class of all digits
+    size_t class_length = 0;  // length of a class of all digits
     if (rest.starts_with("[0-9]")) class_length = 5;
     if (rest.front() == '\\') {
       const size_t letter = std::min(rest.find_first_not_of('\\'), rest.size());

@@ -14,19 +14,18 @@ constexpr auto kLeftOut = FileDecision::kLeftOut;
 constexpr auto kRefused = FileDecision::kRefused;
 
 constexpr std::string_view kSameWeights =
-    "the weights before the change, in a format that coppice does not write (make it again from the new model)";
+    "the weights before the change, in a format that coppice does not write (convert the new model again)";
 constexpr std::string_view kOldState =
-    "the state of a trainer for the experts before the change (move it away: the weights are then changed alone, and "
-    "training starts with a fresh optimizer)";
-constexpr std::string_view kOtherExperts =
-    "counts experts or names them by number, and they are others after the change";
+    "the state of a trainer for the experts before the change (move it away to change only the weights; training then "
+    "starts with a new optimizer state)";
+constexpr std::string_view kOtherExperts = "counts experts or names them by number, which the change makes wrong";
 
 constexpr FileRule kRules[] = {
     {"configuration and lineage", "/config.json /coppice.json", kRewritten, ""},
     {"weights, in one file or as shards that an index names", "/model.safetensors /model.safetensors.index.json",
      kRewritten, ""},
     {"optimizer state of `coppice train`", "/trainer/", kRewritten,
-     "`convert` leaves it out: a new optimizer starts with the converted model"},
+     "`convert` leaves it out; the converted model starts with a new optimizer state"},
     {"adapters (LoRA and others)", "adapter_config.json adapter_model* adapters.safetensors adapter.safetensors",
      kRefused,
      "an adapter, which belongs to the weights before the change (merge it into them first, as peft's "
@@ -42,7 +41,7 @@ constexpr FileRule kRules[] = {
     {"what trainers keep beside their states",
      "latest latest_universal latest_checkpointed_iteration.txt zero_to_fp32.py scheduler.pt scheduler.bin scaler.pt "
      "rng_state*.pth random_states_*.pkl trainer_state.json training_args.bin",
-     kLeftOut, "a trainer would go on from it as if the model were as before"},
+     kLeftOut, "a trainer would continue from it as if the model had not changed"},
     {"earlier checkpoints of a run", "checkpoint-[0-9]*/ checkpoints/ step-[0-9]*/", kLeftOut,
      "models before the change"},
     {"the publisher's own format",
@@ -58,12 +57,12 @@ constexpr FileRule kRules[] = {
      "*.rkllm",
      kLeftOut, kSameWeights},
     {"other safetensors files", "*.safetensors *.safetensors.index.json", kRefused,
-     "weights that the model does not name: shards without model.safetensors.index.json or beside it, a second format, "
-     "or a part that coppice does not know (move it away, or put its tensors and the index right)"},
+     "weights that do not belong to the model: shards without model.safetensors.index.json or not in it, a second "
+     "format, or an unknown part (move it away, or correct the index)"},
     {"archives", "*.zip *.tar *.tar.* *.tgz *.7z *.rar *.gz *.bz2 *.xz *.zst", kLeftOut,
-     "may hold the weights before the change; coppice does not look into it (carry it over yourself if it does not)"},
+     "may contain the weights before the change; coppice does not read it (copy it yourself if it does not)"},
     {"digests and signatures", "*.sha256 *.sha256sum SHA256SUMS* *.sig *.asc model.sig", kLeftOut,
-     "says something of files that have changed"},
+     "describes files that have changed"},
     {"quantisation records",
      "quantize_config.json quant_config.json quantization_config.json hf_quant_config.json kv_cache_scales.json",
      kChecked, kOtherExperts},
@@ -86,7 +85,7 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-/// Whether `pattern` fits all of `text`: `*` any characters, `[0-9]` a digit.
+/// Whether `pattern` matches the whole `text`: `*` is any characters, `[0-9]` a digit.
 bool fits(std::string_view pattern, std::string_view text) {
   constexpr std::string_view kDigit = "[0-9]";
   if (pattern.empty()) return text.empty();
@@ -102,7 +101,7 @@ bool fits(std::string_view pattern, std::string_view text) {
 
 bool is_folder_pattern(std::string_view pattern) { return pattern.ends_with('/'); }
 
-/// The first rule with a pattern for `name`, as a folder or as a file; `at_top` says where it lies.
+/// The first rule with a pattern for `name`, a directory or a file; `at_top`: it is at the top of the model directory.
 const FileRule* find_rule(std::string_view name, bool at_top, bool is_folder) {
   for (const FileRule& rule : kRules) {
     const bool ignores_case = rule.decision == kLeftOut || rule.decision == kRefused;  // MODEL.GGUF is a GGUF, too
@@ -122,8 +121,8 @@ const FileRule* find_rule(std::string_view name, bool at_top, bool is_folder) {
 std::string_view decision_name(FileDecision decision) {
   switch (decision) {
     case FileDecision::kRewritten: return "rewritten";
-    case FileDecision::kCarried: return "carried";
-    case FileDecision::kChecked: return "carried if it counts no experts";
+    case FileDecision::kCarried: return "copied";
+    case FileDecision::kChecked: return "copied if it does not mention experts";
     case FileDecision::kLeftOut: return "left out";
     case FileDecision::kRefused: break;
   }

@@ -1,6 +1,6 @@
 #pragma once
 
-// What becomes of the files that lie in model directories when the model is grown, shrunk or converted.
+// What happens to the files of a model directory when the model is expanded, undone or converted.
 
 #include <filesystem>
 #include <span>
@@ -13,30 +13,31 @@ namespace coppice::io {
 class Checkpoint;
 
 enum class FileDecision {
-  kRewritten,  ///< written anew for the new model
+  kRewritten,  ///< written for the new model
   kCarried,    ///< copied byte for byte
-  kChecked,    ///< copied byte for byte, unless its text names experts by number or counts them: then left out
-  kLeftOut,    ///< not copied, and said so
-  kRefused,    ///< the work is refused until the user has moved it away
+  kChecked,    ///< copied byte for byte, but left out if its text counts experts or names them by number
+  kLeftOut,    ///< not copied; the user is told
+  kRefused,    ///< an error until the user has moved the file away
 };
 
-/// "rewritten", "carried", "carried if it counts no experts", "left out", "refused".
+/// "rewritten", "copied", "copied if it does not mention experts", "left out", "refused".
 std::string_view decision_name(FileDecision decision);
 
 /// One kind of file.
 struct FileRule {
   std::string_view kind;
-  /// Patterns, separated by spaces; `*` stands for any characters but '/'. One that ends in '/' is a folder with all in
-  /// it, else a file; one that begins with '/' lies at the top of the directory, else anywhere below.
+  /// Patterns, separated by spaces; `*` stands for any characters but '/'. A pattern that ends with '/' is a directory
+  /// with its contents, otherwise a file; one that begins with '/' is at the top of the model directory, otherwise
+  /// anywhere.
   std::string_view patterns;
   FileDecision decision;
-  std::string_view reason;  ///< why, and what to do; empty where there is nothing to say
+  std::string_view reason;  ///< the reason and what to do; may be empty
 };
 
-/// The table. The outermost folder that a row fits decides for all in it; else the first row that fits the file, and
-/// the last one fits every file.
+/// The table. The outermost directory that matches a row decides for all its contents; otherwise the first row that
+/// matches the file. The last row matches every file.
 std::span<const FileRule> file_rules();
-/// The rule for a folder as a whole; none where each of its files has its own.
+/// The rule for a whole directory; none if each of its files has its own.
 const FileRule* folder_rule(const std::filesystem::path& relative);
 /// The rule for a file, relative to the model directory. Weights that the model is read from are rewritten whatever
 /// their name, so ask sort_files for those.

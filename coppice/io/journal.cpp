@@ -8,7 +8,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/json.h"
 #include "coppice/base/text.h"
-#include "coppice/io/atomic_file.h"
+#include "coppice/io/checkpoint.h"
 #include "coppice/io/journal_detail.h"
 
 namespace coppice::io::detail {
@@ -24,7 +24,7 @@ std::optional<Journal::Content> header_of(std::string_view line) {
     return Journal::Content{.part = Part::from_text(json.at("part").as_string()),
                             .identity = {.plan = json.at("plan").as_string(), .source = json.at("source").as_string()}};
   } catch (const Error&) {
-    return std::nullopt;  // torn while it was written
+    return std::nullopt;  // incomplete: the process was killed while it wrote the line
   }
 }
 
@@ -47,13 +47,7 @@ std::optional<std::vector<uint64_t>> units_of(std::string_view line) {
 
 }  // namespace
 
-std::string Journal::name(Part part) {
-  const auto five = [](uint32_t n) {
-    const auto digits = std::to_string(n);
-    return std::string(5 - std::min<size_t>(digits.size(), 5), '0') + digits;
-  };
-  return cat("part-", five(part.index), "-of-", five(part.count));
-}
+std::string Journal::name(Part part) { return numbered("part", part.index, part.count); }
 
 std::optional<Journal::Content> Journal::look(const fs::path& path) {
   std::error_code missing;
@@ -86,9 +80,9 @@ std::optional<Journal::Content> Journal::parse(std::string_view text) {
 Journal::Journal(fs::path path, Part part, const WorkIdentity& identity) : path_(std::move(path)) {
   file_ = Descriptor(::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0666));
   if (!file_) throw_io(path_.string(), "open it", errno);
-  // Before anything is changed. File systems without locks let everybody pass.
-  if (::flock(file_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-    throw Error(ErrorCode::kIo, cat(path_, ": another process does part ", part.to_text(), " (wait for it)"));
+  if (lock(file_, LOCK_EX | LOCK_NB) == Lock::kHeldByAnother) {  // before anything is changed
+    throw Error(ErrorCode::kIo,
+                cat(path_, ": another process works on part ", part.to_text(), " (wait for it to end)"));
   }
   const auto before = look(path_);
   if (::ftruncate(file_.get(), static_cast<off_t>(before ? before->valid_bytes : 0)) != 0) {

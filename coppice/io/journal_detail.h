@@ -13,8 +13,8 @@
 
 namespace coppice::io::detail {
 
-/// What one part of a long work has done: a text file of a header line, lines "done 4 5 6" and at last "complete". A
-/// line counts once its newline is there, so a torn end is as if it had not been written.
+/// The finished units of one part of a long job: a text file with a header line, lines "done 4 5 6" and finally
+/// "complete". A line without its newline is ignored, so an incomplete last line does no harm.
 class Journal {
  public:
   /// The file's name: "part-00002-of-00003".
@@ -25,21 +25,21 @@ class Journal {
     WorkIdentity identity;
     std::vector<uint64_t> done;
     bool complete = false;
-    uint64_t valid_bytes = 0;  ///< up to the last whole line that makes sense
+    uint64_t valid_bytes = 0;  ///< up to the end of the last valid line
   };
-  /// What a journal says; none if there is no file, or none with a whole header.
+  /// The contents of a journal; none if there is no file or its header is incomplete.
   ///
-  /// Memory   the file: some bytes for each unit.
+  /// Memory   the file: a few bytes per unit.
   static std::optional<Content> look(const std::filesystem::path& path);
-  static std::optional<Content> parse(std::string_view text);  ///< the same of the file's text
+  static std::optional<Content> parse(std::string_view text);  ///< the same for the file's text
 
   Journal() = default;
-  /// Continues a journal, or begins one; it is this object's alone as long as it lives.
-  /// Throws   Error{kIo}, also if another process has it.
+  /// Continues a journal or begins one, and locks it while this object exists.
+  /// Throws   Error{kIo}, also if another process has locked it.
   Journal(std::filesystem::path path, Part part, const WorkIdentity& identity);
 
   const std::vector<uint64_t>& done() const { return done_; }
-  /// On the disk when it returns. Throws Error{kIo}.
+  /// The record is on the disk when the call returns. Throws Error{kIo}.
   void record(std::span<const uint64_t> units);
   void complete();
 

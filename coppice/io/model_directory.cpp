@@ -23,13 +23,14 @@ fs::file_type type_of(const fs::path& path) {
   return fs::symlink_status(path, ignored).type();
 }
 
-/// Reads an open file by `use`, which must not be made of two states of it.
+/// Reads an open file by `use`; an error if the file changed in the meantime.
 template <class Result>
 Result unchanged(const Descriptor& file, const fs::path& path, const std::function<Result()>& use) {
   const FileState before = state_of(file, path);
   Result result = use();
   if (state_of(file, path) != before) {
-    throw Error(ErrorCode::kFormat, cat(path, ": changed while it was read (leave it alone until this is done)"));
+    throw Error(ErrorCode::kFormat,
+                cat(path, ": changed while it was read (do not change it until the command has ended)"));
   }
   return result;
 }
@@ -41,7 +42,7 @@ ModelDirectory::ModelDirectory(fs::path directory) : path_(std::move(directory))
   if (!fs::is_directory(path_, failure)) {
     throw Error(ErrorCode::kNotFound,
                 cat(path_.empty() ? "''" : path_.string(),
-                    ": no such directory; wanted a directory with config.json and weights, or with a tokenizer.json"));
+                    ": does not exist; wanted a directory with config.json and weights, or with a tokenizer.json"));
   }
   real_ = fs::canonical(path_, failure);
   if (failure) detail::throw_io(path_.string(), "resolve it", failure.value());
@@ -87,7 +88,7 @@ void ModelDirectory::walk(int folder, const fs::path& relative, int depth, const
     const fs::path below = relative / name;
     struct stat status{};
     const bool is_there = ::fstatat(folder, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0;
-    if (!is_there && errno != ENOENT) detail::throw_io((path_ / below).string(), "look at it", errno);
+    if (!is_there && errno != ENOENT) detail::throw_io((path_ / below).string(), "read its state", errno);
     if (!is_there || !S_ISDIR(status.st_mode)) {
       look(below, Entry::kOther);
       continue;
@@ -95,8 +96,8 @@ void ModelDirectory::walk(int folder, const fs::path& relative, int depth, const
     if (!look(below, Entry::kFolder)) continue;
     if (depth == kMostFolders) {
       throw Error(ErrorCode::kUnsupported,
-                  cat(path_, ": ", detail::quote(relative.string()), " holds a folder, the ", kMostFolders + 1,
-                      "th one in another; wanted ", kMostFolders, " at most (move it away)"));
+                  cat(path_, ": ", detail::quote(relative.string()), " contains a directory at depth ",
+                      kMostFolders + 1, "; wanted a depth of at most ", kMostFolders, " (move it away)"));
     }
     const Descriptor next(::openat(folder, name.c_str(), kFolder));
     if (!next) detail::throw_io((path_ / below).string(), "open it", errno);
@@ -104,7 +105,7 @@ void ModelDirectory::walk(int folder, const fs::path& relative, int depth, const
   }
 }
 
-/// Folder by folder from the root; nothing where a link or an error is on the way, which `open` sees to.
+/// Opens directory by directory from the root; none if there is a link or an error on the way, which `open` handles.
 Descriptor ModelDirectory::open_without_links(const fs::path& relative) const {
   Descriptor folder;
   int at = root_->get();
@@ -121,8 +122,8 @@ Descriptor ModelDirectory::open_without_links(const fs::path& relative) const {
   return is_file ? open_to_read_at(at, name, path_ / relative) : Descriptor();
 }
 
-// What was resolved holds no link any more, and is opened folder by folder without following any: a link that is put
-// there in between leads nowhere.
+// The resolved path has no links and is opened directory by directory without following any, so that a link put there
+// in the meantime has no effect.
 Descriptor ModelDirectory::open(const fs::path& relative) const {
   detail::check_relative(path_.string(), relative);
   if (Descriptor file = open_without_links(relative)) return file;

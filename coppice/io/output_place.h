@@ -1,22 +1,27 @@
 #pragma once
 
-// Where a new directory will lie: looked up once, then meant by its parent's descriptor and not by its path.
+// Places of outputs: whether an output may be written there, and a lock on a directory.
 
 #include <filesystem>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "coppice/base/file.h"
 
 namespace coppice::io {
 
-/// The parent of an output, opened, and the output's name in it. The path means what it means to the system: `a/../b` is
-/// a sibling of what the link `a` leads to. A slash at its end changes nothing.
+/// The place of a new directory: its parent, which is looked up once and then used by descriptor, and its name there. The
+/// path is resolved as by the system: `a/../b` is a sibling of what the link `a` leads to. A slash at its end changes nothing.
 class OutputPlace {
  public:
-  /// Throws   Error{kUsage}: `output` has no name of its own ('', '/', or it ends in '.' or '..'). Error{kIo}: no parent.
+  /// Throws   Error{kUsage}: `output` has no name of its own ('', '/', or it ends in '.' or '..'). Error{kIo}: no
+  ///          parent.
   OutputPlace(const std::filesystem::path& output);  // NOLINT(google-explicit-constructor): a path is a place
 
-  /// As it was given; for messages.
+  /// The path as given; for messages.
   const std::filesystem::path& given() const { return given_; }
   /// The name in the parent.
   const std::string& name() const { return name_; }
@@ -24,11 +29,11 @@ class OutputPlace {
   /// The parent's path when it was opened, without links.
   const std::filesystem::path& parent_path() const { return parent_path_; }
 
-  /// Whether something has the name, be it a link to nowhere.
+  /// Whether the name exists, even as a dangling link.
   bool is_taken() const;
-  /// Throws   Error{kUsage} if something has the name.
+  /// Throws   Error{kUsage} if the name exists.
   void check_free() const;
-  /// Throws   Error{kUsage} if the place is `input` or lies inside it, wherever links and mounts lead; Error{kIo}.
+  /// Throws   Error{kUsage} if the place is `input` or inside it, through any links and mounts; Error{kIo}.
   void check_apart_from(const std::filesystem::path& input) const;
 
  private:
@@ -37,8 +42,35 @@ class OutputPlace {
   Descriptor parent_;
 };
 
-/// For a command before its work, where the parent may not be there yet.
+/// For a command before its work, when the parent may not exist yet.
 /// Throws   Error{kUsage} if `output` has no name, exists, or lies inside `input` or is it.
 void check_output_directory(const std::filesystem::path& output, const std::filesystem::path& input);
+
+/// A kind of file that a command writes under a name of the user's choice.
+struct OutputKind {
+  std::string_view name;  ///< for messages: "scores of experts"
+  /// Whether a regular file is of this kind; may throw Error if it is not.
+  bool (*is)(const std::filesystem::path& file);
+};
+
+/// Checks that writing `output` loses nothing: it does not exist, is empty, or is a file of the same kind; and it is
+/// not an input and not inside an input that is a model (has a config.json).
+///
+/// Throws   Error{kUsage} naming the file, its kind and what to do.
+void check_output_file(const std::filesystem::path& output, const OutputKind& kind,
+                       std::span<const std::filesystem::path> inputs);
+
+/// A lock on a directory: nobody else gets it until this object or its process ends. Nothing is written there. On file
+/// systems without locks everybody gets it.
+class DirectoryLock {
+ public:
+  /// None if somebody else has the lock. Throws Error{kIo}.
+  static std::optional<DirectoryLock> take(const std::filesystem::path& directory);
+
+ private:
+  explicit DirectoryLock(Descriptor directory) : directory_(std::move(directory)) {}
+
+  Descriptor directory_;
+};
 
 }  // namespace coppice::io

@@ -1,7 +1,7 @@
 #pragma once
 
-// A directory that takes long to fill: by one process that may be killed and continued, or by several, on one machine
-// or many, of which any may die and be started again.
+// A directory that is filled over a long time: by one process that may be killed and continued, or by several on one or
+// more machines, each of which may be killed and restarted.
 
 #include <cstdint>
 #include <filesystem>
@@ -16,7 +16,7 @@
 
 namespace coppice::io {
 
-/// Which share of the work is this process's: "2/3".
+/// The share of the work that this process does: "2/3".
 struct Part {
   uint32_t index = 1, count = 1;  ///< 1 <= index <= count
 
@@ -26,44 +26,44 @@ struct Part {
   bool operator==(const Part&) const = default;
 };
 
-/// What a continued run must share with the one before.
+/// What must be the same in a continued run.
 struct WorkIdentity {
-  /// What is to be written: equal among parts. A line "NAME DIGEST" for each thing that it follows from; options begin
-  /// with "--".
+  /// Identifies the output; the same for all parts. A line "NAME DIGEST" for each input that determines it; options
+  /// begin with "--".
   std::string plan;
-  std::string source;  ///< sizes and times of what is read: equal among the runs of one part
+  std::string source;  ///< sizes and times of source files; the same for all runs of one part
 };
 
-/// The sibling `.NAME.tmp-work` of the target: `model/` is filled and renamed to the target at the end; `journals/` says
-/// what is done, a file for each part. Locks that end with their process tell the living from the dead: what a dead one
-/// left is continued where asked for (`resume`, or more than one part), else removed. Whatever else has that name (a
-/// symbolic link, another user's directory, one without the mark of such work) is refused and left as it is.
+/// The sibling `.NAME.tmp-work` of the target: `model/` is filled and renamed to the target at the end; `journals/`
+/// records finished units, one file per part. Each process holds a flock that the kernel releases when it exits.
+/// Leftovers without a lock holder are resumed with `resume` or several parts, and deleted otherwise. Anything else
+/// with that name (a symbolic link, another user's directory, one without coppice's mark) is refused and not changed.
 class PartialDirectory {
  public:
-  /// Throws   Error{kUsage}: the target exists; the sibling is not of such work; what is there to continue was begun with another plan or number of
-  ///          parts. Error{kFormat}: the source has changed since. Error{kIo}: another process does this work; no
-  ///          permission.
+  /// Throws   Error{kUsage}: the target exists; the sibling does not belong to coppice; the work to continue was begun
+  ///          with another plan or number of parts. Error{kFormat}: the source has changed since. Error{kIo}: another
+  ///          process does this work; no permission.
   PartialDirectory(OutputPlace target, Part part, bool resume, WorkIdentity identity);
-  /// Removes everything, unless it may be continued: with `resume` or several parts what is done stays.
+  /// Removes everything unless it may be continued; with `resume` or several parts finished work stays.
   ~PartialDirectory();
   PartialDirectory(const PartialDirectory&) = delete;
   PartialDirectory& operator=(const PartialDirectory&) = delete;
 
   /// Where to write.
   std::filesystem::path path() const;
-  /// Units of work that this part has done, as `record` was told in earlier runs.
+  /// The units of work that this part recorded in earlier runs.
   const std::vector<uint64_t>& done() const;
-  /// Remembers units as done. What they wrote must be on the disk.
+  /// Records units as done. Their bytes must be on the disk.
   ///
   /// Threads  one at a time.
   void record(std::span<const uint64_t> units);
-  /// Runs `act` while no other part does.
+  /// Runs `act` while no other part runs it.
   void alone(const std::function<void()>& act);
-  /// From here on there is nothing to continue: the destructor removes everything. For work whose result is elsewhere.
+  /// The destructor will remove everything. For work whose result is stored elsewhere.
   void discard();
-  /// Remembers this part as complete. If all parts are, `finish` is run by exactly one process at a time, then every
-  /// file is fsynced and the directory takes its final name.
-  /// Returns the parts that are missing; none: the target is there.
+  /// Records this part as complete. If all parts are complete, `finish` is run by one process at a time; then every
+  /// file is fsynced and the directory is renamed to the target. Returns the missing parts; empty if the target is
+  /// complete.
   /// Throws   Error{kIo}, and what `finish` throws.
   std::vector<uint32_t> seal(const std::function<void()>& finish);
 

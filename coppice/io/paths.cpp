@@ -14,7 +14,7 @@ bool lies_in(const fs::path& path, const fs::path& directory) {
   return end == directory.end() && path != directory;
 }
 
-// `models--ORG--NAME/snapshots/REVISION` -> `models--ORG--NAME/blobs`; nothing if this is no such directory.
+// `models--ORG--NAME/snapshots/REVISION` -> `models--ORG--NAME/blobs`; none if the path has another form.
 fs::path blobs_of(const fs::path& directory) {
   const auto snapshots = directory.parent_path();
   return snapshots.filename() == "snapshots" ? snapshots.parent_path() / "blobs" : fs::path();
@@ -23,15 +23,16 @@ fs::path blobs_of(const fs::path& directory) {
 template <class... Found>
 [[noreturn]] void reject(std::string_view subject, const fs::path& relative, const Found&... found) {
   throw Error(ErrorCode::kFormat, cat(subject, ": ", quote(relative.string()), " ", found...,
-                                      "; wanted a file inside the directory (put the file itself there)"));
+                                      "; wanted a file inside the directory (copy the file there)"));
 }
 
 }  // namespace
 
 void check_relative(std::string_view subject, const fs::path& relative) {
-  if (relative.empty() || relative.is_absolute()) reject(subject, relative, "is no relative path");
-  if (relative.native().find('\0') != std::string::npos) reject(subject, relative, "has a NUL");
-  if (std::ranges::find(relative, fs::path("..")) != relative.end()) reject(subject, relative, "leads out by '..'");
+  if (relative.empty() || relative.is_absolute()) reject(subject, relative, "is not a relative path");
+  if (relative.native().find('\0') != std::string::npos) reject(subject, relative, "contains a NUL");
+  if (std::ranges::find(relative, fs::path("..")) != relative.end())
+    reject(subject, relative, "leaves the directory by '..'");
 }
 
 fs::path resolve_inside(const fs::path& directory, const fs::path& relative) {
@@ -43,7 +44,7 @@ fs::path resolve_inside(const fs::path& directory, const fs::path& relative) {
   if (failure) throw_io((root / relative).string(), "resolve it", failure.value());
   const auto blobs = blobs_of(root);
   if (!lies_in(real, root) && (blobs.empty() || real.parent_path() != blobs)) {
-    reject(directory.string(), relative, "leads out by a symbolic link, to ", real);
+    reject(directory.string(), relative, "leaves the directory by a symbolic link, to ", real);
   }
   return real;
 }

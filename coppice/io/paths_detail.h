@@ -12,7 +12,7 @@ void check_relative(std::string_view subject, const std::filesystem::path& relat
 ///
 /// A symbolic link may lead out of the directory only in the Hugging Face cache, where the files of
 /// `snapshots/REVISION` are links to `../../blobs/HASH`. The result need not exist.
-/// Throws   Error{kFormat} naming both if the path is absolute, has "..", or ends elsewhere.
+/// Throws   Error{kFormat} naming both if the path is absolute, has "..", or leads elsewhere.
 std::filesystem::path resolve_inside(const std::filesystem::path& directory, const std::filesystem::path& relative);
 
 }  // namespace coppice::io::detail

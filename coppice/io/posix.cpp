@@ -1,5 +1,6 @@
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -7,13 +8,48 @@
 #include <cerrno>
 #include <cstdio>
 #include <memory>
+#include <system_error>
 #include <vector>
 
 #include "coppice/base/error.h"
+#include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
 #include "coppice/io/posix_detail.h"
 
 namespace coppice::io::detail {
+namespace fs = std::filesystem;
+namespace {
+
+// Moves the bytes inside the kernel as far as it can, the rest (another file system, an old kernel) through a buffer.
+// Returns the error number and whether reading or writing failed.
+struct CopyResult {
+  int error_number = 0;
+  bool is_read = false;
+};
+CopyResult copy_bytes(int from, int to) {
+  constexpr size_t kAtOnce = size_t{1} << 30;
+  while (true) {
+    const ssize_t n = ::copy_file_range(from, nullptr, to, nullptr, kAtOnce, 0);
+    if (n > 0 || (n < 0 && errno == EINTR)) {
+      check_interrupt();
+      continue;
+    }
+    if (n < 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)) return {errno, false};
+    break;
+  }
+  std::vector<std::byte> buffer(size_t{1} << 20);
+  while (true) {
+    check_interrupt();
+    const ssize_t n = ::read(from, buffer.data(), buffer.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return {errno, true};
+    if (n == 0) return {};
+    const int number = write_all(to, std::span(buffer).first(static_cast<size_t>(n)), -1);
+    if (number != 0) return {number, false};
+  }
+}
+
+}  // namespace
 
 Descriptor create_file(const std::filesystem::path& path) { return create_file_at(AT_FDCWD, path.c_str(), path); }
 
@@ -22,6 +58,27 @@ Descriptor create_file_at(int directory, const char* name, const std::filesystem
   Descriptor file(::openat(directory, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   if (!file) throw_io(path.string(), "create it", errno);
   return file;
+}
+
+Lock lock(const Descriptor& file, int how) {
+  while (::flock(file.get(), how) != 0) {
+    if (errno == EWOULDBLOCK) return Lock::kHeldByAnother;
+    if (errno != EINTR) break;
+    check_interrupt();
+  }
+  return Lock::kTaken;
+}
+
+bool is_same(const struct stat& a, const struct stat& b) { return a.st_ino == b.st_ino && a.st_dev == b.st_dev; }
+
+bool is_within(const fs::path& path, const fs::path& directory) {
+  std::error_code none;
+  fs::path here = fs::weakly_canonical(fs::absolute(path), none);
+  while (!fs::equivalent(here, directory, none)) {
+    if (!here.has_relative_path()) return false;
+    here = here.parent_path();
+  }
+  return true;
 }
 
 int list_names(int directory, std::vector<std::string>& names) {
@@ -47,6 +104,31 @@ std::vector<std::string> names_in(int directory) {
   return names;
 }
 
+void copy_open_file(const Descriptor& source, const fs::path& from, const fs::path& to,
+                    const std::function<bool()>& is_unchanged) {
+  struct stat status{};
+  if (::fstat(source.get(), &status) != 0) throw_io(from.string(), "read its size", errno);
+  std::error_code failure;
+  if (fs::equivalent(from, to, failure)) throw Error(ErrorCode::kIo, cat(from, ": cannot copy it onto itself, ", to));
+  fs::create_directories(parent_of(to), failure);
+  if (failure) throw_io(parent_of(to).string(), "make the directory", failure.value());
+  auto target = create_file(to);
+  try {
+    if (const auto r = copy_bytes(source.get(), target.get()); r.error_number != 0) {
+      throw_io((r.is_read ? from : to).string(), r.is_read ? "read it" : "write it", r.error_number);
+    }
+    if (!is_unchanged()) {
+      throw Error(ErrorCode::kFormat,
+                  cat(from, ": changed while it was copied (do not change it until the command has ended)"));
+    }
+    if (::fchmod(target.get(), status.st_mode & 0777) != 0) throw_io(to.string(), "set its mode", errno);
+    if (const int number = target.close(); number != 0) throw_io(to.string(), "write it", number);
+  } catch (...) {
+    ::unlink(to.c_str());
+    throw;
+  }
+}
+
 int remove_tree_at(int directory, const char* name) {
   if (::unlinkat(directory, name, 0) == 0 || errno == ENOENT) return 0;
   if (errno != EISDIR && errno != EPERM) return errno;
@@ -60,7 +142,7 @@ int remove_tree_at(int directory, const char* name) {
 
 void allocate(const Descriptor& file, uint64_t bytes, std::string_view subject) {
   const auto size = static_cast<off_t>(bytes);
-  if (size == 0) return;  // which fallocate refuses
+  if (size == 0) return;  // fallocate refuses 0 bytes
   int result;
   do result = ::fallocate(file.get(), 0, 0, size);
   while (result != 0 && errno == EINTR);
@@ -89,7 +171,7 @@ void sync(const Descriptor& file, const std::filesystem::path& path) {
     if (errno == EINTR) continue;
     // Some network file systems have no fsync of directories.
     if (errno == EINVAL || errno == ENOTSUP) return;
-    throw_io(path.string(), "bring it to disk", errno);
+    throw_io(path.string(), "flush it to disk", errno);
   }
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/stat.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -18,34 +20,46 @@ using coppice::Descriptor;
 using coppice::open_to_read;
 using coppice::throw_io;
 
-/// Makes a new file, after unlinking what had its name: whoever has the old one open or mapped keeps it whole.
+/// Makes a new file after unlinking an existing one, so that processes that have the old one open or mapped keep it.
 /// Throws   Error{kIo}.
 Descriptor create_file(const std::filesystem::path& path);
 /// The same below an open directory. `path` is for messages alone.
 Descriptor create_file_at(int directory, const char* name, const std::filesystem::path& path);
 
-/// Adds the names in an open directory, without "." and "..", in no order; the error number, 0 if it went well.
+enum class Lock { kTaken, kHeldByAnother };
+/// flock(2) with `how`. On file systems without locks (some network ones) everybody gets the lock.
+///
+/// Throws   Error{kInterrupted}.
+Lock lock(const Descriptor& file, int how);
+
+/// Whether both are the same file or directory.
+bool is_same(const struct stat& a, const struct stat& b);
+/// Whether `path` is `directory` or lies inside it, wherever links and mounts lead. `path` and directories above it need
+/// not exist.
+bool is_within(const std::filesystem::path& path, const std::filesystem::path& directory);
+
+/// Adds the names in an open directory, without "." and "..", in no order; returns the error number, 0 for success.
 int list_names(int directory, std::vector<std::string>& names);
-/// The same; none if it cannot be listed.
+/// The same; empty if it cannot be listed.
 std::vector<std::string> names_in(int directory);
 
-/// Copies what an open file holds, and its mode; parents of `to` are made, what lay there is replaced. A copy is not left
-/// behind where something fails or `is_unchanged` says no at the end. `from` is for messages alone.
+/// Copies the contents and mode of an open file; makes the parents of `to` and replaces an existing file. The copy is
+/// removed if something fails or `is_unchanged` returns false at the end. `from` is for messages alone.
 /// Throws   Error{kIo, kInterrupted}; Error{kFormat} for a file that changed.
 void copy_open_file(const Descriptor& source, const std::filesystem::path& from, const std::filesystem::path& to,
                     const std::function<bool()>& is_unchanged);
 
-/// Removes `name` of an open directory and all below it, following no links; what is gone already is no error.
-/// Returns the error number of what could not be removed, 0 if it went well.
+/// Removes `name` of an open directory and all below it, following no links; missing entries are not an error. Returns
+/// the first error number, 0 for success.
 int remove_tree_at(int directory, const char* name);
 
-/// Claims the whole file at once, so that a full disk shows here and not after hours; what it holds stays. Where the
-/// file system cannot claim, the file gets its length alone.
+/// Allocates the whole file at once, so that a full disk is detected now and not after hours; existing contents stay.
+/// If the file system cannot allocate, only the length is set.
 /// Throws   Error{kIo} naming `subject`.
 void allocate(const Descriptor& file, uint64_t bytes, std::string_view subject);
 
-/// Writes all of `bytes` at `offset`, or at the file's own position if `offset` is negative.
-/// Returns the error number, 0 if it went well.
+/// Writes all of `bytes` at `offset`, or at the file's own position if `offset` is negative. Returns the error
+/// number, 0 for success.
 int write_all(int fd, std::span<const std::byte> bytes, int64_t offset);
 
 /// Throws   Error{kIo}.
@@ -53,17 +67,17 @@ void sync(const Descriptor& file, const std::filesystem::path& path);
 void sync_directory(const std::filesystem::path& path);
 
 /// fsync of every file and directory below, and of `directory` itself; symbolic links are not followed.
-/// Throws   Error{kIo}; std::filesystem::filesystem_error where it cannot be listed.
+/// Throws   Error{kIo}; std::filesystem::filesystem_error if it cannot be listed.
 void sync_tree(const std::filesystem::path& directory);
 
-/// Renames `from` of one open directory to `to` of another, never replacing; the error number, 0 if it went well. File
-/// systems without RENAME_NOREPLACE leave a moment between the look and the rename.
+/// Renames `from` of one open directory to `to` of another, never replacing; returns the error number, 0 for success.
+/// On file systems without RENAME_NOREPLACE, the check and the rename are two steps.
 int rename_new(int from_directory, const char* from, int to_directory, const char* to);
 
 /// The directory that holds `path`: "." for a bare name.
 std::filesystem::path parent_of(const std::filesystem::path& path);
 
-/// `name` as it stands in a message: in quotes, on one line (base/text.h, `shown`), cut where it is very long.
+/// `name` for a message: in quotes, on one line (base/text.h, `shown`), shortened if it is very long.
 std::string quote(std::string_view name);
 
 }  // namespace coppice::io::detail

@@ -12,46 +12,34 @@
 
 #include "coppice/base/file.h"
 #include "coppice/io/dtype.h"
-#include "coppice/io/tensor_name.h"
-#include "coppice/io/tensor_shape.h"
+#include "coppice/io/tensor_info.h"
 
 namespace coppice::io {
 
-/// Memory   about 60 bytes; the name's text is shared by copies.
-struct TensorInfo {
-  TensorName name;
-  Dtype dtype = Dtype::kF32;
-  TensorShape shape;
-  uint64_t offset = 0;  ///< bytes from the start of the file's data section
-  uint64_t bytes = 0;
-
-  int64_t elements() const;
-  bool operator==(const TensorInfo&) const = default;
-};
-
 /// A safetensors file, its header fully checked, its data mapped read-only.
 ///
-/// Memory   about 150 bytes for each tensor, and its name; data pages come and go with the page cache.
+/// Memory   about 150 bytes for each tensor, and its name; data pages are in the page cache.
 class SafetensorsFile {
  public:
   /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and tensor: header length past the file or over 100 MB,
   ///          broken JSON, unknown dtype, negative or overflowing shape, offsets that overlap, leave a gap, run past
   ///          the end or differ from shape times dtype, duplicate names.
   static SafetensorsFile open(const std::filesystem::path& path);
-  /// Of an open file; `path` is its name from here on.
+  /// As open(path), for an open file; `path` is used as its name.
   static SafetensorsFile open(Descriptor file, const std::filesystem::path& path);
 
   const std::filesystem::path& path() const;
   const std::vector<TensorInfo>& tensors() const;              ///< by offset
   const std::map<std::string, std::string>& metadata() const;  ///< "__metadata__"
   const TensorInfo* find(std::string_view name) const;
-  /// The mapped bytes. Throws Error{kIo} if the file has become shorter since it was opened.
+  /// The mapped bytes. Throws Error{kIo} if the file was truncated since it was opened.
   std::span<const std::byte> data(const TensorInfo& tensor) const;
-  /// Fills `out` with the bytes from `offset` of the data section on, by pread: nothing of the file becomes resident.
-  /// Throws   Error{kIo}, also if the file has become shorter since.
+  /// Fills `out` with the bytes from `offset` of the data section on, by pread, so that no pages of the file stay
+  /// mapped.
+  /// Throws   Error{kIo}, also if the file was truncated since it was opened.
   void read(uint64_t offset, std::span<std::byte> out) const;
-  /// Makes `bytes` at `to_offset` of the file open as `to` share these bytes of the disk (a reflink); false where the
-  /// file system cannot, or the offsets are no whole blocks.
+  /// Makes `bytes` at `to_offset` of the file open as `to` share these bytes on the disk (a reflink); false if the file
+  /// system cannot, or the offsets are not multiples of a block.
   bool clone(uint64_t offset, uint64_t bytes, int to, uint64_t to_offset) const;
   /// Tells the kernel that these pages are no longer needed, so that resident memory stays bounded.
   void release(const TensorInfo& tensor) const;
@@ -63,7 +51,7 @@ class SafetensorsFile {
   std::shared_ptr<const State> state_;
 };
 
-/// What a safetensors file will be, known before its first tensor is.
+/// The layout of a safetensors file, computed before its tensors.
 struct SafetensorsLayout {
   uint64_t header_bytes = 0;        ///< where the data starts: at a whole block of the disk
   std::vector<TensorInfo> tensors;  ///< with offsets and byte counts
@@ -72,25 +60,25 @@ struct SafetensorsLayout {
 
   /// Length, JSON and spaces.
   std::string header() const;
-  /// The same in pieces of 1 MiB, which are made anew each time; the last is shorter.
+  /// The same in pieces of 1 MiB, which are computed for each call; the last is shorter.
   void each_header_piece(const std::function<void(std::string_view)>& take) const;
 };
-/// Lays out `tensors` one after the other, in the order given. `path` is for messages alone.
+/// Lays out `tensors` one after another, in the given order. `path` is only used in messages.
 ///
-/// Throws   Error{kUnsupported} if the header passes the 100 MB that readers take.
+/// Throws   Error{kUnsupported} if the header exceeds 100 MB, the limit of readers.
 SafetensorsLayout lay_out(const std::filesystem::path& path, std::vector<TensorInfo> tensors,
                           const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
-/// Writes one safetensors file whose header is known beforehand; tensors may be written in any order, in pieces. What
-/// lay under the path is unlinked, never written into; the destructor of an unfinished writer removes the file.
+/// Writes one safetensors file whose header is known beforehand; tensors may be written in any order, in pieces. An
+/// existing file is unlinked, never written into; the destructor of an unfinished writer removes the file.
 ///
 /// Memory   none beyond the caller's pieces (pwrite).
 /// Threads  write() may be called from any thread.
 class SafetensorsWriter {
  public:
   /// Fills in the offsets and byte counts of `tensors` (in the order given, which must be the order wanted on disk),
-  /// claims the file's space and writes the header.
-  /// Throws   Error{kIo}; Error{kUnsupported} if the header passes the 100 MB that readers take.
+  /// allocates the file's space and writes the header.
+  /// Throws   Error{kIo}; Error{kUnsupported} if the header exceeds 100 MB, the limit of readers.
   SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
                     const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
   ~SafetensorsWriter();

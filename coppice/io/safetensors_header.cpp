@@ -23,7 +23,7 @@ constexpr size_t kProblemsShown = 8;
 /// JSON values of one tensor or of the metadata: shapes have a few dimensions, metadata a few keys.
 constexpr uint64_t kMostValues = 1 << 16;
 
-/// What is wrong with a header: the first few, and how many there are.
+/// Problems of a header: the first few, and the number of all.
 class Problems {
  public:
   void add(std::string text) {
@@ -46,12 +46,12 @@ class Problems {
   problems.fail(source, advice);
 }
 
-// A whole number of 0 or more that fits an int64.
+// An integer of 0 or more that fits into int64.
 bool is_size(const Json& value) { return value.kind() == Json::Kind::kInt && value.as_int() >= 0; }
 
 std::string_view header_text(std::span<const std::byte> file, std::string_view source) {
   if (file.size() < kLengthBytes) {
-    fail(source, cat(file.size(), " bytes long"), "; wanted at least 8 (download it again)");
+    fail(source, cat(file.size(), " bytes long"), "; wanted at least 8 bytes (download it again)");
   }
   const auto* text = reinterpret_cast<const char*>(file.data());
   uint64_t length;
@@ -61,23 +61,23 @@ std::string_view header_text(std::span<const std::byte> file, std::string_view s
   }
   if (length > kMaxHeaderBytes) {
     fail(source, cat("a header of ", length, " bytes"),
-         cat("; wanted at most ", kMaxHeaderBytes, " (this is no safetensors file, or a damaged one)"));
+         cat("; wanted at most ", kMaxHeaderBytes, " (this is not a safetensors file, or it is damaged)"));
   }
   if (length > file.size() - kLengthBytes) {
     fail(source, cat("the header ends at byte ", kLengthBytes + length, " of ", file.size()),
-         "; the file is short (download it again)");
+         "; the file is incomplete (download it again)");
   }
   const std::string_view header(text + kLengthBytes, length);
   if (header.empty() || header.front() != '{') {
-    fail(source, "the header is no JSON object", "; wanted '{' at byte 8 (this is no safetensors file)");
+    fail(source, "the header is not a JSON object", "; wanted '{' at byte 8 (this is not a safetensors file)");
   }
   return header;
 }
 
-// One entry of the header; what is wrong with it goes to `problems`.
+// Reads one entry of the header; adds what is wrong with it to `problems`.
 void read_tensor(std::string_view name, const Json& entry, std::vector<TensorInfo>& tensors, Problems& problems) {
   const auto reject = [&](const auto&... what) { problems.add(cat(quote(name), " ", what...)); };
-  if (!entry.is_object()) return reject("is no object with dtype, shape and data_offsets");
+  if (!entry.is_object()) return reject("is not an object with dtype, shape and data_offsets");
   const Json *dtype = nullptr, *shape = nullptr, *offsets = nullptr;
   for (const auto& [key, value] : entry.members()) {
     if (key == "dtype")
@@ -94,18 +94,18 @@ void read_tensor(std::string_view name, const Json& entry, std::vector<TensorInf
   }
   TensorInfo tensor;
   tensor.name = name;
-  if (!dtype->is_string()) return reject("has a dtype that is no text");
+  if (!dtype->is_string()) return reject("has a dtype that is not text");
   if (!parse_dtype(dtype->as_string(), tensor.dtype)) {
     return reject("has the unknown dtype ", quote(dtype->as_string()));
   }
   if (!shape->is_array() || !std::ranges::all_of(shape->items(), is_size)) {
-    return reject("has a shape that is no list of sizes of 0 or more");
+    return reject("has a shape that is not a list of sizes of 0 or more");
   }
   std::vector<int64_t> sizes;
   for (const auto& size : shape->items()) sizes.push_back(size.as_int());
   tensor.shape = sizes;
   if (!offsets->is_array() || offsets->items().size() != 2 || !std::ranges::all_of(offsets->items(), is_size)) {
-    return reject("has data_offsets that are no two numbers of 0 or more");
+    return reject("has data_offsets that are not two numbers of 0 or more");
   }
   const auto begin = static_cast<uint64_t>(offsets->items()[0].as_int());
   const auto end = static_cast<uint64_t>(offsets->items()[1].as_int());
@@ -113,7 +113,7 @@ void read_tensor(std::string_view name, const Json& entry, std::vector<TensorInf
   const auto wanted = byte_count(tensor.dtype, tensor.shape);
   const auto described = cat(dtype_name(tensor.dtype), " ", shape_text(tensor.shape));
   if (!wanted) return reject("has a byte count that overflows or is not whole (", described, ")");
-  if (*wanted != end - begin) return reject("has ", end - begin, " bytes where ", described, " wants ", *wanted);
+  if (*wanted != end - begin) return reject("has ", end - begin, " bytes, but ", described, " requires ", *wanted);
   tensor.offset = begin;
   tensor.bytes = *wanted;
   tensors.push_back(std::move(tensor));
@@ -121,14 +121,14 @@ void read_tensor(std::string_view name, const Json& entry, std::vector<TensorInf
 
 void read_metadata(const Json& entry, std::map<std::string, std::string>& metadata, Problems& problems) {
   if (!entry.is_object()) {
-    problems.add("__metadata__ is no object");
+    problems.add("__metadata__ is not an object");
     return;
   }
   for (const auto& [key, value] : entry.members()) {
     if (value.is_string())
       metadata.emplace(key, value.as_string());
     else
-      problems.add(cat("the value of ", quote(key), " in __metadata__ is no text"));
+      problems.add(cat("the value of ", quote(key), " in __metadata__ is not text"));
   }
 }
 
@@ -140,7 +140,7 @@ void check_offsets(const std::vector<TensorInfo>& tensors, uint64_t data_bytes, 
       problems.add(cat(quote(t.name), " ends at byte ", t.offset + t.bytes, " of ", data_bytes));
     }
   }
-  if (!problems.empty()) problems.fail(source, "; the file is short (download it again)");
+  if (!problems.empty()) problems.fail(source, "; the file is incomplete (download it again)");
 
   uint64_t end = 0;
   const TensorInfo* before = nullptr;
@@ -178,14 +178,14 @@ std::vector<uint32_t> sorted_by_name(const std::vector<TensorInfo>& tensors, std
     if (name_of(order[i - 1]) == name_of(order[i]))
       problems.add(cat("the key ", quote(name_of(order[i])), " appears twice"));
   }
-  if (!problems.empty()) problems.fail(source, "; which one holds is unclear (the file is damaged)");
+  if (!problems.empty()) problems.fail(source, ", so the header is ambiguous (the file is damaged)");
   return order;
 }
 
 }  // namespace
 
 std::optional<uint64_t> byte_count(Dtype dtype, std::span<const int64_t> shape) {
-  // Of the sizes that are not zero: a product over them stays small for whoever computes strides, too.
+  // Multiplies only sizes that are not zero, so that code that computes strides cannot overflow either.
   const auto bits = static_cast<uint64_t>(dtype_bits(dtype));
   uint64_t product = bits;
   bool empty = false;
@@ -222,7 +222,7 @@ Header parse_header(std::span<const std::byte> file, std::string_view source) {
   });
   header.tensors.shrink_to_fit();
   if (!problems.empty()) problems.fail(source, " (the file is damaged or was not written by the safetensors library)");
-  // Tensors without bytes come before the one that starts where they lie.
+  // Tensors without bytes come before the tensor that starts at the same offset.
   std::ranges::sort(header.tensors, {},
                     [](const TensorInfo& t) { return std::tuple(t.offset, t.bytes, t.name.view()); });
   header.by_name = sorted_by_name(header.tensors, source);

@@ -14,7 +14,7 @@
 
 namespace coppice::io::detail {
 
-/// What the reference implementation takes at most.
+/// The limit of the reference implementation.
 inline constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 
 struct Header {
@@ -33,11 +33,11 @@ Header parse_header(std::span<const std::byte> file, std::string_view source);
 /// Passes on the JSON of a header, in pieces of `piece_bytes`; the last is shorter.
 void each_json_piece(const std::vector<TensorInfo>& tensors, const std::map<std::string, std::string>& metadata,
                      size_t piece_bytes, const std::function<void(std::string_view)>& take);
-/// Bytes of a header whose JSON has so many: its length and spaces too, up to the data, which starts at a multiple of
+/// The bytes of a header whose JSON has `json_bytes`, including length and padding; the data starts at a multiple of
 /// `kBlockBytes`.
 uint64_t header_bytes(uint64_t json_bytes);
 
-/// Bytes of a tensor; nothing if a size is negative, the count overflows or the elements fill no whole bytes.
+/// Bytes of a tensor; none if a size is negative, the count overflows or the elements do not fill whole bytes.
 std::optional<uint64_t> byte_count(Dtype dtype, std::span<const int64_t> shape);
 
 }  // namespace coppice::io::detail

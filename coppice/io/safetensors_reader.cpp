@@ -1,7 +1,6 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,68 +14,19 @@
 #include "coppice/io/safetensors_header_detail.h"
 
 namespace coppice::io {
-namespace {
-
-// A whole file, mapped read-only.
-class Mapping {
- public:
-  Mapping(Descriptor file, const std::filesystem::path& path) : file_(std::move(file)) {
-    size_ = static_cast<size_t>(state_of(file_, path).bytes);
-    if (size_ == 0) return;  // which mmap refuses
-    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file_.get(), 0);
-    if (address == MAP_FAILED) detail::throw_io(path.string(), "map it", errno);
-    data_ = static_cast<std::byte*>(address);
-  }
-  ~Mapping() {
-    if (data_) ::munmap(data_, size_);
-  }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-
-  std::span<const std::byte> bytes() const { return {data_, size_}; }
-  int descriptor() const { return file_.get(); }
-
-  /// Reading a page past the end of a file kills the process. What is cut off later, while the bytes are looked at, is
-  /// left to the program's handler (base/interrupt.h).
-  void check_whole(const std::filesystem::path& path) const {
-    const uint64_t now = state_of(file_, path).bytes;
-    if (now < size_) throw_shorter(path, now);
-  }
-  [[noreturn]] static void throw_shorter(const std::filesystem::path& path, uint64_t end) {
-    throw Error(ErrorCode::kIo, cat(path, ": ends at byte ", end,
-                                    "; it was longer when it was opened (leave it alone until this is done)"));
-  }
-
- private:
-  Descriptor file_;
-  std::byte* data_ = nullptr;
-  size_t size_ = 0;
-};
-
-}  // namespace
-
-int64_t TensorInfo::elements() const {
-  int64_t product = 1;
-  for (const int64_t size : shape) {
-    if (size == 0) return 0;
-    product *= size;
-  }
-  return product;
-}
-
 struct SafetensorsFile::State {
   State(Descriptor file, const std::filesystem::path& file_path)
       : path(file_path),
         mapping(std::move(file), file_path),
         header(detail::parse_header(mapping.bytes(), file_path.string())) {
-    // What was parsed is not read again. Advice, as in release().
+    // The parsed header is not read again. A hint, as in release().
     const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
     const size_t pages = header.data_start / page * page;
     if (pages > 0) ::madvise(const_cast<std::byte*>(mapping.bytes().data()), pages, MADV_DONTNEED);
   }
 
   std::filesystem::path path;
-  Mapping mapping;
+  MappedFile mapping;
   detail::Header header;
 };
 
@@ -103,7 +53,7 @@ std::span<const std::byte> SafetensorsFile::data(const TensorInfo& tensor) const
   const auto section = state_->mapping.bytes().subspan(data_start());
   COPPICE_CHECK(tensor.offset <= section.size() && tensor.bytes <= section.size() - tensor.offset, path(), ": '",
                 tensor.name, "'");
-  state_->mapping.check_whole(path());
+  state_->mapping.check_whole();
   return section.subspan(tensor.offset, tensor.bytes);
 }
 
@@ -113,10 +63,10 @@ void SafetensorsFile::read(uint64_t offset, std::span<std::byte> out) const {
                 path(), ": ", out.size(), " bytes at ", offset);
   auto at = static_cast<off_t>(data_start() + offset);
   while (!out.empty()) {
-    const ssize_t n = ::pread(state_->mapping.descriptor(), out.data(), out.size(), at);
+    const ssize_t n = ::pread(state_->mapping.file().get(), out.data(), out.size(), at);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) detail::throw_io(path().string(), "read it", errno);
-    if (n == 0) Mapping::throw_shorter(path(), static_cast<uint64_t>(at));
+    if (n == 0) state_->mapping.throw_truncated(static_cast<uint64_t>(at));
     out = out.subspan(static_cast<size_t>(n));
     at += n;
   }
@@ -124,7 +74,7 @@ void SafetensorsFile::read(uint64_t offset, std::span<std::byte> out) const {
 
 bool SafetensorsFile::clone(uint64_t offset, uint64_t bytes, int to, uint64_t to_offset) const {
   file_clone_range range{};
-  range.src_fd = state_->mapping.descriptor();
+  range.src_fd = state_->mapping.file().get();
   range.src_offset = data_start() + offset;
   range.src_length = bytes;
   range.dest_offset = to_offset;
@@ -134,11 +84,11 @@ bool SafetensorsFile::clone(uint64_t offset, uint64_t bytes, int to, uint64_t to
 void SafetensorsFile::release(const TensorInfo& tensor) const {
   const auto bytes = data(tensor);
   if (bytes.empty()) return;
-  // Outwards to whole pages: a neighbour's page is read again if it is still needed, while inwards every tensor would
-  // leave two pages behind.
+  // Rounds outwards to whole pages: a neighbour's page is read again if needed, while rounding inwards would leave two
+  // pages per tensor.
   const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   const size_t before = reinterpret_cast<uintptr_t>(bytes.data()) % page;
-  // Advice: if the kernel refuses it, the pages merely stay. It changes no byte, hence the cast.
+  // A hint: if the kernel refuses it, the pages only stay resident. It changes no bytes, hence the cast.
   ::madvise(const_cast<std::byte*>(bytes.data()) - before, before + bytes.size(), MADV_DONTNEED);
 }
 

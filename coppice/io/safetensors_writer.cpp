@@ -40,7 +40,7 @@ SafetensorsLayout lay_out(const std::filesystem::path& path, std::vector<TensorI
                           [&](std::string_view text) { json_bytes += text.size(); });
   out.header_bytes = detail::header_bytes(json_bytes);
   if (out.header_bytes > detail::kMaxHeaderBytes) {
-    throw Error(ErrorCode::kUnsupported, cat(path, ": a header of ", out.header_bytes, " bytes; readers take at most ",
+    throw Error(ErrorCode::kUnsupported, cat(path, ": the header has ", out.header_bytes, " bytes; wanted at most ",
                                              detail::kMaxHeaderBytes, " (split the model into smaller shards)"));
   }
   out.file_bytes = out.header_bytes + offset;

@@ -22,13 +22,13 @@ bool WeightMap::contains(std::string_view tensor) const {
 }
 
 WeightMap parse_shard_index(std::string_view index, std::string_view source) {
-  constexpr uint64_t kMostValues = 8;  // of a tensor: the file's name
+  constexpr uint64_t kMostValues = 8;  // per tensor: the file's name
   WeightMap out;
   std::map<std::string, uint32_t, std::less<>> numbers;
   const auto take = [&](std::string_view tensor, const Json& file) {
     if (!file.is_string()) {
       throw Error(ErrorCode::kFormat,
-                  cat(source, ": the file of ", quote(tensor), " is no text; wanted a shard's name"));
+                  cat(source, ": the file of ", quote(tensor), " is not text; wanted a shard's name"));
     }
     auto number = numbers.find(file.as_string());
     if (number == numbers.end()) {
@@ -39,15 +39,15 @@ WeightMap parse_shard_index(std::string_view index, std::string_view source) {
     out.tensors.emplace_back(tensor, number->second);
   };
   if (!Json::each_member(index, source, "weight_map", kMostValues, take)) {
-    throw Error(ErrorCode::kFormat,
-                cat(source, ": no weight_map; wanted an object of tensor names and shard files (download it again)"));
+    throw Error(
+        ErrorCode::kFormat,
+        cat(source, ": has no weight_map; wanted an object of tensor names and shard files (download it again)"));
   }
   std::ranges::sort(out.tensors, {}, name_of);
   const auto twice = std::ranges::adjacent_find(out.tensors, {}, name_of);
   if (twice != out.tensors.end()) {
-    throw Error(ErrorCode::kFormat,
-                cat(source, ": the key ", quote(name_of(*twice)),
-                    " appears twice in weight_map; which one holds is unclear (download it again)"));
+    throw Error(ErrorCode::kFormat, cat(source, ": the key ", quote(name_of(*twice)),
+                                        " appears twice in weight_map, so its file is ambiguous (download it again)"));
   }
   return out;
 }

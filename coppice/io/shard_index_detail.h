@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "coppice/io/tensor_name.h"
+#include "coppice/io/tensor_info.h"
 
 namespace coppice::io::detail {
 
@@ -22,7 +22,7 @@ struct WeightMap {
 /// are not looked at: resolve_inside does.
 ///
 /// Memory   the result.
-/// Throws   Error{kFormat} naming `source`: no JSON, no weight_map, a tensor twice, files that are no text or lie
+/// Throws   Error{kFormat} naming `source`: no JSON, no weight_map, a tensor twice, files that are not text or lie
 ///          elsewhere.
 WeightMap parse_shard_index(std::string_view index, std::string_view source);
 

@@ -3,8 +3,8 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/text.h"
+#include "coppice/io/atomic_file.h"
 #include "coppice/io/checkpoint.h"
-#include "coppice/io/pending_file.h"
 #include "coppice/io/posix_detail.h"
 #include "coppice/io/safetensors_header_detail.h"
 
@@ -28,8 +28,12 @@ constexpr uint64_t kLongestHeader = detail::kMaxHeaderBytes - (uint64_t{1} << 20
 
 }  // namespace
 
+std::string numbered(std::string_view stem, size_t number, size_t count) {
+  return cat(stem, "-", number_text(number), "-of-", number_text(count));
+}
+
 std::string shard_name(std::string_view stem, size_t number, size_t count) {
-  return cat(stem, "-", number_text(number), "-of-", number_text(count), ".safetensors");
+  return numbered(stem, number, count) + ".safetensors";
 }
 
 ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem) {

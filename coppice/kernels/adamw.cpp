@@ -25,7 +25,7 @@ struct Range {
   M* __restrict exp_avg_sq;
   const G* __restrict grad;
   int64_t begin, count;
-  uint32_t draw;  ///< of the step: what stochastic rounding is keyed by
+  uint32_t draw;  ///< key of the step's stochastic rounding
 };
 
 /// 32 random bits for an element and a step.
@@ -37,8 +37,8 @@ struct Range {
 }
 
 [[gnu::always_inline]] inline void store_moment(float& to, float value, uint32_t) { to = value; }
-/// Rounds up or down with the chances that keep the mean: changes of less than half a step of bf16 would be lost
-/// otherwise, and with beta2 = 0.999 all of them are.
+/// Rounds up or down with probabilities that keep the mean. Otherwise changes below half a step of bf16 would be lost,
+/// and with beta2 = 0.999 all changes are that small.
 [[gnu::always_inline]] inline void store_moment(at::BFloat16& to, float value, uint32_t bits16) {
   to.x = static_cast<uint16_t>((std::bit_cast<uint32_t>(value) + bits16) >> 16);
 }

@@ -14,14 +14,14 @@ namespace {
 
 constexpr int64_t kPiece = 1 << 22;
 
-// Numbers of 32 bits without a sign, in int64.
+// Unsigned 32-bit numbers in int64.
 at::Tensor low_32(const at::Tensor& x) { return at::bitwise_and(x, int64_t{0xffffffff}); }
 at::Tensor mixed(const at::Tensor& h, int64_t shift, uint32_t factor) {
-  // The low half of a product is right whatever its high half overflows to.
+  // The low half of a product is correct even if its high half overflows.
   return low_32(at::bitwise_xor(h, at::bitwise_right_shift(h, shift)) * static_cast<int64_t>(factor));
 }
 
-// Of elements [begin, end), for one step.
+// For elements [begin, end) in one step.
 at::Tensor random_bits(int64_t begin, int64_t end, int64_t step, const at::TensorOptions& options) {
   const auto draw = static_cast<int64_t>(static_cast<uint32_t>(step) * kStepFactor);
   auto h = low_32(at::arange(begin, end, options.dtype(at::kLong)));
@@ -30,7 +30,7 @@ at::Tensor random_bits(int64_t begin, int64_t end, int64_t step, const at::Tenso
   return at::bitwise_xor(h, at::bitwise_right_shift(h, 16));
 }
 
-// bf16 of f32 values, rounded up where the low half and 16 random bits carry.
+// Converts f32 to bf16, rounding up if the low half plus 16 random bits carries.
 at::Tensor rounded(const at::Tensor& f32, const at::Tensor& bits16) {
   const auto sum = low_32(f32.view(at::kInt).to(at::kLong)) + bits16;
   return at::bitwise_right_shift(sum, 16).to(at::kShort).view(at::kBFloat16);
@@ -57,7 +57,7 @@ void adamw_step_libtorch(const at::Tensor& master, const at::Tensor& exp_avg, co
                          const AdamwSettings& s) {
   const at::NoGradGuard no_grad;
   const auto scaled = grad.to(at::kFloat) * grad_scale;
-  const auto m = exp_avg.to(at::kFloat), v = exp_avg_sq.to(at::kFloat);  // themselves where they are f32
+  const auto m = exp_avg.to(at::kFloat), v = exp_avg_sq.to(at::kFloat);  // no copy if they are f32
   at::_fused_adamw_({master}, {scaled}, {m}, {v}, {}, {at::full({}, step, master.options())}, s.lr, s.beta1, s.beta2,
                     s.weight_decay, s.epsilon, /*amsgrad=*/false, /*maximize=*/false);
   if (exp_avg.scalar_type() == at::kBFloat16) store_moments(exp_avg, exp_avg_sq, m, v, step);

@@ -35,7 +35,7 @@ struct CausalAttention : torch::autograd::Function<CausalAttention> {
   }
 };
 
-/// Which keys each query sees, [B, 1, S, S].
+/// The keys that each query sees, [B, 1, S, S].
 at::Tensor sight(const at::Tensor& start_BS) {
   const auto position_S = at::arange(start_BS.size(1), start_BS.options());
   const auto query_S1 = position_S.unsqueeze(1);

@@ -1,5 +1,5 @@
-// Causal attention on processors with AVX-512: 32 queries of one head at a time are the lanes, so that softmax runs down
-// the keys and no score leaves the caches. A task is one head of keys with the queries that share it; bits do not depend
+// Causal attention on processors with AVX-512. The vector lanes are 32 queries of one head, so the softmax runs along
+// the keys and scores stay in the caches. A task is one key head with the queries that share it; the bits do not depend
 // on threads.
 
 #include <ATen/ops/empty.h>
@@ -20,7 +20,7 @@
 namespace coppice::kernels::detail {
 namespace {
 
-constexpr int64_t kQueries = kLanes * kPanels;  // at a time
+constexpr int64_t kQueries = kLanes * kPanels;  // queries at a time
 
 /// One head of a [B, S, heads, C] tensor in one sequence: row s is data + s * step.
 template <class T>
@@ -48,7 +48,7 @@ struct Shape {
   int64_t group() const { return heads / key_heads; }
 };
 
-/// Keys that a block of queries goes through.
+/// The range of keys of a block of queries.
 struct Range {
   int64_t begin, end;
 
@@ -68,14 +68,15 @@ void pack_queries(const Head<const T>& head, int64_t first, int64_t dim, Word* p
   }
 }
 
-/// What the queries of one sequence may see.
+/// The keys that the queries of one sequence may see.
 class Sight {
  public:
   Sight(const AttentionInputs& in, int64_t sequence)
       : start_(in.start_BS.defined() ? in.start_BS.const_data_ptr<int64_t>() + sequence * in.start_BS.size(1)
                                      : nullptr) {}
 
-  /// Keys that any of the 32 queries from `first` on sees, the first one down to a multiple of the rows at a time.
+  /// The range of keys that any of the 32 queries from `first` on sees; its start is rounded down to a multiple of
+  /// kRows.
   Range keys(int64_t first) const { return {start_ ? start_[first] / kRows * kRows : 0, first + kQueries}; }
 
   /// Where the documents of a panel's queries start.
@@ -85,7 +86,7 @@ class Sight {
     return _mm512_load_si512(lanes);
   }
 
-  /// Lanes that see `key`: queries not before it whose documents start not after it.
+  /// The lanes that see `key`: queries at or after it whose document starts at or before it.
   static __mmask16 lanes(int64_t key, int64_t first_of_panel, __m512i starts) {
     const int64_t hidden = std::clamp<int64_t>(key - first_of_panel, 0, kLanes);
     return _mm512_mask_cmple_epi32_mask(static_cast<__mmask16>(0xffffu << hidden), starts,

@@ -23,7 +23,7 @@ using detail::store;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// Tokens whose logits exist at once: a few MB of them, but enough rows for the GEMM.
+/// The number of tokens whose logits exist at a time: a few MB, but enough rows for the GEMM.
 int64_t chunk_tokens(int64_t vocabulary) { return std::max<int64_t>(256, ((1 << 22) / vocabulary + 31) / 32 * 32); }
 
 template <class T>
@@ -96,7 +96,7 @@ Targets check_targets(const at::Tensor& target_T, int64_t vocabulary) {
 }
 
 struct ChunkedHead {
-  at::Tensor loss_T, grad_x_TD, grad_w_VD;  // gradients of the mean, only if asked for
+  at::Tensor loss_T, grad_x_TD, grad_w_VD;  // gradients of the mean, only if requested
   int64_t counted = 0;
 };
 
@@ -152,7 +152,7 @@ struct HeadLoss : torch::autograd::Function<HeadLoss> {
     auto grad_x = ctx->saved_data["x"].toTensor();
     const auto kept = ctx->saved_data.find("w");
     auto grad_w = kept == ctx->saved_data.end() ? at::Tensor() : kept->second.toTensor();
-    ctx->saved_data.clear();  // so that the parameter's gradient takes the memory over instead of copying it
+    ctx->saved_data.clear();  // so that the parameter's gradient reuses the memory instead of copying it
     const float scale = grads[0].item<float>();
     if (scale != 1.0f) {
       grad_x.mul_(scale);

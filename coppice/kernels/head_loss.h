@@ -1,7 +1,7 @@
 #pragma once
 
-// The output layer and its cross-entropy in one, by chunks of tokens: the logits of all tokens never exist at once.
-// T tokens, D model dimension, V vocabulary.
+// The output layer and its cross-entropy in one function, by chunks of tokens, so that the logits of all tokens never
+// exist at once. T tokens, D model dimension, V vocabulary.
 
 #include <ATen/core/Tensor.h>
 
@@ -9,10 +9,11 @@ namespace coppice::kernels {
 
 /// Mean cross-entropy, in nats, of target_T under softmax(x_TD w_VD'); differentiable once in x and w.
 ///
-/// Shapes   target_T int64; -1 does not count; a scalar f32 comes back (0 if none counts).
+/// Shapes   target_T int64; -1 is ignored; returns a scalar f32 (0 if all are ignored).
 /// Dtypes   f32 or bf16. In bf16 the GEMM rounds logits and their gradients to bf16; softmax, loss and sums over chunks
 ///          are f32, f64 over tokens.
-/// Memory   logits of one chunk; with gradients, that of x and, if asked for, of w (f32 sums), made in the forward pass.
+/// Memory   logits of one chunk; with gradients, that of x and, if requested, of w (f32 sums), computed in the forward
+///          pass.
 /// Throws   Error{kFormat} if a target is outside [-1, V).
 at::Tensor head_loss(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& target_T);
 

@@ -16,7 +16,7 @@
 namespace coppice::kernels {
 namespace {
 
-/// What is added to scores: 0 where the query sees the key, -infinity elsewhere.
+/// The mask that is added to scores: 0 if the query sees the key, otherwise -infinity.
 at::Tensor make_mask(int64_t positions, int64_t window, const at::Tensor& start_BS, const at::TensorOptions& options) {
   constexpr float kHidden = -std::numeric_limits<float>::infinity();
   const auto hidden = at::full({positions, positions}, kHidden, options);
@@ -37,7 +37,7 @@ at::Tensor local_attention(const at::Tensor& query_BSHC, const at::Tensor& key_B
   auto query = query_BSHC, key = key_BSJC, value = value_BSJC;
   auto mask = make_mask(positions, window, start_BS, query.options());
   if (sink_H.defined()) {
-    // One more key, of value 0, and one more dimension in which it alone is 1 and each query is its head's sink.
+    // Adds one key with value 0, and one dimension in which only this key is 1 and each query is its head's sink.
     const auto score_H = (sink_H / scale).to(query.scalar_type()).view({1, 1, heads, 1});
     query = at::cat({query, score_H.expand({batch, positions, heads, 1})}, 3);
     const auto plain = at::zeros({batch, 1, groups, width}, key.options());

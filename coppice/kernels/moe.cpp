@@ -102,14 +102,14 @@ at::Tensor moe_experts(const at::Tensor& x_TD, const at::Tensor& w_gate_up_EGD, 
   if (kernel == MoeKernel::kReference) {
     return reference_experts(x_TD, w_gate_up_EGD, w_down_EDF, index_TK, gate_TK, form, pair_sq_TK);
   }
-  // A custom function takes no undefined tensors.
+  // A custom autograd function does not accept undefined tensors.
   const auto if_defined = [](const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; };
   return FastExperts::apply(x_TD, w_gate_up_EGD, w_down_EDF, index_TK, gate_TK, if_defined(form.gate_up_bias_EG),
                             if_defined(form.down_bias_ED), static_cast<int64_t>(form.activation), pair_sq_TK);
 }
 
 at::Tensor expert_counts(const at::Tensor& index_TK, int64_t num_experts) {
-  if (index_TK.is_cuda()) {  // sums of integers: the same in any order
+  if (index_TK.is_cuda()) {  // integer sums do not depend on the order
     const auto index = index_TK.flatten();
     return at::zeros({num_experts}, index.options()).scatter_add_(0, index, at::ones_like(index));
   }

@@ -1,9 +1,9 @@
-// The MoE layer on processors with AVX-512: 32 tokens of an expert at a time pass through gather, GEMM, SwiGLU and GEMM
-// without leaving the processor's caches. Tokens are the lanes there, so weights are read as they lie in memory.
+// The MoE layer on processors with AVX-512. Blocks of 32 tokens of an expert pass through gather, GEMM, SwiGLU and GEMM
+// within the processor's caches. The vector lanes are tokens, so weights are read in their memory order.
 //
-// Of an expert with R rows (token-expert pairs, a multiple of 16) what the backward pass needs lies in blocks of 16
-// tokens: hidden [R/16][G][16]. Tasks are cut by the sizes alone and each runs on one thread, so bits do not depend on
-// threads.
+// For an expert with R rows (token-expert pairs, a multiple of 16), the data of the backward pass are stored in blocks
+// of 16 tokens: hidden [R/16][G][16]. Tasks depend only on the sizes, and each runs on one thread, so the bits do not
+// depend on threads.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -22,9 +22,9 @@
 namespace coppice::kernels::detail {
 namespace {
 
-constexpr int64_t kTokens = kLanes * kPanels;  // that pass through together
-constexpr int64_t kTileRows = 512;             // of one expert in a task
-constexpr int64_t kWeightBlock = 512;          // rows of a weight's gradient in a task
+constexpr int64_t kTokens = kLanes * kPanels;  // tokens that are processed together
+constexpr int64_t kTileRows = 512;             // rows of one expert per task
+constexpr int64_t kWeightBlock = 512;          // rows of a weight's gradient per task
 
 struct Sizes {
   int64_t experts, dim, width, hidden;  // E, D, F, G = 2F
@@ -37,7 +37,7 @@ KeptOrder order_of(const MoeInputs& in) {
   return order_pairs(in, [](int64_t rows) { return (rows + kLanes - 1) / kLanes * kLanes; });
 }
 
-/// What a row of pairs was gathered from; null for padding.
+/// The source of a gathered row; null for padding.
 template <class T>
 const T* gathered(const PairOrder& order, int64_t row, const T* from_TD, int64_t dim) {
   const int64_t pair = order.pair_of_row[row];
@@ -80,7 +80,7 @@ class ForwardStep {
   }
 
  private:
-  /// Pre-activations, and from them the active units as panels.
+  /// Computes pre-activations, and from them the active units as panels.
   void activate(int64_t expert, int64_t panels, T* hidden) {
     const int64_t words = sizes_.dim / kPerWord<T>, width = sizes_.width;
     const Words weights{as_words(gate_up_ + expert * sizes_.hidden * sizes_.dim), words, 1};
@@ -160,7 +160,7 @@ MoeForward forward(const MoeInputs& in) {
   return out;
 }
 
-/// What the backward pass of the rows leaves for the gradients of weights and inputs; of an expert with R rows from
+/// Results of the backward pass of the rows for the gradients of weights and inputs. For an expert with R rows from
 /// `first` on: hidden [G][R] at first * G, active [F][R] (gate * A) at first * F.
 struct RowGradients {
   at::Tensor hidden_GP, active_FP, in_PD;
@@ -283,7 +283,8 @@ class BackwardStep {
   Scratch<float> block_;
 };
 
-/// Rows [begin, begin + count) of an expert's product of a left matrix and panels; `pack` makes the panels of 32 columns.
+/// Rows [begin, begin + count) of an expert's product of a left matrix and panels; `pack` makes the panels of 32
+/// columns.
 template <class T, class Pack>
 void weight_rows(Words left, int64_t words, int64_t count, int64_t cols, Pack pack, T* out) {
   const Scratch<Word> panels(kPanels * words * kLanes);

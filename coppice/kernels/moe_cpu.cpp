@@ -1,5 +1,5 @@
-// The MoE layer on the CPU: pairs sorted by expert, library GEMMs on contiguous rows, everything between them in one
-// loop. Tiles of (expert, rows) are cut by the sizes alone and each runs on one thread, so bits do not depend on
+// The MoE layer on the CPU: pairs sorted by expert, library GEMMs on contiguous rows, and everything between them in
+// one loop. Tiles of (expert, rows) depend only on the sizes, and each runs on one thread, so the bits do not depend on
 // threads.
 
 #include <ATen/ops/addmm.h>
@@ -22,11 +22,11 @@
 namespace coppice::kernels::detail {
 namespace {
 
-constexpr int64_t kTileRows = 512;     // enough for a GEMM to run at its rate, few enough to share out
+constexpr int64_t kTileRows = 512;     // large enough for a fast GEMM, small enough to distribute over threads
 constexpr int64_t kWeightBlock = 256;  // rows of a weight's gradient in one task
 
-/// oneDNN compiles a kernel for each new shape, which takes longer than running it: in bf16 an expert's rows are filled
-/// up to a multiple of 32, of an eighth of their power of two if that is more.
+/// oneDNN compiles a kernel for each new shape, which takes longer than running it. In bf16 an expert's rows are
+/// therefore padded to a multiple of 32 or, if larger, of an eighth of their power of two.
 int64_t filled_up(int64_t rows, at::ScalarType dtype) {
   if (dtype != at::kBFloat16) return rows;
   const auto eighth = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(rows)) / 8);
@@ -109,8 +109,8 @@ MoeForward forward(const MoeInputs& in) {
   return out;
 }
 
-/// One row of the activation's backward. `grad` is dL/dA of the ungated output's activation A; returns <grad, A>, the
-/// gate's gradient.
+/// One row of the activation's backward. `grad` is dL/dA for the activation A without its gate; returns <grad, A>, the
+/// gradient of the gate.
 template <class T, class Activation>
 float backward_row(const T* __restrict gate, const T* __restrict up, const T* __restrict grad, float weight,
                    T* __restrict active, T* __restrict grad_gate, T* __restrict grad_up, float* __restrict product,
@@ -126,7 +126,7 @@ float backward_row(const T* __restrict gate, const T* __restrict up, const T* __
   return lane_sum<float>(width, [&](int64_t f) { return product[f]; });
 }
 
-/// What the backward pass of the rows leaves for the gradients of weights and inputs.
+/// Results of the backward pass of the rows for the gradients of weights and inputs.
 struct RowGradients {
   at::Tensor x_PD, grad_PD;     ///< gathered inputs and output gradients
   at::Tensor active_PF;         ///< gate * A
@@ -194,7 +194,7 @@ struct WeightGradient {
   }
 };
 
-/// Sum of each expert's rows, times their gates if given: what a bias gets.
+/// The sum of each expert's rows, times their gates if given: the gradient of a bias.
 template <class T>
 at::Tensor bias_gradient(const PairOrder& order, const at::Tensor& rows_PN, const float* gates) {
   const int64_t dim = rows_PN.size(1);

@@ -22,13 +22,13 @@ bool has_grouped_gemm(const c10::Device& device) {
 template <class F>
 auto with_experts(const MoeInputs& in, const F& f) {
   if (!in.form.is_plain()) {
-    throw Error(ErrorCode::kUnsupported,
-                "the MoE layer on CUDA has no experts with biases or clamped SwiGLU (train "
-                "such a family on the CPU)");
+    throw Error(
+        ErrorCode::kUnsupported,
+        "the MoE layer on CUDA does not support experts with biases or clamped SwiGLU (train this family on the CPU)");
   }
   if (in.with_pair_sq) {
     throw Error(ErrorCode::kUnsupported,
-                "the MoE layer on CUDA has no norms of its experts' outputs (score the model on the CPU)");
+                "the MoE layer on CUDA does not compute norms of its experts' outputs (score the model on the CPU)");
   }
   const c10::cuda::CUDAGuard guard(in.x_TD.device());
   const OnDevice launch{c10::cuda::getCurrentCUDAStream().stream()};

@@ -1,7 +1,7 @@
 #pragma once
 
-// The seam between the MoE layer and the devices that compute it: one .cpp for each, picked by moe.cpp.
-// T tokens, D model dimension, E experts, K choices a token, F expert width, G = 2F, P rows of token-expert pairs
+// The interface between the MoE layer and its implementations for devices: one .cpp for each, chosen by moe.cpp. T
+// tokens, D model dimension, E experts, K choices per token, F expert width, G = 2F, P rows of token-expert pairs
 // (padding included).
 
 #include <ATen/core/Tensor.h>
@@ -20,12 +20,12 @@ struct MoeInputs {
 };
 struct MoeForward {
   at::Tensor y_TD;
-  at::Tensor hidden_PG;        ///< pre-activations, in an order of the variant's own
-  at::Tensor pair_sq_TK = {};  ///< squared norms of the pairs' outputs; only if asked for
+  at::Tensor hidden_PG;        ///< pre-activations, in an order that depends on the variant
+  at::Tensor pair_sq_TK = {};  ///< squared norms of the pairs' outputs; only if requested
 };
 struct MoeGradients {
   at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, gate_TK;
-  at::Tensor gate_up_bias_EG = {}, down_bias_ED = {};  ///< undefined where there are no biases
+  at::Tensor gate_up_bias_EG = {}, down_bias_ED = {};  ///< undefined if there are no biases
 };
 
 /// The order of a layer's pairs, with the tensors that hold it.
@@ -50,7 +50,7 @@ MoeGradients moe_backward_avx512(const MoeInputs& inputs, const at::Tensor& hidd
 MoeForward moe_forward_cuda(const MoeInputs& inputs);
 MoeGradients moe_backward_cuda(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
 
-/// The AVX-512 variant where it can run, else library GEMMs.
+/// The AVX-512 variant if it can run, else library GEMMs.
 MoeForward moe_forward_cpu(const MoeInputs& inputs);
 MoeGradients moe_backward_cpu(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
 

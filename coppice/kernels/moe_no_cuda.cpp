@@ -7,9 +7,9 @@ namespace coppice::kernels::detail {
 namespace {
 
 [[noreturn]] void refuse() {
-  throw Error(
-      ErrorCode::kUnsupported,
-      "the experts are on a GPU and this build has no CUDA kernels (build with the preset `cuda`, which wants nvcc)");
+  throw Error(ErrorCode::kUnsupported,
+              "the experts are on a GPU, but this build has no CUDA kernels (build with the preset `cuda`, which "
+              "requires nvcc)");
 }
 
 }  // namespace

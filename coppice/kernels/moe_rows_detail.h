@@ -1,6 +1,6 @@
 #pragma once
 
-// What the variants of the MoE layer on the CPU share: tasks, and tokens summed from the rows of their experts.
+// Code that the CPU variants of the MoE layer share: tasks, and sums of tokens over the rows of their experts.
 
 #include <ATen/ops/empty_like.h>
 
@@ -20,7 +20,7 @@ struct Tile {
   int64_t expert, row, rows;
 };
 
-/// Every expert's rows, at most `most` in a tile.
+/// Divides every expert's rows into tiles of at most `most` rows.
 inline std::vector<Tile> cut_tiles(const PairOrder& order, int64_t most) {
   std::vector<Tile> tiles;
   for (int64_t e = 0; e < order.experts; ++e) {
@@ -36,7 +36,7 @@ void add_row(float* __restrict sum, const T* __restrict row, float weight, int64
   for (int64_t d = 0; d < dim; ++d) sum[d] += weight * load(row[d]);
 }
 
-/// out_t = sum over k of weight_tk * row_tk, in the order of k; weights of 1 where `weight_TK` is null.
+/// out_t = sum over k of weight_tk * row_tk, in the order of k; weights of 1 if `weight_TK` is null.
 template <class T>
 void combine(const PairOrder& order, const T* rows_PD, const float* weight_TK, T* out_TD, int64_t tokens, int64_t dim) {
   constexpr int64_t kCombineTokens = 64;

@@ -1,8 +1,8 @@
 #pragma once
 
-// The MoE layer where pairs are sorted on the device that computes: tables and rows by SortedRows, GEMMs by libtorch. The
-// shapes do not depend on the choice of experts, so that the host need not wait for it.
-// T tokens, D model dimension, E experts, K choices a token, F expert width, G = 2F, P rows.
+// The MoE layer with pairs sorted on the device: tables and rows by SortedRows, GEMMs by libtorch. The shapes do not
+// depend on the chosen experts, so the host need not wait for the device. T tokens, D model dimension, E experts, K
+// choices per token, F expert width, G = 2F, P rows.
 
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/empty.h>
@@ -20,10 +20,11 @@ namespace coppice::kernels::detail {
 
 enum class ExpertGemms {
   kGrouped,  ///< libtorch's grouped GEMM
-  kLoop,     ///< one GEMM an expert; the host waits for the sort
+  kLoop,     ///< one GEMM per expert; the host waits for the sort
 };
 
-/// Whether libtorch's grouped GEMM takes such tensors: bf16, sizes and pointers multiples of 16 bytes, few enough experts.
+/// Whether libtorch's grouped GEMM supports these tensors: bf16, sizes and pointers multiples of 16 bytes, few enough
+/// experts.
 inline bool fits_grouped_gemm(const MoeInputs& in) {
   constexpr int64_t kNumbers = 8, kMostExperts = 1023;
   const auto aligned = [](const at::Tensor& t) { return reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0; };
@@ -32,7 +33,7 @@ inline bool fits_grouped_gemm(const MoeInputs& in) {
          aligned(in.w_down_EDF);
 }
 
-/// Products of each expert's rows with its own matrix. Rows past the last expert's are left as they are.
+/// Products of each expert's rows with its own matrix. Rows after the last expert's are not changed.
 class RowGemms {
  public:
   RowGemms(const at::Tensor& first_row, ExpertGemms kind) : end_E_(first_row.narrow(0, 1, first_row.numel() - 1)) {

@@ -6,11 +6,11 @@
 
 namespace coppice::kernels::detail {
 
-/// The (token, slot) pairs of one MoE layer as rows, expert by expert, pairs in rising order within one. T tokens, K
-/// choices a token, E experts, P rows.
+/// The (token, slot) pairs of one MoE layer as rows: expert by expert, and in rising order of pairs for each expert. T
+/// tokens, K experts per token, E experts, P rows.
 struct PairOrder {
   int64_t tokens = 0, top_k = 0, experts = 0;
-  int64_t rows = 0;                ///< P; rows past the last expert's belong to nobody
+  int64_t rows = 0;                ///< P; rows after those of the last expert are unused
   const int64_t* index = nullptr;  ///< [T * K]; expert of each pair
   int32_t* first_row = nullptr;    ///< [E + 1]; each expert's rows, padding included
   int32_t* pair_of_row = nullptr;  ///< [P]; token * K + slot, or -1 for a row of padding

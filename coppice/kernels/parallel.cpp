@@ -12,9 +12,9 @@
 namespace coppice::kernels {
 namespace {
 
-/// On Intel's processors MKL's f32 products depend on where in memory their matrices lie, and so on the thread that
-/// allocated them, unless this is set before its first product. Who has set it otherwise keeps that. (Elsewhere the
-/// setting would choose a slow path, and products do not depend on it.)
+/// On Intel processors, MKL's f32 products depend on the memory addresses of their matrices, and so on the thread that
+/// allocated them, unless this variable is set before the first product. A value set by the user is kept. (On other
+/// processors the setting would choose a slow path, and products do not depend on addresses.)
 [[maybe_unused]] const bool kSameProductsEverywhere = [] {
   if (__builtin_cpu_is("intel")) ::setenv("MKL_CBWR", "AUTO,STRICT", 0);
   return true;
@@ -30,8 +30,9 @@ void parallel_tasks(int64_t count, const std::function<void(int64_t)>& task) {
   std::atomic<int64_t> next = 0;
   if (at::get_num_threads() == 1 || omp_in_parallel()) return run_all(next);
 
-  // A team even for one task: MKL and oneDNN use one thread only where OpenMP says that a parallel region is active.
-  // No num_threads clause: libgomp would end and restart its threads whenever the number changes.
+  // Opens a parallel region even for one task, because MKL and oneDNN use one thread only inside an active OpenMP
+  // region. There is no num_threads clause, because libgomp would end and restart its threads whenever the number
+  // changes.
   std::exception_ptr failure;
   std::atomic<bool> failed = false;
 #pragma omp parallel
@@ -51,8 +52,8 @@ void parallel_ranges(int64_t count, int64_t grain, const std::function<void(int6
 }
 
 void use_one_thread_here() {
-  (void)at::get_num_threads();  // takes the process's number for this thread, and would do so later otherwise
-  omp_set_num_threads(1);       // of this thread alone; at::set_num_threads is of the process
+  (void)at::get_num_threads();  // initialises this thread with the process's number, which would otherwise happen later
+  omp_set_num_threads(1);       // only for this thread; at::set_num_threads is for the process
 }
 
 }  // namespace coppice::kernels

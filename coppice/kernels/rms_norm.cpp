@@ -27,7 +27,7 @@ float normalise_row(const T* __restrict x, const W* __restrict w, T* __restrict 
   const float squares = lane_sum<float>(n, [&](int64_t i) { return load(x[i]) * load(x[i]); });
   const auto scale = static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n) + epsilon));
   for (int64_t i = 0; i < n; ++i) {
-    W rounded;  // of the coarser dtype, or not at all
+    W rounded;  // rounded to the coarser dtype, or not at all
     store(rounded, load(x[i]) * scale);
     store(out[i], load(rounded) * load(w[i]));
   }
@@ -78,7 +78,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const auto grad = grads[0].contiguous();
     const int64_t n = weight.numel(), rows = scale.numel(), grain = rows_per_task(n);
     const auto grad_x = at::empty_like(x), grad_weight = at::empty_like(weight);
-    // One partial sum a task, added in order: the same bits for any number of threads.
+    // One partial sum per task, added in order: the same bits for any number of threads.
     const int64_t tasks = (rows + grain - 1) / grain;
     const auto partial = at::zeros({tasks + 1, n}, scale.options());
     with_scalars(x, weight, [&]<class T, class W>(T, W) {

@@ -7,10 +7,11 @@ namespace coppice::kernels {
 /// weight * x / sqrt(mean(x^2) + epsilon) over the last dimension; differentiable.
 ///
 /// Shapes   x [..., D], weight [D]; returns x's shape.
-/// Dtypes   x f32 or bf16; weight alike, or f32. Where they are alike the normalised x is rounded before the weight is
-///          applied (as Llama does in transformers); an f32 weight of a bf16 x is applied first (as Gemma does).
-/// Memory   saves x and one f32 a row.
-/// Threads  same bits for any number of them.
+/// Dtypes   x f32 or bf16; weight the same dtype, or f32. With the same dtype the normalised x is rounded before the
+///          weight is applied (as Llama does in transformers); with a bf16 x and an f32 weight, the weight is applied
+///          before rounding (as Gemma does).
+/// Memory   saves x and one f32 per row.
+/// Threads  the bits do not depend on the number of threads.
 /// Source   Zhang & Sennrich, arXiv:1910.07467.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double epsilon);
 

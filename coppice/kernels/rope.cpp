@@ -15,7 +15,7 @@ using detail::store;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// `direction` 1 turns, -1 turns back, which is also the gradient.
+/// `direction` 1 rotates, -1 rotates back, which is also the gradient.
 template <class T>
 void turn_head(const T* __restrict x, const float* __restrict cos, const float* __restrict sin, float direction,
                T* __restrict out, int64_t half, int64_t width) {

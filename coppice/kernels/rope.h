@@ -6,8 +6,8 @@ namespace coppice::kernels {
 
 /// Rotary position embedding of the leading dimensions of each head, in the half-split layout; differentiable in x.
 ///
-/// Shapes   x_BSHD (D = head dimension); cos_SR, sin_SR: [S, R], 2R <= D leading dimensions turn, the rest passes;
-///          or [B * S, R], a row of angles for each token.
+/// Shapes   x_BSHD (D = head dimension); cos_SR, sin_SR: [S, R], the first 2R <= D dimensions are rotated, the rest is
+///          unchanged; or [B * S, R], a row of angles per token.
 /// Dtypes   x f32 or bf16; cos and sin f32; computed in f32 and rounded once.
 /// Source   Su et al., arXiv:2104.09864; rotate_half of transformers.
 at::Tensor rope(const at::Tensor& x_BSHD, const at::Tensor& cos_SR, const at::Tensor& sin_SR);

@@ -1,4 +1,4 @@
-// The pieces of the MoE layer on a GPU. Without atomics: bits depend on the sizes alone.
+// The pieces of the MoE layer on a GPU. They use no atomics, so the bits do not depend on scheduling.
 
 #include <cuda_runtime_api.h>
 
@@ -10,7 +10,7 @@ namespace coppice::kernels::detail {
 namespace {
 
 constexpr int kThreads = 256, kWarp = 32;
-constexpr int64_t kMostBlocks = 1 << 20;  // each goes on in strides
+constexpr int64_t kMostBlocks = 1 << 20;  // each block continues in strides
 
 template <class Piece>
 __global__ void __launch_bounds__(kThreads) run_pieces(int64_t count, Piece piece) {
@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kThreads) run_pieces(int64_t count, Piece piec
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += stride) piece(i);
 }
 
-/// A warp a row, so that neighbours in a row are read together and nothing is divided.
+/// One warp per row, so that neighbours in a row are read together and no index is divided.
 template <class Piece>
 __global__ void __launch_bounds__(kThreads) run_packs(int64_t rows, int64_t packs, Piece piece) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.y;
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kRowLanes) run_rows(int64_t rows, Piece piece)
       add_upper_half(lanes, lane, half);
     }
     if (lane == 0) piece.finish(row, lanes[0]);
-    __syncthreads();  // before the next row's lanes
+    __syncthreads();  // before the next row uses the lanes
   }
 }
 
@@ -48,7 +48,7 @@ void check_started() {
   const cudaError_t error = cudaGetLastError();
   if (error == cudaSuccess) return;
   throw Error(ErrorCode::kIo, cat("CUDA: a kernel did not start: ", cudaGetErrorString(error),
-                                  " (was coppice built for this GPU? see COPPICE_CUDA_ARCHITECTURES)"));
+                                  " (check that coppice was built for this GPU: COPPICE_CUDA_ARCHITECTURES)"));
 }
 
 }  // namespace

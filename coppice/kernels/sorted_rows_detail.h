@@ -1,9 +1,9 @@
 #pragma once
 
-// What the MoE layer does between its GEMMs where pairs are sorted on the device that computes: an order, gathers, the
-// activation and sums, each as many small pieces that do not communicate. `Launch` runs the pieces: on a GPU
-// (sorted_rows.cu), or one after the other on the host (in tests). No ATen here: nvcc compiles what follows from it.
-// T tokens, E experts, K choices a token, D model dimension, F expert width, G = 2F, P rows.
+// The work of the MoE layer between its GEMMs if pairs are sorted on the device: the sort, gathers, the activation and
+// sums. Each consists of many small pieces that do not communicate. `Launch` runs the pieces: on a GPU
+// (sorted_rows.cu), or one after the other on the host (in tests). No ATen here, because nvcc compiles this file. T
+// tokens, E experts, K choices per token, D model dimension, F expert width, G = 2F, P rows.
 
 #include <cstdint>
 
@@ -15,12 +15,12 @@ struct Bf16 {
   uint16_t bits;
 };
 
-/// Rows of an expert are filled up to a multiple of this, and there is at least that many: libtorch's grouped GEMM wants
-/// 16 bytes along every dimension, and gives nothing to a group of no rows.
+/// Each expert's rows are padded to a multiple of 16, at least 16: the grouped GEMM needs 16-byte alignment and leaves
+/// the weight gradient of an empty group unwritten.
 inline constexpr int64_t kRowQuantum = 16;
-inline constexpr int64_t kChunkPairs = 512;  ///< that one piece of the sort goes through
+inline constexpr int64_t kChunkPairs = 512;  ///< pairs per piece of the sort
 
-/// P: room for any choice of experts, so that the host need not know it.
+/// P, enough for any choice of experts, so that the host need not know the choice.
 inline int64_t most_rows(int64_t pairs, int64_t experts) {
   return (pairs + kRowQuantum - 1) / kRowQuantum * kRowQuantum + experts * kRowQuantum;
 }
@@ -36,7 +36,7 @@ class SortedRows {
   /// Shapes   chunk_count: scratch of num_chunks * E; order.rows: most_rows.
   SortedRows(const Launch& launch, const PairOrder& order, int32_t* chunk_count);
 
-  /// to_PD: row i is the one of its token; rows of padding are zero.
+  /// Sets row i of to_PD to the row of its token; rows of padding become zero.
   void gather(const T* from_TD, int64_t dim, T* to_PD) const;
   /// active_PF = silu(gate) * up of hidden_PG (gate first).
   void activate(const T* hidden_PG, int64_t width, T* active_PF) const;
@@ -44,12 +44,12 @@ class SortedRows {
   struct Activated {
     const T* hidden_PG;
     const float* gate_TK;
-    T* active_PF;         ///< in: gradient of the ungated output's activation A; out: gate * A
+    T* active_PF;         ///< in: gradient of the activation A without its gate; out: gate * A
     T* grad_hidden_PG;    ///< out
     float* grad_gate_TK;  ///< out: inner product of A and its gradient
   };
   void activate_backward(const Activated& io, int64_t width) const;
-  /// out_t = sum over k of weight_tk * row_tk in the order of k; weights of 1 where `weight_TK` is null.
+  /// out_t = sum over k of weight_tk * row_tk in the order of k; weights of 1 if `weight_TK` is null.
   void combine(const T* rows_PD, const float* weight_TK, int64_t dim, T* out_TD) const;
 
  private:

@@ -17,7 +17,7 @@ namespace coppice::kernels::detail {
 
 inline constexpr int kRowLanes = 128;
 
-/// Adds up kRowLanes numbers; the caller of one of many threads makes them wait between two steps.
+/// Sums kSumLanes numbers; if many threads call it, the caller synchronises them between two steps.
 COPPICE_ANYWHERE inline void add_upper_half(float* lanes, int lane, int half) {
   if (lane < half) lanes[lane] += lanes[lane + half];
 }
@@ -28,7 +28,7 @@ COPPICE_ANYWHERE inline float widened(Bf16 value) { return io::f32_from_bf16(val
 COPPICE_ANYWHERE inline void narrow_to(float& to, float value) { to = value; }
 COPPICE_ANYWHERE inline void narrow_to(Bf16& to, float value) { to.bits = io::bf16_from_f32(value); }
 
-/// `kCount` neighbours, moved at once.
+/// `kCount` neighbours that are copied at once.
 template <class T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
   T values[kCount];
@@ -47,7 +47,7 @@ struct NoPairs {
   COPPICE_ANYWHERE void operator()(int64_t row) const { order.pair_of_row[row] = -1; }
 };
 
-/// An expert that there is not is our bug: on a GPU the kernel dies, and with it the process's work there.
+/// An expert index out of range is our bug: on a GPU the kernel is aborted.
 COPPICE_ANYWHERE inline void check_expert(int64_t expert, int64_t experts) {
 #ifdef __CUDA_ARCH__
   if (expert < 0 || expert >= experts) __trap();
@@ -72,7 +72,8 @@ struct CountPairs {
   }
 };
 
-/// Of one expert: counts become the pairs in earlier chunks, and first_row[expert + 1] all its pairs.
+/// For one expert: replaces counts by the number of pairs in earlier chunks, and sets first_row[expert + 1] to the
+/// number of all its pairs.
 struct SumChunks {
   PairOrder order;
   int32_t* chunk_count;
@@ -88,7 +89,7 @@ struct SumChunks {
   }
 };
 
-/// From pairs to first rows; one piece.
+/// Computes first rows from numbers of pairs; one piece.
 struct PlaceExperts {
   PairOrder order;
   COPPICE_ANYWHERE void operator()(int64_t) const {
@@ -185,7 +186,7 @@ struct ActivateRowsBackward {
   float* grad_gate_TK;
   int64_t packs;
 
-  /// The lane's share of a row and of its inner product.
+  /// The lane's part of a row and of its inner product.
   COPPICE_ANYWHERE float operator()(int64_t row, int lane) const {
     const int64_t pair = order.pair_of_row[row];
     float product = 0;
@@ -227,7 +228,7 @@ struct ActivateRowsBackward {
   }
 };
 
-/// Calls f with the width of packs and their number a row: 16 bytes where rows and pointers allow it, else one number.
+/// Calls f with the size of packs and their number per row: 16 bytes if rows and pointers allow it, else one number.
 template <class T, class F>
 void with_pack(int64_t dim, std::initializer_list<const T*> rows, const F& f) {
   constexpr int kWide = 16 / sizeof(T);

@@ -6,9 +6,9 @@ namespace coppice::kernels {
 
 /// silu(gate) * up, the activation of dense and shared feed-forwards; differentiable.
 ///
-/// Shapes   alike.
-/// Dtypes   f32 or bf16, alike; computed in f32 and rounded once.
-/// Memory   saves its inputs alone.
+/// Shapes   the same for all.
+/// Dtypes   f32 or bf16, the same for all; computed in f32 and rounded once.
+/// Memory   saves its inputs only.
 /// Source   Shazeer, arXiv:2002.05202.
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 

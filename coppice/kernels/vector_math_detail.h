@@ -1,7 +1,6 @@
 #pragma once
 
-// Element arithmetic of the CPU kernels, in f32 whatever the storage, written so that g++ vectorises the loops that use
-// it.
+// Element arithmetic of the CPU kernels, always in f32, written so that g++ vectorises the loops that use it.
 
 #include <ATen/core/Tensor.h>
 
@@ -40,7 +39,7 @@ void swiglu_backward_row(const T* __restrict gate, const T* __restrict up, const
   }
 }
 
-/// Calls f with a float or an at::BFloat16 that stands for `dtype`.
+/// Calls f with a value of the type of `dtype`, float or at::BFloat16.
 ///
 /// Throws   Error{kUnsupported} for another dtype or a tensor that is not on the CPU.
 template <class F>

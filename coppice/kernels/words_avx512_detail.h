@@ -1,8 +1,9 @@
 #pragma once
 
-// Small matrix products and what moves between them, for processors with AVX-512 (and AVX512_BF16 for bf16). Sums are in
-// f32. A *word* is 32 bits along the summed dimension: one f32 or two neighbouring bf16. A *panel* is 16 lanes wide:
-// [words][16]. Include it last: all below is compiled for AVX-512 and may be called only where has_avx512_words() is true.
+// Small matrix products, and data movement between them, for processors with AVX-512 (and AVX512_BF16 for bf16). Sums
+// are in f32. A *word* is 32 bits along the summed dimension: one f32 or two neighbouring bf16. A *panel* is 16 lanes
+// wide: [words][16]. Include it last. Everything below is compiled for AVX-512; call it only if has_avx512_words() is
+// true.
 
 #include <ATen/core/Tensor.h>
 #include <immintrin.h>

@@ -1,7 +1,7 @@
 #pragma once
 
-// Dense linear algebra in fp32 for methods that decompose a matrix. Eigen behind it, one .cpp a decomposition: it is slow
-// to compile. Single-threaded; the bits are those of a build, whatever the processor's caches.
+// Dense linear algebra in fp32 for methods that decompose a matrix. It uses Eigen, one .cpp per decomposition, because
+// it is slow to compile. Single-threaded; one build gives the same bits whatever the processor's caches.
 
 #include <cstdint>
 #include <span>
@@ -20,12 +20,12 @@ struct Dense {
 };
 Dense transposed(const Dense& m);
 
-/// The columns made orthonormal, as Q of the QR decomposition with R's diagonal positive; of a matrix that is wider than
-/// tall the rows.
+/// The columns made orthonormal, as Q of the QR decomposition with R's diagonal positive; for a matrix that is wider
+/// than tall, the rows.
 ///
-/// Memory   two copies of the matrix and its square; four, in fp64, where the condition is bad.
+/// Memory   two copies of the matrix and its square; four, in fp64, if the matrix is ill-conditioned.
 Dense orthonormal(const Dense& m);
-Dense orthonormal_columns(const Dense& m);  ///< of a matrix that is not wider than tall
+Dense orthonormal_columns(const Dense& m);  ///< for a matrix that is not wider than tall
 
 /// m = u diag(s) v', s falling; the largest entry of each column of u is positive.
 struct Svd {

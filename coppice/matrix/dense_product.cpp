@@ -15,7 +15,7 @@ Eigen::Map<const RowMajor> view(const Dense& m) { return {m.values.data(), m.row
 
 Dense dense(const RowMajor& m) { return {m.rows(), m.cols(), std::vector<float>(m.data(), m.data() + m.size())}; }
 
-/// By power iteration from a vector of ones with a ramp, so that it meets every eigenvector.
+/// By power iteration from a vector of ones with a ramp, which is not orthogonal to any eigenvector.
 float largest_eigenvalue(const RowMajor& gram) {
   constexpr int kIterations = 60;
   Eigen::VectorXf x = Eigen::VectorXf::LinSpaced(gram.rows(), 1.0f, 2.0f).normalized();

@@ -13,11 +13,12 @@ namespace {
 using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using Eigen::MatrixXf;
 
-/// Q = A R^-1 with R from the Cholesky decomposition of A'A (of a wide A: L^-1 A, by rows): nearly all of it matrix
-/// products. Q is orthonormal to condition^2 times the precision, so none comes back where R's diagonal, which shows the
-/// condition, spans more than `span`.
+/// Q = A R^-1 with R from the Cholesky decomposition of A'A (of a wide A: L^-1 A, by rows): nearly all the work is
+/// matrix products. Q is orthonormal to condition^2 times the precision, so the result is none if R's diagonal, which
+/// shows the condition, spans more than `span`.
 ///
-/// Source   Yamamoto, Nakatsukasa, Yanagisawa, Fukaya: Roundoff error analysis of the CholeskyQR2 algorithm (ETNA 2015).
+/// Source   Yamamoto, Nakatsukasa, Yanagisawa, Fukaya: Roundoff error analysis of the CholeskyQR2 algorithm (ETNA
+///          2015).
 template <class Scalar>
 std::optional<Dense> by_cholesky(const Dense& m, Scalar span) {
   using Rows = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -43,7 +44,7 @@ std::optional<Dense> by_cholesky(const Dense& m, Scalar span) {
   return out;
 }
 
-/// In fp32 for matrices as well-conditioned as random ones of two to one are, in fp64 up to where fp32 ends.
+/// In fp32 for matrices as well-conditioned as random 2:1 matrices, otherwise in fp64.
 std::optional<Dense> by_cholesky(const Dense& m) {
   constexpr float kSpanOfF32 = 8;
   constexpr double kSpanOfF64 = 1e4;

@@ -24,8 +24,9 @@ Svd singular_values(const Dense& m) {
   const Eigen::MatrixXf in = Eigen::Map<const RowMajor>(m.values.data(), m.rows, m.cols);
   const Eigen::BDCSVD<Eigen::MatrixXf> svd(in, Eigen::ComputeThinU | Eigen::ComputeThinV);
   if (svd.info() != Eigen::Success) {
-    throw Error(ErrorCode::kUnsupported, cat("a matrix of ", m.rows, " x ", m.cols,
-                                             ": its singular values do not converge (choose a method without them)"));
+    throw Error(ErrorCode::kUnsupported,
+                cat("a matrix of ", m.rows, " x ", m.cols,
+                    ": its singular values do not converge (choose a method that does not decompose matrices)"));
   }
   Eigen::MatrixXf u = svd.matrixU(), v = svd.matrixV();
   for (int64_t c = 0; c < u.cols(); ++c) {

@@ -11,7 +11,7 @@ namespace {
 
 constexpr double kRounding = 0x1p-20;
 
-/// F32 keeps 24 digits; BF16 has the exponents of F32, so that a power of two costs it nothing that counts.
+/// F32 keeps 24 digits. BF16 has the exponents of F32, so a power of two loses nothing that matters.
 bool may_lose(io::Dtype dtype, double factor) {
   if (factor == 1 || dtype == io::Dtype::kF32 || !io::is_float(dtype)) return false;
   return dtype != io::Dtype::kBf16 || !is_power_of_two(factor);

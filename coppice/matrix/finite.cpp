@@ -12,7 +12,7 @@
 namespace coppice::matrix {
 namespace {
 
-/// Bits of |x| from which on x does not round to a finite number; those of NaN are larger still.
+/// The bits of the smallest |x| that does not round to a finite number; NaN has larger bits.
 uint32_t first_too_large(io::Dtype dtype) {
   switch (dtype) {
     case io::Dtype::kBf16: return 0x7f7f8000u;  // half a step above the largest bf16
@@ -21,7 +21,7 @@ uint32_t first_too_large(io::Dtype dtype) {
   }
 }
 
-/// Index of the first value that is not below, values.size() if there is none.
+/// The index of the first value that is not below `limit`; values.size() if there is none.
 size_t find_too_large(std::span<const float> values, uint32_t limit) {
   bool any = false;
   for (const float x : values) any |= (std::bit_cast<uint32_t>(x) & 0x7fffffffu) >= limit;
@@ -38,7 +38,7 @@ void check_finite(std::span<const float> values, int64_t first_row, int64_t cols
   const auto place = static_cast<int64_t>(at);
   throw Error(ErrorCode::kNonFinite,
               cat(subject, ": ", values[at], " at row ", first_row + place / cols, ", column ", place % cols,
-                  "; values that are computed on must be finite (the checkpoint is damaged or its training diverged)"));
+                  "; wanted finite values (the checkpoint is damaged, or its training diverged)"));
 }
 
 MatrixRows only_finite(MatrixRows matrix, std::string subject) {
@@ -54,7 +54,7 @@ void round_finite(io::Dtype dtype, std::span<const float> values, std::span<std:
   const size_t at = find_too_large(values, first_too_large(dtype));
   if (at == values.size()) return io::from_f32(dtype, values, out);
   const std::string_view why = std::isfinite(values[at]) ? "; it is too large for " : "; wanted a finite number in ";
-  throw Error(ErrorCode::kNonFinite, cat(subject, ": a new value is ", values[at], why, io::dtype_name(dtype),
+  throw Error(ErrorCode::kNonFinite, cat(subject, ": a computed value is ", values[at], why, io::dtype_name(dtype),
                                          " (make the method's parameters smaller)"));
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
-// Values that are computed on are finite, before and after. What is only copied keeps its bytes, whatever they mean.
+// Checks that values are finite before and after computing. Values that are only copied keep their bytes, whatever they
+// are.
 
 #include <cstddef>
 #include <cstdint>
@@ -13,12 +14,12 @@
 
 namespace coppice::matrix {
 
-/// `matrix`, called `subject` from now on; a read that meets NaN or infinity fails.
+/// `matrix` with the name `subject`; reading NaN or infinity is an error.
 ///
 /// Throws   Error{kNonFinite} from `read`, naming subject, row and column.
 MatrixRows only_finite(MatrixRows matrix, std::string subject);
 
-/// The values of a matrix of `cols` columns are finite.
+/// Checks that the values of a matrix with `cols` columns are finite.
 ///
 /// Throws   Error{kNonFinite} naming subject, row (the first is `first_row`) and column.
 void check_finite(std::span<const float> values, int64_t first_row, int64_t cols, std::string_view subject);

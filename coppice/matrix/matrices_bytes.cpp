@@ -17,7 +17,7 @@ size_t width_of(io::Dtype dtype) { return io::dtype_bytes(dtype); }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// The matrices are prepared when the first of their bytes are asked for.
+/// The matrices are prepared when their first bytes are requested.
 class MatricesBytes {
  public:
   MatricesBytes(std::vector<ExpertMatrix> places, io::Dtype dtype, std::function<std::vector<MatrixRows>()> prepare)
@@ -38,7 +38,7 @@ class MatricesBytes {
     const uint64_t end = offset + out.size();
     const auto end_row = static_cast<int64_t>((end + row_bytes - 1) / row_bytes);
     const int64_t step = MatrixRows::block_rows(cols);
-    std::vector<std::byte> edge;  // rows that are not wanted whole
+    std::vector<std::byte> edge;  // rows of which only a part is requested
     for (auto row = static_cast<int64_t>(offset / row_bytes); row < end_row; row += step) {
       const int64_t last = std::min(row + step, end_row);
       const uint64_t from = static_cast<uint64_t>(row) * row_bytes, to = static_cast<uint64_t>(last) * row_bytes;
@@ -54,7 +54,7 @@ class MatricesBytes {
     }
   }
 
-  /// Rows [begin, end) of the tensor, whichever matrices they belong to.
+  /// Rows [begin, end) of the tensor, from all matrices that they belong to.
   void make_rows(const Matrices& matrices, int64_t begin, int64_t end, std::span<std::byte> out) const {
     std::vector<float> values;
     for (size_t i = 0; i < places_.size(); ++i) {

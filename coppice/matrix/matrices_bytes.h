@@ -17,16 +17,16 @@ namespace coppice::matrix {
 /// Fills `out` with bytes from `offset` on; called from any thread, each byte asked for once.
 using BytesFill = std::function<void(uint64_t offset, std::span<std::byte> out)>;
 
-/// Bytes that hold the matrices that `prepare` gives, each at its place. `prepare` is called for the first bytes that
-/// are asked for.
+/// The bytes of a tensor with the matrices that `prepare` returns, each at its place. `prepare` is called when the
+/// first bytes are requested.
 ///
-/// Memory   matrices that lie in rows, of rows that can be had a few at a time: 256 KiB fp32 a few times over; else what
+/// Memory   a few times 256 KiB fp32 if the matrices are stored by rows and can be computed by rows; otherwise what
 ///          `prepare` holds.
 BytesFill matrices_fill(std::vector<models::ExpertMatrix> places, io::Dtype dtype,
                         std::function<std::vector<MatrixRows>()> prepare);
-/// How many these are.
+/// The number of these bytes.
 uint64_t matrices_bytes(std::span<const models::ExpertMatrix> places, io::Dtype dtype);
-/// Whether any range of them can be made by itself, if rows of the matrices can be had in any order (`by_rows`).
+/// Whether any range of them can be computed alone, if rows of the matrices can be computed in any order (`by_rows`).
 bool matrices_cuttable(std::span<const models::ExpertMatrix> places, bool by_rows);
 
 }  // namespace coppice::matrix

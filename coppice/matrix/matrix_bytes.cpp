@@ -10,8 +10,8 @@ namespace {
 
 void check_is_float(io::Dtype dtype, std::string_view what) {
   if (io::is_float(dtype)) return;
-  throw Error(ErrorCode::kUnsupported, cat(what, ": values of type ", io::dtype_name(dtype),
-                                           " cannot be computed on (choose the method 'copy')"));
+  throw Error(ErrorCode::kUnsupported, cat(what, ": coppice cannot compute with values of type ", io::dtype_name(dtype),
+                                           " (choose the method 'copy')"));
 }
 
 }  // namespace

@@ -21,7 +21,8 @@ struct MatrixBytes {
   int64_t rows = 0, cols = 0;
   std::span<const std::byte> bytes;
 };
-/// Its rows in fp32; `matrix` outlives them. Throws Error{kUnsupported} for values that cannot be computed on.
+/// The matrix's rows in fp32; `matrix` must outlive them. Throws Error{kUnsupported} for a dtype that does not allow
+/// computing.
 MatrixRows rows_of(const MatrixBytes& matrix, families::Role role);
 /// All rows, rounded to `dtype`.
 ///

@@ -1,6 +1,6 @@
 #pragma once
 
-// A matrix read or made by rows, so that no whole one need be in memory.
+// A matrix that is read or computed by rows, so that it need not be in memory as a whole.
 
 #include <algorithm>
 #include <cstdint>
@@ -15,8 +15,7 @@
 
 namespace coppice::matrix {
 
-/// The expert's width f (intermediate units) that a matrix of its shows: rows of gate and up, columns of down. Not of
-/// down's bias.
+/// The expert's intermediate width f: the rows of gate and up, the columns of down. Not for down's bias.
 inline int64_t units_of(families::Role role, int64_t rows, int64_t cols) {
   return role == families::Role::kExpertDown ? cols : rows;
 }
@@ -25,13 +24,13 @@ inline int64_t units_of(families::Role role, int64_t rows, int64_t cols) {
 /// rows in any order.
 using RowFill = std::function<void(int64_t first, std::span<float> out)>;
 
-/// One matrix of one expert, [rows, cols] = [out, in] whatever the file's layout; element i counts in that order. A bias
-/// is a matrix of one column.
+/// One matrix of one expert, [rows, cols] = [out, in] in any layout of the file; elements are numbered in that order. A
+/// bias is a matrix with one column.
 struct MatrixRows {
   families::Role role;
   int64_t rows = 0, cols = 0;
   RowFill read;
-  std::string subject = {};  ///< what errors call it: its tensor, or layer, expert and role
+  std::string subject = {};  ///< name in errors: its tensor, or layer, expert and role
 
   int64_t units() const { return units_of(role, rows, cols); }
   std::vector<float> all() const {
@@ -40,7 +39,7 @@ struct MatrixRows {
     return values;
   }
 
-  /// Calls visit(first, values) for all rows, in order, as many at a time as stay in a processor's cache.
+  /// Calls visit(first, values) for all rows in order, with as many rows at a time as fit into the processor's cache.
   template <class Visit>
   void for_each_block(Visit visit) const {
     const int64_t count = block_rows(cols);

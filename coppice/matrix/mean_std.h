@@ -12,7 +12,7 @@ namespace coppice::matrix {
 
 struct MeanStd {
   double mean = 0;
-  double std = 0;  ///< of the population
+  double std = 0;  ///< standard deviation of the population
 };
 
 /// Sums of x - origin and of its square over the same lanes as LaneSum, in one pass.
@@ -57,11 +57,11 @@ class LaneMoments {
 
   SumLanes<double> sums_{}, squares_{};
   uint64_t count_ = 0;
-  double origin_ = 0;  // the first number, so that nothing is lost where all are nearly equal
+  double origin_ = 0;  // the first number, so that no precision is lost if all are nearly equal
 };
 
-/// Mean and population standard deviation of whatever `visit` passes on, in one pass in fp64; exact where all numbers
-/// are equal.
+/// Mean and population standard deviation of the numbers that `visit` passes on, in one pass in fp64; exact if all
+/// numbers are equal.
 ///
 /// visit(f) calls f(std::span<const T>) any number of times.
 template <class T, class Visit>

@@ -21,7 +21,7 @@ MatrixRows rows_in_file(const StoredExpert& stored, const ExpertMatrix& place) {
     const auto cols = static_cast<size_t>(place.cols), row_bytes = cols * io::dtype_bytes(dtype);
     const size_t count = out.size() / cols, stride = static_cast<size_t>(place.row_stride());
     const uint64_t begin = offset + static_cast<uint64_t>(place.first_row() + first * place.row_stride()) * row_bytes;
-    // Rows with much between them are read one by one.
+    // Rows that are far apart are read one by one.
     const size_t step = (stride - 1) * row_bytes >= io::kBlockBytes ? 1 : count;
     std::vector<std::byte> bytes(((step - 1) * stride + 1) * row_bytes);
     for (size_t row = 0; row < count; row += step) {

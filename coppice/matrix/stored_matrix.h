@@ -11,13 +11,13 @@
 
 namespace coppice::matrix {
 
-/// Where an original's values are: a tensor, or its slice of a stacked one.
+/// The place of an original expert's values: a tensor, or a slice of a stacked one.
 struct StoredExpert {
   io::Checkpoint::Entry entry;
   models::ExpertSlice slice;
 };
 
-/// A matrix where it is stored; read from the file by rows where it lies in rows, else held whole.
+/// A stored matrix; read from the file by rows if it is stored by rows, otherwise held in memory.
 ///
 /// Throws   Error{kNonFinite} from its `read`, naming the tensor, if a value is NaN or infinite.
 MatrixRows stored_matrix(const StoredExpert& stored, const models::ExpertMatrix& place);
@@ -32,7 +32,7 @@ class SourceMatrices {
 
   /// [rows, cols]; a vector is a matrix of one column.
   MatrixBytes read(const io::Checkpoint::Entry& entry);
-  /// Its pages too are released at the end.
+  /// Its pages are also released at the end.
   void hold(const io::Checkpoint::Entry& entry) { read_.push_back(entry); }
 
  private:

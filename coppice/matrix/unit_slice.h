@@ -9,7 +9,7 @@ namespace coppice::matrix {
 /// Slice `index` of `count` of an expert's matrix (or bias) along its units, times a factor: some rows of gate and up,
 /// columns of down.
 ///
-/// Throws   Error{kShape} naming the matrix: its units do not divide by `count`.
+/// Throws   Error{kShape} naming the matrix if its units cannot be divided by `count`.
 MatrixRows unit_slice(const MatrixRows& whole, int64_t index, int64_t count, double factor);
 
 }  // namespace coppice::matrix

@@ -15,7 +15,7 @@ using families::Role;
 
 constexpr int64_t kUnits = 16, kModel = 8;
 
-/// Normal values times 2^-40 to 1, and some zeros.
+/// Normal values scaled by 2^-40 to 1, and some zeros.
 std::vector<float> probe_values(uint32_t expert, size_t count) {
   std::vector<float> values(count);
   Rng({.seed = expert, .purpose = 0}).fill_normal(0, values.data(), count);

@@ -1,6 +1,6 @@
 #pragma once
 
-// Whose child every expert of a layer is: what methods see of a plan.
+// The parent of every expert of a layer: the part of a plan that methods use.
 
 #include <cstdint>
 #include <optional>
@@ -11,7 +11,8 @@
 
 namespace coppice::methods {
 
-/// One expert of the grown model. copy 0 is the original, kept bit for bit; copies of a parent count 1, 2, ...
+/// One expert of the expanded model. copy 0 is the original, which stays bit-equal; the copies of a parent are numbered
+/// 1, 2, ...
 struct Child {
   uint32_t parent = 0;
   uint32_t copy = 0;
@@ -20,13 +21,15 @@ struct Child {
 
 struct LayerPlan {
   int64_t layer = 0;
-  std::vector<Child> children;                           ///< [N], in the order of the grown model
-  std::optional<MethodChoice> expert_init, router_init;  ///< of this layer; else the plan's
-  /// Number of children of each of the E parents, the original included.
+  std::vector<Child> children;                           ///< [N], in the order of the expanded model
+  std::optional<MethodChoice> expert_init, router_init;  ///< methods of this layer, if they differ from the plan's
+  /// The number of children of each of the E parents, including the original.
   std::vector<uint32_t> siblings(int64_t experts_before) const;
   bool operator==(const LayerPlan&) const = default;
 };
 
+/// The number of a layer as coppice writes it: digits without a leading zero, below kMaxLayers. None for other text.
+std::optional<int64_t> layer_number(std::string_view text);
 /// A layer number as a key: decimal digits, no leading zero, < 65,536. Throws Error{kFormat} starting with `path`.
 int64_t layer_from_key(std::string_view key, std::string_view path);
 

@@ -1,4 +1,4 @@
-// Methods that act on the columns of each matrix by itself.
+// Methods that act on the columns of each matrix independently.
 
 #include <algorithm>
 #include <cmath>
@@ -14,7 +14,7 @@ namespace {
 enum Redraw { kXavier = 0, kKaiming = 1, kNormal = 2 };
 
 constexpr ParamSpec kDropUpcycleParams[] = {
-    {.key = "ratio", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "share of the columns that is redrawn"},
+    {.key = "ratio", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "share of the columns that is reinitialised"},
     {.key = "init",
      .fallback = kXavier,
      .lo = kXavier,
@@ -23,7 +23,7 @@ constexpr ParamSpec kDropUpcycleParams[] = {
              "matrix's std",
      .is_whole = true}};
 
-/// The columns that this child redraws, rising.
+/// The columns that this child reinitialises, in rising order.
 std::vector<uint32_t> dropped_columns(families::Role role, int64_t cols, const ChildKey& key, const Params& params) {
   auto columns = key.tensor_rng(role, kColumns).permutation(static_cast<uint32_t>(cols));
   columns.resize(static_cast<size_t>(std::floor(params.get("ratio") * static_cast<double>(cols))));
@@ -70,7 +70,7 @@ std::vector<uint32_t> column_order(families::Role role, int64_t cols, const Chil
   return key.tensor_rng(role, kPermutation).permutation(static_cast<uint32_t>(cols));
 }
 
-/// Column c becomes the former column order[c].
+/// Replaces column c by the earlier column order[c].
 void move_columns(std::span<float> rows, const std::vector<uint32_t>& order) {
   std::vector<float> before(order.size());
   for (size_t row = 0; row < rows.size(); row += order.size()) {
@@ -99,7 +99,7 @@ extern constinit const ExpertInit kDropUpcycle{.name = "drop_upcycle",
                                                .params = kDropUpcycleParams,
                                                .same_bytes = false,
                                                .same_function = false,
-                                               .summary = "a share of each matrix's columns drawn anew",
+                                               .summary = "a share of each matrix's columns reinitialised at random",
                                                .source = kExpertUpcycling};
 
 extern constinit const ExpertInit kShuffleColumns{.name = "shuffle_columns",
@@ -108,7 +108,7 @@ extern constinit const ExpertInit kShuffleColumns{.name = "shuffle_columns",
                                                   .params = {},
                                                   .same_bytes = false,
                                                   .same_function = false,
-                                                  .summary = "the columns of each matrix in another order",
+                                                  .summary = "the columns of each matrix in a random order",
                                                   .source = kExpertUpcycling};
 
 }  // namespace coppice::methods

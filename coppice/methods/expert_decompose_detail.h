@@ -6,10 +6,10 @@
 
 namespace coppice::methods {
 
-/// All of the matrix. Values that a method sees are finite (finite.h).
+/// The whole matrix. All values that a method reads are finite (finite.h).
 matrix::Dense whole(const matrix::MatrixRows& matrix);
 
-/// Rows of a matrix that is there already.
+/// The rows of a matrix that is in memory.
 matrix::RowFill rows_of(matrix::Dense m);
 
 inline constexpr ParamSpec kSvdPerturbParams[] = {
@@ -22,17 +22,17 @@ inline constexpr ParamSpec kSvdPerturbParams[] = {
      .fallback = 0.05,
      .lo = 0.0,
      .hi = 10.0,
-     .help = "noise on the singular vectors: its length beside theirs"},
+     .help = "norm of the noise on the singular vectors, relative to theirs"},
     {.key = "redraw",
      .fallback = 0.0,
      .lo = 0.0,
      .hi = 1.0,
-     .help = "share of the singular values, the smallest, that is drawn anew"}};
+     .help = "share of the singular values, from the smallest, that is replaced by new random values"}};
 
 struct SvdStreams {
   Rng values, left, right, small;
 };
-/// m with noise on its singular values and vectors (methods.md section 3).
+/// m with noise on its singular values and vectors.
 matrix::Dense svd_perturbed(const matrix::Dense& m, const Params& params, const SvdStreams& streams);
 
 }  // namespace coppice::methods

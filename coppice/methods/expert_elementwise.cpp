@@ -1,4 +1,4 @@
-// Methods that change every value by itself.
+// Methods that change every value independently.
 
 #include <algorithm>
 #include <array>
@@ -28,7 +28,7 @@ RowFill copy_noise(const MatrixRows& parent, const ChildKey& key, const RowsSour
   return [parent, sigma, rng = key.tensor_rng(parent.role, kNoise)](int64_t first, std::span<float> out) {
     parent.read(first, out);
     const auto begin = static_cast<uint64_t>(first * parent.cols);
-    std::array<float, 4096> noise;  // stays in the first-level cache
+    std::array<float, 4096> noise;  // fits into the L1 cache
     for (size_t done = 0; done < out.size(); done += noise.size()) {
       const auto values = out.subspan(done, std::min(noise.size(), out.size() - done));
       rng.fill_normal(begin + done, noise.data(), values.size());
@@ -40,7 +40,7 @@ RowFill copy_noise(const MatrixRows& parent, const ChildKey& key, const RowsSour
 // -- scaled_copy --------------------------------------------------------------
 
 constexpr ParamSpec kScaledCopyParams[] = {
-    {.key = "factor", .fallback = 0.95, .lo = -10.0, .hi = 10.0, .help = "the parent's values times this"}};
+    {.key = "factor", .fallback = 0.95, .lo = -10.0, .hi = 10.0, .help = "factor of the parent's values"}};
 
 RowFill scaled_copy(const MatrixRows& parent, const ChildKey&, const RowsSource&, const Params& params) {
   return [parent, factor = static_cast<float>(params.get("factor"))](int64_t first, std::span<float> out) {
@@ -52,7 +52,7 @@ RowFill scaled_copy(const MatrixRows& parent, const ChildKey&, const RowsSource&
 // -- interpolate --------------------------------------------------------------
 
 constexpr ParamSpec kInterpolateParams[] = {
-    {.key = "alpha", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "share of the next expert"}};
+    {.key = "alpha", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "weight of the next expert"}};
 
 RowFill interpolate(const MatrixRows& parent, const ChildKey& key, const RowsSource& partner, const Params& params) {
   const auto alpha = static_cast<float>(params.get("alpha"));
@@ -74,17 +74,18 @@ extern constinit const ExpertInit kCopy{.name = "copy",
                                         .same_bytes = true,
                                         .same_function = true,
                                         .draws = false,
-                                        .summary = "exact clone of the parent",
+                                        .summary = "exact copy of the parent",
                                         .source = kExpertUpcycling};
 
-extern constinit const ExpertInit kCopyNoise{.name = "copy_noise",
-                                             .child = copy_noise,
-                                             .apply_moment = nullptr,
-                                             .params = kCopyNoiseParams,
-                                             .same_bytes = false,
-                                             .same_function = false,
-                                             .summary = "clone plus Gaussian noise scaled to the matrix",
-                                             .source = kExpertUpcycling};
+extern constinit const ExpertInit kCopyNoise{
+    .name = "copy_noise",
+    .child = copy_noise,
+    .apply_moment = nullptr,
+    .params = kCopyNoiseParams,
+    .same_bytes = false,
+    .same_function = false,
+    .summary = "copy plus Gaussian noise, relative to the matrix's standard deviation",
+    .source = kExpertUpcycling};
 
 extern constinit const ExpertInit kScaledCopy{.name = "scaled_copy",
                                               .child = scaled_copy,

@@ -13,7 +13,7 @@
 
 namespace coppice::methods {
 
-/// A whole matrix of one expert, as MatrixRows gives it by rows.
+/// A whole matrix of one expert in memory.
 struct ExpertView {
   families::Role role;
   int64_t rows = 0, cols = 0;
@@ -25,35 +25,36 @@ struct ExpertView {
   }
 };
 
-/// Whose child this is; makes the random streams.
+/// Identifies a child and creates its random streams.
 struct ChildKey {
   uint64_t seed = 0;
   int64_t layer = 0;
   uint32_t parent = 0, copy = 1;
   int64_t num_experts = 0;  ///< E
 
-  Rng tensor_rng(families::Role role, uint32_t purpose) const;  ///< own to one matrix
-  Rng expert_rng(uint32_t purpose) const;                       ///< shared by the expert's matrices
-  uint32_t next() const;                                        ///< the expert after the parent, around the end; E > 1
-  uint32_t partner() const;  ///< one of the other E - 1 experts, the same for all of the child's matrices; E > 1
+  Rng tensor_rng(families::Role role, uint32_t purpose) const;  ///< a stream of its own for each matrix
+  Rng expert_rng(uint32_t purpose) const;                       ///< the same stream for all matrices of the expert
+  uint32_t next() const;  ///< the expert after the parent (the first after the last); requires E > 1
+  uint32_t partner()
+      const;  ///< a random one of the other E - 1 experts, the same for all matrices of the child; requires E > 1
 };
 
 struct ExpertInit {
   std::string_view name;
-  /// The child's rows. What must be known of the whole matrix, its standard deviation or all of a decomposition, is
-  /// found out in this call; rows of parent and partner may be read again by the result.
+  /// Returns the child's rows. This call computes what needs the whole matrix, such as its standard deviation or a
+  /// decomposition; the result may read rows of parent and partner again.
   matrix::RowFill (*child)(const matrix::MatrixRows& parent, const ChildKey& key, const matrix::RowsSource& partner,
                            const Params& params);
-  /// What the method means for Adam's moments of the same matrix, after the optimizer strategy: moved with the units,
-  /// or 0 where redrawn. nullptr: nothing.
+  /// Applies the method to Adam's moments of the same matrix, after the optimizer strategy: moments move with their
+  /// units and are 0 for reinitialised values. nullptr: no change.
   void (*apply_moment)(ExpertView moment, const ChildKey& key, const Params& params);
   std::span<const ParamSpec> params;
-  bool same_bytes;              ///< child equals parent byte for byte
+  bool same_bytes;              ///< the child is byte-equal to its parent
   bool same_function;           ///< child computes the parent's function
-  bool draws = true;            ///< random: depends on seed and copy number
-  bool needs_partner = false;   ///< reads other experts: not for models of one expert
-  bool changes_biases = false;  ///< called for the expert's biases too; else a child has its parent's
-  bool holds_matrix = false;    ///< `child` computes all rows at once and keeps them: some fp32 copies of the matrix
+  bool draws = true;            ///< uses random numbers: depends on seed and copy number
+  bool needs_partner = false;   ///< reads other experts: cannot be used for models with one expert
+  bool changes_biases = false;  ///< also applied to the expert's biases; otherwise a child has its parent's
+  bool holds_matrix = false;    ///< `child` computes all rows at once and holds a few fp32 copies of the matrix
   std::string_view summary, source;
 };
 std::span<const ExpertInit> expert_inits();

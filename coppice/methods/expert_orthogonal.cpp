@@ -19,7 +19,7 @@ constexpr ParamSpec kOrthogonalParams[] = {
      .fallback = 0.1,
      .lo = 0.0,
      .hi = 10.0,
-     .help = "std of the noise before the decomposition, in stds of the matrix"}};
+     .help = "std of the noise before the decomposition, relative to the matrix's std"}};
 
 matrix::RowFill orthogonal(const matrix::MatrixRows& parent, const ChildKey& key, const matrix::RowsSource&,
                            const Params& params) {
@@ -55,7 +55,7 @@ extern constinit const ExpertInit kOrthogonal{
     .same_bytes = false,
     .same_function = false,
     .holds_matrix = true,
-    .summary = "orthonormal rows or columns near the noisy parent's, with the parent's norm",
+    .summary = "orthonormal rows or columns closest to the parent's plus noise, scaled to the parent's norm",
     .source = kExpertUpcycling};
 
 }  // namespace coppice::methods

@@ -1,6 +1,6 @@
 #pragma once
 
-// The rows of the table of expert methods; each lies beside its functions.
+// The rows of the table of expert methods; each is defined beside its functions.
 
 #include "coppice/methods/expert_init.h"
 

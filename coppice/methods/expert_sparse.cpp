@@ -16,16 +16,20 @@ constexpr int64_t kMostAtoms = 512;
 constexpr int kIterations = 100;
 
 constexpr ParamSpec kSparseCodeMixParams[] = {
-    {.key = "ratio", .fallback = 0.3, .lo = 0.0, .hi = 1.0, .help = "share of the rows of codes that is the partner's"},
+    {.key = "ratio",
+     .fallback = 0.3,
+     .lo = 0.0,
+     .hi = 1.0,
+     .help = "share of the rows of codes that come from the other expert"},
     {.key = "penalty",
      .fallback = 0.1,
      .lo = 0.0,
      .hi = 100.0,
-     .help = "sparsity: the threshold in steps times the matrix's norm / columns"}};
+     .help = "sparsity: threshold of the codes, in units of the matrix's norm / columns"}};
 
 double norm(std::span<const float> values) { return std::sqrt(dot(values, values)); }
 
-/// [rows, min(512, rows)], columns of length 1 in random directions.
+/// A [rows, min(512, rows)] dictionary whose columns have norm 1 and random directions.
 Dense random_dictionary(int64_t rows, const Rng& rng) {
   const int64_t atoms = std::min(kMostAtoms, rows);
   Dense dictionary{atoms, rows, std::vector<float>(static_cast<size_t>(atoms * rows))};
@@ -70,7 +74,7 @@ extern constinit const ExpertInit kSparseCodeMix{
     .same_function = false,
     .needs_partner = true,
     .holds_matrix = true,
-    .summary = "some rows of the sparse codes over a random dictionary taken from another expert",
+    .summary = "sparse codes over a random dictionary, with some rows of codes taken from another expert",
     .source = kExpertUpcycling};
 
 }  // namespace coppice::methods

@@ -12,9 +12,9 @@ using matrix::Dense;
 using matrix::Svd;
 
 constexpr float kSmallestValue = 1e-8f;
-constexpr float kRedrawnSize = 0.01f;  // of the largest singular value
+constexpr float kRedrawnSize = 0.01f;  // relative to the largest singular value
 
-/// Columns of `vectors` plus noise of this length, orthonormal again.
+/// The columns of `vectors` plus noise of this norm, made orthonormal again.
 Dense shaken(Dense vectors, double length, const Rng& rng) {
   const auto sigma = static_cast<float>(length / std::sqrt(static_cast<double>(vectors.rows)));
   std::vector<float> noise(vectors.values.size());
@@ -35,11 +35,12 @@ matrix::RowFill svd_perturb(const matrix::MatrixRows& parent, const ChildKey& ke
 
 // -- svd_mix ------------------------------------------------------------------
 
-constexpr ParamSpec kSvdMixParams[] = {{.key = "ratio",
-                                        .fallback = 0.3,
-                                        .lo = 0.0,
-                                        .hi = 1.0,
-                                        .help = "share of the singular pairs with the partner's vectors"}};
+constexpr ParamSpec kSvdMixParams[] = {
+    {.key = "ratio",
+     .fallback = 0.3,
+     .lo = 0.0,
+     .hi = 1.0,
+     .help = "share of the singular pairs whose vectors come from the other expert"}};
 
 matrix::RowFill svd_mix(const matrix::MatrixRows& parent, const ChildKey& key, const matrix::RowsSource& partner,
                         const Params& params) {

@@ -16,10 +16,13 @@ using matrix::RowFill;
 
 // -- drop_units ---------------------------------------------------------------
 
-constexpr ParamSpec kDropUnitsParams[] = {
-    {.key = "ratio", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "share of the intermediate units that is redrawn"}};
+constexpr ParamSpec kDropUnitsParams[] = {{.key = "ratio",
+                                           .fallback = 0.5,
+                                           .lo = 0.0,
+                                           .hi = 1.0,
+                                           .help = "share of the intermediate units that is reinitialised"}};
 
-/// The units that this child redraws, rising: the same ones in gate, up and down.
+/// The units that this child reinitialises, in rising order: the same ones in gate, up and down.
 std::vector<int64_t> dropped_units(int64_t units, const ChildKey& key, const Params& params) {
   const auto count = static_cast<uint32_t>(units);
   const auto order = key.expert_rng(kDroppedUnits).permutation(count);
@@ -99,14 +102,14 @@ extern constinit const ExpertInit kDropUnits{
     .same_bytes = false,
     .same_function = false,
     .changes_biases = true,
-    .summary = "a share of the intermediate units redrawn with the mean and std of what they replace",
+    .summary = "a share of the intermediate units reinitialised with the mean and std of the values that they replace",
     .source = "arXiv:2502.19261"};
 
 namespace {
 
 // -- permute_units ------------------------------------------------------------
 
-/// Unit u becomes the former unit order[u].
+/// Replaces unit u by the earlier unit order[u].
 RowFill in_other_order(const MatrixRows& m, const ChildKey& key) {
   if (m.role == Role::kExpertDownBias) return m.read;
   return [m, order = key.expert_rng(kPermutation).permutation(static_cast<uint32_t>(m.units()))](int64_t first,
@@ -148,7 +151,7 @@ extern constinit const ExpertInit kPermuteUnits{
     .same_bytes = false,
     .same_function = true,
     .changes_biases = true,
-    .summary = "clone with its intermediate units in another order: the same function",
+    .summary = "copy with its intermediate units in a random order: the same function",
     .source = kExpertUpcycling};
 
 }  // namespace coppice::methods

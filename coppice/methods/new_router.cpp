@@ -47,19 +47,20 @@ constexpr std::array kRouters = {
               .row = random_row,
               .logit_std = random_logit_std,
               .params = kRandomParams,
-              .summary = "N(0, std) for each virtual group, the same row for all of its experts",
+              .summary = "random, N(0, std); the experts of a virtual group share one row",
               .source = kUpcycling},
-    NewRouter{.name = "zero",
-              .row = zero_row,
-              .logit_std = zero_logit_std,
-              .params = {},
-              .summary = "0: every token ties among all experts, so that the first ones answer until training moves it",
-              .source = kUpcycling},
+    NewRouter{
+        .name = "zero",
+        .row = zero_row,
+        .logit_std = zero_logit_std,
+        .params = {},
+        .summary = "zeros: all experts tie for every token, so the first K are used until training changes the rows",
+        .source = kUpcycling},
     NewRouter{.name = "rows",
               .row = nullptr,
               .logit_std = nullptr,
               .params = {},
-              .summary = "from the file of --router-rows: clusters of the layer's inputs by `coppice cluster`, say",
+              .summary = "read from the file of --router-rows, such as the output of `coppice cluster`",
               .source = {}},
 };
 
@@ -76,7 +77,9 @@ RouterRows RouterRows::read(const std::filesystem::path& path) {
   for (const io::TensorInfo& info : file.tensors()) {
     const auto subject = [&] { return cat(path, ": '", info.name, "'"); };
     if (!info.name.starts_with(kNamePrefix)) {
-      throw Error(ErrorCode::kFormat, cat(subject(), ": no router's rows; wanted the names router.0, router.1 ..."));
+      throw Error(
+          ErrorCode::kFormat,
+          cat(subject(), ": is not a file of router rows; wanted tensors with the names router.0, router.1 ..."));
     }
     const int64_t layer = layer_from_key(std::string_view(info.name).substr(kNamePrefix.size()), subject());
     if (info.shape.size() != 2 || !io::is_float(info.dtype)) {
@@ -87,7 +90,7 @@ RouterRows RouterRows::read(const std::filesystem::path& path) {
     rows = {info.shape[0], info.shape[1], std::vector<float>(static_cast<size_t>(info.elements()))};
     io::to_f32(info.dtype, file.data(info), rows.values);
     if (!std::ranges::all_of(rows.values, [](float x) { return std::isfinite(x); })) {
-      throw Error(ErrorCode::kNonFinite, cat(subject(), ": NaN or infinity among the values; wanted finite ones"));
+      throw Error(ErrorCode::kNonFinite, cat(subject(), ": has NaN or infinity; wanted finite values"));
     }
   }
   for (const auto& [layer, rows] : out.layers_) {

@@ -15,15 +15,14 @@ void reset(std::span<float> moment, const MomentContext&, const Params&) { std::
 
 void copy(std::span<float>, const MomentContext&, const Params&) {}  // `moment` holds the parent's
 
-constexpr ParamSpec kShareParams[] = {
-    {.key = "power",
-     .fallback = 2.0,
-     .lo = 0.0,
-     .hi = 4.0,
-     .help = "the second moment is divided by siblings^power: 2 keeps the first update's length, 1 is the value in the "
-             "long run"}};
+constexpr ParamSpec kShareParams[] = {{.key = "power",
+                                       .fallback = 2.0,
+                                       .lo = 0.0,
+                                       .hi = 4.0,
+                                       .help = "the second moment is divided by siblings^power: 2 keeps the size of "
+                                               "the first update, 1 is its value after many steps"}};
 
-/// m / r and v / r^power: what each of r siblings has accumulated if they share their parent's tokens evenly.
+/// Sets m / r and v / r^power, the moments of each of r siblings if they share their parent's tokens evenly.
 void share(std::span<float> moment, const MomentContext& context, const Params& params) {
   const double power = context.moment == Moment::kFirst ? 1.0 : params.get("power");
   const auto factor = static_cast<float>(std::pow(static_cast<double>(context.num_siblings), -power));
@@ -31,8 +30,12 @@ void share(std::span<float> moment, const MomentContext& context, const Params& 
 }
 
 constexpr ParamSpec kScaleParams[] = {
-    {.key = "factor", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "factor of a child equal to its parent"},
-    {.key = "floor", .fallback = 0.1, .lo = 0.0, .hi = 1.0, .help = "smallest further factor, for changed weights"}};
+    {.key = "factor", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "factor for a child that equals its parent"},
+    {.key = "floor",
+     .fallback = 0.1,
+     .lo = 0.0,
+     .hi = 1.0,
+     .help = "lower limit of the additional factor for changed weights"}};
 
 /// moment * factor * clamp(1 - mean|child - W| / mean|W|, floor, 1), for exp_avg and exp_avg_sq alike.
 void scale(std::span<float> moment, const MomentContext& context, const Params& params) {
@@ -42,9 +45,9 @@ void scale(std::span<float> moment, const MomentContext& context, const Params& 
 }
 
 constexpr ParamSpec kInterpolateParams[] = {
-    {.key = "alpha", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "share of the next expert's moment"}};
+    {.key = "alpha", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "weight of the next expert's moment"}};
 
-/// Both weights are formed in fp32 and are not negative, so a second moment stays one.
+/// Both weights are computed in fp32 and not negative, so a second moment stays non-negative.
 void interpolate(std::span<float> moment, const MomentContext& context, const Params& params) {
   COPPICE_CHECK(context.next.size() == moment.size());
   const auto alpha = static_cast<float>(params.get("alpha"));
@@ -84,7 +87,7 @@ constexpr OptimizerInit kMethods[] = {
      .touches_original = true,
      .computes = true,
      .params = kShareParams,
-     .summary = "the parent's moments divided among all its siblings, the original included",
+     .summary = "the parent's moments divided among all its children, including the original",
      .source = "each of r siblings sees 1/r of the parent's tokens"},
     {.name = "scale",
      .apply = scale,
@@ -94,7 +97,7 @@ constexpr OptimizerInit kMethods[] = {
      .touches_original = false,
      .computes = true,
      .params = kScaleParams,
-     .summary = "the parent's moments made smaller, the more so the more the weights changed",
+     .summary = "the parent's moments scaled down, more where the copy's weights differ more",
      .source = kPaper},
     {.name = "interpolate",
      .apply = interpolate,

@@ -12,7 +12,7 @@ enum class Moment { kFirst, kSecond };
 /// exp_avg or exp_avg_sq, as Adam's moments are called in files.
 std::string_view moment_name(Moment moment);
 
-/// What an optimizer strategy sees of one child's matrix (or router row).
+/// The input of an optimizer strategy for one child's matrix (or router row).
 struct MomentContext {
   Moment moment = Moment::kFirst;
   uint32_t copy = 1;            ///< 0: the original
@@ -23,13 +23,13 @@ struct MomentContext {
 
 struct OptimizerInit {
   std::string_view name;
-  /// Turns the parent's moment (already in `moment`) into the child's.
+  /// Changes `moment`, which holds the parent's moment, to the child's.
   void (*apply)(std::span<float> moment, const MomentContext& context, const Params& params);
-  bool keeps_step;        ///< the child takes its parent's step count; else 0
+  bool keeps_step;        ///< the child keeps its parent's step count; otherwise it starts at 0
   bool needs_next;        ///< reads MomentContext::next
   bool needs_change;      ///< reads MomentContext::weight_change
   bool touches_original;  ///< also called for copy 0
-  bool computes;          ///< forms numbers from moments, which have to be finite then; else copies them or none
+  bool computes;          ///< computes with moments, which must then be finite; otherwise it copies or drops them
   std::span<const ParamSpec> params;
   std::string_view summary, source;
 };

@@ -19,7 +19,7 @@ const ParamSpec* find_spec(std::span<const ParamSpec> specs, std::string_view ke
 }
 
 void check_value(std::string_view method, const ParamSpec& spec, double value) {
-  const bool whole = std::floor(value) == value;  // not so NaN
+  const bool whole = std::floor(value) == value;  // false for NaN
   const bool fits = value >= spec.lo && value <= spec.hi && (whole || !(spec.is_switch || spec.is_whole));
   if (fits) return;
   const std::string wanted =
@@ -34,7 +34,7 @@ double parse_number(std::string_view method_text, std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) {
     throw Error(ErrorCode::kUsage,
-                cat("'", method_text, "': '", text, "' is no finite number; write name:key=number,key=number"));
+                cat("'", method_text, "': '", text, "' is not a finite number; write name:key=number,key=number"));
   }
   return value;
 }
@@ -49,7 +49,7 @@ Params::Params(std::string_view method, std::span<const ParamSpec> specs, const 
       std::vector<std::string> keys;
       for (const ParamSpec& s : specs) keys.emplace_back(s.key);
       throw Error(ErrorCode::kUsage, cat(method, ": there is no parameter '", key, "'",
-                                         keys.empty() ? "; it takes none" : suggestion(key, keys)));
+                                         keys.empty() ? "; it has no parameters" : suggestion(key, keys)));
     }
     check_value(method, *spec, value);
     values_.find(key)->second = value;
@@ -67,14 +67,14 @@ MethodChoice MethodChoice::from_text(std::string_view text) {
   const size_t colon = text.find(':');
   choice.name = text.substr(0, colon);
   if (choice.name.empty() || choice.name.find_first_of("=,") != std::string::npos) {
-    throw Error(ErrorCode::kUsage, cat("'", text, "' names no method; write name or name:key=number,key=number"));
+    throw Error(ErrorCode::kUsage, cat("'", text, "' is not a method; write name or name:key=number,key=number"));
   }
   if (colon == std::string_view::npos) return choice;
   for (const std::string& pair : split(text.substr(colon + 1), ',')) {
     const size_t equals = pair.find('=');
     if (equals == std::string::npos || equals == 0) {
       throw Error(ErrorCode::kUsage,
-                  cat("'", text, "': '", pair, "' is no parameter; write name:key=number,key=number"));
+                  cat("'", text, "': '", pair, "' is not a parameter; write name:key=number,key=number"));
     }
     const std::string key = pair.substr(0, equals);
     if (!choice.given.emplace(key, parse_number(text, std::string_view(pair).substr(equals + 1))).second) {

@@ -17,7 +17,7 @@ struct ParamSpec {
   bool is_whole = false;   ///< whole numbers only
 };
 
-/// The values of one method's parameters: given ones and fallbacks.
+/// The values of one method's parameters: given values and defaults.
 class Params {
  public:
   Params() = default;
@@ -40,8 +40,8 @@ struct MethodChoice {
   bool operator==(const MethodChoice&) const = default;
 };
 
-/// The same choice with a value for every parameter: what it means, however it was spelled and whatever a later version
-/// takes for granted.
+/// The same choice with a value for every parameter, so that it does not depend on its spelling or on the defaults of a
+/// later version.
 ///
 /// Throws   Error{kUsage}, as Params does.
 MethodChoice complete(const MethodChoice& choice, std::span<const ParamSpec> specs);

@@ -4,7 +4,7 @@
 
 namespace coppice::methods {
 
-// What the numbers of a random stream are for (RngKey::purpose). Part of the bytes of every grown model: never
+// What a random stream is used for (RngKey::purpose). These numbers determine the bytes of expanded models: never
 // renumber.
 inline constexpr uint32_t kNoise = 1;         ///< added to a parent's values
 inline constexpr uint32_t kPermutation = 2;   ///< order of an expert's units
@@ -22,8 +22,8 @@ inline constexpr uint32_t kMixed = 13;        ///< which singular pairs or rows 
 inline constexpr uint32_t kNewRow = 14;       ///< a router row from nothing
 inline constexpr uint32_t kCalibration = 15;  ///< router logits to measure gates with
 
-/// RngKey::copy of a parent's copy. A second growth with the same seed starts above all numbers of the first, so that
-/// its children get noise of their own and not that of their elder siblings.
+/// RngKey::copy of a parent's copy. A second expansion with the same seed uses numbers above all of the first, so that
+/// its children get different noise than the children of the first.
 constexpr uint32_t stream_copy(int64_t experts_before, uint32_t copy) {
   return static_cast<uint32_t>(experts_before) + copy;
 }

@@ -26,7 +26,7 @@ Role role_of(RouterPart part) {
   return Role::kRouter;
 }
 
-/// x + noise; noise that rounding would swallow moves x by one step instead.
+/// x + noise; if rounding would remove the noise, x moves by one step of its type instead.
 float add_noise(float x, float noise) {
   const float sum = x + noise;
   if (sum != x || noise == 0.0f) return sum;
@@ -65,21 +65,21 @@ void copy_noise(RouterView grown, RouterPart part, const LayerPlan& layer, uint6
 // -- bias_only ----------------------------------------------------------------
 
 constexpr double kGaussianScale = 0.1;   // of std(b)
-constexpr double kSigmoidRange = 1.001;  // sigmoids, which selection biases are added to, lie between 0 and 1
+constexpr double kSigmoidRange = 1.001;  // selection biases are added to sigmoids, which lie between 0 and 1
 
 constexpr ParamSpec kBiasOnlyParams[] = {
     {.key = "delta",
      .fallback = 1e-3,
      .lo = 0.0,
      .hi = 1e4,
-     .help = "the noise is uniform in (-delta, delta); with gaussian=1, its std where all biases are equal"},
+     .help = "the noise is uniform in (-delta, delta); with gaussian=1, its std if all biases are equal"},
     {.key = "gaussian", .fallback = 0, .lo = 0, .hi = 1, .help = "1: noise N(0, 0.1 std(b))", .is_switch = true},
     {.key = "shift", .fallback = 0.0, .lo = -1e6, .hi = 1e6, .help = "added to the bias of every new expert"},
     {.key = "noise_to_original",
      .fallback = 0,
      .lo = 0,
      .hi = 1,
-     .help = "1: the originals get noise too, drawn independently",
+     .help = "1: the originals get independent noise too",
      .is_switch = true}};
 
 void bias_only(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params,
@@ -108,9 +108,10 @@ constexpr ParamSpec kDormantParams[] = {
      .fallback = 1e4,
      .lo = 1.0,
      .hi = 6e4,
-     .help = "of a router bias, in logits: how far below the others'; selection biases are as low as they have to be"}};
+     .help =
+         "how far a router bias lies below the others, in logits; selection biases are lowered only as far as needed"}};
 
-/// The largest number that is not above `x` and that bf16, and so every wider dtype, can store.
+/// The largest number not above `x` that bf16, and therefore every wider dtype, can store.
 float rounded_down(double x) {
   auto value = static_cast<float>(x);
   if (value > x) value = std::nextafter(value, -std::numeric_limits<float>::infinity());
@@ -140,14 +141,14 @@ constexpr ParamSpec kPerturbNewOnlyParams[] = {{.key = "lambda",
                                                 .fallback = 0.02,
                                                 .lo = 0.0,
                                                 .hi = 10.0,
-                                                .help = "std of the noise as a fraction of the new rows' std"}};
+                                                .help = "std of the noise as a fraction of the std of the new rows"}};
 
 void perturb_new_only(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params,
                       bool) {
   if (part != RouterPart::kWeight) return;
   const auto cols = static_cast<size_t>(grown.cols);
   const auto siblings = layer.siblings(static_cast<int64_t>(grown.source.size() / cols));
-  // Summed by parent, so that the order of children does not reach the bits.
+  // Summed by parent, so that the bits do not depend on the order of the children.
   const auto new_rows = matrix::mean_std<float>([&](auto add) {
     for (size_t parent = 0; parent < siblings.size(); ++parent) {
       for (uint32_t copy = 1; copy < siblings[parent]; ++copy) add(grown.source.subspan(parent * cols, cols));
@@ -173,7 +174,7 @@ extern constinit const RouterInit kRouterCopyNoise{
     .params = kCopyNoiseParams,
     .needs_bias = false,
     .same_rows = false,
-    .summary = "the parent's row plus Gaussian noise scaled to the router",
+    .summary = "the parent's row plus Gaussian noise, relative to the router's standard deviation",
     .source = kRouterPaper};
 
 extern constinit const RouterInit kRouterBiasOnly{
@@ -182,7 +183,7 @@ extern constinit const RouterInit kRouterBiasOnly{
     .params = kBiasOnlyParams,
     .needs_bias = true,
     .same_rows = true,
-    .summary = "the parent's row; noise on the router bias, or on the selection bias where there is none",
+    .summary = "the parent's row; noise on the router bias, or on the selection bias if there is no router bias",
     .source = kRouterPaper};
 
 extern constinit const RouterInit kRouterDormant{
@@ -192,10 +193,8 @@ extern constinit const RouterInit kRouterDormant{
     .needs_bias = true,
     .same_rows = true,
     .draws = false,
-    .summary =
-        "the parent's row; its router bias, or selection bias where there is none, so low that no token chooses "
-        "the copy until training raises it",
-    .source = "function-preserving start; depth of 1 and the spread of the biases"};
+    .summary = "the parent's row; a bias so low that no token chooses the copy",
+    .source = "keeps the function at the start; a selection bias is lowered by 1 plus the spread of the biases"};
 
 extern constinit const RouterInit kRouterPerturbNewOnly{
     .name = "perturb_new_only",
@@ -203,7 +202,7 @@ extern constinit const RouterInit kRouterPerturbNewOnly{
     .params = kPerturbNewOnlyParams,
     .needs_bias = false,
     .same_rows = false,
-    .summary = "the parent's row plus Gaussian noise scaled to the new rows",
+    .summary = "the parent's row plus Gaussian noise, relative to the standard deviation of the new rows",
     .source = kRouterPaper};
 
 Rng row_rng(RouterPart part, const RouterView& view, const LayerPlan& layer, const Child& child, uint64_t seed,

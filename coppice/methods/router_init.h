@@ -10,8 +10,8 @@
 
 namespace coppice::methods {
 
-/// Rows of the grown router, fp32, filled by the carrier with each child's parent's row (so originals are right
-/// already).
+/// The rows of the expanded router in fp32. The caller has filled each child's row with its parent's row, so the rows
+/// of originals are final.
 struct RouterView {
   int64_t rows = 0, cols = 0;  ///< [N, d]; biases have cols = 1
   std::span<float> values;
@@ -30,14 +30,14 @@ enum class RouterPart { kWeight, kBias, kSelectionBias };
 
 struct RouterInit {
   std::string_view name;
-  /// Changes the rows of children (copy > 0). `part` says which tensor; a method may leave some alone.
+  /// Changes the rows of children (copy > 0). `part` says which tensor; a method may leave some unchanged.
   void (*apply)(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params,
                 bool has_router_bias);
   std::span<const ParamSpec> params;
   bool needs_bias;
   bool same_rows;              ///< children's weight rows equal their parents'
-  bool draws = true;           ///< random: depends on seed and copy number
-  bool needs_partner = false;  ///< reads another expert's row: not for models of one expert
+  bool draws = true;           ///< uses random numbers: depends on seed and copy number
+  bool needs_partner = false;  ///< reads another expert's row: cannot be used for models with one expert
   std::string_view summary, source;
 
   bool only_copies() const { return same_rows && !needs_bias; }

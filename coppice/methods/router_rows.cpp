@@ -1,4 +1,4 @@
-// Router methods that make a row of other rows.
+// Router methods that compute a row from other rows.
 
 #include <algorithm>
 #include <cmath>
@@ -15,7 +15,7 @@ namespace {
 
 using matrix::Dense;
 
-/// Calls change(child, row) for every copy; `row` holds its parent's.
+/// Calls change(child, row) for every copy; `row` holds its parent's row.
 template <class Change>
 void change_copies(RouterView grown, RouterPart part, const LayerPlan& layer, Change change) {
   if (part != RouterPart::kWeight) return;
@@ -27,12 +27,12 @@ void change_copies(RouterView grown, RouterPart part, const LayerPlan& layer, Ch
 // -- interpolate --------------------------------------------------------------
 
 constexpr ParamSpec kInterpolateParams[] = {
-    {.key = "alpha", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "share of the next expert's row"},
+    {.key = "alpha", .fallback = 0.5, .lo = 0.0, .hi = 1.0, .help = "weight of the next expert's row"},
     {.key = "clamped",
      .fallback = 0,
      .lo = 0,
      .hi = 1,
-     .help = "1: the last expert mixes with itself, 0: with the first",
+     .help = "for the last expert, 1: mix with itself, 0: mix with the first",
      .is_switch = true}};
 
 void interpolate(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t, const Params& params, bool) {
@@ -49,9 +49,9 @@ void interpolate(RouterView grown, RouterPart part, const LayerPlan& layer, uint
 // -- scaled_copy, temperature_scaled ------------------------------------------
 
 constexpr ParamSpec kScaledCopyParams[] = {
-    {.key = "factor", .fallback = 0.95, .lo = -10.0, .hi = 10.0, .help = "the parent's row times this"}};
+    {.key = "factor", .fallback = 0.95, .lo = -10.0, .hi = 10.0, .help = "factor of the parent's row"}};
 constexpr ParamSpec kTemperatureScaledParams[] = {
-    {.key = "factor", .fallback = 0.9, .lo = -10.0, .hi = 10.0, .help = "the parent's row times this"}};
+    {.key = "factor", .fallback = 0.9, .lo = -10.0, .hi = 10.0, .help = "factor of the parent's row"}};
 
 void scaled(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t, const Params& params, bool) {
   const auto factor = static_cast<float>(params.get("factor"));
@@ -63,7 +63,7 @@ void scaled(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t,
 // -- adversarial --------------------------------------------------------------
 
 constexpr ParamSpec kAdversarialParams[] = {
-    {.key = "strength", .fallback = 0.1, .lo = 0.0, .hi = 1.0, .help = "share of the way to the mean row"}};
+    {.key = "strength", .fallback = 0.1, .lo = 0.0, .hi = 1.0, .help = "fraction of the way to the mean row"}};
 
 void adversarial(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t, const Params& params, bool) {
   const auto strength = static_cast<float>(params.get("strength"));
@@ -81,10 +81,13 @@ void adversarial(RouterView grown, RouterPart part, const LayerPlan& layer, uint
 
 // -- orthogonal ---------------------------------------------------------------
 
-constexpr ParamSpec kOrthogonalParams[] = {
-    {.key = "lambda", .fallback = 0.1, .lo = 1e-6, .hi = 10.0, .help = "std of the noise, in stds of the router"}};
+constexpr ParamSpec kOrthogonalParams[] = {{.key = "lambda",
+                                            .fallback = 0.1,
+                                            .lo = 1e-6,
+                                            .hi = 10.0,
+                                            .help = "std of the noise, relative to the router's std"}};
 
-/// What is left of parent + noise without its part along the parent, at the parent's length. A row that has no other
+/// The component of parent + noise orthogonal to the parent, scaled to the parent's norm. A row without an orthogonal
 /// direction (one column, or zeros) stays the parent's.
 void orthogonal(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params, bool) {
   if (part != RouterPart::kWeight) return;
@@ -95,7 +98,7 @@ void orthogonal(RouterView grown, RouterPart part, const LayerPlan& layer, uint6
     for (size_t c = 0; c < other.size(); ++c) other[c] = row[c] + sigma * other[c];
     const double length = dot(row, row);
     if (length == 0 || row.size() < 2) return;
-    for (int again = 0; again < 2; ++again) {  // the second time for what rounding left of the first
+    for (int again = 0; again < 2; ++again) {  // the second pass removes what rounding left after the first
       const double along = dot(other, row) / length;
       for (size_t c = 0; c < other.size(); ++c) other[c] = static_cast<float>(other[c] - along * row[c]);
     }
@@ -147,13 +150,14 @@ extern constinit const RouterInit kRouterScaledCopy{.name = "scaled_copy",
                                                     .summary = "the parent's row times 0.95",
                                                     .source = kRouterPaper};
 
-extern constinit const RouterInit kRouterOrthogonal{.name = "orthogonal",
-                                                    .apply = orthogonal,
-                                                    .params = kOrthogonalParams,
-                                                    .needs_bias = false,
-                                                    .same_rows = false,
-                                                    .summary = "a random row orthogonal to the parent's and as long",
-                                                    .source = kRouterPaper};
+extern constinit const RouterInit kRouterOrthogonal{
+    .name = "orthogonal",
+    .apply = orthogonal,
+    .params = kOrthogonalParams,
+    .needs_bias = false,
+    .same_rows = false,
+    .summary = "a random row orthogonal to the parent's, with the same norm",
+    .source = kRouterPaper};
 
 extern constinit const RouterInit kRouterAdversarial{.name = "adversarial",
                                                      .apply = adversarial,
@@ -179,7 +183,7 @@ extern constinit const RouterInit kRouterSvdPerturb{
     .params = kSvdPerturbParams,
     .needs_bias = false,
     .same_rows = false,
-    .summary = "the parent's row of the router with noise on its singular values and vectors",
+    .summary = "the parent's row, from the router matrix with noise on its singular values and vectors",
     .source = kRouterPaper};
 
 }  // namespace coppice::methods

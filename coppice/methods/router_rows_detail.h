@@ -1,6 +1,6 @@
 #pragma once
 
-// The rows of the table of router methods; each lies beside its functions.
+// The rows of the table of router methods; each is defined beside its functions.
 
 #include "coppice/base/rng.h"
 #include "coppice/methods/router_init.h"

@@ -13,9 +13,9 @@ using families::TensorSlot;
 
 namespace {
 
-constexpr int64_t kTile = 32;  // rows and columns moved together where one of the two layouts strides
+constexpr int64_t kTile = 32;  // rows and columns moved at a time if one of the two layouts has a stride
 
-// Matrix and expert in tiles, so that neither is walked with a long stride for more than a tile.
+// Copies in tiles, so that neither side is read with a long stride for more than a tile.
 template <class Move>
 void for_each_element(const ExpertMatrix& m, const Move& move) {
   for (int64_t row0 = 0; row0 < m.rows; row0 += kTile) {
@@ -30,7 +30,7 @@ void for_each_element(const ExpertMatrix& m, const Move& move) {
   }
 }
 
-// The width as a constant lets the compiler move an element in one instruction.
+// With the width as a constant, the compiler copies an element by one instruction.
 template <class Copy>
 void with_width(size_t width, const Copy& copy) {
   switch (width) {

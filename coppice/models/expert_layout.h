@@ -1,6 +1,6 @@
 #pragma once
 
-// Where the matrices of one expert lie in a stored tensor, whatever its layout.
+// The places of one expert's matrices in a stored tensor, for any layout.
 
 #include <cstddef>
 #include <cstdint>
@@ -19,26 +19,27 @@ struct ExpertMatrix {
   int64_t begin = 0, row_step = 0, col_step = 0;
 
   bool is_contiguous() const { return col_step == 1 && row_step == cols; }
-  /// Its rows are rows of the tensor, perhaps every other one: row r is row first_row() + r * row_stride() of those.
+  /// Whether its rows are rows of the tensor (perhaps every second one): row r is row first_row() + r * row_stride().
   bool lies_in_rows() const { return col_step == 1 && cols > 0; }
   int64_t first_row() const { return begin / cols; }
   int64_t row_stride() const { return row_step / cols; }
 };
 
-/// The matrices in a tensor of experts; none where it is only ever copied (companions, experts inside attention).
+/// The matrices in a tensor of experts; empty if it is always copied (companions, experts inside attention).
 std::vector<ExpertMatrix> expert_matrices(const families::TensorSlot& slot, int64_t num_experts);
 
-/// Copies a matrix out of an expert's elements into [out, in] order, and back.
+/// Copies a matrix from an expert's elements to [out, in] order, and back.
 ///
 /// Shapes   expert: as many elements of `width` bytes as the expert has in the tensor; matrix: rows * cols of them.
 void gather(const ExpertMatrix& place, size_t width, std::span<const std::byte> expert, std::span<std::byte> matrix);
 void scatter(const ExpertMatrix& place, size_t width, std::span<const std::byte> matrix, std::span<std::byte> expert);
 
-/// The bytes of a stored tensor that are one expert's, its window in the file.
+/// The bytes of one expert in a stored tensor: a window of the file.
 struct ExpertSlice {
   uint64_t offset = 0, bytes = 0;  ///< offset from the start of the tensor
 };
-/// Shapes   the tensor's bytes divide by `num_experts` if it is stacked; else the whole tensor is the expert's.
+/// Shapes   the tensor's bytes divide by `num_experts` if it is stacked; otherwise the whole tensor belongs to the
+///          expert.
 ExpertSlice expert_slice(const families::TensorSlot& slot, uint64_t tensor_bytes, int64_t num_experts, int64_t expert);
 
 }  // namespace coppice::models

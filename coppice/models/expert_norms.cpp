@@ -30,7 +30,7 @@ double* member(ExpertNorms& norms, Role role) {
   }
 }
 
-// Matrices of one expert's part; companions mean that the stored values are no weights.
+// Matrices of one expert's part; companions mean that the stored values are not weights.
 void add_norms(const ExpertPart& part, int64_t num_experts, ExpertNorms& norms) {
   const io::Dtype dtype = part.entry.info->dtype;
   if (!io::is_float(dtype)) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// What is one expert's, wherever it lies: in tensors of its own or as slices of stacked ones.
+// The parts of one expert in any layout: tensors of its own, or slices of stacked ones.
 
 #include <cstdint>
 #include <map>
@@ -12,7 +12,7 @@
 
 namespace coppice::models {
 
-/// A tensor, or the slice of a stacked one, that is one expert's. Points into the model.
+/// A tensor, or a slice of a stacked one, that belongs to one expert. Points into the model.
 struct ExpertPart {
   const families::TensorSlot* slot = nullptr;
   io::Checkpoint::Entry entry;
@@ -23,14 +23,14 @@ struct ExpertPart {
   void release(uint64_t offset, uint64_t bytes) const;
 };
 
-/// The parts of every expert of a model, which outlives this.
+/// The parts of every expert of a model, which must outlive this object.
 ///
 /// Memory   a pointer for each tensor of experts.
 class ExpertParts {
  public:
   explicit ExpertParts(const families::Model& model);
 
-  /// In the order of the table; the same for every expert of a layer, and for a grown model the same as before.
+  /// In the order of the table; the same for every expert of a layer, and for an expanded model the same as before.
   std::vector<ExpertPart> of(int64_t layer, int64_t expert) const;
   const families::Model& model() const { return model_; }
 

@@ -18,7 +18,7 @@ using families::TensorSlot;
 
 namespace {
 
-constexpr uint32_t kPurposeNewWeights = 200;  // apart from those of methods/purpose.h, which count from 1
+constexpr uint32_t kPurposeNewWeights = 200;  // different from those of methods/purpose.h, which count from 1
 
 int64_t num_elements(std::span<const int64_t> shape) {
   int64_t count = 1;
@@ -42,7 +42,7 @@ void fill_normal(const MatrixKey& key, uint64_t seed, double std, std::span<floa
   for (float& value : values) value *= scale;
 }
 
-// Every expert's matrices, as tensors of their own would have them.
+// The matrices of every expert, with the same values as separate tensors would have.
 void fill_stack(const TensorSlot& slot, uint64_t seed, double std, std::span<float> values) {
   const int64_t num_experts = slot.shape.front();
   const size_t size = values.size() / static_cast<size_t>(num_experts);

@@ -24,8 +24,7 @@ void check_experts(const ModelSizes& sizes, const Family& family) {
     refuse(sizes, cat("the family ", always ? "always" : "never", " renormalises gates"));
   }
   if (sizes.first_dense_layers < 0 || sizes.first_dense_layers >= sizes.num_layers) {
-    refuse(sizes,
-           cat(sizes.first_dense_layers, " dense layers of ", sizes.num_layers, " in all leave none with experts"));
+    refuse(sizes, cat(sizes.first_dense_layers, " dense layers of ", sizes.num_layers, " leave no layer with experts"));
   }
   if (family.layers == LayerPattern::kEveryLayer && sizes.first_dense_layers != 0) {
     refuse(sizes, cat("every layer has experts; first_dense_layers is ", sizes.first_dense_layers, ", wanted 0"));
@@ -33,27 +32,27 @@ void check_experts(const ModelSizes& sizes, const Family& family) {
   if (!family.has_shared() && sizes.shared_width != 0)
     refuse(sizes, "the family has no shared expert; wanted a shared width of 0");
   if (!family.shared_count_key.empty() && (sizes.expert_width <= 0 || sizes.shared_width % sizes.expert_width != 0)) {
-    refuse(sizes,
-           cat("a shared width of ", sizes.shared_width, " is no multiple of the expert width ", sizes.expert_width));
+    refuse(sizes, cat("a shared width of ", sizes.shared_width, " is not a multiple of the expert width ",
+                      sizes.expert_width));
   }
 }
 
 void check_attention(const ModelSizes& sizes, const Family& family) {
   if (family.fixed_head_dim && sizes.num_heads * sizes.head_dim != sizes.model_dim) {
     refuse(sizes,
-           cat(sizes.num_heads, " heads of ", sizes.head_dim, " do not make the model dimension ", sizes.model_dim));
+           cat(sizes.num_heads, " heads of ", sizes.head_dim, " do not give the model dimension ", sizes.model_dim));
   }
   if (family.has_latent_attention && sizes.num_kv_heads != sizes.num_heads) {
     refuse(sizes, cat(sizes.num_kv_heads, " key-value heads; wanted as many as heads, ", sizes.num_heads,
                       ", which share their latents"));
   }
   if (sizes.num_heads <= 0 || sizes.model_dim % sizes.num_heads != 0) {
-    refuse(sizes, cat("the model dimension ", sizes.model_dim, " is no multiple of ", sizes.num_heads, " heads"));
+    refuse(sizes, cat("the model dimension ", sizes.model_dim, " is not a multiple of ", sizes.num_heads, " heads"));
   }
-  // half of the head is turned, in pairs
+  // RoPE is applied to half of the head, in pairs
   const int64_t turned = family.has_partial_rotary || family.has_latent_attention ? 4 : 2;
   if (sizes.head_dim % turned != 0)
-    refuse(sizes, cat("a head width of ", sizes.head_dim, " is no multiple of ", turned));
+    refuse(sizes, cat("a head width of ", sizes.head_dim, " is not a multiple of ", turned));
 }
 
 std::string_view dtype_key(io::Dtype dtype) {
@@ -93,7 +92,7 @@ void add_experts(const ModelSizes& sizes, const Family& family, Json& c) {
   if (family.aux_loss_fallback > 0) c[family.aux_loss_key] = family.aux_loss_fallback;
 }
 
-// Every layer attends to all positions, but where the family's code has local ones for certain.
+// Every layer attends to all positions, except where the family's code always has local attention.
 void add_windows(const ModelSizes& sizes, const Family& family, Json& c) {
   if (family.sliding_window == families::SlidingWindow::kNever) return;
   if (family.sliding_window_on.kind == Switch::Kind::kKey) {
@@ -130,7 +129,7 @@ void add_attention(const ModelSizes& sizes, const Family& family, Json& c) {
   if (family.qk_norm_on.kind == Switch::Kind::kKey) c[family.qk_norm_on.key] = true;
   if (!family.clip_qkv_key.empty()) c[family.clip_qkv_key] = Json();
   add_windows(sizes, family, c);
-  // At the top, as version 4 has them: version 5 reads them there too.
+  // At the top level, as in version 4; version 5 reads them there too.
   c["rope_theta"] = family.rope_theta_fallback;
   if (!family.default_rope.empty())
     c["rope_parameters"] = Json::object({{"rope_type", "default"}, {"rope_theta", family.rope_theta_fallback}});

@@ -24,20 +24,20 @@ constexpr std::string_view kStem = "optimizer";
 void refuse_torch_state(const io::ModelDirectory& files, const fs::path& name) {
   if (!files.has(name)) return;
   throw Error(ErrorCode::kUnsupported,
-              cat(files.path() / name, ": an optimizer state as torch pickles it; wanted ", io::kTrainerFolder, "/",
-                  io::shard_name(kStem, 1, 1),
-                  " (move it away: the weights are then expanded alone, and training starts with a fresh optimizer)"));
+              cat(files.path() / name, ": is an optimizer state in torch's pickle format; wanted ", io::kTrainerFolder,
+                  "/", io::shard_name(kStem, 1, 1),
+                  " (move it away to expand only the weights; training then starts with a new optimizer state)"));
 }
 
-/// The shards of trainer/, complete and nothing beside them.
+/// Opens the shards of trainer/, which must be complete and have no other files beside them.
 std::vector<io::SafetensorsFile> open_shards(const io::ModelDirectory& files) {
   const fs::path folder = files.path() / io::kTrainerFolder;
   const auto names = files.names(io::kTrainerFolder);
   std::set<std::string> found(names.begin(), names.end());
   if (found.erase(io::kTrainerFile) == 0) {
-    throw Error(ErrorCode::kFormat, cat(folder, ": no ", io::kTrainerFile,
-                                        "; the checkpoint is incomplete (remove the folder to "
-                                        "expand the weights alone)"));
+    throw Error(ErrorCode::kFormat,
+                cat(folder, ": no ", io::kTrainerFile,
+                    "; the checkpoint is incomplete (remove the directory to expand only the weights)"));
   }
   std::vector<io::SafetensorsFile> shards;
   for (size_t i = 1; i <= found.size(); ++i) {
@@ -47,8 +47,8 @@ std::vector<io::SafetensorsFile> open_shards(const io::ModelDirectory& files) {
   if (shards.empty() || shards.size() != found.size()) {
     throw Error(
         ErrorCode::kFormat,
-        cat(folder, ": holds ", join_some(std::vector(found.begin(), found.end()), kListed), " beside ",
-            io::kTrainerFile, "; wanted a complete set of optimizer-0000i-of-0000N.safetensors and nothing else"));
+        cat(folder, ": has ", join_some(std::vector(found.begin(), found.end()), kListed), " beside ", io::kTrainerFile,
+            "; wanted a complete set of optimizer-0000i-of-0000N.safetensors and nothing else"));
   }
   return shards;
 }
@@ -80,7 +80,7 @@ std::optional<OptimizerState> OptimizerState::open(const Model& model) {
     for (const io::TensorInfo& info : shard.tensors()) {
       if (state.entries_.emplace(info.name, Checkpoint::Entry{&shard, &info}).second) continue;
       throw Error(ErrorCode::kFormat,
-                  cat(shard.path(), ": '", info.name, "' is in another shard too; wanted each tensor once"));
+                  cat(shard.path(), ": '", info.name, "' is also in another shard; wanted each tensor once"));
     }
   }
 
@@ -107,8 +107,8 @@ std::optional<OptimizerState> OptimizerState::open(const Model& model) {
     std::string message = cat(folder, ": the optimizer state does not fit the model");
     if (!missing.empty()) message += cat("; missing: ", join_some(missing, kListed));
     if (!extra.empty())
-      message += cat("; not of this model: ", join_some(std::vector(extra.begin(), extra.end()), kListed));
-    throw Error(ErrorCode::kFormat, message + " (remove the folder to expand the weights alone)");
+      message += cat("; not in the model: ", join_some(std::vector(extra.begin(), extra.end()), kListed));
+    throw Error(ErrorCode::kFormat, message + " (remove the directory to expand only the weights)");
   }
   if (!misshapen.empty()) throw Error(ErrorCode::kShape, cat(folder, ": ", join_some(misshapen, kListed, "; ")));
   return state;

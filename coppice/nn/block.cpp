@@ -55,7 +55,7 @@ at::Tensor shared_expert(const LayerWeights& weights, const at::Tensor& x_TD) {
   return gate.defined() ? at::sigmoid(at::linear(x_TD, gate)) * out_TD : out_TD;
 }
 
-/// The MoE feed-forward; x_TD of `out` becomes its result, residual apart.
+/// The MoE feed-forward; sets x_TD of `out` to its result, without the residual.
 void experts(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD, BlockOutput& out,
              LayerRouting* routing) {
   const auto& config = *context.config;

@@ -13,7 +13,7 @@
 
 namespace coppice::nn::detail {
 
-/// The tensors of one layer by role; undefined where the layer has none.
+/// The tensors of one layer by role; undefined if the layer has none.
 class LayerWeights {
  public:
   at::Tensor& operator[](families::Role role) { return by_role_[static_cast<size_t>(role)]; }
@@ -30,9 +30,9 @@ struct BlockContext {
   const families::ModelConfig* config = nullptr;
   int64_t layer = 0;
   int64_t positions = 0;        ///< S
-  at::Tensor cos_SR, sin_SR;    ///< f32; [T, R] where documents start inside sequences
+  at::Tensor cos_SR, sin_SR;    ///< f32; [T, R] if documents start inside sequences
   at::Tensor start_BS;          ///< ForwardOptions::document_start_BS
-  at::Tensor selection_bias_E;  ///< undefined where the layer has none
+  at::Tensor selection_bias_E;  ///< undefined if the layer has none
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
   bool keep_routing = false, with_aux_loss = false, with_z_loss = false, with_output_sq = false;
   BalanceForm balance_form = BalanceForm::kPerLayer;
@@ -42,36 +42,36 @@ struct BlockContext {
   std::function<void(int64_t layer, const Routed& routed)> visit_routing;
 };
 
-/// Differentiable outputs; the last two undefined unless asked for.
+/// Differentiable outputs; the last two are undefined unless requested.
 struct BlockOutput {
   at::Tensor x_TD;
-  at::Tensor score_sum;  ///< [E], over tokens, of `balancing_distribution`; [L] under lineage routing
+  at::Tensor score_sum;  ///< [E], sum over tokens of `balancing_distribution`; [L] under lineage-unique routing
   at::Tensor z_loss;     ///< scalar
 };
 
-/// Fills `routing` for a MoE layer, if given.
+/// Fills `routing` for an MoE layer, if given.
 BlockOutput run_block(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD,
                       LayerRouting* routing);
 
-/// The same function and the same gradients bit for bit, keeping only input and weights for the backward pass, which
-/// computes the rest again.
+/// The same function with bit-equal gradients, but only input and weights are kept for the backward pass, which
+/// recomputes the rest.
 BlockOutput run_block_recomputed(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD,
                                  LayerRouting* routing);
 
-/// Attention of one layer, residual apart.
+/// Attention of one layer, without the residual.
 at::Tensor attention(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD);
 
-/// The same of a family with latent attention.
+/// The same for a family with latent attention.
 at::Tensor latent_attention(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD);
 
-/// What both end with: every query's mean of values by the softmax over the positions that it sees in this layer, then
-/// the output matrix.
+/// The common end of both: attention over the positions that each query sees in this layer, then the output matrix.
 ///
 /// Shapes   query_BSHC; key_BSJC; value_BSJC; returns [T, D].
 at::Tensor attend(const BlockContext& context, const LayerWeights& weights, const at::Tensor& query_BSHC,
                   const at::Tensor& key_BSJC, const at::Tensor& value_BSJC);
 
-/// Turns pairs by their position, whichever way they lie; in the result they lie half the dimensions apart.
+/// Applies RoPE in either layout of pairs; in the result the two dimensions of a pair are half the rotary dimensions
+/// apart.
 at::Tensor turn(const BlockContext& context, const at::Tensor& x_BSHC);
 
 }  // namespace coppice::nn::detail

@@ -11,11 +11,11 @@
 namespace coppice::nn {
 
 [[noreturn]] inline void throw_out_of_memory(std::string_view what) {
-  throw Error(ErrorCode::kIo, cat("out of memory: ", what,
-                                  " (try smaller batches, or to keep less: recompute activations, --max-memory)"));
+  throw Error(ErrorCode::kIo,
+              cat("out of memory: ", what, " (use smaller batches, recompute activations, or lower --max-memory)"));
 }
 
-/// Runs `f`; what libtorch throws becomes an Error, and so does memory that the system refused.
+/// Runs `f`; exceptions of libtorch and failed allocations become an Error.
 template <class F>
 auto at_border(const F& f) {
   try {
@@ -28,7 +28,7 @@ auto at_border(const F& f) {
     }
     throw Error(ErrorCode::kInternal, cat("libtorch: ", what, " (a bug in coppice, please report it)"));
   } catch (const std::bad_alloc&) {
-    throw_out_of_memory("the system gave none");
+    throw_out_of_memory("an allocation failed");
   }
 }
 

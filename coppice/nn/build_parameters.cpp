@@ -18,7 +18,7 @@ int64_t elements(std::span<const int64_t> shape) {
   return n;
 }
 
-/// Gate and up rows lie in one parameter.
+/// Gate and up rows are in one parameter.
 Role parameter_role(Role role) {
   switch (role) {
     case Role::kExpertUp:
@@ -39,8 +39,8 @@ std::vector<int64_t> parameter_shape(const families::ModelConfig& config, const 
   }
 }
 
-/// The view of an expert parameter that has the elements of `slot` in order. In memory they are [experts, gate or up,
-/// rows, columns]; on disk one expert or all, one of the two or both, and rows and columns either way round.
+/// The view of an expert parameter whose elements are those of `slot` in order. In memory they are [experts, gate or
+/// up, rows, columns]; on disk a tensor has one or all experts, gate, up or both, and rows and columns in either order.
 Parameter::Slice expert_slice(const families::ModelConfig& config, TensorSlot slot) {
   const Role role = slot.role();
   const auto layout = slot.rule->layout;
@@ -86,7 +86,7 @@ void fill_checked(const TensorFill& fill, const TensorSlot& slot, std::span<floa
   }
 }
 
-/// Elements that do not lie in the order of the tensor on disk are put there afterwards.
+/// If the elements are in another order than on disk, they are copied to their places afterwards.
 void fill_slice(const TensorFill& fill, const Parameter::Slice& slice, const at::Tensor& master) {
   const auto place = slice.of(master);
   const auto ordered = place.is_contiguous() ? place : at::empty(slice.sizes, place.options());
@@ -106,7 +106,7 @@ BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDty
   std::map<std::pair<Role, int64_t>, size_t> position;
   for (auto& slot : slots) {
     const int64_t count = elements(slot.shape);
-    if (count == 0) continue;  // a shared expert of width 0 is on disk, but nothing to train
+    if (count == 0) continue;  // a shared expert of width 0 exists on disk, but has nothing to train
     if (slot.role() == Role::kSelectionBias) {
       const auto bias = at::empty({count}, at::kFloat);
       fill_checked(fill, slot, {bias.mutable_data_ptr<float>(), static_cast<size_t>(count)});

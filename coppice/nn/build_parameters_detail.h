@@ -12,12 +12,12 @@ struct BuiltParameters {
   std::map<int64_t, at::Tensor> selection_bias;  ///< by layer
 };
 
-/// Every tensor that a model of this configuration has, filled and checked.
+/// Every tensor of a model with this configuration, filled and checked.
 ///
-/// Throws   Error{kNonFinite} naming the first tensor that holds NaN or infinity.
+/// Throws   Error{kNonFinite} naming the first tensor with NaN or infinity.
 BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, const TensorFill& fill);
 
-/// The same of some tensors alone: all of a layer, or such that no layer has.
+/// The same for some tensors only: all of a layer, or tensors outside layers.
 BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, const TensorFill& fill,
                                  std::vector<families::TensorSlot> slots);
 

@@ -21,9 +21,9 @@ using families::Role;
 
 /// Everything before the output layer.
 struct Trunk {
-  at::Tensor x_TD;              ///< after the final norm, divided by what the logits are divided by
+  at::Tensor x_TD;              ///< after the final norm, divided by the divisor of the logits
   at::Tensor head_VD;           ///< weight of the output layer
-  at::Tensor aux_loss, z_loss;  ///< scalars; undefined unless asked for and there are MoE layers
+  at::Tensor aux_loss, z_loss;  ///< scalars; undefined unless requested and there are MoE layers
   std::vector<LayerRouting> routing;
 };
 

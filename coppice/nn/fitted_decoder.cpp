@@ -13,10 +13,10 @@
 namespace coppice::nn {
 namespace {
 
-// What is held while passes come and go.
+// Memory   that is held over several passes.
 constexpr uint64_t kHeld = 256 << 10, kPassing = 32 << 20;
 
-// Adds what the MoE layers did in another pass.
+// Adds the routing of another pass.
 void add_routing(std::vector<LayerRouting>& sum, std::vector<LayerRouting> pass) {
   for (LayerRouting& layer : pass) {
     const auto found = std::ranges::find(sum, layer.layer, &LayerRouting::layer);
@@ -30,7 +30,7 @@ void add_routing(std::vector<LayerRouting>& sum, std::vector<LayerRouting> pass)
   }
 }
 
-// The options of a pass over `count` of the sequences.
+// The options for a pass over `count` of the sequences.
 ForwardOptions of_sequences(ForwardOptions options, int64_t first, int64_t count, int64_t positions) {
   options.first_token += static_cast<uint64_t>(first * positions);
   if (options.document_start_BS.defined())
@@ -60,7 +60,7 @@ int64_t FittedDecoder::sequences_at_once(int64_t positions, int64_t wanted) cons
 
 void FittedDecoder::visit_outputs(const at::Tensor& tokens_BS, const ForwardOptions& options, const Visit& visit,
                                   std::vector<LayerRouting>* routing) const {
-  COPPICE_CHECK(!options.keep_routing && !options.with_output_sq);  // of one pass alone
+  COPPICE_CHECK(!options.keep_routing && !options.with_output_sq);  // these are of a single pass
   const at::NoGradGuard no_grad;
   detail::check_document_starts(options.document_start_BS, tokens_BS);
   const int64_t sequences = tokens_BS.size(0), positions = tokens_BS.size(1);

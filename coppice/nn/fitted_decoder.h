@@ -1,6 +1,6 @@
 #pragma once
 
-// A decoder that keeps to the memory it is given. B sequences, S positions, T = B * S tokens, D model dimension.
+// A decoder with a memory limit. B sequences, S positions, T = B * S tokens, D model dimension.
 
 #include <ATen/core/Tensor.h>
 
@@ -13,27 +13,27 @@
 
 namespace coppice::nn {
 
-/// The forward functions of Decoder for a model of any size: whole in memory if it fits, else its layers come and go
-/// for every call, so that a call wants as many sequences as there is room for. The same bits either way.
+/// The forward functions of Decoder for a model of any size. If the model does not fit into memory, each call loads the
+/// layers one after another, so a call should have as many sequences as fit. The bits are the same in both cases.
 ///
-/// Memory   half of what it is given for weights, the rest for activations; one layer and one pass of some 2,048 tokens
-///          at least.
+/// Memory   half of the limit for weights, the rest for activations; at least one layer and one pass of about 2,048
+///          tokens.
 class FittedDecoder {
  public:
-  /// `model` outlives this. `max_memory_bytes` 0: half of the machine's. Throws what Decoder throws.
+  /// `model` must outlive this object. `max_memory_bytes` 0: half of the machine's memory. Throws what Decoder throws.
   FittedDecoder(const families::Model& model, ComputeDtype dtype, uint64_t max_memory_bytes);
 
   const families::ModelConfig& config() const { return decoder_.config(); }
   bool is_whole() const { return whole_.has_value(); }
-  /// How many sequences a call is best given: `wanted` if the model is whole, else what memory has room for.
+  /// The best number of sequences per call: `wanted` if the whole model is in memory, otherwise as many as fit.
   int64_t sequences_at_once(int64_t positions, int64_t wanted) const;
 
-  /// Visits what comes out of the last layer, some sequences at a time: x_TD of those from `first` on.
+  /// Called with the output x_TD of the last layer for some sequences at a time, from sequence `first` on.
   using Visit = std::function<void(int64_t first, const LoadedHead& head, const at::Tensor& x_TD)>;
   void visit_outputs(const at::Tensor& tokens_BS, const ForwardOptions& options, const Visit& visit,
                      std::vector<LayerRouting>* routing = nullptr) const;
 
-  /// Each target's cross-entropy, f32 [B, S], 0 where it is -1.
+  /// The cross-entropy of each target, f32 [B, S]; 0 for targets of -1.
   at::Tensor token_losses(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options,
                           std::vector<LayerRouting>* routing = nullptr) const;
 

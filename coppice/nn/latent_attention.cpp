@@ -15,7 +15,8 @@ namespace {
 
 using families::Role;
 
-constexpr double kLatentEpsilon = 1e-6;  // transformers gives the norms of latents no other
+// Transformers uses this value for the norms of latents, whatever the configuration.
+constexpr double kLatentEpsilon = 1e-6;
 
 at::Tensor query(const families::LatentAttention& latent, const LayerWeights& weights, const at::Tensor& x_TD) {
   if (latent.query_rank == 0) return at::linear(x_TD, weights[Role::kQuery]);
@@ -45,7 +46,7 @@ at::Tensor latent_attention(const BlockContext& context, const LayerWeights& wei
                                         weights[Role::kKeyValueLatentNorm], kLatentEpsilon);
   const auto up_BSHX = split(at::linear(normed, weights[Role::kKeyValueUp]), heads);
 
-  // The kernels want one width of queries, keys and values; zeros change no sum.
+  // The kernels require the same width of queries, keys and values; padding with zeros changes no sum.
   const int64_t width = std::max(config.head_dim, latent.value_dim);
   const auto all_query = at::cat({query_BSHC.narrow(3, 0, latent.plain_dim), turned_query_BSHC}, 3);
   const auto all_key = at::cat(

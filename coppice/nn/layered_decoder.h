@@ -1,7 +1,7 @@
 #pragma once
 
-// A decoder larger than memory: of a checkpoint's weights only those asked for are loaded.
-// B sequences, S positions, T = B * S tokens, V vocabulary, D model dimension.
+// A decoder that may be larger than memory: only the requested weights of a checkpoint are loaded. B sequences, S
+// positions, T = B * S tokens, V vocabulary, D model dimension.
 
 #include <ATen/core/Tensor.h>
 
@@ -16,13 +16,13 @@ namespace coppice::nn {
 /// Some consecutive layers, loaded.
 class LoadedLayers {
  public:
-  /// x after these layers, as in Decoder; what the MoE layers did is appended to `routing`, if given.
+  /// x after these layers, as in Decoder; the routing of the MoE layers is appended to `routing`, if given.
   ///
   /// Shapes   x_TD, B sequences of `positions` tokens; returns [T, D].
   at::Tensor run(const at::Tensor& x_TD, int64_t positions, const ForwardOptions& options,
                  std::vector<LayerRouting>* routing = nullptr) const;
 
-  /// As those of a Decoder; leaves that require grad.
+  /// As the parameters of a Decoder; leaves that require grad.
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
 
@@ -50,9 +50,9 @@ class LoadedEmbedding {
 /// The final norm and the output layer, loaded; their weights get no gradient.
 class LoadedHead {
  public:
-  /// Mean cross-entropy, differentiable in x; targets of -1 do not count. Shapes x_TD after the last layer, target_T.
+  /// Mean cross-entropy, differentiable in x; targets of -1 are ignored. Shapes x_TD after the last layer, target_T.
   at::Tensor loss(const at::Tensor& x_TD, const at::Tensor& target_T) const;
-  /// Each token's cross-entropy, f32 [T], 0 where the target is -1; without gradient.
+  /// The cross-entropy of each token, f32 [T]; 0 for targets of -1; without gradient.
   at::Tensor token_losses(const at::Tensor& x_TD, const at::Tensor& target_T) const;
   /// f32 [T, V], without gradient.
   at::Tensor logits(const at::Tensor& x_TD) const;
@@ -63,12 +63,12 @@ class LoadedHead {
   at::Tensor norm_D_, head_VD_;
 };
 
-/// Loads parts of a checkpoint's decoder. Run one after the other, they compute what Decoder does, bit for bit.
+/// Loads parts of a checkpoint's decoder. Run one after another, they give results bit-equal to Decoder's.
 ///
-/// Memory   the list of tensors; what is loaded belongs to the caller.
+/// Memory   the list of tensors; loaded parts belong to the caller.
 class LayeredDecoder {
  public:
-  /// `model` outlives this and what it loads. Throws what Decoder throws.
+  /// `model` must outlive this object and the loaded parts. Throws what Decoder throws.
   LayeredDecoder(const families::Model& model, ComputeDtype dtype);
 
   const families::ModelConfig& config() const { return model_.config; }
@@ -89,10 +89,10 @@ class LayeredDecoder {
 
   const families::Model& model_;
   ComputeDtype dtype_;
-  std::vector<std::vector<families::TensorSlot>> slots_;  // by layer; those of no layer at position num_layers
+  std::vector<std::vector<families::TensorSlot>> slots_;  // by layer; tensors outside layers at position num_layers
 };
 
-/// Sequences of `positions` tokens that go through at once: few enough that their activations stay small.
+/// The number of sequences of `positions` tokens per pass, small enough that their activations take little memory.
 int64_t sequences_a_pass(int64_t positions);
 
 /// Consecutive layers [first, last) that are in memory together.
@@ -101,10 +101,12 @@ struct Segment {
 };
 enum class Purpose { kForward, kGradients };
 
-/// What a segment takes, activations apart: its weights, and for kGradients four f32 tensors like its experts' weights.
+/// The memory of a segment without activations: its weights, and for kGradients four f32 tensors of the size of its
+/// experts' weights.
 uint64_t segment_bytes(const LayeredDecoder& decoder, const Segment& segment, Purpose purpose);
 
-/// Layers [0, last) in segments, from the bottom up: as many layers together as take `bytes`, at least one.
+/// Divides layers [0, last) into segments, from the bottom up; each has as many layers as fit into `bytes`, at least
+/// one.
 std::vector<Segment> plan_segments(const LayeredDecoder& decoder, int64_t last, uint64_t bytes, Purpose purpose);
 
 }  // namespace coppice::nn

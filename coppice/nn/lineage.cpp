@@ -27,9 +27,9 @@ namespace {
 using families::GateFunction;
 
 constexpr int64_t kTokensPerTask = 256;
-constexpr float kTie = 1e-5f;  // of a logit: equal rows give unequal bits in some products
+constexpr float kTie = 1e-5f;  // relative to a logit, because some products of equal rows differ in the last bits
 
-/// 1 for tokens that choose by lineage, 0 for the others.
+/// 1 for tokens with lineage-unique routing, 0 for the others.
 ///
 /// Shapes   returns [T] f32.
 at::Tensor tokens_held(const LineageRouting& lineage, uint64_t first_token, int64_t tokens) {
@@ -42,7 +42,7 @@ at::Tensor tokens_held(const LineageRouting& lineage, uint64_t first_token, int6
   return held_T;
 }
 
-/// The experts of each lineage, rising.
+/// The experts of each lineage in rising order.
 std::vector<std::vector<int64_t>> children_of(const std::vector<uint32_t>& parents, int64_t num_lineages) {
   std::vector<std::vector<int64_t>> children(static_cast<size_t>(num_lineages));
   for (size_t e = 0; e < parents.size(); ++e) children.at(parents[e]).push_back(static_cast<int64_t>(e));
@@ -55,18 +55,19 @@ std::vector<std::vector<int64_t>> children_of(const std::vector<uint32_t>& paren
 
 /// The parents of each expert of `layer`.
 ///
-/// Throws   Error{kFormat} where the lineage is not this model's; Error{kUnsupported} where groups of lineages are not
-///          the router's groups of experts, since one is spread over two.
+/// Throws   Error{kFormat} if the lineage does not fit this model; Error{kUnsupported} if a lineage has experts in more
+///          than one router group.
 const std::vector<uint32_t>& parents_of(const LineageRouting& lineage, int64_t layer, int64_t experts, int64_t top_k,
                                         int64_t groups) {
   const auto found = lineage.parents.find(layer);
-  if (found == lineage.parents.end()) refuse(ErrorCode::kFormat, layer, "it has no parents (not this model's lineage)");
+  if (found == lineage.parents.end())
+    refuse(ErrorCode::kFormat, layer, "it has no parents (the lineage does not belong to this model)");
   const std::vector<uint32_t>& parents = found->second;
   const int64_t lineages = lineage.num_lineages;
   if (static_cast<int64_t>(parents.size()) != experts || lineages < top_k || lineages % groups != 0) {
     refuse(ErrorCode::kFormat, layer,
            cat(parents.size(), " experts of ", lineages, " parents; wanted ", experts, " of at least ", top_k, " in ",
-               groups, " groups (not this model's lineage)"));
+               groups, " groups (the lineage does not belong to this model)"));
   }
   std::vector<bool> has_child(static_cast<size_t>(lineages), false);
   for (int64_t e = 0; e < experts; ++e) {
@@ -76,7 +77,7 @@ const std::vector<uint32_t>& parents_of(const LineageRouting& lineage, int64_t l
     if (e / (experts / groups) == parent / (lineages / groups)) continue;
     refuse(ErrorCode::kUnsupported, layer,
            cat("expert ", e,
-               " left its router group, so that it cannot be routed with its siblings (set "
+               " is in another router group than its parent, so lineage-unique routing is not possible (set "
                "handover.policy none)"));
   }
   const auto childless = std::ranges::find(has_child, false);
@@ -86,7 +87,7 @@ const std::vector<uint32_t>& parents_of(const LineageRouting& lineage, int64_t l
   return parents;
 }
 
-/// log r of every expert, r = number of its siblings and itself.
+/// log r of every expert, where r is the number of experts with its parent, including itself.
 at::Tensor log_siblings(const std::vector<std::vector<int64_t>>& children, int64_t experts) {
   const auto out_E = at::zeros({experts}, at::kFloat);
   auto* const out = out_E.mutable_data_ptr<float>();
@@ -96,12 +97,12 @@ at::Tensor log_siblings(const std::vector<std::vector<int64_t>>& children, int64
   return out_E;
 }
 
-/// The best child of a lineage, or one of those that tie with it.
+/// The best child of a lineage, or one of the children that tie with it.
 int64_t pick_child(const std::vector<int64_t>& siblings, const float* choice, const float* logit, const float* bias,
                    uint64_t hash) {
   const int64_t best = *std::ranges::max_element(siblings, [&](int64_t a, int64_t b) { return choice[a] < choice[b]; });
   const float margin = kTie * std::max(1.0f, std::abs(logit[best]));
-  const auto ties = [&](int64_t e) {  // the best one with itself too where it is NaN, which the loss will tell
+  const auto ties = [&](int64_t e) {  // the best one also ties with itself if it is NaN, which the loss will show
     return e == best || (std::abs(logit[e] - logit[best]) <= margin && (bias == nullptr || bias[e] == bias[best]));
   };
   auto left = hash % static_cast<uint64_t>(std::ranges::count_if(siblings, ties));
@@ -112,8 +113,8 @@ int64_t pick_child(const std::vector<int64_t>& siblings, const float* choice, co
 }
 
 struct LineageChoice {
-  at::Tensor score_TL;  ///< of each lineage's best child
-  at::Tensor child_TL;  ///< int64, the child that stands for it
+  at::Tensor score_TL;  ///< score of each lineage's best child
+  at::Tensor child_TL;  ///< int64, the child that represents the lineage
 };
 
 LineageChoice best_children(const at::Tensor& choice_TE, const at::Tensor& logits_TE, const at::Tensor& bias_E,
@@ -161,7 +162,7 @@ Routed route_by_lineage(const at::Tensor& logits_TE, const at::Tensor& selection
 
   Routed out;
   out.logits_TE = logits_TE - log_r_TE;
-  at::Tensor parent_TE = logits_TE;  // what gates are made of: the parent's score where the rule holds
+  at::Tensor parent_TE = logits_TE;  // the scores that gates are computed from: the parent's for held tokens
   if (routing.gate == GateFunction::kSigmoidTopK) {
     parent_TE = at::sigmoid(logits_TE);
     out.score_TE = parent_TE * at::exp(-log_r_TE);

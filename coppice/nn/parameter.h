@@ -10,23 +10,23 @@
 
 namespace coppice::nn {
 
-/// A trainable tensor in memory: one tensor on disk, or all experts of a layer side by side.
+/// A trainable tensor in memory: one tensor on disk, or the matrices of all experts of a layer.
 ///
-/// Experts are two parameters a MoE layer, whatever their layout on disk: role kExpertGate [E, 2F, D] (per expert gate
-/// rows, then up rows) and role kExpertDown [E, D, F]; their biases two more, kExpertGateBias [E, 2F] and
+/// The experts of an MoE layer are two parameters, whatever their layout on disk: role kExpertGate [E, 2F, D] (per
+/// expert gate rows, then up rows) and role kExpertDown [E, D, F]; their biases two more, kExpertGateBias [E, 2F] and
 /// kExpertDownBias [E, D].
 struct Parameter {
   /// A tensor on disk as a part of the parameter.
   struct Slice {
     families::TensorSlot slot;            ///< the tensor on disk: name, role, expert, shape
     int64_t begin = 0;                    ///< element
-    std::vector<int64_t> sizes, strides;  ///< its elements in order are those of this view of the parameter
+    std::vector<int64_t> sizes, strides;  ///< the view of the parameter whose elements, in order, are the tensor's
 
     int64_t count() const;
     /// The view of a contiguous tensor of the parameter's shape: value, master, gradient, moment.
     at::Tensor of(const at::Tensor& tensor) const;
   };
-  /// Where one matrix of an expert lies, [out, in] and contiguous; a bias has one column.
+  /// The place of one matrix of an expert, [out, in] and contiguous; a bias has one column.
   struct ExpertMatrix {
     families::Role role;  ///< kExpertGate, kExpertUp, kExpertDown or their biases
     int64_t expert = 0, begin = 0, rows = 0, cols = 0;
@@ -34,12 +34,12 @@ struct Parameter {
 
   families::Role role;
   int64_t layer = -1;
-  at::Tensor value;   ///< what is computed with: f32 or bf16, a leaf that requires grad
-  at::Tensor master;  ///< f32; the same storage as value where that is f32
+  at::Tensor value;   ///< the value used in the computation: f32 or bf16, a leaf that requires grad
+  at::Tensor master;  ///< f32; shares the storage of value if that is f32
   std::vector<Slice> slices;
 
   bool is_experts() const { return families::is_expert(role); }
-  std::vector<ExpertMatrix> expert_matrices() const;  ///< expert by expert; empty if the parameter holds no experts
+  std::vector<ExpertMatrix> expert_matrices() const;  ///< expert by expert; empty if the parameter has no experts
   /// Weight decay applies to matrices, not to norms and biases.
   bool decays() const;
 };

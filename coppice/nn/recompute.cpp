@@ -1,4 +1,4 @@
-// Activation recomputation: a layer as one autograd function of its input and its weights.
+// Activation recomputation: a layer as one autograd function of its input and weights.
 
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -13,7 +13,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// What cannot travel as a tensor from the forward to the backward pass.
+/// Data for the backward pass that are not tensors.
 struct Kept : torch::CustomClassHolder {
   BlockContext context;
   std::vector<size_t> roles;  ///< of the function's inputs after x
@@ -25,7 +25,7 @@ LayerWeights weights_of(const Kept& kept, at::TensorList inputs) {
   return weights;
 }
 
-/// Differentiable outputs that are there: x, then the balancing terms asked for.
+/// The differentiable outputs: x, then the requested balancing terms.
 variable_list pack(const BlockOutput& out) {
   variable_list list{out.x_TD};
   if (out.score_sum.defined()) list.push_back(out.score_sum);

@@ -38,7 +38,7 @@ at::Tensor dynamic_frequencies(const Rope& rope, int64_t positions) {
 }
 
 at::Tensor yarn_frequencies(const Rope& rope) {
-  // The dimension whose pair turns so often within the original length.
+  // The dimension whose pair makes this number of rotations within the original length.
   const auto dimension = [&](double turns) {
     return static_cast<double>(rope.dim) * std::log(static_cast<double>(rope.original_positions) / (turns * kTurn)) /
            (2 * std::log(rope.theta));

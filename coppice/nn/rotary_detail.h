@@ -1,6 +1,6 @@
 #pragma once
 
-// S positions, R half of the dimensions that turn.
+// S positions, R half of the rotary dimensions.
 
 #include <ATen/core/Tensor.h>
 
@@ -10,7 +10,7 @@
 
 namespace coppice::nn::detail {
 
-/// Cosine and sine of every angle, times the rope's attention factor, as transformers computes them.
+/// Cosine and sine of every angle, times RoPE's attention factor, as transformers computes them.
 ///
 /// Shapes   returns two [S, R], f32.
 /// Source   modeling_rope_utils.py of transformers 5.17.0; Su et al., arXiv:2104.09864.

@@ -21,10 +21,10 @@ namespace {
 using families::GateFunction;
 
 constexpr int64_t kTokensPerTask = 256;
-constexpr double kSumTolerance = 1e-3;  // of f32 sums over the tokens of a batch
+constexpr double kSumTolerance = 1e-3;  // relative tolerance of f32 sums over the tokens of a batch
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-/// Indices of the `k` largest of `n` scores, falling; of equal ones the lower index first.
+/// The indices of the `k` largest of `n` scores in falling order; equal scores by rising index.
 void top_k_of(const float* score, int64_t n, int64_t k, int64_t* index) {
   int64_t found = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -37,8 +37,7 @@ void top_k_of(const float* score, int64_t n, int64_t k, int64_t* index) {
   }
 }
 
-/// Leaves only the experts of the best groups in the running; a group counts by its best expert or the sum of its two
-/// best.
+/// Excludes experts outside of the best groups; a group's score is that of its best expert or the sum of its two best.
 void keep_best_groups(float* score, int64_t num_experts, const families::Routing& routing,
                       std::vector<float>& group_score, std::vector<int64_t>& best) {
   const int64_t num_groups = routing.num_groups, top_groups = routing.top_groups, size = num_experts / num_groups;

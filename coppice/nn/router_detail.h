@@ -1,24 +1,25 @@
 #pragma once
 
-// The two halves of routing that plain top-K and lineage-unique top-K share. T tokens, N things to choose among, K
+// The two halves of routing that plain top-K and lineage-unique top-K share. T tokens, N experts or lineages, K
 // choices.
 
 #include "coppice/nn/router.h"
 
 namespace coppice::nn::detail {
 
-/// The K best of every row, by falling score, ties to the lower index; of the best groups only, where there are any.
+/// The K best of every row in falling order of score, ties to the lower index; only from the best groups if there are
+/// router groups.
 ///
 /// Shapes   choice_TN f32; returns [T, K] int64.
 at::Tensor choose(const at::Tensor& choice_TN, const families::Routing& routing, int64_t top_k);
 
-/// Gates of the chosen experts from the scores that they are made of: gathered (through a softmax where top-K comes
-/// first), renormalised and scaled as the family does.
+/// The gates of the chosen experts: their scores are gathered (with a softmax if top-K comes first), renormalised and
+/// scaled as in the family.
 ///
-/// Shapes   value_TE: scores, or logits where top-K comes first; index_TK; returns [T, K] f32, differentiable.
+/// Shapes   value_TE: scores, or logits if top-K comes first; index_TK; returns [T, K] f32, differentiable.
 at::Tensor gates(const at::Tensor& value_TE, const at::Tensor& index_TK, const families::Routing& routing);
 
-/// The experts that `route` chooses by such scores, by libtorch's stable sort on any device.
+/// The experts that `route` chooses by these scores, computed with libtorch's stable sort on any device.
 ///
 /// Shapes   choice_TE f32; returns [T, top_k] int64, by falling score, ties to the lower expert.
 at::Tensor choose_by_sorting(const at::Tensor& choice_TE, const families::Routing& routing, int64_t top_k);

@@ -12,12 +12,13 @@
 namespace coppice::nn::detail {
 namespace {
 
-/// Indices along the last dimension, the largest first; of equal ones the lower first.
+/// Indices along the last dimension in falling order of score; equal scores by rising index.
 at::Tensor falling_order(const at::Tensor& score, int64_t count) {
   return std::get<1>(at::sort(score, /*stable=*/true, /*dim=*/-1, /*descending=*/true)).narrow(-1, 0, count);
 }
 
-/// Whether an expert is in one of the best groups; a group counts by its best expert or the sum of its two best.
+/// Whether an expert is in one of the best groups; a group's score is that of its best expert or the sum of its two
+/// best.
 at::Tensor in_best_groups(const at::Tensor& choice_TE, const families::Routing& routing) {
   const int64_t size = choice_TE.size(1) / routing.num_groups;
   const auto by_group_TNE = choice_TE.view({choice_TE.size(0), routing.num_groups, size});

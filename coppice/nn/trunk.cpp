@@ -13,8 +13,8 @@ namespace coppice::nn::detail {
 
 void check_supported(const families::ModelConfig& config) {
   if (!config.unsupported_in_nn.empty()) {
-    throw Error(ErrorCode::kUnsupported, cat("config.json: this build cannot compute ", join(config.unsupported_in_nn),
-                                             "; wanted a model without (inspect and expand work on it all the same)"));
+    throw Error(ErrorCode::kUnsupported, cat("config.json: the model has ", join(config.unsupported_in_nn),
+                                             ", which this build cannot compute (inspect and expand still work)"));
   }
 }
 
@@ -24,8 +24,8 @@ void check_tokens(const at::Tensor& tokens_BS, int64_t vocabulary) {
   for (int64_t i = 0; i < tokens_BS.numel(); ++i) {
     if (token[i] >= 0 && token[i] < vocabulary) continue;
     throw Error(ErrorCode::kFormat,
-                cat("token id ", token[i], " at position ", i, ": found outside the vocabulary of ", vocabulary,
-                    "; wanted ids below it (was the data tokenized for another model?)"));
+                cat("token id ", token[i], " at position ", i, ": is outside the vocabulary; wanted ids below ",
+                    vocabulary, " (check that the data was tokenized for this model)"));
   }
 }
 

@@ -20,7 +20,7 @@ io::TensorInfo tensor_info(io::TensorName name, io::Dtype dtype, io::TensorShape
 struct PieceMaker::Begun {
   std::once_flag once;
   Fill fill;
-  uint64_t made = 0;  // guarded by the maker's mutex
+  uint64_t made = 0;  // protected by the maker's mutex
 };
 
 void PieceMaker::fill(const OutputPiece& piece, uint64_t skip, std::span<std::byte> out) const {
@@ -101,7 +101,7 @@ io::ShardPlan plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shar
   for (io::ShardPlan::Shard& shard : plan.shards) {
     const auto bits = [](const io::TensorInfo& info) { return io::dtype_bits(info.dtype); };
     if (std::ranges::is_sorted(shard.tensors, std::greater<>(), bits)) continue;
-    std::ranges::stable_sort(shard.tensors, std::greater<>(), bits);  // equal widths stay in order
+    std::ranges::stable_sort(shard.tensors, std::greater<>(), bits);  // equal widths keep their order
   }
   return plan;
 }

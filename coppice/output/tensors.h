@@ -1,7 +1,6 @@
 #pragma once
 
-// What is to be written, whatever it is for: a list of tensors with where their bytes come from. write_output.h takes
-// them to the disk.
+// A list of tensors to be written, with the sources of their bytes. write_output.h writes them.
 
 #include <cstdint>
 #include <functional>
@@ -19,13 +18,13 @@ namespace coppice::output {
 
 struct OutputPiece;
 
-/// Computes pieces, each known by a number. Large models have hundreds of thousands of them, so what a piece needs is
-/// made when its first bytes are asked for and let go after its last.
+/// Computes pieces, each identified by a number. Large models have hundreds of thousands of them, so the inputs of a
+/// piece are prepared when its first bytes are requested and released after its last.
 ///
 /// Threads  any.
 class PieceMaker {
  public:
-  /// Fills `out` with the piece's bytes from `offset` on; called from any thread, each byte asked for once.
+  /// Fills `out` with the piece's bytes from `offset` on; called from any thread; each byte is requested once.
   using Fill = matrix::BytesFill;
 
   PieceMaker() = default;
@@ -41,25 +40,25 @@ class PieceMaker {
   virtual Fill make(uint64_t number) const = 0;
 
   mutable std::mutex mutex_;
-  mutable std::map<uint64_t, std::shared_ptr<Begun>> begun_;  // by number: pieces of which some bytes are made
+  mutable std::map<uint64_t, std::shared_ptr<Begun>> begun_;  // by number: pieces of which some bytes are computed
 };
 
 /// Consecutive bytes of an output tensor: bytes of a source tensor, or computed.
 struct OutputPiece {
   uint64_t bytes = 0;
-  const io::SafetensorsFile* file = nullptr;     ///< copied from here, if set ...
-  uint64_t offset = 0;                           ///< ... this far from the start of the file's data section
-  std::shared_ptr<const PieceMaker> maker = {};  ///< else computed by this ...
-  uint64_t number = 0;                           ///< ... which knows it by this number
-  bool cuttable = false;  ///< any range of bytes can be computed by itself; else all of them at once
-  /// Not 0: computed pieces that can be cut and have this number have the same bytes, which are computed once.
+  const io::SafetensorsFile* file = nullptr;     ///< copied from this file, if set ...
+  uint64_t offset = 0;                           ///< ... at this offset from the start of its data section
+  std::shared_ptr<const PieceMaker> maker = {};  ///< otherwise computed by this maker ...
+  uint64_t number = 0;                           ///< ... under this number
+  bool cuttable = false;                         ///< any range of bytes can be computed alone; otherwise all at once
+  /// If not 0: computed, divisible pieces with the same identity have the same bytes, which are computed once.
   uint64_t identity = 0;
 
-  /// The piece's bytes from `skip` on, wherever they come from.
+  /// Fills `out` with the piece's bytes from `skip` on.
   void fill(uint64_t skip, std::span<std::byte> out) const;
 };
 
-/// One tensor to be written; its pieces follow one another.
+/// One tensor to be written; its pieces are consecutive.
 struct OutputTensor {
   io::TensorInfo info;  ///< name, dtype, shape, bytes; the offset is set when written
   std::vector<OutputPiece> pieces;
@@ -67,11 +66,11 @@ struct OutputTensor {
 OutputTensor copied_tensor(io::TensorInfo info, const io::Checkpoint::Entry& source);
 OutputTensor computed_tensor(io::TensorInfo info, std::function<void(std::span<std::byte>)> compute);
 
-/// A piece with a maker of its own, for those that are few.
+/// A piece with its own maker, for tensors that are few.
 OutputPiece computed_piece(uint64_t bytes, std::function<PieceMaker::Fill()> make, bool cuttable = false);
 
-/// A piece of matrices, as MatricesBytes makes them. It can be cut if rows of the matrices can be had in any order
-/// (`by_rows`).
+/// A piece of matrices, as MatricesBytes makes them. It can be divided if rows of the matrices can be computed in any
+/// order (`by_rows`).
 OutputPiece matrices_piece(std::vector<models::ExpertMatrix> places, io::Dtype dtype, bool by_rows,
                            std::function<std::vector<matrix::MatrixRows>()> prepare);
 
@@ -85,7 +84,7 @@ std::vector<io::TensorInfo> infos_of(std::span<const OutputTensor> tensors);
 /// tensor is aligned.
 io::ShardPlan plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem);
 
-/// The shards of an optimizer state, named as models::OptimizerState wants them also where there is only one.
+/// The shards of an optimizer state, with the names that families::OptimizerState requires even if there is only one.
 io::ShardPlan plan_optimizer_shards(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes);
 
 }  // namespace coppice::output

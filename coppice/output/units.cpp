@@ -11,7 +11,7 @@
 namespace coppice::output {
 namespace {
 
-/// Pieces below this share a unit with their neighbours.
+/// Smaller pieces share a unit with their neighbours.
 constexpr uint64_t kSmallBytes = uint64_t{1} << 20;
 
 }  // namespace
@@ -70,8 +70,8 @@ void OutputPlan::add(const std::filesystem::path& folder, io::ShardPlan shards, 
 
 namespace {
 
-/// Calls visit(done, bytes) for consecutive parts of a piece that begins at `offset` of its file. They end where blocks
-/// of the output do, so that all but the first and the last are of whole blocks.
+/// Calls visit(done, bytes) for consecutive parts of a piece that begins at `offset` of its file. They end at block
+/// boundaries of the output, so that all but the first and the last consist of whole blocks.
 template <class Visit>
 void cut(uint64_t offset, uint64_t piece_bytes, Visit visit) {
   const uint64_t in_block = offset % io::kBlockBytes;
@@ -113,7 +113,8 @@ std::vector<size_t> OutputPlan::units_of(io::Part part) const {
   std::vector<size_t> mine;
   uint64_t begin = 0;
   for (size_t i = 0; i < units_.size(); ++i) {
-    // The part in whose share of the bytes the unit begins; in 128 bits, as total * count may not fit 64.
+    // The part whose share of the bytes contains the start of the unit; in 128 bits, because total * count may not fit
+    // into 64.
     const auto owner = static_cast<uint64_t>(static_cast<__uint128_t>(begin) * part.count / total);
     if (owner == part.index - 1) mine.push_back(i);
     begin += units_[i].bytes_written();

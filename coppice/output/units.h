@@ -1,7 +1,7 @@
 #pragma once
 
-// The output files cut into units of work: consecutive bytes of a file that one thread reads or computes, writes, and
-// that count as done together.
+// Divides the output files into units of work: consecutive bytes of a file that one thread reads or computes and
+// writes, and that are recorded as done together.
 
 #include <cstdint>
 #include <filesystem>
@@ -32,33 +32,33 @@ struct UnitPlace {
   uint64_t offset = 0;  ///< from the start of the file
 };
 
-/// The same bytes, read or computed once, for every place that has them.
+/// Bytes that are read or computed once and written to every place that has them.
 struct OutputUnit {
   uint64_t bytes = 0;
   std::vector<UnitSegment> segments;  ///< in order
-  std::vector<UnitPlace> places;      ///< offsets agree modulo a block
+  std::vector<UnitPlace> places;      ///< offsets are equal modulo a block
 
   bool computes() const;
   uint64_t bytes_written() const { return bytes * places.size(); }
 };
 
-/// All of an output. It depends on the tensors and on the layout of source and output, not on threads or parts.
+/// The plan of an output. It depends on the tensors and on the layout of source and output, not on threads or parts.
 ///
 /// Memory   about a hundred bytes for each tensor and for every 4 MiB.
 class OutputPlan {
  public:
-  /// The largest unit, but for computed pieces that cannot be cut.
+  /// The largest unit, except computed pieces that cannot be divided.
   static constexpr uint64_t kWindowBytes = uint64_t{4} << 20;
 
-  /// Adds the files of `shards` below `folder`. `tensors` outlive the plan.
+  /// Adds the files of `shards` below `folder`. `tensors` must outlive the plan.
   void add(const std::filesystem::path& folder, io::ShardPlan shards, std::span<const OutputTensor> tensors);
 
   const std::vector<OutputFile>& files() const { return files_; }
   const std::vector<OutputUnit>& units() const { return units_; }
   uint64_t file_bytes() const;
-  /// Whose share of the work each unit is: the parts' shares are contiguous and of about the same size.
+  /// The units of a part; the parts' shares are contiguous and of about the same size.
   std::vector<size_t> units_of(io::Part part) const;
-  /// SHA-256 of the files' headers and of where units begin.
+  /// SHA-256 of the files' headers and the starts of units.
   std::string digest() const;
 
  private:

@@ -29,7 +29,7 @@ uint64_t bytes_of_files(const io::ModelDirectory& source, const std::vector<fs::
   return bytes;
 }
 
-/// Bytes of the disk that the files below `directory` have already.
+/// The bytes on disk that the files below `directory` already use.
 uint64_t claimed_bytes(const fs::path& directory) {
   uint64_t bytes = 0;
   std::error_code ignored;
@@ -42,7 +42,7 @@ uint64_t claimed_bytes(const fs::path& directory) {
   return bytes;
 }
 
-/// Names, sizes and (if wanted) times of every file that the output is made from.
+/// Names, sizes and (if `with_times`) times of every source file.
 std::string source_stamp(std::span<const io::Checkpoint* const> sources, bool with_times) {
   std::string stamp;
   for (const io::Checkpoint* source : sources) {
@@ -64,8 +64,8 @@ std::string source_stamp(std::span<const io::Checkpoint* const> sources, bool wi
   return stamp;
 }
 
-/// Everything that the output's bytes follow from, a line each with its digest, so that what differs can be named; parts
-/// on other machines have the same.
+/// Everything that determines the output's bytes, one line each with its digest, so that a difference can be named. It
+/// is the same for parts on other machines.
 std::string identity_of(const NewModel& model, const OutputSettings& settings, const OutputPlan& output,
                         const std::string& source_sizes) {
   std::string lines;
@@ -86,7 +86,7 @@ std::string identity_of(const NewModel& model, const OutputSettings& settings, c
   return lines;
 }
 
-/// What a process that was killed at the very end may have left beside the tensors, whole or not.
+/// Removes files beside the tensors that a process killed at the very end may have left.
 void remove_all_but(const OutputPlan& output, const fs::path& directory) {
   std::set<fs::path> kept;
   for (const OutputFile& file : output.files()) kept.insert(directory / file.path);
@@ -113,7 +113,7 @@ std::vector<io::JudgedFile> files_left_out(const io::Checkpoint& source, bool wr
   std::vector<io::JudgedFile> out = io::files_to_carry(source).left_out;
   if (!writes_optimizer && source.files().has_folder(io::kTrainerFolder)) {
     out.push_back(
-        {cat(io::kTrainerFolder, "/"), "the optimizer's state of the model before; a new optimizer starts fresh"});
+        {cat(io::kTrainerFolder, "/"), "the optimizer state of the model before; training starts with a new one"});
   }
   std::ranges::sort(out, {}, &io::JudgedFile::name);
   return out;
@@ -147,8 +147,8 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
   const auto finish = [&] {
     if (source_stamp(sources, true) != stamp) {
       throw Error(ErrorCode::kFormat, cat(first,
-                                          ": changed while it was read; the output would be of both "
-                                          "states (begin again when it rests)"));
+                                          ": changed while it was read, so the output would be inconsistent (start "
+                                          "again, and do not change the source)"));
     }
     remove_all_but(output, out.path());
     if (weight_files > 1) io::write_shard_index(out.path(), shards_of(output, weight_files));
@@ -158,7 +158,7 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
     }
     for (const fs::path& file : sorted.carried) files.copy(file, out.path() / file);
     io::write_file_atomically(out.path() / "config.json", model.config.dump(2) + "\n");
-    if (!model.lineage.at("steps").items().empty()) {  // an undone first expansion leaves none
+    if (!model.lineage.at("steps").items().empty()) {  // after undoing the first expansion there is none
       io::write_file_atomically(out.path() / io::kLineageFile, model.lineage.dump() + "\n");
     }
   };

@@ -25,10 +25,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Threads beside the computing ones: direct writes wait for the disk, and two keep it busy.
+/// Threads  besides the computing ones: direct writes wait for the disk, and two threads keep it busy.
 constexpr size_t kMovers = 2;
 
-/// The files being written. Each is open from its first unit to its last, so that few are open at a time.
+/// The files being written. Each is open only from its first unit to its last, so that few are open at a time.
 class OpenFiles {
  public:
   OpenFiles(const std::filesystem::path& directory, const OutputPlan& plan, const std::vector<size_t>& units)
@@ -47,7 +47,7 @@ class OpenFiles {
     return open_[file];
   }
 
-  /// A place in the file is written.
+  /// Must be called when a place in the file has been written.
   void end(size_t file) {
     const std::lock_guard lock(mutex_);
     if (--left_[file] == 0) open_[file].reset();
@@ -61,7 +61,7 @@ class OpenFiles {
   std::vector<size_t> left_;  // places
 };
 
-/// Remembers finished units: first their bytes reach the disk, then the journal does.
+/// Records finished units: first flushes their bytes to the disk, then the journal.
 class Recorder {
  public:
   explicit Recorder(io::PartialDirectory& out) : out_(out) {}
@@ -112,8 +112,8 @@ class Recorder {
   Clock::time_point last_ = Clock::now();
 };
 
-/// Hands out units: in order, but copies and computations side by side, since one waits for the disk and the other for
-/// the processor. Neither runs far ahead of the other: what both read should be in memory still.
+/// Hands out units in order, but copies and computations in parallel, because copies wait for the disk and computations
+/// for the processor. Neither gets far ahead, so that the bytes that both read are still in memory.
 class UnitQueue {
  public:
   enum Lane { kCopies, kComputations };
@@ -150,7 +150,7 @@ class UnitQueue {
   std::array<size_t, 2> at_{};
 };
 
-/// Lets in so many computations at a time, and so many bytes of their output, but always one.
+/// Limits the number of computations at a time and the bytes of their output, but always allows one.
 class ComputeGate {
  public:
   explicit ComputeGate(size_t threads) : threads_(threads) {}
@@ -191,7 +191,7 @@ class ComputeGate {
   uint64_t bytes_ = 0;
 };
 
-/// What the threads share.
+/// The data that the threads share.
 struct Work {
   const OutputPlan& plan;
   OpenFiles& files;
@@ -228,7 +228,7 @@ void do_unit(size_t index, std::span<std::byte> window, Work work) {
   for (const UnitPlace& place : unit.places) touched.emplace(place.file, work.files.at(place.file));
 
   if (unit.computes()) {
-    // A large piece keeps its pass until it is written: its buffer is what the gate counts.
+    // A large piece stays counted until it is written, because the gate limits the buffers.
     std::optional<io::BlockBuffer> own;
     std::optional<ComputeGate::Pass> pass(std::in_place, work.gate, unit.bytes);
     if (in_block + unit.bytes > window.size()) own.emplace(in_block + unit.bytes);
@@ -246,7 +246,7 @@ void do_unit(size_t index, std::span<std::byte> window, Work work) {
   work.progress.advance(unit.bytes_written());
 }
 
-/// Makes every file, with its header. Returns which ones held bytes of an earlier run.
+/// Makes every file with its header. Returns which ones had bytes of an earlier run.
 std::vector<bool> prepare_files(io::PartialDirectory& out, const OutputPlan& plan) {
   std::vector<bool> kept;
   out.alone([&] {
@@ -296,7 +296,7 @@ WrittenBytes write_output(io::PartialDirectory& out, const OutputPlan& plan, io:
   try {
     parallel_for(workers, workers, [&](size_t worker) {
       const auto lane = worker < threads ? UnitQueue::kComputations : UnitQueue::kCopies;
-      std::optional<io::BlockBuffer> window;  // a worker without work needs none
+      std::optional<io::BlockBuffer> window;  // a worker without work needs no buffer
       try {
         while (!failed) {
           const auto unit = queue.next(lane);
@@ -314,7 +314,7 @@ WrittenBytes write_output(io::PartialDirectory& out, const OutputPlan& plan, io:
   } catch (...) {
     try {
       recorder.flush();
-    } catch (const Error&) {  // NOLINT(bugprone-empty-catch): the first error is the one to tell
+    } catch (const Error&) {  // NOLINT(bugprone-empty-catch): the first error is reported
     }
     throw;
   }

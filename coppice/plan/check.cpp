@@ -1,4 +1,4 @@
-// Whether a plan, of whatever origin, fits a model.
+// Checks whether a plan fits a model, wherever the plan comes from.
 
 #include <algorithm>
 #include <span>
@@ -19,22 +19,24 @@ namespace {
 using families::ModelConfig;
 using methods::LayerPlan;
 
-/// " of layer 3" where the method is a layer's own.
+/// " of layer 3" if the method is set for that layer only.
 std::string whose(const LayerPlan* layer) { return layer == nullptr ? "" : cat(" of layer ", layer->layer); }
 
 void check_expert_method(const GrowthPlan& plan, const methods::MethodChoice& choice, const LayerPlan* layer) {
   if (!methods::expert_init(choice.name).needs_partner || plan.experts_before > 1) return;
-  throw Error(ErrorCode::kUsage, cat("expert-init", whose(layer), ": '", choice.name,
-                                     "' mixes with another expert, and the model has 1 (choose another method)"));
+  throw Error(ErrorCode::kUsage,
+              cat("expert-init", whose(layer), ": '", choice.name,
+                  "' mixes with another expert, but the model has only 1 expert (choose another method)"));
 }
 
 void check_router_method(const ModelConfig& config, const GrowthPlan& plan, const methods::MethodChoice& choice,
                          const LayerPlan* layer) {
   const methods::RouterInit& chosen = methods::router_init(choice.name);
   if (chosen.needs_partner && plan.experts_before == 1) {
-    throw Error(ErrorCode::kUsage, cat("router-init", whose(layer), ": '", chosen.name,
-                                       "' mixes with another expert's row, and the model has 1 (choose another "
-                                       "method)"));
+    throw Error(ErrorCode::kUsage,
+                cat("router-init", whose(layer), ": '", chosen.name,
+                    "' mixes with another expert's row, but the model has only 1 expert (choose another "
+                    "method)"));
   }
   if (!chosen.needs_bias || config.routing.has_router_bias || config.routing.has_selection_bias) return;
   std::vector<std::string> others;
@@ -42,7 +44,7 @@ void check_router_method(const ModelConfig& config, const GrowthPlan& plan, cons
     if (!method.needs_bias) others.emplace_back(method.name);
   }
   throw Error(ErrorCode::kUsage,
-              cat("router-init", whose(layer), ": '", chosen.name, "' needs a router bias or a selection bias, and ",
+              cat("router-init", whose(layer), ": '", chosen.name, "' requires a router bias or a selection bias, but ",
                   config.family->model_type, " has neither; choose one of ", join(others)));
 }
 
@@ -66,26 +68,28 @@ void check_layers(const ModelConfig& config, const GrowthPlan& plan) {
   constexpr size_t kListed = 20;
   std::vector<std::string> problems;
   if (!missing.empty()) problems.push_back(cat("no parents for layer ", join_some(missing, kListed)));
-  if (!extra.empty()) problems.push_back(cat("no experts in the model's layer ", join_some(extra, kListed)));
+  if (!extra.empty()) problems.push_back(cat("the model has no experts in layer ", join_some(extra, kListed)));
   if (problems.empty()) return;
   throw Error(ErrorCode::kUsage,
-              cat("the plan is of another model: ", join(problems, "; "), " (make one with expand --dry-run)"));
+              cat("the plan does not fit the model: ", join(problems, "; "), " (make one with expand --dry-run)"));
 }
 
-/// The plan's structure is the one that top-K and split factors promise: every expert has as many children.
+/// Checks that the plan has the structure that its top-K and split factors require: every expert has the same number of
+/// children.
 void check_factors(const ModelConfig& config, const GrowthPlan& plan) {
   const int64_t factor = plan.top_k_factor;
   if (plan.split > 1 && (plan.split != factor || config.expert_width % plan.split != 0)) {
-    throw Error(ErrorCode::kUsage,
-                cat("split: ", plan.split, " with a top-k factor of ", factor, " and experts of ", config.expert_width,
-                    " units; wanted equal numbers that divide the units (make the plan with expand --dry-run)"));
+    throw Error(
+        ErrorCode::kUsage,
+        cat("split: ", plan.split, " with a top-k factor of ", factor, " and experts of ", config.expert_width,
+            " units; wanted equal factors that divide the number of units (make the plan with expand --dry-run)"));
   }
   const bool copies = plan.expert_init.name == "copy" && plan.router_init.name == "copy" &&
                       plan.optimizer_state.name == "copy" && plan.balance_bias == kBalanceBiasCopy;
   const bool own_methods =
       std::ranges::any_of(plan.layers, [](const LayerPlan& layer) { return layer.expert_init || layer.router_init; });
   if (plan.split > 1 && (!copies || own_methods)) {
-    throw Error(ErrorCode::kUsage, "split: parts are cut from their parents; wanted the method 'copy' everywhere");
+    throw Error(ErrorCode::kUsage, "split: parts are slices of their parents; wanted 'copy' for every method");
   }
   check_factors_follow(config, plan);
   if (factor == 1 || plan.is_undo) return;
@@ -94,9 +98,9 @@ void check_factors(const ModelConfig& config, const GrowthPlan& plan) {
     const auto siblings = layer.siblings(plan.experts_before);
     const auto uneven = std::ranges::find_if(siblings, [factor](uint32_t n) { return std::cmp_not_equal(n, factor); });
     if (uneven == siblings.end()) continue;
-    throw Error(ErrorCode::kUsage,
-                cat("layer ", layer.layer, ", expert ", uneven - siblings.begin(), ": it has ", *uneven,
-                    " children and top-K grows by ", factor, "; wanted as many of every expert"));
+    throw Error(ErrorCode::kUsage, cat("layer ", layer.layer, ", expert ", uneven - siblings.begin(), ": it has ",
+                                       *uneven, " children and top-K is multiplied by ", factor,
+                                       "; wanted that number of children for every expert"));
   }
 }
 
@@ -110,8 +114,8 @@ void check_groups(const ModelConfig& config, const GrowthPlan& plan) {
       const int64_t from = parent / size_before, to = static_cast<int64_t>(i) / size_after % groups;
       if (from == to) continue;
       throw Error(ErrorCode::kUsage, cat("layer ", layer.layer, ", expert ", i, ": its parent ", parent,
-                                         " is of router group ", from, " and its place of group ", to,
-                                         " (keep children in their group, or allow it with --allow-regroup)"));
+                                         " is in router group ", from, ", but its own position is in group ", to,
+                                         " (keep children in their parent's group, or pass --allow-regroup)"));
     }
   }
 }
@@ -123,20 +127,20 @@ void check_can_scale(const ModelConfig& config, std::string_view setting) {
   const bool knows_gates = routing.renormalise_known || routing.gate != families::GateFunction::kSigmoidTopK;
   if (routing.gate == families::GateFunction::kUnknown || !knows_gates) {
     throw Error(ErrorCode::kUsage,
-                cat(setting, ": how gates add up is not known; the family file of ", config.family->model_type,
-                    " does not say it (give it `", families::missing_routing_keys(routing), "`)"));
+                cat(setting, ": the family file of ", config.family->model_type,
+                    " does not say how gates are normalised (add `", families::missing_routing_keys(routing), "`)"));
   }
   const auto& info =
       families::routing_class_info(families::routing_class(families::possible_routings(routing).front()));
   if (info.can_scale) return;
-  throw Error(ErrorCode::kUsage, cat(setting, ": more experts a token would change what ", config.family->model_type,
+  throw Error(ErrorCode::kUsage, cat(setting, ": more experts per token would change what ", config.family->model_type,
                                      " computes, by its router: ", info.routing, " (leave it out)"));
 }
 
 void check_plan(const ModelConfig& config, const GrowthPlan& plan, bool allow_regroup) {
   check_methods(plan);
   if (plan.experts_before != config.num_experts) {
-    throw Error(ErrorCode::kUsage, cat("the plan is for ", plan.experts_before, " experts and the model has ",
+    throw Error(ErrorCode::kUsage, cat("the plan starts from ", plan.experts_before, " experts, but the model has ",
                                        config.num_experts, " (make one with expand --dry-run)"));
   }
   check_layers(config, plan);
@@ -147,24 +151,24 @@ void check_plan(const ModelConfig& config, const GrowthPlan& plan, bool allow_re
     if (layer.router_init) check_router_method(config, plan, *layer.router_init, &layer);
   }
   if (methods::optimizer_init(plan.optimizer_state.name).needs_next && plan.experts_before == 1) {
-    throw Error(ErrorCode::kUsage, cat("optimizer-state: '", plan.optimizer_state.name,
-                                       "' mixes with another expert's, and the model has 1 (choose another)"));
+    throw Error(ErrorCode::kUsage,
+                cat("optimizer-state: '", plan.optimizer_state.name,
+                    "' mixes with another expert's, but the model has only 1 expert (choose another)"));
   }
   if (plan.balance_bias == kBalanceBiasZero && !config.routing.has_selection_bias) {
     throw Error(ErrorCode::kUsage, cat("balance-bias: ", config.family->model_type,
-                                       " has no selection bias that could be 0 (leave the setting out)"));
+                                       " has no selection bias to set to 0 (leave the setting out)"));
   }
   if (plan.balance_bias == kBalanceBiasZero && puts_selection_biases_to_sleep(config, plan)) {
-    throw Error(
-        ErrorCode::kUsage,
-        "balance-bias: 'zero' has no effect beside the router-init 'dormant', which sets the selection biases of "
-        "new experts (leave the setting out)");
+    throw Error(ErrorCode::kUsage,
+                "balance-bias: 'zero' has no effect with router-init 'dormant', which sets the selection biases of new "
+                "experts (leave the setting out)");
   }
   check_factors(config, plan);
   const int64_t groups = config.routing.num_groups;
   if (groups <= 1 || plan.is_undo) return;
   if (plan.experts_after % groups != 0) {
-    throw Error(ErrorCode::kUsage, cat("experts: ", plan.experts_after, " do not divide into ", groups,
+    throw Error(ErrorCode::kUsage, cat("experts: ", plan.experts_after, " cannot be divided into ", groups,
                                        " equal router groups (choose a multiple of ", groups, ")"));
   }
   if (!allow_regroup) check_groups(config, plan);

@@ -1,5 +1,5 @@
-// What a plan makes of a model beyond its methods: what its tensors are multiplied by so that the gates of several
-// children add up to their parent's, and its configuration.
+// The effects of a plan besides its methods: the factors of tensors that make the gates of several children add up to
+// their parent's gate, and the new configuration.
 
 #include <cmath>
 
@@ -17,14 +17,14 @@ struct Factors {
   double selection_bias = 1, down = 1, down_bias = 1;
 };
 
-/// Source   methods.md section 3 (`split`), families.md section 3 (recipes A and C).
+/// Source   docs/expand.md (`--split`, `--top-k scale`), docs/families.md, "Routing classes".
 Factors factors_of(const families::ModelConfig& config, const GrowthPlan& plan) {
   Factors out;
   if (plan.top_k_factor == 1) return out;
   const families::Routing& routing = config.routing;
   const auto m = static_cast<double>(plan.top_k_factor);
   const bool whole_gates = routing.gate == GateFunction::kSigmoidTopK && !routing.renormalise;
-  // Gates divided by their p-norm add up to m^(1 - 1/p) times the parent's gate over its m children.
+  // If gates are divided by their p-norm, the gates of the m children add up to m^(1 - 1/p) times the parent's gate.
   const double p = routing.renormalise && routing.gate_norm > 0 ? routing.gate_norm : 1;
   const double sum = whole_gates ? m : std::pow(m, 1 - 1 / p);
   if (plan.split > 1) {
@@ -34,7 +34,7 @@ Factors factors_of(const families::ModelConfig& config, const GrowthPlan& plan) 
     out.down = out.down_bias = plan.is_undo ? sum : 1 / sum;
   }
   if (routing.gate == GateFunction::kSoftmaxTopK && routing.has_selection_bias) {
-    out.selection_bias = plan.is_undo ? m : 1 / m;  // probabilities too are divided among the children
+    out.selection_bias = plan.is_undo ? m : 1 / m;  // the probabilities, too, are divided among the children
   }
   return out;
 }
@@ -53,8 +53,8 @@ void check_factors_follow(const families::ModelConfig& config, const GrowthPlan&
   set_factors(config, wanted);
   const auto compare = [](std::string_view what, double found, double right) {
     if (found == right) return;
-    throw Error(ErrorCode::kUsage, cat("the plan multiplies ", what, " by ", found, "; for this model it has to be ",
-                                       right, " (make the plan with expand --dry-run)"));
+    throw Error(ErrorCode::kUsage, cat("the plan multiplies ", what, " by ", found, "; wanted ", right,
+                                       " for this model (make the plan with expand --dry-run)"));
   };
   compare("selection biases", plan.selection_bias_factor, wanted.selection_bias_factor);
   compare("down matrices", plan.down_factor, wanted.down_factor);

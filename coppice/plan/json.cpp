@@ -1,4 +1,4 @@
-// A growth plan as JSON, and the checks that a plan of any origin has to pass.
+// A growth plan as JSON, and the checks that every plan file must pass.
 
 #include <algorithm>
 #include <array>
@@ -34,17 +34,17 @@ struct NamedOrder {
 constexpr NamedOrder kOrders[] = {{"append", Order::kAppend}, {"siblings", Order::kSiblings}};
 constexpr Named kBalanceBiases[] = {{kBalanceBiasCopy}, {kBalanceBiasZero}};
 
-/// What files of version 0.1.0 held of a plan.
+/// Keys of plan files that version 0.1.0 wrote and that now follow from the rest.
 constexpr std::string_view kDerived[] = {"selection_bias_factor", "down_factor", "down_bias_factor"};
 
-/// children[i] of one layer from the parents of all; copies of a parent count in their order.
+/// The children of one layer, from the list of their parents; the copies of a parent are numbered in their order.
 LayerPlan read_layer(const JsonFields& parents, const std::string& key, const GrowthPlan& plan) {
   LayerPlan out;
   out.layer = methods::layer_from_key(key, parents.path_of(key));
   const auto& items = parents.array(key).items();
   if (items.size() != static_cast<size_t>(plan.experts_after)) {
-    parents.fail(key, cat("layer ", key, " has ", items.size(), " experts, not ", plan.experts_after,
-                          "; a configuration holds one number for all layers"));
+    parents.fail(key, cat("layer ", key, " has ", items.size(), " experts; wanted ", plan.experts_after,
+                          ", the number of every layer"));
   }
   std::vector<uint32_t> seen(static_cast<size_t>(plan.experts_before), 0);
   for (size_t i = 0; i < items.size(); ++i) {
@@ -64,7 +64,7 @@ std::optional<MethodChoice> read_choice(const JsonFields& fields, std::string_vi
   return MethodChoice::from_text(fields.text(key));
 }
 
-/// Methods of single layers, into the layers that are there.
+/// Reads the methods that are set for single layers; those layers must be in the plan.
 void read_layer_methods(const JsonFields& fields, GrowthPlan& plan) {
   for (const auto& [key, unused] : fields.members()) {
     const int64_t number = methods::layer_from_key(key, fields.path_of(key));
@@ -136,14 +136,14 @@ GrowthPlan GrowthPlan::from_json(const Json& json, std::string_view source) {
   const JsonFields fields(json, std::string(source));
   fields.integer("coppice_plan", kVersion, kVersion);
   for (const std::string_view key : kDerived) {
-    if (fields.has(key)) fields.fail(key, "it follows from the model and the rest of the plan; leave the line out");
+    if (fields.has(key)) fields.fail(key, "is computed from the model and the rest of the plan (leave the line out)");
   }
   fields.expect_only({"coppice_plan", "seed", "experts", "order", "select", "methods", "top_k_factor", "split",
                       "parents", "layer_methods"});
   GrowthPlan plan;
   plan.seed = read_seed(fields);
   const auto& experts = fields.array("experts").items();
-  if (experts.size() != 2) fields.fail("experts", "not [before, after]");
+  if (experts.size() != 2) fields.fail("experts", "wanted [before, after]");
   plan.experts_before = json_integer(experts[0], fields.path_of("experts"), 1, families::kMaxExperts);
   plan.experts_after =
       json_integer(experts[1], fields.path_of("experts"), plan.experts_before + 1, families::kMaxExperts);
@@ -160,7 +160,7 @@ GrowthPlan GrowthPlan::from_json(const Json& json, std::string_view source) {
   if (fields.has("split")) plan.split = fields.integer("split", 1, families::kMaxExperts);
   const JsonFields parents = fields.object("parents");
   for (const auto& [key, unused] : parents.members()) plan.layers.push_back(read_layer(parents, key, plan));
-  if (plan.layers.empty()) fields.fail("parents", "no layer");
+  if (plan.layers.empty()) fields.fail("parents", "has no layers");
   std::ranges::sort(plan.layers, {}, &LayerPlan::layer);  // TOML sorts them as text
   if (fields.has("layer_methods")) read_layer_methods(fields.object("layer_methods"), plan);
   check_methods(plan);

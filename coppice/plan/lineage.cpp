@@ -21,7 +21,7 @@ using methods::LayerPlan;
 
 void detail::refuse_lineage(std::string_view source, std::string_view found, std::string_view wanted) {
   throw Error(ErrorCode::kFormat, cat(source, ": ", found, "; wanted ", wanted,
-                                      " (it is no lineage that coppice wrote; move it away to start a new one)"));
+                                      " (coppice did not write this lineage; move the file away to start a new one)"));
 }
 
 std::string_view detail::command_of(const Json& step) { return step.at("command").as_string(); }
@@ -51,7 +51,7 @@ constexpr const char* kReleasedAtKey = "released_at";
 
 using Parents = std::map<int64_t, std::vector<uint32_t>>;
 
-/// Parents of every expert of a layer; each parent has a child, the first of which is the original.
+/// The parents of all experts of a layer, checked: every parent has a child, and its first child is the original.
 std::vector<uint32_t> checked_layer(const Json& list, int64_t before, int64_t after, const std::string& name) {
   if (std::cmp_not_equal(list.items().size(), after))
     refuse_lineage(name, cat(list.items().size(), " parents"), cat(after, ", one for each expert"));
@@ -74,7 +74,8 @@ Parents checked_parents(const Json& step, std::string_view source) {
   if (counts.items().size() != 2) refuse_lineage(source, cat("'experts' is ", counts.dump()), "[before, after]");
   const int64_t before = counts.items()[0].as_int();
   const int64_t after = counts.items()[1].as_int();
-  const bool converts = command_of(step) == kConvertCommand;  // a dense model's slices may become as many experts
+  const bool converts =
+      command_of(step) == kConvertCommand;  // the slices of a dense model may become the same number of experts
   if (before < 1 || after < before + (converts ? 0 : 1) || after > families::kMaxExperts)
     refuse_lineage(source, cat("'experts' is ", counts.dump()), "0 < before < after");
 
@@ -87,7 +88,7 @@ Parents checked_parents(const Json& step, std::string_view source) {
   return parents;
 }
 
-/// A growth that routes to more experts has as many more of each.
+/// An expansion that multiplies top-K must multiply the number of experts by the same factor.
 void check_factor(const Json& step, std::string_view key, std::string_view source) {
   const Json* value = step.find(key);
   if (value == nullptr) return;
@@ -102,16 +103,16 @@ Parents checked_step(const Json& step, std::string_view source) {
   if (!step.is_object()) refuse_lineage(source, cat("it is ", step.dump().substr(0, 40)), "an object");
   for (const char* key : {"command", "version", "source_digest", "order"}) (void)step.at(key).as_string();
   (void)seed_of_step(step, source);
-  if (!step.at("methods").is_object()) refuse_lineage(source, "'methods' is no object", "one");
+  if (!step.at("methods").is_object()) refuse_lineage(source, "'methods' is not an object", "one");
   if (command_of(step) == kAverageCommand) return {};
   if (command_of(step) == kConvertCommand && !step.at("plan").is_object())
-    refuse_lineage(source, "'plan' is no object", "one");
+    refuse_lineage(source, "'plan' is not an object", "one");
   Parents parents = checked_parents(step, source);
   for (const char* key : {"top_k_factor", "split"}) check_factor(step, key, source);
   return parents;
 }
 
-/// Checks every step; returns the parents of the newest.
+/// Checks every step; returns the parents in the newest step.
 std::optional<Parents> checked_lineage(const Json& lineage, std::string_view source) {
   return naming(source, [&] {
     if (!lineage.is_object()) refuse_lineage(source, "no object", "one");
@@ -127,7 +128,7 @@ std::optional<Parents> checked_lineage(const Json& lineage, std::string_view sou
   });
 }
 
-/// A whole number of 0 or more, also one that int64 does not hold.
+/// An integer of 0 or more, also one that does not fit into int64.
 template <class Number>
 Number whole_number(const Json& json, std::string_view key) {
   const std::string text = json.at(key).dump();
@@ -139,7 +140,7 @@ Number whole_number(const Json& json, std::string_view key) {
   return value;
 }
 
-/// By name with every parameter: a later version may have other defaults.
+/// The methods with all their parameters, because a later version may have other defaults.
 Json methods_of(const GrowthPlan& given) {
   const GrowthPlan plan = canonical(given);
   Json methods = Json::object();
@@ -156,11 +157,11 @@ Json methods_of(const GrowthPlan& given) {
   return methods;
 }
 
-/// Of a model that is made from one in the middle of a handover.
+/// The lineage for a new model that is made from a model whose handover is not complete.
 Json without_handover(const Json& lineage) { return with_waking(with_lineage_share(lineage, {}), {}); }
 
 Json without_newest(const Json& before) {
-  Json lineage = without_handover(before);  // the copies that it is about are gone
+  Json lineage = without_handover(before);  // the copies that the handover concerns are removed
   Json::Array steps = lineage.at("steps").items();
   COPPICE_CHECK(!steps.empty());
   steps.pop_back();
@@ -261,6 +262,14 @@ Json with_release_over(const Json& lineage, int64_t step) {
   return out;
 }
 
+Json without_run_notes(const Json& lineage) {
+  Json out = without_handover(lineage);
+  Json::Array steps = out.at("steps").items();
+  if (!steps.empty()) steps.back().erase(kReleasedAtKey);
+  out["steps"] = Json::array(std::move(steps));
+  return out;
+}
+
 std::optional<int64_t> released_at(const Json& lineage) {
   const Json::Array& steps = lineage.at("steps").items();
   if (steps.empty() || steps.back().find(kReleasedAtKey) == nullptr) return std::nullopt;
@@ -285,7 +294,7 @@ WakingNote noted_waking(const Json& lineage) {
     if (note.left < 1 || note.left > note.steps || note.steps > families::kMaxCount) {
       refuse_lineage(io::kLineageFile,
                      cat("'", kWakeStepsLeftKey, "' is ", note.left, " of '", kWakeStepsKey, "' ", note.steps),
-                     cat("1 to as many, ", families::kMaxCount, " at most"));
+                     cat("1 to that number of steps, which may be at most ", families::kMaxCount));
     }
     return note;
   });
@@ -293,15 +302,16 @@ WakingNote noted_waking(const Json& lineage) {
 
 std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage) {
   if (const WakingNote waking = lineage ? noted_waking(*lineage) : WakingNote{}; waking.left > 0) {
-    return cat(
-        model, ": its dormant copies are not awake yet, ", waking.left, " of ", waking.steps,
-        " steps are left: their selection biases lie below their parents' (train on until the handover is over)");
+    return cat(model, ": its dormant copies are not fully awake (", waking.left, " of ", waking.steps,
+               " steps are left), so their selection biases are below their parents' (continue training until the "
+               "handover is complete)");
   }
   const double share = lineage ? lineage_share(*lineage) : 0;
   if (share <= 0) return std::nullopt;
-  return cat(model, ": trained under lineage-unique routing (share ", share,
-             "); other programs route it by plain top-K and compute another function (train on until the handover is "
-             "over)");
+  return cat(
+      model, ": trained under lineage-unique routing (share ", share,
+      "); other programs use plain top-K, which computes another function (continue training until the handover is "
+      "over)");
 }
 
 std::optional<Parents> newest_parents(const Json& lineage) {

@@ -10,13 +10,13 @@
 
 namespace coppice::plan::detail {
 
-/// Throws   Error{kFormat}: what a lineage has and should have.
+/// Throws   Error{kFormat} that says what the lineage has and what was wanted.
 [[noreturn]] void refuse_lineage(std::string_view source, std::string_view found, std::string_view wanted);
 
 std::string_view command_of(const Json& step);
 uint64_t seed_of_step(const Json& step, std::string_view source);
 
-/// Runs `check`; Json's own errors, which name the key only, get `source` in front.
+/// Runs `check` and puts `source` in front of Json's own errors, which name only the key.
 template <class Check>
 auto naming(std::string_view source, const Check& check) {
   try {

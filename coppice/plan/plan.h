@@ -1,7 +1,8 @@
 #pragma once
 
-// A growth plan fixes, for each MoE layer, the parent of every expert. Plain data, made once from configuration, scores
-// and seed; every carrier (disk, memory) and every part (experts, router, optimizer, balancing) reads the same one.
+// A growth plan fixes, for each MoE layer, the parent of every expert. It is plain data, made once from configuration,
+// scores and seed. Both users (`expand` on disk, the trainer in memory) and all parts (experts, router, optimizer,
+// balancing) read the same plan.
 
 #include <cstdint>
 #include <filesystem>
@@ -21,12 +22,12 @@ namespace coppice::plan {
 inline constexpr std::string_view kBalanceBiasCopy = "copy";
 inline constexpr std::string_view kBalanceBiasZero = "zero";
 
-/// "2x", "1.5x" or "48".
+/// A number of experts as the user writes it: "2x", "1.5x" or "48".
 struct ExpertCount {
   std::string text = "2x";
 
-  /// The number meant for a model with `experts`. Throws Error{kUsage}: not a whole number of experts, or not more than
-  /// `experts`.
+  /// The number of experts afterwards for a model with `experts`. Throws Error{kUsage} if it is not a whole number or
+  /// not more than `experts`.
   int64_t resolve(int64_t experts) const;
   static ExpertCount from_text(std::string_view text);  // Throws Error{kUsage}
   std::string to_text() const { return text; }
@@ -40,31 +41,32 @@ struct GrowthPlan {
   int64_t experts_before = 0, experts_after = 0;
   Order order = Order::kAppend;
   methods::MethodChoice expert_init{"copy", {}}, router_init{"copy", {}}, optimizer_state{"copy", {}};
-  std::string balance_bias = "copy";       ///< selection bias of a child: its parent's (copy) or 0 (zero)
-  std::string select = "uniform";          ///< how the parents were chosen (for the record)
-  std::vector<methods::LayerPlan> layers;  ///< MoE layers, rising
-  int64_t top_k_factor = 1;                ///< the model's top-K times this: 1, or the children of every expert
-  /// Above 1: each expert is cut along its units into so many narrower ones, its children; copy c is part c.
+  std::string balance_bias = "copy";       ///< selection bias of a new expert: its parent's (copy) or 0 (zero)
+  std::string select = "uniform";          ///< how the parents were chosen; only recorded
+  std::vector<methods::LayerPlan> layers;  ///< MoE layers in rising order
+  int64_t top_k_factor = 1;  ///< factor of the model's top-K: 1, or the number of children of every expert
+  /// If above 1, each expert is cut along its intermediate units into this many narrower experts, its children; copy c
+  /// is part c.
   int64_t split = 1;
-  /// What every selection bias, down matrix and down bias is multiplied by. They follow from the model and the rest of
-  /// the plan (set_factors), so no file holds them.
+  /// Factors of every selection bias, down matrix and down bias. They follow from the model and the rest of the plan
+  /// (set_factors), so plan files do not contain them.
   double selection_bias_factor = 1, down_factor = 1, down_bias_factor = 1;
-  bool is_undo = false;  ///< a contraction: children are originals of an earlier growth, in their order
+  bool is_undo = false;  ///< an undo: the children are the originals of an earlier expansion, in their order
 
-  const methods::LayerPlan& layer(int64_t index) const;  // COPPICE_CHECK that it is there
+  const methods::LayerPlan& layer(int64_t index) const;  // the layer must exist (COPPICE_CHECK)
   const methods::MethodChoice& expert_init_of(int64_t layer_index) const;
   const methods::MethodChoice& router_init_of(int64_t layer_index) const;
-  /// Copies are not written: a parent's first child is the original, the others count in their order.
+  /// Copy numbers are not written: a parent's first child is the original, and the others are numbered in their order.
   Json to_json() const;
-  /// Throws   Error{kFormat, kUsage} naming file, layer and expert: unknown keys and names, another number of experts
-  ///          than the plan's, a parent that is none of the E, an original that is missing.
+  /// Throws   Error{kFormat, kUsage} naming file, layer and expert: unknown keys and names, a number of experts that
+  ///          differs from the plan's, a parent that does not exist, a missing original.
   static GrowthPlan from_json(const Json& json, std::string_view source);
-  /// The file as it stands, without the factors, which need the model: read_plan.
+  /// Reads the file without the factors, which depend on the model; see read_plan.
   static GrowthPlan read(const std::filesystem::path& path);
   bool operator==(const GrowthPlan&) const = default;
 };
 
-/// What the user may choose; shared by `expand`, growth in mid-run and the demo.
+/// The user's options of an expansion; shared by `expand`, [[growth]] tables of the trainer and the demo.
 struct GrowthOptions {
   ExpertCount experts;
   std::optional<std::string> select;  ///< default: waterfill with scores, else uniform
@@ -79,9 +81,9 @@ struct GrowthOptions {
   methods::MethodChoice optimizer_state{"copy", {}};
   std::optional<std::string> order;  ///< append or siblings; default siblings where n_group > 1
   uint64_t seed = 0;
-  bool allow_regroup = false;  ///< experts may leave their router group
-  bool scale_top_k = false;    ///< top-K grows with the experts: N is a multiple of E
-  int64_t split = 1;           ///< above 1: cut every expert into so many instead of copying; `experts` is not read
+  bool allow_regroup = false;  ///< experts may be moved to other router groups
+  bool scale_top_k = false;    ///< multiply top-K by N / E, which must be a whole number
+  int64_t split = 1;  ///< above 1: cut every expert into this many parts instead of copying; `experts` is then ignored
 };
 
 struct Scores;  // utility.h
@@ -91,36 +93,36 @@ struct Scores;  // utility.h
 ///          Error{kUnsupported}: a dense model.
 GrowthPlan make_plan(const families::ModelConfig& config, const GrowthOptions& options, const Scores* scores);
 
-/// The same plan as records hold it: every method with all its parameters, and a layer's own only where it is another
-/// than the plan's. Plans that mean the same are equal then.
+/// The same plan in canonical form: every method with all its parameters, and a method of a layer only if it differs
+/// from the plan's. Plans with the same meaning have equal canonical forms.
 GrowthPlan canonical(GrowthPlan plan);
 
-/// Throws   Error{kUsage} naming layer and expert where `plan` does not fit the model: another number of experts, other
-///          layers, a method that needs a bias or a second expert that the model has not, experts that leave their
-///          router group (unless allowed).
+/// Throws   Error{kUsage} naming layer and expert if `plan` does not fit the model: another number of experts, other
+///          layers, a method that needs a bias or a second expert that the model does not have, experts that leave
+///          their router group (unless allowed).
 void check_plan(const families::ModelConfig& config, const GrowthPlan& plan, bool allow_regroup);
 
-/// Sets what the plan multiplies tensors by, so that the gates of a parent's children add up to its own.
+/// Sets the factors of tensors that make the gates of a parent's children add up to the parent's gate.
 void set_factors(const families::ModelConfig& config, GrowthPlan& plan);
 
-/// What the plan multiplies an expert's tensor of this role by.
+/// The plan's factor of an expert's tensor with this role.
 double expert_factor(const GrowthPlan& plan, families::Role role);
 
-/// A plan as `expand --dry-run` prints it, possibly edited, for a model.
+/// Reads a plan that `expand --dry-run` printed and the user may have edited, and checks it against a model.
 ///
 /// Throws   what GrowthPlan::from_json and check_plan throw.
 GrowthPlan read_plan(const std::filesystem::path& path, const families::ModelConfig& config, bool allow_regroup);
 
-/// config.json of the grown model.
+/// config.json of the expanded model.
 ///
 /// Throws   Error{kUnsupported} if top-K is to change and the family fixes it.
 Json grown_config(const families::ModelConfig& config, const GrowthPlan& plan);
 
-/// Does a new model compute the same function as before, and why (or why not): one sentence for the user.
+/// Whether a new model computes the same function as before, with the reason as one sentence for the user.
 struct Exactness {
   bool exact = false;
   std::string reason;
-  bool known = true;  ///< false: neither can be said; `exact` is false then
+  bool known = true;  ///< false: it cannot be decided; `exact` is then false
 };
 
 }  // namespace coppice::plan

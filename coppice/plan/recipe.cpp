@@ -15,7 +15,8 @@ constexpr Recipe kRecipes[] = {
      .router_init = "bias_only:delta=0.001",
      .optimizer_state = "reset",
      .router_init_without_bias = "perturb_new_only",
-     .summary = "the best experts up to 3 more times each, exact copies, noise of 0.001 on their biases, fresh moments",
+     .summary =
+         "up to 3 copies of each of the best experts, exact copies, noise of 0.001 on their biases, zero moments",
      .source = "arXiv:2604.19835"},
 };
 

@@ -6,7 +6,7 @@
 
 namespace coppice::plan {
 
-/// Settings of `expand` that belong together; what the user sets himself goes before.
+/// A named set of options of `expand`; options that the user gives override it.
 struct Recipe {
   std::string_view name;
   std::string_view select, metric, layer_selection;

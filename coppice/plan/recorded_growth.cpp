@@ -23,10 +23,10 @@ using detail::seed_of_step;
 using methods::LayerPlan;
 using methods::MethodChoice;
 
-/// Of lineages whose methods are spelled as they were given: every parameter of them.
+/// In older lineages, whose methods are recorded as the user wrote them: all parameters of the methods.
 constexpr const char* kParametersKey = "parameters";
 
-/// `name:key=value` and every parameter recorded beside it, if they are.
+/// Reads `name:key=value`, and the parameters recorded beside it if there are any.
 MethodChoice read_choice(const Json& methods, std::string_view key, const Json* parameters) {
   MethodChoice choice = MethodChoice::from_text(methods.at(key).as_string());
   const Json* own = parameters != nullptr ? parameters->find(key) : nullptr;
@@ -43,7 +43,7 @@ void read_layer_methods(const Json& methods, const Json* parameters, std::string
   for (const auto& [key, choices] : own->members()) {
     const int64_t number = methods::layer_from_key(key, cat(source, ": 'layers'"));
     const auto layer = std::ranges::find(layers, number, &LayerPlan::layer);
-    if (layer == layers.end()) refuse_lineage(source, cat("layer ", key, " has methods and no parents"), "parents too");
+    if (layer == layers.end()) refuse_lineage(source, cat("layer ", key, " has methods but no parents"), "parents too");
     const Json* of_layer = own_parameters != nullptr ? own_parameters->find(key) : nullptr;
     if (choices.find("expert_init") != nullptr) layer->expert_init = read_choice(choices, "expert_init", of_layer);
     if (choices.find("router_init") != nullptr) layer->router_init = read_choice(choices, "router_init", of_layer);
@@ -94,11 +94,11 @@ std::optional<RecordedGrowth> newest_growth(const Json& lineage) {
 GrowthPlan growth_of(const families::ModelConfig& config, const RecordedGrowth& recorded) {
   GrowthPlan plan = recorded.plan;
   if (plan.experts_before != config.num_experts) {
-    throw Error(ErrorCode::kFormat, cat(io::kLineageFile, ": the newest growth started from ", plan.experts_before,
-                                        " experts and the model before has ", config.num_experts));
+    throw Error(ErrorCode::kFormat, cat(io::kLineageFile, ": the newest expansion started from ", plan.experts_before,
+                                        " experts, but the model before has ", config.num_experts));
   }
   set_factors(config, plan);
-  GrowthPlan counted = plan;  // layers past the last, which configurations do not count, have no rules
+  GrowthPlan counted = plan;  // the rules do not cover layers past the last one that config.json counts
   std::erase_if(counted.layers, [&](const LayerPlan& layer) { return layer.layer >= config.num_layers; });
   check_plan(config, counted, true);
   return plan;

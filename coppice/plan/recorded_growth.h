@@ -9,10 +9,10 @@
 
 namespace coppice::plan {
 
-/// What the newest step of a lineage says of a growth: all that is needed to make it again, but for the factors that
+/// The expansion that the newest step of a lineage records: all that is needed to repeat it, except the factors that
 /// follow from the model (see `growth_of`).
 struct RecordedGrowth {
-  GrowthPlan plan;  ///< a parent's first child is the original, the others count in their order
+  GrowthPlan plan;  ///< a parent's first child is the original, and the others are numbered in their order
   std::string source_digest, command;
 };
 /// The newest step, if that is an expansion.
@@ -20,9 +20,9 @@ struct RecordedGrowth {
 /// Throws   Error{kFormat} naming step and key.
 std::optional<RecordedGrowth> newest_growth(const Json& lineage);
 
-/// The plan of a recorded growth for the model that it started from: with the factors that follow from the model.
+/// The plan of a recorded expansion with the factors that follow from `config`, the model that it started from.
 ///
-/// Throws   Error{kFormat, kUsage, kUnsupported} where it cannot be of this model.
+/// Throws   Error{kFormat, kUsage, kUnsupported} if it cannot belong to this model.
 GrowthPlan growth_of(const families::ModelConfig& config, const RecordedGrowth& recorded);
 
 }  // namespace coppice::plan

@@ -1,4 +1,4 @@
-// Several runs of `score` as one.
+// Merges several runs of `score` into one.
 
 #include <cmath>
 #include <set>
@@ -20,19 +20,19 @@ constexpr double kSameWeights = 1e-9;  // relative: the same weights, summed in 
 
 void check_alike(const Scores& first, const Scores& other, size_t run) {
   if (other.model_digest != first.model_digest || other.layers != first.layers || other.experts != first.experts) {
-    refuse(run, "of another model than the first; wanted runs over one model");
+    refuse(run, "are of another model than the first; wanted runs over one model");
   }
   if (other.batch_tokens != first.batch_tokens) {
-    refuse(run, cat("batches of ", other.batch_tokens, " tokens, the first ", first.batch_tokens,
+    refuse(run, cat("have batches of ", other.batch_tokens, " tokens, but the first has ", first.batch_tokens,
                     "; wanted the same (a batch's gradient depends on its size)"));
   }
   if (other.reset_attention != first.reset_attention) {
-    refuse(run, cat("documents ", other.reset_attention ? "do not see" : "see", " each other (--reset-attention), ",
-                    "the first's ", first.reset_attention ? "do not" : "do", "; wanted the same"));
+    refuse(run, cat("were made ", other.reset_attention ? "with" : "without", " --reset-attention, ", "the first ",
+                    first.reset_attention ? "with" : "without", " it; wanted the same"));
   }
 }
 
-/// Digests of the runs that `scores` are of.
+/// The digests of the runs that `scores` contains.
 std::vector<std::string> runs_of(const Scores& scores) {
   if (!scores.runs.empty()) return scores.runs;
   Sha256 sha;
@@ -44,7 +44,8 @@ template <class Map>
 void add(Map& sum, const Map& other, size_t run, std::string_view metric) {
   for (auto& [layer, values] : sum) {
     const auto found = other.find(layer);
-    if (found == other.end()) refuse(run, cat("'", metric, "' has no layer ", layer, "; wanted the first's layers"));
+    if (found == other.end())
+      refuse(run, cat("'", metric, "' has no layer ", layer, "; wanted the layers of the first"));
     if constexpr (std::is_same_v<typename Map::mapped_type, double>) {
       values += found->second;
     } else {
@@ -53,7 +54,7 @@ void add(Map& sum, const Map& other, size_t run, std::string_view metric) {
   }
 }
 
-// Without sums of squares there are no batches in it: it is the model's own and must be the same.
+// A metric without sums of squares does not depend on batches but only on the model, so it must be the same.
 void check_same(const MetricPart& part, const MetricPart& other, size_t run, std::string_view metric) {
   for (const auto& [layer, values] : part.sum) {
     const auto found = other.sum.find(layer);
@@ -83,7 +84,7 @@ Scores merge_scores(std::span<const Scores> runs) {
   std::set<std::string> seen;
   const auto note_runs = [&](size_t run) {
     for (auto& digest : runs_of(runs[run])) {
-      if (!seen.insert(digest).second) refuse(run, "the same run again, or a merge with it; wanted each run once");
+      if (!seen.insert(digest).second) refuse(run, "contain a run that an earlier file contains; wanted each run once");
       out.runs.push_back(std::move(digest));
     }
   };
@@ -96,7 +97,7 @@ Scores merge_scores(std::span<const Scores> runs) {
     note_runs(run);
     for (auto& [name, metric] : out.metrics) {
       const auto found = other.metrics.find(name);
-      if (found == other.metrics.end()) refuse(run, cat("has no '", name, "', which the first has"));
+      if (found == other.metrics.end()) refuse(run, cat("have no '", name, "', which the first has"));
       merge_part(metric.fc1, found->second.fc1, run, name);
       merge_part(metric.fc2, found->second.fc2, run, name);
     }
@@ -105,7 +106,7 @@ Scores merge_scores(std::span<const Scores> runs) {
     out.tokens_seen += other.tokens_seen;
     out.batches += other.batches;
     if (out.tokens_seen > uint64_t{families::kMaxCount})
-      refuse(run, cat("more than ", families::kMaxCount, " tokens with those before it"));
+      refuse(run, cat("more than ", families::kMaxCount, " tokens together with the files before"));
     tokens.add(other.tokens_digest);
   }
   out.tokens_digest = tokens.hex();

@@ -21,7 +21,7 @@ constexpr std::string_view kPaper = "arXiv:2604.19835";
 
 using Counts = std::vector<uint32_t>;
 
-/// What one expert may take of `left` under the cap.
+/// How many of the `left` copies one expert may still get under the cap.
 uint64_t at_most(const SelectionInput& in, uint64_t left) { return std::min(left, in.max_duplicates.value_or(left)); }
 
 Counts uniform(const SelectionInput& in) {
@@ -57,7 +57,7 @@ double stable_exp(double x) {
   return std::ldexp(sum, static_cast<int>(k));
 }
 
-/// Softmax numerators of the open experts; 0 for the others.
+/// The softmax numerators of experts below the cap; 0 for the others.
 std::vector<double> open_weights(std::span<const double> standardised, const std::vector<bool>& open,
                                  double temperature) {
   double top = -INFINITY;
@@ -75,7 +75,7 @@ std::vector<double> open_weights(std::span<const double> standardised, const std
 size_t invert_cumulative(std::span<const double> weights, double u) {
   const double target = u * std::accumulate(weights.begin(), weights.end(), 0.0);
   double cumulative = 0;
-  size_t last = 0;  // for u so near 1 that the product rounds to the total
+  size_t last = 0;  // if u is so close to 1 that the product rounds to the total
   for (size_t e = 0; e < weights.size(); ++e) {
     if (weights[e] == 0) continue;
     cumulative += weights[e];
@@ -87,7 +87,8 @@ size_t invert_cumulative(std::span<const double> weights, double u) {
 
 Counts weighted_sampling(const SelectionInput& in) {
   std::vector<double> standardised(in.scores.begin(), in.scores.end());
-  const double largest = std::ranges::max(standardised);  // first scaled to 1, so that no square overflows
+  const double largest =
+      std::ranges::max(standardised);  // values are first divided by the largest, so that no square overflows
   for (double& s : standardised) s /= largest;
   const auto [mean, std] = matrix::mean_std(std::span<const double>(standardised));
   const bool all_equal = std::ranges::min(standardised) == 1.0;
@@ -109,7 +110,7 @@ Counts weighted_sampling(const SelectionInput& in) {
   return counts;
 }
 
-/// num * score / sum over the open experts; equal shares if all open scores are 0.
+/// num * score / sum over the experts below the cap; equal shares if all their scores are 0.
 std::vector<double> quotas(std::span<const double> scores, const std::vector<bool>& open, uint64_t num) {
   std::vector<double> shares(scores.size(), 0.0);
   double largest = 0;
@@ -163,7 +164,7 @@ Counts proportional(const SelectionInput& in) {
 Counts waterfill(const SelectionInput& in) {
   struct Level {
     double score_per_copy;
-    uint32_t copies;  // the original included
+    uint32_t copies;  // includes the original
     size_t expert;
   };
   const auto comes_later = [](const Level& a, const Level& b) {
@@ -185,32 +186,32 @@ constexpr SelectionRule kRules[] = {
      .choose = uniform,
      .needs_scores = false,
      .default_cap = std::nullopt,
-     .summary = "every expert equally often, the rest by index",
+     .summary = "the same number of copies of every expert; remaining copies go to the lowest indices",
      .source = kPaper},
     {.name = "greedy",
      .choose = greedy,
      .needs_scores = true,
      .default_cap = kDefaultCap,
-     .summary = "the best expert up to the cap, then the next",
+     .summary = "copies of the best expert up to the cap, then of the next best",
      .source = kPaper},
     {.name = "weighted_sampling",
      .choose = weighted_sampling,
      .needs_scores = true,
      .default_cap = kDefaultCap,
-     .summary = "drawn by a softmax of the standardised scores",
+     .summary = "sampled with probabilities from a softmax of the standardised scores",
      .source = kPaper},
     {.name = "proportional",
      .choose = proportional,
      .needs_scores = true,
      .default_cap = kDefaultCap,
-     .summary = "copies in proportion to the score, rounded by largest fractions",
+     .summary = "copies in proportion to the score, rounded by largest remainders",
      .source = kPaper},
     {.name = "waterfill",
      .choose = waterfill,
      .needs_scores = true,
      .default_cap = std::nullopt,
-     .summary = "again and again the expert with the most score per copy",
-     .source = "D'Hondt's highest averages, because siblings share their parent's tokens"},
+     .summary = "each copy goes to the expert with the highest score divided by its number of copies, itself included",
+     .source = "D'Hondt's method of highest averages; siblings share their parent's tokens"},
 };
 
 void check_scores(std::span<const double> scores, const SelectionInput& in, int64_t experts) {
@@ -231,16 +232,16 @@ const SelectionRule& selection_rule(std::string_view name) { return find_row(sel
 std::vector<uint32_t> select_parents(const SelectionRule& rule, SelectionInput input, int64_t experts) {
   COPPICE_CHECK(experts > 0 && input.num_new >= 0);
   if (input.max_duplicates == uint64_t{0}) {
-    throw Error(ErrorCode::kUsage, "max-duplicates is 0; wanted at least 1 new copy per expert");
+    throw Error(ErrorCode::kUsage, "max-duplicates: 0; wanted 1 or more");
   }
   if (!std::isfinite(input.temperature) || input.temperature <= 0) {
-    throw Error(ErrorCode::kUsage, cat("temperature is ", input.temperature, "; wanted a number above 0"));
+    throw Error(ErrorCode::kUsage, cat("temperature: ", input.temperature, "; wanted a number above 0"));
   }
   const std::vector<double> equal(static_cast<size_t>(experts), 1.0);
   if (!input.scores.empty()) check_scores(input.scores, input, experts);
   if (input.scores.empty() || std::ranges::max(input.scores) == 0) input.scores = equal;
 
-  uint64_t dealt = 0;  // to every expert, in whole rounds of the cap
+  uint64_t dealt = 0;  // given to every expert, in whole rounds of the cap
   if (input.max_duplicates) {
     const auto each = static_cast<uint64_t>(input.num_new / experts);
     dealt = each / *input.max_duplicates * *input.max_duplicates;

@@ -9,7 +9,7 @@ namespace {
 
 void refuse(std::string_view setting, std::string_view value) {
   throw Error(ErrorCode::kUsage, cat(setting, ": '", value,
-                                     "' has no place in a split, whose parts are cut from their parents (leave it "
+                                     "' cannot be used in a split, whose parts are slices of their parents (leave it "
                                      "out)"));
 }
 
@@ -19,15 +19,15 @@ GrowthPlan make_split_plan(const families::ModelConfig& config, const GrowthOpti
   const int64_t parts = options.split;
   if (config.expert_width <= 0) {
     throw Error(ErrorCode::kUnsupported,
-                cat("split: config.json has no width of experts under '", config.family->expert_width_key, "'"));
+                cat("split: config.json has no expert width under '", config.family->expert_width_key, "'"));
   }
   if (config.expert_width % parts != 0) {
     throw Error(ErrorCode::kUsage, cat("split: experts of ", config.expert_width, " units cannot be cut into ", parts,
                                        " equal parts (choose a divisor)"));
   }
   if (config.routing.num_groups > 1) {
-    throw Error(ErrorCode::kUsage, cat("split: the scores of ", config.routing.num_groups,
-                                       " router groups would change with parts in them (not supported)"));
+    throw Error(ErrorCode::kUsage, cat("split: splitting would change the scores of the ", config.routing.num_groups,
+                                       " router groups (not supported)"));
   }
   if (options.select) refuse("select", *options.select);
   if (options.max_duplicates) refuse("max-duplicates", cat(*options.max_duplicates));

@@ -10,7 +10,7 @@
 namespace coppice::plan {
 namespace {
 
-/// "0-5, 7" for rising numbers.
+/// Rising numbers as text: "0-5, 7".
 std::string ranges_text(const std::vector<uint32_t>& numbers) {
   std::vector<std::string> parts;
   for (size_t i = 0; i < numbers.size();) {
@@ -53,7 +53,7 @@ std::string copies_text(const GrowthPlan& plan) {
 }
 
 std::string methods_text(const GrowthPlan& plan) {
-  if (plan.is_undo) return "the originals alone, in their order before";
+  if (plan.is_undo) return "keep only the originals, in their earlier order";
   if (plan.split > 1) {
     return cat("split into ", plan.split, ", order ", plan.order == Order::kSiblings ? "siblings" : "append");
   }

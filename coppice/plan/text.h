@@ -6,8 +6,8 @@
 
 namespace coppice::plan {
 
-/// Who is copied how often, for people: a line for each run of layers with the same plan, such as
-/// "layers 1-4: 1 copy of each of 0-5, 7; 2 copies of 6".
+/// How often each expert is copied, as text: one line for consecutive layers with the same plan, such as "layers 1-4: 1
+/// copy of each of 0-5, 7; 2 copies of 6".
 std::string copies_text(const GrowthPlan& plan);
 
 /// The methods of `plan` on one line.

@@ -7,15 +7,15 @@
 
 namespace coppice::plan {
 
-/// The plan that takes the newest expansion of `lineage` back: of each parent's children the original alone, in the order
-/// before.
+/// The plan that undoes the newest expansion of `lineage`: of each parent's children it keeps only the original, in the
+/// earlier order.
 ///
-/// Throws   Error{kUsage}: no expansion to undo, or a split, whose parts are no originals; Error{kFormat}: a lineage of
+/// Throws   Error{kUsage}: no expansion to undo, or a split, which has no originals; Error{kFormat}: a lineage of
 ///          another model.
 GrowthPlan undo_plan(const families::ModelConfig& config, const std::optional<Json>& lineage);
 
-/// What is and what is not as before the expansion, for people: by the lineage of `grown`, by what the plan multiplies, and
-/// by the digest of the model that was written, `undone`, beside that of the model before.
+/// Says what an undo restored and what differs from the model before the expansion: from the lineage of `grown`, the
+/// plan's factors, and the digests of the model that was written, `undone`, and of the model before.
 std::string undo_account(const families::Model& grown, const GrowthPlan& plan, const Json& lineage,
                          const families::Model& undone);
 

@@ -36,7 +36,7 @@ constexpr UtilityMetric kMetrics[] = {
      .value = weight_norm,
      .available = always,
      .merges = true,
-     .summary = "|w|: length of the weights",
+     .summary = "|w|: norm of the weights",
      .source = kPaper},
     {.name = "weight_grad_product",
      .value = weight_grad_product,
@@ -90,7 +90,7 @@ constexpr UtilityMetric kMetrics[] = {
      .value = output_error,
      .available = has_output_error,
      .merges = true,
-     .summary = "|change|^2 / |output|^2 of the layer's routed output without the expert's own part",
+     .summary = "relative squared change of the layer's routed output if the expert's contribution is removed",
      .source = "expert-wise pruning by output error, arXiv:2402.14800"},
 };
 
@@ -102,15 +102,17 @@ double both_max(double share1, double share2, double, double) { return std::max(
 double both_min(double share1, double share2, double, double) { return std::min(share1, share2); }
 
 constexpr LayerSelection kLayerSelections[] = {
-    {.name = "fc1_only", .combine = fc1_only, .summary = "gate and up alone"},
-    {.name = "fc2_only", .combine = fc2_only, .summary = "down alone"},
-    {.name = "both_average", .combine = both_average, .summary = "mean of both parts' shares of their layer"},
+    {.name = "fc1_only", .combine = fc1_only, .summary = "only gate and up"},
+    {.name = "fc2_only", .combine = fc2_only, .summary = "only down"},
+    {.name = "both_average",
+     .combine = both_average,
+     .summary = "mean of both shares; a share is the part's score divided by the layer's sum"},
     {.name = "both_product", .combine = both_product, .summary = "product of both shares"},
-    {.name = "both_max", .combine = both_max, .summary = "larger of both shares"},
-    {.name = "both_min", .combine = both_min, .summary = "smaller of both shares"},
+    {.name = "both_max", .combine = both_max, .summary = "larger of the two shares"},
+    {.name = "both_min", .combine = both_min, .summary = "smaller of the two shares"},
 };
 
-/// The layer's values of one part, checked.
+/// Returns the values of one part of a layer, checked.
 const std::vector<double>& part_values(const Scores& scores, const MetricPart& part, std::string_view metric,
                                        std::string_view part_name, int64_t layer) {
   const auto found = part.sum.find(layer);
@@ -159,8 +161,9 @@ std::vector<double> layer_scores(const Scores& scores, std::string_view metric, 
   if (found == scores.metrics.end()) {
     std::vector<std::string> names;
     for (const auto& [name, unused] : scores.metrics) names.push_back(name);
-    throw Error(ErrorCode::kUsage, cat("metric: the scores have no '", metric, "', only ", join(names),
-                                       " (choose one of these, or score the model again with what it needs)"));
+    throw Error(ErrorCode::kUsage,
+                cat("metric: the scores have no '", metric, "'; they have ", join(names),
+                    " (choose one of these, or score the model again so that this metric can be computed)"));
   }
   const auto& fc1 = part_values(scores, found->second.fc1, metric, "fc1", layer);
   const auto& fc2 = part_values(scores, found->second.fc2, metric, "fc2", layer);

@@ -38,7 +38,7 @@ Growth newest_growth(const JsonReader& lineage) {
   return growth_of(steps->items().back());
 }
 
-// Nothing of a family that this build does not know, which the rest of a report does not need.
+// Empty for a family that this build does not know; the rest of a report does not need it.
 std::optional<families::ModelConfig> readable_config(const Json& config) {
   try {
     if (config.is_object()) return families::read_config(config, "config.json");
@@ -57,7 +57,7 @@ void add_model(RunSummary& out, const RunRecord& run) {
   }
 }
 
-// Seconds of each step, by step.
+// Seconds per step, by step.
 Points step_seconds(const RunRecord& run, double batch_tokens) {
   Points out;
   if (const Points* rate = run.find("tokens_per_s")) {
@@ -70,7 +70,7 @@ Points step_seconds(const RunRecord& run, double batch_tokens) {
 
 bool same_tokens(double a, double b) { return std::abs(a - b) <= 1e-6 * std::max(a, b); }
 
-// Of several that would do, the one beside `run`.
+// If several runs match, the one in the same directory as `run`.
 const RunRecord* nearest_of(const RunRecord& run, const std::vector<const RunRecord*>& candidates) {
   const auto parent = [](const RunRecord& r) {
     return std::filesystem::absolute(r.directory).lexically_normal().parent_path();
@@ -143,7 +143,7 @@ RunSummary summarise(const RunRecord& run) {
     if (growth.after <= growth.before) continue;
     if (growth_step < 0) {
       out.experts_before = growth.before;
-      out.growths.clear();  // the model's newest is the run's last
+      out.growths.clear();  // the newest expansion of the model is the last of the run
     }
     out.experts_after = growth.after;
     growth_step = step;

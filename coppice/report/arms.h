@@ -9,17 +9,17 @@
 
 namespace coppice::report {
 
-/// A run as far as comparing goes. NaN and 0: the files do not say.
+/// The values of a run that are compared. NaN or 0 if the files do not contain them.
 struct RunSummary {
-  int64_t experts_before = 0, experts_after = 0;  ///< of the model it began from, and at its end
-  double tokens_before = 0, tokens_after = 0;     ///< seen before its first step and after its last
+  int64_t experts_before = 0, experts_after = 0;  ///< experts of the model at its start and at its end
+  double tokens_before = 0, tokens_after = 0;     ///< tokens seen before its first step and after its last
   struct Growth {
-    double tokens;          ///< seen until then; NaN: the files do not say
+    double tokens;          ///< tokens seen until then; NaN if not known
     int64_t before, after;  ///< experts
   };
-  std::vector<Growth> growths;         ///< in the run, or the one that it began from
-  double growth_tokens;                ///< seen when the experts became more last: tau; NaN: they never did
-  double step_s_before, step_s_after;  ///< median seconds a step with either number of experts
+  std::vector<Growth> growths;         ///< expansions during the run, or the one that it began from
+  double growth_tokens;                ///< tokens seen at the last expansion (tau); NaN if there was none
+  double step_s_before, step_s_after;  ///< median seconds per step with each number of experts
   double batch_tokens = 0;
   int64_t seed = 0;
   double loss;                               ///< mean of the last 10 training losses
@@ -36,7 +36,7 @@ struct Comparison {
   int64_t seed = 0, experts_before = 0, experts_after = 0;
   double tokens_before = 0, tokens_total = 0;  ///< tau and T
   double loss_control = 0, loss_upcycled = 0,
-         loss_fixed;  ///< validation, mean over the files all arms have; else training
+         loss_fixed;  ///< mean validation loss over the files that all arms have, else training loss
   bool is_validation = false;
   std::map<std::string, double> gain_by_file;  ///< L_E - L_up of each validation file
   double step_s_before, step_s_after;
@@ -46,13 +46,13 @@ struct Comparison {
   double eta() const { return gain() / gap(); }
   double cpt_share() const { return (tokens_total - tokens_before) / tokens_before; }
 };
-/// Every expanded run beside its controls: runs of the same seed and the same number of tokens at the end, one with as
-/// many experts as it began with, one from nothing with as many as it ended with.
+/// Compares every expanded run with its controls. Controls have the same seed and the same number of tokens: one keeps
+/// the number of experts before the expansion, and one is trained from scratch with the number after it.
 std::vector<Comparison> compare_arms(const std::vector<RunRecord>& runs);
 
 struct Spread {
   double mean = 0, low = 0, high = 0;
-  double standard_error = 0;  ///< of the mean; NaN for one value
+  double standard_error = 0;  ///< standard error of the mean; NaN for one value
 };
 Spread spread(const std::vector<double>& values);
 
@@ -64,8 +64,8 @@ Spread closure(const std::vector<double>& gains, const std::vector<double>& gaps
 /// Comparisons that differ in the seed alone.
 struct ArmGroup {
   std::vector<Comparison> seeds;
-  Spread gain, gap, eta;  ///< gap and eta: NaN unless every seed has the run of fixed size
-  bool eta_is_reliable() const { return gap.mean > 3 * gap.standard_error; }  ///< the demo's rule; false for one seed
+  Spread gain, gap, eta;  ///< gap and eta: NaN unless every seed has the run with N experts from scratch
+  bool eta_is_reliable() const { return gap.mean > 3 * gap.standard_error; }  ///< as in the demo; false for one seed
 };
 std::vector<ArmGroup> group_arms(const std::vector<Comparison>& comparisons);
 

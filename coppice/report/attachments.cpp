@@ -7,6 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/base/toml.h"
 #include "coppice/families/limits.h"
+#include "coppice/report/sections_detail.h"
 
 namespace coppice::report {
 namespace {
@@ -17,9 +18,9 @@ std::map<int64_t, std::vector<uint32_t>> parents_of(const JsonReader& by_layer) 
   std::map<int64_t, std::vector<uint32_t>> out;
   if (!by_layer.json().is_object()) return out;
   for (const auto& [layer, list] : by_layer.members()) {
-    if (layer.empty() || layer.size() > 9 || layer.find_first_not_of("0123456789") != std::string::npos) continue;
-    if (!list.json().is_array()) continue;
-    auto& parents = out[std::stoll(std::string(layer))];
+    const auto number = methods::layer_number(layer);
+    if (!number || !list.json().is_array()) continue;
+    auto& parents = out[*number];
     for (const JsonReader& parent : list.items()) {
       parents.push_back(static_cast<uint32_t>(parent.integer(0, families::kMaxExperts - 1)));
     }
@@ -31,7 +32,9 @@ Routing routing_of(const JsonReader& tokens) {
   Routing out;
   for (const auto& [domain, layers] : tokens.members()) {
     for (const auto& [layer, counts] : layers.members()) {
-      auto& row = out[std::string(domain)][std::strtoll(std::string(layer).c_str(), nullptr, 10)];
+      const auto number = methods::layer_number(layer);
+      if (!number) continue;
+      auto& row = out[std::string(domain)][*number];
       for (const JsonReader& count : counts.items()) row.push_back(count.as_double());
     }
   }
@@ -42,7 +45,7 @@ Routing routing_of(const JsonReader& tokens) {
 Routing routing_of_demo(const RunRecord& run, const JsonReader& arm) {
   std::set<int64_t> moe_layers;
   for (const auto& [tag, points] : run.series) {
-    if (tag.starts_with("layer/")) moe_layers.insert(std::strtoll(tag.c_str() + 6, nullptr, 10));
+    if (const auto found = detail::layer_tag(tag)) moe_layers.insert(found->first);
   }
   const std::vector<int64_t> numbers(moe_layers.begin(), moe_layers.end());
   Routing out;
@@ -124,7 +127,7 @@ Attachments read_attachments(const std::vector<RunRecord>& runs) {
       const bool is_new = seen.insert(folder).second;
       if (auto scores = is_new ? read_scores(folder / "scores.json") : std::nullopt) {
         GrowthRecord record{.name = folder.filename().string(), .scores = std::move(scores)};
-        for (const auto& other : runs) {  // the run of this folder that grew
+        for (const auto& other : runs) {  // the expanded run of this directory
           const fs::path at = fs::absolute(other.directory).lexically_normal();
           if ((at == folder || at.parent_path() == folder) && record.parents.empty()) {
             record.parents = lineage_parents(other.lineage, 0);

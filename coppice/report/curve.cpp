@@ -73,7 +73,7 @@ std::vector<RunAxes> run_axes(const std::vector<RunRecord>& runs) {
   std::vector<size_t> order(runs.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::ranges::stable_sort(order, {}, [&](size_t i) { return summaries[i].tokens_before; });
-  for (const size_t i : order) {  // those that are continued come first
+  for (const size_t i : order) {  // runs that others continue come first
     if (const Points* tokens = runs[i].find("tokens_seen")) out[i].tokens.insert(tokens->begin(), tokens->end());
     double before = summaries[i].tokens_before > 0 ? NAN : 0;
     if (const int from = continued_from(runs, i); from >= 0 && !out[static_cast<size_t>(from)].seconds.empty()) {

@@ -12,13 +12,13 @@
 namespace coppice::report {
 namespace {
 
-constexpr size_t kMostCellsApart = 32;  // across; more cells touch
+constexpr size_t kMostCellsApart = 32;  // cells per row; with more, cells have no gap
 constexpr int kColours = 7;             // --c0 to --c6 of the style sheet
 constexpr const char* kDashes[] = {"solid", "dash", "dot", "dashdot"};
 
 std::string colour(int index) { return cat("@c", index % kColours); }
 
-// Six digits are more than a screen shows, and a third of the bytes.
+// Six digits are more precise than a screen, and take a third of the bytes.
 Json numbers(const std::vector<double>& values) {
   Json out = Json::array();
   for (const double v : values) {
@@ -33,7 +33,7 @@ Json axis(std::string_view title, bool log) {
   return out;
 }
 
-// The area between low and high, as one closed outline; gaps would tear it.
+// The area between low and high as one closed outline; points with gaps are left out.
 Json band(const Series& series, int line_colour, const std::string& group) {
   std::vector<double> x, y;
   const auto add = [&](size_t i, double value) {
@@ -81,7 +81,7 @@ void add_marks(const std::vector<Mark>& marks, bool log_x, Json& layout) {
   }
 }
 
-// From 0 by 1, which has the paper's colour, to the largest value.
+// Colours from 0 through 1, which has the background colour, to the largest value.
 void add_neutral_one(const HeatMap& chart, Json& map) {
   double most = 2;
   for (const auto& row : chart.values) {
@@ -204,7 +204,7 @@ Figure figure(const HeatMap& chart) {
   // Rows keep a readable height: few rows make a low chart.
   layout["height"] = static_cast<int64_t>(std::clamp<size_t>(150 + 26 * chart.y.size(), 220, 560));
   add_marks(chart.marks, false, layout);
-  layout["margin"] = Json::object({{"t", 34}});  // of the tool bar
+  layout["margin"] = Json::object({{"t", 34}});  // space for the tool bar
   Json data = Json::array();
   data.push_back(std::move(map));
   return {std::move(data), std::move(layout), chart.title};

@@ -8,7 +8,7 @@
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
 #include "coppice/io/atomic_file.h"
-#include "coppice/io/output_file.h"
+#include "coppice/io/output_place.h"
 #include "coppice/report/page_script.h"
 #include "coppice/report/page_style.h"
 
@@ -161,8 +161,8 @@ std::string Page::html() const {
 }
 
 bool Page::is_file(const std::filesystem::path& path) {
-  if (io::read_start(path, kDoctype.size()) != kDoctype) return false;
-  return io::read_file(path).find(kFooter) != std::string::npos;
+  if (read_start(path, kDoctype.size()) != kDoctype) return false;
+  return read_file(path).find(kFooter) != std::string::npos;
 }
 
 std::string text_table(const Table& given) {

@@ -18,8 +18,8 @@ struct Series {
   std::vector<double> x, y;
   std::vector<double> y_low, y_high;  ///< a band; empty for none
   bool dashed = false;
-  int colour = -1;                      ///< of the palette; -1: by its place
-  std::vector<std::string> hover = {};  ///< of each point, in place of its coordinates; empty for those
+  int colour = -1;                      ///< index in the palette; -1: by its position
+  std::vector<std::string> hover = {};  ///< text for each point instead of its coordinates; empty: coordinates
   std::string group = {};  ///< series of one group share a line of the legend and are toggled together; empty: its own
 };
 /// A vertical line, such as an expansion.
@@ -32,7 +32,7 @@ struct LineChart {
   std::vector<Series> series;
   bool log_x = false, log_y = false;
   std::vector<Mark> marks = {};
-  bool zero_line = false;                            ///< what lies on which side of zero is the point
+  bool zero_line = false;                            ///< emphasise the sign of the values
   std::optional<std::pair<double, double>> y_range;  ///< shown at first; a double click shows all
 };
 struct BarChart {
@@ -47,11 +47,12 @@ struct BarChart {
 struct HeatMap {
   std::string title, x_label, y_label, unit;
   std::vector<std::string> x, y;
-  std::vector<double> x_at = {};            ///< places of the columns on a scale, in place of `x`; empty for names
-  std::vector<std::vector<double>> values;  ///< [y][x]
+  /// Positions of the columns on a numeric axis, instead of `x`; empty if columns have names.
+  std::vector<double> x_at = {};
+  std::vector<std::vector<double>> values;           ///< [y][x]
   std::vector<std::vector<std::string>> notes = {};  ///< [y][x], shown beside the value under the pointer; may be empty
-  std::vector<Mark> marks = {};                      ///< where the columns have places
-  bool around_one = false;                           ///< 1 is neutral, less and more have colours of their own
+  std::vector<Mark> marks = {};                      ///< only if columns have positions
+  bool around_one = false;  ///< 1 has a neutral colour; smaller and larger values have different colours
 };
 struct Table {
   std::vector<std::string> header;
@@ -67,7 +68,7 @@ Figure figure(const LineChart& chart);
 Figure figure(const BarChart& chart);
 Figure figure(const HeatMap& chart);
 
-/// Lines to `nodes` further down: an item and what came of it.
+/// A tree of items.
 struct Tree {
   std::string text, note;
   std::vector<Tree> children;
@@ -86,7 +87,7 @@ class Page {
   void subheading(std::string_view text);
   void paragraph(std::string_view text);  ///< plain text, escaped
   void preformatted(std::string_view text);
-  void folded(std::string_view summary, std::string_view preformatted);  ///< shown when asked for, and in print
+  void folded(std::string_view summary, std::string_view preformatted);  ///< collapsed on screen, shown in print
   void cards(const std::vector<Card>& cards);
   void list(const std::vector<std::string>& items);
   void tree(const std::vector<Tree>& roots);
@@ -95,7 +96,7 @@ class Page {
   void chart(const Chart& chart, std::string_view caption = {}) {
     views({{"", figure(chart)}}, caption);
   }
-  /// `pick` says what the labels are: "against". Nothing for an empty list.
+  /// `pick` names the kind of labels, such as "against". Adds nothing for an empty list.
   void views(const std::vector<View>& views, std::string_view caption = {}, std::string_view pick = {});
   /// The whole document, plotly.min.js inside. NaN leaves a gap in a chart.
   std::string html() const;

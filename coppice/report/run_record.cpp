@@ -16,17 +16,16 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kMetrics = "metrics.jsonl";
-constexpr int kDeepest = 6;  // levels below a folder that is searched for runs
+constexpr int kDeepest = 6;  // levels of subdirectories that are searched for runs
 
 std::string read_text(const fs::path& path) {
   try {
-    return io::read_file(path);
+    return read_file(path);
   } catch (const Error& error) {
     if (error.code != ErrorCode::kNotFound) throw;
-    throw Error(
-        ErrorCode::kNotFound,
-        cat(path,
-            ": not found; a run folder holds config.toml and metrics.jsonl (name the folder that `train.out` made)"));
+    throw Error(ErrorCode::kNotFound, cat(path,
+                                          ": not found; a run directory has config.toml and metrics.jsonl (give the "
+                                          "directory that `train.out` made)"));
   }
 }
 
@@ -135,7 +134,7 @@ std::vector<RunRecord> read_runs(const std::vector<fs::path>& paths) {
   for (const auto& path : paths) {
     const size_t before = directories.size();
     find_runs(path, kDeepest, directories);
-    if (directories.size() == before) (void)read_text(path / kMetrics);  // says what a run folder holds
+    if (directories.size() == before) (void)read_text(path / kMetrics);  // the error says what a run directory contains
   }
   std::vector<RunRecord> runs;
   for (const auto& directory : directories) {

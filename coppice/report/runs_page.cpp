@@ -1,11 +1,11 @@
 #include "coppice/report/runs_page.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <filesystem>
 
 #include "coppice/base/text.h"
+#include "coppice/methods/children.h"
 #include "coppice/report/sections_detail.h"
 
 namespace coppice::report {
@@ -27,10 +27,6 @@ std::vector<size_t> Reported::grown_first() const {
   return order;
 }
 
-std::string percent(double share, int decimals) {
-  return std::isfinite(share) ? cat(fixed_text(100 * share, decimals), " %") : "-";
-}
-
 std::vector<double> times_even(const std::vector<double>& values) {
   double total = 0;
   for (const double value : values) total += value;
@@ -45,11 +41,10 @@ std::string growth_text(const RunSummary& run) { return growth_text(run.experts_
 std::optional<std::pair<int64_t, std::string>> layer_tag(std::string_view tag) {
   if (!tag.starts_with(kLayerPrefix)) return std::nullopt;
   tag.remove_prefix(kLayerPrefix.size());
-  int64_t layer = -1;
-  const auto [end, error] = std::from_chars(tag.data(), tag.data() + tag.size(), layer);
-  const std::string_view rest(end, static_cast<size_t>(tag.data() + tag.size() - end));
-  if (error != std::errc{} || !rest.starts_with('/') || rest.size() < 2) return std::nullopt;
-  return std::pair(layer, std::string(rest.substr(1)));
+  const size_t slash = tag.find('/');
+  const auto layer = methods::layer_number(tag.substr(0, slash));
+  if (!layer || slash >= tag.size() - 1) return std::nullopt;
+  return std::pair(*layer, std::string(tag.substr(slash + 1)));
 }
 
 namespace {
@@ -68,7 +63,7 @@ std::vector<Reported::Kin> kin_of(const std::vector<RunRecord>& runs) {
   return out;
 }
 
-// Expanded runs, their controls and those of fixed size have colours of their own; the others get what is left.
+// Expanded runs, their controls and runs from scratch have fixed colours; the others get the remaining ones.
 void give_colours(Reported& all) {
   enum Part : int { kControl = 0, kExpanded = 1, kFixed = 2, kOther = 3 };
   const auto part_of = [&](const std::string& run) {
@@ -97,7 +92,7 @@ std::string title_of(const Reported& all) {
   }
   const bool is_one = all.runs.size() == 1;
   const std::string runs = is_one ? cat("run ", all.runs.front().name) : cat(all.runs.size(), " runs");
-  if (!growths.empty()) return cat("Growing ", join_some(growths, 3), ": ", runs);
+  if (!growths.empty()) return cat("Expanding ", join_some(growths, 3), ": ", runs);
   return is_one ? cat("Run ", all.runs.front().name) : runs;
 }
 

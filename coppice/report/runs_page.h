@@ -8,10 +8,10 @@
 
 namespace coppice::report {
 
-/// The page of `coppice report RUN...`. Sections are there where their data is.
+/// The page of `coppice report RUN...`. A section appears if there is data for it.
 ///
-/// `plan`: what `coppice plan --json` printed, to be held against what happened.
-/// Throws   Error{kFormat} naming what of the files beside the runs, or of `plan`, is not what it says it is.
+/// `plan`: output of `coppice plan --json`, to be compared with what happened.
+/// Throws   Error{kFormat} naming a file beside the runs, or `plan`, that is not valid.
 Page runs_page(const std::vector<RunRecord>& runs, const std::optional<Json>& plan = std::nullopt);
 
 }  // namespace coppice::report

@@ -111,23 +111,23 @@ std::string verdict(const ArmGroup& group) {
   const std::string gain = cat("expanding gained ", fixed_text(group.gain.mean, 4), " nats over training on with ",
                                first.experts_before, " experts");
   if (std::isnan(group.eta.mean)) {
-    return cat(who, gain, ". No run of ", first.experts_after, " experts from the first token, so no gap closure.");
+    return cat(who, gain, ". No run of ", first.experts_after,
+               " experts from the first token, so gap closure is not known.");
   }
   if (group.seeds.size() == 1) {
     return cat(who, gain, "; that is ", percent(group.eta.mean, 0), " of the gap of ", fixed_text(group.gap.mean, 4),
-               " nats. One seed says nothing about noise: repeat it before you rely on it.");
+               " nats. One seed does not show the noise: repeat the runs before you rely on it.");
   }
   if (!group.eta_is_reliable()) {
-    return cat(
-        who, gain, ". The gap L_E - L_N = ", fixed_text(group.gap.mean, 4),
-        " nats is not above three times its standard error (", number_text(group.gap.standard_error, 2),
-        "), so gap closure means nothing here: longer runs, more seeds, or a model that is shorter of capacity.");
+    return cat(who, gain, ". The gap L_E - L_N = ", fixed_text(group.gap.mean, 4),
+               " nats is not above three times its standard error (", number_text(group.gap.standard_error, 2),
+               "), so gap closure cannot be given (use longer runs, more seeds, or a model with less capacity).");
   }
   return cat(who, gain, ", which closes ", percent(group.eta.mean, 0), " of the gap (", percent(group.eta.low, 0),
              " to ", percent(group.eta.high, 0), ").");
 }
 
-// Of a pair [before, after] in the plan; NaN where it is not there.
+// One value of a pair [before, after] in the plan; NaN if it is missing.
 double number_in(const Json& json, std::string_view key, size_t index) {
   const Json* pair = json.find(key);
   if (pair == nullptr || !pair->is_array() || index >= pair->items().size()) return NAN;
@@ -138,7 +138,7 @@ double number_in(const Json& json, std::string_view key, size_t index) {
 struct Prediction {
   std::string what;
   double predicted, happened;
-  std::string error;  ///< stated by the plan
+  std::string error;  ///< error that the plan gives
   bool is_share = false;
 };
 
@@ -155,8 +155,8 @@ std::vector<Prediction> predictions(const Reported& all, const ArmGroup& group) 
   const double plan_e = number_in(step, "seconds", 0), plan_n = number_in(step, "seconds", 1);
   const double tau = first.tokens_before / first.tokens_total;
   std::vector<Prediction> out = {
-      {cat("seconds a step, ", first.experts_before, " experts"), plan_e, e, ""},
-      {cat("seconds a step, ", first.experts_after, " experts"), plan_n, n, ""},
+      {cat("seconds per step, ", first.experts_before, " experts"), plan_e, e, ""},
+      {cat("seconds per step, ", first.experts_after, " experts"), plan_n, n, ""},
       {"step time ratio s_E / s_N", plan_e / plan_n, e / n, ""},
       {"time saved against N from the first token", tau * (1 - plan_e / plan_n), tau * (1 - e / n), "", true}};
   const Json& closure = plan.at("closure");
@@ -175,9 +175,8 @@ void add_closure(Page& page, const Reported& all) {
   if (all.comparisons.empty()) return;
   page.heading("Gap closure");
   page.paragraph(
-      "\u03b7 = (L_E - L_up) / (L_E - L_N) at equal tokens: 0 % is the smaller model trained on, 100 % the larger "
-      "model from its "
-      "first token.");
+      "\u03b7 = (L_E - L_up) / (L_E - L_N) at equal tokens: 0 % is the loss of the smaller model after further "
+      "training, 100 % that of the larger model trained from scratch.");
   std::vector<std::string> sentences;
   for (const auto& group : all.arms) sentences.push_back(verdict(group));
   page.list(sentences);
@@ -192,11 +191,10 @@ void add_closure(Page& page, const Reported& all) {
       recovery.emplace_back(label, figure(chart));
     if (first.gain_by_file.size() > 1) domains.emplace_back(label, figure(domain_chart(group)));
   }
-  page.views(
-      recovery,
-      "Above zero the expanded model is ahead of the one that trained on without expanding; where it crosses zero the "
-      "jump at "
-      "the expansion is made good. The share of the distance to the other line is \u03b7. Shades: range over seeds.");
+  page.views(recovery,
+             "Above zero the expanded model is ahead of the one that trained on without expanding; where the line "
+             "crosses zero, the jump at the expansion is recovered. \u03b7 is its share of the distance to the other "
+             "line. Shades: range over seeds.");
   page.views(domains, "Bars are means, whiskers half the range over seeds. A domain below zero lost by expanding.");
 }
 
@@ -204,8 +202,9 @@ void add_plan(Page& page, const Reported& all) {
   if (!all.plan || all.arms.empty()) return;
   page.heading("The plan and what happened");
   for (const auto& group : all.arms) {
-    Table table{.header = {cat(group.seeds.front().upcycled), "predicted", "happened", "off by", "error given"},
-                .rows = {}};
+    Table table{
+        .header = {cat(group.seeds.front().upcycled), "predicted", "measured", "difference", "error of the plan"},
+        .rows = {}};
     for (const auto& p : predictions(all, group)) {
       const auto text = [&](double v) { return p.is_share ? percent(v) : std::isfinite(v) ? number_text(v, 3) : "-"; };
       const double off = p.is_share ? p.happened - p.predicted : p.happened / p.predicted - 1;
@@ -215,7 +214,7 @@ void add_plan(Page& page, const Reported& all) {
            p.error});
     }
     page.table(table, cat("Predicted by `coppice plan` (step times: ", all.plan->at("step").at("basis").as_string(),
-                          "). Give it these runs with --fit to plan the next expansion by them."));
+                          "). Use --fit with these runs to plan the next expansion."));
   }
 }
 

@@ -1,4 +1,4 @@
-// How tokens spread over experts, and what becomes of siblings.
+// How tokens are distributed over experts, and how siblings diverge.
 
 #include <algorithm>
 #include <cmath>
@@ -11,7 +11,7 @@ namespace coppice::report::detail {
 namespace {
 
 constexpr size_t kMostLines = 8;      // layers as lines up to here, as a heat map beyond
-constexpr size_t kMostColumns = 160;  // of a heat map over time
+constexpr size_t kMostColumns = 160;  // columns of a heat map over time
 constexpr size_t kMostViews = 40;
 
 struct MetricText {
@@ -26,18 +26,17 @@ constexpr MetricText kMetrics[] = {
      "1 is an even load, 0 a single expert. A fall at an expansion that does not recover means that routing settled on "
      "few experts."},
     {"dead_share", "Experts without a token", "share",
-     "0 is healthy. Above 0 long after an expansion: copies that never woke; their parents would have done without "
+     "0 is healthy. Above 0 long after an expansion: copies that never got tokens; the model would be the same without "
      "them."},
     {"sibling_cosine", "Similarity of siblings' weights", "cosine",
-     "1 right after an expansion. As long as it stays at 1, copies compute the same and the expansion has bought "
-     "nothing yet; a fall is "
+     "1 right after an expansion. As long as it stays at 1, copies compute the same and the expansion has no effect "
+     "yet; a fall is "
      "specialisation."},
     {"routing_overlap", "Overlap of siblings' tokens", "share",
-     "How alike the tokens are that siblings get. Falling means that they divide the work of their parent."},
-    {"effective_top_k", "Effective top-K", "lineages a token",
-     "How many different parents' lines a token's experts come from. Below K, siblings fill several slots of one "
-     "token, which is capacity "
-     "wasted until they differ."},
+     "How similar the tokens of siblings are. A falling curve means that they divide the work of their parent."},
+    {"effective_top_k", "Effective top-K", "different parents per token",
+     "The number of different parents among a token's experts. Below K, siblings take several of the K places of a "
+     "token, which wastes capacity until they differ."},
 };
 
 MetricText text_of(std::string_view name) {
@@ -56,7 +55,7 @@ std::map<std::string, std::set<int64_t>> layer_metrics(const std::vector<RunReco
   return out;
 }
 
-// Those with a text of their own first, as they stand there.
+// Metrics with an explanation come first, in the order of the table.
 std::vector<std::string> in_reading_order(const std::map<std::string, std::set<int64_t>>& metrics) {
   std::vector<std::string> out;
   for (const MetricText& known : kMetrics) {
@@ -140,10 +139,10 @@ std::vector<std::string> numbered(size_t count) {
 
 // Domain x expert of one layer.
 HeatMap specialisation(const Routing& routing, int64_t layer, const std::string& run) {
-  HeatMap map{.title = cat("Who serves which domain: ", run, ", layer ", layer),
+  HeatMap map{.title = cat("Which expert serves which domain: ", run, ", layer ", layer),
               .x_label = "expert",
               .y_label = "",
-              .unit = "times even",
+              .unit = "multiple of an even share",
               .around_one = true};
   std::vector<std::string> domains;
   for (const auto& [domain, layers] : routing) domains.push_back(domain);
@@ -162,7 +161,7 @@ HeatMap load_map(const Routing& routing, const std::string& run) {
   HeatMap map{.title = cat("Load of every expert: ", run),
               .x_label = "expert",
               .y_label = "layer",
-              .unit = "times even",
+              .unit = "multiple of an even share",
               .around_one = true};
   std::map<int64_t, std::vector<double>> sums;
   for (const auto& [domain, layers] : routing) {
@@ -233,12 +232,12 @@ void add_routing(Page& page, const Reported& all) {
       by_domain,
       "Share of a domain's tokens that an expert gets, as a multiple of an even share (1, neutral). Columns that stand "
       "out in one row "
-      "are specialists; a map without contrast means that experts divide the work by something else than domains.",
+      "are specialists; a map without contrast means that experts do not specialise in domains.",
       "run and layer");
   page.views(by_layer,
              "All validation text together, as a multiple of an even share. A dark row of its own is a layer whose "
              "router has collapsed; "
-             "columns at 0 are experts that serve nobody.",
+             "columns at 0 are experts without tokens.",
              "run");
   if (!strength.series.empty()) {
     Figure drawing = figure(strength);
@@ -246,7 +245,7 @@ void add_routing(Page& page, const Reported& all) {
     page.views({{"", std::move(drawing)}},
                "Half the mean absolute difference between a domain's shares and those of all domains: 0 where every "
                "domain uses every expert "
-               "alike, towards 1 where domains share no expert.");
+               "equally, near 1 if domains share no expert.");
   }
 }
 

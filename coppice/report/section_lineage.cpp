@@ -1,4 +1,4 @@
-// Where experts come from: who was copied and why, and the line of models.
+// Where experts come from: which were copied and why, and the sequence of models.
 
 #include <algorithm>
 #include <cmath>
@@ -25,7 +25,7 @@ HeatMap utility_map(const GrowthRecord& growth, const std::string& name, const p
   HeatMap map{.title = cat("Utility of every expert by ", name),
               .x_label = "expert",
               .y_label = "layer",
-              .unit = "times even",
+              .unit = "multiple of an even share",
               .around_one = true};
   for (const auto& [layer, values] : metric.fc1.sum) {
     if (map.y.size() >= kMostLayers) break;
@@ -48,7 +48,7 @@ HeatMap utility_map(const GrowthRecord& growth, const std::string& name, const p
   return map;
 }
 
-// How many experts each parent has afterwards.
+// The number of experts that each parent has afterwards.
 HeatMap copies_map(const GrowthRecord& growth, size_t experts) {
   HeatMap map{.title = cat("Experts made of every parent, ", growth.name),
               .x_label = "expert",
@@ -66,7 +66,7 @@ HeatMap copies_map(const GrowthRecord& growth, size_t experts) {
 
 // Parents above, their children below, one line each: of one layer over all expansions.
 LineChart descent(const JsonReader& lineage, int64_t layer, const std::string& run) {
-  LineChart chart{.title = cat("Who descends from whom: ", run, ", layer ", layer),
+  LineChart chart{.title = cat("Descendants of experts: ", run, ", layer ", layer),
                   .x_label = "",
                   .y_label = "experts, siblings side by side"};
   // ancestors[g][e]: of expert e of the last model, which it descends from after g expansions.
@@ -223,11 +223,12 @@ void add_expansions(Page& page, const Reported& all) {
     }
   }
   if (table.rows.empty()) return;
-  page.views(views,
-             "Left the experts of the first model, right those of the last one; orange lines lead to copies. An expert "
-             "with many lines to its right was the "
-             "most useful one by the scores; a layer where all lines are orange was grown evenly.",
-             "run and layer");
+  page.views(
+      views,
+      "Left the experts of the first model, right those of the last one; orange lines lead to copies. An expert "
+      "with many lines to its right was the "
+      "most useful one by the scores; in a layer where all lines are orange, every expert was copied equally often.",
+      "run and layer");
   page.table(table, "Every expansion in the lineage (coppice.json) of the newest checkpoints.");
 }
 
@@ -275,7 +276,7 @@ void add_lineage(Page& page, const Reported& all) {
   if (!has_line && !has_lineage) return;
   page.heading("Lineage");
   if (has_line) {
-    page.paragraph("Runs below others go on where those ended.");
+    page.paragraph("A run below another one continues it.");
     std::vector<Tree> roots;
     for (size_t i = 0; i < all.runs.size(); ++i) {
       if (from[i] < 0) roots.push_back(node_of(all, i, from));

@@ -114,7 +114,7 @@ LineChart chart_against(const Reported& all, const std::string& title, const std
           .marks = growth_marks(all, name.against)};
 }
 
-// What a loss curve is about is its end: the fall from nothing is left to a double click.
+// The y range shows the end of the curve; a double click shows the first steps too.
 std::optional<std::pair<double, double>> interesting_range(const LineChart& chart) {
   double last_x = 0, low = INFINITY, high = -INFINITY;
   for (const Series& one : chart.series) last_x = std::max(last_x, one.x.empty() ? 0 : one.x.back());
@@ -220,8 +220,7 @@ void add_losses(Page& page, const Reported& all) {
     chart.y_range = interesting_range(chart);
     views.emplace_back(domain, figure(chart));
   }
-  page.views(views,
-             "One validation file at a time: an expansion that helps one kind of text and not another shows here.",
+  page.views(views, "One validation file at a time: shows an expansion that helps one kind of text and not another.",
              "domain");
   Table table{.header = {"run"}, .rows = {}};
   for (const auto& tag : tags) table.header.push_back(domain_of(tag, tags));

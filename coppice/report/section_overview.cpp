@@ -64,7 +64,7 @@ void add_jumps(const Reported& all, std::vector<Page::Card>& cards) {
   if (jumps.empty()) return;
   const Spread s = spread(jumps);
   cards.push_back({"Jump at the expansion", cat(fixed_text(s.mean, 4), " nats"),
-                   jumps.size() == 1 ? "validation loss, just after less just before"
+                   jumps.size() == 1 ? "validation loss just after minus just before"
                                      : cat(fixed_text(s.low, 4), " to ", fixed_text(s.high, 4), " over ", jumps.size(),
                                            " expansions")});
 }
@@ -83,14 +83,14 @@ void add_closure_cards(const ArmGroup& group, std::vector<Page::Card>& cards) {
   cards.push_back({"Gap closure \u03b7", group.eta_is_reliable() ? percent(group.eta.mean) : "not given",
                    group.eta_is_reliable()
                        ? cat(percent(group.eta.low), " to ", percent(group.eta.high), " over ", seeds)
-                   : group.seeds.size() == 1 ? cat("one seed has no spread; as it is: ", percent(group.eta.mean, 0))
+                   : group.seeds.size() == 1 ? cat("one seed, no spread: ", percent(group.eta.mean, 0))
                                              : "the gap is not above three times its standard error"});
 }
 
 }  // namespace
 
 void add_overview(Page& page, const Reported& all) {
-  page.heading("What came out");
+  page.heading("Results");
   std::vector<Page::Card> cards;
   for (const auto& group : all.arms) {
     if (cards.size() < 6) add_closure_cards(group, cards);
@@ -111,11 +111,11 @@ void add_overview(Page& page, const Reported& all) {
     if (std::isfinite(run.loss))
       cards.push_back({"Training loss", fixed_text(run.loss, 4), "mean of the last 10 steps"});
     if (run.grew())
-      cards.push_back({"Grown", growth_text(run), cat("experts, after ", count_text(run.growth_tokens), " tokens")});
+      cards.push_back({"Expanded", growth_text(run), cat("experts, after ", count_text(run.growth_tokens), " tokens")});
   }
   cards.push_back(
       {"Trained", count_text(tokens), all.runs.size() == 1 ? "tokens" : cat("tokens in ", all.runs.size(), " runs")});
-  if (seconds > 0) cards.push_back({"Training time", duration_text(seconds), "optimizer steps alone, by their median"});
+  if (seconds > 0) cards.push_back({"Training time", duration_text(seconds), "optimizer steps only, by their median"});
   page.cards(cards);
   page.table(run_table(all), all.runs.size() > kMostRows
                                  ? cat("The first ", kMostRows, " of ", all.runs.size(), " runs.")

@@ -16,13 +16,13 @@ constexpr ScalarText kScalars[] = {
     {"maxvio/mean", "Load imbalance (MaxVio), mean over layers", "max load / mean - 1",
      "0 is even. It should fall in the first few hundred steps, and again after an expansion."},
     {"grad_norm", "Gradient norm", "",
-     "A slow rise is normal in the stable phase; spikes with a jump of the loss ask for a lower learning rate or "
+     "A slow rise is normal in the stable phase; if spikes come with a jump of the loss, use a lower learning rate or "
      "clipping."},
-    {"lr", "Learning rate", "", "What the schedule did; compare runs only where these agree."},
+    {"lr", "Learning rate", "", "The learning rate of the schedule; compare runs only if it is equal."},
     {"tokens_per_s", "Speed", "tokens per second", "Dips are validations, checkpoints or other work on the machine."},
-    {"gemm_share", "Share of the time that matrix products alone would take", "share",
-     "1 is what the processor could do at best; the rest is everything between them."},
-    {"aux", "Auxiliary loss", "", "Of balancing; even load is its lowest value."},
+    {"gemm_share", "Time of the matrix products alone, as a share of the step", "share",
+     "1 would be the speed of one large matrix product; the rest is other work."},
+    {"aux", "Auxiliary loss", "", "Loss term of balancing; it is lowest for an even load."},
     {"z", "Router z-loss", "", ""},
 };
 
@@ -50,7 +50,7 @@ Json flattened(const Json& settings) {
   return out;
 }
 
-// What happened between steps, but for what happens all the time.
+// Events between steps, except frequent ones.
 void add_events(Page& page, const Reported& all) {
   constexpr size_t kMostEvents = 60, kLongest = 160;
   Table table{.header = {"run", "step", "event", "details"}, .rows = {}};

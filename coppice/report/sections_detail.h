@@ -13,7 +13,7 @@
 
 namespace coppice::report::detail {
 
-/// Everything that the sections draw on.
+/// All data that the sections use.
 struct Reported {
   const std::vector<RunRecord>& runs;
   std::vector<RunSummary> summaries;
@@ -23,7 +23,7 @@ struct Reported {
   std::vector<ArmGroup> arms;
   std::optional<Json> plan;
 
-  /// Runs that differ in the seed alone: the same last part of the name. One colour each.
+  /// Runs that differ only in the seed (the same last part of the name) and share a colour.
   struct Kin {
     std::string name;
     std::vector<size_t> runs;
@@ -31,11 +31,11 @@ struct Reported {
   };
   std::vector<Kin> kin;
   int colour_of(const std::string& run) const;
-  /// All runs, those that grew first: what a reader of a report on growth looks for.
+  /// All runs, expanded ones first.
   std::vector<size_t> grown_first() const;
 };
 
-/// Points of a run by step; empty where it has none.
+/// The points of a run by step; may be empty.
 using PointsOf = std::function<Points(const RunRecord&)>;
 PointsOf of_tag(std::string tag);
 /// Mean over all validation files at each step.
@@ -44,11 +44,12 @@ std::vector<std::string> validation_tags(const std::vector<RunRecord>& runs);
 /// "validation/french-validation" -> "french"; the end stays unless all of `tags` have it.
 std::string domain_of(const std::string& tag, const std::vector<std::string>& tags);
 
-/// A chart of one quantity against tokens, steps, FLOPs and time, as far as the runs know them; kin as mean and range.
-/// `y_range` from the charted values, without the first steps of runs from nothing, if `is_loss`.
+/// A chart of one quantity against tokens, steps, FLOPs and time, if the runs have these values; runs that differ only
+/// in the seed are drawn as mean and range. `y_range` from the charted values, without the first steps of runs from
+/// scratch, if `is_loss`.
 std::vector<Page::View> against_all(const Reported& all, const std::string& title, const std::string& unit,
                                     const PointsOf& points, bool is_loss);
-/// The same against tokens alone.
+/// The same, only against tokens.
 LineChart against_tokens(const Reported& all, const std::string& title, const std::string& unit,
                          const PointsOf& points);
 
@@ -68,7 +69,6 @@ std::optional<std::pair<int64_t, std::string>> layer_tag(std::string_view tag);
 
 /// Each value as a multiple of an even share of their sum; NaN where that is 0.
 std::vector<double> times_even(const std::vector<double>& values);
-std::string percent(double share, int decimals = 1);     ///< "12.3 %", "-" for NaN
 std::string growth_text(int64_t before, int64_t after);  ///< "8 -> 16"
 std::string growth_text(const RunSummary& run);
 

@@ -10,7 +10,7 @@
 namespace coppice::score {
 namespace {
 
-// Tokens by how many experts share them, in effect: all of them where the gates are equal, one where one gate is all.
+// The effective number of experts that share a token: all K if the gates are equal, 1 if one gate has all the weight.
 double experts_in_effect(const float* gate, int64_t top_k) {
   double sum = 0, squares = 0;
   for (int64_t k = 0; k < top_k; ++k) {
@@ -39,7 +39,7 @@ PartSums::PartSums(const nn::Parameter& parameter, bool with_squares)
   if (with_squares) squares_ = at::zeros_like(parameter.master);
 }
 
-// In f32 the passes of a batch add up in the gradient itself; in bf16 each is widened first.
+// In f32 the gradient itself accumulates the passes of a batch; in bf16 each pass is widened to f32 first.
 void PartSums::end_pass() {
   if (!batch_.defined()) return;
   const at::NoGradGuard no_grad;
@@ -129,7 +129,7 @@ void LayerSums::add_to(plan::Scores& scores, int64_t layer, const SecondMoments&
 void LayerSums::add_part(plan::Scores& scores, plan::MetricPart plan::MetricScores::* which, int64_t layer,
                          const PartSums& part, const SecondMoments& moments) const {
   const auto batches = static_cast<double>(scores.batches);
-  // The metrics that every batch has a value of its own of: stored as sums over batches, so that runs merge.
+  // The metrics with one value per batch. They are stored as sums over batches, so that runs can be merged.
   const auto batch_sums = [&](std::string_view metric) -> const BatchSums* {
     if (metric == "batch_fisher") return &part.squared_norms();
     if (metric == "load") return &routing_.load;

@@ -1,6 +1,6 @@
 #pragma once
 
-// What the metrics of one MoE layer are computed from, added up over passes and batches. E experts.
+// The inputs of the metrics of one MoE layer, summed over passes and batches. E experts.
 
 #include <ATen/core/Tensor.h>
 
@@ -14,16 +14,16 @@
 
 namespace coppice::score {
 
-/// One number an expert and batch: its sum over batches, and that of its square. Both [E].
+/// One number per expert and batch: its sum and sum of squares over batches. Both [E].
 struct BatchSums {
   std::vector<double> sum, sum_sq;
   void add(const std::vector<double>& batch);
 };
 
-/// Whether a parameter is scored: matrices of experts are; biases say little of an expert.
+/// Whether a parameter is scored. Matrices of experts are; biases say little about an expert.
 bool is_scored(const nn::Parameter& parameter);
 
-/// [E]: sum of v^2 of Adam's second moment over each expert's part; null where there is no optimizer state.
+/// [E]: sum of v^2 of Adam's second moment over each expert's part; null if there is no optimizer state.
 using SecondMoments = std::function<std::vector<double>(const nn::Parameter&)>;
 
 /// One part of a layer's experts: gate and up (fc1), or down (fc2).
@@ -32,7 +32,7 @@ class PartSums {
   /// `with_squares`: also sums the squares of each weight's gradients over the batches.
   PartSums(const nn::Parameter& parameter, bool with_squares);
 
-  /// After the backward pass of a part of a batch.
+  /// Must be called after the backward pass of each part of a batch.
   void end_pass();
   void end_batch();
 
@@ -43,13 +43,14 @@ class PartSums {
 
  private:
   nn::Parameter parameter_;  // shares the layer's tensors
-  at::Tensor batch_;         // f32: gradient of this batch's mean token loss; where compute is f32, the grad itself
-  at::Tensor total_;         // f32: sum of these over the batches
-  at::Tensor squares_;       // f32: sum of their squares
+  // f32: gradient of this batch's mean token loss; if the computation is f32, autograd's tensor itself.
+  at::Tensor batch_;
+  at::Tensor total_;    // f32: sum of batch_ over the batches
+  at::Tensor squares_;  // f32: sum of the squares of batch_
   BatchSums squared_norms_;
 };
 
-/// What the router did, by batch.
+/// Statistics of the router, by batch.
 class RoutingSums {
  public:
   RoutingSums(int64_t experts, int64_t top_k);
@@ -59,7 +60,7 @@ class RoutingSums {
 
   BatchSums load;                ///< share of the batch's (token, slot) pairs
   BatchSums gate_mass;           ///< sum of the batch's final gates before routed scaling
-  BatchSums output_error;        ///< sum of |gate * expert output|^2, as a share of that of |routed output|^2
+  BatchSums output_error;        ///< sum of |gate * expert output|^2 divided by the sum of |routed output|^2
   BatchSums gate_concentration;  ///< [1]: mean over tokens of 1 / sum of squared gate shares
 
  private:
@@ -71,13 +72,13 @@ class RoutingSums {
 
 class LayerSums {
  public:
-  /// `has_moments`: Adam's second moments are there and need no estimate from the batches.
+  /// `has_moments`: Adam's second moments are available and need not be estimated from the batches.
   LayerSums(const families::ModelConfig& config, const nn::Parameter& fc1, const nn::Parameter& fc2, bool has_moments);
 
   void end_pass(const nn::LayerRouting& routing);
   void end_batch();
 
-  /// Every metric of the layer goes into `scores`, whose counts are set.
+  /// Adds every metric of the layer to `scores`, whose counts are set.
   void add_to(plan::Scores& scores, int64_t layer, const SecondMoments& moments) const;
 
  private:
@@ -88,12 +89,12 @@ class LayerSums {
   RoutingSums routing_;
 };
 
-/// Sums of MoE layers, rising.
+/// The sums of MoE layers in rising order.
 using SumsByLayer = std::vector<std::pair<int64_t, LayerSums>>;
-/// Of the MoE layers of [first, last), all zero.
+/// Sums for the MoE layers of [first, last), all zero.
 SumsByLayer begin_sums(const families::ModelConfig& config, const std::vector<nn::Parameter>& parameters, int64_t first,
                        int64_t last, bool has_moments);
-/// After the backward pass of a part of a batch; `routing` is of the same layers.
+/// Must be called after the backward pass of each part of a batch; `routing` is of the same layers.
 void end_pass(SumsByLayer& sums, const std::vector<nn::LayerRouting>& routing, bool ends_batch);
 
 }  // namespace coppice::score

@@ -10,15 +10,15 @@
 #include "coppice/base/memory.h"
 #include "coppice/nn/border.h"
 
-// B sequences of a pass, S positions, T = B * S tokens, D model dimension.
+// B sequences per pass, S positions, T = B * S tokens, D model dimension.
 
 namespace coppice::score {
 namespace {
 
-// Blocks that a segment holds while its passes come and go.
+// Blocks of memory that a segment holds over several passes.
 constexpr uint64_t kHeldBytes = 256 << 10;
 
-// The least that a pass takes from the system: gradients of experts, which outlive the pass, and what is as large.
+// The smallest block that a pass maps from the system: gradients of experts, which outlive the pass, and larger blocks.
 uint64_t passing_bytes(const nn::LayeredDecoder& decoder, const Segment& segment) {
   uint64_t bytes = 32 << 20;
   for (int64_t layer = segment.first; layer < segment.last; ++layer) {
@@ -28,7 +28,7 @@ uint64_t passing_bytes(const nn::LayeredDecoder& decoder, const Segment& segment
   return bytes;
 }
 
-// For the time left: a backward pass is a forward pass and, roughly, twice that.
+// For the estimate of the time left: a backward pass costs a forward pass plus about twice that.
 constexpr double kForward = 1, kBackward = 3;
 
 }  // namespace
@@ -61,7 +61,7 @@ void LayeredPass::run(int64_t last, uint64_t segment_bytes, bool has_moments, co
   }
 }
 
-// Moves the bar by a share of one layer over one pass.
+// Advances the progress bar by a share of one layer in one pass.
 void LayeredPass::advance(double share) {
   share_left_over_ += share / shares_;
   const auto whole = static_cast<uint64_t>(share_left_over_);

@@ -1,6 +1,6 @@
 #pragma once
 
-// Forward and backward over all calibration batches, some layers in memory at a time.
+// Forward and backward passes over all calibration batches, with a few layers in memory at a time.
 
 #include <cstdint>
 #include <functional>
@@ -16,20 +16,21 @@ namespace coppice::score {
 
 using nn::Segment;
 
-/// Gradients of the mean token loss of each batch, from the last layer down. One segment is a whole-model pass; of
-/// several, all but the top one go forward twice: once to keep what enters each, once more for the gradients.
+/// Computes gradients of the mean token loss of each batch, from the last layer down. With one segment this is a pass
+/// through the whole model. With several, all but the top segment run forward twice: once to keep the input of each
+/// segment, and once more for the gradients.
 ///
-/// Memory   the present segment with its gradients, and what the planes hold.
+/// Memory   the current segment with its gradients, and the planes.
 /// Throws   Error{kNonFinite} if the loss is not finite; Error{kInterrupted}.
 class LayeredPass {
  public:
-  /// `activations` and `gradients` may hold planes of an earlier run. All outlive this.
+  /// `activations` and `gradients` may hold planes of an earlier run. All arguments must outlive this object.
   LayeredPass(const nn::LayeredDecoder& decoder, const Batches& batches, Planes& activations, Planes& gradients);
 
-  /// Layers with their sums, once a segment is done; the gradient of what enters it is a plane then.
+  /// Called with the sums of its layers when a segment is done; the gradient of its input is then a plane.
   using Done = std::function<void(const Segment&, const SumsByLayer&)>;
 
-  /// `last` layers are left; below num_layers, `gradients` has the plane of boundary `last`.
+  /// Computes layers [0, last). If `last` is below num_layers, `gradients` has the plane of boundary `last`.
   void run(int64_t last, uint64_t segment_bytes, bool has_moments, const Done& done);
 
  private:

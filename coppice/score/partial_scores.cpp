@@ -13,7 +13,7 @@ namespace {
 constexpr const char* kStateFile = "state.json";
 constexpr const char* kLeft = "layers_left";
 
-// Everything that the numbers depend on. Memory and threads change none.
+// Everything that the results depend on, which excludes memory and threads.
 io::WorkIdentity identity_of(const families::Model& model, const plan::Scores& begun, const ScoreSettings& settings) {
   Sha256 plan, source;
   plan.add(cat(begun.to_json().dump(), " ", settings.sequence_length, " ", settings.seed, " ",
@@ -39,13 +39,13 @@ PartialScores::PartialScores(const families::Model& model, const plan::Scores& b
   layers_left_ = state.at(kLeft).as_int();
   if (state.find("scores")) scores_ = plan::Scores::from_json(state.at("scores").json(), path.string());
   if (layers_left_ >= 0 && layers_left_ <= begun.layers) return;
-  state.fail(cat(layers_left_, " layers left of ", begun.layers, " (start again without --resume)"));
+  state.fail(cat(layers_left_, " layers left, but the model has ", begun.layers, " (start again without --resume)"));
 }
 
 void PartialScores::save(const plan::Scores& scores, int64_t layers_left) {
   Json state = Json::object();
   state[kLeft] = layers_left;
-  if (!scores.metrics.empty()) state["scores"] = scores.to_json();  // none yet where the last layers have no experts
+  if (!scores.metrics.empty()) state["scores"] = scores.to_json();  // none yet if the last layers have no experts
   io::write_file_atomically(directory() / kStateFile, state.dump() + "\n");
 }
 

@@ -10,12 +10,12 @@
 
 namespace coppice::score {
 
-/// What a run of `score` has done so far, in a directory beside its output: the layers' scores from the top down, and
-/// the planes that going on from there needs.
+/// The finished work of a run of `score`, in a directory beside its output: the layers' scores from the top down, and
+/// the planes that are needed to continue.
 class PartialScores {
  public:
-  /// Continues an earlier run of the same work where `settings.resume` says so; else what is there is removed.
-  /// Throws   what io::PartialDirectory throws; Error{kFormat} for a state that is damaged.
+  /// Continues an earlier run of the same work if `settings.resume` is set; otherwise removes its files.
+  /// Throws   what io::PartialDirectory throws; Error{kFormat} for a damaged state.
   PartialScores(const families::Model& model, const plan::Scores& begun, const ScoreSettings& settings);
 
   std::filesystem::path directory() const { return directory_.path(); }
@@ -23,9 +23,9 @@ class PartialScores {
   const std::optional<plan::Scores>& scores() const { return scores_; }
   int64_t layers_left() const { return layers_left_; }
 
-  /// Remembers the scores of all layers from `layers_left` on; the planes must be on the disk.
+  /// Saves the scores of all layers from `layers_left` on; the planes must be on the disk.
   void save(const plan::Scores& scores, int64_t layers_left);
-  /// The result is written elsewhere: the directory goes away with this.
+  /// Removes the directory, because the result has been written elsewhere.
   void discard() { directory_.discard(); }
 
  private:

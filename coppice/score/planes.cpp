@@ -50,8 +50,9 @@ Planes::Plane Planes::open(int64_t layer) const {
   const auto* info = file->find(kTensor);
   if (info == nullptr || info->dtype != stored(shape_.dtype) ||
       info->shape != std::vector<int64_t>{shape_.rows, shape_.dim}) {
-    throw Error(ErrorCode::kShape, cat(file->path(), ": not of this work; wanted '", kTensor, "' of shape [",
-                                       shape_.rows, ", ", shape_.dim, "] (start again without --resume)"));
+    throw Error(ErrorCode::kShape,
+                cat(file->path(), ": does not belong to this work; wanted '", kTensor, "' of shape [", shape_.rows,
+                    ", ", shape_.dim, "] (start again without --resume)"));
   }
   return {.values_RD = {}, .file = std::move(file)};
 }
@@ -86,7 +87,7 @@ void Planes::finish() {
     writer_.reset();
     std::error_code failure;
     fs::rename(directory_ / cat(name_, ".tmp"), path_of(writing_), failure);
-    if (failure) throw Error(ErrorCode::kIo, cat(path_of(writing_), ": cannot take its name: ", failure.message()));
+    if (failure) throw Error(ErrorCode::kIo, cat(path_of(writing_), ": cannot be renamed: ", failure.message()));
     planes_[writing_] = open(writing_);
   } else {
     planes_[writing_] = {.values_RD = std::move(written_RD_), .file = nullptr};
@@ -110,7 +111,7 @@ void Planes::remove(int64_t layer) {
   const bool was_file = found->second.file != nullptr;
   if (!was_file) used_bytes_ -= shape_.bytes();
   planes_.erase(found);
-  std::error_code ignored;  // it goes with the directory
+  std::error_code ignored;  // it is removed with the directory
   if (was_file) fs::remove(path_of(layer), ignored);
 }
 

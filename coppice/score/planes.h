@@ -17,10 +17,10 @@ namespace coppice::score {
 
 /// A matrix [R, D] at each of some boundaries between layers: boundary l is the input of layer l.
 ///
-/// A plane is in memory while there is room, else a file of the directory, whole and fsynced before it has its name.
-/// Files of an earlier run are taken over.
+/// A plane is in memory while there is room, otherwise in a file of the directory, which is complete and fsynced before
+/// it gets its name. Files of an earlier run are reused.
 /// Memory   `memory_bytes`, and the rows that are read or written.
-/// Throws   Error{kIo}; Error{kFormat, kShape} for files that are not of this work.
+/// Throws   Error{kIo}; Error{kFormat, kShape} for files that do not belong to this work.
 class Planes {
  public:
   struct Shape {
@@ -28,14 +28,15 @@ class Planes {
     at::ScalarType dtype = at::kFloat;
     uint64_t bytes() const;
   };
-  /// `directory` empty: everything in memory.
+  /// If `directory` is empty, everything stays in memory.
   Planes(std::string name, std::filesystem::path directory, uint64_t memory_bytes, Shape shape);
   ~Planes();
 
   bool has(int64_t layer) const { return planes_.contains(layer); }
   std::vector<int64_t> layers() const;
 
-  /// One plane is written at a time: rows in any order, each once; `finish` makes it one that `has` knows.
+  /// Begins to write a plane. One plane is written at a time, its rows in any order, each once; after `finish`, `has`
+  /// returns true for it.
   void begin(int64_t layer);
   void write(int64_t row, const at::Tensor& x_TD);
   void finish();
@@ -46,7 +47,7 @@ class Planes {
 
  private:
   struct Plane {
-    at::Tensor values_RD;  // undefined where the plane is a file
+    at::Tensor values_RD;  // undefined if the plane is a file
     std::unique_ptr<io::SafetensorsFile> file;
   };
   std::filesystem::path path_of(int64_t layer) const;

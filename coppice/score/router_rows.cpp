@@ -32,25 +32,27 @@ void check_settings(const families::Model& model, const RouterRowSettings& s) {
   if (model.config.is_moe()) {
     throw Error(ErrorCode::kUnsupported,
                 cat(model.checkpoint.directory(), ": a ", model.config.family->model_type,
-                    " model has routers already; wanted a dense model that `coppice convert` takes"));
+                    " model has routers already; wanted a dense model that `coppice convert` supports"));
   }
   const auto length = static_cast<uint64_t>(s.sequence_length);
   if (s.sequence_length < 1 || s.sequence_length > model.config.max_positions) {
-    refuse(cat("sequence-length: ", s.sequence_length, "; wanted 1 to the model's ", model.config.max_positions));
+    refuse(cat("sequence-length: ", s.sequence_length, "; wanted at most the model's length, ",
+               model.config.max_positions));
   }
   if (s.tokens == 0 || s.tokens % length != 0 || s.tokens > families::kMaxCount) {
     refuse(cat("tokens: ", s.tokens, "; wanted a multiple of the sequence length, ", length, ", up to ",
                families::kMaxCount));
   }
   if (s.clusters < 2 || static_cast<uint64_t>(s.clusters) > s.tokens) {
-    refuse(cat("clusters: ", s.clusters, "; wanted 2 to the number of tokens, ", s.tokens));
+    refuse(cat("clusters: ", s.clusters, "; wanted at least 2 and at most the number of tokens, ", s.tokens));
   }
   if (!(s.std > 0) || !std::isfinite(s.std)) refuse(cat("std: ", s.std, "; wanted a number above 0"));
 }
 
 namespace {
 
-/// The centres less their mean, so long that over the experts the logits of x vary as those of rows of N(0, std).
+/// The centres minus their mean, scaled so that the logits of x vary over the experts as much as those of random rows
+/// of N(0, std).
 at::Tensor rows_of(const at::Tensor& x_TD, const at::Tensor& centre_GD, double std) {
   const auto row_GD = centre_GD - centre_GD.mean(0, true);
   const double logits = at::mm(x_TD, row_GD.t()).var(1, false).sum(at::kDouble).item<double>();
@@ -69,7 +71,7 @@ std::vector<LayerClusters> cluster_inputs(const families::Model& model, const st
   const nn::LayeredDecoder decoder(model, settings.dtype);
   const at::NoGradGuard no_grad;
   const auto passes = batches.passes();
-  std::vector<at::Tensor> x_TD;  // of each pass: what enters the present layer
+  std::vector<at::Tensor> x_TD;  // the input of the current layer, by pass
   nn::at_border([&] {
     const auto embedding = decoder.load_embedding();
     for (const Pass& pass : passes) x_TD.push_back(embedding.embed(batches.read(pass).tokens_BS));
@@ -91,8 +93,8 @@ std::vector<LayerClusters> cluster_inputs(const families::Model& model, const st
       }
       if (!input_TD.isfinite().all().item<bool>()) {
         throw Error(ErrorCode::kNonFinite,
-                    cat(model.checkpoint.directory(), ": NaN or infinity enters the feed-forward ", "part of layer ",
-                        layer, "; wanted a model that computes finite numbers"));
+                    cat(model.checkpoint.directory(), ": the input of the feed-forward ", "part of layer ", layer,
+                        " has NaN or infinity; wanted a model that computes finite numbers"));
       }
       auto clusters =
           spherical_k_means(input_TD, {.clusters = settings.clusters, .seed = settings.seed, .stream = layer});

@@ -25,8 +25,8 @@ void check(const families::Model& model, const ScoreSettings& settings) {
   }
   if (settings.batches < 1) refuse("batches: 0; wanted 1 or more");
   if (settings.sequence_length < 1 || settings.sequence_length > model.config.max_positions) {
-    refuse(
-        cat("sequence-length: ", settings.sequence_length, "; wanted 1 to the model's ", model.config.max_positions));
+    refuse(cat("sequence-length: ", settings.sequence_length, "; wanted at most the model's length, ",
+               model.config.max_positions));
   }
   if (settings.batch_tokens > 0 && settings.batches > families::kMaxCount / settings.batch_tokens) {
     refuse(cat("batches: ", settings.batches, " of ", settings.batch_tokens, " tokens; wanted at most ",
@@ -77,7 +77,7 @@ plan::Scores begin_scores(const families::Model& model, const std::vector<data::
   return scores;
 }
 
-// How the memory is shared out: half for the layers in memory at once, what they leave for activations.
+// How memory is divided: half for the layers in memory at a time, the rest for activations.
 struct Memory {
   uint64_t segment = 0, activations = 0;
 };
@@ -94,7 +94,7 @@ Memory share_out(const nn::LayeredDecoder& decoder, int64_t layers, const ScoreS
   return out;
 }
 
-// Planes of an earlier run that nothing will read.
+// Planes of an earlier run that are no longer needed.
 void forget(Planes& planes, const std::function<bool(int64_t)>& is_needed) {
   for (const int64_t layer : planes.layers()) {
     if (!is_needed(layer)) planes.remove(layer);
@@ -126,7 +126,7 @@ plan::Scores score_model(const families::Model& model, const std::vector<data::T
   const Memory memory = share_out(decoder, left, settings);
   const auto directory = partial ? partial->directory() : std::filesystem::path();
   Planes activations("activations", directory, memory.activations, shape);
-  Planes gradients("gradient", directory, 0, shape);  // always on disk, to go on from
+  Planes gradients("gradient", directory, 0, shape);  // always on disk, to resume from
   forget(activations, [&](int64_t layer) { return layer < left; });
   forget(gradients, [&](int64_t layer) { return layer == left; });
 

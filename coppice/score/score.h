@@ -15,25 +15,26 @@ struct ScoreSettings {
   uint64_t batches = 10;
   uint64_t batch_tokens = 8192;
   int64_t sequence_length = 256;
-  bool reset_attention = false;  ///< documents in a window do not see each other
-  uint64_t seed = 0;             ///< of the choice of windows
+  bool reset_attention = false;  ///< attention stays within a document
+  uint64_t seed = 0;             ///< random seed of the chosen windows
   nn::ComputeDtype dtype = nn::ComputeDtype::kF32;
-  uint64_t max_memory_bytes = 0;  ///< for weights, gradients and kept activations; 0: half of the machine's
-  /// Where the result will be; what does not fit in memory, and what a killed run has done, lie beside it. Empty: all
-  /// activations stay in memory.
+  /// Limit for weights, gradients and kept activations; 0: half of the machine's memory.
+  uint64_t max_memory_bytes = 0;
+  /// Path of the result. Activations that do not fit into memory, and the finished work of a killed run, are kept
+  /// beside it. Empty: all activations stay in memory.
   std::filesystem::path out = {};
-  bool resume = false;  ///< go on where a killed run of the same work was; a stopped one leaves what it has
+  bool resume = false;  ///< continue a killed run of the same work
 };
 
-/// Every utility metric of every expert from the gradients of the mean token loss over calibration batches (methods.md
-/// section 2), and what the routers did.
+/// Computes every utility metric of every expert, from the gradients of the mean token loss over calibration batches
+/// and from the routers' choices (docs/score.md).
 ///
-/// Every batch is `batch_tokens` tokens of windows that `seed` picks. Metrics that a batch has of its own
-/// (batch_fisher, load, gate_mass, output_error) are stored as sums over batches, with sums of squares for their
-/// variance; approx_fisher takes Adam's second moments from the checkpoint's optimizer state, else the mean over
-/// batches of squared gradients. Neither memory nor a resumed run changes a bit.
-/// Memory   `max_memory_bytes`, but one layer with its gradients at least, and the activations of a pass of some 2,048
-///          tokens through the layers in memory. What more activations there are goes to disk.
+/// Every batch has `batch_tokens` tokens, in windows chosen by `seed`. batch_fisher, load, gate_mass and output_error
+/// have one value per batch; their sums and sums of squares over batches are stored. approx_fisher uses Adam's second
+/// moments from the checkpoint's optimizer state, or else the mean over batches of squared gradients. The memory limit
+/// and a resume do not change a bit of the result.
+/// Memory   `max_memory_bytes`, but at least one layer with its gradients and the activations of a pass of about 2,048
+///          tokens through the layers in memory. Further activations go to disk.
 /// Threads  at::get_num_threads().
 /// Throws   Error{kUnsupported} for a dense model; Error{kUsage} for sizes that do not fit; Error{kNonFinite};
 ///          Error{kIo}; Error{kInterrupted}.

@@ -22,7 +22,7 @@ at::Tensor of_length_one(const at::Tensor& x_ND) {
   return x_ND / at::linalg_vector_norm(x_ND, 2, {1}, true).clamp_min(kLeastLength);
 }
 
-/// The row that a uniform draw falls on, rows being as wide as their weights.
+/// The index of a row chosen with probability proportional to its weight.
 int64_t draw(const at::Tensor& weight_T, double uniform) {
   const auto sum_T = weight_T.to(at::kDouble).cumsum(0);
   const auto* const begin = sum_T.const_data_ptr<double>();
@@ -45,7 +45,7 @@ at::Tensor first_centres(const at::Tensor& unit_TD, const ClusterSettings& setti
   return centre_GD;
 }
 
-/// Gives each cluster without rows the row that is farthest from its centre.
+/// Gives each empty cluster the row with the largest distance from its centre.
 void fill_empty(std::vector<int64_t>& sizes, const at::Tensor& index_T, const at::Tensor& cosine_T) {
   auto* const index = index_T.mutable_data_ptr<int64_t>();
   auto* const cosine = cosine_T.mutable_data_ptr<float>();

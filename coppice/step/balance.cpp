@@ -14,7 +14,7 @@ std::span<float> bias_of(const at::Tensor& bias_E) {
   return {bias_E.mutable_data_ptr<float>(), static_cast<size_t>(bias_E.numel())};
 }
 
-/// The highest bias of each expert's lineage, [E].
+/// The highest bias among each expert's lineage (experts with the same parent), [E].
 std::vector<float> highest_of_lineage(std::span<const float> bias, std::span<const uint32_t> parents) {
   COPPICE_CHECK(bias.size() == parents.size());
   std::map<uint32_t, float> highest;
@@ -61,11 +61,11 @@ BalanceKind balance_kind(std::string_view name, const families::ModelConfig& con
   }
   if (!config.is_moe()) {
     throw Error(ErrorCode::kUsage, cat("balance.kind: '", name, "' for a ", config.family->model_type,
-                                       " model, which has no experts to balance (use auto or none)"));
+                                       " model, which has no experts (use auto or none)"));
   }
   if (name == "loss_free" && !has_bias) {
-    throw Error(ErrorCode::kUsage, cat("balance.kind: 'loss_free' needs a selection bias, which a ",
-                                       config.family->model_type, " checkpoint has no place for (use aux)"));
+    throw Error(ErrorCode::kUsage, cat("balance.kind: 'loss_free' requires a selection bias, which ",
+                                       config.family->model_type, " does not have (use aux)"));
   }
   return name == "aux" ? BalanceKind::kAux : BalanceKind::kLossFree;
 }
@@ -89,7 +89,8 @@ void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_N, 
   const int64_t total = std::accumulate(counts.begin(), counts.end(), int64_t{0});
   for (size_t e = 0; e < bias.size(); ++e) {
     const int64_t count = counts[group_of.empty() ? e : group_of[e]];
-    const int64_t excess = count * static_cast<int64_t>(counts.size()) - total;  // in integers: even is exactly even
+    const int64_t excess =
+        count * static_cast<int64_t>(counts.size()) - total;  // in integers, so that an even load gives exactly 0
     const int sign = (excess < 0) - (excess > 0);
     bias[e] += static_cast<float>(rate) * static_cast<float>(sign);
   }

@@ -16,7 +16,7 @@ std::span<const int64_t> integers(const at::Tensor& t) {
   return {t.const_data_ptr<int64_t>(), static_cast<size_t>(t.numel())};
 }
 
-/// Every copy with its parent's first child.
+/// Pairs of every copy and its parent's first child.
 std::vector<std::pair<size_t, size_t>> copies_and_firsts(std::span<const uint32_t> parents) {
   std::vector<std::pair<size_t, size_t>> out;
   std::vector<size_t> first(parents.size(), parents.size());
@@ -31,7 +31,7 @@ std::vector<std::pair<size_t, size_t>> copies_and_firsts(std::span<const uint32_
   return out;
 }
 
-/// Overlap of two sorted lists of ids, as mixtures.
+/// The overlap of two sorted lists of ids as distributions.
 double mixture_overlap(const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
   double sum = 0;
   size_t i = 0, j = 0;

@@ -1,6 +1,6 @@
 #pragma once
 
-// What one MoE layer did in a step, in a few numbers whatever the count of experts. T tokens, E experts, K choices.
+// Summary metrics of one MoE layer in a step, independent of the number of experts. T tokens, E experts, K choices.
 
 #include <ATen/core/Tensor.h>
 
@@ -13,25 +13,26 @@
 
 namespace coppice::step {
 
-/// Largest load above the even one, as a share of it: max(count) / mean(count) - 1; 0 without tokens.
+/// The largest load relative to an even load: max(count) / mean(count) - 1; 0 without tokens.
 ///
 /// Source   MaxVio of arXiv:2408.15664.
 double max_violation(const at::Tensor& count_E);
 
-/// Entropy of the shares of load over log E: 1 where all are equal, 0 where one expert has all; 1 without tokens.
+/// The entropy of the shares of load divided by log E: 1 if all are equal, 0 if one expert has all tokens; 1 without
+/// tokens.
 double load_entropy(const at::Tensor& count_E);
 
-/// Share of the experts with a count of 0.
+/// The share of experts with a count of 0.
 double dead_share(const at::Tensor& count_E);
 
-/// Mean over tokens of the number of different parents among the chosen experts.
+/// The number of different parents among the chosen experts, mean over tokens.
 ///
 /// Shapes   index_TK int64; parents [E].
 double effective_top_k(const at::Tensor& index_TK, std::span<const uint32_t> parents);
 
-/// How alike the tokens are that siblings get: mean over copies of sum over ids v of min(p(v), q(v)), where p and q are
-/// the shares of id v in the tokens of the copy and of its parent's first child. 1: the same mixture, 0: disjoint. No
-/// value where no pair of siblings got tokens.
+/// How similar the tokens of siblings are: the mean over copies of the sum over ids v of min(p(v), q(v)), where p and q
+/// are the shares of id v in the tokens of the copy and of its parent's first child. 1: the same distribution, 0:
+/// disjoint. No value if no pair of siblings got tokens.
 ///
 /// Shapes   index_TK and token_T int64.
 std::optional<double> routing_overlap(const at::Tensor& index_TK, const at::Tensor& token_T,

@@ -11,7 +11,7 @@
 namespace coppice::step {
 namespace {
 
-// [groups, elements of one group] of the same memory.
+// A view [groups, elements of one group] of the same memory.
 at::Tensor by_group(const at::Tensor& tensor, int64_t groups) { return tensor.view({groups, -1}); }
 
 }  // namespace
@@ -83,13 +83,14 @@ void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::Adam
   for (size_t i = 0; i < parameters.size(); ++i) {
     const nn::Parameter& p = parameters[i];
     ParameterState& state = states_[i];
-    if (p.master.numel() == 0) continue;                               // a shared expert of width 0
-    if (!state.grad.defined()) state.grad = at::zeros_like(p.master);  // decay and moments go on without it
+    if (p.master.numel() == 0) continue;  // a shared expert of width 0
+    if (!state.grad.defined())
+      state.grad = at::zeros_like(p.master);  // decay and moments continue with a zero gradient
     kernels::AdamwSettings own = settings;
     if (!p.decays()) own.weight_decay = 0;
     const auto groups = static_cast<int64_t>(state.steps.size());
     const bool separate = p.value.data_ptr() != p.master.data_ptr();
-    // Neighbouring groups of the same age are one call.
+    // Adjacent groups with the same step count share one call.
     for (int64_t begin = 0, end = 0; begin < groups; begin = end) {
       const int64_t age = state.steps[static_cast<size_t>(begin)];
       while (end < groups && state.steps[static_cast<size_t>(end)] == age) ++end;

@@ -1,7 +1,7 @@
 #pragma once
 
-// AdamW over the parameters of a decoder: fp32 master weights and moments, and a step count for every part that may be
-// of another age.
+// AdamW over the parameters of a decoder: fp32 master weights, moments, and a step count for every part that may have
+// been added later.
 
 #include <ATen/core/Tensor.h>
 
@@ -13,23 +13,26 @@
 
 namespace coppice::step {
 
-/// AdamW's memory of one parameter.
+/// AdamW's state of one parameter.
 struct ParameterState {
   at::Tensor exp_avg, exp_avg_sq;  ///< f32 or bf16, the parameter's shape
-  at::Tensor grad;  ///< of this step: that of its one micro-batch as it came (f32 or bf16), or `sum`; undefined if none
-  at::Tensor sum;   ///< f32, over several micro-batches
-  std::vector<int64_t> steps;  ///< updates so far: one a parameter; of experts and routers one an expert, so that a
-                               ///< grown expert has its own
+  /// This step's gradient: autograd's own tensor (f32 or bf16) with one micro-batch, an alias of `sum` with several,
+  /// undefined without a gradient.
+  at::Tensor grad;
+  at::Tensor sum;  ///< f32, sum over several micro-batches
+  /// Number of updates: one per parameter, but one per expert for experts and routers, so that a new expert has its
+  /// own.
+  std::vector<int64_t> steps;
 };
 
-/// Number of step counts a parameter has: its experts, or 1.
+/// The number of step counts of a parameter: its number of experts, or 1.
 int64_t num_step_groups(const nn::Parameter& parameter);
 
-/// The states lie beside the decoder's parameters: states()[i] belongs to parameters()[i], and every call takes those
-/// same parameters.
+/// The optimizer's states are parallel to the decoder's parameters: states()[i] belongs to parameters()[i], and every
+/// call must pass the same parameters.
 ///
-/// Memory   moments 8 bytes a parameter, 4 in bf16; gradients as the backward pass made them, 4 bytes more for sums over several
-///          micro-batches.
+/// Memory   moments 8 bytes per parameter, 4 in bf16; gradients in the dtype of the backward pass, and 4 bytes more for
+///          sums over several micro-batches.
 /// Threads  at::get_num_threads(); same bits for any number of them.
 class Optimizer {
  public:
@@ -39,17 +42,17 @@ class Optimizer {
   std::vector<ParameterState>& states() { return states_; }
   const std::vector<ParameterState>& states() const { return states_; }
 
-  /// Keeps the moments in another dtype from now on. `dtype` f32 or bf16 (rounded to nearest).
+  /// Converts the moments to `dtype`, f32 or bf16 (rounded to nearest), and keeps them so.
   void set_moment_dtype(at::ScalarType dtype);
   at::ScalarType moment_dtype() const;
 
-  /// Forgets the gradients summed so far.
+  /// Clears the summed gradients.
   void clear();
-  /// Takes the gradients that a backward pass left on the values; from the second time on adds them up in fp32.
+  /// Takes over the gradients of a backward pass; from the second call on, sums them in fp32.
   void accumulate(const std::vector<nn::Parameter>& parameters);
   /// Euclidean norm over all sums; fp64 in a fixed order.
   double grad_norm() const;
-  /// Whether an update was broken off: some parameters are a step ahead of others.
+  /// Whether an update was interrupted, so that some parameters are one step ahead of others.
   bool is_torn() const { return is_torn_; }
   /// One update from the sums, scaled so that their norm (`norm`, from grad_norm) is at most `clip` (0: any). Norms and
   /// biases do not decay.

@@ -34,7 +34,7 @@ double Schedule::rate(int64_t step) const {
   }
   const int64_t since = step - now.at;
   if (since <= now.warmup) return now.peak * static_cast<double>(since) / static_cast<double>(now.warmup);
-  double fall = 0;  // 0 at the peak, 1 at the lowest rate
+  double fall = 0;  // 0 at the peak rate, 1 at the lowest
   if (kind == ScheduleKind::kCosine) {
     const double done = static_cast<double>(since - now.warmup) / static_cast<double>(steps - now.at - now.warmup);
     fall = 0.5 - 0.5 * std::cos(std::numbers::pi * done);
@@ -46,7 +46,7 @@ double Schedule::rate(int64_t step) const {
 
 void Schedule::check() const {
   if (!(peak > 0 && peak <= std::numeric_limits<float>::max())) {
-    refuse(cat("optimizer.lr: ", peak, "; wanted a number above 0 that f32 holds"));
+    refuse(cat("optimizer.lr: ", peak, "; wanted a number above 0 within the range of f32"));
   }
   if (!(min_ratio >= 0 && min_ratio <= 1)) {
     refuse(cat("schedule.min_lr_ratio: ", min_ratio, "; wanted a number from 0 to 1"));
@@ -56,13 +56,14 @@ void Schedule::check() const {
   }
   if (warmup < 0) refuse(cat("schedule.warmup: ", warmup, "; wanted 0 or more steps"));
   if (warmup + anneal_steps() > steps) {
-    refuse(cat("schedule: ", warmup, " steps of warm-up and ", anneal_steps(), " of anneal do not fit into ", steps,
+    refuse(cat("schedule: ", warmup, " steps of warm-up and ", anneal_steps(), " of annealing do not fit into ", steps,
                " steps (set schedule.warmup or train.steps)"));
   }
   for (const Restart& restart : restarts) {
     if (restart.at + restart.warmup + anneal_steps() <= steps) continue;
-    refuse(cat("growth at step ", restart.at, ": ", restart.warmup, " steps of rewarmup do not end before the last ",
-               anneal_steps(), " of ", steps, " steps, the anneal (grow earlier, or lower rewarmup)"));
+    refuse(cat("growth at step ", restart.at, ": ", restart.warmup,
+               " steps of rewarmup overlap the annealing, the last ", anneal_steps(), " of ", steps,
+               " steps (expand earlier, or lower rewarmup)"));
   }
 }
 

@@ -17,7 +17,7 @@ namespace {
 
 struct MicroBatch {
   at::Tensor tokens_BS, target_BS;
-  at::Tensor start_BS;  // of documents; undefined unless asked for
+  at::Tensor start_BS;  // start positions of documents; undefined without reset_attention
 };
 
 MicroBatch read_batch(const data::Sampler& sampler, uint64_t first_sample, int64_t count, bool with_starts) {
@@ -37,7 +37,7 @@ void require_finite(std::string_view what, double value, int64_t step) {
   if (std::isfinite(value)) return;
   throw Error(ErrorCode::kNonFinite, cat("step ", step, ": the ", what, " is ", value,
                                          "; training has diverged (lower optimizer.lr, lengthen schedule.warmup, "
-                                         "or go on from the last good checkpoint with train.resume)"));
+                                         "or continue from the last good checkpoint with train.resume)"));
 }
 
 void add_counts(at::Tensor& sum, const at::Tensor& counts) { sum = sum.defined() ? sum + counts : counts; }
@@ -83,7 +83,7 @@ std::map<int64_t, std::vector<int64_t>> expert_counts(const std::map<int64_t, La
   return out;
 }
 
-// How often each expert is chosen in this batch, by a forward pass alone.
+// The number of times each expert is chosen in this batch, counted by a forward pass.
 std::map<int64_t, std::vector<int64_t>> count_batch(const nn::Decoder& model, const data::Sampler& sampler,
                                                     const StepSettings& settings, const Position& position) {
   StepReport counted;
@@ -98,8 +98,8 @@ std::map<int64_t, std::vector<int64_t>> count_batch(const nn::Decoder& model, co
   return expert_counts(counted.layers);
 }
 
-// What fills the loads of a batch up while it is not done: those of the batch before, or, if that is unknown, of this
-// one, counted beforehand. Of experts, or of lineages while they are routed by; f64.
+// The expected loads of the rest of a batch: those of the batch before or, if unknown, those of this batch counted
+// beforehand. Per expert, or per lineage under lineage-unique routing; f64.
 std::map<int64_t, at::Tensor> expected_counts(const nn::Decoder& model, const data::Sampler& sampler,
                                               const StepSettings& settings, const Position& position) {
   const auto counts = counts_all_experts(position, model.config()) ? position.expert_counts
@@ -115,7 +115,7 @@ std::map<int64_t, at::Tensor> expected_counts(const nn::Decoder& model, const da
   return out;
 }
 
-// The choices of the micro-batches before, and for the share of the batch that comes after this one, the expected ones.
+// The loads of the earlier micro-batches, plus the expected loads of the micro-batches after this one.
 std::map<int64_t, at::Tensor> counts_elsewhere(const std::map<int64_t, at::Tensor>& expected, const StepReport& report,
                                                double share_left) {
   std::map<int64_t, at::Tensor> out;
@@ -134,7 +134,8 @@ double batch_aux_loss(const StepReport& report, int64_t tokens, int64_t top_k, n
   return nn::balancing_loss(balance, tokens, top_k, form).item<double>();
 }
 
-// Forward and backward over the whole batch. Gradients are left in the optimizer's sums, the rest in `report`.
+// Forward and backward passes over the whole batch. Leaves the gradients in the optimizer's sums and everything else in
+// `report`.
 void accumulate_batch(nn::Decoder& model, Optimizer& optimizer, const data::Sampler& sampler,
                       const StepSettings& settings, const Position& position, StepReport& report) {
   nn::ForwardOptions forward;
@@ -201,11 +202,9 @@ StepReport train_step(nn::Decoder& model, Optimizer& optimizer, const data::Samp
   if (settings.gradient_limit > 0 && report.grad_norm > settings.gradient_limit) {
     throw GradientLimitError(ErrorCode::kNonFinite,
                              cat("step ", position.step + 1, ": the gradient norm is ", report.grad_norm,
-                                 "; optimizer.spike_limit "
-                                 "allows ",
-                                 settings.gradient_limit,
-                                 " after the steps before (lower optimizer.lr, look at the "
-                                 "batch, or raise the limit and go on with train.resume)"));
+                                 "; optimizer.spike_limit allows ", settings.gradient_limit,
+                                 " after the steps before (lower optimizer.lr, check the batch, or raise the limit and "
+                                 "continue with train.resume)"));
   }
 
   kernels::AdamwSettings adamw = settings.adamw;

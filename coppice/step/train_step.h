@@ -15,59 +15,60 @@
 
 namespace coppice::step {
 
-/// What a training step does, apart from model and data.
+/// The settings of a training step.
 struct StepSettings {
-  int64_t batch = 1, micro_batch = 1;  ///< sequences an optimizer step and a forward pass; the last pass may have fewer
+  int64_t batch = 1,
+          micro_batch = 1;  ///< sequences per optimizer step, and per forward pass (the last pass may be smaller)
   Schedule schedule;
   kernels::AdamwSettings adamw;  ///< lr comes from the schedule
-  double clip = 0;               ///< gradients are scaled down to this norm, 0: never
-  double gradient_limit = 0;     ///< a larger norm ends the run, 0: none does
+  double clip = 0;               ///< gradients are scaled down to this norm; 0: never
+  double gradient_limit = 0;     ///< a larger gradient norm stops the run; 0: never
   BalanceKind balance = BalanceKind::kNone;
   double balance_rate = 0;
   bool recentre = false;
   double aux_coef = 0, z_coef = 0;
   nn::BalanceForm balance_form = nn::BalanceForm::kPerLayer;  ///< of the auxiliary loss
   bool recompute = false;
-  bool reset_attention = false;                       ///< documents in a sequence do not see each other
-  bool keep_routing = false;                          ///< StepReport says which experts every token chose
+  bool reset_attention = false;                       ///< attention stays within a document
+  bool keep_routing = false;                          ///< report the experts that every token chose
   std::shared_ptr<const nn::LineageRouting> lineage;  ///< null: plain top-K
-  std::optional<Waking> waking;                       ///< while dormant copies wake; loss-free balancing only
+  std::optional<Waking> waking;                       ///< set while dormant copies wake; only with loss-free balancing
 };
 
-/// What one MoE layer did in a step. T tokens of the batch, E experts, K choices.
+/// The routing of one MoE layer in a step. T tokens of the batch, E experts, K choices.
 struct LayerLoad {
   at::Tensor count_E;        ///< int64, (token, slot) pairs
-  at::Tensor balance_count;  ///< int64, by lineage under lineage routing, else count_E
-  at::Tensor balance_score;  ///< f64, sum over tokens of what the auxiliary loss spreads evenly; only with that loss
+  at::Tensor balance_count;  ///< int64, per lineage under lineage-unique routing, else count_E
+  at::Tensor balance_score;  ///< f64, sum over tokens of the scores in the auxiliary loss; only with that loss
   at::Tensor index_TK;       ///< int64; only with keep_routing
 };
 
 struct StepReport {
   double loss = 0;      ///< mean token loss of the batch
-  double aux_loss = 0;  ///< of the whole batch's loads and probabilities, before its coefficient
+  double aux_loss = 0;  ///< for the loads and probabilities of the whole batch, without its coefficient
   double z_loss = 0;
   double lr = 0, grad_norm = 0;
   std::map<int64_t, LayerLoad> layers;  ///< by MoE layer
   at::Tensor token_T;                   ///< int64, the batch; only with keep_routing
 };
 
-/// A gradient norm above the limit: the batch is at fault or the limit, not the steps before.
+/// A gradient norm above the limit. The batch or the limit is the cause, so the steps before are good.
 class GradientLimitError : public Error {
  public:
   using Error::Error;
 };
 
-/// One optimizer step: forward and backward over the batch at `position`, clipping, AdamW, balancing; then moves
-/// `position` on.
+/// One optimizer step: forward and backward passes over the batch at `position`, clipping, AdamW, balancing; then
+/// advances `position`.
 ///
 /// The batch is the sampler's next `batch` windows; gradients are those of the mean over its tokens. The auxiliary loss
-/// is that of the batch's loads; a micro-batch knows the choices up to it, and for the share that is left expects those
-/// of the batch before (`position.expert_counts`; of the first batch, and of the first after a growth, a forward pass
-/// counts them beforehand). The report's auxiliary loss is exact.
+/// uses the loads of the whole batch. A micro-batch knows the loads up to itself; for the rest of the batch it uses
+/// those of the batch before (`position.expert_counts`). For the first batch, and the first after an expansion, a
+/// forward pass counts them beforehand. The report's auxiliary loss is exact.
 /// Threads  at::get_num_threads().
 /// Throws   Error{kNonFinite} naming the step if loss or gradient is NaN or infinite, GradientLimitError of that code
-///          if the gradient is above the limit; Error{kFormat} naming the token file and position of an id that the
-///          model has not; nothing has changed then.
+///          if the gradient is above the limit; Error{kFormat} naming the token file and position of an id outside the
+///          model's vocabulary. After an exception nothing has changed.
 StepReport train_step(nn::Decoder& model, Optimizer& optimizer, const data::Sampler& sampler,
                       const StepSettings& settings, Position& position);
 

@@ -10,9 +10,9 @@
 namespace coppice::step {
 namespace {
 
-constexpr size_t kNorms = 100;      // of these the median
-constexpr size_t kLeastNorms = 20;  // before there is one
-constexpr double kSpike = 10;       // times the median: worth a warning
+constexpr size_t kNorms = 100;      // number of norms for the median
+constexpr size_t kLeastNorms = 20;  // least number of norms for a median
+constexpr double kSpike = 10;       // times the median: gives a warning
 
 }  // namespace
 
@@ -30,7 +30,7 @@ std::vector<Warning> Watch::look(int64_t step, const StepReport& report) {
     warnings.push_back({"gradient_spike",
                         cat("step ", step, ": the gradient norm is ", fixed_text(report.grad_norm, 3), ", ",
                             fixed_text(report.grad_norm / median, 0), " times the median of the last ", norms_.size(),
-                            " steps (lower optimizer.lr or optimizer.clip if this goes on)"),
+                            " steps (lower optimizer.lr or optimizer.clip if this continues)"),
                         std::move(fields)});
   }
   norms_.push_back(report.grad_norm);
@@ -51,8 +51,8 @@ std::vector<Warning> Watch::look(int64_t step, const StepReport& report) {
     fields["layer"] = layer;
     fields["experts"] = Json::array(std::move(dead));
     warnings.push_back({"dead_experts",
-                        cat("step ", step, ": layer ", layer, ": no token for ", dead_after_, " steps: experts ",
-                            fields["experts"].dump(), " (raise balance.rate or balance.aux_coef)"),
+                        cat("step ", step, ": layer ", layer, ": experts without a token for ", dead_after_,
+                            " steps: ", fields["experts"].dump(), " (raise balance.rate or balance.aux_coef)"),
                         std::move(fields)});
   }
   return warnings;
@@ -87,10 +87,10 @@ void Watch::restore(const Json& memory, const families::ModelConfig& config) {
                       std::ranges::all_of(of_layer, [](int64_t count) { return count >= 0; });
     if (!fits) {
       refuse(cat("steps without a token of layer ", layer, ": found ", steps->dump(), "; wanted ", config.num_experts,
-                 " counts of a layer with experts"));
+                 " counts of an MoE layer"));
     }
   }
-  if (idle_.size() != idle.members().size()) refuse("names a layer that the model has not");
+  if (idle_.size() != idle.members().size()) refuse("has a layer that the model does not have");
 }
 
 }  // namespace coppice::step

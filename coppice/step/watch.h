@@ -10,40 +10,41 @@
 
 namespace coppice::step {
 
-/// Something that a step shows and that may go unnoticed in its loss.
+/// A problem in a step that its loss may not show.
 struct Warning {
   std::string event;    ///< name in metrics.jsonl
   std::string message;  ///< what was found and what to do
   Json fields;
 };
 
-/// Looks at every step for exploding gradients and dead experts.
+/// Checks every step for exploding gradients and dead experts.
 class Watch {
  public:
-  /// `dead_after` steps without a token make an expert dead; 0: none is. A gradient norm above `spike_limit` times the
-  /// recent median stops the run; 0: none does.
+  /// An expert is dead after `dead_after` steps without a token; 0: never. A gradient norm above `spike_limit` times
+  /// the recent median stops the run; 0: never.
   Watch(int64_t dead_after, double spike_limit) : dead_after_(dead_after), spike_limit_(spike_limit) {}
 
-  /// The largest norm that the next step may have; 0: any.
+  /// The largest allowed gradient norm of the next step; 0: no limit.
   double gradient_limit() const { return spike_limit_ * median_norm(); }
-  /// Each spike; each dead expert once, when it has been without tokens for so long.
+  /// A warning for each spike, and one for each dead expert when it becomes dead.
   std::vector<Warning> look(int64_t step, const StepReport& report);
-  /// The experts are others now.
+  /// Forgets the counts of experts, after an expansion.
   void forget_experts() { idle_.clear(); }
 
-  /// What it remembers of the steps so far: {"grad_norms": [...], "idle": {layer: [steps without a token, by expert]}}.
+  /// The state that is saved in checkpoints: {"grad_norms": [...], "idle": {layer: [steps without a token, by
+  /// expert]}}.
   Json memory() const;
-  /// Goes on from that of a model of `config`.
+  /// Restores a saved state for a model with `config`.
   ///
-  /// Throws   Error{kFormat} where it is no such memory.
+  /// Throws   Error{kFormat} if it is not such a state.
   void restore(const Json& memory, const families::ModelConfig& config);
 
  private:
-  double median_norm() const;  // of the last steps; 0 before there are enough
+  double median_norm() const;  // median of the last steps; 0 before there are enough
 
   int64_t dead_after_;
   double spike_limit_;
-  std::vector<double> norms_;                     // of the last steps
+  std::vector<double> norms_;                     // gradient norms of the last steps
   std::map<int64_t, std::vector<int64_t>> idle_;  // by layer: steps without a token, [E]
 };
 

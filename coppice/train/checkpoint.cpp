@@ -30,7 +30,7 @@ Dtype dtype_of(const nn::Decoder& model) {
   return model.dtype() == nn::ComputeDtype::kBf16 ? Dtype::kBf16 : Dtype::kF32;
 }
 
-// The shards of a plan, all open; tensors come in any order.
+// All shards of a checkpoint, open at once; tensors may be written in any order.
 class ShardWriters {
  public:
   ShardWriters(const fs::path& directory, const io::ShardPlan& plan) {
@@ -64,19 +64,18 @@ std::vector<io::TensorInfo> weight_tensors(const nn::Decoder& model) {
   return out;
 }
 
-/// Of what a file of `dtype` is to hold; none of it may round to infinity either.
+/// Checks values before they are written as `dtype`; they must not round to infinity either.
 void require_finite(std::string_view tensor, std::span<const float> values, Dtype dtype) {
   const float most = dtype == Dtype::kBf16 ? 0x1.FEFFFEp127f : std::numeric_limits<float>::max();
   const auto is_bad = [most](float x) { return !(std::abs(x) <= most); };
   bool any = false;
-  for (const float x : values) any |= is_bad(x);  // without a way out, so that it is as fast as memory
+  for (const float x : values) any |= is_bad(x);  // without an early exit, so that it runs at memory speed
   if (!any) return;
   const float bad = *std::ranges::find_if(values, is_bad);
-  throw Error(
-      ErrorCode::kNonFinite,
-      cat("'", tensor, "' holds ", static_cast<double>(bad), "; wanted finite numbers of ", io::dtype_name(dtype),
-          ": training has diverged (lower optimizer.lr or balance.rate, and go on from the last good "
-          "checkpoint with train.resume)"));
+  throw Error(ErrorCode::kNonFinite, cat("'", tensor, "' holds ", static_cast<double>(bad),
+                                         "; wanted finite numbers of ", io::dtype_name(dtype),
+                                         ": training has diverged (lower optimizer.lr or balance.rate, and continue "
+                                         "from the last good checkpoint with train.resume)"));
 }
 
 void write_weights(const fs::path& directory, const nn::Decoder& model) {
@@ -101,7 +100,7 @@ struct Place {
   const step::ParameterState* state;
   const nn::Parameter::Slice* slice;
 
-  // One expert's count, or all that the parameter has.
+  // The step count of one expert, or all step counts of the parameter.
   std::span<const int64_t> steps() const {
     const std::span<const int64_t> all(state->steps);
     return slice->slot.expert >= 0 ? all.subspan(static_cast<size_t>(slice->slot.expert), 1) : all;
@@ -163,7 +162,7 @@ void write_optimizer(const fs::path& directory, const std::vector<Place>& all,
   writers.finish();
 }
 
-// The configuration with the dtype of the file, under the key it has already.
+// The configuration with the dtype of the file, under the key that it already uses.
 Json config_with_dtype(const nn::Decoder& model) {
   Json config = model.config().json;
   const char* name = dtype_of(model) == Dtype::kBf16 ? "bfloat16" : "float32";
@@ -229,7 +228,7 @@ void write_checkpoint(const fs::path& target, const nn::Decoder& model, const st
     write_optimizer(trainer, all, tensors, masters);
   } catch (const Error& bad) {
     if (bad.code != ErrorCode::kNonFinite) throw;
-    throw Error(bad.code, cat(target, ": is not written: ", bad.what()));
+    throw Error(bad.code, cat(target, ": was not written: ", bad.what()));
   }
   io::write_file_atomically(trainer / io::kTrainerFile, state.to_json().dump(2) + "\n");
   for (const auto& [name, text] : companions.files) io::write_file_atomically(out.path() / name, text);
@@ -241,8 +240,9 @@ void write_checkpoint(const fs::path& target, const nn::Decoder& model, const st
 Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype) {
   const auto state = models::OptimizerState::open(model);
   if (!state) {
-    throw Error(ErrorCode::kNotFound, cat(model.checkpoint.directory(), ": no ", io::kTrainerFolder,
-                                          "/ with the state of a run (use train.start=fresh for its weights alone)"));
+    throw Error(ErrorCode::kNotFound,
+                cat(model.checkpoint.directory(), ": no ", io::kTrainerFolder,
+                    "/ with the state of a run (use train.start=fresh to read only the weights)"));
   }
   Restored out{nn::Decoder(model.config, dtype, fill_from(model, *state)), step::Optimizer({})};
   const auto& parameters = out.model.parameters();

@@ -1,6 +1,6 @@
 #pragma once
 
-// A checkpoint: a Hugging Face model directory, and in its trainer/ what training needs to go on.
+// A checkpoint: a Hugging Face model directory whose trainer/ has the state that training needs to continue.
 
 #include <filesystem>
 #include <map>
@@ -15,7 +15,7 @@
 
 namespace coppice::train {
 
-/// What a checkpoint carries beside weights and optimizer.
+/// The contents of a checkpoint besides weights and optimizer state.
 struct Companions {
   std::map<std::string, std::string> files;  ///< tokenizer files: name, contents
   std::optional<Json> lineage;               ///< coppice.json
@@ -25,8 +25,8 @@ struct Companions {
 /// trainer/.
 ///
 /// Memory   one tensor at a time.
-/// Throws   Error{kIo}: disk full ...; Error{kNonFinite} naming a tensor that is no number, or none in the file's dtype;
-///          nothing is left under the final name nor beside it.
+/// Throws   Error{kIo}: disk full ...; Error{kNonFinite} naming a tensor with values that are not finite in the file's
+///          dtype; no files remain then.
 void write_checkpoint(const std::filesystem::path& target, const nn::Decoder& model, const step::Optimizer& optimizer,
                       const TrainerState& state, const Companions& companions);
 
@@ -34,7 +34,7 @@ struct Restored {
   nn::Decoder model;  ///< from the fp32 masters
   step::Optimizer optimizer;
 };
-/// What training goes on from.
+/// Loads the state from which training continues.
 ///
 /// Throws   Error{kNotFound} if the checkpoint has no trainer/; Error{kFormat, kShape, kNonFinite} naming the tensor.
 Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype);

@@ -12,7 +12,7 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// What a checkpoint is written from, apart from the model that trains on.
+/// A copy of the state to write a checkpoint from, while training continues with the model.
 struct Snapshot {
   nn::Decoder model;
   step::Optimizer optimizer;
@@ -39,7 +39,7 @@ Snapshot snapshot_of(const nn::Decoder& model, const step::Optimizer& optimizer)
 void CheckpointWriter::write(const std::filesystem::path& target, const nn::Decoder& model,
                              const step::Optimizer& optimizer, const TrainerState& state, const Companions& companions,
                              bool background) {
-  COPPICE_CHECK(!begun_, "finished() has not been asked for the checkpoint before");
+  COPPICE_CHECK(!begun_, "finished() was not called for the checkpoint before");
   start_ = Clock::now();
   begun_ = Written{.path = target, .step = state.position.step};
   if (!background) {

@@ -9,27 +9,28 @@
 
 namespace coppice::train {
 
-/// Writes checkpoints beside training: from a copy of the state, in a thread of its own.
+/// Writes checkpoints in a thread of its own, from a copy of the state, while training continues.
 ///
-/// Memory   that copy while one is being written: 12 bytes a parameter.
-/// Threads  one, beside those that train.
+/// Memory   the copy, while a checkpoint is being written: 12 bytes per parameter.
+/// Threads  one, besides those of training.
 class CheckpointWriter {
  public:
   struct Written {
     std::filesystem::path path;
     int64_t step = 0;
-    double seconds = 0;          ///< from the start to its appearance
-    double blocked_seconds = 0;  ///< of these, how long `write` took
+    double seconds = 0;          ///< from the start until it was complete
+    double blocked_seconds = 0;  ///< of these, the time that `write` took
   };
 
-  /// Begins a checkpoint; waits for the one before. Without `background` it is complete on return, and nothing is
-  /// copied.
+  /// Begins a checkpoint, after waiting for the one before. Without `background` it is complete on return, and nothing
+  /// is copied.
   ///
   /// Throws   what writing the one before threw.
   void write(const std::filesystem::path& target, const nn::Decoder& model, const step::Optimizer& optimizer,
              const TrainerState& state, const Companions& companions, bool background);
 
-  /// The checkpoint that has appeared since the last call, if one has; with `wait`, the one that is being written.
+  /// The checkpoint that was completed since the last call, if there is one; with `wait`, waits for the one being
+  /// written.
   ///
   /// Throws   what writing it threw: Error{kIo} ...
   std::optional<Written> finished(bool wait);
@@ -37,7 +38,7 @@ class CheckpointWriter {
  private:
   std::optional<Written> begun_;
   std::chrono::steady_clock::time_point start_;
-  std::future<double> writing_;  // gives the seconds that it took
+  std::future<double> writing_;  // the seconds that it took
 };
 
 }  // namespace coppice::train

@@ -30,7 +30,7 @@ std::span<float> floats(const at::Tensor& tensor, int64_t begin, int64_t count) 
 
 bool grows(Role role) { return families::is_expert(role) || families::is_router(role); }
 
-// A model before growth, with its optimizer state: every expert's matrices, and the tensors of no expert.
+// The model before the expansion, with its optimizer state: the matrices of every expert, and all other tensors.
 class Before {
  public:
   struct Place {
@@ -64,7 +64,7 @@ class Before {
   std::map<std::tuple<Role, int64_t, int64_t>, Place> places_;
 };
 
-// Master weights of one expert in a tensor of the grown model, wherever they lie in it.
+// The master weights of one expert in a tensor of the expanded model, in any layout.
 void fill_expert(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, size_t expert,
                  std::span<float> out) {
   const Child& child = plan.layer(slot.layer).children.at(expert);
@@ -90,7 +90,7 @@ void fill_experts(const Before& before, const GrowthPlan& plan, const TensorSlot
     fill_expert(before, plan, slot, expert, out.subspan(expert * size, size));
 }
 
-// Master weights of one tensor of the grown model.
+// Master weights of one tensor of the expanded model.
 void fill_master(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, std::span<float> out) {
   const bool has_router_bias = before.model().config().routing.has_router_bias;
   const auto bytes = std::as_writable_bytes(out);
@@ -161,7 +161,7 @@ void grow(nn::Decoder& model, step::Optimizer& optimizer, const GrowthPlan& plan
   COPPICE_CHECK(model.config().num_experts == plan.experts_before);
   const at::NoGradGuard no_grad;
   const auto moment_dtype = optimizer.moment_dtype();
-  optimizer.set_moment_dtype(at::kFloat);  // as a checkpoint holds them
+  optimizer.set_moment_dtype(at::kFloat);  // as in a checkpoint
   const Before before(model, optimizer);
   const auto config = families::read_config(plan::grown_config(model.config(), plan), "growth");
   nn::Decoder grown(config, model.dtype(),

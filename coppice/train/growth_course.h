@@ -17,53 +17,54 @@
 
 namespace coppice::train {
 
-/// Parents of the experts, by MoE layer; empty before any growth.
+/// The parents of the experts, by MoE layer; empty before any expansion.
 using Parents = std::map<int64_t, std::vector<uint32_t>>;
 
-/// What a stage of growth came to.
+/// The result of planning a [[growth]] stage.
 struct PlannedGrowth {
   plan::GrowthPlan plan;
-  std::optional<plan::Scores> scores;  ///< where the selection looks at them; digests are left empty
+  std::optional<plan::Scores> scores;  ///< if the selection uses scores; digests are empty
 };
 
-/// Writes `directory`/plan.toml, which `coppice expand CHECKPOINT --plan` takes, and scores.json; replaces what an
-/// earlier, killed part of the run left there.
+/// Writes `directory`/plan.toml, which `coppice expand CHECKPOINT --plan` can read, and scores.json; replaces files
+/// that a killed run left there.
 ///
 /// Throws   Error{kIo}.
 void write_growth(const std::filesystem::path& directory, const PlannedGrowth& growth);
 
-/// Where a run stands among its growths, and what that means for its next step. Its model, optimizer, position and
-/// lineage are those of `start`.
+/// The expansions of a run and their effects on the next step: which expansions are done or due, and how far the
+/// handover is. Uses the model, optimizer, position and lineage in `start`.
 class GrowthCourse {
  public:
-  /// A model in the middle of a handover goes on from there: its coppice.json notes how far a release has come, or the
-  /// waking of dormant copies.
+  /// If the handover of the model is not complete, it continues: coppice.json records the progress of a release or of
+  /// waking dormant copies.
   ///
-  /// Throws   Error{kUsage}: a stage that lies behind the start or cannot be carried out, a handover without a growth,
-  ///          or another one than that which the model is in the middle of.
+  /// Throws   Error{kUsage}: a stage before the start or one that cannot be carried out, a handover without an
+  ///          expansion, or a handover that differs from the one in progress.
   GrowthCourse(const TrainOptions& options, const RunSettings& settings, Start& start, step::BalanceKind balance);
 
-  /// The stage that is due after the step that is done; null if none is.
+  /// The stage that is due after the last finished step; null if there is none.
   const GrowthStage* due() const;
-  /// Steps of the checkpoints from which the model grows.
+  /// The steps after which the model is expanded, which get a checkpoint.
   std::vector<int64_t> steps() const;
 
-  /// Scores the experts on the batches before and makes the plan of `stage`.
+  /// Scores the experts on the last batches and makes the plan of `stage`.
   ///
-  /// With a handover by lineage the router method is `copy` unless the stage names one; dormant copies are put to sleep.
+  /// With lineage-unique routing the router method is `copy` unless the stage sets one; with dormant copies it is
+  /// `dormant`.
   PlannedGrowth plan(const GrowthStage& stage, const data::Sampler& sampler);
-  /// Grows the model. `source_digest` is that of the checkpoint before, for the lineage.
+  /// Expands the model. `source_digest` is the digest of the checkpoint before, for the lineage.
   void carry_out(const plan::GrowthPlan& plan, const std::string& source_digest);
 
   // Of the next step:
   double balance_rate() const;
-  double lineage_share() const;                                       ///< of the tokens that choose by lineage
-  std::optional<step::Waking> waking() const;                         ///< while dormant copies wake
-  std::shared_ptr<const nn::LineageRouting> lineage_routing() const;  ///< null where that share is 0
+  double lineage_share() const;                ///< share of the tokens with lineage-unique routing
+  std::optional<step::Waking> waking() const;  ///< while dormant copies wake
+  std::shared_ptr<const nn::LineageRouting> lineage_routing() const;  ///< null if that share is 0
 
-  /// Of the newest growth; empty if there was none.
+  /// The parents of the newest expansion; empty if there was none.
   const Parents& parents() const { return parents_; }
-  /// coppice.json of a checkpoint written now.
+  /// The coppice.json of a checkpoint that is written now.
   std::optional<Json> lineage() const;
 
  private:
@@ -82,8 +83,9 @@ class GrowthCourse {
   Start& start_;
   Parents parents_;
   int64_t num_lineages_ = 0;
-  uint64_t routing_seed_;  // of lineage routing; another run's if this one goes on with its handover
-  mutable std::shared_ptr<const nn::LineageRouting> routing_;  // of the newest growth, with the share last asked for
+  uint64_t routing_seed_;  // seed of lineage-unique routing; that of an earlier run if this one continues its handover
+  mutable std::shared_ptr<const nn::LineageRouting>
+      routing_;  // for the newest expansion, with the share of the last call
 };
 
 }  // namespace coppice::train

@@ -11,7 +11,7 @@
 namespace coppice::train {
 namespace {
 
-// Forward and backward over all batches; only what is scored gets gradients meanwhile.
+// Forward and backward passes over all batches; only scored parameters get gradients.
 score::SumsByLayer sum_over(nn::Decoder& model, const score::Batches& batches) {
   for (nn::Parameter& p : model.parameters()) p.value.set_requires_grad(score::is_scored(p));
   const auto& config = model.config();

@@ -32,13 +32,13 @@ void check_numbers(const GrowthStage& stage, const std::string& name) {
   }
 }
 
-// Every expert of every MoE layer is worth as much as every other.
-plan::Scores equal_scores(const families::ModelConfig& config, const GrowthStage& stage) {
+// Scores that are equal for all experts of all MoE layers.
+plan::Scores equal_scores(const families::ModelConfig& config, const std::string& metric_name) {
   plan::Scores scores;
   scores.model_type = config.family->model_type;
   scores.layers = config.num_layers;
   scores.experts = config.num_experts;
-  auto& metric = scores.metrics[stage.metric.value_or(plan::GrowthOptions{}.metric)];
+  auto& metric = scores.metrics[metric_name];
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
     metric.fc1.sum[layer].assign(static_cast<size_t>(config.num_experts), 1.0);
@@ -50,24 +50,13 @@ plan::Scores equal_scores(const families::ModelConfig& config, const GrowthStage
 }  // namespace
 
 bool GrowthStage::needs_scores() const {
-  return split == 1 && score_batches > 0 && plan::selection_rule(select.value_or("waterfill")).needs_scores;
+  return split == 1 && score_batches > 0 && plan::selection_rule(rule().value_or("waterfill")).needs_scores;
 }
 
-plan::GrowthOptions GrowthStage::growth_options(uint64_t run_seed) const {
-  plan::GrowthOptions out{.experts = experts,
-                          .select = select,
-                          .max_duplicates = max_duplicates,
-                          .router_init = router_init,
-                          .order = order,
-                          .allow_regroup = allow_regroup,
-                          .scale_top_k = scale_top_k,
-                          .split = split};
-  out.temperature = temperature.value_or(out.temperature);
-  out.metric = metric.value_or(out.metric);
-  out.layer_selection = layer_selection.value_or(out.layer_selection);
-  out.expert_init = expert_init.value_or(out.expert_init);
-  out.balance_bias = balance_bias.value_or(out.balance_bias);
-  out.optimizer_state = optimizer_state.value_or(out.optimizer_state);
+plan::GrowthOptions GrowthStage::growth_options(const families::Routing& routing, uint64_t run_seed) const {
+  auto out = with_recipe(routing, true).growth_options();
+  out.scale_top_k = scale_top_k;
+  out.split = split;
   out.seed = seed.value_or(run_seed);
   return out;
 }
@@ -86,7 +75,7 @@ std::vector<GrowthStage> growth_stages(const Json& tables, int64_t steps) {
     const int64_t least = index == 0 ? 0 : stages[index - 1].at_step + 1;
     if (stage.at_step < least || stage.at_step >= steps) {
       throw Error(ErrorCode::kUsage, cat(name, ": wanted at_step from ", least, " to ", steps - 1,
-                                         ", behind the growth before it and with steps left to train"));
+                                         ", after the expansion before it and before the last step"));
     }
     check_numbers(stage, name);
   }
@@ -99,8 +88,9 @@ void check_stages(std::span<const GrowthStage> stages, const families::ModelConf
   for (const GrowthStage& stage : stages) {
     check_used(stage, now, balance, cat("growth at step ", stage.at_step));
     try {
-      const auto scores = equal_scores(now, stage);
-      const auto plan = plan::make_plan(now, stage.growth_options(run_seed), stage.needs_scores() ? &scores : nullptr);
+      const auto growth = stage.growth_options(now.routing, run_seed);
+      const auto scores = equal_scores(now, growth.metric);
+      const auto plan = plan::make_plan(now, growth, stage.needs_scores() ? &scores : nullptr);
       now = families::read_config(plan::grown_config(now, plan), "growth", now.family);
     } catch (const Error& error) {
       throw Error(error.code, cat("growth at step ", stage.at_step, ": ", error.what()));

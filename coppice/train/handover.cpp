@@ -26,7 +26,8 @@ HandoverPolicy policy_named(std::string_view name) {
 Handover Handover::from_options(std::string_view policy, int64_t steps) {
   const Handover out{policy_named(policy), steps};
   const bool releases = out.policy == HandoverPolicy::kRelease;
-  if (releases && steps < 1) refuse(cat("handover.steps: ", steps, "; wanted the steps of the release, 1 or more"));
+  if (releases && steps < 1)
+    refuse(cat("handover.steps: ", steps, "; wanted the number of steps of the release, 1 or more"));
   if (steps < 0) refuse(cat("handover.steps: ", steps, "; wanted 0 or more"));
   if (!releases && out.policy != HandoverPolicy::kDormant && steps != 0) {
     refuse(cat("handover.steps: ", steps, " has no effect with the policy '", policy, "' (leave it out)"));
@@ -45,12 +46,14 @@ std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Js
   if (share <= 0) return nullptr;
   const auto parents = lineage ? plan::newest_parents(*lineage) : std::nullopt;
   if (!parents) {
-    refuse(cat("handover.policy: the model has no growth behind it (", io::kLineageFile,
-               " names none); wanted a model that `coppice expand` made, or a [[growth]]"));
+    refuse(cat("handover.policy: the model was not expanded (", io::kLineageFile,
+               " records no expansion); wanted a model that `coppice expand` made, or a [[growth]]"));
   }
   const Json& step = lineage->at("steps").items().back();
   if (step.find("top_k_factor") != nullptr || step.find("split") != nullptr) {
-    refuse("handover.policy: the newest growth changed top-K too, and needs no handover (leave it out)");
+    refuse(
+        "handover.policy: the newest expansion also changed top-K and needs no handover (leave it "
+        "out)");
   }
   auto out = std::make_shared<nn::LineageRouting>();
   out->parents = *parents;
@@ -63,8 +66,8 @@ std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Js
 void put_copies_to_sleep(plan::GrowthPlan& plan, const nn::Decoder& model) {
   const auto& routing = model.config().routing;
   if (!routing.has_selection_bias || routing.gate != families::GateFunction::kSigmoidTopK) {
-    refuse(cat("handover.policy: 'dormant' needs a selection bias on sigmoid scores, which a ",
-               model.config().family->model_type, " model has not (use release)"));
+    refuse(cat("handover.policy: 'dormant' requires a selection bias on sigmoid scores, which ",
+               model.config().family->model_type, " does not have (use release)"));
   }
   for (auto& layer : plan.layers) layer.router_init = methods::MethodChoice{"dormant", {}};
 }

@@ -25,9 +25,9 @@ bool has_validation(const Json& line) {
                              [](const auto& member) { return member.first.starts_with("validation/"); });
 }
 
-/// Returns whether `last_step` has its validation.
+/// Removes lines after `last_step`; returns whether that step has its validation.
 bool cut_back(const fs::path& path, int64_t last_step) {
-  const std::string text = fs::exists(path) ? io::read_file(path) : std::string();
+  const std::string text = fs::exists(path) ? read_file(path) : std::string();
   std::string kept;
   bool validated = false;
   size_t number = 0;

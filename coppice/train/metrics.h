@@ -12,18 +12,18 @@
 
 namespace coppice::train {
 
-/// metrics.jsonl and TensorBoard events of a run: one line a step, one more where it was validated, and lines
-/// {"event": ...} for what happens between steps.
+/// metrics.jsonl and TensorBoard events of a run: one line per step, one more if it was validated, and lines {"event":
+/// ...} for events between steps.
 class MetricsLog {
  public:
-  /// Starts anew, or, `resumed_at` a step, first cuts back to the lines up to it. A growth after that step is cut off
-  /// too: the checkpoint is of the model before, and the run makes it again.
+  /// Starts a new log or, if `resumed_at` is set, first removes the lines after that step. That includes an expansion
+  /// directly after the step, because the checkpoint is of the model before it and the run repeats it.
   ///
-  /// Throws   Error{kIo}; Error{kFormat} naming the line that is no JSON (a line cut short by a crash, the last one, is
+  /// Throws   Error{kIo}; Error{kFormat} naming a line that is not JSON (an incomplete last line, from a crash, is
   ///          dropped).
   MetricsLog(const std::filesystem::path& run, std::optional<int64_t> resumed_at);
 
-  /// A line {"step": ..., tag: value, ...}; on disk when it returns (as far as the kernel). Throws Error{kIo}.
+  /// A line {"step": ..., tag: value, ...}; passed to the kernel when it returns. Throws Error{kIo}.
   void step(int64_t step, std::span<const Scalar> values);
   /// Whether the step that the run was resumed at has its validation.
   bool resumed_with_validation() const { return resumed_with_validation_; }

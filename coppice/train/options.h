@@ -9,18 +9,18 @@
 #include <tuple>
 #include <vector>
 
-#include "coppice/base/options.h"
+#include "coppice/options/options.h"
 
 namespace coppice::train {
 
 struct TrainOptions {
-  // [model]: a checkpoint, or a family and its sizes (random weights from train.seed)
+  // [model]: a model directory, or a family and its sizes (random weights from train.seed)
   std::filesystem::path model_path;
   std::string model_family = "glm4_moe";
   int64_t vocab_size = 2048, model_dim = 128, num_layers = 4, num_heads = 4, num_kv_heads = 2, head_dim = 32;
   int64_t num_experts = 8, top_k = 2, expert_width = 128, dense_width = 256, shared_width = 0, first_dense_layers = 1;
-  std::filesystem::path
-      tokenizer;  ///< directory whose tokenizer files go into every checkpoint (default: model.path's)
+  /// Directory whose tokenizer files are copied into every checkpoint (default: model.path).
+  std::filesystem::path tokenizer;
 
   // [data]
   std::vector<std::filesystem::path> data_train, data_validation;
@@ -29,17 +29,17 @@ struct TrainOptions {
   bool random_tokens = false, reset_attention = false;
 
   // [train]
-  std::filesystem::path out;    ///< empty: nothing is written
+  std::filesystem::path out;    ///< empty: write nothing
   std::string start = "fresh";  ///< model.path's weights only, step 0 ("fresh"); or its trainer state, step and data
                                 ///< position too ("continue")
-  bool resume = false;          ///< go on from the newest checkpoint in `out`
+  bool resume = false;          ///< continue from the newest checkpoint in `out`
   uint64_t seed = 0;
-  int64_t steps = 0;            ///< length of the whole schedule, or ...
-  int64_t tokens = 0;           ///< ... as tokens
+  int64_t steps = 0;            ///< length of the whole schedule in steps, or ...
+  int64_t tokens = 0;           ///< ... in tokens
   int64_t stop_at = 0;          ///< stop (and checkpoint) after this step without annealing; 0 = run to the end
   int64_t batch_tokens = 8192;  ///< per optimizer step
   int64_t micro_batch = 8;      ///< sequences per forward pass
-  std::string dtype = "bf16";   ///< compute: bf16 or f32
+  std::string dtype = "bf16";   ///< dtype of the computation: bf16 or f32
   int64_t threads = 0;          ///< 0: all cores
   bool recompute = false;
   int64_t validate_every = 0;
@@ -53,14 +53,14 @@ struct TrainOptions {
   // [schedule]
   std::string schedule = "wsd";  ///< wsd, cosine or constant
   int64_t warmup = -1;           ///< steps; -1: 100, or a tenth of a shorter run
-  double anneal_share = 0.1;     ///< last part of a wsd schedule
+  double anneal_share = 0.1;     ///< share of a wsd schedule, at its end, in which the rate falls
   double min_lr_ratio = 0.1;
 
   // [balance]
   std::string balance =
       "auto";  ///< auto (loss_free where the family has a selection bias, else aux), loss_free, aux, none
   double balance_rate = 1e-3, z_coef = 0;
-  std::optional<double> aux_coef;          ///< empty: the checkpoint's own, else 0.01 (train::aux_coefficient)
+  std::optional<double> aux_coef;          ///< empty: from the model's config.json, else 0.01 (train::aux_coefficient)
   std::string balance_form = "per_layer";  ///< of the auxiliary loss: per_layer or transformers
   bool recentre = false;
   int64_t dead_after = 100;
@@ -79,77 +79,89 @@ struct TrainOptions {
   static constexpr auto fields() {
     using O = TrainOptions;
     return std::tuple{
-        field("model.path", &O::model_path, "checkpoint to start from; empty: random weights of model.family"),
-        field("model.family", &O::model_family, "family of a model from nothing; see `coppice list families`"),
-        field("model.vocab_size", &O::vocab_size, "ids of the tokenizer"),
+        field("model.path", &O::model_path, "model directory to start from; empty: random weights of model.family"),
+        field("model.family", &O::model_family,
+              "family of a new model with random weights; see `coppice list families`"),
+        field("model.vocab_size", &O::vocab_size, "size of the vocabulary"),
         field("model.dim", &O::model_dim, "model dimension"),
-        field("model.layers", &O::num_layers, "decoder layers"),
-        field("model.heads", &O::num_heads, "query heads"),
-        field("model.kv_heads", &O::num_kv_heads, "key and value heads"),
-        field("model.head_dim", &O::head_dim, "width of a head"),
-        field("model.experts", &O::num_experts, "experts a layer"),
-        field("model.top_k", &O::top_k, "experts a token"),
-        field("model.expert_width", &O::expert_width, "intermediate units of an expert"),
-        field("model.dense_width", &O::dense_width, "intermediate units of a dense layer"),
-        field("model.shared_width", &O::shared_width, "intermediate units of the shared expert, 0 for none"),
-        field("model.first_dense_layers", &O::first_dense_layers, "leading layers without experts"),
+        field("model.layers", &O::num_layers, "number of decoder layers"),
+        field("model.heads", &O::num_heads, "number of query heads"),
+        field("model.kv_heads", &O::num_kv_heads, "number of key-value heads"),
+        field("model.head_dim", &O::head_dim, "dimensions per head"),
+        field("model.experts", &O::num_experts, "experts per layer"),
+        field("model.top_k", &O::top_k, "experts per token"),
+        field("model.expert_width", &O::expert_width, "intermediate width of an expert"),
+        field("model.dense_width", &O::dense_width, "intermediate width of a dense layer"),
+        field("model.shared_width", &O::shared_width, "intermediate width of the shared expert; 0: none"),
+        field("model.first_dense_layers", &O::first_dense_layers,
+              "number of dense layers before the first layer with experts"),
         field("model.tokenizer", &O::tokenizer,
-              "folder whose tokenizer files go into the checkpoints (default: model.path)"),
-        field("data.train", &O::data_train, "token files (.bin/.idx prefixes)"),
-        field("data.validation", &O::data_validation, "token files for the validation loss"),
-        field("data.weights", &O::data_weights, "share of each training file (default: its size)"),
-        field("data.random", &O::random_tokens, "uniformly random tokens instead of files, for measuring"),
-        field("data.sequence_length", &O::sequence_length, "tokens a sequence"),
+              "directory whose tokenizer files are copied into the checkpoints (default: model.path)"),
+        field("data.train", &O::data_train, "token files to train on (prefixes of .bin/.idx pairs)"),
+        field("data.validation", &O::data_validation,
+              "token files for the validation loss (prefixes of .bin/.idx pairs)"),
+        field("data.weights", &O::data_weights,
+              "sampling weight of each training file (default: its number of tokens)"),
+        field("data.random", &O::random_tokens, "train on uniformly random tokens instead of files, to measure speed"),
+        field("data.sequence_length", &O::sequence_length, "tokens per sequence"),
         field("data.reset_attention", &O::reset_attention,
-              "no token sees beyond the start of its document, where positions start again from 0; a document's last "
-              "token still predicts the next one's first"),
-        field("train.out", &O::out, "run folder; empty: nothing is written"),
+              "attention stays within a document, and positions restart at 0; the last token of a document still "
+              "predicts the first of the next"),
+        field("train.out", &O::out, "directory of this run; empty: write nothing"),
         field("train.start", &O::start,
-              "fresh: weights of model.path only; continue: its optimizer state, step and data position too"),
-        field("train.resume", &O::resume, "go on from the newest checkpoint in train.out"),
-        field("train.seed", &O::seed, "seed of weights and data order"),
-        field("train.steps", &O::steps, "optimizer steps of the whole schedule"),
-        field("train.tokens", &O::tokens, "the same as tokens; give one of the two"),
-        field("train.stop_at", &O::stop_at, "stop after this step, without annealing"),
-        field("train.batch_tokens", &O::batch_tokens, "tokens an optimizer step"),
-        field("train.micro_batch", &O::micro_batch, "sequences a forward pass"),
-        field("train.dtype", &O::dtype, "compute: bf16 (fp32 master weights) or f32"),
-        field("train.threads", &O::threads, "CPU threads, 0 for all cores"),
-        field("train.recompute", &O::recompute, "recompute activations in the backward pass"),
-        field("train.validate_every", &O::validate_every, "steps between validations, 0 for only at the end"),
-        field("train.validation_tokens", &O::validation_tokens, "tokens of each validation file that are used"),
+              "fresh: read only the weights of model.path; continue: also its optimizer state, step and position in "
+              "the data"),
+        field("train.resume", &O::resume, "continue from the newest checkpoint in train.out"),
+        field("train.seed", &O::seed, "random seed of initial weights and data order"),
+        field("train.steps", &O::steps, "length of the whole schedule in optimizer steps"),
+        field("train.tokens", &O::tokens, "length of the whole schedule in tokens; give this or train.steps"),
+        field("train.stop_at", &O::stop_at, "stop after this step, before the schedule ends"),
+        field("train.batch_tokens", &O::batch_tokens, "tokens per optimizer step"),
+        field("train.micro_batch", &O::micro_batch, "sequences per forward pass"),
+        field("train.dtype", &O::dtype, "dtype of the computation: bf16 (with fp32 master weights) or f32"),
+        field("train.threads", &O::threads, "CPU threads; 0: all cores"),
+        field("train.recompute", &O::recompute, "recompute activations in the backward pass instead of keeping them"),
+        field("train.validate_every", &O::validate_every, "steps between validations; 0: only at the end"),
+        field("train.validation_tokens", &O::validation_tokens, "number of tokens used of each validation file"),
         field("optimizer.lr", &O::lr, "peak learning rate of AdamW"),
-        field("optimizer.beta1", &O::beta1, "decay of the first moment"),
-        field("optimizer.beta2", &O::beta2, "decay of the second moment"),
-        field("optimizer.epsilon", &O::epsilon, "added to the root of the second moment"),
-        field("optimizer.weight_decay", &O::weight_decay, "decoupled decay of matrices"),
-        field("optimizer.clip", &O::clip, "largest gradient norm, 0 for no clipping"),
-        field("optimizer.moments", &O::moments,
-              "how AdamW's moments are kept: f32, or bf16 (4 bytes a parameter less)"),
+        field("optimizer.beta1", &O::beta1, "decay rate of the first moment"),
+        field("optimizer.beta2", &O::beta2, "decay rate of the second moment"),
+        field("optimizer.epsilon", &O::epsilon, "term added to the square root of the second moment"),
+        field("optimizer.weight_decay", &O::weight_decay, "decoupled weight decay; applied to matrices only"),
+        field("optimizer.clip", &O::clip, "gradient norm to clip to; 0: no clipping"),
+        field("optimizer.moments", &O::moments, "dtype of AdamW's moments: f32, or bf16 (saves 4 bytes per parameter)"),
         field("optimizer.spike_limit", &O::spike_limit,
-              "stop when the gradient norm is so many times its recent median, 0 for never"),
-        field("schedule.kind", &O::schedule, "wsd, cosine or constant"),
-        field("schedule.warmup", &O::warmup, "steps of linear warm-up; -1: 100, or a tenth of a shorter run"),
-        field("schedule.anneal_share", &O::anneal_share, "last part of a wsd schedule, in which the rate falls"),
-        field("schedule.min_lr_ratio", &O::min_lr_ratio, "last learning rate as a share of the peak"),
-        field("balance.kind", &O::balance, "auto, loss_free, aux or none"),
-        field("balance.rate", &O::balance_rate, "step u of loss-free balancing"),
+              "stop if the gradient norm is more than this many times its recent median; 0: never"),
+        field("schedule.kind", &O::schedule,
+              "learning-rate schedule: wsd (warm-up, stable, decay), cosine or constant"),
+        field("schedule.warmup", &O::warmup,
+              "steps of linear warm-up; -1: 100, or a tenth of a run of fewer than 1000 steps"),
+        field("schedule.anneal_share", &O::anneal_share,
+              "share of a wsd schedule, at its end, in which the rate falls"),
+        field("schedule.min_lr_ratio", &O::min_lr_ratio, "final learning rate divided by the peak"),
+        field("balance.kind", &O::balance,
+              "load balancing: auto, loss_free (bias updates), aux (auxiliary loss) or none"),
+        field("balance.rate", &O::balance_rate, "step size u of loss-free balancing"),
         field("balance.aux_coef", &O::aux_coef,
-              "coefficient of the auxiliary loss (default: the checkpoint's own, else 0.01)"),
+              "coefficient of the auxiliary loss (default: from the model's config.json, else 0.01)"),
         field("balance.form", &O::balance_form,
-              "auxiliary loss: per_layer, every layer even, or transformers, layers averaged first"),
+              "auxiliary loss per layer (per_layer), or of the layers' averages (transformers)"),
         field("balance.z_coef", &O::z_coef, "coefficient of the router z-loss"),
-        field("balance.recentre", &O::recentre, "keep the mean of the selection bias at zero"),
+        field("balance.recentre", &O::recentre, "subtract the mean from the selection biases after each update"),
         field("balance.dead_after", &O::dead_after,
-              "steps without a token after which an expert is called dead, 0 for never"),
-        field("growth", &O::growth, "[[growth]] tables: the model grows in mid-run (docs/training.md)"),
-        field("handover.policy", &O::handover,
-              "routing after a growth: none, release (lineage-unique top-K, let go), keep, or dormant copies"),
-        field("handover.steps", &O::handover_steps, "steps of a release, or in which dormant copies wake"),
-        field("checkpoint.every", &O::checkpoint_every, "steps between checkpoints, 0 for only at the end"),
-        field("checkpoint.keep_last", &O::keep_last, "newest checkpoints to keep"),
-        field("checkpoint.keep_every", &O::keep_every, "also keep those at multiples of this step"),
-        field("checkpoint.beside", &O::checkpoint_beside, "write beside training, from a copy of the state in memory")};
+              "steps without a token after which an expert is reported as dead; 0: never"),
+        field("growth", &O::growth, "[[growth]] tables: add experts during the run (docs/training.md)"),
+        field(
+            "handover.policy", &O::handover,
+            "routing after an expansion: none, keep (lineage-unique top-K: at most one copy of each parent per token), "
+            "release (lineage-unique top-K, then token by token plain top-K) or dormant (copies stay unused at first)"),
+        field("handover.steps", &O::handover_steps,
+              "steps until the release is complete, or until dormant copies are awake"),
+        field("checkpoint.every", &O::checkpoint_every, "steps between checkpoints; 0: only at the end"),
+        field("checkpoint.keep_last", &O::keep_last, "number of newest checkpoints to keep"),
+        field("checkpoint.keep_every", &O::keep_every, "also keep checkpoints at multiples of this step; 0: none"),
+        field("checkpoint.beside", &O::checkpoint_beside,
+              "write checkpoints while training continues, from a copy of the state in memory")};
   }
 };
 

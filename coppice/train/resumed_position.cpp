@@ -21,17 +21,19 @@ class Check {
                      state.settings.at("train.start") == Json("fresh")),
         sequence_length_(static_cast<uint64_t>(state.settings.at("data.sequence_length").as_int())) {
     if (checkpoint.filename() != checkpoint_path("", position_.step).filename()) {
-      refuse("step", position_.step, cat("the step of its folder, ", checkpoint.filename()));
+      refuse("step", position_.step, cat("the step in the name of its directory, ", checkpoint.filename()));
     }
   }
 
   void growths() const {
     const auto done =
         std::ranges::count_if(settings_.stages, [&](const auto& s) { return s.at_step < position_.step; });
-    if (position_.growths != done) refuse("growths", position_.growths, cat(done, ", the stages before its step"));
+    if (position_.growths != done)
+      refuse("growths", position_.growths, cat(done, ", the number of [[growth]] stages before its step"));
     if (done > 0) {
       const int64_t newest = settings_.stages[static_cast<size_t>(done - 1)].at_step;
-      if (position_.grown_at != newest) refuse("grown_at", position_.grown_at, cat(newest, ", of the newest growth"));
+      if (position_.grown_at != newest)
+        refuse("grown_at", position_.grown_at, cat(newest, ", the step of the newest expansion"));
       return;
     }
     const bool grew_before = settings_.handover.policy != HandoverPolicy::kNone;
@@ -45,9 +47,10 @@ class Check {
   void handover() const {
     const auto& [policy, steps] = settings_.handover;
     const bool sleeps = policy == HandoverPolicy::kDormant && position_.grown_at >= 0;
-    const bool is_known = !sleeps || steps > 0;  // else balance.rate and the depth of the copies have told
+    const bool is_known = !sleeps || steps > 0;  // otherwise it followed from balance.rate and the depth of the copies
     if (is_known && position_.wake_steps != (sleeps ? steps : 0)) {
-      refuse("wake_steps", position_.wake_steps, sleeps ? cat(steps, ", handover.steps") : "0, since no copies sleep");
+      refuse("wake_steps", position_.wake_steps,
+             sleeps ? cat(steps, ", handover.steps") : "0, because no copies are dormant");
     }
     const bool may_have_begun = position_.growths == 0 && position_.grown_at >= 0;
     const int64_t most = !may_have_begun ? 0 : policy == HandoverPolicy::kRelease ? steps : position_.wake_steps;
@@ -62,10 +65,10 @@ class Check {
   }
 
   void data() const {
-    if (!begins_at_0_) return;  // another run's windows lie behind it too
+    if (!begins_at_0_) return;  // it includes the windows of an earlier run
     const auto windows = static_cast<uint64_t>(position_.step) * static_cast<uint64_t>(settings_.batch);
     if (position_.next_sample != windows) {
-      refuse("next_sample", position_.next_sample, cat(windows, ", ", settings_.batch, " windows a step"));
+      refuse("next_sample", position_.next_sample, cat(windows, ", ", settings_.batch, " windows per step"));
     }
     const auto tokens = windows * sequence_length_;
     if (position_.tokens_seen != tokens) {

@@ -7,9 +7,9 @@
 
 namespace coppice::train {
 
-/// The position in a checkpoint is one that a run of these settings comes to: its step is that of the folder, the
-/// growths behind it are the stages before that step, the handover is that of the newest, and a run that began at step 0
-/// has read as many windows and tokens as its steps take.
+/// Checks that a run with these settings can reach the position in a checkpoint: its step is that of the directory's
+/// name, the number of expansions is that of the stages before the step, the handover belongs to the newest expansion,
+/// and a run that began at step 0 has read the windows and tokens of its steps.
 ///
 /// Throws   Error{kFormat} naming file and key.
 void check_position(const std::filesystem::path& checkpoint, const TrainerState& state, const RunSettings& settings);

@@ -40,8 +40,9 @@ namespace fs = std::filesystem;
 using plan::GrowthPlan;
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kWarmUpSteps = 2;      // not timed: memory is still being taken
-constexpr int64_t kSiblingsEvery = 20;  // steps between looks at all weights of a grown model
+constexpr size_t kWarmUpSteps = 2;  // not timed, because memory is still being allocated
+// Steps between measurements of sibling_cosine, which reads all weights of an expanded model.
+constexpr int64_t kSiblingsEvery = 20;
 
 std::vector<data::TokenFile> open_tokens(const std::vector<fs::path>& paths) {
   std::vector<data::TokenFile> files;
@@ -49,24 +50,25 @@ std::vector<data::TokenFile> open_tokens(const std::vector<fs::path>& paths) {
   return files;
 }
 
-// What the run keeps of its options as config.toml.
+// The options that the run saves as config.toml.
 std::string saved_settings(const TrainOptions& options) {
   TrainOptions saved = options;
   saved.resume = false;
   return to_toml(saved);
 }
 
-// The checkpoint to resume, if that is what the options ask for.
+// The checkpoint to resume from, if the options ask for it.
 std::optional<fs::path> checkpoint_to_resume(const TrainOptions& options) {
   if (options.out.empty()) return std::nullopt;
   const auto steps = checkpoint_steps(options.out);
   check_checkpoints_after(options.out, steps.empty() ? -1 : steps.back());
   if (options.resume && steps.empty()) {
-    throw Error(ErrorCode::kNotFound, cat(options.out, ": no complete checkpoint to resume (leave out train.resume)"));
+    throw Error(ErrorCode::kNotFound,
+                cat(options.out, ": has no complete checkpoint to resume from (leave out train.resume)"));
   }
   if (!options.resume && !steps.empty()) {
     throw Error(ErrorCode::kUsage, cat("train.out: ", options.out, " holds a run with ", steps.size(),
-                                       " checkpoints (go on with train.resume, or name another folder)"));
+                                       " checkpoints (continue it with train.resume, or choose another directory)"));
   }
   if (!options.resume) check_new_run(options.out, saved_settings(options));
   return options.resume ? std::optional(checkpoint_path(options.out, steps.back())) : std::nullopt;
@@ -74,7 +76,7 @@ std::optional<fs::path> checkpoint_to_resume(const TrainOptions& options) {
 
 step::StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const families::ModelConfig& config) {
   if (o.z_coef > 0 && !config.is_moe()) {
-    throw Error(ErrorCode::kUsage, cat("balance.z_coef: ", o.z_coef, " for a model without routers (leave it 0)"));
+    throw Error(ErrorCode::kUsage, cat("balance.z_coef: ", o.z_coef, " for a model without routers (set it to 0)"));
   }
   const step::BalanceKind balance = step::balance_kind(o.balance, config);
   check_used(o, balance);
@@ -95,7 +97,7 @@ step::StepSettings step_settings(const TrainOptions& o, const RunSettings& run, 
           .waking = {}};
 }
 
-/// Names data without reading it.
+/// Identifies data without reading the tokens.
 std::string digest_of(const Json& data) {
   Sha256 sha;
   sha.add(data.dump());
@@ -154,13 +156,13 @@ class Run {
   }
 
  private:
-  /// One epoch of the whole schedule, wherever this process stops.
+  /// Random tokens for the whole schedule, even if this process stops earlier.
   std::vector<data::TokenFile> random_tokens() const {
     const int64_t tokens = settings_.steps * options_.batch_tokens + 1;
     return {data::random_tokens(static_cast<uint64_t>(tokens), start_.model.config().vocab_size, options_.seed)};
   }
 
-  /// The start, which if resumed is of a run with these settings and at a position that such a run comes to.
+  /// The start of the run. If it is resumed, checks that settings and position fit this run.
   Start& start_of_same_run(const std::optional<fs::path>& resume_from) {
     if (start_.resumed) {
       check_same_run(*start_.resumed, identity(options_), data_);
@@ -194,13 +196,13 @@ class Run {
       const auto [twin, is_new] = stems.emplace(stem(file), file.path());
       if (!is_new) {
         throw Error(ErrorCode::kUsage, cat("data.validation: ", twin->second, " and ", file.path(),
-                                           " have one name, and their metrics would too (rename one)"));
+                                           " have the same name, so their metrics would too (rename one)"));
       }
     }
   }
 
   void restore_watch(const fs::path& checkpoint) {
-    if (start_.resumed->watch.is_null()) return;  // coppice 0.1.0 kept none
+    if (start_.resumed->watch.is_null()) return;  // coppice 0.1.0 did not save it
     try {
       watch_.restore(start_.resumed->watch, start_.model.config());
     } catch (const Error& error) {
@@ -212,14 +214,14 @@ class Run {
   void check_auxiliary_loss() {
     if (start_.resumed) check_same_auxiliary_loss(*start_.resumed, step_.aux_coef);
     if (step_.aux_coef > 0) return;
-    log_warning("balance.aux_coef: 0, so that nothing balances the experts (set it, or balance.kind none)");
+    log_warning("balance.aux_coef: 0, so nothing balances the experts (set it, or set balance.kind to none)");
   }
 
   void open_directory() {
     std::error_code error;
     fs::create_directories(options_.out / "checkpoints", error);
     if (error) throw Error(ErrorCode::kIo, cat(options_.out, ": cannot be made: ", error.message()));
-    if (!held_) {  // it was not there when train() looked
+    if (!held_) {  // the directory did not exist when train() checked
       held_ = hold_run(options_.out);
       (void)checkpoint_to_resume(options_);
     }
@@ -246,7 +248,7 @@ class Run {
       const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
       if (++steps_run_ > kWarmUpSteps) seconds_.push_back(seconds);
 
-      // The step is safe before anything else is done that may fail.
+      // The step is saved before anything else that may fail.
       const bool stopped = interrupt_signal() != 0;
       validation_.reset();
       write_metrics(report, seconds);
@@ -257,7 +259,7 @@ class Run {
       progress.advance(static_cast<uint64_t>(options_.batch_tokens));
       if (observer_) observer_(static_cast<uint64_t>(options_.batch_tokens));
       progress.note(cat("step ", position.step, " loss ", fixed_text(report.loss, 4)));
-      if (!stopped) continue;  // a signal since then is seen after the next step, which writes a checkpoint
+      if (!stopped) continue;  // a signal that arrives later is noticed after the next step, which writes a checkpoint
       finish_checkpoint(true);
       check_interrupt();
     }
@@ -267,7 +269,7 @@ class Run {
   bool is_due(int64_t every) const { return every > 0 && start_.position.step % every == 0; }
   bool validation_is_due() const { return is_last() || is_due(options_.validate_every); }
 
-  /// What depends on the steps and growths before.
+  /// Sets what depends on earlier steps and expansions.
   void prepare_step() {
     step_.balance_rate = course_.balance_rate();
     step_.lineage = course_.lineage_routing();
@@ -298,7 +300,8 @@ class Run {
     course_.carry_out(growth.plan, digest);
     watch_.forget_experts();
     const GrowthPlan& plan = growth.plan;
-    log_info(cat("step ", step, ": grown from ", plan.experts_before, " to ", plan.experts_after, " experts a layer"));
+    log_info(
+        cat("step ", step, ": expanded from ", plan.experts_before, " to ", plan.experts_after, " experts per layer"));
     if (!log_) return;
     const Validation after = validate_now();
     fields["validation_after"] = to_json(after.in_force());
@@ -308,7 +311,7 @@ class Run {
     log_->event("growth", step, fields);
   }
 
-  /// With the routing of the next step.
+  /// Validates with the routing of the next step.
   Validation validate_now() const {
     return validate(start_.model, validation_files_,
                     {.sequence_length = options_.sequence_length,
@@ -344,7 +347,7 @@ class Run {
     log_->step(position.step, values);
   }
 
-  /// Validates, and adds to the lines of the step.
+  /// Validates and adds the losses to the lines of the step.
   void record_validation() {
     validation_ = validate_now();
     if (!log_ || validation_->loss.empty()) return;
@@ -378,7 +381,7 @@ class Run {
                   options_.checkpoint_beside);
   }
 
-  /// Takes note of the checkpoint that has appeared; with `wait`, of the one that is being written.
+  /// Records a completed checkpoint; with `wait`, waits for the one being written.
   void finish_checkpoint(bool wait) {
     const auto written = writer_.finished(wait);
     if (!written) return;
@@ -392,7 +395,7 @@ class Run {
                       {.last = options_.keep_last, .every = options_.keep_every, .steps = course_.steps()});
   }
 
-  /// After an error or a signal that says nothing against the steps done: they are in a checkpoint then.
+  /// Writes a checkpoint of the finished steps after a signal, or after an error that does not concern them.
   void keep_steps(const Error& error) {
     const bool diverged =
         error.code == ErrorCode::kNonFinite && dynamic_cast<const step::GradientLimitError*>(&error) == nullptr;
@@ -415,26 +418,26 @@ class Run {
     try {
       log_->event(error.code == ErrorCode::kInterrupted ? "interrupt" : "error", start_.position.step, fields);
     } catch (const Error&) {
-      log_warning(cat(options_.out, ": the error could not be written to metrics.jsonl"));  // a full disk, most likely
+      log_warning(cat(options_.out, ": the error could not be written to metrics.jsonl"));  // probably a full disk
     }
   }
 
-  std::optional<io::DirectoryLock> held_;  // the run's folder
+  std::optional<io::DirectoryLock> held_;  // lock of the run's directory
   const TrainOptions& options_;
   const StepObserver& observer_;
   const RunSettings& settings_;
-  Start start_;  // its position, model and optimizer move with the run
+  Start start_;  // its position, model and optimizer change during the run
   std::vector<data::TokenFile> train_files_, validation_files_;
-  Json data_;  // that a resumed run must share
+  Json data_;  // must be the same in a resumed run
   data::Sampler sampler_;
   step::StepSettings step_;
   GrowthCourse course_;
   step::Watch watch_;
-  double gemm_rate_;  // operations a second
+  double gemm_rate_;  // operations per second
   std::unique_ptr<MetricsLog> log_;
   CheckpointWriter writer_;
-  fs::path checkpoint_;                   // the newest that is complete
-  std::optional<Validation> validation_;  // of the present step
+  fs::path checkpoint_;                   // the newest complete checkpoint
+  std::optional<Validation> validation_;  // validation of the current step
   std::vector<double> seconds_;
   size_t steps_run_ = 0;
 };

@@ -12,27 +12,28 @@ namespace coppice::train {
 
 struct TrainResult {
   int64_t first_step = 0, last_step = 0;
-  uint64_t tokens_seen = 0;                       ///< over the whole run, earlier parts included
+  uint64_t tokens_seen = 0;                       ///< over the whole run, including earlier parts
   double loss = 0;                                ///< mean training loss of the last 10 steps
   std::map<std::string, double> validation_loss;  ///< by token file stem; nats per token
-  double seconds_per_step = 0;                    ///< median, the first 2 steps left out
-  double tokens_per_s = 0;                        ///< of that step
-  double gemm_share = 0;                          ///< of its time, what its matrix products alone would take
+  double seconds_per_step = 0;                    ///< median, without the first 2 steps
+  double tokens_per_s = 0;                        ///< for that step time
+  /// Time of the step's matrix products at the speed of one large product, divided by that step time.
+  double gemm_share = 0;
   uint64_t peak_rss_bytes = 0;
   std::filesystem::path checkpoint;  ///< newest, empty without `train.out`
 };
 
-/// Is told after every step how many tokens it trained, in the thread that called train().
+/// Called after every step with its number of tokens, in the thread that called train().
 using StepObserver = std::function<void(uint64_t tokens)>;
 
-/// Runs (or resumes) training. Writes the run directory of design.md section 3, if `train.out` names one.
+/// Runs (or resumes) training. Writes the run directory (docs/training.md, "What a run writes") if `train.out` is set.
 ///
-/// Batch s is the sampler's windows [s * B, (s + 1) * B), so that a run may be cut, resumed and branched anywhere:
-/// `train.resume` gives the losses of the uninterrupted run bit for bit.
+/// Batch s consists of the sampler's windows [s * B, (s + 1) * B), so a run may be stopped, resumed and branched
+/// anywhere: with `train.resume` the losses are bit-equal to those of an uninterrupted run.
 ///
 /// Units    losses in nats per token.
-/// Threads  train.threads; the same losses for the same number (matrix products may round otherwise for another).
-///          Several threads may each train a model of their own.
+/// Threads  train.threads; the losses are the same for the same number (for another number, matrix products may round
+///          differently). Several threads may each train their own model.
 /// Throws   Error{kUsage, kNotFound, kFormat, kIo}; Error{kNonFinite} when the loss becomes NaN (last good checkpoint
 ///          kept); Error{kInterrupted} after a checkpoint was written on Ctrl-C.
 TrainResult train(const TrainOptions& options, const StepObserver& observer = {});

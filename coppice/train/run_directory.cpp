@@ -25,7 +25,7 @@ std::string step_name(int64_t step) {
   return cat(kPrefix, digits);
 }
 
-/// The step whose step_name() `name` is.
+/// The step for which step_name() gives `name`.
 std::optional<int64_t> step_of(const std::string& name) {
   if (!name.starts_with(kPrefix)) return std::nullopt;
   int64_t step = 0;
@@ -40,7 +40,7 @@ bool is_checkpoint(const fs::path& path) {
   return fs::is_regular_file(state_file(path), none);
 }
 
-/// Whether it is certainly the checkpoint of `step`.
+/// Whether `path` is surely the checkpoint of `step`.
 bool is_checkpoint_of(const fs::path& path, int64_t step) {
   try {
     return is_checkpoint(path) && Json::read(state_file(path)).at("step").as_int() == step;
@@ -49,7 +49,7 @@ bool is_checkpoint_of(const fs::path& path, int64_t step) {
   }
 }
 
-/// Steps of all entries with the name of a checkpoint.
+/// The steps of all entries whose name is that of a checkpoint.
 std::vector<int64_t> named_steps(const fs::path& run) {
   std::vector<int64_t> steps;
   std::error_code none;
@@ -80,9 +80,9 @@ fs::path growth_path(const fs::path& run, int64_t step) { return run / cat("grow
 
 io::DirectoryLock hold_run(const fs::path& run) {
   if (auto lock = io::DirectoryLock::take(run)) return std::move(*lock);
-  throw Error(
-      ErrorCode::kIo,
-      cat("train.out: ", run, ": another process trains in this folder (wait for its end, or name another folder)"));
+  throw Error(ErrorCode::kIo,
+              cat("train.out: ", run,
+                  ": another process trains in this directory (wait for it to end, or choose another directory)"));
 }
 
 std::vector<int64_t> checkpoint_steps(const fs::path& run) {
@@ -96,8 +96,8 @@ void check_checkpoints_after(const fs::path& run, int64_t last) {
     const fs::path path = checkpoint_path(run, step);
     if (step <= last || is_checkpoint(path)) continue;
     throw Error(ErrorCode::kFormat,
-                cat(path, ": no checkpoint, since it has no ", io::kTrainerFolder, "/", io::kTrainerFile,
-                    "; wanted no such name where the run will write (remove it, or move it elsewhere)"));
+                cat(path, ": is not a checkpoint, because it has no ", io::kTrainerFolder, "/", io::kTrainerFile,
+                    ", but the run will write a checkpoint with this name (remove it, or move it elsewhere)"));
   }
 }
 
@@ -110,11 +110,11 @@ void check_new_run(const fs::path& run, std::string_view settings) {
   }
   if (found.empty()) return;
   const fs::path before = run / kSettingsFile;
-  if (fs::is_regular_file(before, none) && io::read_file(before) == settings) return;
+  if (fs::is_regular_file(before, none) && read_file(before) == settings) return;
   std::ranges::sort(found);
-  throw Error(ErrorCode::kUsage, cat("train.out: ", run, " holds ", join_some(found, 3),
-                                     ", which a new run would replace; wanted a folder without (name "
-                                     "another folder, or remove what is there)"));
+  throw Error(ErrorCode::kUsage,
+              cat("train.out: ", run, " holds ", join_some(found, 3),
+                  ", which a new run would replace (choose another directory, or remove these files)"));
 }
 
 void prune_checkpoints(const fs::path& run, const KeepPolicy& keep) {

@@ -43,22 +43,23 @@ void require_not_negative(std::string_view name, double value) {
   if (!(value >= 0) || !std::isfinite(value)) refuse(cat(name, ": ", value, "; wanted a number, 0 or more"));
 }
 
-// What the weights and biases are moved by is computed in f32.
+// Updates of weights and biases are computed in f32.
 void require_rate(std::string_view name, double value) {
   if (!(value >= 0 && value <= std::numeric_limits<float>::max())) {
-    refuse(cat(name, ": ", value, "; wanted a number that f32 holds, 0 or more"));
+    refuse(cat(name, ": ", value, "; wanted a number of 0 or more within the range of f32"));
   }
 }
 
-// Below it the update divides by zero where a gradient has always been zero, as that of an expert without tokens.
+// If it were 0 in f32, the update would divide by zero where all gradients have been zero, as for an expert without
+// tokens.
 void require_normal(std::string_view name, double value) {
   constexpr double kLeast = std::numeric_limits<float>::min(), kMost = std::numeric_limits<float>::max();
   if (!(value >= kLeast && value <= kMost)) {
-    refuse(cat(name, ": ", value, "; wanted a number above 0 that f32 holds, such as 1e-8"));
+    refuse(cat(name, ": ", value, "; wanted a number above 0 within the range of f32, such as 1e-8"));
   }
 }
 
-// `train.tokens` as steps.
+// Converts `train.tokens` to steps.
 int64_t resolved_steps(const TrainOptions& o) {
   return o.steps > 0 ? o.steps : (o.tokens + o.batch_tokens - 1) / o.batch_tokens;
 }
@@ -69,7 +70,7 @@ int64_t resolved_warmup(const TrainOptions& o) {
 
 int64_t num_steps(const TrainOptions& o) {
   if ((o.steps > 0) == (o.tokens > 0)) {
-    refuse(cat("train.steps is ", o.steps, " and train.tokens ", o.tokens, "; wanted one of the two above 0"));
+    refuse(cat("train.steps is ", o.steps, " and train.tokens is ", o.tokens, "; wanted exactly one of them above 0"));
   }
   const int64_t steps = resolved_steps(o);
   if (steps > families::kMaxCount / o.batch_tokens) {
@@ -114,60 +115,64 @@ void check_values(const TrainOptions& o) {
 }
 
 void check_together(const TrainOptions& o) {
-  if (o.random_tokens && !o.data_train.empty()) refuse("data.random: no effect beside data.train (leave one out)");
-  if (o.random_tokens && o.reset_attention) refuse("data.reset_attention: no effect on data.random (leave it out)");
+  if (o.random_tokens && !o.data_train.empty())
+    refuse("data.random: has no effect with data.train (leave one of them out)");
+  if (o.random_tokens && o.reset_attention)
+    refuse("data.reset_attention: has no effect with data.random (leave it out)");
   if (o.data_train.empty() && !o.random_tokens) {
     refuse("data.train: empty; wanted token files (make them with `coppice tokenize TEXT --out DATA`)");
   }
   if (!o.data_weights.empty() && o.data_weights.size() != o.data_train.size()) {
-    refuse(
-        cat("data.weights: ", o.data_weights.size(), " weights for ", o.data_train.size(), " files; wanted one each"));
+    refuse(cat("data.weights: ", o.data_weights.size(), " weights for ", o.data_train.size(),
+               " files; wanted one weight per file"));
   }
   if (o.batch_tokens % o.sequence_length != 0) {
     refuse(cat("train.batch_tokens: ", o.batch_tokens, "; wanted a multiple of data.sequence_length, ",
                o.sequence_length));
   }
-  if (o.resume && o.out.empty()) refuse("train.resume: nothing to resume without train.out (give the run's folder)");
+  if (o.resume && o.out.empty())
+    refuse("train.resume: has no effect without train.out (give the directory of the run)");
   if (o.start == "continue" && o.model_path.empty()) {
-    refuse("train.start: 'continue' without model.path (give the checkpoint to go on from)");
+    refuse("train.start: 'continue' without model.path (give the checkpoint to continue from)");
   }
   if (o.out.empty() && (o.checkpoint_every > 0 || o.keep_every > 0)) {
-    refuse("checkpoint: checkpoints without train.out would be lost (give a run folder)");
+    refuse("checkpoint: checkpoints cannot be written without train.out (give the directory of the run)");
   }
 }
 
-// One growth is handed over before the next, and what changes top-K needs no handover.
+// The handover of one expansion must be complete before the next; an expansion that changes top-K needs no handover.
 void check_handover(const RunSettings& run) {
   if (run.handover.policy == HandoverPolicy::kNone) return;
   for (size_t i = 0; i < run.stages.size(); ++i) {
     const GrowthStage& stage = run.stages[i];
     if (stage.scale_top_k || stage.split > 1) {
-      refuse(
-          cat("growth ", i + 1, ": it keeps the function by itself and takes no handover (set handover.policy none)"));
+      refuse(cat("growth ", i + 1, ": keeps the function without a handover (set handover.policy none)"));
     }
-    if (i == 0) continue;  // GrowthCourse knows what the model came with
+    if (i == 0) continue;  // GrowthCourse checks the handover of the model at the start
     const int64_t since = stage.at_step - run.stages[i - 1].at_step;
     if (run.handover.policy == HandoverPolicy::kDormant && run.handover.steps == 0) {
-      refuse(cat("growth ", i + 1, ": copies of the growth before it may still sleep at step ", stage.at_step,
-                 " (set handover.steps, in which they wake)"));
+      refuse(cat("growth ", i + 1, ": copies of the expansion before it may still be dormant at step ", stage.at_step,
+                 " (set handover.steps, after which they are awake)"));
     }
     const bool asleep = run.handover.policy == HandoverPolicy::kDormant && since < run.handover.steps;
     if (asleep || run.handover.share(since + 1) > 0) {
-      refuse(cat("growth ", i + 1, ": the handover of the growth before it is not over at step ", stage.at_step,
-                 " (lower handover.steps, or grow later)"));
+      refuse(cat("growth ", i + 1, ": the handover of the expansion before it is not complete at step ", stage.at_step,
+                 " (lower handover.steps, or expand later)"));
     }
   }
 }
 
 constexpr std::string_view kSteps = "train.steps", kWarmup = "schedule.warmup";
-constexpr std::string_view kAuxCoef = "balance.aux_coef";  // left out, the model's own: see check_same_auxiliary_loss
+constexpr std::string_view kAuxCoef =
+    "balance.aux_coef";  // if left out, the model's own: see check_same_auxiliary_loss
 
-// coppice 0.1.0 kept the length of a run out of its checkpoints, and so what its warm-up came to.
+// coppice 0.1.0 did not save the length of a run in its checkpoints, nor the number of warm-up steps that follows from
+// it.
 bool has_unknown_rates(const TrainerState& saved) { return saved.settings.find(kSteps) == nullptr; }
 
 constexpr std::string_view kDigest = "sha256";
 
-// What differs between the training data of a run before and now, if anything does.
+// Describes how the training data differs from that of the run before; empty if it does not.
 std::optional<std::string> data_change(const Json::Array& before, const Json::Array& now) {
   const auto without_digest = [](Json file) {
     file.erase(kDigest);
@@ -181,9 +186,9 @@ std::optional<std::string> data_change(const Json::Array& before, const Json::Ar
   if (listed(before) != listed(now)) return cat("data.train (", listed(before), " before, now ", listed(now), ")");
   for (size_t i = 0; i < before.size(); ++i) {
     const Json *const old = before[i].find(kDigest), *const found = now[i].find(kDigest);
-    if (old == nullptr || found == nullptr || *old == *found) continue;  // older checkpoints have none
-    return cat("data.train (", now[i].at("name").as_string(), ".bin holds other tokens than before, of which ",
-               "there are as many)");
+    if (old == nullptr || found == nullptr || *old == *found) continue;  // older checkpoints do not have it
+    return cat("data.train (", now[i].at("name").as_string(), ".bin has the same number of tokens as before, ",
+               "but other tokens)");
   }
   return std::nullopt;
 }
@@ -253,7 +258,7 @@ Json identity(const std::vector<data::TokenFile>& files) {
 
 Json identity_by_content(const std::vector<data::TokenFile>& files) {
   Json::Array out = identity(files).items();
-  for (size_t i = 0; i < files.size(); ++i) out[i][kDigest] = files[i].remembered_digest();
+  for (size_t i = 0; i < files.size(); ++i) out[i][kDigest] = files[i].digest();
   return Json::array(std::move(out));
 }
 
@@ -265,7 +270,7 @@ TrainOptions with_resolved(const TrainOptions& options, const TrainerState& save
 
 void check_same_run(const TrainerState& saved, const Json& settings, const Json& data) {
   std::vector<std::string> changed;
-  const Json defaults = identity(TrainOptions{});  // of settings that came after the run was made
+  const Json defaults = identity(TrainOptions{});  // defaults of settings that newer versions added
   const auto text = [](const Json* value) { return value == nullptr ? std::string("absent") : value->dump(); };
   const auto compare = [&](const std::string& key, const Json* now) {
     if (key == kSteps) return;  // see check_rates_behind
@@ -275,21 +280,21 @@ void check_same_run(const TrainerState& saved, const Json& settings, const Json&
     if (text(before) != text(now)) changed.push_back(cat(key, " (", text(before), " before, now ", text(now), ")"));
   };
   for (const auto& [key, value] : settings.members()) compare(key, &value);
-  for (const auto& [key, value] : saved.settings.members()) {  // those that are left out now
+  for (const auto& [key, value] : saved.settings.members()) {  // settings that are left out now
     const bool is_free = std::ranges::find(kFree, key) != kFree.end();
     if (settings.find(key) == nullptr && !is_free && key != kAuxCoef) compare(key, nullptr);
   }
   if (const auto change = data_change(saved.data.items(), data.items())) changed.push_back(*change);
   if (changed.empty()) return;
   refuse(cat("train.resume: the run was made with other settings: ", join(changed),
-             " (set them back, or start another run from its checkpoint with train.start=continue)"));
+             " (use the earlier values, or start another run from its checkpoint with train.start=continue)"));
 }
 
 void check_rates_behind(const TrainerState& saved, const step::Schedule& now) {
   if (has_unknown_rates(saved)) {
     log_warning(
-        cat("train.resume: coppice 0.1.0 wrote the checkpoint, which does not say how long the run was to be; the "
-            "learning rates are those of a run of ",
+        cat("train.resume: coppice 0.1.0 wrote the checkpoint and did not record the length of the run; the learning "
+            "rates are those of a run of ",
             now.steps, " steps from its start"));
     return;
   }
@@ -298,13 +303,14 @@ void check_rates_behind(const TrainerState& saved, const step::Schedule& now) {
   if (before.steps == now.steps) return;
   if (saved.position.step > now.steps) {
     refuse(cat("train.steps: ", before.steps, " before, now ", now.steps, "; ", saved.position.step,
-               " are done (keep the steps)"));
+               " are done (use the earlier value)"));
   }
   for (int64_t step = 1; step <= saved.position.step; ++step) {
     if (before.rate(step) == now.rate(step)) continue;
     refuse(cat("train.steps: ", before.steps, " before, now ", now.steps, ": the learning rate of step ", step,
-               ", which is done, was ", before.rate(step), " and would have been ", now.rate(step),
-               " (keep the steps; or go on in another folder, with train.start=continue from a checkpoint before step ",
+               ", which is done, was ", before.rate(step), " but would be ", now.rate(step),
+               " (use the earlier value; or continue in another directory, with train.start=continue from a checkpoint "
+               "before step ",
                step, ")"));
   }
 }
@@ -312,13 +318,13 @@ void check_rates_behind(const TrainerState& saved, const step::Schedule& now) {
 void check_same_auxiliary_loss(const TrainerState& saved, double coefficient) {
   const Json* before = saved.settings.find(kAuxCoef);
   if (before != nullptr && before->is_number() && before->as_double() != coefficient) {
-    refuse(
-        cat("train.resume: balance.aux_coef is ", coefficient, " and was ", before->dump(), " before (set it back)"));
+    refuse(cat("train.resume: balance.aux_coef is ", coefficient, " but was ", before->dump(),
+               " before (use the earlier value)"));
   }
   if (saved.settings.find("balance.form") != nullptr) return;
   log_warning(
-      "train.resume: the run was begun by coppice 0.1.0, whose auxiliary loss averaged the layers before the product; "
-      "it goes on with the loss of balance.form per_layer");
+      "train.resume: coppice 0.1.0 began the run with an auxiliary loss of the layers' averages; it continues with the "
+      "loss per layer (balance.form per_layer)");
 }
 
 }  // namespace coppice::train

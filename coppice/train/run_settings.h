@@ -12,39 +12,39 @@
 
 namespace coppice::train {
 
-/// What the options come to, checked.
+/// The resolved and checked options.
 struct RunSettings {
-  int64_t steps = 0;      ///< of the whole schedule
+  int64_t steps = 0;      ///< length of the whole schedule
   int64_t last_step = 0;  ///< where this process stops
-  int64_t batch = 0;      ///< sequences an optimizer step
+  int64_t batch = 0;      ///< sequences per optimizer step
   step::Schedule schedule;
   std::vector<GrowthStage> stages;
   Handover handover;
 };
 
-/// Throws   Error{kUsage} naming the option: missing, out of range, or at odds with another.
+/// Throws   Error{kUsage} naming the option: missing, out of range, or in conflict with another.
 RunSettings check_options(const TrainOptions& options);
 
-/// The options that decide which losses a run gives, by name: all but those on how often, where and on how many
-/// threads. What a default or train.tokens comes to stands as the number: train.steps, schedule.warmup.
+/// The options that determine the losses of a run, by name: all except those about output, frequency and threads.
+/// Defaults and train.tokens are resolved to numbers: train.steps, schedule.warmup.
 Json identity(const TrainOptions& options);
-/// The same of the training data: file name, tokens, documents; not where it lies.
+/// The same for the training data: file name, tokens, documents; not its place.
 Json identity(const std::vector<data::TokenFile>& files);
-/// With the digest of every .bin too, as checkpoints have it.
+/// The same with the digest of every .bin, as in checkpoints.
 Json identity_by_content(const std::vector<data::TokenFile>& files);
 
-/// The options of a run that resumes: what their defaults came to in the run that wrote `saved` stays.
+/// The options of a resumed run: defaults keep the values that they had in the run that wrote `saved`.
 TrainOptions with_resolved(const TrainOptions& options, const TrainerState& saved);
 
 /// Throws   Error{kUsage} naming every setting in which a resumed run differs from the one that wrote `saved`.
 void check_same_run(const TrainerState& saved, const Json& settings, const Json& data);
-/// A longer or shorter run is the same run where the learning rates of the steps done stay what they were.
+/// Checks that a longer or shorter schedule has the same learning rates for the steps that are done.
 ///
 /// Throws   Error{kUsage} naming the first step whose rate `schedule` changes.
 void check_rates_behind(const TrainerState& saved, const step::Schedule& schedule);
-/// For a run that is balanced by an auxiliary loss of this coefficient, whether given or the model's own.
+/// For a run with an auxiliary loss with this coefficient, whether given or the model's own.
 ///
-/// Throws   Error{kUsage} if the run that wrote `saved` was told another.
+/// Throws   Error{kUsage} if the run that wrote `saved` had another.
 void check_same_auxiliary_loss(const TrainerState& saved, double coefficient);
 
 }  // namespace coppice::train

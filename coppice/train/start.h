@@ -9,14 +9,14 @@
 
 namespace coppice::train {
 
-/// What a run starts from.
+/// The model and state that a run starts from.
 struct Start {
   nn::Decoder model;
   step::Optimizer optimizer;
   step::Position position;
   Companions companions;
   std::string tokenizer_digest;         ///< empty: unknown
-  std::optional<TrainerState> resumed;  ///< of the checkpoint in the run's own folder
+  std::optional<TrainerState> resumed;  ///< state of the checkpoint in the run's own directory
 };
 
 /// The model that the options ask for: `resume_from` if given, else model.path (with its trainer/ if train.start is

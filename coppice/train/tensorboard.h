@@ -14,14 +14,14 @@ namespace coppice::train {
 /// One number under its tag, such as {"loss", 3.2}.
 using Scalar = std::pair<std::string, double>;
 
-/// Appends scalars to a TensorBoard event file of its own in a run folder.
+/// Appends scalars to a new TensorBoard event file in the directory of a run.
 ///
-/// The two messages that takes, Event and Summary, are encoded by hand: libprotobuf is never linked.
+/// The two protobuf messages, Event and Summary, are encoded by hand, because libprotobuf must not be linked.
 /// Source   tensorflow/core/util/event.proto, framework/summary.proto; records and masked CRC32C as in
 ///          lib/io/record_writer.cc.
 class EventWriter {
  public:
-  /// `resumed_at`: this file goes on after that step; readers then drop what earlier files hold beyond it.
+  /// `resumed_at`: this file continues after that step; readers then ignore later steps in earlier files.
   /// Throws   Error{kIo}.
   EventWriter(const std::filesystem::path& run, std::optional<int64_t> resumed_at);
 
@@ -35,7 +35,7 @@ class EventWriter {
   std::ofstream file_;
 };
 
-/// CRC-32C (Castagnoli) of `bytes`. Known answer: 0xe3069283 for "123456789".
+/// CRC-32C (Castagnoli) of `bytes`. Test value: 0xe3069283 for "123456789".
 uint32_t crc32c(std::string_view bytes);
 
 }  // namespace coppice::train

@@ -31,7 +31,7 @@ std::map<int64_t, std::vector<int64_t>> expert_counts(const Json& json) {
     std::vector<int64_t> of_layer;
     for (const Json& value : counts.items()) of_layer.push_back(value.as_int());
     const bool is_layer = error == std::errc{} && end == key.data() + key.size() && layer >= 0;
-    // As doubles, in which the sum of any counts is finite.
+    // As doubles, so that the sum of any counts is finite.
     const double sum = std::accumulate(of_layer.begin(), of_layer.end(), 0.0);
     if (!is_layer || std::ranges::any_of(of_layer, [](int64_t n) { return n < 0; }) || !(sum > 0 && sum < 1e18)) {
       throw Error(ErrorCode::kFormat, cat("'expert_counts' has '", key, "': ", counts.dump().substr(0, 80),
@@ -50,7 +50,7 @@ TrainerState state_from(const Json& json) {
   state.position.step = count(json, "step");
   state.position.next_sample = static_cast<uint64_t>(count(json, "next_sample"));
   state.position.tokens_seen = static_cast<uint64_t>(count(json, "tokens_seen"));
-  if (json.find("growths") != nullptr) {  // older files have no growth in mid-run
+  if (json.find("growths") != nullptr) {  // older files have no expansion during training
     state.position.growths = count(json, "growths");
     state.position.grown_at = json.at("grown_at").as_int() == -1 ? -1 : count(json, "grown_at");
   }
@@ -65,7 +65,7 @@ TrainerState state_from(const Json& json) {
   if (const Json* counts = json.find("expert_counts")) state.position.expert_counts = expert_counts(*counts);
   state.settings = Json::object(json.at("settings").members());
   state.data = Json::array(json.at("data").items());
-  if (const Json* const watch = json.find("watch")) state.watch = *watch;  // files of 0.1.0 have none
+  if (const Json* const watch = json.find("watch")) state.watch = *watch;  // files of version 0.1.0 do not have it
   return state;
 }
 

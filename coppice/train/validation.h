@@ -10,23 +10,24 @@
 
 namespace coppice::train {
 
-/// Losses over the validation files, and which experts their tokens went to.
+/// The losses on the validation files, and the experts that their tokens were routed to.
 struct Validation {
   std::map<std::string, double> loss;          ///< nats per token, by file stem
-  std::map<std::string, double> loss_lineage;  ///< under the lineage routing in force; empty where there is none
-  /// Those of the routing that the model is trained with.
+  std::map<std::string, double> loss_lineage;  ///< with the current lineage-unique routing; empty if there is none
+  /// The losses with the routing that the model is trained with.
   const std::map<std::string, double>& in_force() const { return loss_lineage.empty() ? loss : loss_lineage; }
   Json routing;  ///< {stem: {layer: [tokens of each expert]}}, plain top-K; null without MoE
 };
 
-/// Plain top-K first, which is what others will compute; then, if `lineage` is not null, under lineage routing.
+/// Validates with plain top-K, which other programs use, and then, if `lineage` is not null, with lineage-unique
+/// routing.
 Validation validate(const nn::Decoder& model, const std::vector<data::TokenFile>& files,
                     const eval::LossSettings& settings, std::shared_ptr<const nn::LineageRouting> lineage);
 
 /// {stem: loss}.
 Json to_json(const std::map<std::string, double>& losses);
 
-/// The name under which a file's loss goes.
+/// The name of a file in the metrics.
 std::string stem(const data::TokenFile& file);
 
 }  // namespace coppice::train

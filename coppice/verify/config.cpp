@@ -17,14 +17,14 @@ namespace {
 
 using families::ModelConfig;
 
-/// Of the program that wrote the file, not of the model.
+/// Keys that describe the program that wrote the file, not the model.
 constexpr std::string_view kOfTheWriter[] = {"transformers_version", "_name_or_path", "_from_model_config",
                                              "_commit_hash"};
 
-/// Names code that whoever loads the model runs.
+/// The key that names code which runs when the model is loaded.
 constexpr std::string_view kRemoteCode = "auto_map";
 
-/// Values that transformers takes for granted and leaves out when it writes a configuration.
+/// Default values that transformers leaves out when it writes a configuration.
 struct Granted {
   std::string_view key, value;
 };
@@ -42,7 +42,7 @@ constexpr Granted kGranted[] = {{"return_dict", "true"},
                                 {"tie_word_embeddings", "true"},
                                 {"use_cache", "true"}};
 
-/// Keys that are null in every class of transformers that has them, where they are left out.
+/// Keys whose default is null in every class of transformers that has them.
 constexpr std::string_view kNullIfLeftOut[] = {"architectures",
                                                "attn_config",
                                                "audio_config",
@@ -76,9 +76,9 @@ constexpr std::string_view kNullIfLeftOut[] = {"architectures",
                                                "projector_patch_to_query_dict",
                                                "torch_dtype",
                                                "attention_chunk_size",
-                                               "sliding_window"};  // of a family with another value: Family::left_out
+                                               "sliding_window"};  // families with another default: Family::left_out
 
-/// Keys that `nn` reads of families that it computes, compared by what they mean.
+/// Keys that `nn` reads for the families that it supports; they are compared by their meaning.
 constexpr std::string_view kComparedAsRead[] = {"sliding_window", "max_window_layers", "num_key_value_heads",
                                                 "head_dim"};
 
@@ -95,7 +95,7 @@ bool same_rope(const families::Rope& a, const families::Rope& b) {
   return all(a) == all(b);
 }
 
-/// What both files mean by what this family's table reads, beside the numbers that every key says for itself.
+/// Differences of the values that this family's table reads, except numbers, which are compared key by key.
 std::vector<std::string> differences_as_read(const ModelConfig& a, const ModelConfig& b) {
   std::vector<std::string> out;
   const auto compare = [&out](std::string_view what, const auto& was, const auto& is) {
@@ -105,7 +105,7 @@ std::vector<std::string> differences_as_read(const ModelConfig& a, const ModelCo
     if (!equal) out.push_back(cat("config.json: ", what, " differ"));
   };
   compare("experts", a.num_experts, b.num_experts);
-  compare("experts a token", a.top_k, b.top_k);
+  compare("experts per token", a.top_k, b.top_k);
   compare("layers", a.num_layers, b.num_layers);
   compare("hidden size", a.model_dim, b.model_dim);
   compare("vocabulary", a.vocab_size, b.vocab_size);
@@ -123,14 +123,14 @@ std::vector<std::string> differences_as_read(const ModelConfig& a, const ModelCo
   compare("residual multiplier", a.residual_multiplier, b.residual_multiplier);
   compare("logits divisor", a.logits_divisor, b.logits_divisor);
   same("coefficients of the auxiliary loss", a.aux_loss_coef == b.aux_loss_coef);
-  same("experts a token by layer", a.top_k_by_layer == b.top_k_by_layer);
+  same("experts per token by layer", a.top_k_by_layer == b.top_k_by_layer);
   const families::Routing &r = a.routing, &s = b.routing;
   compare("gates renormalised", r.renormalise, s.renormalise);
   compare("norm of the gates", r.gate_norm, s.gate_norm);
   compare("router groups", r.num_groups, s.num_groups);
   compare("router groups chosen", r.top_groups, s.top_groups);
   compare("routed scaling factor", r.routed_scaling, s.routed_scaling);
-  compare("choices that are no experts", r.trailing_choices, s.trailing_choices);
+  compare("choices other than experts", r.trailing_choices, s.trailing_choices);
   same("gate functions", r.gate == s.gate);
   same("group scores", r.group_score == s.group_score);
   same("layers with experts", a.moe_layer == b.moe_layer);
@@ -143,7 +143,7 @@ std::vector<std::string> differences_as_read(const ModelConfig& a, const ModelCo
   return out;
 }
 
-/// Keys by name, but for those that have rules of their own.
+/// Compares keys by name, except those that have their own rules.
 class KeyComparison {
  public:
   /// `sizes`: the object that the family's table reads.
@@ -168,7 +168,7 @@ class KeyComparison {
       } else if (was->is_object() && is->is_object()) {
         compare(*was, *is, cat(inside, key, "."), out);
       } else if (!detail::same_value(*was, *is)) {
-        out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is->dump(), " and was ", was->dump()));
+        out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is->dump(), "; wanted ", was->dump()));
       }
     }
   }
@@ -186,18 +186,18 @@ class KeyComparison {
     }
   }
 
-  /// What differs in rotary embeddings, by its keys where both files have them.
+  /// Reports differences of rotary embeddings, by key if both files have it.
   void tell_ropes(const Json& wanted, const Json& found, const std::string& inside, ConfigDifferences& out) const {
     const size_t before = out.problems.size();
     for (const std::string_view key : detail::kRopeKeys) {
       const Json *was = wanted.find(key), *is = found.find(key);
       if (was == nullptr || is == nullptr || detail::same_value(*was, *is)) continue;
-      out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is->dump(), " and was ", was->dump()));
+      out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is->dump(), "; wanted ", was->dump()));
     }
     if (out.problems.size() > before) return;
     const families::Family* family = &wanted == sizes_ ? family_ : nullptr;
     out.problems.push_back(
-        cat(file_, ": ", inside, "rotary embeddings are ", text(found, family), " and were ", text(wanted, family)));
+        cat(file_, ": ", inside, "rotary embeddings are ", text(found, family), "; wanted ", text(wanted, family)));
   }
 
  private:
@@ -210,7 +210,7 @@ class KeyComparison {
     for (const auto& [type, rope] : detail::ropes_of(object, family)) all[type.empty() ? "all" : type] = rope;
     return all.dump();
   }
-  /// One of both files leaves the key out; `is_sizes`: where the family's own values hold.
+  /// One of the files leaves the key out; `is_sizes`: whether the family's own defaults apply.
   void compare_with_absent(const std::string& key, const Json* was, const Json* is, bool is_sizes,
                            const std::string& inside, ConfigDifferences& out) const {
     const Json& said = was != nullptr ? *was : *is;
@@ -218,20 +218,20 @@ class KeyComparison {
     if (means != nullptr) {
       if (detail::same_value(said, *means)) return;
       const std::string absent = cat("absent, which means ", means->dump());
-      out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is != nullptr ? is->dump() : absent,
-                                 is != nullptr ? " and was " : ", and was ", was != nullptr ? was->dump() : absent));
+      out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is != nullptr ? is->dump() : absent, "; wanted ",
+                                 was != nullptr ? was->dump() : absent));
     } else if (said.is_null()) {
       const bool is_same = family_ == nullptr || contains(kNullIfLeftOut, key);
       if (!is_same) out.null_or_absent.push_back(cat(inside, key));
     } else if (was == nullptr && key == kRemoteCode) {
-      out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is->dump(), " and was absent"));
+      out.problems.push_back(cat(file_, ": '", inside, key, "' is ", is->dump(), "; wanted no such key"));
     } else if (was == nullptr) {
       out.added.push_back(cat(inside, key));
     } else if (!is_granted(key, *was)) {
-      out.problems.push_back(cat(file_, ": '", inside, key, "' is absent and was ", was->dump()));
+      out.problems.push_back(cat(file_, ": '", inside, key, "' is absent; wanted ", was->dump()));
     }
   }
-  /// Names that mean the same: the dtype's, and the family's for the number of experts.
+  /// Other names of the same key: for the dtype, and the family's for the number of experts.
   std::vector<std::string_view> names_of(std::string_view key) const {
     if (key == "dtype" || key == "torch_dtype") return {"dtype", "torch_dtype"};
     if (family_ != nullptr && contains(family_->experts_keys, key))
@@ -256,7 +256,7 @@ const Json& sizes_of(const ModelConfig& config) {
   return config.text_key.empty() ? config.json : *config.json.find(config.text_key);
 }
 
-/// True if all that the configuration says of rotary embeddings is in families::Rope.
+/// Whether families::Rope has everything that the configuration says about rotary embeddings.
 bool is_read_whole(const ModelConfig& config) {
   const int64_t head_dim = config.latent ? config.latent->turned_dim : config.head_dim;
   return families::read_rope(sizes_of(config), "config.json", *config.family, head_dim, config.max_positions)
@@ -278,7 +278,7 @@ std::vector<std::string> ConfigDifferences::not_compared(std::string_view file) 
 ConfigDifferences compare_configs(const ModelConfig& wanted, const ModelConfig& found) {
   ConfigDifferences out;
   if (wanted.family->model_type != found.family->model_type) {
-    out.problems.push_back(cat("config.json: 'model_type' is ", found.json.at("model_type").dump(), " and was ",
+    out.problems.push_back(cat("config.json: 'model_type' is ", found.json.at("model_type").dump(), "; wanted ",
                                wanted.json.at("model_type").dump()));
     return out;
   }
@@ -292,7 +292,7 @@ ConfigDifferences compare_configs(const ModelConfig& wanted, const ModelConfig& 
   }
   ConfigDifferences keys;
   comparison.compare(wanted.json, found.json, {}, keys);
-  if (keys.problems.empty() && out.problems.empty()) {  // what an added or dropped key changed
+  if (keys.problems.empty() && out.problems.empty()) {  // effects of added or removed keys
     for (std::string& problem : differences_as_read(wanted, found)) out.problems.push_back(std::move(problem));
   }
   std::ranges::move(keys.problems, std::back_inserter(out.problems));

@@ -10,23 +10,23 @@
 namespace coppice::verify {
 
 struct ConfigDifferences {
-  std::vector<std::string> problems;        ///< a sentence for each key whose meaning differs
+  std::vector<std::string> problems;        ///< one sentence per key whose meaning differs
   std::vector<std::string> added;           ///< keys that are new and that coppice does not read
   std::vector<std::string> null_or_absent;  ///< keys that one file sets to null and the other leaves out
 
-  /// What there was nothing to compare with, a sentence's part each.
+  /// Descriptions of what could not be compared, each a part of a sentence.
   std::vector<std::string> not_compared(std::string_view file) const;
 };
 
-/// Compares config.json by what it says: keys in another order, moved (rope_theta into rope_parameters, torch_dtype to
-/// dtype), under another name that the family has for them, or left out where they had the value that transformers takes
-/// for granted (Family::left_out), are no differences; nor is the version of the program that wrote it. Rotary
-/// embeddings are equal only if neither file says more than the other.
+/// Compares config.json by meaning. No differences are: another order of keys, moved keys (rope_theta into
+/// rope_parameters, torch_dtype to dtype), another name that the family has for a key, keys left out that had
+/// transformers' default (Family::left_out), and the version of the program that wrote the file. Rotary embeddings are
+/// equal only if neither file says more than the other.
 ///
-/// Throws   nothing about the configurations: what cannot be read is a problem.
+/// Throws   nothing because of the configurations: what cannot be read becomes a problem.
 ConfigDifferences compare_configs(const families::ModelConfig& wanted, const families::ModelConfig& found);
 
-/// The same of files whose keys have no such rules (generation_config.json).
+/// The same for files whose keys have no such rules (generation_config.json).
 ConfigDifferences compare_settings(std::string_view file, const Json& wanted, const Json& found);
 
 }  // namespace coppice::verify

@@ -19,13 +19,13 @@ using families::Model;
 using families::Role;
 using families::TensorSlot;
 
-/// Choices behind the experts that were saved as experts are none (longcat_flash).
+/// Whether the tensor belongs to an expert. Zero experts that longcat_flash saves like experts do not count.
 bool grows(const Model& model, const TensorSlot& slot) {
   return families::has_rows(slot.role()) ||
          (families::is_expert(slot.role()) && slot.expert < model.config.num_experts);
 }
 
-/// The name of a tensor that does not grow, in the grown model; nothing if it is not there.
+/// The name, in the expanded model, of a tensor outside of experts and routers; none if it is missing.
 std::optional<std::string> name_after(const Model& before, const Model& after, const NamesIn& names,
                                       const TensorSlot& slot) {
   if (slot.expert < 0) return names.find(before.config, slot);
@@ -35,14 +35,14 @@ std::optional<std::string> name_after(const Model& before, const Model& after, c
   return name;
 }
 
-/// The embeddings, where the head of the model is the same tensor.
+/// The embeddings, if the head of the model is the same tensor.
 const TensorSlot* embedding_of(const Model& model) {
   const auto found =
       std::ranges::find_if(model.slots, [](const TensorSlot& slot) { return slot.role() == Role::kEmbedding; });
   return model.config.tied && found != model.slots.end() ? &*found : nullptr;
 }
 
-/// True if the slot is a head saved beside the embeddings that it is.
+/// Whether the slot is a head that repeats the embeddings to which it is tied.
 bool is_tied_copy(const Model& model, const TensorSlot& slot) {
   const TensorSlot* embedding = embedding_of(model);
   return slot.role() == Role::kLmHead && embedding != nullptr &&
@@ -63,9 +63,9 @@ void check_other_tensors(const Model& before, const Model& after, size_t threads
     const io::Checkpoint::Entry was = before.checkpoint.at(slots[i]->name);
     if (!name) {
       const bool is_known = was.info->bytes == 0 || (embedding_of(after) && is_tied_copy(before, *slots[i]));
-      if (!is_known) problems[i] = cat("'", slots[i]->name, "': it is missing");
+      if (!is_known) problems[i] = cat("'", slots[i]->name, "': is missing");
     } else if (!same_tensor(was, after.checkpoint.at(*name))) {
-      problems[i] = cat("'", *name, "': it changed; only experts and routers may");
+      problems[i] = cat("'", *name, "': changed; only experts and routers may change");
     }
     progress.advance(was.info->bytes);
   });
@@ -79,11 +79,11 @@ void check_other_tensors(const Model& before, const Model& after, size_t threads
   for (const TensorSlot& slot : after.slots) {
     const bool is_known = grows(after, slot) || slot.expert >= 0 || names_before.find(after.config, slot);
     if (!is_known && after.checkpoint.at(slot.name).info->bytes > 0 && !is_tied_copy(after, slot))
-      result.problems.push_back(cat("'", slot.name, "': the model before has no such tensor"));
+      result.problems.push_back(cat("'", slot.name, "': is new; the model before has no such tensor"));
   }
 }
 
-/// Tensors with a row for each expert are those of before, with as many more rows.
+/// Checks that tensors with a row per expert are those of the model before, with rows for the new experts.
 void check_rows(const Model& before, const Model& after, VerifyResult& result) {
   const int64_t more = after.config.num_experts - before.config.num_experts;
   const NamesIn names_after(after), names_before(before);
@@ -91,27 +91,27 @@ void check_rows(const Model& before, const Model& after, VerifyResult& result) {
     if (!families::has_rows(slot.role())) continue;
     const auto found = names_after.entry(before.config, slot);
     if (!found) {
-      result.problems.push_back(cat("'", slot.name, "': it is missing"));
+      result.problems.push_back(cat("'", slot.name, "': is missing"));
       continue;
     }
     const io::TensorInfo &was = *before.checkpoint.at(slot.name).info, &is = *found->info;
     const int64_t cols = was.elements() / before.config.router_rows();
     if (was.dtype != is.dtype || is.elements() - was.elements() != more * cols) {
-      result.problems.push_back(cat("'", slot.name, "': it is ", io::dtype_name(is.dtype), " ", shape_text(is.shape),
-                                    " and was ", io::dtype_name(was.dtype), " ", shape_text(was.shape)));
+      result.problems.push_back(cat("'", slot.name, "': is ", io::dtype_name(is.dtype), " ", shape_text(is.shape),
+                                    "; wanted ", io::dtype_name(was.dtype), " ", shape_text(was.shape)));
     }
   }
   for (const TensorSlot& slot : after.slots) {
     if (families::has_rows(slot.role()) && !names_before.find(after.config, slot))
-      result.problems.push_back(cat("'", slot.name, "': the model before has no such tensor"));
+      result.problems.push_back(cat("'", slot.name, "': is new; the model before has no such tensor"));
   }
 }
 
-/// Experts of both models are in the same layers and have the same matrices.
+/// Checks that both models have experts in the same layers and with the same matrices.
 void check_experts(const Model& before, const Model& after, const models::ExpertParts& was,
                    const models::ExpertParts& is, VerifyResult& result) {
   if (before.layers_with_experts != after.layers_with_experts) {
-    result.problems.emplace_back("the experts are in other layers; wanted those of the model before");
+    result.problems.emplace_back("experts are in other layers than in the model before");
     return;
   }
   for (const int64_t layer : before.layers_with_experts) {
@@ -143,7 +143,7 @@ uint64_t bytes_of_layer(const Model& model, int64_t layer) {
   return bytes;
 }
 
-/// What a greater top-K multiplies, whatever the methods.
+/// The factors that follow from a larger top-K, whatever the methods.
 GrowthFactors factors_of(const families::ModelConfig& config, int64_t top_k_factor) {
   if (top_k_factor == 1) return {};
   const plan::GrowthPlan plan = plan::make_plan(config,
@@ -159,8 +159,8 @@ void check_optimizer(const Model& before, const Model& after, VerifyResult& resu
   try {
     const bool was = std::filesystem::is_directory(before.checkpoint.directory() / io::kTrainerFolder);
     const bool is = models::OptimizerState::open(after).has_value();
-    if (is) result.not_compared.push_back(cat(io::kTrainerFolder, "/, which has the shapes of the model"));
-    if (was && !is) result.not_compared.push_back(cat(io::kTrainerFolder, "/, which is not there any more"));
+    if (is) result.not_compared.push_back(cat(io::kTrainerFolder, "/ (only its shapes)"));
+    if (was && !is) result.not_compared.push_back(cat(io::kTrainerFolder, "/, which is missing afterwards"));
   } catch (const Error& error) {
     if (error.code == ErrorCode::kInterrupted || error.code == ErrorCode::kIo) throw;
     result.problems.emplace_back(error.what());
@@ -203,7 +203,7 @@ void verify_by_content(const Model& before, const Model& after, size_t threads, 
     if (error.code != ErrorCode::kUsage && error.code != ErrorCode::kUnsupported) throw;
     result.problems.emplace_back(error.what());
   }
-  if (result.problems.size() > problems) return;  // the rest looks at experts beside experts
+  if (result.problems.size() > problems) return;  // the rest compares experts of both models
   const bool several_growths = steps_of(after) > steps_of(before) + 1;
   for (const int64_t layer : before.layers_with_experts) {
     recognise_layer(parts_before, parts_after, layer, factors, several_growths, threads, result);

@@ -5,11 +5,11 @@
 
 namespace coppice::verify {
 
-/// Accounts for the tensors of a grown model by their content alone: what lies outside experts and routers is bit for bit
-/// as before, parents are recognised (recognise.h), an optimizer state has the shapes of the model.
+/// Checks the tensors of an expanded model by their content only: tensors outside experts and routers are bit-equal to
+/// those before, parents are recognised (recognise.h), and an optimizer state has the shapes of the model.
 ///
-/// Memory   recognise_layer.
-/// Threads  the same result for any number.
+/// Memory   as recognise_layer.
+/// Threads  the result does not depend on the number of threads.
 void verify_by_content(const families::Model& before, const families::Model& after, size_t threads, Progress& progress,
                        VerifyResult& result);
 

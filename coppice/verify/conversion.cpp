@@ -29,14 +29,15 @@ using convert::Conversion;
 using convert::Origin;
 using families::Model;
 
-/// Rows of a file cannot be made again; they are the ones that were written, or at least numbers.
+/// Checks router rows that came from a file and cannot be recomputed: by their digest, or at least that they are
+/// finite.
 std::string check_given_rows(const io::TensorInfo& wanted, const Model& after,
                              const std::map<std::string, std::string>& digests) {
-  if (!after.checkpoint.contains(wanted.name)) return cat("'", wanted.name, "': it is missing");
+  if (!after.checkpoint.contains(wanted.name)) return cat("'", wanted.name, "': is missing");
   const io::Checkpoint::Entry entry = after.checkpoint.at(wanted.name);
   const io::TensorInfo& found = *entry.info;
   if (found.shape != wanted.shape || found.dtype != wanted.dtype) {
-    return cat("'", wanted.name, "': it is ", io::dtype_name(found.dtype), " ", shape_text(found.shape), ", not ",
+    return cat("'", wanted.name, "': is ", io::dtype_name(found.dtype), " ", shape_text(found.shape), "; wanted ",
                io::dtype_name(wanted.dtype), " ", shape_text(wanted.shape));
   }
   if (const auto digest = digests.find(wanted.name); digest != digests.end()) {
@@ -44,12 +45,12 @@ std::string check_given_rows(const io::TensorInfo& wanted, const Model& after,
     sha.add(entry.data());
     return sha.hex() == digest->second
                ? std::string()
-               : cat("'", wanted.name, "': its rows are not those that a file gave, by their digest in ",
+               : cat("'", wanted.name, "': its rows are not those that were read from a file, by their digest in ",
                      io::kLineageFile);
   }
   const auto values = after.checkpoint.read_f32(wanted.name);
   const bool finite = std::ranges::all_of(values, [](float x) { return std::isfinite(x); });
-  return finite ? std::string() : cat("'", wanted.name, "': NaN or infinity among the rows");
+  return finite ? std::string() : cat("'", wanted.name, "': has NaN or infinity");
 }
 
 int64_t& counter(ConversionAccount& account, Origin origin, bool averages, bool given) {
@@ -85,9 +86,10 @@ void compare(const Conversion& conversion, const Model& after, size_t threads, C
   parallel_for(tensors.size(), threads, [&](size_t i) {
     check_interrupt();
     const bool by_hand = given && mapping.tensors[i].origin == Origin::kRouter;
-    problems[i] =
-        by_hand ? check_given_rows(tensors[i].info, after, digests)
-                : detail::difference(tensors[i], after, "it is not what the conversion makes of the model before");
+    problems[i] = by_hand
+                      ? check_given_rows(tensors[i].info, after, digests)
+                      : detail::difference(tensors[i], after,
+                                           "its bytes differ from what the conversion computes from the model before");
     progress.advance(tensors[i].info.bytes);
   });
   for (size_t i = 0; i < problems.size(); ++i) {
@@ -99,26 +101,27 @@ void compare(const Conversion& conversion, const Model& after, size_t threads, C
     }
   }
   if (account.routers_given > 0 && digests.empty())
-    account.not_compared.push_back(cat("rows of ", account.routers_given, " routers, which a file gave"));
+    account.not_compared.push_back(cat("rows of ", account.routers_given, " routers, which were read from a file"));
   std::set<std::string_view> known;
   for (const output::OutputTensor& tensor : tensors) known.insert(tensor.info.name);
   for (const auto& slot : after.slots) {
-    if (!known.contains(slot.name)) account.problems.push_back(cat("'", slot.name, "': no conversion makes it"));
+    if (!known.contains(slot.name))
+      account.problems.push_back(cat("'", slot.name, "': is not part of a converted model"));
   }
 }
 
-/// trainer/ belongs to the experts that a conversion makes or leaves: it carries none over.
+/// Reports a trainer/: a conversion writes none, because optimizer state does not fit the converted model.
 void check_files(const Model& before, const Model& after, ConversionAccount& account) {
   FileAccount files = compare_files(before, after, plan::read_lineage(after.checkpoint.directory()).has_value());
   account.files_equal = files.equal;
   std::ranges::move(files.problems, std::back_inserter(account.problems));
   std::ranges::move(files.not_compared, std::back_inserter(account.not_compared));
   if (std::filesystem::exists(after.checkpoint.directory() / io::kTrainerFolder))
-    account.problems.push_back(cat("'", io::kTrainerFolder, "/': no conversion makes it"));
+    account.problems.push_back(cat("'", io::kTrainerFolder, "/': is not part of a converted model"));
   account.ok = account.problems.empty();
 }
 
-/// The digests of the models that the newest step names, beside those of the ones given.
+/// Compares the digests of models that the newest step records with those of the given models.
 void check_sources(std::span<const Model> parents, const Json& lineage, ConversionAccount& account) {
   const Json& step = lineage.at("steps").items().back();
   const Json* digests = step.find("source_digests");
@@ -126,12 +129,12 @@ void check_sources(std::span<const Model> parents, const Json& lineage, Conversi
   const bool is_list = digests->is_array() && digests->items().size() == parents.size();
   for (size_t i = 0; is_list && i < parents.size(); ++i) {
     if (digests->items()[i] == Json(parents[i].digest())) continue;
-    account.not_compared.push_back(cat(io::kLineageFile, ", which names another model than ",
-                                       parents[i].checkpoint.directory(), " by its digest"));
+    account.not_compared.push_back(
+        cat(io::kLineageFile, ", whose digest belongs to another model than ", parents[i].checkpoint.directory()));
   }
   if (!is_list)
     account.problems.push_back(
-        cat(io::kLineageFile, ": 'source_digests' is ", digests->dump(), "; wanted one a model"));
+        cat(io::kLineageFile, ": 'source_digests' is ", digests->dump(), "; wanted one per model"));
 }
 
 }  // namespace
@@ -143,18 +146,18 @@ ConversionAccount verify_conversion(std::span<const Model> parents, const Model&
   if (lineage) account.plan = convert::newest_conversion(*lineage);
   if (!account.plan) {
     throw Error(ErrorCode::kFormat, cat(directory, ": ", io::kLineageFile,
-                                        " names no conversion as the newest step, so what was drawn is not known "
+                                        " has no conversion as its newest step, so the conversion cannot be repeated "
                                         "(verify the model as `coppice convert` wrote it)"));
   }
   if (std::cmp_not_equal(account.plan->parents, parents.size())) {
-    throw Error(ErrorCode::kUsage, cat(directory, ": made of ", account.plan->parents, " dense models; ",
-                                       parents.size(), " are given (name all, in their order)"));
+    throw Error(ErrorCode::kUsage, cat(directory, ": was converted from ", account.plan->parents, " dense models, but ",
+                                       parents.size(), " are given (give all, in their order)"));
   }
   account.from = account.plan->from;
   account.to = account.plan->to;
   convert::check_conversion_plan(parents.front().config, *account.plan);
   convert::ConversionPlan plan = *account.plan;
-  plan.lossy = true;  // what was left out is told, and was agreed to
+  plan.lossy = true;  // what was left out is reported, and the user agreed to it then
   const Conversion conversion(parents, plan, nullptr);
   compare(conversion, after, threads, account);
   check_sources(parents, *lineage, account);

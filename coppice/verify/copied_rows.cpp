@@ -13,15 +13,16 @@ namespace {
 
 using families::Role;
 
-constexpr double kRecognised = 0.2;   ///< cosine above which a row is said to derive from another
-constexpr double kSurely = 0.5;       ///< and above which it surely does
-constexpr double kOrthogonal = 0.02;  ///< cosine (as large as rounding to bf16 leaves it) of an orthogonal router row
+constexpr double kRecognised = 0.2;   ///< cosine above which a row counts as derived from another
+constexpr double kSurely = 0.5;       ///< cosine above which it is surely derived
+constexpr double kOrthogonal = 0.02;  ///< upper limit of the cosine of an orthogonal router row after rounding to bf16
 constexpr double kSameNorm = 0.01;
-constexpr double kOtherRow = 0.05;  ///< a row this much nearer to another original's has been swapped
+constexpr double kOtherRow = 0.05;  ///< a row whose cosine with another original's is larger by this much was swapped
 constexpr double kSurelyRow = 0.99;
-constexpr double kProbablyRow = 0.9;  ///< where the row is less near its parent's than most are
-constexpr double kFarChange = 16;     ///< a bias that moved this many times farther from the usual than most is damaged
-constexpr double kRounding = 0x1p-7;  ///< relative; of bf16, twice
+constexpr double kProbablyRow = 0.9;  ///< if the row is less similar to its parent's than most rows
+/// A bias whose change differs from the usual change this many times more than most is damaged.
+constexpr double kFarChange = 16;
+constexpr double kRounding = 0x1p-7;  ///< relative error of rounding to bf16 twice
 
 struct Copy {
   size_t child, parent;
@@ -38,7 +39,7 @@ class CopiedRows {
     }
   }
 
-  /// The methods carry these over as they are.
+  /// Checks the scales, which all methods copy.
   void check_scales() const {
     for (const Copy& copy : changed_) report(copy, "is not");
   }
@@ -58,16 +59,17 @@ class CopiedRows {
       if (!problem.empty()) {
         unlike.push_back(std::move(problem));
       } else if (are_mostly_equal()) {
-        report(copy, "differs from", "; in most copies of the layer they are equal");
+        report(copy, "differs from", ", but most copies of the layer are equal to theirs");
       } else if (const double length = length_of(copy);
                  length > kLargestFactor * spread || (is_held && is_out_of_line(length, usual, spread))) {
         report(copy, cat("has ", number_text(length), " times the norm of"),
-               cat("; ", number_text(usual), " times is usual in the layer"));
+               cat("; ", number_text(usual), " times is usual in this layer"));
       } else {
         ++result_.only_alike.router_rows;
       }
     }
-    // What befell most copies alike may be a method's doing; rows of other originals, all of several.
+    // If most copies changed in the same way, a method may have done it; rows of other originals count only if there
+    // are several.
     const bool may_be_right = of_others == 0 ? !are_sure : unlike.size() == copies_.size() && copies_.size() > 1;
     if (may_be_right) result_.unknown_rows += std::ssize(unlike);
     std::ranges::move(unlike, std::back_inserter(may_be_right ? result_.not_recognised : result_.problems));
@@ -85,11 +87,11 @@ class CopiedRows {
       }
       result_.largest_bias_change = std::max(result_.largest_bias_change, std::abs(change(copy)));
       if (to_zero && value(copy) != 0) {
-        report(copy, "differs from", "; in most copies of the layer it is 0");
+        report(copy, "differs from", ", but it is 0 in most copies of the layer");
       } else if (!to_zero && are_mostly_equal()) {
-        report(copy, "differs from", "; in most copies of the layer they are equal");
+        report(copy, "differs from", ", but most copies of the layer are equal to theirs");
       } else if (!to_zero && !several_growths_ && is_far_change(copy, usual)) {
-        report(copy, cat("is ", number_text(value(copy)), ", which is far from"), "; most biases moved otherwise");
+        report(copy, cat("is ", number_text(value(copy)), ", which is far from"), "; most biases changed differently");
       } else {
         ++result_.only_alike.biases;
       }
@@ -106,7 +108,7 @@ class CopiedRows {
 
   void report(const Copy& copy, const std::string& how, const std::string& more = {}) const {
     result_.problems.push_back(cat("'", pair_.after.name, "': row ", copy.child, " ", how, " that of original ",
-                                   copy.parent, ", whose child expert ", copy.child, " is", more));
+                                   copy.parent, ", the parent of expert ", copy.child, more));
   }
 
   double length_of(const Copy& copy) const {
@@ -129,7 +131,7 @@ class CopiedRows {
     return out;
   }
 
-  /// The router method `orthogonal` keeps the parent's norm and nothing else.
+  /// The router method `orthogonal` keeps only the parent's norm.
   bool is_orthogonal(const Copy& copy, double near) const {
     return std::abs(near) < kOrthogonal && std::abs(length_of(copy) - 1) < kSameNorm;
   }
@@ -138,15 +140,15 @@ class CopiedRows {
     return near > kSurely || is_orthogonal(copy, near);
   }
 
-  /// Empty if a method could have made the row of its parent's.
+  /// Empty if a method could have made this row from its parent's.
   std::string row_problem(const Copy& copy, double usually_near, bool& is_of_other) const {
     const std::string& name = pair_.after.name;
     size_t changed = 0;
     for (size_t i = 0; i < is(copy).size(); ++i) changed += is(copy)[i] == was(copy)[i] ? 0 : 1;
-    if (2 * changed < is(copy).size()) {  // every method changes all of a row, or nothing
+    if (2 * changed < is(copy).size()) {  // every method changes a whole row or nothing
       is_of_other = true;
       return cat("'", name, "': row ", copy.child, " differs in ", changed, " values from that of original ",
-                 copy.parent, ", whose child expert ", copy.child, " is");
+                 copy.parent, ", its parent");
     }
     const double near = rows_.nearness(copy.child, copy.parent);
     for (size_t p = 0; p < rows_.experts_before(); ++p) {
@@ -157,11 +159,11 @@ class CopiedRows {
                  " is a child of original ", copy.parent);
     }
     if (near > kRecognised || is_orthogonal(copy, near)) return {};
-    return cat("'", name, "': row ", copy.child, " is not near that of original ", copy.parent, ", whose child expert ",
-               copy.child, " is (cosine ", number_text(near), ")");
+    return cat("'", name, "': row ", copy.child, " is not similar to that of original ", copy.parent,
+               ", its parent (cosine ", number_text(near), ")");
   }
 
-  /// How the biases of copies moved, and how much farther is no damage yet.
+  /// The usual change of copies' biases, and the largest deviation that does not count as damage.
   struct UsualChange {
     double change, allowed;
   };
@@ -173,7 +175,7 @@ class CopiedRows {
     return {usual, kFarChange * median(changes) + kRounding * std::abs(usual)};
   }
 
-  /// Not among the biases of before, and moved otherwise than most.
+  /// Whether the bias is none of the biases before and changed differently from most.
   bool is_far_change(const Copy& copy, const UsualChange& usual) const {
     const auto before = std::span(pair_.before.values).first(rows_.experts_before());
     const auto [least, most] = std::ranges::minmax(before);
@@ -202,7 +204,7 @@ void check_copied_rows(const LayerRows& rows, const std::vector<int64_t>& parent
     };
     if (!same_row(behind(pair.before, rows.experts_before()), behind(pair.after, parents.size()))) {
       result.problems.push_back(
-          cat("'", pair.after.name, "': the rows behind those of the ", parents.size(), " experts changed"));
+          cat("'", pair.after.name, "': rows after those of the ", parents.size(), " experts changed"));
     }
     const CopiedRows copied(rows, pair, copies, several_growths, result);
     if (role == Role::kRouterBias || role == Role::kSelectionBias) {

@@ -16,7 +16,7 @@ constexpr size_t kEnoughForTheirMedian = 3;
 bool is_gate_or_up(Role role) { return role == Role::kExpertGate || role == Role::kExpertUp; }
 bool is_gate_or_up_bias(Role role) { return role == Role::kExpertGateBias || role == Role::kExpertUpBias; }
 
-/// True if all lines are the same one: most methods leave such a matrix as it is.
+/// Whether all lines are equal: most methods do not change such a matrix.
 bool is_uniform(const MatrixContent& content) {
   const auto all_same = [](const std::vector<uint32_t>& lines) {
     return std::ranges::adjacent_find(lines, std::ranges::not_equal_to()) == lines.end();
@@ -26,7 +26,7 @@ bool is_uniform(const MatrixContent& content) {
 
 int64_t zeros(const std::vector<uint32_t>& lines) { return std::ranges::count(lines, 0u); }
 
-/// Zero rows and columns of the parent may be among those that were redrawn, and zero they stay.
+/// Reinitialised rows and columns may include zero ones of the parent, which stay zero.
 bool is_usual_count(int64_t changed, int64_t usual, int64_t zero_lines) {
   return changed <= usual && changed + zero_lines >= usual;
 }
@@ -94,14 +94,14 @@ bool CopyRules::is_usual(const FoundCopy& copy, size_t matrix) const {
   const Pattern pattern = pattern_of(copy, matrix);
   if (!usual_[matrix] || pattern == *usual_[matrix]) return true;
   const Pattern& usual = *usual_[matrix];
-  if (usual.kind == Pattern::kValues) return pattern.kind == Pattern::kKept;  // where rounding swallowed the change
+  if (usual.kind == Pattern::kValues) return pattern.kind == Pattern::kKept;  // if rounding removed the change
   if (usual.kind != Pattern::kKept || pattern.kind != Pattern::kKept) return false;
   const MatrixContent& parent = before_.content(static_cast<size_t>(copy.parent), matrix);
   return is_usual_count(pattern.rows, usual.rows, zeros(parent.row_hashes)) &&
          is_usual_count(pattern.cols, usual.cols, zeros(parent.col_hashes));
 }
 
-/// Every method changes all matrices of an expert or none, but for a share of the columns that rounds to none.
+/// Every method changes all matrices of an expert or none, unless its share of the columns rounds to 0.
 bool CopyRules::is_mixed(const FoundCopy& copy, size_t matrix) const {
   for (size_t m = 0; m < usual_.size(); ++m) {
     if (before_.is_vector(m) || !before_.is_matrix(m) || copy.of_matrix[m].kind != Likeness::kEqual) continue;
@@ -118,16 +118,16 @@ void CopyRules::judge_matrices(FoundCopy& copy) const {
     if (before_.is_vector(m) || pattern.kind == Pattern::kEqual) continue;
     if (pattern.kind == Pattern::kRowsMoved) {
       report(copy, m,
-             cat("has the rows of original ", copy.parent, ", its parent, in another order, which is not that of its ",
-                 "other matrices (gate, up and down have their units in one order)"));
+             cat("has the rows of original ", copy.parent, ", its parent, in an order that differs from that of its ",
+                 "other matrices (gate, up and down must have their units in the same order)"));
     } else if (several_growths_) {
       continue;
     } else if (!is_usual(copy, m)) {
-      report(copy, m, cat(difference(copy, m), "; that is not so in most copies of the layer"));
+      report(copy, m, cat(difference(copy, m), ", unlike most copies of the layer"));
     } else if (is_mixed(copy, m)) {
       report(copy, m,
              cat(difference(copy, m), "; other matrices of expert ", copy.child,
-                 " are equal, and a method changes all or none"));
+                 " are equal, but a method changes all or none"));
     }
   }
 }
@@ -143,7 +143,7 @@ std::vector<bool> CopyRules::changed_units(const FoundCopy& copy, size_t matrix)
   return changed;
 }
 
-/// Units that were redrawn are the same ones in gate, up and down.
+/// Checks that the reinitialised units are the same in gate, up and down.
 void CopyRules::judge_units(FoundCopy& copy) const {
   std::optional<size_t> first;
   for (size_t m = 0; m < usual_.size(); ++m) {
@@ -157,16 +157,16 @@ void CopyRules::judge_units(FoundCopy& copy) const {
     if (changed_units(copy, m) == units || is_uniform(before_.content(static_cast<size_t>(copy.parent), m))) continue;
     report(copy, m,
            cat("differs from that of original ", copy.parent, ", its parent, in other units than ",
-               families::role_name(after_.role(*first)), " (gate, up and down change in the same ones)"));
+               families::role_name(after_.role(*first)), " (gate, up and down must change in the same units)"));
   }
 }
 
-/// Where bits tell what became of the units, their biases went with them.
+/// If equal bits show how the units changed, their biases must have changed in the same way.
 void CopyRules::judge_biases(FoundCopy& copy) const {
   std::vector<bool> redrawn;
   for (size_t m = 0; m < usual_.size(); ++m) {
     if (before_.is_vector(m)) continue;
-    if (needs_values(copy, m)) return;  // their biases are judged by values too
+    if (needs_values(copy, m)) return;  // their biases are judged by values, too
     if (is_gate_or_up(after_.role(m)) && copy.of_matrix[m].kind == Likeness::kRows) redrawn = changed_units(copy, m);
   }
   for (size_t m = 0; m < usual_.size(); ++m) {
@@ -180,7 +180,7 @@ void CopyRules::judge_biases(FoundCopy& copy) const {
     if (others == 0) continue;
     report(copy, m,
            cat("differs from that of original ", copy.parent, ", its parent, in ", others,
-               " values, and the weights beside them do not"));
+               " values, but the weights of these units are equal"));
   }
 }
 
@@ -204,7 +204,7 @@ void CopyRules::judge_lengths(std::vector<FoundCopy>& copies, const std::vector<
       if (!too_long && !(is_held && is_out_of_line(near.length, usual, spread[near.matrix]))) continue;
       report(copy, near.matrix,
              cat("has ", number_text(near.length), " times the norm of that of original ", copy.parent,
-                 ", its parent; ", number_text(usual), " times is usual in the layer"));
+                 ", its parent; ", number_text(usual), " times is usual in this layer"));
     }
   }
 }

@@ -9,47 +9,47 @@
 
 namespace coppice::verify::detail {
 
-/// How a matrix with other values is like the parent's.
+/// How similar a matrix with changed values is to the parent's.
 struct NearMatrix {
   size_t matrix = 0;
-  std::optional<double> cosine;  ///< of sampled values, where no bits tell
-  double length = 0;             ///< its norm over that of the parent's
+  std::optional<double> cosine;  ///< of sampled values, if no bits are equal
+  double length = 0;             ///< its norm divided by that of the parent's
 };
 
-/// How a copy is like its parent, matrix by matrix.
+/// How similar a copy is to its parent, matrix by matrix.
 struct FoundCopy {
   size_t child = 0;
   int64_t parent = -1;
   std::vector<LikenessOf> of_matrix;  ///< empty without a parent
-  bool same_units = false;            ///< gate, up and down (and their biases) hold the parent's units in one new order
+  bool same_units = false;  ///< gate, up and down (and their biases) have the parent's units in the same new order
   std::vector<NearMatrix> near;
   std::vector<std::string> problems;
 };
 
-/// What a method has done to a matrix.
+/// How a method changed a matrix.
 struct Pattern {
   enum Kind : uint8_t { kEqual, kUnitsMoved, kColumnsMoved, kRowsMoved, kKept, kValues };
   Kind kind = kValues;
-  int64_t rows = 0, cols = 0;  ///< of kKept: those that changed
+  int64_t rows = 0, cols = 0;  ///< for kKept: number of changed rows and columns
 
   auto operator<=>(const Pattern&) const = default;
 };
 Pattern pattern_of(const FoundCopy& copy, size_t matrix);
 
-/// Holds the copies of a layer to each other: those of one growth arise by one method.
+/// Compares the copies of a layer with each other, because one expansion makes all of them by one method.
 class CopyRules {
  public:
-  /// `several_growths`: each may have had a method of its own.
+  /// `several_growths`: several expansions, each with its own method.
   CopyRules(const ExpertContents& before, const ExpertContents& after, bool several_growths)
       : before_(before), after_(after), several_growths_(several_growths) {}
 
-  /// Learns from the bits of all copies, those without a parent too, what most of them show.
+  /// Finds what most copies have in common, from the bits of all copies, including those without a parent.
   void learn(const std::vector<FoundCopy>& copies);
-  /// True if no bits tell whether the matrix is right: its values have to be near.
+  /// Whether equal bits cannot decide if the matrix is right, so that its values must be similar.
   bool needs_values(const FoundCopy& copy, size_t matrix) const;
-  /// True if some of its values are not the parent's: they have to be as large as others.
+  /// Whether some of its values are new, so that their size must be like that of others.
   bool has_new_values(const FoundCopy& copy, size_t matrix) const;
-  /// Adds to each copy what is wrong with it; `spread[matrix]`: the largest norm of an original over the smallest.
+  /// Adds the problems of each copy; `spread[matrix]` is the largest norm of an original divided by the smallest.
   void judge(std::vector<FoundCopy>& copies, const std::vector<double>& spread) const;
 
  private:
@@ -70,13 +70,14 @@ class CopyRules {
   std::vector<std::optional<Pattern>> usual_;
 };
 
-/// Lengths this many times longer or shorter than usual are out of line, where originals are equally long.
+/// Norms this many times larger or smaller than usual are implausible, if the originals' norms are equal.
 inline constexpr double kOutOfLine = 1.5;
-/// No method makes a matrix or row this many times longer: factors and noise reach to 10 times, of short ones to more.
+/// No method increases the norm of a matrix or row this many times: factors and noise reach 10 times, and more for
+/// small ones.
 inline constexpr double kLargestFactor = 20;
-/// The largest over the smallest, zeros left out; 1 of none.
+/// The largest divided by the smallest value, without zeros; 1 if there are none.
 double spread_of(const std::vector<double>& lengths);
-/// True if `length` is not near `usual`, given how much those of originals differ.
+/// Whether `length` is implausible beside `usual`, given how much those of the originals differ.
 bool is_out_of_line(double length, double usual, double spread);
 
 }  // namespace coppice::verify::detail

@@ -9,7 +9,7 @@ namespace {
 
 using output::OutputTensor;
 
-/// Reads by pread: pages of the file that were compared are not kept.
+/// Reads with pread, so that compared pages do not stay mapped.
 bool same_bytes(const OutputTensor& wanted, const io::Checkpoint::Entry& found) {
   std::vector<std::byte> made, stored;
   uint64_t offset = found.info->offset;
@@ -17,7 +17,8 @@ bool same_bytes(const OutputTensor& wanted, const io::Checkpoint::Entry& found) 
     const bool cuttable = piece.cuttable || piece.file != nullptr;
     const uint64_t step = cuttable ? output::OutputPlan::kWindowBytes : piece.bytes;
     bool same = true;
-    for (uint64_t done = 0; done < piece.bytes; done += step) {  // all of it: what is prepared for it is let go then
+    for (uint64_t done = 0; done < piece.bytes;
+         done += step) {  // reads the piece to its end, so that its buffers are released
       made.resize(std::min(step, piece.bytes - done));
       stored.resize(made.size());
       piece.fill(done, made);
@@ -35,10 +36,10 @@ bool same_bytes(const OutputTensor& wanted, const io::Checkpoint::Entry& found) 
 std::string difference(const OutputTensor& wanted, const std::optional<io::Checkpoint::Entry>& found,
                        std::string_view other_bytes) {
   const std::string& name = wanted.info.name;
-  if (!found) return wanted.info.bytes == 0 ? std::string() : cat("'", name, "': it is missing");
+  if (!found) return wanted.info.bytes == 0 ? std::string() : cat("'", name, "': is missing");
   const io::TensorInfo& info = *found->info;
   if (info.dtype != wanted.info.dtype || info.shape != wanted.info.shape) {
-    return cat("'", name, "': it is ", io::dtype_name(info.dtype), " ", shape_text(info.shape), ", wanted ",
+    return cat("'", name, "': it is ", io::dtype_name(info.dtype), " ", shape_text(info.shape), "; wanted ",
                io::dtype_name(wanted.info.dtype), " ", shape_text(wanted.info.shape));
   }
   return same_bytes(wanted, *found) ? std::string() : cat("'", name, "': ", other_bytes);

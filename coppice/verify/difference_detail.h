@@ -9,12 +9,12 @@
 
 namespace coppice::verify::detail {
 
-/// What is wrong with the tensor found; empty if nothing. `other_bytes` is what to say where its bytes are others.
+/// The problem with the tensor found; empty if it is equal. `other_bytes` is the text to use if its bytes differ.
 ///
-/// Memory   a window of 4 MiB, or the largest piece that cannot be cut.
+/// Memory   a window of 4 MiB, or the largest piece that cannot be divided.
 std::string difference(const output::OutputTensor& wanted, const std::optional<io::Checkpoint::Entry>& found,
                        std::string_view other_bytes);
-/// The same of the tensor of that name in `after`.
+/// The same for the tensor with that name in `after`.
 std::string difference(const output::OutputTensor& wanted, const families::Model& after, std::string_view other_bytes);
 
 }  // namespace coppice::verify::detail

@@ -19,7 +19,7 @@ using models::ExpertParts;
 
 constexpr uint64_t kWindowBytes = uint64_t{8} << 20;
 constexpr int64_t kSampled = 4096;
-constexpr int64_t kShortest = 4;  ///< elements of a row or column that are not equal by chance
+constexpr int64_t kShortest = 4;  ///< number of elements from which rows or columns are not equal by chance
 
 void release(const Checkpoint::Entry& entry, uint64_t offset, uint64_t bytes) {
   io::TensorInfo window = *entry.info;
@@ -28,7 +28,7 @@ void release(const Checkpoint::Entry& entry, uint64_t offset, uint64_t bytes) {
   entry.file->release(window);
 }
 
-/// Rising positions, at random because a stride could stay in one column for ever.
+/// Rising positions, chosen at random because a fixed stride could stay in one column.
 std::vector<uint64_t> sampled_positions(int64_t elements) {
   std::vector<uint64_t> positions(static_cast<size_t>(std::min(elements, kSampled)));
   const Rng rng(RngKey{});
@@ -80,7 +80,7 @@ int64_t count_equal(const std::vector<uint32_t>& a, const std::vector<uint32_t>&
   for (size_t i = 0; i < a.size(); ++i) equal += a[i] == b[i] ? 1 : 0;
   return equal;
 }
-/// Equal lines that are not 0 throughout: those that say something.
+/// The number of equal lines that are not all zeros.
 int64_t count_telling(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b) {
   int64_t equal = 0;
   for (size_t i = 0; i < a.size(); ++i) equal += a[i] != 0 && a[i] == b[i] ? 1 : 0;

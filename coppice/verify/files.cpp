@@ -24,7 +24,7 @@ bool same_file(const io::ModelDirectory& a, const io::ModelDirectory& b, const f
   return a.sha256(file) == b.sha256(file);
 }
 
-/// Programs write their version and default values into it.
+/// Compares by meaning, because programs write their version and default values into it.
 void compare_generation_configs(const io::ModelDirectory& before, const io::ModelDirectory& after,
                                 FileAccount& account) {
   try {
@@ -43,7 +43,7 @@ bool has(const std::vector<io::JudgedFile>& files, const std::string& name) {
   return std::ranges::find(files, name, &io::JudgedFile::name) != files.end();
 }
 
-/// What no growth writes: it may be taken for part of the model, or is of another one.
+/// Reports files that no expansion writes: they could be taken for a part of the model, or belong to another one.
 void report_others(const io::SortedFiles& before, const io::SortedFiles& after, FileAccount& account) {
   std::vector<std::string> left_out;
   for (const io::JudgedFile& file : after.left_out) left_out.push_back(file.name);
@@ -51,11 +51,11 @@ void report_others(const io::SortedFiles& before, const io::SortedFiles& after, 
     if (has(before.refused, file.name)) {
       left_out.push_back(file.name);
     } else {
-      account.problems.push_back(cat("'", file.name, "': the model before has no such file: ", file.reason));
+      account.problems.push_back(cat("'", file.name, "': is new; the model before has no such file: ", file.reason));
     }
   }
   if (!left_out.empty())
-    account.not_compared.push_back(cat("files that no growth carries over (", join_some(left_out, kListed), ")"));
+    account.not_compared.push_back(cat("files that an expansion does not copy (", join_some(left_out, kListed), ")"));
 }
 
 }  // namespace
@@ -76,16 +76,16 @@ FileAccount compare_files(const families::Model& before, const families::Model& 
     } else if (file == kGenerationConfig) {
       compare_generation_configs(from, to, account);
     } else {
-      account.problems.push_back(cat("'", file, "': it changed; the files beside the weights stay as they are"));
+      account.problems.push_back(cat("'", file, "': changed; files beside the weights must not change"));
     }
   }
   for (const fs::path& file : is) {
     if (!was.contains(file)) extra.push_back(file.string());
   }
   if (complete) {
-    for (const std::string& file : missing) account.problems.push_back(cat("'", file, "': it is missing"));
+    for (const std::string& file : missing) account.problems.push_back(cat("'", file, "': is missing"));
   } else if (!missing.empty()) {
-    account.not_compared.push_back(cat("files that are not there any more (", join_some(missing, kListed), ")"));
+    account.not_compared.push_back(cat("files that are missing afterwards (", join_some(missing, kListed), ")"));
   }
   if (!extra.empty()) account.not_compared.push_back(cat("files that are new (", join_some(extra, kListed), ")"));
   report_others(sorted_before, sorted_after, account);

@@ -7,16 +7,16 @@
 
 namespace coppice::verify {
 
-/// What became of the files beside the weights.
+/// The result of checking the files beside the weights.
 struct FileAccount {
-  int64_t equal = 0;                      ///< files that are byte for byte those of the model before
+  int64_t equal = 0;                      ///< files that are byte-equal to those of the model before
   std::vector<std::string> problems;      ///< each a sentence naming a file
-  std::vector<std::string> not_compared;  ///< what there was nothing to compare with
+  std::vector<std::string> not_compared;  ///< what could not be compared
 };
 
-/// Compares every file that a copy of a model carries over (tokenizer, generation_config.json, remote code). `complete`:
-/// coppice wrote `after`, so that none may be missing; other programs save weights alone. Files that a growth refuses are
-/// problems where `before` has not the like, those that it leaves out are named.
+/// Compares every file that `expand` copies (tokenizer, generation_config.json, remote code). `complete`: coppice wrote
+/// `after`, so no file may be missing; other programs may save only weights. A file that an expansion refuses is a
+/// problem if `before` has no such file; files that it leaves out are listed.
 ///
 /// Memory   1 MiB of each file; generation_config.json whole.
 /// Throws   Error{kFormat, kIo} as io::sort_files.

@@ -25,7 +25,7 @@ std::optional<RowsOfRole> read_rows(const Model& model, Role role, int64_t layer
   return std::nullopt;
 }
 
-/// Values times `factor`, rounded as they are stored.
+/// Multiplies values by `factor` and rounds to the stored dtype.
 void multiply(RowsOfRole& rows, double factor, io::Dtype dtype) {
   for (float& x : rows.values) x = static_cast<float>(factor * x);
   std::vector<std::byte> stored(rows.values.size() * io::dtype_bytes(dtype));
@@ -67,8 +67,8 @@ double LayerRows::nearness(size_t child, size_t original) const {
 void LayerRows::report_changed_original(size_t child, size_t original, VerifyResult& result) const {
   for (const auto& [role, pair] : rows_) {
     if (same_row(pair.after.row(child), pair.before.row(original))) continue;
-    std::string problem = cat("'", pair.after.name, "': row ", child, " is not that of original ", original,
-                              ", which expert ", child, " is; originals keep their rows");
+    std::string problem = cat("'", pair.after.name, "': row ", child, " changed; expert ", child, " is original ",
+                              original, ", and originals keep their rows");
     for (size_t other = 0; other < experts_before_ && pair.before.cols > 1; ++other) {
       if (same_row(pair.after.row(child), pair.before.row(other)))
         problem = cat("'", pair.after.name, "': row ", child, " is that of original ", other, ", but expert ", child,

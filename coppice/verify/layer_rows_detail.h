@@ -11,7 +11,7 @@
 
 namespace coppice::verify::detail {
 
-/// A row (or value) of each choice that a router has: first the experts', then those of what is no expert.
+/// A row (or value) of each choice of a router: first the experts', then those of other choices.
 struct RowsOfRole {
   std::string name;
   std::vector<float> values;
@@ -20,27 +20,26 @@ struct RowsOfRole {
   std::span<const float> row(size_t i) const { return std::span(values).subspan(i * cols, cols); }
 };
 
-/// True if both have the same bits.
+/// Whether both have the same bits.
 bool same_row(std::span<const float> a, std::span<const float> b);
 
-inline constexpr double kEqualRows = 2;  ///< nearness of rows with the same bits
+inline constexpr double kEqualRows = 2;  ///< value of nearness() for rows with the same bits
 
-/// Everything of a layer that has a row for each expert, before and after: routers, their biases, selection biases,
-/// scales.
+/// All tensors of a layer with a row per expert, before and after: routers, their biases, selection biases, scales.
 class LayerRows {
  public:
   struct Pair {
     RowsOfRole before, after;
   };
-  /// `selection_bias`: what the growth multiplied the selection biases by.
+  /// `selection_bias`: the expansion's factor of the selection biases.
   LayerRows(const families::Model& before, const families::Model& after, int64_t layer, double selection_bias);
 
   bool has_routers() const;
-  /// True if all rows of the child are the original's, bit for bit.
+  /// Whether all rows of the child are bit-equal to the original's.
   bool equal(size_t child, size_t original) const;
-  /// How near the child's router row is to an original's: kEqualRows, or else the cosine.
+  /// The similarity of the child's router row and an original's: kEqualRows if bit-equal, else the cosine.
   double nearness(size_t child, size_t original) const;
-  /// Names the rows of an original that changed.
+  /// Reports the rows of an original that changed.
   void report_changed_original(size_t child, size_t original, VerifyResult& result) const;
   const std::map<families::Role, Pair>& pairs() const { return rows_; }
   size_t experts_before() const { return experts_before_; }

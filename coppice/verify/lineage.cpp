@@ -6,17 +6,17 @@
 
 #include "coppice/base/text.h"
 #include "coppice/io/model_directory.h"
+#include "coppice/plan/lineage.h"
 #include "coppice/verify/same_value_detail.h"
 
 namespace coppice::verify {
 namespace {
 
-/// Of the newest step: what the growth is made again from, or what the program that wrote it says of itself.
+/// Keys of the newest step that are not compared: the expansion is recomputed from them, or they describe the program
+/// that wrote it.
 constexpr std::string_view kTakenAsRead[] = {"command", "version", "seed", "source_digest", "methods", "settings"};
 constexpr std::string_view kMethods[] = {"select",          "expert_init", "router_init", "balance_bias",
                                          "optimizer_state", "layers",      "parameters"};
-/// What a run notes of the tokens that it still routes by lineage.
-constexpr std::string_view kRoutingNote[] = {"routing", "share", "seed", "share_steps"};
 constexpr std::string_view kCommands[] = {"expand", "train"};
 constexpr const char* kSteps = "steps";
 
@@ -24,7 +24,7 @@ bool contains(std::span<const std::string_view> list, std::string_view key) {
   return std::ranges::find(list, key) != list.end();
 }
 
-/// Members of two objects, but for those of `but`.
+/// Compares the members of two objects, except those in `but`.
 void compare_members(const Json& wanted, const Json& found, std::span<const std::string_view> but,
                      std::string_view where, std::vector<std::string>& problems) {
   for (const auto& [key, value] : wanted.members()) {
@@ -35,7 +35,8 @@ void compare_members(const Json& wanted, const Json& found, std::span<const std:
   }
   for (const auto& [key, value] : found.members()) {
     if (!contains(but, key) && wanted.find(key) == nullptr)
-      problems.push_back(cat(where, ": '", key, "' is ", value.dump().substr(0, 60), "; no growth leaves it"));
+      problems.push_back(
+          cat(where, ": '", key, "' is ", value.dump().substr(0, 60), "; wanted no such key after an expansion"));
   }
 }
 
@@ -43,35 +44,32 @@ void compare_newest(const Json& wanted, const Json& found, const std::string& wh
                     std::vector<std::string>& problems) {
   compare_members(wanted, found, kTakenAsRead, where, problems);
   for (const auto& [key, value] : found.at("methods").members()) {
-    if (!contains(kMethods, key)) problems.push_back(cat(where, ": 'methods' has '", key, "', which is no method"));
+    if (!contains(kMethods, key)) problems.push_back(cat(where, ": 'methods' has '", key, "', which is not a method"));
   }
   if (const std::string_view command = found.at("command").as_string(); !contains(kCommands, command))
-    problems.push_back(cat(where, ": 'command' is '", command, "'; wanted one that grows models: expand, train"));
+    problems.push_back(cat(where, ": 'command' is '", command, "'; wanted one that expands models: expand, train"));
 }
 
 }  // namespace
 
-LineageDifferences compare_lineages(const Json& wanted, const Json& found, bool grown) {
+LineageDifferences compare_lineages(const Json& wanted, const Json& lineage, bool grown) {
   LineageDifferences out;
   const std::string file = io::kLineageFile;
+  const bool trained = grown && lineage.at(kSteps).items().back().at("command") == Json("train");
+  const Json found = trained ? plan::without_run_notes(lineage) : lineage;
   const Json::Array &was = wanted.at(kSteps).items(), &is = found.at(kSteps).items();
   const size_t earlier = grown ? was.size() - 1 : was.size();
   const bool same_steps = was.size() == is.size() &&
                           std::equal(was.begin(), was.begin() + static_cast<std::ptrdiff_t>(earlier), is.begin());
   if (!same_steps) {
-    out.problems.push_back(cat(file, ": its ", grown ? "earlier " : "", "steps are not those of the model before"));
+    out.problems.push_back(cat(file, ": its ", grown ? "earlier " : "", "steps differ from those of the model before"));
   } else if (grown) {
     compare_newest(was.back(), is.back(), cat(file, ": step ", earlier), out.problems);
   }
-  const bool trained = grown && found.at(kSteps).items().back().at("command") == Json("train");
-  std::vector<std::string_view> apart = {kSteps};
-  if (trained) {
-    apart.insert(apart.end(), std::begin(kRoutingNote), std::end(kRoutingNote));
-    if (const Json* share = found.find("share"))
-      out.not_compared.push_back(
-          cat("the share of tokens that ", file, " says are routed by lineage (", share->dump(), ")"));
-  }
-  compare_members(wanted, found, apart, file, out.problems);
+  if (const double share = trained ? plan::lineage_share(lineage) : 0; share > 0)
+    out.not_compared.push_back(cat("the share of tokens with lineage-unique routing in ", file, " (", share, ")"));
+  constexpr std::string_view kApart[] = {kSteps};
+  compare_members(wanted, found, kApart, file, out.problems);
   return out;
 }
 

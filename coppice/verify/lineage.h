@@ -9,14 +9,14 @@ namespace coppice::verify {
 
 struct LineageDifferences {
   std::vector<std::string> problems;      ///< each a sentence naming a key
-  std::vector<std::string> not_compared;  ///< what a run notes and nothing tells again
+  std::vector<std::string> not_compared;  ///< what a run recorded and cannot be recomputed
 };
 
-/// Compares coppice.json with the one that was to be left: its steps, what stands beside them, and of the newest step
-/// what follows from the plan (`grown`: it is the one of a growth that is made again; its methods and seed are what that
-/// growth follows, so only their names are looked at).
+/// Compares coppice.json with the expected one: its steps, its other keys and, in the newest step, what follows from
+/// the plan. `grown`: the newest step is the expansion that is recomputed from its own methods and seed, so only their
+/// names are checked.
 ///
-/// Throws   nothing about the lineages, which have been checked.
-LineageDifferences compare_lineages(const Json& wanted, const Json& found, bool grown);
+/// Throws   nothing because of the lineages, which were checked before.
+LineageDifferences compare_lineages(const Json& wanted, const Json& lineage, bool grown);
 
 }  // namespace coppice::verify

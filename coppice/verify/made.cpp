@@ -28,13 +28,13 @@ using io::Checkpoint;
 using models::ExpertMatrix;
 using output::OutputTensor;
 
-/// Where each matrix of each expert lies, for a model that stacks them otherwise than the one before. Nothing is listed
-/// before it is asked for: most models have the tensors under the names that are looked for.
+/// The place of each matrix of each expert, for a model with another layout than the one before. The list is built on
+/// first use, because most models have the tensors under the expected names.
 class MatrixPlaces {
  public:
   explicit MatrixPlaces(const Model& model) : model_(model) {}
 
-  /// The matrix in [out, in] order; nothing if there is none.
+  /// The matrix in [out, in] order; none if it is missing.
   std::optional<std::vector<std::byte>> read(const TensorSlot& like, int64_t expert, const ExpertMatrix& place,
                                              io::Dtype dtype, std::set<const TensorSlot*>& seen) const {
     std::call_once(listed_, [this] { list(); });
@@ -69,25 +69,25 @@ class MatrixPlaces {
   mutable std::map<std::tuple<int64_t, int64_t, Role>, std::pair<const TensorSlot*, ExpertMatrix>> places_;
 };
 
-/// What to say of a tensor with other bytes.
+/// The message for a tensor with other bytes.
 std::string other_bytes(const OutputTensor& wanted, std::string_view maker) {
   const bool copied =
       std::ranges::all_of(wanted.pieces, [](const output::OutputPiece& piece) { return piece.file != nullptr; });
-  return copied ? cat("it changed; ", maker, " copies every byte of it")
-                : cat("it is not what ", maker, " makes of the model before");
+  return copied ? cat("its bytes changed, but ", maker, " copies it")
+                : cat("its bytes differ from what ", maker, " computes from the model before");
 }
 
-/// What one tensor turned out to be.
+/// The result of comparing one tensor.
 struct Outcome {
   std::string problem;
-  std::set<const TensorSlot*> seen;  ///< tensors of `after` under other names that hold it
+  std::set<const TensorSlot*> seen;  ///< tensors of `after` with other names that contain it
 };
 
 Outcome compare_matrices(const OutputTensor& wanted, const TensorSlot& slot, const GrownModel& made,
                          const MatrixPlaces& places, std::string_view maker) {
   Outcome outcome;
   const auto matrices = models::expert_matrices(slot, made.plan.experts_after);
-  if (matrices.empty()) return {cat("'", slot.name, "': it is missing"), {}};
+  if (matrices.empty()) return {cat("'", slot.name, "': is missing"), {}};
   const size_t width = io::dtype_bytes(wanted.info.dtype);
   std::vector<std::byte> bytes, matrix;
   for (size_t i = 0; i < wanted.pieces.size(); ++i) {
@@ -99,31 +99,31 @@ Outcome compare_matrices(const OutputTensor& wanted, const TensorSlot& slot, con
       models::gather(place, width, bytes, matrix);
       const auto found = places.read(slot, expert, place, wanted.info.dtype, outcome.seen);
       const std::string what = cat("'", slot.name, "': ", families::role_name(place.role), " of expert ", expert);
-      if (!found) return {cat("'", slot.name, "': it is missing"), {}};
+      if (!found) return {cat("'", slot.name, "': is missing"), {}};
       if (*found != matrix && outcome.problem.empty()) outcome.problem = cat(what, ": ", other_bytes(wanted, maker));
     }
   }
   return outcome;
 }
 
-/// Where everything lies in the model after.
+/// The places of all tensors in the model after.
 struct Places {
   Places(const Model& before, const Model& model)
       : config(before.config), after(model), names(model), matrices(model) {}
 
-  const families::ModelConfig& config;  ///< of the names that are looked for
+  const families::ModelConfig& config;  ///< configuration with the expected names
   const Model& after;
   NamesIn names;
   MatrixPlaces matrices;
 };
 
-/// A head that is the embeddings may be saved or left out.
+/// A head that is tied to the embeddings may be saved or left out.
 std::string tied_head_problem(const OutputTensor& head, const std::vector<TensorSlot>& slots, const Places& places) {
   const auto embedding =
       std::ranges::find_if(slots, [](const TensorSlot& slot) { return slot.role() == Role::kEmbedding; });
   const bool is_tied = places.after.config.tied && embedding != slots.end();
   const bool is_same = is_tied && detail::difference(head, places.names.entry(places.config, *embedding), "").empty();
-  return is_same ? std::string() : cat("'", head.info.name, "': it is missing");
+  return is_same ? std::string() : cat("'", head.info.name, "': is missing");
 }
 
 Outcome compare_tensor(const OutputTensor& wanted, const TensorSlot& slot, const GrownModel& made, const Places& places,
@@ -132,7 +132,7 @@ Outcome compare_tensor(const OutputTensor& wanted, const TensorSlot& slot, const
   if (found || wanted.info.bytes == 0) return {detail::difference(wanted, found, other_bytes(wanted, maker)), {}};
   if (slot.role() == Role::kLmHead) return {tied_head_problem(wanted, made.slots, places), {}};
   if (families::is_expert(slot.role())) return compare_matrices(wanted, slot, made, places.matrices, maker);
-  return {cat("'", wanted.info.name, "': it is missing"), {}};
+  return {cat("'", wanted.info.name, "': is missing"), {}};
 }
 
 void count(const OutputTensor& tensor, const TensorSlot& slot, VerifyResult& result) {
@@ -145,7 +145,7 @@ void count(const OutputTensor& tensor, const TensorSlot& slot, VerifyResult& res
     ++(piece.file != nullptr ? result.experts_original : result.experts_changed);
 }
 
-/// Tensors that nothing made.
+/// Reports tensors that the plan does not make.
 void report_strangers(const GrownModel& made, const Places& places, const std::set<const TensorSlot*>& seen,
                       VerifyResult& result) {
   const Model& after = places.after;
@@ -165,11 +165,11 @@ void report_strangers(const GrownModel& made, const Places& places, const std::s
           std::ranges::find_if(after.slots, [](const TensorSlot& s) { return s.role() == Role::kEmbedding; });
       if (embedding != after.slots.end() && same_tensor(entry, after.checkpoint.at(embedding->name))) continue;
     }
-    result.problems.push_back(cat("'", slot.name, "': the model before has no such tensor"));
+    result.problems.push_back(cat("'", slot.name, "': is new; the model before has no such tensor"));
   }
 }
 
-/// The optimizer state; where it is broken, a problem and no state.
+/// Opens the optimizer state; if it is broken, reports a problem and returns none.
 std::optional<models::OptimizerState> open_state(const Model& model, VerifyResult& result, bool& broken) {
   try {
     return models::OptimizerState::open(model);
@@ -187,13 +187,12 @@ void compare_optimizer(const GrownModel& made, const Model& after, const Maker& 
   const auto found = open_state(after, result, broken);
   if (broken) return;
   if (!found && made.optimizer && !maker.complete) {
-    result.not_compared.push_back(cat(io::kTrainerFolder, "/, which is not there any more"));
+    result.not_compared.push_back(cat(io::kTrainerFolder, "/, which is missing afterwards"));
     return;
   }
   if (found.has_value() != made.optimizer.has_value()) {
     result.problems.push_back(
-        cat("'", io::kTrainerFolder,
-            "/': ", found ? "the model before has no optimizer state" : "the optimizer state is missing"));
+        cat("'", io::kTrainerFolder, "/': ", found ? "is new; the model before has no optimizer state" : "is missing"));
     return;
   }
   if (!found) return;
@@ -288,7 +287,7 @@ void compare_made(const GrownModel& made, const Model& before, const Model& afte
   for (const methods::LayerPlan& layer : made.plan.layers) {
     const bool is_there = std::ranges::find(after.layers_with_experts, layer.layer) != after.layers_with_experts.end();
     if (!is_there) {
-      result.problems.push_back(cat("layer ", layer.layer, ": the plan has parents for it, and it has no experts"));
+      result.problems.push_back(cat("layer ", layer.layer, ": has no experts, but the plan has parents for it"));
       continue;
     }
     std::vector<int64_t>& parents = result.parents[layer.layer];

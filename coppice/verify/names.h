@@ -9,15 +9,15 @@
 
 namespace coppice::verify {
 
-/// Finds tensors of a model by the names that they have in another one, which may be of the other layout
-/// (families/packed_layout.h). Experts are found by their matrices, not here, where they have other names.
+/// Finds tensors of a model by their names in another one, which may have the other layout (families/packed_layout.h).
+/// Experts with other names are not found here but by their matrices.
 ///
-/// Memory   the names of what lies outside experts.
+/// Memory   the names of tensors outside experts.
 class NamesIn {
  public:
   explicit NamesIn(const families::Model& model);
 
-  /// The tensor's name in this model; nothing if it is not there.
+  /// The tensor's name in this model; none if it is missing.
   std::optional<std::string> find(const families::ModelConfig& config, const families::TensorSlot& slot) const;
   std::optional<io::Checkpoint::Entry> entry(const families::ModelConfig& config,
                                              const families::TensorSlot& slot) const;

@@ -72,7 +72,7 @@ bool ExpertContents::equal(size_t expert, const ExpertContents& other, size_t ex
 
 namespace {
 
-/// Finds originals one by one; each expert of the grown model is that of one.
+/// Finds originals one by one; each expert of the expanded model matches at most one original.
 class OriginalSearch {
  public:
   OriginalSearch(const ExpertContents& before, const ExpertContents& after, const LayerRows& rows)
@@ -91,7 +91,7 @@ class OriginalSearch {
  private:
   void take(size_t child, size_t original) { owner_[child] = static_cast<int64_t>(original); }
 
-  /// The original's own place first, where most growths leave it.
+  /// Tries the original's own position first, where most expansions keep it.
   template <class Matches>
   std::optional<size_t> first_free(size_t original, const Matches& matches) const {
     if (original < owner_.size() && owner_[original] < 0 && matches(original)) return original;
@@ -108,7 +108,8 @@ class OriginalSearch {
     return count;
   }
 
-  /// With the rows of the original and some of its matrices, else with its matrices and other rows.
+  /// Reports an expert with the original's router rows and some of its matrices, else one with its matrices and other
+  /// rows.
   void report(size_t p, VerifyResult& result) {
     std::optional<size_t> nearest;
     for (size_t child = 0; child < owner_.size(); ++child) {
@@ -121,7 +122,7 @@ class OriginalSearch {
       return rows_.report_changed_original(*child, p, result);
     }
     result.problems.push_back(
-        cat("'", before_.name(p, 0), "': this original expert is not in the grown model unchanged"));
+        cat("'", before_.name(p, 0), "': the expanded model does not have this original expert unchanged"));
   }
 
   void report_matrices(size_t child, size_t p, VerifyResult& result) {
@@ -129,7 +130,7 @@ class OriginalSearch {
     for (size_t m = 0; m < before_.matrices(); ++m) {
       if (after_.content(child, m).hash == before_.content(p, m).hash) continue;
       result.problems.push_back(cat("'", after_.name(child, m), "': ", families::role_name(after_.role(m)),
-                                    " of original ", p, " changed; originals keep their bytes"));
+                                    " of original ", p, " changed, but originals keep their bytes"));
     }
   }
 

@@ -8,7 +8,7 @@
 
 namespace coppice::verify::detail {
 
-/// What can be recognised of every expert of a layer, matrix by matrix.
+/// Hashes of every expert of a layer, matrix by matrix.
 class ExpertContents {
  public:
   ExpertContents(const models::ExpertParts& parts, int64_t layer, const ExpertFactors& factors, size_t threads);
@@ -23,12 +23,12 @@ class ExpertContents {
     return experts_.front().refs[matrix].is_matrix() && experts_.front().refs[matrix].is_vector();
   }
   bool is_matrix(size_t matrix) const { return experts_.front().refs[matrix].is_matrix(); }
-  /// A hash of each intermediate unit: its row of gate and up, its biases there, its column of down. Empty where the
-  /// expert has no matrices of as many units.
+  /// A hash of each intermediate unit: its rows of gate and up with their biases, and its column of down. Empty if the
+  /// expert's matrices do not have the same number of units.
   std::vector<uint64_t> units(size_t expert) const;
   /// Sampled values of an expert's matrices.
   std::vector<std::vector<float>> samples(size_t expert) const;
-  /// Tensors, or slices of stacked ones, that an expert has; and those of which all is equal.
+  /// The number of tensors, or slices of stacked ones, of an expert; and the number of those that are equal.
   size_t parts() const;
   size_t parts_equal(const std::vector<LikenessOf>& of_matrix) const;
   bool equal(size_t expert, const ExpertContents& other, size_t expert_of_other) const;
@@ -42,8 +42,8 @@ class ExpertContents {
   ExpertFactors factors_;
 };
 
-/// The expert of `after` that is each original, bit for bit with its router row and biases: [N], its number or -1.
-/// Reports what is wrong with originals that are not there so.
+/// For each original, the index of the expert of `after` that is bit-equal with its router row and biases, or -1.
+/// Reports problems of originals that are not found.
 std::vector<int64_t> find_originals(const ExpertContents& before, const ExpertContents& after, const LayerRows& rows,
                                     VerifyResult& result);
 

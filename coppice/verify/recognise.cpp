@@ -27,12 +27,12 @@ using detail::Pattern;
 using families::Role;
 using models::ExpertParts;
 
-constexpr double kRecognised = 0.2;  ///< least cosine by which a matrix or a router row is said to derive from another
-constexpr double kTooShort = 5;      ///< and this many standard deviations of that of random values, but ...
-constexpr double kSurely = 0.5;      ///< ... this is enough for any length
-constexpr double kNearlyAsNear =
-    0.2;  ///< originals this close to the nearest may be meant: a mixture of two is near both
-constexpr double kReorderedShare = 0.5;  ///< what columns or rows in another order count beside equal ones
+constexpr double kRecognised = 0.2;  ///< least cosine by which a matrix or a router row counts as derived from another
+constexpr double kTooShort = 5;  ///< and at least this many standard deviations of the cosine of random values, but ...
+constexpr double kSurely = 0.5;  ///< ... this is enough for any length
+/// Originals this close to the most similar one are candidates too: a mixture of two is similar to both.
+constexpr double kNearlyAsNear = 0.2;
+constexpr double kReorderedShare = 0.5;  ///< weight of reordered columns or rows relative to equal ones
 
 template <class Value>
 std::vector<Value> for_each(size_t count, size_t threads, const std::function<Value(size_t)>& value) {
@@ -65,7 +65,7 @@ class Recognition {
 
   void run() {
     if (!rows_.has_routers()) {
-      result_.problems.push_back(cat("layer ", layer_, ": it has experts and no router"));
+      result_.problems.push_back(cat("layer ", layer_, ": has experts but no router"));
       return;
     }
     parents_ = detail::find_originals(before_, after_, rows_, result_);
@@ -75,7 +75,7 @@ class Recognition {
     const size_t unknown = result_.not_recognised.size();
     report_copies();
     detail::check_copied_rows(rows_, parents_, is_original_, several_growths_, result_);
-    // Of copies only where content tells surely whose children they are.
+    // Copies are counted only if content shows surely whose children they are.
     std::vector<int64_t> sure = parents_;
     for (size_t child = 0; child < sure.size() && unknown < result_.not_recognised.size(); ++child) {
       if (!is_original_[child]) sure[child] = -1;
@@ -85,7 +85,7 @@ class Recognition {
   }
 
  private:
-  using Samples = std::vector<std::vector<float>>;  // of an expert, by matrix
+  using Samples = std::vector<std::vector<float>>;  // sampled values of an expert, by matrix
 
   void find_parents() {
     std::vector<size_t> children;
@@ -122,7 +122,7 @@ class Recognition {
     return true;
   }
 
-  /// The parent that most bits of the copy are of.
+  /// Finds the parent with which the copy shares most bits.
   FoundCopy compare_bits(size_t child) const {
     std::vector<std::vector<LikenessOf>> likes;
     std::vector<double> weight;
@@ -131,7 +131,7 @@ class Recognition {
       double sum = 0;
       for (size_t m = 0; m < before_.matrices(); ++m) {
         const LikenessOf like = of_p.emplace_back(likeness(after_.content(child, m), before_.content(p, m)));
-        if (before_.is_vector(m)) continue;  // biases are few values, or zeros
+        if (before_.is_vector(m)) continue;  // biases have few values, or only zeros
         sum += like.kind == Likeness::kReordered ? kReorderedShare : like.share;
       }
       weight.push_back(sum);
@@ -155,14 +155,14 @@ class Recognition {
         if (!mixed) continue;
         found.problems.push_back(cat("'", after_.name(child, m), "': ", families::role_name(after_.role(m)),
                                      " of expert ", child, " is of original ", p,
-                                     ", and its other matrices are of original ", parent));
+                                     ", but its other matrices are of original ", parent));
         break;
       }
     }
     return found;
   }
 
-  /// True if gate, up and down hold the same units, in one order.
+  /// Whether gate, up and down have the same units in the same order.
   bool has_same_units(size_t child, size_t original) const {
     std::vector<uint64_t> is = after_.units(child), was = before_.units(original);
     std::ranges::sort(is);
@@ -170,7 +170,7 @@ class Recognition {
     return !is.empty() && is == was;
   }
 
-  /// Matrices that no bits tell, by sampled values.
+  /// Compares matrices without equal bits by sampled values.
   void compare_values(const std::vector<Samples>& samples, FoundCopy& copy) const {
     const Samples own = after_.samples(copy.child);
     const bool any_parent = copy.parent < 0;
@@ -202,13 +202,13 @@ class Recognition {
       } else if (copy.problems.empty() || !any_parent) {
         copy.problems.push_back(cat("'", after_.name(copy.child, m), "': ", families::role_name(after_.role(m)),
                                     " of expert ", copy.child,
-                                    " is like that of no original, and its other matrices are of original ", parent,
-                                    " (cosine ", number_text(near), ")"));
+                                    " is not similar to that of any original, but its other matrices are of original ",
+                                    parent, " (cosine ", number_text(near), ")"));
       }
     }
   }
 
-  /// Originals to which every matrix is near, of each almost as near as to any.
+  /// Originals to which every matrix is similar, almost as similar as to the best one.
   std::vector<size_t> near_in_all(const Samples& own, const std::vector<Samples>& samples) const {
     std::vector<bool> near(samples.size(), true);
     bool any = false;
@@ -227,14 +227,15 @@ class Recognition {
     return out;
   }
 
-  /// Of several possible parents: the one whose router row is nearest, then one not found yet, then the first.
+  /// Chooses from several possible parents: the one with the most similar router row, then one without a copy yet, then
+  /// the first.
   size_t pick(size_t child, const std::vector<size_t>& candidates) const {
     return *std::ranges::max_element(candidates, {}, [&](size_t original) {
       return std::tuple(rows_.nearness(child, original), -static_cast<int64_t>(original));
     });
   }
 
-  /// What no method leaves behind, whatever it is like.
+  /// Checks for values that no method produces.
   void check_values(FoundCopy& found) const {
     const size_t child = found.child;
     const auto parent = static_cast<size_t>(found.parent);
@@ -255,7 +256,7 @@ class Recognition {
             std::tuple("column", &before_.content(parent, m).col_hashes, &after_.content(child, m).col_hashes)}) {
         if (std::ranges::count(*is, 0u) <= std::ranges::count(*was, 0u)) continue;
         report(cat("a ", what, " of ", families::role_name(after_.role(m)), " of expert ", child,
-                   " is zero, which is not in original ", parent, ", its parent"));
+                   " is zero, but not in original ", parent, ", its parent"));
       }
     }
   }
@@ -275,8 +276,9 @@ class Recognition {
       if (copy.parent >= 0) {
         account(copy);
       } else {
-        const std::string unknown = cat("'", after_.name(copy.child, 0), "': no parent recognised; expert ", copy.child,
-                                        " is like none of the ", before_.count(), " originals of layer ", layer_);
+        const std::string unknown =
+            cat("'", after_.name(copy.child, 0), "': no parent recognised; expert ", copy.child,
+                " is not similar to any of the ", before_.count(), " originals of layer ", layer_);
         if (are_recognised) {
           result_.problems.push_back(unknown);
         } else {

@@ -1,6 +1,6 @@
 #pragma once
 
-// Whose child every expert is, found by content alone: for models whose lineage says nothing of it.
+// Finds the parent of every expert by content only, for models without a lineage that records it.
 
 #include <cstdint>
 #include <vector>
@@ -11,17 +11,17 @@
 
 namespace coppice::verify {
 
-/// What a growth multiplies stored values by whatever the methods, where as many more experts are chosen.
+/// The factors of stored values that follow from a scaled top-K, whatever the methods.
 struct GrowthFactors {
   ExpertFactors experts;
   double selection_bias = 1;
 };
 
-/// Finds the originals of one MoE layer, which have to be there bit for bit, and the parent of every other expert:
-/// matrix by matrix, all of one parent, by equal matrices, then equal columns or rows at their places, then the same
-/// columns or rows in another order, then the cosine of sampled values. Holds the copies to each other, as one method
-/// leaves them (unless `several_growths` may have made them), routers and biases to their parents', router groups to
-/// those of before. Adds what it finds to `result`.
+/// Finds the originals of one MoE layer, which must be bit-equal, and the parent of every other expert. All matrices of
+/// a copy must have the same parent; it is recognised by equal matrices, then by equal columns or rows at the same
+/// places, then by the same columns or rows in another order, then by the cosine of sampled values. Then checks that
+/// one method can have made all copies (unless there were `several_growths`), and compares routers and biases with
+/// their parents' and router groups with those before. Adds the findings to `result`.
 ///
 /// Memory   4 bytes for each row and column of the layer's experts, up to 4,096 values of each matrix; its router in
 ///          fp32; a matrix per thread.

@@ -12,7 +12,7 @@ namespace {
 using families::Family;
 using Ropes = std::map<std::string, Json>;
 
-/// Values of members that stand for nothing else when they are left out.
+/// Members and the values that they mean when they are left out.
 struct Usual {
   std::string_view member, value;
 };
@@ -39,14 +39,14 @@ const Json* parameters_of(const Json& object) {
 bool is_by_type(const Json& parameters) {
   bool any = false;
   for (const auto& [key, value] : parameters.members()) {
-    if (key == "rope_type" || value.is_null()) continue;  // of zaya: beside the types
+    if (key == "rope_type" || value.is_null()) continue;  // in zaya: a key beside the types
     if (!value.is_object()) return false;
     any = true;
   }
   return any;
 }
 
-/// What transformers takes where the object does not say it: members of a rope, or whole ropes by type.
+/// transformers' defaults for what the object leaves out: members of a RoPE configuration, or whole ones by type.
 Json left_out(const Family* family) {
   if (family == nullptr || family->from_file) return Json::object();
   Json out = Json::object();
@@ -61,7 +61,7 @@ Json left_out(const Family* family) {
   return out;
 }
 
-/// One rope: its members, then what stands beside them, then what is left out.
+/// One RoPE configuration: its members, then keys beside them, then defaults.
 Json rope_of(const Json* parameters, const Json& object, const Json& defaults) {
   Json rope = Json::object();
   if (parameters != nullptr) {

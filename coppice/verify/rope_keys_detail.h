@@ -1,7 +1,6 @@
 #pragma once
 
-// Rotary embeddings as the keys of a configuration describe them, for every family: what `nn` reads of some is
-// families::Rope.
+// Rotary embeddings as the keys of a configuration describe them, for every family; families::Rope is what `nn` reads.
 
 #include <map>
 #include <string>
@@ -12,17 +11,17 @@
 
 namespace coppice::verify::detail {
 
-/// The keys, in either generation of transformers' files.
+/// The keys, in both generations of transformers' files.
 inline constexpr std::string_view kRopeKeys[] = {"rope_parameters", "rope_theta", "rope_scaling",
                                                  "partial_rotary_factor", "rope_local_base_freq"};
 
-/// {"rope_type", "rope_theta", ...} by type of layer, under "" where there is one kind for all. What an object leaves out
-/// is what transformers takes for `family`; of no family, nothing is known of it.
+/// {"rope_type", "rope_theta", ...} by type of layer; under "" if all layers have the same. Keys that are left out get
+/// transformers' defaults for `family`; without a family there are no defaults.
 ///
 /// Source   modeling_rope_utils.py of transformers 5.17.0.
 std::map<std::string, Json> ropes_of(const Json& object, const families::Family* family);
 
-/// True if both say the same of every type of layer, neither more nor less.
+/// Whether both say the same for every type of layer, neither more nor less.
 bool same_ropes(const std::map<std::string, Json>& a, const std::map<std::string, Json>& b);
 
 }  // namespace coppice::verify::detail

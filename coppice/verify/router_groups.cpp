@@ -17,8 +17,9 @@ void check_router_groups(const families::ModelConfig& before, const families::Mo
     if (first < 0) first = own;
     if (first == own) continue;
     result.problems.push_back(cat("layer ", layer, ": router group ", group, " has experts of the groups ", first,
-                                  " and ", own, " of the model before; wanted those of one alone (a growth with ",
-                                  "--allow-regroup is verified with its ", io::kLineageFile, ")"));
+                                  " and ", own,
+                                  " of the model before; wanted those of a single group (an expansion with ",
+                                  "--allow-regroup can be verified with its ", io::kLineageFile, ")"));
     return;
   }
 }

@@ -7,9 +7,9 @@
 
 namespace coppice::verify::detail {
 
-/// Every router group of a layer has the children of one group of before, as a growth leaves them; else it is a problem.
+/// Reports a problem unless every router group of a layer has the children of one earlier group, as after an expansion.
 ///
-/// Shapes   parents: [experts after]; -1: not known.
+/// Shapes   parents: [experts after]; -1: unknown.
 void check_router_groups(const families::ModelConfig& before, const families::ModelConfig& after, int64_t layer,
                          const std::vector<int64_t>& parents, VerifyResult& result);
 

@@ -6,7 +6,7 @@
 
 namespace coppice::verify::detail {
 
-/// Numbers of one value are equal in any spelling, and members in any order.
+/// Whether both values are equal: numbers in any spelling, members in any order.
 inline bool same_value(const Json& a, const Json& b) {
   if (a.is_number() && b.is_number()) return a == b || a.as_double() == b.as_double();
   if (a.is_array() && b.is_array()) return std::ranges::equal(a.items(), b.items(), same_value);

@@ -28,7 +28,7 @@ using families::Model;
 using families::ModelConfig;
 using grow::GrownModel;
 
-/// How `after` came to be, as far as that can be known.
+/// Finds how `after` was made, if that is possible.
 class Origins {
  public:
   Origins(const Model& before, const Model& after, VerifyResult& result)
@@ -38,7 +38,7 @@ class Origins {
         lineage_before_(plan::read_lineage(before.checkpoint.directory())),
         lineage_after_(plan::read_lineage(after.checkpoint.directory())) {}
 
-  /// The model to compare with; none where only its content is left.
+  /// The model to compare with; none if only the content can be compared.
   std::unique_ptr<GrownModel> find() {
     const int64_t was = before_.config.num_experts, is = after_.config.num_experts;
     if (is < was) return undone();
@@ -48,8 +48,8 @@ class Origins {
   }
 
   Maker maker;
-  bool trained = false;      ///< the growth happened in mid-run: trainer.json is that of a later step
-  std::string other_digest;  ///< what is to be said where the lineage names another model than `before`
+  bool trained = false;      ///< the expansion happened during training: trainer.json belongs to a later step
+  std::string other_digest;  ///< the message if the lineage records another model than `before`
 
  private:
   template <class Make>
@@ -66,66 +66,67 @@ class Origins {
   }
 
   std::unique_ptr<GrownModel> undone() {
-    maker = {"undoing the newest growth", true};
+    maker = {"undoing the newest expansion", true};
     auto made = tried([&] { return plan::undo_plan(before_.config, lineage_before_); });
     if (made) compare_with(plan::extend_lineage(lineage_before_, made->plan, {}, {}), false);
     return made;
   }
 
   std::unique_ptr<GrownModel> copied() {
-    maker = {"leaving everything as it is", false};
+    maker = {"an unchanged copy", false};
     if (lineage_before_ && !lineage_after_) {
-      result_.not_compared.push_back(cat(io::kLineageFile, ", which is not there any more"));
+      result_.not_compared.push_back(cat(io::kLineageFile, ", which is missing afterwards"));
     } else if (lineage_before_ || lineage_after_) {
       compare_with(lineage_before_ ? *lineage_before_ : no_lineage(), false);
     }
     return tried([&] { return grow::unchanged_plan(before_); });
   }
 
-  /// The growth that the lineage of `after` records, if it can be one from `before` to `after`: whatever digest stands
-  /// there, what it makes tells.
+  /// The expansion that the lineage of `after` records, if it can lead from `before` to `after`. The comparison of
+  /// tensors decides, not the recorded digest.
   std::unique_ptr<GrownModel> recorded() {
     if (!lineage_after_) {
-      if (lineage_before_) result_.not_compared.push_back(cat(io::kLineageFile, ", which is not there any more"));
+      if (lineage_before_) result_.not_compared.push_back(cat(io::kLineageFile, ", which is missing afterwards"));
       return nullptr;
     }
     const auto growth = plan::newest_growth(*lineage_after_);
     if (!growth) {
-      result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest step is no growth"));
+      result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest step is not an expansion"));
       return nullptr;
     }
     const std::string digest = before_.digest();
     const bool fits = growth->plan.experts_before == before_.config.num_experts &&
                       growth->plan.experts_after == after_.config.num_experts;
     if (growth->source_digest != digest && !fits) {
-      result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest growth started from another model"));
+      result_.not_compared.push_back(cat(io::kLineageFile, ", whose newest expansion started from another model"));
       return nullptr;
     }
     if (growth->source_digest != digest)
       other_digest =
-          cat("the digest in ", io::kLineageFile, ", which says that the newest growth started from another model");
-    maker = {cat("the growth in ", io::kLineageFile), true};
+          cat("the digest in ", io::kLineageFile, ", which says that the newest expansion started from another model");
+    maker = {cat("the expansion in ", io::kLineageFile), true};
     trained = growth->command == "train";
     auto made = tried([&] { return plan::growth_of(before_.config, *growth); });
     if (made) compare_with(wanted_lineage(made->plan, growth->command, growth->source_digest), true);
     return made;
   }
 
-  /// With the earlier steps of `after` where `before` has no lineage.
+  /// The expected lineage; with the earlier steps of `after` if `before` has no lineage.
   Json wanted_lineage(const plan::GrowthPlan& plan, std::string_view command, std::string_view digest) {
     std::optional<Json> start = lineage_before_;
     Json::Array steps = lineage_after_->at("steps").items();
     steps.pop_back();
     if (!start && !steps.empty()) {
       result_.not_compared.push_back(
-          cat("the earlier steps of ", io::kLineageFile, ", which the model before has not"));
+          cat("the earlier steps of ", io::kLineageFile, ", which the model before does not have"));
       start = no_lineage();
       (*start)["steps"] = Json::array(std::move(steps));
     }
     return plan::extend_lineage(start, plan, command, digest);
   }
 
-  /// Parts of an expert have nothing of a whole one to be recognised by: both orders are made.
+  /// Parts of an expert cannot be recognised by comparing them with a whole one, so both orders of children are
+  /// computed and compared.
   std::unique_ptr<GrownModel> split() {
     maker = {"a split", false};
     const auto in_order = [this](const char* order) {
@@ -143,7 +144,7 @@ class Origins {
 
   static Json no_lineage() { return Json::object({{"coppice_lineage", Json(1)}, {"steps", Json::array()}}); }
 
-  /// A model without a lineage has none with no steps.
+  /// A model without a lineage counts as one without steps.
   void compare_with(const Json& wanted, bool grown) {
     LineageDifferences found = compare_lineages(wanted, lineage_after_ ? *lineage_after_ : no_lineage(), grown);
     std::ranges::move(found.problems, std::back_inserter(result_.problems));
@@ -156,7 +157,7 @@ class Origins {
   std::optional<Json> lineage_before_, lineage_after_;
 };
 
-/// By how much top-K has grown, if a growth can have made that.
+/// The factor of top-K, if an expansion can have made it.
 int64_t top_k_factor(const ModelConfig& before, const ModelConfig& after) {
   const int64_t factor = before.top_k > 0 ? after.top_k / before.top_k : 1;
   const bool scaled =
@@ -164,7 +165,8 @@ int64_t top_k_factor(const ModelConfig& before, const ModelConfig& after) {
   return scaled ? factor : 1;
 }
 
-/// How many parts of an expert of `before` the experts of `after` are, by their width and number; 1 if they are none.
+/// The number of parts into which `after` cuts each expert of `before`, from width and number of experts; 1 if it does
+/// not.
 int64_t split_parts(const ModelConfig& before, const ModelConfig& after) {
   if (after.expert_width <= 0 || after.expert_width >= before.expert_width) return 1;
   const int64_t parts = before.expert_width / after.expert_width;
@@ -172,7 +174,7 @@ int64_t split_parts(const ModelConfig& before, const ModelConfig& after) {
   return whole && after.num_experts == parts * before.num_experts ? parts : 1;
 }
 
-/// What the weights told of the configuration before, for the one of the grown model.
+/// The expanded model's configuration, completed by what the weights of the model before showed.
 ModelConfig completed(ModelConfig config, const ModelConfig& before, int64_t split) {
   if (!config.placed_by_weights()) return config;
   config.num_layers = before.num_layers;
@@ -186,10 +188,9 @@ ModelConfig completed(ModelConfig config, const ModelConfig& before, int64_t spl
 void check_config(const Json& wanted, int64_t split, const Model& before, const Model& after, VerifyResult& result) {
   ConfigDifferences found;
   try {
-    const auto config =
-        families::read_config(wanted, "config.json of the model as it is made again", before.config.family);
+    const auto config = families::read_config(wanted, "config.json of the recomputed model", before.config.family);
     found = compare_configs(completed(config, before.config, split), after.config);
-  } catch (const Error& error) {  // the family cannot say such a growth
+  } catch (const Error& error) {  // the family cannot express this expansion
     result.problems.emplace_back(error.what());
     return;
   }
@@ -197,7 +198,7 @@ void check_config(const Json& wanted, int64_t split, const Model& before, const 
   std::ranges::move(found.not_compared("config.json"), std::back_inserter(result.not_compared));
 }
 
-/// config.json of a growth that is known by what came out.
+/// The expected config.json of an expansion that is known only by its result.
 Json config_by_content(const ModelConfig& before, const ModelConfig& after, const VerifyResult& result) {
   plan::GrowthPlan plan;
   plan.experts_before = before.num_experts;
@@ -215,7 +216,8 @@ void check_trainer_file(const Model& before, const Model& after, VerifyResult& r
   if (sha256_of_file(at(before)) == sha256_of_file(at(after))) {
     ++result.files_equal;
   } else {
-    result.problems.push_back(cat("'", io::kTrainerFolder, "/", io::kTrainerFile, "': it changed; a growth copies it"));
+    result.problems.push_back(
+        cat("'", io::kTrainerFolder, "/", io::kTrainerFile, "': changed, but an expansion copies it"));
   }
 }
 
@@ -226,14 +228,14 @@ void check_files(const Model& before, const Model& after, bool complete, VerifyR
   std::ranges::move(files.not_compared, std::back_inserter(result.not_compared));
 }
 
-/// Most of all differs: that is what training does.
+/// Adds a hint if most tensors differ, as after training.
 void add_hint(VerifyResult& result) {
   const int64_t all = result.tensors_changed + result.identical;
   if (result.tensors_changed > 1 && 2 * result.identical < all) {
-    result.problems.push_back(
-        cat(result.tensors_changed, " tensors are not what ", result.made_by, " makes, and ", result.identical,
-            " outside experts and routers are (of a model that was trained since, nothing is promised: verify it as "
-            "the growth left it)"));
+    result.problems.push_back(cat(result.tensors_changed, " tensors differ from what ", result.made_by,
+                                  " computes, and ", result.identical,
+                                  " outside experts and routers are equal (a model that was trained after the "
+                                  "expansion cannot be verified; verify it as the expansion wrote it)"));
   }
 }
 
@@ -261,7 +263,7 @@ VerifyResult verify(const Model& before, const Model& after, size_t threads) {
       compare_made(*made, before, after, origins.maker, threads, progress, result);
       if (made->optimizer && !origins.trained) check_trainer_file(before, after, result);
       if (made->optimizer && origins.trained)
-        result.not_compared.push_back(cat(io::kTrainerFolder, "/", io::kTrainerFile, ", which a run writes anew"));
+        result.not_compared.push_back(cat(io::kTrainerFolder, "/", io::kTrainerFile, ", which every run writes again"));
     }
     add_hint(result);
   } else if (result.problems.empty()) {
@@ -288,8 +290,8 @@ std::string VerifyResult::verdict() const {
   if (unknown_experts > 0) parts.push_back(cat(unknown_experts, unknown_experts == 1 ? " expert" : " experts"));
   if (unknown_rows > 0) parts.push_back(cat(unknown_rows, unknown_rows == 1 ? " router row" : " router rows"));
   return cat("not verified: ", join(parts, " and "),
-             " cannot be recognised by content (their values are far from every ", "original; with the ",
-             io::kLineageFile, " of the growth verify makes them again)");
+             " cannot be recognised by content (their values are not similar to any ", "original; with the ",
+             io::kLineageFile, " of the expansion, verify can recompute them)");
 }
 
 Json VerifyResult::to_json() const {

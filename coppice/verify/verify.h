@@ -12,61 +12,61 @@
 
 namespace coppice::verify {
 
-/// What of copies that were recognised by content is only like the parent's.
+/// Parts of copies recognised by content that are only similar to the parent's.
 struct OnlyAlike {
-  int64_t matrices = 0;       ///< some values are equal or near
+  int64_t matrices = 0;       ///< matrices with some equal or similar values
   int64_t column_orders = 0;  ///< matrices with the same columns in another order
-  int64_t router_rows = 0;    ///< near
+  int64_t router_rows = 0;    ///< similar rows
   int64_t biases = 0;         ///< of experts and routers
 };
 
-/// What became of every tensor between two checkpoints.
+/// The result of comparing two checkpoints.
 struct VerifyResult {
   bool ok = false;
-  std::string made_by;    ///< what makes the model after again, tensor by tensor; empty: parents were found by content
+  std::string made_by;    ///< what recomputes the model after, tensor by tensor; empty: parents were found by content
   int64_t identical = 0;  ///< tensors outside experts and routers, bit-identical
-  int64_t experts_original = 0;  ///< expert tensors that are a parent's, byte for byte
+  int64_t experts_original = 0;  ///< expert tensors byte-equal to a parent's
   int64_t experts_changed = 0;   ///< expert tensors that derive from a parent but differ
   int64_t experts_before = 0, experts_after = 0;
-  int64_t top_k_factor = 1;                         ///< a token is routed to so many times more experts
-  int64_t split = 1;                                ///< every expert is so many of the grown model's
-  int64_t router_rows_equal = 0;                    ///< router rows that are the parent's, byte for byte
-  int64_t router_rows_changed = 0;                  ///< router rows near the parent's, or made again
+  int64_t top_k_factor = 1;                         ///< factor of top-K
+  int64_t split = 1;                                ///< number of parts that every expert is cut into
+  int64_t router_rows_equal = 0;                    ///< router rows byte-equal to the parent's
+  int64_t router_rows_changed = 0;                  ///< router rows similar to the parent's, or recomputed
   int64_t biases_changed = 0;                       ///< router and selection biases that differ from the parent's
-  double largest_bias_change = 0;                   ///< of those, where they were not made again
+  double largest_bias_change = 0;                   ///< largest change of a bias that was not recomputed
   std::map<int64_t, std::vector<int64_t>> parents;  ///< layer -> [N]; -1 = no parent recognised
-  /// Copies found by content, by what their parent was recognised by (the order of Likeness).
+  /// Copies found by content, by the criterion that recognised their parent (in the order of Likeness).
   std::array<int64_t, 5> copies_by_likeness{};
   OnlyAlike only_alike;
   int64_t unknown_experts = 0, unknown_rows = 0;  ///< those in `not_recognised`
-  double smallest_cosine = 1;             ///< of a matrix that was recognised by sampled values, to its parent's
-  int64_t optimizer_tensors = 0;          ///< of trainer/, made again and equal
-  int64_t files_equal = 0;                ///< files beside the weights that are those of the model before
-  int64_t tensors_changed = 0;            ///< that are not what was made again
-  std::vector<std::string> not_compared;  ///< what there was nothing to compare with
+  double smallest_cosine = 1;             ///< smallest cosine of a matrix recognised by sampled values and its parent's
+  int64_t optimizer_tensors = 0;          ///< tensors of trainer/, recomputed and equal
+  int64_t files_equal = 0;                ///< files beside the weights that equal those of the model before
+  int64_t tensors_changed = 0;            ///< tensors that differ from what was recomputed
+  std::vector<std::string> not_compared;  ///< what could not be compared
   std::vector<std::string>
-      not_recognised;                 ///< copies and router rows of which content does not tell whether they are right
+      not_recognised;                 ///< copies and router rows whose content does not show whether they are right
   std::vector<std::string> problems;  ///< each a sentence naming a tensor, a key or a file; empty if ok
 
-  /// One sentence: ok and what was not looked at, or how much is wrong.
+  /// One sentence: ok and what was not compared, or the number of problems.
   std::string verdict() const;
   Json to_json() const;
 };
 
-/// The sentence of a check with these findings.
+/// The verdict of a check with these findings.
 std::string verdict_of(const std::vector<std::string>& problems, const std::vector<std::string>& not_compared);
 
-/// Accounts for every tensor of `after`, its optimizer state, configuration and the files beside the weights.
+/// Checks every tensor of `after`, its optimizer state, its configuration and the files beside the weights.
 ///
-/// Where the newest growth in its coppice.json started from `before`, or the newest growth of `before` was undone, or
-/// experts were split, everything is made again and compared byte for byte. Else parents are found by content: originals
-/// are there bit for bit, with their router rows and biases, and every other expert is recognised matrix by matrix
-/// (recognise.h). Configurations are compared by what they say (config.h).
+/// Everything is recomputed and compared byte for byte if the newest expansion in the coppice.json of `after` started
+/// from `before`, if the newest expansion of `before` was undone, or if experts were split. Otherwise parents are found
+/// by content: originals must be bit-equal, with their router rows and biases, and every other expert is recognised
+/// matrix by matrix (recognise.h). Configurations are compared by meaning (config.h).
 ///
-/// Memory   what making a piece needs, or recognise_layer.
-/// Threads  the same result for any number.
-/// Throws   Error{kInterrupted, kIo}; Error{kFormat} for a coppice.json that is none; what is wrong with `after` is in
-///          `problems`.
+/// Memory   that of computing a piece, or of recognise_layer.
+/// Threads  the result does not depend on the number of threads.
+/// Throws   Error{kInterrupted, kIo}; Error{kFormat} for a coppice.json that is not a lineage; problems of `after` are
+///          in `problems`.
 VerifyResult verify(const families::Model& before, const families::Model& after, size_t threads);
 
 }  // namespace coppice::verify

@@ -51,7 +51,8 @@ TEST(JsonParse, DecodesEscapes) {
 }
 
 TEST(JsonParse, NamesSourceLineAndColumnOfASyntaxError) {
-  expect_error(ErrorCode::kFormat, {"x.json: line 2, column 8: is no JSON"}, [] { (void)parsed("{\n  \"a\": ]\n}"); });
+  expect_error(ErrorCode::kFormat, {"x.json: line 2, column 8: is not valid JSON"},
+               [] { (void)parsed("{\n  \"a\": ]\n}"); });
   expect_error(ErrorCode::kFormat, {"x.json: line 1, column 1"}, [] { (void)parsed(""); });
 }
 

@@ -7,8 +7,7 @@
 #include <numeric>
 #include <set>
 
-#include "coppice/base/box_muller_detail.h"
-#include "coppice/base/rng_simd_detail.h"
+#include "coppice/base/rng_detail.h"
 #include "coppice/base/sha256.h"
 #include "tests/testing/errors.h"
 

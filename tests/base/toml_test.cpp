@@ -34,7 +34,7 @@ TEST_F(TomlFile, BecomesObjectsAndArrays) {
 }
 
 TEST_F(TomlFile, ErrorsNameFileLineAndColumn) {
-  testing::expect_error(ErrorCode::kFormat, {"run.toml: line 2, column", "is no TOML"},
+  testing::expect_error(ErrorCode::kFormat, {"run.toml: line 2, column", "is not valid TOML"},
                         [&] { (void)read_toml(write("a = 1\nb = = 2\n")); });
   testing::expect_error(ErrorCode::kFormat, {"run.toml: line 2"}, [&] { (void)read_toml(write("a = 1\na = 2\n")); });
   testing::expect_error(ErrorCode::kFormat, {"run.toml: line 1", "date"},

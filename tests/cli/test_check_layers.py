@@ -43,7 +43,7 @@ def test_the_tree_is_as_drawn(tree):
         ("ARCHITECTURE.md", "output -> matrix", "", "coppice/output"),
         ("ARCHITECTURE.md", KERNELS + BORDER, BORDER + KERNELS, "coppice/kernels: has libtorch"),
         ("ARCHITECTURE.md", "output/write_model.h  ", "output/no_such_file.h  ", "there is no output/no_such_file.h"),
-        ("ARCHITECTURE.md", "io/checkpoint.h partial_directory.h", "cli/main.cpp", "cli is no room below"),
+        ("ARCHITECTURE.md", "io/checkpoint.h partial_directory.h", "cli/main.cpp", "cli is not a room below"),
         ("coppice/plan/CMakeLists.txt", "coppice_methods", "coppice_methods coppice_output", "coppice/plan/CMakeLists.txt: links methods output"),
         ("coppice/plan/undo.h", "#pragma once", '#pragma once\n#include "coppice/grow/grow.h"', "plan/ may not use grow/"),
         ("coppice/cli/main.cpp", "#include", '#include "coppice/plan/lineage_detail.h"\n#include', "private to plan/"),

@@ -36,7 +36,7 @@ def cluster(files, *arguments, model="llama", tokens="t"):
 def test_writes_rows_that_convert_takes_and_says_how_even_they_are(files, tmp_path):
     done = cluster(files, "--clusters", 4, "--out", tmp_path / "rows.safetensors")
     assert done.returncode == 0, done.stderr
-    assert "layers of 4 rows over 512 tokens" in done.stdout and "largest cluster" in done.stdout
+    assert "layers with 4 rows each, from 512 tokens" in done.stdout and "largest cluster" in done.stdout
     made = coppice("convert", files / "llama", tmp_path / "out", "--experts", 4, "--top-k", 2, "--router-rows", tmp_path / "rows.safetensors")
     assert made.returncode == 0, made.stderr
     checked = coppice("verify", files / "llama", tmp_path / "out")
@@ -48,7 +48,7 @@ def test_writes_rows_that_convert_takes_and_says_how_even_they_are(files, tmp_pa
     data[begin + json.loads(data[8:begin])[router]["data_offsets"][0]] ^= 1
     weights.write_bytes(data)
     checked = coppice("verify", files / "llama", tmp_path / "out")
-    assert checked.returncode == 1 and f"'{router}': its rows are not those that a file gave" in checked.stdout, checked.stdout
+    assert checked.returncode == 1 and f"'{router}': its rows are not those that were read from a file" in checked.stdout, checked.stdout
 
 
 def test_the_bytes_depend_on_the_seed_and_not_on_threads(files, tmp_path):
@@ -61,7 +61,7 @@ def test_the_bytes_depend_on_the_seed_and_not_on_threads(files, tmp_path):
 
 @pytest.mark.parametrize("arguments, settings, status, words", [
     ([], {"model": "mixtral"}, 3, ["mixtral", "routers already"]),
-    (["--clusters", 1], {}, 2, ["clusters: 1", "2 to the number of tokens"]),
+    (["--clusters", 1], {}, 2, ["clusters: 1", "at least 2 and at most the number of tokens"]),
     (["--clusters", 513], {}, 2, ["clusters: 513"]),
     (["--tokens", 500], {}, 2, ["tokens: 500", "multiple"]),
     (["--sequence-length", 0], {}, 2, ["sequence-length: 0"]),

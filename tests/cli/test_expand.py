@@ -112,7 +112,7 @@ def test_json_is_one_object(model, tmp_path):
 def test_dry_run_prints_the_plan_and_writes_nothing(model, tmp_path):
     done = coppice("expand", model, tmp_path / "out", "--experts", "1.5x", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "# glm4_moe: 4 -> 6 experts in 2 of 2 layers, 2 per token as before" in done.stdout
+    assert "# glm4_moe: 4 -> 6 experts in 2 of 2 layers, 2 per token (unchanged)" in done.stdout
     assert "layers 0-1: 1 copy of each of 0-1" in done.stdout
     assert "Not exact" in done.stdout
     plan = json.loads(coppice("expand", model, tmp_path / "out", "--dry-run", "--json").stdout)["plan"]
@@ -155,7 +155,7 @@ def test_an_edited_plan_has_methods_and_parents_by_layer(model, tmp_path):
 
 
 @pytest.mark.parametrize("old, new, status, words", [
-    ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 3, 0]", 3, ["plan.toml", "layer 1", "5 experts, not 6", "one number for all layers"]),
+    ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 3, 0]", 3, ["plan.toml", "layer 1", "5 experts; wanted 6", "the number of every layer"]),
     ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 3, 0, 4]", 3, ["plan.toml", "layer 1, expert 5", "is 4"]),
     ("1 = [0, 1, 2, 3, 0, 1]", "1 = [0, 1, 2, 2, 0, 1]", 3, ["plan.toml", "layer 1", "original of expert 3"]),
     ("1 = [0, 1, 2, 3, 0, 1]", "", 2, ["no parents for layer 1"]),
@@ -173,9 +173,9 @@ def test_plans_that_do_not_fit(model, tmp_path, old, new, status, words):
 
 # What follows from the model is not a plan's to say, and what has no effect is an error.
 @pytest.mark.parametrize("options, line, words", [
-    (["--split", "2"], "down_factor = 5.0", ["'down_factor': it follows from the model"]),
-    (["--top-k", "scale"], "selection_bias_factor = 7.5", ["'selection_bias_factor': it follows from the model"]),
-    (["--experts", "2x"], "down_bias_factor = 1.0", ["'down_bias_factor': it follows from the model"]),
+    (["--split", "2"], "down_factor = 5.0", ["'down_factor': is computed from the model"]),
+    (["--top-k", "scale"], "selection_bias_factor = 7.5", ["'selection_bias_factor': is computed from the model"]),
+    (["--experts", "2x"], "down_bias_factor = 1.0", ["'down_bias_factor': is computed from the model"]),
     (["--experts", "2x"], "shift = -100", ["'shift'"])])
 def test_a_plan_holds_nothing_that_follows(model, tmp_path, options, line, words):
     text = coppice("expand", model, tmp_path / "out", *options, "--dry-run").stdout
@@ -211,8 +211,8 @@ def test_undo_gives_the_model_before(model, tmp_path):
     assert told.returncode == 0 and "8 -> 4 experts" in told.stdout, told.stderr
     done = coppice("expand", tmp_path / "out", tmp_path / "back", "--undo")
     assert done.returncode == 0, done.stderr
-    assert "8 -> 4 experts" in done.stdout and "are what they were before the expansion" in done.stdout
-    assert "Not as before" not in done.stdout
+    assert "8 -> 4 experts" in done.stdout and "equal those before the expansion" in done.stdout
+    assert "Differences from" not in done.stdout
     assert tensors(model) == tensors(tmp_path / "back")
     assert json.loads((model / "config.json").read_text()) == json.loads((tmp_path / "back" / "config.json").read_text())
     assert not (tmp_path / "back" / "coppice.json").exists()
@@ -270,7 +270,7 @@ def test_split_keeps_the_parameters(model, tmp_path):
     routers = told["parameters"][1] - told["parameters"][0]
     assert 0 < routers < 0.1 * told["parameters"][0]  # the rows of the router alone are copies
     verified = coppice("verify", model, tmp_path / "out")
-    assert verified.returncode == 0 and "4 -> 8, each 1/2 of one before, 2 times as many a token" in verified.stdout, verified.stdout
+    assert verified.returncode == 0 and "4 -> 8, each 1/2 of an expert before, top-K times 2" in verified.stdout, verified.stdout
     expect_failure(2, ["split", "equal parts"], ["expand", model, tmp_path / "no", "--split", "7"])
     expect_failure(2, ["experts", "no effect"], ["expand", model, tmp_path / "no", "--split", "2", "--experts", "2x"])
     expect_failure(2, ["--split", "2 or more"], ["expand", model, tmp_path / "no", "--split", "1"])
@@ -279,7 +279,7 @@ def test_split_keeps_the_parameters(model, tmp_path):
 @pytest.mark.parametrize("method", ["interpolate", "svd_mix", "sparse_code_mix"])
 def test_partners_in_a_model_of_one_expert(tmp_path, method):
     single = generate(tmp_path / "m", "mixtral", "num_experts=1", "top_k=1")
-    expect_failure(2, [method, "has 1"], ["expand", single, tmp_path / "out", "--expert-init", method])
+    expect_failure(2, [method, "has only 1"], ["expand", single, tmp_path / "out", "--expert-init", method])
 
 
 METHODS = ["copy", "copy_noise", "drop_upcycle", "drop_units", "shuffle_columns", "permute_units", "interpolate", "orthogonal",
@@ -359,7 +359,7 @@ def test_unknown_options_get_the_nearest(model, tmp_path):
 
 
 @pytest.mark.parametrize("option, value, reason", [
-    ("--temperature", "2", "uniform"), ("--metric", "load", "does not look at scores"), ("--layer-selection", "fc1_only", "does not look at scores"),
+    ("--temperature", "2", "uniform"), ("--metric", "load", "does not use scores"), ("--layer-selection", "fc1_only", "does not use scores"),
     ("--optimizer-state", "reset", "no trainer/")])
 def test_settings_without_effect(model, tmp_path, option, value, reason):
     expect_failure(2, [option, "no effect", reason], ["expand", model, tmp_path / "out", option, value])
@@ -460,7 +460,7 @@ def test_signal_stops_cleanly(tmp_path, number, status):
     assert digests(source) == before
 
 
-# Same seed, same bytes: where files lay and how a size was spelled is no part of a model.
+# Same seed, same bytes: where files lay and how a size was spelled is not a part of a model.
 
 def test_the_lineage_holds_contents_and_no_spellings(model, tmp_path):
     scores = write_scores(tmp_path / "scores.json", model)
@@ -550,17 +550,17 @@ def test_parents_of_one_layer_under_two_spellings_are_no_lineage(model, tmp_path
     edit(tmp_path / "out" / "coppice.json", lambda lineage: lineage["steps"][0]["parents"].update({"00": lineage["steps"][0]["parents"]["0"]}))
     for command in (["expand", tmp_path / "out", tmp_path / "back", "--undo"], ["verify", model, tmp_path / "out"], ["inspect", tmp_path / "out"]):
         done = coppice(*command)
-        assert done.returncode == 3 and "'00' is no layer number" in done.stderr, (command, done.stderr)
+        assert done.returncode == 3 and "'00' is not a layer number" in done.stderr, (command, done.stderr)
 
 
 def test_verify_says_what_there_was_nothing_to_compare_with(model, tmp_path):
     assert coppice("expand", model, tmp_path / "out", "--expert-init", "drop_upcycle").returncode == 0
     done = coppice("verify", model, tmp_path / "out")
-    assert "made again and compared byte for byte: the growth in coppice.json" in done.stdout
+    assert "recomputed and compared byte for byte: the expansion in coppice.json" in done.stdout
     assert done.stdout.splitlines()[-1] == "ok: every tensor is accounted for"
     (tmp_path / "out" / "coppice.json").unlink()
     (tmp_path / "out" / "notes.txt").write_text("mine")
     edit(tmp_path / "out" / "config.json", lambda config: config.update(router_jitter_noise=0.0))
     done = coppice("verify", model, tmp_path / "out")
-    assert done.returncode == 0 and "by columns that are equal bit for bit" in done.stdout, done.stdout
+    assert done.returncode == 0 and "by bit-equal columns" in done.stdout, done.stdout
     assert done.stdout.splitlines()[-1] == "ok: every tensor is accounted for; not compared: new keys of config.json (router_jitter_noise); values of 24 matrices of copies, 8 biases; files that are new (notes.txt)"

@@ -216,7 +216,7 @@ def test_parts_say_who_is_missing(model, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--part", "3/2"], "'3/2' is no part"), (["--part", "all"], "'all' is no part"), (["--part", "1/2", "--dry-run"], "writes nothing"),
+    (["--part", "3/2"], "'3/2' is not a part"), (["--part", "all"], "'all' is not a part"), (["--part", "1/2", "--dry-run"], "writes nothing"),
     (["--resume", "--dry-run"], "writes nothing")])
 def test_bad_parts(model, tmp_path, arguments, words):
     done = coppice("expand", model, tmp_path / "out", *arguments)

@@ -51,7 +51,7 @@ def test_a_family_file_stands_in_for_a_table(core, tmp_path):
     (tmp_path / "bamboo.toml").write_text(FAMILY)
     file = ("--family-file", tmp_path / "bamboo.toml")
     unknown = core("inspect", model)
-    assert unknown.returncode == 3 and "'bamboo' is no family" in unknown.stderr
+    assert unknown.returncode == 3 and "'bamboo' is not a family" in unknown.stderr
     assert json.loads(core("inspect", model, "--json", *file).stdout)["experts"] == 3
     done = core("expand", model, tmp_path / "out", "--experts", "2x", "--router-init", "copy", *file)
     assert done.returncode == 0, done.stderr

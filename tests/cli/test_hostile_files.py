@@ -31,7 +31,7 @@ def generate(directory, family):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A grown model with a lineage, and a dense one."""
+    """An expanded model with a lineage, and a dense one."""
     root = tmp_path_factory.mktemp("models")
     generate(root / "small", "mixtral")
     assert coppice("expand", root / "small", root / "moe", "--experts", "2x").returncode == 0
@@ -167,7 +167,7 @@ def test_convert_says_that_it_leaves_an_optimizer_state_out(models, tmp_path):
 
 def test_the_list_of_rules_is_printed():
     rules = json.loads(coppice("list", "files", "--json").stdout)["files"]
-    assert {rule["decision"] for rule in rules} == {"rewritten", "carried", "carried if it counts no experts", "left out", "refused"}
+    assert {rule["decision"] for rule in rules} == {"rewritten", "copied", "copied if it does not mention experts", "left out", "refused"}
 
 
 def wait_for(condition, seconds=30):
@@ -203,7 +203,7 @@ def test_a_packed_corpus_is_read(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "b.bin").read_bytes() == (tmp_path / "a.bin").read_bytes()
     (tmp_path / "b.jsonl.gz").write_bytes(packed[:-5])
-    expect_refusal(coppice("tokenize", tmp_path / "b.jsonl.gz", "--tokenizer", tmp_path / "tok", "--out", tmp_path / "c"), "b.jsonl.gz", "cut short")
+    expect_refusal(coppice("tokenize", tmp_path / "b.jsonl.gz", "--tokenizer", tmp_path / "tok", "--out", tmp_path / "c"), "b.jsonl.gz", "is incomplete")
     (tmp_path / "z.jsonl").write_bytes(b"\x28\xb5\x2f\xfd....")
     expect_refusal(coppice("tokenize", tmp_path / "z.jsonl", "--tokenizer", tmp_path / "tok", "--out", tmp_path / "c"), "z.jsonl", "zstd")
 

@@ -63,7 +63,7 @@ def test_measured_steps_predict_a_third_count(coppice, model):
     (["--expert-parallel", "3"], ["expert-parallel: 3"]),
     (["--measure-steps", "3"], ["--measure-steps", "no effect"]),
     (["--measure", "--measure-experts", "8"], ["two different numbers"]),
-    (["--measure", "--measure-experts", "1,8"], ["fewer than the 2 of a token"]),
+    (["--measure", "--measure-experts", "1,8"], ["wanted at least top-K, which is 2"]),
 ])
 def test_wrong_usage_is_one_line_with_status_2(coppice, model, arguments, words):
     done = coppice("plan", model, *arguments)

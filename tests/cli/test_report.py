@@ -102,7 +102,7 @@ def test_a_page_replaces_pages_alone(coppice, tmp_path):
 
 def test_every_section_is_there_where_its_data_is(page, coppice, tmp_path):
     text = page.read_text()
-    for section in ["What came out", "Loss", "Domains", "Gap closure", "The plan and what happened", "Experts", "Why these experts", "Lineage", "Training", "Configuration"]:
+    for section in ["Results", "Loss", "Domains", "Gap closure", "The plan and what happened", "Experts", "Why these experts", "Lineage", "Training", "Configuration"]:
         assert f">{section}</h2>" in text, section
     run = write_run(tmp_path / "bare", validate=1000)
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 3.5}\n')

@@ -129,7 +129,7 @@ def test_a_merge_counts_every_run_once(tmp_path, deep, tokens):
         told_by("score", deep, prefix, "--out", tmp_path / f"{name}.json", *SMALL)
     told_by("score", "--merge", tmp_path / "a.json", tmp_path / "b.json", "--out", tmp_path / "m.json")
     done = coppice("score", "--merge", tmp_path / "m.json", tmp_path / "a.json", "--out", tmp_path / "n.json")
-    assert done.returncode == 2 and "the same run again" in done.stderr, done.stderr
+    assert done.returncode == 2 and "an earlier file contains" in done.stderr, done.stderr
     scores = json.loads((tmp_path / "a.json").read_text())
     for change in ({"metrics": {}}, {"tokens": {**scores["tokens"], "batches": 0, "seen": 0}}):
         (tmp_path / "bad.json").write_text(json.dumps({**scores, **change}))
@@ -160,9 +160,9 @@ def test_runs_that_are_not_alike_do_not_merge(tmp_path, deep, tokens):
     told_by("score", other, tokens[0], "--out", tmp_path / "other.json", *SMALL)
     larger = [*SMALL[:3], "96", *SMALL[4:]]
     told_by("score", deep, tokens[1], "--out", tmp_path / "larger.json", *larger)
-    for second, word in [("other.json", "another model"), ("larger.json", "batches of 96 tokens"), ("a.json", "the same run again")]:
+    for second, word in [("other.json", "another model"), ("larger.json", "batches of 96 tokens"), ("a.json", "an earlier file contains")]:
         done = coppice("score", "--merge", tmp_path / "a.json", tmp_path / second, "--out", tmp_path / "m.json")
         assert done.returncode == 2 and word in done.stderr, done.stderr
     done = coppice("score", "--merge", tmp_path / "a.json", tmp_path / "larger.json", "--out", tmp_path / "m.json", "--seed", "3")
-    assert done.returncode == 2 and "--seed: it has no effect here; a merge reads" in done.stderr
+    assert done.returncode == 2 and "--seed: it has no effect here; a merge only reads" in done.stderr
     assert not (tmp_path / "m.json").exists()

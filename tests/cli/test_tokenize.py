@@ -54,7 +54,7 @@ def test_trains_a_tokenizer_and_writes_the_set(text, tmp_path):
 def test_prints_documents_tokens_and_bytes_per_token(text, tokenizer, tmp_path):
     done = run(text, "--out", tmp_path / "set", "--tokenizer", tokenizer)
     assert done.returncode == 0, done.stderr
-    assert "3 documents" in done.stdout and "tokens of 320" in done.stdout and "bytes per token" in done.stdout
+    assert "3 documents" in done.stdout and "tokens, vocabulary of 320" in done.stdout and "bytes per token" in done.stdout
     assert done.stdout.count("\n") == 1
 
 

@@ -223,7 +223,7 @@ def test_eval_tells_the_losses_of_both_routings_in_the_middle_of_a_handover(data
     assert file["loss"] == pytest.approx(last["validation/val"], abs=1e-5)
     assert file["loss_by_lineage"] == pytest.approx(last["validation_lineage/val"], abs=1e-5)
     assert abs(file["loss_by_lineage"] - file["loss"]) > 1e-4
-    assert "by lineage" in coppice("eval", model, "--tokens", data / "val", "--sequence-length", 16).stdout
+    assert "lineage-unique" in coppice("eval", model, "--tokens", data / "val", "--sequence-length", 16).stdout
     before = coppice("eval", data / "run" / "checkpoints" / "step-00000008", "--tokens", data / "val", "--sequence-length", 16, "--json")
     assert "loss_by_lineage" not in json.loads(before.stdout)["files"][0], "before the growth"
 
@@ -299,7 +299,7 @@ def test_a_dead_expert_is_said_once(data):
     assert done.returncode == 0, done.stderr
     dead = [line for line in lines_of(data / "run") if line.get("event") == "dead_experts"]
     named = [(line["layer"], expert) for line in dead for expert in line["experts"]]
-    assert named and "no token for 5 steps" in done.stderr
+    assert named and "experts without a token for 5 steps" in done.stderr
     shares = [line["dead_share/mean"] for line in lines_of(data / "run") if "dead_share/mean" in line]
     assert max(shares) > 0
 

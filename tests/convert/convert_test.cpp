@@ -151,7 +151,7 @@ TEST(Convert, KeepsThePlanInTheLineage) {
 TEST(Convert, LeavesNothingWhereItIsRefused) {
   const TempDir dir;
   const auto from = dense_model(dir, "m", "qwen3");
-  expect_error(ErrorCode::kUnsupported, {"qwen3 model cannot become mixtral", "q_norm", "--lossy"},
+  expect_error(ErrorCode::kUnsupported, {"qwen3 model cannot be converted to mixtral", "q_norm", "--lossy"},
                [&] { (void)convert_to(dir / "out", {from}, conversion("mixtral", 4, 2, 1)); });
   EXPECT_FALSE(std::filesystem::exists(dir / "out"));
   auto options = conversion("mixtral", 4, 2, 1);
@@ -181,7 +181,7 @@ TEST(VerifyConversion, FindsAnyTensorThatIsNotAsMade) {
   const TempDir dir;
   const auto from = dense_model(dir, "m");
   (void)convert_to(dir / "out", {from}, conversion("mixtral", 4, 2, 2));
-  const auto lineage = io::read_file(dir / "out" / io::kLineageFile);
+  const auto lineage = read_file(dir / "out" / io::kLineageFile);
   auto options = conversion("mixtral", 4, 2, 2);
   options.seed = 1;  // other routers
   (void)convert_to(dir / "other", {from}, options);
@@ -192,7 +192,7 @@ TEST(VerifyConversion, FindsAnyTensorThatIsNotAsMade) {
   EXPECT_FALSE(account.ok);
   EXPECT_THAT(account.problems, SizeIs(2));  // a router in each layer
   std::filesystem::remove(dir / "other" / io::kLineageFile);
-  expect_error(ErrorCode::kFormat, {"names no conversion"},
+  expect_error(ErrorCode::kFormat, {"has no conversion"},
                [&] { (void)verify::verify_conversion(parents, families::open_model(dir / "other"), 2); });
 }
 

@@ -103,7 +103,7 @@ TEST(MapToDense, RefusesLayersOfTwoWidths) {
   const auto config = dense_config("qwen3");
   const Mapping there =
       map_to_moe(config, families::expected_tensors(config), make_conversion_plan(config, 1, options));
-  testing::expect_error(ErrorCode::kUnsupported, {"48 wide", "experts 24"},
+  testing::expect_error(ErrorCode::kUnsupported, {"width 48", "experts 24"},
                         [&] { (void)map_to_dense(there.config, families::expected_tensors(there.config), "qwen3"); });
 }
 

@@ -90,10 +90,10 @@ TEST(ConversionPlanMake, RefusesNumbersThatDoNotFit) {
     expect_error(ErrorCode::kUsage, words, [&] { (void)make_conversion_plan(dense_config(), parents, options); });
   };
   refused({"granularity", "48", "5"}, conversion("mixtral", 10, 5, 5));
-  refused({"experts", "no multiple of the granularity, 3"}, conversion("mixtral", 8, 3, 3));
-  refused({"top-k", "no multiple of the granularity, 3"}, conversion("mixtral", 9, 2, 3));
+  refused({"experts", "not a multiple of the granularity, 3"}, conversion("mixtral", 8, 3, 3));
+  refused({"top-k", "not a multiple of the granularity, 3"}, conversion("mixtral", 9, 2, 3));
   refused({"top-k", "1 to 9"}, conversion("mixtral", 9, 12, 3));
-  refused({"experts", "too few for 4 parents"}, conversion("mixtral", 9, 3, 3), 4);
+  refused({"experts", "too few for 4 models"}, conversion("mixtral", 9, 3, 3), 4);
   auto options = conversion("mixtral", 9, 2, 3);
   options.virtual_groups = false;
   EXPECT_EQ(make_conversion_plan(dense_config(), 1, options).top_k, 2);
@@ -133,8 +133,8 @@ TEST(ConversionPlanJson, NamesWhatIsWrong) {
   refused({"coppice.json", "virtual_groups", "7"}, "virtual_groups", Json(7));
   refused({"granularity"}, "granularity", Json(3));
   refused({"'extra'"}, "extra", Json(1));
-  refused({"layers", "no layer"}, "layers", Json::object());
-  refused({"layer 0 has 1 experts, not 4"}, "layers", Json::object({{"0", Json::array({Json(0)})}}));
+  refused({"layers", "is empty"}, "layers", Json::object());
+  refused({"layer 0 has 1 experts; wanted 4"}, "layers", Json::object({{"0", Json::array({Json(0)})}}));
   Json json = good;
   (void)json.erase("scale");
   expect_error(ErrorCode::kFormat, {"scale", "missing"}, [&] { (void)ConversionPlan::from_json(json, "plan"); });

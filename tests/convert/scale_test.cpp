@@ -21,7 +21,7 @@ ConversionPlan plan_of(const std::string& to, int64_t experts, int64_t top_k, in
   return make_conversion_plan(dense_config(), 1, options);
 }
 
-// methods.md section 7: a = G where gates add up to 1, X G^2 / K = E G / K where they are shares of a softmax over all.
+// docs/convert.md: a = G where gates add up to 1, X G^2 / K = E G / K where they are shares of a softmax over all.
 TEST(FunctionScale, IsTheFormulaOfTheGates) {
   EXPECT_EQ(function_scale(plan_of("mixtral", 24, 6, 3)), 3);
   EXPECT_EQ(function_scale(plan_of("granitemoe", 24, 6, 3)), 3);
@@ -57,7 +57,8 @@ TEST(Calibration, IsNothingForEqualLogits) {
   EXPECT_DOUBLE_EQ(calibration_factor(plan_of("qwen2_moe", 24, 6, 3), 0), 1);
 }
 
-// Two choices of which one answers: the mean of the larger of two softmax shares is E[1 / (1 + exp(-|z|))], z ~ N(0, 2).
+// Two choices of which one answers: the mean of the larger of two softmax shares is E[1 / (1 + exp(-|z|))], z ~ N(0,
+// 2).
 TEST(Calibration, AgreesWithTheIntegralForTwoChoices) {
   const double factor = calibration_factor(plan_of("qwen2_moe", 6, 3, 3), 1.0);
   double integral = 0, weight = 0;
@@ -133,11 +134,11 @@ TEST(ConversionExactness, GivesTheTrueReason) {
   EXPECT_TRUE(verdict(zero).exact) << "gates of 1/8 each, whatever the token";
   ConversionPlan ungrouped = plan_of("mixtral", 8, 8, 2);
   ungrouped.virtual_groups = false;
-  EXPECT_THAT(verdict(ungrouped).reason, ::testing::HasSubstr("each slice has a gate of its own"));
+  EXPECT_THAT(verdict(ungrouped).reason, ::testing::HasSubstr("each slice has its own gate"));
   ungrouped.router = {"zero", {}};
   EXPECT_TRUE(verdict(ungrouped).exact);
   ungrouped.top_k = 4;
-  EXPECT_THAT(verdict(ungrouped).reason, ::testing::HasSubstr("need not hold all slices"));
+  EXPECT_THAT(verdict(ungrouped).reason, ::testing::HasSubstr("may not have all slices"));
   ConversionPlan plan = plan_of("mixtral", 8, 2, 1);
   for (const char* method : {"drop_units:ratio=0", "scaled_copy:factor=1", "copy_noise:lambda=0"}) {
     plan.expert_init = methods::MethodChoice::from_text(method);
@@ -145,7 +146,7 @@ TEST(ConversionExactness, GivesTheTrueReason) {
   }
   for (const char* method : {"drop_units", "scaled_copy:factor=1.0001", "copy_noise:lambda=0.001", "interpolate"}) {
     plan.expert_init = methods::MethodChoice::from_text(method);
-    EXPECT_THAT(verdict(plan).reason, ::testing::HasSubstr("other weights")) << method;
+    EXPECT_THAT(verdict(plan).reason, ::testing::HasSubstr("changes the weights")) << method;
   }
 }
 

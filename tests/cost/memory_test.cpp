@@ -24,7 +24,7 @@ TEST(DeviceMemoryOf, OneDeviceHoldsAll) {
   EXPECT_EQ(memory.weights, 2000u);
   EXPECT_EQ(memory.gradients, 4000u);
   EXPECT_EQ(memory.optimizer, 12000u);
-  EXPECT_EQ(memory.total(), 18000u) << "18 bytes a parameter in bf16 with fp32 masters, gradients and moments";
+  EXPECT_EQ(memory.total(), 18000u) << "18 bytes per parameter in bf16 with fp32 masters, gradients and moments";
 }
 
 // EP 4: 200 + 200 weights. ZeRO-1 over DP 8: others over 8 ranks, experts over the 2 that hold the same ones.

@@ -180,7 +180,7 @@ TEST_F(SamplerTest, AnswersForFarSamples) {
 }
 
 TEST_F(SamplerTest, RejectsWhatCannotBeSampled) {
-  expect_error(ErrorCode::kUsage, {"has 8 tokens", "takes 9"}, [&] { Sampler({file(8)}, {}, 8, 0); });
+  expect_error(ErrorCode::kUsage, {"has 8 tokens", "one window, 9"}, [&] { Sampler({file(8)}, {}, 8, 0); });
   expect_error(ErrorCode::kUsage, {"no token file"}, [&] { Sampler({}, {}, 8, 0); });
   expect_error(ErrorCode::kUsage, {"2 weights for 1"}, [&] { Sampler({file(100)}, {1, 2}, 8, 0); });
   expect_error(ErrorCode::kUsage, {"sequence length 0"}, [&] { Sampler({file(100)}, {}, 0, 0); });

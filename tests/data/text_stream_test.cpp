@@ -97,7 +97,7 @@ TEST(TextStream, NamesDamagedGzip) {
   for (size_t length = 2; length < good.size(); ++length) {
     if (length == first) continue;  // the end of a member: nothing shows that more followed
     io::write_file_atomically(path, good.substr(0, length));
-    expect_error(ErrorCode::kFormat, {"part.jsonl.gz", "cut short"}, [&] { (void)all_of(path); });
+    expect_error(ErrorCode::kFormat, {"part.jsonl.gz", "is incomplete"}, [&] { (void)all_of(path); });
   }
   std::string wrong = good;
   wrong[first - 6] ^= 1;  // of the check sum
@@ -106,7 +106,7 @@ TEST(TextStream, NamesDamagedGzip) {
   io::write_file_atomically(path, good + "rest");
   expect_error(ErrorCode::kFormat, {"part.jsonl.gz", "is damaged"}, [&] { (void)all_of(path); });
   io::write_file_atomically(path, good + std::string("\0rest", 5));
-  expect_error(ErrorCode::kFormat, {"part.jsonl.gz", "followed by something else"}, [&] { (void)all_of(path); });
+  expect_error(ErrorCode::kFormat, {"part.jsonl.gz", "followed by other data"}, [&] { (void)all_of(path); });
 }
 
 TEST(TextStream, RefusesOtherFormatsByTheirNames) {

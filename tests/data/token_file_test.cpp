@@ -12,6 +12,7 @@
 
 #include "coppice/base/json.h"
 #include "coppice/base/log.h"
+#include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
 #include "tests/testing/errors.h"
@@ -188,11 +189,11 @@ TEST(TokenFileOpen, RejectsHostileIndexes) {
       {"version 2", [](RawIndex& i) { i.version = 2; }},
       {"dtype code 6", [](RawIndex& i) { i.code = 6; }},
       {"dtype code 0", [](RawIndex& i) { i.code = 0; }},
-      {"promises", [](RawIndex& i) { i.sequences = kHuge; }},
-      {"promises", [](RawIndex& i) { i.sequences = kHuge / 12 + 2; }},
-      {"promises", [](RawIndex& i) { i.sequences = 3; }},
-      {"promises", [](RawIndex& i) { i.boundaries = kHuge; }},
-      {"promises", [](RawIndex& i) { i.boundaries = kHuge / 8 + 4; }},
+      {"announces", [](RawIndex& i) { i.sequences = kHuge; }},
+      {"announces", [](RawIndex& i) { i.sequences = kHuge / 12 + 2; }},
+      {"announces", [](RawIndex& i) { i.sequences = 3; }},
+      {"announces", [](RawIndex& i) { i.boundaries = kHuge; }},
+      {"announces", [](RawIndex& i) { i.boundaries = kHuge / 8 + 4; }},
       {"no document boundary", [](RawIndex& i) { i.boundaries = 0; }},
       {"follow the document boundaries", [](RawIndex& i) { i.tail = "xyz"; }},
       {"sequence 1 has length -2", [](RawIndex& i) { i.lengths[1] = -2; }},
@@ -293,7 +294,7 @@ TEST(TokenFileWriter, NeverWritesThroughALink) {
     for (int n = 1; n < 300; ++n) fs::create_symlink("victim", dir / cat(".set", suffix, ".tmp-", pid, "-", n));
   }
   EXPECT_EQ(write(dir / "set", {{1, 2}}, 10).num_tokens(), 2u);
-  EXPECT_EQ(io::read_file(dir / "victim"), "precious");
+  EXPECT_EQ(read_file(dir / "victim"), "precious");
   for (const char* suffix : {".bin", ".idx", ".json"}) EXPECT_FALSE(fs::is_symlink(dir / cat("set", suffix)));
   fs::create_symlink("nowhere", dir / "other.idx");
   expect_error(ErrorCode::kUsage, {"other.idx", "exists already"}, [&] { TokenFileWriter(dir / "other", 10); });
@@ -336,7 +337,7 @@ TEST(TokenFileVocabulary, ComparesTheCardWithTheModel) {
   file.check_vocabulary(100, "abc");
   file.check_vocabulary(128, "abc");  // a model's table may be padded
   file.check_vocabulary(100, "");
-  expect_error(ErrorCode::kFormat, {"vocabulary of 100 ids", "99"}, [&] { file.check_vocabulary(99, "abc"); });
+  expect_error(ErrorCode::kFormat, {"a vocabulary of 100", "99"}, [&] { file.check_vocabulary(99, "abc"); });
   expect_error(ErrorCode::kFormat, {"tokenizer abc", "xyz"}, [&] { file.check_vocabulary(100, "xyz"); });
 }
 
@@ -350,7 +351,7 @@ TEST(TokenFileVocabulary, ScansAForeignSetOnceAndWarns) {
   const auto file = TokenFile::open(dir / "set");
   file.check_vocabulary(6, "abc");
   set_log_sink({});
-  EXPECT_THAT(warnings, ElementsAre(HasSubstr("which tokenizer wrote it")));
+  EXPECT_THAT(warnings, ElementsAre(HasSubstr("tokenizer is unknown")));
   ASSERT_TRUE(fs::exists(dir / "set.checked.json"));
   expect_error(ErrorCode::kFormat, {"ids from 1 to 5", "0 to 4"}, [&] { file.check_vocabulary(5, ""); });
 
@@ -365,9 +366,9 @@ TEST(TokenFileDigest, IsRememberedWithTheIdsForThatFileAlone) {
   const TempDir dir;
   write_raw(dir / "set", RawIndex{}.bytes(), kTenBytes);
   const auto file = TokenFile::open(dir / "set");
-  const std::string digest = file.digest();
   file.check_vocabulary(6, "");
-  EXPECT_EQ(file.remembered_digest(), digest);
+  const std::string digest = file.digest();
+  EXPECT_EQ(digest, sha256_of_file(dir / "set.bin"));
   const fs::path memory = dir / "set.checked.json";
   const Json known = Json::read(memory);
   EXPECT_EQ(known.at("sha256").as_string(), digest);
@@ -375,14 +376,14 @@ TEST(TokenFileDigest, IsRememberedWithTheIdsForThatFileAlone) {
   Json marked = known;
   marked["sha256"] = "remembered";
   io::write_file_atomically(memory, marked.dump());
-  EXPECT_EQ(file.remembered_digest(), "remembered") << "not read again";
+  EXPECT_EQ(file.digest(), "remembered") << "not read again";
   marked["sha256"] = 7;
   io::write_file_atomically(memory, marked.dump());
-  EXPECT_EQ(file.remembered_digest(), digest) << "what cannot be read is not believed";
+  EXPECT_EQ(file.digest(), digest) << "what cannot be read is not believed";
 
   write_raw(dir / "set", RawIndex{}.bytes(), std::string("\1\0\2\0\3\0\4\0\1\0", 10));
   fs::last_write_time(dir / "set.bin", fs::file_time_type::clock::now() + std::chrono::seconds(5));
-  EXPECT_NE(TokenFile::open(dir / "set").remembered_digest(), digest);
+  EXPECT_NE(TokenFile::open(dir / "set").digest(), digest);
 }
 
 TEST(TokenFileVocabulary, FindsNegativeIds) {

@@ -80,7 +80,7 @@ std::string decode(const SpmModel& model, const std::vector<int32_t>& ids) {
 
 TEST_F(TokenizerTest, GivesBackEveryByte) {
   const auto tokenizer = open_tokenizer(trained());
-  const auto model = SpmModel::parse(io::read_file(trained() / "tokenizer.model"), "model");
+  const auto model = SpmModel::parse(read_file(trained() / "tokenizer.model"), "model");
   std::vector<std::string> texts = sample_documents();
   texts.insert(texts.end(),
                {"", " ", "   leading", "trailing  \n", "a\tb\r\nc\n\n\n d", "\xf0\x9f\x98\x80 \xe6\xbc\xa2\xe5\xad\x97",
@@ -145,7 +145,7 @@ TEST_F(TokenizerTest, SpellsSeldomCharactersInBytes) {
     documents[static_cast<size_t>(i) % documents.size()] += std::string(character, 3);
   }
   train_tokenizer(documents, {.vocab_size = 400}, scratch_ / "cjk");
-  const auto model = SpmModel::parse(io::read_file(scratch_ / "cjk/tokenizer.model"), "model");
+  const auto model = SpmModel::parse(read_file(scratch_ / "cjk/tokenizer.model"), "model");
   const auto words = std::ranges::count_if(model.pieces, [](const auto& p) {
     return p.kind == SpmModel::Kind::kNormal && p.text.size() > 1 && static_cast<unsigned char>(p.text.front()) < 0x80;
   });
@@ -157,8 +157,8 @@ TEST_F(TokenizerTest, ExplainsWhyItCannotTrain) {
   const auto train = [&](const std::vector<std::string>& documents, int64_t vocab) {
     train_tokenizer(documents, {.vocab_size = vocab}, scratch_ / "new");
   };
-  expect_error(ErrorCode::kUsage, {"tokenizer of 100 ids"}, [&] { train(sample_documents(), 100); });
-  expect_error(ErrorCode::kUsage, {"tokenizer of 90000 ids"}, [&] { train(sample_documents(), 90000); });
+  expect_error(ErrorCode::kUsage, {"tokenizer with 100 ids"}, [&] { train(sample_documents(), 100); });
+  expect_error(ErrorCode::kUsage, {"tokenizer with 90000 ids"}, [&] { train(sample_documents(), 90000); });
   expect_error(ErrorCode::kUsage, {"no text"}, [&] { train({}, 400); });
   expect_error(ErrorCode::kFormat, {"document 0: byte 1"}, [&] { train({"a\xff"}, 400); });
   expect_error(ErrorCode::kUsage, {"has a tokenizer already"},
@@ -174,7 +174,7 @@ TEST_F(TokenizerTest, NamesADirectoryWithoutOneAndDamagedFiles) {
   expect_error(ErrorCode::kNotFound, {"neither tokenizer.json nor tokenizer.model"},
                [&] { open_tokenizer(scratch_.path()); });
   const auto dir = copy_of_trained();
-  const std::string model = io::read_file(dir / "tokenizer.model");
+  const std::string model = read_file(dir / "tokenizer.model");
   fs::remove(dir / "tokenizer.json");
   for (const std::string& bad : {std::string(), std::string("not a model"), model.substr(0, model.size() / 2),
                                  model.substr(0, model.size() - 3)}) {
@@ -207,7 +207,7 @@ TEST_F(TokenizerTest, RefusesAModelAloneThatTransformersReadsOtherwise) {
   expect_error(ErrorCode::kUnsupported, {"tokenizer.model", "add_prefix_space", "AutoTokenizer"},
                [&] { open_tokenizer(dir); });
 
-  SpmModel model = SpmModel::parse(io::read_file(trained() / "tokenizer.model"), "model");
+  SpmModel model = SpmModel::parse(read_file(trained() / "tokenizer.model"), "model");
   EXPECT_EQ(spm_disagreement(model), "");
   model.add_dummy_prefix = true;
   model.is_bpe = false;

@@ -65,7 +65,7 @@ TEST(ResultSentence, SaysWhatTheSeedsGive) {
   const std::vector<SeedResult> seeds = {seed(0, 2.00, 1.86, 1.80), seed(1, 2.02, 1.86, 1.80),
                                          seed(2, 2.0, 1.84, 1.79)};
   const auto text = result_sentence({}, seeds);
-  EXPECT_NE(text.find("Expanding 8 experts per layer to 64 after 25 % of "), std::string::npos) << text;
+  EXPECT_NE(text.find("Expanding 8 experts per layer to 64 after 40 % of "), std::string::npos) << text;
   EXPECT_NE(text.find("lowered the final loss by 0.153 nats (0.140 to 0.160 nats)"), std::string::npos) << text;
   EXPECT_NE(text.find("closes 73 % (70 to 76 %) of the gap to 64 experts from scratch"), std::string::npos) << text;
   EXPECT_NE(text.find("took 25 % (25 to 25 %) less time"), std::string::npos) << text;

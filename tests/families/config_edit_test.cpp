@@ -1,4 +1,4 @@
-// What a growth does to config.json: values are edited where they stand, and every key that repeats them.
+// What an expansion does to config.json: values are edited where they stand, and every key that repeats them.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -113,7 +113,7 @@ TEST(WithNumExperts, LeavesNoListOfTheExpertsAsItIs) {
        {R"({"expert_ids": [0, 1, 2, 3]})", R"({"expert_bias": [0.1, 0.2, 0.3, 0.4]})",
         R"({"moe": {"experts": {"ids": [3, 2, 1, 0]}}})", R"({"expert_map": {"0": 1, "1": 2, "2": 3, "3": 0}})"}) {
     SCOPED_TRACE(more);
-    expect_error(ErrorCode::kUnsupported, {"as many entries as there are experts"},
+    expect_error(ErrorCode::kUnsupported, {"one entry per expert"},
                  [&] { (void)with_num_experts(read_with("qwen3_moe", more), 8); });
   }
   const char* const kOthers = R"({"num_hidden_layers": 4, "moe_expert_layers": [1, 2, 3, 0], "shared_expert_ids":
@@ -126,7 +126,7 @@ TEST(WithNumExperts, LeavesNoListOfTheExpertsAsItIs) {
 
 TEST(WithTopK, KnowsTopKOfARouterFromASamplers) {
   for (const char* more : {R"({"moe": {"top_k": 2}})", R"({"router_config": [{"top_k": "2"}]})"}) {
-    expect_error(ErrorCode::kUnsupported, {"top_k'", "experts a token"},
+    expect_error(ErrorCode::kUnsupported, {"top_k'", "experts per token"},
                  [&] { (void)with_top_k_factor(read_with("qwen3_moe", more), {.factor = 2}); });
   }
 }
@@ -139,7 +139,7 @@ TEST(WithTopK, EditsEveryKeyThatRepeatsIt) {
   EXPECT_EQ(json.at("moe_topk"), Json(4));
   EXPECT_EQ(json.at("router").at("num_experts_per_token"), Json(4));
   for (const char* key : {"index_topk", "topk_group_size", "top_k"}) EXPECT_EQ(json.at(key), Json(2)) << key;
-  expect_error(ErrorCode::kUnsupported, {"'moe_topk_now'", "experts a token"},
+  expect_error(ErrorCode::kUnsupported, {"'moe_topk_now'", "experts per token"},
                [] { (void)with_top_k_factor(read_with("qwen3_moe", R"({"moe_topk_now": 2})"), {.factor = 2}); });
 }
 
@@ -162,7 +162,7 @@ TEST(WithNumExperts, NamesTheNewExpertsInListsOfModules) {
   const Json ignored = with_num_experts(config, 6).at("quantization_config").at("ignore");
   EXPECT_EQ(ignored.items().size(), 7u);
   EXPECT_EQ(ignored.items().back(), Json("model.layers.0.mlp.experts.5.up_proj"));
-  expect_error(ErrorCode::kUnsupported, {"experts.1.up_proj", "alike"}, [] {
+  expect_error(ErrorCode::kUnsupported, {"experts.1.up_proj", "in the same way"}, [] {
     (void)with_num_experts(read_with("qwen3_moe", R"({"quantization_config": {"quant_method": "x", "ignore":
         ["model.layers.0.mlp.experts.0.up_proj"]}})"),
                            6);
@@ -180,7 +180,7 @@ TEST(WithNumExperts, NamesTheNewExpertsAsKeysToo) {
       "experts.2": {"bits": 8}, "experts.3": {"bits": 8}, "lm_head": {}})");
   EXPECT_EQ(json.at("dynamic").members().size(), 7u);
   EXPECT_EQ(json.at("dynamic").at("experts.5").at("bits"), Json(8));
-  expect_error(ErrorCode::kUnsupported, {"quantization_config.dynamic", "experts.3", "alike"}, [] {
+  expect_error(ErrorCode::kUnsupported, {"quantization_config.dynamic", "experts.3", "in the same way"}, [] {
     (void)quantised_with(R"("dynamic": {"experts.0": 8, "experts.1": 8, "experts.2": 8, "experts.3": 4})");
   });
 }
@@ -235,14 +235,14 @@ TEST(ReadRouting, RefusesWordsThatItDoesNotKnow) {
     const char *family, *more, *named;
   };
   for (const Case& c : {Case{"deepseek_v3", R"({"scoring_func": "tanh"})", "'scoring_func'"},
-                        Case{"deepseek_v3", R"({"scoring_func": "softmax"})", "takes a sigmoid"},
-                        Case{"qwen3_moe", R"({"scoring_func": "sigmoid"})", "takes a softmax"},
+                        Case{"deepseek_v3", R"({"scoring_func": "softmax"})", "uses a sigmoid"},
+                        Case{"qwen3_moe", R"({"scoring_func": "sigmoid"})", "uses a softmax"},
                         Case{"deepseek_v3", R"({"topk_method": "foo"})", "'topk_method'"},
                         Case{"deepseek_v3", R"({"topk_method": "greedy"})", "with a bias"},
                         Case{"deepseek_v2", R"({"topk_method": "noaux_tc"})", "without a bias"},
                         Case{"cohere2_moe", R"({"expert_selection_fn": "tanh"})", "'expert_selection_fn'"},
-                        Case{"kimi_linear", R"({"moe_router_activation_func": "softmax"})", "takes a sigmoid"},
-                        Case{"laguna", R"({"moe_apply_router_weight_on_input": true})", "weigh what experts answer"},
+                        Case{"kimi_linear", R"({"moe_router_activation_func": "softmax"})", "uses a sigmoid"},
+                        Case{"laguna", R"({"moe_apply_router_weight_on_input": true})", "gates multiply the outputs"},
                         Case{"qwen3_moe", R"({"n_group": 2, "topk_group": 1})", "no groups"}}) {
     SCOPED_TRACE(c.more);
     expect_error(ErrorCode::kUnsupported, {c.named}, [&c] { (void)read_with(c.family, c.more); });

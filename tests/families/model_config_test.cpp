@@ -81,7 +81,8 @@ TEST(ReadConfig, TurnsTheShareOfTheHeadThatTheFamilySays) {
   Json both = config_of("minimax_m2");
   both["partial_rotary_factor"] = 0.5;
   both["rotary_dim"] = 16;
-  expect_refused(both, "rotary_dim", "8 of the 16 dimensions of a head turn, as 'partial_rotary_factor' = 0.5");
+  expect_refused(both, "rotary_dim",
+                 "8 of the 16 dimensions of a head, because 'partial_rotary_factor' = 0.5 gives 8 rotary dimensions");
   expect_refused("minimax_m2", "rotary_dim", 17, "from 0 to 16");
 }
 
@@ -133,7 +134,7 @@ TEST(ReadConfig, TakesAliasesThatAgreeAndNamesThoseThatDoNot) {
 
   Json both = config_of("qwen3_moe");
   both["num_local_experts"] = 8;
-  expect_refused(both, "'num_local_experts' is 8", "'num_experts' says, 4");
+  expect_refused(both, "'num_local_experts' is 8", "value of 'num_experts', 4");
 }
 
 TEST(ReadConfig, SaysWhatTheTrainerCannotCompute) {
@@ -172,7 +173,7 @@ TEST(ReadConfig, KnowsHowFarEachLayerSees) {
                                                      "full_attention"]})"),
               ElementsAre(0, 0, 128, 0));
   EXPECT_THAT(windows("glm4_moe", R"({"sliding_window": 128})"), ElementsAre(0, 0, 0, 0));  // not in the family's code
-  expect_refused("gpt_oss", "layer_types", Json::array({Json("full_attention")}), "one for each layer");
+  expect_refused("gpt_oss", "layer_types", Json::array({Json("full_attention")}), "one text per layer");
 
   Json json = config_of("mistral");
   json.erase("sliding_window");
@@ -242,7 +243,7 @@ TEST(ReadConfig, RefusesHostileSizes) {
   expect_refused("qwen3_moe", "model_type", 3, "a text");
   expect_refused("olmoe", "hidden_size", 128, "the 4 heads of 16 together");
   expect_refused("glm4_moe", "n_group", 3, "a divisor of the 4 experts");
-  expect_refused("glm4_moe", "n_group", 4, "two experts or more");
+  expect_refused("glm4_moe", "n_group", 4, "two or more experts");
   expect_refused("glm4_moe", "topk_group", 2, "at most n_group");
 }
 
@@ -294,13 +295,14 @@ TEST(MakeConfig, RefusesSizesThatTheFamilyCannotHave) {
   EXPECT_THAT(refused("mixtral", [](auto& s) { s.renormalise = false; }), HasSubstr("always renormalises"));
   EXPECT_THAT(refused("mixtral", [](auto& s) { s.first_dense_layers = 1; }), HasSubstr("every layer has experts"));
   EXPECT_THAT(refused("olmoe", [](auto& s) { s.shared_width = 32; }), HasSubstr("no shared expert"));
-  EXPECT_THAT(refused("olmoe", [](auto& s) { s.head_dim = 32; }), HasSubstr("do not make the model dimension"));
-  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.shared_width = 33; }), HasSubstr("no multiple of the expert width"));
-  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.head_dim = 18; }), HasSubstr("no multiple of 4"));
+  EXPECT_THAT(refused("olmoe", [](auto& s) { s.head_dim = 32; }), HasSubstr("do not give the model dimension"));
+  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.shared_width = 33; }),
+              HasSubstr("not a multiple of the expert width"));
+  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.head_dim = 18; }), HasSubstr("not a multiple of 4"));
   EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.expert_width = 0; }), HasSubstr("expert width 0"));
-  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.first_dense_layers = 2; }), HasSubstr("leave none"));
+  EXPECT_THAT(refused("glm4_moe", [](auto& s) { s.first_dense_layers = 2; }), HasSubstr("leave no layer"));
   EXPECT_THAT(refused("qwen3_moe", [](auto& s) { s.top_k = 5; }), HasSubstr("num_experts_per_tok"));
-  EXPECT_THAT(refused("llama", [](auto& s) { s.num_heads = 5; }), HasSubstr("no multiple of 5 heads"));
+  EXPECT_THAT(refused("llama", [](auto& s) { s.num_heads = 5; }), HasSubstr("not a multiple of 5 heads"));
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ TEST(RuleIndex, FindsEveryRowOfEveryFamilyByItsName) {
   }
 }
 
-// A pattern that took an expert's tensor would carry it over as it is, and the grown model would lack experts.
+// A pattern that took an expert's tensor would carry it over as it is, and the expanded model would lack experts.
 TEST(RuleIndex, HasNoPatternThatSwallowsWhatLiesBesideExperts) {
   for (const Family* f : all_families()) {
     if (!f->surgery_only) continue;

@@ -131,13 +131,13 @@ TEST(OpenUnknownModel, SaysWhichFamilyItsTensorsAreNearestTo) {
   auto tensors = mamba_and_experts();
   tensors.push_back(f32_tensor("model.layers.1.feed_forward.noise.weight", {2}, 7));
   expect_error(ErrorCode::kUnsupported,
-               {"'bamboo' is no family of this build", "nearest to 'jamba'",
+               {"'bamboo' is not a family of this build", "most similar to those of 'jamba'",
                 "which does not know model.layers.1.feed_forward.noise.weight", "--family-file"},
                [&] { (void)open_model(write_model(dir / "m", config, tensors)); });
 }
 
 TEST(FamilyOf, RefusesProductKeysWithTheReason) {
-  expect_error(ErrorCode::kUnsupported, {"'doge' cannot grow", "product-key"}, [] { (void)family_of("doge"); });
+  expect_error(ErrorCode::kUnsupported, {"'doge' cannot be expanded", "product-key"}, [] { (void)family_of("doge"); });
 }
 
 TEST(ReadSurgeryConfig, FollowsKeysIntoObjectsAndTakesListsOfTopK) {
@@ -192,7 +192,7 @@ TEST(RoutingClass, FollowsTheConfiguration) {
 TEST(LayoutText, SaysHowExpertsAreStored) {
   EXPECT_EQ(layout_text(family_of("mixtral")), "a tensor for each expert");
   EXPECT_EQ(layout_text(family_of("gpt_oss")), "stacked [experts, in, out], gate and up interleaved");
-  EXPECT_EQ(layout_text(family_of("granitemoe")), "stacked [experts, out, in], gate and up one behind the other");
+  EXPECT_EQ(layout_text(family_of("granitemoe")), "stacked [experts, out, in], gate and up one after the other");
   EXPECT_EQ(layout_text(family_of("dbrx")), "stacked [experts * out, in]");
 }
 

@@ -105,8 +105,8 @@ TEST(OptimizerStateGrow, ResetZeroesChildrenAloneAndKeepsOriginals) {
   }
 }
 
-// methods.md section 6: where there is a master, the child is computed from it and the stored dtype rounded from the
-// child's.
+// docs/methods.md, "Optimizer state": where there is a master, the child is computed from it and the stored dtype
+// rounded from the child's.
 TEST(OptimizerStateGrow, RoundsStoredWeightsFromTheChildsMaster) {
   const TempDir dir;
   const Grown grown(dir.path(),
@@ -169,7 +169,7 @@ TEST_F(Refuses, AFolderWithoutTrainerJson) {
   expect(ErrorCode::kFormat, {"trainer.json"});
 }
 
-// What lies in trainer/ ends up in the grown model's: no way leads from there to another file of the user.
+// What lies in trainer/ ends up in the expanded model's: no way leads from there to another file of the user.
 TEST_F(Refuses, FilesThatLeadOutOrAreNone) {
   io::write_file_atomically(dir_ / "secret", "{}");
   const std::string shard = "optimizer-00001-of-00001.safetensors";
@@ -203,7 +203,7 @@ TEST_F(Refuses, AFileItDoesNotKnow) {
 
 TEST_F(Refuses, MissingAndExtraKeysAllAtOnce) {
   const auto file = trainer() / "optimizer-00001-of-00001.safetensors";
-  std::string bytes = io::read_file(file);
+  std::string bytes = read_file(file);
   for (const auto& [from, to] : {std::pair("model.norm.weight.exp_avg\"", "model.nurm.weight.exp_avg\""),
                                  std::pair("model.norm.weight.step\"", "model.norm.weight.stup\"")}) {
     const size_t at = bytes.find(from);
@@ -212,12 +212,12 @@ TEST_F(Refuses, MissingAndExtraKeysAllAtOnce) {
   }
   io::write_file_atomically(file, bytes);
   expect(ErrorCode::kFormat, {"missing: model.norm.weight.exp_avg, model.norm.weight.step",
-                              "not of this model: model.norm.weight.stup, model.nurm.weight.exp_avg"});
+                              "not in the model: model.norm.weight.stup, model.nurm.weight.exp_avg"});
 }
 
 TEST_F(Refuses, AnotherDtype) {
   const auto file = trainer() / "optimizer-00001-of-00001.safetensors";
-  std::string bytes = io::read_file(file);
+  std::string bytes = read_file(file);
   const size_t at = bytes.find("\"I64\"", bytes.find("model.norm.weight.step"));
   bytes.replace(at, 5, "\"F64\"");
   io::write_file_atomically(file, bytes);

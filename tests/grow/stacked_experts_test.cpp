@@ -262,7 +262,7 @@ TEST(TrailingChoices, StayBehindTheExperts) {
   const std::string name = "model.layers.0.mlp.";
   Tensors tensors = {f32_tensor(name + "router.classifier.weight", {4, 8}, 1),
                      f32_tensor(name + "router.e_score_correction_bias", {4}, 2)};
-  for (int e = 0; e < 4; ++e) {  // transformers saves gate and up for what is no expert too
+  for (int e = 0; e < 4; ++e) {  // transformers saves gate and up for what is not an expert too
     const auto number = static_cast<uint64_t>(10 * e + 10);
     tensors.push_back(f32_tensor(cat(name, "experts.", e, ".gate_proj.weight"), {4, 8}, number));
     tensors.push_back(f32_tensor(cat(name, "experts.", e, ".up_proj.weight"), {4, 8}, number + 1));

@@ -72,7 +72,7 @@ TEST(CheckpointOpen, KeepsItsEntriesWhenItIsMoved) {
 TEST(CheckpointOpen, SaysWhatADirectoryLacks) {
   const TempDir dir;
   const auto open = [&] { (void)Checkpoint::open(dir / "m"); };
-  expect_error(ErrorCode::kNotFound, {"no such directory"}, open);
+  expect_error(ErrorCode::kNotFound, {"does not exist"}, open);
   fs::create_directory(dir / "m");
   expect_error(ErrorCode::kNotFound, {"no config.json"}, open);
   write_config(dir / "m");

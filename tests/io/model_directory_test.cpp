@@ -53,8 +53,8 @@ TEST(ModelDirectory, ReadsFilesByTheirNames) {
   expect_error(ErrorCode::kNotFound, {"none", "no such file"}, [&] { (void)files.read("none"); });
   expect_error(ErrorCode::kNotFound, {"none", "no such file"}, [&] { (void)files.read("sub/none/x"); });
   expect_error(ErrorCode::kFormat, {"a.json", "longer than"}, [&] { (void)files.read("a.json", 3); });
-  expect_error(ErrorCode::kNotFound, {"no such directory"}, [&] { ModelDirectory(dir / "nowhere"); });
-  expect_error(ErrorCode::kNotFound, {"no such directory"}, [&] { ModelDirectory(""); });
+  expect_error(ErrorCode::kNotFound, {"does not exist"}, [&] { ModelDirectory(dir / "nowhere"); });
+  expect_error(ErrorCode::kNotFound, {"does not exist"}, [&] { ModelDirectory(""); });
 }
 
 // Each way out, by each call: none of them reads a byte of it, and none waits.
@@ -79,10 +79,11 @@ TEST(ModelDirectory, RefusesWhatLeadsOutAndWhatIsNoFile) {
     }
   }
   for (const auto& use : uses(dir.path())) EXPECT_THROW(use(files, "loop"), Error);
-  expect_error(ErrorCode::kFormat, {"out", "leads out by a symbolic link"}, [&] { (void)files.read("out"); });
+  expect_error(ErrorCode::kFormat, {"out", "leaves the directory by a symbolic link"},
+               [&] { (void)files.read("out"); });
   expect_error(ErrorCode::kFormat, {"pipe", "is a named pipe"}, [&] { (void)files.read("pipe"); });
   expect_error(ErrorCode::kFormat, {"folder", "is a directory"}, [&] { (void)files.read("folder"); });
-  expect_error(ErrorCode::kFormat, {"up", "leads out"}, [&] { (void)files.names("up"); });
+  expect_error(ErrorCode::kFormat, {"up", "leaves the"}, [&] { (void)files.names("up"); });
   EXPECT_FALSE(fs::exists(dir / "copy"));
 }
 
@@ -117,7 +118,7 @@ TEST(ModelDirectoryWalk, EndsAtALimitOfDepthThatItNames) {
   EXPECT_EQ(entries, ModelDirectory::kMostFolders + 1);
   EXPECT_EQ(files.read(deep.lexically_relative(dir / "m") / "x"), "1");
   fs::create_directory(deep / "f");
-  expect_error(ErrorCode::kUnsupported, {"f/f/f", "65th", "wanted 64 at most"}, [&] { files.walk(count); });
+  expect_error(ErrorCode::kUnsupported, {"f/f/f", "depth 65", "at most 64"}, [&] { files.walk(count); });
 }
 
 TEST(ModelDirectory, FollowsLinksIntoTheBlobsOfTheHuggingFaceCacheOnly) {
@@ -133,7 +134,7 @@ TEST(ModelDirectory, FollowsLinksIntoTheBlobsOfTheHuggingFaceCacheOnly) {
   EXPECT_EQ(files.read("a"), "blob");
   files.copy("a", dir / "copy");
   EXPECT_FALSE(fs::is_symlink(dir / "copy"));
-  expect_error(ErrorCode::kFormat, {"leads out"}, [&] { (void)files.read("b"); });
+  expect_error(ErrorCode::kFormat, {"leaves the"}, [&] { (void)files.read("b"); });
   expect_error(ErrorCode::kFormat, {}, [&] { (void)files.read("c"); });
 }
 

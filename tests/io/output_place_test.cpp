@@ -27,7 +27,7 @@ TEST(OutputDirectory, MustBeNewAndApartFromTheInput) {
   expect_error(ErrorCode::kUsage, {"is the input"}, [&] { check_output_directory(dir / "in", dir / "in" / "."); });
   expect_error(ErrorCode::kUsage, {"lies inside"}, [&] { check_output_directory(dir / "in" / "out", dir / "in"); });
   expect_error(ErrorCode::kUsage, {"lies inside"}, [&] { check_output_directory(dir / "link" / "out", dir / "in"); });
-  expect_error(ErrorCode::kUsage, {"no name"}, [&] { check_output_directory("", dir / "in"); });
+  expect_error(ErrorCode::kUsage, {"is empty"}, [&] { check_output_directory("", dir / "in"); });
   write_text(dir / "file", "");
   expect_error(ErrorCode::kUsage, {"exists already"}, [&] { check_output_directory(dir / "file", dir / "in"); });
 }
@@ -52,8 +52,7 @@ TEST(OutputDirectory, IsWhatThePathMeansToTheSystem) {
   const OutputPlace place(dir / "out_of" / ".." / "in" / "out//");
   EXPECT_EQ(place.name(), "out");
   EXPECT_EQ(place.parent_path(), fs::canonical(dir / "elsewhere" / "in"));
-  expect_error(ErrorCode::kIo, {"none/out", "directory that it is to lie in"},
-               [&] { OutputPlace(dir / "none" / "out"); });
+  expect_error(ErrorCode::kIo, {"none/out", "its parent directory"}, [&] { OutputPlace(dir / "none" / "out"); });
 }
 
 // What was looked at is written to: a link that is turned in between moves nothing.
@@ -81,6 +80,40 @@ TEST(OutputDirectory, IsNotGivenItsNameWhereWhatWasWrittenHasGone) {
   expect_error(ErrorCode::kIo, {"out", "moved or replaced"}, [&] { out.seal([] {}); });
   EXPECT_FALSE(fs::exists(dir / "out"));
   EXPECT_EQ(read_file(dir / "moved" / "model" / "a"), "x");
+}
+
+const OutputKind kNotes{"notes", [](const fs::path& path) { return read_start(path, 5) == "note:"; }};
+
+void expect_refused(const fs::path& output, std::vector<fs::path> inputs, std::initializer_list<const char*> words) {
+  expect_error(ErrorCode::kUsage, words, [&] { check_output_file(output, kNotes, inputs); });
+}
+
+TEST(OutputFile, ReplacesNothingButItsKind) {
+  const TempDir dir;
+  write_text(dir / "old", "note: a long one");
+  write_text(dir / "empty", "");
+  for (const char* name : {"old", "empty", "new", "no/such/folder"}) check_output_file(dir / name, kNotes, {});
+  write_text(dir / "short", "not");
+  write_text(dir / "config.json", "{}");
+  for (const char* name : {"short", "config.json"}) expect_refused(dir / name, {}, {name, "not a file of notes", "another name"});
+  fs::create_directory(dir / "folder");
+  expect_refused(dir / "folder", {}, {"folder", "not a file"});
+  fs::create_symlink(dir / "short", dir / "link");
+  expect_refused(dir / "link", {}, {"link", "not a file of notes"});
+}
+
+TEST(OutputFile, IsApartFromItsInputs) {
+  const TempDir dir;
+  write_text(dir / "a", "note: a");
+  write_text(dir / "model" / "config.json", "{}");
+  write_text(dir / "model" / "mine", "note: b");
+  fs::create_directory_symlink(dir / "model", dir / "link");
+  expect_refused(dir / "a", {dir / "b", dir / "a"}, {"is an input"});
+  for (const char* name : {"model/new", "model/mine", "model/sub/new", "link/new", "other/../model/new"}) {
+    expect_refused(dir / name, {dir / "model"}, {"lies inside the model"});
+    check_output_file(dir / name, kNotes, {});
+  }
+  check_output_file(dir / "a", kNotes, std::vector<fs::path>{dir / "model", dir / "b"});
 }
 
 }  // namespace

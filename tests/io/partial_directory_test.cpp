@@ -64,7 +64,7 @@ TEST(PartFromText, TakesPartsAndNothingElse) {
   EXPECT_EQ((Part{2, 3}).to_text(), "2/3");
   for (const char* text : {"", "1", "/", "1/", "/2", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "1/2 ", "a/b", "1/100000"}) {
     SCOPED_TRACE(text);
-    expect_error(ErrorCode::kUsage, {"is no part"}, [&] { (void)Part::from_text(text); });
+    expect_error(ErrorCode::kUsage, {"is not a part"}, [&] { (void)Part::from_text(text); });
   }
 }
 
@@ -126,7 +126,7 @@ TEST(PartialDirectory, RefusesToContinueOtherWork) {
   };
   expect_error(ErrorCode::kUsage, {"out", "other settings"}, open(kWhole, {"another plan", "source"}));
   expect_error(ErrorCode::kFormat, {"out", "source has changed"}, open(kWhole, {"plan", "another source"}));
-  expect_error(ErrorCode::kUsage, {"out", "begun in 1 part, wanted 2"}, open({1, 2}, kPlan));
+  expect_error(ErrorCode::kUsage, {"out", "begun in 1 part; wanted 2"}, open({1, 2}, kPlan));
   const PartialDirectory out(dir / "out", kWhole, true, kPlan);  // and all is there still
   EXPECT_EQ(out.done(), (Units{3, 5}));
 }
@@ -199,11 +199,11 @@ std::map<std::string, std::string> contents(const fs::path& directory) {
 TEST(PartialDirectory, LeavesForeignDirectoriesOfItsNameAlone) {
   const auto journal = fs::path("journals") / "part-00001-of-00001";
   const std::map<std::string, std::vector<fs::path>> foreign = {
-      {"holds files that are not of such work", {"model/thesis.txt", "journals/diary.txt"}},
-      {"holds files that are not", {"notes.txt"}},
+      {"has files that coppice did not write", {"model/thesis.txt", "journals/diary.txt"}},
+      {"has files that coppice did not write", {"notes.txt"}},
       {"holds 'notes.txt'", {"lock", "notes.txt"}},
-      {"no journal of such work", {"lock", "model/thesis.txt"}},
-      {"holds files and no journal", {"lock", "alone", journal, "model/thesis.txt"}}};
+      {"no journal of coppice", {"lock", "model/thesis.txt"}},
+      {"has files but no journal", {"lock", "alone", journal, "model/thesis.txt"}}};
   for (const auto& [reason, files] : foreign) {
     for (const bool linked : {false, true}) {
       SCOPED_TRACE(cat(reason, linked ? " behind a link" : ""));
@@ -238,7 +238,7 @@ TEST(PartialDirectory, RefusesWhatIsNoDirectoryOrHasNoFilesForLocks) {
   expect_error(ErrorCode::kIo, {"lock"}, open);
   fs::remove(dir / ".out.tmp-work" / "lock");
   write_text(dir / ".out.tmp-work" / "lock", "of another program");
-  expect_error(ErrorCode::kUsage, {"a lock of something else"}, open);
+  expect_error(ErrorCode::kUsage, {"a lock of another program"}, open);
   EXPECT_EQ(read_file(dir / ".out.tmp-work" / "lock"), "of another program");
   EXPECT_EQ(read_file(dir / "victim"), "precious");
 }
@@ -317,9 +317,9 @@ TEST(PartialDirectoryParts, MustBeOfTheSameWorkAndEachOnce) {
   const auto open = [&](Part part, const WorkIdentity& identity) {
     return [=, &dir] { const PartialDirectory out(dir / "out", part, false, identity); };
   };
-  expect_error(ErrorCode::kIo, {"another process does part 1/2"}, open({1, 2}, kPlan));
+  expect_error(ErrorCode::kIo, {"another process works on part 1/2"}, open({1, 2}, kPlan));
   expect_error(ErrorCode::kUsage, {"other settings"}, open({2, 2}, {"another plan", "source"}));
-  expect_error(ErrorCode::kUsage, {"begun in 2 parts, wanted 3"}, open({2, 3}, kPlan));
+  expect_error(ErrorCode::kUsage, {"begun in 2 parts; wanted 3"}, open({2, 3}, kPlan));
   expect_error(ErrorCode::kIo, {"another process"}, open(kWhole, kPlan));
   EXPECT_NO_THROW(open({2, 2}, kPlan)());
 }

@@ -31,7 +31,7 @@ const Malformed kMalformed[] = {
     {"TensorPastTheEnd",
      R"({"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}})",
      12,
-     {"'w' ends at byte 16 of 12", "the file is short (download it again)"}},
+     {"'w' ends at byte 16 of 12", "the file is incomplete (download it again)"}},
     {"EveryTensorPastTheEnd",
      R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})",
      2,
@@ -68,11 +68,11 @@ const Malformed kMalformed[] = {
     {"WrongByteCount",
      R"({"a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,8]}})",
      8,
-     {"'a' has 8 bytes where BF16 [2, 3] wants 12"}},
+     {"'a' has 8 bytes, but BF16 [2, 3] requires 12"}},
     {"EveryWrongByteCount",
      R"({"a":{"dtype":"U8","shape":[3],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[],"data_offsets":[4,6]}})",
      6,
-     {"'a' has 4 bytes", "'b' has 2 bytes where F32 [] wants 4"}},
+     {"'a' has 4 bytes", "'b' has 2 bytes, but F32 [] requires 4"}},
     {"NegativeSize", R"({"a":{"dtype":"U8","shape":[-1,-4],"data_offsets":[0,4]}})", 4, {"'a'", "sizes of 0 or more"}},
     {"FractionalSize", R"({"a":{"dtype":"U8","shape":[4.5],"data_offsets":[0,4]}})", 4, {"'a'", "sizes of 0 or more"}},
     {"SizeOver64Bits",
@@ -102,16 +102,16 @@ const Malformed kMalformed[] = {
     {"DtypeIsNoText", R"({"a":{"dtype":32,"shape":[1],"data_offsets":[0,4]}})", 4, {"'a' has a dtype"}},
     {"MissingShape", R"({"a":{"dtype":"F32","data_offsets":[0,4]}})", 4, {"'a' has no shape"}},
     {"UnknownKey", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"stride":[1]}})", 4, {"'a'", "'stride'"}},
-    {"EntryIsNoObject", R"({"a":[1,2]})", 0, {"'a' is no object"}},
+    {"EntryIsNoObject", R"({"a":[1,2]})", 0, {"'a' is not an object"}},
     {"DuplicateName",
      R"({"w":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"w":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})",
      4,
      {"w"}},
     {"MetadataValueIsNoText", R"({"__metadata__":{"format":1}})", 0, {"'format'", "__metadata__"}},
-    {"MetadataIsNoObject", R"({"__metadata__":["pt"]})", 0, {"__metadata__ is no object"}},
-    {"HeaderIsAnArray", R"([{"dtype":"F32"}])", 0, {"no JSON object"}},
-    {"HeaderIsEmpty", "", 0, {"no JSON object"}},
-    {"HeaderStartsWithASpace", " {}", 0, {"no JSON object"}},
+    {"MetadataIsNoObject", R"({"__metadata__":["pt"]})", 0, {"__metadata__ is not an object"}},
+    {"HeaderIsAnArray", R"([{"dtype":"F32"}])", 0, {"not a JSON object"}},
+    {"HeaderIsEmpty", "", 0, {"not a JSON object"}},
+    {"HeaderStartsWithASpace", " {}", 0, {"not a JSON object"}},
     {"HeaderIsCutOff", R"({"w":{"dtype":"F32","sh)", 0, {}},
     {"HeaderHasTwoValues", "{}{}", 0, {}},
     {"HeaderIsNoUtf8", "{\"\xff\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, {}},
@@ -275,7 +275,7 @@ TEST(SafetensorsOpen, RejectsHeadersOfTooMuch) {
   write_raw_safetensors(path, cat(R"({"__metadata__":{"a":[)", repeated("[]", 70000), "]}}"), size_t{0});
   expect_error(ErrorCode::kFormat, {"m.safetensors: line 1, column", "over 65536 values"}, open);
   write_raw_safetensors(path, cat("{", repeated("\"a\":0", 100000), "}"), size_t{0});
-  expect_error(ErrorCode::kFormat, {"'a' is no object", "(99992 more)"}, open);
+  expect_error(ErrorCode::kFormat, {"'a' is not an object", "(99992 more)"}, open);
   write_raw_safetensors(path, R"({"__metadata__":{"a":"b"},"__metadata__":{"a":"c"}})", size_t{0});
   expect_error(ErrorCode::kFormat, {"__metadata__ appears twice"}, open);
 }
@@ -322,7 +322,7 @@ TEST(SafetensorsRead, SaysWhenTheFileHasBecomeShorter) {
   const auto file = SafetensorsFile::open(path);
   std::filesystem::resize_file(path, std::filesystem::file_size(path) - 4);
   std::vector<std::byte> bytes(8);
-  expect_error(ErrorCode::kIo, {"m.safetensors", "it was longer when it was opened"}, [&] { file.read(0, bytes); });
+  expect_error(ErrorCode::kIo, {"m.safetensors", "was truncated from"}, [&] { file.read(0, bytes); });
 }
 
 // A mapped page past the end of a file kills whoever reads it.
@@ -332,7 +332,7 @@ TEST(SafetensorsData, SaysWhenTheFileHasBecomeShorter) {
   const auto file = SafetensorsFile::open(dir / "m.safetensors");
   EXPECT_EQ(file.data(file.tensors().front()).size(), 4u * 4096);
   std::filesystem::resize_file(dir / "m.safetensors", 100);
-  expect_error(ErrorCode::kIo, {"m.safetensors", "ends at byte 100", "longer when it was opened"},
+  expect_error(ErrorCode::kIo, {"m.safetensors", "was truncated from", "to 100 bytes"},
                [&] { (void)file.data(file.tensors().front()); });
 }
 
@@ -347,7 +347,7 @@ TEST(SafetensorsDataDeathTest, EndsWithAMessageWhereTheFileIsCutUnderTheReader) 
         std::filesystem::resize_file(dir / "m.safetensors", 100);
         ::_exit(static_cast<int>(bytes.back()));
       },
-      ::testing::ExitedWithCode(exit_status(ErrorCode::kIo)), "has become shorter");
+      ::testing::ExitedWithCode(exit_status(ErrorCode::kIo)), "was truncated");
 }
 
 TEST(SafetensorsFileCopy, OutlivesTheFirst) {

@@ -13,7 +13,7 @@
 
 namespace coppice::kernels::testing {
 
-// T tokens, D model dimension, E experts, K choices a token, F expert width.
+// T tokens, D model dimension, E experts, K choices per token, F expert width.
 struct LayerSizes {
   int64_t tokens, dim, experts, top_k, width;
 };
@@ -24,7 +24,7 @@ struct Layer {
   std::vector<at::Tensor*> all() { return {&x_TD, &w_gate_up_EGD, &w_down_EDF, &index_TK, &gate_TK, &grad_TD}; }
 };
 
-/// K different experts a token, by a random order of them.
+/// K different experts per token, by a random order of them.
 inline at::Tensor random_choice(int64_t tokens, int64_t experts, int64_t top_k) {
   return at::rand({tokens, experts}).argsort(int64_t{1}).narrow(1, 0, top_k).contiguous();
 }

@@ -301,7 +301,7 @@ std::vector<int64_t> changed_units(Expert& parent, Expert& child, Role role) {
   for (int64_t u = 0; u < parent.units; ++u) {
     int64_t changed = 0;
     for (int64_t i = 0; i < parent.dim; ++i) changed += parent.at_unit(role, u, i) != child.at_unit(role, u, i);
-    EXPECT_TRUE(changed == 0 || changed == parent.dim) << "unit " << u << " is redrawn in part";
+    EXPECT_TRUE(changed == 0 || changed == parent.dim) << "unit " << u << " is reinitialised in part";
     if (changed > 0) units.push_back(u);
   }
   return units;

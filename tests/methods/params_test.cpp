@@ -29,7 +29,7 @@ TEST(Params, HoldsGivenValuesAndFallbacks) {
 TEST(Params, NamesTheNearestKeyForAnUnknownOne) {
   expect_error(ErrorCode::kUsage, {"copy_noise", "'lamda'", "'lambda'"},
                [] { Params("copy_noise", kSpecs, {{"lamda", 0.5}}); });
-  expect_error(ErrorCode::kUsage, {"'x'", "takes none"}, [] { Params("copy", {}, {{"x", 1}}); });
+  expect_error(ErrorCode::kUsage, {"'x'", "has no parameters"}, [] { Params("copy", {}, {{"x", 1}}); });
 }
 
 TEST(Params, RefusesValuesOutOfRange) {

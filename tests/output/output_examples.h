@@ -68,7 +68,7 @@ inline std::map<std::string, std::string> expected_files(const std::filesystem::
       writer.write(writer.tensor(tensor.info.name), 0, bytes);
     }
     writer.finish();
-    files[shard.file] = io::read_file(scratch);
+    files[shard.file] = read_file(scratch);
   }
   return files;
 }

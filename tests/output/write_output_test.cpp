@@ -42,7 +42,7 @@ struct Example {
   void expect_written(const fs::path& out) const {
     ASSERT_EQ(static_cast<size_t>(std::distance(fs::directory_iterator(out), fs::directory_iterator())),
               expected.size());
-    for (const auto& [name, bytes] : expected) EXPECT_TRUE(io::read_file(out / name) == bytes) << name;
+    for (const auto& [name, bytes] : expected) EXPECT_TRUE(read_file(out / name) == bytes) << name;
   }
 
   io::SafetensorsFile source;

@@ -1,7 +1,7 @@
 """Tiny random models of every Mixture-of-Experts family, built and saved by transformers, and what growing one must do to its files.
 
 A family is one row: its configuration, which tensors hold one slice per expert, which configuration keys count experts, and which change of
-the grown model's configuration gives the function of the source back.
+the expanded model's configuration gives the function of the source back.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class Family:
     tail: int = 0  # trailing router rows that are no experts
     aliases: tuple = ()  # further keys for the number of experts, that other writers put beside `experts`
     rename: tuple = ()  # (regex, replacement): transformers saves names that differ from those of released files
-    # Function preservation, families.md section 3.
+    # Function preservation, docs/families.md, "Routing classes".
     wide: str = "top_k"  # what to do besides K * m, see `same_function_again` of the test; "" = nothing gives the function back
     top_1: str = "exact"  # plain copies at K = 1: exact, down (exact once down is multiplied by m) or "" (no)
     mtp: str = ""  # prefix of a multi-token-prediction layer to be added to the files

@@ -106,11 +106,11 @@ def test_multiple_choice_is_that_of_the_harness(model, tasks):
 
 
 @pytest.mark.parametrize("line, words", [
-    ('{"context": "a", "choices": ["b", "c"]}', "no index 'answer'"), ('{"context": "a", "choices": ["b", "c"], "answer": 2}', "answer 2 of 2"),
+    ('{"context": "a", "choices": ["b", "c"]}', "'answer' is missing"), ('{"context": "a", "choices": ["b", "c"], "answer": 2}', "answer 2 of 2"),
     ('{"context": "a", "choices": ["b", "c"], "answer": -1}', "answer -1"), ('{"context": "a", "choices": ["b"], "answer": 0}', "fewer than two"),
-    ('{"context": "a", "choices": ["b", ""], "answer": 0}', "choice that is no text"), ('{"context": " ", "choices": ["b", "c"], "answer": 0}', "an empty context"),
-    ('{"context": 1, "choices": ["b", "c"], "answer": 0}', "no text 'context'"), ('{"context": "a", "choices": "b", "answer": 0}', "no list 'choices'"),
-    ('{"context": "a"', "line 2"), ("[]", "no text 'context'")])
+    ('{"context": "a", "choices": ["b", ""], "answer": 0}', "choice that is not text"), ('{"context": " ", "choices": ["b", "c"], "answer": 0}', "the context is empty"),
+    ('{"context": 1, "choices": ["b", "c"], "answer": 0}', "'context' is missing"), ('{"context": "a", "choices": "b", "answer": 0}', "'choices' is missing"),
+    ('{"context": "a"', "line 2"), ("[]", "'context' is missing")])
 def test_questions_that_are_none_are_refused_with_their_line(model, tmp_path, line, words):
     path = tmp_path / "t.jsonl"
     path.write_text('{"context": "a", "choices": ["b", "c"], "answer": 1}\n' + line + "\n")

@@ -59,7 +59,7 @@ def read(directory):
 
 
 def source_of(name, parents):
-    """The tensor that an expert's tensor of the grown model must equal."""
+    """The tensor that an expert's tensor of the expanded model must equal."""
     parts = name.split(".")
     if "experts" not in parts or not name.endswith(EXPERT_ENDINGS):
         return name
@@ -103,7 +103,7 @@ def test_grown_model_loads_and_holds_its_parents(tmp_path, family, count):
     assert all(torch.equal(saved[name], after[name]) for name in after)
 
 
-# With K = 1 a sibling takes the whole slot of its parent: exact where gates are renormalised or sigmoids (methods.md section 5).
+# With K = 1 a sibling takes the whole slot of its parent: exact where gates are renormalised or sigmoids (docs/expand.md).
 @pytest.mark.parametrize("count", ["2x", "3x", "7"])
 @pytest.mark.parametrize("family", ["mixtral", "glm4_moe"])
 def test_top_1_copies_keep_the_function(tmp_path, family, count):

@@ -1,5 +1,5 @@
 """Every family grown on disk and taken to transformers: it loads without a complaint, every expert and router row is its parent's, nothing
-else changed, and the logits are those that the family's routing promises (families.md section 3)."""
+else changed, and the logits are those that the family's routing promises (docs/families.md, "Routing classes")."""
 
 import collections
 import functools
@@ -202,7 +202,7 @@ def first_copies(parents):
 
 
 def same_function_again(model, out, m):
-    """The grown model with what families.md section 3 says gives the function of the source back, in transformers."""
+    """The expanded model with what docs/families.md says gives the function of the source back, in transformers."""
     family = model.family
     config = family.scoped(read_config(out))
     settings = {}
@@ -234,7 +234,7 @@ def distance(a, b):
 @every_family
 def test_the_documented_recipe_gives_the_function_back(models, family):
     if not family.wide:
-        pytest.skip("families.md section 3: no configuration gives this family's function back")
+        pytest.skip("docs/families.md: no configuration gives this family's function back")
     model = models(family)
     out, _ = model.expanded("2x")
     assert distance(logits(family, same_function_again(model, out, 2)), model.source_logits()) < TOLERANCE
@@ -251,7 +251,7 @@ def says_exact(directory):
 @every_family
 def test_top_1_keeps_the_function_where_gates_allow(models, family):
     if not family.top_1:
-        pytest.skip("families.md section 3: plain copies change this family's function even at K = 1")
+        pytest.skip("docs/families.md: plain copies change this family's function even at K = 1")
     model = models(family)
     out, _ = model.expanded("2x")
     source = model.with_top_k(model.source, 1)

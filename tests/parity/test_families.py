@@ -173,7 +173,7 @@ def test_transformers_loads_what_we_generate(tmp_path, name, family, sizes, dtyp
 def test_inspect_prints_a_table_and_norms(tmp_path):
     run(GENERATE, tmp_path / "m", "mixtral", "F32")
     text = run(COPPICE, "inspect", tmp_path / "m", "--experts")
-    for part in ("mixtral", "4 in a layer, 2 per token", "softmax over all experts, then the top 2, gates renormalised", "F32"):
+    for part in ("mixtral", "4 per layer, 2 per token", "softmax over all experts, then the top 2, gates renormalised", "F32"):
         assert part in text
     norms = json.loads(run(COPPICE, "inspect", tmp_path / "m", "--experts", "--json"))["expert_norms"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "m")

@@ -93,7 +93,7 @@ def test_a_conversion_says_how_far_it_starts_from_the_dense_model(files, tmp_pat
         check(told, files / "llama", tmp_path / "out", ids)
         assert (told["largest_logit_difference"] < 1e-5 * told["largest_logit"]) == exact and "effective_top_k" not in told
     text = run("verify", files / "llama", tmp_path / "out", "--function", files / "t", "--sequence-length", LENGTH).stdout
-    assert "function over 128 tokens: loss " in text and "largest difference of two logits" in text
+    assert "function over 128 tokens: loss " in text and "largest difference of a logit" in text
 
 
 def test_what_cannot_be_run_or_has_no_effect_is_refused(files, tmp_path):

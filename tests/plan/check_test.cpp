@@ -35,8 +35,8 @@ TEST(CheckPlan, RefusesAPlanOfAnotherModel) {
   plan.layers.pop_back();
   plan.layers[0].layer = 7;
   std::ranges::sort(plan.layers, {}, &methods::LayerPlan::layer);
-  expect_refused(config, plan, {"no parents for layer 0, 2", "no experts in the model's layer 7"});
-  expect_refused(example_config("glm4_moe", {.first_dense_layers = 1}), good, {"no experts in the model's layer 0"});
+  expect_refused(config, plan, {"no parents for layer 0, 2", "the model has no experts in layer 7"});
+  expect_refused(example_config("glm4_moe", {.first_dense_layers = 1}), good, {"the model has no experts in layer 0"});
 }
 
 TEST(CheckPlan, NamesTheLayerWhoseMethodCannotWork) {
@@ -57,15 +57,15 @@ TEST(CheckPlan, RefusesPartnersInAModelOfOneExpert) {
   for (const methods::ExpertInit& method : methods::expert_inits()) {
     const GrowthOptions options{.expert_init = {std::string(method.name), {}}};
     if (method.needs_partner) {
-      expect_error(ErrorCode::kUsage, {"expert-init", options.expert_init.name.c_str(), "has 1"},
+      expect_error(ErrorCode::kUsage, {"expert-init", options.expert_init.name.c_str(), "has only 1"},
                    [&] { (void)make_plan(config, options, nullptr); });
     } else {
       EXPECT_NO_THROW(make_plan(config, options, nullptr)) << method.name;
     }
   }
-  expect_error(ErrorCode::kUsage, {"router-init", "interpolate", "has 1"},
+  expect_error(ErrorCode::kUsage, {"router-init", "interpolate", "has only 1"},
                [&] { (void)make_plan(config, {.router_init = MethodChoice{"interpolate", {}}}, nullptr); });
-  expect_error(ErrorCode::kUsage, {"optimizer-state", "interpolate", "has 1"},
+  expect_error(ErrorCode::kUsage, {"optimizer-state", "interpolate", "has only 1"},
                [&] { (void)make_plan(config, {.optimizer_state = {"interpolate", {}}}, nullptr); });
 }
 
@@ -132,7 +132,7 @@ TEST(ScaledTopK, WantsAWholeMultipleOfEveryExpert) {
                [&] { (void)make_plan(config, {.scale_top_k = true}, &scores); });
   auto plan = make_plan(config, {.scale_top_k = true}, nullptr);
   plan.layers[2].children.back() = {0, 2};
-  expect_refused(config, plan, {"layer 2, expert 0", "3 children", "grows by 2"});
+  expect_refused(config, plan, {"layer 2, expert 0", "3 children", "multiplied by 2"});
 }
 
 TEST(ScaledTopK, DividesTheSelectionBiasBesideSoftmaxGates) {

@@ -33,7 +33,7 @@ TEST(ExpertCount, ResolvesFactorsAndNumbers) {
 TEST(ExpertCount, RefusesWhatDoesNotGrowOrIsNotWhole) {
   for (const char* text : {"1x", "8", "7", "0x", "0", "0.5x"}) {
     SCOPED_TRACE(text);
-    expect_error(ErrorCode::kUsage, {text, "larger"}, [&] { (void)ExpertCount::from_text(text).resolve(8); });
+    expect_error(ErrorCode::kUsage, {text, "more experts"}, [&] { (void)ExpertCount::from_text(text).resolve(8); });
   }
   expect_error(ErrorCode::kUsage, {"whole"}, [] { (void)ExpertCount::from_text("1.3x").resolve(8); });
   expect_error(ErrorCode::kUsage, {"more than"}, [] { (void)ExpertCount::from_text("999999999x").resolve(8); });
@@ -195,7 +195,7 @@ TEST(MakePlan, RefusesSettingsThatCannotBeMet) {
   };
   refused({"scores", "greedy"}, [](auto& o) { o.select = "greedy"; });
   refused({"balance-bias", "mixtral"}, [](auto& o) { o.balance_bias = "zero"; });
-  refused({"larger"}, [](auto& o) { o.experts = ExpertCount::from_text("8"); });
+  refused({"more experts than before"}, [](auto& o) { o.experts = ExpertCount::from_text("8"); });
   refused({"max-duplicates"}, [](auto& o) { o.max_duplicates = 0; });
   expect_error(ErrorCode::kUnsupported, {"llama", "no experts"},
                [] { (void)make_plan(example_config("llama"), to("2x"), nullptr); });
@@ -237,9 +237,9 @@ TEST(MakePlan, RefusesAModelWithoutALayerOfExperts) {
     Json json = models::make_config(sizes, io::Dtype::kF32);
     json["first_k_dense_replace"] = json.at("num_hidden_layers");
     const auto config = families::read_config(json, "test");
-    testing::expect_error(ErrorCode::kUnsupported, {"none of its 2 layers has any"},
+    testing::expect_error(ErrorCode::kUnsupported, {"all of its 2 layers are dense"},
                           [&] { (void)make_plan(config, {.experts = {"2x"}}, nullptr); });
-    testing::expect_error(ErrorCode::kUnsupported, {"none of its 2 layers has any"},
+    testing::expect_error(ErrorCode::kUnsupported, {"all of its 2 layers are dense"},
                           [&] { (void)make_plan(config, {.split = 2}, nullptr); });
   }
 }

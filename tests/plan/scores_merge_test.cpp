@@ -43,7 +43,7 @@ TEST(MergeScores, AddsWhatBatchesHaveOfTheirOwn) {
 
 TEST(MergeScores, RefusesRunsThatAreNotAlike) {
   testing::expect_error(ErrorCode::kUsage, {"two or more"}, [] { (void)merge_scores(std::vector{run_of(1, "a")}); });
-  expect_refused(run_of(1, "a"), {"scores 2", "same run again"});
+  expect_refused(run_of(1, "a"), {"scores 2", "an earlier file contains"});
   auto other = run_of(3, "b");
   other.model_digest = "n";
   expect_refused(other, {"another model"});
@@ -55,7 +55,7 @@ TEST(MergeScores, RefusesRunsThatAreNotAlike) {
   expect_refused(other, {"weight_norm", "expert 1", "differs"});
   other = run_of(3, "b");
   other.metrics.erase("batch_fisher");
-  expect_refused(other, {"has no 'batch_fisher'"});
+  expect_refused(other, {"have no 'batch_fisher'"});
   other = run_of(3, "b");
   other.metrics.at("batch_fisher").fc2.sum_sq.clear();
   expect_refused(other, {"batch_fisher", "no layer 1"});
@@ -81,7 +81,7 @@ TEST(MergeScores, CountARunOnceAlsoWithinAMerge) {
   const auto written = Scores::from_json(merged.to_json(), "s");
   EXPECT_EQ(written.runs.size(), 2u);
   for (const auto& again : {run_of(1, "a"), run_of(3, "b"), written}) {
-    testing::expect_error(ErrorCode::kUsage, {"scores 2", "same run again"},
+    testing::expect_error(ErrorCode::kUsage, {"scores 2", "an earlier file contains"},
                           [&] { (void)merge_scores(std::vector{written, again}); });
   }
   const auto more = merge_scores(std::vector{written, run_of(5, "c")});

@@ -90,7 +90,7 @@ TEST(UndoPlan, RefusesWhatItCannotTakeBack) {
   testing::expect_error(ErrorCode::kUsage, {"undo", "coppice.json"},
                         [&] { (void)undo_plan(model.config, std::nullopt); });
   testing::grow(path, dir / "split", {.split = 2});
-  testing::expect_error(ErrorCode::kUsage, {"undo", "parts"}, [&] { undo(dir / "split", dir / "no"); });
+  testing::expect_error(ErrorCode::kUsage, {"undo", "is a split"}, [&] { undo(dir / "split", dir / "no"); });
   testing::grow(path, dir / "out", {.experts = ExpertCount::from_text("2x")});
   testing::expect_error(ErrorCode::kFormat, {"coppice.json", "8 experts", "has 4"},
                         [&] { (void)undo_plan(model.config, read_lineage(dir / "out")); });
@@ -126,7 +126,7 @@ TEST(UndoPlan, RefusesAHostileLineage) {
   expect_refused([](Json& step) { step["experts"] = Json::array({Json(1), Json(8)}); });
 }
 
-/// What is said of a growth with these options that is taken back.
+/// What is said of an expansion with these options that is taken back.
 std::string account_of(const fs::path& model, const fs::path& work, const GrowthOptions& options) {
   testing::grow(model, work / "out", options);
   undo(work / "out", work / "back");
@@ -144,12 +144,12 @@ TEST(UndoAccount, NamesWhatTheOriginalsKeep) {
   const auto model = testing::tiny_model(dir / "m", "glm4_moe");
   using ::testing::HasSubstr;
   const auto plain = account_of(model, dir.path(), {.experts = {"2x"}});
-  EXPECT_THAT(plain, HasSubstr("are what they were before the expansion"));
-  EXPECT_THAT(plain, ::testing::Not(HasSubstr("Not as before")));
+  EXPECT_THAT(plain, HasSubstr("equal those before the expansion"));
+  EXPECT_THAT(plain, ::testing::Not(HasSubstr("Differences from")));
   const auto noisy = account_of(
       model, dir.path(), {.experts = {"2x"}, .router_init = MethodChoice::from_text("bias_only:noise_to_original=1")});
-  EXPECT_THAT(noisy, HasSubstr("the originals keep the noise"));
-  EXPECT_THAT(noisy, HasSubstr("are not what they were"));
+  EXPECT_THAT(noisy, HasSubstr("the original experts keep the noise"));
+  EXPECT_THAT(noisy, HasSubstr("differ from those before"));
   const GrowthOptions shared{.experts = {"2x"}, .optimizer_state = {"share", {{"power", 1}}}};
   EXPECT_THAT(account_of(model, dir.path(), shared), ::testing::Not(HasSubstr("optimizer"))) << "there is none";
   testing::write_trainer(model);
@@ -175,9 +175,9 @@ TEST(UndoAccount, ComparesScaledBiasesWithTheModelBefore) {
     return account_of(model, dir.path(),
                       {.experts = {experts}, .router_init = MethodChoice{"copy", {}}, .scale_top_k = true});
   };
-  EXPECT_THAT(account("3x"), ::testing::HasSubstr("divided by 3 are multiplied by it again, and may differ"));
+  EXPECT_THAT(account("3x"), ::testing::HasSubstr("divided by 3 are multiplied by it again and may differ"));
   EXPECT_THAT(account("2x"), ::testing::Not(::testing::HasSubstr("may differ")));
-  EXPECT_THAT(account("2x"), ::testing::HasSubstr("are what they were before the expansion"));
+  EXPECT_THAT(account("2x"), ::testing::HasSubstr("equal those before the expansion"));
 }
 
 }  // namespace

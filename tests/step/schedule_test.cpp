@@ -45,7 +45,7 @@ TEST(ScheduleRate, RisesAnewAfterAGrowth) {
   EXPECT_DOUBLE_EQ(s.rate(100), 0.05) << "the anneal ends at a share of the newest peak";
   s.kind = ScheduleKind::kCosine;
   EXPECT_DOUBLE_EQ(s.rate(35), 1.0);
-  EXPECT_NEAR(s.rate(75), 0.5 * (1 - 0.9 * 0.5), 1e-12) << "half of what is left after the growth";
+  EXPECT_NEAR(s.rate(75), 0.5 * (1 - 0.9 * 0.5), 1e-12) << "half of what is left after the expansion";
   EXPECT_DOUBLE_EQ(s.rate(100), 0.05);
 }
 

@@ -33,7 +33,7 @@ inline std::map<std::string, std::string> files_of(const std::filesystem::path& 
   std::map<std::string, std::string> files;
   for (const auto& file : std::filesystem::recursive_directory_iterator(directory)) {
     if (file.is_directory()) continue;
-    files[file.path().lexically_relative(directory).string()] = io::read_file(file.path());
+    files[file.path().lexically_relative(directory).string()] = read_file(file.path());
   }
   return files;
 }

@@ -1,5 +1,5 @@
-// What is said of a growth beforehand is what the decoder computes afterwards: random models of every trained family with
-// every switch of its table, random biases, methods, parameters and plans edited by hand.
+// What is said of an expansion beforehand is what the decoder computes afterwards: random models of every trained
+// family with every switch of its table, random biases, methods, parameters and plans edited by hand.
 
 #include "coppice/grow/exactness.h"
 
@@ -181,7 +181,7 @@ at::Tensor random_tokens(Dice& dice) {
   return tokens;
 }
 
-/// The grown model, from the bytes that `expand` would write.
+/// The expanded model, from the bytes that `expand` would write.
 nn::Decoder grown_decoder(const families::Model& model, const GrowthPlan& plan) {
   const auto slots = grow::grown_slots(model, plan);
   const auto tensors = grow::grown_weights(model, plan, slots, nullptr);
@@ -214,7 +214,7 @@ bool is_certain(const std::string& reason, const GrowthPlan& plan, const familie
     return std::ranges::all_of(layer.siblings(plan.experts_before), [](uint32_t n) { return n > 1; });
   });
   const auto says = [&](const char* words) { return reason.find(words) != std::string::npos; };
-  return all_have_copies && (says("take each other's slots") || says("divides a token's gate"));
+  return all_have_copies && (says("can take the place of") || says("divides a token's gate"));
 }
 
 void check_growth(const families::Model& model, const at::Tensor& tokens, const at::Tensor& before,

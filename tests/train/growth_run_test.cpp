@@ -61,7 +61,7 @@ TEST_P(GrowInMidRun, MakesTheBytesThatExpandMakesOfTheCheckpointBefore) {
   o.dtype = o.moments = GetParam();
   (void)train(o);
   const auto before = checkpoint_path(o.out, 8), folder = growth_path(o.out, 8);
-  ASSERT_TRUE(fs::exists(before)) << "the model before a growth is kept";
+  ASSERT_TRUE(fs::exists(before)) << "the model before an expansion is kept";
   EXPECT_EQ(families::open_model(before).config.num_experts, 4);
 
   // A second run that goes on from what `expand` makes by the plan, with nothing else in between.
@@ -136,7 +136,27 @@ TEST(GrowInMidRunRecord, SaysWhatWasChosenAndWhy) {
   EXPECT_EQ(lines[12].find("sibling_cosine/mean"), nullptr) << "all weights are read only now and then";
 }
 
-// The scores of a growth are those that `score` gives the checkpoint before, over the windows before.
+TEST(GrowInMidRunByRecipe, IsTheSameGrowthSpelledOut) {
+  const TempDir dir;
+  auto named = growing_run(dir, R"([{"at_step": 6, "experts": "6", "score_batches": 2, "recipe": "paper",
+                                     "max_duplicates": 1}])");
+  (void)train(named);
+  auto spelled = growing_run(dir, R"([{"at_step": 6, "experts": "6", "score_batches": 2, "select": "greedy",
+      "metric": "gradient_squared", "layer_selection": "both_average", "max_duplicates": 1, "expert_init": "copy",
+      "router_init": "bias_only:delta=0.001", "optimizer_state": "reset"}])");
+  spelled.out = dir / "spelled";
+  (void)train(spelled);
+  EXPECT_EQ(losses(named.out), losses(spelled.out));
+  const auto plan = [](const fs::path& run) { return plan::GrowthPlan::read(growth_path(run, 6) / "plan.toml"); };
+  EXPECT_EQ(plan(named.out).to_json(), plan(spelled.out).to_json());
+  EXPECT_EQ(plan(named.out).optimizer_state.name, "reset");
+
+  auto bad = growing_run(dir, R"([{"at_step": 6, "experts": "6", "recipe": "papers"}])");
+  bad.out = dir / "bad";
+  expect_error(ErrorCode::kUsage, {"papers", "paper"}, [&] { (void)train(bad); });
+}
+
+// The scores of an expansion are those that `score` gives the checkpoint before, over the windows before.
 TEST(GrowInMidRunScores, AreThoseOfTheCheckpointOverTheLastBatches) {
   const TempDir dir;
   for (const bool reset : {false, true}) {
@@ -265,7 +285,7 @@ TEST(GrowInMidRunWithHandover, LeavesTheSameLineageHoweverTheRunIsCut) {
     const auto over = plan::released_at(*plan::read_lineage(checkpoint));
     EXPECT_EQ(over, stop == 6 || stop == 14 ? std::nullopt : std::optional<int64_t>(stop == 7 || stop == 10 ? 7 : 15));
   }
-  EXPECT_EQ(io::read_file(checkpoint_path(parts.out, 20) / "coppice.json"), io::read_file(last / "coppice.json"));
+  EXPECT_EQ(read_file(checkpoint_path(parts.out, 20) / "coppice.json"), read_file(last / "coppice.json"));
 }
 
 // A run that grew at step 6 and is at step 11 in the middle of its release.
@@ -333,7 +353,8 @@ TEST(GrowInMidRunWithHandover, DoesNotBeginAgainOnceItIsOver) {
   o.out = dir / "rest";
   o.stop_at = 0;
   o.growth = Json();
-  expect_error(ErrorCode::kUsage, {"'release'", "left lineage-unique routing by step 7", "handover.policy none"},
+  expect_error(ErrorCode::kUsage,
+               {"'release'", "lineage-unique routing was complete by step 7", "handover.policy none"},
                [&] { (void)train(o); });
   EXPECT_FALSE(fs::exists(o.out));
   o.growth = stages(R"([{"at_step": 12, "experts": "2x", "select": "uniform"}])");
@@ -341,7 +362,7 @@ TEST(GrowInMidRunWithHandover, DoesNotBeginAgainOnceItIsOver) {
   (void)train(o);
   const auto lines = testing::metrics(o.out, "loss");
   EXPECT_EQ(lines.at(0).find("lineage_share"), nullptr);
-  EXPECT_NE(lines.at(2).find("lineage_share"), nullptr) << "the growth that this run makes has its own handover";
+  EXPECT_NE(lines.at(2).find("lineage_share"), nullptr) << "the expansion that this run makes has its own handover";
 }
 
 TEST(GrowInMidRunWithHandover, RefusesAnotherThanThatOfTheCheckpoint) {
@@ -399,7 +420,7 @@ TEST(GrowOnDiskWithHandover, BeginsWithTheRun) {
   EXPECT_EQ(lines.front().at("effective_top_k/mean").as_double(), 2.0);
   EXPECT_EQ(lines[5].find("lineage_share"), nullptr);
 
-  // A growth of this run would drop the lineage of that on disk.
+  // An expansion of this run would drop the lineage of that on disk.
   o.growth = stages(R"([{"at_step": 14, "experts": "2x", "select": "uniform"}])");
   o.out = dir / "early";
   expect_error(ErrorCode::kUsage, {"growth at step 14", "handover"}, [&] { (void)train(o); });
@@ -416,7 +437,7 @@ TEST(GrowOnDiskWithHandover, ReportsTheLossOfTheRoutingInForce) {
   auto o = growing_run(dir, R"([{"at_step": 10, "experts": "3x", "select": "uniform"}])");
   o.handover = "keep";
   o.stop_at = 10;
-  const auto before = train(o);  // a checkpoint of 4 experts, then the growth
+  const auto before = train(o);  // a checkpoint of 4 experts, then the expansion
   o.stop_at = 0;
   o.resume = true;
   (void)train(o);
@@ -452,7 +473,7 @@ TEST(GrowInMidRunChecks, RefuseABadStageBeforeTheFirstStep) {
   refused(R"([{"at_step": 12, "scale_top_k": true, "select": "uniform"}])", {"growth 1", "handover.policy none"},
           release);
   refused(R"([{"at_step": 10}, {"at_step": 14, "experts": "2x"}])", {"growth 2", "handover.steps"}, release);
-  refused("null", {"without a growth"}, release);
+  refused("null", {"without an expansion"}, release);
   refused(R"([{"at_step": 12}])", {"handover.steps"}, [](TrainOptions& o) { o.handover = "release"; });
   refused(R"([{"at_step": 12}])", {"'relese'", "release"}, [](TrainOptions& o) { o.handover = "relese"; });
   refused(R"([{"at_step": 12}])", {"dormant", "loss_free"}, [](TrainOptions& o) {

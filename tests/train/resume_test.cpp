@@ -148,13 +148,13 @@ TEST(TrainResumeData, IsKnownByItsContent) {
   o.out = dir / "run";
   o.stop_at = 3;
   const auto path = train(o).checkpoint / "trainer" / "trainer.json";
-  const std::string good = io::read_file(dir / "train.bin");
+  const std::string good = read_file(dir / "train.bin");
   std::string rotated = good;
   std::ranges::rotate(rotated, rotated.begin() + 200);
   io::write_file_atomically(dir / "train.bin", rotated);
   o.resume = true;
   o.stop_at = 5;
-  expect_error(ErrorCode::kUsage, {"data.train", "train.bin holds other tokens"}, [&] { (void)train(o); });
+  expect_error(ErrorCode::kUsage, {"data.train", "train.bin has the same number of tokens"}, [&] { (void)train(o); });
 
   Json old = Json::read(path);  // as coppice 0.1.0 wrote it
   Json::Array files = old.at("data").items();

@@ -36,7 +36,7 @@ TEST(RunFolder, IsWrittenByOneRunAtATime) {
   auto o = short_run(dir);
   o.stop_at = 3;
   (void)train(o);
-  const std::string log = io::read_file(o.out / kMetricsFile);
+  const std::string log = read_file(o.out / kMetricsFile);
   {
     const auto other = hold_run(o.out);
     for (const bool resume : {true, false}) {
@@ -45,7 +45,7 @@ TEST(RunFolder, IsWrittenByOneRunAtATime) {
       expect_error(ErrorCode::kIo, {"run", "another process"}, [&] { (void)train(o); });
     }
   }
-  EXPECT_EQ(io::read_file(o.out / kMetricsFile), log);
+  EXPECT_EQ(read_file(o.out / kMetricsFile), log);
   o.resume = true;
   EXPECT_EQ(train(o).last_step, 5) << "the folder is free again";
 }
@@ -66,8 +66,8 @@ TEST(NewRun, ReplacesNoFileOfOthers) {
     const TempDir dir;
     const auto o = short_run(dir);
     write(o.out / name, "mine\n");
-    expect_error(ErrorCode::kUsage, {"run", name, "another folder"}, [&] { (void)train(o); });
-    EXPECT_EQ(io::read_file(o.out / name), "mine\n");
+    expect_error(ErrorCode::kUsage, {"run", name, "another directory"}, [&] { (void)train(o); });
+    EXPECT_EQ(read_file(o.out / name), "mine\n");
     EXPECT_FALSE(fs::exists(o.out / "checkpoints"));
   }
 }
@@ -100,7 +100,7 @@ TEST(Checkpoints, AreFoldersOfThatNameWithTheStateOfTheRun) {
   o.stop_at = 5;
   EXPECT_EQ(train(o).first_step, 3);
   EXPECT_THAT(checkpoint_steps(o.out), ElementsAre(5));
-  EXPECT_EQ(io::read_file(checkpoints / "step-00000001" / "notes"), "mine");
+  EXPECT_EQ(read_file(checkpoints / "step-00000001" / "notes"), "mine");
   EXPECT_TRUE(fs::exists(checkpoints / "step-000000050"));
 
   fs::create_directories(checkpoints / "step-00000006");

@@ -44,7 +44,7 @@ TEST(TrainLastStep, IsSafeBeforeItIsValidated) {
   auto o = testing::tiny_run(dir.path());
   o.out = dir / "run";
   const fs::path tokens = dir / "val.bin";
-  const std::string good = io::read_file(tokens);
+  const std::string good = read_file(tokens);
   expect_error(ErrorCode::kIo, {"val"}, [&] { (void)train(o, after(19, [&] { cut(tokens); })); });
   EXPECT_THAT(checkpoint_steps(o.out), ElementsAre(20));
   expect_error_event(o.out, 20);

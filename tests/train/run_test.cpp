@@ -193,7 +193,7 @@ TEST(TrainRunDirectory, KeepsTheNewestAndEveryNth) {
     EXPECT_FALSE(entry.path().filename().string().starts_with('.')) << entry.path();
   }
   EXPECT_EQ(testing::metrics(o.out, "blocked_seconds").size(), 10u) << "an event for each checkpoint";
-  EXPECT_THAT(io::read_file(o.out / "config.toml"), HasSubstr("[checkpoint]"));
+  EXPECT_THAT(read_file(o.out / "config.toml"), HasSubstr("[checkpoint]"));
 }
 
 TEST(TrainRunDirectory, CheckpointsAreModelsThatLoadWithTheirTokenizer) {
@@ -212,7 +212,7 @@ TEST(TrainRunDirectory, CheckpointsAreModelsThatLoadWithTheirTokenizer) {
     const bool bias = slot.role() == families::Role::kSelectionBias;
     EXPECT_EQ(model.checkpoint.at(slot.name).info->dtype, bias ? io::Dtype::kF32 : io::Dtype::kBf16) << slot.name;
   }
-  EXPECT_EQ(io::read_file(result.checkpoint / "tokenizer_config.json"), "{}\n");
+  EXPECT_EQ(read_file(result.checkpoint / "tokenizer_config.json"), "{}\n");
   EXPECT_FALSE(fs::exists(result.checkpoint / "notes.txt"));
 }
 
@@ -235,7 +235,7 @@ TEST(TrainOptionsCheck, NamesWhatIsWrong) {
     o.balance = "loss_free";
     o.model_family = "qwen3_moe";
   });
-  refuses({"data.validation", "one name"}, [](auto& o) { o.data_validation.push_back(o.data_validation[0]); });
+  refuses({"data.validation", "the same name"}, [](auto& o) { o.data_validation.push_back(o.data_validation[0]); });
   refuses({"data.reset_attention", "data.random"}, [](auto& o) {
     o.data_train.clear();
     o.random_tokens = o.reset_attention = true;

@@ -22,7 +22,7 @@ TEST(Crc32c, AgreesWithThePublishedAnswers) {
 
 std::string event_file(const fs::path& run) {
   for (const auto& entry : fs::directory_iterator(run)) {
-    if (entry.path().filename().string().find("tfevents") != std::string::npos) return io::read_file(entry.path());
+    if (entry.path().filename().string().find("tfevents") != std::string::npos) return read_file(entry.path());
   }
   return {};
 }
@@ -63,7 +63,7 @@ TEST(MetricsLogResume, CutsBackToTheCheckpointAndDropsALineCutShort) {
     MetricsLog log(dir.path(), 2);
     log.event("resume", 2);
   }
-  EXPECT_EQ(io::read_file(dir / "metrics.jsonl"),
+  EXPECT_EQ(read_file(dir / "metrics.jsonl"),
             "{\"step\": 1, \"loss\": 1.0}\n{\"event\": \"checkpoint\", \"step\": 1}\n"
             "{\"step\": 2, \"loss\": 2.0}\n{\"event\": \"checkpoint\", \"step\": 2}\n"
             "{\"event\": \"resume\", \"step\": 2}\n");

@@ -11,7 +11,7 @@
 
 namespace coppice::testing {
 
-/// A run of seconds: 2 layers of 4 experts, 32 ids, 8 sequences of 16 tokens a step in micro-batches of 3, 3 and 2.
+/// A run of seconds: 2 layers of 4 experts, 32 ids, 8 sequences of 16 tokens per step in micro-batches of 3, 3 and 2.
 inline train::TrainOptions tiny_run(const std::filesystem::path& directory) {
   train::TrainOptions o;
   const auto train = directory / "train", validation = directory / "val";
@@ -46,7 +46,7 @@ inline train::TrainOptions tiny_run(const std::filesystem::path& directory) {
 /// Lines of a run's metrics.jsonl that hold `key`.
 inline std::vector<Json> metrics(const std::filesystem::path& run, std::string_view key) {
   std::vector<Json> out;
-  const std::string text = io::read_file(run / "metrics.jsonl");
+  const std::string text = read_file(run / "metrics.jsonl");
   for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
     Json line = Json::parse(std::string_view(text).substr(begin, end - begin), "metrics.jsonl");
     if (line.find(key) != nullptr) out.push_back(std::move(line));
@@ -84,7 +84,7 @@ inline std::vector<std::pair<std::string, std::string>> tensor_files(const std::
   std::vector<std::pair<std::string, std::string>> out;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(checkpoint)) {
     if (entry.path().extension() != ".safetensors") continue;
-    out.emplace_back(entry.path().lexically_relative(checkpoint).string(), io::read_file(entry.path()));
+    out.emplace_back(entry.path().lexically_relative(checkpoint).string(), read_file(entry.path()));
   }
   std::sort(out.begin(), out.end());
   return out;

@@ -98,11 +98,11 @@ TEST(CompareConfigs, KnowsWhatAnAbsentWindowOrChunkMeans) {
     const Json before = config_of(family);
     EXPECT_THAT(differences(before, set(key, value)).problems, IsEmpty());
     EXPECT_THAT(differences(before, set(key, "null")).problems,
-                ElementsAre(HasSubstr(std::string("is null and was absent, which means ") + value)));
-    EXPECT_THAT(differences(before, set(key, "7")).problems, ElementsAre(HasSubstr("is 7 and was absent")));
+                ElementsAre(HasSubstr(std::string("is null; wanted absent, which means ") + value)));
+    EXPECT_THAT(differences(before, set(key, "7")).problems, ElementsAre(HasSubstr("is 7; wanted absent")));
     const Json with_none = config_of(family, "{\"" + std::string(key) + "\": null}");
     EXPECT_THAT(differences(with_none, [key](Json& config) { config.erase(key); }).problems,
-                ElementsAre(HasSubstr(std::string("is absent, which means ") + value + ", and was null")));
+                ElementsAre(HasSubstr(std::string("is absent, which means ") + value + "; wanted null")));
   }
 }
 

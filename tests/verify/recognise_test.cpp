@@ -188,7 +188,8 @@ TEST_F(ChangedCopies, OfMovedUnitsAreComparedWholeAndMustMoveThemTogether) {
   for (const char* family : {"mixtral", "gpt_oss"}) EXPECT_EQ(result(grown(family, "permute_units")).verdict(), kOk);
   const fs::path out = grown("mixtral", "permute_units", "5");
   damage(out, Role::kExpertUp, 4, "rows reversed");
-  EXPECT_THAT(result(out).problems, ::testing::Contains(HasSubstr("gate, up and down have their units in one order")));
+  EXPECT_THAT(result(out).problems,
+              ::testing::Contains(HasSubstr("gate, up and down must have their units in the same order")));
 }
 
 TEST_F(ChangedCopies, AreCountedWhereOnlyTheirValuesAreNear) {
@@ -232,7 +233,8 @@ TEST_F(ChangedCopies, HaveTheirBiasesJudgedByTheUnitsTheyBelongTo) {
     testing::edit_values(out, bias->name, [](std::vector<float>& values) {  // of every unit of the last expert
       for (float& x : std::span(values).last(values.size() / 8)) x += 1e-3f;
     });
-    EXPECT_THAT(result(out).problems, ::testing::Contains(HasSubstr("and the weights beside them do not"))) << method;
+    EXPECT_THAT(result(out).problems, ::testing::Contains(HasSubstr("but the weights of these units are equal")))
+        << method;
   }
 }
 
@@ -242,7 +244,7 @@ TEST_F(ChangedCopies, OfSeveralGrowthsMayEachBeOtherwise) {
   testing::grow(dir_ / "a", dir_ / "b", {.experts = {"10"}, .expert_init = {"copy_noise", {}}});
   EXPECT_THAT(verified(dir_ / "m", dir_ / "b").problems, IsEmpty());
   fs::remove(dir_ / "b" / io::kLineageFile);
-  EXPECT_THAT(verified(dir_ / "m", dir_ / "b").problems, ::testing::Contains(HasSubstr("not so in most copies")));
+  EXPECT_THAT(verified(dir_ / "m", dir_ / "b").problems, ::testing::Contains(HasSubstr("unlike most copies")));
 }
 
 TEST_F(ChangedCopies, ThatAreLikeNothingAreNotCalledDamaged) {
@@ -251,9 +253,10 @@ TEST_F(ChangedCopies, ThatAreLikeNothingAreNotCalledDamaged) {
     EXPECT_FALSE(found.ok);
     EXPECT_THAT(found.problems, IsEmpty());
     EXPECT_EQ(found.not_recognised.size(), 8u);
-    EXPECT_EQ(found.verdict(),
-              "not verified: 8 experts cannot be recognised by content (their values are far from every original; with "
-              "the coppice.json of the growth verify makes them again)");
+    EXPECT_EQ(
+        found.verdict(),
+        "not verified: 8 experts cannot be recognised by content (their values are not similar to any original; with "
+        "the coppice.json of the expansion, verify can recompute them)");
   }
 }
 
@@ -303,7 +306,7 @@ TEST(ZeroedBiases, AreCountedAndRefusedWhereOneIsNotZero) {
   grow_unrecorded(dir / "m", dir / "out", {.router_init = MethodChoice{"copy", {}}, .balance_bias = "zero"});
   EXPECT_THAT(verified(dir / "m", dir / "out").verdict(), cat(kOk, "; not compared: values of 1 bias"));
   testing::edit_values(dir / "out", bias, [](std::vector<float>& values) { values.back() = 0.125f; });
-  EXPECT_THAT(verified(dir / "m", dir / "out").problems, ElementsAre(HasSubstr("in most copies of the layer it is 0")));
+  EXPECT_THAT(verified(dir / "m", dir / "out").problems, ElementsAre(HasSubstr("it is 0 in most copies of the layer")));
 }
 
 class FarRows : public RowsOfCopies {};

@@ -49,7 +49,7 @@ std::vector<int64_t> parents_of(const LayerPlan& layer) {
 void edit_tensor(const fs::path& model, const std::string& tensor, const std::function<void(std::span<char>)>& edit) {
   const auto checkpoint = io::Checkpoint::open(model);
   const auto entry = checkpoint.at(tensor);
-  std::string bytes = io::read_file(entry.file->path());
+  std::string bytes = read_file(entry.file->path());
   edit(std::span(bytes).subspan(entry.file->data_start() + entry.info->offset, entry.info->bytes));
   io::write_file_atomically(entry.file->path(), bytes);
 }
@@ -229,14 +229,14 @@ TEST(VerifyLineage, KnowsUndoneAndChainedGrowthsAndChecksTheirSteps) {
     return cat(result.made_by, "; ", result.verdict(), join(result.problems, "\n"));
   };
   const std::string ok = "; ok: every tensor is accounted for";
-  EXPECT_EQ(verdict("m", "once"), "the growth in coppice.json" + ok);
-  EXPECT_EQ(verdict("once", "twice"), "the growth in coppice.json" + ok);
-  EXPECT_EQ(verdict("twice", "back"), "undoing the newest growth" + ok);
-  EXPECT_EQ(verdict("once", "back"), "leaving everything as it is" + ok);
-  EXPECT_EQ(verdict("m", "first"), "leaving everything as it is" + ok);
+  EXPECT_EQ(verdict("m", "once"), "the expansion in coppice.json" + ok);
+  EXPECT_EQ(verdict("once", "twice"), "the expansion in coppice.json" + ok);
+  EXPECT_EQ(verdict("twice", "back"), "undoing the newest expansion" + ok);
+  EXPECT_EQ(verdict("once", "back"), "an unchanged copy" + ok);
+  EXPECT_EQ(verdict("m", "first"), "an unchanged copy" + ok);
   const VerifyResult far = verify_folders(dir / "m", dir / "twice");
   EXPECT_TRUE(far.ok) << join(far.problems, "\n");
-  EXPECT_THAT(far.not_compared, Contains(HasSubstr("coppice.json, whose newest growth started from another model")));
+  EXPECT_THAT(far.not_compared, Contains(HasSubstr("coppice.json, whose newest expansion started from another model")));
 
   testing::edit_json(dir / "twice" / "coppice.json", [](Json& lineage) {
     Json::Array steps = lineage.at("steps").items();
@@ -256,10 +256,10 @@ TEST(VerifyLineage, MakesTheGrowthAgainWhateverItsDigestSays) {
     lineage["steps"] = Json::array(steps);
   });
   const std::string about_digest =
-      "the digest in coppice.json, which says that the newest growth started from another model";
+      "the digest in coppice.json, which says that the newest expansion started from another model";
   const VerifyResult right = verify_folders(dir / "m", dir / "out");
   EXPECT_EQ(right.verdict(), "ok: every tensor is accounted for; not compared: " + about_digest);
-  EXPECT_EQ(right.made_by, "the growth in coppice.json");
+  EXPECT_EQ(right.made_by, "the expansion in coppice.json");
 
   const auto model = families::open_model(dir / "out");
   const std::string down = testing::name_of(model, Role::kExpertDown, 1, 7);
@@ -277,7 +277,7 @@ class VerifyLineageFile : public ::testing::Test {
   /// The check after `edit` of the lineage and its newest step.
   VerifyResult edited(const std::function<void(Json&, Json&)>& edit) const {
     const fs::path file = dir_ / "out" / "coppice.json";
-    const std::string saved = io::read_file(file);
+    const std::string saved = read_file(file);
     testing::edit_json(file, [&](Json& lineage) {
       Json::Array steps = lineage.at("steps").items();
       edit(lineage, steps.back());
@@ -292,12 +292,13 @@ class VerifyLineageFile : public ::testing::Test {
 
 TEST_F(VerifyLineageFile, HoldsNothingThatTheGrowthDidNotLeave) {
   EXPECT_EQ(edited([](Json&, Json&) {}).verdict(), "ok: every tensor is accounted for");
-  EXPECT_THAT(edited([](Json& lineage, Json&) {
-                lineage["routing"] = "lineage_unique";
-                lineage["share"] = 1.0;
-              }).problems,
-              ElementsAre(HasSubstr("coppice.json: 'routing' is \"lineage_unique\"; no growth leaves it"),
-                          HasSubstr("'share' is 1.0")));
+  EXPECT_THAT(
+      edited([](Json& lineage, Json&) {
+        lineage["routing"] = "lineage_unique";
+        lineage["share"] = 1.0;
+      }).problems,
+      ElementsAre(HasSubstr("coppice.json: 'routing' is \"lineage_unique\"; wanted no such key after an expansion"),
+                  HasSubstr("'share' is 1.0")));
   EXPECT_THAT(edited([](Json& lineage, Json&) { lineage["note"] = 1; }).problems, ElementsAre(HasSubstr("'note'")));
   EXPECT_THAT(edited([](Json&, Json& step) { step["released_at"] = 5; }).problems,
               ElementsAre(HasSubstr("coppice.json: step 0: 'released_at' is 5")));
@@ -314,9 +315,13 @@ TEST_F(VerifyLineageFile, OfARunMayNoteItsRouting) {
     lineage["share"] = 0.75;
     lineage["seed"] = 3;
     lineage["share_steps"] = 8;
+    lineage["wake_steps"] = 5;
+    lineage["wake_steps_left"] = 2;
+    step["released_at"] = 4;
   });
   EXPECT_TRUE(result.ok) << join(result.problems, "\n");
-  EXPECT_THAT(result.not_compared, ElementsAre(HasSubstr("routed by lineage (0.75)"), HasSubstr("trainer.json")));
+  EXPECT_THAT(result.not_compared,
+              ElementsAre(HasSubstr("lineage-unique routing in coppice.json (0.75)"), HasSubstr("trainer.json")));
 }
 
 TEST_F(VerifyLineageFile, IsThatOfACopy) {
@@ -335,7 +340,7 @@ TEST(VerifyLineage, MakesEveryOptionAgain) {
     grow(model, out, options);
     const VerifyResult result = verify_folders(model, out);
     EXPECT_EQ(result.verdict(), "ok: every tensor is accounted for") << family << "\n" << join(result.problems, "\n");
-    EXPECT_EQ(result.made_by, "the growth in coppice.json");
+    EXPECT_EQ(result.made_by, "the expansion in coppice.json");
     fs::remove_all(out);
   };
   for (const char* family : {"glm4_moe", "dots1", "gpt_oss", "mixtral", "olmoe"}) {
@@ -397,9 +402,10 @@ TEST(VerifyFiles, TellsThoseThatNoGrowthWrites) {
   io::write_file_atomically(dir / "out" / "original" / "consolidated.00.pth", "x");
   io::write_file_atomically(dir / "out" / "pytorch_model.bin", "x");
   EXPECT_EQ(check().problems, std::vector<std::string>{});
-  EXPECT_THAT(check().not_compared, Contains("files that no growth carries over (original/, pytorch_model.bin)"));
+  EXPECT_THAT(check().not_compared, Contains("files that an expansion does not copy (original/, pytorch_model.bin)"));
   io::write_file_atomically(dir / "out" / "adapter_config.json", R"({"peft_type": "LORA"})");
-  EXPECT_THAT(check().problems, ElementsAre(HasSubstr("'adapter_config.json': the model before has no such file")));
+  EXPECT_THAT(check().problems,
+              ElementsAre(HasSubstr("'adapter_config.json': is new; the model before has no such file")));
 }
 
 struct WithMore {
@@ -457,14 +463,14 @@ class VerifyNames : public ::testing::Test {
 
 TEST_F(VerifyNames, OneChangedBitOutsideExperts) {
   edit_tensor(dir_ / "out", "model.norm.weight", flip_a_bit);
-  EXPECT_THAT(problems(), ::testing::ElementsAre(HasSubstr("'model.norm.weight': it changed")));
+  EXPECT_THAT(problems(), ::testing::ElementsAre(HasSubstr("'model.norm.weight': its bytes changed")));
 }
 
 TEST_F(VerifyNames, AnOriginalThatChangedAndItsCopy) {
   const std::string original = name(Role::kExpertUp, 1), copy = name(Role::kExpertUp, 1 + model_->config.num_experts);
   for (const std::string& tensor : {original, copy}) edit_tensor(dir_ / "out", tensor, flip_a_bit);
-  EXPECT_THAT(problems(), ::testing::UnorderedElementsAre(HasSubstr(cat("'", original, "': it changed")),
-                                                          HasSubstr(cat("'", copy, "': it changed"))));
+  EXPECT_THAT(problems(), ::testing::UnorderedElementsAre(HasSubstr(cat("'", original, "': its bytes changed")),
+                                                          HasSubstr(cat("'", copy, "': its bytes changed"))));
   fs::remove(dir_ / "out" / "coppice.json");
   EXPECT_THAT(problems(), Contains(HasSubstr(cat("'", original, "': expert_up of original 1 changed"))));
 }
@@ -476,7 +482,7 @@ TEST_F(VerifyNames, AnExpertOfNoParent) {
     edit_tensor(dir_ / "out", name(role, 5),
                 [&](std::span<char> bytes) { std::memcpy(bytes.data(), stranger.data(), bytes.size()); });
   }
-  EXPECT_THAT(problems(), Contains(HasSubstr(cat("'", name(Role::kExpertGate, 5), "': it changed"))));
+  EXPECT_THAT(problems(), Contains(HasSubstr(cat("'", name(Role::kExpertGate, 5), "': its bytes changed"))));
   fs::remove(dir_ / "out" / "coppice.json");
   EXPECT_THAT(problems(), Contains(HasSubstr(cat("'", name(Role::kExpertGate, 5), "': no parent recognised"))));
 }

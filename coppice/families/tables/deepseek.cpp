@@ -48,7 +48,7 @@ constexpr TensorRule kTensors[] = {
 // Version 2 chooses by softmax alone.
 constexpr auto kTensorsWithoutBias = detail::without<kSelectionBias>(kTensors);
 
-// What all have in common.
+// Keys that all of them share.
 constexpr Family latent_family(std::string_view model_type, std::string_view architecture) {
   return {
       .model_type = model_type,

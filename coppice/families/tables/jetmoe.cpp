@@ -9,7 +9,7 @@ using enum When;
 
 constexpr std::string_view kExpertsKeys[] = {"num_local_experts"};
 
-// Attention is a mixture too, of as many experts; those are always copied. `bias` is one for all experts.
+// Attention is also a mixture with the same number of experts; those are always copied. `bias` is one for all experts.
 constexpr TensorRule kTensors[] = {
     {"model.layers.{L}.mlp.router.layer.weight", kRouter},
     {"model.layers.{L}.mlp.input_linear.weight", kExpertGateUp, {}, kAlways, kStacked},

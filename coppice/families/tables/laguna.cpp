@@ -9,7 +9,7 @@ using enum When;
 
 constexpr std::string_view kExpertsKeys[] = {"num_experts"};
 
-// The selection bias lies among the experts.
+// The selection bias is stored below the module of the experts.
 constexpr TensorRule kTensors[] = {
     {"model.layers.{L}.mlp.gate.weight", kRouter},
     {"model.layers.{L}.mlp.experts.e_score_correction_bias", kSelectionBias},

@@ -7,7 +7,7 @@ namespace {
 using enum Role;
 using enum When;
 
-// Those with other layers than attention: surgery only.
+// Families with other layers than attention: expand only.
 
 constexpr std::string_view kExpertsKeys[] = {"num_local_experts"};
 

@@ -9,7 +9,7 @@ using enum When;
 
 constexpr std::string_view kExpertsKeys[] = {"n_routed_experts"};
 
-// Each layer has two attentions and two dense feed-forwards. Choices that leave a token as it is stand behind the
+// Each layer has two attentions and two dense feed-forwards. Zero experts, which leave a token unchanged, follow the
 // experts; transformers 5.17 saves gate and up for those too.
 constexpr TensorRule kTensors[] = {
     {"model.layers.{L}.mlp.router.classifier.weight", kRouter},

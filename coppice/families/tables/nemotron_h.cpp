@@ -9,7 +9,7 @@ using enum When;
 
 constexpr std::string_view kExpertsKeys[] = {"n_routed_experts"};
 
-// Every layer is one mixer: Mamba, attention, a feed-forward or experts, which have no gate (squared ReLU).
+// Every layer has one mixer: Mamba, attention, a feed-forward or experts. Experts have no gate (squared ReLU).
 constexpr TensorRule kTensors[] = {
     {"backbone.layers.{L}.mixer.gate.weight", kRouter},
     {"backbone.layers.{L}.mixer.gate.e_score_correction_bias", kSelectionBias},

@@ -9,7 +9,7 @@ using enum When;
 
 constexpr std::string_view kExpertsKeys[] = {"num_experts"};
 
-// Layers of the decoder count on from the encoder's. Experts are two matrices with biases and no gate.
+// Layers of the decoder are numbered after the encoder's. Experts are two matrices with biases and no gate.
 constexpr TensorRule kTensors[] = {
     {"model.encoder.layers.{L}.ffn.router.classifier.weight", kRouter},
     {"model.encoder.layers.{L}.ffn.router.classifier.bias", kRouterBias, {}, kOptional},

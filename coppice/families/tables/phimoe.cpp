@@ -24,7 +24,7 @@ constexpr Rename kMemoryNames[] = {
 
 }  // namespace
 
-// The router takes two experts whatever num_experts_per_tok says.
+// The router always chooses two experts and ignores num_experts_per_tok.
 extern const Family kPhimoe;
 const Family kPhimoe{
     .model_type = "phimoe",

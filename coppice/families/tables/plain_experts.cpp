@@ -7,7 +7,7 @@ namespace {
 using enum Role;
 using enum When;
 
-// Families that differ in attention alone: softmax (cohere2_moe: either order), a linear router, plain experts.
+// Families that differ only in attention: softmax (cohere2_moe: either order), a linear router, plain experts.
 
 constexpr std::string_view kExpertsKeys[] = {"num_experts"};
 constexpr std::string_view kLocalExpertsKeys[] = {"num_local_experts", "num_experts"};

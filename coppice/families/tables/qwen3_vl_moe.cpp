@@ -9,7 +9,8 @@ using enum When;
 
 constexpr std::string_view kExpertsKeys[] = {"num_local_experts", "num_experts"};
 
-// The experts of each layer in two tensors, [experts, in, out]; transformers before version 5 saved them alike.
+// The experts of each layer in two tensors, [experts, in, out]; transformers before version 5 saved them in the same
+// way.
 constexpr TensorRule kTensors[] = {
     {"model.layers.{L}.mlp.gate.weight", kRouter},
     {"model.layers.{L}.mlp.experts.gate_up_proj", kExpertGateUp, {}, kAlways, kStackedInOut},

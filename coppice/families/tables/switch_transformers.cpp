@@ -9,7 +9,7 @@ using enum When;
 
 constexpr std::string_view kExpertsKeys[] = {"num_experts"};
 
-// Layers of the decoder count on from the encoder's. Experts are two matrices without a gate.
+// Layers of the decoder are numbered after the encoder's. Experts are two matrices without a gate.
 constexpr TensorRule kTensors[] = {
     {"encoder.block.{L}.layer.{N}.mlp.router.classifier.weight", kRouter},
     {"encoder.block.{L}.layer.{N}.mlp.router.classifier.bias", kRouterBias, {}, kOptional},

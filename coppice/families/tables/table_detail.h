@@ -6,8 +6,8 @@
 
 namespace coppice::families::detail {
 
-/// A family's rows but for one each of some roles, which a relative of it lacks. A role that is not there once does not
-/// compile.
+/// A family's rows without those of some roles, which a related family does not have. A role that does not occur
+/// exactly once is a compile error.
 template <Role... kLeftOut, size_t kRows>
 consteval std::array<TensorRule, kRows - sizeof...(kLeftOut)> without(const TensorRule (&rows)[kRows]) {
   std::array<TensorRule, kRows - sizeof...(kLeftOut)> out{};
@@ -15,7 +15,7 @@ consteval std::array<TensorRule, kRows - sizeof...(kLeftOut)> without(const Tens
   for (const TensorRule& row : rows) {
     if (((row.role != kLeftOut) && ...)) out.at(count++) = row;
   }
-  if (count != out.size()) throw "a role that stands in several rows";
+  if (count != out.size()) throw "a role that occurs in several rows";
   return out;
 }
 
