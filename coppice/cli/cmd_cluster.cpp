@@ -4,12 +4,12 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
 #include "coppice/io/output_place.h"
+#include "coppice/options/options.h"
 #include "coppice/report/html.h"
 #include "coppice/score/router_rows.h"
 

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/output_options.h"
@@ -15,6 +14,7 @@
 #include "coppice/convert/recipe.h"
 #include "coppice/families/match.h"
 #include "coppice/io/output_place.h"
+#include "coppice/options/options.h"
 
 namespace coppice::cli {
 namespace {

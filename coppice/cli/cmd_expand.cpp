@@ -6,7 +6,6 @@
 #include <string>
 
 #include "coppice/base/error.h"
-#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/given_family.h"
@@ -16,6 +15,7 @@
 #include "coppice/grow/exactness.h"
 #include "coppice/grow/expand.h"
 #include "coppice/io/output_place.h"
+#include "coppice/options/options.h"
 #include "coppice/plan/growth_settings.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/plan/selection.h"

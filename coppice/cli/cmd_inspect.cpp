@@ -2,7 +2,6 @@
 #include <map>
 
 #include "coppice/base/log.h"
-#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/cli/command.h"
@@ -10,6 +9,7 @@
 #include "coppice/families/match.h"
 #include "coppice/families/routing_class.h"
 #include "coppice/models/expert_norms.h"
+#include "coppice/options/options.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/report/html.h"
 

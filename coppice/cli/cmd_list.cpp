@@ -3,7 +3,6 @@
 #include <iostream>
 
 #include "coppice/base/error.h"
-#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/convert/pairs.h"
@@ -15,6 +14,7 @@
 #include "coppice/methods/new_router.h"
 #include "coppice/methods/optimizer_init.h"
 #include "coppice/methods/router_init.h"
+#include "coppice/options/options.h"
 #include "coppice/plan/recipe.h"
 #include "coppice/plan/selection.h"
 #include "coppice/plan/utility.h"

@@ -4,11 +4,11 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/output_place.h"
+#include "coppice/options/options.h"
 #include "coppice/report/html.h"
 #include "coppice/report/runs_page.h"
 

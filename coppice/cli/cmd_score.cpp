@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
@@ -11,6 +10,7 @@
 #include "coppice/cli/threads.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/output_place.h"
+#include "coppice/options/options.h"
 #include "coppice/score/score.h"
 
 namespace coppice::cli {

@@ -5,11 +5,11 @@
 #include "coppice/base/error.h"
 #include "coppice/base/json.h"
 #include "coppice/base/log.h"
-#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/data/tokenize.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/options/options.h"
 
 namespace coppice::cli {
 namespace {

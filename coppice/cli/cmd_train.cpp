@@ -1,8 +1,8 @@
 #include <iostream>
 
-#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
+#include "coppice/options/options.h"
 #include "coppice/report/html.h"
 #include "coppice/train/run.h"
 

@@ -5,7 +5,6 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/log.h"
-#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
@@ -14,6 +13,7 @@
 #include "coppice/cli/thread_count.h"
 #include "coppice/convert/convert.h"
 #include "coppice/families/match.h"
+#include "coppice/options/options.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/verify/conversion.h"
 #include "coppice/verify/verify.h"

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/options/options.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
 #include "coppice/cli/command.h"
+#include "coppice/options/options.h"
 
 namespace coppice::cli {
 namespace {

@@ -12,11 +12,11 @@
 #include "coppice/base/error.h"
 #include "coppice/base/json.h"
 #include "coppice/base/log.h"
-#include "coppice/options/options.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/byte_count.h"
 #include "coppice/cli/thread_count.h"
+#include "coppice/options/options.h"
 #include "coppice/output/write_model.h"
 #include "coppice/plan/lineage.h"
 

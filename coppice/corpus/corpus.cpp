@@ -47,8 +47,8 @@ void prepare(const Package& package, const fs::path& corpus, const fs::path& tex
     if (entry.path().extension() == ".deb") deb = entry.path();
   }
   if (deb.empty())
-    throw Error(ErrorCode::kIo,
-                cat("apt-get download ", package.name, ": did not write a .deb file (give your own text with --text DIR)"));
+    throw Error(ErrorCode::kIo, cat("apt-get download ", package.name,
+                                    ": did not write a .deb file (give your own text with --text DIR)"));
   const std::string advice = "check that dpkg is installed and the disk is not full";
   std::string version = data::run_program({"dpkg-deb", "-f", deb.string(), "Version"}, scratch.path(), advice);
   while (!version.empty() && version.back() == '\n') version.pop_back();

@@ -9,8 +9,8 @@
 #include <tuple>
 #include <vector>
 
-#include "coppice/options/options.h"
 #include "coppice/cost/memory.h"
+#include "coppice/options/options.h"
 #include "coppice/plan/plan.h"
 
 namespace coppice::cost {

@@ -15,7 +15,7 @@
 namespace coppice::demo {
 namespace {
 
-constexpr int64_t kBatchTokens = 1024;      // with fewer, one odd document makes a gradient of ten times the usual norm
+constexpr int64_t kBatchTokens = 1024;  // with fewer, one odd document makes a gradient of ten times the usual norm
 constexpr double kTokensPerMinute = 3.35e6;  // of all arms and seeds; two slow cores manage it
 constexpr double kFewestEvaluationTokens = 65536;
 

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "coppice/base/json.h"
-#include "coppice/options/options.h"
 #include "coppice/families/model_config.h"
+#include "coppice/options/options.h"
 #include "coppice/plan/growth_settings.h"
 #include "coppice/step/balance.h"
 

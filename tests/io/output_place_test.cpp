@@ -95,7 +95,8 @@ TEST(OutputFile, ReplacesNothingButItsKind) {
   for (const char* name : {"old", "empty", "new", "no/such/folder"}) check_output_file(dir / name, kNotes, {});
   write_text(dir / "short", "not");
   write_text(dir / "config.json", "{}");
-  for (const char* name : {"short", "config.json"}) expect_refused(dir / name, {}, {name, "not a file of notes", "another name"});
+  for (const char* name : {"short", "config.json"})
+    expect_refused(dir / name, {}, {name, "not a file of notes", "another name"});
   fs::create_directory(dir / "folder");
   expect_refused(dir / "folder", {}, {"folder", "not a file"});
   fs::create_symlink(dir / "short", dir / "link");

@@ -60,7 +60,7 @@ TEST(ScheduleRate, NeverRisesAfterWarmUp) {
 TEST(ScheduleCheck, RefusesWhatDoesNotFit) {
   Schedule s = kHundred;
   s.warmup = 90;
-  testing::expect_error(ErrorCode::kUsage, {"90 steps of warm-up", "20 of anneal", "100 steps"}, [&] { s.check(); });
+  testing::expect_error(ErrorCode::kUsage, {"90 steps of warm-up", "20 of annealing", "100 steps"}, [&] { s.check(); });
   s = kHundred;
   s.min_ratio = 1.5;
   testing::expect_error(ErrorCode::kUsage, {"min_lr_ratio"}, [&] { s.check(); });

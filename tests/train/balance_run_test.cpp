@@ -322,7 +322,7 @@ TEST(BalancedRunWithSleepers, RefusesWhatWouldLetThemSleep) {
   o.balance_rate = 1e-3;
   const char* const twice = R"([{"at_step": 4, "select": "uniform"}, {"at_step": 20, "select": "uniform"}])";
   o.growth = Json::parse(twice, "test");
-  expect_error(ErrorCode::kUsage, {"growth 2", "sleep", "handover.steps"}, [&] { (void)train(o); });
+  expect_error(ErrorCode::kUsage, {"growth 2", "dormant", "handover.steps"}, [&] { (void)train(o); });
   o.handover_steps = 17;
   expect_error(ErrorCode::kUsage, {"growth 2", "handover.steps"}, [&] { (void)train(o); });
 }
