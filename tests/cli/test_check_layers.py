@@ -58,3 +58,9 @@ def test_what_differs_is_named(tree, name, before, after, said):
 def test_a_folder_that_is_not_drawn_is_named(tree):
     (tree / "coppice/attic").mkdir()
     assert "coppice/attic" in check(tree)
+
+
+def test_a_folder_of_too_many_files_is_named(tree):
+    for i in range(41):
+        (tree / f"coppice/plan/more_{i}.h").touch()
+    assert "coppice/plan: " in check(tree) and "40 at most" in check(tree)
