@@ -1,4 +1,4 @@
-// The way back: experts averaged into one feed-forward layer.
+// Averages experts into one feed-forward layer (--dense-average).
 
 #include <memory>
 #include <utility>
@@ -22,7 +22,7 @@ Role expert_role(Role dense) {
   return dense == Role::kDenseUp ? Role::kExpertUp : Role::kExpertDown;
 }
 
-/// Matrix `role` of an expert, wherever it lies.
+/// The matrix `role` of an expert, whatever the layout.
 MatrixRows expert_matrix(const models::ExpertParts& parts, int64_t layer, int64_t expert, Role role) {
   for (const models::ExpertPart& part : parts.of(layer, expert)) {
     for (const ExpertMatrix& place : models::expert_matrices(*part.slot, parts.model().config.num_experts)) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// Matrices that a conversion makes or looks at, by rows.
+// Matrices that a conversion makes or reads, by rows.
 
 #include <vector>
 
@@ -10,7 +10,7 @@
 
 namespace coppice::convert::detail {
 
-/// All of a tensor, [first dimension, the others].
+/// A whole tensor as a matrix [first dimension, the others].
 models::ExpertMatrix whole(families::Role role, const io::TensorShape& shape);
 
 /// Slice `index` of `count` of a dense layer's matrix, as the matrix `role` of an expert: rows of gate and up, columns

@@ -9,9 +9,10 @@
 
 namespace coppice::grow {
 
-/// Every tensor of the grown optimizer state. `slots` are the grown model's; all arguments outlive the result.
+/// Every tensor of the expanded optimizer state. `slots` are the expanded model's; all arguments must outlive the
+/// result.
 ///
-/// Memory   of computed pieces: detail::child_piece, or some fp32 copies of a matrix.
+/// Memory   for computed pieces: that of detail::child_piece, or a few fp32 copies of a matrix.
 std::vector<output::OutputTensor> grown_optimizer(const families::Model& model, const models::OptimizerState& state,
                                                   const plan::GrowthPlan& plan,
                                                   const std::vector<families::TensorSlot>& slots);

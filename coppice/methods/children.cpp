@@ -19,14 +19,18 @@ std::vector<uint32_t> LayerPlan::siblings(int64_t experts_before) const {
   return counts;
 }
 
-int64_t layer_from_key(std::string_view key, std::string_view path) {
+std::optional<int64_t> layer_number(std::string_view text) {
   int64_t layer = -1;
-  const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), layer);
-  const bool whole = error == std::errc() && end == key.data() + key.size();
-  if (!whole || layer < 0 || layer >= families::kMaxLayers || std::to_string(layer) != key) {
-    throw Error(ErrorCode::kFormat, cat(path, ": '", key, "' is no layer number (correct the file, or make it again)"));
-  }
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), layer);
+  const bool is_whole = error == std::errc() && end == text.data() + text.size();
+  if (!is_whole || layer < 0 || layer >= families::kMaxLayers || std::to_string(layer) != text) return std::nullopt;
   return layer;
+}
+
+int64_t layer_from_key(std::string_view key, std::string_view path) {
+  if (const auto layer = layer_number(key)) return *layer;
+  throw Error(ErrorCode::kFormat,
+              cat(path, ": '", key, "' is not a layer number (correct the file, or make it again)"));
 }
 
 }  // namespace coppice::methods

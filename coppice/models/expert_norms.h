@@ -17,7 +17,7 @@ struct ExpertNorms {
 ///
 /// Memory   one matrix in fp32 per thread.
 /// Threads  the result does not depend on their number.
-/// Throws   Error{kShape} if a dtype is no float; Error{kInterrupted}.
+/// Throws   Error{kShape} if a dtype is not a floating-point type; Error{kInterrupted}.
 std::map<int64_t, std::vector<ExpertNorms>> expert_norms(const families::Model& model, size_t threads);
 
 }  // namespace coppice::models

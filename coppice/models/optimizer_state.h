@@ -15,15 +15,15 @@
 namespace coppice::models {
 
 /// `trainer/optimizer-0000i-of-0000N.safetensors`, keys `<tensor name on disk>.{master,exp_avg,exp_avg_sq,step}`: F32
-/// in the tensor's shape, the step I64 [1], or [E] for router tensors, whose rows count alone. F32 weights have no
-/// master; the selection bias, which Adam does not train, and tensors without elements have no entry.
+/// with the tensor's shape; the step is I64 [1], or [E] for router tensors, whose rows have separate counts. F32
+/// weights have no master; the selection bias, which Adam does not train, and tensors without elements have no entry.
 ///
 /// Memory   headers only.
 class OptimizerState {
  public:
-  /// The state beside `model`; none if it has no trainer/.
+  /// The optimizer state of `model`; none if it has no trainer/.
   /// Throws   Error{kFormat}: missing or extra shards, files or keys, all listed; Error{kShape}: another shape or
-  ///          dtype, all listed; Error{kUnsupported}: an optimizer.pt of torch.
+  ///          dtype, all listed; Error{kUnsupported}: a torch optimizer.pt.
   static std::optional<OptimizerState> open(const families::Model& model);
 
   OptimizerState(OptimizerState&&) = default;  // no copies: entries_ points into shards_
@@ -46,9 +46,9 @@ struct OptimizerPart {
   io::Dtype dtype;
   io::TensorShape shape;
 };
-/// The parts of the tensor `slot` of a model of so many experts; `weights` is the dtype that it is stored in.
+/// The parts of the tensor `slot` in a model with `experts` experts; `weights` is its stored dtype.
 std::vector<OptimizerPart> optimizer_parts(const families::TensorSlot& slot, io::Dtype weights, int64_t experts);
-/// Routers and stacks of experts: each row or expert counts its own steps.
+/// Whether each row or expert has its own step count: routers and stacks of experts.
 bool counts_rows(const families::TensorSlot& slot);
 
 }  // namespace coppice::models

@@ -1,7 +1,7 @@
 #pragma once
 
-// What stands around the layers, shared by the decoder in memory and the one that holds a few layers at a time.
-// B sequences, S positions, T = B * S tokens, V vocabulary, D model dimension.
+// The parts of a model outside its layers, shared by the decoder in memory and the one that loads a few layers at a
+// time. B sequences, S positions, T = B * S tokens, V vocabulary, D model dimension.
 
 #include <map>
 #include <vector>
@@ -12,7 +12,7 @@
 
 namespace coppice::nn::detail {
 
-/// Throws   Error{kUnsupported} listing what `nn` cannot compute of this configuration, if anything.
+/// Throws   Error{kUnsupported} listing what `nn` does not support in this configuration, if anything.
 void check_supported(const families::ModelConfig& config);
 
 /// Throws   Error{kFormat} naming the first id outside the vocabulary.
@@ -21,17 +21,16 @@ void check_tokens(const at::Tensor& tokens_BS, int64_t vocabulary);
 /// Fills tensors from a checkpoint, which must outlive the result.
 TensorFill checkpoint_fill(const families::Model& model);
 
-/// Checks that each start, if there are any, is its own token's or the one of the token before.
+/// Checks that each start, if given, is the token's own position or the start of the token before.
 void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_BS);
 
-/// What a parameter's value stands for in a layer: centred norms multiply by 1 + value, in f32 (which bf16 would round
-/// to steps of 1/128).
+/// The weight that a layer uses: for centred norms 1 + value, in f32 (bf16 would round it to steps of 1/128).
 at::Tensor weight_of(const Parameter& parameter);
 
-/// Sets the angles of `context.positions` positions, of every token where `context.start_BS` starts documents.
+/// Sets the angles of `context.positions` positions, or of every token if `context.start_BS` is defined.
 void set_rotary_angles(BlockContext& context);
 
-/// Rows of the embedding table as the first layer takes them, [T, D] in the table's dtype.
+/// Rows of the embedding table as input of the first layer, [T, D] in the table's dtype.
 at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD, const at::Tensor& tokens_BS);
 
 /// Consecutive layers [first, last). `parameters` has those of these layers and of no other; those of no layer are
@@ -53,7 +52,7 @@ struct BalanceTerms {
 at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t positions,
                       const ForwardOptions& options, std::vector<LayerRouting>* routing, BalanceTerms* terms = nullptr);
 
-/// What the output layer takes, [T, D]: after the final norm, divided by what the logits are divided by.
+/// What the output layer takes, [T, D]: after the final norm, divided by the divisor of the logits.
 at::Tensor to_head(const families::ModelConfig& config, const at::Tensor& norm_D, const at::Tensor& x_TD);
 
 }  // namespace coppice::nn::detail

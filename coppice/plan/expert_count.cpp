@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kMaxDigits = 9;  // times families::kMaxExperts stays below 2^63
 
-/// numerator / denominator, times the present count if `is_factor`.
+/// numerator / denominator, times the current number of experts if `is_factor`.
 struct ParsedCount {
   int64_t numerator = 0, denominator = 1;
   bool is_factor = false;
@@ -29,11 +29,11 @@ ParsedCount parse_count(std::string_view text) {
   }
   if (const size_t point = digits.find('.'); point != std::string::npos) {
     const size_t decimals = digits.size() - point - 1;
-    if (!count.is_factor || point == 0 || decimals == 0 || decimals > 6) fail("is no number of experts");
+    if (!count.is_factor || point == 0 || decimals == 0 || decimals > 6) fail("is not a number of experts");
     digits.erase(point, 1);
     for (size_t i = 0; i < decimals; ++i) count.denominator *= 10;
   }
-  if (digits.empty() || digits.find_first_not_of("0123456789") != std::string::npos) fail("is no number of experts");
+  if (digits.empty() || digits.find_first_not_of("0123456789") != std::string::npos) fail("is not a number of experts");
   if (digits.size() > kMaxDigits) fail("is too large");
   std::from_chars(digits.data(), digits.data() + digits.size(), count.numerator);
   return count;
@@ -50,7 +50,7 @@ int64_t ExpertCount::resolve(int64_t experts) const {
   const ParsedCount count = parse_count(text);
   if (experts > families::kMaxExperts) {
     throw Error(ErrorCode::kUnsupported,
-                cat("the model has ", experts, " experts; coppice grows up to ", families::kMaxExperts));
+                cat("the model has ", experts, " experts; wanted at most ", families::kMaxExperts));
   }
   int64_t wanted = count.numerator;
   if (count.is_factor) {
@@ -62,8 +62,8 @@ int64_t ExpertCount::resolve(int64_t experts) const {
     wanted /= count.denominator;
   }
   if (wanted <= experts) {
-    throw Error(ErrorCode::kUsage, cat("experts: ", text, " makes ", wanted, " of ", experts,
-                                       "; a model grows, so the number afterwards must be larger"));
+    throw Error(ErrorCode::kUsage,
+                cat("experts: ", text, " makes ", wanted, " of ", experts, "; wanted more experts than before"));
   }
   if (wanted > families::kMaxExperts) {
     throw Error(ErrorCode::kUsage, cat("experts: ", text, " of ", experts, " is more than ", families::kMaxExperts,

@@ -28,30 +28,30 @@ void check_model(const ModelConfig& config) {
   if (!config.is_moe()) {
     throw Error(ErrorCode::kUnsupported,
                 cat("a ", config.family->model_type,
-                    " model has no experts to duplicate (make it a mixture of experts first)"));
+                    " model has no experts to copy (convert it first with `coppice convert`)"));
   }
   if (config.num_moe_layers() == 0) {
     throw Error(ErrorCode::kUnsupported,
-                cat("config.json counts ", config.num_experts, " experts, and none of its ", config.num_layers,
-                    " layers has any (correct the key that says which layers are dense)"));
+                cat("config.json says ", config.num_experts, " experts, but all of its ", config.num_layers,
+                    " layers are dense (correct the key that says which layers are dense)"));
   }
   if (config.num_layers > families::kMaxLayers) {
     throw Error(ErrorCode::kUnsupported,
-                cat("the model has ", config.num_layers, " layers; coppice grows up to ", families::kMaxLayers));
+                cat("the model has ", config.num_layers, " layers; wanted at most ", families::kMaxLayers));
   }
 }
 
 void check_scores(const ModelConfig& config, const Scores& scores) {
   std::vector<std::string> differences;
   const auto compare = [&](std::string_view what, const auto& found, const auto& wanted) {
-    if (found != wanted) differences.push_back(cat(what, " ", found, ", the model has ", wanted));
+    if (found != wanted) differences.push_back(cat(what, " ", found, ", but the model has ", wanted));
   };
   compare("experts", scores.experts, config.num_experts);
   compare("layers", scores.layers, config.num_layers);
   compare("model_type", scores.model_type, config.family->model_type);
   if (differences.empty()) return;
   throw Error(ErrorCode::kUsage,
-              cat("the scores are of another model: ", join(differences, "; "), " (score the model that you grow)"));
+              cat("the scores are of another model: ", join(differences, "; "), " (score the model that you expand)"));
 }
 
 MethodChoice choose_router_init(const ModelConfig& config, const GrowthOptions& options) {
@@ -59,7 +59,7 @@ MethodChoice choose_router_init(const ModelConfig& config, const GrowthOptions& 
   return {has_bias(config) ? "bias_only" : "perturb_new_only", {}};
 }
 
-/// Where there are groups and they are kept, copies lie beside their parents.
+/// If router groups are kept, copies are placed beside their parents.
 Order choose_order(const ModelConfig& config, const GrowthOptions& options, int64_t num_new) {
   const int64_t groups = config.routing.num_groups;
   const bool keeps_groups = groups > 1 && !options.allow_regroup && !options.scale_top_k;
@@ -69,37 +69,37 @@ Order choose_order(const ModelConfig& config, const GrowthOptions& options, int6
   if (groups <= 1) return order;
   if (options.scale_top_k && order != Order::kAppend) {
     throw Error(ErrorCode::kUsage, cat("order: 'siblings' would mix the ", groups,
-                                       " router groups, whose number grows with top-K (choose append)"));
+                                       " router groups, whose number is multiplied like top-K (choose append)"));
   }
   if (!keeps_groups) return order;
   if (order == Order::kAppend) {
     throw Error(ErrorCode::kUsage, cat("order: 'append' would move experts out of their ", groups,
-                                       " router groups (choose siblings, or allow it with --allow-regroup)"));
+                                       " router groups (choose siblings, or pass --allow-regroup)"));
   }
   if (config.num_experts % groups != 0 || num_new % groups != 0) {
     throw Error(ErrorCode::kUsage,
-                cat("experts: ", num_new, " new ones on top of ", config.num_experts, " do not divide into ", groups,
-                    " equal router groups (choose a number afterwards that is a multiple of ", groups,
-                    ", or allow experts to change groups with --allow-regroup)"));
+                cat("experts: ", num_new, " new and ", config.num_experts, " old ones cannot be divided into ", groups,
+                    " equal router groups (choose a total that is a multiple of ", groups,
+                    ", or let experts change groups with --allow-regroup)"));
   }
   return order;
 }
 
-/// Throws   Error{kUsage} where top-K cannot grow by the factor of the experts.
+/// Throws   Error{kUsage} if top-K cannot be multiplied by the factor of the experts.
 void scale_top_k(const ModelConfig& config, const SelectionRule& rule, GrowthPlan& plan) {
   if (plan.experts_after % plan.experts_before != 0) {
-    throw Error(ErrorCode::kUsage, cat("top-k: cannot grow with the experts from ", plan.experts_before, " to ",
+    throw Error(ErrorCode::kUsage, cat("top-k: cannot be scaled like the experts, from ", plan.experts_before, " to ",
                                        plan.experts_after, " (choose a multiple of ", plan.experts_before, ")"));
   }
   if (rule.name != "uniform") {
-    throw Error(ErrorCode::kUsage, cat("top-k: grows with the experts if each has the same number of copies, and '",
+    throw Error(ErrorCode::kUsage, cat("top-k: can be scaled only if every expert has the same number of copies, but '",
                                        rule.name, "' chooses among them (leave select and scores out)"));
   }
   plan.top_k_factor = plan.experts_after / plan.experts_before;
   set_factors(config, plan);
 }
 
-/// New copies of each expert of a layer; chosen inside each router group where there are any.
+/// The number of new copies of each expert of a layer; if there are router groups, chosen inside each group.
 std::vector<uint32_t> copies_per_expert(const SelectionRule& rule, const SelectionInput& layer_input, int64_t experts,
                                         int64_t groups) {
   std::vector<uint32_t> copies;
@@ -111,7 +111,7 @@ std::vector<uint32_t> copies_per_expert(const SelectionRule& rule, const Selecti
       input.scores = input.scores.subspan(static_cast<size_t>(first), static_cast<size_t>(group_experts));
     }
     input.num_new = layer_input.num_new / groups;
-    input.key.parent = static_cast<uint32_t>(first);  // every group draws its own numbers
+    input.key.parent = static_cast<uint32_t>(first);  // every group has its own random numbers
     const auto counts = select_parents(rule, input, group_experts);
     copies.insert(copies.end(), counts.begin(), counts.end());
   }
@@ -164,8 +164,9 @@ GrowthPlan make_plan(const ModelConfig& config, const GrowthOptions& options, co
   plan.select = options.select.value_or(scores == nullptr ? "uniform" : "waterfill");
   const SelectionRule& rule = selection_rule(plan.select);
   if (rule.needs_scores && scores == nullptr) {
-    throw Error(ErrorCode::kUsage, cat("select: '", rule.name,
-                                       "' ranks experts and there are no scores (give scores, or select uniform)"));
+    throw Error(ErrorCode::kUsage,
+                cat("select: '", rule.name,
+                    "' ranks experts by scores, but there are no scores (give scores, or select uniform)"));
   }
   (void)utility_metric(options.metric);
   (void)layer_selection(options.layer_selection);

@@ -1,4 +1,5 @@
-// scores.json: written by `score`, read by `expand`, possibly on another machine and possibly damaged on the way.
+// scores.json: written by `score` and read by `expand`, possibly on another machine. The file may be damaged, so
+// everything is checked.
 
 #include <cmath>
 
@@ -15,7 +16,7 @@ namespace {
 
 constexpr int64_t kVersion = 1;
 constexpr std::string_view kConcentration = "gate_concentration";
-constexpr std::string_view kConcentrationOf010 = "effective_top_k";  // its name in files of version 0.1.0
+constexpr std::string_view kConcentrationOf010 = "effective_top_k";  // the key in files of version 0.1.0
 
 using PerLayer = std::map<int64_t, std::vector<double>>;
 
@@ -77,7 +78,7 @@ PerLayer read_per_layer(const JsonFields& fields, int64_t layers, int64_t expert
     const int64_t layer = read_layer(fields, key, layers);
     const auto& items = fields.array(key).items();
     if (items.size() != static_cast<size_t>(experts)) {
-      fields.fail(key, cat("has ", items.size(), " values, not one for each of ", experts, " experts"));
+      fields.fail(key, cat("has ", items.size(), " values; wanted one for each of ", experts, " experts"));
     }
     auto& values = out[layer];
     for (const Json& item : items) {
@@ -90,10 +91,10 @@ PerLayer read_per_layer(const JsonFields& fields, int64_t layers, int64_t expert
 MetricPart read_part(const JsonFields& fields, int64_t layers, int64_t experts) {
   MetricPart part;
   part.sum = read_per_layer(fields.object("sum"), layers, experts);
-  if (part.sum.empty()) fields.fail("sum", "has no layer");
+  if (part.sum.empty()) fields.fail("sum", "has no layers");
   if (fields.has("sum_sq")) part.sum_sq = read_per_layer(fields.object("sum_sq"), layers, experts);
   for (const auto& [layer, unused] : part.sum_sq) {
-    if (!part.sum.contains(layer)) fields.fail("sum_sq", cat("has layer ", layer, ", which 'sum' has not"));
+    if (!part.sum.contains(layer)) fields.fail("sum_sq", cat("has layer ", layer, ", which 'sum' does not have"));
   }
   return part;
 }
@@ -110,9 +111,9 @@ LayerStatistic read_statistic(const JsonFields& fields, int64_t layers) {
   LayerStatistic out{read_layer_values(fields.object("sum"), layers),
                      read_layer_values(fields.object("sum_sq"), layers)};
   for (const auto& [layer, unused] : out.sum) {
-    if (!out.sum_sq.contains(layer)) fields.fail("sum", cat("has layer ", layer, ", which 'sum_sq' has not"));
+    if (!out.sum_sq.contains(layer)) fields.fail("sum", cat("has layer ", layer, ", which 'sum_sq' does not have"));
   }
-  if (out.sum.size() != out.sum_sq.size()) fields.fail("sum_sq", "has layers that 'sum' has not");
+  if (out.sum.size() != out.sum_sq.size()) fields.fail("sum_sq", "has layers that 'sum' does not have");
   return out;
 }
 
@@ -134,7 +135,7 @@ void read_tokens(const JsonFields& fields, Scores& scores) {
 std::vector<std::string> read_runs(const JsonFields& fields) {
   std::vector<std::string> out;
   for (const Json& run : fields.array("runs").items()) {
-    if (!run.is_string()) fields.fail("runs", "holds something else than text; wanted digests of files");
+    if (!run.is_string()) fields.fail("runs", "has an item that is not text; wanted digests of files");
     out.push_back(run.as_string());
   }
   return out;
@@ -192,7 +193,7 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
     scores.gate_concentration = read_statistic(routing.object(name), scores.layers);
   }
   const JsonFields metrics = fields.object("metrics");
-  if (metrics.members().empty()) fields.fail("metrics", "is empty; wanted one or more");
+  if (metrics.members().empty()) fields.fail("metrics", "is empty; wanted one or more metrics");
   for (const auto& [name, unused] : metrics.members()) {
     const JsonFields metric = metrics.object(name);
     MetricScores& target = scores.metrics[name];

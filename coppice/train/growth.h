@@ -6,11 +6,11 @@
 
 namespace coppice::train {
 
-/// Grows a model in training, its optimizer state and selection biases by `plan`: the same bytes as `coppice expand`
-/// makes of its checkpoint.
+/// Expands a model in training by `plan`, with its optimizer state and selection biases. The bytes equal those that
+/// `coppice expand` makes from its checkpoint.
 ///
-/// Memory   the grown model and its optimizer state beside those before.
-/// Throws   Error{kInternal} if the plan is of another number of experts.
+/// Memory   the expanded model and its optimizer state, in addition to those before.
+/// Throws   Error{kInternal} if the plan starts from another number of experts.
 void grow(nn::Decoder& model, step::Optimizer& optimizer, const plan::GrowthPlan& plan);
 
 }  // namespace coppice::train

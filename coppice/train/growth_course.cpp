@@ -19,11 +19,11 @@ namespace coppice::train {
 namespace {
 
 constexpr double kSleepsFor = 1.0;   // sigmoids lie between 0 and 1
-constexpr double kSameShare = 1e-9;  // of shares that are quotients of the same numbers
+constexpr double kSameShare = 1e-9;  // tolerance for shares that are quotients of the same numbers
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
 
-/// How far below its lineage the lowest selection bias lies; 0 where there is none.
+/// The largest depth of a selection bias below its lineage; 0 if there is none.
 double deepest_sleeper(const nn::Decoder& model, const Parents& parents) {
   double deepest = 0;
   for (const auto& [layer, bias_E] : model.selection_bias()) {
@@ -53,15 +53,15 @@ GrowthCourse::GrowthCourse(const TrainOptions& options, const RunSettings& setti
   if (!start_.resumed) begin_handover();
   if (start_.resumed && start_.position.grown_at >= 0 && parents_.empty()) {
     throw Error(ErrorCode::kFormat, cat("train.resume: ", io::kLineageFile, " of the newest checkpoint in ",
-                                        options.out, " names no growth; wanted that of step ", start_.position.grown_at,
-                                        " (go back to an earlier one)"));
+                                        options.out, " records no expansion; wanted that of step ",
+                                        start_.position.grown_at, " (go back to an earlier checkpoint)"));
   }
   check_start(balance);
 }
 
 void GrowthCourse::begin_handover() {
   step::Position& position = start_.position;
-  // Of the run before, where train.start is `continue`; what coppice wrote before coppice.json noted it has only that.
+  // From the run before, if train.start is `continue`; older versions of coppice recorded it only there.
   const plan::WakingNote in_state{.steps = position.wake_steps, .left = position.wake_steps_left()};
   position.growths = 0;
   position.grown_at = -1;
@@ -82,7 +82,7 @@ void GrowthCourse::begin_handover() {
     if (!over) position.grown_at = position.step;
     if (over && settings_.stages.empty()) {
       refuse(cat("handover.policy: '", options_.handover, "' for ", options_.model_path,
-                 ", whose newest growth left lineage-unique routing by step ", *over, " (", io::kLineageFile,
+                 ", whose release from lineage-unique routing was complete by step ", *over, " (", io::kLineageFile,
                  "; set handover.policy none and handover.steps 0)"));
     }
   } else if (deepest_sleeper(start_.model, parents_) >= kSleepsFor) {
@@ -91,8 +91,8 @@ void GrowthCourse::begin_handover() {
       position.wake_steps = steps_to_wake();
     } else {
       log_warning(cat(options_.model_path,
-                      ": copies sleep, their selection bias lies 1 and more below their parents'; ",
-                      "balancing alone takes long to wake them (set handover.policy dormant)"));
+                      ": copies are dormant, because their selection bias is 1 or more below their parents'; ",
+                      "balancing alone takes many steps to raise it (set handover.policy dormant)"));
     }
   }
 }
@@ -101,28 +101,29 @@ void GrowthCourse::go_on_releasing(const plan::LineageShare& note) {
   const Handover& handover = settings_.handover;
   step::Position& position = start_.position;
   const std::string found =
-      cat("handover.policy: '", options_.handover, "' for ", options_.model_path, ", which routes a share of ",
-          note.share, " of the tokens by lineage (", io::kLineageFile, ")");
+      cat("handover.policy: '", options_.handover, "' for ", options_.model_path, ", in which a share of ", note.share,
+          " of the tokens has lineage-unique routing (", io::kLineageFile, ")");
   if (!handover.routes_by_lineage()) {
-    refuse(cat(found, ": under plain top-K it computes another function; wanted 'release' with handover.steps ",
-               note.steps > 0 ? std::to_string(note.steps) : "as in the run before", ", which goes on from there",
+    refuse(cat(found, ": with plain top-K it computes another function; wanted 'release' with handover.steps ",
+               note.steps > 0 ? std::to_string(note.steps) : "as in the run before", ", which continues the release",
                note.share == 1 ? ", or 'keep'" : ""));
   }
   position.grown_at = position.step;
   if (note.share == 1) return;
   if (handover.policy == HandoverPolicy::kKeep) {
-    refuse(cat(found, ": a release that has begun is not taken back; wanted 'release' to go on from there"));
+    refuse(cat(found, ": a release that has begun cannot be reversed; wanted 'release', which continues it"));
   }
   if (note.steps > 0 && handover.steps != note.steps) {
-    refuse(cat("handover.steps: ", handover.steps, " for ", options_.model_path, ", whose release is one of ",
-               note.steps, " steps and has come to a share of ", note.share, " (set handover.steps ", note.steps,
-               " to go on from there)"));
+    refuse(cat("handover.steps: ", handover.steps, " for ", options_.model_path, ", whose release takes ", note.steps,
+               " steps and has reached a share of ", note.share, " (set handover.steps ", note.steps,
+               " to continue it)"));
   }
   position.released = std::llround((1 - note.share) * static_cast<double>(handover.steps));
   if (std::abs(handover.share(position.released + 1) - note.share) > kSameShare) {
-    refuse(cat("handover.steps: ", handover.steps, " for ", options_.model_path,
-               ", whose release has come to a share of ", note.share,
-               ": no step of a release of so many has it (set the handover.steps of the run before)"));
+    refuse(
+        cat("handover.steps: ", handover.steps, " for ", options_.model_path, ", whose release has reached a share of ",
+            note.share,
+            "; a release with this number of steps never has that share (set the handover.steps of the run before)"));
   }
 }
 
@@ -130,13 +131,13 @@ void GrowthCourse::go_on_waking(const plan::WakingNote& note) {
   const Handover& handover = settings_.handover;
   step::Position& position = start_.position;
   if (parents_.empty()) {
-    refuse(cat(options_.model_path, ": copies sleep until step ", position.step + note.left, ", and ", io::kLineageFile,
-               " names no growth that made them (start from an earlier checkpoint)"));
+    refuse(cat(options_.model_path, ": copies are dormant until step ", position.step + note.left, ", but ",
+               io::kLineageFile, " records no expansion that made them (start from an earlier checkpoint)"));
   }
   if (handover.policy != HandoverPolicy::kDormant || (handover.steps != 0 && handover.steps != note.steps)) {
     refuse(cat("handover.policy: '", options_.handover, "' with handover.steps ", handover.steps, " for ",
-               options_.model_path, ", whose copies sleep until step ", position.step + note.left,
-               "; wanted 'dormant' with handover.steps ", note.steps, ", which goes on from there"));
+               options_.model_path, ", whose copies are dormant until step ", position.step + note.left,
+               "; wanted 'dormant' with handover.steps ", note.steps, ", which continues to wake them"));
   }
   position.grown_at = position.step;
   position.released = note.steps - note.left;
@@ -154,7 +155,8 @@ void GrowthCourse::check_handover_before(const GrowthStage& stage) const {
   if (position.grown_at < 0) return;
   const double share = settings_.handover.share(stage.at_step + 1 - position.grown_at + position.released);
   if (share <= 0 && stage.at_step >= position.grown_at + position.wake_steps - position.released) return;
-  refuse(cat("growth at step ", stage.at_step, ": the handover of the growth before it is not over by then (grow ",
+  refuse(cat("growth at step ", stage.at_step,
+             ": the handover of the expansion before it is not complete by then (expand ",
              settings_.handover.policy == HandoverPolicy::kKeep ? "without 'keep'" : "later", ")"));
 }
 
@@ -164,14 +166,14 @@ void GrowthCourse::check_start(step::BalanceKind balance) const {
   const bool is_dormant = policy == HandoverPolicy::kDormant;
   if (policy != HandoverPolicy::kNone && settings_.stages.empty() && position.grown_at < 0 && !start_.resumed) {
     refuse(cat("handover.policy: '", options_.handover,
-               "' without a growth: there is no [[growth]], and model.path is not from `coppice expand`",
+               "' without an expansion: there is no [[growth]], and model.path was not made by `coppice expand`",
                is_dormant ? " or its copies are awake" : "", " (leave it out)"));
   }
   if (is_dormant && balance != step::BalanceKind::kLossFree) {
-    refuse("handover.policy: 'dormant' copies need loss-free balancing (set balance.kind loss_free, or use release)");
+    refuse("handover.policy: 'dormant' requires loss-free balancing (set balance.kind loss_free, or use release)");
   }
   if (is_dormant && settings_.handover.steps == 0 && options_.balance_rate == 0) {
-    refuse("handover.steps: 0 and balance.rate 0 would let the copies sleep for good (set handover.steps)");
+    refuse("handover.steps: 0 with balance.rate 0 would never wake the copies (set handover.steps)");
   }
   if (next() != nullptr) check_handover_before(*next());
   if (next() != nullptr && next()->at_step < position.step) {
@@ -183,7 +185,7 @@ void GrowthCourse::check_start(step::BalanceKind balance) const {
   (void)lineage_routing();
 }
 
-// A run that goes on from a checkpoint has the batches of its trunk behind it, which may have been smaller.
+// A run that continues from a checkpoint has the batches of the earlier run before it, which may have been smaller.
 void GrowthCourse::check_scores(const GrowthStage& stage) const {
   if (!stage.needs_scores()) return;
   const auto batch = static_cast<uint64_t>(settings_.batch);
@@ -192,7 +194,7 @@ void GrowthCourse::check_scores(const GrowthStage& stage) const {
   if (static_cast<uint64_t>(stage.score_batches) <= batches) return;
   const auto number = &stage - settings_.stages.data() + 1;
   throw Error(ErrorCode::kUsage,
-              cat("growth ", number, " (at_step ", stage.at_step, "): there are ", batches, " batches of ",
+              cat("growth ", number, " (at_step ", stage.at_step, "): there are only ", batches, " batches of ",
                   options_.batch_tokens, " tokens before it; wanted ", stage.score_batches,
                   " to score the experts on (lower score_batches, or select uniform)"));
 }

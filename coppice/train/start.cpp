@@ -36,13 +36,13 @@ std::map<std::string, std::string> tokenizer_files(const fs::path& directory) {
   return out;
 }
 
-// Held in memory, since the folder they come from may be a checkpoint that this run will remove.
+// Kept in memory, because the directory may be a checkpoint that this run will remove.
 Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
   Companions out;
   out.files = tokenizer_files(tokenizer.empty() ? model : tokenizer);
   if (!tokenizer.empty() && out.files.empty()) {
     throw Error(ErrorCode::kNotFound,
-                cat("model.tokenizer: ", tokenizer, " holds no tokenizer; wanted one of ",
+                cat("model.tokenizer: ", tokenizer, " has no tokenizer; wanted one of ",
                     join(std::vector<std::string>(kTokenizerFiles.begin(), kTokenizerFiles.end()))));
   }
   if (!model.empty()) {
@@ -88,25 +88,25 @@ Start from_checkpoint(const TrainOptions& options, const fs::path& directory, co
   return {std::move(decoder), std::move(optimizer), state.position, {}, {}, {}};
 }
 
-/// The position of a checkpoint, in windows of this run's length: behind as many tokens.
+/// Converts the position of a checkpoint to windows of this run's length, after the same number of tokens.
 ///
-/// Throws   Error{kFormat} where trainer.json does not say of which length its windows are.
+/// Throws   Error{kFormat} if trainer.json does not record the length of its windows.
 void count_windows_anew(step::Position& position, const TrainOptions& options, const TrainerState& state) {
   constexpr std::string_view kKey = "data.sequence_length";
   const Json* const found = state.settings.find(kKey);
   if (found == nullptr || found->as_int() < 1) {
     throw Error(ErrorCode::kFormat,
                 cat(options.model_path, ": trainer.json: 'settings' has ", found == nullptr ? "no " : "a bad ", kKey,
-                    "; wanted the tokens of a window ", "(use train.start=fresh for the weights alone)"));
+                    "; wanted the number of tokens per window ", "(use train.start=fresh to read only the weights)"));
   }
   const auto before = static_cast<uint64_t>(found->as_int()), now = static_cast<uint64_t>(options.sequence_length);
   if (before == now) return;
   const uint64_t windows = position.next_sample;
   position.next_sample = windows / now * before + (windows % now * before + now - 1) / now;
-  log_warning(cat("train.start: the checkpoint has ", windows, " windows of ", before,
-                  " tokens behind it; this run goes on at window ", position.next_sample, " of ", now,
-                  ", behind as many tokens. Windows of another length come in another order, so that some text comes "
-                  "again and other text later"));
+  log_warning(cat("train.start: the checkpoint has read ", windows, " windows of ", before,
+                  " tokens; this run continues at window ", position.next_sample, " of ", now,
+                  " tokens, after the same number of tokens. Windows of another length come in another order, so some "
+                  "text is repeated and some comes later"));
 }
 
 Start continued(const TrainOptions& options) {
@@ -121,7 +121,7 @@ Start from_nothing(nn::Decoder model) {
   return {std::move(model), std::move(optimizer), {}, {}, {}, {}};
 }
 
-// With moments in f32.
+// The moments are in f32.
 Start start_of(const TrainOptions& options, const std::optional<fs::path>& resume_from) {
   if (resume_from) {
     TrainerState state = TrainerState::read(*resume_from);

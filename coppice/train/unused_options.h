@@ -7,11 +7,11 @@
 
 namespace coppice::train {
 
-/// Throws   Error{kUsage} naming a setting that was given and has no effect beside the others.
+/// Throws   Error{kUsage} naming a setting that was given and has no effect with the others.
 void check_used(const TrainOptions& options);
-/// The same where it takes the model to know how routing is balanced.
+/// The same for settings whose effect depends on how the model is balanced.
 void check_used(const TrainOptions& options, step::BalanceKind balance);
-/// The same of a growth of a model with `config`; errors begin with `name`.
+/// The same for an expansion of a model with `config`; errors begin with `name`.
 void check_used(const GrowthStage& stage, const families::ModelConfig& config, step::BalanceKind balance,
                 std::string_view name);
 

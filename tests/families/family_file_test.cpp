@@ -67,7 +67,7 @@ TEST(FamilyFile, DescribesAModelThatNoTableKnows) {
   EXPECT_TRUE(model.config.routing.renormalise);
   EXPECT_EQ(with_num_experts(model.config, 6).at("how_many"), Json(6));
   EXPECT_EQ(models::ExpertParts(model).of(0, 1).size(), 2u);
-  expect_error(ErrorCode::kUnsupported, {"'bamboo' is no family", "--family-file"}, [&] { (void)open_model(path); });
+  expect_error(ErrorCode::kUnsupported, {"'bamboo' is not a family", "--family-file"}, [&] { (void)open_model(path); });
 }
 
 TEST(FamilyFile, LeavesUnknownWhatItDoesNotSay) {
@@ -87,15 +87,15 @@ TEST(FamilyFile, NamesTheKeyThatIsWrong) {
     SCOPED_TRACE(to);
     expect_error(ErrorCode::kFormat, parts, [&] { (void)file_of(dir, with(from, to)); });
   };
-  refuses("top_k_key", "top_key", {"family.toml", "'top_key' is no key of a family", "top_k_key"});
+  refuses("top_k_key", "top_key", {"family.toml", "'top_key' is not a key of a family", "top_k_key"});
   refuses("\"expert_down\"", "\"expert_dawn\"", {"tensors[2]", "'expert_dawn'", "expert_down"});
   refuses("experts_keys = [\"how_many\"]", "", {"'experts_keys' is missing"});
   refuses("sigmoid_topk", "topk_sigmoid", {"'gate'", "sigmoid_topk"});
   refuses("stacked = true\ntransposed = true\n[[tensors]]\nname = \"root", "[[tensors]]\nname = \"root",
-          {"tensors[2]", "needs {X}"});
+          {"tensors[2]", "must have {X}"});
   refuses("block.{L}.choose", "block.{Q}.choose", {"tensors[0]", "'name'"});
   refuses("block.{L}.choose", "*.{L}.choose", {"tensors[0]", "wildcard"});
-  refuses("role = \"router\"", "role = \"other\"", {"has no tensor of the role router"});
+  refuses("role = \"router\"", "role = \"other\"", {"has no tensor with the role router"});
 }
 
 // A family of separate experts, of which `rules` gives the rows that differ.
@@ -165,7 +165,7 @@ name = "block.{L}.mlp.experts.{X}.d.weight"
 role = "expert_down"
 )";
   refuses(cat(without_up, kRest), ErrorCode::kFormat,
-          {"3 that the family file carries over", "block.0.mlp.experts.0.u.weight [6, 8] is inside an expert",
+          {"3 that the family file copies", "block.0.mlp.experts.0.u.weight [6, 8] is inside an expert",
            "rule 'block.{L}.mlp.**', role other"});
   refuses(cat(without_up, "[[tensors]]\nname = \"block.{L}.mlp.experts.{N}.u.weight\"\nrole = \"dense\"\n"),
           ErrorCode::kFormat, {"block.0.mlp.experts.2.u.weight", "role dense"});
