@@ -53,7 +53,7 @@ void check_counts(const families::ModelConfig& config, const ConversionPlan& pla
                           plan.parents * g, " or more"));
   }
   if (plan.shared_width < 0 || plan.shared_width > width)
-    refuse("shared-expert", cat("a width of ", plan.shared_width, "; wanted at most the feed-forward width, ", width));
+    refuse("shared-expert", cat("a width of ", plan.shared_width, "; wanted 0 to the feed-forward width, ", width));
 }
 
 /// Chooses the order of softmax and top-K and whether gates are renormalised, from what the family supports.

@@ -180,7 +180,7 @@ def test_verify_needs_the_lineage_and_all_parents(model, tmp_path):
     out = tmp_path / "out"
     assert coppice("convert", model, out).returncode == 0
     done = coppice("verify", model, model, out)
-    assert done.returncode == 2 and "made of 1 dense models; 2 are given" in done.stderr
+    assert done.returncode == 2 and "was converted from 1 dense models, but 2 are given" in done.stderr
     config = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
     assert "problem: config.json: 'rope_theta' is 5.0 and was 10000.0" in coppice("verify", model, out).stdout
@@ -217,10 +217,10 @@ def test_an_edited_plan_is_an_error_and_no_crash(model, tmp_path, change, words)
     (["--to", "qwen2_moe", "--calibrate", "--scale", "none"], ["calibrate", "nothing is scaled"]),
     (["--every", "2"], ["every layer of mixtral has experts"]), (["--to", "qwen2_moe", "--every", "0"], ["every"]), (["--to", "qwen2_moe", "--every", "3"], ["every"]),
     (["--to", "qwen2_moe", "--layers", "2"], ["layer 2 of 0 to 1"]), (["--to", "qwen2_moe", "--layers", "1", "--every", "2"], ["leave one of the two out"]),
-    (["--shared-expert", "8"], ["mixtral has none"]), (["--to", "qwen2_moe", "--shared-expert", "129"], ["shared-expert", "0 to"]), (["--to", "glm4_moe", "--shared-expert", "8"], ["multiple"]),
+    (["--shared-expert", "8"], ["mixtral has no shared expert"]), (["--to", "qwen2_moe", "--shared-expert", "129"], ["shared-expert", "0 to"]), (["--to", "glm4_moe", "--shared-expert", "8"], ["multiple"]),
     (["--expert-init", "copynoise"], ["did you mean 'copy_noise'?"]), (["--expert-init", "interpolate"], ["mixes with another slice"]), (["--init-all"], ["init-all", "no effect"]),
     (["--expert-init", "copy_noise", "--experts", "1", "--top-k", "1"], ["each slice has only one expert"]), (["--router", "rnd"], ["'rnd'"]), (["--router", "random:std=-1"], ["std"]),
-    (["--router", "rows"], ["--router-rows"]), (["--trunk", "first"], ["--trunk", "one model"]), (["--recipe", "pape"], ["did you mean 'paper'?"]),
+    (["--router", "rows"], ["--router-rows"]), (["--trunk", "first"], ["--trunk", "only one MODEL"]), (["--recipe", "pape"], ["did you mean 'paper'?"]),
     (["--recipe", "paper"], ["mixtral always computes"]), (["--dry-run", "--resume"], ["writes nothing"]), (["--dense-average", "--experts", "8"], ["--experts"]),
     (["--dense-average"], ["has no experts"])])
 def test_settings_that_do_not_fit_are_wrong_usage(model, tmp_path, options, words):

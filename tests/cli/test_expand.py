@@ -193,14 +193,14 @@ def test_an_optimizer_state_without_optimizer_is_no_plan(model, tmp_path):
 def test_a_plan_of_another_model(model, tmp_path):
     other = generate(tmp_path / "other", "glm4_moe", "num_experts=6")
     (tmp_path / "plan.toml").write_text(coppice("expand", other, tmp_path / "out", "--dry-run").stdout)
-    expect_failure(2, ["for 6 experts", "has 4"], ["expand", model, tmp_path / "out", "--plan", tmp_path / "plan.toml"])
+    expect_failure(2, ["starts from 6 experts", "has 4"], ["expand", model, tmp_path / "out", "--plan", tmp_path / "plan.toml"])
 
 
 @pytest.mark.parametrize("option", [["--experts", "2x"], ["--seed", "1"], ["--expert-init", "copy"], ["--recipe", "paper"], ["--top-k", "scale"]])
 def test_a_plan_says_it_all(model, tmp_path, option):
     (tmp_path / "plan.toml").write_text(coppice("expand", model, tmp_path / "out", "--dry-run").stdout)
     expect_failure(2, [option[0], "no effect", "plan file"], ["expand", model, tmp_path / "out", "--plan", tmp_path / "plan.toml", *option])
-    expect_failure(2, [option[0], "no effect", "lineage"], ["expand", model, tmp_path / "out", "--undo", *option])
+    expect_failure(2, [option[0], "no effect", "coppice.json"], ["expand", model, tmp_path / "out", "--undo", *option])
 
 
 # Undo, recipes, top-K and parts.

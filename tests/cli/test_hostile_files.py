@@ -106,8 +106,8 @@ def test_files_given_by_name_may_not_be_pipes_either(models, tmp_path):
 
 
 def test_nothing_is_the_name_of_an_output(models):
-    expect_refusal(coppice("expand", models / "moe", ""), "no name", status=2)
-    expect_refusal(coppice("convert", models / "dense", "", "--to", "qwen3_moe"), "no name", status=2)
+    expect_refusal(coppice("expand", models / "moe", ""), "is empty", status=2)
+    expect_refusal(coppice("convert", models / "dense", "", "--to", "qwen3_moe"), "is empty", status=2)
 
 
 @pytest.mark.parametrize("linked", [True, False])

@@ -266,7 +266,7 @@ def overwrite(path, content):
 def test_a_token_file_damaged_in_mid_run_is_named_and_loses_nothing(data):
     arguments = ["train", *MODEL, "--data.train", data / "train", "--train.steps", 4000, "--checkpoint.every", 20]
     for damage, said in [(lambda path: overwrite(path, b"\xff\xff" * 4000), "65535"),
-                         (lambda path: os.truncate(path, 100), "cut from 8000 to 100 bytes")]:
+                         (lambda path: os.truncate(path, 100), "truncated from 8000 to 100 bytes")]:
         write_text(data / "train", 4000)
         shutil.rmtree(data / "run", ignore_errors=True)
         running = subprocess.Popen([COPPICE, *map(str, arguments), "--train.out", data / "run"], stdout=subprocess.PIPE,

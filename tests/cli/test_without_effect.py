@@ -74,11 +74,11 @@ CASES = [  # the command, the option without effect, and why; the value is often
     (SMALL + " --schedule.kind cosine", "--schedule.anneal_share 0.1", "schedule.kind is cosine"),
     (SMALL + " --schedule.kind constant", "--schedule.min_lr_ratio 0.1", "schedule.kind is constant"),
     (SMALL, "--checkpoint.keep_last 2", "train.out"),
-    (SMALL + " --balance.kind none", "--balance.aux_coef 0.01", "balanced by none"),
-    (SMALL + " --balance.kind aux", "--balance.rate 0.001", "balanced by aux"),
-    (SMALL + " --balance.kind aux", "--balance.recentre", "balanced by aux"),
-    (SMALL, "--balance.aux_coef 0.01", "balanced by loss_free"),  # glm4_moe
-    (SMALL, "--balance.form per_layer", "balanced by loss_free"),
+    (SMALL + " --balance.kind none", "--balance.aux_coef 0.01", "balancing is none"),
+    (SMALL + " --balance.kind aux", "--balance.rate 0.001", "balancing is aux"),
+    (SMALL + " --balance.kind aux", "--balance.recentre", "balancing is aux"),
+    (SMALL, "--balance.aux_coef 0.01", "balancing is loss_free"),  # glm4_moe
+    (SMALL, "--balance.form per_layer", "balancing is loss_free"),
     (SMALL + " --schedule.anneal_share 0", "--schedule.min_lr_ratio 0.1", "schedule.anneal_share is 0"),
     (SMALL + " --train.out o", "--checkpoint.keep_every 1", "checkpoint.every is 0"),
 ]
@@ -114,7 +114,7 @@ def test_keys_of_a_growth_without_effect_are_refused(world, others, option, reas
 
 def test_balancing_after_a_growth_is_refused_where_a_loss_balances(world):
     stage = '[{"at_step": 1, "experts": "2x", "select": "uniform", "balance_rate": 0.01, "balance_steps": 1}]'
-    refused(run([*GROWTH.replace("--growth", "--balance.kind aux --growth").split(), stage], world), "balance_rate", "balanced by aux")
+    refused(run([*GROWTH.replace("--growth", "--balance.kind aux --growth").split(), stage], world), "balance_rate", "balancing is aux")
 
 
 def test_a_settings_file_may_state_the_defaults(world):

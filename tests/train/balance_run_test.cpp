@@ -303,12 +303,12 @@ TEST(BalancedRunWithSleepers, RefusesALineageThatLostTheGrowth) {
   o.stop_at = 0;
   auto other = o;
   o.resume = true;
-  expect_error(ErrorCode::kFormat, {"coppice.json", "names no expansion", "step 2"}, [&] { (void)train(o); });
+  expect_error(ErrorCode::kFormat, {"coppice.json", "records no expansion", "step 2"}, [&] { (void)train(o); });
   other.growth = Json();
   other.model_path = middle;
   other.start = "continue";
   other.out = dir / "other";
-  expect_error(ErrorCode::kUsage, {"coppice.json", "names no expansion"}, [&] { (void)train(other); });
+  expect_error(ErrorCode::kUsage, {"coppice.json", "records no expansion"}, [&] { (void)train(other); });
 }
 
 TEST(BalancedRunWithSleepers, RefusesWhatWouldLetThemSleep) {

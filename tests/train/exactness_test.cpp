@@ -214,7 +214,7 @@ bool is_certain(const std::string& reason, const GrowthPlan& plan, const familie
     return std::ranges::all_of(layer.siblings(plan.experts_before), [](uint32_t n) { return n > 1; });
   });
   const auto says = [&](const char* words) { return reason.find(words) != std::string::npos; };
-  return all_have_copies && (says("can take the place of") || says("divides a token's gate"));
+  return all_have_copies && (says("has its parent's score") || says("divides a token's gate"));
 }
 
 void check_growth(const families::Model& model, const at::Tensor& tokens, const at::Tensor& before,

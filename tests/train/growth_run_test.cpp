@@ -197,11 +197,11 @@ TEST(GrowInMidRunScores, WantTheirBatchesInARunThatGoesOn) {
     o.out = dir / "run";
     (void)train(o);
   };
-  expect_error(ErrorCode::kUsage, {"growth 1", "there are 1 batches of 1280 tokens", "wanted 2", "score_batches"},
+  expect_error(ErrorCode::kUsage, {"growth 1", "there are only 1 batches of 1280 tokens", "wanted 2", "score_batches"},
                [&] { grows(R"([{"at_step": 5, "experts": "2x", "score_batches": 2}])"); });
-  expect_error(ErrorCode::kUsage, {"growth 1", "there are 0 batches"},
+  expect_error(ErrorCode::kUsage, {"growth 1", "there are only 0 batches"},
                [&] { grows(R"([{"at_step": 4, "experts": "2x", "score_batches": 1}])"); });
-  expect_error(ErrorCode::kUsage, {"growth 2", "there are 1 batches"}, [&] {
+  expect_error(ErrorCode::kUsage, {"growth 2", "there are only 1 batches"}, [&] {
     grows(R"([{"at_step": 4, "select": "uniform"}, {"at_step": 5, "experts": "2x", "score_batches": 2}])");
   });
   EXPECT_FALSE(fs::exists(o.out));
