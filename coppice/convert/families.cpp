@@ -80,7 +80,8 @@ const MoeFamily& family_to_average(std::string_view model_type, std::string_view
     if (!has_centred_norms(families::family_of(row.model_type))) names.emplace_back(row.model_type);
   }
   if (!to.empty() && std::ranges::find(names, to) == names.end())
-    throw Error(ErrorCode::kUsage, cat("to: '", to, "' is not a dense family that experts can be averaged to", suggestion(to, names)));
+    throw Error(ErrorCode::kUsage,
+                cat("to: '", to, "' is not a dense family that experts can be averaged to", suggestion(to, names)));
   return *moe;
 }
 

@@ -36,8 +36,8 @@ void check_settings(const families::Model& model, const RouterRowSettings& s) {
   }
   const auto length = static_cast<uint64_t>(s.sequence_length);
   if (s.sequence_length < 1 || s.sequence_length > model.config.max_positions) {
-    refuse(cat("sequence-length: ", s.sequence_length, "; wanted at most the model's length, ",
-               model.config.max_positions));
+    refuse(
+        cat("sequence-length: ", s.sequence_length, "; wanted 1 to the model's length, ", model.config.max_positions));
   }
   if (s.tokens == 0 || s.tokens % length != 0 || s.tokens > families::kMaxCount) {
     refuse(cat("tokens: ", s.tokens, "; wanted a multiple of the sequence length, ", length, ", up to ",

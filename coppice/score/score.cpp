@@ -25,7 +25,7 @@ void check(const families::Model& model, const ScoreSettings& settings) {
   }
   if (settings.batches < 1) refuse("batches: 0; wanted 1 or more");
   if (settings.sequence_length < 1 || settings.sequence_length > model.config.max_positions) {
-    refuse(cat("sequence-length: ", settings.sequence_length, "; wanted at most the model's length, ",
+    refuse(cat("sequence-length: ", settings.sequence_length, "; wanted 1 to the model's length, ",
                model.config.max_positions));
   }
   if (settings.batch_tokens > 0 && settings.batches > families::kMaxCount / settings.batch_tokens) {

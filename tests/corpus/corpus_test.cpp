@@ -61,7 +61,7 @@ TEST(ReadDomains, TakesFilesAndFoldersAsDomains) {
 TEST(ReadDomains, ExplainsWhatIsMissing) {
   const TempDir dir;
   expect_error(ErrorCode::kNotFound, {"nowhere", "not a directory"}, [&] { read_domains(dir / "nowhere", 100); });
-  expect_error(ErrorCode::kNotFound, {"no sub-folder"}, [&] { read_domains(dir.path(), 100); });
+  expect_error(ErrorCode::kNotFound, {"no subdirectory"}, [&] { read_domains(dir.path(), 100); });
   fs::create_directories(dir / "empty");
   expect_error(ErrorCode::kNotFound, {"empty"}, [&] { read_domains(dir.path(), 100); });
 }
