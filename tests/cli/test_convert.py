@@ -183,7 +183,7 @@ def test_verify_needs_the_lineage_and_all_parents(model, tmp_path):
     assert done.returncode == 2 and "was converted from 1 dense models, but 2 are given" in done.stderr
     config = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
-    assert "problem: config.json: 'rope_theta' is 5.0 and was 10000.0" in coppice("verify", model, out).stdout
+    assert "problem: config.json: 'rope_theta' is 5.0; wanted 10000.0" in coppice("verify", model, out).stdout
     (out / "coppice.json").unlink()
     done = coppice("verify", model, out)
     assert done.returncode == 3 and "has no conversion" in done.stderr
