@@ -220,8 +220,9 @@ TEST(ScoreModel, ChangesNoBitWithTheMemory) {
     settings.out.clear();  // nowhere to spill to: in memory
     EXPECT_EQ(score_model(f.deep, f.tokens, settings).to_json().dump(), whole);
   }
-  EXPECT_TRUE(names_in(f.dir.path()) == (std::set<std::string>{"deep", "m", "t.bin", "t.idx", "t.json"}))
-      << "a run leaves nothing beside its output";
+  EXPECT_TRUE(names_in(f.dir.path()) ==
+              (std::set<std::string>{"deep", "m", "t.bin", "t.checked.json", "t.idx", "t.json"}))
+      << "a run leaves nothing but its output and the digest of its tokens";
 }
 
 TEST(ScoreModel, RefusesWhatCannotBeScored) {
