@@ -13,6 +13,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
+#include "coppice/data/cache_directory.h"
 
 namespace coppice::data {
 namespace fs = std::filesystem;
@@ -178,12 +179,7 @@ std::vector<std::vector<int32_t>> TokenizerHelper::encode(std::span<const std::s
 
 fs::path tokenizers_python() {
   if (const char* chosen = std::getenv("COPPICE_PYTHON"); chosen != nullptr && *chosen != '\0') return chosen;
-  fs::path cache;
-  if (const char* set = std::getenv("COPPICE_CACHE"); set != nullptr && *set != '\0') {
-    cache = set;
-  } else if (const char* home = std::getenv("HOME"); home != nullptr) {
-    cache = fs::path(home) / ".cache" / "coppice";
-  }
+  const fs::path cache = cache_directory();
   fs::path best;
   fs::file_time_type best_time = fs::file_time_type::min();
   std::error_code ignored;

@@ -1,11 +1,10 @@
 #include "coppice/demo/prepare.h"
 
-#include <cstdlib>
-
 #include "coppice/base/error.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/corpus/corpus.h"
+#include "coppice/data/cache_directory.h"
 #include "coppice/data/tokenize.h"
 #include "coppice/io/atomic_file.h"
 
@@ -17,12 +16,6 @@ constexpr uint64_t kBytesPerDomain = 4 << 20;
 constexpr uint64_t kValidationBytes = 400 << 10;
 constexpr uint64_t kFewestBytes = 200 << 10;
 constexpr size_t kLongestRun = 16;  // of one character
-
-fs::path cache_directory() {
-  if (const char* cache = std::getenv("COPPICE_CACHE"); cache != nullptr && *cache != '\0') return cache;
-  const char* home = std::getenv("HOME");
-  return fs::path(home == nullptr ? "/tmp" : home) / ".cache" / "coppice";
-}
 
 // Rulers and blank columns: a window that holds one token a hundred times makes a gradient of ten times the usual norm.
 std::string with_short_runs(std::string_view text) {
@@ -36,7 +29,9 @@ std::string with_short_runs(std::string_view text) {
 }
 
 std::vector<corpus::Domain> domains_of(const DemoOptions& options) {
-  auto domains = options.text.empty() ? corpus::fetch_domains(cache_directory(), kBytesPerDomain)
+  const fs::path cache = data::cache_directory();
+  const fs::path kept = cache.empty() ? fs::path("/tmp/.cache/coppice") : cache;
+  auto domains = options.text.empty() ? corpus::fetch_domains(kept, kBytesPerDomain)
                                       : corpus::read_domains(options.text, kBytesPerDomain);
   if (domains.size() < 2) {
     throw Error(ErrorCode::kUsage, cat(options.text, ": ", domains.size(),
