@@ -1,7 +1,5 @@
 #include "coppice/demo/findings.h"
 
-#include <cmath>
-
 #include "coppice/base/text.h"
 #include "coppice/demo/demo.h"
 
@@ -27,6 +25,9 @@ std::string mean_and_range(const Spread& s, size_t count, double factor, int dec
   return out;
 }
 
+// As a reader wants it behind a word such as "raised" or "lowered": a negative mean becomes positive.
+Spread without_sign(const Spread& s) { return s.mean >= 0 ? s : Spread{-s.mean, -s.high, -s.low, s.standard_error}; }
+
 std::string nats(const Spread& s, size_t count) { return mean_and_range(s, count, 1, 3, " nats"); }
 std::string percent(const Spread& s, size_t count, int decimals = 0) {
   return mean_and_range(s, count, 100, decimals, " %");
@@ -34,24 +35,27 @@ std::string percent(const Spread& s, size_t count, int decimals = 0) {
 
 }  // namespace
 
-std::vector<double> over_seeds(const std::vector<SeedResult>& seeds,
-                               const std::function<double(const SeedResult&)>& value) {
-  std::vector<double> out;
-  for (const auto& seed : seeds) out.push_back(value(seed));
-  return out;
+std::vector<std::string> domains_of(const std::vector<SeedResult>& seeds) {
+  std::vector<std::string> names;
+  for (const auto& [name, loss] : seeds.front().trunk.loss) names.push_back(name);
+  return names;
+}
+
+Spread over_seeds(const std::vector<SeedResult>& seeds, const std::function<double(const SeedResult&)>& value) {
+  std::vector<double> values;
+  for (const auto& seed : seeds) values.push_back(value(seed));
+  return spread(values);
 }
 
 std::string result_sentence(const DemoOptions& options, const std::vector<SeedResult>& seeds) {
   const auto plan = budget(options);
   const auto after = options.experts.resolve(options.base_experts);
   const size_t n = seeds.size();
-  Spread gain = spread(over_seeds(seeds, [](const SeedResult& s) { return s.gain(); }));
-  const bool better = gain.mean >= 0;
-  if (!better) gain = {-gain.mean, -gain.high, -gain.low, gain.standard_error};
+  const auto gain = over_seeds(seeds, [](const SeedResult& s) { return s.gain(); });
   std::string out = cat("Expanding ", options.base_experts, " experts per layer to ", after, " after ",
                         number_text(100 * options.growth_at, 3), " % of ",
                         count_text(static_cast<double>(plan.steps * plan.batch_tokens)), " tokens ",
-                        better ? "lowered" : "raised", " the final loss by ", nats(gain, n));
+                        gain.mean >= 0 ? "lowered" : "raised", " the final loss by ", nats(without_sign(gain), n));
 
   const auto closure = gap_closure(seeds);
   if (closure.reliable) {
@@ -60,17 +64,16 @@ std::string result_sentence(const DemoOptions& options, const std::vector<SeedRe
     out += cat(", with a gap to ", after, " experts from scratch that is too small or too uncertain to say what share ",
                "was closed");
   }
-  Spread saved = spread(over_seeds(seeds, [](const SeedResult& s) { return s.measured_saving(); }));
-  const bool faster = saved.mean >= 0;
-  if (!faster) saved = {-saved.mean, -saved.high, -saved.low, saved.standard_error};
-  out += cat(", and took ", percent(saved, n), faster ? " less" : " more", " time than training those from scratch (");
+  const auto saved = over_seeds(seeds, [](const SeedResult& s) { return s.measured_saving(); });
+  out += cat(", and took ", percent(without_sign(saved), n), saved.mean >= 0 ? " less" : " more",
+             " time than training those from scratch (");
   return out + cat(n, n == 1 ? " seed, so no ranges)." : " seeds, ranges over them).");
 }
 
 std::vector<std::string> findings(const std::vector<SeedResult>& seeds) {
   const size_t n = seeds.size();
   std::vector<std::string> out;
-  const auto jump = spread(over_seeds(seeds, [](const SeedResult& s) { return s.jump(); }));
+  const auto jump = over_seeds(seeds, [](const SeedResult& s) { return s.jump(); });
   out.push_back(cat("Rise of the loss at the expansion (jump): ", nats(jump, n), "."));
 
   const auto closure = gap_closure(seeds);
@@ -89,10 +92,10 @@ std::vector<std::string> findings(const std::vector<SeedResult>& seeds) {
   }
 
   const auto of = [&](double (SeedResult::*value)() const) {
-    return spread(over_seeds(seeds, [&](const SeedResult& s) { return (s.*value)(); }));
+    return over_seeds(seeds, [&](const SeedResult& s) { return (s.*value)(); });
   };
   const auto step_ms = [&](ArmResult SeedResult::* arm) {
-    return spread(over_seeds(seeds, [&](const SeedResult& s) { return 1e3 * (s.*arm).seconds_per_step; })).mean;
+    return over_seeds(seeds, [&](const SeedResult& s) { return 1e3 * (s.*arm).seconds_per_step; }).mean;
   };
   out.push_back(cat("Time per step: ", fixed_text(step_ms(&SeedResult::control), 1), " ms with E experts, ",
                     fixed_text(step_ms(&SeedResult::scratch), 1),
@@ -105,15 +108,14 @@ std::vector<std::string> findings(const std::vector<SeedResult>& seeds) {
 
 report::Table loss_table(const std::vector<SeedResult>& seeds) {
   report::Table table{.header = {"validation loss, nats per token", "mean", "lowest", "highest"}};
-  std::vector<std::string> domains;
-  for (const auto& [name, loss] : seeds.front().trunk.loss) domains.push_back(name);
+  const auto domains = domains_of(seeds);
   for (const auto& domain : domains) table.header.push_back(domain);
   for (const auto& arm : kArms) {
-    const auto all = spread(over_seeds(seeds, [&](const SeedResult& s) { return (s.*arm.result).mean_loss(); }));
+    const auto all = over_seeds(seeds, [&](const SeedResult& s) { return (s.*arm.result).mean_loss(); });
     std::vector<std::string> row = {std::string(arm.name), fixed_text(all.mean, 4), fixed_text(all.low, 4),
                                     fixed_text(all.high, 4)};
     for (const auto& domain : domains) {
-      const auto one = spread(over_seeds(seeds, [&](const SeedResult& s) { return (s.*arm.result).loss.at(domain); }));
+      const auto one = over_seeds(seeds, [&](const SeedResult& s) { return (s.*arm.result).loss.at(domain); });
       row.push_back(fixed_text(one.mean, 3));
     }
     table.rows.push_back(std::move(row));

@@ -21,8 +21,10 @@ std::vector<std::string> findings(const std::vector<SeedResult>& seeds);
 /// Mean validation loss of every arm, and of every domain.
 report::Table loss_table(const std::vector<SeedResult>& seeds);
 
-/// `value` of each seed.
-std::vector<double> over_seeds(const std::vector<SeedResult>& seeds,
-                               const std::function<double(const SeedResult&)>& value);
+/// The domains of the text, by name.
+std::vector<std::string> domains_of(const std::vector<SeedResult>& seeds);
+
+/// Mean and range of `value` over seeds.
+Spread over_seeds(const std::vector<SeedResult>& seeds, const std::function<double(const SeedResult&)>& value);
 
 }  // namespace coppice::demo

@@ -37,12 +37,11 @@ struct DemoOptions {
         field("top-k", &O::top_k, "experts per token"),
         field("expert-width", &O::expert_width, "intermediate width of an expert"),
         field("dim", &O::model_dim, "model dimension"),
-        field("layers", &O::layers, "decoder layers, each with experts"),
-        field("vocab-size", &O::vocab_size, "ids of the tokenizer it trains"),
-        field(
-            "select", &O::select,
-            "which experts get more copies: uniform (all the same number), or a method of `coppice list select`, which "
-            "ranks experts by their gradients"),
+        field("layers", &O::layers, "number of decoder layers, each with experts"),
+        field("vocab-size", &O::vocab_size, "vocabulary size of the tokenizer that it trains"),
+        field("select", &O::select,
+              "which experts get more copies: uniform (all the same number), or a rule of `coppice list selections`; "
+              "rules that need scores rank experts by their gradients"),
         field("growth-at", &O::growth_at, "share of the token budget before the expansion"),
         field(
             "threads", &O::threads,

@@ -1,7 +1,7 @@
 #include "coppice/demo/page.h"
 
 #include <algorithm>
-#include <cmath>
+#include <functional>
 
 #include "coppice/base/text.h"
 #include "coppice/demo/findings.h"
@@ -10,11 +10,13 @@ namespace coppice::demo {
 namespace {
 
 using Curve = std::vector<std::pair<double, double>>;  // (tokens seen, loss)
+using PlaceOfTokens = std::function<double(const SeedResult&, double tokens)>;
 
-std::vector<std::string> domains_of(const std::vector<SeedResult>& seeds) {
-  std::vector<std::string> names;
-  for (const auto& [name, loss] : seeds.front().trunk.loss) names.push_back(name);
-  return names;
+void add_point(report::Series& series, double x, const Spread& y) {
+  series.x.push_back(x);
+  series.y.push_back(y.mean);
+  series.y_low.push_back(y.low);
+  series.y_high.push_back(y.high);
 }
 
 // Mean curve over seeds with the range as a band; seeds share the grid of steps.
@@ -22,11 +24,7 @@ report::Series mean_curve(const std::vector<SeedResult>& seeds, std::string_view
   report::Series out{.name = std::string(name)};
   const auto& first = (seeds.front().*arm).curve;
   for (size_t i = 0; i < first.size(); ++i) {
-    const auto s = spread(over_seeds(seeds, [&](const SeedResult& r) { return (r.*arm).curve.at(i).second; }));
-    out.x.push_back(first[i].first);
-    out.y.push_back(s.mean);
-    out.y_low.push_back(s.low);
-    out.y_high.push_back(s.high);
+    add_point(out, first[i].first, over_seeds(seeds, [&](const SeedResult& r) { return (r.*arm).curve.at(i).second; }));
   }
   return out;
 }
@@ -50,60 +48,63 @@ Curve control_curve(const SeedResult& seed) {
   return out;
 }
 
-struct Clock {
-  double batch_tokens;
-  bool in_seconds;  // else in tokens
-  double scratch(const SeedResult& s, double tokens) const {
-    return in_seconds ? tokens / batch_tokens * s.scratch.seconds_per_step : tokens;
-  }
-  double control(const SeedResult& s, double tokens) const {
-    return in_seconds ? tokens / batch_tokens * s.control.seconds_per_step : tokens;
-  }
-  double upcycled(const SeedResult& s, double tokens) const {
-    if (!in_seconds) return tokens;
-    const double tau = s.trunk.curve.back().first;
-    const double after = (tokens - tau) / batch_tokens * s.upcycled.seconds_per_step;
-    return control(s, tau) + s.surgery_seconds + after;
-  }
+// Where on the axis of a chart an arm is when it has seen `tokens`.
+struct Axis {
+  std::string_view label;
+  PlaceOfTokens control, upcycled, scratch;
 };
 
-// How far an arm is below the control that has seen as many tokens: mean and range over seeds.
-report::Series below_control(const std::vector<SeedResult>& seeds, std::string_view name, ArmResult SeedResult::* arm,
-                             const std::function<double(const SeedResult&, double tokens)>& x_of) {
-  report::Series out{.name = std::string(name)};
-  for (const auto& [tokens, loss] : (seeds.front().*arm).curve) {
-    const auto below = spread(over_seeds(seeds, [&](const SeedResult& s) {
-      return loss_at(control_curve(s), tokens) - loss_at((s.*arm).curve, tokens);
-    }));
-    out.x.push_back(spread(over_seeds(seeds, [&](const SeedResult& s) { return x_of(s, tokens); })).mean);
-    out.y.push_back(below.mean);
-    out.y_low.push_back(below.low);
-    out.y_high.push_back(below.high);
-  }
-  return out;
+Axis token_axis() {
+  const PlaceOfTokens same = [](const SeedResult&, double tokens) { return tokens; };
+  return {"tokens seen", same, same, same};
 }
 
-// Two arms as lines above the control's zero, over tokens or over time.
-report::LineChart gain_chart(const DemoOptions& options, const std::vector<SeedResult>& seeds, bool in_seconds) {
-  using std::placeholders::_1, std::placeholders::_2;
-  const Clock clock{static_cast<double>(budget(options).batch_tokens), in_seconds};
-  const auto experts = options.experts.resolve(options.base_experts);
-  const double tau = seeds.front().trunk.curve.back().first, total = seeds.front().control.curve.back().first;
-  const auto mean_x = [&](double (Clock::*x)(const SeedResult&, double) const, double tokens) {
-    return spread(over_seeds(seeds, [&](const SeedResult& s) { return (clock.*x)(s, tokens); })).mean;
+Axis time_axis(const DemoOptions& options) {
+  const auto batch = static_cast<double>(budget(options).batch_tokens);
+  const PlaceOfTokens control = [=](const SeedResult& s, double tokens) {
+    return tokens / batch * s.control.seconds_per_step;
   };
+  const PlaceOfTokens upcycled = [=](const SeedResult& s, double tokens) {
+    const double tau = s.trunk.curve.back().first;
+    return control(s, tau) + s.surgery_seconds + (tokens - tau) / batch * s.upcycled.seconds_per_step;
+  };
+  const PlaceOfTokens scratch = [=](const SeedResult& s, double tokens) {
+    return tokens / batch * s.scratch.seconds_per_step;
+  };
+  return {"seconds of training", control, upcycled, scratch};
+}
+
+double mean_place(const std::vector<SeedResult>& seeds, const PlaceOfTokens& place, double tokens) {
+  return over_seeds(seeds, [&](const SeedResult& s) { return place(s, tokens); }).mean;
+}
+
+// Adds how far an arm is below the control that has seen as many tokens: mean and range over seeds.
+void add_below_control(report::Series& series, const std::vector<SeedResult>& seeds, ArmResult SeedResult::* arm,
+                       const PlaceOfTokens& place) {
+  for (const auto& [tokens, loss] : (seeds.front().*arm).curve) {
+    const auto below = over_seeds(seeds, [&](const SeedResult& s) {
+      return loss_at(control_curve(s), tokens) - loss_at((s.*arm).curve, tokens);
+    });
+    add_point(series, mean_place(seeds, place, tokens), below);
+  }
+}
+
+// Two arms as lines above the control's zero.
+report::LineChart gain_chart(const DemoOptions& options, const std::vector<SeedResult>& seeds, const Axis& axis) {
+  const auto experts = options.experts.resolve(options.base_experts);
+  const double total = seeds.front().control.curve.back().first;
+  const double expansion = mean_place(seeds, axis.control, seeds.front().trunk.curve.back().first);
   report::LineChart chart{.title = cat("Loss below that of ", options.base_experts, " experts at the same tokens"),
-                          .x_label = in_seconds ? "seconds of training" : "tokens seen",
+                          .x_label = std::string(axis.label),
                           .y_label = "nats per token",
                           .zero_line = true};
-  auto upcycled = below_control(seeds, cat(options.base_experts, " experts expanded to ", experts),
-                                &SeedResult::upcycled, std::bind(&Clock::upcycled, clock, _1, _2));
-  for (auto* values : {&upcycled.y, &upcycled.y_low, &upcycled.y_high}) values->insert(values->begin(), 0);
-  upcycled.x.insert(upcycled.x.begin(), mean_x(&Clock::control, tau));
-  auto scratch = below_control(seeds, cat(experts, " experts from scratch"), &SeedResult::scratch,
-                               std::bind(&Clock::scratch, clock, _1, _2));
+  report::Series upcycled{.name = cat(options.base_experts, " experts expanded to ", experts)};
+  add_point(upcycled, expansion, {});
+  add_below_control(upcycled, seeds, &SeedResult::upcycled, axis.upcycled);
+  report::Series scratch{.name = cat(experts, " experts from scratch")};
+  add_below_control(scratch, seeds, &SeedResult::scratch, axis.scratch);
   const report::Series control{.name = cat(options.base_experts, " experts (control)"),
-                               .x = {0, mean_x(&Clock::control, total)},
+                               .x = {0, mean_place(seeds, axis.control, total)},
                                .y = {0, 0},
                                .dashed = true};
   // The first points of a model from scratch are far off, while both fall fastest.
@@ -117,7 +118,7 @@ report::LineChart gain_chart(const DemoOptions& options, const std::vector<SeedR
   const double margin = 0.08 * (high - low) + 1e-3;
   chart.y_range = {{low - margin, high + margin}};
   chart.series = {upcycled, scratch, control};
-  chart.marks = {{mean_x(&Clock::control, tau), "expansion"}};
+  chart.marks = {{expansion, "expansion"}};
   return chart;
 }
 
@@ -142,8 +143,8 @@ report::BarChart domain_chart(const std::vector<SeedResult>& seeds) {
   for (const auto& [name, arm] : {Arm{"expanded", &SeedResult::upcycled}, Arm{"from scratch", &SeedResult::scratch}}) {
     report::BarChart::Group group{.name = std::string(name)};
     for (const auto& domain : chart.categories) {
-      const auto s = spread(
-          over_seeds(seeds, [&](const SeedResult& r) { return r.control.loss.at(domain) - (r.*arm).loss.at(domain); }));
+      const auto s =
+          over_seeds(seeds, [&](const SeedResult& r) { return r.control.loss.at(domain) - (r.*arm).loss.at(domain); });
       group.values.push_back(s.mean);
       group.errors.push_back((s.high - s.low) / 2);
     }
@@ -196,7 +197,7 @@ report::Table seed_table(const std::vector<SeedResult>& seeds) {
 }
 
 report::Table source_table(const PreparedData& data) {
-  report::Table table{.header = {"domain", "package", "version", "training tokens", "SHA-256 of the text"}};
+  report::Table table{.header = {"domain", "package", "version", "training tokens", "SHA-256 of the text as read"}};
   for (const auto& domain : data.domains) {
     const auto& source = data.sources.at(domain.name);
     table.rows.push_back({domain.name, source.at("package").as_string(), source.at("version").as_string(),
@@ -212,14 +213,14 @@ report::Page demo_page(const DemoOptions& options, const PreparedData& data, con
   const auto experts = options.experts.resolve(options.base_experts);
   report::Page page("coppice demo: growing a small Mixture-of-Experts model");
   page.paragraph(result_sentence(options, seeds));
-  page.views({{"tokens", report::figure(gain_chart(options, seeds, false))},
-              {"time", report::figure(gain_chart(options, seeds, true))}},
+  page.views({{"tokens", report::figure(gain_chart(options, seeds, token_axis()))},
+              {"time", report::figure(gain_chart(options, seeds, time_axis(options)))}},
              "Lines are means over seeds, shades their range. Above zero, a model is better than the control. Time is "
              "the median time per step times the number of steps, and for the expanded model also the time that the "
              "expansion took.",
              "against");
   page.heading("What was compared");
-  page.paragraph(cat("A model with E = ", options.base_experts, " experts a layer, top-", options.top_k,
+  page.paragraph(cat("A model with E = ", options.base_experts, " experts per layer, top-", options.top_k,
                      ", was trained on ", count_text(static_cast<double>(plan.growth_step * plan.batch_tokens)),
                      " tokens of real text, expanded to N = ", experts, " experts and trained on to ",
                      count_text(static_cast<double>(plan.steps * plan.batch_tokens)),
