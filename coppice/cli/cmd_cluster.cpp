@@ -6,9 +6,10 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
-#include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
+#include "coppice/data/token_file.h"
 #include "coppice/io/output_place.h"
+#include "coppice/nn/decoder.h"
 #include "coppice/options/options.h"
 #include "coppice/report/html.h"
 #include "coppice/score/router_rows.h"
@@ -85,10 +86,10 @@ int run(std::span<const std::string_view> args) {
   if (o.out.empty()) {
     throw Error(ErrorCode::kUsage, "out: not given; wanted the file to write, such as --out rows.safetensors");
   }
-  const auto dtype = compute_dtype(o.dtype);
+  const auto dtype = nn::compute_dtype(o.dtype);
   use_threads(o.threads);
   const auto model = families::open_model(o.model);
-  const auto files = open_token_files(model, o.tokens);
+  const auto files = data::open_token_files(o.model, model.config.vocab_size, o.tokens);
   const score::RouterRowSettings settings{.clusters = o.clusters,
                                           .tokens = o.tokens_used,
                                           .sequence_length = o.sequence_length,

@@ -8,14 +8,15 @@
 #include "coppice/base/log.h"
 #include "coppice/base/memory.h"
 #include "coppice/base/text.h"
-#include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
-#include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
+#include "coppice/data/token_file.h"
 #include "coppice/data/tokenizer.h"
 #include "coppice/eval/agreement.h"
 #include "coppice/eval/multiple_choice.h"
 #include "coppice/eval/perplexity.h"
+#include "coppice/nn/decoder.h"
+#include "coppice/options/byte_count.h"
 #include "coppice/options/options.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/report/html.h"
@@ -90,7 +91,7 @@ void check(const EvalOptions& o, const families::Model& model) {
   refuse_without_effect(o.given, {{o.tokens.empty(),
                                    "no token files are given",
                                    {"against", "sequence-length", "reset-attention", "batch", "max-tokens"}}});
-  (void)compute_dtype(o.dtype);
+  (void)nn::compute_dtype(o.dtype);
   if (o.batch < 1) refuse(cat("batch: ", o.batch, "; wanted 1 or more"));
   if (!o.tokens.empty() && (o.sequence_length < 1 || o.sequence_length > model.config.max_positions)) {
     refuse(cat("sequence-length: ", o.sequence_length, "; wanted 1 to the model's ", model.config.max_positions));
@@ -100,7 +101,7 @@ void check(const EvalOptions& o, const families::Model& model) {
 nn::FittedDecoder fit(const EvalOptions& o, const families::Model& model) {
   // The limit is for both models together.
   const uint64_t bytes = o.max_memory ? o.max_memory->bytes : physical_memory_bytes() / 2;
-  return {model, compute_dtype(o.dtype), o.against ? bytes / 2 : bytes};
+  return {model, nn::compute_dtype(o.dtype), o.against ? bytes / 2 : bytes};
 }
 
 void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, const std::vector<data::TokenFile>& files,
@@ -129,7 +130,7 @@ std::shared_ptr<const nn::LineageRouting> routing_of_training(const std::filesys
 Results evaluate(const EvalOptions& o) {
   const auto model = families::open_model(o.model);
   check(o, model);
-  const auto files = open_token_files(model, o.tokens);
+  const auto files = data::open_token_files(o.model, model.config.vocab_size, o.tokens);
   std::vector<std::vector<eval::Question>> tasks;
   for (const auto& path : o.tasks) tasks.push_back(eval::read_questions(path));
   const auto decoder = fit(o, model);

@@ -5,7 +5,7 @@
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/cli/command.h"
-#include "coppice/cli/given_family.h"
+#include "coppice/families/given_family.h"
 #include "coppice/families/match.h"
 #include "coppice/families/routing_class.h"
 #include "coppice/models/expert_norms.h"
@@ -28,7 +28,7 @@ struct InspectOptions {
     return std::tuple{operand("MODEL", &O::model, "model directory in Hugging Face format (never changed)"),
                       field("experts", &O::experts,
                             "also print the L2 norm of each expert and of its router row (reads all of them)"),
-                      field("family-file", &O::family_file, kFamilyFileHelp),
+                      field("family-file", &O::family_file, families::kFamilyFileHelp),
                       field("json", &O::json, "print one JSON object")};
   }
 };
@@ -38,7 +38,7 @@ constexpr std::string_view kSummary = "describe a checkpoint: family, experts, r
 /// Everything that `inspect` prints.
 struct Findings {
   families::ParameterCount parameters;
-  std::map<families::Part, uint64_t> part_bytes;
+  std::map<families::Component, uint64_t> component_bytes;
   std::map<std::string, uint64_t> dtype_bytes;
   std::string routing, digest;
   bool tokenizer = false;
@@ -86,7 +86,7 @@ Findings look(const families::Model& model, const InspectOptions& o) {
   found.parameters = families::count_parameters(model);
   for (const auto& slot : model.slots) {
     const auto& info = *model.checkpoint.at(slot.name).info;
-    found.part_bytes[families::part_of(slot.role())] += info.bytes;
+    found.component_bytes[families::component_of(slot.role())] += info.bytes;
     found.dtype_bytes[std::string(io::dtype_name(info.dtype))] += info.bytes;
   }
   if (model.config.is_moe()) found.routing = routing_text(model.config);
@@ -101,7 +101,8 @@ Json parameters_json(const families::ParameterCount& count) {
   Json json = Json::object();
   json["total"] = count.total;
   json["active"] = count.active;
-  for (const auto part : families::kParts) json[families::part_name(part)] = count.part(part);
+  for (const auto component : families::kComponents)
+    json[families::component_name(component)] = count.component(component);
   return json;
 }
 
@@ -140,7 +141,7 @@ Json to_json(const families::Model& model, const Findings& found, const InspectO
   json["parameters"] = parameters_json(found.parameters);
   Json& bytes = json["bytes"] = Json::object();
   bytes["total"] = model.checkpoint.total_bytes();
-  for (const auto& [part, count] : found.part_bytes) bytes[families::part_name(part)] = count;
+  for (const auto& [component, count] : found.component_bytes) bytes[families::component_name(component)] = count;
   Json& dtypes = json["dtypes"] = Json::object();
   for (const auto& [dtype, count] : found.dtype_bytes) dtypes[dtype] = count;
   json["files"] = model.checkpoint.shards().size();
@@ -211,11 +212,11 @@ void print(const families::Model& model, const Findings& found, const InspectOpt
   line("digest", found.digest);
   if (!c.unsupported_in_nn.empty()) line("not trainable", cat(join(c.unsupported_in_nn), "; expansion is supported"));
 
-  report::Table parts{{"part", "parameters", "bytes"}, {}};
-  for (const auto part : families::kParts) {
-    if (const auto bytes = found.part_bytes.find(part); bytes != found.part_bytes.end()) {
-      parts.rows.push_back(
-          {std::string(families::part_name(part)), cat(found.parameters.part(part)), cat(bytes->second)});
+  report::Table parts{{"component", "parameters", "bytes"}, {}};
+  for (const auto component : families::kComponents) {
+    if (const auto bytes = found.component_bytes.find(component); bytes != found.component_bytes.end()) {
+      parts.rows.push_back({std::string(families::component_name(component)),
+                            cat(found.parameters.component(component)), cat(bytes->second)});
     }
   }
   std::cout << "\n" << report::text_table(parts);
@@ -234,7 +235,7 @@ void print(const families::Model& model, const Findings& found, const InspectOpt
 
 int run(std::span<const std::string_view> args) {
   const auto o = parse<InspectOptions>("inspect", kSummary, args);
-  const GivenFamily given(o.family_file);
+  const families::GivenFamily given(o.family_file);
   const families::Model model = families::open_model(o.model, given.family());
   const Findings found = look(model, o);
   if (const auto warning = plan::routing_warning(o.model, found.lineage)) log_warning(*warning);

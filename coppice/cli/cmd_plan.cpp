@@ -4,10 +4,10 @@
 #include <vector>
 
 #include "coppice/cli/command.h"
-#include "coppice/cli/given_family.h"
-#include "coppice/cli/measure_steps.h"
-#include "coppice/cost/cost_plan.h"
-#include "coppice/cost/dense_plan.h"
+#include "coppice/cli/engine.h"
+#include "coppice/cost/dense_estimate.h"
+#include "coppice/cost/estimate.h"
+#include "coppice/families/given_family.h"
 #include "coppice/report/run_record.h"
 
 namespace coppice::cli {
@@ -21,19 +21,19 @@ void print(const Plan& plan, bool json) {
 }
 
 int run(std::span<const std::string_view> args) {
-  const auto o = parse<cost::PlanOptions>("plan", kSummary, args);
-  const GivenFamily given(o.family_file);
+  const auto o = parse<cost::CostOptions>("plan", kSummary, args);
+  const families::GivenFamily given(o.family_file);
   const families::Model model = families::open_model(o.model, given.family());
   cost::check_options(o, model.config.is_moe());
   if (!model.config.is_moe()) {
-    print(cost::make_dense_plan(model, o), o.json);
+    print(cost::estimate_dense_cost(model, o), o.json);
     return 0;
   }
   std::optional<cost::LocalFit> fit;
   if (!o.fit.empty()) fit = cost::fit_runs(report::read_runs(o.fit));
   std::vector<std::pair<int64_t, double>> measured;
   if (o.measure) measured = measure_steps(model.config, o);
-  print(cost::make_cost_plan(model, o, measured, fit), o.json);
+  print(cost::estimate_cost(model, o, measured, fit), o.json);
   return 0;
 }
 

@@ -4,12 +4,13 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
-#include "coppice/cli/model_input.h"
 #include "coppice/cli/threads.h"
+#include "coppice/data/token_file.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/output_place.h"
+#include "coppice/nn/decoder.h"
+#include "coppice/options/byte_count.h"
 #include "coppice/options/options.h"
 #include "coppice/score/score.h"
 
@@ -56,9 +57,9 @@ struct ScoreOptions {
 };
 
 plan::Scores score_files(const ScoreOptions& o) {
-  const auto dtype = compute_dtype(o.dtype);
+  const auto dtype = nn::compute_dtype(o.dtype);
   const auto model = families::open_model(o.model);
-  const auto files = open_token_files(model, o.tokens);
+  const auto files = data::open_token_files(o.model, model.config.vocab_size, o.tokens);
   return score::score_model(model, files,
                             {.batches = o.batches,
                              .batch_tokens = o.batch_tokens,

@@ -6,14 +6,14 @@
 #include "coppice/base/error.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
-#include "coppice/cli/byte_count.h"
 #include "coppice/cli/command.h"
-#include "coppice/cli/function_change.h"
-#include "coppice/cli/given_family.h"
-#include "coppice/cli/thread_count.h"
+#include "coppice/cli/engine.h"
 #include "coppice/convert/convert.h"
+#include "coppice/families/given_family.h"
 #include "coppice/families/match.h"
+#include "coppice/options/byte_count.h"
 #include "coppice/options/options.h"
+#include "coppice/options/thread_count.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/verify/conversion.h"
 #include "coppice/verify/verify.h"
@@ -50,7 +50,7 @@ struct VerifyOptions {
         field("max-memory", &O::max_memory,
               "with --function: most memory for both models, such as 8GiB (default: half of the machine's)"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
-        field("family-file", &O::family_file, kFamilyFileHelp),
+        field("family-file", &O::family_file, families::kFamilyFileHelp),
         field("json", &O::json, "print one JSON object")};
   }
 };
@@ -90,7 +90,7 @@ std::string rows_text(const verify::VerifyResult& result) {
   return text + "\n";
 }
 
-void print_account(const verify::VerifyResult& result) {
+void print_result(const verify::VerifyResult& result) {
   std::cout << cat("experts: ", result.experts_before, " -> ", result.experts_after);
   if (result.split > 1) std::cout << cat(", each 1/", result.split, " of an expert before");
   if (result.top_k_factor > 1) std::cout << cat(", top-K times ", result.top_k_factor);
@@ -118,64 +118,61 @@ void print_account(const verify::VerifyResult& result) {
   print_problems(result.problems, result.verdict());
 }
 
-void print_conversion(const verify::ConversionAccount& account) {
-  std::cout << cat(account.from, " -> ", account.to);
-  if (account.plan) {
-    const auto& plan = *account.plan;
+void print_conversion(const verify::ConversionResult& result) {
+  std::cout << cat(result.from, " -> ", result.to);
+  if (result.plan) {
+    const auto& plan = *result.plan;
     std::cout << cat(": ", plan.parents, plan.parents == 1 ? " dense model, " : " dense models, ", plan.experts,
                      " experts, ", plan.top_k, " per token; slices of 1/", plan.granularity, ", gate times ",
                      number_text(plan.scale.gate), ", up ", number_text(plan.scale.up), ", down ",
                      number_text(plan.scale.down));
   }
-  std::cout << cat("\n", account.identical, " tensors bit-equal to those before, ", account.changed,
-                   " computed from them\n", "expert tensors: ", account.experts,
-                   " recomputed and byte-equal\nrouters: ", account.routers, " recomputed and equal, ",
-                   account.routers_given, " read from a file\nnew tensors: ", account.new_parts,
+  std::cout << cat("\n", result.identical, " tensors bit-equal to those before, ", result.changed,
+                   " computed from them\n", "expert tensors: ", result.experts,
+                   " recomputed and byte-equal\nrouters: ", result.routers, " recomputed and equal, ",
+                   result.routers_given, " read from a file\nnew tensors: ", result.new_parts,
                    ", with the initial values of a conversion\n");
-  for (const std::string& loss : account.losses) std::cout << cat("left out: ", shown(loss), "\n");
-  std::cout << cat("files beside the weights: ", account.files_equal, " unchanged\n");
-  print_problems(account.problems, account.verdict());
+  for (const std::string& loss : result.losses) std::cout << cat("left out: ", shown(loss), "\n");
+  std::cout << cat("files beside the weights: ", result.files_equal, " unchanged\n");
+  print_problems(result.problems, result.verdict());
 }
 
-int finish(const auto& result, const std::optional<FunctionChange>& function, bool json, const auto& print) {
+int finish(const auto& result, const std::optional<Printed>& function, bool json, const auto& print) {
   if (json) {
     Json out = result.to_json();
-    if (function) out["function"] = function->to_json();
+    if (function) out["function"] = function->json;
     std::cout << out.dump(2) << "\n";
   } else {
     print(result);
-    if (function) std::cout << function->text();
+    if (function) std::cout << function->text;
   }
   return result.ok ? 0 : exit_status(ErrorCode::kCheckFailed);
 }
 
 void check_used(const VerifyOptions& o) {
-  const auto refuse = [](std::string_view option) {
-    throw Error(ErrorCode::kUsage, cat(option, ": it has no effect without --function (leave it out)"));
-  };
   if (o.function) return;
-  if (o.max_tokens) refuse("max-tokens");
-  if (o.sequence_length) refuse("sequence-length");
-  if (o.max_memory) refuse("max-memory");
+  constexpr std::string_view kReason = "there is no --function";
+  if (o.max_tokens) refuse_option("max-tokens", kReason);
+  if (o.sequence_length) refuse_option("sequence-length", kReason);
+  if (o.max_memory) refuse_option("max-memory", kReason);
 }
 
 /// How the function changed, if --function is given and `ok`: a model that failed the check is not run.
-std::optional<FunctionChange> function_of(const VerifyOptions& o, const families::Model& before,
-                                          const families::Model& after, bool ok,
-                                          const std::map<int64_t, std::vector<int64_t>>& parents) {
+std::optional<Printed> function_of(const VerifyOptions& o, const families::Model& before, const families::Model& after,
+                                   bool ok, const std::map<int64_t, std::vector<int64_t>>& parents) {
   if (!o.function || !ok) return std::nullopt;
-  FunctionSettings settings{.tokens = *o.function};
+  eval::FunctionSettings settings{.tokens = *o.function};
   settings.max_tokens = o.max_tokens.value_or(settings.max_tokens);
   settings.sequence_length = o.sequence_length;
   if (o.max_memory) settings.max_memory_bytes = o.max_memory->bytes;
-  return function_change(before, after, parents, settings);
+  return cli::function_change(before, after, parents, settings);
 }
 
 int run(std::span<const std::string_view> args) {
   const auto o = parse<VerifyOptions>("verify", kSummary, args);
   check_used(o);
   const size_t threads = thread_count(o.threads);
-  const GivenFamily given(o.family_file);
+  const families::GivenFamily given(o.family_file);
   std::vector<families::Model> before;
   for (const auto& model : o.before) before.push_back(families::open_model(model, given.family()));
   const families::Model& first = before.front();
@@ -187,19 +184,19 @@ int run(std::span<const std::string_view> args) {
   const families::Model after = families::open_model(o.after, given.family());
   const bool was = first.config.is_moe(), is = after.config.is_moe();
   if (!was && is) {
-    const auto account = verify::verify_conversion(before, after, threads);
-    return finish(account, function_of(o, first, after, account.ok, {}), o.json, print_conversion);
+    const auto result = verify::verify_conversion(before, after, threads);
+    return finish(result, function_of(o, first, after, result.ok, {}), o.json, print_conversion);
   }
   if (before.size() > 1)
     throw Error(ErrorCode::kUsage,
                 cat(o.before[1], ": wanted one BEFORE; AFTER is not a conversion of several models"));
   if (was && !is) {
-    const auto account = verify::verify_average(first, after, threads);
-    return finish(account, function_of(o, first, after, account.ok, {}), o.json, print_conversion);
+    const auto result = verify::verify_average(first, after, threads);
+    return finish(result, function_of(o, first, after, result.ok, {}), o.json, print_conversion);
   }
   const auto result = verify::verify(first, after, threads);
   const auto parents = result.split == 1 ? result.parents : decltype(result.parents){};
-  return finish(result, function_of(o, first, after, result.ok, parents), o.json, print_account);
+  return finish(result, function_of(o, first, after, result.ok, parents), o.json, print_result);
 }
 
 }  // namespace

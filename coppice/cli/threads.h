@@ -2,7 +2,7 @@
 
 #include <ATen/Parallel.h>
 
-#include "coppice/cli/thread_count.h"
+#include "coppice/options/thread_count.h"
 
 namespace coppice::cli {
 

@@ -7,7 +7,7 @@
 #include "coppice/convert/converted_tensors.h"
 #include "coppice/convert/matrices_detail.h"
 #include "coppice/matrix/stored_matrix.h"
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 
 namespace coppice::convert {
 namespace {
@@ -23,8 +23,8 @@ Role expert_role(Role dense) {
 }
 
 /// The matrix `role` of an expert, whatever the layout.
-MatrixRows expert_matrix(const models::ExpertParts& parts, int64_t layer, int64_t expert, Role role) {
-  for (const models::ExpertPart& part : parts.of(layer, expert)) {
+MatrixRows expert_matrix(const models::ExpertTensors& parts, int64_t layer, int64_t expert, Role role) {
+  for (const models::ExpertTensor& part : parts.of(layer, expert)) {
     for (const ExpertMatrix& place : models::expert_matrices(*part.slot, parts.model().config.num_experts)) {
       if (place.role == role) return matrix::stored_matrix({part.entry, part.slice}, place);
     }
@@ -35,7 +35,7 @@ MatrixRows expert_matrix(const models::ExpertParts& parts, int64_t layer, int64_
 }  // namespace
 
 std::vector<OutputTensor> averaged_tensors(const families::Model& moe, const Mapping& mapping) {
-  const auto parts = std::make_shared<const models::ExpertParts>(moe);
+  const auto parts = std::make_shared<const models::ExpertTensors>(moe);
   const auto dtype_of_new = moe.checkpoint.at(mapping.tensors.front().source).info->dtype;
   std::vector<OutputTensor> tensors;
   for (const MappedTensor& mapped : mapping.tensors) {

@@ -118,10 +118,10 @@ Conversion::Conversion(std::span<const Model> parents, const ConversionPlan& pla
 Conversion::Conversion(const Model& moe, std::string_view to, bool lossy)
     : sources_{&moe}, mapping_(map_back(moe, to, lossy)), tensors_(averaged_tensors(moe, mapping_)) {}
 
-std::vector<std::string> Conversion::account() const {
+std::vector<std::string> Conversion::sources() const {
   std::vector<std::string> texts;
   for (const MappedTensor& tensor : mapping_.tensors)
-    texts.push_back(account_of(tensor, plan_ ? *plan_ : ConversionPlan{}));
+    texts.push_back(source_text(tensor, plan_ ? *plan_ : ConversionPlan{}));
   return texts;
 }
 

@@ -35,7 +35,7 @@ class Conversion {
   const Mapping& mapping() const { return mapping_; }
   std::span<const output::OutputTensor> tensors() const { return tensors_; }
   /// A description of each tensor, in their order.
-  std::vector<std::string> account() const;
+  std::vector<std::string> sources() const;
 
  private:
   friend output::WrittenModel convert(Conversion& conversion, const output::OutputSettings& settings);

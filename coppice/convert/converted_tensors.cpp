@@ -279,7 +279,7 @@ class Converter : public output::PieceMaker, public std::enable_shared_from_this
 
 }  // namespace
 
-std::string account_of(const MappedTensor& tensor, const ConversionPlan& plan) {
+std::string source_text(const MappedTensor& tensor, const ConversionPlan& plan) {
   const std::string of_source = cat("'", tensor.source, "'");
   const bool averaged = plan.parents > 1 && plan.trunk == "average";
   const std::string of_models = averaged ? cat(", averaged over ", plan.parents, " models") : std::string();

@@ -25,6 +25,6 @@ std::vector<output::OutputTensor> averaged_tensors(const families::Model& moe, c
 
 /// A description of a tensor of the converted model: "slice 3 of 4 of 'model.layers.0.mlp.gate_proj.weight', times
 /// 1.587".
-std::string account_of(const MappedTensor& tensor, const ConversionPlan& plan);
+std::string source_text(const MappedTensor& tensor, const ConversionPlan& plan);
 
 }  // namespace coppice::convert

@@ -33,7 +33,7 @@ std::vector<std::string> changes_of(const Mapping& mapping) {
   const Json* multiplier = mapping.config.json.find("embedding_multiplier");
   if (multiplier != nullptr && multiplier->as_double() != 1) changes.emplace_back("embedding_multiplier");
   const auto is_zero_bias = [](const MappedTensor& t) {
-    return t.origin == Origin::kZeros && families::part_of(t.slot.role()) == families::Part::kAttention;
+    return t.origin == Origin::kZeros && families::component_of(t.slot.role()) == families::Component::kAttention;
   };
   if (has(is_zero_bias)) changes.emplace_back("biases of 0");
   return changes;

@@ -1,4 +1,4 @@
-// Advice from the numbers of a plan: when to expand, and when it does not pay.
+// Advice from the numbers of a estimate: when to expand, and when it does not pay.
 
 #include <cmath>
 
@@ -15,10 +15,10 @@ constexpr double kEarliest = 0.12, kLatest = 0.40;
 constexpr double kUtilityOnly = 0.25, kPartial = 0.5;
 constexpr double kSameTime = 0.05;  // relative difference of step times that a measurement cannot distinguish
 
-void advise_on_time(CostPlan& plan) {
-  const double longer = plan.steps.after_s / plan.steps.before_s - 1;
-  const int64_t e = plan.before.experts, n = plan.after.experts;
-  auto& against = plan.does_not_pay;
+void advise_on_time(CostEstimate& estimate) {
+  const double longer = estimate.steps.after_s / estimate.steps.before_s - 1;
+  const int64_t e = estimate.before.experts, n = estimate.after.experts;
+  auto& against = estimate.does_not_pay;
   if (longer < kSameTime) {
     against.push_back(cat("Against ", n, " experts from the first token it saves almost no time: a step takes ",
                           longer <= 0 ? "no longer" : cat("only ", percent(longer, 1), " longer"), " than with ", e,
@@ -32,59 +32,61 @@ void advise_on_time(CostPlan& plan) {
   }
 }
 
-void advise_on_share(CostPlan& plan) {
-  if (!plan.tokens_before || !plan.tokens_after) return;
-  const double share = *plan.tokens_after / *plan.tokens_before;
-  const double eta = plan.closure.eta(share);
-  auto& against = plan.does_not_pay;
+void advise_on_share(CostEstimate& estimate) {
+  if (!estimate.tokens_before || !estimate.tokens_after) return;
+  const double share = *estimate.tokens_after / *estimate.tokens_before;
+  const double eta = estimate.closure.eta(share);
+  auto& against = estimate.does_not_pay;
   if (share < kRecovery) {
     against.push_back(cat("Your continued pre-training is ", percent(share, 1),
                           " of the tokens before: too short. The paper's model needed ", percent(kRecovery, 1),
                           " to fall below the smaller model again."));
   } else if (eta < 0.5) {
     against.push_back(cat("Your continued pre-training closes about ", percent(eta, 0),
-                          " of the gap: less than half of the gain of ", plan.after.experts,
+                          " of the gap: less than half of the gain of ", estimate.after.experts,
                           " experts from the first token."));
   }
 }
 
-void advise_on_limits(CostPlan& plan) {
-  auto& against = plan.does_not_pay;
-  if (plan.uniform_closure && plan.after.experts > 2 * plan.before.experts) {
+void advise_on_limits(CostEstimate& estimate) {
+  auto& against = estimate.does_not_pay;
+  if (estimate.uniform_closure && estimate.after.experts > 2 * estimate.before.experts) {
     against.push_back(
-        cat(plan.before.experts, " -> ", plan.after.experts,
+        cat(estimate.before.experts, " -> ", estimate.after.experts,
             " is more than doubling, but the published curve was measured only for doubling; expect less."));
   }
-  if (plan.closure.at_bound) {
-    against.push_back(plan.closure.f0 < 1
+  if (estimate.closure.at_bound) {
+    against.push_back(estimate.closure.f0 < 1
                           ? "Your runs closed the whole gap, so f0 is too small to be measured."
                           : "Your runs closed nothing of the gap; by these runs, expanding does not pay.");
   }
-  if (plan.loss_gap) {
-    against.push_back(cat("At best, eta = 100 %, it gains ", number_text(*plan.loss_gap, 3), " nats."));
+  if (estimate.loss_gap) {
+    against.push_back(cat("At best, eta = 100 %, it gains ", number_text(*estimate.loss_gap, 3), " nats."));
   } else {
     against.push_back("The gap in nats is not known (give --loss-gap, or --fit with runs of both sizes).");
   }
   const double memory =
-      static_cast<double>(plan.memory_after.total()) / static_cast<double>(plan.memory_before.total());
+      static_cast<double>(estimate.memory_after.total()) / static_cast<double>(estimate.memory_before.total());
   against.push_back(cat("Serving: the same FLOPs per token, but ", fixed_text(memory, 2), " times the memory."));
 }
 
-void say_when(CostPlan& plan, double target) {
-  const double share = plan.closure.share_for(target);
-  plan.when.push_back(cat("If E is still to be trained: expand at ", percent(kEarliest, 0), " to ", percent(kLatest, 0),
-                          " of the budget to close the full gap; later closes less and saves more time."));
-  plan.when.push_back(
+void say_when(CostEstimate& estimate, double target) {
+  const double share = estimate.closure.share_for(target);
+  estimate.when.push_back(cat("If E is still to be trained: expand at ", percent(kEarliest, 0), " to ",
+                              percent(kLatest, 0),
+                              " of the budget to close the full gap; later closes less and saves more time."));
+  estimate.when.push_back(
       cat("Latest point for eta = ", percent(target, 0), " by the curve: at ", percent(growth_point(share), 0),
           " of the budget, which is continued pre-training of ", percent(share, 0), " of the tokens before",
-          plan.tokens_before ? cat(": ", count_text(share * *plan.tokens_before), " tokens") : std::string(),
-          "; this saves ", percent(growth_point(share) * (1 - plan.steps.ratio()), 1), " of the time."));
-  plan.when.emplace_back(
+          estimate.tokens_before ? cat(": ", count_text(share * *estimate.tokens_before), " tokens") : std::string(),
+          "; this saves ", percent(growth_point(share) * (1 - estimate.steps.ratio()), 1), " of the time."));
+  estimate.when.emplace_back(
       "Expand a checkpoint from before the annealing (the stable phase of WSD), and anneal at the end.");
-  plan.constants.push_back({"when to expand", cat("tau/T ", number_text(kEarliest, 2), " to ", number_text(kLatest, 2)),
-                            "arXiv:2604.19835v2 table 2a: eta 81, 100, 100, 100, 98 % at .05, .13, .25, .38, .51"});
-  plan.constants.push_back({"recovery", percent(kRecovery, 1),
-                            "arXiv:2604.19835v2 section 5.1: below the smaller model after 22 B of 380 B tokens"});
+  estimate.constants.push_back({"when to expand",
+                                cat("tau/T ", number_text(kEarliest, 2), " to ", number_text(kLatest, 2)),
+                                "arXiv:2604.19835v2 table 2a: eta 81, 100, 100, 100, 98 % at .05, .13, .25, .38, .51"});
+  estimate.constants.push_back({"recovery", percent(kRecovery, 1),
+                                "arXiv:2604.19835v2 section 5.1: below the smaller model after 22 B of 380 B tokens"});
 }
 
 }  // namespace
@@ -97,11 +99,11 @@ std::string remark_on_share(double cpt_share, double eta, bool is_published) {
   return "";
 }
 
-void advise(CostPlan& plan, double target_closure) {
-  advise_on_time(plan);
-  advise_on_share(plan);
-  advise_on_limits(plan);
-  say_when(plan, target_closure);
+void advise(CostEstimate& estimate, double target_closure) {
+  advise_on_time(estimate);
+  advise_on_share(estimate);
+  advise_on_limits(estimate);
+  say_when(estimate, target_closure);
 }
 
 }  // namespace coppice::cost::detail

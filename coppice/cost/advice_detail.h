@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "coppice/cost/cost_plan.h"
+#include "coppice/cost/estimate.h"
 
 namespace coppice::cost::detail {
 
@@ -10,6 +10,6 @@ namespace coppice::cost::detail {
 std::string remark_on_share(double cpt_share, double eta, bool is_published);
 
 /// Fills `when` and `does_not_pay`, and the constants that they use.
-void advise(CostPlan& plan, double target_closure);
+void advise(CostEstimate& estimate, double target_closure);
 
 }  // namespace coppice::cost::detail

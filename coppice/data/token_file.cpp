@@ -14,6 +14,7 @@
 #include "coppice/base/thread_pool.h"
 #include "coppice/data/token_index_detail.h"
 #include "coppice/data/token_memory_detail.h"
+#include "coppice/data/tokenizer.h"
 
 namespace coppice::data {
 namespace fs = std::filesystem;
@@ -203,6 +204,17 @@ void TokenFile::check_vocabulary(int64_t vocab_size, const std::string& tokenize
   int64_t before = state_->vocab_size.load();
   while (vocab_size < before && !state_->vocab_size.compare_exchange_weak(before, vocab_size)) {
   }
+}
+
+std::vector<TokenFile> open_token_files(const std::filesystem::path& model, int64_t vocab_size,
+                                        std::span<const std::filesystem::path> paths) {
+  const std::string digest = tokenizer_digest(model);
+  std::vector<TokenFile> files;
+  for (const auto& path : paths) {
+    files.push_back(TokenFile::open(path));
+    files.back().check_vocabulary(vocab_size, digest);
+  }
+  return files;
 }
 
 }  // namespace coppice::data

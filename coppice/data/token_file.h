@@ -58,6 +58,12 @@ class TokenFile {
   std::shared_ptr<const State> state_;
 };
 
+/// Opens the token files that a model will read; `vocab_size` is the model's.
+///
+/// Throws   as TokenFile::open and check_vocabulary, with the digest of the model's tokenizer.
+std::vector<TokenFile> open_token_files(const std::filesystem::path& model, int64_t vocab_size,
+                                        std::span<const std::filesystem::path> paths);
+
 /// Throws   Error{kUsage} if a file of the set `prefix` exists.
 void check_token_file_absent(const std::filesystem::path& prefix);
 

@@ -18,9 +18,9 @@ namespace {
 constexpr uint32_t kTrainingPurpose = 0x70;
 
 /// Gives the trainer the parts as strings.
-class PartIterator final : public sentencepiece::SentenceIterator {
+class PieceIterator final : public sentencepiece::SentenceIterator {
  public:
-  explicit PartIterator(const std::vector<std::string_view>& parts) : parts_(parts) { load(); }
+  explicit PieceIterator(const std::vector<std::string_view>& parts) : parts_(parts) { load(); }
   bool done() const override { return next_ >= parts_.size(); }
   void Next() override {
     ++next_;
@@ -131,7 +131,7 @@ void cut_out_rare_characters(std::vector<std::string_view>& parts, int64_t vocab
 }
 
 std::string train_model(const std::vector<std::string_view>& parts, const TokenizerTraining& settings) {
-  PartIterator iterator(parts);
+  PieceIterator iterator(parts);
   std::string model;
   const auto status =
       sentencepiece::SentencePieceTrainer::Train({{"model_type", "bpe"},

@@ -84,12 +84,13 @@ bool is_router(Role role);  ///< kRouter, kRouterBias, kSelectionBias
 bool is_norm(Role role);    ///< weights that are multiplied; 1 in a new model
 bool is_bias(Role role);    ///< vectors that are added; 0 in a new model
 
-/// The parts of a model for counts of parameters and bytes.
-enum class Part : uint8_t { kEmbeddings, kAttention, kDense, kShared, kRouters, kExperts, kNorms, kOther };
-inline constexpr Part kParts[] = {Part::kEmbeddings, Part::kAttention, Part::kDense, Part::kShared,
-                                  Part::kRouters,    Part::kExperts,   Part::kNorms, Part::kOther};
-Part part_of(Role role);
-std::string_view part_name(Part part);  ///< "experts"
+/// The components of a model, for counts of parameters and bytes.
+enum class Component : uint8_t { kEmbeddings, kAttention, kDense, kShared, kRouters, kExperts, kNorms, kOther };
+inline constexpr Component kComponents[] = {Component::kEmbeddings, Component::kAttention, Component::kDense,
+                                            Component::kShared,     Component::kRouters,   Component::kExperts,
+                                            Component::kNorms,      Component::kOther};
+Component component_of(Role role);
+std::string_view component_name(Component which);  ///< "experts"
 
 /// A size that the configuration gives.
 enum class Dim : uint8_t {

@@ -70,8 +70,8 @@ struct ParameterCount {
   int64_t total = 0, active = 0;  ///< active: per token, top_k of the experts; embeddings included in both
   int64_t experts = 0, routers = 0, attention = 0, embeddings = 0, dense = 0, shared = 0, norms = 0, other = 0;
 
-  int64_t& part(Part part);
-  int64_t part(Part p) const { return const_cast<ParameterCount*>(this)->part(p); }
+  int64_t& component(Component which);
+  int64_t component(Component which) const { return const_cast<ParameterCount*>(this)->component(which); }
 };
 ParameterCount count_parameters(const ModelConfig& config);
 /// Counts the parameters for `num_experts` experts per layer (0: the actual number). MTP layers and block scales are

@@ -220,13 +220,14 @@ double parameters_at_most(const ModelConfig& c) {
 
 // The object that describes a language model of a known family: the whole file, or the text part of a multimodal
 // model's configuration.
-struct TextPart {
+struct TextSection {
   const Json* json;
   const Family* family;
   std::string_view key;
 };
 
-TextPart find_text_part(const Json& config, const ConfigReader& in, std::string_view source, const Family* given) {
+TextSection find_text_section(const Json& config, const ConfigReader& in, std::string_view source,
+                              const Family* given) {
   const Json& type = in.at("model_type");
   if (!type.is_string()) in.refuse("model_type", "a text");
   const auto known = [given](const std::string& name) -> const Family* {
@@ -259,7 +260,7 @@ TextPart find_text_part(const Json& config, const ConfigReader& in, std::string_
 ModelConfig read_config(const Json& config, std::string_view source, const Family* family) {
   if (!config.is_object())
     throw Error(ErrorCode::kFormat, cat(source, ": is not a JSON object; wanted the configuration of a model"));
-  const TextPart part = find_text_part(config, ConfigReader(config, source), source, family);
+  const TextSection part = find_text_section(config, ConfigReader(config, source), source, family);
   const std::string part_source = part.key.empty() ? std::string(source) : cat(source, ": ", part.key);
   const ConfigReader in(*part.json, part_source);
 

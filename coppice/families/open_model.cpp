@@ -146,7 +146,7 @@ void mark_tied_copies(const io::Checkpoint& checkpoint, ModelConfig& config, std
 std::string Model::digest() const {
   std::vector<std::string> names;
   for (const TensorSlot& slot : slots) {
-    if (part_of(slot.role()) == Part::kRouters) names.push_back(slot.name);
+    if (component_of(slot.role()) == Component::kRouters) names.push_back(slot.name);
   }
   return io::model_digest(checkpoint, names);
 }

@@ -7,18 +7,18 @@
 
 namespace coppice::families {
 
-int64_t& ParameterCount::part(Part part) {
-  switch (part) {
-    case Part::kEmbeddings: return embeddings;
-    case Part::kAttention: return attention;
-    case Part::kDense: return dense;
-    case Part::kShared: return shared;
-    case Part::kRouters: return routers;
-    case Part::kExperts: return experts;
-    case Part::kNorms: return norms;
-    case Part::kOther: return other;
+int64_t& ParameterCount::component(Component which) {
+  switch (which) {
+    case Component::kEmbeddings: return embeddings;
+    case Component::kAttention: return attention;
+    case Component::kDense: return dense;
+    case Component::kShared: return shared;
+    case Component::kRouters: return routers;
+    case Component::kExperts: return experts;
+    case Component::kNorms: return norms;
+    case Component::kOther: return other;
   }
-  COPPICE_CHECK(false, "part ", static_cast<int>(part));
+  COPPICE_CHECK(false, "component ", static_cast<int>(which));
 }
 
 ParameterCount count_parameters(const ModelConfig& config) {
@@ -34,7 +34,7 @@ ParameterCount count_parameters(const ModelConfig& config) {
     } else if (!config.present(rule.when, -1)) {
       continue;
     }
-    count.part(part_of(rule.role)) += elements;
+    count.component(component_of(rule.role)) += elements;
     count.total += elements;
   }
   count.active = count.total;
@@ -88,7 +88,7 @@ ParameterCount count_parameters(const Model& model, int64_t num_experts) {
     } else if (is_expert(role) && slot.expert == 0) {  // new experts have the same size
       elements += elements * (num_experts - config.num_experts);
     }
-    count.part(part_of(role)) += elements;
+    count.component(component_of(role)) += elements;
     count.total += elements;
     if (is_expert(role)) of_layer[slot.layer] += elements;
   }

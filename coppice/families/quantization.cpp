@@ -59,13 +59,13 @@ int64_t bits_of(const Json& q) {
 
 }  // namespace
 
-const Json* find_quantization(const Json& config, const Json& part) {
-  const Json* found = find_object(part);
+const Json* find_quantization(const Json& config, const Json& section) {
+  const Json* found = find_object(section);
   return found != nullptr ? found : find_object(config);
 }
 
-std::string quantisation_text(const Json& config, const Json& part) {
-  const Json* found = find_quantization(config, part);
+std::string quantisation_text(const Json& config, const Json& section) {
+  const Json* found = find_quantization(config, section);
   if (found == nullptr) return {};
   std::string method = text_of(*found, "quant_method");
   if (method.empty()) method = "a method that config.json does not name";
@@ -83,8 +83,8 @@ std::string quantisation_text(const Json& config, const Json& part) {
   return format.empty() ? text : cat(text, " (", format, ")");
 }
 
-int64_t quantised_bits(const Json& config, const Json& part) {
-  const Json* found = find_quantization(config, part);
+int64_t quantised_bits(const Json& config, const Json& section) {
+  const Json* found = find_quantization(config, section);
   return found == nullptr ? 0 : bits_of(*found);
 }
 

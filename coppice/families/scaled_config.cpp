@@ -26,7 +26,7 @@ void set(Json& sizes, std::string_view key, Json value) {
   }
 }
 
-Json& part_of(Json& json, const ModelConfig& config) {
+Json& text_section(Json& json, const ModelConfig& config) {
   return config.text_key.empty() ? json : *json.find(config.text_key);
 }
 
@@ -83,7 +83,7 @@ Json with_top_k_factor(const ModelConfig& config, const TopKScaling& scaling) {
     };
   };
   detail::edit_count(json, config, Count::kTopK, scaler(family.top_k_key));
-  Json& sizes = part_of(json, config);
+  Json& sizes = text_section(json, config);
   if (config.routing.num_groups > 1) {
     scale_groups(sizes, family.num_groups_key, config.routing.num_groups, scaler(family.num_groups_key));
     scale_groups(sizes, family.top_groups_key, config.routing.top_groups, scaler(family.top_groups_key));
@@ -113,7 +113,7 @@ Json with_expert_width(const ModelConfig& config, int64_t width) {
   Json json = config.json;
   detail::edit_count(json, config, Count::kExpertWidth, [width](int64_t) { return width; });
   if (!family.shared_count_key.empty()) {
-    Json* const count = detail::find_path(part_of(json, config), family.shared_count_key);
+    Json* const count = detail::find_path(text_section(json, config), family.shared_count_key);
     const int64_t parts = config.expert_width / width;
     if (count != nullptr && count->kind() == Json::Kind::kInt) *count = Json(count->as_int() * parts);
   }

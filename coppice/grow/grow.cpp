@@ -30,7 +30,7 @@ using methods::MethodChoice;
 using methods::Moment;
 using methods::MomentContext;
 using methods::Params;
-using methods::RouterPart;
+using methods::RouterTensor;
 using plan::GrowthPlan;
 
 const ExpertInit& expert_method(const GrowthPlan& plan, int64_t layer) {
@@ -90,17 +90,17 @@ double weight_change(const GrowthPlan& plan, int64_t layer, const Child& child, 
   return whole.total() > 0 ? change.total() / whole.total() : 0.0;
 }
 
-RouterPart router_part(Role role) {
+RouterTensor router_tensor(Role role) {
   COPPICE_CHECK(role == Role::kRouter || role == Role::kRouterBias || role == Role::kSelectionBias);
-  if (role == Role::kRouter) return RouterPart::kWeight;
-  return role == Role::kRouterBias ? RouterPart::kBias : RouterPart::kSelectionBias;
+  if (role == Role::kRouter) return RouterTensor::kWeight;
+  return role == Role::kRouterBias ? RouterTensor::kBias : RouterTensor::kSelectionBias;
 }
 
-/// Whether the method changes this part of the router.
-bool changes(const methods::RouterInit& method, RouterPart part, bool has_router_bias) {
+/// Whether the method changes this tensor of the router.
+bool changes(const methods::RouterInit& method, RouterTensor tensor, bool has_router_bias) {
   if (method.only_copies()) return false;
-  if (!method.needs_bias) return part == RouterPart::kWeight;
-  return part == (has_router_bias ? RouterPart::kBias : RouterPart::kSelectionBias);
+  if (!method.needs_bias) return tensor == RouterTensor::kWeight;
+  return tensor == (has_router_bias ? RouterTensor::kBias : RouterTensor::kSelectionBias);
 }
 
 /// Sets every child's row to its parent's; if the plan sets new selection biases to 0, those of copies are 0.
@@ -184,17 +184,17 @@ void grow_router(const GrowthPlan& plan, int64_t layer, Role role, MatrixBytes b
     matrix::round_finite(before.dtype, values, out, subject_of(layer, role));
   }
 
-  const RouterPart part = router_part(role);
+  const RouterTensor tensor = router_tensor(role);
   const MethodChoice& choice = plan.router_init_of(layer);
   const methods::RouterInit& method = methods::router_init(choice.name);
-  if (!changes(method, part, has_router_bias)) return;
+  if (!changes(method, tensor, has_router_bias)) return;
   const Params params(method.name, method.params, choice.given);
   const MatrixBytes spread{before.dtype, static_cast<int64_t>(layer_plan.children.size()), before.cols, out};
   const auto unchanged = matrix::widened(spread, families::role_name(role));
   const auto source = matrix::widened(before, families::role_name(role));
   matrix::check_finite(source, 0, before.cols, subject_of(layer, role));
   auto values = unchanged;
-  method.apply({.rows = spread.rows, .cols = spread.cols, .values = values, .source = source}, part, layer_plan,
+  method.apply({.rows = spread.rows, .cols = spread.cols, .values = values, .source = source}, tensor, layer_plan,
                plan.seed, params, has_router_bias);
 
   std::vector<float> rounded(values.size());

@@ -26,8 +26,8 @@ using methods::Moment;
 using models::OptimizerState;
 using output::OutputTensor;
 
-Moment moment_of(std::string_view part) {
-  return part == methods::moment_name(Moment::kFirst) ? Moment::kFirst : Moment::kSecond;
+Moment moment_of(std::string_view name) {
+  return name == methods::moment_name(Moment::kFirst) ? Moment::kFirst : Moment::kSecond;
 }
 
 std::vector<float> floats_of(const Checkpoint::Entry& entry) {
@@ -56,7 +56,7 @@ struct Grower {
   std::function<void(std::span<std::byte>)> expert_master(const TensorSlot& slot) const {
     return [*this, &slot](std::span<std::byte> out) {
       SourceMatrices sources;
-      grow_expert(plan, slot.layer, child_of(plan, slot), slot.role(), parts_of(slot, "master", sources), Dtype::kF32,
+      grow_expert(plan, slot.layer, child_of(plan, slot), slot.role(), source_of(slot, "master", sources), Dtype::kF32,
                   out);
     };
   }
@@ -69,7 +69,7 @@ struct Grower {
         return sources.read(state.has_master(name) ? state.at(name, "master") : model.checkpoint.at(name));
       };
       grow_expert_moment(plan, slot.layer, child_of(plan, slot), slot.role(), kind,
-                         parts_of(slot, methods::moment_name(kind), sources), weights, as_floats(out));
+                         source_of(slot, methods::moment_name(kind), sources), weights, as_floats(out));
     };
   }
 
@@ -108,8 +108,8 @@ struct Grower {
 
   /// Master weights or a moment of a stacked tensor: one piece per child, copied from its parent's if `copies` says so.
   template <class Copies>
-  OutputTensor stack(const TensorSlot& slot, io::TensorInfo info, std::string_view part, const Copies& copies) const {
-    const Checkpoint::Entry source = state.at(slot.name, part);
+  OutputTensor stack(const TensorSlot& slot, io::TensorInfo info, std::string_view name, const Copies& copies) const {
+    const Checkpoint::Entry source = state.at(slot.name, name);
     OutputTensor out{std::move(info), {}};
     TensorSlot before = slot;
     before.shape = source.info->shape;
@@ -120,25 +120,25 @@ struct Grower {
       if (copies(child)) {
         const auto slice = original(child.parent).slice;
         out.pieces.push_back({.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset});
-      } else if (part == "master") {
+      } else if (name == "master") {
         const output::OutputPiece piece = detail::child_piece(plan, slot, Dtype::kF32);
         const auto make = [this_plan = &plan, &slot, child, before, original] {
           return detail::child_fill(*this_plan, child, before, slot, Dtype::kF32, original);
         };
         out.pieces.push_back(output::computed_piece(piece.bytes, make, piece.cuttable));
       } else {
-        out.pieces.push_back(stacked_moment(slot, before, child, part));
+        out.pieces.push_back(stacked_moment(slot, before, child, name));
       }
     }
     return out;
   }
 
   output::OutputPiece stacked_moment(const TensorSlot& slot, const TensorSlot& before, const Child& child,
-                                     std::string_view part) const {
-    const Moment kind = moment_of(part);
+                                     std::string_view name) const {
+    const Moment kind = moment_of(name);
     uint64_t bytes = sizeof(float);
     for (size_t i = 1; i < slot.shape.size(); ++i) bytes *= static_cast<uint64_t>(slot.shape[i]);
-    output::PieceMaker::Fill fill = [*this, &slot, before, child, part, kind](uint64_t, std::span<std::byte> out) {
+    output::PieceMaker::Fill fill = [*this, &slot, before, child, name, kind](uint64_t, std::span<std::byte> out) {
       const auto places = models::expert_matrices(slot, plan.experts_after);
       const auto places_before = models::expert_matrices(before, plan.experts_before);
       const auto weight = state.has_master(slot.name) ? state.at(slot.name, "master") : model.checkpoint.at(slot.name);
@@ -154,7 +154,7 @@ struct Grower {
       };
       for (size_t i = 0; i < places.size(); ++i) {
         const MatrixSource moments = [&](uint32_t expert) {
-          return matrix_of(state.at(slot.name, part), places_before[i], expert);
+          return matrix_of(state.at(slot.name, name), places_before[i], expert);
         };
         const MatrixSource weights = [&](uint32_t expert) { return matrix_of(weight, places_before[i], expert); };
         std::vector<float> values(static_cast<size_t>(places[i].rows * places[i].cols));
@@ -166,10 +166,10 @@ struct Grower {
     return output::computed_piece(bytes, [fill] { return fill; });
   }
 
-  /// A source that gives the same part of the same matrix for any original expert.
-  MatrixSource parts_of(const TensorSlot& slot, std::string_view part, SourceMatrices& sources) const {
-    return [this, &slot, part, &sources](uint32_t expert) {
-      return sources.read(state.at(families::tensor_name(model.config, slot.role(), slot.layer, expert), part));
+  /// A source that gives the same tensor of the state for the same matrix for any original expert.
+  MatrixSource source_of(const TensorSlot& slot, std::string_view name, SourceMatrices& sources) const {
+    return [this, &slot, name, &sources](uint32_t expert) {
+      return sources.read(state.at(families::tensor_name(model.config, slot.role(), slot.layer, expert), name));
     };
   }
 };
@@ -189,18 +189,18 @@ std::vector<OutputTensor> grown_optimizer(const families::Model& model, const Op
     const auto copies_moment = [keeps_originals](const Child& child) { return keeps_originals && child.copy == 0; };
     const bool copies_weights = !router && !stacked && (!own || copies_master(child_of(plan, slot)));
     const bool copies_moments = !router && !stacked && (!own || copies_moment(child_of(plan, slot)));
-    for (const models::OptimizerPart& part :
-         models::optimizer_parts(slot, model.checkpoint.at(source).info->dtype, plan.experts_after)) {
-      io::TensorInfo info = output::tensor_info(cat(slot.name, ".", part.name), part.dtype, part.shape);
-      const Moment kind = moment_of(part.name);
-      if (part.name == "master" ? copies_weights : copies_moments) {
-        outputs.push_back(output::copied_tensor(std::move(info), state.at(source, part.name)));
-      } else if (part.name == "step") {
+    for (const models::OptimizerTensor& tensor :
+         models::optimizer_tensors(slot, model.checkpoint.at(source).info->dtype, plan.experts_after)) {
+      io::TensorInfo info = output::tensor_info(cat(slot.name, ".", tensor.name), tensor.dtype, tensor.shape);
+      const Moment kind = moment_of(tensor.name);
+      if (tensor.name == "master" ? copies_weights : copies_moments) {
+        outputs.push_back(output::copied_tensor(std::move(info), state.at(source, tensor.name)));
+      } else if (tensor.name == "step") {
         outputs.push_back(output::computed_tensor(std::move(info), grower.steps(slot)));
       } else if (stacked) {
-        outputs.push_back(part.name == "master" ? grower.stack(slot, std::move(info), part.name, copies_master)
-                                                : grower.stack(slot, std::move(info), part.name, copies_moment));
-      } else if (part.name == "master") {
+        outputs.push_back(tensor.name == "master" ? grower.stack(slot, std::move(info), tensor.name, copies_master)
+                                                  : grower.stack(slot, std::move(info), tensor.name, copies_moment));
+      } else if (tensor.name == "master") {
         outputs.push_back(
             output::computed_tensor(std::move(info), router ? grower.router_master(slot) : grower.expert_master(slot)));
       } else {

@@ -7,7 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/grow/tied_experts_detail.h"
 #include "coppice/matrix/factor_loss.h"
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 
 namespace coppice::grow::detail {
 namespace {
@@ -35,9 +35,9 @@ std::vector<std::vector<uint32_t>> tied_experts(const LayerRouting& layer) {
   return tied;
 }
 
-bool are_equal(const models::ExpertParts& parts, int64_t layer, uint32_t a, uint32_t b) {
-  const auto of_a = parts.of(layer, a), of_b = parts.of(layer, b);
-  return std::ranges::equal(of_a, of_b, [](const models::ExpertPart& x, const models::ExpertPart& y) {
+bool are_equal(const models::ExpertTensors& tensors, int64_t layer, uint32_t a, uint32_t b) {
+  const auto of_a = tensors.of(layer, a), of_b = tensors.of(layer, b);
+  return std::ranges::equal(of_a, of_b, [](const models::ExpertTensor& x, const models::ExpertTensor& y) {
     const bool equal = std::ranges::equal(x.data(), y.data());
     x.release(0, x.slice.bytes);
     y.release(0, y.slice.bytes);
@@ -74,10 +74,10 @@ bool biases_swallow_scores(const GrownRows& bias) {
 std::string decisive_ties(const families::Model& model, const plan::GrowthPlan& plan, const LayerRouting& layer) {
   const auto tied = tied_experts(layer);
   if (!tied.empty()) {
-    const models::ExpertParts parts(model);
+    const models::ExpertTensors tensors(model);
     for (const auto& experts : tied) {
       for (size_t i = 1; i < experts.size(); ++i) {
-        if (are_equal(parts, layer.layer->layer, experts[0], experts[i])) continue;
+        if (are_equal(tensors, layer.layer->layer, experts[0], experts[i])) continue;
         return cat("experts ", experts[0], " and ", experts[i], " of layer ", layer.layer->layer,
                    " have equal router rows but different weights, so they tie for every token, and another of them "
                    "may be chosen.");

@@ -59,7 +59,7 @@ class Checkpoint {
 };
 
 /// Which tensors go into which file.
-struct ShardPlan {
+struct ShardLayout {
   struct Shard {
     std::string file;  ///< "model.safetensors" or "model-00001-of-00002.safetensors"
     std::vector<TensorInfo> tensors;
@@ -74,10 +74,11 @@ std::string shard_name(std::string_view stem, size_t number, size_t count);
 
 /// Splits tensors, in order, into shards of at most `max_shard_bytes` (a larger tensor gets its own shard) and names
 /// their files as Hugging Face does. Fills in the byte counts.
-ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem = "model");
+ShardLayout lay_out_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem = "model");
 
-/// Writes `<stem>.safetensors.index.json` for a plan of more than one shard; nothing for one.
-void write_shard_index(const std::filesystem::path& directory, const ShardPlan& plan, std::string_view stem = "model");
+/// Writes `<stem>.safetensors.index.json` for more than one shard; nothing for one.
+void write_shard_index(const std::filesystem::path& directory, const ShardLayout& layout,
+                       std::string_view stem = "model");
 
 /// SHA-256 over the sorted (name, dtype, shape) list, the architecture keys of config.json and the bytes of the tensors
 /// named in `router_tensors`.

@@ -17,11 +17,11 @@ namespace {
 
 using families::Role;
 
-Role role_of(RouterPart part) {
-  switch (part) {
-    case RouterPart::kWeight: return Role::kRouter;
-    case RouterPart::kBias: return Role::kRouterBias;
-    case RouterPart::kSelectionBias: return Role::kSelectionBias;
+Role role_of(RouterTensor tensor) {
+  switch (tensor) {
+    case RouterTensor::kWeight: return Role::kRouter;
+    case RouterTensor::kBias: return Role::kRouterBias;
+    case RouterTensor::kSelectionBias: return Role::kSelectionBias;
   }
   return Role::kRouter;
 }
@@ -39,7 +39,7 @@ void add_row_noise(RouterView grown, const LayerPlan& layer, uint64_t seed, floa
   for (size_t i = 0; i < layer.children.size(); ++i) {
     const Child& child = layer.children[i];
     if (child.copy == 0) continue;
-    row_rng(RouterPart::kWeight, grown, layer, child, seed, kNoise).fill_normal(0, noise.data(), noise.size());
+    row_rng(RouterTensor::kWeight, grown, layer, child, seed, kNoise).fill_normal(0, noise.data(), noise.size());
     const auto values = grown.row(i);
     for (size_t c = 0; c < noise.size(); ++c) values[c] = add_noise(values[c], sigma * noise[c]);
   }
@@ -47,7 +47,7 @@ void add_row_noise(RouterView grown, const LayerPlan& layer, uint64_t seed, floa
 
 // -- copy ---------------------------------------------------------------------
 
-void copy(RouterView, RouterPart, const LayerPlan&, uint64_t, const Params&, bool) {}
+void copy(RouterView, RouterTensor, const LayerPlan&, uint64_t, const Params&, bool) {}
 
 // -- copy_noise ---------------------------------------------------------------
 
@@ -57,8 +57,9 @@ constexpr ParamSpec kCopyNoiseParams[] = {{.key = "lambda",
                                            .hi = 10.0,
                                            .help = "std of the noise as a fraction of the router's std"}};
 
-void copy_noise(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params, bool) {
-  if (part != RouterPart::kWeight) return;
+void copy_noise(RouterView grown, RouterTensor tensor, const LayerPlan& layer, uint64_t seed, const Params& params,
+                bool) {
+  if (tensor != RouterTensor::kWeight) return;
   add_row_noise(grown, layer, seed, static_cast<float>(params.get("lambda") * matrix::mean_std(grown.source).std));
 }
 
@@ -82,9 +83,9 @@ constexpr ParamSpec kBiasOnlyParams[] = {
      .help = "1: the originals get independent noise too",
      .is_switch = true}};
 
-void bias_only(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params,
+void bias_only(RouterView grown, RouterTensor tensor, const LayerPlan& layer, uint64_t seed, const Params& params,
                bool has_router_bias) {
-  if (part != (has_router_bias ? RouterPart::kBias : RouterPart::kSelectionBias)) return;
+  if (tensor != (has_router_bias ? RouterTensor::kBias : RouterTensor::kSelectionBias)) return;
   const double delta = params.get("delta");
   const bool gaussian = params.get("gaussian") == 1;
   const double std = gaussian ? matrix::mean_std(grown.source).std : 0.0;
@@ -94,7 +95,7 @@ void bias_only(RouterView grown, RouterPart part, const LayerPlan& layer, uint64
     const Child& child = layer.children[i];
     const bool is_original = child.copy == 0;
     if (is_original && params.get("noise_to_original") == 0) continue;
-    const Rng rng = row_rng(part, grown, layer, child, seed, kNoise);
+    const Rng rng = row_rng(tensor, grown, layer, child, seed, kNoise);
     const float noise = gaussian ? sigma * rng.normal(0) : static_cast<float>(delta * (2.0 * rng.uniform(0) - 1.0));
     float& bias = grown.row(i)[0];
     bias = add_noise(is_original ? bias : bias + shift, noise);
@@ -122,9 +123,9 @@ float rounded_down(double x) {
   return stored[0] <= value ? stored[0] : io::next_representable(io::Dtype::kBf16, stored[0], -1.0f);
 }
 
-void dormant(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t, const Params& params,
+void dormant(RouterView grown, RouterTensor tensor, const LayerPlan& layer, uint64_t, const Params& params,
              bool has_router_bias) {
-  if (part != (has_router_bias ? RouterPart::kBias : RouterPart::kSelectionBias)) return;
+  if (tensor != (has_router_bias ? RouterTensor::kBias : RouterTensor::kSelectionBias)) return;
   const auto [least, most] = std::ranges::minmax_element(grown.source);
   const double largest = std::max(std::abs(double{*least}), std::abs(double{*most}));
   const double spread = double{*most} - double{*least};
@@ -143,9 +144,9 @@ constexpr ParamSpec kPerturbNewOnlyParams[] = {{.key = "lambda",
                                                 .hi = 10.0,
                                                 .help = "std of the noise as a fraction of the std of the new rows"}};
 
-void perturb_new_only(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params,
-                      bool) {
-  if (part != RouterPart::kWeight) return;
+void perturb_new_only(RouterView grown, RouterTensor tensor, const LayerPlan& layer, uint64_t seed,
+                      const Params& params, bool) {
+  if (tensor != RouterTensor::kWeight) return;
   const auto cols = static_cast<size_t>(grown.cols);
   const auto siblings = layer.siblings(static_cast<int64_t>(grown.source.size() / cols));
   // Summed by parent, so that the bits do not depend on the order of the children.
@@ -205,11 +206,11 @@ extern constinit const RouterInit kRouterPerturbNewOnly{
     .summary = "the parent's row plus Gaussian noise, relative to the standard deviation of the new rows",
     .source = kRouterPaper};
 
-Rng row_rng(RouterPart part, const RouterView& view, const LayerPlan& layer, const Child& child, uint64_t seed,
+Rng row_rng(RouterTensor tensor, const RouterView& view, const LayerPlan& layer, const Child& child, uint64_t seed,
             uint32_t purpose) {
   return Rng({.seed = seed,
               .layer = static_cast<uint32_t>(layer.layer),
-              .role = static_cast<uint32_t>(role_of(part)),
+              .role = static_cast<uint32_t>(role_of(tensor)),
               .parent = child.parent,
               .copy = stream_copy(view.experts_before(), child.copy),
               .purpose = purpose});

@@ -26,12 +26,12 @@ struct RouterView {
   }
 };
 
-enum class RouterPart { kWeight, kBias, kSelectionBias };
+enum class RouterTensor { kWeight, kBias, kSelectionBias };
 
 struct RouterInit {
   std::string_view name;
-  /// Changes the rows of children (copy > 0). `part` says which tensor; a method may leave some unchanged.
-  void (*apply)(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params,
+  /// Changes the rows of children (copy > 0). `tensor` says which one `grown` is; a method may leave some unchanged.
+  void (*apply)(RouterView grown, RouterTensor tensor, const LayerPlan& layer, uint64_t seed, const Params& params,
                 bool has_router_bias);
   std::span<const ParamSpec> params;
   bool needs_bias;

@@ -17,8 +17,8 @@ using matrix::Dense;
 
 /// Calls change(child, row) for every copy; `row` holds its parent's row.
 template <class Change>
-void change_copies(RouterView grown, RouterPart part, const LayerPlan& layer, Change change) {
-  if (part != RouterPart::kWeight) return;
+void change_copies(RouterView grown, RouterTensor tensor, const LayerPlan& layer, Change change) {
+  if (tensor != RouterTensor::kWeight) return;
   for (size_t i = 0; i < layer.children.size(); ++i) {
     if (layer.children[i].copy > 0) change(layer.children[i], grown.row(i));
   }
@@ -35,12 +35,12 @@ constexpr ParamSpec kInterpolateParams[] = {
      .help = "for the last expert, 1: mix with itself, 0: mix with the first",
      .is_switch = true}};
 
-void interpolate(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t, const Params& params, bool) {
+void interpolate(RouterView grown, RouterTensor tensor, const LayerPlan& layer, uint64_t, const Params& params, bool) {
   const auto alpha = static_cast<float>(params.get("alpha"));
   const float rest = 1.0f - alpha;
   const auto last = static_cast<size_t>(grown.experts_before() - 1);
   const size_t after_last = params.get("clamped") == 1 ? last : 0;
-  change_copies(grown, part, layer, [&](const Child& child, std::span<float> row) {
+  change_copies(grown, tensor, layer, [&](const Child& child, std::span<float> row) {
     const auto next = grown.source_row(child.parent == last ? after_last : child.parent + 1);
     for (size_t c = 0; c < row.size(); ++c) row[c] = rest * row[c] + alpha * next[c];
   });
@@ -53,9 +53,9 @@ constexpr ParamSpec kScaledCopyParams[] = {
 constexpr ParamSpec kTemperatureScaledParams[] = {
     {.key = "factor", .fallback = 0.9, .lo = -10.0, .hi = 10.0, .help = "factor of the parent's row"}};
 
-void scaled(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t, const Params& params, bool) {
+void scaled(RouterView grown, RouterTensor tensor, const LayerPlan& layer, uint64_t, const Params& params, bool) {
   const auto factor = static_cast<float>(params.get("factor"));
-  change_copies(grown, part, layer, [&](const Child&, std::span<float> row) {
+  change_copies(grown, tensor, layer, [&](const Child&, std::span<float> row) {
     for (float& x : row) x *= factor;
   });
 }
@@ -65,7 +65,7 @@ void scaled(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t,
 constexpr ParamSpec kAdversarialParams[] = {
     {.key = "strength", .fallback = 0.1, .lo = 0.0, .hi = 1.0, .help = "fraction of the way to the mean row"}};
 
-void adversarial(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t, const Params& params, bool) {
+void adversarial(RouterView grown, RouterTensor tensor, const LayerPlan& layer, uint64_t, const Params& params, bool) {
   const auto strength = static_cast<float>(params.get("strength"));
   const auto experts = static_cast<size_t>(grown.experts_before());
   std::vector<double> mean(static_cast<size_t>(grown.cols), 0.0);
@@ -74,7 +74,7 @@ void adversarial(RouterView grown, RouterPart part, const LayerPlan& layer, uint
     for (size_t c = 0; c < mean.size(); ++c) mean[c] += row[c];
   }
   for (double& x : mean) x /= static_cast<double>(experts);
-  change_copies(grown, part, layer, [&](const Child&, std::span<float> row) {
+  change_copies(grown, tensor, layer, [&](const Child&, std::span<float> row) {
     for (size_t c = 0; c < row.size(); ++c) row[c] -= strength * (row[c] - static_cast<float>(mean[c]));
   });
 }
@@ -89,12 +89,13 @@ constexpr ParamSpec kOrthogonalParams[] = {{.key = "lambda",
 
 /// The component of parent + noise orthogonal to the parent, scaled to the parent's norm. A row without an orthogonal
 /// direction (one column, or zeros) stays the parent's.
-void orthogonal(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params, bool) {
-  if (part != RouterPart::kWeight) return;
+void orthogonal(RouterView grown, RouterTensor tensor, const LayerPlan& layer, uint64_t seed, const Params& params,
+                bool) {
+  if (tensor != RouterTensor::kWeight) return;
   const auto sigma = static_cast<float>(params.get("lambda") * matrix::mean_std(grown.source).std);
   std::vector<float> other(static_cast<size_t>(grown.cols));
-  change_copies(grown, part, layer, [&](const Child& child, std::span<float> row) {
-    row_rng(part, grown, layer, child, seed, kNoise).fill_normal(0, other.data(), other.size());
+  change_copies(grown, tensor, layer, [&](const Child& child, std::span<float> row) {
+    row_rng(tensor, grown, layer, child, seed, kNoise).fill_normal(0, other.data(), other.size());
     for (size_t c = 0; c < other.size(); ++c) other[c] = row[c] + sigma * other[c];
     const double length = dot(row, row);
     if (length == 0 || row.size() < 2) return;
@@ -111,13 +112,14 @@ void orthogonal(RouterView grown, RouterPart part, const LayerPlan& layer, uint6
 
 // -- svd_perturb --------------------------------------------------------------
 
-void svd_perturb(RouterView grown, RouterPart part, const LayerPlan& layer, uint64_t seed, const Params& params, bool) {
-  if (part != RouterPart::kWeight) return;
+void svd_perturb(RouterView grown, RouterTensor tensor, const LayerPlan& layer, uint64_t seed, const Params& params,
+                 bool) {
+  if (tensor != RouterTensor::kWeight) return;
   const Dense router{grown.experts_before(), grown.cols, std::vector<float>(grown.source.begin(), grown.source.end())};
   std::map<uint32_t, Dense> of_copy;
-  change_copies(grown, part, layer, [&](const Child& child, std::span<float> row) {
+  change_copies(grown, tensor, layer, [&](const Child& child, std::span<float> row) {
     const auto stream = [&](uint32_t purpose) {
-      return row_rng(part, grown, layer, {.parent = 0, .copy = child.copy}, seed, purpose);
+      return row_rng(tensor, grown, layer, {.parent = 0, .copy = child.copy}, seed, purpose);
     };
     if (!of_copy.contains(child.copy)) {
       of_copy[child.copy] = svd_perturbed(

@@ -15,7 +15,7 @@ extern const RouterInit kRouterInterpolate, kRouterScaledCopy, kRouterTemperatur
 extern const RouterInit kRouterAdversarial, kRouterOrthogonal, kRouterSvdPerturb;         // router_rows.cpp
 
 /// The random numbers of one child's row.
-Rng row_rng(RouterPart part, const RouterView& view, const LayerPlan& layer, const Child& child, uint64_t seed,
+Rng row_rng(RouterTensor tensor, const RouterView& view, const LayerPlan& layer, const Child& child, uint64_t seed,
             uint32_t purpose);
 
 }  // namespace coppice::methods

@@ -9,7 +9,7 @@
 #include "coppice/base/progress.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 
 namespace coppice::models {
 
@@ -30,31 +30,31 @@ double* member(ExpertNorms& norms, Role role) {
   }
 }
 
-// Matrices of one expert's part; companions mean that the stored values are not weights.
-void add_norms(const ExpertPart& part, int64_t num_experts, ExpertNorms& norms) {
-  const io::Dtype dtype = part.entry.info->dtype;
+// Matrices of one expert's tensor; companions mean that the stored values are not weights.
+void add_norms(const ExpertTensor& tensor, int64_t num_experts, ExpertNorms& norms) {
+  const io::Dtype dtype = tensor.entry.info->dtype;
   if (!io::is_float(dtype)) {
-    throw Error(ErrorCode::kShape, cat("'", part.slot->name, "' is ", io::dtype_name(dtype),
+    throw Error(ErrorCode::kShape, cat("'", tensor.slot->name, "' is ", io::dtype_name(dtype),
                                        "; norms are taken of F32, BF16 and F16 (expand a dequantised checkpoint)"));
   }
   const auto width = io::dtype_bytes(dtype);
-  for (const ExpertMatrix& place : expert_matrices(*part.slot, num_experts)) {
+  for (const ExpertMatrix& place : expert_matrices(*tensor.slot, num_experts)) {
     double* const out = member(norms, place.role);
     if (out == nullptr) continue;
     std::vector<std::byte> matrix(static_cast<size_t>(place.rows * place.cols) * width);
-    gather(place, width, part.data(), matrix);
+    gather(place, width, tensor.data(), matrix);
     std::vector<float> values(matrix.size() / width);
     io::to_f32(dtype, matrix, values);
     *out = norm(values);
   }
-  part.release(0, part.slice.bytes);
+  tensor.release(0, tensor.slice.bytes);
 }
 
 }  // namespace
 
 std::map<int64_t, std::vector<ExpertNorms>> expert_norms(const Model& model, size_t threads) {
   std::map<int64_t, std::vector<ExpertNorms>> norms;
-  const ExpertParts parts(model);
+  const ExpertTensors tensors(model);
   const auto num_experts = static_cast<size_t>(model.config.num_experts);
   for (const int64_t layer : model.layers_with_experts) norms[layer].resize(num_experts);
   uint64_t bytes = 0;
@@ -67,9 +67,9 @@ std::map<int64_t, std::vector<ExpertNorms>> expert_norms(const Model& model, siz
     auto& of_layer = norms.at(layer);
     parallel_for(num_experts, threads, [&](size_t expert) {
       check_interrupt();
-      for (const ExpertPart& part : parts.of(layer, static_cast<int64_t>(expert))) {
-        add_norms(part, model.config.num_experts, of_layer[expert]);
-        progress.advance(part.slice.bytes);
+      for (const ExpertTensor& tensor : tensors.of(layer, static_cast<int64_t>(expert))) {
+        add_norms(tensor, model.config.num_experts, of_layer[expert]);
+        progress.advance(tensor.slice.bytes);
       }
     });
   }

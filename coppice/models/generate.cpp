@@ -97,7 +97,7 @@ void write_random_model(const std::filesystem::path& directory, const Json& conf
   for (const TensorSlot& slot : slots) {
     infos.push_back({.name = slot.name, .dtype = stored_dtype(slot.role(), dtype), .shape = slot.shape});
   }
-  const io::ShardPlan plan = io::plan_shards(std::move(infos), max_shard_bytes);
+  const io::ShardLayout plan = io::lay_out_shards(std::move(infos), max_shard_bytes);
 
   io::AtomicDirectory target(directory);
   io::check_free_space(target.path(), plan.total_bytes);

@@ -57,14 +57,14 @@ std::vector<io::SafetensorsFile> open_shards(const io::ModelDirectory& files) {
 
 bool counts_rows(const TensorSlot& slot) { return is_router(slot.role()) || slot.rule->layout.stacked; }
 
-std::vector<OptimizerPart> optimizer_parts(const TensorSlot& slot, Dtype weights, int64_t experts) {
+std::vector<OptimizerTensor> optimizer_tensors(const TensorSlot& slot, Dtype weights, int64_t experts) {
   const bool empty = std::find(slot.shape.begin(), slot.shape.end(), 0) != slot.shape.end();
   if (slot.role() == Role::kSelectionBias || empty) return {};
-  std::vector<OptimizerPart> parts = {{"exp_avg", Dtype::kF32, slot.shape},
-                                      {"exp_avg_sq", Dtype::kF32, slot.shape},
-                                      {"step", Dtype::kI64, {counts_rows(slot) ? experts : 1}}};
-  if (weights != Dtype::kF32) parts.insert(parts.begin(), {"master", Dtype::kF32, slot.shape});
-  return parts;
+  std::vector<OptimizerTensor> tensors = {{"exp_avg", Dtype::kF32, slot.shape},
+                                          {"exp_avg_sq", Dtype::kF32, slot.shape},
+                                          {"step", Dtype::kI64, {counts_rows(slot) ? experts : 1}}};
+  if (weights != Dtype::kF32) tensors.insert(tensors.begin(), {"master", Dtype::kF32, slot.shape});
+  return tensors;
 }
 
 std::optional<OptimizerState> OptimizerState::open(const Model& model) {
@@ -89,8 +89,8 @@ std::optional<OptimizerState> OptimizerState::open(const Model& model) {
   for (const auto& [name, entry] : state.entries_) extra.insert(name);
   for (const TensorSlot& slot : model.slots) {
     const Dtype weights = model.checkpoint.at(slot.name).info->dtype;
-    for (const OptimizerPart& part : optimizer_parts(slot, weights, model.config.num_experts)) {
-      const std::string key = cat(slot.name, ".", part.name);
+    for (const OptimizerTensor& tensor : optimizer_tensors(slot, weights, model.config.num_experts)) {
+      const std::string key = cat(slot.name, ".", tensor.name);
       const auto found = state.entries_.find(key);
       if (found == state.entries_.end()) {
         missing.push_back(key);
@@ -98,9 +98,9 @@ std::optional<OptimizerState> OptimizerState::open(const Model& model) {
       }
       extra.erase(key);
       const io::TensorInfo& info = *found->second.info;
-      if (info.dtype == part.dtype && info.shape == part.shape) continue;
+      if (info.dtype == tensor.dtype && info.shape == tensor.shape) continue;
       misshapen.push_back(cat("'", key, "' is ", io::dtype_name(info.dtype), " ", shape_text(info.shape), ", wanted ",
-                              io::dtype_name(part.dtype), " ", shape_text(part.shape)));
+                              io::dtype_name(tensor.dtype), " ", shape_text(tensor.shape)));
     }
   }
   if (!missing.empty() || !extra.empty()) {
@@ -114,14 +114,14 @@ std::optional<OptimizerState> OptimizerState::open(const Model& model) {
   return state;
 }
 
-Checkpoint::Entry OptimizerState::at(std::string_view tensor, std::string_view part) const {
-  const auto found = entries_.find(cat(tensor, ".", part));
+Checkpoint::Entry OptimizerState::at(std::string_view weight, std::string_view name) const {
+  const auto found = entries_.find(cat(weight, ".", name));
   if (found != entries_.end()) return found->second;
-  throw Error(ErrorCode::kNotFound, cat("optimizer state: no '", tensor, ".", part, "'"));
+  throw Error(ErrorCode::kNotFound, cat("optimizer state: no '", weight, ".", name, "'"));
 }
 
-bool OptimizerState::has(std::string_view tensor, std::string_view part) const {
-  return entries_.contains(cat(tensor, ".", part));
+bool OptimizerState::has(std::string_view weight, std::string_view name) const {
+  return entries_.contains(cat(weight, ".", name));
 }
 
 bool OptimizerState::has_master(std::string_view tensor) const { return has(tensor, "master"); }

@@ -28,9 +28,9 @@ class OptimizerState {
 
   OptimizerState(OptimizerState&&) = default;  // no copies: entries_ points into shards_
 
-  /// `<tensor>.<part>`, such as part "exp_avg".
-  io::Checkpoint::Entry at(std::string_view tensor, std::string_view part) const;
-  bool has(std::string_view tensor, std::string_view part) const;
+  /// `<weight>.<name>`, such as name "exp_avg".
+  io::Checkpoint::Entry at(std::string_view weight, std::string_view name) const;
+  bool has(std::string_view weight, std::string_view name) const;
   bool has_master(std::string_view tensor) const;
 
  private:
@@ -41,13 +41,13 @@ class OptimizerState {
 };
 
 /// A tensor of the state that belongs to one of the weights.
-struct OptimizerPart {
+struct OptimizerTensor {
   std::string_view name;  ///< master, exp_avg, exp_avg_sq, step
   io::Dtype dtype;
   io::TensorShape shape;
 };
-/// The parts of the tensor `slot` in a model with `experts` experts; `weights` is its stored dtype.
-std::vector<OptimizerPart> optimizer_parts(const families::TensorSlot& slot, io::Dtype weights, int64_t experts);
+/// The tensors of the state that belong to `slot` in a model with `experts` experts; `weights` is its stored dtype.
+std::vector<OptimizerTensor> optimizer_tensors(const families::TensorSlot& slot, io::Dtype weights, int64_t experts);
 /// Whether each row or expert has its own step count: routers and stacks of experts.
 bool counts_rows(const families::TensorSlot& slot);
 

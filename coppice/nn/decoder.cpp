@@ -8,12 +8,20 @@
 #include <utility>
 
 #include "coppice/base/check.h"
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
 #include "coppice/kernels/head_loss.h"
 #include "coppice/nn/build_parameters_detail.h"
 #include "coppice/nn/router.h"
 #include "coppice/nn/trunk_detail.h"
 
 namespace coppice::nn {
+
+ComputeDtype compute_dtype(std::string_view name) {
+  if (name == "f32") return ComputeDtype::kF32;
+  if (name == "bf16") return ComputeDtype::kBf16;
+  throw Error(ErrorCode::kUsage, cat("dtype: '", name, "'; wanted f32 or bf16"));
+}
 
 namespace {
 

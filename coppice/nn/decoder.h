@@ -21,6 +21,8 @@
 namespace coppice::nn {
 
 enum class ComputeDtype { kF32, kBf16 };
+/// "f32" or "bf16", as the option --dtype names it. Throws Error{kUsage}.
+ComputeDtype compute_dtype(std::string_view name);
 
 /// Fills one tensor's values (f32, [out, in] as on disk). From a checkpoint, or random.
 using TensorFill = std::function<void(const families::TensorSlot& slot, std::span<float> values)>;

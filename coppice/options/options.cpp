@@ -117,12 +117,15 @@ Given detail::parse_options(std::string_view command, std::string_view summary, 
   return given;
 }
 
+void refuse_option(std::string_view option, std::string_view reason, std::string_view dashes) {
+  throw Error(ErrorCode::kUsage, cat(dashes, option, ": it has no effect here; ", reason, " (leave it out)"));
+}
+
 void refuse_without_effect(const Given& given, std::initializer_list<WithoutEffect> rules, std::string_view dashes) {
   for (const WithoutEffect& rule : rules) {
     if (!rule.when) continue;
     for (const std::string_view option : rule.options) {
-      if (!(rule.flags_only ? given.has_flag(option) : given.has(option))) continue;
-      throw Error(ErrorCode::kUsage, cat(dashes, option, ": it has no effect here; ", rule.reason, " (leave it out)"));
+      if (rule.flags_only ? given.has_flag(option) : given.has(option)) refuse_option(option, rule.reason, dashes);
     }
   }
 }

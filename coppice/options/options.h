@@ -42,7 +42,7 @@ namespace coppice {
 template <class Struct, class Value>
 struct Field {
   std::string_view name;
-  Value Struct::* member;
+  Value Struct::*member;
   std::string_view help;
   bool positional = false;
 };
@@ -51,13 +51,13 @@ struct Field {
 inline constexpr std::string_view kJsonHelp = "print one JSON object instead of text";
 
 template <class Struct, class Value>
-constexpr Field<Struct, Value> field(std::string_view name, Value Struct::* member, std::string_view help) {
+constexpr Field<Struct, Value> field(std::string_view name, Value Struct::*member, std::string_view help) {
   return {name, member, help, false};
 }
 /// Positional. A std::optional may be left out. One operand may be a std::vector; it takes one or more texts: all but
 /// those that the operands after it need.
 template <class Struct, class Value>
-constexpr Field<Struct, Value> operand(std::string_view name, Value Struct::* member, std::string_view help) {
+constexpr Field<Struct, Value> operand(std::string_view name, Value Struct::*member, std::string_view help) {
   return {name, member, help, true};
 }
 
@@ -78,6 +78,10 @@ class Given {
   std::set<std::string, std::less<>> flags_, keys_;
 };
 
+/// Throws   Error{kUsage}: "--NAME: it has no effect here; REASON (leave it out)". `dashes` is put before the name;
+///          empty for the keys of a file.
+[[noreturn]] void refuse_option(std::string_view option, std::string_view reason, std::string_view dashes = "--");
+
 /// Options that have no effect if `when` is true, and the reason.
 struct WithoutEffect {
   bool when;
@@ -86,8 +90,7 @@ struct WithoutEffect {
   bool flags_only = false;  ///< a settings file may still set them, for runs in which they have an effect
 };
 
-/// Throws   Error{kUsage} that names the first option that was given and has no effect, and says why. `dashes` is put
-///          before its name; empty for the keys of a file.
+/// Throws   as refuse_option, for the first option that was given and has no effect.
 void refuse_without_effect(const Given& given, std::initializer_list<WithoutEffect> rules,
                            std::string_view dashes = "--");
 
@@ -120,12 +123,10 @@ void read_scalar(int64_t& out, const std::string& text);
 void read_scalar(uint64_t& out, const std::string& text);
 void read_scalar(double& out, const std::string& text);
 template <class T>
-  requires requires(std::string_view s) {
-    { T::from_text(s) } -> std::same_as<T>;
-  }
-void read_scalar(T& out, const std::string& text) {
-  out = T::from_text(text);
+requires requires(std::string_view s) {
+  { T::from_text(s) } -> std::same_as<T>;
 }
+void read_scalar(T& out, const std::string& text) { out = T::from_text(text); }
 
 inline Json write_scalar(const std::string& v) { return Json(v); }
 inline Json write_scalar(const std::filesystem::path& v) { return Json(v.string()); }
@@ -135,12 +136,10 @@ inline Json write_scalar(int64_t v) { return Json(v); }
 inline Json write_scalar(uint64_t v) { return Json(v); }
 inline Json write_scalar(double v) { return Json(v); }
 template <class T>
-  requires requires(const T& t) {
-    { t.to_text() } -> std::same_as<std::string>;
-  }
-Json write_scalar(const T& v) {
-  return Json(v.to_text());
+requires requires(const T& t) {
+  { t.to_text() } -> std::same_as<std::string>;
 }
+Json write_scalar(const T& v) { return Json(v.to_text()); }
 
 template <class T>
 std::string type_name() {
@@ -157,8 +156,7 @@ std::string type_name() {
 }
 
 template <class Object, class Struct, class Value>
-  requires std::derived_from<Object, Struct>
-OptionSpec erase(Object& object, const Field<Struct, Value>& f) {
+requires std::derived_from<Object, Struct> OptionSpec erase(Object& object, const Field<Struct, Value>& f) {
   OptionSpec spec;
   spec.name = f.name;
   spec.help = f.help;

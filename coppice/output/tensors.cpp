@@ -96,9 +96,9 @@ std::vector<io::TensorInfo> infos_of(std::span<const OutputTensor> tensors) {
   return infos;
 }
 
-io::ShardPlan plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem) {
-  io::ShardPlan plan = io::plan_shards(std::move(tensors), max_shard_bytes, stem);
-  for (io::ShardPlan::Shard& shard : plan.shards) {
+io::ShardLayout plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem) {
+  io::ShardLayout plan = io::lay_out_shards(std::move(tensors), max_shard_bytes, stem);
+  for (io::ShardLayout::Shard& shard : plan.shards) {
     const auto bits = [](const io::TensorInfo& info) { return io::dtype_bits(info.dtype); };
     if (std::ranges::is_sorted(shard.tensors, std::greater<>(), bits)) continue;
     std::ranges::stable_sort(shard.tensors, std::greater<>(), bits);  // equal widths keep their order
@@ -106,9 +106,9 @@ io::ShardPlan plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shar
   return plan;
 }
 
-io::ShardPlan plan_optimizer_shards(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes) {
+io::ShardLayout plan_optimizer_shards(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes) {
   constexpr std::string_view kStem = "optimizer";
-  io::ShardPlan plan = plan_output(std::move(tensors), max_shard_bytes, kStem);
+  io::ShardLayout plan = plan_output(std::move(tensors), max_shard_bytes, kStem);
   for (size_t i = 0; i < plan.shards.size(); ++i)
     plan.shards[i].file = io::shard_name(kStem, i + 1, plan.shards.size());
   return plan;

@@ -80,11 +80,11 @@ io::TensorInfo tensor_info(io::TensorName name, io::Dtype dtype, io::TensorShape
 uint64_t total_bytes(const std::vector<io::TensorInfo>& tensors);
 std::vector<io::TensorInfo> infos_of(std::span<const OutputTensor> tensors);
 
-/// Splits `tensors`, in order, into shards (io::plan_shards). Within a shard wider dtypes come first, so that every
+/// Splits `tensors`, in order, into shards (io::lay_out_shards). Within a shard wider dtypes come first, so that every
 /// tensor is aligned.
-io::ShardPlan plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem);
+io::ShardLayout plan_output(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem);
 
 /// The shards of an optimizer state, with the names that families::OptimizerState requires even if there is only one.
-io::ShardPlan plan_optimizer_shards(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes);
+io::ShardLayout plan_optimizer_shards(std::vector<io::TensorInfo> tensors, uint64_t max_shard_bytes);
 
 }  // namespace coppice::output

@@ -20,7 +20,8 @@ bool OutputUnit::computes() const {
   return std::ranges::any_of(segments, [](const UnitSegment& s) { return s.piece->file == nullptr; });
 }
 
-void OutputPlan::add(const std::filesystem::path& folder, io::ShardPlan shards, std::span<const OutputTensor> tensors) {
+void OutputLayout::add(const std::filesystem::path& folder, io::ShardLayout shards,
+                       std::span<const OutputTensor> tensors) {
   const auto name_of = [](const OutputTensor* tensor) { return tensor->info.name.view(); };
   std::vector<const OutputTensor*> by_name;
   by_name.reserve(tensors.size());
@@ -31,7 +32,7 @@ void OutputPlan::add(const std::filesystem::path& folder, io::ShardPlan shards, 
     COPPICE_CHECK(found != by_name.end() && name_of(*found) == name, name);
     return **found;
   };
-  for (io::ShardPlan::Shard& shard : shards.shards) {
+  for (io::ShardLayout::Shard& shard : shards.shards) {
     const auto path = folder / shard.file;
     files_.push_back({path, io::lay_out(path, std::move(shard.tensors))});
     const size_t file = files_.size() - 1;
@@ -76,7 +77,7 @@ template <class Visit>
 void cut(uint64_t offset, uint64_t piece_bytes, Visit visit) {
   const uint64_t in_block = offset % io::kBlockBytes;
   for (uint64_t done = 0; done < piece_bytes;) {
-    const uint64_t bytes = std::min(piece_bytes - done, OutputPlan::kWindowBytes - (done == 0 ? in_block : 0));
+    const uint64_t bytes = std::min(piece_bytes - done, OutputLayout::kWindowBytes - (done == 0 ? in_block : 0));
     visit(done, bytes);
     done += bytes;
   }
@@ -84,14 +85,14 @@ void cut(uint64_t offset, uint64_t piece_bytes, Visit visit) {
 
 }  // namespace
 
-void OutputPlan::add_computed(size_t file, uint64_t offset, const OutputPiece& piece) {
+void OutputLayout::add_computed(size_t file, uint64_t offset, const OutputPiece& piece) {
   const auto add = [&](uint64_t done, uint64_t bytes) {
     units_.push_back({bytes, {{&piece, done, bytes}}, {{file, offset + done}}});
   };
   piece.cuttable ? cut(offset, piece.bytes, add) : add(0, piece.bytes);
 }
 
-void OutputPlan::add_shared(size_t file, uint64_t offset, const OutputPiece& piece) {
+void OutputLayout::add_shared(size_t file, uint64_t offset, const OutputPiece& piece) {
   const uint64_t from = piece.file != nullptr ? piece.offset : piece.identity;
   const auto [at, is_new] =
       shared_.try_emplace({piece.file, from, piece.bytes, offset % io::kBlockBytes}, units_.size());
@@ -101,13 +102,13 @@ void OutputPlan::add_shared(size_t file, uint64_t offset, const OutputPiece& pie
   });
 }
 
-uint64_t OutputPlan::file_bytes() const {
+uint64_t OutputLayout::file_bytes() const {
   uint64_t bytes = 0;
   for (const OutputFile& file : files_) bytes += file.layout.file_bytes;
   return bytes;
 }
 
-std::vector<size_t> OutputPlan::units_of(io::Part part) const {
+std::vector<size_t> OutputLayout::units_of(io::Part part) const {
   uint64_t total = 0;
   for (const OutputUnit& unit : units_) total += unit.bytes_written();
   std::vector<size_t> mine;
@@ -122,7 +123,7 @@ std::vector<size_t> OutputPlan::units_of(io::Part part) const {
   return mine;
 }
 
-std::string OutputPlan::digest() const {
+std::string OutputLayout::digest() const {
   Sha256 digest;
   for (const OutputFile& file : files_) {
     digest.add(cat(file.path.string(), "\n", file.layout.header_bytes, "\n"));

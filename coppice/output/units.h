@@ -42,16 +42,16 @@ struct OutputUnit {
   uint64_t bytes_written() const { return bytes * places.size(); }
 };
 
-/// The plan of an output. It depends on the tensors and on the layout of source and output, not on threads or parts.
+/// The files of an output, cut into units. The cut depends on the tensors and on the layout of source and output, not on threads or parts.
 ///
 /// Memory   about a hundred bytes for each tensor and for every 4 MiB.
-class OutputPlan {
+class OutputLayout {
  public:
   /// The largest unit, except computed pieces that cannot be divided.
   static constexpr uint64_t kWindowBytes = uint64_t{4} << 20;
 
-  /// Adds the files of `shards` below `folder`. `tensors` must outlive the plan.
-  void add(const std::filesystem::path& folder, io::ShardPlan shards, std::span<const OutputTensor> tensors);
+  /// Adds the files of `shards` below `folder`. `tensors` must outlive this object.
+  void add(const std::filesystem::path& folder, io::ShardLayout shards, std::span<const OutputTensor> tensors);
 
   const std::vector<OutputFile>& files() const { return files_; }
   const std::vector<OutputUnit>& units() const { return units_; }

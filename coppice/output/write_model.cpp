@@ -66,7 +66,7 @@ std::string source_stamp(std::span<const io::Checkpoint* const> sources, bool wi
 
 /// Everything that determines the output's bytes, one line each with its digest, so that a difference can be named. It
 /// is the same for parts on other machines.
-std::string identity_of(const NewModel& model, const OutputSettings& settings, const OutputPlan& output,
+std::string identity_of(const NewModel& model, const OutputSettings& settings, const OutputLayout& output,
                         const std::string& source_sizes) {
   std::string lines;
   const auto add = [&lines](std::string_view name, const std::string& text) {
@@ -87,7 +87,7 @@ std::string identity_of(const NewModel& model, const OutputSettings& settings, c
 }
 
 /// Removes files beside the tensors that a process killed at the very end may have left.
-void remove_all_but(const OutputPlan& output, const fs::path& directory) {
+void remove_all_but(const OutputLayout& output, const fs::path& directory) {
   std::set<fs::path> kept;
   for (const OutputFile& file : output.files()) kept.insert(directory / file.path);
   std::vector<fs::path> others;
@@ -98,8 +98,8 @@ void remove_all_but(const OutputPlan& output, const fs::path& directory) {
 }
 
 /// The first `count` files.
-io::ShardPlan shards_of(const OutputPlan& output, size_t count) {
-  io::ShardPlan shards;
+io::ShardLayout shards_of(const OutputLayout& output, size_t count) {
+  io::ShardLayout shards;
   for (const OutputFile& file : std::span(output.files()).first(count)) {
     shards.shards.push_back({file.path.string(), file.layout.tensors});
     shards.total_bytes += total_bytes(file.layout.tensors);
@@ -128,7 +128,7 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
   const io::ModelDirectory& files = sources.front()->files();
   for (const io::Checkpoint* source : sources.subspan(1)) (void)io::files_to_carry(*source);
   const io::SortedFiles sorted = io::files_to_carry(*sources.front());
-  OutputPlan output;
+  OutputLayout output;
   output.add("", plan_output(infos_of(model.weights), settings.max_shard_bytes, "model"), model.weights);
   const size_t weight_files = output.files().size();
   if (model.optimizer) {

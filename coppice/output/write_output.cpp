@@ -31,17 +31,17 @@ constexpr size_t kMovers = 2;
 /// The files being written. Each is open only from its first unit to its last, so that few are open at a time.
 class OpenFiles {
  public:
-  OpenFiles(const std::filesystem::path& directory, const OutputPlan& plan, const std::vector<size_t>& units)
-      : directory_(directory), plan_(plan), open_(plan.files().size()), left_(plan.files().size()) {
+  OpenFiles(const std::filesystem::path& directory, const OutputLayout& layout, const std::vector<size_t>& units)
+      : directory_(directory), layout_(layout), open_(layout.files().size()), left_(layout.files().size()) {
     for (const size_t unit : units) {
-      for (const UnitPlace& place : plan.units()[unit].places) ++left_[place.file];
+      for (const UnitPlace& place : layout.units()[unit].places) ++left_[place.file];
     }
   }
 
   std::shared_ptr<io::BlockFile> at(size_t file) {
     const std::lock_guard lock(mutex_);
     if (!open_[file]) {
-      const OutputFile& planned = plan_.files()[file];
+      const OutputFile& planned = layout_.files()[file];
       open_[file] = std::make_shared<io::BlockFile>(directory_ / planned.path, planned.layout.file_bytes);
     }
     return open_[file];
@@ -55,7 +55,7 @@ class OpenFiles {
 
  private:
   std::filesystem::path directory_;
-  const OutputPlan& plan_;
+  const OutputLayout& layout_;
   std::mutex mutex_;
   std::vector<std::shared_ptr<io::BlockFile>> open_;
   std::vector<size_t> left_;  // places
@@ -118,11 +118,11 @@ class UnitQueue {
  public:
   enum Lane { kCopies, kComputations };
 
-  UnitQueue(const OutputPlan& plan, const std::vector<size_t>& units) {
+  UnitQueue(const OutputLayout& layout, const std::vector<size_t>& units) {
     uint64_t position = 0;
     for (const size_t unit : units) {
-      lanes_[plan.units()[unit].computes() ? kComputations : kCopies].push_back({unit, position});
-      position += plan.units()[unit].bytes_written();
+      lanes_[layout.units()[unit].computes() ? kComputations : kCopies].push_back({unit, position});
+      position += layout.units()[unit].bytes_written();
     }
   }
 
@@ -193,7 +193,7 @@ class ComputeGate {
 
 /// The data that the threads share.
 struct Work {
-  const OutputPlan& plan;
+  const OutputLayout& layout;
   OpenFiles& files;
   Recorder& recorder;
   ComputeGate& gate;
@@ -222,7 +222,7 @@ void write(const OutputUnit& unit, std::span<const std::byte> bytes, OpenFiles& 
 }
 
 void do_unit(size_t index, std::span<std::byte> window, Work work) {
-  const OutputUnit& unit = work.plan.units()[index];
+  const OutputUnit& unit = work.layout.units()[index];
   const uint64_t in_block = unit.places.front().offset % io::kBlockBytes;
   std::map<size_t, std::shared_ptr<io::BlockFile>> touched;
   for (const UnitPlace& place : unit.places) touched.emplace(place.file, work.files.at(place.file));
@@ -247,10 +247,10 @@ void do_unit(size_t index, std::span<std::byte> window, Work work) {
 }
 
 /// Makes every file with its header. Returns which ones had bytes of an earlier run.
-std::vector<bool> prepare_files(io::PartialDirectory& out, const OutputPlan& plan) {
+std::vector<bool> prepare_files(io::PartialDirectory& out, const OutputLayout& layout) {
   std::vector<bool> kept;
   out.alone([&] {
-    for (const OutputFile& file : plan.files()) {
+    for (const OutputFile& file : layout.files()) {
       const auto path = out.path() / file.path;
       std::error_code failure;
       std::filesystem::create_directories(path.parent_path(), failure);
@@ -271,25 +271,25 @@ std::vector<bool> prepare_files(io::PartialDirectory& out, const OutputPlan& pla
 
 }  // namespace
 
-WrittenBytes write_output(io::PartialDirectory& out, const OutputPlan& plan, io::Part part, size_t threads,
+WrittenBytes write_output(io::PartialDirectory& out, const OutputLayout& layout, io::Part part, size_t threads,
                           std::string_view verb) {
-  const std::vector<bool> kept = prepare_files(out, plan);
-  std::vector<bool> done(plan.units().size());
+  const std::vector<bool> kept = prepare_files(out, layout);
+  std::vector<bool> done(layout.units().size());
   for (const uint64_t unit : out.done()) {
     if (unit >= done.size()) continue;
-    done[unit] = std::ranges::all_of(plan.units()[unit].places, [&](const UnitPlace& p) { return kept[p.file]; });
+    done[unit] = std::ranges::all_of(layout.units()[unit].places, [&](const UnitPlace& p) { return kept[p.file]; });
   }
   WrittenBytes bytes;
   std::vector<size_t> left;
-  for (const size_t unit : plan.units_of(part)) {
-    (done[unit] ? bytes.resumed : bytes.written) += plan.units()[unit].bytes_written();
+  for (const size_t unit : layout.units_of(part)) {
+    (done[unit] ? bytes.resumed : bytes.written) += layout.units()[unit].bytes_written();
     if (!done[unit]) left.push_back(unit);
   }
 
   Progress progress(std::string(verb), bytes.written, ProgressUnit::kBytes);
-  OpenFiles files(out.path(), plan, left);
+  OpenFiles files(out.path(), layout, left);
   Recorder recorder(out);
-  UnitQueue queue(plan, left);
+  UnitQueue queue(layout, left);
   ComputeGate gate(threads);
   std::atomic<bool> failed = false;
   const size_t workers = threads + kMovers;
@@ -302,8 +302,8 @@ WrittenBytes write_output(io::PartialDirectory& out, const OutputPlan& plan, io:
           const auto unit = queue.next(lane);
           if (!unit) return;
           check_interrupt();
-          if (!window) window.emplace(OutputPlan::kWindowBytes + io::kBlockBytes);
-          do_unit(*unit, window->bytes(), {plan, files, recorder, gate, progress});
+          if (!window) window.emplace(OutputLayout::kWindowBytes + io::kBlockBytes);
+          do_unit(*unit, window->bytes(), {layout, files, recorder, gate, progress});
         }
       } catch (...) {
         failed = true;

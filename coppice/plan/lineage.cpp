@@ -8,6 +8,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/json_fields.h"
+#include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
 #include "coppice/families/limits.h"
@@ -312,6 +313,11 @@ std::optional<std::string> routing_warning(const std::filesystem::path& model, c
       model, ": trained under lineage-unique routing (share ", share,
       "); other programs use plain top-K, which computes another function (continue training until the handover is "
       "over)");
+}
+
+void warn_of_unfinished_handover(const std::filesystem::path& model) {
+  const auto warning = routing_warning(model, read_lineage(model));
+  if (warning) log_warning(cat(*warning, "; the new model uses plain top-K routing and does not record the handover"));
 }
 
 std::optional<Parents> newest_parents(const Json& lineage) {

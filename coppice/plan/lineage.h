@@ -95,4 +95,9 @@ Json without_run_notes(const Json& lineage);
 /// A warning for users of a model whose handover is not complete; none if it is.
 std::optional<std::string> routing_warning(const std::filesystem::path& model, const std::optional<Json>& lineage);
 
+/// Warns on stderr if the handover of the source model is not complete: a new lineage does not record its progress.
+///
+/// Throws   Error{kFormat} if the model's coppice.json is not a lineage.
+void warn_of_unfinished_handover(const std::filesystem::path& model);
+
 }  // namespace coppice::plan

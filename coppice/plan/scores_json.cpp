@@ -32,20 +32,20 @@ Json per_layer_json(const std::map<int64_t, double>& values) {
   return out;
 }
 
-Json part_json(const MetricPart& part) {
+Json sums_json(const MetricSums& sums) {
   Json out = Json::object();
-  out["sum"] = per_layer_json(part.sum);
-  if (!part.sum_sq.empty()) out["sum_sq"] = per_layer_json(part.sum_sq);
+  out["sum"] = per_layer_json(sums.sum);
+  if (!sums.sum_sq.empty()) out["sum_sq"] = per_layer_json(sums.sum_sq);
   return out;
 }
 
 void check_written(std::string_view metric, const MetricScores& scores) {
-  const auto check = [&](std::string_view part, std::string_view kind, const PerLayer& layers) {
+  const auto check = [&](std::string_view linear, std::string_view kind, const PerLayer& layers) {
     for (const auto& [layer, values] : layers) {
       for (size_t expert = 0; expert < values.size(); ++expert) {
         if (std::isfinite(values[expert])) continue;
         throw Error(ErrorCode::kNonFinite,
-                    cat("scores: ", metric, ", ", part, ", ", kind, ", layer ", layer, ", expert ", expert, " is ",
+                    cat("scores: ", metric, ", ", linear, ", ", kind, ", layer ", layer, ", expert ", expert, " is ",
                         values[expert], "; wanted a finite number (the model is damaged, or its training diverged)"));
       }
     }
@@ -88,15 +88,15 @@ PerLayer read_per_layer(const JsonFields& fields, int64_t layers, int64_t expert
   return out;
 }
 
-MetricPart read_part(const JsonFields& fields, int64_t layers, int64_t experts) {
-  MetricPart part;
-  part.sum = read_per_layer(fields.object("sum"), layers, experts);
-  if (part.sum.empty()) fields.fail("sum", "has no layers");
-  if (fields.has("sum_sq")) part.sum_sq = read_per_layer(fields.object("sum_sq"), layers, experts);
-  for (const auto& [layer, unused] : part.sum_sq) {
-    if (!part.sum.contains(layer)) fields.fail("sum_sq", cat("has layer ", layer, ", which 'sum' does not have"));
+MetricSums read_sums(const JsonFields& fields, int64_t layers, int64_t experts) {
+  MetricSums sums;
+  sums.sum = read_per_layer(fields.object("sum"), layers, experts);
+  if (sums.sum.empty()) fields.fail("sum", "has no layers");
+  if (fields.has("sum_sq")) sums.sum_sq = read_per_layer(fields.object("sum_sq"), layers, experts);
+  for (const auto& [layer, unused] : sums.sum_sq) {
+    if (!sums.sum.contains(layer)) fields.fail("sum_sq", cat("has layer ", layer, ", which 'sum' does not have"));
   }
-  return part;
+  return sums;
 }
 
 std::map<int64_t, double> read_layer_values(const JsonFields& fields, int64_t layers) {
@@ -162,9 +162,9 @@ Json Scores::to_json() const {
   Json metric_objects = Json::object();
   for (const auto& [name, metric] : metrics) {
     check_written(name, metric);
-    Json& parts = metric_objects[name];
-    parts["fc1"] = part_json(metric.fc1);
-    parts["fc2"] = part_json(metric.fc2);
+    Json& linears = metric_objects[name];
+    linears["fc1"] = sums_json(metric.fc1);
+    linears["fc2"] = sums_json(metric.fc2);
   }
   out["metrics"] = std::move(metric_objects);
   if (!gate_concentration.sum.empty()) {
@@ -197,8 +197,8 @@ Scores Scores::from_json(const Json& json, std::string_view source) {
   for (const auto& [name, unused] : metrics.members()) {
     const JsonFields metric = metrics.object(name);
     MetricScores& target = scores.metrics[name];
-    target.fc1 = read_part(metric.object("fc1"), scores.layers, scores.experts);
-    target.fc2 = read_part(metric.object("fc2"), scores.layers, scores.experts);
+    target.fc1 = read_sums(metric.object("fc1"), scores.layers, scores.experts);
+    target.fc2 = read_sums(metric.object("fc2"), scores.layers, scores.experts);
   }
   return scores;
 }

@@ -55,8 +55,8 @@ void add(Map& sum, const Map& other, size_t run, std::string_view metric) {
 }
 
 // A metric without sums of squares does not depend on batches but only on the model, so it must be the same.
-void check_same(const MetricPart& part, const MetricPart& other, size_t run, std::string_view metric) {
-  for (const auto& [layer, values] : part.sum) {
+void check_same(const MetricSums& sums, const MetricSums& other, size_t run, std::string_view metric) {
+  for (const auto& [layer, values] : sums.sum) {
     const auto found = other.sum.find(layer);
     const bool there = found != other.sum.end();
     for (size_t e = 0; e < values.size(); ++e) {
@@ -67,10 +67,10 @@ void check_same(const MetricPart& part, const MetricPart& other, size_t run, std
   }
 }
 
-void merge_part(MetricPart& part, const MetricPart& other, size_t run, std::string_view metric) {
-  if (part.sum_sq.empty()) return check_same(part, other, run, metric);
-  add(part.sum, other.sum, run, metric);
-  add(part.sum_sq, other.sum_sq, run, metric);
+void merge_sums(MetricSums& sums, const MetricSums& other, size_t run, std::string_view metric) {
+  if (sums.sum_sq.empty()) return check_same(sums, other, run, metric);
+  add(sums.sum, other.sum, run, metric);
+  add(sums.sum_sq, other.sum_sq, run, metric);
 }
 
 }  // namespace
@@ -98,8 +98,8 @@ Scores merge_scores(std::span<const Scores> runs) {
     for (auto& [name, metric] : out.metrics) {
       const auto found = other.metrics.find(name);
       if (found == other.metrics.end()) refuse(run, cat("have no '", name, "', which the first has"));
-      merge_part(metric.fc1, found->second.fc1, run, name);
-      merge_part(metric.fc2, found->second.fc2, run, name);
+      merge_sums(metric.fc1, found->second.fc1, run, name);
+      merge_sums(metric.fc2, found->second.fc2, run, name);
     }
     add(out.gate_concentration.sum, other.gate_concentration.sum, run, "gate_concentration");
     add(out.gate_concentration.sum_sq, other.gate_concentration.sum_sq, run, "gate_concentration");

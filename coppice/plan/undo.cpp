@@ -100,8 +100,8 @@ GrowthPlan undo_plan(const families::ModelConfig& config, const std::optional<Js
   return plan;
 }
 
-std::string undo_account(const families::Model& grown, const GrowthPlan& plan, const Json& lineage,
-                         const families::Model& undone) {
+std::string undo_text(const families::Model& grown, const GrowthPlan& plan, const Json& lineage,
+                      const families::Model& undone) {
   const Json& step = lineage.at("steps").items().back();
   std::vector<std::string> changed;
   if (uses(step.at("methods"), "router_init", [](const MethodChoice& choice) {

@@ -16,7 +16,7 @@ GrowthPlan undo_plan(const families::ModelConfig& config, const std::optional<Js
 
 /// Says what an undo restored and what differs from the model before the expansion: from the lineage of `grown`, the
 /// plan's factors, and the digests of the model that was written, `undone`, and of the model before.
-std::string undo_account(const families::Model& grown, const GrowthPlan& plan, const Json& lineage,
-                         const families::Model& undone);
+std::string undo_text(const families::Model& grown, const GrowthPlan& plan, const Json& lineage,
+                      const families::Model& undone);
 
 }  // namespace coppice::plan

@@ -106,29 +106,29 @@ constexpr LayerSelection kLayerSelections[] = {
     {.name = "fc2_only", .combine = fc2_only, .summary = "only down"},
     {.name = "both_average",
      .combine = both_average,
-     .summary = "mean of both shares; a share is the part's score divided by the layer's sum"},
+     .summary = "mean of both shares; a share is the linear layer's score divided by the layer's sum"},
     {.name = "both_product", .combine = both_product, .summary = "product of both shares"},
     {.name = "both_max", .combine = both_max, .summary = "larger of the two shares"},
     {.name = "both_min", .combine = both_min, .summary = "smaller of the two shares"},
 };
 
-/// Returns the values of one part of a layer, checked.
-const std::vector<double>& part_values(const Scores& scores, const MetricPart& part, std::string_view metric,
-                                       std::string_view part_name, int64_t layer) {
-  const auto found = part.sum.find(layer);
-  if (found == part.sum.end()) {
+/// Returns the values of one linear layer, checked.
+const std::vector<double>& layer_values(const Scores& scores, const MetricSums& sums, std::string_view metric,
+                                        std::string_view linear, int64_t layer) {
+  const auto found = sums.sum.find(layer);
+  if (found == sums.sum.end()) {
     throw Error(ErrorCode::kFormat,
-                cat("scores: '", metric, "' ", part_name, " has no layer ", layer, " (score this model again)"));
+                cat("scores: '", metric, "' ", linear, " has no layer ", layer, " (score this model again)"));
   }
   const auto& values = found->second;
   if (values.size() != static_cast<size_t>(scores.experts)) {
-    throw Error(ErrorCode::kFormat, cat("scores: '", metric, "' ", part_name, ", layer ", layer, " has ", values.size(),
+    throw Error(ErrorCode::kFormat, cat("scores: '", metric, "' ", linear, ", layer ", layer, " has ", values.size(),
                                         " values; wanted ", scores.experts, " (score this model again)"));
   }
   for (size_t e = 0; e < values.size(); ++e) {
     if (std::isfinite(values[e]) && values[e] >= 0) continue;
     throw Error(ErrorCode::kNonFinite,
-                cat("scores: '", metric, "' ", part_name, ", layer ", layer, ", expert ", e, " is ", values[e],
+                cat("scores: '", metric, "' ", linear, ", layer ", layer, ", expert ", e, " is ", values[e],
                     "; scores must be finite and not negative (score the model again)"));
   }
   return values;
@@ -165,8 +165,8 @@ std::vector<double> layer_scores(const Scores& scores, std::string_view metric, 
                 cat("metric: the scores have no '", metric, "'; they have ", join(names),
                     " (choose one of these, or score the model again so that this metric can be computed)"));
   }
-  const auto& fc1 = part_values(scores, found->second.fc1, metric, "fc1", layer);
-  const auto& fc2 = part_values(scores, found->second.fc2, metric, "fc2", layer);
+  const auto& fc1 = layer_values(scores, found->second.fc1, metric, "fc1", layer);
+  const auto& fc2 = layer_values(scores, found->second.fc2, metric, "fc2", layer);
   const auto share1 = shares(fc1), share2 = shares(fc2);
   std::vector<double> out(fc1.size());
   for (size_t e = 0; e < out.size(); ++e) out[e] = rule.combine(share1[e], share2[e], fc1[e], fc2[e]);

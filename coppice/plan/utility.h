@@ -12,14 +12,14 @@
 
 namespace coppice::plan {
 
-/// One metric for one part of the experts: sums over calibration batches, [E] per layer.
-struct MetricPart {
+/// One metric for one linear layer of the experts: sums over calibration batches, [E] per layer.
+struct MetricSums {
   std::map<int64_t, std::vector<double>> sum;     ///< layer -> [E]
   std::map<int64_t, std::vector<double>> sum_sq;  ///< empty where no variance exists
-  bool operator==(const MetricPart&) const = default;
+  bool operator==(const MetricSums&) const = default;
 };
 struct MetricScores {
-  MetricPart fc1, fc2;  ///< gate and up together; down. Routing metrics have the same values in both.
+  MetricSums fc1, fc2;  ///< gate and up together; down. Routing metrics have the same values in both.
   bool operator==(const MetricScores&) const = default;
 };
 
@@ -52,7 +52,7 @@ struct Scores {
   static bool is_file(const std::filesystem::path& path);
 };
 
-/// The inputs of metrics, accumulated in fp64 per expert and part.
+/// The inputs of metrics, accumulated in fp64 per expert and linear layer.
 struct UtilityInputs {
   double weight_sq = 0;          ///< sum w^2
   double grad_sq = 0;            ///< sum g^2, g = gradient of the mean token loss over all batches

@@ -65,8 +65,8 @@ std::vector<Reported::Kin> kin_of(const std::vector<RunRecord>& runs) {
 
 // Expanded runs, their controls and runs from scratch have fixed colours; the others get the remaining ones.
 void give_colours(Reported& all) {
-  enum Part : int { kControl = 0, kExpanded = 1, kFixed = 2, kOther = 3 };
-  const auto part_of = [&](const std::string& run) {
+  enum Place : int { kControl = 0, kExpanded = 1, kFixed = 2, kOther = 3 };
+  const auto place_of = [&](const std::string& run) {
     for (const auto& c : all.comparisons) {
       if (run == c.upcycled) return kExpanded;
       if (run == c.control) return kControl;
@@ -77,10 +77,10 @@ void give_colours(Reported& all) {
   std::vector<bool> taken(3, false);
   int next = all.comparisons.empty() ? 0 : kOther;
   for (auto& kin : all.kin) {
-    const Part part = part_of(all.runs[kin.runs.front()].name);
-    const bool is_first = part != kOther && !taken[part];
-    if (is_first) taken[part] = true;
-    kin.colour = is_first ? static_cast<int>(part) : next++;
+    const Place place = place_of(all.runs[kin.runs.front()].name);
+    const bool is_first = place != kOther && !taken[place];
+    if (is_first) taken[place] = true;
+    kin.colour = is_first ? static_cast<int>(place) : next++;
   }
 }
 

@@ -33,21 +33,21 @@ void BatchSums::add(const std::vector<double>& batch) {
   }
 }
 
-PartSums::PartSums(const nn::Parameter& parameter, bool with_squares)
+LinearSums::LinearSums(const nn::Parameter& parameter, bool with_squares)
     : parameter_(parameter), total_(at::zeros_like(parameter.master)) {
   if (parameter.value.scalar_type() != at::kFloat) batch_ = at::zeros_like(parameter.master);
   if (with_squares) squares_ = at::zeros_like(parameter.master);
 }
 
 // In f32 the gradient itself accumulates the passes of a batch; in bf16 each pass is widened to f32 first.
-void PartSums::end_pass() {
+void LinearSums::end_pass() {
   if (!batch_.defined()) return;
   const at::NoGradGuard no_grad;
   batch_.add_(parameter_.value.grad());
   parameter_.value.mutable_grad().reset();
 }
 
-void PartSums::end_batch() {
+void LinearSums::end_batch() {
   const at::NoGradGuard no_grad;
   const at::Tensor gradient = batch_.defined() ? batch_ : parameter_.value.grad();
   total_.add_(gradient);
@@ -60,12 +60,12 @@ void PartSums::end_batch() {
   }
 }
 
-at::Tensor PartSums::mean_gradient(uint64_t batches) const {
+at::Tensor LinearSums::mean_gradient(uint64_t batches) const {
   const at::NoGradGuard no_grad;
   return total_ / static_cast<double>(batches);
 }
 
-at::Tensor PartSums::mean_squared_gradient(uint64_t batches) const {
+at::Tensor LinearSums::mean_squared_gradient(uint64_t batches) const {
   const at::NoGradGuard no_grad;
   return squares_.defined() ? squares_ / static_cast<double>(batches) : at::Tensor();
 }
@@ -120,40 +120,40 @@ void LayerSums::end_batch() {
 }
 
 void LayerSums::add_to(plan::Scores& scores, int64_t layer, const SecondMoments& moments) const {
-  add_part(scores, &plan::MetricScores::fc1, layer, fc1_, moments);
-  add_part(scores, &plan::MetricScores::fc2, layer, fc2_, moments);
+  add_linear(scores, &plan::MetricScores::fc1, layer, fc1_, moments);
+  add_linear(scores, &plan::MetricScores::fc2, layer, fc2_, moments);
   scores.gate_concentration.sum[layer] = routing_.gate_concentration.sum.front();
   scores.gate_concentration.sum_sq[layer] = routing_.gate_concentration.sum_sq.front();
 }
 
-void LayerSums::add_part(plan::Scores& scores, plan::MetricPart plan::MetricScores::* which, int64_t layer,
-                         const PartSums& part, const SecondMoments& moments) const {
+void LayerSums::add_linear(plan::Scores& scores, plan::MetricSums plan::MetricScores::*which, int64_t layer,
+                           const LinearSums& linear, const SecondMoments& moments) const {
   const auto batches = static_cast<double>(scores.batches);
   // The metrics with one value per batch. They are stored as sums over batches, so that runs can be merged.
   const auto batch_sums = [&](std::string_view metric) -> const BatchSums* {
-    if (metric == "batch_fisher") return &part.squared_norms();
+    if (metric == "batch_fisher") return &linear.squared_norms();
     if (metric == "load") return &routing_.load;
     if (metric == "gate_mass") return &routing_.gate_mass;
     if (metric == "output_error") return &routing_.output_error;
     return nullptr;
   };
-  const at::Tensor mean = part.mean_gradient(scores.batches), squares = part.mean_squared_gradient(scores.batches);
-  const at::Tensor master = part.parameter().master.detach();
+  const at::Tensor mean = linear.mean_gradient(scores.batches), squares = linear.mean_squared_gradient(scores.batches);
+  const at::Tensor master = linear.parameter().master.detach();
   const auto weight_sq = kernels::expert_dot(master, master), grad_sq = kernels::expert_dot(mean, mean),
              both = kernels::expert_dot(master, mean);
-  const auto moment_sq = moments ? moments(part.parameter()) : kernels::expert_dot(squares, squares);
+  const auto moment_sq = moments ? moments(linear.parameter()) : kernels::expert_dot(squares, squares);
   for (size_t e = 0; e < weight_sq.size(); ++e) {
     const plan::UtilityInputs in{.weight_sq = weight_sq[e],
                                  .grad_sq = grad_sq[e],
                                  .weight_grad = both[e],
-                                 .batch_grad_sq = part.squared_norms().sum[e],
+                                 .batch_grad_sq = linear.squared_norms().sum[e],
                                  .second_moment_sq = moment_sq[e],
                                  .batches = scores.batches,
                                  .load = routing_.load.sum[e] / batches,
                                  .gate_mass = routing_.gate_mass.sum[e],
                                  .output_error = routing_.output_error.sum[e] / batches};
     for (const auto& metric : plan::utility_metrics()) {
-      plan::MetricPart& out = scores.metrics[std::string(metric.name)].*which;
+      plan::MetricSums& out = scores.metrics[std::string(metric.name)].*which;
       const BatchSums* const sums = batch_sums(metric.name);
       out.sum[layer].push_back(sums ? sums->sum[e] : metric.value(in));
       if (sums) out.sum_sq[layer].push_back(sums->sum_sq[e]);

@@ -23,14 +23,14 @@ struct BatchSums {
 /// Whether a parameter is scored. Matrices of experts are; biases say little about an expert.
 bool is_scored(const nn::Parameter& parameter);
 
-/// [E]: sum of v^2 of Adam's second moment over each expert's part; null if there is no optimizer state.
+/// [E]: sum of v^2 of Adam's second moment over each expert's matrix; null if there is no optimizer state.
 using SecondMoments = std::function<std::vector<double>(const nn::Parameter&)>;
 
-/// One part of a layer's experts: gate and up (fc1), or down (fc2).
-class PartSums {
+/// One linear layer of all experts of an MoE layer: gate and up (fc1), or down (fc2).
+class LinearSums {
  public:
   /// `with_squares`: also sums the squares of each weight's gradients over the batches.
-  PartSums(const nn::Parameter& parameter, bool with_squares);
+  LinearSums(const nn::Parameter& parameter, bool with_squares);
 
   /// Must be called after the backward pass of each part of a batch.
   void end_pass();
@@ -82,10 +82,10 @@ class LayerSums {
   void add_to(plan::Scores& scores, int64_t layer, const SecondMoments& moments) const;
 
  private:
-  void add_part(plan::Scores& scores, plan::MetricPart plan::MetricScores::* which, int64_t layer, const PartSums& part,
-                const SecondMoments& moments) const;
+  void add_linear(plan::Scores& scores, plan::MetricSums plan::MetricScores::*which, int64_t layer,
+                  const LinearSums& linear, const SecondMoments& moments) const;
 
-  PartSums fc1_, fc2_;
+  LinearSums fc1_, fc2_;
   RoutingSums routing_;
 };
 

@@ -33,7 +33,7 @@ Dtype dtype_of(const nn::Decoder& model) {
 // All shards of a checkpoint, open at once; tensors may be written in any order.
 class ShardWriters {
  public:
-  ShardWriters(const fs::path& directory, const io::ShardPlan& plan) {
+  ShardWriters(const fs::path& directory, const io::ShardLayout& plan) {
     writers_.reserve(plan.shards.size());
     for (const auto& shard : plan.shards) {
       writers_.emplace_back(directory / shard.file, shard.tensors);

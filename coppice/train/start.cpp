@@ -52,10 +52,6 @@ Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
   return out;
 }
 
-nn::ComputeDtype compute_dtype(const TrainOptions& options) {
-  return options.dtype == "bf16" ? nn::ComputeDtype::kBf16 : nn::ComputeDtype::kF32;
-}
-
 nn::Decoder random_model(const TrainOptions& o) {
   const models::ModelSizes sizes{.family = o.model_family,
                                  .vocab_size = o.vocab_size,
@@ -71,12 +67,12 @@ nn::Decoder random_model(const TrainOptions& o) {
                                  .shared_width = o.shared_width,
                                  .first_dense_layers = o.first_dense_layers,
                                  .max_positions = std::max(kLeastPositions, o.sequence_length)};
-  const auto dtype = compute_dtype(o) == nn::ComputeDtype::kBf16 ? io::Dtype::kBf16 : io::Dtype::kF32;
+  const auto dtype = nn::compute_dtype(o.dtype) == nn::ComputeDtype::kBf16 ? io::Dtype::kBf16 : io::Dtype::kF32;
   Json json = models::make_config(sizes, dtype);
   const std::string_view aux_key = families::family_of(o.model_family).aux_loss_key;
   if (json.find(aux_key) != nullptr) json[aux_key] = o.aux_coef.value_or(step::kAuxCoefficient);
   const auto config = families::read_config(json, "[model]");
-  return {config, compute_dtype(o), [&](const families::TensorSlot& slot, std::span<float> values) {
+  return {config, nn::compute_dtype(o.dtype), [&](const families::TensorSlot& slot, std::span<float> values) {
             const auto random = models::random_values(slot, o.seed, kInitStd);
             std::copy(random.begin(), random.end(), values.begin());
           }};
@@ -84,7 +80,7 @@ nn::Decoder random_model(const TrainOptions& o) {
 
 Start from_checkpoint(const TrainOptions& options, const fs::path& directory, const TrainerState& state) {
   const auto model = families::open_model(directory);
-  auto [decoder, optimizer] = load_checkpoint(model, compute_dtype(options));
+  auto [decoder, optimizer] = load_checkpoint(model, nn::compute_dtype(options.dtype));
   return {std::move(decoder), std::move(optimizer), state.position, {}, {}, {}};
 }
 
@@ -133,10 +129,11 @@ Start start_of(const TrainOptions& options, const std::optional<fs::path>& resum
   }
   Companions companions = companions_of(options.model_path, options.tokenizer);
   const fs::path tokenizer = options.tokenizer.empty() ? options.model_path : options.tokenizer;
-  Start start = options.model_path.empty() ? from_nothing(random_model(options))
-                : options.start == "continue"
-                    ? continued(options)
-                    : from_nothing(nn::Decoder::load(families::open_model(options.model_path), compute_dtype(options)));
+  Start start =
+      options.model_path.empty() ? from_nothing(random_model(options))
+      : options.start == "continue"
+          ? continued(options)
+          : from_nothing(nn::Decoder::load(families::open_model(options.model_path), nn::compute_dtype(options.dtype)));
   start.companions = std::move(companions);
   if (!tokenizer.empty()) start.tokenizer_digest = data::tokenizer_digest(tokenizer);
   return start;

@@ -108,8 +108,8 @@ void check_rows(const Model& before, const Model& after, VerifyResult& result) {
 }
 
 /// Checks that both models have experts in the same layers and with the same matrices.
-void check_experts(const Model& before, const Model& after, const models::ExpertParts& was,
-                   const models::ExpertParts& is, VerifyResult& result) {
+void check_experts(const Model& before, const Model& after, const models::ExpertTensors& was,
+                   const models::ExpertTensors& is, VerifyResult& result) {
   if (before.layers_with_experts != after.layers_with_experts) {
     result.problems.emplace_back("experts are in other layers than in the model before");
     return;
@@ -118,14 +118,14 @@ void check_experts(const Model& before, const Model& after, const models::Expert
     const auto a = matrices_of(was, layer, 0), b = matrices_of(is, layer, 0);
     const bool same = std::ranges::equal(a, b, [](const ExpertMatrixRef& x, const ExpertMatrixRef& y) {
       const bool same_bytes = x.is_matrix() ? x.place.rows == y.place.rows && x.place.cols == y.place.cols
-                                            : x.part.slice.bytes == y.part.slice.bytes;
-      return x.role == y.role && same_bytes && x.part.entry.info->dtype == y.part.entry.info->dtype;
+                                            : x.tensor.slice.bytes == y.tensor.slice.bytes;
+      return x.role == y.role && same_bytes && x.tensor.entry.info->dtype == y.tensor.entry.info->dtype;
     });
     if (same) continue;
     const auto text = [](const std::vector<ExpertMatrixRef>& matrices) {
       std::vector<std::string> parts;
       for (const ExpertMatrixRef& m : matrices) {
-        parts.push_back(cat(families::role_name(m.role), " ", io::dtype_name(m.part.entry.info->dtype), " [",
+        parts.push_back(cat(families::role_name(m.role), " ", io::dtype_name(m.tensor.entry.info->dtype), " [",
                             m.place.rows, ", ", m.place.cols, "]"));
       }
       return join(parts);
@@ -194,7 +194,7 @@ void verify_by_content(const Model& before, const Model& after, size_t threads, 
   check_optimizer(before, after, result);
   const size_t problems = result.problems.size();
   check_rows(before, after, result);
-  const models::ExpertParts parts_before(before), parts_after(after);
+  const models::ExpertTensors parts_before(before), parts_after(after);
   check_experts(before, after, parts_before, parts_after, result);
   GrowthFactors factors;
   try {

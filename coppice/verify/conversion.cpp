@@ -53,33 +53,33 @@ std::string check_given_rows(const io::TensorInfo& wanted, const Model& after,
   return finite ? std::string() : cat("'", wanted.name, "': has NaN or infinity");
 }
 
-int64_t& counter(ConversionAccount& account, Origin origin, bool averages, bool given) {
+int64_t& counter(ConversionResult& result, Origin origin, bool averages, bool given) {
   switch (origin) {
-    case Origin::kCopy: return averages ? account.changed : account.identical;
+    case Origin::kCopy: return averages ? result.changed : result.identical;
     case Origin::kPlusOne:
-    case Origin::kEmbeddings: return account.changed;
-    case Origin::kRouter: return given ? account.routers_given : account.routers;
+    case Origin::kEmbeddings: return result.changed;
+    case Origin::kRouter: return given ? result.routers_given : result.routers;
     case Origin::kExperts:
-    case Origin::kExpertMean: return account.experts;
+    case Origin::kExpertMean: return result.experts;
     case Origin::kZeros:
     case Origin::kOnes:
     case Origin::kShared: break;
   }
-  return account.new_parts;
+  return result.new_parts;
 }
 
-void compare(const Conversion& conversion, const Model& after, size_t threads, ConversionAccount& account) {
+void compare(const Conversion& conversion, const Model& after, size_t threads, ConversionResult& result) {
   const convert::Mapping& mapping = conversion.mapping();
   const auto tensors = conversion.tensors();
-  const bool averages = account.plan && account.plan->parents > 1 && account.plan->trunk == "average";
-  const bool given = account.plan && methods::new_router(account.plan->router.name).row == nullptr;
+  const bool averages = result.plan && result.plan->parents > 1 && result.plan->trunk == "average";
+  const bool given = result.plan && methods::new_router(result.plan->router.name).row == nullptr;
   std::map<std::string, std::string> digests;
   if (given) digests = convert::given_routers(*plan::read_lineage(after.checkpoint.directory()));
-  const std::vector<std::string> texts = conversion.account();
+  const std::vector<std::string> texts = conversion.sources();
   ConfigDifferences config = compare_configs(mapping.config, after.config);
-  std::ranges::move(config.problems, std::back_inserter(account.problems));
-  std::ranges::move(config.not_compared("config.json"), std::back_inserter(account.not_compared));
-  account.losses = mapping.losses;
+  std::ranges::move(config.problems, std::back_inserter(result.problems));
+  std::ranges::move(config.not_compared("config.json"), std::back_inserter(result.not_compared));
+  result.losses = mapping.losses;
 
   std::vector<std::string> problems(tensors.size());
   Progress progress("verify", output::total_bytes(output::infos_of(tensors)), ProgressUnit::kBytes);
@@ -93,91 +93,91 @@ void compare(const Conversion& conversion, const Model& after, size_t threads, C
     progress.advance(tensors[i].info.bytes);
   });
   for (size_t i = 0; i < problems.size(); ++i) {
-    account.tensors.emplace_back(tensors[i].info.name, texts[i]);
+    result.tensors.emplace_back(tensors[i].info.name, texts[i]);
     if (problems[i].empty()) {
-      ++counter(account, mapping.tensors[i].origin, averages, given);
+      ++counter(result, mapping.tensors[i].origin, averages, given);
     } else {
-      account.problems.push_back(problems[i]);
+      result.problems.push_back(problems[i]);
     }
   }
-  if (account.routers_given > 0 && digests.empty())
-    account.not_compared.push_back(cat("rows of ", account.routers_given, " routers, which were read from a file"));
+  if (result.routers_given > 0 && digests.empty())
+    result.not_compared.push_back(cat("rows of ", result.routers_given, " routers, which were read from a file"));
   std::set<std::string_view> known;
   for (const output::OutputTensor& tensor : tensors) known.insert(tensor.info.name);
   for (const auto& slot : after.slots) {
     if (!known.contains(slot.name))
-      account.problems.push_back(cat("'", slot.name, "': is not part of a converted model"));
+      result.problems.push_back(cat("'", slot.name, "': is not part of a converted model"));
   }
 }
 
 /// Reports a trainer/: a conversion writes none, because optimizer state does not fit the converted model.
-void check_files(const Model& before, const Model& after, ConversionAccount& account) {
-  FileAccount files = compare_files(before, after, plan::read_lineage(after.checkpoint.directory()).has_value());
-  account.files_equal = files.equal;
-  std::ranges::move(files.problems, std::back_inserter(account.problems));
-  std::ranges::move(files.not_compared, std::back_inserter(account.not_compared));
+void check_files(const Model& before, const Model& after, ConversionResult& result) {
+  FileResult files = compare_files(before, after, plan::read_lineage(after.checkpoint.directory()).has_value());
+  result.files_equal = files.equal;
+  std::ranges::move(files.problems, std::back_inserter(result.problems));
+  std::ranges::move(files.not_compared, std::back_inserter(result.not_compared));
   if (std::filesystem::exists(after.checkpoint.directory() / io::kTrainerFolder))
-    account.problems.push_back(cat("'", io::kTrainerFolder, "/': is not part of a converted model"));
-  account.ok = account.problems.empty();
+    result.problems.push_back(cat("'", io::kTrainerFolder, "/': is not part of a converted model"));
+  result.ok = result.problems.empty();
 }
 
 /// Compares the digests of models that the newest step records with those of the given models.
-void check_sources(std::span<const Model> parents, const Json& lineage, ConversionAccount& account) {
+void check_sources(std::span<const Model> parents, const Json& lineage, ConversionResult& result) {
   const Json& step = lineage.at("steps").items().back();
   const Json* digests = step.find("source_digests");
   if (digests == nullptr) return;
   const bool is_list = digests->is_array() && digests->items().size() == parents.size();
   for (size_t i = 0; is_list && i < parents.size(); ++i) {
     if (digests->items()[i] == Json(parents[i].digest())) continue;
-    account.not_compared.push_back(
+    result.not_compared.push_back(
         cat(io::kLineageFile, ", whose digest belongs to another model than ", parents[i].checkpoint.directory()));
   }
   if (!is_list)
-    account.problems.push_back(
+    result.problems.push_back(
         cat(io::kLineageFile, ": 'source_digests' is ", digests->dump(), "; wanted one per model"));
 }
 
 }  // namespace
 
-ConversionAccount verify_conversion(std::span<const Model> parents, const Model& after, size_t threads) {
+ConversionResult verify_conversion(std::span<const Model> parents, const Model& after, size_t threads) {
   const auto& directory = after.checkpoint.directory();
   const auto lineage = plan::read_lineage(directory);
-  ConversionAccount account;
-  if (lineage) account.plan = convert::newest_conversion(*lineage);
-  if (!account.plan) {
+  ConversionResult result;
+  if (lineage) result.plan = convert::newest_conversion(*lineage);
+  if (!result.plan) {
     throw Error(ErrorCode::kFormat, cat(directory, ": ", io::kLineageFile,
                                         " has no conversion as its newest step, so the conversion cannot be repeated "
                                         "(verify the model as `coppice convert` wrote it)"));
   }
-  if (std::cmp_not_equal(account.plan->parents, parents.size())) {
-    throw Error(ErrorCode::kUsage, cat(directory, ": was converted from ", account.plan->parents, " dense models, but ",
+  if (std::cmp_not_equal(result.plan->parents, parents.size())) {
+    throw Error(ErrorCode::kUsage, cat(directory, ": was converted from ", result.plan->parents, " dense models, but ",
                                        parents.size(), " are given (give all, in their order)"));
   }
-  account.from = account.plan->from;
-  account.to = account.plan->to;
-  convert::check_conversion_plan(parents.front().config, *account.plan);
-  convert::ConversionPlan plan = *account.plan;
+  result.from = result.plan->from;
+  result.to = result.plan->to;
+  convert::check_conversion_plan(parents.front().config, *result.plan);
+  convert::ConversionPlan plan = *result.plan;
   plan.lossy = true;  // what was left out is reported, and the user agreed to it then
   const Conversion conversion(parents, plan, nullptr);
-  compare(conversion, after, threads, account);
-  check_sources(parents, *lineage, account);
-  check_files(parents.front(), after, account);
-  return account;
+  compare(conversion, after, threads, result);
+  check_sources(parents, *lineage, result);
+  check_files(parents.front(), after, result);
+  return result;
 }
 
-ConversionAccount verify_average(const Model& moe, const Model& after, size_t threads) {
-  ConversionAccount account;
-  account.from = moe.config.family->model_type;
-  account.to = after.config.family->model_type;
-  const Conversion conversion(moe, account.to, true);
-  compare(conversion, after, threads, account);
-  check_files(moe, after, account);
-  return account;
+ConversionResult verify_average(const Model& moe, const Model& after, size_t threads) {
+  ConversionResult result;
+  result.from = moe.config.family->model_type;
+  result.to = after.config.family->model_type;
+  const Conversion conversion(moe, result.to, true);
+  compare(conversion, after, threads, result);
+  check_files(moe, after, result);
+  return result;
 }
 
-std::string ConversionAccount::verdict() const { return verdict_of(problems, not_compared); }
+std::string ConversionResult::verdict() const { return verdict_of(problems, not_compared); }
 
-Json ConversionAccount::to_json() const {
+Json ConversionResult::to_json() const {
   Json json = Json::object();
   json["ok"] = ok;
   json["families"] = Json::array({Json(from), Json(to)});
@@ -189,8 +189,8 @@ Json ConversionAccount::to_json() const {
   json["routers_given"] = routers_given;
   json["new_parts"] = new_parts;
   json["files_equal"] = files_equal;
-  Json& accounts = json["tensors"] = Json::object();
-  for (const auto& [name, text] : tensors) accounts[name] = text;
+  Json& sources = json["tensors"] = Json::object();
+  for (const auto& [name, text] : tensors) sources[name] = text;
   json["losses"] = Json::array_of(losses);
   json["not_compared"] = Json::array_of(not_compared);
   json["problems"] = Json::array_of(problems);

@@ -14,7 +14,7 @@
 namespace coppice::verify {
 
 /// The result of checking a conversion: dense models to a Mixture of Experts, or back.
-struct ConversionAccount {
+struct ConversionResult {
   bool ok = false;
   std::string from, to;
   std::optional<convert::ConversionPlan> plan;  ///< none for a conversion to a dense model
@@ -41,9 +41,9 @@ struct ConversionAccount {
 /// Threads  the result does not depend on the number of threads.
 /// Throws   Error{kFormat} if `after` has no lineage with a conversion as its newest step; Error{kUsage} for another
 ///          number of parents; Error{kInterrupted}.
-ConversionAccount verify_conversion(std::span<const families::Model> parents, const families::Model& after,
-                                    size_t threads);
+ConversionResult verify_conversion(std::span<const families::Model> parents, const families::Model& after,
+                                   size_t threads);
 /// The same for a dense model whose feed-forward layers are averages of experts.
-ConversionAccount verify_average(const families::Model& moe, const families::Model& after, size_t threads);
+ConversionResult verify_average(const families::Model& moe, const families::Model& after, size_t threads);
 
 }  // namespace coppice::verify

@@ -15,7 +15,7 @@ bool same_bytes(const OutputTensor& wanted, const io::Checkpoint::Entry& found) 
   uint64_t offset = found.info->offset;
   for (const output::OutputPiece& piece : wanted.pieces) {
     const bool cuttable = piece.cuttable || piece.file != nullptr;
-    const uint64_t step = cuttable ? output::OutputPlan::kWindowBytes : piece.bytes;
+    const uint64_t step = cuttable ? output::OutputLayout::kWindowBytes : piece.bytes;
     bool same = true;
     for (uint64_t done = 0; done < piece.bytes;
          done += step) {  // reads the piece to its end, so that its buffers are released

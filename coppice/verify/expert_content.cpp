@@ -14,8 +14,8 @@ namespace {
 using families::Role;
 using io::Checkpoint;
 using models::ExpertMatrix;
-using models::ExpertPart;
-using models::ExpertParts;
+using models::ExpertTensor;
+using models::ExpertTensors;
 
 constexpr uint64_t kWindowBytes = uint64_t{8} << 20;
 constexpr int64_t kSampled = 4096;
@@ -102,14 +102,15 @@ bool same_in_any_order(const std::vector<uint32_t>& a, const std::vector<uint32_
 
 }  // namespace
 
-std::vector<ExpertMatrixRef> matrices_of(const ExpertParts& parts, int64_t layer, int64_t expert) {
+std::vector<ExpertMatrixRef> matrices_of(const ExpertTensors& tensors, int64_t layer, int64_t expert) {
   std::vector<ExpertMatrixRef> out;
-  const int64_t experts = parts.model().config.num_experts;
-  for (const ExpertPart& part : parts.of(layer, expert)) {
-    const std::string name = part.slot->expert >= 0 ? part.slot->name.str() : cat(part.slot->name, "[", expert, "]");
-    const auto places = models::expert_matrices(*part.slot, experts);
-    for (const ExpertMatrix& place : places) out.push_back({part, place, place.role, name});
-    if (places.empty()) out.push_back({part, {}, part.slot->role(), name});
+  const int64_t experts = tensors.model().config.num_experts;
+  for (const ExpertTensor& tensor : tensors.of(layer, expert)) {
+    const std::string name =
+        tensor.slot->expert >= 0 ? tensor.slot->name.str() : cat(tensor.slot->name, "[", expert, "]");
+    const auto places = models::expert_matrices(*tensor.slot, experts);
+    for (const ExpertMatrix& place : places) out.push_back({tensor, place, place.role, name});
+    if (places.empty()) out.push_back({tensor, {}, tensor.slot->role(), name});
   }
   std::ranges::stable_sort(out, {}, &ExpertMatrixRef::role);
   return out;
@@ -117,8 +118,8 @@ std::vector<ExpertMatrixRef> matrices_of(const ExpertParts& parts, int64_t layer
 
 std::vector<std::byte> stored_bytes(const ExpertMatrixRef& matrix, const ExpertFactors& factors) {
   check_interrupt();
-  const std::span<const std::byte> data = matrix.part.data();
-  const io::Dtype dtype = matrix.part.entry.info->dtype;
+  const std::span<const std::byte> data = matrix.tensor.data();
+  const io::Dtype dtype = matrix.tensor.entry.info->dtype;
   std::vector<std::byte> out(data.size());
   if (matrix.is_matrix()) {
     const size_t width = io::dtype_bytes(dtype);
@@ -133,7 +134,7 @@ std::vector<std::byte> stored_bytes(const ExpertMatrixRef& matrix, const ExpertF
   } else {
     std::ranges::copy(data, out.begin());
   }
-  matrix.part.release(0, matrix.part.slice.bytes);
+  matrix.tensor.release(0, matrix.tensor.slice.bytes);
   return out;
 }
 
@@ -147,7 +148,7 @@ MatrixContent content_of(const ExpertMatrixRef& matrix, const ExpertFactors& fac
   }
   const int64_t rows = matrix.place.rows, cols = matrix.place.cols;
   MatrixContent content;
-  switch (io::dtype_bytes(matrix.part.entry.info->dtype)) {
+  switch (io::dtype_bytes(matrix.tensor.entry.info->dtype)) {
     case 1: content = hashes<uint8_t>(bytes, rows, cols); break;
     case 2: content = hashes<uint16_t>(bytes, rows, cols); break;
     case 4: content = hashes<uint32_t>(bytes, rows, cols); break;
@@ -182,7 +183,7 @@ LikenessOf likeness(const MatrixContent& child, const MatrixContent& original) {
 }
 
 std::vector<float> sample_of(const ExpertMatrixRef& matrix, const ExpertFactors& factors) {
-  const io::Dtype dtype = matrix.part.entry.info->dtype;
+  const io::Dtype dtype = matrix.tensor.entry.info->dtype;
   if (!io::is_float(dtype) || !matrix.is_matrix()) return {};
   const std::vector<std::byte> bytes = stored_bytes(matrix, factors);
   const auto width = io::dtype_bytes(dtype);
@@ -193,7 +194,7 @@ std::vector<float> sample_of(const ExpertMatrixRef& matrix, const ExpertFactors&
 }
 
 bool is_finite(const ExpertMatrixRef& matrix) {
-  const io::Dtype dtype = matrix.part.entry.info->dtype;
+  const io::Dtype dtype = matrix.tensor.entry.info->dtype;
   if (!io::is_float(dtype)) return true;
   const std::vector<std::byte> bytes = stored_bytes(matrix);
   std::vector<float> values(bytes.size() / io::dtype_bytes(dtype));

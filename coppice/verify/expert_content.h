@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 
 namespace coppice::verify {
 
@@ -18,8 +18,8 @@ struct ExpertFactors {
 
 /// One matrix (or bias, or companion tensor) of one expert, in any layout.
 struct ExpertMatrixRef {
-  models::ExpertPart part;
-  models::ExpertMatrix place;  ///< rows 0: all bytes of the part, which is always copied
+  models::ExpertTensor tensor;
+  models::ExpertMatrix place;  ///< rows 0: all bytes of the tensor, which is always copied
   families::Role role{};
   std::string name;  ///< the tensor's name, with the expert's number if it is stacked
 
@@ -28,9 +28,9 @@ struct ExpertMatrixRef {
 };
 
 /// Every matrix of an expert by rising role; the list is the same for every layout.
-std::vector<ExpertMatrixRef> matrices_of(const models::ExpertParts& parts, int64_t layer, int64_t expert);
+std::vector<ExpertMatrixRef> matrices_of(const models::ExpertTensors& tensors, int64_t layer, int64_t expert);
 
-/// A matrix in [out, in] order in its stored dtype, times its factor; other parts unchanged.
+/// A matrix in [out, in] order in its stored dtype, times its factor; other tensors unchanged.
 ///
 /// Memory   the matrix.
 std::vector<std::byte> stored_bytes(const ExpertMatrixRef& matrix, const ExpertFactors& factors = {});

@@ -8,7 +8,7 @@
 namespace coppice::verify {
 
 /// The result of checking the files beside the weights.
-struct FileAccount {
+struct FileResult {
   int64_t equal = 0;                      ///< files that are byte-equal to those of the model before
   std::vector<std::string> problems;      ///< each a sentence naming a file
   std::vector<std::string> not_compared;  ///< what could not be compared
@@ -20,6 +20,6 @@ struct FileAccount {
 ///
 /// Memory   1 MiB of each file; generation_config.json whole.
 /// Throws   Error{kFormat, kIo} as io::sort_files.
-FileAccount compare_files(const families::Model& before, const families::Model& after, bool complete);
+FileResult compare_files(const families::Model& before, const families::Model& after, bool complete);
 
 }  // namespace coppice::verify

@@ -9,13 +9,13 @@
 
 namespace coppice::verify::detail {
 
-ExpertContents::ExpertContents(const models::ExpertParts& parts, int64_t layer, const ExpertFactors& factors,
+ExpertContents::ExpertContents(const models::ExpertTensors& tensors, int64_t layer, const ExpertFactors& factors,
                                size_t threads)
-    : experts_(static_cast<size_t>(parts.model().config.num_experts)), factors_(factors) {
+    : experts_(static_cast<size_t>(tensors.model().config.num_experts)), factors_(factors) {
   parallel_for(experts_.size(), threads, [&](size_t i) {
     check_interrupt();
     Expert& expert = experts_[i];
-    expert.refs = matrices_of(parts, layer, static_cast<int64_t>(i));
+    expert.refs = matrices_of(tensors, layer, static_cast<int64_t>(i));
     for (const ExpertMatrixRef& ref : expert.refs) expert.contents.push_back(content_of(ref, factors_));
   });
 }
@@ -44,7 +44,7 @@ size_t ExpertContents::parts() const {
   const std::vector<ExpertMatrixRef>& refs = experts_.front().refs;
   size_t count = 0;
   for (size_t i = 0; i < refs.size(); ++i) {
-    const auto same_slot = [&](const ExpertMatrixRef& ref) { return ref.part.slot == refs[i].part.slot; };
+    const auto same_slot = [&](const ExpertMatrixRef& ref) { return ref.tensor.slot == refs[i].tensor.slot; };
     if (std::ranges::find_if(refs, same_slot) == refs.begin() + static_cast<std::ptrdiff_t>(i)) ++count;
   }
   return count;
@@ -56,7 +56,7 @@ size_t ExpertContents::parts_equal(const std::vector<LikenessOf>& of_matrix) con
   for (size_t i = 0; i < refs.size(); ++i) {
     bool first = true, equal = true;
     for (size_t j = 0; j < refs.size(); ++j) {
-      if (refs[j].part.slot != refs[i].part.slot) continue;
+      if (refs[j].tensor.slot != refs[i].tensor.slot) continue;
       first = first && j >= i;
       equal = equal && of_matrix[j].kind == Likeness::kEqual;
     }

@@ -11,7 +11,7 @@ namespace coppice::verify::detail {
 /// Hashes of every expert of a layer, matrix by matrix.
 class ExpertContents {
  public:
-  ExpertContents(const models::ExpertParts& parts, int64_t layer, const ExpertFactors& factors, size_t threads);
+  ExpertContents(const models::ExpertTensors& tensors, int64_t layer, const ExpertFactors& factors, size_t threads);
 
   size_t count() const { return experts_.size(); }
   size_t matrices() const { return experts_.empty() ? 0 : experts_.front().refs.size(); }

@@ -25,7 +25,7 @@ using detail::LayerRows;
 using detail::NearMatrix;
 using detail::Pattern;
 using families::Role;
-using models::ExpertParts;
+using models::ExpertTensors;
 
 constexpr double kRecognised = 0.2;  ///< least cosine by which a matrix or a router row counts as derived from another
 constexpr double kTooShort = 5;  ///< and at least this many standard deviations of the cosine of random values, but ...
@@ -50,7 +50,7 @@ double least_cosine(size_t values) {
 
 class Recognition {
  public:
-  Recognition(const ExpertParts& before, const ExpertParts& after, int64_t layer, const GrowthFactors& factors,
+  Recognition(const ExpertTensors& before, const ExpertTensors& after, int64_t layer, const GrowthFactors& factors,
               bool several_growths, size_t threads, VerifyResult& result)
       : before_model_(before.model()),
         after_model_(after.model()),
@@ -274,7 +274,7 @@ class Recognition {
     }
     for (const FoundCopy& copy : copies_) {
       if (copy.parent >= 0) {
-        account(copy);
+        count(copy);
       } else {
         const std::string unknown =
             cat("'", after_.name(copy.child, 0), "': no parent recognised; expert ", copy.child,
@@ -290,7 +290,7 @@ class Recognition {
     }
   }
 
-  void account(const FoundCopy& copy) {
+  void count(const FoundCopy& copy) {
     result_.experts_original += static_cast<int64_t>(before_.parts_equal(copy.of_matrix));
     result_.experts_changed += static_cast<int64_t>(before_.parts() - before_.parts_equal(copy.of_matrix));
     Likeness worst = Likeness::kEqual;
@@ -327,8 +327,8 @@ class Recognition {
 
 }  // namespace
 
-void recognise_layer(const ExpertParts& before, const ExpertParts& after, int64_t layer, const GrowthFactors& factors,
-                     bool several_growths, size_t threads, VerifyResult& result) {
+void recognise_layer(const ExpertTensors& before, const ExpertTensors& after, int64_t layer,
+                     const GrowthFactors& factors, bool several_growths, size_t threads, VerifyResult& result) {
   Recognition(before, after, layer, factors, several_growths, threads, result).run();
 }
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 #include "coppice/verify/expert_content.h"
 #include "coppice/verify/verify.h"
 
@@ -25,7 +25,7 @@ struct GrowthFactors {
 ///
 /// Memory   4 bytes for each row and column of the layer's experts, up to 4,096 values of each matrix; its router in
 ///          fp32; a matrix per thread.
-void recognise_layer(const models::ExpertParts& before, const models::ExpertParts& after, int64_t layer,
+void recognise_layer(const models::ExpertTensors& before, const models::ExpertTensors& after, int64_t layer,
                      const GrowthFactors& factors, bool several_growths, size_t threads, VerifyResult& result);
 
 }  // namespace coppice::verify

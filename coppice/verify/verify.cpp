@@ -222,7 +222,7 @@ void check_trainer_file(const Model& before, const Model& after, VerifyResult& r
 }
 
 void check_files(const Model& before, const Model& after, bool complete, VerifyResult& result) {
-  FileAccount files = compare_files(before, after, complete);
+  FileResult files = compare_files(before, after, complete);
   result.files_equal += files.equal;
   std::ranges::move(files.problems, std::back_inserter(result.problems));
   std::ranges::move(files.not_compared, std::back_inserter(result.not_compared));

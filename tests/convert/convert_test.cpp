@@ -30,8 +30,8 @@ std::filesystem::path dense_model(const TempDir& dir, const std::string& name, s
 }
 
 /// Converts and returns the account of `verify`.
-verify::ConversionAccount convert_to(const std::filesystem::path& out, const std::vector<std::filesystem::path>& from,
-                                     const ConversionOptions& options) {
+verify::ConversionResult convert_to(const std::filesystem::path& out, const std::vector<std::filesystem::path>& from,
+                                    const ConversionOptions& options) {
   std::vector<families::Model> parents;
   for (const auto& directory : from) parents.push_back(families::open_model(directory));
   const auto plan = make_conversion_plan(parents.front().config, static_cast<int64_t>(parents.size()), options);

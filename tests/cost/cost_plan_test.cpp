@@ -1,8 +1,7 @@
-#include "coppice/cost/cost_plan.h"
-
 #include <gmock/gmock.h>
 
-#include "coppice/cost/dense_plan.h"
+#include "coppice/cost/dense_estimate.h"
+#include "coppice/cost/estimate.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
@@ -16,10 +15,10 @@ using ::testing::HasSubstr;
 
 class CostPlanOf : public ::testing::Test {
  protected:
-  CostPlan plan(PlanOptions o, const std::vector<std::pair<int64_t, double>>& measured = {}) const {
-    return make_cost_plan(model, o, measured, std::nullopt);
+  CostEstimate plan(CostOptions o, const std::vector<std::pair<int64_t, double>>& measured = {}) const {
+    return estimate_cost(model, o, measured, std::nullopt);
   }
-  void refuses(PlanOptions o, std::initializer_list<const char*> words) const {
+  void refuses(CostOptions o, std::initializer_list<const char*> words) const {
     expect_error(ErrorCode::kUsage, words, [&] { (void)plan(std::move(o)); });
   }
 
@@ -29,7 +28,7 @@ class CostPlanOf : public ::testing::Test {
 };
 
 TEST_F(CostPlanOf, ThePapersRunsIsThePapersSaving) {
-  const CostPlan found =
+  const CostEstimate found =
       plan({.tokens_before = 380e9, .tokens_after = 190e9, .step_time_before = 2.2, .step_time_after = 4.18});
   EXPECT_EQ(found.basis, StepBasis::kGiven);
   ASSERT_EQ(found.rows.size(), 5u);
@@ -44,13 +43,14 @@ TEST_F(CostPlanOf, ThePapersRunsIsThePapersSaving) {
 }
 
 TEST_F(CostPlanOf, AStepThatIsNoLongerSavesNothing) {
-  const CostPlan found = plan({.step_time_before = 1, .step_time_after = 1});
+  const CostEstimate found = plan({.step_time_before = 1, .step_time_after = 1});
   EXPECT_THAT(found.does_not_pay, Contains(HasSubstr("saves almost no time")));
   EXPECT_DOUBLE_EQ(found.rows[2].costs.saving(), 0);
 }
 
 TEST_F(CostPlanOf, AShortContinuationDoesNotPay) {
-  const CostPlan found = plan({.tokens_before = 100, .tokens_after = 3, .step_time_before = 1, .step_time_after = 2});
+  const CostEstimate found =
+      plan({.tokens_before = 100, .tokens_after = 3, .step_time_before = 1, .step_time_after = 2});
   EXPECT_THAT(found.does_not_pay, Contains(HasSubstr("too short")));
   EXPECT_TRUE(found.rows.front().is_yours);
   EXPECT_EQ(found.rows.front().remark, "too short to recover");
@@ -62,19 +62,20 @@ TEST_F(CostPlanOf, TimesThatNobodyMeasuredAreCalledAnEstimate) {
 }
 
 TEST_F(CostPlanOf, PredictsACountThatWasNotMeasured) {
-  const CostPlan found = plan({.experts = plan::ExpertCount{"32"}}, {{8, 1.0}, {16, 1.4}});
+  const CostEstimate found = plan({.experts = plan::ExpertCount{"32"}}, {{8, 1.0}, {16, 1.4}});
   EXPECT_NEAR(found.steps.after_s, 2.2, 1e-12);
   EXPECT_THAT(found.basis_text, HasSubstr("32 predicted"));
   EXPECT_THAT(found.does_not_pay, Contains(HasSubstr("more than doubling")));
-  expect_error(ErrorCode::kUsage, {"no positive time"},
-               [&] { (void)plan({.experts = plan::ExpertCount{"64"}}, {{8, 1.0}, {16, 0.5}}); });
+  expect_error(ErrorCode::kUsage, {"no positive time"}, [&] {
+    (void)plan({.experts = plan::ExpertCount{"64"}}, {{8, 1.0}, {16, 0.5}});
+  });
 }
 
 TEST_F(CostPlanOf, OwnRunsReplaceTheCurve) {
   LocalFit fit{.closure = fit_closure({{1, 0.5}}, "your runs"), .num_comparisons = 1};
   fit.gap = report::spread({0.2});
   fit.step_times = {{8, 1.0}, {16, 1.5}};
-  const CostPlan found = make_cost_plan(model, {}, {}, fit);
+  const CostEstimate found = estimate_cost(model, {}, {}, fit);
   EXPECT_FALSE(found.uniform_closure);
   EXPECT_NEAR(found.rows[4].eta, 0.5, 1e-6);
   EXPECT_EQ(found.basis, StepBasis::kRuns);
@@ -84,8 +85,8 @@ TEST_F(CostPlanOf, OwnRunsReplaceTheCurve) {
 
 // A step that was timed here is one of 2048 tokens, whatever the cluster's batch is.
 TEST_F(CostPlanOf, HoursAreOfTheBatchThatWasTimed) {
-  const PlanOptions options{.tokens_before = 2048, .tokens_after = 2048, .measure = true};
-  const CostPlan found = plan(options, {{8, 3600}, {16, 7200}});
+  const CostOptions options{.tokens_before = 2048, .tokens_after = 2048, .measure = true};
+  const CostEstimate found = plan(options, {{8, 3600}, {16, 7200}});
   EXPECT_DOUBLE_EQ(found.batch_tokens, 2048);
   EXPECT_THAT(found.to_text(), HasSubstr("16 experts from the first token               4 "));
   refuses({.step_time_before = 1, .step_time_after = 2, .batch_tokens = -5}, {"batch-tokens"});
@@ -114,7 +115,7 @@ TEST_F(CostPlanOf, HostileOptionsAreRefusedByName) {
 // An option that was given has no effect whatever its value, the default too.
 TEST_F(CostPlanOf, DefaultsThatWereGivenAreRefusedWhereTheyHaveNoEffect) {
   for (const char* name : {"device", "utilisation", "sequence-length"}) {
-    PlanOptions options{.step_time_before = 1, .step_time_after = 2};
+    CostOptions options{.step_time_before = 1, .step_time_after = 2};
     options.given.add_flag(name);
     refuses(options, {name, "no effect", "given"});
   }
@@ -124,13 +125,13 @@ TEST(DensePlanOf, GivesBothBounds) {
   testing::TempDir dir;
   const auto model = families::open_model(testing::tiny_model(dir / "d", "llama"));
   const auto verdict = [&](double after) {
-    return make_dense_plan(model, {.top_k = 1, .tokens_before = 100, .tokens_after = after}).verdict;
+    return estimate_dense_cost(model, {.top_k = 1, .tokens_before = 100, .tokens_after = after}).verdict;
   };
   EXPECT_THAT(verdict(20), HasSubstr("pays by both"));
   EXPECT_THAT(verdict(60), HasSubstr("bounds disagree"));
   EXPECT_THAT(verdict(150), HasSubstr("does not pay by either"));
   EXPECT_THAT(verdict(250), HasSubstr("train from scratch"));
-  const DensePlan plan = make_dense_plan(model, {});
+  const DenseEstimate plan = estimate_dense_cost(model, {});
   EXPECT_THAT(plan.to_text(), HasSubstr("arXiv:2409.02060"));
   EXPECT_THAT(plan.to_text(), HasSubstr("arXiv:2212.05055"));
   const auto& before = plan.before.parameters;
@@ -142,8 +143,8 @@ TEST(DensePlanOf, GivesBothBounds) {
 TEST(DensePlanOf, RefusesWhatHasNoEffectOrCannotBe) {
   testing::TempDir dir;
   const auto model = families::open_model(testing::tiny_model(dir / "d", "llama"));
-  const auto refuses = [&](PlanOptions o, std::initializer_list<const char*> words) {
-    expect_error(ErrorCode::kUsage, words, [&] { (void)make_dense_plan(model, o); });
+  const auto refuses = [&](CostOptions o, std::initializer_list<const char*> words) {
+    expect_error(ErrorCode::kUsage, words, [&] { (void)estimate_dense_cost(model, o); });
   };
   refuses({.step_time_before = 1, .step_time_after = 2}, {"--step-time-before", "dense"});
   refuses({.fit = {"x"}}, {"--fit", "dense"});

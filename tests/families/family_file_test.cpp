@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "coppice/base/text.h"
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/hand_made_models.h"
 #include "tests/testing/temp_dir.h"
@@ -66,7 +66,7 @@ TEST(FamilyFile, DescribesAModelThatNoTableKnows) {
   EXPECT_EQ(model.config.expert_width, 6);
   EXPECT_TRUE(model.config.routing.renormalise);
   EXPECT_EQ(with_num_experts(model.config, 6).at("how_many"), Json(6));
-  EXPECT_EQ(models::ExpertParts(model).of(0, 1).size(), 2u);
+  EXPECT_EQ(models::ExpertTensors(model).of(0, 1).size(), 2u);
   expect_error(ErrorCode::kUnsupported, {"'bamboo' is not a family", "--family-file"}, [&] { (void)open_model(path); });
 }
 

@@ -6,7 +6,7 @@
 
 #include "coppice/base/text.h"
 #include "coppice/families/packed_layout.h"
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 #include "coppice/models/generate.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/hand_made_models.h"
@@ -59,7 +59,7 @@ TEST(OpenPackedModel, ReadsWhatTransformersHasInMemory) {
     const Model packed = open_model(packed_model(dir / family, family));
     EXPECT_EQ(count_parameters(packed.config).total, count_parameters(packed).total);
     EXPECT_EQ(packed.config.family->model_type, family);
-    const models::ExpertParts parts(packed);
+    const models::ExpertTensors parts(packed);
     ASSERT_EQ(parts.of(1, 3).size(), 2u);
     EXPECT_EQ(parts.of(1, 3)[0].slot->role(), Role::kExpertGateUp);
   }
@@ -113,8 +113,9 @@ TEST(OpenStackedModel, TellsTheOrientationFromAllMatrices) {
   // width 8, so that down is square
   EXPECT_EQ(is_transposed(open_model(model("c", {4, 8, 16}, {4, 8, 8}))), both(true));
   EXPECT_EQ(is_transposed(open_model(model("d", {4, 16, 8}, {4, 8, 8}))), both(false));
-  expect_error(ErrorCode::kFormat, {"down_proj", "gate_up_proj", "both [in, out] or both [out, in]"},
-               [&] { (void)open_model(model("e", {4, 8, 6}, {4, 8, 3})); });
+  expect_error(ErrorCode::kFormat, {"down_proj", "gate_up_proj", "both [in, out] or both [out, in]"}, [&] {
+    (void)open_model(model("e", {4, 8, 6}, {4, 8, 3}));
+  });
 }
 
 // Tensors stored twice.

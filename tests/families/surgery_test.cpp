@@ -5,7 +5,7 @@
 
 #include "coppice/base/text.h"
 #include "coppice/families/routing_class.h"
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 #include "coppice/models/generate.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/hand_made_models.h"
@@ -55,7 +55,7 @@ TEST(OpenSurgeryModel, LearnsFromTheWeightsWhichLayersHaveExperts) {
   EXPECT_EQ(model.layers_with_experts, std::vector<int64_t>{1});
   EXPECT_EQ(model.config.expert_width, 4);
   EXPECT_THAT(model.config.unsupported_in_nn, ::testing::Not(::testing::IsEmpty()));
-  const models::ExpertParts parts(model);
+  const models::ExpertTensors parts(model);
   EXPECT_EQ(parts.of(1, 2).size(), 3u);
   EXPECT_EQ(parts.of(1, 2)[0].slot->name, "model.layers.1.feed_forward.experts.2.gate_proj.weight");
 }

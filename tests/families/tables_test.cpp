@@ -94,7 +94,7 @@ TEST_P(FamilyTable, CountsTheElementsOfTheTensorsItExpects) {
   EXPECT_EQ(count.experts, experts);
   EXPECT_EQ(count.active, config.is_moe() ? total - experts / 2 : total);  // 2 of 4 experts
   int64_t sum = 0;
-  for (const Part part : kParts) sum += count.part(part);
+  for (const Component component : kComponents) sum += count.component(component);
   EXPECT_EQ(sum, total);
 }
 

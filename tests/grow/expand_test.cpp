@@ -3,7 +3,7 @@
 #include <set>
 
 #include "coppice/grow/grow.h"
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 #include "coppice/models/generate.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/plan/text.h"
@@ -40,14 +40,14 @@ INSTANTIATE_TEST_SUITE_P(Upcycle, EveryFamily, ::testing::ValuesIn(testing::moe_
 TEST_P(EveryFamily, ReplicasEqualTheirParentByteForByte) {
   const TempDir dir;
   const auto before = families::open_model(testing::any_model(dir / "m", GetParam()));
-  const models::ExpertParts parents(before);
+  const models::ExpertTensors parents(before);
   for (const char* count : {"2x", "3x", "1.5x", "5"}) {
     SCOPED_TRACE(count);
     const auto out = dir / (std::string("out") + count);
     const GrowthPlan plan = grow(dir / "m", out, {.experts = plan::ExpertCount::from_text(count)});
     const auto after = families::open_model(out);  // strict: nothing is missing
     EXPECT_EQ(after.config.num_experts, plan.experts_after);
-    const models::ExpertParts children(after);
+    const models::ExpertTensors children(after);
     for (const methods::LayerPlan& layer : plan.layers) {
       for (size_t child = 0; child < layer.children.size(); ++child) {
         const auto was = parents.of(layer.layer, layer.children[child].parent);

@@ -6,7 +6,7 @@
 
 #include "coppice/base/text.h"
 #include "coppice/methods/expert_init.h"
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 #include "coppice/models/generate.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/plan/undo.h"
@@ -168,7 +168,7 @@ std::vector<Layout> layouts() {
 std::map<Role, testing::Bytes> matrices(const fs::path& path, int64_t expert) {
   const auto model = families::open_model(path);
   std::map<Role, testing::Bytes> out;
-  for (const auto& part : models::ExpertParts(model).of(0, expert)) {
+  for (const auto& part : models::ExpertTensors(model).of(0, expert)) {
     for (const ExpertMatrix& place : models::expert_matrices(*part.slot, model.config.num_experts)) {
       if (families::is_bias(place.role)) continue;
       testing::Bytes& matrix = out[place.role];
@@ -250,8 +250,9 @@ TEST(QuantisedExperts, AreCopiedWithTheirScalesAndNeverComputedOn) {
   }
   const VerifyResult result = verify::verify(families::open_model(from), families::open_model(dir / "out"), 2);
   EXPECT_TRUE(result.ok) << join(result.problems, "\n");
-  expect_error(ErrorCode::kUnsupported, {"_blocks", "U8", "'copy_noise' changes values"},
-               [&] { grow(from, dir / "noise", {.expert_init = {"copy_noise", {}}}); });
+  expect_error(ErrorCode::kUnsupported, {"_blocks", "U8", "'copy_noise' changes values"}, [&] {
+    grow(from, dir / "noise", {.expert_init = {"copy_noise", {}}});
+  });
 }
 
 TEST(TrailingChoices, StayBehindTheExperts) {

@@ -34,7 +34,7 @@ struct Grown {
   }
 };
 
-Grown grow(std::string_view name, RouterPart part, const LayerPlan& layer, int64_t cols, std::vector<float> source,
+Grown grow(std::string_view name, RouterTensor part, const LayerPlan& layer, int64_t cols, std::vector<float> source,
            const std::map<std::string, double>& given = {}, bool has_router_bias = false, uint64_t seed = 3) {
   Grown g{layer, cols, std::move(source), {}, {}};
   for (const Child& child : layer.children) {
@@ -59,24 +59,24 @@ class RouterInits : public ::testing::TestWithParam<const RouterInit*> {};
 INSTANTIATE_TEST_SUITE_P(All, RouterInits, ::testing::ValuesIn(testing::rows_of(router_inits())), testing::RowName());
 
 TEST_P(RouterInits, LeaveTheOriginalsAlone) {
-  for (const auto part : {RouterPart::kWeight, RouterPart::kBias, RouterPart::kSelectionBias}) {
-    const int64_t cols = part == RouterPart::kWeight ? 6 : 1;
+  for (const auto part : {RouterTensor::kWeight, RouterTensor::kBias, RouterTensor::kSelectionBias}) {
+    const int64_t cols = part == RouterTensor::kWeight ? 6 : 1;
     const auto g = grow(GetParam()->name, part, doubled(8), cols, normal_values(static_cast<size_t>(8 * cols), 1));
     EXPECT_THAT(g.changes(false), ::testing::Each(0.0f));
   }
 }
 
 TEST_P(RouterInits, KeepWeightRowsWhereTheySaySo) {
-  const auto g = grow(GetParam()->name, RouterPart::kWeight, doubled(8), 6, normal_values(48, 1));
+  const auto g = grow(GetParam()->name, RouterTensor::kWeight, doubled(8), 6, normal_values(48, 1));
   EXPECT_EQ(g.values == g.parents, GetParam()->same_rows);
 }
 
 TEST_P(RouterInits, ChangeBiasesOnlyWhereTheyNeedThem) {
   for (const bool has_router_bias : {false, true}) {
     const auto router =
-        grow(GetParam()->name, RouterPart::kBias, doubled(8), 1, normal_values(8, 1), {}, has_router_bias);
+        grow(GetParam()->name, RouterTensor::kBias, doubled(8), 1, normal_values(8, 1), {}, has_router_bias);
     const auto selection =
-        grow(GetParam()->name, RouterPart::kSelectionBias, doubled(8), 1, normal_values(8, 1), {}, has_router_bias);
+        grow(GetParam()->name, RouterTensor::kSelectionBias, doubled(8), 1, normal_values(8, 1), {}, has_router_bias);
     EXPECT_EQ(router.values != router.parents, GetParam()->needs_bias && has_router_bias);
     EXPECT_EQ(selection.values != selection.parents, GetParam()->needs_bias && !has_router_bias);
   }
@@ -88,8 +88,8 @@ TEST_P(RouterInits, DoNotDependOnTheOrderOfChildren) {
   append.children.push_back({4, 2});
   LayerPlan shuffled = append;
   std::ranges::sort(shuffled.children, {}, [](const Child& c) { return std::pair(c.parent, c.copy); });
-  for (const auto part : {RouterPart::kWeight, RouterPart::kSelectionBias}) {
-    const int64_t cols = part == RouterPart::kWeight ? 7 : 1;
+  for (const auto part : {RouterTensor::kWeight, RouterTensor::kSelectionBias}) {
+    const int64_t cols = part == RouterTensor::kWeight ? 7 : 1;
     const auto source = normal_values(static_cast<size_t>(5 * cols), 2);
     const auto a = grow(GetParam()->name, part, append, cols, source);
     const auto b = grow(GetParam()->name, part, shuffled, cols, source);
@@ -102,7 +102,7 @@ TEST_P(RouterInits, DoNotDependOnTheOrderOfChildren) {
 }
 
 TEST_P(RouterInits, DependOnTheSeed) {
-  const auto part = GetParam()->needs_bias ? RouterPart::kSelectionBias : RouterPart::kWeight;
+  const auto part = GetParam()->needs_bias ? RouterTensor::kSelectionBias : RouterTensor::kWeight;
   const int64_t cols = GetParam()->needs_bias ? 1 : 6;
   const auto source = normal_values(static_cast<size_t>(8 * cols), 2);
   const auto a = grow(GetParam()->name, part, doubled(8), cols, source, {}, false, 1);
@@ -114,7 +114,7 @@ TEST_P(RouterInits, DependOnTheSeed) {
 TEST_P(RouterInits, TakeAnyPlan) {
   const LayerPlan layer{.layer = 0,
                         .children = {{0, 0}, {1, 0}, {2, 0}, {3, 0}, {4, 0}, {1, 1}, {4, 1}, {1, 2}, {1, 3}}};
-  const auto g = grow(GetParam()->name, RouterPart::kWeight, layer, 6, normal_values(30, 2));
+  const auto g = grow(GetParam()->name, RouterTensor::kWeight, layer, 6, normal_values(30, 2));
   EXPECT_THAT(g.changes(false), ::testing::Each(0.0f));
   for (size_t copy = 5; copy < 9; ++copy) {
     const auto parent = std::span(g.parents).subspan(copy * 6, 6);
@@ -128,7 +128,7 @@ TEST_P(RouterInits, TakeAnyPlan) {
 
 TEST(RouterCopyNoise, ScalesItsNoiseToTheWholeRouter) {
   const auto source = normal_values(64 * 512, 3, 0.05f);
-  const auto g = grow("copy_noise", RouterPart::kWeight, doubled(64), 512, source, {{"lambda", 0.1}});
+  const auto g = grow("copy_noise", RouterTensor::kWeight, doubled(64), 512, source, {{"lambda", 0.1}});
   const auto [mean, std] = stats(g.changes(true));
   const double wanted = 0.1 * stats(source).std;
   EXPECT_NEAR(std, wanted, 0.02 * wanted);
@@ -141,7 +141,7 @@ TEST(RouterPerturbNewOnly, ScalesItsNoiseToTheNewRows) {
   auto source = normal_values(2 * kCols, 4);
   for (size_t i = kCols; i < source.size(); ++i) source[i] *= 100;
   const LayerPlan layer{.layer = 0, .children = {{0, 0}, {1, 0}, {1, 1}, {1, 2}}};
-  const auto g = grow("perturb_new_only", RouterPart::kWeight, layer, kCols, source);
+  const auto g = grow("perturb_new_only", RouterTensor::kWeight, layer, kCols, source);
   const auto changes = g.changes(true);
   const double wanted = 0.02 * stats({source.begin() + kCols, source.end()}).std;
   EXPECT_NEAR(stats(changes).std, wanted, 0.02 * wanted);
@@ -156,31 +156,31 @@ double dot(std::span<const float> a, std::span<const float> b) {
 
 TEST(RouterInterpolate, MixesWithTheNextRowAroundTheEndOrNot) {
   const std::vector<float> source{1, 2, 30, 40, 500, 600};
-  const auto circular = grow("interpolate", RouterPart::kWeight, doubled(3), 2, source);
+  const auto circular = grow("interpolate", RouterTensor::kWeight, doubled(3), 2, source);
   EXPECT_THAT(circular.row(3), ::testing::ElementsAre(15.5f, 21));
   EXPECT_THAT(circular.row(5), ::testing::ElementsAre(250.5f, 301));
-  const auto clamped = grow("interpolate", RouterPart::kWeight, doubled(3), 2, source, {{"clamped", 1}});
+  const auto clamped = grow("interpolate", RouterTensor::kWeight, doubled(3), 2, source, {{"clamped", 1}});
   EXPECT_THAT(clamped.row(3), ::testing::ElementsAre(15.5f, 21));
   EXPECT_THAT(clamped.row(5), ::testing::ElementsAre(500, 600));
 }
 
 TEST(RouterScaledCopies, HaveTheirFactors) {
   const std::vector<float> source{1, -2};
-  EXPECT_THAT(grow("scaled_copy", RouterPart::kWeight, doubled(1), 2, source).row(1),
+  EXPECT_THAT(grow("scaled_copy", RouterTensor::kWeight, doubled(1), 2, source).row(1),
               ::testing::ElementsAre(0.95f, -1.9f));
-  EXPECT_THAT(grow("temperature_scaled", RouterPart::kWeight, doubled(1), 2, source).row(1),
+  EXPECT_THAT(grow("temperature_scaled", RouterTensor::kWeight, doubled(1), 2, source).row(1),
               ::testing::ElementsAre(0.9f, -1.8f));
 }
 
 TEST(RouterAdversarial, MovesATenthOfTheWayToTheMeanRow) {
-  const auto g = grow("adversarial", RouterPart::kWeight, doubled(2), 2, {1, 10, 3, 30});  // mean row 2, 20
+  const auto g = grow("adversarial", RouterTensor::kWeight, doubled(2), 2, {1, 10, 3, 30});  // mean row 2, 20
   EXPECT_THAT(g.row(2), ::testing::ElementsAre(1.1f, 11));
   EXPECT_THAT(g.row(3), ::testing::ElementsAre(2.9f, 29));
 }
 
 TEST(RouterOrthogonal, IsOrthogonalToItsParentAndAsLong) {
   const auto source = normal_values(8 * 512, 3, 0.05f);
-  const auto g = grow("orthogonal", RouterPart::kWeight, doubled(8), 512, source);
+  const auto g = grow("orthogonal", RouterTensor::kWeight, doubled(8), 512, source);
   for (size_t e = 0; e < 8; ++e) {
     const auto parent = g.row(e), child = g.row(8 + e);
     EXPECT_NEAR(dot(parent, child) / dot(parent, parent), 0, 1e-6);
@@ -192,19 +192,19 @@ TEST(RouterOrthogonal, IsOrthogonalToItsParentAndAsLong) {
 }
 
 TEST(RouterOrthogonal, KeepsARowThatHasNoOtherDirection) {
-  EXPECT_THAT(grow("orthogonal", RouterPart::kWeight, doubled(2), 1, {3, 4}).changes(true), ::testing::Each(0.0f));
-  EXPECT_THAT(grow("orthogonal", RouterPart::kWeight, doubled(2), 2, {0, 0, 3, 4}).row(2), ::testing::Each(0.0f));
+  EXPECT_THAT(grow("orthogonal", RouterTensor::kWeight, doubled(2), 1, {3, 4}).changes(true), ::testing::Each(0.0f));
+  EXPECT_THAT(grow("orthogonal", RouterTensor::kWeight, doubled(2), 2, {0, 0, 3, 4}).row(2), ::testing::Each(0.0f));
 }
 
 TEST(RouterSvdPerturb, TakesItsRowOfOnePerturbedMatrixPerCopyNumber) {
   const auto source = normal_values(16 * 64, 3, 0.05f);
-  const auto g = grow("svd_perturb", RouterPart::kWeight, doubled(16), 64, source);
+  const auto g = grow("svd_perturb", RouterTensor::kWeight, doubled(16), 64, source);
   const std::span<const float> before(g.source), after = std::span(g.values).subspan(16 * 64);
   EXPECT_GT(dot(before, after) / std::sqrt(dot(before, before) * dot(after, after)), 0.97);
   EXPECT_NEAR(std::sqrt(dot(after, after) / dot(before, before)), 1.02, 0.06);
   // A plan with some of the children has the same rows for them.
   const LayerPlan some{.layer = 5, .children = {{3, 0}, {3, 1}, {9, 1}}};
-  const auto part = grow("svd_perturb", RouterPart::kWeight, some, 64, source);
+  const auto part = grow("svd_perturb", RouterTensor::kWeight, some, 64, source);
   EXPECT_TRUE(std::ranges::equal(part.row(1), g.row(16 + 3)));
   EXPECT_TRUE(std::ranges::equal(part.row(2), g.row(16 + 9)));
 }
@@ -213,7 +213,7 @@ TEST(RouterSvdPerturb, TakesItsRowOfOnePerturbedMatrixPerCopyNumber) {
 
 TEST(RouterBiasOnly, AddsUniformNoiseWithinDelta) {
   const std::vector<float> source(5000, 0.0f);
-  const auto g = grow("bias_only", RouterPart::kSelectionBias, doubled(5000), 1, source);
+  const auto g = grow("bias_only", RouterTensor::kSelectionBias, doubled(5000), 1, source);
   const auto changes = g.changes(true);
   for (const float x : changes) EXPECT_LE(std::abs(x), 1e-3f);
   const auto [mean, std] = stats(changes);
@@ -223,28 +223,28 @@ TEST(RouterBiasOnly, AddsUniformNoiseWithinDelta) {
 
 TEST(RouterBiasOnly, AddsGaussianNoiseOfATenthOfTheBiasesStd) {
   const auto source = normal_values(5000, 5, 2.0f);
-  const auto g = grow("bias_only", RouterPart::kSelectionBias, doubled(5000), 1, source, {{"gaussian", 1}});
+  const auto g = grow("bias_only", RouterTensor::kSelectionBias, doubled(5000), 1, source, {{"gaussian", 1}});
   EXPECT_NEAR(stats(g.changes(true)).std, 0.2, 0.01);
 }
 
 TEST(RouterBiasOnly, GaussianNoiseOfEqualBiasesHasStdDelta) {
   const std::vector<float> source(5000, 0.0f);
   const auto g =
-      grow("bias_only", RouterPart::kSelectionBias, doubled(5000), 1, source, {{"gaussian", 1}, {"delta", 0.5}});
+      grow("bias_only", RouterTensor::kSelectionBias, doubled(5000), 1, source, {{"gaussian", 1}, {"delta", 0.5}});
   EXPECT_NEAR(stats(g.changes(true)).std, 0.5, 0.025);
 }
 
 TEST(RouterBiasOnly, ShiftsNewExpertsOnly) {
   const std::vector<float> source(100, 1.0f);
-  const auto g =
-      grow("bias_only", RouterPart::kSelectionBias, doubled(100), 1, source, {{"shift", -4}, {"noise_to_original", 1}});
+  const auto g = grow("bias_only", RouterTensor::kSelectionBias, doubled(100), 1, source,
+                      {{"shift", -4}, {"noise_to_original", 1}});
   EXPECT_NEAR(stats(g.changes(true)).mean, -4, 1e-3);
   EXPECT_NEAR(stats(g.changes(false)).mean, 0, 1e-3);
 }
 
 TEST(RouterBiasOnly, PerturbsOriginalsByAnIndependentDraw) {
   const std::vector<float> source(2000, 0.0f);
-  const auto g = grow("bias_only", RouterPart::kSelectionBias, doubled(2000), 1, source, {{"noise_to_original", 1}});
+  const auto g = grow("bias_only", RouterTensor::kSelectionBias, doubled(2000), 1, source, {{"noise_to_original", 1}});
   const auto of_copies = g.changes(true), of_originals = g.changes(false);
   double product = 0;
   for (size_t i = 0; i < of_copies.size(); ++i) product += double{of_copies[i]} * of_originals[i];
@@ -255,7 +255,7 @@ TEST(RouterBiasOnly, PerturbsOriginalsByAnIndependentDraw) {
 // A bias of 2^20 has neighbours 0.125 apart: a noise of 1e-3 is lost in fp32 addition and becomes one step instead.
 TEST(RouterBiasOnly, NoiseBelowTheResolutionOfABiasMovesItOneStep) {
   const std::vector<float> source(64, 0x1p20f);
-  const auto g = grow("bias_only", RouterPart::kSelectionBias, doubled(64), 1, source);
+  const auto g = grow("bias_only", RouterTensor::kSelectionBias, doubled(64), 1, source);
   int up = 0;
   for (const float x : g.changes(true)) {
     EXPECT_TRUE(x == 0.125f || x == -0.0625f) << x;  // below a power of two the step is half as long

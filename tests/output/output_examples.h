@@ -45,13 +45,14 @@ inline output::OutputTensor computed(std::string name, int64_t size, uint64_t st
   const output::PieceMaker::Fill fill = [start](uint64_t offset, std::span<std::byte> out) {
     for (size_t i = 0; i < out.size(); ++i) out[i] = example_byte(start + 3 * (offset + i));
   };
-  tensor.pieces.push_back(output::computed_piece(tensor.info.bytes, [fill] { return fill; }, cuttable));
+  tensor.pieces.push_back(output::computed_piece(
+      tensor.info.bytes, [fill] { return fill; }, cuttable));
   return tensor;
 }
 
 /// What `write_output` must give: each file's bytes, written one after the other.
 inline std::map<std::string, std::string> expected_files(const std::filesystem::path& scratch,
-                                                         const io::ShardPlan& shards,
+                                                         const io::ShardLayout& shards,
                                                          const std::vector<output::OutputTensor>& tensors) {
   std::map<std::string, std::string> files;
   for (const auto& shard : shards.shards) {

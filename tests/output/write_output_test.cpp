@@ -47,8 +47,8 @@ struct Example {
 
   io::SafetensorsFile source;
   std::vector<OutputTensor> tensors;
-  io::ShardPlan shards;
-  OutputPlan plan;
+  io::ShardLayout shards;
+  OutputLayout plan;
   std::map<std::string, std::string> expected;
 };
 
@@ -141,7 +141,7 @@ TEST(WriteOutput, BoundsTheComputationsInFlight) {
       --inside;
     }));
   }
-  OutputPlan plan;
+  OutputLayout plan;
   plan.add("", plan_output(infos_of(tensors), uint64_t{1} << 40, "model"), tensors);
   io::PartialDirectory out(dir / "out", {}, false, kWork);
   write_output(out, plan, {}, 8);

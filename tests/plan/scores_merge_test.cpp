@@ -15,8 +15,8 @@ Scores run_of(double first, const std::string& tokens) {
   s.batch_tokens = 10;
   s.batches = 3;
   s.second_moment = "batches";
-  const MetricPart own{.sum = {{1, {7, 8}}}};
-  const MetricPart by_batch{.sum = {{1, {first, 2}}}, .sum_sq = {{1, {first * first, 4}}}};
+  const MetricSums own{.sum = {{1, {7, 8}}}};
+  const MetricSums by_batch{.sum = {{1, {first, 2}}}, .sum_sq = {{1, {first * first, 4}}}};
   s.metrics = {{"weight_norm", {own, own}}, {"gradient_squared", {own, own}}, {"batch_fisher", {by_batch, by_batch}}};
   s.gate_concentration = {.sum = {{1, 4.5}}, .sum_sq = {{1, 6.8}}};
   return s;
@@ -81,8 +81,9 @@ TEST(MergeScores, CountARunOnceAlsoWithinAMerge) {
   const auto written = Scores::from_json(merged.to_json(), "s");
   EXPECT_EQ(written.runs.size(), 2u);
   for (const auto& again : {run_of(1, "a"), run_of(3, "b"), written}) {
-    testing::expect_error(ErrorCode::kUsage, {"scores 2", "an earlier file contains"},
-                          [&] { (void)merge_scores(std::vector{written, again}); });
+    testing::expect_error(ErrorCode::kUsage, {"scores 2", "an earlier file contains"}, [&] {
+      (void)merge_scores(std::vector{written, again});
+    });
   }
   const auto more = merge_scores(std::vector{written, run_of(5, "c")});
   EXPECT_EQ(more.batches, 9u);

@@ -132,8 +132,7 @@ std::string account_of(const fs::path& model, const fs::path& work, const Growth
   undo(work / "out", work / "back");
   const auto grown = families::open_model(work / "out");
   const auto lineage = read_lineage(work / "out");
-  const auto text =
-      undo_account(grown, undo_plan(grown.config, lineage), *lineage, families::open_model(work / "back"));
+  const auto text = undo_text(grown, undo_plan(grown.config, lineage), *lineage, families::open_model(work / "back"));
   fs::remove_all(work / "out");
   fs::remove_all(work / "back");
   return text;

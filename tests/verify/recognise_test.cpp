@@ -12,7 +12,7 @@
 #include <span>
 
 #include "coppice/base/text.h"
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/verify/verify.h"
 #include "tests/testing/checkpoints.h"
@@ -130,7 +130,8 @@ std::vector<const Family*> moe_families() {
 class CopiesOfEveryFamily : public ::testing::TestWithParam<const Family*> {};
 INSTANTIATE_TEST_SUITE_P(Verify, CopiesOfEveryFamily, ::testing::ValuesIn(moe_families()), [](const auto& test) {
   std::string name(test.param->model_type);
-  std::ranges::replace_if(name, [](char c) { return c == '-' || c == '.'; }, '_');
+  std::ranges::replace_if(
+      name, [](char c) { return c == '-' || c == '.'; }, '_');
   return name;
 });
 

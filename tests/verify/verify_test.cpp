@@ -130,7 +130,7 @@ struct Extreme {
 };
 
 void add_extremes(std::vector<Extreme>& all, std::string_view method, std::span<const methods::ParamSpec> params,
-                  MethodChoice Extreme::* member) {
+                  MethodChoice Extreme::*member) {
   const auto add = [&](const std::string& name, MethodChoice choice) {
     Extreme& extreme = all.emplace_back(Extreme{.name = name});
     extreme.*member = std::move(choice);
@@ -525,7 +525,7 @@ TEST(LikenessOfExperts, IsByColumnsRowsAndOrder) {
     const fs::path out = dir / method;
     if (!fs::exists(out)) grow(dir / "m", out, {.expert_init = {method, {}}});
     const auto before = families::open_model(dir / "m"), after = families::open_model(out);
-    const models::ExpertParts was(before), is(after);
+    const models::ExpertTensors was(before), is(after);
     const auto of_role = [role](const auto& matrices) {
       return content_of(*std::ranges::find(matrices, role, &ExpertMatrixRef::role));
     };

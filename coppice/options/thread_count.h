@@ -7,7 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 
-namespace coppice::cli {
+namespace coppice {
 
 /// The number of threads that --threads gives; all cores if it is not given. Throws Error{kUsage} for 0 and for more
 /// than most_threads().
@@ -19,4 +19,4 @@ inline size_t thread_count(const std::optional<uint64_t>& threads) {
   return threads ? static_cast<size_t>(*threads) : default_threads();
 }
 
-}  // namespace coppice::cli
+}  // namespace coppice

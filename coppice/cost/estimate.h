@@ -10,7 +10,7 @@
 #include "coppice/cost/closure.h"
 #include "coppice/cost/fit.h"
 #include "coppice/cost/memory.h"
-#include "coppice/cost/plan_options.h"
+#include "coppice/cost/options.h"
 #include "coppice/cost/schedule.h"
 #include "coppice/cost/step_time.h"
 
@@ -35,7 +35,7 @@ struct ShareRow {
 
 enum class StepBasis { kGiven, kMeasured, kRuns, kEstimate };
 
-struct CostPlan {
+struct CostEstimate {
   std::string family;
   ModelSize before, after;
   uint64_t weight_bytes_before = 0, weight_bytes_after = 0;  ///< bytes of the checkpoint on disk
@@ -69,8 +69,8 @@ struct CostPlan {
 /// Memory   headers only.
 /// Throws   Error{kUsage, kUnsupported} as `expand` would for the same number of experts; Error{kUsage} for options
 ///          that are not valid.
-CostPlan make_cost_plan(const families::Model& model, const PlanOptions& options,
-                        const std::vector<std::pair<int64_t, double>>& measured, const std::optional<LocalFit>& fit);
+CostEstimate estimate_cost(const families::Model& model, const CostOptions& options,
+                           const std::vector<std::pair<int64_t, double>>& measured, const std::optional<LocalFit>& fit);
 
 /// The expected closure on one line, for other commands that print a plan: "25 % of continued pre-training 61 %, ...".
 std::string closure_summary();

@@ -1,4 +1,4 @@
-#include "coppice/cost/dense_plan.h"
+#include "coppice/cost/dense_estimate.h"
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
@@ -10,19 +10,19 @@ namespace {
 constexpr int64_t kDefaultTopK = 2;
 constexpr const char* kDefaultExperts = "8";
 
-ModelSize as_mixture(const ModelSize& dense, const DensePlan& plan) {
+ModelSize as_mixture(const ModelSize& dense, const DenseEstimate& estimate) {
   ModelSize out = dense;
   auto& count = out.parameters;
-  const int64_t expert = count.dense / plan.granularity;
-  out.experts = plan.experts;
-  out.top_k = plan.top_k;
+  const int64_t expert = count.dense / estimate.granularity;
+  out.experts = estimate.experts;
+  out.top_k = estimate.top_k;
   out.moe_layers = dense.num_layers;
   count.total -= count.dense;
   count.dense = 0;
-  count.experts = expert * plan.experts;
-  count.routers = plan.experts * dense.model_dim * dense.num_layers;
+  count.experts = expert * estimate.experts;
+  count.routers = estimate.experts * dense.model_dim * dense.num_layers;
   count.total += count.experts + count.routers;
-  count.active = count.total - expert * (plan.experts - plan.top_k);
+  count.active = count.total - expert * (estimate.experts - estimate.top_k);
   return out;
 }
 
@@ -41,41 +41,41 @@ std::string judge(double tokens, double compute) {
 
 }  // namespace
 
-DensePlan make_dense_plan(const families::Model& model, const PlanOptions& o) {
+DenseEstimate estimate_dense_cost(const families::Model& model, const CostOptions& o) {
   check_options(o, false);
-  DensePlan plan{.family = std::string(model.config.family->model_type),
-                 .experts = o.experts.value_or(plan::ExpertCount{kDefaultExperts}).resolve(1),
-                 .top_k = o.top_k.value_or(kDefaultTopK),
-                 .granularity = o.granularity.value_or(1),
-                 .before = model_size(model),
-                 .parallelism = {o.data_parallel, o.expert_parallel, o.zero1}};
-  if (plan.top_k > plan.experts) {
-    throw Error(ErrorCode::kUsage,
-                cat("top-k: ", plan.top_k, " of ", plan.experts, " experts; wanted at most the number of experts"));
+  DenseEstimate estimate{.family = std::string(model.config.family->model_type),
+                         .experts = o.experts.value_or(plan::ExpertCount{kDefaultExperts}).resolve(1),
+                         .top_k = o.top_k.value_or(kDefaultTopK),
+                         .granularity = o.granularity.value_or(1),
+                         .before = model_size(model),
+                         .parallelism = {o.data_parallel, o.expert_parallel, o.zero1}};
+  if (estimate.top_k > estimate.experts) {
+    throw Error(ErrorCode::kUsage, cat("top-k: ", estimate.top_k, " of ", estimate.experts,
+                                       " experts; wanted at most the number of experts"));
   }
-  if (plan.experts % plan.granularity != 0 || model.config.dense_width % plan.granularity != 0) {
+  if (estimate.experts % estimate.granularity != 0 || model.config.dense_width % estimate.granularity != 0) {
     throw Error(ErrorCode::kUsage,
-                cat("granularity: ", plan.granularity, " does not divide the ", plan.experts,
+                cat("granularity: ", estimate.granularity, " does not divide the ", estimate.experts,
                     " experts or the width of ", model.config.dense_width, " (choose a divisor of both)"));
   }
-  plan.after = as_mixture(plan.before, plan);
-  check_parallelism(plan.parallelism, plan.experts, plan.experts);
+  estimate.after = as_mixture(estimate.before, estimate);
+  check_parallelism(estimate.parallelism, estimate.experts, estimate.experts);
   const StateBytes state = state_bytes(o);
-  plan.memory_before = device_memory(plan.before, {o.data_parallel, 1, o.zero1}, state);
-  plan.memory_after = device_memory(plan.after, plan.parallelism, state);
-  plan.all_to_all = all_to_all_bytes(plan.after, plan.parallelism);
+  estimate.memory_before = device_memory(estimate.before, {o.data_parallel, 1, o.zero1}, state);
+  estimate.memory_after = device_memory(estimate.after, estimate.parallelism, state);
+  estimate.all_to_all = all_to_all_bytes(estimate.after, estimate.parallelism);
   if (o.tokens_before && o.tokens_after) {
-    plan.tokens_ratio = *o.tokens_after / *o.tokens_before;
-    plan.compute_ratio = *plan.tokens_ratio * static_cast<double>(plan.after.parameters.active) /
-                         static_cast<double>(plan.before.parameters.active);
-    plan.verdict = judge(*plan.tokens_ratio, *plan.compute_ratio);
+    estimate.tokens_ratio = *o.tokens_after / *o.tokens_before;
+    estimate.compute_ratio = *estimate.tokens_ratio * static_cast<double>(estimate.after.parameters.active) /
+                             static_cast<double>(estimate.before.parameters.active);
+    estimate.verdict = judge(*estimate.tokens_ratio, *estimate.compute_ratio);
   } else {
-    plan.verdict = "Give --tokens-before (dense) and --tokens-after (MoE) for a verdict.";
+    estimate.verdict = "Give --tokens-before (dense) and --tokens-after (MoE) for a verdict.";
   }
-  return plan;
+  return estimate;
 }
 
-std::string DensePlan::to_text() const {
+std::string DenseEstimate::to_text() const {
   const auto count = [](int64_t value) { return count_text(static_cast<double>(value)); };
   const report::Table sizes{
       .header = {"", "before", "after"},
@@ -95,14 +95,14 @@ std::string DensePlan::to_text() const {
       "\nServing under load: such models were up to about 40 % slower than the dense one (Doubov et al., PMLR 262).\n");
 }
 
-Json DensePlan::to_json() const {
+Json DenseEstimate::to_json() const {
   const auto or_null = [](const std::optional<double>& value) { return value ? Json(*value) : Json(); };
   Json bounds = Json::array();
   bounds.push_back(Json::object({{"share", kOlmoeBound}, {"of", "tokens"}, {"source", "arXiv:2409.02060"}}));
   bounds.push_back(Json::object({{"share", kSparseUpcyclingBound}, {"of", "flops"}, {"source", "arXiv:2212.05055"}}));
   bounds.push_back(Json::object({{"share", kScratchBound}, {"of", "flops"}, {"source", "arXiv:2406.06563"}}));
   return Json::object(
-      {{"coppice_plan", 1},
+      {{"coppice_cost", 1},
        {"family", family},
        {"dense", true},
        {"experts", experts},

@@ -1,4 +1,4 @@
-#include "coppice/cli/function_change.h"
+#include "coppice/eval/function_change.h"
 
 #include <ATen/ops/gather.h>
 
@@ -7,12 +7,13 @@
 #include "coppice/base/error.h"
 #include "coppice/base/memory.h"
 #include "coppice/base/text.h"
-#include "coppice/cli/model_input.h"
+#include "coppice/data/token_file.h"
 #include "coppice/eval/agreement.h"
+#include "coppice/nn/fitted_decoder.h"
 #include "coppice/nn/router.h"
 #include "coppice/step/layer_metrics.h"
 
-namespace coppice::cli {
+namespace coppice::eval {
 namespace {
 
 constexpr int64_t kUsualLength = 256;
@@ -66,14 +67,15 @@ FunctionChange function_change(const families::Model& before, const families::Mo
   if (length < 1 || length > longest) {
     throw Error(ErrorCode::kUsage, cat("sequence-length: ", length, "; wanted 1 to the models' ", longest));
   }
-  const auto files = open_token_files(before, std::span(&settings.tokens, 1));
+  const auto files =
+      data::open_token_files(before.checkpoint.directory(), before.config.vocab_size, std::span(&settings.tokens, 1));
   const uint64_t bytes = settings.max_memory_bytes > 0 ? settings.max_memory_bytes : physical_memory_bytes() / 2;
   const nn::FittedDecoder first(before, nn::ComputeDtype::kF32, bytes / 2);
   const nn::FittedDecoder second(after, nn::ComputeDtype::kF32, bytes / 2);
   RoutingSums sums(parents);
-  const auto found = eval::agreement(second, first, files.front(),
-                                     {.sequence_length = length, .max_tokens = settings.max_tokens, .lineage = {}},
-                                     [&](int64_t layer, const nn::Routed& routed) { sums.add(layer, routed); });
+  const auto found = agreement(second, first, files.front(),
+                               {.sequence_length = length, .max_tokens = settings.max_tokens, .lineage = {}},
+                               [&](int64_t layer, const nn::Routed& routed) { sums.add(layer, routed); });
   FunctionChange out{.tokens = found.tokens,
                      .loss_before = found.other_loss,
                      .loss_after = found.loss,
@@ -87,4 +89,28 @@ FunctionChange function_change(const families::Model& before, const families::Mo
   return out;
 }
 
-}  // namespace coppice::cli
+Json FunctionChange::to_json() const {
+  Json json = Json::object();
+  json["tokens"] = tokens;
+  json["loss_before"] = loss_before;
+  json["loss_after"] = loss_after;
+  json["kl"] = kl;
+  json["top_1_agreement"] = top_1;
+  json["largest_logit_difference"] = largest_difference;
+  json["largest_logit"] = largest_logit;
+  if (effective_top_k) json["effective_top_k"] = *effective_top_k;
+  if (ties) json["ties"] = *ties;
+  return json;
+}
+
+std::string FunctionChange::to_text() const {
+  std::string out = cat("function over ", tokens, " tokens: loss ", fixed_text(loss_before, 4), " -> ",
+                        fixed_text(loss_after, 4), " nats, KL ", number_text(kl), " nats, same first token ",
+                        percent(top_1, 2), "\nlargest difference of a logit: ", number_text(largest_difference),
+                        " (the largest logit is ", number_text(largest_logit), ")\n");
+  if (effective_top_k) out += cat("different parents per token: ", number_text(*effective_top_k), "\n");
+  if (ties) out += cat("expert choices decided by a tie: ", percent(*ties, 2), "\n");
+  return out;
+}
+
+}  // namespace coppice::eval

@@ -5,13 +5,13 @@
 
 #include "coppice/base/json.h"
 #include "coppice/cost/memory.h"
-#include "coppice/cost/plan_options.h"
+#include "coppice/cost/options.h"
 
 namespace coppice::cost {
 
 /// The costs of converting a dense model to a Mixture of Experts, and whether it pays for a given budget. The
 /// literature disagrees, so both bounds are given.
-struct DensePlan {
+struct DenseEstimate {
   std::string family;
   int64_t experts = 0, top_k = 0, granularity = 0;
   ModelSize before, after;
@@ -33,6 +33,6 @@ struct DensePlan {
 inline constexpr double kOlmoeBound = 0.25, kSparseUpcyclingBound = 1.2, kScratchBound = 2;
 
 /// Throws   Error{kUsage}: more experts per token than there are, experts that are not a multiple of the granularity.
-DensePlan make_dense_plan(const families::Model& model, const PlanOptions& options);
+DenseEstimate estimate_dense_cost(const families::Model& model, const CostOptions& options);
 
 }  // namespace coppice::cost

@@ -1,6 +1,6 @@
 #pragma once
 
-// The parts of one expert in any layout: tensors of its own, or slices of stacked ones.
+// The tensors of one expert in any layout: tensors of its own, or slices of stacked ones.
 
 #include <cstdint>
 #include <map>
@@ -13,7 +13,7 @@
 namespace coppice::models {
 
 /// A tensor, or a slice of a stacked one, that belongs to one expert. Points into the model.
-struct ExpertPart {
+struct ExpertTensor {
   const families::TensorSlot* slot = nullptr;
   io::Checkpoint::Entry entry;
   ExpertSlice slice;
@@ -23,15 +23,15 @@ struct ExpertPart {
   void release(uint64_t offset, uint64_t bytes) const;
 };
 
-/// The parts of every expert of a model, which must outlive this object.
+/// The tensors of every expert of a model, which must outlive this object.
 ///
 /// Memory   a pointer for each tensor of experts.
-class ExpertParts {
+class ExpertTensors {
  public:
-  explicit ExpertParts(const families::Model& model);
+  explicit ExpertTensors(const families::Model& model);
 
   /// In the order of the table; the same for every expert of a layer, and for an expanded model the same as before.
-  std::vector<ExpertPart> of(int64_t layer, int64_t expert) const;
+  std::vector<ExpertTensor> of(int64_t layer, int64_t expert) const;
   const families::Model& model() const { return model_; }
 
  private:

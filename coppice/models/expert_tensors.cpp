@@ -1,34 +1,34 @@
-#include "coppice/models/expert_parts.h"
+#include "coppice/models/expert_tensors.h"
 
 namespace coppice::models {
 
 using families::Model;
 using families::TensorSlot;
 
-void ExpertPart::release(uint64_t offset, uint64_t bytes) const {
+void ExpertTensor::release(uint64_t offset, uint64_t bytes) const {
   io::TensorInfo window = *entry.info;
   window.offset += slice.offset + offset;
   window.bytes = bytes;
   entry.file->release(window);
 }
 
-ExpertParts::ExpertParts(const Model& model) : model_(model) {
+ExpertTensors::ExpertTensors(const Model& model) : model_(model) {
   for (const TensorSlot& slot : model.slots) {
     if (is_expert(slot.role())) slots_[{slot.layer, slot.expert}].push_back(&slot);
   }
 }
 
-std::vector<ExpertPart> ExpertParts::of(int64_t layer, int64_t expert) const {
-  std::vector<ExpertPart> parts;
+std::vector<ExpertTensor> ExpertTensors::of(int64_t layer, int64_t expert) const {
+  std::vector<ExpertTensor> tensors;
   for (const int64_t owner : {expert, int64_t{-1}}) {
     const auto found = slots_.find({layer, owner});
     if (found == slots_.end()) continue;
     for (const TensorSlot* slot : found->second) {
       const auto entry = model_.checkpoint.at(slot->name);
-      parts.push_back({slot, entry, expert_slice(*slot, entry.info->bytes, model_.config.num_experts, expert)});
+      tensors.push_back({slot, entry, expert_slice(*slot, entry.info->bytes, model_.config.num_experts, expert)});
     }
   }
-  return parts;
+  return tensors;
 }
 
 }  // namespace coppice::models

@@ -36,8 +36,8 @@ std::string shard_name(std::string_view stem, size_t number, size_t count) {
   return numbered(stem, number, count) + ".safetensors";
 }
 
-ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem) {
-  ShardPlan plan;
+ShardLayout lay_out_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes, std::string_view stem) {
+  ShardLayout layout;
   std::vector<size_t> begins = {0};
   uint64_t filled = 0, header = 0;
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -53,12 +53,12 @@ ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes,
     }
     filled += t.bytes;
     header += in_header;
-    plan.total_bytes += t.bytes;
+    layout.total_bytes += t.bytes;
   }
   const size_t count = begins.size();
-  plan.shards.resize(count);
+  layout.shards.resize(count);
   for (size_t i = count; i-- > 0;) {  // from the end, so that the list never exists twice
-    ShardPlan::Shard& shard = plan.shards[i];
+    ShardLayout::Shard& shard = layout.shards[i];
     shard.file = count == 1 ? cat(stem, ".safetensors") : shard_name(stem, i + 1, count);
     if (i == 0) {
       shard.tensors = std::move(tensors);
@@ -68,19 +68,20 @@ ShardPlan plan_shards(std::vector<TensorInfo> tensors, uint64_t max_shard_bytes,
     shard.tensors.assign(std::move_iterator(begin), std::move_iterator(tensors.end()));
     tensors.erase(begin, tensors.end());
   }
-  return plan;
+  return layout;
 }
 
-void write_shard_index(const std::filesystem::path& directory, const ShardPlan& plan, std::string_view stem) {
-  if (plan.shards.size() < 2) return;
+void write_shard_index(const std::filesystem::path& directory, const ShardLayout& layout, std::string_view stem) {
+  if (layout.shards.size() < 2) return;
   std::vector<std::pair<std::string_view, const std::string*>> map;
-  for (const auto& shard : plan.shards) {
+  for (const auto& shard : layout.shards) {
     for (const auto& t : shard.tensors) map.emplace_back(t.name, &shard.file);
   }
   std::ranges::sort(map, {}, [](const auto& entry) { return entry.first; });
   // As Json::dump(2) lays it out; of a large model neither a tree of it nor its text need be held.
   PendingFile file(directory / cat(stem, ".safetensors.index.json"));
-  std::string text = cat("{\n  \"metadata\": {\n    \"total_size\": ", plan.total_bytes, "\n  },\n  \"weight_map\": {");
+  std::string text =
+      cat("{\n  \"metadata\": {\n    \"total_size\": ", layout.total_bytes, "\n  },\n  \"weight_map\": {");
   const auto write = [&] {
     file.append(std::as_bytes(std::span(text)));
     text.clear();

@@ -6,7 +6,7 @@
 
 #include "coppice/families/family_file.h"
 
-namespace coppice::cli {
+namespace coppice::families {
 
 inline constexpr std::string_view kFamilyFileHelp =
     "TOML file that describes the model's family, if coppice does not know it";
@@ -15,12 +15,12 @@ inline constexpr std::string_view kFamilyFileHelp =
 class GivenFamily {
  public:
   explicit GivenFamily(const std::optional<std::filesystem::path>& path) {
-    if (path) file_ = families::FamilyFile::read(*path);
+    if (path) file_ = FamilyFile::read(*path);
   }
-  const families::Family* family() const { return file_ ? &file_->family() : nullptr; }
+  const Family* family() const { return file_ ? &file_->family() : nullptr; }
 
  private:
-  std::optional<families::FamilyFile> file_;
+  std::optional<FamilyFile> file_;
 };
 
-}  // namespace coppice::cli
+}  // namespace coppice::families

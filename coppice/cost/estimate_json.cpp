@@ -1,9 +1,9 @@
-// A plan as JSON. `report --plan` reads it.
+// A estimate as JSON. `report --estimate` reads it.
 
 #include <cmath>
 
 #include "coppice/base/text.h"
-#include "coppice/cost/cost_plan.h"
+#include "coppice/cost/estimate.h"
 
 namespace coppice::cost {
 namespace {
@@ -60,25 +60,25 @@ const char* basis_name(StepBasis basis) {
   return "";
 }
 
-Json step_json(const CostPlan& plan) {
-  Json out = Json::object({{"seconds", pair(plan.steps.before_s, plan.steps.after_s)},
-                           {"basis", basis_name(plan.basis)},
-                           {"source", plan.basis_text}});
-  if (!plan.measured.empty()) {
+Json step_json(const CostEstimate& estimate) {
+  Json out = Json::object({{"seconds", pair(estimate.steps.before_s, estimate.steps.after_s)},
+                           {"basis", basis_name(estimate.basis)},
+                           {"source", estimate.basis_text}});
+  if (!estimate.measured.empty()) {
     Json measured = Json::array();
-    for (const auto& [experts, seconds] : plan.measured)
+    for (const auto& [experts, seconds] : estimate.measured)
       measured.push_back(Json::array({Json(experts), Json(seconds)}));
     out["measured"] = std::move(measured);
   }
-  if (plan.estimate_before)
-    out["estimate"] = pair(estimate_json(*plan.estimate_before), estimate_json(*plan.estimate_after));
+  if (estimate.estimate_before)
+    out["estimate"] = pair(estimate_json(*estimate.estimate_before), estimate_json(*estimate.estimate_after));
   return out;
 }
 
 }  // namespace
 
-Json CostPlan::to_json() const {
-  Json out = Json::object({{"coppice_plan", 1}, {"family", family}});
+Json CostEstimate::to_json() const {
+  Json out = Json::object({{"coppice_cost", 1}, {"family", family}});
   out["experts"] = pair(before.experts, after.experts);
   out["parameters"] = pair(before.parameters.total, after.parameters.total);
   out["active_parameters"] = pair(before.parameters.active, after.parameters.active);

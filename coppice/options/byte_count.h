@@ -11,7 +11,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 
-namespace coppice::cli {
+namespace coppice {
 
 /// "5GB" (powers of 1000, as Hugging Face writes it), "512MiB" (of 1024) or a number of bytes.
 struct ByteCount {
@@ -45,4 +45,4 @@ struct ByteCount {
   std::string to_text() const { return text; }
 };
 
-}  // namespace coppice::cli
+}  // namespace coppice

@@ -1,35 +1,36 @@
-// A plan as text.
+// A estimate as text.
 
 #include <cmath>
 
 #include "coppice/base/text.h"
-#include "coppice/cost/cost_plan.h"
+#include "coppice/cost/estimate.h"
 #include "coppice/report/html.h"
 
 namespace coppice::cost {
 namespace {
 
-report::Table size_table(const CostPlan& plan) {
+report::Table size_table(const CostEstimate& estimate) {
   const auto count = [](int64_t value) { return count_text(static_cast<double>(value)); };
-  const auto &before = plan.before.parameters, &after = plan.after.parameters;
-  const auto &m0 = plan.memory_before, &m1 = plan.memory_after;
+  const auto &before = estimate.before.parameters, &after = estimate.after.parameters;
+  const auto &m0 = estimate.memory_before, &m1 = estimate.memory_after;
   const std::string per_token =
-      plan.all_to_all > 0 ? bytes_text(static_cast<uint64_t>(plan.all_to_all)) : std::string("0");
+      estimate.all_to_all > 0 ? bytes_text(static_cast<uint64_t>(estimate.all_to_all)) : std::string("0");
   return {.header = {"", "before", "after"},
-          .rows = {{"experts per layer", cat(plan.before.experts), cat(plan.after.experts)},
+          .rows = {{"experts per layer", cat(estimate.before.experts), cat(estimate.after.experts)},
                    {"parameters", count(before.total), count(after.total)},
                    {"active per token", count(before.active), count(after.active)},
-                   {"checkpoint, weights", bytes_text(plan.weight_bytes_before), bytes_text(plan.weight_bytes_after)},
+                   {"checkpoint, weights", bytes_text(estimate.weight_bytes_before),
+                    bytes_text(estimate.weight_bytes_after)},
                    {"training state per device", bytes_text(m0.total()), bytes_text(m1.total())},
                    {"  weights", bytes_text(m0.weights), bytes_text(m1.weights)},
                    {"  gradients", bytes_text(m0.gradients), bytes_text(m1.gradients)},
                    {"  optimizer", bytes_text(m0.optimizer), bytes_text(m1.optimizer)},
                    {"all-to-all per token", per_token, per_token},
-                   {"step", duration_text(plan.steps.before_s), duration_text(plan.steps.after_s)}}};
+                   {"step", duration_text(estimate.steps.before_s), duration_text(estimate.steps.after_s)}}};
 }
 
-report::Table estimate_table(const CostPlan& plan) {
-  const auto &before = *plan.estimate_before, &after = *plan.estimate_after;
+report::Table estimate_table(const CostEstimate& estimate) {
+  const auto &before = *estimate.estimate_before, &after = *estimate.estimate_after;
   const auto row = [](const char* name, double a, double b) {
     return std::vector<std::string>{name, duration_text(a), duration_text(b)};
   };
@@ -40,20 +41,20 @@ report::Table estimate_table(const CostPlan& plan) {
                    row("gradient sums", before.reduce_s, after.reduce_s)}};
 }
 
-report::Table share_table(const CostPlan& plan) {
+report::Table share_table(const CostEstimate& estimate) {
   report::Table table{.header = {"CPT / tokens before", "expand at", "E->N costs", "saved", "from a checkpoint",
                                  "saved", "eta expected"},
                       .rows = {}};
-  if (plan.uniform_closure) table.header.emplace_back("eta, uniform");
-  if (plan.loss_gap) table.header.emplace_back("nats");
+  if (estimate.uniform_closure) table.header.emplace_back("eta, uniform");
+  if (estimate.loss_gap) table.header.emplace_back("nats");
   table.header.emplace_back("");
-  for (const ShareRow& row : plan.rows) {
+  for (const ShareRow& row : estimate.rows) {
     std::vector<std::string> cells = {
         percent(row.cpt_share, 0),   percent(row.growth_point),          percent(row.costs.upcycled),
         percent(row.costs.saving()), percent(row.costs.from_checkpoint), percent(row.costs.sunk_saving()),
         percent(row.eta, 0)};
-    if (plan.uniform_closure) cells.push_back(percent(row.eta_uniform, 0));
-    if (plan.loss_gap) cells.push_back(fixed_text(row.eta * *plan.loss_gap, 3));
+    if (estimate.uniform_closure) cells.push_back(percent(row.eta_uniform, 0));
+    if (estimate.loss_gap) cells.push_back(fixed_text(row.eta * *estimate.loss_gap, 3));
     cells.push_back(row.is_yours ? cat("<- yours", row.remark.empty() ? "" : "; ", row.remark) : row.remark);
     table.rows.push_back(std::move(cells));
   }
@@ -61,19 +62,19 @@ report::Table share_table(const CostPlan& plan) {
 }
 
 // Times for the user's own numbers of tokens, in hours.
-report::Table hours_table(const CostPlan& plan) {
-  const double before = *plan.tokens_before, after = *plan.tokens_after;
-  const RunCosts costs = run_costs(plan.steps, before / plan.batch_tokens, after / plan.batch_tokens);
-  const auto ranks = static_cast<double>(plan.parallelism.data);
+report::Table hours_table(const CostEstimate& estimate) {
+  const double before = *estimate.tokens_before, after = *estimate.tokens_after;
+  const RunCosts costs = run_costs(estimate.steps, before / estimate.batch_tokens, after / estimate.batch_tokens);
+  const auto ranks = static_cast<double>(estimate.parallelism.data);
   const auto row = [&](std::string name, double seconds) {
     return std::vector<std::string>{std::move(name), number_text(seconds / 3600, 4),
                                     number_text(seconds / 3600 * ranks, 4)};
   };
   return {.header = {cat("for ", count_text(before), " + ", count_text(after), " tokens"), "hours", "device hours"},
-          .rows = {row(cat(plan.after.experts, " experts from the first token"), costs.fixed),
-                   row(cat(plan.before.experts, ", expanded, ", plan.after.experts), costs.upcycled),
+          .rows = {row(cat(estimate.after.experts, " experts from the first token"), costs.fixed),
+                   row(cat(estimate.before.experts, ", expanded, ", estimate.after.experts), costs.upcycled),
                    row("the same, from an existing checkpoint", costs.from_checkpoint),
-                   row(cat(plan.before.experts, " experts to the end (the smaller model)"), costs.continued)}};
+                   row(cat(estimate.before.experts, " experts to the end (the smaller model)"), costs.continued)}};
 }
 
 std::string list(std::string_view title, const std::vector<std::string>& items) {
@@ -89,7 +90,7 @@ std::string percent_error(const ClosureCurve& curve) {
 
 }  // namespace
 
-std::string CostPlan::to_text() const {
+std::string CostEstimate::to_text() const {
   const auto& p = parallelism;
   std::string out = cat(family, ": ", before.experts, " -> ", after.experts, " experts in ", before.moe_layers, " of ",
                         before.num_layers, " layers, ", before.top_k, " per token (unchanged)\n", p.data,

@@ -1,4 +1,4 @@
-#include "coppice/cost/plan_options.h"
+#include "coppice/cost/options.h"
 
 #include <algorithm>
 #include <array>
@@ -28,7 +28,7 @@ void check_positive(std::string_view name, const std::optional<double>& value, d
   }
 }
 
-void check_measuring(const PlanOptions& o) {
+void check_measuring(const CostOptions& o) {
   if (o.measure && (o.step_time_before || o.step_time_after)) {
     refuse("measure: has no effect, because the step times are given (leave out one of the two)");
   }
@@ -43,32 +43,37 @@ void check_measuring(const PlanOptions& o) {
 
 }  // namespace
 
-void refuse_given(const PlanOptions& options, std::span<const std::string_view> names, std::string_view reason) {
-  PlanOptions given = options, fallback;
+void refuse_given(const CostOptions& options, std::span<const std::string_view> names, std::string_view reason) {
+  CostOptions given = options, fallback;
   const auto specs = option_specs(given), defaults = option_specs(fallback);
   for (size_t i = 0; i < specs.size(); ++i) {
     const bool is_given = options.given.has(specs[i].name) || specs[i].write() != defaults[i].write();
     if (is_given && std::ranges::find(names, specs[i].name) != names.end()) {
-      refuse(cat("--", specs[i].name, ": it has no effect here; ", reason, " (leave it out)"));
+      refuse_option(specs[i].name, reason);
     }
   }
 }
 
-int64_t measured_sequence(const PlanOptions& o) {
+std::set<int64_t> measured_experts(const CostOptions& options, int64_t experts) {
+  if (options.measure_experts.empty()) return {experts, experts_after(options, experts)};
+  return {options.measure_experts.begin(), options.measure_experts.end()};
+}
+
+int64_t measured_sequence(const CostOptions& o) {
   return std::min(kMeasuredSequence, o.measure_tokens.value_or(kMeasuredTokens));
 }
 
-int64_t measured_tokens(const PlanOptions& o) {
+int64_t measured_tokens(const CostOptions& o) {
   const int64_t tokens = o.measure_tokens.value_or(kMeasuredTokens);
   return tokens - tokens % measured_sequence(o);
 }
 
-StateBytes state_bytes(const PlanOptions& o) {
+StateBytes state_bytes(const CostOptions& o) {
   return {state_dtype_bytes("weight-dtype", o.weight_dtype), state_dtype_bytes("gradient-dtype", o.gradient_dtype),
           state_dtype_bytes("master-dtype", o.master_dtype, true), state_dtype_bytes("moment-dtype", o.moment_dtype)};
 }
 
-void check_options(const PlanOptions& o, bool is_moe) {
+void check_options(const CostOptions& o, bool is_moe) {
   if (is_moe) {
     refuse_given(o, kOfDense, "the model has experts already, and top-K does not change");
   } else {

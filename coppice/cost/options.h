@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,7 +17,7 @@
 namespace coppice::cost {
 
 /// The options of `coppice plan`.
-struct PlanOptions {
+struct CostOptions {
   std::filesystem::path model;
   std::optional<std::filesystem::path> family_file;
   std::optional<plan::ExpertCount> experts;
@@ -45,7 +46,7 @@ struct PlanOptions {
   Given given;
 
   static constexpr auto fields() {
-    using O = PlanOptions;
+    using O = CostOptions;
     return std::tuple{
         operand("MODEL", &O::model, "model directory in Hugging Face format (never changed)"),
         field("experts", &O::experts,
@@ -91,23 +92,26 @@ struct PlanOptions {
 };
 
 /// The number of experts afterwards for a model with `experts`.
-inline int64_t experts_after(const PlanOptions& options, int64_t experts) {
+inline int64_t experts_after(const CostOptions& options, int64_t experts) {
   return options.experts.value_or(plan::ExpertCount{}).resolve(experts);
 }
 
+/// The numbers of experts that --measure times: those of --measure-experts, or `experts` and the number afterwards.
+std::set<int64_t> measured_experts(const CostOptions& options, int64_t experts);
+
 /// Tokens of one timed step of --measure: whole sequences.
-int64_t measured_sequence(const PlanOptions& options);
-int64_t measured_tokens(const PlanOptions& options);
+int64_t measured_sequence(const CostOptions& options);
+int64_t measured_tokens(const CostOptions& options);
 
 /// Throws   Error{kUsage}: a dtype that training state cannot have.
-StateBytes state_bytes(const PlanOptions& options);
+StateBytes state_bytes(const CostOptions& options);
 
 /// Throws   Error{kUsage} for values that are not valid, and for settings that have no effect for an MoE (or a dense)
 ///          model.
-void check_options(const PlanOptions& options, bool is_moe);
+void check_options(const CostOptions& options, bool is_moe);
 
 /// Throws   Error{kUsage} naming the first of `names` that was given or is not its default, because it has no effect,
 ///          for `reason`.
-void refuse_given(const PlanOptions& options, std::span<const std::string_view> names, std::string_view reason);
+void refuse_given(const CostOptions& options, std::span<const std::string_view> names, std::string_view reason);
 
 }  // namespace coppice::cost

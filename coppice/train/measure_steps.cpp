@@ -1,21 +1,19 @@
-#include "coppice/cli/measure_steps.h"
+#include "coppice/train/measure_steps.h"
 
 #include <unistd.h>
 
 #include <algorithm>
 #include <map>
-#include <set>
 
 #include "coppice/base/error.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
-#include "coppice/cli/thread_count.h"
 #include "coppice/train/run.h"
 
-namespace coppice::cli {
+namespace coppice::train {
 namespace {
 
-constexpr int64_t kSteps = 5, kUncounted = 2;
+constexpr int64_t kUncounted = 2;
 constexpr int kRounds = 4;  // so that other work on the machine does not slow down only one number of experts
 constexpr double kBytesPerParameter = 18;  // bf16 weights, f32 gradients, masters and two moments
 
@@ -30,8 +28,8 @@ int64_t leading_dense_layers(const families::ModelConfig& config) {
   return first - config.moe_layer.begin();
 }
 
-train::TrainOptions options_of(const families::ModelConfig& config, const cost::PlanOptions& o) {
-  train::TrainOptions out;
+TrainOptions options_of(const families::ModelConfig& config, const MeasureSettings& settings) {
+  TrainOptions out;
   out.model_family = config.family->model_type;
   out.vocab_size = config.vocab_size;
   out.model_dim = config.model_dim;
@@ -45,12 +43,12 @@ train::TrainOptions options_of(const families::ModelConfig& config, const cost::
   out.shared_width = config.shared_width;
   out.first_dense_layers = leading_dense_layers(config);
   out.random_tokens = true;
-  out.batch_tokens = cost::measured_tokens(o);
-  out.sequence_length = cost::measured_sequence(o);
+  out.batch_tokens = settings.batch_tokens;
+  out.sequence_length = settings.sequence_length;
   out.micro_batch = std::min<int64_t>(8, out.batch_tokens / out.sequence_length);
-  out.steps = o.measure_steps.value_or(kSteps) + kUncounted;
-  out.dtype = o.measure_dtype.value_or("bf16");
-  out.threads = static_cast<int64_t>(thread_count(o.threads));
+  out.steps = settings.steps + kUncounted;
+  out.dtype = settings.dtype;
+  out.threads = static_cast<int64_t>(settings.threads);
   out.schedule = "constant";
   out.warmup = 0;
   return out;
@@ -71,25 +69,25 @@ void check_memory(const families::ModelConfig& config, int64_t experts) {
 
 }  // namespace
 
-std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfig& config, const cost::PlanOptions& o) {
+std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfig& config,
+                                                      const MeasureSettings& settings) {
   if (config.family->surgery_only) {
     throw Error(ErrorCode::kUnsupported, cat("measure: coppice does not train ", config.family->model_type,
                                              " (give --step-time-before and --step-time-after)"));
   }
-  std::set<int64_t> counts(o.measure_experts.begin(), o.measure_experts.end());
-  if (counts.empty()) counts = {config.num_experts, cost::experts_after(o, config.num_experts)};
+  const std::set<int64_t>& counts = settings.experts;
   if (counts.size() < 2) throw Error(ErrorCode::kUsage, "measure-experts: wanted at least two different numbers");
   if (*counts.begin() < config.top_k) {
     throw Error(ErrorCode::kUsage,
                 cat("measure-experts: ", *counts.begin(), " experts; wanted at least top-K, which is ", config.top_k));
   }
   check_memory(config, *counts.rbegin());
-  train::TrainOptions run = options_of(config, o);
+  TrainOptions run = options_of(config, settings);
   std::map<int64_t, double> fastest;
   for (int round = 0; round < kRounds; ++round) {
     for (const int64_t experts : counts) {
       run.num_experts = experts;
-      const double seconds = train::train(run).seconds_per_step;
+      const double seconds = train(run).seconds_per_step;
       log_info(cat("measured ", duration_text(seconds), " per step with ", experts, " experts"));
       const auto [place, is_first] = fastest.emplace(experts, seconds);
       place->second = std::min(place->second, seconds);
@@ -98,4 +96,4 @@ std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfi
   return {fastest.begin(), fastest.end()};
 }
 
-}  // namespace coppice::cli
+}  // namespace coppice::train

@@ -10,7 +10,7 @@
 #include "coppice/base/json.h"
 #include "coppice/families/match.h"
 
-namespace coppice::cli {
+namespace coppice::eval {
 
 struct FunctionSettings {
   std::filesystem::path tokens;
@@ -30,17 +30,17 @@ struct FunctionChange {
   /// Share of tokens for which an expert that was not chosen has the same score as one that was; mean over layers.
   std::optional<double> ties;
   Json to_json() const;
-  std::string text() const;
+  std::string to_text() const;
 };
 
 /// Runs both models on the first tokens of a file, in f32. `parents` of the experts, by layer; empty if the experts
 /// have no parents.
 ///
 /// Memory   `max_memory_bytes`; layers are loaded in turns if the models do not fit.
-/// Throws   Error{kUnsupported} in the core build, and for what coppice cannot compute; Error{kUsage}: the vocabularies
+/// Throws   Error{kUnsupported} for what coppice cannot compute; Error{kUsage}: the vocabularies
 ///          differ in size, there is no token to predict, or the sequence is too long for the models.
 FunctionChange function_change(const families::Model& before, const families::Model& after,
                                const std::map<int64_t, std::vector<int64_t>>& parents,
                                const FunctionSettings& settings);
 
-}  // namespace coppice::cli
+}  // namespace coppice::eval

@@ -1,0 +1,25 @@
+#include "coppice/cli/engine.h"
+#include "coppice/options/thread_count.h"
+#include "coppice/train/measure_steps.h"
+
+namespace coppice::cli {
+
+Printed function_change(const families::Model& before, const families::Model& after,
+                        const std::map<int64_t, std::vector<int64_t>>& parents,
+                        const eval::FunctionSettings& settings) {
+  const eval::FunctionChange change = eval::function_change(before, after, parents, settings);
+  return {change.to_json(), change.to_text()};
+}
+
+std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfig& config,
+                                                      const cost::CostOptions& options) {
+  train::MeasureSettings settings{.experts = cost::measured_experts(options, config.num_experts),
+                                  .batch_tokens = cost::measured_tokens(options),
+                                  .sequence_length = cost::measured_sequence(options),
+                                  .threads = thread_count(options.threads)};
+  settings.steps = options.measure_steps.value_or(settings.steps);
+  settings.dtype = options.measure_dtype.value_or(settings.dtype);
+  return train::measure_steps(config, settings);
+}
+
+}  // namespace coppice::cli
