@@ -33,7 +33,7 @@ TEST(ConvertOptionsTest, AreRecordedByTheirMeaningNotTheirSpelling) {
   EXPECT_EQ(record_of({"--experts", "8", "--top-k", "2", "--seed", "0", "--scale", "cbrt"}, model), plain);
   EXPECT_EQ(record_of({"--every", "1", "--threads", "1"}, model), plain);
   EXPECT_NE(record_of({"--seed", "1"}, model), plain);
-  EXPECT_NE(record_of({"--layers", "0"}, model), plain);
+  EXPECT_NE(record_of({"--top-k", "1"}, model), plain);
   EXPECT_EQ(plain.find("recipe"), nullptr);
   EXPECT_EQ(plain.at("layers").items().size(), static_cast<size_t>(model.config.num_layers));
 }

@@ -77,7 +77,7 @@ TEST_F(ExpandOptionsTest, AreRefusedWhereTheyHaveNoEffect) {
   for (const auto& [option, value] : {std::pair{"--metric", "gradient_squared"},
                                       {"--temperature", "2"},
                                       {"--max-duplicates", "3"},
-                                      {"--balance-bias", "zero"},
+                                      {"--balance-bias", "copy"},
                                       {"--optimizer-state", "reset"}}) {
     const ExpandOptions o = parsed({option, value});
     const plan::GrowthPlan plan = requested_plan(o, m);
@@ -96,6 +96,8 @@ TEST_F(ExpandOptionsTest, ScoresMustBeOfTheModel) {
   other.model_type = "mixtral";
   other.layers = 1;
   other.experts = 4;
+  other.tokens_digest = std::string(64, 'b');
+  other.tokens_seen = other.batch_tokens = other.batches = 1;
   other.metrics["gradient_squared"].fc1.sum[0] = {1, 2, 3, 4};
   other.metrics["gradient_squared"].fc2.sum[0] = {1, 2, 3, 4};
   testing::write_text(dir_ / "scores.json", other.to_json().dump());
