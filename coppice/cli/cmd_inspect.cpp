@@ -191,9 +191,12 @@ void print(const families::Model& model, const Findings& found, const InspectOpt
     line("experts", experts_text(c));
     line("routing", found.routing);
   }
-  line("dimensions", cat("model ", c.model_dim, ", heads ", c.num_heads, " (", c.num_kv_heads, " key-value) of ",
-                         c.head_dim, ", vocabulary ", c.vocab_size, c.tied ? ", embeddings tied" : ""));
-  line("context", cat(c.max_positions, " tokens"));
+  // 0: the configuration of a family that coppice only expands does not say it in a key that coppice reads
+  const auto size = [](int64_t n) { return n > 0 ? std::to_string(n) : std::string("unknown"); };
+  line("dimensions",
+       cat("model ", size(c.model_dim), ", heads ", size(c.num_heads), " (", size(c.num_kv_heads), " key-value) of ",
+           size(c.head_dim), ", vocabulary ", size(c.vocab_size), c.tied ? ", embeddings tied" : ""));
+  line("context", c.max_positions > 0 ? cat(c.max_positions, " tokens") : std::string("unknown"));
   line("parameters", count(found.parameters.total));
   line("active", cat(count(found.parameters.active), " per token"));
   line("weights", cat(bytes_text(model.checkpoint.total_bytes()), " in ", model.slots.size(), " tensors, ",

@@ -48,7 +48,7 @@ struct ConversionPlan {
   int64_t slices() const { return parents * granularity; }
   int64_t experts_a_row() const {
     return virtual_groups ? granularity : 1;
-  }  ///< number of experts that share a router row
+  }                                                           ///< number of experts that share a router row
   const methods::LayerPlan* find_layer(int64_t layer) const;  ///< nullptr if the layer stays dense
   Json to_json() const;
   /// Throws   Error{kFormat, kUsage} naming `source` and the key.
@@ -113,8 +113,9 @@ double calibration_factor(const ConversionPlan& plan, double logit_std);
 /// Throws   Error{kUsage}: no such mode, or a calibration without effect.
 ExpertScale expert_scale(const ConversionPlan& plan, std::string_view mode, bool calibrate, int64_t model_dim);
 
-/// Whether the converted model computes the function of the dense one (`activation` is its hidden_act), with the
-/// reason.
-plan::Exactness conversion_exactness(const ConversionPlan& plan, std::string_view activation);
+/// Whether the model that the plan makes of a dense one computes the same function, with the reason. `activation` is its
+/// hidden_act; its experts have `width` units and `model_dim` inputs.
+plan::Exactness conversion_exactness(const ConversionPlan& plan, std::string_view activation, int64_t width,
+                                     int64_t model_dim);
 
 }  // namespace coppice::convert

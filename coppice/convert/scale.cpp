@@ -25,9 +25,13 @@ struct ScaleRow : ScaleMode {
 };
 constexpr ScaleRow kModes[] = {
     {{"cbrt", "gate, up and down times a^(1/3) each; trains better from the start", "arXiv:2410.07524"},
-     [](double a) -> ExpertScale { return {std::cbrt(a), std::cbrt(a), std::cbrt(a)}; }},
+     [](double a) -> ExpertScale {
+       return {std::cbrt(a), std::cbrt(a), std::cbrt(a)};
+     }},
     {{"down", "down times a; keeps the function for every activation", "arXiv:2410.07524"},
-     [](double a) -> ExpertScale { return {1, 1, a}; }},
+     [](double a) -> ExpertScale {
+       return {1, 1, a};
+     }},
     {{"none", "no scaling", {}}, [](double) -> ExpertScale { return {}; }},
 };
 
@@ -103,7 +107,8 @@ ExpertScale expert_scale(const ConversionPlan& plan, std::string_view mode, bool
   return row.spread(a);
 }
 
-plan::Exactness conversion_exactness(const ConversionPlan& plan, std::string_view activation) {
+plan::Exactness conversion_exactness(const ConversionPlan& plan, std::string_view activation, int64_t width,
+                                     int64_t model_dim) {
   const auto no = [](const std::string& reason) { return plan::Exactness{false, cat("Not exact: ", reason)}; };
   const auto unknown = [](const std::string& reason) {
     return plan::Exactness{false, cat("Unknown: ", reason), false};
@@ -117,7 +122,7 @@ plan::Exactness conversion_exactness(const ConversionPlan& plan, std::string_vie
   }
   const bool inits = plan.init_all || plan.experts > plan.slices();
   if (inits && !methods::expert_init(plan.expert_init.name).same_function &&
-      !methods::changes_nothing(plan.expert_init)) {
+      !methods::changes_nothing(plan.expert_init, width, model_dim)) {
     return no(
         cat(plan.expert_init.to_text(), " changes the weights of ", plan.init_all ? "experts." : "copies of a slice."));
   }

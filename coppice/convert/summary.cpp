@@ -46,7 +46,7 @@ ConversionSummary summary(const Conversion& conversion, const families::Model& m
   }
   out.what = plan_text(*plan, after);
   const Json* activation = after.json.find("hidden_act");
-  out.exactness = conversion_exactness(*plan, activation->as_string());
+  out.exactness = conversion_exactness(*plan, activation->as_string(), after.expert_width, after.model_dim);
   if (out.exactness.exact) {
     const std::string lost = lost_by_scale(model, *plan);
     if (!lost.empty()) out.exactness = {false, cat("Not exact: ", lost)};

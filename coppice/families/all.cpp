@@ -1,76 +1,73 @@
 #include <algorithm>
+#include <deque>
+#include <vector>
 
+#include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/base/toml.h"
+#include "coppice/families/family_file.h"
+#include "coppice/families/family_texts_detail.h"
 #include "coppice/families/placements_detail.h"
 
 namespace coppice::families {
 
-extern const Family kMixtral, kOlmoe, kQwen2Moe, kQwen3Moe, kGlm4Moe, kGemma, kMistral, kPhi3, kLlama, kQwen2, kQwen3,
-    kAfmoe, kAriaText, kDbrx, kDeepseekV2, kDeepseekV3, kDeepseekV32, kKimiK2, kDots1, kSolarOpen, kGlm4MoeLite,
-    kGlmMoeDsa, kGlm4vMoeText, kMimoV2Flash, kAxk1, kAxk2, kErnie45Moe, kExaoneMoe, kGemma4Text, kGptOss, kGraniteMoe,
-    kGraniteMoeShared, kGraniteMoeHybrid, kGraniteMoeSwa, kHunyuanV1Moe, kHyV3, kJamba, kJetmoe, kKimiLinear, kLaguna,
-    kLfm2Moe, kLlama4Text, kLongcatFlash, kMinimax, kMinimaxM2, kNemotronH, kNllbMoe, kPhimoe, kFlexOlmo, kMellum,
-    kCohere2Moe, kQwen3Next, kQwen35MoeText, kQwen3VlMoeText, kSwitchTransformers, kZaya;
+extern const Family kMixtral, kOlmoe, kQwen2Moe, kQwen3Moe, kGlm4Moe, kGlm4MoeLite, kDots1, kSolarOpen, kDeepseekV2,
+    kDeepseekV3, kGptOss, kGraniteMoe, kGraniteMoeShared, kMinimaxM2, kGemma, kLlama, kMistral, kPhi3, kQwen2, kQwen3;
 
 namespace {
-// One line per file: first families that coppice can train, then those that it only expands.
-constexpr const Family* kFamilies[] = {&kMixtral,
-                                       &kOlmoe,
-                                       &kQwen2Moe,
-                                       &kQwen3Moe,
-                                       &kGlm4Moe,
-                                       &kGlm4MoeLite,
-                                       &kDots1,
-                                       &kSolarOpen,
-                                       &kDeepseekV2,
-                                       &kDeepseekV3,
-                                       &kGptOss,
-                                       &kGraniteMoe,
-                                       &kGraniteMoeShared,
-                                       &kMinimaxM2,
-                                       &kGemma,
-                                       &kLlama,
-                                       &kMistral,
-                                       &kPhi3,
-                                       &kQwen2,
-                                       &kQwen3,
-                                       &kAfmoe,
-                                       &kAriaText,
-                                       &kDbrx,
-                                       &kDeepseekV32,
-                                       &kKimiK2,
-                                       &kGlmMoeDsa,
-                                       &kGlm4vMoeText,
-                                       &kMimoV2Flash,
-                                       &kAxk1,
-                                       &kAxk2,
-                                       &kErnie45Moe,
-                                       &kExaoneMoe,
-                                       &kGemma4Text,
-                                       &kGraniteMoeHybrid,
-                                       &kGraniteMoeSwa,
-                                       &kHunyuanV1Moe,
-                                       &kHyV3,
-                                       &kJamba,
-                                       &kJetmoe,
-                                       &kKimiLinear,
-                                       &kLaguna,
-                                       &kLfm2Moe,
-                                       &kLlama4Text,
-                                       &kLongcatFlash,
-                                       &kMinimax,
-                                       &kNemotronH,
-                                       &kNllbMoe,
-                                       &kPhimoe,
-                                       &kFlexOlmo,
-                                       &kMellum,
-                                       &kCohere2Moe,
-                                       &kQwen3Next,
-                                       &kQwen35MoeText,
-                                       &kQwen3VlMoeText,
-                                       &kSwitchTransformers,
-                                       &kZaya};
+
+// One line per table in C++: families that coppice can train. Those that it only expands are TOML files beside them.
+constexpr const Family* kTrained[] = {
+    &kMixtral,    &kOlmoe,      &kQwen2Moe, &kQwen3Moe,   &kGlm4Moe,          &kGlm4MoeLite, &kDots1, &kSolarOpen,
+    &kDeepseekV2, &kDeepseekV3, &kGptOss,   &kGraniteMoe, &kGraniteMoeShared, &kMinimaxM2,   &kGemma, &kLlama,
+    &kMistral,    &kPhi3,       &kQwen2,    &kQwen3};
+
+/// Every family: the tables in C++, then the files in the order of their names.
+class Families {
+ public:
+  Families() : all_(std::begin(kTrained), std::end(kTrained)) {
+    std::vector<const detail::FamilyText*> waiting;  // for the family that they are like
+    for (const detail::FamilyText& text : detail::family_texts()) waiting.push_back(&text);
+    while (!waiting.empty()) {
+      const size_t before = waiting.size();
+      std::erase_if(waiting, [this](const detail::FamilyText* text) { return read(*text); });
+      COPPICE_CHECK(waiting.size() < before, waiting.front()->name, " is like a family that is not there");
+    }
+    std::ranges::sort(all_.begin() + std::ssize(kTrained), all_.end(), {}, &Family::model_type);
+  }
+
+  const std::vector<const Family*>& all() const { return all_; }
+  const Family* find(std::string_view model_type) const {
+    const auto found = std::ranges::find(all_, model_type, &Family::model_type);
+    return found == all_.end() ? nullptr : *found;
+  }
+
+ private:
+  bool read(const detail::FamilyText& text) {
+    const Json json = parse_toml(text.text, text.name);
+    const Json* like = json.find("like");
+    if (like != nullptr && find(like->as_string()) == nullptr) return false;
+    files_.push_back(FamilyFile::from_json(json, text.name, [this](std::string_view name) { return find(name); }));
+    // The file was compared with the model's code: what it does not name has no effect.
+    Family& family = files_.back().family();
+    family.from_file = false;
+    family.named_keys = {};
+    family.says_groups = family.group_score_known = true;
+    if (family.renormalise.kind == Switch::Kind::kUnknown && family.gate != GateFunction::kUnknown)
+      family.renormalise = {};
+    all_.push_back(&family);
+    return true;
+  }
+
+  std::deque<FamilyFile> files_;
+  std::vector<const Family*> all_;
+};
+
+const Families& families() {
+  static const Families kFamilies;
+  return kFamilies;
+}
 
 /// Known families that cannot be expanded by copying experts.
 struct Refused {
@@ -84,12 +81,9 @@ constexpr Refused kRefused[] = {
 
 }  // namespace
 
-std::span<const Family* const> all_families() { return kFamilies; }
+std::span<const Family* const> all_families() { return families().all(); }
 
-const Family* find_family(std::string_view model_type) {
-  const auto found = std::ranges::find(kFamilies, model_type, &Family::model_type);
-  return found == std::end(kFamilies) ? nullptr : *found;
-}
+const Family* find_family(std::string_view model_type) { return families().find(model_type); }
 
 const Family& family_of(std::string_view model_type) {
   if (const Family* family = find_family(model_type)) return *family;
@@ -98,7 +92,7 @@ const Family& family_of(std::string_view model_type) {
       throw Error(ErrorCode::kUnsupported, cat("model_type '", model_type, "' cannot be expanded: ", refused.reason));
   }
   std::vector<std::string> known;
-  for (const Family* family : kFamilies) known.emplace_back(family->model_type);
+  for (const Family* family : all_families()) known.emplace_back(family->model_type);
   const std::string near = nearest(model_type, known);
   throw Error(ErrorCode::kUnsupported,
               cat("model_type '", model_type, "' is not a family of this build",

@@ -74,15 +74,17 @@ enum class Role : uint8_t {
   kSharedGateUp = 57,   ///< gate and up in one tensor
   kQueryKeyValue = 58,  ///< all three in one tensor
   kDenseGateUp = 59,
-  kTiedCopy = 60,  ///< a stored repetition of a tensor that the configuration ties to it: copied, never read
+  kTiedCopy = 60,     ///< a stored repetition of a tensor that the configuration ties to it: copied, never read
+  kExpertOther = 61,  ///< a tensor of an expert whose purpose is not known: copied, and never changed
 };
-inline constexpr size_t kNumRoles = 61;
+inline constexpr size_t kNumRoles = 62;
 std::string_view role_name(Role role);
-bool is_expert(Role role);  ///< tensors of single experts: matrices, their biases and companions
-bool has_rows(Role role);   ///< tensors with a row (or value) per expert: routers, their biases, scales
-bool is_router(Role role);  ///< kRouter, kRouterBias, kSelectionBias
-bool is_norm(Role role);    ///< weights that are multiplied; 1 in a new model
-bool is_bias(Role role);    ///< vectors that are added; 0 in a new model
+bool is_expert(Role role);        ///< tensors of single experts: matrices, their biases and companions
+bool is_copied_whole(Role role);  ///< tensors of experts that no method changes: kExpertOther, companions, attention
+bool has_rows(Role role);         ///< tensors with a row (or value) per expert: routers, their biases, scales
+bool is_router(Role role);        ///< kRouter, kRouterBias, kSelectionBias
+bool is_norm(Role role);          ///< weights that are multiplied; 1 in a new model
+bool is_bias(Role role);          ///< vectors that are added; 0 in a new model
 
 /// The components of a model, for counts of parameters and bytes.
 enum class Component : uint8_t { kEmbeddings, kAttention, kDense, kShared, kRouters, kExperts, kNorms, kOther };
@@ -196,11 +198,13 @@ enum class GateFunction : uint8_t {
 struct Switch {
   enum class Kind : uint8_t { kNo, kYes, kKey, kUnknown } kind = Kind::kNo;
   std::string_view key = {};
-  bool fallback = false;  ///< value if the key is absent
+  bool fallback = false;       ///< value if the key is absent
+  bool fallback_known = true;  ///< false: a family file names the key and does not say what its absence means
 
   static constexpr Switch yes() { return {Kind::kYes, {}, true}; }
   static constexpr Switch unknown() { return {Kind::kUnknown, {}, false}; }  ///< a family file that does not define it
   static constexpr Switch read(std::string_view key, bool fallback) { return {Kind::kKey, key, fallback}; }
+  static constexpr Switch read_or_unknown(std::string_view key) { return {Kind::kKey, key, false, false}; }
 };
 
 /// Which layers have experts.
@@ -306,7 +310,8 @@ struct Family {
   Switch selection_bias_on = Switch::yes();  ///< lfm2_moe: use_expert_bias; without it a stored bias is not added
   bool has_groups = false;                   ///< n_group, topk_group
   bool from_file = false;                    ///< defined by a family file: keys that it does not name are unknown
-  bool says_groups = true;                   ///< false if a family file does not define whether there are groups
+  std::span<const std::string_view> named_keys = {};  ///< the keys of config.json that this file names
+  bool says_groups = true;  ///< false if a family file does not define whether there are groups
   std::string_view num_groups_key = "n_group", top_groups_key = "topk_group";
   int64_t num_groups_fallback = 1, top_groups_fallback = 1;
   GroupScore group_score = GroupScore::kBestTwo;
@@ -357,7 +362,8 @@ struct Family {
   bool has_role(Role role) const;
 };
 
-/// Every family of this build. A new one is one file with its table and one line in all.cpp.
+/// Every family of this build. A new one is one TOML file in tables/ (family_file.h), or, for families that coppice
+/// trains, one table in C++ and one line in all.cpp.
 std::span<const Family* const> all_families();
 
 /// Throws   Error{kUnsupported}: naming the nearest and listing all if `model_type` is unknown; with the reason if the

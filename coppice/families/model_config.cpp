@@ -182,7 +182,9 @@ void read_routing(const ConfigReader& in, ModelConfig& c) {
   r.renormalise = read_switch(in, renormalise);
   if (!family.gate_norm_key.empty()) r.gate_norm = detail::read_gate_norm(in, family.gate_norm_key);
   if (r.gate_norm == 0) r.renormalise = false;
-  r.renormalise_known = family.renormalise.kind != Switch::Kind::kUnknown || r.gate == GateFunction::kTopKSoftmax;
+  const bool is_stated = family.renormalise.kind != Switch::Kind::kUnknown &&
+                         (renormalise.fallback_known || in.find(renormalise.key) != nullptr);
+  r.renormalise_known = is_stated || r.gate == GateFunction::kTopKSoftmax;
   r.renormalise_epsilon = family.renormalise_epsilon;
   r.adds_selection_bias = read_switch(in, family.selection_bias_on);
   r.has_selection_bias = r.adds_selection_bias && family.has_role(Role::kSelectionBias);
@@ -257,6 +259,23 @@ TextSection find_text_section(const Json& config, const ConfigReader& in, std::s
 
 }  // namespace
 
+namespace {
+
+/// A family file that names a key which is not there is mistaken: what the key decides would be taken as unsaid.
+void check_named_keys(const ConfigReader& in, const Family& family) {
+  for (const std::string_view key : family.named_keys) {
+    const std::vector<std::string_view> names = detail::aliases_of(key);
+    if (std::ranges::any_of(names, [&in](std::string_view name) { return in.find_even_null(name) != nullptr; }))
+      continue;
+    if (key == family.top_k_key && !detail::keys_present(in, family, detail::Count::kTopK).empty()) continue;
+    throw Error(ErrorCode::kFormat, cat(in.source(), ": has no key '", key,
+                                        "', which the family file names (correct the name there, or leave "
+                                        "it out)"));
+  }
+}
+
+}  // namespace
+
 ModelConfig read_config(const Json& config, std::string_view source, const Family* family) {
   if (!config.is_object())
     throw Error(ErrorCode::kFormat, cat(source, ": is not a JSON object; wanted the configuration of a model"));
@@ -268,6 +287,7 @@ ModelConfig read_config(const Json& config, std::string_view source, const Famil
   c.family = part.family;
   c.json = config;
   c.text_key = part.key;
+  check_named_keys(in, *c.family);
   if (c.family->surgery_only) {
     read_sizes_for_surgery(in, c);
   } else {

@@ -96,14 +96,15 @@ bool shape_fits(const ModelConfig& config, const TensorSlot& slot) {
   }
   if (!slot.rule->layout.stacked) return true;
   if (shape.empty()) return false;
-  const bool flat = shape.size() == 2 && !is_bias(slot.role()) && slot.role() != Role::kExpertCompanion;
+  const bool flat = shape.size() == 2 && !is_bias(slot.role()) && slot.role() != Role::kExpertCompanion &&
+                    slot.role() != Role::kExpertOther;
   return flat ? shape[0] % config.num_experts == 0 : shape[0] == config.num_experts;
 }
 
 // Experts must be matrices and biases vectors, and gate and up in one tensor must have the same number of rows.
 bool dimensions_fit(const TensorSlot& slot) {
   const Role role = slot.role();
-  if (!is_expert(role) || role == Role::kExpertCompanion || role == Role::kAttentionExpert) return true;
+  if (!is_expert(role) || is_copied_whole(role)) return true;
   const bool stacked = slot.rule->layout.stacked;
   const size_t dims = slot.shape.size(), own = is_bias(role) ? 1 : 2;
   if (dims != own + (stacked ? 1 : 0) && !(stacked && own == 2 && dims == 2)) return false;

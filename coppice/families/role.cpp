@@ -78,6 +78,7 @@ constexpr RoleRow kRoles[] = {
     {Role::kQueryKeyValue, "query_key_value", Component::kAttention},
     {Role::kDenseGateUp, "dense_gate_up", Component::kDense},
     {Role::kTiedCopy, "tied_copy", Component::kEmbeddings},
+    {Role::kExpertOther, "expert_other", Component::kExperts},
 };
 static_assert(std::size(kRoles) == kNumRoles);
 
@@ -95,6 +96,9 @@ bool is_bias(Role role) { return row_of(role).kind == Kind::kBias; }
 Component component_of(Role role) { return row_of(role).component; }
 
 bool is_expert(Role role) { return component_of(role) == Component::kExperts && role != Role::kExpertShared; }
+bool is_copied_whole(Role role) {
+  return role == Role::kExpertOther || role == Role::kExpertCompanion || role == Role::kAttentionExpert;
+}
 bool is_router(Role role) { return role == Role::kRouter || role == Role::kRouterBias || role == Role::kSelectionBias; }
 bool has_rows(Role role) { return component_of(role) == Component::kRouters && role != Role::kRouterTrunk; }
 

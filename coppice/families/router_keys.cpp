@@ -50,9 +50,10 @@ void check_file(const ConfigReader& in, const Family& family, GateFunction gate)
   const bool fixed_on = family.renormalise.kind == Switch::Kind::kYes;
   const bool fixed_off = family.renormalise.kind == Switch::Kind::kNo;
   if (is_flag(norm) && ((fixed_on && !norm->as_bool()) || (fixed_off && norm->as_bool()))) {
-    refuse(in, norm_key,
-           cat("but the family file says renormalise = ", fixed_on ? "true" : "false", " (write renormalise = \"",
-               norm_key, "\" there)"));
+    refuse(
+        in, norm_key,
+        cat("but the family file says renormalise = ", fixed_on ? "true" : "false", " (write renormalise = { key = \"",
+            norm_key, "\", default = ", fixed_on ? "true" : "false", " } there)"));
   }
   constexpr std::string_view kScaling = "routed_scaling_factor";
   const Json* scaling = in.find(kScaling);

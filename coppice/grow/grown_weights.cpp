@@ -30,9 +30,6 @@ Checkpoint::Entry best_values(const Model& model, const models::OptimizerState* 
   return state != nullptr && state->has_master(name) ? state->at(name, "master") : model.checkpoint.at(name);
 }
 
-/// Tensors that are always copied, whatever the method.
-bool is_always_copied(Role role) { return role == Role::kExpertCompanion || role == Role::kAttentionExpert; }
-
 models::ExpertSlice slice_of(const Model& model, const TensorSlot& slot, const Checkpoint::Entry& entry,
                              int64_t expert) {
   return models::expert_slice(slot, entry.info->bytes, model.config.num_experts, expert);
@@ -109,7 +106,7 @@ OutputTensor grown_experts(const Model& model, const GrowthPlan& plan, const Ten
   const io::Dtype dtype = info.dtype;
   OutputTensor out{std::move(info), {}};
   const auto add = [&](const Child& child) {
-    if (is_always_copied(slot.role()) || is_plain_copy(plan, slot.layer, child, slot.role())) {
+    if (families::is_copied_whole(slot.role()) || is_plain_copy(plan, slot.layer, child, slot.role())) {
       const models::ExpertSlice slice = slice_of(model, slot, source, child.parent);
       out.pieces.push_back({.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset});
     } else {
@@ -172,7 +169,7 @@ TensorSlot renumbered(const TensorSlot& slot, int64_t expert) {
 /// Divides the units of an expert: rows of gate, up and their biases, columns of down.
 void cut_units(TensorSlot& slot, int64_t parts) {
   const Role role = slot.role();
-  if (parts == 1 || is_always_copied(role) || role == Role::kExpertDownBias) return;
+  if (parts == 1 || families::is_copied_whole(role) || role == Role::kExpertDownBias) return;
   const bool is_last = families::is_bias(role) || (role == Role::kExpertDown) != slot.rule->layout.transposed;
   slot.shape.at(slot.shape.size() - (is_last ? 1 : 2)) /= parts;
 }
@@ -262,6 +259,21 @@ std::vector<TensorSlot> grown_router_slots(const Model& model, const GrowthPlan&
   return slots;
 }
 
+namespace {
+
+[[noreturn]] void refuse_unknown_purpose(const GrowthPlan& plan, const TensorSlot& slot) {
+  const std::string_view what = plan.split > 1                    ? "a split"
+                                : plan.down_factor != 1           ? "a scaled top-K"
+                                : plan.expert_init.name == "copy" ? "the plan"
+                                                                  : std::string_view(plan.expert_init.name);
+  throw Error(ErrorCode::kUnsupported,
+              cat("'", slot.name, "': the family file does not say what this tensor of an expert is for, and ", what,
+                  " changes values by their purpose (choose expert-init copy, or give the tensors of experts their "
+                  "roles in the family file: expert_gate, expert_up, expert_down ...)"));
+}
+
+}  // namespace
+
 void check_values(const Model& model, const GrowthPlan& plan) {
   const bool only_copies = std::ranges::all_of(plan.layers, [&](const LayerPlan& layer) {
     return std::ranges::all_of(layer.children, [&](const Child& child) { return is_plain_copy(plan, child); });
@@ -270,6 +282,7 @@ void check_values(const Model& model, const GrowthPlan& plan) {
   for (const TensorSlot& slot : model.slots) {
     if (!families::is_expert(slot.role()) || slot.role() == Role::kAttentionExpert) continue;
     const io::Dtype dtype = model.checkpoint.at(slot.name).info->dtype;
+    if (slot.role() == Role::kExpertOther) refuse_unknown_purpose(plan, slot);
     if (slot.role() != Role::kExpertCompanion && io::is_float(dtype)) continue;
     const std::string stored =
         cat(model.config.is_quantised() ? cat("quantised with ", model.config.quantisation, " and ") : std::string(),

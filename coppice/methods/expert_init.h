@@ -45,8 +45,9 @@ struct ExpertInit {
   /// decomposition; the result may read rows of parent and partner again.
   matrix::RowFill (*child)(const matrix::MatrixRows& parent, const ChildKey& key, const matrix::RowsSource& partner,
                            const Params& params);
-  /// Applies the method to Adam's moments of the same matrix, after the optimizer strategy: moments move with their
-  /// units and are 0 for reinitialised values. nullptr: no change.
+  /// Applies the method to one of Adam's two moments of the same matrix, after the optimizer strategy. It is called for
+  /// each and is not told which: it may move values and set them to 0, but not change signs or sizes, because the second
+  /// moment is a mean of squares. nullptr: no change.
   void (*apply_moment)(ExpertView moment, const ChildKey& key, const Params& params);
   std::span<const ParamSpec> params;
   bool same_bytes;              ///< the child is byte-equal to its parent
@@ -55,7 +56,8 @@ struct ExpertInit {
   bool needs_partner = false;   ///< reads other experts: cannot be used for models with one expert
   bool changes_biases = false;  ///< also applied to the expert's biases; otherwise a child has its parent's
   bool holds_matrix = false;    ///< `child` computes all rows at once and holds a few fp32 copies of the matrix
-  std::string_view summary, source;
+  std::string_view summary;
+  std::string_view source;  ///< paper and section, or "this project"; never empty
 };
 std::span<const ExpertInit> expert_inits();
 const ExpertInit& expert_init(std::string_view name);  // Throws Error{kUsage} with the nearest

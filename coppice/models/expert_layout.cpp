@@ -49,7 +49,7 @@ Role up_of(Role fused) { return fused == Role::kExpertGateUp ? Role::kExpertUp :
 
 std::vector<ExpertMatrix> expert_matrices(const TensorSlot& slot, int64_t num_experts) {
   const Role role = slot.role();
-  if (role == Role::kExpertCompanion || role == Role::kAttentionExpert) return {};
+  if (is_copied_whole(role)) return {};
   COPPICE_CHECK(is_expert(role), slot.name);
   const Layout layout = slot.rule->layout;
   std::vector<int64_t> shape = slot.shape;

@@ -48,7 +48,7 @@ bool is_by_type(const Json& parameters) {
 
 /// transformers' defaults for what the object leaves out: members of a RoPE configuration, or whole ones by type.
 Json left_out(const Family* family) {
-  if (family == nullptr || family->from_file) return Json::object();
+  if (family == nullptr || (family->from_file && family->left_out.empty())) return Json::object();
   Json out = Json::object();
   out["rope_theta"] = family->rope_theta_fallback;
   if (family->has_partial_rotary) out["partial_rotary_factor"] = family->partial_rotary_fallback;

@@ -282,12 +282,7 @@ def test_partners_in_a_model_of_one_expert(tmp_path, method):
     expect_failure(2, [method, "has only 1"], ["expand", single, tmp_path / "out", "--expert-init", method])
 
 
-METHODS = ["copy", "copy_noise", "drop_upcycle", "drop_units", "shuffle_columns", "permute_units", "interpolate", "orthogonal",
-           "scaled_copy", "svd_perturb", "svd_mix", "sparse_code_mix"]
-
-
-def test_all_methods_are_listed():
-    assert [row["name"] for row in json.loads(coppice("list", "expert-init", "--json").stdout)["expert-init"]] == METHODS
+METHODS = [row["name"] for row in json.loads(coppice("list", "expert-init", "--json").stdout)["expert-init"]]
 
 
 @pytest.mark.parametrize("method", METHODS)

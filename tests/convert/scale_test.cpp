@@ -94,7 +94,7 @@ TEST(Calibration, IsRefusedWhereItHasNoEffect) {
 TEST(ConversionExactness, KnowsTheExactSettings) {
   const auto exact = [](ConversionPlan plan, const char* mode, const char* activation = "silu") {
     plan.scale = expert_scale(plan, mode, false, 64);
-    return conversion_exactness(plan, activation).exact;
+    return conversion_exactness(plan, activation, 256, 64).exact;
   };
   EXPECT_TRUE(exact(plan_of("mixtral", 24, 6, 3), "down"));
   EXPECT_TRUE(exact(plan_of("mixtral", 8, 2, 1), "cbrt"));  // nothing to scale
@@ -109,12 +109,16 @@ TEST(ConversionExactness, KnowsTheExactSettings) {
   plan.virtual_groups = true;
   plan.router = {"zero", {}};
   EXPECT_FALSE(exact(plan, "down"));
-  EXPECT_FALSE(conversion_exactness(plan, "silu").known) << "ties may take whole groups";
+  EXPECT_FALSE(conversion_exactness(plan, "silu", 256, 64).known) << "ties may take whole groups";
   plan.router = {"random", {}};
   plan.expert_init = {"permute_units", {}};
   EXPECT_TRUE(exact(plan, "down"));
   plan.expert_init = {"copy_noise", {}};
   EXPECT_FALSE(exact(plan, "down"));
+  plan.expert_init = {"drop_units", {{"ratio", 0}}};
+  EXPECT_TRUE(exact(plan, "down"));
+  plan.expert_init = {"drop_units", {{"ratio", 0.01}}};
+  EXPECT_FALSE(exact(plan, "down")) << "of 256 units it drops two, of 16 it would drop none";
   plan.parents = 2;
   EXPECT_FALSE(exact(plan, "down"));
 }
@@ -123,7 +127,7 @@ TEST(ConversionExactness, KnowsTheExactSettings) {
 TEST(ConversionExactness, GivesTheTrueReason) {
   const auto verdict = [](ConversionPlan plan) {
     plan.scale = expert_scale(plan, "down", false, 64);
-    return conversion_exactness(plan, "silu");
+    return conversion_exactness(plan, "silu", 256, 64);
   };
   EXPECT_TRUE(verdict(plan_of("qwen2_moe", 4, 4, 1)).exact) << "shares of a softmax over all experts add up to 1";
   EXPECT_TRUE(verdict(plan_of("qwen2_moe", 8, 8, 2)).exact);
