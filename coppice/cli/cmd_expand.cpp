@@ -48,7 +48,7 @@ std::string last_line(const families::Model& model, const plan::GrowthPlan& plan
 int run(std::span<const std::string_view> args) {
   auto o = parse<grow::ExpandOptions>("expand", kSummary, args);
   o.check(o.dry_run);
-  const families::GivenFamily given(o.family_file);
+  const infer::GivenFamily given(o.family_file, o.model);
   const families::Model model = families::open_model(o.model, given.family());
   io::check_output_directory(o.out, o.model);
   plan::warn_of_unfinished_handover(o.model);

@@ -1,13 +1,16 @@
 #include <iostream>
 #include <map>
 
+#include "coppice/base/error.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/cli/command.h"
-#include "coppice/families/given_family.h"
 #include "coppice/families/match.h"
 #include "coppice/families/routing_class.h"
+#include "coppice/infer/given_family.h"
+#include "coppice/infer/infer.h"
+#include "coppice/io/atomic_file.h"
 #include "coppice/models/expert_norms.h"
 #include "coppice/options/options.h"
 #include "coppice/plan/lineage.h"
@@ -22,14 +25,19 @@ using models::ExpertNorms;
 struct InspectOptions {
   fs::path model;
   std::optional<fs::path> family_file;
-  bool experts = false, json = false;
+  std::optional<fs::path> write_family;
+  bool experts = false, infer = false, json = false;
   static constexpr auto fields() {
     using O = InspectOptions;
-    return std::tuple{operand("MODEL", &O::model, "model directory in Hugging Face format (never changed)"),
-                      field("experts", &O::experts,
-                            "also print the L2 norm of each expert and of its router row (reads all of them)"),
-                      field("family-file", &O::family_file, families::kFamilyFileHelp),
-                      field("json", &O::json, "print one JSON object")};
+    return std::tuple{
+        operand("MODEL", &O::model, "model directory in Hugging Face format (never changed)"),
+        field("experts", &O::experts,
+              "also print the L2 norm of each expert and of its router row (reads all of them)"),
+        field("infer", &O::infer, "infer the family from names and shapes, and print what was found by which rule"),
+        field("write-family", &O::write_family,
+              "with --infer: write the family to this TOML file, to read, mend and give to --family-file"),
+        field("family-file", &O::family_file, infer::kFamilyFileHelp),
+        field("json", &O::json, "print one JSON object")};
   }
 };
 
@@ -236,9 +244,26 @@ void print(const families::Model& model, const Findings& found, const InspectOpt
   std::cout << "\n" << report::text_table(norms);
 }
 
+/// What --infer prints. The family is used once to place every tensor, so that what is printed can be used.
+int print_inferred(const InspectOptions& o) {
+  if (o.family_file) refuse_option("family-file", "--infer uses no family file");
+  if (o.experts) refuse_option("experts", "--infer reads no values");
+  if (o.write_family && fs::exists(fs::symlink_status(*o.write_family)))
+    throw Error(ErrorCode::kUsage, cat(*o.write_family, ": exists (choose another name, or remove it)"));
+  const infer::Inferred inferred = infer::infer(io::Checkpoint::open(o.model));
+  const auto file = families::FamilyFile::from_json(inferred.to_json(), cat(o.model, ": inferred family"));
+  (void)families::open_model(o.model, &file.family());
+  if (o.write_family) io::write_file_atomically(*o.write_family, inferred.to_toml());
+  std::cout << (o.json ? inferred.findings().dump(2) + "\n" : inferred.to_text());
+  if (o.write_family && !o.json) std::cout << cat("wrote ", shown(o.write_family->string()), "\n");
+  return 0;
+}
+
 int run(std::span<const std::string_view> args) {
   const auto o = parse<InspectOptions>("inspect", kSummary, args);
-  const families::GivenFamily given(o.family_file);
+  if (o.infer) return print_inferred(o);
+  if (o.write_family) refuse_option("write-family", "there is no --infer");
+  const infer::GivenFamily given(o.family_file, o.model);
   const families::Model model = families::open_model(o.model, given.family());
   const Findings found = look(model, o);
   if (const auto warning = plan::routing_warning(o.model, found.lineage)) log_warning(*warning);

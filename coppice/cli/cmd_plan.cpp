@@ -7,7 +7,7 @@
 #include "coppice/cli/engine.h"
 #include "coppice/cost/dense_estimate.h"
 #include "coppice/cost/estimate.h"
-#include "coppice/families/given_family.h"
+#include "coppice/infer/given_family.h"
 #include "coppice/report/run_record.h"
 
 namespace coppice::cli {
@@ -22,7 +22,7 @@ void print(const Plan& plan, bool json) {
 
 int run(std::span<const std::string_view> args) {
   const auto o = parse<cost::CostOptions>("plan", kSummary, args);
-  const families::GivenFamily given(o.family_file);
+  const infer::GivenFamily given(o.family_file, o.model);
   const families::Model model = families::open_model(o.model, given.family());
   cost::check_options(o, model.config.is_moe());
   if (!model.config.is_moe()) {

@@ -9,8 +9,8 @@
 #include "coppice/cli/command.h"
 #include "coppice/cli/engine.h"
 #include "coppice/convert/convert.h"
-#include "coppice/families/given_family.h"
 #include "coppice/families/match.h"
+#include "coppice/infer/given_family.h"
 #include "coppice/options/byte_count.h"
 #include "coppice/options/options.h"
 #include "coppice/options/thread_count.h"
@@ -50,7 +50,7 @@ struct VerifyOptions {
         field("max-memory", &O::max_memory,
               "with --function: most memory for both models, such as 8GiB (default: half of the machine's)"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
-        field("family-file", &O::family_file, families::kFamilyFileHelp),
+        field("family-file", &O::family_file, infer::kFamilyFileHelp),
         field("json", &O::json, "print one JSON object")};
   }
 };
@@ -172,7 +172,7 @@ int run(std::span<const std::string_view> args) {
   const auto o = parse<VerifyOptions>("verify", kSummary, args);
   check_used(o);
   const size_t threads = thread_count(o.threads);
-  const families::GivenFamily given(o.family_file);
+  const infer::GivenFamily given(o.family_file, o.before.front());
   std::vector<families::Model> before;
   for (const auto& model : o.before) before.push_back(families::open_model(model, given.family()));
   const families::Model& first = before.front();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "coppice/cost/memory.h"
+#include "coppice/infer/given_family.h"
 #include "coppice/options/options.h"
 #include "coppice/plan/plan.h"
 
@@ -54,8 +55,7 @@ struct CostOptions {
         field("top-k", &O::top_k, "for a dense model: experts per token afterwards (default: 2)"),
         field("granularity", &O::granularity,
               "for a dense model: width of the dense layer divided by the width of an expert (default: 1)"),
-        field("family-file", &O::family_file,
-              "TOML file that describes the model's family, if coppice does not know it"),
+        field("family-file", &O::family_file, infer::kFamilyFileHelp),
         field("tokens-before", &O::tokens_before, "tokens of training with E experts before the expansion (tau)"),
         field("tokens-after", &O::tokens_after, "tokens of training with N experts after the expansion"),
         field("loss-gap", &O::loss_gap, "L_E - L_N in nats, if you know it; gap closure is then given in nats too"),

@@ -96,8 +96,9 @@ const Family& family_of(std::string_view model_type) {
   const std::string near = nearest(model_type, known);
   throw Error(ErrorCode::kUnsupported,
               cat("model_type '", model_type, "' is not a family of this build",
-                  near.empty() ? "" : cat("; did you mean '", near, "'?"), "; known: ", join(known),
-                  " (describe your family in a file and give it with --family-file)"));
+                  near.empty() ? "" : cat("; did you mean '", near, "'?"),
+                  " (`coppice inspect MODEL --infer` looks for its experts, and --family-file auto uses what it finds; "
+                  "or describe the family in a file; `coppice list families` has the known ones)"));
 }
 
 bool detail::is_refused(std::string_view model_type) {

@@ -31,6 +31,10 @@ std::string name_for_expert(const TensorSlot& slot, int64_t expert);
 /// A shared expert of width 0 has tensors without elements, because transformers makes, saves and expects them.
 std::vector<TensorSlot> expected_tensors(const ModelConfig& config);
 
+/// The name without the prefix that multimodal models put before those of their language model: "model.layers.0..." of
+/// "model.language_model.layers.0...".
+std::string without_text_prefix(std::string_view name);
+
 /// The name of the tensor with this role; empty if the family has none there.
 std::string tensor_name(const ModelConfig& config, Role role, int64_t layer = -1, int64_t expert = -1);
 

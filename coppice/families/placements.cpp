@@ -124,10 +124,9 @@ std::string Misses::text() const {
 
 CanonicalName canonical_name(const ModelConfig& config, std::string_view name) {
   if (config.text_key.empty()) return {std::string(name), true};
-  for (const Prefix& prefix : kTextPrefixes) {
-    if (name.starts_with(prefix.found)) return {cat(prefix.canonical, name.substr(prefix.found.size())), true};
-  }
-  return {std::string(name), false};
+  std::string canonical = without_text_prefix(name);
+  const bool in_text = canonical != name;
+  return {std::move(canonical), in_text};
 }
 
 std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const io::TensorName& name,
@@ -253,3 +252,14 @@ void check_experts(const ModelConfig& config, const std::vector<Placed>& placed,
 }
 
 }  // namespace coppice::families::detail
+
+namespace coppice::families {
+
+std::string without_text_prefix(std::string_view name) {
+  for (const detail::Prefix& prefix : detail::kTextPrefixes) {
+    if (name.starts_with(prefix.found)) return cat(prefix.canonical, name.substr(prefix.found.size()));
+  }
+  return std::string(name);
+}
+
+}  // namespace coppice::families

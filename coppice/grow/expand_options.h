@@ -10,8 +10,8 @@
 #include <tuple>
 
 #include "coppice/base/json.h"
-#include "coppice/families/given_family.h"
 #include "coppice/families/match.h"
+#include "coppice/infer/given_family.h"
 #include "coppice/options/options.h"
 #include "coppice/output/output_options.h"
 #include "coppice/plan/growth_settings.h"
@@ -67,7 +67,7 @@ struct ExpandOptions : output::OutputOptions, plan::GrowthSettings {
         field("top-k", &O::top_k,
               "keep (default), or scale: multiply top-K by the same factor as the number of experts"),
         field("split", &O::split, "cut each expert into N narrower ones instead of copying; same function and work"),
-        field("family-file", &O::family_file, families::kFamilyFileHelp),
+        field("family-file", &O::family_file, infer::kFamilyFileHelp),
         field("seed", &O::seed, "random seed; same seed, same bytes (default: 0)"),
         field("plan", &O::plan,
               "carry out the plan in this TOML file, which --dry-run printed and you may have edited"),

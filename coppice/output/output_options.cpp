@@ -32,7 +32,8 @@ Json recorded_setting(const OptionSpec& spec, const OutputOptions& output) {
   constexpr std::array<std::string_view, 3> kFiles = {"scores", "family-file", "router-rows"};
   const Json value = spec.write();
   if (spec.name == "max-shard-bytes") return Json(output.max_shard_bytes.bytes);
-  const bool is_file = std::ranges::find(kFiles, spec.name) != kFiles.end() && value.is_string();
+  const bool is_inferred = spec.name == "family-file" && value == Json("auto");  // no file
+  const bool is_file = std::ranges::find(kFiles, spec.name) != kFiles.end() && value.is_string() && !is_inferred;
   return is_file ? Json(cat("sha256:", sha256_of_file(value.as_string()))) : value;
 }
 

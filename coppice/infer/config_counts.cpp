@@ -1,0 +1,251 @@
+#include "coppice/infer/config_counts.h"
+
+#include <algorithm>
+#include <cctype>
+#include <map>
+
+#include "coppice/base/text.h"
+#include "coppice/infer/refuse_detail.h"
+
+namespace coppice::infer {
+namespace {
+
+using detail::refuse;
+using detail::Rule;
+
+// Words in names of keys that mention experts and count something else.
+constexpr std::string_view kNotACount[] = {
+    "per_tok",  "topk",         "top_k",   "shared", "share_",   "zero",      "null",     "width", "size",
+    "dim",      "intermediate", "hidden",  "group",  "period",   "offset",    "capacity", "layer", "step",
+    "interval", "freq",         "overlap", "sink",   "parallel", "rank",      "bias",     "scale", "scaling",
+    "active",   "activated",    "select",  "used",   "limit",    "redundant", "coef",     "loss",  "jitter",
+    "dropout",  "type",         "norm",    "token",  "fn"};
+constexpr std::string_view kMayCount[] = {"moe", "rout", "expert", "gate_", "_gate", "slot"};
+constexpr std::string_view kTextKeys[] = {"text_config", "language_config", "llm_config"};
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  std::ranges::transform(out, out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return out;
+}
+
+template <size_t N>
+bool contains_any(std::string_view text, const std::string_view (&words)[N]) {
+  return std::ranges::any_of(words, [text](std::string_view word) { return text.find(word) != text.npos; });
+}
+
+std::string_view last_of(std::string_view path) { return path.substr(path.rfind('.') + 1); }
+
+bool is_whole(const Json& value) { return value.kind() == Json::Kind::kInt; }
+
+/// What one part of the file says.
+struct Part {
+  std::string path;
+  const Json* json = nullptr;
+  std::map<std::string, int64_t> counts, by_layer;
+  std::map<std::string, const Json*> lists;
+
+  bool counts_more_than_one() const {
+    return std::ranges::any_of(counts, [](const auto& count) { return count.second >= 2; });
+  }
+};
+
+/// A part is an object with a model_type of its own that describes a model.
+bool is_part(const Json& object) {
+  constexpr std::string_view kSizes[] = {"num_hidden_layers", "hidden_size", "n_layers",
+                                         "d_model",           "num_layers",  "text_config"};
+  const Json* type = object.find("model_type");
+  return type != nullptr && type->is_string() && !type->as_string().empty() &&
+         std::ranges::any_of(kSizes, [&](std::string_view key) { return object.find(key) != nullptr; });
+}
+
+bool is_by_layer(std::string_view key) {
+  return key.find("per_layer") != key.npos || key.find("layer_config") != key.npos ||
+         (!key.empty() && key.find_first_not_of("0123456789") == key.npos);
+}
+
+class Parts {
+ public:
+  explicit Parts(const Json& config) {
+    (void)part("", config);
+    walk(config, "", "", false);
+  }
+  const std::map<std::string, Part>& all() const { return parts_; }
+
+ private:
+  Part& part(const std::string& path, const Json& json) {
+    Part& out = parts_[path];
+    if (out.json == nullptr) out = {.path = path, .json = &json};
+    return out;
+  }
+
+  void walk(const Json& node, const std::string& in, const std::string& below, bool in_layers) {
+    for (const auto& [key, value] : node.members()) {
+      const std::string path = below.empty() ? key : cat(below, ".", key);
+      if (value.is_object()) {
+        if (is_part(value)) {
+          const std::string own = in.empty() ? key : cat(in, ".", key);
+          (void)part(own, value);
+          walk(value, own, "", false);
+        } else {
+          walk(value, in, path, in_layers || is_by_layer(key));
+        }
+      } else if (counts_experts(key)) {
+        Part& out = parts_.at(in);
+        if (is_whole(value)) (in_layers ? out.by_layer : out.counts)[path] = value.as_int();
+        if (value.is_array() && !value.items().empty()) out.lists[path] = &value;
+      }
+    }
+  }
+
+  std::map<std::string, Part> parts_;
+};
+
+std::string keys_text(const std::map<std::string, int64_t>& counts) {
+  std::vector<std::string> texts;
+  for (const auto& [key, number] : counts) texts.push_back(cat("'", key, "' is ", number));
+  return join(texts);
+}
+
+/// The part whose experts are meant: the whole file, or the only one that counts, or the only language model that does.
+const Part& chosen(const std::map<std::string, Part>& parts) {
+  std::vector<const Part*> live, texts;
+  const Part* listed = nullptr;
+  for (const auto& [path, part] : parts) {
+    if (!part.lists.empty()) listed = &part;
+    if (!part.counts_more_than_one()) continue;
+    live.push_back(&part);
+    const std::string name = lower(last_of(path));
+    if (name.find("text") != name.npos || name.find("language") != name.npos || name.find("llm") != name.npos ||
+        name.find("decoder") != name.npos)
+      texts.push_back(&part);
+  }
+  if (live.empty() && listed != nullptr) {
+    const auto& [key, list] = *listed->lists.begin();
+    refuse(Rule::kCount, cat("config.json: '", key, "' is ", list->dump(), "; wanted one number of experts"));
+  }
+  if (live.empty()) refuse(Rule::kCount, "no key of config.json counts two or more experts");
+  if (live.front()->path.empty()) return *live.front();
+  if (texts.size() == 1) return *texts.front();
+  if (live.size() == 1) return *live.front();
+  std::vector<std::string> names;
+  for (const Part* part : live) names.push_back(part->path);
+  refuse(Rule::kCount, cat("several parts of config.json count experts: ", join(names)));
+}
+
+bool is_top_k(std::string_view key) {
+  constexpr std::string_view kNames[] = {"moe_k", "moe_topk", "moe_top_k", "top_k_experts"};
+  const bool per_token = key.find("per_tok") != key.npos && key.find("expert") != key.npos;
+  return per_token || std::ranges::find(kNames, key) != std::end(kNames);
+}
+
+/// Whether `key` counts router groups, or those that a token may use.
+bool is_groups(std::string_view key, bool chosen_ones) {
+  constexpr std::string_view kAll[] = {"n_group", "n_groups", "num_expert_group", "num_expert_groups",
+                                       "n_expert_groups"};
+  constexpr std::string_view kChosen[] = {"topk_group", "topk_groups", "top_k_group", "top_k_groups"};
+  return chosen_ones ? std::ranges::find(kChosen, key) != std::end(kChosen)
+                     : std::ranges::find(kAll, key) != std::end(kAll);
+}
+
+void check_other_keys(const Part& part, int64_t experts) {
+  for (const auto& [key, number] : whole_numbers(*part.json)) {
+    const std::string name = lower(last_of(key));
+    const bool of_experts = name.find("expert") != name.npos;
+    if (of_experts && number != 0 && (name.find("zero") != name.npos || name.find("null") != name.npos))
+      refuse(Rule::kCount, cat("config.json: '", key, "' is ", number, ": choices that are no experts"));
+    if (number != experts || part.counts.contains(key) || is_top_k(last_of(key))) continue;
+    if (contains_any(name, kMayCount) && !contains_any(name, kNotACount)) {
+      refuse(Rule::kCount, cat("config.json: '", key, "' is ", number, " too, like '", part.counts.begin()->first,
+                               "', and may count experts"));
+    }
+  }
+  for (const auto& [key, value] : part.json->members()) {
+    const std::string name = lower(key);
+    const bool mentions =
+        name.find("moe") != name.npos || name.find("rout") != name.npos || name.find("expert") != name.npos;
+    const bool is_long = value.is_array() && std::cmp_equal(value.items().size(), experts);
+    if (is_long && mentions && name.find("layer") == name.npos)
+      refuse(Rule::kCount, cat("config.json: '", key, "' has ", experts, " entries, perhaps one for each expert"));
+  }
+}
+
+std::set<int64_t> counted_elsewhere(const std::map<std::string, Part>& parts, const Part& but) {
+  std::set<int64_t> out;
+  for (const auto& [path, part] : parts) {
+    for (const auto& [key, number] : part.by_layer) out.insert(number);
+    if (&part == &but) continue;
+    for (const auto& [key, number] : part.counts) out.insert(number);
+    for (const auto& [key, list] : part.lists) {
+      for (const Json& item : list->items()) {
+        if (is_whole(item)) out.insert(item.as_int());
+      }
+    }
+  }
+  return out;
+}
+
+std::string type_of(const Json& json) {
+  const Json* type = json.find("model_type");
+  return type != nullptr && type->is_string() ? type->as_string() : std::string();
+}
+
+}  // namespace
+
+bool counts_experts(std::string_view key) {
+  const std::string name = lower(key);
+  if (name.find("expert") == name.npos || contains_any(name, kNotACount)) return false;
+  return name.ends_with("experts") || name.ends_with("expert_num") || name.ends_with("experts_num") ||
+         name.ends_with("expert_count");
+}
+
+std::vector<std::pair<std::string, int64_t>> whole_numbers(const Json& json) {
+  std::vector<std::pair<std::string, int64_t>> out;
+  for (const auto& [key, value] : json.members()) {
+    if (is_whole(value)) out.emplace_back(key, value.as_int());
+    if (!value.is_object()) continue;
+    for (auto& [path, number] : whole_numbers(value)) out.emplace_back(cat(key, ".", path), number);
+  }
+  return out;
+}
+
+ExpertCount count_experts(const Json& config) {
+  if (!config.is_object()) refuse(Rule::kCount, "config.json is not a JSON object");
+  const Parts parts(config);
+  const Part& part = chosen(parts.all());
+  if (!part.path.empty() && std::ranges::find(kTextKeys, part.path) == std::end(kTextKeys)) {
+    refuse(Rule::kCount, cat("config.json counts experts in '", part.path,
+                             "'; coppice reads them in the whole file, in text_config, language_config or llm_config"));
+  }
+  if (!part.lists.empty()) {
+    const auto& [key, list] = *part.lists.begin();
+    refuse(Rule::kCount, cat("config.json: '", key, "' is ", list->dump(), "; wanted one number of experts"));
+  }
+  if (!part.by_layer.empty())
+    refuse(Rule::kCount, cat("config.json counts experts by layer: ", keys_text(part.by_layer)));
+  ExpertCount out{.text_key = part.path, .part = part.json, .experts = part.counts.begin()->second};
+  for (const auto& [key, number] : part.counts) {
+    if (number != out.experts)
+      refuse(Rule::kCount, cat("keys of config.json disagree on the number of experts: ", keys_text(part.counts)));
+    out.keys.push_back(key);
+  }
+  out.others = counted_elsewhere(parts.all(), part);
+  if (out.others.contains(out.experts)) {
+    refuse(Rule::kCount, cat("two parts of config.json count ", out.experts,
+                             " experts each, and nothing says which tensors belong to which"));
+  }
+  check_other_keys(part, out.experts);
+  out.model_type = type_of(*part.json);
+  if (out.model_type.empty()) out.model_type = part.path.empty() ? std::string() : cat(type_of(config), "_text");
+  if (out.model_type.empty()) refuse(Rule::kCount, "config.json has no model_type");
+  for (const auto& [key, number] : whole_numbers(*part.json)) {
+    const std::string_view name = last_of(key);
+    if (is_top_k(name)) out.top_k_keys.push_back(key);
+    if (number > 1 && is_groups(name, false)) out.num_groups_key = key;
+    if (is_groups(name, true)) out.top_groups_key = key;
+  }
+  if (out.num_groups_key.empty()) out.top_groups_key.clear();
+  return out;
+}
+
+}  // namespace coppice::infer

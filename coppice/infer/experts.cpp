@@ -1,0 +1,220 @@
+// Rule 2: the tensors of experts, numbered or stacked.
+
+#include <algorithm>
+#include <utility>
+
+#include "coppice/infer/inference_detail.h"
+#include "coppice/infer/refuse_detail.h"
+
+namespace coppice::infer::detail {
+namespace {
+
+using io::Dtype;
+
+bool is_one_of(std::string_view word, std::initializer_list<std::string_view> words) {
+  return std::ranges::find(words, word) != words.end();
+}
+
+/// One tensor of every expert of a module: "up_proj.weight".
+struct Seen {
+  size_t first = 0;           // tensor
+  std::vector<bool> numbers;  // of experts
+};
+struct Box {
+  std::map<std::string, Seen> suffixes;
+  SplitName first;  // the name of one of its tensors
+  std::vector<size_t> members;
+};
+
+}  // namespace
+
+bool Tensor::has_dim(int64_t size) const { return std::ranges::find(shape(), size) != shape().end(); }
+
+std::string Tensor::text() const { return cat("'", name, "' ", io::dtype_name(info->dtype), " ", shape_text(shape())); }
+
+std::string_view Layer::module_of(std::string_view name) const {
+  std::string_view best;
+  for (const auto& [module, unit] : units) {
+    if (module != prefix && module.size() > best.size() && name.starts_with(module) && name.size() > module.size() &&
+        name[module.size()] == '.')
+      best = module;
+  }
+  return best;
+}
+
+Inference::Inference(const io::Checkpoint& checkpoint, ExpertCount counted) : count(std::move(counted)) {
+  tensors.reserve(checkpoint.entries().size());
+  for (const auto& entry : checkpoint.entries())
+    tensors.push_back({.name = entry.info->name.view(), .info = entry.info});
+}
+
+bool Inference::is_left_alone(std::string_view name) const {
+  return std::ranges::any_of(left_alone_, [name](const std::string& module) {
+    return name.starts_with(module) && name.size() > module.size() && name[module.size()] == '.';
+  });
+}
+
+Unit& Inference::unit(const std::string& layer, size_t number_at, const SplitName& name, const std::string& module) {
+  const auto [at, is_new] = layer_at_.emplace(layer, layers.size());
+  if (is_new) {
+    layers.push_back({.prefix = layer,
+                      .tower = name.joined(0, number_at),
+                      .number = std::stoll(std::string(name.words[number_at])),
+                      .units = {},
+                      .members = {}});
+  }
+  return layers[at->second].units[module];
+}
+
+void Inference::find_numbered() {
+  std::map<std::string, Box> boxes;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const SplitName name = split_name(tensors[i].name);
+    if (!name.number_at) continue;
+    const bool is_in_word = *name.number_at == *name.container_at;
+    const std::string module = name.joined(0, *name.container_at);
+    Box& box = boxes[cat(module, module.empty() ? "" : ".", is_in_word ? "expert_#" : name.words[*name.container_at])];
+    if (box.members.empty()) box.first = name;
+    box.members.push_back(i);
+    const auto [at, is_new] =
+        box.suffixes.try_emplace(name.joined(*name.number_at + 1, name.words.size()), Seen{i, {}});
+    const auto expert = static_cast<size_t>(name.expert());
+    if (expert >= static_cast<size_t>(families::kMaxExperts))
+      refuse(Rule::kExperts, cat(tensors[i].text(), ": an expert of that number"));
+    std::vector<bool>& numbers = at->second.numbers;
+    if (numbers.size() <= expert) numbers.resize(expert + 1);
+    numbers[expert] = true;
+    const Tensor& first = tensors[at->second.first];
+    if (first.shape() != tensors[i].shape() || first.info->dtype != tensors[i].info->dtype)
+      refuse(Rule::kExperts, cat(tensors[i].text(), "; ", first.text(), " of another expert differs"));
+  }
+  for (auto& [path, box] : boxes) {
+    size_t experts = 0;
+    for (const auto& [suffix, seen] : box.suffixes) experts = std::max(experts, seen.numbers.size());
+    for (const auto& [suffix, seen] : box.suffixes) {
+      const auto missing = std::ranges::find(seen.numbers, false);
+      const size_t number = static_cast<size_t>(missing - seen.numbers.begin());
+      if (number < experts)
+        refuse(Rule::kExperts, cat("'", path, "': expert ", number, " has no '", suffix, "', but others have"));
+    }
+    const std::string module = box.first.joined(0, *box.first.container_at);
+    if (std::cmp_not_equal(experts, count.experts)) {
+      if (!count.others.contains(static_cast<int64_t>(experts))) {
+        refuse(Rule::kExperts, cat("'", path, "' has ", experts, " experts, but config.json: '", count.keys.front(),
+                                   "' is ", count.experts));
+      }
+      left_alone_.insert(module);
+      notes.push_back(cat("'", path, "': ", experts, " experts of another part of config.json, left alone"));
+      continue;
+    }
+    size_t at = 0;
+    const std::string layer = layer_prefix(box.first, *box.first.container_at, at);
+    if (layer.empty()) refuse(Rule::kExperts, cat("'", path, "': no layer number in front of the experts"));
+    unit(layer, at, box.first, module).is_numbered = true;
+    for (const size_t i : box.members) tensors[i].kind = Kind::kNumbered;
+  }
+}
+
+void Inference::find_stacked() {
+  std::map<std::pair<std::string, std::string>, std::vector<size_t>> stacks;  // layer and module
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor& t = tensors[i];
+    if (t.kind != Kind::kOther || is_shared(t.name) || is_left_alone(t.name)) continue;
+    const SplitName name = split_name(t.name);
+    size_t number_at = 0;
+    const std::string layer = layer_prefix(name, name.words.size(), number_at);
+    if (layer.empty()) continue;
+    const auto container = stack_container(name);
+    if (container && *container > number_at) {
+      if (speaks_of_a_router(name.joined(*container + 1, name.words.size()))) continue;  // jetmoe: inside `experts`
+      stacks[{layer, name.joined(0, *container)}].push_back(i);
+      continue;
+    }
+    const bool is_stack =
+        t.shape().size() >= 3 && t.shape()[0] == count.experts && std::ranges::min(std::span(t.shape()).subspan(1)) > 1;
+    if (!is_stack || without_numbers(t.name).find("conv") != std::string::npos) continue;
+    size_t words = name.words.size();
+    if (is_one_of(name.words.back(), {"weight", "bias", "scales", "blocks", "weight_scale", "weight_scale_inv"}))
+      --words;
+    stacks[{layer, name.joined(0, std::max<size_t>(words, 1) - 1)}].push_back(i);
+  }
+  for (const auto& [where, members] : stacks) place_stack(where.first, where.second, members);
+  if (!layers.empty()) return;
+  refuse(Rule::kExperts, cat("config.json: '", count.keys.front(), "' is ", count.experts,
+                             ", and no tensors look like ", count.experts, " experts"));
+}
+
+void Inference::place_stack(const std::string& layer, const std::string& module, const std::vector<size_t>& members) {
+  std::vector<size_t> matrices, flat;
+  for (const size_t i : members) {
+    const size_t dims = tensors[i].shape().size();
+    (dims >= 3 ? matrices : dims == 2 ? flat : vectors_).push_back(i);
+  }
+  if (matrices.empty() && flat.empty()) return;
+  const auto has_experts_at = [&](size_t axis) {
+    return std::ranges::all_of(matrices, [&](size_t i) {
+      return axis < tensors[i].shape().size() && tensors[i].shape()[axis] == count.experts;
+    });
+  };
+  if (!matrices.empty() && !has_experts_at(0)) {
+    const bool is_others =
+        std::ranges::all_of(matrices, [&](size_t i) { return count.others.contains(tensors[i].shape()[0]); });
+    if (!is_others) {
+      refuse(Rule::kExperts, cat(tensors[matrices.front()].text(), ": the first dimension is not the ", count.experts,
+                                 " experts of '", count.keys.front(), "'"));
+    }
+    left_alone_.insert(module);
+    notes.push_back(cat("'", module, "': experts of another part of config.json, left alone"));
+    return;
+  }
+  const SplitName name = split_name(tensors[members.front()].name);
+  size_t number_at = 0;
+  (void)layer_prefix(name, name.words.size(), number_at);
+  Unit& found = unit(layer, number_at, name, module);
+  if (matrices.empty()) return place_flat(module, flat, found);
+  for (const size_t axis : {size_t{1}, size_t{2}}) {
+    if (!has_experts_at(axis)) continue;
+    refuse(Rule::kExperts,
+           cat(tensors[matrices.front()].text(), " and its neighbours have ", count.experts,
+               " in dimension 0 and in dimension ", axis, ": which one counts experts is not to be seen"));
+  }
+  for (const size_t i : flat) {
+    if (tensors[i].shape()[0] != count.experts) {
+      refuse(Rule::kExperts,
+             cat(tensors[i].text(), " lies among stacked experts, and its first dimension is not ", count.experts));
+    }
+  }
+  for (const auto* stacked : {&matrices, &flat}) {
+    for (const size_t i : *stacked) {
+      tensors[i].kind = Kind::kStacked;
+      found.stacked.push_back(i);
+    }
+  }
+}
+
+void Inference::place_flat(const std::string& module, const std::vector<size_t>& members, Unit& found) {
+  const Tensor& first = tensors[members.front()];
+  if (found.is_numbered) refuse(Rule::kExperts, cat(first.text(), " lies beside numbered experts and has no number"));
+  const int64_t rows = first.shape()[0];
+  const bool are_alike = std::ranges::all_of(members, [&](size_t i) { return tensors[i].shape()[0] == rows; });
+  if (members.size() < 2 || !are_alike || rows % count.experts != 0 || rows == count.experts ||
+      !is_size_in_config(rows / count.experts)) {
+    refuse(Rule::kExperts, cat(first.text(), " in '", module, "': its rows are not ", count.experts,
+                               " times a size that config.json has"));
+  }
+  for (const size_t i : members) {
+    tensors[i].kind = Kind::kStacked;
+    found.stacked.push_back(i);
+  }
+}
+
+bool Inference::is_size_in_config(int64_t size) const {
+  constexpr std::string_view kSizes[] = {"ffn", "intermediate", "hidden", "width", "size"};
+  return std::ranges::any_of(whole_numbers(*count.part), [&](const auto& number) {
+    return number.second == size && std::ranges::any_of(kSizes, [&](std::string_view word) {
+             return number.first.find(word) != std::string::npos;
+           });
+  });
+}
+
+}  // namespace coppice::infer::detail

@@ -1,0 +1,133 @@
+#include "coppice/infer/infer.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "coppice/base/text.h"
+#include "coppice/families/match.h"
+#include "coppice/infer/inference_detail.h"
+
+namespace coppice::infer {
+namespace {
+
+using detail::Inference;
+using detail::Layer;
+using detail::Tensor;
+
+bool contains(std::string_view text, std::string_view word) { return text.find(word) != text.npos; }
+
+/// The role that the name of an expert's tensor suggests. Only a hint for the reader.
+std::string_view guess_of(std::string_view name) {
+  const auto has = [&](std::initializer_list<std::string_view> words) {
+    return std::ranges::any_of(words, [&](std::string_view word) { return contains(name, word); });
+  };
+  if (has({"scale", "zero", "absmax", "quant", "shape", "g_idx", "bias"})) return {};
+  if (has({"gate_up", "w13", "gateup", "up_gate"})) return "expert_gate_up";
+  if (has({"down", "w2", "fc2", "wo.", "output_linear", "out_proj"})) return "expert_down";
+  if (has({"gate", "w1"})) return "expert_gate";
+  if (has({"up", "w3", "v1", "fc1", "wi.", "input_linear"})) return "expert_up";
+  return {};
+}
+
+/// The name as in a family file: numbers as marks. `mark` is {L} or {M}.
+std::string pattern_of(const Layer& layer, const Tensor& tensor, std::string_view mark, const ExpertCount& count) {
+  const SplitName name = split_name(tensor.name);
+  const SplitName prefix = split_name(layer.prefix);
+  const size_t layer_at = prefix.words.size() - 1;
+  std::string out;
+  for (size_t i = 0; i < name.words.size(); ++i) {
+    std::string_view word = name.words[i];
+    if (i > 0) out += '.';
+    if (i == layer_at) {
+      out += mark;
+    } else if (tensor.kind == Kind::kNumbered && name.number_at == i) {
+      const size_t digits = word.find_first_of("0123456789");
+      out += cat(word.substr(0, digits), "{X}");
+    } else {
+      out += is_digits(word) ? std::string_view("{N}") : word;
+    }
+  }
+  return count.text_key.empty() ? out : families::without_text_prefix(out);
+}
+
+std::string role_of(const Tensor& tensor) {
+  switch (tensor.kind) {
+    case Kind::kRouter: return "router";
+    case Kind::kRow: return "expert_scale";
+    default: return "expert_other";
+  }
+}
+
+std::vector<InferredTensor> kinds_of(const Inference& found) {
+  std::map<std::string, InferredTensor> kinds;
+  for (const Layer& layer : found.layers) {
+    const std::string_view mark = layer.tower == found.towers.front() ? "{L}" : "{M}";
+    for (const size_t i : layer.members) {
+      const Tensor& t = found.tensors[i];
+      if (t.kind == Kind::kOther) continue;
+      InferredTensor& kind = kinds[pattern_of(layer, t, mark, found.count)];
+      if (++kind.count > 1) continue;
+      kind.kind = t.kind;
+      kind.shape = shape_text(t.shape());
+      kind.role = role_of(t);
+      if (t.kind == Kind::kRow) {
+        kind.guess = "selection_bias or router_bias";
+      } else if (t.kind != Kind::kRouter) {
+        const SplitName name = split_name(t.name);
+        const size_t words = name.words.size();
+        kind.guess = guess_of(name.joined(words - std::min<size_t>(words, 2), words));
+      }
+    }
+  }
+  std::vector<InferredTensor> out;
+  for (auto& [name, kind] : kinds) {
+    kind.name = name;
+    out.push_back(std::move(kind));
+  }
+  std::ranges::stable_sort(out, {}, [](const InferredTensor& t) {
+    return t.kind == Kind::kRouter ? 0 : t.kind == Kind::kRow ? 1 : 2;
+  });
+  return out;
+}
+
+std::vector<std::string> tops_of(const Inference& found) {
+  std::set<std::string> tops;
+  for (const Tensor& t : found.tensors) {
+    const std::string name = found.count.text_key.empty() ? std::string(t.name) : families::without_text_prefix(t.name);
+    const size_t dot = name.find('.');
+    tops.insert(dot == std::string::npos ? name : cat(name.substr(0, dot), ".**"));
+  }
+  return {tops.begin(), tops.end()};
+}
+
+bool goes_past_last_layer(const Inference& found) {
+  const Json* layers = found.count.part->find("num_hidden_layers");
+  if (layers == nullptr || layers->kind() != Json::Kind::kInt) return false;
+  return std::ranges::any_of(found.layers, [&](const Layer& layer) {
+    return layer.tower == found.towers.front() && layer.number >= layers->as_int();
+  });
+}
+
+}  // namespace
+
+Inferred infer(const io::Checkpoint& checkpoint) {
+  Inference found(checkpoint, count_experts(checkpoint.config()));
+  found.find_numbered();
+  found.find_stacked();
+  found.find_members();
+  found.find_routers();
+  found.explain_rest();
+  found.compare_layers();
+  Inferred out{.count = found.count,
+               .tensors = kinds_of(found),
+               .towers = found.towers,
+               .carried = 0,
+               .has_mtp = goes_past_last_layer(found),
+               .notes = found.notes,
+               .tops = tops_of(found)};
+  for (const Tensor& t : found.tensors) out.carried += t.kind == Kind::kOther ? 1 : 0;
+  return out;
+}
+
+}  // namespace coppice::infer

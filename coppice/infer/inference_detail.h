@@ -1,0 +1,81 @@
+#pragma once
+
+// The steps of an inference and what they know so far.
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "coppice/families/limits.h"
+#include "coppice/infer/infer.h"
+#include "coppice/infer/tensor_names.h"
+
+namespace coppice::infer::detail {
+
+struct Tensor {
+  std::string_view name;
+  const io::TensorInfo* info = nullptr;
+  Kind kind = Kind::kOther;
+  int64_t layer = -1;  ///< in Inference::layers; -1: in none that has experts
+
+  const io::TensorShape& shape() const { return info->shape; }
+  bool has_dim(int64_t size) const;
+  std::string text() const;  ///< "'model.x.weight' F32 [8, 4]"
+};
+
+/// The experts of one module: "model.layers.3.mlp". Most layers have one.
+struct Unit {
+  bool is_numbered = false;
+  std::vector<size_t> stacked;
+  size_t router = SIZE_MAX;
+};
+
+struct Layer {
+  std::string prefix, tower;  ///< "model.layers.3", "model.layers"
+  int64_t number = 0;
+  std::map<std::string, Unit> units;  ///< by module
+  std::vector<size_t> members;        ///< every tensor below the prefix
+
+  /// The longest module of experts, other than the layer itself, that `name` lies in; empty if there is none.
+  std::string_view module_of(std::string_view name) const;
+  std::string_view rest(std::string_view name) const { return name.substr(prefix.size() + 1); }
+};
+
+class Inference {
+ public:
+  Inference(const io::Checkpoint& checkpoint, ExpertCount count);
+
+  void find_numbered();   // rule 2
+  void find_stacked();    // rule 2
+  void find_members();    // the tensors of each layer, and what else has the size E
+  void find_routers();    // rule 3
+  void explain_rest();    // rule 4
+  void compare_layers();  // rule 3: all layers of a tower are alike
+
+  std::vector<Tensor> tensors;  ///< sorted by name
+  std::vector<Layer> layers;
+  ExpertCount count;
+  std::vector<std::string> notes;
+  std::vector<std::string> towers;  ///< the one with most layers first
+
+ private:
+  Unit& unit(const std::string& layer, size_t number_at, const SplitName& name, const std::string& module);
+  bool is_left_alone(std::string_view name) const;
+  void place_stack(const std::string& layer, const std::string& module, const std::vector<size_t>& members);
+  void place_flat(const std::string& module, const std::vector<size_t>& members, Unit& unit);
+  bool is_size_in_config(int64_t size) const;
+  size_t router_of(const Layer& layer, const std::string& module) const;
+  void explain(Layer& layer, size_t index, const std::set<std::string, std::less<>>& router_modules,
+               const std::set<std::string_view>& routers);
+
+  std::unordered_map<std::string, size_t> layer_at_;  // prefix -> index in layers
+  std::set<std::string> left_alone_;                  // modules of another part's experts
+  std::vector<size_t> vectors_;                       // vectors below stacked experts, to be explained
+  std::string elsewhere_;                             // a tensor with a dimension E outside the experts; empty: none
+};
+
+}  // namespace coppice::infer::detail

@@ -1,0 +1,252 @@
+// Rules 3 and 4: the router of every layer, the values of each expert beside it, and everything else of the size E.
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "coppice/infer/inference_detail.h"
+#include "coppice/infer/refuse_detail.h"
+
+namespace coppice::infer::detail {
+namespace {
+
+using io::Dtype;
+
+/// Whether the dtype can be that of weights: floating point, or bytes that a format packs.
+bool may_be_weights(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kBool:
+    case Dtype::kI16:
+    case Dtype::kU16:
+    case Dtype::kI32:
+    case Dtype::kU32:
+    case Dtype::kI64:
+    case Dtype::kU64:
+    case Dtype::kC64: return false;
+    default: return true;
+  }
+}
+
+std::string_view stem_of(std::string_view name) { return name.substr(0, name.rfind('.')); }
+std::string_view last_of(std::string_view name) { return name.substr(name.rfind('.') + 1); }
+
+/// The word that says what the tensor is: the last one, or the one before "weight" and "bias".
+std::string_view telling_word(std::string_view name) {
+  const std::string_view last = last_of(name);
+  const bool is_plain = last == "weight" || last == "bias";
+  return is_plain && !speaks_of_a_row(last) ? last_of(stem_of(name)) : last;
+}
+
+int64_t elements(const Tensor& tensor) {
+  int64_t out = 1;
+  for (const int64_t size : tensor.shape()) out *= size;
+  return out;
+}
+
+bool is_below(std::string_view name, std::string_view module) {
+  return name.starts_with(module) && name.size() > module.size() && name[module.size()] == '.';
+}
+
+/// Whole numbers of config.json that are sizes, and the widths of heads that follow from them.
+std::set<int64_t> sizes_of(const Json& config) {
+  std::set<int64_t> out;
+  const auto numbers = whole_numbers(config);
+  for (const auto& [path, number] : numbers) {
+    const std::string_view key = last_of(path);
+    if (!counts_experts(key)) out.insert(number);
+    const bool is_model =
+        key.find("hidden_size") != key.npos || key.find("d_model") != key.npos || key.find("embed_dim") != key.npos;
+    if (!is_model) continue;
+    for (const auto& [other, heads] : numbers) {
+      const bool counts_heads = other.ends_with("head") || other.ends_with("heads");
+      if (counts_heads && heads > 0 && number % heads == 0) out.insert(number / heads);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+void Inference::find_members() {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const std::string_view name = tensors[i].name;
+    for (size_t end = name.rfind('.'); end != name.npos && end > 0; end = name.rfind('.', end - 1)) {
+      const auto found = layer_at_.find(std::string(name.substr(0, end)));
+      if (found == layer_at_.end()) continue;
+      tensors[i].layer = static_cast<int64_t>(found->second);
+      layers[found->second].members.push_back(i);
+      break;
+    }
+  }
+  std::set<std::string> without_experts;  // names of tensors that lie where no experts are
+  for (const Tensor& t : tensors) {
+    if (t.layer < 0) without_experts.insert(without_numbers(t.name));
+  }
+  const bool is_size = sizes_of(*count.part).contains(count.experts);
+  for (const Tensor& t : tensors) {
+    if (t.kind != Kind::kOther || !t.has_dim(count.experts) || is_left_alone(t.name)) continue;
+    if (t.layer >= 0) {
+      const Layer& layer = layers[static_cast<size_t>(t.layer)];
+      if (!layer.module_of(t.name).empty() || speaks_of_a_router(layer.rest(t.name)) || speaks_of_a_row(t.name))
+        continue;
+    }
+    if (elsewhere_.empty()) elsewhere_ = t.text();
+    if (is_size || without_experts.contains(without_numbers(t.name))) continue;
+    refuse(Rule::kExplained, cat(t.text(), ": a dimension of ", count.experts,
+                                 " outside the experts' module, and no size in config.json is ", count.experts));
+  }
+}
+
+size_t Inference::router_of(const Layer& layer, const std::string& module) const {
+  std::vector<size_t> pool;
+  for (const size_t i : layer.members) {
+    const Tensor& t = tensors[i];
+    if (t.kind == Kind::kOther && t.shape().size() == 2 && speaks_of_a_router(layer.rest(t.name)) &&
+        !is_shared(t.name) && may_be_weights(t.info->dtype))
+      pool.push_back(i);
+  }
+  const auto is_in_another = [&](size_t i, bool any) {
+    return std::ranges::any_of(layer.units, [&](const auto& unit) {
+      const std::string& other = unit.first;
+      if (other == layer.prefix || (!any && (other == module || module.starts_with(other)))) return false;
+      return is_below(tensors[i].name, other);
+    });
+  };
+  std::vector<size_t> near;
+  for (const size_t i : pool) {
+    const bool is_inside = module == layer.prefix || is_below(tensors[i].name, module);
+    if (is_inside && !is_in_another(i, false)) near.push_back(i);
+  }
+  if (near.empty()) {
+    for (const size_t i : pool) {
+      if (!is_in_another(i, true)) near.push_back(i);
+    }
+  }
+  const int64_t e = count.experts;
+  std::vector<size_t> fit;
+  for (const size_t i : near) {
+    const auto& shape = tensors[i].shape();
+    if (shape[0] == e && shape[1] == e)
+      refuse(Rule::kRouter, cat(tensors[i].text(), ": which side counts the experts is not to be seen"));
+    if (shape[0] == e) fit.push_back(i);
+  }
+  if (fit.size() == 1) {
+    constexpr int64_t kMostShared = 8;
+    const auto& shape = tensors[fit.front()].shape();
+    for (const size_t i : near) {
+      const auto& other = tensors[i].shape();
+      if (i != fit.front() && other[0] > e && other[0] <= e + kMostShared && other[1] == shape[1])
+        refuse(Rule::kRouter, cat(tensors[i].text(), ": a second router-like tensor, with more rows than experts"));
+    }
+    return fit.front();
+  }
+  if (fit.size() > 1)
+    refuse(Rule::kRouter, cat(tensors[fit[0]].text(), " and ", tensors[fit[1]].text(), ": either could be the router"));
+  for (const size_t i : near) {
+    if (tensors[i].shape()[1] == e)
+      refuse(Rule::kRouter, cat(tensors[i].text(), ": a router with a column for each expert"));
+  }
+  refuse(Rule::kRouter, cat("'", module, "': no router with ", e, " rows",
+                            near.empty() ? std::string() : cat("; nearest: ", tensors[near.front()].text())));
+}
+
+void Inference::find_routers() {
+  for (Layer& layer : layers) {
+    for (auto& [module, unit] : layer.units) {
+      unit.router = router_of(layer, module);
+      tensors[unit.router].kind = Kind::kRouter;
+    }
+  }
+}
+
+void Inference::explain(Layer& layer, size_t index, const std::set<std::string, std::less<>>& router_modules,
+                        const std::set<std::string_view>& routers) {
+  Tensor& t = tensors[index];
+  const std::string_view rest = layer.rest(t.name);
+  const bool is_near = !layer.module_of(t.name).empty(), is_named_row = speaks_of_a_row(t.name);
+  if (!may_be_weights(t.info->dtype) && (is_near || speaks_of_a_router(rest)))
+    refuse(Rule::kRouter, cat(t.text(), ": whole numbers beside a router may name experts"));
+  if (!t.has_dim(count.experts) || is_shared(t.name)) {
+    if (is_named_row && !is_shared(t.name)) {
+      refuse(Rule::kExplained,
+             cat(t.text(), ": by its name a value for each expert, by its shape not for ", count.experts));
+    }
+    return;
+  }
+  const bool hints =
+      speaks_of_a_router(rest) || speaks_of_experts(rest) || rest.starts_with("moe") || rest.find(".moe") != rest.npos;
+  if (elements(t) != count.experts) {
+    if (hints || is_near || elsewhere_.empty())
+      refuse(Rule::kExplained, cat(t.text(), ": a dimension of ", count.experts, " that is not explained"));
+    return;
+  }
+  const bool is_bias_of_router = (t.name.ends_with(".bias") && router_modules.contains(std::string(stem_of(t.name)))) ||
+                                 (t.name.ends_with("_bias") && routers.contains(t.name.substr(0, t.name.rfind('_'))));
+  if (speaks_of_a_row(telling_word(t.name)) || is_bias_of_router) {
+    t.kind = Kind::kRow;
+  } else if (hints || is_near) {
+    if (!elsewhere_.empty()) {
+      refuse(Rule::kExplained, cat(t.text(), ": ", count.experts, " values, and ", count.experts,
+                                   " is a size of other things too (", elsewhere_, ")"));
+    }
+    t.kind = Kind::kRow;
+    notes.push_back(cat(t.text(), ": taken for a value of each expert by its length alone"));
+  }
+}
+
+void Inference::explain_rest() {
+  for (Layer& layer : layers) {
+    std::set<std::string, std::less<>> modules;
+    std::set<std::string_view> routers;
+    for (const auto& [module, unit] : layer.units) {
+      routers.insert(tensors[unit.router].name);
+      modules.emplace(stem_of(tensors[unit.router].name));
+    }
+    for (const size_t i : layer.members) {
+      if (tensors[i].kind == Kind::kOther && !is_left_alone(tensors[i].name)) explain(layer, i, modules, routers);
+    }
+  }
+  for (const size_t i : vectors_) {
+    const Tensor& t = tensors[i];
+    if (t.layer >= 0 && t.kind == Kind::kOther && t.has_dim(count.experts) && !is_shared(t.name))
+      refuse(Rule::kExplained, cat(t.text(), ": among the experts, ", count.experts, " values"));
+  }
+  for (const Tensor& t : tensors) {
+    if (t.kind != Kind::kOther || is_left_alone(t.name) || is_shared(t.name)) continue;
+    if (elsewhere_.empty() && t.has_dim(count.experts))
+      refuse(Rule::kExplained, cat(t.text(), ": a dimension of ", count.experts, " that is not explained"));
+    if (t.layer < 0 && speaks_of_a_row(t.name))
+      refuse(Rule::kExplained, cat(t.text(), ": by its name it belongs to experts, and its layer has none"));
+  }
+}
+
+void Inference::compare_layers() {
+  using Part = std::tuple<std::string, Kind>;
+  std::map<std::string, std::pair<std::set<Part>, const Layer*>> first;  // by tower
+  std::map<std::string, size_t> sizes;
+  for (const Layer& layer : layers) {
+    std::set<Part> parts;
+    for (const size_t i : layer.members) {
+      if (tensors[i].kind != Kind::kOther)
+        parts.emplace(without_numbers(tensors[i].name.substr(layer.prefix.size())), tensors[i].kind);
+    }
+    ++sizes[layer.tower];
+    const auto [at, is_new] = first.try_emplace(layer.tower, parts, &layer);
+    if (!is_new && at->second.first != parts) {
+      refuse(Rule::kRouter, cat("'", layer.prefix, "' and '", at->second.second->prefix,
+                                "' differ in the tensors that belong to experts"));
+    }
+  }
+  for (const auto& [tower, size] : sizes) towers.push_back(tower);
+  std::ranges::stable_sort(towers, [&](const auto& a, const auto& b) { return sizes[a] > sizes[b]; });
+  constexpr std::string_view kOther[] = {"vis",   "vit",    "image", "audio",  "speech",
+                                         "video", "talker", "code2", "whisper"};
+  for (const std::string& tower : towers) {
+    const bool is_other = std::ranges::any_of(kOther, [&](auto word) { return tower.find(word) != std::string::npos; });
+    if (is_other && towers.size() > 1)
+      refuse(Rule::kCount, cat("experts in '", tower, "' and elsewhere, and one key counts ", count.experts));
+  }
+  if (towers.size() > 2) refuse(Rule::kExperts, cat("experts in more than two lists of layers: ", join(towers)));
+}
+
+}  // namespace coppice::infer::detail

@@ -1,0 +1,131 @@
+#include "coppice/infer/tensor_names.h"
+
+#include <algorithm>
+#include <cctype>
+
+namespace coppice::infer {
+namespace {
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  std::ranges::transform(out, out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return out;
+}
+
+bool contains(std::string_view text, std::string_view word) { return text.find(word) != text.npos; }
+
+std::vector<std::string_view> words_of(std::string_view name) {
+  std::vector<std::string_view> words;
+  for (size_t begin = 0;;) {
+    const size_t end = std::min(name.find('.', begin), name.size());
+    words.push_back(name.substr(begin, end - begin));
+    if (end == name.size()) return words;
+    begin = end + 1;
+  }
+}
+
+/// "expert_3" and "experts_3".
+std::string_view number_of(std::string_view word) {
+  for (const std::string_view prefix : {"expert_", "experts_"}) {
+    if (word.starts_with(prefix) && is_digits(word.substr(prefix.size()))) return word.substr(prefix.size());
+  }
+  return {};
+}
+
+}  // namespace
+
+bool is_digits(std::string_view word) {
+  constexpr size_t kMost = 9;
+  return !word.empty() && word.size() <= kMost && word.find_first_not_of("0123456789") == word.npos;
+}
+
+int64_t SplitName::expert() const {
+  const std::string_view word = words.at(*number_at);
+  return std::stoll(std::string(is_digits(word) ? word : number_of(word)));
+}
+
+std::string SplitName::joined(size_t begin, size_t end) const {
+  std::string out;
+  for (size_t i = begin; i < end; ++i) {
+    if (i > begin) out += '.';
+    out += words[i];
+  }
+  return out;
+}
+
+SplitName split_name(std::string_view name) {
+  SplitName out{words_of(name), {}, {}};
+  for (size_t i = 0; i < out.words.size(); ++i) {
+    const std::string word = lower(out.words[i]);
+    if (!contains(word, "expert") || contains(word, "share")) continue;
+    if (!number_of(out.words[i]).empty()) {
+      out.number_at = out.container_at = i;
+      break;
+    }
+    if (i + 1 < out.words.size() && is_digits(out.words[i + 1])) {
+      out.number_at = i + 1;
+      out.container_at = i;
+      break;
+    }
+  }
+  return out;
+}
+
+std::string layer_prefix(const SplitName& name, size_t end, size_t& at) {
+  for (size_t i = std::min(end, name.words.size()); i-- > 0;) {
+    if (!is_digits(name.words[i])) continue;
+    at = i;
+    return name.joined(0, i + 1);
+  }
+  return {};
+}
+
+std::optional<size_t> stack_container(const SplitName& name) {
+  for (size_t i = 0; i + 1 < name.words.size(); ++i) {
+    const std::string_view word = name.words[i];
+    const size_t found = word.find("expert");
+    if (found == word.npos || (found > 0 && word[found - 1] != '_')) continue;
+    std::string_view rest = word.substr(found + std::string_view("expert").size());
+    if (rest.starts_with('s')) rest.remove_prefix(1);
+    if (!rest.empty() && (rest.front() != '_' || rest.size() == 1)) continue;
+    const bool is_beside = contains(word, "pre_expert") || contains(word, "post_expert") ||
+                           contains(word, "expert_proj") || contains(word, "expert_norm") ||
+                           contains(word, "expert_gate") || contains(word, "expert_bias");
+    if (!is_beside) return i;
+  }
+  return std::nullopt;
+}
+
+bool is_shared(std::string_view name) { return contains(lower(name), "share"); }
+
+bool speaks_of_a_router(std::string_view rest) {
+  constexpr std::string_view kNames[] = {"gate",       "gates",       "gating",        "wg",
+                                         "classifier", "gate_weight", "gating_network"};
+  return std::ranges::any_of(words_of(rest), [&](std::string_view word) {
+    return word.starts_with("router") || std::ranges::find(kNames, word) != std::end(kNames);
+  });
+}
+
+bool speaks_of_a_row(std::string_view name) {
+  constexpr std::string_view kNames[] = {"correction_bias", "expert_bias", "experts_bias",
+                                         "router_bias",     "per_expert",  "expert_scale"};
+  if (std::ranges::any_of(kNames, [name](std::string_view word) { return contains(name, word); })) return true;
+  return std::ranges::any_of(words_of(name), [](std::string_view word) {
+    const size_t at = word.find("balanc");
+    return at != word.npos && word.find("_bias", at) != word.npos;
+  });
+}
+
+bool speaks_of_experts(std::string_view rest) { return contains(lower(rest), "expert"); }
+
+std::string without_numbers(std::string_view name) {
+  std::string out;
+  for (const std::string_view word : words_of(name)) {
+    const bool is_first = out.empty();
+    if (!is_first) out += '.';
+    out += !is_first && is_digits(word) ? std::string_view("#") : word;
+  }
+  return out;
+}
+
+}  // namespace coppice::infer

@@ -1,0 +1,240 @@
+#include "coppice/infer/infer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "coppice/base/toml.h"
+#include "coppice/grow/expand.h"
+#include "coppice/models/expert_tensors.h"
+#include "tests/testing/any_family.h"
+#include "tests/testing/checkpoints.h"
+#include "tests/testing/errors.h"
+#include "tests/testing/temp_dir.h"
+
+namespace coppice::infer {
+namespace {
+
+using testing::expect_error;
+using testing::f32_tensor;
+using testing::HandMadeTensor;
+using testing::TempDir;
+using testing::tensors_of;
+
+Inferred infer_from(const std::filesystem::path& model) { return infer(io::Checkpoint::open(model)); }
+
+/// Two layers of three experts of 4 x 6 with a router, a dense layer and a shared expert beside; tests change it.
+struct Toy {
+  Json config = Json::object({{"model_type", "toy"},
+                              {"num_hidden_layers", 2},
+                              {"hidden_size", 6},
+                              {"num_experts", 3},
+                              {"num_experts_per_tok", 2},
+                              {"moe_intermediate_size", 4}});
+  std::vector<HandMadeTensor> tensors;
+
+  explicit Toy(int64_t experts = 3) {
+    config["num_experts"] = experts;
+    for (int64_t layer = 0; layer < 2; ++layer) {
+      const std::string at = cat("model.layers.", layer, ".");
+      add(at + "self_attn.q_proj.weight", {6, 6});
+      add(at + "mlp.gate.weight", {experts, 6});
+      add(at + "mlp.shared_experts.up.weight", {4, 6});
+      for (int64_t expert = 0; expert < experts; ++expert) {
+        add(cat(at, "mlp.experts.", expert, ".up.weight"), {4, 6});
+        add(cat(at, "mlp.experts.", expert, ".down.weight"), {6, 4});
+      }
+    }
+    add("model.embed_tokens.weight", {10, 6});
+  }
+  void add(const std::string& name, const std::vector<int64_t>& shape) {
+    tensors.push_back(f32_tensor(name, shape, tensors.size() + 1));
+  }
+  void remove(std::string_view name) {
+    std::erase_if(tensors, [name](const HandMadeTensor& t) { return t.info.name == name; });
+  }
+  void replace(const std::string& name, const std::vector<int64_t>& shape) {
+    remove(name);
+    add(name, shape);
+  }
+};
+
+class Infer : public ::testing::Test {
+ protected:
+  std::filesystem::path write(const Toy& toy) {
+    return testing::write_model(dir_ / cat("m", ++count_), toy.config, toy.tensors);
+  }
+  Inferred infer_toy(const Toy& toy) { return infer_from(write(toy)); }
+  void refused(const Toy& toy, std::initializer_list<std::string_view> texts) {
+    std::vector<std::string_view> wanted(texts);
+    const auto path = write(toy);
+    try {
+      (void)infer_from(path);
+      ADD_FAILURE() << "inferred, wanted a refusal with " << *texts.begin();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code, ErrorCode::kUnsupported);
+      for (const std::string_view text : texts) EXPECT_THAT(error.what(), ::testing::HasSubstr(std::string(text)));
+    }
+  }
+  TempDir dir_;
+  int count_ = 0;
+};
+
+TEST_F(Infer, FindsNumberedExpertsAndTheirRouter) {
+  const Inferred found = infer_toy(Toy());
+  EXPECT_EQ(found.count.experts, 3);
+  EXPECT_EQ(found.carried, 5u);
+  const Json family = found.to_json();
+  EXPECT_EQ(family.at("model_type").as_string(), "toy");
+  EXPECT_EQ(family.at("top_k_key").as_string(), "num_experts_per_tok");
+  std::vector<std::string> names;
+  for (const InferredTensor& t : found.tensors) names.push_back(cat(t.name, " ", t.role));
+  EXPECT_THAT(names, ::testing::ElementsAre("model.layers.{L}.mlp.gate.weight router",
+                                            "model.layers.{L}.mlp.experts.{X}.down.weight expert_other",
+                                            "model.layers.{L}.mlp.experts.{X}.up.weight expert_other"));
+}
+
+TEST_F(Infer, WritesAFamilyFileThatSaysTheSame) {
+  Toy toy;
+  toy.config["n_group"] = 3;
+  toy.config["topk_group"] = 1;
+  toy.add("model.layers.0.mlp.gate.e_score_correction_bias", {3});
+  toy.add("model.layers.1.mlp.gate.e_score_correction_bias", {3});
+  const Inferred found = infer_toy(toy);
+  const Json written = parse_toml(found.to_toml(), "inferred"), family = found.to_json();
+  EXPECT_EQ(written.members().size(), family.members().size());
+  for (const auto& [key, value] : family.members()) EXPECT_EQ(written.at(key), value) << key;
+  EXPECT_EQ(found.to_json().at("num_groups_key").as_string(), "n_group");
+  EXPECT_THAT(found.to_text(), ::testing::HasSubstr("rule 4: model.layers.{L}.mlp.gate.e_score_correction_bias [3]"));
+}
+
+TEST_F(Infer, RuleOneWantsOneNumberOfExperts) {
+  Toy toy;
+  toy.config["num_local_experts"] = 4;
+  refused(toy, {"disagree", "'num_experts' is 3", "'num_local_experts' is 4", "rule 1"});
+  toy = Toy();
+  toy.config["num_experts"] = Json::array({Json(3), Json(3)});
+  refused(toy, {"'num_experts' is [3, 3]", "rule 1"});
+  toy = Toy();
+  toy.config["layer_configs"] = Json::object({{"0", Json::object({{"num_experts", 3}})}});
+  refused(toy, {"by layer", "rule 1"});
+  toy = Toy();
+  toy.config["moe_slots"] = 3;
+  refused(toy, {"'moe_slots' is 3 too", "rule 1"});
+  toy = Toy();
+  toy.config["zero_expert_num"] = 2;
+  refused(toy, {"'zero_expert_num' is 2", "no experts", "rule 1"});
+  toy = Toy();
+  toy.config["expert_ids"] = Json::array({Json(0), Json(1), Json(2)});
+  refused(toy, {"'expert_ids' has 3 entries", "rule 1"});
+  toy = Toy();
+  toy.config["vision_config"] = Json::object({{"model_type", "eye"}, {"hidden_size", 8}, {"num_experts", 3}});
+  refused(toy, {"two parts of config.json count 3", "rule 1"});
+  toy = Toy();
+  toy.config["num_experts"] = Json();
+  refused(toy, {"no key of config.json counts", "rule 1"});
+  toy = Toy();
+  toy.config["num_experts_per_tok"] = Json();
+  EXPECT_THROW((void)infer_toy(toy).to_json(), Error) << "top-K cannot be read";
+}
+
+TEST_F(Infer, RuleTwoWantsAllExpertsAlike) {
+  Toy toy;
+  toy.remove("model.layers.1.mlp.experts.1.up.weight");
+  refused(toy, {"model.layers.1.mlp.experts", "expert 1 has no 'up.weight'", "rule 2"});
+  toy = Toy();
+  toy.replace("model.layers.1.mlp.experts.2.up.weight", {5, 6});
+  refused(toy, {"experts.2.up.weight", "[5, 6]", "differs", "rule 2"});
+  toy = Toy(4);
+  toy.config["num_experts"] = 3;
+  refused(toy, {"has 4 experts", "'num_experts' is 3", "rule 2"});
+  toy = Toy();
+  std::erase_if(toy.tensors, [](const HandMadeTensor& t) { return t.info.name.find("experts.") != std::string::npos; });
+  refused(toy, {"no tensors look like 3 experts", "rule 2"});
+  toy.add("model.layers.0.mlp.experts.w_in", {3, 3, 6});
+  toy.add("model.layers.0.mlp.experts.w_out", {3, 3, 7});
+  refused(toy, {"dimension 0 and in dimension 1", "rule 2"});
+}
+
+TEST_F(Infer, RuleThreeWantsOneRouter) {
+  Toy toy;
+  toy.replace("model.layers.0.mlp.gate.weight", {6, 3});
+  refused(toy, {"a column for each expert", "model.layers.0.mlp.gate.weight", "[6, 3]", "rule 3"});
+  toy = Toy();
+  toy.replace("model.layers.0.mlp.gate.weight", {4, 6});
+  refused(toy, {"no router with 3 rows", "[4, 6]", "rule 3"});
+  toy = Toy();
+  toy.add("model.layers.0.mlp.router.weight", {3, 6});
+  refused(toy, {"either could be the router", "rule 3"});
+  toy = Toy();
+  toy.add("model.layers.0.mlp.router.weight", {5, 6});
+  refused(toy, {"more rows than experts", "rule 3"});
+  toy = Toy(6);
+  refused(toy, {"which side counts the experts", "rule 3"});
+  toy = Toy();
+  toy.tensors.push_back(testing::raw_tensor("model.layers.0.mlp.gate.table", io::Dtype::kI64, {10, 2}, 5));
+  refused(toy, {"whole numbers beside a router", "I64", "rule 3"});
+  toy = Toy();
+  toy.add("model.layers.1.mlp.gate.e_score_correction_bias", {3});
+  refused(toy, {"differ in the tensors", "rule 3"});
+}
+
+TEST_F(Infer, RuleFourWantsEveryOtherSizeExplained) {
+  Toy toy;
+  toy.add("model.layers.0.other.weight", {3, 5});
+  refused(toy, {"model.layers.0.other.weight", "[3, 5]", "no size in config.json is 3", "rule 4"});
+  toy.config["num_towers"] = 3;  // now 3 is the size of something
+  EXPECT_EQ(infer_toy(toy).carried, 6u);
+  toy.add("model.layers.0.mlp.gate.strange", {3});
+  toy.add("model.layers.1.mlp.gate.strange", {3});
+  refused(toy, {"3 values, and 3 is a size of other things too", "rule 4"});
+  toy = Toy();
+  toy.add("model.layers.0.mlp.gate.e_score_correction_bias", {4});
+  refused(toy, {"by its name a value for each expert", "rule 4"});
+  toy = Toy();
+  toy.add("model.layers.0.mlp.gate.pairs", {3, 3});
+  refused(toy, {"rule"});
+}
+
+TEST_F(Infer, LeavesSharedExpertsAlone) {
+  Toy toy;
+  for (const char* layer : {"0", "1"})
+    toy.add(cat("model.layers.", layer, ".mlp.shared_experts.0.gate.weight"), {3, 6});
+  const Inferred found = infer_toy(toy);
+  EXPECT_EQ(found.tensors.size(), 3u);
+}
+
+// Right or refused, never wrong: what is inferred gives the same model as the family's own table.
+TEST(InferredFamilies, ExpandAsTheTablesDo) {
+  int inferred = 0;
+  std::vector<std::string> refusals;
+  for (const std::string& name : testing::moe_families()) {
+    SCOPED_TRACE(name);
+    const TempDir dir;
+    (void)testing::any_model(dir / "m", name);
+    std::optional<families::FamilyFile> file;
+    try {
+      file = families::FamilyFile::from_json(infer_from(dir / "m").to_json(), "inferred");
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code, ErrorCode::kUnsupported) << error.what();
+      refusals.push_back(name);
+      continue;
+    }
+    ++inferred;
+    const plan::GrowthOptions growth{.router_init = methods::MethodChoice{"copy", {}}};
+    const auto by_table = families::open_model(dir / "m");
+    plan::GrowthOptions same = growth;
+    const plan::GrowthPlan plan = plan::make_plan(by_table.config, same, nullptr);
+    (void)grow::expand(by_table, plan, {.out = dir / "by-table"});
+    const auto by_rules = families::open_model(dir / "m", &file->family());
+    same.order = plan.order == plan::Order::kSiblings ? "siblings" : "append";
+    (void)grow::expand(by_rules, plan::make_plan(by_rules.config, same, nullptr), {.out = dir / "by-rules"});
+    EXPECT_EQ(tensors_of(dir / "by-rules"), tensors_of(dir / "by-table"));
+    EXPECT_EQ(Json::read(dir / "by-rules" / "config.json"), Json::read(dir / "by-table" / "config.json"));
+  }
+  EXPECT_GE(inferred, 40) << ::testing::PrintToString(refusals);
+}
+
+}  // namespace
+}  // namespace coppice::infer
