@@ -96,8 +96,7 @@ bool shape_fits(const ModelConfig& config, const TensorSlot& slot) {
   }
   if (!slot.rule->layout.stacked) return true;
   if (shape.empty()) return false;
-  const bool flat = shape.size() == 2 && !is_bias(slot.role()) && slot.role() != Role::kExpertCompanion &&
-                    slot.role() != Role::kExpertOther;
+  const bool flat = shape.size() == 2 && !is_bias(slot.role()) && slot.role() != Role::kExpertCompanion;
   return flat ? shape[0] % config.num_experts == 0 : shape[0] == config.num_experts;
 }
 
