@@ -8,6 +8,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
+#include "coppice/families/match.h"
 #include "coppice/train/run.h"
 
 namespace coppice::train {
