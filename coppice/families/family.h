@@ -325,6 +325,7 @@ struct Family {
   double renormalise_epsilon = 0;        ///< added to the sum (glm4_moe: 1e-20)
   std::string_view aux_loss_key = {};    ///< coefficient of the balancing loss
   double aux_loss_fallback = 0;          ///< the same if absent; 0 if transformers has no balancing loss
+  bool normalises_experts = false;       ///< the output of each expert is normalised before its gate (muse_spark)
   bool selection_bias_stays_f32 = true;  ///< if there is one: transformers keeps it in f32 also in a bf16 model
       ///< (_keep_in_fp32_modules_strict); otherwise small updates of it are lost by rounding
 

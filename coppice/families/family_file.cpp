@@ -59,7 +59,9 @@ constexpr KeyOf<std::string_view> kTextKeys[] = {
     {"groups_on_value", &Family::groups_on_value},
     {"routed_scaling_key", &Family::routed_scaling_key},
 };
-constexpr KeyOf<bool> kFlagKeys[] = {{"mtp", &Family::has_mtp}, {"counts_by_layer", &Family::counts_by_layer}};
+constexpr KeyOf<bool> kFlagKeys[] = {{"mtp", &Family::has_mtp},
+                                     {"counts_by_layer", &Family::counts_by_layer},
+                                     {"normalises_experts", &Family::normalises_experts}};
 constexpr KeyOf<int64_t> kNumberKeys[] = {{"fixed_top_k", &Family::fixed_top_k},
                                           {"trailing_choices", &Family::trailing_choices},
                                           {"num_groups", &Family::num_groups_fallback},

@@ -53,8 +53,10 @@ struct Prefix {
   std::string_view found, canonical;
 };
 // How multimodal models name their language model's tensors.
-constexpr Prefix kTextPrefixes[] = {
-    {"model.language_model.", "model."}, {"language_model.model.", "model."}, {"language_model.lm_head.", "lm_head."}};
+constexpr Prefix kTextPrefixes[] = {{"model.language_model.", "model."},
+                                    {"language_model.model.blocks.", "model.layers."},  // kimi_k25 in transformers
+                                    {"language_model.model.", "model."},
+                                    {"language_model.lm_head.", "lm_head."}};
 
 bool is_row(const TensorSlot& slot) { return has_rows(slot.role()); }
 bool is_required(const TensorRule& rule) {

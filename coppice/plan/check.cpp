@@ -124,6 +124,11 @@ void check_groups(const ModelConfig& config, const GrowthPlan& plan) {
 
 void check_can_scale(const ModelConfig& config, std::string_view setting) {
   const families::Routing& routing = config.routing;
+  if (setting == "split" && config.family->normalises_experts) {
+    throw Error(ErrorCode::kUsage, cat(setting, ": ", config.family->model_type,
+                                       " normalises the output of each expert, and parts would be normalised one by "
+                                       "one (leave it out)"));
+  }
   const bool knows_gates = routing.renormalise_known || routing.gate != families::GateFunction::kSigmoidTopK;
   if (routing.gate == families::GateFunction::kUnknown || !knows_gates) {
     throw Error(ErrorCode::kUsage,
