@@ -101,7 +101,9 @@ Routing default_routing(const Family& family) {
   r.gate = family.gate;
   r.kind = family.router;
   r.renormalise = family.renormalise.fallback;
-  r.has_selection_bias = family.has_role(Role::kSelectionBias);
+  r.has_selection_bias = std::ranges::any_of(family.tensors, [](const TensorRule& rule) {
+    return rule.role == Role::kSelectionBias && rule.when != When::kOptional;
+  });
   r.has_router_bias = family.has_role(Role::kRouterBias);
   r.bias_on_logits = family.bias_on_logits;
   r.group_score = family.group_score;
