@@ -81,8 +81,11 @@ constexpr Refused kRefused[] = {
     {"doge",
      "product-key experts are pairs of keys from two lists, so their number is a square, and a copy of one key copies "
      "a whole row or column of experts"},
+    {"qwen3_omni_moe",
+     "its thinker and its talker have experts, and their configurations lie two levels deep; the thinker saved alone "
+     "(qwen3_omni_moe_thinker) can be expanded"},
     {"skywork",
-     "its routers have a hidden layer of 8 units for each expert, so more experts need another layer, not only more rows"},
+     "its routers have a hidden layer of 8 units for each expert, which would have to grow with the number of experts"},
     {"ernie4_5_vl_moe", kTwoSets},
     {"ernie4_5_vl_moe_text", kTwoSets},
 };

@@ -299,7 +299,7 @@ FAMILIES = [
             dict(VISION, model_type="inkling2_vision", **INKLING2_VISION), dict(image_token_id=60), experts="n_routed_experts"),
     wrapper("qwen4_exp", "qwen4_exp_text", QWEN4, GATE, QWEN_VISION,
             dict(image_token_id=60, video_token_id=61, vision_start_token_id=62, vision_end_token_id=63)),
-    wrapper("step3p7", "step3p5", dict(n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, share_expert_dim=40, pad_token_id=0,
+    wrapper("step3p7", "step3p5", dict(n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, share_expert_dim=40, pad_token_id=0, sliding_window=16,
                                        moe_router_scaling_factor=1.5, **SPARSE),
             (r"moe\.gate\.weight", r"moe\.router_bias", r"moe\.(gate|up|down)_proj\.weight"),
             dict(VISION, image_size=16, patch_size=4, max_position_embeddings=16), dict(image_token_id=60), experts="n_routed_experts"),

@@ -199,7 +199,7 @@ def test_the_layout_of_memory_grows_to_the_same_model(models, tmp_path, family):
     assert done.returncode == 0, done.stderr
     done = coppice("verify", tmp_path / "memory", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert torch.equal(logits(family, model.load(tmp_path / "out")), logits(family, model.load(out)))
+    assert distance(logits(family, model.load(tmp_path / "out")), logits(family, model.load(out))) < TOLERANCE
 
 
 def expert_outputs(model):
