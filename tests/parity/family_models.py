@@ -4,6 +4,7 @@ A family is one row: its configuration, which tensors hold one slice per expert,
 the expanded model's configuration gives the function of the source back.
 """
 
+import copy
 import dataclasses
 import json
 import re
@@ -334,7 +335,7 @@ FAMILIES = [
 
 def configuration(family):
     settings = {**COMMON, **family.settings} if family.common else {"bos_token_id": None, "eos_token_id": None, **family.settings}
-    return AutoConfig.for_model(family.type, **settings)
+    return AutoConfig.for_model(family.type, **copy.deepcopy(settings))  # some change what they are given
 
 
 def randomise(model):
