@@ -65,11 +65,15 @@ std::string routing_text(const families::ModelConfig& config) {
       text = cat("the top ", config.top_k_text(), " logits, then softmax over them");
       break;
     case families::GateFunction::kSigmoidTopK: text = cat("sigmoid, then the top ", config.top_k_text()); break;
+    case families::GateFunction::kSqrtSoftplusTopK:
+      text = cat("square root of softplus, then the top ", config.top_k_text());
+      break;
     case families::GateFunction::kUnknown:
       return cat("the top ", config.top_k_text(), "; the family file does not say by which gates (`",
                  families::missing_routing_keys(r), "`)");
   }
-  if (r.has_selection_bias) text += " by gate plus selection bias";
+  if (r.has_selection_bias) text += r.bias_on_logits ? " by logit plus selection bias" : " by gate plus selection bias";
+  if (r.has_expert_table) text += " (in some layers by a table of tokens)";
   if (r.num_groups > 1) text += cat(", of the best ", r.top_groups, " of ", r.num_groups, " groups");
   if (!r.renormalise_known) {
     text += "; the family file does not say whether gates are renormalised (`renormalise`)";

@@ -42,11 +42,12 @@ struct Entry {
 
 /// Which expansions are exact for a family, by its routing with the switches at their defaults.
 Json routing_json(const families::Family& family) {
-  const auto& info = families::routing_class_info(families::routing_class(families::default_routing(family)));
+  const families::Routing routing = families::default_routing(family);
+  const auto& info = families::routing_class_info(families::routing_class(routing));
   Json exact = Json::object({{"plain_top_1", info.exact_top_1}, {"scaled_top_k", info.can_scale}});
   if (!info.scaled.empty()) exact["scaled_top_k_with"] = info.scaled;
-  const bool has_bias = family.has_role(families::Role::kRouterBias) || family.has_role(families::Role::kSelectionBias);
-  if (has_bias && !info.dormant.empty()) exact["dormant_copies"] = info.dormant;
+  if ((routing.has_router_bias || routing.has_selection_bias) && !info.dormant.empty())
+    exact["dormant_copies"] = info.dormant;
   Json json = Json::object({{"class", info.name}, {"routing", info.routing}});
   if (family.renormalise.kind == families::Switch::Kind::kKey) json["class_depends_on"] = family.renormalise.key;
   json["groups"] = family.has_groups;

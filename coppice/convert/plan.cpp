@@ -75,6 +75,7 @@ void choose_routing(const Family& family, const std::optional<std::string>& want
       if (wanted && renormalise.kind == Switch::Kind::kKey) plan.renormalise = *wanted == "topk_softmax";
       plan.routing = plan.renormalise ? "topk_softmax" : "softmax_topk";
       break;
+    case GateFunction::kSqrtSoftplusTopK:
     case GateFunction::kUnknown:
       throw Error(ErrorCode::kUnsupported, cat("how the routers of ", family.model_type, " work is not known"));
   }

@@ -73,10 +73,21 @@ const Families& families() {
 struct Refused {
   std::string_view model_type, reason;
 };
+constexpr std::string_view kTwoSets =
+    "each layer has two sets of experts under one count, those for text numbered from 0 and those for images after "
+    "them, "
+    "and routers with a column for each expert, which coppice does not copy yet";
 constexpr Refused kRefused[] = {
     {"doge",
      "product-key experts are pairs of keys from two lists, so their number is a square, and a copy of one key copies "
      "a whole row or column of experts"},
+    {"qwen3_omni_moe",
+     "its thinker and its talker have experts, and their configurations lie two levels deep; the thinker saved alone "
+     "(qwen3_omni_moe_thinker) can be expanded"},
+    {"skywork",
+     "its routers have a hidden layer of 8 units for each expert, which would have to grow with the number of experts"},
+    {"ernie4_5_vl_moe", kTwoSets},
+    {"ernie4_5_vl_moe_text", kTwoSets},
 };
 
 }  // namespace

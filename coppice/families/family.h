@@ -76,8 +76,9 @@ enum class Role : uint8_t {
   kDenseGateUp = 59,
   kTiedCopy = 60,     ///< a stored repetition of a tensor that the configuration ties to it: copied, never read
   kExpertOther = 61,  ///< a tensor of an expert whose purpose is not known: copied, and never changed
+  kExpertTable = 62,  ///< numbers of experts by token (deepseek_v4): copied, so the original experts keep their numbers
 };
-inline constexpr size_t kNumRoles = 62;
+inline constexpr size_t kNumRoles = 63;
 std::string_view role_name(Role role);
 bool is_expert(Role role);        ///< tensors of single experts: matrices, their biases and companions
 bool is_copied_whole(Role role);  ///< tensors of experts that no method changes: kExpertOther, companions, attention
@@ -188,10 +189,11 @@ struct Rename {
 
 /// How a router turns logits z into K choices and gates.
 enum class GateFunction : uint8_t {
-  kSoftmaxTopK,  ///< softmax over all experts, then top-K
-  kTopKSoftmax,  ///< top-K of z, then softmax over the K
-  kSigmoidTopK,  ///< sigmoid(z) + selection bias for the choice, sigmoid(z) for the gate
-  kUnknown,      ///< a family file that does not define it
+  kSoftmaxTopK,       ///< softmax over all experts, then top-K
+  kTopKSoftmax,       ///< top-K of z, then softmax over the K
+  kSigmoidTopK,       ///< sigmoid(z) + selection bias for the choice, sigmoid(z) for the gate
+  kSqrtSoftplusTopK,  ///< as kSigmoidTopK, with the square root of softplus(z), which has no upper bound (deepseek_v4)
+  kUnknown,           ///< a family file that does not define it
 };
 
 /// A yes or no that a family fixes or reads from its configuration.
@@ -252,10 +254,11 @@ struct Multipliers {
 /// Special kinds of routers besides the gate function.
 enum class RouterKind : uint8_t {
   kPlain,
-  kScalesInput,     ///< the gate multiplies the expert's input (llama4)
-  kSparseMixer,     ///< the second expert is chosen among the rest (phimoe)
-  kCapacity,        ///< each expert takes a limited number of tokens (switch, nllb)
-  kTrailingChoices  ///< zero/skip choices follow the experts (zaya, longcat)
+  kScalesInput,      ///< the gate multiplies the expert's input (llama4)
+  kSparseMixer,      ///< the second expert is chosen among the rest (phimoe)
+  kCapacity,         ///< each expert takes a limited number of tokens (switch, nllb)
+  kTrailingChoices,  ///< zero/skip choices follow the experts (zaya, longcat)
+  kSharedChoices  ///< shared experts have rows after the experts', and gates that add up to 1 with those chosen (inkling)
 };
 
 /// How a router group is scored.
@@ -305,9 +308,11 @@ struct Family {
   // Routing.
   GateFunction gate = GateFunction::kSoftmaxTopK;
   Switch renormalise = {};              ///< the K gates are divided by their sum, or ...
+  bool renormalises_top_1 = true;       ///< false: a single chosen expert keeps its gate (bailing_moe)
   std::string_view gate_norm_key = {};  ///< ... by their p-norm if this is a number p, by nothing if it is null (dbrx)
   RouterKind router = RouterKind::kPlain;
   Switch selection_bias_on = Switch::yes();  ///< lfm2_moe: use_expert_bias; without it a stored bias is not added
+  bool bias_on_logits = false;               ///< the selection bias is added to z, not to its sigmoid (kolibri1)
   bool has_groups = false;                   ///< n_group, topk_group
   bool from_file = false;                    ///< defined by a family file: keys that it does not name are unknown
   std::span<const std::string_view> named_keys = {};  ///< the keys of config.json that this file names
@@ -325,6 +330,7 @@ struct Family {
   double renormalise_epsilon = 0;        ///< added to the sum (glm4_moe: 1e-20)
   std::string_view aux_loss_key = {};    ///< coefficient of the balancing loss
   double aux_loss_fallback = 0;          ///< the same if absent; 0 if transformers has no balancing loss
+  bool normalises_experts = false;       ///< the output of each expert is normalised before its gate (muse_spark)
   bool selection_bias_stays_f32 = true;  ///< if there is one: transformers keeps it in f32 also in a bf16 model
       ///< (_keep_in_fp32_modules_strict); otherwise small updates of it are lost by rounding
 

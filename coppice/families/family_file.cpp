@@ -59,7 +59,11 @@ constexpr KeyOf<std::string_view> kTextKeys[] = {
     {"groups_on_value", &Family::groups_on_value},
     {"routed_scaling_key", &Family::routed_scaling_key},
 };
-constexpr KeyOf<bool> kFlagKeys[] = {{"mtp", &Family::has_mtp}, {"counts_by_layer", &Family::counts_by_layer}};
+constexpr KeyOf<bool> kFlagKeys[] = {{"mtp", &Family::has_mtp},
+                                     {"counts_by_layer", &Family::counts_by_layer},
+                                     {"renormalises_top_1", &Family::renormalises_top_1},
+                                     {"bias_on_logits", &Family::bias_on_logits},
+                                     {"normalises_experts", &Family::normalises_experts}};
 constexpr KeyOf<int64_t> kNumberKeys[] = {{"fixed_top_k", &Family::fixed_top_k},
                                           {"trailing_choices", &Family::trailing_choices},
                                           {"num_groups", &Family::num_groups_fallback},
@@ -75,12 +79,14 @@ constexpr std::array<std::string_view, 6> kTensorKeys = {"name",       "role",  
 constexpr ValueName<GateFunction> kGates[] = {{"softmax_topk", GateFunction::kSoftmaxTopK},
                                               {"topk_softmax", GateFunction::kTopKSoftmax},
                                               {"sigmoid_topk", GateFunction::kSigmoidTopK},
+                                              {"sqrtsoftplus_topk", GateFunction::kSqrtSoftplusTopK},
                                               {"unknown", GateFunction::kUnknown}};
 constexpr ValueName<RouterKind> kRouters[] = {{"plain", RouterKind::kPlain},
                                               {"scales_input", RouterKind::kScalesInput},
                                               {"sparse_mixer", RouterKind::kSparseMixer},
                                               {"capacity", RouterKind::kCapacity},
-                                              {"trailing_choices", RouterKind::kTrailingChoices}};
+                                              {"trailing_choices", RouterKind::kTrailingChoices},
+                                              {"shared_choices", RouterKind::kSharedChoices}};
 constexpr ValueName<GroupScore> kGroupScores[] = {{"best_two", GroupScore::kBestTwo}, {"best", GroupScore::kBest}};
 
 /// One table of the file; every error names the file and the place in it.

@@ -181,13 +181,14 @@ void read_routing(const ConfigReader& in, ModelConfig& c) {
   renormalise.key = detail::alias_present(in, renormalise.key);
   r.renormalise = read_switch(in, renormalise);
   if (!family.gate_norm_key.empty()) r.gate_norm = detail::read_gate_norm(in, family.gate_norm_key);
-  if (r.gate_norm == 0) r.renormalise = false;
+  if (r.gate_norm == 0 || (c.top_k == 1 && !family.renormalises_top_1)) r.renormalise = false;
   const bool is_stated = family.renormalise.kind != Switch::Kind::kUnknown &&
                          (renormalise.fallback_known || in.find(renormalise.key) != nullptr);
   r.renormalise_known = is_stated || r.gate == GateFunction::kTopKSoftmax;
   r.renormalise_epsilon = family.renormalise_epsilon;
   r.adds_selection_bias = read_switch(in, family.selection_bias_on);
   r.has_selection_bias = r.adds_selection_bias && family.has_role(Role::kSelectionBias);
+  r.bias_on_logits = family.bias_on_logits;
   r.has_router_bias = family.has_role(Role::kRouterBias);
   if (family.has_routed_scaling)
     r.routed_scaling =

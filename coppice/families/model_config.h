@@ -21,7 +21,9 @@ struct Routing {
   double routed_scaling = 1.0;
   bool has_selection_bias = false;
   bool adds_selection_bias = true;  ///< false if the configuration turns the stored bias off
+  bool bias_on_logits = false;      ///< the selection bias is added to logits
   bool has_router_bias = false;
+  bool has_expert_table = false;  ///< some layers choose experts by a table of tokens (Role::kExpertTable)
   RouterKind kind = RouterKind::kPlain;
   GroupScore group_score = GroupScore::kBestTwo;
   /// False if a family file does not define it; `renormalise` and `group_score` are then meaningless.
@@ -82,6 +84,11 @@ struct ModelConfig {
   double mean_top_k() const;              ///< mean over the MoE layers
   std::string top_k_text() const;         ///< "2", or "1 to 4" if layers differ
   int64_t router_rows() const { return num_experts + routing.trailing_choices; }
+  /// Rows of a tensor that has one for each expert; selection biases have none for shared experts.
+  int64_t rows_of(Role role) const {
+    const bool only_experts = role == Role::kSelectionBias && routing.kind == RouterKind::kSharedChoices;
+    return only_experts ? num_experts : router_rows();
+  }
   int64_t dim(Dim dim) const;
   std::vector<int64_t> shape(const TensorRule& rule) const;
   bool present(When when,

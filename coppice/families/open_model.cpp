@@ -85,6 +85,7 @@ void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config) {
   }
   config.routing.has_selection_bias = config.routing.adds_selection_bias && roles.contains(Role::kSelectionBias);
   config.routing.has_router_bias = roles.contains(Role::kRouterBias);
+  config.routing.has_expert_table = roles.contains(Role::kExpertTable);
 }
 
 }  // namespace

@@ -142,6 +142,10 @@ std::string name_in_any_layout(const ModelConfig& config, std::string_view name)
   constexpr std::string_view kModel = "model.";
   const detail::CanonicalName canonical = detail::canonical_name(config, name);
   if (canonical.in_text) return renamed(canonical.name, config.family->memory_names);
+  // Models whose text part has no prefix in files.
+  for (const std::string_view part : {"model.layers.", "model.embed_tokens.", "model.norm.", "model.hc_head."}) {
+    if (canonical.name.starts_with(part)) return renamed(canonical.name, config.family->memory_names);
+  }
   return canonical.name.starts_with(kModel) ? canonical.name.substr(kModel.size()) : canonical.name;
 }
 

@@ -81,7 +81,7 @@ ParameterCount count_parameters(const Model& model, int64_t num_experts) {
                        : role == Role::kExpertCompanion ? 0
                                                         : info.elements();
     if (has_rows(role)) {
-      const int64_t rows = config.router_rows();
+      const int64_t rows = config.rows_of(role);
       elements = elements / rows * (rows + num_experts - config.num_experts);
     } else if (is_expert(role) && slot.rule->layout.stacked) {
       elements = elements / config.num_experts * num_experts;

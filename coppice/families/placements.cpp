@@ -5,6 +5,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/families/count_keys_detail.h"
 #include "coppice/families/limits.h"
 #include "coppice/families/placements_detail.h"
 #include "coppice/families/quantization_detail.h"
@@ -53,8 +54,10 @@ struct Prefix {
   std::string_view found, canonical;
 };
 // How multimodal models name their language model's tensors.
-constexpr Prefix kTextPrefixes[] = {
-    {"model.language_model.", "model."}, {"language_model.model.", "model."}, {"language_model.lm_head.", "lm_head."}};
+constexpr Prefix kTextPrefixes[] = {{"model.language_model.", "model."},
+                                    {"language_model.model.blocks.", "model.layers."},  // kimi_k25 in transformers
+                                    {"language_model.model.", "model."},
+                                    {"language_model.lm_head.", "lm_head."}};
 
 bool is_row(const TensorSlot& slot) { return has_rows(slot.role()); }
 bool is_required(const TensorRule& rule) {
@@ -90,7 +93,7 @@ std::string placeholder_name(const TensorRule& rule, int64_t layer) {
 bool shape_fits(const ModelConfig& config, const TensorSlot& slot) {
   const auto& shape = slot.shape;
   if (is_row(slot)) {
-    const int64_t rows = config.router_rows();
+    const int64_t rows = config.rows_of(slot.role());
     const bool one_row = shape.size() == 2 && shape[0] == 1 && shape[1] == rows;  // ernie4_5_moe's [1, experts]
     return !shape.empty() && (shape[0] == rows || one_row);
   }
@@ -133,7 +136,9 @@ std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, c
   const auto [canonical, in_text] = canonical_name(config, name.view());
   const auto found = index.find(canonical, config.num_layers, config.is_quantised());
   if (!found) {
-    if (in_text || name.find(".experts.") != std::string::npos) return std::nullopt;
+    const size_t experts = name.find(".experts.");
+    const bool of_tower = experts != std::string::npos && speaks_of_a_tower(name.view().substr(0, experts));
+    if (in_text || (experts != std::string::npos && !of_tower)) return std::nullopt;
     return Placed{{name, &kTower, -1, -1, shape, 0}, &kTower, false};
   }
   Placed out{
@@ -209,7 +214,7 @@ void check_experts(const ModelConfig& config, const std::vector<Placed>& placed,
     if (stands_for) layer.roles.insert(p.matched->role);
     if (!dimensions_fit(slot) || !shape_fits(config, slot)) {
       faults.misshapen.add(cat(slot.name, " is ", shape_text(slot.shape), ", wanted one for ",
-                               is_row(slot) ? config.router_rows() : config.num_experts, " experts"));
+                               is_row(slot) ? config.rows_of(slot.role()) : config.num_experts, " experts"));
     }
     if (slot.expert < 0) continue;
     const LayerContents::Key key(p.matched, p.suffix);

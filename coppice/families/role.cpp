@@ -79,6 +79,7 @@ constexpr RoleRow kRoles[] = {
     {Role::kDenseGateUp, "dense_gate_up", Component::kDense},
     {Role::kTiedCopy, "tied_copy", Component::kEmbeddings},
     {Role::kExpertOther, "expert_other", Component::kExperts},
+    {Role::kExpertTable, "expert_table", Component::kRouters},
 };
 static_assert(std::size(kRoles) == kNumRoles);
 
@@ -100,7 +101,9 @@ bool is_copied_whole(Role role) {
   return role == Role::kExpertOther || role == Role::kExpertCompanion || role == Role::kAttentionExpert;
 }
 bool is_router(Role role) { return role == Role::kRouter || role == Role::kRouterBias || role == Role::kSelectionBias; }
-bool has_rows(Role role) { return component_of(role) == Component::kRouters && role != Role::kRouterTrunk; }
+bool has_rows(Role role) {
+  return component_of(role) == Component::kRouters && role != Role::kRouterTrunk && role != Role::kExpertTable;
+}
 
 std::string_view component_name(Component which) {
   switch (which) {

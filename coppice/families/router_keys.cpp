@@ -24,6 +24,11 @@ bool is_softmax(GateFunction gate) { return gate == GateFunction::kSoftmaxTopK |
 
 void check_score(const ConfigReader& in, std::string_view key, GateFunction gate) {
   const std::string value = in.text_or(key, "");
+  const bool is_softplus = value == "sqrtsoftplus", wants_softplus = gate == GateFunction::kSqrtSoftplusTopK;
+  if (is_softplus && wants_softplus) return;
+  if (is_softplus || wants_softplus)
+    refuse(in, key,
+           wants_softplus ? "but this family's router uses sqrtsoftplus" : "which this family's router does not use");
   const bool is_sigmoid = value == "sigmoid" || value == "noaux_tc";  // released files of dots1 have the latter here
   if (!is_sigmoid && value != "softmax") refuse(in, key, "which coppice does not know; wanted softmax or sigmoid");
   if (is_sigmoid && is_softmax(gate)) refuse(in, key, "but this family's router uses a softmax");

@@ -28,6 +28,13 @@ constexpr RoutingClassInfo kClasses[] = {
     {kSoftmaxBiased, "S6", "softmax over all experts, top-K by probability plus selection bias, renormalised", false,
      "the selection bias divided by m", true, ""},
     {kTrailingChoices, "S7", "softmax over experts and zero/skip choices", false, "", false, ""},
+    {kSqrtSoftplus, "S8", "square root of softplus, top-K by gate plus selection bias, renormalised", true, "", true,
+     ""},
+    {kLogitBiased, "S9", "top-K by logit plus selection bias, sigmoid of the logit", true,
+     "the down matrices divided by m, if gates are not renormalised", true, ""},
+    {RoutingClass::kSharedChoices, "S10",
+     "sigmoid, top-K by gate plus selection bias, renormalised together with the gates of shared experts", true, "",
+     false, kLowerSelectionBias},
     {kSparseMixer, "sparsemixer", "two experts, the second chosen among the rest", false, "", false, ""},
     {kCapacity, "capacity", "softmax; each expert takes a limited number of tokens", false, "", false, ""},
     {kUnknown, "unknown", "unknown: the family file does not define it", false, "", false, ""},
@@ -40,13 +47,16 @@ RoutingClass routing_class(const Routing& r) {
     case RouterKind::kSparseMixer: return kSparseMixer;
     case RouterKind::kCapacity: return kCapacity;
     case RouterKind::kTrailingChoices: return kTrailingChoices;
+    case RouterKind::kSharedChoices: return RoutingClass::kSharedChoices;
     case RouterKind::kPlain:
     case RouterKind::kScalesInput: break;
   }
   switch (r.gate) {
     case GateFunction::kUnknown: return RoutingClass::kUnknown;
     case GateFunction::kTopKSoftmax: return RoutingClass::kTopKSoftmax;
+    case GateFunction::kSqrtSoftplusTopK: return kSqrtSoftplus;
     case GateFunction::kSigmoidTopK:
+      if (r.bias_on_logits && r.has_selection_bias) return kLogitBiased;
       if (!r.renormalise_known) return RoutingClass::kUnknown;
       return r.renormalise ? kSigmoidRenormalised : kSigmoid;
     case GateFunction::kSoftmaxTopK: break;
@@ -91,8 +101,11 @@ Routing default_routing(const Family& family) {
   r.gate = family.gate;
   r.kind = family.router;
   r.renormalise = family.renormalise.fallback;
-  r.has_selection_bias = family.has_role(Role::kSelectionBias);
+  r.has_selection_bias = std::ranges::any_of(family.tensors, [](const TensorRule& rule) {
+    return rule.role == Role::kSelectionBias && rule.when != When::kOptional;
+  });
   r.has_router_bias = family.has_role(Role::kRouterBias);
+  r.bias_on_logits = family.bias_on_logits;
   r.group_score = family.group_score;
   r.fixed_top_k = family.fixed_top_k > 0;
   r.trailing_choices = family.trailing_choices;

@@ -18,6 +18,9 @@ enum class RoutingClass : uint8_t {
   kSigmoid,              ///< S5
   kSoftmaxBiased,        ///< S6
   kTrailingChoices,      ///< S7
+  kSqrtSoftplus,         ///< S8
+  kLogitBiased,          ///< S9
+  kSharedChoices,        ///< S10
   kSparseMixer,
   kCapacity,
   kUnknown,  ///< a family file that does not say enough

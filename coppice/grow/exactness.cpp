@@ -65,6 +65,7 @@ class LayerJudge {
     if (routing.has_router_bias) routing_.bias = grown.rows(Role::kRouterBias, layer.layer);
     if (routing.has_selection_bias) routing_.selection_bias = grown.rows(Role::kSelectionBias, layer.layer);
     for (const families::TensorSlot& slot : model.slots) {
+      if (slot.role() == Role::kExpertTable && slot.layer == layer.layer) by_table_ = true;
       if (slot.role() != Role::kPostAttentionNorm || slot.layer != layer.layer) continue;
       routing_.input_scale = model.checkpoint.read_f32(slot.name);
       if (slot.rule->centred) std::ranges::for_each(routing_.input_scale, [](float& x) { x += 1; });
@@ -73,6 +74,8 @@ class LayerJudge {
 
   Verdict judge(const Routing& routing) {
     routing_.routing = routing;
+    if (by_table_ && routing_.originals_unchanged())
+      return exact(": a table of tokens names the experts, and it names original ones only");
     Verdict verdict = plan_.top_k_factor > 1 ? judge_scaled(routing) : judge_plain(routing);
     if (verdict.answer != Answer::kExact) return verdict;
     const std::string ties = detail::decisive_ties(model_, plan_, routing_);
@@ -231,6 +234,7 @@ class LayerJudge {
   const LayerPlan& layer_;
   const methods::MethodChoice expert_method_;
   LayerRouting routing_;
+  bool by_table_ = false;  // tokens do not choose experts in this layer
   std::optional<bool> copies_;
 };
 

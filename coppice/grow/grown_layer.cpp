@@ -67,7 +67,7 @@ std::optional<GrownRows> GrownLayers::rows(Role role, int64_t layer) const {
   const TensorSlot& slot = router_slots_[found->second];
   const io::Checkpoint::Entry stored = model_.checkpoint.at(slot.name);
   const io::Dtype dtype = stored.info->dtype;
-  const int64_t experts = plan_.experts_before, rows_before = model_.config.router_rows();
+  const int64_t experts = plan_.experts_before, rows_before = model_.config.rows_of(role);
   const size_t row_bytes = stored.info->bytes / static_cast<size_t>(rows_before);
   GrownRows out;
   out.dtype = dtype;

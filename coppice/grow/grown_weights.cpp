@@ -75,7 +75,7 @@ class GrownPieces : public output::PieceMaker {
 
   Fill router(const TensorSlot& slot) const {
     const Checkpoint::Entry stored = model_.checkpoint.at(slot.name);
-    const int64_t cols = stored.info->elements() / model_.config.router_rows();
+    const int64_t cols = stored.info->elements() / model_.config.rows_of(slot.role());
     return [this, &slot, dtype = stored.info->dtype, cols](uint64_t, std::span<std::byte> bytes) {
       matrix::SourceMatrices sources;
       const Checkpoint::Entry entry = best_values(model_, state_, slot.name);
@@ -127,7 +127,7 @@ OutputTensor grown_experts(const Model& model, const GrowthPlan& plan, const Ten
 OutputTensor grown_rows(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
                         const std::shared_ptr<const GrownPieces>& maker) {
   const Checkpoint::Entry stored = model.checkpoint.at(slot.name);
-  const int64_t rows = model.config.router_rows();
+  const int64_t rows = model.config.rows_of(slot.role());
   const uint64_t row_bytes = stored.info->bytes / static_cast<uint64_t>(rows);
   OutputTensor out{std::move(info), {}};
   const auto copy_rows = [&](int64_t first, int64_t count) {
@@ -151,7 +151,7 @@ io::TensorShape grown_shape(const TensorSlot& slot, const families::ModelConfig&
   io::TensorShape shape = slot.shape;
   if (families::has_rows(slot.role())) {
     int64_t& rows =
-        shape.front() == before.router_rows() ? shape.front() : shape.back();  // [1, experts] of ernie4_5_moe
+        shape.front() == before.rows_of(slot.role()) ? shape.front() : shape.back();  // [1, experts] of ernie4_5_moe
     rows += experts - before.num_experts;
   } else {
     shape.front() = shape.front() / before.num_experts * experts;

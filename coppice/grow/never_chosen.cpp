@@ -36,8 +36,11 @@ class Choice {
  public:
   explicit Choice(const LayerRouting& layer) : layer_(layer), bias_(*layer.choice_bias()) {
     const bool by_selection_bias = layer.selection_bias.has_value();
-    is_bounded_ = layer.routing.gate != GateFunction::kTopKSoftmax && by_selection_bias;  // 0 to 1
-    is_sigmoid_ = layer.routing.gate == GateFunction::kSigmoidTopK;
+    const families::Routing& routing = layer.routing;
+    const bool by_logit = routing.gate == GateFunction::kTopKSoftmax || (by_selection_bias && routing.bias_on_logits);
+    // The square root of softplus rises more slowly than the logit: what holds for logits holds for it.
+    is_bounded_ = !by_logit && routing.gate != GateFunction::kSqrtSoftplusTopK && by_selection_bias;  // 0 to 1
+    is_sigmoid_ = !by_logit && routing.gate == GateFunction::kSigmoidTopK;
     measure_rows();
   }
 

@@ -32,6 +32,15 @@ void check_expert_method(const GrowthPlan& plan, const methods::MethodChoice& ch
 void check_router_method(const ModelConfig& config, const GrowthPlan& plan, const methods::MethodChoice& choice,
                          const LayerPlan* layer) {
   const methods::RouterInit& chosen = methods::router_init(choice.name);
+  const bool unbounded =
+      config.routing.bias_on_logits || config.routing.gate == families::GateFunction::kSqrtSoftplusTopK;
+  if (choice.name == "dormant" && unbounded && !config.routing.has_router_bias) {
+    throw Error(ErrorCode::kUsage,
+                cat("router-init", whose(layer), ": '", choice.name, "' needs scores with a bound, but ",
+                    config.family->model_type, " adds its selection bias to ",
+                    config.routing.bias_on_logits ? "logits" : "square roots of softplus",
+                    ", which have none (choose another method)"));
+  }
   if (chosen.needs_partner && plan.experts_before == 1) {
     throw Error(ErrorCode::kUsage,
                 cat("router-init", whose(layer), ": '", chosen.name,
@@ -120,10 +129,37 @@ void check_groups(const ModelConfig& config, const GrowthPlan& plan) {
   }
 }
 
+/// Checks that original experts keep their numbers where a table of the model names them.
+void check_table(const ModelConfig& config, const GrowthPlan& plan) {
+  if (!config.routing.has_expert_table || plan.is_undo) return;
+  for (const LayerPlan& layer : plan.layers) {
+    for (size_t i = 0; std::cmp_less(i, plan.experts_before); ++i) {
+      if (std::cmp_equal(layer.children[i].parent, i) && layer.children[i].copy == 0) continue;
+      throw Error(ErrorCode::kUsage,
+                  cat("order: layer ", layer.layer, " has expert ", i, " in another place, but a table of ",
+                      config.family->model_type, " names experts by their numbers (choose order append)"));
+    }
+  }
+}
+
 }  // namespace
 
 void check_can_scale(const ModelConfig& config, std::string_view setting) {
   const families::Routing& routing = config.routing;
+  if (setting == "split" && config.family->normalises_experts) {
+    throw Error(ErrorCode::kUsage, cat(setting, ": ", config.family->model_type,
+                                       " normalises the output of each expert, and parts would be normalised one by "
+                                       "one (leave it out)"));
+  }
+  if (config.top_k == 1 && !config.family->renormalises_top_1) {
+    throw Error(ErrorCode::kUsage, cat(setting, ": ", config.family->model_type,
+                                       " divides gates by their sum only if there are two or more (leave it out)"));
+  }
+  if (routing.has_expert_table) {
+    throw Error(ErrorCode::kUsage, cat(setting, ": a table of ", config.family->model_type,
+                                       " names the experts of each token, and it has as many columns as experts per "
+                                       "token (leave it out)"));
+  }
   const bool knows_gates = routing.renormalise_known || routing.gate != families::GateFunction::kSigmoidTopK;
   if (routing.gate == families::GateFunction::kUnknown || !knows_gates) {
     throw Error(ErrorCode::kUsage,
@@ -164,6 +200,7 @@ void check_plan(const ModelConfig& config, const GrowthPlan& plan, bool allow_re
                 "balance-bias: 'zero' has no effect with router-init 'dormant', which sets the selection biases of new "
                 "experts (leave the setting out)");
   }
+  check_table(config, plan);
   check_factors(config, plan);
   const int64_t groups = config.routing.num_groups;
   if (groups <= 1 || plan.is_undo) return;

@@ -95,7 +95,7 @@ void check_rows(const Model& before, const Model& after, VerifyResult& result) {
       continue;
     }
     const io::TensorInfo &was = *before.checkpoint.at(slot.name).info, &is = *found->info;
-    const int64_t cols = was.elements() / before.config.router_rows();
+    const int64_t cols = was.elements() / before.config.rows_of(slot.role());
     if (was.dtype != is.dtype || is.elements() - was.elements() != more * cols) {
       result.problems.push_back(cat("'", slot.name, "': is ", io::dtype_name(is.dtype), " ", shape_text(is.shape),
                                     "; wanted ", io::dtype_name(was.dtype), " ", shape_text(was.shape)));

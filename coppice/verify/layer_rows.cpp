@@ -19,7 +19,7 @@ std::optional<RowsOfRole> read_rows(const Model& model, Role role, int64_t layer
   for (const families::TensorSlot& slot : model.slots) {
     if (slot.layer != layer || slot.role() != role) continue;
     RowsOfRole rows{slot.name, model.checkpoint.read_f32(slot.name), 1};
-    rows.cols = rows.values.size() / static_cast<size_t>(model.config.router_rows());
+    rows.cols = rows.values.size() / static_cast<size_t>(model.config.rows_of(role));
     return rows;
   }
   return std::nullopt;

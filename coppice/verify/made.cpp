@@ -225,7 +225,7 @@ struct Rows {
     for (const TensorSlot& slot : model.slots) {
       if (slot.layer != layer || slot.role() != role) continue;
       Rows rows{model.checkpoint.read_f32(slot.name), 1};
-      rows.cols = rows.values.size() / static_cast<size_t>(model.config.router_rows());
+      rows.cols = rows.values.size() / static_cast<size_t>(model.config.rows_of(role));
       return rows;
     }
     return std::nullopt;

@@ -119,9 +119,23 @@ TEST(OpenSurgeryModel, FindsTheLanguageModelInsideAMultimodalOne) {
   EXPECT_EQ(grown.at("text_config").at("num_experts"), Json(6));
   EXPECT_EQ(grown.at("model_type"), Json("eyes"));
 
-  tensors.push_back(f32_tensor("model.vision_tower.layers.0.mlp.experts.0.fc1.weight", {2, 2}, 1));
-  expect_error(ErrorCode::kFormat, {"1 unknown: model.vision_tower.layers.0.mlp.experts.0.fc1.weight"},
-               [&] { (void)open_model(write_model(dir / "n", config, tensors)); });
+  tensors.push_back(f32_tensor("model.vision_tower.layers.0.mlp.experts.0.fc1.weight", {2, 2}, 1));  // left alone
+  EXPECT_EQ(open_model(write_model(dir / "n", config, tensors)).layers_with_experts, std::vector<int64_t>{1});
+  tensors.push_back(f32_tensor("model.second.layers.0.mlp.experts.0.fc1.weight", {2, 2}, 1));
+  expect_error(ErrorCode::kFormat, {"1 unknown: model.second.layers.0.mlp.experts.0.fc1.weight"},
+               [&] { (void)open_model(write_model(dir / "o", config, tensors)); });
+}
+
+TEST(OpenSurgeryModel, ReadsTheBlocksOfKimiAsLayers) {
+  const TempDir dir;
+  const Json config = Json::object({{"model_type", "eyes"}, {"text_config", jamba_config()}});
+  auto tensors = mamba_and_experts("language_model.model.");
+  for (auto& t : tensors) {
+    std::string name(t.info.name);
+    if (const size_t at = name.find("model.layers."); at != std::string::npos)
+      t = f32_tensor(name.replace(at, 13, "model.blocks."), t.info.shape, 1);
+  }
+  EXPECT_EQ(open_model(write_model(dir / "m", config, tensors)).layers_with_experts, std::vector<int64_t>{1});
 }
 
 TEST(OpenUnknownModel, SaysWhichFamilyItsTensorsAreNearestTo) {
@@ -186,7 +200,23 @@ TEST(RoutingClass, FollowsTheConfiguration) {
   EXPECT_EQ(class_of("dots1", "norm_topk_prob", false), "S5");
   EXPECT_EQ(class_of("llama4_text"), "S5");
   EXPECT_EQ(class_of("zaya"), "S7");
+  EXPECT_EQ(class_of("deepseek_v4"), "S8");
+  EXPECT_EQ(class_of("deepseek_v4", "scoring_func", "sqrtsoftplus"), "S8");
+  EXPECT_EQ(class_of("kolibri1"), "S9");
+  EXPECT_EQ(class_of("inkling_text"), "S10");
+  EXPECT_EQ(class_of("bailing_moe"), "S6") << "until the weights show that there is no bias";
+  EXPECT_EQ(class_of("bailing_moe", "score_function", "sigmoid"), "S4");
+  EXPECT_EQ(class_of("deepseek", "norm_topk_prob", true), "S1");
   EXPECT_EQ(class_of("phimoe"), "sparsemixer");
+}
+
+TEST(ReadSurgeryConfig, RefusesScoresThatTheRouterDoesNotCompute) {
+  for (const auto& [model_type, score] :
+       {std::pair("deepseek_v4", "sigmoid"), std::pair("inkling2_text", "sqrtsoftplus")}) {
+    Json config = surgery_config(model_type, "n_routed_experts", 4);
+    config["scoring_func"] = score;
+    expect_error(ErrorCode::kUnsupported, {"scoring_func", score}, [&] { (void)read_config(config, "test"); });
+  }
 }
 
 TEST(LayoutText, SaysHowExpertsAreStored) {

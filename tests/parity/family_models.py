@@ -4,6 +4,7 @@ A family is one row: its configuration, which tensors hold one slice per expert,
 the expanded model's configuration gives the function of the source back.
 """
 
+import copy
 import dataclasses
 import json
 import re
@@ -12,13 +13,14 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 
 VOCAB = 64
 COMMON = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
               max_position_embeddings=64, bos_token_id=None, eos_token_id=None, pad_token_id=None, head_dim=8)
+BEHIND = r"(^|\.)decoder\.(block|layers)\.|^mtp\."  # numbered after the trunk
 ONE_EXPERT = re.compile(r"\.experts\.(?:expert_)?(\d+)\.")  # one tensor per expert
-LAYER = re.compile(r"\.(?:layers|blocks|block)\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|block)\.(\d+)\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,14 @@ class Family:
     top_1: str = "exact"  # plain copies at K = 1: exact, down (exact once down is multiplied by m) or "" (no)
     mtp: str = ""  # prefix of a multi-token-prediction layer to be added to the files
     bidirectional: bool = False  # the model wants decoder tokens as well
+    top_k_fixed: bool = False  # tensors have the size of the number of experts per token
+
+    @property
+    def missing(self):
+        """Why the installed transformers cannot make it; empty if it can."""
+        types = [self.type, *([self.text_type] if self.scope == "text_config" else [])]
+        unknown = [name for name in types if name not in CONFIG_MAPPING]
+        return f"transformers {transformers.__version__} has no model type {unknown[0]}" if unknown else ""
 
     @property
     def type(self):
@@ -86,6 +96,26 @@ GEMMA4 = (r"router\.proj\.weight", r"router\.per_expert_scale", r"experts\.(gate
 VISION = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
 MULTIMODAL_ROPE = dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 1, 1])
 QWEN_VISION = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, patch_size=4, out_hidden_size=32, num_position_embeddings=16)
+PIXTRAL = dict(VISION, model_type="pixtral", image_size=16, patch_size=4, head_dim=8)
+SAM = dict(hidden_size=16, output_channels=16, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=16, mlp_dim=16, window_size=2,
+           global_attn_indexes=[0])
+
+# of several families of transformers 5.24
+BIASED = (r"mlp\.gate\.weight", r"mlp\.gate\.e_score_correction_bias")
+BIASED_STACKED = (*BIASED, r"mlp\.experts\.(gate_up|down)_proj")
+W13 = (r"mlp\.gate\.weight", r"mlp\.gate\.bias", r"mlp\.experts\.w(13|2)_weight")
+SHARED_ONE = dict(n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, n_shared_experts=1)
+INDEXER = dict(index_topk=64, index_head_dim=8, index_n_heads=2)
+LARA = ["linear_attention", "full_attention", "sliding_attention"]
+MINIMAX_M3 = dict(LOCAL, intermediate_size=24, dense_intermediate_size=48, shared_intermediate_size=40, rotary_dim=8, **SPARSE)
+HYBRID = dict(n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, swa_num_attention_heads=4, swa_num_key_value_heads=2, swa_head_dim=8,
+              d_rel=4, rel_extent=16, layer_types=["hybrid_sliding", "hybrid", "hybrid"])
+INKLING = dict(HYBRID, n_shared_experts=2, **SPARSE)
+INKLING2 = dict(HYBRID, unpadded_vocab_size=VOCAB, n_layers_per_attn_res_block=2)
+INKLING2_VISION = dict(patch_size=4, posemb_grid_size=4, projection_hidden_dim=32, text_hidden_size=32)
+QWEN4 = dict(MOE, shared_expert_intermediate_size=40, hc_count=2, hc_lowrank=8, indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=8, indexer_budget=16,
+             indexer_compress_ratio=2, rope_parameters=MULTIMODAL_ROPE,
+             **dict(LINEAR, layer_types=["linear_attention", "indexed_attention", "linear_attention"]))
 
 
 def wrapper(name, text_type, text, rows, vision, more=None, **row):
@@ -214,12 +244,98 @@ FAMILIES = [
             (r"mlp\.gate\.weight", r"mlp\.gate\.e_score_correction_bias"),
             dict(VISION, patch_size=4, pos_emb_height=4, pos_emb_width=4), experts="n_routed_experts",
             rename=(r"^language_model\.model\.blocks\.", "language_model.model.layers.")),
+    # model types that came with transformers 5.24
+    routed("bailing_hybrid", settings=dict(LATENT, n_routed_experts=None, num_experts=4, num_experts_per_tok=None, num_experts_per_token=2,
+                                           n_shared_experts=None, num_shared_experts=1, layer_group_size=3, q_lora_rank=None, num_mtp_layers=0),
+           experts="num_experts", top_k="num_experts_per_token", rows=(r"mlp\.gate\.weight", r"mlp\.gate\.expert_bias")),
+    Family("beam", dict(MOE, n_group=1, topk_group=1, routed_scaling_factor=1.5,
+                        layer_types=["sliding_attention", "sliding_attention", "full_attention"], **SPARSE), BIASED),
+    Family("beam_groups", dict(MOE, num_experts=8, n_group=2, topk_group=1, layer_types=["sliding_attention", "full_attention", "full_attention"],
+                               **SPARSE), BIASED, model_type="beam", num_experts=8, wide="dormant", top_1=""),
+    Family("flint", dict(MOE, shared_expert_intermediate_size=40, mlp_only_layers=[0]), GATE),
+    Family("flint_raw_gates", dict(MOE, shared_expert_intermediate_size=40, mlp_only_layers=[0], norm_topk_prob=False), GATE, model_type="flint",
+           wide="down"),
+    Family("kolibri1", dict(num_local_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=40),
+           (r"mlp\.gate\.weight", r"moe\.router\.expert_bias"), "num_local_experts", wide="down"),
+    Family("lara_mini", dict(MOE, shared_expert_intermediate_size=40, **dict(LINEAR, layer_types=LARA)), STACKED),
+    Family("deepseek_v4", dict(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=1, head_dim=16,
+                               q_lora_rank=16, moe_intermediate_size=24, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1, o_groups=2,
+                               o_lora_rank=8, mlp_layer_types=["hash_moe", "moe", "moe"], max_position_embeddings=64, partial_rotary_factor=0.5,
+                               layer_types=["heavily_compressed_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+                               compress_rates=dict(compressed_sparse_attention=2, heavily_compressed_attention=4), hc_mult=2, **INDEXER),
+           (r"ffn\.gate\.(weight|bias)",), "n_routed_experts", common=False, wide="", top_1="", top_k_fixed=True),
+    routed("hy_v4", settings=dict(LATENT, hc_mult=2, **SPARSE, **INDEXER), rows=BIASED_STACKED),
+    Family("minimax_m3_vl_text", MINIMAX_M3, BIASED_STACKED, "num_local_experts", auto="MiniMaxM3VLForCausalLM"),
+    Family("inkling_text", INKLING, BIASED_STACKED, "n_routed_experts", auto="InklingForCausalLM", tail=2, wide=""),
+    Family("inkling2_text", INKLING2, W13, "n_routed_experts", auto="Inkling2ForCausalLM"),
+    Family("qwen4_exp_text", QWEN4, GATE, auto="Qwen4ExpForCausalLM"),
+    routed("sarvam_mla", settings=dict(LATENT, q_lora_rank=None)),
+    routed("sarvam_moe", rows=(r"mlp\.gate\.weight", r"mlp\.gate\.expert_bias")),
+    Family("openai_privacy_filter", dict(LOCAL, intermediate_size=24),
+           (r"mlp\.router\.(weight|bias)", r"mlp\.experts\.(gate_up|down)_proj(_bias)?"), "num_local_experts",
+           auto="AutoModelForTokenClassification"),
+    wrapper("mistral3", "mistral4", dict(LATENT, head_dim=16, **SHARED_ONE), STACKED, dict(PIXTRAL), dict(spatial_merge_size=1, image_token_index=60),
+            experts="n_routed_experts"),
+    wrapper("mistral_large4", "mistral_large4_text", dict(LATENT, **SHARED_ONE, **INDEXER), (r"layers\.\d+\.gate\.weight",), dict(PIXTRAL),
+            dict(spatial_merge_size=1, image_token_index=60), experts="n_routed_experts"),
+    wrapper("hy_v4_vl", "hy_v4_vl_text", dict(LATENT, hc_mult=2, rope_parameters=MULTIMODAL_ROPE, **SHARED_ONE, **SPARSE, **INDEXER), BIASED_STACKED,
+            dict(VISION, patch_size=4, out_hidden_size=32, max_image_size=16), dict(image_token_id=60, video_token_id=61),
+            experts="n_routed_experts"),
+    wrapper("minimax_m3_vl", "minimax_m3_vl_text", MINIMAX_M3, (r"block_sparse_moe\.gate\.weight", r"block_sparse_moe\.e_score_correction_bias"),
+            dict(VISION, hidden_size=24, image_size=16, patch_size=4),
+            dict(projector_hidden_size=32, image_token_index=60, video_token_index=61), experts="num_local_experts"),
+    wrapper("muse_spark", "muse_spark_text", dict(LOCAL, moe_intermediate_size=24, moe_hidden_size=16,
+                                                  layer_types=["full_attention", "sliding_attention", "full_attention"], **SPARSE), BIASED_STACKED,
+            dict(VISION, patch_size=4, pos_emb_height=4, pos_emb_width=4),
+            dict(out_hidden_size=32, projector_hidden_size=32, image_token_id=60, video_token_id=61, audio_token_id=62,
+                 audio_config=dict(patch_sizes=[4, 2, 2, 2], hidden_sizes=[4] * 4, depths=[1] * 4, out_hidden_size=32)),
+            experts="num_local_experts"),
+    wrapper("inkling_mm_model", "inkling_text", INKLING, W13,
+            dict(text_hidden_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2),
+            dict(audio_config=dict(n_mel_bins=4, mel_vocab_size=8, text_hidden_size=32), image_token_id=60, audio_token_id=61,
+                 image_bos_token_id=62, audio_bos_token_id=63), experts="n_routed_experts", tail=2, wide=""),
+    wrapper("inkling2", "inkling2_text", INKLING2, W13, dict(VISION, **INKLING2_VISION), dict(image_token_id=60), experts="n_routed_experts"),
+    wrapper("inkling2_loop", "inkling2_loop_text", dict(INKLING2, n_layers_per_attn_res_block=1, loop_layer_index_start=1, loop_layer_index_end=2,
+                                                        loop_num_passes=2, loop_gate_rank=4), W13,
+            dict(VISION, model_type="inkling2_vision", **INKLING2_VISION), dict(image_token_id=60), experts="n_routed_experts"),
+    wrapper("qwen4_exp", "qwen4_exp_text", QWEN4, GATE, QWEN_VISION,
+            dict(image_token_id=60, video_token_id=61, vision_start_token_id=62, vision_end_token_id=63)),
+    wrapper("step3p7", "step3p5", dict(n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, share_expert_dim=40, pad_token_id=0, sliding_window=16,
+                                       moe_router_scaling_factor=1.5, **SPARSE),
+            (r"moe\.gate\.weight", r"moe\.router_bias", r"moe\.(gate|up|down)_proj\.weight"),
+            dict(VISION, image_size=16, patch_size=4, max_position_embeddings=16), dict(image_token_id=60), experts="n_routed_experts"),
+    wrapper("glm5_next", "glm5_next_text", dict(dict(LATENT, qk_rope_head_dim=0), linear_head_dim=8, linear_num_heads=4, pad_token_id=0, index_kpool=2,
+                                                layer_types=["linear_attention", "indexed_attention", "linear_attention"], hc_mult=2,
+                                                **SHARED_ONE, **SPARSE, **INDEXER), BIASED,
+            dict(depth=1, hidden_size=16, num_heads=2, image_size=16, patch_size=4, out_hidden_size=32, intermediate_size=16,
+                 projection_intermediate_size=16), dict(image_token_id=60, video_token_id=61, image_start_token_id=62, image_end_token_id=63,
+                                                        video_start_token_id=62, video_end_token_id=63), experts="n_routed_experts"),
+    wrapper("dots3_note", "dots3_note_text", dict(LATENT, shared_experts_intermediate_size=24, head_dim=16, layer_types=["indexed_attention"] * 3,
+                                                  **SHARED_ONE, **SPARSE, **INDEXER), (r"(?<!vision)\.mlp\.gate\.weight", BIASED[1]),
+            dict(VISION, num_hidden_layers=2, patch_size=4, moe_intermediate_size=16, num_local_experts=4, num_experts_per_tok=2,
+                 mlp_layer_types=["dense", "sparse"], adapter_in_dim=16, adapter_out_dim=32),
+            dict(audio_config=dict(VISION, adapter_input_size=16, adapter_out_dim=32, downsample_hidden_size=8, feature_size=16),
+                 image_token_id=60, video_token_id=61, audio_token_id=62), experts="n_routed_experts"),
+    wrapper("deepseek_ocr2", "deepseek_ocr2_text", dict(n_group=1, topk_group=1, **SHARED_ONE, **SPARSE), GATE,
+            dict(sam_config=dict(SAM, downsample_channels=[16, 32]), encoder_config=dict(VISION, hidden_size=32, num_key_value_heads=2, vocab_size=64)),
+            dict(image_token_id=60), experts="n_routed_experts", top_1="down"),
+    wrapper("unlimited_ocr", "unlimited_ocr_text", dict(n_group=1, topk_group=1, **SHARED_ONE, **SPARSE), GATE,
+            dict(sam_config=dict(SAM, downsample_channels=[16, 16]), encoder_config=dict(VISION, image_size=64, patch_size=16)),
+            dict(image_token_id=60), experts="n_routed_experts", top_1="down"),
+    wrapper("diffusion_gemma", "diffusion_gemma_text", dict(num_experts=4, top_k_experts=2, moe_intermediate_size=24, pad_token_id=0, global_head_dim=8,
+                                                            layer_types=["sliding_attention", "full_attention", "full_attention"]), GEMMA4, None,
+            dict(canvas_length=8, image_token_id=60, boi_token_id=61, eoi_token_id=62), top_k="top_k_experts", auto="DiffusionGemmaForBlockDiffusion"),
+    wrapper("qwen3_omni_moe_thinker", "qwen3_omni_moe_text", dict(MOE, rope_parameters=MULTIMODAL_ROPE), GATE,
+            dict(QWEN_VISION, deepstack_visual_indexes=[0]),
+            dict(audio_config=dict(num_mel_bins=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, d_model=16, output_dim=32,
+                                   downsample_hidden_size=8), audio_token_id=60, image_token_id=61, video_token_id=62),
+            auto="Qwen3OmniMoeThinkerForConditionalGeneration"),
 ]
 
 
 def configuration(family):
     settings = {**COMMON, **family.settings} if family.common else {"bos_token_id": None, "eos_token_id": None, **family.settings}
-    return AutoConfig.for_model(family.type, **settings)
+    return AutoConfig.for_model(family.type, **copy.deepcopy(settings))  # some change what they are given
 
 
 def randomise(model):
@@ -238,7 +354,9 @@ def randomise(model):
 
 def make_model(family, directory):
     """Saves a tiny random model of the family in F32."""
-    model = getattr(transformers, family.auto).from_config(configuration(family), dtype=torch.float32).eval()
+    kind = getattr(transformers, family.auto)
+    make = kind.from_config if hasattr(kind, "from_config") else kind._from_config  # an Auto class, or the class itself
+    model = make(configuration(family), dtype=torch.float32).eval()
     randomise(model)
     model.save_pretrained(directory, max_shard_size="60KB")
     if family.rename:
@@ -272,20 +390,22 @@ def write_config(directory, config):
 def layer_of(name, trunk=0):
     """The layer of a tensor as the lineage counts it: decoders behind encoders, and layers for prediction, go on after the `trunk` ones."""
     found = LAYER.search(name)
-    beyond = trunk if re.search(r"(^|\.)decoder\.|^mtp\.", name) else 0
+    beyond = trunk if re.search(BEHIND, name) else 0
     return str(int(found.group(1)) + beyond) if found else None
 
 
 def grown(family, before, parents, num_experts):
     """The tensors that a copying expansion of `before` must write; `parents` are those of the lineage, by layer."""
-    trunk = 1 + max(int(layer_of(name)) for name in before if LAYER.search(name) and not re.search(r"(^|\.)decoder\.|^mtp\.|vis", name))
+    trunk = 0
+    if family.bidirectional or family.mtp:
+        trunk = 1 + max(int(layer_of(name)) for name in before if LAYER.search(name) and not re.search(BEHIND + "|vis", name))
 
     def parents_of(name):
         return parents[layer_of(name, trunk)]
 
     count, after = family.num_experts, {}
     for name, tensor in before.items():
-        expert = ONE_EXPERT.search(name)
+        expert = None if "vision" in name else ONE_EXPERT.search(name)
         if expert:
             index = int(expert.group(1))
             first = parents_of(name)

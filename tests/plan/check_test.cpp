@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "coppice/methods/expert_init.h"
+#include "coppice/plan/checks_detail.h"
 #include "coppice/plan/plan.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/growth_examples.h"
@@ -63,10 +64,12 @@ TEST(CheckPlan, RefusesPartnersInAModelOfOneExpert) {
       EXPECT_NO_THROW(make_plan(config, options, nullptr)) << method.name;
     }
   }
-  expect_error(ErrorCode::kUsage, {"router-init", "interpolate", "has only 1"},
-               [&] { (void)make_plan(config, {.router_init = MethodChoice{"interpolate", {}}}, nullptr); });
-  expect_error(ErrorCode::kUsage, {"optimizer-state", "interpolate", "has only 1"},
-               [&] { (void)make_plan(config, {.optimizer_state = {"interpolate", {}}}, nullptr); });
+  expect_error(ErrorCode::kUsage, {"router-init", "interpolate", "has only 1"}, [&] {
+    (void)make_plan(config, {.router_init = MethodChoice{"interpolate", {}}}, nullptr);
+  });
+  expect_error(ErrorCode::kUsage, {"optimizer-state", "interpolate", "has only 1"}, [&] {
+    (void)make_plan(config, {.optimizer_state = {"interpolate", {}}}, nullptr);
+  });
 }
 
 TEST(CheckPlan, KeepsChildrenInTheirRouterGroupUnlessAllowed) {
@@ -88,6 +91,39 @@ TEST(MakePlan, MayRegroupIfAllowed) {
   expect_error(ErrorCode::kUsage, {"10", "4 equal router groups"}, [&] { (void)make_plan(config, options, nullptr); });
   expect_error(ErrorCode::kUsage, {"allow-regroup", "no router groups"},
                [] { (void)make_plan(example_config("mixtral"), {.allow_regroup = true}, nullptr); });
+}
+
+// Layers of deepseek_v4 that choose experts by a table of tokens.
+TEST(CheckPlan, KeepsTheNumbersAndTheTopKThatATableOfTokensNames) {
+  auto config = example_config("glm4_moe");
+  config.routing.has_expert_table = true;
+  EXPECT_NO_THROW(make_plan(config, {}, nullptr));
+  expect_error(ErrorCode::kUsage, {"order", "expert 1", "table", "append"},
+               [&] { (void)make_plan(config, {.order = "siblings"}, nullptr); });
+  expect_error(ErrorCode::kUsage, {"top-k", "table", "columns"}, [&] { check_can_scale(config, "top-k"); });
+}
+
+TEST(CheckPlan, RefusesDormantCopiesWhereScoresHaveNoBound) {
+  auto config = example_config("glm4_moe");
+  const GrowthOptions dormant{.router_init = MethodChoice{"dormant", {}}};
+  EXPECT_NO_THROW(make_plan(config, dormant, nullptr));
+  config.routing.bias_on_logits = true;
+  expect_error(ErrorCode::kUsage, {"dormant", "bound", "logits"}, [&] { (void)make_plan(config, dormant, nullptr); });
+  config.routing.bias_on_logits = false;
+  config.routing.gate = families::GateFunction::kSqrtSoftplusTopK;
+  expect_error(ErrorCode::kUsage, {"dormant", "softplus"}, [&] { (void)make_plan(config, dormant, nullptr); });
+}
+
+TEST(CheckPlan, RefusesAScaleOfGatesThatAreNotDividedAtTopOne) {
+  families::Family family = *example_config("glm4_moe").family;
+  family.renormalises_top_1 = false;
+  family.normalises_experts = true;
+  auto config = example_config("glm4_moe", {.top_k = 1});
+  config.family = &family;
+  expect_error(ErrorCode::kUsage, {"top-k", "two or more"}, [&] { check_can_scale(config, "top-k"); });
+  config.top_k = 2;
+  EXPECT_NO_THROW(check_can_scale(config, "top-k"));
+  expect_error(ErrorCode::kUsage, {"split", "normalises"}, [&] { check_can_scale(config, "split"); });
 }
 
 // -- top-K that grows ---------------------------------------------------------
@@ -173,7 +209,7 @@ TEST(ScaledTopK, FollowsTheNormOfGates) {
 
 TEST(CheckPlan, RefusesFactorsThatAreNotTheModels) {
   const auto config = example_config("mixtral");
-  const auto refused = [&](GrowthPlan plan, double GrowthPlan::* factor, const char* what) {
+  const auto refused = [&](GrowthPlan plan, double GrowthPlan::*factor, const char* what) {
     plan.*factor = 5;
     expect_refused(config, plan, {what, "by 5"});
   };

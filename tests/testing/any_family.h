@@ -91,6 +91,9 @@ inline std::filesystem::path any_model(const std::filesystem::path& directory, s
   set_key(config, family.model_dim_key, kModel);
   for (const std::string_view key : family.experts_keys) set_key(config, key, kExperts);
   if (!family.top_k_key.empty()) set_key(config, family.top_k_key, family.fixed_top_k > 0 ? family.fixed_top_k : 2);
+  if (family.has_groups) {
+    for (const std::string_view key : {family.num_groups_key, family.top_groups_key}) set_key(config, key, 1);
+  }
 
   std::vector<HandMadeTensor> tensors;
   uint64_t number = 0;

@@ -107,7 +107,9 @@ std::vector<OfLastExpert> tensors_of_last_expert(const Model& model) {
     if (info.bytes == 0 || !io::is_float(info.dtype) || (!has_rows && !families::is_expert(slot.role()))) continue;
     if (slot.expert >= 0 && slot.expert != model.config.num_experts - 1) continue;
     const auto all = static_cast<size_t>(info.elements());
-    const auto slices = has_rows ? static_cast<size_t>(model.config.router_rows()) : slot.expert < 0 ? experts : 1;
+    const auto slices = has_rows          ? static_cast<size_t>(model.config.rows_of(slot.role()))
+                        : slot.expert < 0 ? experts
+                                          : 1;
     OfLastExpert& of = out[std::string(families::role_name(slot.role()))];
     of = {slot.name.str(), std::string(families::role_name(slot.role())), 0, all / slices, 1};
     of.begin = slices == 1 ? 0 : (experts - 1) * of.count;
