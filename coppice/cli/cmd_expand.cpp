@@ -4,6 +4,7 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cost/estimate.h"
+#include "coppice/families/quantization.h"
 #include "coppice/grow/expand.h"
 #include "coppice/grow/expand_options.h"
 #include "coppice/grow/summary.h"
@@ -45,11 +46,7 @@ std::string last_line(const families::Model& model, const plan::GrowthPlan& plan
                          families::open_model(out, model.config.family));
 }
 
-int run(std::span<const std::string_view> args) {
-  auto o = parse<grow::ExpandOptions>("expand", kSummary, args);
-  o.check(o.dry_run);
-  const families::GivenFamily given(o.family_file);
-  const families::Model model = families::open_model(o.model, given.family());
+int carry_out(grow::ExpandOptions o, const families::Model& model) {
   io::check_output_directory(o.out, o.model);
   plan::warn_of_unfinished_handover(o.model);
   o = grow::with_recipe(std::move(o), model);
@@ -74,6 +71,14 @@ int run(std::span<const std::string_view> args) {
     std::cout << wrote_text(o, model.config, plan, done) << shown(last_line(model, plan, summary, o.out)) << "\n";
   }
   return 0;
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto o = parse<grow::ExpandOptions>("expand", kSummary, args);
+  o.check(o.dry_run);
+  const families::GivenFamily given(o.family_file);
+  const families::Model model = families::open_model(o.model, given.family());
+  return families::naming_quantisation(model.config, [&] { return carry_out(o, model); });
 }
 
 }  // namespace

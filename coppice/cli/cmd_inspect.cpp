@@ -7,6 +7,7 @@
 #include "coppice/cli/command.h"
 #include "coppice/families/given_family.h"
 #include "coppice/families/match.h"
+#include "coppice/families/quantization.h"
 #include "coppice/families/routing_class.h"
 #include "coppice/models/expert_norms.h"
 #include "coppice/options/options.h"
@@ -240,7 +241,7 @@ int run(std::span<const std::string_view> args) {
   const auto o = parse<InspectOptions>("inspect", kSummary, args);
   const families::GivenFamily given(o.family_file);
   const families::Model model = families::open_model(o.model, given.family());
-  const Findings found = look(model, o);
+  const Findings found = families::naming_quantisation(model.config, [&] { return look(model, o); });
   if (const auto warning = plan::routing_warning(o.model, found.lineage)) log_warning(*warning);
   if (o.json) {
     std::cout << to_json(model, found, o).dump(2) << "\n";

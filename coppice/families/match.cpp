@@ -7,7 +7,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/text.h"
 #include "coppice/families/placements_detail.h"
-#include "coppice/families/quantization_detail.h"
+#include "coppice/families/quantization.h"
 
 namespace coppice::families {
 

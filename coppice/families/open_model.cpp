@@ -5,6 +5,7 @@
 #include "coppice/base/text.h"
 #include "coppice/families/packed_layout.h"
 #include "coppice/families/placements_detail.h"
+#include "coppice/families/quantization.h"
 
 namespace coppice::families {
 
@@ -176,7 +177,8 @@ Model open_model(const std::filesystem::path& directory, const Family* family) {
     }
   };
   ModelConfig config = read();
-  return make_model(std::move(checkpoint), std::move(config));
+  const ModelConfig known = config;
+  return naming_quantisation(known, [&] { return make_model(std::move(checkpoint), std::move(config)); });
 }
 
 }  // namespace coppice::families

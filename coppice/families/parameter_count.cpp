@@ -3,7 +3,7 @@
 
 #include "coppice/base/check.h"
 #include "coppice/families/match.h"
-#include "coppice/families/quantization_detail.h"
+#include "coppice/families/quantization.h"
 
 namespace coppice::families {
 

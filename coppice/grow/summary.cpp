@@ -51,6 +51,7 @@ std::string summary_text(const ExpansionSummary& s, const families::Model& model
           count_text(static_cast<double>(s.parameters_before.active)), " -> ",
           count_text(static_cast<double>(s.parameters_after.active)), "\n",
           "weights: ", bytes_text(bytes.weights_before), " -> ", bytes_text(bytes.weights_after), "\n");
+  if (model.config.is_quantised()) text += cat("quantised: ", model.config.quantisation, "\n");
   if (bytes.optimizer_after > 0) {
     text +=
         cat("optimizer state: ", bytes_text(bytes.optimizer_before), " -> ", bytes_text(bytes.optimizer_after), "\n");

@@ -243,6 +243,7 @@ void add_hint(VerifyResult& result) {
 
 VerifyResult verify(const Model& before, const Model& after, size_t threads) {
   VerifyResult result;
+  result.quantisation = before.config.quantisation;
   result.experts_before = before.config.num_experts;
   result.experts_after = after.config.num_experts;
   if (before.config.family->model_type != after.config.family->model_type) {
@@ -297,6 +298,7 @@ std::string VerifyResult::verdict() const {
 Json VerifyResult::to_json() const {
   Json json = Json::object();
   json["ok"] = ok;
+  json["quantisation"] = quantisation.empty() ? Json() : Json(quantisation);
   json["made_by"] = made_by;
   json["identical"] = identical;
   json["experts"] = Json::array({Json(experts_before), Json(experts_after)});

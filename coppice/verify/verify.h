@@ -23,6 +23,7 @@ struct OnlyAlike {
 /// The result of comparing two checkpoints.
 struct VerifyResult {
   bool ok = false;
+  std::string quantisation;  ///< of the model before; empty if it is not quantised
   std::string made_by;    ///< what recomputes the model after, tensor by tensor; empty: parents were found by content
   int64_t identical = 0;  ///< tensors outside experts and routers, bit-identical
   int64_t experts_original = 0;  ///< expert tensors byte-equal to a parent's

@@ -1,0 +1,54 @@
+#pragma once
+
+// Describes the quantisation in a configuration as text, the number of values per stored element, and which tensors have
+// the values of a quantised matrix.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "coppice/base/error.h"
+#include "coppice/base/json.h"
+#include "coppice/base/text.h"
+#include "coppice/families/model_config.h"
+#include "coppice/io/tensor_info.h"
+
+namespace coppice::families {
+
+namespace detail {
+
+/// "compressed-tensors int4 (pack-quantized)", "gptq int4", "modelopt NVFP4"; empty without a quantization_config.
+/// Looks at `section` (a text_config) first, then at the whole file.
+std::string quantisation_text(const Json& config, const Json& section);
+
+/// Bits of one quantised value; 0 if the configuration does not say.
+int64_t quantised_bits(const Json& config, const Json& section);
+
+/// Whether formats use this last part of a name for the packed values of a matrix, in place of its weight.
+bool holds_packed_values(std::string_view name);
+
+/// Whether a companion of a quantised matrix has the values themselves, whatever its name: it is not a floating-point
+/// type, has two dimensions or more, and is no scale or zero point.
+bool stands_for_matrix(std::string_view name, io::Dtype dtype, const io::TensorShape& shape);
+
+}  // namespace detail
+
+/// The object that describes the quantisation; nullptr if there is none.
+const Json* find_quantization(const Json& config, const Json& section);
+
+/// Adds the quantisation to an error about a quantised model that does not name it.
+template <class Work>
+auto naming_quantisation(const ModelConfig& config, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    const bool about_model = error.code == ErrorCode::kUsage || error.code == ErrorCode::kFormat ||
+                             error.code == ErrorCode::kShape || error.code == ErrorCode::kUnsupported ||
+                             error.code == ErrorCode::kNonFinite;
+    const bool is_named = std::string_view(error.what()).find(config.quantisation) != std::string_view::npos;
+    if (!about_model || !config.is_quantised() || is_named) throw;
+    throw Error(error.code, cat(error.what(), " (the model is quantised with ", config.quantisation, ")"));
+  }
+}
+
+}  // namespace coppice::families
