@@ -204,8 +204,9 @@ int run(std::span<const std::string_view> args) {
     if (const auto warning = plan::routing_warning(model, plan::read_lineage(model))) log_warning(*warning);
   }
   const families::Model after = families::open_model(o.after, given.family());
-  return families::naming_quantisation(first.config.is_quantised() ? first.config : after.config,
-                                       [&] { return compare(o, before, after, threads); });
+  const families::ModelConfig config = first.config.is_quantised() ? first.config : after.config;
+  if (before.size() == 1) before[0] = verify::as_expanded(std::move(before[0]), after);
+  return families::naming_quantisation(config, [&] { return compare(o, before, after, threads); });
 }
 
 }  // namespace

@@ -152,6 +152,34 @@ std::string Model::digest() const {
   return io::model_digest(checkpoint, names);
 }
 
+const QuantisedTensor* Model::quantised(std::string_view name) const {
+  if (!stored) return nullptr;
+  const auto found = stored->tensors.find(name);
+  return found == stored->tensors.end() ? nullptr : &found->second;
+}
+
+io::TensorInfo Model::info_of(std::string_view name) const {
+  const QuantisedTensor* const parts = quantised(name);
+  if (parts == nullptr) return *checkpoint.at(name).info;
+  io::TensorInfo info{.name = name, .dtype = io::Dtype::kBf16, .shape = parts->shape};
+  info.bytes = static_cast<uint64_t>(info.elements()) * io::dtype_bytes(info.dtype);
+  return info;
+}
+
+Model with_tensors(Model stored, const Json& json, std::span<const io::TensorInfo> tensors) {
+  const std::string source = (stored.checkpoint.directory() / "config.json").string();
+  ModelConfig config = read_config(json, source, stored.config.family);
+  auto slots = detail::match_tensors(config, stored.checkpoint, tensors);
+  for (const TensorSlot& before : stored.slots) {
+    if (before.role() != Role::kTiedCopy) continue;
+    for (TensorSlot& slot : slots) {
+      if (slot.name == before.name) slot.rule = before.rule;
+    }
+  }
+  fill_in_from(slots, config);
+  return {std::move(stored.checkpoint), std::move(config), std::move(slots), std::move(stored.layers_with_experts)};
+}
+
 Model make_model(io::Checkpoint checkpoint, ModelConfig config) {
   config.family = &stored_layout(config, checkpoint);
   auto slots = match(config, checkpoint);

@@ -11,7 +11,7 @@
 #include "coppice/base/json.h"
 #include "coppice/base/text.h"
 #include "coppice/families/model_config.h"
-#include "coppice/io/tensor_info.h"
+#include "coppice/io/checkpoint.h"
 
 namespace coppice::families {
 
@@ -35,6 +35,36 @@ bool stands_for_matrix(std::string_view name, io::Dtype dtype, const io::TensorS
 
 /// The object that describes the quantisation; nullptr if there is none.
 const Json* find_quantization(const Json& config, const Json& section);
+
+/// How the values of a quantised matrix are stored.
+enum class ValueCode : uint8_t {
+  kFloat8E4M3,
+  kFloat8E5M2,
+  kInt8,
+  kFloat4,     ///< E2M1, two a byte, the low half first
+  kPackedInt,  ///< `bits` each, minus half their range, in 32-bit words from the lowest bit on
+};
+
+/// The bf16 tensor that the parts of a quantised one stand for: value (r, c) of each matrix is (code - zero point) *
+/// scale(r / block_rows, c / block_cols), computed in fp32 and rounded once.
+///
+/// Shapes   matrices are [rows, cols] = [out, in]; a stack has `count` of them, one after another.
+struct QuantisedTensor {
+  uint64_t number = 0;  ///< of this tensor among those of the model, from 1 on
+  io::TensorShape shape = {};
+  bool is_stack = false;
+  int64_t count = 1, rows = 0, cols = 0;
+  ValueCode code = ValueCode::kFloat8E4M3;
+  int bits = 0;
+  io::Checkpoint::Entry values = {}, scales = {};
+  io::Checkpoint::Entry global_scale = {};  ///< a factor of all scales; no file: there is none
+  io::Checkpoint::Entry zero_points = {};   ///< like the scales, or packed along the rows
+  io::Checkpoint::Entry order = {};         ///< the block of each column, if they are not in order
+  int64_t block_rows = 1, block_cols = 1, scale_rows = 1, scale_cols = 1;
+  bool scales_for_all = false;    ///< one scale for all matrices of the stack
+  bool global_divides = false;    ///< scales are divided by the global one
+  bool global_of_matrix = false;  ///< each matrix of the stack has its own
+};
 
 /// Adds the quantisation to an error about a quantised model that does not name it.
 template <class Work>

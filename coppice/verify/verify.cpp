@@ -10,6 +10,7 @@
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
+#include "coppice/grow/dequantised.h"
 #include "coppice/grow/grown_model.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/plan/recorded_growth.h"
@@ -241,9 +242,17 @@ void add_hint(VerifyResult& result) {
 
 }  // namespace
 
+Model as_expanded(Model before, const Model& after) {
+  const auto lineage = plan::read_lineage(after.checkpoint.directory());
+  const auto growth = lineage ? plan::newest_growth(*lineage) : std::nullopt;
+  const bool was_dequantised = growth && growth->dequantizes && before.config.is_quantised();
+  return was_dequantised ? grow::dequantised(std::move(before)) : std::move(before);
+}
+
 VerifyResult verify(const Model& before, const Model& after, size_t threads) {
   VerifyResult result;
-  result.quantisation = before.config.quantisation;
+  result.quantisation =
+      before.stored ? cat(before.stored->quantisation, ", dequantised to bf16") : before.config.quantisation;
   result.experts_before = before.config.num_experts;
   result.experts_after = after.config.num_experts;
   if (before.config.family->model_type != after.config.family->model_type) {

@@ -57,6 +57,12 @@ struct VerifyResult {
 /// The verdict of a check with these findings.
 std::string verdict_of(const std::vector<std::string>& problems, const std::vector<std::string>& not_compared);
 
+/// The model that the newest expansion of `after` started from: `before`, or its values in bf16 if the lineage says that
+/// they were dequantised.
+///
+/// Throws   as grow::dequantised and plan::newest_growth.
+families::Model as_expanded(families::Model before, const families::Model& after);
+
 /// Checks every tensor of `after`, its optimizer state, its configuration and the files beside the weights.
 ///
 /// Everything is recomputed and compared byte for byte if the newest expansion in the coppice.json of `after` started
