@@ -79,7 +79,7 @@ bool is_float8(Dtype dtype) { return dtype == Dtype::kF8E4M3 || dtype == Dtype::
 /// The parts of one tensor; no file: it has none.
 struct Parts {
   std::map<PartKind, Entry> of;
-  bool is_stack = false;
+  bool is_stack = false, is_turned = false;
 
   Entry at(PartKind kind) const {
     const auto found = of.find(kind);
@@ -146,10 +146,13 @@ class Dequantiser {
     };
     stacks_are_transposed_ = std::ranges::any_of(model.config.family->tensors, is_turned);
     for (const TensorSlot& slot : model.slots) take(slot);
-    for (auto& [name, parts] : parts_) {
-      if (parts.of.contains(PartKind::kValues) || !model.checkpoint.contains(name)) continue;
-      const Entry entry = model.checkpoint.at(name);
-      if (!io::is_float(entry.info->dtype)) parts.of[PartKind::kValues] = entry;
+    for (const TensorSlot& slot : model.slots) {
+      const auto found = parts_.find(slot.name.str());
+      if (found == parts_.end() || found->second.of.contains(PartKind::kValues)) continue;
+      const Entry entry = model.checkpoint.at(slot.name);
+      if (io::is_float(entry.info->dtype)) continue;
+      found->second.of[PartKind::kValues] = entry;
+      found->second.is_turned = slot.rule->layout.transposed;
     }
   }
 
@@ -214,8 +217,8 @@ class Dequantiser {
       return false;
     }
     t.count = t.is_stack ? model_.config.num_experts : 1;
-    if (!set_values(name, parts, t)) {
-      refuse(name, text_of(t.values));
+    if (!set_values(parts, t)) {
+      refuse(name, cat(text_of(t.values), parts.is_turned ? ", with the matrices [in, out]" : ""));
       return false;
     }
     if (!set_scales(t) || !set_global(t) || !zero_points_fit(t) || !order_fits(t)) {
@@ -227,7 +230,7 @@ class Dequantiser {
     return true;
   }
 
-  bool set_values(const std::string& name, const Parts& parts, QuantisedTensor& t) {
+  bool set_values(const Parts& parts, QuantisedTensor& t) {
     std::vector<int64_t> shape = t.values.info->shape;
     if (t.is_stack) {
       if (shape.empty() || shape.front() != t.count) return false;
@@ -255,11 +258,11 @@ class Dequantiser {
     } else {
       return false;
     }
-    const bool turned = t.is_stack && stacks_are_transposed_;
-    if (turned && method_.name != "mxfp4") return false;
+    if (parts.is_turned) return false;
+    const bool turned =
+        t.is_stack && stacks_are_transposed_ && method_.name == "mxfp4";  // which packs along the inputs
     const int64_t first = turned ? t.cols : t.rows, second = turned ? t.rows : t.cols;
     t.shape = t.is_stack ? io::TensorShape{t.count, first, second} : io::TensorShape{first, second};
-    (void)name;
     return true;
   }
 

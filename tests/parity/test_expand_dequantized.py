@@ -1,4 +1,7 @@
-"""`expand --dequantize` computes what the libraries that wrote each form read from it, rounded once to bf16."""
+"""`expand --dequantize` computes what the libraries that wrote each form read from it, rounded once to bf16.
+
+transformers is always there; compressed-tensors and nvidia-modelopt may be missing, which skips the comparisons with them.
+"""
 
 import dataclasses
 import json
@@ -91,7 +94,8 @@ OTHERS = [form for form in FORMS if not form.startswith(("fp8", "compressed", "m
 @pytest.fixture(scope="module", params=["qwen3_moe", "deepseek_v3"])
 def plain(request, tmp_path_factory):
     family = BY_NAME[request.param]
-    family = dataclasses.replace(family, settings={**family.settings, **SIZES}, aliases=())
+    latent = dict(kv_lora_rank=32, q_lora_rank=32) if "kv_lora_rank" in family.settings else {}
+    family = dataclasses.replace(family, settings={**family.settings, **SIZES, **latent}, aliases=())
     directory = tmp_path_factory.mktemp(request.param) / "plain"
     make_model(family, directory)
     return family, directory
@@ -125,6 +129,8 @@ def test_values_are_those_of_the_library(plain, tmp_path, form):
     found = read(tmp_path / "out")
     done = coppice("verify", source, tmp_path / "out")
     assert done.returncode == 0 and name in done.stdout, done.stdout + done.stderr
+    if form == "modelopt_nvfp4":  # its library drops the sign of zeros
+        found = {key: tensor + 0 if tensor.dtype == torch.bfloat16 else tensor for key, tensor in found.items()}
     problems = differences(grown(family, in_bf16(read(source), quantization), lineage["parents"], 8), found)
     assert not problems, "\n".join(problems[:20])
 
@@ -236,7 +242,6 @@ def test_stacked_fp8(tmp_path):
     random, tensors, expected = Random(), {}, {}
     for name, tensor in read(tmp_path / "plain").items():
         if name.endswith("_proj") and ".experts." in name:
-            tensor = tensor.transpose(1, 2)  # [experts, out, in]
             experts, outputs, inputs = tensor.shape
             tensors[name] = random.fp8(experts, outputs, inputs)
             scale = random.scales(experts, outputs // 16, inputs // 16, dtype=torch.float32)

@@ -28,7 +28,8 @@ def coppice(*arguments):
 def plain(request, tmp_path_factory):
     """A tiny model in F32, to be quantised."""
     family = BY_NAME[request.param]
-    family = dataclasses.replace(family, settings={**family.settings, **SIZES}, aliases=())
+    latent = dict(kv_lora_rank=32, q_lora_rank=32) if "kv_lora_rank" in family.settings else {}
+    family = dataclasses.replace(family, settings={**family.settings, **SIZES, **latent}, aliases=())
     directory = tmp_path_factory.mktemp(request.param) / "plain"
     make_model(family, directory)
     return family, directory
