@@ -36,6 +36,14 @@ bool stands_for_matrix(std::string_view name, io::Dtype dtype, const io::TensorS
 /// The object that describes the quantisation; nullptr if there is none.
 const Json* find_quantization(const Json& config, const Json& section);
 
+/// The configuration with lists of modules, and maps by module, changed from `before` to `after` experts: new experts
+/// are added like the others, removed ones are deleted. Names in other parts of a multimodal model do not change.
+/// `source` names the file in errors.
+///
+/// Throws   Error{kUnsupported} naming place and text: some experts are named and others not, or differently; or a text
+///          names experts by number in another way than a module's name (a pattern, a range).
+Json with_expert_names(const Json& json, int64_t before, int64_t after, std::string_view source = "config.json");
+
 /// How the values of a quantised matrix are stored.
 enum class ValueCode : uint8_t {
   kFloat8E4M3,

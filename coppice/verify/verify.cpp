@@ -209,6 +209,22 @@ Json config_by_content(const ModelConfig& before, const ModelConfig& after, cons
   return plan::grown_config(before, plan);
 }
 
+/// Metadata describes quantised tensors; of other models it means nothing.
+void check_metadata(const GrownModel& made, const Model& after, VerifyResult& result) {
+  if (!after.config.is_quantised()) return;
+  const auto found = grow::metadata_of(after.checkpoint);
+  std::vector<std::string> wrong;
+  for (const auto& [key, value] : made.metadata) {
+    const auto at = found.find(key);
+    if (key != "format" && (at == found.end() || at->second != value)) wrong.push_back(key);
+  }
+  constexpr size_t kListed = 5;
+  if (!wrong.empty()) {
+    result.problems.push_back(
+        cat("metadata of the weights: ", wrong.size(), " entries differ or are missing: ", join_some(wrong, kListed)));
+  }
+}
+
 void check_trainer_file(const Model& before, const Model& after, VerifyResult& result) {
   const auto at = [](const Model& model) {
     return model.checkpoint.directory() / io::kTrainerFolder / io::kTrainerFile;
@@ -269,6 +285,7 @@ VerifyResult verify(const Model& before, const Model& after, size_t threads) {
     result.top_k_factor = made->plan.is_undo ? 1 : made->plan.top_k_factor;
     result.split = made->plan.split;
     check_config(made->config, made->plan.split, before, after, result);
+    check_metadata(*made, after, result);
     if (made->plan.experts_after == after.config.num_experts) {
       compare_made(*made, before, after, origins.maker, threads, progress, result);
       if (made->optimizer && !origins.trained) check_trainer_file(before, after, result);
