@@ -111,6 +111,8 @@ class Reader {
     if (t_.order.file != nullptr) {
       const auto bytes = bytes_of(t_.order, 0, t_.order.info->bytes);
       for (size_t i = 0; i < cols_; ++i) block_of_col_.push_back(word_at(bytes, i));
+      constexpr uint32_t kNotSet = 0xffffffff;  // as compressed-tensors marks an order that was not set
+      if (std::ranges::find(block_of_col_, kNotSet) != block_of_col_.end()) block_of_col_.clear();
       const auto wrong = std::ranges::find_if(block_of_col_, [this](uint32_t block) { return block >= scale_cols(); });
       if (wrong != block_of_col_.end()) {
         throw Error(ErrorCode::kFormat, cat("'", t_.order.info->name, "': column ", wrong - block_of_col_.begin(),

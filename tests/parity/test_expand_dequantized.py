@@ -44,6 +44,11 @@ def by_compressed_tensors(parts, config):
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.quantization import QuantizationScheme
 
+    if "weight_g_idx" in parts:  # which this version does not read; 0.12 gives the same
+        from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+
+        values = unpack_from_int32(parts["weight_packed"], 4, torch.Size(parts["weight_shape"].tolist()))
+        return values.bfloat16() * parts["weight_scale"][:, parts["weight_g_idx"].long()]
     group = {key: value for key, value in config["config_groups"]["group_0"].items() if key != "format"}
     scheme = QuantizationScheme(**group)
     return BaseCompressor.get_value_from_registry(config["format"]).decompress(parts, scheme)["weight"].bfloat16()
@@ -87,7 +92,7 @@ def in_bf16(tensors, config):
     return made
 
 
-COMPUTED = [form for form in FORMS if form.startswith(("fp8", "compressed", "modelopt")) and form != "compressed_int4_ordered"]
+COMPUTED = [form for form in FORMS if form.startswith(("fp8", "compressed", "modelopt"))]
 OTHERS = [form for form in FORMS if not form.startswith(("fp8", "compressed", "modelopt"))]
 
 

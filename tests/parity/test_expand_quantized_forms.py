@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from family_models import FAMILIES, differences, grown, make_model, read, read_config, rewrite, write_config  # noqa: E402
@@ -24,27 +25,26 @@ def coppice(*arguments):
     return subprocess.run([COPPICE, *map(str, arguments)], capture_output=True, text=True, timeout=120)
 
 
-@pytest.fixture(scope="module", params=["qwen3_moe", "deepseek_v3"])
-def plain(request, tmp_path_factory):
-    """A tiny model in F32, to be quantised."""
-    family = BY_NAME[request.param]
+def make(name, form, folder):
+    """A tiny model in this form on disk."""
+    family = BY_NAME[name]
     latent = dict(kv_lora_rank=32, q_lora_rank=32) if "kv_lora_rank" in family.settings else {}
     family = dataclasses.replace(family, settings={**family.settings, **SIZES, **latent}, aliases=())
-    directory = tmp_path_factory.mktemp(request.param) / "plain"
-    make_model(family, directory)
-    return family, directory
-
-
-@pytest.fixture(scope="module", params=FORMS)
-def model(request, plain, tmp_path_factory):
-    family, directory = plain
-    quantise, name = FORMS[request.param]
-    tensors, quantization = quantise(read(directory), Random())
-    source = tmp_path_factory.mktemp(request.param) / "source"
+    make_model(family, folder / "plain")
+    tensors, quantization = FORMS[form][0](read(folder / "plain"), Random())
+    source = folder / "source"
     source.mkdir()
     rewrite(source, tensors)
-    write_config(source, dict(read_config(directory), quantization_config=quantization, dtype="bfloat16"))
-    return family, source, name
+    write_config(source, dict(read_config(folder / "plain"), quantization_config=quantization, dtype="bfloat16"))
+    return family, source, FORMS[form][1]
+
+
+MODELS = [*(("qwen3_moe", form) for form in FORMS), *(("deepseek_v3", form) for form in ("fp8_block", "compressed_int4", "modelopt_nvfp4"))]
+
+
+@pytest.fixture(scope="module", params=MODELS, ids="-".join)
+def model(request, tmp_path_factory):
+    return make(*request.param, tmp_path_factory.mktemp("-".join(request.param)))
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -99,15 +99,60 @@ def test_a_changed_companion_does_not_pass_verify(model, tmp_path):
     _, source, name = model
     assert coppice("expand", source, tmp_path / "out", "--router-init", "copy").returncode == 0
     tensors = read(tmp_path / "out")
-    for last in [key for key in tensors if ".experts.7.down_proj" in key]:
-        changed = dict(tensors)
-        flat = tensors[last].clone()
-        if flat.numel() == 0:
-            continue
-        import torch
-        flat.reshape(-1).view(torch.uint8)[0] ^= 1
-        changed[last] = flat
-        rewrite(tmp_path / "out", changed)
-        done = coppice("verify", source, tmp_path / "out")
-        assert done.returncode == 1 and last in done.stdout + done.stderr and name in done.stdout + done.stderr, done.stdout + done.stderr
-        break
+    last = max(key for key in tensors if ".experts.7.down_proj" in key)
+    tensors[last] = tensors[last].clone()
+    tensors[last].reshape(-1).view(torch.uint8)[0] ^= 1
+    rewrite(tmp_path / "out", tensors)
+    done = coppice("verify", source, tmp_path / "out")
+    assert done.returncode == 1 and last in done.stdout and name in done.stdout, done.stdout + done.stderr
+
+
+def test_modules_that_the_configuration_names_are_extended(tmp_path):
+    """Lists and maps that name every expert get the new ones; a list that leaves some out is refused, and says which."""
+    family, source, name = make("qwen3_moe", "compressed_int4", tmp_path)
+    config = read_config(source)
+    modules = lambda count: [f"model.layers.1.mlp.experts.{expert}.{part}" for expert in range(count) for part in ("gate_proj", "up_proj")]
+    group = config["quantization_config"]["config_groups"]["group_0"]
+    group["targets"] = modules(4)
+    config["quantization_config"]["modules"] = {module: {"bits": 4} for module in modules(4)}
+    write_config(source, config)
+    done = coppice("expand", source, tmp_path / "out", "--experts", "6")
+    assert done.returncode == 0, done.stderr
+    grown_config = read_config(tmp_path / "out")["quantization_config"]
+    assert sorted(grown_config["config_groups"]["group_0"]["targets"]) == sorted(modules(6))
+    assert sorted(grown_config["modules"]) == sorted(modules(6))
+    assert grown_config["ignore"] == config["quantization_config"]["ignore"]
+    group["targets"] = modules(3)
+    write_config(source, config)
+    done = coppice("expand", source, tmp_path / "other")
+    assert done.returncode == 3 and name in done.stderr and "experts.3." in done.stderr, done.stderr
+
+
+def test_parts_of_stacked_experts(tmp_path):
+    """Names that go on behind that of a stacked matrix, scales of all experts, and scales of the cache in an attention."""
+    family = BY_NAME["qwen3_vl_moe"]
+    make_model(family, tmp_path / "plain")
+    random, tensors = Random(), {}
+    for name, tensor in read(tmp_path / "plain").items():
+        tensors[name] = tensor.bfloat16()
+        if ".experts." in name and name.endswith("_proj"):
+            experts, rows, columns = tensor.shape
+            tensors[name] = random.bytes(experts, rows, columns // 2)
+            tensors[name + "_weight_scale"] = random.scales(experts, rows, 1).to(torch.float8_e4m3fn)
+            tensors[name + "_weight_scale_2"] = random.scales(experts, dtype=torch.float32)
+            tensors[name + "_input_scale"] = random.scales(dtype=torch.float32)
+            tensors[name + "_pre_quant_scale"] = random.scales(1, dtype=torch.float32)
+        if name.endswith("language_model.layers.0.self_attn.k_proj.weight"):
+            tensors[name.replace("k_proj.weight", "k_scale")] = random.scales(dtype=torch.float32)
+    source = tmp_path / "source"
+    source.mkdir()
+    rewrite(source, tensors)
+    write_config(source, dict(read_config(tmp_path / "plain"), quantization_config=dict(quant_method="modelopt", quant_algo="NVFP4")))
+    done = coppice("expand", source, tmp_path / "out", "--experts", "3x", "--router-init", "copy")
+    assert done.returncode == 0, done.stderr
+    done = coppice("verify", source, tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    parents = json.loads((tmp_path / "out" / "coppice.json").read_text())["steps"][-1]["parents"]
+    family = dataclasses.replace(family, rows=(*family.rows, r"experts\.\w+_weight_scale(_2)?"))
+    problems = differences(grown(family, tensors, parents, 12), read(tmp_path / "out"))
+    assert not problems, "\n".join(problems[:20])
