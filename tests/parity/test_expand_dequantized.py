@@ -204,6 +204,44 @@ def test_a_tensor_of_unknown_purpose_is_refused(plain, tmp_path):
     assert done.returncode == 3 and "pre_quant_scale" in done.stderr and name in done.stderr, done.stderr
 
 
+def test_values_that_are_no_numbers_are_refused(plain, tmp_path):
+    _, source, _, _ = make("fp8_block", plain, tmp_path)
+    tensors = read(source)
+    name = "model.layers.2.mlp.experts.2.up_proj.weight"
+    tensors[name].view(torch.uint8)[3, 5] = 0x7F
+    rewrite(source, tensors)
+    done = coppice("expand", source, tmp_path / "out", "--dequantize")
+    assert done.returncode == 3 and f"'{name}': nan at row 3, column 5" in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_order_that_leads_outside_is_refused(plain, tmp_path):
+    _, source, _, _ = make("compressed_int4_ordered", plain, tmp_path)
+    tensors = read(source)
+    name = next(name for name in tensors if name.endswith("g_idx"))
+    tensors[name][3] = 1000
+    rewrite(source, tensors)
+    done = coppice("expand", source, tmp_path / "out", "--dequantize")
+    assert done.returncode == 3 and f"'{name}': column 3 is in group 1000" in done.stderr, done.stderr
+
+
+def test_parts_that_do_not_fit_are_all_listed(plain, tmp_path):
+    _, source, _, _ = make("fp8_block", plain, tmp_path)
+    tensors = read(source)
+    names = [name for name in tensors if name.endswith("experts.0.up_proj.weight_scale_inv")]
+    tensors.update({name.replace("experts.0", f"experts.{expert}"): torch.ones(5, 7) for name in names for expert in range(4)})
+    rewrite(source, tensors)
+    done = coppice("expand", source, tmp_path / "out", "--dequantize")
+    assert done.returncode == 3 and f"{4 * len(names)} tensors" in done.stderr and names[0] in done.stderr, done.stderr
+
+
+def test_undo_says_that_weights_stay_in_bf16(plain, tmp_path):
+    _, source, _, _ = make("fp8_block", plain, tmp_path)
+    assert coppice("expand", source, tmp_path / "out", "--dequantize").returncode == 0
+    done = coppice("expand", tmp_path / "out", tmp_path / "back", "--undo")
+    assert done.returncode == 0 and "stay in bf16" in done.stdout, done.stdout + done.stderr
+
+
 def test_mxfp4_of_gpt_oss(tmp_path):
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 

@@ -14,6 +14,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from family_models import FAMILIES, differences, grown, make_model, read, read_config, rewrite, write_config  # noqa: E402
 from quantised_models import FORMS, Random  # noqa: E402
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from token_files import write_tokens  # noqa: E402
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 COPPICE = pathlib.Path(os.environ.get("COPPICE_BUILD", REPOSITORY / "build" / "release")) / "coppice"
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -105,6 +108,20 @@ def test_a_changed_companion_does_not_pass_verify(model, tmp_path):
     rewrite(tmp_path / "out", tensors)
     done = coppice("verify", source, tmp_path / "out")
     assert done.returncode == 1 and last in done.stdout and name in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["score", "eval", "train"])
+def test_what_computes_with_the_model_refuses_it_by_name(model, tmp_path, command):
+    _, source, name = model
+    tokens = write_tokens(tmp_path / "tokens", [1] * 512)
+    arguments = {"score": (source, tokens, "--out", tmp_path / "scores.json", "--batches", "2", "--batch-tokens", "64", "--sequence-length", "32"),
+                 "eval": (source, "--tokens", tokens, "--sequence-length", "32"),
+                 "train": ("--config", REPOSITORY / "recipes" / "continue.toml", "--model.path", source, "--data.train", tokens,
+                           "--train.out", tmp_path / "run", "--data.sequence_length", "32", "--train.start", "fresh")}[command]
+    done = coppice(command, *arguments)
+    if "this is the core build" in done.stderr:
+        pytest.skip("this is the core build, which computes nothing with a model")
+    assert done.returncode == 3 and name in done.stderr, (done.returncode, done.stderr)
 
 
 def test_modules_that_the_configuration_names_are_extended(tmp_path):
