@@ -12,6 +12,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/options/options.h"
 
 namespace coppice::grow {
 namespace {
@@ -390,8 +391,7 @@ bool needs_scale(Dtype dtype) {
 }  // namespace
 
 Model dequantised(Model model) {
-  if (!model.config.is_quantised())
-    throw Error(ErrorCode::kUsage, "--dequantize has no effect, because the model is not quantised");
+  if (!model.config.is_quantised()) refuse_option("dequantize", "the model is not quantised");
   if (model.checkpoint.files().has_folder(io::kTrainerFolder)) {
     throw Error(ErrorCode::kUnsupported, cat(model.checkpoint.directory(), ": --dequantize: the model has a ",
                                              io::kTrainerFolder, "/, which cannot belong to quantised weights"));
