@@ -11,6 +11,7 @@
 #include "coppice/convert/families.h"
 #include "coppice/convert/summary.h"
 #include "coppice/families/match.h"
+#include "coppice/families/quantization.h"
 #include "coppice/io/output_place.h"
 #include "coppice/plan/lineage.h"
 
@@ -43,11 +44,21 @@ int carry_out(convert::Conversion& conversion, const families::Model& first, con
   return 0;
 }
 
-int average(const convert::ConvertOptions& o) {
-  const families::Model model = families::open_model(o.models.front());
+int average(const convert::ConvertOptions& o, const families::Model& model) {
   if (!model.config.is_moe()) refuse_option("dense-average", cat(o.models.front(), " has no experts"));
   convert::Conversion conversion(model, o.to.value_or(std::string(convert::dense_counterpart(model))), o.lossy);
   return carry_out(conversion, model, o, std::nullopt);
+}
+
+int combine(const convert::ConvertOptions& o, const std::vector<families::Model>& parents) {
+  std::optional<methods::RouterRows> rows;
+  if (o.router_rows) rows = methods::RouterRows::read(*o.router_rows);
+  const auto* given = rows ? &*rows : nullptr;
+  const auto& first = parents.front();
+  const auto plan = convert::make_conversion_plan(first.config, static_cast<int64_t>(parents.size()),
+                                                  convert::conversion_options(o, given));
+  convert::Conversion conversion(parents, plan, given);
+  return carry_out(conversion, first, o, plan);
 }
 
 int run(std::span<const std::string_view> args) {
@@ -58,18 +69,14 @@ int run(std::span<const std::string_view> args) {
     io::check_output_directory(o.out, model);
     plan::warn_of_unfinished_handover(model);
   }
-  if (o.dense_average) return average(o);
+  if (o.dense_average) {
+    const families::Model model = families::open_model(o.models.front());
+    return families::naming_quantisation(model.config, [&] { return average(o, model); });
+  }
   o = convert::with_recipe(std::move(o));
   std::vector<families::Model> parents;
   for (const auto& model : o.models) parents.push_back(families::open_model(model));
-  std::optional<methods::RouterRows> rows;
-  if (o.router_rows) rows = methods::RouterRows::read(*o.router_rows);
-  const auto* given = rows ? &*rows : nullptr;
-  const auto& first = parents.front();
-  const auto plan = convert::make_conversion_plan(first.config, static_cast<int64_t>(parents.size()),
-                                                  convert::conversion_options(o, given));
-  convert::Conversion conversion(parents, plan, given);
-  return carry_out(conversion, first, o, plan);
+  return families::naming_quantisation(parents.front().config, [&] { return combine(o, parents); });
 }
 
 }  // namespace

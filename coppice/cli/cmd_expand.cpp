@@ -4,9 +4,12 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cost/estimate.h"
+#include "coppice/families/quantization.h"
+#include "coppice/grow/dequantised.h"
 #include "coppice/grow/expand.h"
 #include "coppice/grow/expand_options.h"
 #include "coppice/grow/summary.h"
+#include "coppice/infer/given_family.h"
 #include "coppice/io/output_place.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/plan/text.h"
@@ -27,13 +30,17 @@ std::string plan_text(const families::Model& model, const plan::GrowthPlan& plan
   return plan.is_undo ? comments : cat(comments, "\n", plan::plan_toml(plan));
 }
 
-std::string wrote_text(const grow::ExpandOptions& o, const families::ModelConfig& config, const plan::GrowthPlan& plan,
+std::string wrote_text(const grow::ExpandOptions& o, const families::Model& model, const plan::GrowthPlan& plan,
                        const output::WrittenModel& done) {
+  const families::ModelConfig& config = model.config;
   return cat("wrote ", shown(o.out.string()), ": ", plan.experts_before, " -> ", plan.experts_after, " experts, ",
              output::size_text(done, o.part), done.optimizer_state ? " with optimizer state" : "", "; peak memory ",
              done.peak_rss_bytes >> 20, " MiB\n",
              config.is_quantised()
                  ? cat("Quantised with ", shown(config.quantisation), ": experts are copied byte for byte.\n")
+             : model.stored
+                 ? cat("Dequantised: ", model.stored->tensors.size(), " matrices of the source, quantised with ",
+                       shown(model.stored->quantisation), ", were computed and rounded once to bf16.\n")
                  : std::string());
 }
 
@@ -45,11 +52,7 @@ std::string last_line(const families::Model& model, const plan::GrowthPlan& plan
                          families::open_model(out, model.config.family));
 }
 
-int run(std::span<const std::string_view> args) {
-  auto o = parse<grow::ExpandOptions>("expand", kSummary, args);
-  o.check(o.dry_run);
-  const infer::GivenFamily given(o.family_file, o.model);
-  const families::Model model = families::open_model(o.model, given.family());
+int carry_out(grow::ExpandOptions o, const families::Model& model) {
   io::check_output_directory(o.out, o.model);
   plan::warn_of_unfinished_handover(o.model);
   o = grow::with_recipe(std::move(o), model);
@@ -71,9 +74,21 @@ int run(std::span<const std::string_view> args) {
   } else if (!done.missing_parts.empty()) {
     std::cout << output::part_text(done, *o.part, o.out);
   } else {
-    std::cout << wrote_text(o, model.config, plan, done) << shown(last_line(model, plan, summary, o.out)) << "\n";
+    std::cout << wrote_text(o, model, plan, done) << shown(last_line(model, plan, summary, o.out)) << "\n";
   }
   return 0;
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto o = parse<grow::ExpandOptions>("expand", kSummary, args);
+  o.check(o.dry_run);
+  const infer::GivenFamily given(o.family_file, o.model);
+  families::Model model = families::open_model(o.model, given.family());
+  const families::ModelConfig config = model.config;
+  return families::naming_quantisation(config, [&] {
+    if (o.undo && o.dequantize) refuse_option("dequantize", "--undo takes everything from coppice.json");
+    return o.dequantize ? carry_out(o, grow::dequantised(std::move(model))) : carry_out(o, model);
+  });
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "coppice/base/thread_pool.h"
 #include "coppice/cli/command.h"
 #include "coppice/families/match.h"
+#include "coppice/families/quantization.h"
 #include "coppice/families/routing_class.h"
 #include "coppice/infer/given_family.h"
 #include "coppice/infer/infer.h"
@@ -269,7 +270,7 @@ int run(std::span<const std::string_view> args) {
   if (o.write_family) refuse_option("write-family", "there is no --infer");
   const infer::GivenFamily given(o.family_file, o.model);
   const families::Model model = families::open_model(o.model, given.family());
-  const Findings found = look(model, o);
+  const Findings found = families::naming_quantisation(model.config, [&] { return look(model, o); });
   if (const auto warning = plan::routing_warning(o.model, found.lineage)) log_warning(*warning);
   if (o.json) {
     std::cout << to_json(model, found, o).dump(2) << "\n";

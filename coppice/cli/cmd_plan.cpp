@@ -7,6 +7,7 @@
 #include "coppice/cli/engine.h"
 #include "coppice/cost/dense_estimate.h"
 #include "coppice/cost/estimate.h"
+#include "coppice/families/quantization.h"
 #include "coppice/infer/given_family.h"
 #include "coppice/report/run_record.h"
 
@@ -20,10 +21,7 @@ void print(const Plan& plan, bool json) {
   std::cout << (json ? plan.to_json().dump(2) + "\n" : plan.to_text());
 }
 
-int run(std::span<const std::string_view> args) {
-  const auto o = parse<cost::CostOptions>("plan", kSummary, args);
-  const infer::GivenFamily given(o.family_file, o.model);
-  const families::Model model = families::open_model(o.model, given.family());
+int estimate(const cost::CostOptions& o, const families::Model& model) {
   cost::check_options(o, model.config.is_moe());
   if (!model.config.is_moe()) {
     print(cost::estimate_dense_cost(model, o), o.json);
@@ -35,6 +33,13 @@ int run(std::span<const std::string_view> args) {
   if (o.measure) measured = measure_steps(model.config, o);
   print(cost::estimate_cost(model, o, measured, fit), o.json);
   return 0;
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto o = parse<cost::CostOptions>("plan", kSummary, args);
+  const infer::GivenFamily given(o.family_file, o.model);
+  const families::Model model = families::open_model(o.model, given.family());
+  return families::naming_quantisation(model.config, [&] { return estimate(o, model); });
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "coppice/cli/engine.h"
 #include "coppice/convert/convert.h"
 #include "coppice/families/match.h"
+#include "coppice/families/quantization.h"
 #include "coppice/infer/given_family.h"
 #include "coppice/options/byte_count.h"
 #include "coppice/options/options.h"
@@ -91,6 +92,7 @@ std::string rows_text(const verify::VerifyResult& result) {
 }
 
 void print_result(const verify::VerifyResult& result) {
+  if (!result.quantisation.empty()) std::cout << cat("quantised: ", shown(result.quantisation), "\n");
   std::cout << cat("experts: ", result.experts_before, " -> ", result.experts_after);
   if (result.split > 1) std::cout << cat(", each 1/", result.split, " of an expert before");
   if (result.top_k_factor > 1) std::cout << cat(", top-K times ", result.top_k_factor);
@@ -168,20 +170,9 @@ std::optional<Printed> function_of(const VerifyOptions& o, const families::Model
   return cli::function_change(before, after, parents, settings);
 }
 
-int run(std::span<const std::string_view> args) {
-  const auto o = parse<VerifyOptions>("verify", kSummary, args);
-  check_used(o);
-  const size_t threads = thread_count(o.threads);
-  const infer::GivenFamily given(o.family_file, o.before.front());
-  std::vector<families::Model> before;
-  for (const auto& model : o.before) before.push_back(families::open_model(model, given.family()));
+int compare(const VerifyOptions& o, const std::vector<families::Model>& before, const families::Model& after,
+            size_t threads) {
   const families::Model& first = before.front();
-  auto warned = o.before;
-  warned.push_back(o.after);
-  for (const auto& model : warned) {
-    if (const auto warning = plan::routing_warning(model, plan::read_lineage(model))) log_warning(*warning);
-  }
-  const families::Model after = families::open_model(o.after, given.family());
   const bool was = first.config.is_moe(), is = after.config.is_moe();
   if (!was && is) {
     const auto result = verify::verify_conversion(before, after, threads);
@@ -197,6 +188,25 @@ int run(std::span<const std::string_view> args) {
   const auto result = verify::verify(first, after, threads);
   const auto parents = result.split == 1 ? result.parents : decltype(result.parents){};
   return finish(result, function_of(o, first, after, result.ok, parents), o.json, print_result);
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto o = parse<VerifyOptions>("verify", kSummary, args);
+  check_used(o);
+  const size_t threads = thread_count(o.threads);
+  const infer::GivenFamily given(o.family_file, o.before.front());
+  std::vector<families::Model> before;
+  for (const auto& model : o.before) before.push_back(families::open_model(model, given.family()));
+  const families::Model& first = before.front();
+  auto warned = o.before;
+  warned.push_back(o.after);
+  for (const auto& model : warned) {
+    if (const auto warning = plan::routing_warning(model, plan::read_lineage(model))) log_warning(*warning);
+  }
+  const families::Model after = families::open_model(o.after, given.family());
+  const families::ModelConfig config = first.config.is_quantised() ? first.config : after.config;
+  if (before.size() == 1) before[0] = verify::as_expanded(std::move(before[0]), after);
+  return families::naming_quantisation(config, [&] { return compare(o, before, after, threads); });
 }
 
 }  // namespace

@@ -33,7 +33,8 @@ void refuse_quantised(const Model& model) {
   if (!model.config.is_quantised()) return;
   throw Error(ErrorCode::kUnsupported,
               cat(model.checkpoint.directory(), ": the weights are quantised with ", model.config.quantisation,
-                  " ('quantization_config'), but a conversion changes values (use a bf16 checkpoint)"));
+                  " ('quantization_config'), but a conversion changes values (use a bf16 checkpoint",
+                  model.config.is_moe() ? "; `coppice expand --dequantize` writes one)" : ")"));
 }
 
 /// Keys of config.json that change what a model computes and in which parents could differ.

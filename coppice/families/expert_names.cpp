@@ -7,11 +7,13 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/families/count_keys_detail.h"
-#include "coppice/families/expert_names_detail.h"
+#include "coppice/families/quantization.h"
 #include "coppice/io/expert_mentions.h"
 
-namespace coppice::families::detail {
+namespace coppice::families {
 namespace {
+
+using detail::speaks_of_a_tower;
 
 constexpr std::string_view kDigits = "0123456789";
 
@@ -26,7 +28,7 @@ struct NumberedName {
 
 class Names {
  public:
-  Names(int64_t before, int64_t after) : before_(before), after_(after) {}
+  Names(int64_t before, int64_t after, std::string_view source) : before_(before), after_(after), source_(source) {}
 
   Json visited(const Json& json, const std::string& place) const {
     if (json.is_array()) return visited_list(json, place);
@@ -77,8 +79,8 @@ class Names {
       check_all_named(*name, place, [&](const std::string& other) { return values.contains(other); });
       const Json& first = *values.at(name->of(0));
       if (!(value == first)) {
-        throw Error(ErrorCode::kUnsupported, cat("config.json: '", place, "' says ", value.dump(), " of '", key,
-                                                 "' and ", first.dump(), " of '", name->of(0), "'; ", kAllAlike));
+        throw Error(ErrorCode::kUnsupported, cat(source_, ": '", place, "' says ", value.dump(), " of '", key, "' and ",
+                                                 first.dump(), " of '", name->of(0), "'; ", kAllAlike));
       }
       if (name->expert < after_) out.emplace_back(key, visited(value, path));
     }
@@ -102,17 +104,17 @@ class Names {
     if (!is_number || !ends || !is_name || io::numbered_expert(std::string_view(text).substr(end))) refuse(text, place);
     NumberedName name{text, *at, end - *at, std::stoll(text.substr(*at, end - *at))};
     if (name.expert < before_) return name;
-    throw Error(ErrorCode::kUnsupported, cat("config.json: '", place, "' names '", text, "', but the model has ",
-                                             before_, " experts (correct it)"));
+    throw Error(ErrorCode::kUnsupported, cat(source_, ": '", place, "' names '", text, "', but the model has ", before_,
+                                             " experts (correct it)"));
   }
 
   void refuse_numbered(const std::string& text, const std::string& place) const {
     if (!speaks_of_a_tower(text) && io::numbered_expert(text)) refuse(text, place);
   }
 
-  [[noreturn]] static void refuse(const std::string& text, const std::string& place) {
+  [[noreturn]] void refuse(const std::string& text, const std::string& place) const {
     throw Error(ErrorCode::kUnsupported,
-                cat("config.json: '", place, "' has '", text,
+                cat(source_, ": '", place, "' has '", text,
                     "', which names experts by number in a way that coppice cannot extend to new ones; wanted "
                     "the module names of all experts in a list or a map, or a pattern of any number ('experts.*')"));
   }
@@ -122,20 +124,21 @@ class Names {
   void check_all_named(const NumberedName& name, const std::string& place, Has has) const {
     for (int64_t expert = 0; expert < (name.expert == 0 ? before_ : 1); ++expert) {
       if (has(name.of(expert))) continue;
-      throw Error(ErrorCode::kUnsupported, cat("config.json: '", place, "' names '", name.text, "' but not '",
-                                               name.of(expert), "'; ", kAllAlike));
+      throw Error(ErrorCode::kUnsupported,
+                  cat(source_, ": '", place, "' names '", name.text, "' but not '", name.of(expert), "'; ", kAllAlike));
     }
   }
 
   static constexpr std::string_view kAllAlike =
       "coppice expands only models whose experts are all quantised in the same way";
   int64_t before_, after_;
+  std::string_view source_;
 };
 
 }  // namespace
 
-Json with_expert_names(const Json& json, int64_t before, int64_t after) {
-  return Names(before, after).visited(json, {});
+Json with_expert_names(const Json& json, int64_t before, int64_t after, std::string_view source) {
+  return Names(before, after, source).visited(json, {});
 }
 
-}  // namespace coppice::families::detail
+}  // namespace coppice::families

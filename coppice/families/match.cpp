@@ -7,7 +7,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/text.h"
 #include "coppice/families/placements_detail.h"
-#include "coppice/families/quantization_detail.h"
+#include "coppice/families/quantization.h"
 
 namespace coppice::families {
 
@@ -142,15 +142,16 @@ std::vector<TensorSlot> match_strictly(const ModelConfig& config, const io::Chec
   return slots;
 }
 
-std::vector<TensorSlot> match_by_weights(const ModelConfig& config, const io::Checkpoint& checkpoint, Faults& faults) {
+std::vector<TensorSlot> match_by_weights(const ModelConfig& config, std::span<const io::TensorInfo* const> tensors,
+                                         Faults& faults) {
   const detail::RuleIndex index(*config.family);
   std::vector<Placed> placed;
-  placed.reserve(checkpoint.entries().size());
-  for (const auto& entry : checkpoint.entries()) {
-    const io::TensorName& name = entry.info->name;
+  placed.reserve(tensors.size());
+  for (const io::TensorInfo* info : tensors) {
+    const io::TensorName& name = info->name;
     if (name.ends_with(kDerivedSuffix)) continue;
-    if (auto found = place(config, index, name, entry.info->shape)) {
-      found->dtype = entry.info->dtype;
+    if (auto found = place(config, index, name, info->shape)) {
+      found->dtype = info->dtype;
       placed.push_back(std::move(*found));
     } else {
       faults.unknown.add(name);
@@ -185,10 +186,9 @@ std::string unknown_text(const ModelConfig& config, const io::Checkpoint& checkp
 
 }  // namespace
 
-std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& checkpoint) {
-  Faults faults;
-  auto slots = config.placed_by_weights() ? match_by_weights(config, checkpoint, faults)
-                                          : match_strictly(config, checkpoint, faults);
+namespace {
+
+void refuse_faults(const ModelConfig& config, const io::Checkpoint& checkpoint, const Faults& faults) {
   std::vector<std::string> texts;
   if (faults.missing.count > 0) texts.push_back(cat(faults.missing.count, " missing: ", faults.missing.text()));
   if (faults.unknown.count > 0) texts.push_back(unknown_text(config, checkpoint, faults));
@@ -203,12 +203,36 @@ std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& c
                         " that the family file copies unchanged although they belong to experts: ",
                         faults.carried.text(), " (give each a rule with its own role)"));
   }
-  if (texts.empty()) return slots;
+  if (texts.empty()) return;
   throw Error(
       faults.missing.count + faults.unknown.count + faults.carried.count > 0 ? ErrorCode::kFormat : ErrorCode::kShape,
       cat(checkpoint.directory(), ": the tensors do not fit a ", config.family->model_type,
           " model with this config.json", config.is_quantised() ? cat(", quantised with ", config.quantisation) : "",
           ": ", join(texts, "; "), " (check that weights and config.json are of the same model)"));
+}
+
+}  // namespace
+
+std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& checkpoint) {
+  Faults faults;
+  std::vector<const io::TensorInfo*> tensors;
+  if (config.placed_by_weights()) {
+    for (const auto& entry : checkpoint.entries()) tensors.push_back(entry.info);
+  }
+  auto slots = config.placed_by_weights() ? match_by_weights(config, tensors, faults)
+                                          : match_strictly(config, checkpoint, faults);
+  refuse_faults(config, checkpoint, faults);
+  return slots;
+}
+
+std::vector<TensorSlot> detail::match_tensors(const ModelConfig& config, const io::Checkpoint& checkpoint,
+                                              std::span<const io::TensorInfo> tensors) {
+  Faults faults;
+  std::vector<const io::TensorInfo*> all;
+  for (const io::TensorInfo& info : tensors) all.push_back(&info);
+  auto slots = match_by_weights(config, all, faults);
+  refuse_faults(config, checkpoint, faults);
+  return slots;
 }
 
 }  // namespace coppice::families

@@ -1,10 +1,13 @@
 #pragma once
 
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "coppice/families/model_config.h"
+#include "coppice/families/quantization.h"
 #include "coppice/io/checkpoint.h"
 
 namespace coppice::families {
@@ -50,6 +53,13 @@ std::string tensor_name(const ModelConfig& config, Role role, int64_t layer = -1
 ///          shape than the configuration says.
 std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& checkpoint);
 
+/// The quantised form of a model that is read as if its matrices were in bf16.
+struct StoredForm {
+  std::string quantisation;
+  std::vector<TensorSlot> slots;                                ///< of the tensors as they are stored
+  std::map<std::string, QuantisedTensor, std::less<>> tensors;  ///< by the name of the bf16 tensor
+};
+
 /// A checkpoint with its configuration and the rule of every tensor. All commands start from it.
 struct Model {
   io::Checkpoint checkpoint;
@@ -58,6 +68,15 @@ struct Model {
   /// In rising order; includes those past num_layers: decoders, multi-token prediction.
   std::vector<int64_t> layers_with_experts = {};
 
+  /// Set by grow::dequantised: configuration and slots are those of the bf16 model, the checkpoint has this form.
+  std::shared_ptr<const StoredForm> stored = {};
+
+  /// The parts of the tensor if it is computed from them; nullptr if it is stored as it is.
+  const QuantisedTensor* quantised(std::string_view name) const;
+  /// The slots of the tensors that the checkpoint has.
+  const std::vector<TensorSlot>& stored_slots() const { return stored ? stored->slots : slots; }
+  /// Dtype, shape and bytes of a slot's tensor, stored or computed.
+  io::TensorInfo info_of(std::string_view name) const;
   /// io::model_digest with this family's router tensors.
   std::string digest() const;
 };
@@ -67,6 +86,12 @@ Model open_model(const std::filesystem::path& directory, const Family* family = 
 
 /// The same for an open checkpoint.
 Model make_model(io::Checkpoint checkpoint, ModelConfig config);
+
+/// The bf16 model with this configuration and these tensors, which are computed from those of `stored`; the caller sets
+/// Model::stored.
+///
+/// Throws   as match and read_config.
+Model with_tensors(Model stored, const Json& config, std::span<const io::TensorInfo> tensors);
 
 /// Parameters as transformers' `sum(p.numel())` counts them: tied embeddings once, selection biases (buffers) not at
 /// all.

@@ -8,7 +8,7 @@
 #include "coppice/families/config_reader_detail.h"
 #include "coppice/families/count_keys_detail.h"
 #include "coppice/families/limits.h"
-#include "coppice/families/quantization_detail.h"
+#include "coppice/families/quantization.h"
 #include "coppice/families/router_keys_detail.h"
 
 namespace coppice::families {

@@ -5,6 +5,7 @@
 #include "coppice/base/text.h"
 #include "coppice/families/packed_layout.h"
 #include "coppice/families/placements_detail.h"
+#include "coppice/families/quantization.h"
 
 namespace coppice::families {
 
@@ -152,6 +153,34 @@ std::string Model::digest() const {
   return io::model_digest(checkpoint, names);
 }
 
+const QuantisedTensor* Model::quantised(std::string_view name) const {
+  if (!stored) return nullptr;
+  const auto found = stored->tensors.find(name);
+  return found == stored->tensors.end() ? nullptr : &found->second;
+}
+
+io::TensorInfo Model::info_of(std::string_view name) const {
+  const QuantisedTensor* const parts = quantised(name);
+  if (parts == nullptr) return *checkpoint.at(name).info;
+  io::TensorInfo info{.name = name, .dtype = io::Dtype::kBf16, .shape = parts->shape};
+  info.bytes = static_cast<uint64_t>(info.elements()) * io::dtype_bytes(info.dtype);
+  return info;
+}
+
+Model with_tensors(Model stored, const Json& json, std::span<const io::TensorInfo> tensors) {
+  const std::string source = (stored.checkpoint.directory() / "config.json").string();
+  ModelConfig config = read_config(json, source, stored.config.family);
+  auto slots = detail::match_tensors(config, stored.checkpoint, tensors);
+  for (const TensorSlot& before : stored.slots) {
+    if (before.role() != Role::kTiedCopy) continue;
+    for (TensorSlot& slot : slots) {
+      if (slot.name == before.name) slot.rule = before.rule;
+    }
+  }
+  fill_in_from(slots, config);
+  return {std::move(stored.checkpoint), std::move(config), std::move(slots), std::move(stored.layers_with_experts)};
+}
+
 Model make_model(io::Checkpoint checkpoint, ModelConfig config) {
   config.family = &stored_layout(config, checkpoint);
   auto slots = match(config, checkpoint);
@@ -177,7 +206,8 @@ Model open_model(const std::filesystem::path& directory, const Family* family) {
     }
   };
   ModelConfig config = read();
-  return make_model(std::move(checkpoint), std::move(config));
+  const ModelConfig known = config;
+  return naming_quantisation(known, [&] { return make_model(std::move(checkpoint), std::move(config)); });
 }
 
 }  // namespace coppice::families

@@ -3,7 +3,7 @@
 
 #include "coppice/base/check.h"
 #include "coppice/families/match.h"
-#include "coppice/families/quantization_detail.h"
+#include "coppice/families/quantization.h"
 
 namespace coppice::families {
 
@@ -76,7 +76,7 @@ ParameterCount count_parameters(const Model& model, int64_t num_experts) {
     const Role role = slot.role();
     const bool predicts_ahead = config.family->has_mtp && slot.layer >= config.num_layers;
     if (role == Role::kSelectionBias || role == Role::kTiedCopy || predicts_ahead) continue;
-    const io::TensorInfo& info = *model.checkpoint.at(slot.name).info;
+    const io::TensorInfo info = model.info_of(slot.name);
     int64_t elements = config.is_quantised()            ? quantised_values(slot, info, config.quantised_bits)
                        : role == Role::kExpertCompanion ? 0
                                                         : info.elements();

@@ -8,7 +8,7 @@
 #include "coppice/families/count_keys_detail.h"
 #include "coppice/families/limits.h"
 #include "coppice/families/placements_detail.h"
-#include "coppice/families/quantization_detail.h"
+#include "coppice/families/quantization.h"
 
 namespace coppice::families::detail {
 
@@ -146,9 +146,12 @@ std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, c
   if (found->expert >= 0) out.slot.expert_at = found->expert_at + name.size() - canonical.size();
   if (found->is_companion) {
     if (has_rows(found->rule->role)) return std::nullopt;
-    out.slot.rule = !is_expert(found->rule->role) ? &kOtherCompanion
-                    : found->rule->layout.stacked ? &kStackedCompanion
-                                                  : &kOwnCompanion;
+    const bool one_for_all = shape.empty() || (shape.size() == 1 && shape[0] == 1);  // a scale of all experts
+    const bool is_stacked = found->rule->layout.stacked;
+    out.slot.rule = !is_expert(found->rule->role) || (is_stacked && one_for_all && config.num_experts > 1)
+                        ? &kOtherCompanion
+                    : is_stacked ? &kStackedCompanion
+                                 : &kOwnCompanion;
   }
   if (out.slot.layer >= kMaxLayers) return std::nullopt;
   const bool past_last = config.num_layers > 0 && out.slot.layer >= config.num_layers;
@@ -210,7 +213,8 @@ void check_experts(const ModelConfig& config, const std::vector<Placed>& placed,
     if (!is_expert(slot.role()) && !is_row(slot)) continue;
     LayerContents& layer = layers[slot.layer];
     layer.counted_from_last = p.matched->name.find("{M}") != std::string_view::npos;
-    const bool stands_for = !p.is_companion || holds_packed_values(slot.name);
+    const bool stands_for = !p.is_companion || (p.dtype ? stands_for_matrix(slot.name, *p.dtype, slot.shape)
+                                                        : holds_packed_values(slot.name));
     if (stands_for) layer.roles.insert(p.matched->role);
     if (!dimensions_fit(slot) || !shape_fits(config, slot)) {
       faults.misshapen.add(cat(slot.name, " is ", shape_text(slot.shape), ", wanted one for ",

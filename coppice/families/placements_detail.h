@@ -53,6 +53,10 @@ void settle_orientation(const ModelConfig& config, std::vector<Placed>& placed);
 std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, const io::TensorName& name,
                             const io::TensorShape& shape);
 
+/// Assigns rules to tensors that the checkpoint does not have in this form; as match where the weights decide.
+std::vector<TensorSlot> match_tensors(const ModelConfig& config, const io::Checkpoint& checkpoint,
+                                      std::span<const io::TensorInfo> tensors);
+
 /// Sorts into the order of the tables: layer by layer, expert by expert.
 void sort_by_table(const ModelConfig& config, std::vector<Placed>& placed);
 

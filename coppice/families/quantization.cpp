@@ -1,9 +1,10 @@
+#include "coppice/families/quantization.h"
+
 #include <algorithm>
 
 #include "coppice/base/text.h"
-#include "coppice/families/quantization_detail.h"
 
-namespace coppice::families::detail {
+namespace coppice::families {
 
 namespace {
 
@@ -64,6 +65,8 @@ const Json* find_quantization(const Json& config, const Json& section) {
   return found != nullptr ? found : find_object(config);
 }
 
+namespace detail {
+
 std::string quantisation_text(const Json& config, const Json& section) {
   const Json* found = find_quantization(config, section);
   if (found == nullptr) return {};
@@ -93,4 +96,12 @@ bool holds_packed_values(std::string_view name) {
   return std::ranges::any_of(kEndings, [name](std::string_view ending) { return name.ends_with(ending); });
 }
 
-}  // namespace coppice::families::detail
+bool stands_for_matrix(std::string_view name, io::Dtype dtype, const io::TensorShape& shape) {
+  if (holds_packed_values(name)) return true;
+  const bool is_factor = name.find("scale") != std::string_view::npos || name.find("zero") != std::string_view::npos;
+  return !is_factor && !io::is_float(dtype) && shape.size() >= 2;
+}
+
+}  // namespace detail
+
+}  // namespace coppice::families

@@ -113,6 +113,35 @@ const RuleIndex::Entry* RuleIndex::entry_of_module(const std::string& skeleton, 
   return nullptr;
 }
 
+// The matrix of all experts whose name the tensor's continues: "gate_up_proj" of "gate_up_proj_weight_scale_2".
+const RuleIndex::Entry* RuleIndex::entry_of_stack(const std::string& skeleton, std::string& suffix) const {
+  const size_t dot = skeleton.rfind('.');
+  for (size_t cut = skeleton.rfind('_'); cut != std::string::npos && cut > 0 && (dot == std::string::npos || cut > dot);
+       cut = skeleton.rfind('_', cut - 1)) {
+    const Entry* entry = entry_of(skeleton.substr(0, cut));
+    if (entry == nullptr || !entry->rule->layout.stacked || !is_expert(entry->rule->role)) continue;
+    suffix = skeleton.substr(cut);
+    return entry;
+  }
+  return nullptr;
+}
+
+// A scale of a module's activations, such as the cache of keys and values in an attention: it goes with any matrix of
+// the module, if none of them belongs to experts or routers.
+const RuleIndex::Entry* RuleIndex::entry_of_block(const std::string& skeleton, std::string& suffix) const {
+  const size_t dot = skeleton.rfind('.');
+  if (dot == std::string::npos || skeleton.find("scale", dot) == std::string::npos) return nullptr;
+  const std::string module = skeleton.substr(0, dot + 1);
+  const Entry* found = nullptr;
+  for (const Entry& entry : entries_) {
+    if (!entry.pattern.starts_with(module)) continue;
+    if (is_expert(entry.rule->role) || has_rows(entry.rule->role)) return nullptr;
+    found = &entry;
+  }
+  if (found != nullptr) suffix = skeleton.substr(dot);
+  return found;
+}
+
 std::optional<Placement> RuleIndex::find(std::string_view name, int64_t num_layers, bool quantised) const {
   if (name.find('#') != std::string_view::npos) return std::nullopt;  // it would be taken for a number
   const Skeleton skeleton = skeleton_of(name);
@@ -130,12 +159,14 @@ std::optional<Placement> RuleIndex::find(std::string_view name, int64_t num_laye
       placement.suffix = kInputScale;
       entry = entry_of(skeleton.text.substr(0, skeleton.text.size() - kInputScale.size()) + ".weight");
     }
+    if (entry == nullptr && quantised) entry = entry_of_stack(skeleton.text, placement.suffix);
     if (entry == nullptr && quantised) entry = entry_of_module(skeleton.text, placement.suffix);
+    if (entry == nullptr && quantised) entry = entry_of_block(skeleton.text, placement.suffix);
   }
   if (entry == nullptr) return std::nullopt;
   placement.rule = entry->rule;
   for (size_t i = 0; i < entry->marks.size(); ++i) {
-    COPPICE_CHECK(i < skeleton.numbers.size(), name);
+    if (i >= skeleton.numbers.size()) break;  // of a module that has several numbered parts
     const Number& number = skeleton.numbers[i];
     switch (entry->marks[i]) {
       case 'L': placement.layer = number.value; break;

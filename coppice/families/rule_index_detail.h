@@ -35,7 +35,9 @@ class RuleIndex {
   /// The rule that matches `name`: rules without wildcards first, then earlier rows first. A name without a rule is a
   /// companion if it is a matrix's name followed by one of kCompanionSuffixes, or has `input_scale` in place of
   /// `weight`. If weights are `quantised`, every tensor in the module of a matrix is its companion: `qweight`,
-  /// `weight_packed`, `weight.absmax`. Layers of {M} count from `num_layers`.
+  /// `weight_packed`, `weight.absmax`. So is a tensor whose name continues that of a stacked matrix
+  /// (`gate_up_proj_weight_scale`), and a scale in the module around attention or dense matrices (`self_attn.k_scale`).
+  /// Layers of {M} count from `num_layers`.
   std::optional<Placement> find(std::string_view name, int64_t num_layers, bool quantised = false) const;
 
  private:
@@ -45,6 +47,8 @@ class RuleIndex {
     std::string marks;    // the kind of each '#', in order: 'L', 'M', 'X', 'N'
   };
   const Entry* entry_of(const std::string& skeleton) const;
+  const Entry* entry_of_stack(const std::string& skeleton, std::string& suffix) const;
+  const Entry* entry_of_block(const std::string& skeleton, std::string& suffix) const;
   const Entry* entry_of_module(const std::string& skeleton, std::string& suffix) const;
 
   std::vector<Entry> entries_;

@@ -8,8 +8,8 @@
 #include "coppice/base/text.h"
 #include "coppice/families/config_reader_detail.h"
 #include "coppice/families/count_keys_detail.h"
-#include "coppice/families/expert_names_detail.h"
 #include "coppice/families/model_config.h"
+#include "coppice/families/quantization.h"
 #include "coppice/families/router_keys_detail.h"
 
 namespace coppice::families {
@@ -62,7 +62,7 @@ Json with_num_experts(const ModelConfig& config, int64_t num_experts) {
   COPPICE_CHECK(config.is_moe());
   Json json = config.json;
   detail::edit_count(json, config, Count::kExperts, [num_experts](int64_t) { return num_experts; });
-  return detail::with_expert_names(json, config.num_experts, num_experts);
+  return with_expert_names(json, config.num_experts, num_experts);
 }
 
 Json with_top_k_factor(const ModelConfig& config, const TopKScaling& scaling) {

@@ -10,15 +10,12 @@ using families::TensorSlot;
 using models::ExpertMatrix;
 
 output::PieceMaker::Fill child_fill(const plan::GrowthPlan& plan, const methods::Child& child, const TensorSlot& before,
-                                    const TensorSlot& after, io::Dtype dtype,
-                                    const std::function<matrix::StoredExpert(uint32_t expert)>& original) {
+                                    const TensorSlot& after, io::Dtype dtype, const Originals& original) {
   const auto prepare = [&plan, child, layer = after.layer, original,
                         places = models::expert_matrices(before, plan.experts_before)] {
     std::vector<matrix::MatrixRows> matrices;
     for (const ExpertMatrix& place : places) {
-      const matrix::RowsSource originals = [&](uint32_t expert) {
-        return matrix::stored_matrix(original(expert), place);
-      };
+      const matrix::RowsSource originals = [&](uint32_t expert) { return original(expert, place); };
       matrices.push_back(child_matrix(plan, layer, child, place.role, originals));
     }
     return matrices;

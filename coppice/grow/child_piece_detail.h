@@ -11,6 +11,9 @@
 
 namespace coppice::grow::detail {
 
+/// The matrix of an original expert that has `place` in its tensor.
+using Originals = std::function<matrix::MatrixRows(uint32_t expert, const models::ExpertMatrix& place)>;
+
 /// Computes the bytes of expert `child` in a tensor of experts: the whole tensor `after`, or its slice if the tensor is
 /// stacked. `before` is the same tensor with its shape in the model before. The plan must outlive the result.
 ///
@@ -20,8 +23,7 @@ namespace coppice::grow::detail {
 ///          whole matrices: the expert's stored bytes and a few fp32 copies of its largest matrix.
 output::PieceMaker::Fill child_fill(const plan::GrowthPlan& plan, const methods::Child& child,
                                     const families::TensorSlot& before, const families::TensorSlot& after,
-                                    io::Dtype dtype,
-                                    const std::function<matrix::StoredExpert(uint32_t expert)>& original);
+                                    io::Dtype dtype, const Originals& original);
 /// An output piece for these bytes; the caller still sets its maker and number.
 output::OutputPiece child_piece(const plan::GrowthPlan& plan, const families::TensorSlot& after, io::Dtype dtype);
 

@@ -34,6 +34,7 @@ output::WrittenModel expand(const families::Model& model, const plan::GrowthPlan
                                .config = growth.config,
                                .lineage = std::move(lineage),
                                .weights = std::move(growth.weights),
+                               .metadata = std::move(growth.metadata),
                                .optimizer = std::move(growth.optimizer)};
   return output::write_model(std::array{&source}, grown, settings, "expand");
 }

@@ -27,6 +27,7 @@ struct ExpandOptions : output::OutputOptions, plan::GrowthSettings {
   std::optional<std::string> top_k;
   std::optional<uint64_t> split;
   bool undo = false;
+  bool dequantize = false;
   bool dry_run = false, json = false;
   Given given;
 
@@ -68,6 +69,9 @@ struct ExpandOptions : output::OutputOptions, plan::GrowthSettings {
               "keep (default), or scale: multiply top-K by the same factor as the number of experts"),
         field("split", &O::split, "cut each expert into N narrower ones instead of copying; same function and work"),
         field("family-file", &O::family_file, infer::kFamilyFileHelp),
+        field("dequantize", &O::dequantize,
+              "write a quantised model in bf16, so that methods can change values; formats: fp8, mxfp4, "
+              "compressed-tensors, modelopt"),
         field("seed", &O::seed, "random seed; same seed, same bytes (default: 0)"),
         field("plan", &O::plan,
               "carry out the plan in this TOML file, which --dry-run printed and you may have edited"),

@@ -123,7 +123,10 @@ struct Grower {
       } else if (name == "master") {
         const output::OutputPiece piece = detail::child_piece(plan, slot, Dtype::kF32);
         const auto make = [this_plan = &plan, &slot, child, before, original] {
-          return detail::child_fill(*this_plan, child, before, slot, Dtype::kF32, original);
+          const auto rows = [original](uint32_t expert, const models::ExpertMatrix& place) {
+            return matrix::stored_matrix(original(expert), place);
+          };
+          return detail::child_fill(*this_plan, child, before, slot, Dtype::kF32, rows);
         };
         out.pieces.push_back(output::computed_piece(piece.bytes, make, piece.cuttable));
       } else {

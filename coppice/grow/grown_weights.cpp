@@ -10,6 +10,7 @@
 #include "coppice/grow/child_piece_detail.h"
 #include "coppice/grow/grow.h"
 #include "coppice/matrix/finite.h"
+#include "coppice/matrix/quantised_matrix.h"
 #include "coppice/matrix/stored_matrix.h"
 #include "coppice/models/expert_layout.h"
 
@@ -35,6 +36,11 @@ models::ExpertSlice slice_of(const Model& model, const TensorSlot& slot, const C
   return models::expert_slice(slot, entry.info->bytes, model.config.num_experts, expert);
 }
 
+/// Whether the tensor has something for each child: it is stacked, or of one of them.
+bool is_grown(const GrowthPlan& plan, const TensorSlot& slot) {
+  return slot.rule->layout.stacked || (slot.expert >= 0 && slot.expert < plan.experts_after);
+}
+
 /// Computes the pieces of the expanded model that are not copied; the piece of slot s and child c has the number s *
 /// kMostChildren + c.
 class GrownPieces : public output::PieceMaker {
@@ -47,6 +53,10 @@ class GrownPieces : public output::PieceMaker {
     const auto& children = plan_.layer(slot.layer).children;
     return number_of(slot) + static_cast<uint64_t>(&child - children.data());
   }
+  /// The same for all copies of an expert.
+  static uint64_t identity_of(const families::QuantisedTensor& parts, const Child& child) {
+    return parts.number * kMostChildren + (parts.is_stack ? child.parent : 0);
+  }
   uint64_t number_of(const TensorSlot& slot) const {
     return static_cast<uint64_t>(&slot - slots_.data()) * kMostChildren;
   }
@@ -56,21 +66,34 @@ class GrownPieces : public output::PieceMaker {
 
   Fill make(uint64_t number) const override {
     const TensorSlot& slot = slots_[number / kMostChildren];
-    return families::has_rows(slot.role()) ? router(slot) : child(slot, number % kMostChildren);
+    if (families::has_rows(slot.role())) return router(slot);
+    return is_grown(plan_, slot) ? child(slot, number % kMostChildren) : computed(slot);
   }
 
   Fill child(const TensorSlot& slot, uint64_t index) const {
     const Child& child = plan_.layer(slot.layer).children.at(index);
-    const Checkpoint::Entry source = model_.checkpoint.at(source_name(plan_, slot));
+    const io::TensorInfo source = model_.info_of(source_name(plan_, slot));
     TensorSlot before = slot;
-    before.shape = source.info->shape;
+    before.shape = source.shape;
     const bool stacked = slot.rule->layout.stacked;
-    const auto original = [this, &slot, stacked](uint32_t expert) -> matrix::StoredExpert {
-      const auto entry =
-          best_values(model_, state_, stacked ? slot.name.str() : families::name_for_expert(slot, expert));
-      return {entry, slice_of(model_, slot, entry, expert)};
+    const auto original = [this, &slot, stacked](uint32_t expert, const models::ExpertMatrix& place) {
+      const std::string name = stacked ? slot.name.str() : families::name_for_expert(slot, expert);
+      if (const families::QuantisedTensor* parts = model_.quantised(name))
+        return matrix::quantised_rows(*parts, stacked ? expert : 0, place, slot.rule->layout.transposed);
+      const auto entry = best_values(model_, state_, name);
+      return matrix::stored_matrix({entry, slice_of(model_, slot, entry, expert)}, place);
     };
-    return detail::child_fill(plan_, child, before, slot, source.info->dtype, original);
+    return detail::child_fill(plan_, child, before, slot, source.dtype, original);
+  }
+
+  /// A tensor that is not of experts, and is computed from its quantised values.
+  Fill computed(const TensorSlot& slot) const {
+    const families::QuantisedTensor* parts = model_.quantised(source_name(plan_, slot));
+    COPPICE_CHECK(parts != nullptr, slot.name);
+    const models::ExpertMatrix place = matrix::whole_matrix(slot.role(), parts->rows, parts->cols);
+    return matrix::matrices_fill({place}, io::Dtype::kBf16, [parts, place] {
+      return std::vector<matrix::MatrixRows>{matrix::quantised_rows(*parts, 0, place, false)};
+    });
   }
 
   Fill router(const TensorSlot& slot) const {
@@ -102,17 +125,22 @@ class GrownPieces : public output::PieceMaker {
 
 /// The tensor of one expert, or the one that stacks all experts of a layer: a piece for each child.
 OutputTensor grown_experts(const Model& model, const GrowthPlan& plan, const TensorSlot& slot, io::TensorInfo info,
-                           const Checkpoint::Entry& source, const std::shared_ptr<const GrownPieces>& maker) {
+                           const std::shared_ptr<const GrownPieces>& maker) {
   const io::Dtype dtype = info.dtype;
   OutputTensor out{std::move(info), {}};
+  const std::string name = source_name(plan, slot);
+  const families::QuantisedTensor* const parts = model.quantised(name);
+  const Checkpoint::Entry source = parts == nullptr ? model.checkpoint.at(name) : Checkpoint::Entry{};
   const auto add = [&](const Child& child) {
-    if (families::is_copied_whole(slot.role()) || is_plain_copy(plan, slot.layer, child, slot.role())) {
+    const bool copies = families::is_copied_whole(slot.role()) || is_plain_copy(plan, slot.layer, child, slot.role());
+    if (copies && parts == nullptr) {
       const models::ExpertSlice slice = slice_of(model, slot, source, child.parent);
       out.pieces.push_back({.bytes = slice.bytes, .file = source.file, .offset = source.info->offset + slice.offset});
     } else {
       output::OutputPiece& piece = out.pieces.emplace_back(detail::child_piece(plan, slot, dtype));
       piece.maker = maker;
       piece.number = maker->number_of(slot, child);
+      if (copies) piece.identity = maker->identity_of(*parts, child);
     }
   };
   if (slot.rule->layout.stacked) {
@@ -281,19 +309,21 @@ void check_values(const Model& model, const GrowthPlan& plan) {
   if (only_copies) return;
   for (const TensorSlot& slot : model.slots) {
     if (!families::is_expert(slot.role()) || slot.role() == Role::kAttentionExpert) continue;
-    const io::Dtype dtype = model.checkpoint.at(slot.name).info->dtype;
+    const io::Dtype dtype = model.info_of(slot.name).dtype;
     if (slot.role() == Role::kExpertOther) refuse_unknown_purpose(plan, slot);
     if (slot.role() != Role::kExpertCompanion && io::is_float(dtype)) continue;
     const std::string stored =
         cat(model.config.is_quantised() ? cat("quantised with ", model.config.quantisation, " and ") : std::string(),
             "stored in ", io::dtype_name(dtype));
     const bool scales_down = plan.split == 1 && plan.down_factor != 1;
-    const std::string advice = scales_down
-                                   ? "a scaled top-K changes the down matrices (leave top-k out, or"
-                                   : cat(plan.split > 1 ? "a split" : cat("'", plan.expert_init.name, "'"),
-                                         " changes values (choose expert-init copy, which copies every byte, or");
-    throw Error(ErrorCode::kUnsupported, cat("'", slot.name, "': the experts are ", stored, ", and ", advice,
-                                             " expand the checkpoint in bf16)"));
+    const std::string_view dequantize = model.config.is_quantised() ? " add --dequantize, or" : "";
+    const std::string advice =
+        scales_down ? cat("a scaled top-K changes the down matrices (leave top-k out,", dequantize)
+                    : cat(plan.split > 1 ? "a split" : cat("'", plan.expert_init.name, "'"),
+                          " changes values (choose expert-init copy, which copies every byte,", dequantize);
+    throw Error(ErrorCode::kUnsupported,
+                cat("'", slot.name, "': the experts are ", stored, ", and ", advice,
+                    dequantize.empty() ? " or expand the checkpoint in bf16)" : " expand the checkpoint in bf16)"));
   }
 }
 
@@ -304,15 +334,18 @@ std::vector<OutputTensor> grown_weights(const Model& model, const GrowthPlan& pl
   std::vector<OutputTensor> outputs;
   outputs.reserve(slots.size());
   for (const TensorSlot& slot : slots) {
-    const Checkpoint::Entry source = model.checkpoint.at(source_name(plan, slot));
-    io::TensorInfo info = output::tensor_info(slot.name, source.info->dtype, slot.shape);
-    const bool is_child = slot.expert >= 0 && slot.expert < plan.experts_after;
+    const std::string name = source_name(plan, slot);
+    io::TensorInfo info = output::tensor_info(slot.name, model.info_of(name).dtype, slot.shape);
     if (families::has_rows(slot.role())) {
       outputs.push_back(grown_rows(model, plan, slot, std::move(info), maker));
-    } else if (slot.rule->layout.stacked || is_child) {
-      outputs.push_back(grown_experts(model, plan, slot, std::move(info), source, maker));
+    } else if (is_grown(plan, slot)) {
+      outputs.push_back(grown_experts(model, plan, slot, std::move(info), maker));
+    } else if (model.quantised(name) != nullptr) {
+      const uint64_t bytes = info.bytes;
+      outputs.push_back(
+          {std::move(info), {{.bytes = bytes, .maker = maker, .number = maker->number_of(slot), .cuttable = true}}});
     } else {
-      outputs.push_back(output::copied_tensor(std::move(info), source));
+      outputs.push_back(output::copied_tensor(std::move(info), model.checkpoint.at(name)));
     }
   }
   return outputs;

@@ -7,11 +7,30 @@
 #include "coppice/base/text.h"
 #include "coppice/grow/lost_digits_detail.h"
 #include "coppice/matrix/factor_loss.h"
+#include "coppice/matrix/quantised_matrix.h"
+#include "coppice/models/expert_layout.h"
 
 namespace coppice::grow::detail {
 namespace {
 
 constexpr double kScoreRounding = 0x1p-22;  // relative to a score, or to a larger bias that is added to it
+
+/// The same for a tensor that is computed from quantised values: they count as rounded to bf16.
+void look_at_computed(const families::TensorSlot& slot, const families::QuantisedTensor& parts, int64_t experts,
+                      double factor, matrix::WorstLoss& worst) {
+  if (matrix::is_power_of_two(factor)) return;
+  std::vector<std::byte> bytes;
+  for (int64_t expert = 0; expert < parts.count; ++expert) {
+    for (const models::ExpertMatrix& place : models::expert_matrices(slot, experts)) {
+      const auto rows = matrix::quantised_rows(parts, expert, place, slot.rule->layout.transposed);
+      rows.for_each_block([&](int64_t, std::span<const float> values) {
+        bytes.resize(values.size() * io::dtype_bytes(io::Dtype::kBf16));
+        io::from_f32(io::Dtype::kBf16, values, bytes);
+        worst.look(slot.name.view(), io::Dtype::kBf16, bytes, factor);
+      });
+    }
+  }
+}
 
 }  // namespace
 
@@ -37,6 +56,10 @@ std::string lost_by_experts(const families::Model& model, const plan::GrowthPlan
   for (const families::TensorSlot& slot : model.slots) {
     const double factor = plan::expert_factor(plan, slot.role());
     if (slot.layer != layer || factor == 1) continue;
+    if (const families::QuantisedTensor* parts = model.quantised(slot.name)) {
+      look_at_computed(slot, *parts, plan.experts_before, factor, worst);
+      continue;
+    }
     const io::Checkpoint::Entry stored = model.checkpoint.at(slot.name);
     const size_t matrices = slot.rule->layout.stacked ? static_cast<size_t>(plan.experts_before) : 1;
     const size_t bytes = stored.info->bytes / matrices;

@@ -1,6 +1,7 @@
 #include "coppice/grow/summary.h"
 
 #include <cmath>
+#include <utility>
 
 #include "coppice/base/text.h"
 #include "coppice/grow/exactness.h"
@@ -18,6 +19,10 @@ ExpansionSummary summary(const families::Model& model, const plan::GrowthPlan& p
   after.experts = of_one * plan.experts_after;
   const double read = static_cast<double>(of_one) * config.mean_top_k();
   after.active = after.total - of_one * plan.experts_after + std::llround(read);
+  plan::Exactness exactness = growth_exactness(model, plan);
+  if (model.stored)
+    exactness.reason += cat(" The source counts as its values in bf16: it is quantised with ",
+                            model.stored->quantisation, ", and every weight is computed and rounded once.");
   return {.experts_before = plan.experts_before,
           .experts_after = plan.experts_after,
           .parameters_before = families::count_parameters(model),
@@ -25,7 +30,7 @@ ExpansionSummary summary(const families::Model& model, const plan::GrowthPlan& p
           .top_k_before = model.config.top_k_text(),
           .top_k_after = config.top_k_text(),
           .bytes = expand_bytes(model, plan),
-          .exactness = growth_exactness(model, plan)};
+          .exactness = std::move(exactness)};
 }
 
 Json ExpansionSummary::to_json() const {
@@ -51,6 +56,10 @@ std::string summary_text(const ExpansionSummary& s, const families::Model& model
           count_text(static_cast<double>(s.parameters_before.active)), " -> ",
           count_text(static_cast<double>(s.parameters_after.active)), "\n",
           "weights: ", bytes_text(bytes.weights_before), " -> ", bytes_text(bytes.weights_after), "\n");
+  if (model.stored)
+    text += cat("dequantised: ", model.stored->tensors.size(), " matrices, quantised with ", model.stored->quantisation,
+                ", are written in bf16\n");
+  if (model.config.is_quantised()) text += cat("quantised: ", model.config.quantisation, "\n");
   if (bytes.optimizer_after > 0) {
     text +=
         cat("optimizer state: ", bytes_text(bytes.optimizer_before), " -> ", bytes_text(bytes.optimizer_after), "\n");

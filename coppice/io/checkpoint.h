@@ -49,6 +49,10 @@ class Checkpoint {
 
   uint64_t total_bytes() const;
 
+  /// From now on, files that describe a quantisation are left out of copies (io/file_rules.h).
+  void leave_out_quantisation() { leaves_out_quantisation_ = true; }
+  bool leaves_out_quantisation() const { return leaves_out_quantisation_; }
+
  private:
   explicit Checkpoint(ModelDirectory files) : files_(std::move(files)) {}
 
@@ -56,6 +60,7 @@ class Checkpoint {
   Json config_;
   std::vector<SafetensorsFile> shards_;
   std::vector<Entry> entries_;
+  bool leaves_out_quantisation_ = false;
 };
 
 /// Which tensors go into which file.

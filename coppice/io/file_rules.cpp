@@ -63,7 +63,7 @@ constexpr FileRule kRules[] = {
      "may contain the weights before the change; coppice does not read it (copy it yourself if it does not)"},
     {"digests and signatures", "*.sha256 *.sha256sum SHA256SUMS* *.sig *.asc model.sig", kLeftOut,
      "describes files that have changed"},
-    {"quantisation records",
+    {kQuantisationRecords,
      "quantize_config.json quant_config.json quantization_config.json hf_quant_config.json kv_cache_scales.json",
      kChecked, kOtherExperts},
     {"hidden folders", ".*/", kLeftOut, "a program's own records (.git, .cache)"},

@@ -23,6 +23,8 @@ enum class FileDecision {
 /// "rewritten", "copied", "copied if it does not mention experts", "left out", "refused".
 std::string_view decision_name(FileDecision decision);
 
+inline constexpr std::string_view kQuantisationRecords = "quantisation records";
+
 /// One kind of file.
 struct FileRule {
   std::string_view kind;

@@ -17,7 +17,8 @@ constexpr uint64_t kMostCheckedBytes = uint64_t{4} << 20;  ///< larger ones are 
 
 class Sorter {
  public:
-  explicit Sorter(const Checkpoint& checkpoint) : files_(checkpoint.files()) {
+  explicit Sorter(const Checkpoint& checkpoint)
+      : files_(checkpoint.files()), undoes_quantisation_(checkpoint.leaves_out_quantisation()) {
     const fs::path real = fs::canonical(files_.path());
     for (const auto& shard : checkpoint.shards()) {  // by its name, and the file behind it where that is a link
       weights_.insert(shard.path().lexically_relative(files_.path()));
@@ -51,6 +52,8 @@ class Sorter {
   void look_at(const fs::path& relative) {
     if (weights_.contains(relative)) return;
     const FileRule& rule = file_rule(relative);
+    if (undoes_quantisation_ && rule.kind == kQuantisationRecords)
+      return judge(FileDecision::kLeftOut, relative.string(), "describes the quantisation, which is undone");
     FileDecision decision = rule.decision;
     if (decision == FileDecision::kChecked) {
       const Descriptor file = files_.open(relative);
@@ -69,6 +72,7 @@ class Sorter {
   }
 
   const ModelDirectory& files_;
+  const bool undoes_quantisation_;
   std::set<fs::path> weights_;
   SortedFiles out_;
 };

@@ -13,7 +13,7 @@ void ExpertTensor::release(uint64_t offset, uint64_t bytes) const {
 }
 
 ExpertTensors::ExpertTensors(const Model& model) : model_(model) {
-  for (const TensorSlot& slot : model.slots) {
+  for (const TensorSlot& slot : model.stored_slots()) {
     if (is_expert(slot.role())) slots_[{slot.layer, slot.expert}].push_back(&slot);
   }
 }

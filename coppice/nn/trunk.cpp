@@ -14,7 +14,8 @@ namespace coppice::nn::detail {
 void check_supported(const families::ModelConfig& config) {
   if (!config.unsupported_in_nn.empty()) {
     throw Error(ErrorCode::kUnsupported, cat("config.json: the model has ", join(config.unsupported_in_nn),
-                                             ", which this build cannot compute (inspect and expand still work)"));
+                                             ", which this build cannot compute (inspect and expand still work",
+                                             config.is_quantised() ? "; expand --dequantize writes bf16)" : ")"));
   }
 }
 

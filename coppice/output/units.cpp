@@ -21,7 +21,7 @@ bool OutputUnit::computes() const {
 }
 
 void OutputLayout::add(const std::filesystem::path& folder, io::ShardLayout shards,
-                       std::span<const OutputTensor> tensors) {
+                       std::span<const OutputTensor> tensors, const std::map<std::string, std::string>& metadata) {
   const auto name_of = [](const OutputTensor* tensor) { return tensor->info.name.view(); };
   std::vector<const OutputTensor*> by_name;
   by_name.reserve(tensors.size());
@@ -34,7 +34,7 @@ void OutputLayout::add(const std::filesystem::path& folder, io::ShardLayout shar
   };
   for (io::ShardLayout::Shard& shard : shards.shards) {
     const auto path = folder / shard.file;
-    files_.push_back({path, io::lay_out(path, std::move(shard.tensors))});
+    files_.push_back({path, io::lay_out(path, std::move(shard.tensors), metadata)});
     const size_t file = files_.size() - 1;
     const io::SafetensorsLayout& layout = files_.back().layout;
 

@@ -51,7 +51,8 @@ class OutputLayout {
   static constexpr uint64_t kWindowBytes = uint64_t{4} << 20;
 
   /// Adds the files of `shards` below `folder`. `tensors` must outlive this object.
-  void add(const std::filesystem::path& folder, io::ShardLayout shards, std::span<const OutputTensor> tensors);
+  void add(const std::filesystem::path& folder, io::ShardLayout shards, std::span<const OutputTensor> tensors,
+           const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
   const std::vector<OutputFile>& files() const { return files_; }
   const std::vector<OutputUnit>& units() const { return units_; }

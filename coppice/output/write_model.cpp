@@ -129,7 +129,8 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
   for (const io::Checkpoint* source : sources.subspan(1)) (void)io::files_to_carry(*source);
   const io::SortedFiles sorted = io::files_to_carry(*sources.front());
   OutputLayout output;
-  output.add("", plan_output(infos_of(model.weights), settings.max_shard_bytes, "model"), model.weights);
+  output.add("", plan_output(infos_of(model.weights), settings.max_shard_bytes, "model"), model.weights,
+             model.metadata);
   const size_t weight_files = output.files().size();
   if (model.optimizer) {
     output.add(io::kTrainerFolder, plan_optimizer_shards(infos_of(*model.optimizer), settings.max_shard_bytes),

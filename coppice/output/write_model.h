@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -42,6 +43,7 @@ struct NewModel {
   std::string plan;  ///< what determines the computed bytes besides the sources
   Json config, lineage;
   std::vector<OutputTensor> weights;
+  std::map<std::string, std::string> metadata = {{"format", "pt"}};  ///< of every file of weights
   /// Tensors of trainer/; its other file is copied from the first source.
   std::optional<std::vector<OutputTensor>> optimizer = {};
 };

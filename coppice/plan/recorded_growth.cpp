@@ -65,6 +65,9 @@ std::optional<RecordedGrowth> newest_growth(const Json& lineage) {
   return naming(source, [&] {
     RecordedGrowth out{.plan = {}, .source_digest = step.at("source_digest").as_string(), .command = ""};
     out.command = command_of(step);
+    const Json* settings = step.find("settings");
+    const Json* dequantize = settings != nullptr && settings->is_object() ? settings->find("dequantize") : nullptr;
+    out.dequantizes = dequantize != nullptr && *dequantize == Json(true);
     GrowthPlan& plan = out.plan;
     plan.seed = seed_of_step(step, source);
     plan.experts_before = step.at("experts").items()[0].as_int();

@@ -14,6 +14,7 @@ namespace coppice::plan {
 struct RecordedGrowth {
   GrowthPlan plan;  ///< a parent's first child is the original, and the others are numbered in their order
   std::string source_digest, command;
+  bool dequantizes = false;  ///< the model before was read in bf16 (`--dequantize`)
 };
 /// The newest step, if that is an expansion.
 ///

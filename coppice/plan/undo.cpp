@@ -117,6 +117,10 @@ std::string undo_text(const families::Model& grown, const GrowthPlan& plan, cons
         changed.push_back(cat("the original experts keep the optimizer state that '", strategy.name, "' gave them"));
     }
   }
+  const Json* settings = step.find("settings");
+  const Json* dequantize = settings != nullptr && settings->is_object() ? settings->find("dequantize") : nullptr;
+  if (dequantize != nullptr && *dequantize == Json(true))
+    changed.emplace_back("weights that were quantised stay in bf16");
   if (!matrix::is_power_of_two(plan.down_factor)) {
     changed.push_back(cat("down matrices that were divided by ", plan.down_factor,
                           " are multiplied by it again and may differ in the last digit"));

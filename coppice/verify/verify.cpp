@@ -10,6 +10,7 @@
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
+#include "coppice/grow/dequantised.h"
 #include "coppice/grow/grown_model.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/plan/recorded_growth.h"
@@ -208,6 +209,22 @@ Json config_by_content(const ModelConfig& before, const ModelConfig& after, cons
   return plan::grown_config(before, plan);
 }
 
+/// Metadata describes quantised tensors; of other models it means nothing.
+void check_metadata(const GrownModel& made, const Model& after, VerifyResult& result) {
+  if (!after.config.is_quantised()) return;
+  const auto found = grow::metadata_of(after.checkpoint);
+  std::vector<std::string> wrong;
+  for (const auto& [key, value] : made.metadata) {
+    const auto at = found.find(key);
+    if (key != "format" && (at == found.end() || at->second != value)) wrong.push_back(key);
+  }
+  constexpr size_t kListed = 5;
+  if (!wrong.empty()) {
+    result.problems.push_back(
+        cat("metadata of the weights: ", wrong.size(), " entries differ or are missing: ", join_some(wrong, kListed)));
+  }
+}
+
 void check_trainer_file(const Model& before, const Model& after, VerifyResult& result) {
   const auto at = [](const Model& model) {
     return model.checkpoint.directory() / io::kTrainerFolder / io::kTrainerFile;
@@ -241,8 +258,17 @@ void add_hint(VerifyResult& result) {
 
 }  // namespace
 
+Model as_expanded(Model before, const Model& after) {
+  const auto lineage = plan::read_lineage(after.checkpoint.directory());
+  const auto growth = lineage ? plan::newest_growth(*lineage) : std::nullopt;
+  const bool was_dequantised = growth && growth->dequantizes && before.config.is_quantised();
+  return was_dequantised ? grow::dequantised(std::move(before)) : std::move(before);
+}
+
 VerifyResult verify(const Model& before, const Model& after, size_t threads) {
   VerifyResult result;
+  result.quantisation =
+      before.stored ? cat(before.stored->quantisation, ", dequantised to bf16") : before.config.quantisation;
   result.experts_before = before.config.num_experts;
   result.experts_after = after.config.num_experts;
   if (before.config.family->model_type != after.config.family->model_type) {
@@ -259,6 +285,7 @@ VerifyResult verify(const Model& before, const Model& after, size_t threads) {
     result.top_k_factor = made->plan.is_undo ? 1 : made->plan.top_k_factor;
     result.split = made->plan.split;
     check_config(made->config, made->plan.split, before, after, result);
+    check_metadata(*made, after, result);
     if (made->plan.experts_after == after.config.num_experts) {
       compare_made(*made, before, after, origins.maker, threads, progress, result);
       if (made->optimizer && !origins.trained) check_trainer_file(before, after, result);
@@ -297,6 +324,7 @@ std::string VerifyResult::verdict() const {
 Json VerifyResult::to_json() const {
   Json json = Json::object();
   json["ok"] = ok;
+  json["quantisation"] = quantisation.empty() ? Json() : Json(quantisation);
   json["made_by"] = made_by;
   json["identical"] = identical;
   json["experts"] = Json::array({Json(experts_before), Json(experts_after)});

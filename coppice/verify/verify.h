@@ -23,6 +23,7 @@ struct OnlyAlike {
 /// The result of comparing two checkpoints.
 struct VerifyResult {
   bool ok = false;
+  std::string quantisation;  ///< of the model before; empty if it is not quantised
   std::string made_by;    ///< what recomputes the model after, tensor by tensor; empty: parents were found by content
   int64_t identical = 0;  ///< tensors outside experts and routers, bit-identical
   int64_t experts_original = 0;  ///< expert tensors byte-equal to a parent's
@@ -55,6 +56,12 @@ struct VerifyResult {
 
 /// The verdict of a check with these findings.
 std::string verdict_of(const std::vector<std::string>& problems, const std::vector<std::string>& not_compared);
+
+/// The model that the newest expansion of `after` started from: `before`, or its values in bf16 if the lineage says that
+/// they were dequantised.
+///
+/// Throws   as grow::dequantised and plan::newest_growth.
+families::Model as_expanded(families::Model before, const families::Model& after);
 
 /// Checks every tensor of `after`, its optimizer state, its configuration and the files beside the weights.
 ///

@@ -65,7 +65,7 @@ def test_leaves_every_intermediate_file_and_prints_the_findings(demo):
 
 
 def spread_text(values, decimals, unit):
-    mean, low, high = (f"{x:.{decimals}f}" for x in (sum(values) / len(values), min(values), max(values)))
+    mean, low, high = (re.sub(r"^-(0\.?0*)$", r"\1", f"{x:.{decimals}f}") for x in (sum(values) / len(values), min(values), max(values)))
     return f"{mean}{unit} ({low} to {high}{unit})"
 
 

@@ -43,6 +43,7 @@ CASES = [  # the command, the option without effect, and why; the value is often
     ("expand moe o", "--balance-bias copy", "no selection bias"),
     ("expand moe o", "--optimizer-state copy", "no trainer/"),
     ("expand moe o", "--allow-regroup", "no router groups"),
+    ("expand moe o", "--dequantize", "the model is not quantised"),
     ("expand moe o --dry-run", "--resume", "a dry run writes nothing"),
     ("expand moe o --split 2", "--experts 2x", "the number of experts"),
     ("convert dense o", "--trunk average", "there is only one MODEL"),
