@@ -83,6 +83,7 @@ std::string routing_text(const families::ModelConfig& config) {
             : r.gate_norm == 1.0 ? ", gates renormalised"
                                  : cat(", gates divided by their ", r.gate_norm, "-norm");
   }
+  if (r.kind == families::RouterKind::kSharedChoices) text += " with those of shared experts";
   if (r.routed_scaling != 1.0) text += cat(", times ", r.routed_scaling);
   return text;
 }

@@ -74,9 +74,8 @@ struct Refused {
   std::string_view model_type, reason;
 };
 constexpr std::string_view kTwoSets =
-    "each layer has two sets of experts under one count, those for text numbered from 0 and those for images after "
-    "them, "
-    "and routers with a column for each expert, which coppice does not copy yet";
+    "each layer has two sets of experts under one count, those for images numbered after those for text, and routers "
+    "with a column for each expert, which coppice does not copy yet";
 constexpr Refused kRefused[] = {
     {"doge",
      "product-key experts are pairs of keys from two lists, so their number is a square, and a copy of one key copies "

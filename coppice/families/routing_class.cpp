@@ -120,6 +120,8 @@ std::string layout_text(const Family& family) {
   if (down == family.tensors.end()) return "no experts";
   if (down->per_expert()) return "a tensor for each expert";
   if (fused == family.tensors.end()) return "stacked [experts * out, in]";
+  const auto gate = rule_of(Role::kExpertGate);
+  if (gate != family.tensors.end() && gate->layout.stacked) return "stacked [experts, out, in], gate and up apart";
   return cat("stacked ", fused->layout.transposed ? "[experts, in, out]" : "[experts, out, in]", ", gate and up ",
              fused->layout.interleaved ? "interleaved" : "one after the other");
 }

@@ -224,6 +224,8 @@ TEST(LayoutText, SaysHowExpertsAreStored) {
   EXPECT_EQ(layout_text(family_of("gpt_oss")), "stacked [experts, in, out], gate and up interleaved");
   EXPECT_EQ(layout_text(family_of("granitemoe")), "stacked [experts, out, in], gate and up one after the other");
   EXPECT_EQ(layout_text(family_of("dbrx")), "stacked [experts * out, in]");
+  EXPECT_EQ(layout_text(family_of("step3p5")), "stacked [experts, out, in], gate and up apart");
+  EXPECT_EQ(layout_text(family_of("inkling_text")), "stacked [experts, out, in], gate and up interleaved");
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ import re
 
 import torch
 import transformers
+from packaging.version import parse
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING, AutoConfig
@@ -45,11 +46,14 @@ class Family:
     top_1: str = "exact"  # plain copies at K = 1: exact, down (exact once down is multiplied by m) or "" (no)
     mtp: str = ""  # prefix of a multi-token-prediction layer to be added to the files
     bidirectional: bool = False  # the model wants decoder tokens as well
+    since: str = ""  # the version of transformers that can make it, "" = any that runs these tests
     top_k_fixed: bool = False  # tensors have the size of the number of experts per token
 
     @property
     def missing(self):
         """Why the installed transformers cannot make it; empty if it can."""
+        if self.since and parse(transformers.__version__) < parse(self.since):
+            return f"{self.name} takes transformers {self.since}, not {transformers.__version__}"
         types = [self.type, *([self.text_type] if self.scope == "text_config" else [])]
         unknown = [name for name in types if name not in CONFIG_MAPPING]
         return f"transformers {transformers.__version__} has no model type {unknown[0]}" if unknown else ""
@@ -244,7 +248,12 @@ FAMILIES = [
             (r"mlp\.gate\.weight", r"mlp\.gate\.e_score_correction_bias"),
             dict(VISION, patch_size=4, pos_emb_height=4, pos_emb_width=4), experts="n_routed_experts",
             rename=(r"^language_model\.model\.blocks\.", "language_model.model.layers.")),
-    # model types that came with transformers 5.24
+    wrapper("kimi_k25_blocks", "deepseek_v3", dict(LATENT, first_k_dense_replace=1, n_group=1, topk_group=1, **SHARED_ONE), BIASED,
+            dict(VISION, patch_size=4, pos_emb_height=4, pos_emb_width=4), experts="n_routed_experts", model_type="kimi_k25"),
+]
+
+# Model types that came with transformers 5.24, or whose configuration is another one there than in versions before.
+SINCE_5_24 = [
     routed("bailing_hybrid", settings=dict(LATENT, n_routed_experts=None, num_experts=4, num_experts_per_tok=None, num_experts_per_token=2,
                                            n_shared_experts=None, num_shared_experts=1, layer_group_size=3, q_lora_rank=None, num_mtp_layers=0),
            experts="num_experts", top_k="num_experts_per_token", rows=(r"mlp\.gate\.weight", r"mlp\.gate\.expert_bias")),
@@ -331,6 +340,7 @@ FAMILIES = [
                                    downsample_hidden_size=8), audio_token_id=60, image_token_id=61, video_token_id=62),
             auto="Qwen3OmniMoeThinkerForConditionalGeneration"),
 ]
+FAMILIES += [dataclasses.replace(family, since="5.24") for family in SINCE_5_24]
 
 
 def configuration(family):

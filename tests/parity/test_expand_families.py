@@ -192,6 +192,8 @@ def test_inspect_counts_experts(models, family):
 # The same model as transformers has it in memory: experts in two tensors a layer, and other names.
 @every_family
 def test_the_layout_of_memory_grows_to_the_same_model(models, tmp_path, family):
+    if family.name == "longcat_flash":
+        pytest.skip("transformers stacks gate and up of zero experts behind the experts', and down of experts only: refused")
     model = models(family)
     out, num_experts = model.expanded("2x")
     model.load(model.source).save_pretrained(tmp_path / "memory", save_original_format=False)

@@ -64,12 +64,10 @@ TEST(CheckPlan, RefusesPartnersInAModelOfOneExpert) {
       EXPECT_NO_THROW(make_plan(config, options, nullptr)) << method.name;
     }
   }
-  expect_error(ErrorCode::kUsage, {"router-init", "interpolate", "has only 1"}, [&] {
-    (void)make_plan(config, {.router_init = MethodChoice{"interpolate", {}}}, nullptr);
-  });
-  expect_error(ErrorCode::kUsage, {"optimizer-state", "interpolate", "has only 1"}, [&] {
-    (void)make_plan(config, {.optimizer_state = {"interpolate", {}}}, nullptr);
-  });
+  expect_error(ErrorCode::kUsage, {"router-init", "interpolate", "has only 1"},
+               [&] { (void)make_plan(config, {.router_init = MethodChoice{"interpolate", {}}}, nullptr); });
+  expect_error(ErrorCode::kUsage, {"optimizer-state", "interpolate", "has only 1"},
+               [&] { (void)make_plan(config, {.optimizer_state = {"interpolate", {}}}, nullptr); });
 }
 
 TEST(CheckPlan, KeepsChildrenInTheirRouterGroupUnlessAllowed) {
@@ -209,7 +207,7 @@ TEST(ScaledTopK, FollowsTheNormOfGates) {
 
 TEST(CheckPlan, RefusesFactorsThatAreNotTheModels) {
   const auto config = example_config("mixtral");
-  const auto refused = [&](GrowthPlan plan, double GrowthPlan::*factor, const char* what) {
+  const auto refused = [&](GrowthPlan plan, double GrowthPlan::* factor, const char* what) {
     plan.*factor = 5;
     expect_refused(config, plan, {what, "by 5"});
   };

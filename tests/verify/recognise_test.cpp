@@ -132,8 +132,7 @@ std::vector<const Family*> moe_families() {
 class CopiesOfEveryFamily : public ::testing::TestWithParam<const Family*> {};
 INSTANTIATE_TEST_SUITE_P(Verify, CopiesOfEveryFamily, ::testing::ValuesIn(moe_families()), [](const auto& test) {
   std::string name(test.param->model_type);
-  std::ranges::replace_if(
-      name, [](char c) { return c == '-' || c == '.'; }, '_');
+  std::ranges::replace_if(name, [](char c) { return c == '-' || c == '.'; }, '_');
   return name;
 });
 
