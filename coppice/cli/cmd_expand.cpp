@@ -60,6 +60,9 @@ int carry_out(grow::ExpandOptions o, const families::Model& model) {
   const grow::ExpansionSummary summary = grow::summary(model, plan);
   grow::check_effects(o, model.config, plan, summary.bytes.optimizer_before > 0);
   Json json = summary.to_json();
+  const std::string& quantisation = model.stored ? model.stored->quantisation : model.config.quantisation;
+  json["quantisation"] = quantisation.empty() ? Json() : Json(quantisation);
+  json["dequantised"] = model.stored != nullptr;
   output::tell_left_out(output::files_left_out(model.checkpoint, true), json);
   if (o.dry_run) {
     if (!plan.is_undo) json["plan"] = plan.to_json();

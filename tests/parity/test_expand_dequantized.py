@@ -12,6 +12,7 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from family_models import FAMILIES, differences, grown, make_model, read, read_config, rewrite, write_config  # noqa: E402
@@ -158,6 +159,29 @@ def test_methods_change_values_as_in_the_model_in_bf16(plain, tmp_path, form, op
     assert found.keys() == wanted.keys()
     for tensor in found:
         torch.testing.assert_close(found[tensor].float(), wanted[tensor].float(), rtol=0.02, atol=0.02, msg=tensor)
+
+
+def test_json_says_it(plain, tmp_path):
+    _, source, name, _ = make("fp8_block", plain, tmp_path)
+    sizes = []
+    for options in ((), ("--dequantize",)):
+        done = coppice("expand", source, tmp_path / "out", "--dry-run", "--json", *options)
+        said = json.loads(done.stdout)
+        assert said["quantisation"] == name and said["dequantised"] is bool(options)
+        sizes.append(said["weight_bytes"][1])
+        done = coppice("expand", source, tmp_path / "out", "--dry-run", *options)
+        assert name in done.stdout and ("dequantised" in done.stdout) is bool(options), done.stdout
+    assert sizes[1] > sizes[0]
+
+
+def test_transformers_loads_it(plain, tmp_path):
+    family, source, _, quantization = make("compressed_fp8_channel", plain, tmp_path)
+    assert coppice("expand", source, tmp_path / "out", "--dequantize", "--router-init", "copy").returncode == 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    assert not any("scale" in name for name in model.state_dict())
+    with torch.no_grad():
+        logits = model(torch.arange(16)[None]).logits
+    assert torch.isfinite(logits).all()
 
 
 def test_parts_and_shards_give_the_same_bytes(plain, tmp_path):
