@@ -42,10 +42,9 @@ std::string_view Layer::module_of(std::string_view name) const {
   return best;
 }
 
-Inference::Inference(const io::Checkpoint& checkpoint, ExpertCount counted) : count(std::move(counted)) {
-  tensors.reserve(checkpoint.entries().size());
-  for (const auto& entry : checkpoint.entries())
-    tensors.push_back({.name = entry.info->name.view(), .info = entry.info});
+Inference::Inference(std::span<const io::TensorInfo* const> infos, ExpertCount counted) : count(std::move(counted)) {
+  tensors.reserve(infos.size());
+  for (const io::TensorInfo* info : infos) tensors.push_back({.name = info->name.view(), .info = info});
 }
 
 bool Inference::is_left_alone(std::string_view name) const {

@@ -112,7 +112,14 @@ bool goes_past_last_layer(const Inference& found) {
 }  // namespace
 
 Inferred infer(const io::Checkpoint& checkpoint) {
-  Inference found(checkpoint, count_experts(checkpoint.config()));
+  std::vector<const io::TensorInfo*> tensors;
+  tensors.reserve(checkpoint.entries().size());
+  for (const auto& entry : checkpoint.entries()) tensors.push_back(entry.info);
+  return infer(checkpoint.config(), tensors);
+}
+
+Inferred infer(const Json& config, std::span<const io::TensorInfo* const> tensors) {
+  Inference found(tensors, count_experts(config));
   found.find_numbered();
   found.find_stacked();
   found.find_members();

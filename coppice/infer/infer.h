@@ -16,6 +16,7 @@
 // added to, which matrix is gate or up, how they alternate. So experts and their rows are copied; methods that change
 // values by their purpose and claims that the function is kept need a family file that states it.
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -67,5 +68,7 @@ struct Inferred {
 /// Memory   about 60 bytes for each tensor.
 /// Throws   Error{kUnsupported} naming the tensor or key, its shape and the rule.
 Inferred infer(const io::Checkpoint& checkpoint);
+/// The same of a configuration and what the headers say of the tensors, sorted by name.
+Inferred infer(const Json& config, std::span<const io::TensorInfo* const> tensors);
 
 }  // namespace coppice::infer

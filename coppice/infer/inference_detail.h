@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -47,7 +48,7 @@ struct Layer {
 
 class Inference {
  public:
-  Inference(const io::Checkpoint& checkpoint, ExpertCount count);
+  Inference(std::span<const io::TensorInfo* const> infos, ExpertCount count);
 
   void find_numbered();   // rule 2
   void find_stacked();    // rule 2
