@@ -315,6 +315,7 @@ struct Family {
   bool bias_on_logits = false;               ///< the selection bias is added to z, not to its sigmoid (kolibri1)
   bool has_groups = false;                   ///< n_group, topk_group
   bool from_file = false;                    ///< defined by a family file: keys that it does not name are unknown
+  bool is_inferred = false;                  ///< by the room infer, which has explained every tensor
   std::span<const std::string_view> named_keys = {};  ///< the keys of config.json that this file names
   bool says_groups = true;  ///< false if a family file does not define whether there are groups
   std::string_view num_groups_key = "n_group", top_groups_key = "topk_group";

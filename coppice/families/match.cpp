@@ -160,7 +160,7 @@ std::vector<TensorSlot> match_by_weights(const ModelConfig& config, std::span<co
   settle_orientation(config, placed);
   check_experts(config, placed, faults);
   check_expert_shapes(config, placed, faults);
-  if (config.family->from_file) check_carried(config, placed, faults);
+  if (config.family->from_file && !config.family->is_inferred) check_carried(config, placed, faults);
   if (std::ranges::none_of(placed, [](const Placed& p) { return is_expert(p.slot.role()); })) {
     for (const TensorRule& rule : config.family->tensors) {
       if (is_expert(rule.role) && rule.when != When::kOptional) faults.missing.add(std::string(rule.name));

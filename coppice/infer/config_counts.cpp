@@ -19,7 +19,7 @@ constexpr std::string_view kNotACount[] = {
     "dim",      "intermediate", "hidden",  "group",  "period",   "offset",    "capacity", "layer", "step",
     "interval", "freq",         "overlap", "sink",   "parallel", "rank",      "bias",     "scale", "scaling",
     "active",   "activated",    "select",  "used",   "limit",    "redundant", "coef",     "loss",  "jitter",
-    "dropout",  "type",         "norm",    "token",  "fn"};
+    "dropout",  "fixed",        "common",  "always", "static",   "type",      "norm",     "token", "fn"};
 constexpr std::string_view kMayCount[] = {"moe", "rout", "expert", "gate_", "_gate", "slot"};
 constexpr std::string_view kTextKeys[] = {"text_config", "language_config", "llm_config"};
 
@@ -44,6 +44,7 @@ struct Part {
   const Json* json = nullptr;
   std::map<std::string, int64_t> counts, by_layer;
   std::map<std::string, const Json*> lists;
+  std::map<std::string, const Json*> odd;  // counts that are no whole numbers: "8", 8.0
 
   bool counts_more_than_one() const {
     return std::ranges::any_of(counts, [](const auto& count) { return count.second >= 2; });
@@ -91,9 +92,11 @@ class Parts {
           walk(value, in, path, in_layers || is_by_layer(key));
         }
       } else if (counts_experts(key)) {
+        if (key.find('.') != key.npos) refuse(Rule::kCount, cat("config.json: '", path, "': a key with a dot in it"));
         Part& out = parts_.at(in);
         if (is_whole(value)) (in_layers ? out.by_layer : out.counts)[path] = value.as_int();
         if (value.is_array() && !value.items().empty()) out.lists[path] = &value;
+        if (value.is_string() || (value.is_number() && !is_whole(value))) out.odd[path] = &value;
       }
     }
   }
@@ -124,6 +127,11 @@ const Part& chosen(const std::map<std::string, Part>& parts) {
     const auto& [key, list] = *listed->lists.begin();
     refuse(Rule::kCount, cat("config.json: '", key, "' is ", list->dump(), "; wanted one number of experts"));
   }
+  for (const auto& [path, part] : parts) {
+    if (part.odd.empty()) continue;
+    const auto& [key, value] = *part.odd.begin();
+    refuse(Rule::kCount, cat("config.json: '", key, "' is ", value->dump(), "; wanted a whole number of experts"));
+  }
   if (live.empty()) refuse(Rule::kCount, "no key of config.json counts two or more experts");
   if (live.front()->path.empty()) return *live.front();
   if (texts.size() == 1) return *texts.front();
@@ -134,7 +142,17 @@ const Part& chosen(const std::map<std::string, Part>& parts) {
 }
 
 bool is_top_k(std::string_view key) {
-  constexpr std::string_view kNames[] = {"moe_k", "moe_topk", "moe_top_k", "top_k_experts"};
+  constexpr std::string_view kNames[] = {"moe_k",
+                                         "moe_topk",
+                                         "moe_top_k",
+                                         "top_k_experts",
+                                         "router_top_k",
+                                         "router_topk",
+                                         "moe_router_topk",
+                                         "num_selected_experts",
+                                         "num_experts_top_k",
+                                         "n_activated_experts",
+                                         "num_activated_experts"};
   const bool per_token = key.find("per_tok") != key.npos && key.find("expert") != key.npos;
   return per_token || std::ranges::find(kNames, key) != std::end(kNames);
 }
@@ -148,26 +166,70 @@ bool is_groups(std::string_view key, bool chosen_ones) {
                      : std::ranges::find(kAll, key) != std::end(kAll);
 }
 
+/// Whether a key may describe routers or experts.
+bool is_about_experts(std::string_view key) {
+  return key.find("moe") != key.npos || key.find("rout") != key.npos || key.find("expert") != key.npos ||
+         key.find("gate") != key.npos || key.find("gating") != key.npos;
+}
+
+/// Lists and maps with an entry for each expert, or with E among the sizes of a router's layers.
+void check_lists(const Json& json, const std::string& place, int64_t experts) {
+  for (const auto& [key, value] : json.members()) {
+    const std::string path = place.empty() ? key : cat(place, ".", key);
+    const std::string name = lower(path);
+    const bool is_relevant = is_about_experts(name) && name.find("layer_type") == name.npos;
+    if (value.is_array()) {
+      for (const Json& item : value.items()) {
+        if (!item.is_object()) continue;
+        for (const auto& [inner, number] : whole_numbers(item)) {
+          if (number == experts && is_about_experts(lower(inner)))
+            refuse(Rule::kCount,
+                   cat("config.json: '", path, "' has '", inner, "': ", number, ", which may count experts"));
+        }
+      }
+    }
+    if (value.is_array() && is_relevant) {
+      const bool has_e = std::ranges::any_of(value.items(), [&](const Json& item) { return item == Json(experts); });
+      const bool by_layer = name.find("layer") != name.npos && name.find("rout") == name.npos;
+      if (!by_layer && (std::cmp_equal(value.items().size(), experts) || has_e))
+        refuse(Rule::kCount, cat("config.json: '", path, "' is ", value.dump().substr(0, 60),
+                                 ", which may have an entry for each expert or count them"));
+    }
+    if (!value.is_object() || (place.empty() && is_part(value))) continue;
+    const bool is_numbered = !value.members().empty() && std::ranges::all_of(value.members(), [](const auto& member) {
+      return member.first.find_first_not_of("0123456789") == std::string::npos;
+    });
+    if (is_numbered && is_relevant && std::cmp_equal(value.members().size(), experts))
+      refuse(Rule::kCount,
+             cat("config.json: '", path, "' has ", experts, " numbered entries, perhaps one for each expert"));
+    check_lists(value, path, experts);
+  }
+}
+
 void check_other_keys(const Part& part, int64_t experts) {
   for (const auto& [key, number] : whole_numbers(*part.json)) {
     const std::string name = lower(last_of(key));
     const bool of_experts = name.find("expert") != name.npos;
     if (of_experts && number != 0 && (name.find("zero") != name.npos || name.find("null") != name.npos))
       refuse(Rule::kCount, cat("config.json: '", key, "' is ", number, ": choices that are no experts"));
-    if (number != experts || part.counts.contains(key) || is_top_k(last_of(key))) continue;
-    if (contains_any(name, kMayCount) && !contains_any(name, kNotACount)) {
+    const bool speaks_of_groups = name.find("group") != name.npos &&
+                                  (is_about_experts(name) || name.find("top") != name.npos || name == "num_groups");
+    if (speaks_of_groups && number > 1 && !is_groups(last_of(key), false) && !is_groups(last_of(key), true))
+      refuse(Rule::kCount,
+             cat("config.json: '", key, "' is ", number, ", perhaps groups of experts in a form that is not known"));
+    if (number != experts || part.counts.contains(key) || is_top_k(last_of(key)) || speaks_of_groups) continue;
+    const bool is_size = contains_any(name, kNotACount);
+    const bool is_of_router =
+        (name.find("rout") != name.npos || name.find("gate") != name.npos) &&
+        (name.find("out") != name.npos || name.find("dim") != name.npos || name.find("size") != name.npos);
+    const std::string above = lower(key.substr(0, key.size() - name.size()));
+    const bool is_below_router = above.find("rout") != above.npos || above.find("gate") != above.npos;
+    if ((contains_any(name, kMayCount) && !is_size) || is_of_router || is_below_router) {
       refuse(Rule::kCount, cat("config.json: '", key, "' is ", number, " too, like '", part.counts.begin()->first,
                                "', and may count experts"));
     }
   }
-  for (const auto& [key, value] : part.json->members()) {
-    const std::string name = lower(key);
-    const bool mentions =
-        name.find("moe") != name.npos || name.find("rout") != name.npos || name.find("expert") != name.npos;
-    const bool is_long = value.is_array() && std::cmp_equal(value.items().size(), experts);
-    if (is_long && mentions && name.find("layer") == name.npos)
-      refuse(Rule::kCount, cat("config.json: '", key, "' has ", experts, " entries, perhaps one for each expert"));
-  }
+  check_lists(*part.json, "", experts);
 }
 
 std::set<int64_t> counted_elsewhere(const std::map<std::string, Part>& parts, const Part& but) {
@@ -205,6 +267,31 @@ std::vector<std::pair<std::string, int64_t>> whole_numbers(const Json& json) {
     if (is_whole(value)) out.emplace_back(key, value.as_int());
     if (!value.is_object()) continue;
     for (auto& [path, number] : whole_numbers(value)) out.emplace_back(cat(key, ".", path), number);
+  }
+  return out;
+}
+
+std::set<int64_t> dimensions_in(const Json& json) {
+  constexpr std::string_view kDimensions[] = {"hidden", "size",  "dim",     "width",  "head",  "intermediate",
+                                              "rank",   "vocab", "channel", "kernel", "state", "d_model",
+                                              "d_ff",   "ffn",   "latent",  "d_conv"};
+  constexpr std::string_view kNotDimensions[] = {"layer", "position", "token_id", "expert",
+                                                 "batch", "window",   "group",    "chunk"};
+  std::set<int64_t> out;
+  const auto numbers = whole_numbers(json);
+  for (const auto& [path, number] : numbers) {
+    const std::string key = lower(last_of(path));
+    const bool is_width = key.find("intermediate") != key.npos || key.find("ffn") != key.npos;
+    if (!contains_any(key, kDimensions) || (contains_any(key, kNotDimensions) && !is_width)) continue;
+    out.insert(number);
+    const bool is_model =
+        key.find("hidden_size") != key.npos || key.find("d_model") != key.npos || key.find("embed_dim") != key.npos;
+    for (const auto& [other, heads] : numbers) {
+      const bool counts_heads = other.ends_with("head") || other.ends_with("heads");
+      if (!counts_heads || heads <= 0) continue;
+      if (is_model && number % heads == 0) out.insert(number / heads);
+      if (key.find("head_dim") != key.npos) out.insert(number * heads);
+    }
   }
   return out;
 }

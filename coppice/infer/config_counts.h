@@ -35,6 +35,10 @@ ExpertCount count_experts(const Json& config);
 /// Every whole number of `json`, with its path.
 std::vector<std::pair<std::string, int64_t>> whole_numbers(const Json& json);
 
+/// Numbers of `json` that are dimensions of tensors by their keys (sizes, widths, heads, ranks), and the widths of heads
+/// that follow from them.
+std::set<int64_t> dimensions_in(const Json& json);
+
 /// Whether a key counts experts, by its name.
 bool counts_experts(std::string_view key);
 

@@ -15,6 +15,10 @@ bool is_one_of(std::string_view word, std::initializer_list<std::string_view> wo
   return std::ranges::find(words, word) != words.end();
 }
 
+bool has_control(std::string_view name) {
+  return std::ranges::any_of(name, [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+}
+
 /// One tensor of every expert of a module: "up_proj.weight".
 struct Seen {
   size_t first = 0;           // tensor
@@ -45,6 +49,10 @@ std::string_view Layer::module_of(std::string_view name) const {
 Inference::Inference(std::span<const io::TensorInfo* const> infos, ExpertCount counted) : count(std::move(counted)) {
   tensors.reserve(infos.size());
   for (const io::TensorInfo* info : infos) tensors.push_back({.name = info->name.view(), .info = info});
+  sizes_ = dimensions_in(*count.part);
+  is_size_ = sizes_.contains(count.experts);
+  is_quantised_ =
+      count.part->find("quantization_config") != nullptr || count.part->find("compression_config") != nullptr;
 }
 
 bool Inference::is_left_alone(std::string_view name) const {
@@ -68,6 +76,8 @@ Unit& Inference::unit(const std::string& layer, size_t number_at, const SplitNam
 void Inference::find_numbered() {
   std::map<std::string, Box> boxes;
   for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].name.find_first_of("*{}#\"\\") != std::string_view::npos || has_control(tensors[i].name))
+      refuse(Rule::kExperts, cat("'", tensors[i].name, "': characters that a family file cannot have in a name"));
     const SplitName name = split_name(tensors[i].name);
     if (!name.number_at) continue;
     const bool is_in_word = *name.number_at == *name.container_at;
@@ -109,8 +119,17 @@ void Inference::find_numbered() {
     size_t at = 0;
     const std::string layer = layer_prefix(box.first, *box.first.container_at, at);
     if (layer.empty()) refuse(Rule::kExperts, cat("'", path, "': no layer number in front of the experts"));
-    unit(layer, at, box.first, module).is_numbered = true;
+    Unit& found = unit(layer, at, box.first, module);
+    if (found.is_numbered)
+      refuse(Rule::kExperts, cat("'", path, "': a second list of ", count.experts, " experts in one module"));
+    found.is_numbered = true;
     for (const size_t i : box.members) tensors[i].kind = Kind::kNumbered;
+  }
+  for (const Layer& layer : layers) {
+    for (const auto& [module, unit] : layer.units) {
+      if (left_alone_.contains(module))
+        refuse(Rule::kExperts, cat("'", module, "': experts of two parts of config.json in one module"));
+    }
   }
 }
 
@@ -125,13 +144,22 @@ void Inference::find_stacked() {
     if (layer.empty()) continue;
     const auto container = stack_container(name);
     if (container && *container > number_at) {
-      if (speaks_of_a_router(name.joined(*container + 1, name.words.size()))) continue;  // jetmoe: inside `experts`
+      const bool may_be_router = t.shape().size() < 2 || (t.shape().size() == 2 && t.shape()[0] == count.experts);
+      if (may_be_router && speaks_of_a_router(name.joined(*container + 1, name.words.size()))) continue;  // jetmoe
       stacks[{layer, name.joined(0, *container)}].push_back(i);
       continue;
     }
     const bool is_stack =
         t.shape().size() >= 3 && t.shape()[0] == count.experts && std::ranges::min(std::span(t.shape()).subspan(1)) > 1;
-    if (!is_stack || without_numbers(t.name).find("conv") != std::string::npos) continue;
+    if (!is_stack || speaks_of_something_else(t.name)) continue;
+    constexpr std::string_view kUsual[] = {"moe", "exp", "ffn",  "mlp",   "feed_forward", "w1",
+                                           "w2",  "w3",  "w_in", "w_out", "linear"};
+    if (std::ranges::none_of(kUsual, [&](std::string_view word) { return t.name.find(word) != t.name.npos; })) continue;
+    if (is_size_ && t.name.find("moe") == t.name.npos && !speaks_of_experts(t.name)) {
+      refuse(Rule::kExperts, cat(t.text(), ": ", count.experts,
+                                 " is the number of experts and a size in config.json too, "
+                                 "and the name does not say that this tensor belongs to experts"));
+    }
     size_t words = name.words.size();
     if (is_one_of(name.words.back(), {"weight", "bias", "scales", "blocks", "weight_scale", "weight_scale_inv"}))
       --words;
@@ -178,6 +206,12 @@ void Inference::place_stack(const std::string& layer, const std::string& module,
                " in dimension 0 and in dimension ", axis, ": which one counts experts is not to be seen"));
   }
   for (const size_t i : flat) {
+    const bool says = tensors[i].name.find("bias") != std::string_view::npos ||
+                      tensors[i].name.find("scale") != std::string_view::npos;
+    if (tensors[i].shape()[0] == count.experts && is_size_ && !says) {
+      refuse(Rule::kExperts, cat(tensors[i].text(), " lies among stacked experts, and ", count.experts,
+                                 " is also another size in config.json"));
+    }
     if (tensors[i].shape()[0] != count.experts) {
       refuse(Rule::kExperts,
              cat(tensors[i].text(), " lies among stacked experts, and its first dimension is not ", count.experts));
@@ -196,8 +230,18 @@ void Inference::place_flat(const std::string& module, const std::vector<size_t>&
   if (found.is_numbered) refuse(Rule::kExperts, cat(first.text(), " lies beside numbered experts and has no number"));
   const int64_t rows = first.shape()[0];
   const bool are_alike = std::ranges::all_of(members, [&](size_t i) { return tensors[i].shape()[0] == rows; });
-  if (members.size() < 2 || !are_alike || rows % count.experts != 0 || rows == count.experts ||
-      !is_size_in_config(rows / count.experts)) {
+  constexpr std::string_view kUsual[] = {"gate", "up",     "down", "w1",   "w2", "w3",
+                                         "v1",   "linear", "fc",   "proj", "wi", "wo"};
+  const bool has_strange = std::ranges::any_of(members, [&](size_t i) {
+    const std::string_view rest = tensors[i].name.substr(module.size());
+    return std::ranges::none_of(kUsual, [&](std::string_view word) { return rest.find(word) != rest.npos; });
+  });
+  const bool has_number = std::ranges::any_of(members, [&](size_t i) {
+    const std::string_view name = tensors[i].name;
+    return is_digits(name.substr(name.size() - 1)) && name.substr(0, name.size() - 1).ends_with("weight");
+  });
+  if (members.size() < 2 || !are_alike || has_number || has_strange || sizes_.contains(rows) ||
+      rows % count.experts != 0 || rows == count.experts || !is_size_in_config(rows / count.experts)) {
     refuse(Rule::kExperts, cat(first.text(), " in '", module, "': its rows are not ", count.experts,
                                " times a size that config.json has"));
   }
@@ -208,7 +252,7 @@ void Inference::place_flat(const std::string& module, const std::vector<size_t>&
 }
 
 bool Inference::is_size_in_config(int64_t size) const {
-  constexpr std::string_view kSizes[] = {"ffn", "intermediate", "hidden", "width", "size"};
+  constexpr std::string_view kSizes[] = {"ffn", "intermediate"};
   return std::ranges::any_of(whole_numbers(*count.part), [&](const auto& number) {
     return number.second == size && std::ranges::any_of(kSizes, [&](std::string_view word) {
              return number.first.find(word) != std::string::npos;

@@ -31,8 +31,8 @@ GivenFamily::GivenFamily(const std::optional<std::filesystem::path>& given, cons
     log_info("coppice knows the model's family; nothing is inferred");
     return;
   }
-  const Inferred inferred = infer(checkpoint);
-  file_ = families::FamilyFile::from_json(inferred.to_json(), cat(directory, ": inferred family"));
+  auto [inferred, file] = infer_family(directory);
+  file_ = std::move(file);
   log_warning(
       cat("the family '", inferred.count.model_type, "' is inferred: ", inferred.count.experts,
           " experts; the gate function and the purpose of each tensor are unknown, so experts are copied and no "

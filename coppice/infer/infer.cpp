@@ -7,6 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/families/match.h"
 #include "coppice/infer/inference_detail.h"
+#include "coppice/infer/refuse_detail.h"
 
 namespace coppice::infer {
 namespace {
@@ -109,6 +110,15 @@ bool goes_past_last_layer(const Inference& found) {
   });
 }
 
+Kind kind_of(const families::TensorSlot& slot) {
+  switch (slot.role()) {
+    case families::Role::kRouter: return Kind::kRouter;
+    case families::Role::kExpertScale: return Kind::kRow;
+    case families::Role::kExpertOther: return slot.rule->layout.stacked ? Kind::kStacked : Kind::kNumbered;
+    default: return Kind::kOther;
+  }
+}
+
 }  // namespace
 
 Inferred infer(const io::Checkpoint& checkpoint) {
@@ -132,8 +142,33 @@ Inferred infer(const Json& config, std::span<const io::TensorInfo* const> tensor
                .carried = 0,
                .has_mtp = goes_past_last_layer(found),
                .notes = found.notes,
-               .tops = tops_of(found)};
-  for (const Tensor& t : found.tensors) out.carried += t.kind == Kind::kOther ? 1 : 0;
+               .tops = tops_of(found),
+               .kinds = {}};
+  for (const Tensor& t : found.tensors) {
+    out.carried += t.kind == Kind::kOther ? 1 : 0;
+    out.kinds.push_back(t.kind);
+  }
+  return out;
+}
+
+InferredFamily infer_family(const std::filesystem::path& directory) {
+  Inferred inferred = infer(io::Checkpoint::open(directory));
+  auto file = families::FamilyFile::from_json(inferred.to_json(), cat(directory, ": inferred family"));
+  InferredFamily out{std::move(inferred), std::move(file)};
+  out.file.family().is_inferred = true;
+  const families::Model model = families::open_model(directory, &out.file.family());
+  std::vector<Kind> placed(out.inferred.kinds.size(), Kind::kOther);
+  for (const families::TensorSlot& slot : model.slots) {
+    const auto at = model.checkpoint.find(slot.name);
+    if (at) placed[*at] = kind_of(slot);
+  }
+  for (size_t i = 0; i < placed.size(); ++i) {
+    if (placed[i] == out.inferred.kinds[i]) continue;
+    const io::TensorInfo& info = *model.checkpoint.entries()[i].info;
+    detail::refuse(detail::Rule::kExperts,
+                   cat("'", info.name, "' ", shape_text(info.shape),
+                       ": its name fits the rule of other tensors, which belong to experts or do not"));
+  }
   return out;
 }
 

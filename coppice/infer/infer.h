@@ -16,6 +16,7 @@
 // added to, which matrix is gate or up, how they alternate. So experts and their rows are copied; methods that change
 // values by their purpose and claims that the function is kept need a family file that states it.
 
+#include <filesystem>
 #include <span>
 #include <string>
 #include <vector>
@@ -54,6 +55,7 @@ struct Inferred {
   bool has_mtp = false;                 ///< layers with experts past num_hidden_layers
   std::vector<std::string> notes;       ///< what was decided by less than a name: "... by its length alone"
   std::vector<std::string> tops;        ///< first words of all names
+  std::vector<Kind> kinds;              ///< of every tensor, in the order of their names
 
   /// A family file, to be read by FamilyFile.
   Json to_json() const;
@@ -70,5 +72,13 @@ struct Inferred {
 Inferred infer(const io::Checkpoint& checkpoint);
 /// The same of a configuration and what the headers say of the tensors, sorted by name.
 Inferred infer(const Json& config, std::span<const io::TensorInfo* const> tensors);
+
+/// An inference that was tried: the model opens with its family, and every tensor is placed as the rules found.
+struct InferredFamily {
+  Inferred inferred;
+  families::FamilyFile file;
+};
+/// Throws   as infer; Error{kUnsupported} if names are such that a family file would place a tensor otherwise.
+InferredFamily infer_family(const std::filesystem::path& directory);
 
 }  // namespace coppice::infer

@@ -68,6 +68,7 @@ class Inference {
   bool is_left_alone(std::string_view name) const;
   void place_stack(const std::string& layer, const std::string& module, const std::vector<size_t>& members);
   void place_flat(const std::string& module, const std::vector<size_t>& members, Unit& unit);
+  void check_lists_of_experts(const Layer& layer) const;
   bool is_size_in_config(int64_t size) const;
   size_t router_of(const Layer& layer, const std::string& module) const;
   void explain(Layer& layer, size_t index, const std::set<std::string, std::less<>>& router_modules,
@@ -76,7 +77,10 @@ class Inference {
   std::unordered_map<std::string, size_t> layer_at_;  // prefix -> index in layers
   std::set<std::string> left_alone_;                  // modules of another part's experts
   std::vector<size_t> vectors_;                       // vectors below stacked experts, to be explained
-  std::string elsewhere_;                             // a tensor with a dimension E outside the experts; empty: none
+  std::set<int64_t> sizes_;                           // dimensions that config.json has
+  bool is_size_ = false;                              // E is one of them
+  bool is_quantised_ = false;
+  std::string elsewhere_;  // a tensor with a dimension E outside the experts; empty: none
 };
 
 }  // namespace coppice::infer::detail

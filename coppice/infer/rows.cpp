@@ -27,6 +27,8 @@ bool may_be_weights(Dtype dtype) {
   }
 }
 
+bool is_floating(Dtype dtype) { return may_be_weights(dtype) && dtype != Dtype::kU8 && dtype != Dtype::kI8; }
+
 std::string_view stem_of(std::string_view name) { return name.substr(0, name.rfind('.')); }
 std::string_view last_of(std::string_view name) { return name.substr(name.rfind('.') + 1); }
 
@@ -37,6 +39,13 @@ std::string_view telling_word(std::string_view name) {
   return is_plain && !speaks_of_a_row(last) ? last_of(stem_of(name)) : last;
 }
 
+/// Names of vectors that belong to attention or a state space and to nothing else, whatever their length.
+bool is_conclusive(std::string_view name) {
+  constexpr std::string_view kWords[] = {"attn",   "attention", "mamba",  "ssm",   "conv",
+                                         "q_norm", "k_norm",    "vision", "audio", "visual"};
+  return std::ranges::any_of(kWords, [name](std::string_view word) { return name.find(word) != name.npos; });
+}
+
 int64_t elements(const Tensor& tensor) {
   int64_t out = 1;
   for (const int64_t size : tensor.shape()) out *= size;
@@ -45,24 +54,6 @@ int64_t elements(const Tensor& tensor) {
 
 bool is_below(std::string_view name, std::string_view module) {
   return name.starts_with(module) && name.size() > module.size() && name[module.size()] == '.';
-}
-
-/// Whole numbers of config.json that are sizes, and the widths of heads that follow from them.
-std::set<int64_t> sizes_of(const Json& config) {
-  std::set<int64_t> out;
-  const auto numbers = whole_numbers(config);
-  for (const auto& [path, number] : numbers) {
-    const std::string_view key = last_of(path);
-    if (!counts_experts(key)) out.insert(number);
-    const bool is_model =
-        key.find("hidden_size") != key.npos || key.find("d_model") != key.npos || key.find("embed_dim") != key.npos;
-    if (!is_model) continue;
-    for (const auto& [other, heads] : numbers) {
-      const bool counts_heads = other.ends_with("head") || other.ends_with("heads");
-      if (counts_heads && heads > 0 && number % heads == 0) out.insert(number / heads);
-    }
-  }
-  return out;
 }
 
 }  // namespace
@@ -78,22 +69,39 @@ void Inference::find_members() {
       break;
     }
   }
-  std::set<std::string> without_experts;  // names of tensors that lie where no experts are
+  std::set<std::string> in_plain_layers;  // names of tensors in numbered layers that have no experts
   for (const Tensor& t : tensors) {
-    if (t.layer < 0) without_experts.insert(without_numbers(t.name));
+    size_t at = 0;
+    const SplitName name = split_name(t.name);
+    if (t.layer < 0 && !layer_prefix(name, name.words.size(), at).empty())
+      in_plain_layers.insert(without_numbers(t.name));
   }
-  const bool is_size = sizes_of(*count.part).contains(count.experts);
   for (const Tensor& t : tensors) {
-    if (t.kind != Kind::kOther || !t.has_dim(count.experts) || is_left_alone(t.name)) continue;
-    if (t.layer >= 0) {
+    if (t.kind != Kind::kOther || is_left_alone(t.name)) continue;
+    const bool is_in_layer = t.layer >= 0;
+    if (!is_in_layer && !t.shape().empty() && !may_be_weights(t.info->dtype) && !speaks_of_something_else(t.name))
+      refuse(Rule::kRouter, cat(t.text(), ": whole numbers that may name experts"));
+    if (!t.has_dim(count.experts)) continue;
+    if (is_in_layer) {
       const Layer& layer = layers[static_cast<size_t>(t.layer)];
       if (!layer.module_of(t.name).empty() || speaks_of_a_router(layer.rest(t.name)) || speaks_of_a_row(t.name))
         continue;
     }
+    const bool is_plain = in_plain_layers.contains(without_numbers(t.name)) && is_in_layer;
+    const bool is_named = (speaks_of_something_else(t.name) && !speaks_of_experts(t.name) &&
+                           (elements(t) != count.experts || is_conclusive(t.name))) ||
+                          is_shared(t.name);
+    const bool is_explained = is_plain || (is_size_ && is_named) || (is_named && elements(t) != count.experts) ||
+                              (is_size_ && t.name.find("mlp") != t.name.npos && t.shape().size() == 2);
+    if (!is_explained) {
+      refuse(
+          Rule::kExplained,
+          cat(t.text(), ": a dimension of ", count.experts,
+              is_size_ ? std::string(
+                             ", which is a size in config.json too, and the name does not say what this tensor is for")
+                       : cat(" outside the experts' module, and no size in config.json is ", count.experts)));
+    }
     if (elsewhere_.empty()) elsewhere_ = t.text();
-    if (is_size || without_experts.contains(without_numbers(t.name))) continue;
-    refuse(Rule::kExplained, cat(t.text(), ": a dimension of ", count.experts,
-                                 " outside the experts' module, and no size in config.json is ", count.experts));
   }
 }
 
@@ -101,7 +109,8 @@ size_t Inference::router_of(const Layer& layer, const std::string& module) const
   std::vector<size_t> pool;
   for (const size_t i : layer.members) {
     const Tensor& t = tensors[i];
-    if (t.kind == Kind::kOther && t.shape().size() == 2 && speaks_of_a_router(layer.rest(t.name)) &&
+    const bool is_of_attention = speaks_of_something_else(layer.rest(t.name)) && !speaks_of_something_else(module);
+    if (t.kind == Kind::kOther && t.shape().size() == 2 && speaks_of_a_router(layer.rest(t.name)) && !is_of_attention &&
         !is_shared(t.name) && may_be_weights(t.info->dtype))
       pool.push_back(i);
   }
@@ -163,34 +172,75 @@ void Inference::explain(Layer& layer, size_t index, const std::set<std::string, 
                         const std::set<std::string_view>& routers) {
   Tensor& t = tensors[index];
   const std::string_view rest = layer.rest(t.name);
+  if (is_shared(rest) || t.shape().empty()) return;
   const bool is_near = !layer.module_of(t.name).empty(), is_named_row = speaks_of_a_row(t.name);
-  if (!may_be_weights(t.info->dtype) && (is_near || speaks_of_a_router(rest)))
-    refuse(Rule::kRouter, cat(t.text(), ": whole numbers beside a router may name experts"));
-  if (!t.has_dim(count.experts) || is_shared(t.name)) {
-    if (is_named_row && !is_shared(t.name)) {
+  const bool is_weights = is_quantised_ ? may_be_weights(t.info->dtype) : is_floating(t.info->dtype);
+  if (!is_weights && !speaks_of_something_else(rest))
+    refuse(Rule::kRouter, cat(t.text(), ": whole numbers in a layer with experts may name or count experts"));
+  const bool hints =
+      speaks_of_a_router(rest) || speaks_of_experts(rest) || rest.starts_with("moe") || rest.find(".moe") != rest.npos;
+  const bool is_else = speaks_of_something_else(rest) && !speaks_of_experts(rest) &&
+                       (elements(t) != count.experts || is_conclusive(rest));
+  if (is_near && !is_else && rest.find("lora") != rest.npos)
+    refuse(Rule::kExplained,
+           cat(t.text(), ": a low-rank matrix in the experts' module, for all experts or for something else"));
+  if (!t.has_dim(count.experts)) {
+    if (is_named_row)
       refuse(Rule::kExplained,
              cat(t.text(), ": by its name a value for each expert, by its shape not for ", count.experts));
+    for (const int64_t size : t.shape()) {
+      const bool is_history =
+          hints && t.shape().size() == 1 && !t.name.ends_with(".bias") && !t.name.ends_with(".weight");
+      const bool is_multiple = size > count.experts && size % count.experts == 0;
+      if ((is_near || hints) && !is_else && is_multiple && (is_history || !sizes_.contains(size)))
+        refuse(Rule::kExplained, cat(t.text(), ": ", size, " is a multiple of the ", count.experts,
+                                     " experts and no size in config.json"));
     }
     return;
   }
-  const bool hints =
-      speaks_of_a_router(rest) || speaks_of_experts(rest) || rest.starts_with("moe") || rest.find(".moe") != rest.npos;
   if (elements(t) != count.experts) {
+    if (is_else && is_size_) return;
     if (hints || is_near || elsewhere_.empty())
       refuse(Rule::kExplained, cat(t.text(), ": a dimension of ", count.experts, " that is not explained"));
     return;
   }
   const bool is_bias_of_router = (t.name.ends_with(".bias") && router_modules.contains(std::string(stem_of(t.name)))) ||
                                  (t.name.ends_with("_bias") && routers.contains(t.name.substr(0, t.name.rfind('_'))));
+  if (is_else && is_size_ && !is_bias_of_router) return;
   if (speaks_of_a_row(telling_word(t.name)) || is_bias_of_router) {
     t.kind = Kind::kRow;
   } else if (hints || is_near) {
-    if (!elsewhere_.empty()) {
-      refuse(Rule::kExplained, cat(t.text(), ": ", count.experts, " values, and ", count.experts,
-                                   " is a size of other things too (", elsewhere_, ")"));
+    if (is_size_ || !elsewhere_.empty() || is_else || !hints) {
+      refuse(Rule::kExplained,
+             cat(t.text(), ": ", count.experts, " values, and ", count.experts, " is a size of other things too",
+                 elsewhere_.empty() ? std::string() : cat(" (", elsewhere_, ")")));
     }
     t.kind = Kind::kRow;
     notes.push_back(cat(t.text(), ": taken for a value of each expert by its length alone"));
+  }
+}
+
+/// Other lists with an entry for each expert: norms, adapters, scales by number.
+void Inference::check_lists_of_experts(const Layer& layer) const {
+  std::map<std::string, std::set<int64_t>> lists;  // name without the last number -> numbers
+  for (const size_t i : layer.members) {
+    const Tensor& t = tensors[i];
+    if (t.kind != Kind::kOther || is_left_alone(t.name) || is_shared(layer.rest(t.name))) continue;
+    const SplitName name = split_name(layer.rest(t.name));
+    for (size_t k = 0; k < name.words.size(); ++k) {
+      const std::string_view word = name.words[k];
+      const size_t digits = word.find_last_not_of("0123456789") + 1;
+      if (digits == word.size() || word.size() - digits > 6) continue;
+      lists[cat(name.joined(0, k), ".", word.substr(0, digits), "#.", name.joined(k + 1, name.words.size()))].insert(
+          std::stoll(std::string(word.substr(digits))));
+    }
+  }
+  for (const auto& [name, numbers] : lists) {
+    const bool is_list =
+        std::cmp_equal(numbers.size(), count.experts) && (*numbers.rbegin() - *numbers.begin() + 1 == count.experts);
+    if (is_list)
+      refuse(Rule::kExplained, cat("'", layer.prefix, name.starts_with('.') ? "" : ".", name, "': a list of ",
+                                   count.experts, ", as many as experts, that is not explained"));
   }
 }
 
@@ -205,10 +255,14 @@ void Inference::explain_rest() {
     for (const size_t i : layer.members) {
       if (tensors[i].kind == Kind::kOther && !is_left_alone(tensors[i].name)) explain(layer, i, modules, routers);
     }
+    check_lists_of_experts(layer);
   }
   for (const size_t i : vectors_) {
     const Tensor& t = tensors[i];
-    if (t.layer >= 0 && t.kind == Kind::kOther && t.has_dim(count.experts) && !is_shared(t.name))
+    const bool is_multiple = std::ranges::any_of(t.shape(), [&](int64_t size) {
+      return size > count.experts && size % count.experts == 0 && !sizes_.contains(size);
+    });
+    if (t.layer >= 0 && t.kind == Kind::kOther && (t.has_dim(count.experts) || is_multiple) && !is_shared(t.name))
       refuse(Rule::kExplained, cat(t.text(), ": among the experts, ", count.experts, " values"));
   }
   for (const Tensor& t : tensors) {

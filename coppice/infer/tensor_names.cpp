@@ -57,7 +57,7 @@ SplitName split_name(std::string_view name) {
   SplitName out{words_of(name), {}, {}};
   for (size_t i = 0; i < out.words.size(); ++i) {
     const std::string word = lower(out.words[i]);
-    if (!contains(word, "expert") || contains(word, "share")) continue;
+    if (!contains(word, "expert") || contains(word, "layer") || is_shared(word)) continue;
     if (!number_of(out.words[i]).empty()) {
       out.number_at = out.container_at = i;
       break;
@@ -91,12 +91,30 @@ std::optional<size_t> stack_container(const SplitName& name) {
     const bool is_beside = contains(word, "pre_expert") || contains(word, "post_expert") ||
                            contains(word, "expert_proj") || contains(word, "expert_norm") ||
                            contains(word, "expert_gate") || contains(word, "expert_bias");
-    if (!is_beside) return i;
+    if (!is_beside && !is_shared(word)) return i;
   }
   return std::nullopt;
 }
 
-bool is_shared(std::string_view name) { return contains(lower(name), "share"); }
+bool is_shared(std::string_view name) {
+  return std::ranges::any_of(words_of(name), [](std::string_view word) {
+    const std::string text = lower(word);
+    constexpr std::string_view kOthers[] = {"fixed_expert", "common_expert", "always_expert", "static_expert"};
+    return text.starts_with("share") || text.ends_with("_shared") || contains(text, "shared_expert") ||
+           contains(text, "shared_mlp") || contains(text, "share_expert") ||
+           std::ranges::any_of(kOthers, [&](std::string_view other) { return contains(text, other); });
+  });
+}
+
+bool speaks_of_something_else(std::string_view name) {
+  constexpr std::string_view kWords[] = {"attn",    "attention", "norm",       "ln_",  "embed", "wte",       "wpe",
+                                         "lm_head", "mamba",     "ssm",        "conv", "rope",  "rotary",    "q_proj",
+                                         "k_proj",  "v_proj",    "o_proj",     "qkv",  "dense", "vision",    "visual",
+                                         "image",   "audio",     "tower",      "vit",  "mm_",   "projector", "patch",
+                                         "mixer",   "position",  "gated_delta"};
+  const std::string text = lower(name);
+  return std::ranges::any_of(kWords, [&](std::string_view word) { return contains(text, word); });
+}
 
 bool speaks_of_a_router(std::string_view rest) {
   constexpr std::string_view kNames[] = {"gate",       "gates",       "gating",        "wg",

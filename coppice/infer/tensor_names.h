@@ -34,6 +34,8 @@ bool is_digits(std::string_view word);
 bool is_shared(std::string_view name);
 /// Whether a word of `rest` is a usual name of a router: gate, router, wg, classifier ...
 bool speaks_of_a_router(std::string_view rest);
+/// Whether the name says that the tensor belongs to attention, a norm, embeddings or another part beside experts.
+bool speaks_of_something_else(std::string_view name);
 /// Whether the name is usual for a value of each expert: e_score_correction_bias, expert_bias, per_expert_scale ...
 bool speaks_of_a_row(std::string_view name);
 /// Whether any word contains "expert".

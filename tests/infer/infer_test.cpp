@@ -127,7 +127,7 @@ TEST_F(Infer, RuleOneWantsOneNumberOfExperts) {
   refused(toy, {"'zero_expert_num' is 2", "no experts", "rule 1"});
   toy = Toy();
   toy.config["expert_ids"] = Json::array({Json(0), Json(1), Json(2)});
-  refused(toy, {"'expert_ids' has 3 entries", "rule 1"});
+  refused(toy, {"'expert_ids' is [0, 1, 2]", "rule 1"});
   toy = Toy();
   toy.config["vision_config"] = Json::object({{"model_type", "eye"}, {"hidden_size", 8}, {"num_experts", 3}});
   refused(toy, {"two parts of config.json count 3", "rule 1"});
@@ -174,7 +174,7 @@ TEST_F(Infer, RuleThreeWantsOneRouter) {
   refused(toy, {"which side counts the experts", "rule 3"});
   toy = Toy();
   toy.tensors.push_back(testing::raw_tensor("model.layers.0.mlp.gate.table", io::Dtype::kI64, {10, 2}, 5));
-  refused(toy, {"whole numbers beside a router", "I64", "rule 3"});
+  refused(toy, {"whole numbers in a layer with experts", "I64", "rule 3"});
   toy = Toy();
   toy.add("model.layers.1.mlp.gate.e_score_correction_bias", {3});
   refused(toy, {"differ in the tensors", "rule 3"});
@@ -184,7 +184,11 @@ TEST_F(Infer, RuleFourWantsEveryOtherSizeExplained) {
   Toy toy;
   toy.add("model.layers.0.other.weight", {3, 5});
   refused(toy, {"model.layers.0.other.weight", "[3, 5]", "no size in config.json is 3", "rule 4"});
-  toy.config["num_towers"] = 3;  // now 3 is the size of something
+  toy.config["num_attention_heads"] = 3;  // now 3 is the size of something, and names have to tell
+  refused(toy, {"a size in config.json too", "rule 4"});
+  toy = Toy();
+  toy.config["num_attention_heads"] = 3;
+  toy.add("model.layers.0.self_attn.sinks", {3});
   EXPECT_EQ(infer_toy(toy).carried, 6u);
   toy.add("model.layers.0.mlp.gate.strange", {3});
   toy.add("model.layers.1.mlp.gate.strange", {3});
@@ -203,6 +207,48 @@ TEST_F(Infer, LeavesSharedExpertsAlone) {
     toy.add(cat("model.layers.", layer, ".mlp.shared_experts.0.gate.weight"), {3, 6});
   const Inferred found = infer_toy(toy);
   EXPECT_EQ(found.tensors.size(), 3u);
+}
+
+// What a stranger tried: each has something for every expert, or only looks so, and none may be expanded.
+TEST_F(Infer, RefusesWhatMayBelongToExpertsUnderOtherNames) {
+  using Shape = std::vector<int64_t>;
+  const std::pair<const char*, Shape> kStrange[] = {
+      {"moe_stats.load", {2, 3}},    // outside the layers
+      {"model.layers.0.load", {3}},  // beside the module
+      {"model.layers.0.noise.weight", {3, 5}},
+      {"mtp.moe.w_in", {3, 4, 6}},                        // a module without a number
+      {"model.layers.0.mlp.gate.history", {9, 2}},        // twice as many
+      {"model.layers.0.mlp.w1_bias_of_experts", {12}},    // experts times width
+      {"model.layers.0.mlp.moe_shared_stats.load", {3}},  // "shared" inside a word
+      {"model.layers.0.mlp.norms.K", {6}},                // a list of as many
+      {"model.layers.0.mlp.adapterK.weight", {6, 2}},
+      {"model.layers.0.mlp.\x7f.weight", {6}},  // cannot be written
+      {"model.layers.0.mlp.*m*m*m*m*m.weight", {6}},
+      {"model.layers.0.mlp.{X}.weight", {6}}};
+  for (const auto& [name, shape] : kStrange) {
+    SCOPED_TRACE(name);
+    Toy toy;
+    const std::string text = name;
+    const size_t list = text.find('K');
+    for (int i = 0; i < (list == std::string::npos ? 1 : 3); ++i) {
+      std::string one = text;
+      if (list != std::string::npos) one.replace(list, 1, std::to_string(i));
+      toy.add(one, shape);
+    }
+    refused(toy, {"rule"});
+  }
+  for (const auto& [key, value] : {std::pair<std::string, Json>{"router_output_dim", Json(3)},
+                                   {"router_layer_sizes", Json::array({Json(24), Json(3)})},
+                                   {"moe_expert_scales", Json::array({Json(1), Json(2), Json(3)})},
+                                   {"moe_n_group", Json(3)},
+                                   {"num_local_experts", Json("3")},
+                                   {"n_routed_experts", Json(3.0)}}) {
+    SCOPED_TRACE(key);
+    Toy toy;
+    toy.config[key] = value;
+    if (key == "num_local_experts" || key == "n_routed_experts") toy.config["num_experts"] = Json();
+    refused(toy, {key, "rule 1"});
+  }
 }
 
 // Right or refused, never wrong: what is inferred gives the same model as the family's own table.

@@ -88,6 +88,8 @@ class Grown:
 
 
 def logits(family, model):
+    if family.name == "llama4" and transformers.__version__.startswith("5.24."):
+        pytest.skip("a forward pass of text alone raises AttributeError (image_outputs) in transformers 5.24, before an expansion too")
     tokens = torch.randint(0, VOCAB - 4, (2, 24), generator=torch.Generator().manual_seed(1))  # wrappers have image tokens at the end
     more = {"decoder_input_ids": tokens.flip(0)} if family.bidirectional else {}
     torch.manual_seed(0)  # diffusion_gemma draws tokens

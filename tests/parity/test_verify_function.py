@@ -100,7 +100,7 @@ def test_what_cannot_be_run_or_has_no_effect_is_refused(files, tmp_path):
     done("expand", files / "olmoe", tmp_path / "out", "--experts", "2x")
     models = [files / "olmoe", tmp_path / "out"]
     for arguments, status, words in [
-            (["--max-tokens", 5], 2, "without --function"), (["--sequence-length", 5], 2, "without --function"), (["--max-memory", "1GB"], 2, "without --function"),
+            (["--max-tokens", 5], 2, "there is no --function"), (["--sequence-length", 5], 2, "there is no --function"), (["--max-memory", "1GB"], 2, "there is no --function"),
             (["--function", files / "none"], 3, "none"), (["--function", files / "t", "--sequence-length", 65], 2, "1 to the models' 64"),
             (["--function", files / "t", "--sequence-length", 0], 2, "1 to the models' 64")]:
         told = run("verify", *models, *arguments)
