@@ -9,6 +9,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text()
@@ -33,9 +36,28 @@ def environment():
     return {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
 
 
+def quantise(source, target):
+    """The model with the matrices of its experts in fp8, one scale for each, as published fp8 models have them."""
+    target.mkdir()
+    tensors = {}
+    for file in sorted(source.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():
+                tensor = weights.get_tensor(name)
+                if ".experts." in name:
+                    scale = tensor.float().abs().max() / 448
+                    tensors[f"{name}_scale_inv"] = scale.reshape(1, 1)
+                    tensor = (tensor.float() / scale).to(torch.float8_e4m3fn)
+                tensors[name] = tensor
+    save_file(tensors, target / "model.safetensors", {"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (target / "config.json").write_text(json.dumps(config))
+
+
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory, environment):
-    """A folder with a MODEL that has its own tokenizer, and a TEXT."""
+    """A folder with a MODEL that has its own tokenizer, a QUANTISED one, and a TEXT."""
     directory = tmp_path_factory.mktemp("readme")
     python = pathlib.Path(os.__file__).parent
     (directory / "TEXT").mkdir()
@@ -49,6 +71,7 @@ def workshop(tmp_path_factory, environment):
     questions = [{"context": "import", "choices": ["os", "the"], "answer": 0}, {"context": "def f(x):", "choices": ["return x", "elephant"], "answer": 0}]
     (directory / "QUESTIONS.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
     shutil.copytree(directory / "base/checkpoints/step-00000004", directory / "MODEL")
+    quantise(directory / "MODEL", directory / "QUANTISED")
     return directory
 
 
