@@ -84,7 +84,7 @@ Json decoder_config(const ModelConfig& from, const Family& family, bool tied, st
 void write_token_ids(const ModelConfig& from, Json& to) {
   struct Id {
     std::string_view key;
-    std::optional<int64_t> DenseFamily::*fallback;
+    std::optional<int64_t> DenseFamily::* fallback;
   };
   constexpr Id kIds[] = {
       {"bos_token_id", &DenseFamily::bos}, {"eos_token_id", &DenseFamily::eos}, {"pad_token_id", &DenseFamily::pad}};

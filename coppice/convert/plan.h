@@ -48,7 +48,7 @@ struct ConversionPlan {
   int64_t slices() const { return parents * granularity; }
   int64_t experts_a_row() const {
     return virtual_groups ? granularity : 1;
-  }                                                           ///< number of experts that share a router row
+  }  ///< number of experts that share a router row
   const methods::LayerPlan* find_layer(int64_t layer) const;  ///< nullptr if the layer stays dense
   Json to_json() const;
   /// Throws   Error{kFormat, kUsage} naming `source` and the key.

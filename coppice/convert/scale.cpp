@@ -25,13 +25,9 @@ struct ScaleRow : ScaleMode {
 };
 constexpr ScaleRow kModes[] = {
     {{"cbrt", "gate, up and down times a^(1/3) each; trains better from the start", "arXiv:2410.07524"},
-     [](double a) -> ExpertScale {
-       return {std::cbrt(a), std::cbrt(a), std::cbrt(a)};
-     }},
+     [](double a) -> ExpertScale { return {std::cbrt(a), std::cbrt(a), std::cbrt(a)}; }},
     {{"down", "down times a; keeps the function for every activation", "arXiv:2410.07524"},
-     [](double a) -> ExpertScale {
-       return {1, 1, a};
-     }},
+     [](double a) -> ExpertScale { return {1, 1, a}; }},
     {{"none", "no scaling", {}}, [](double) -> ExpertScale { return {}; }},
 };
 

@@ -104,7 +104,7 @@ void check_expert_shapes(const ModelConfig& config, const std::vector<Placed>& p
     if (!p.dtype || !io::is_float(*p.dtype)) continue;  // packed values have other dimensions
     First& first = layers[p.slot.layer];
     const Sides sides = sides_of(p.slot, config.num_experts);
-    const auto compare = [&](int64_t size, const Placed*& other, int64_t Sides::*side, std::string_view what) {
+    const auto compare = [&](int64_t size, const Placed*& other, int64_t Sides::* side, std::string_view what) {
       if (size == 0) return;
       if (other == nullptr) other = &p;
       const int64_t wanted = sides_of(other->slot, config.num_experts).*side;

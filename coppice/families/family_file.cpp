@@ -32,7 +32,7 @@ namespace {
 template <class Value>
 struct KeyOf {
   std::string_view key;
-  Value Family::*member;
+  Value Family::* member;
 };
 template <class Value>
 struct ValueName {

@@ -49,8 +49,8 @@ bool changes_nothing(const MethodChoice& expert_method, int64_t width, int64_t m
   const auto is_unchanged = [&](Role role, Sizes sizes) {
     const matrix::MatrixRows parent = probe(role, 0, sizes);
     matrix::MatrixRows child = parent;
-    child.read = method.child(
-        parent, {.num_experts = 4}, [&](uint32_t expert) { return probe(role, expert, sizes); }, params);
+    child.read =
+        method.child(parent, {.num_experts = 4}, [&](uint32_t expert) { return probe(role, expert, sizes); }, params);
     return child.all() == parent.all();
   };
   return std::ranges::all_of(roles, [&](Role role) {

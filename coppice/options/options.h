@@ -42,7 +42,7 @@ namespace coppice {
 template <class Struct, class Value>
 struct Field {
   std::string_view name;
-  Value Struct::*member;
+  Value Struct::* member;
   std::string_view help;
   bool positional = false;
 };
@@ -51,13 +51,13 @@ struct Field {
 inline constexpr std::string_view kJsonHelp = "print one JSON object instead of text";
 
 template <class Struct, class Value>
-constexpr Field<Struct, Value> field(std::string_view name, Value Struct::*member, std::string_view help) {
+constexpr Field<Struct, Value> field(std::string_view name, Value Struct::* member, std::string_view help) {
   return {name, member, help, false};
 }
 /// Positional. A std::optional may be left out. One operand may be a std::vector; it takes one or more texts: all but
 /// those that the operands after it need.
 template <class Struct, class Value>
-constexpr Field<Struct, Value> operand(std::string_view name, Value Struct::*member, std::string_view help) {
+constexpr Field<Struct, Value> operand(std::string_view name, Value Struct::* member, std::string_view help) {
   return {name, member, help, true};
 }
 
@@ -123,10 +123,12 @@ void read_scalar(int64_t& out, const std::string& text);
 void read_scalar(uint64_t& out, const std::string& text);
 void read_scalar(double& out, const std::string& text);
 template <class T>
-requires requires(std::string_view s) {
-  { T::from_text(s) } -> std::same_as<T>;
+  requires requires(std::string_view s) {
+    { T::from_text(s) } -> std::same_as<T>;
+  }
+void read_scalar(T& out, const std::string& text) {
+  out = T::from_text(text);
 }
-void read_scalar(T& out, const std::string& text) { out = T::from_text(text); }
 
 inline Json write_scalar(const std::string& v) { return Json(v); }
 inline Json write_scalar(const std::filesystem::path& v) { return Json(v.string()); }
@@ -136,10 +138,12 @@ inline Json write_scalar(int64_t v) { return Json(v); }
 inline Json write_scalar(uint64_t v) { return Json(v); }
 inline Json write_scalar(double v) { return Json(v); }
 template <class T>
-requires requires(const T& t) {
-  { t.to_text() } -> std::same_as<std::string>;
+  requires requires(const T& t) {
+    { t.to_text() } -> std::same_as<std::string>;
+  }
+Json write_scalar(const T& v) {
+  return Json(v.to_text());
 }
-Json write_scalar(const T& v) { return Json(v.to_text()); }
 
 template <class T>
 std::string type_name() {
@@ -156,7 +160,8 @@ std::string type_name() {
 }
 
 template <class Object, class Struct, class Value>
-requires std::derived_from<Object, Struct> OptionSpec erase(Object& object, const Field<Struct, Value>& f) {
+  requires std::derived_from<Object, Struct>
+OptionSpec erase(Object& object, const Field<Struct, Value>& f) {
   OptionSpec spec;
   spec.name = f.name;
   spec.help = f.help;

@@ -126,7 +126,7 @@ void LayerSums::add_to(plan::Scores& scores, int64_t layer, const SecondMoments&
   scores.gate_concentration.sum_sq[layer] = routing_.gate_concentration.sum_sq.front();
 }
 
-void LayerSums::add_linear(plan::Scores& scores, plan::MetricSums plan::MetricScores::*which, int64_t layer,
+void LayerSums::add_linear(plan::Scores& scores, plan::MetricSums plan::MetricScores::* which, int64_t layer,
                            const LinearSums& linear, const SecondMoments& moments) const {
   const auto batches = static_cast<double>(scores.batches);
   // The metrics with one value per batch. They are stored as sums over batches, so that runs can be merged.

@@ -82,7 +82,7 @@ class LayerSums {
   void add_to(plan::Scores& scores, int64_t layer, const SecondMoments& moments) const;
 
  private:
-  void add_linear(plan::Scores& scores, plan::MetricSums plan::MetricScores::*which, int64_t layer,
+  void add_linear(plan::Scores& scores, plan::MetricSums plan::MetricScores::* which, int64_t layer,
                   const LinearSums& linear, const SecondMoments& moments) const;
 
   LinearSums fc1_, fc2_;

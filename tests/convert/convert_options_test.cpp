@@ -52,9 +52,8 @@ TEST(ConvertOptionsTest, AreRefusedWhereTheyHaveNoEffect) {
   expect_error(ErrorCode::kUsage, {"--no-virtual-group", "granularity 1"},
                [] { check_effects(parsed({"--no-virtual-group"})); });
   for (const char* option : {"--experts", "--top-k", "--seed"}) {
-    expect_error(ErrorCode::kUsage, {option, "makes no experts"}, [&] {
-      check_effects(parsed({"--dense-average", option, "1"}));
-    });
+    expect_error(ErrorCode::kUsage, {option, "makes no experts"},
+                 [&] { check_effects(parsed({"--dense-average", option, "1"})); });
   }
   EXPECT_NO_THROW(check_effects(parsed({"--dense-average", "--to", "llama", "--lossy"})));
 }

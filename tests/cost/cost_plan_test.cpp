@@ -66,9 +66,8 @@ TEST_F(CostPlanOf, PredictsACountThatWasNotMeasured) {
   EXPECT_NEAR(found.steps.after_s, 2.2, 1e-12);
   EXPECT_THAT(found.basis_text, HasSubstr("32 predicted"));
   EXPECT_THAT(found.does_not_pay, Contains(HasSubstr("more than doubling")));
-  expect_error(ErrorCode::kUsage, {"no positive time"}, [&] {
-    (void)plan({.experts = plan::ExpertCount{"64"}}, {{8, 1.0}, {16, 0.5}});
-  });
+  expect_error(ErrorCode::kUsage, {"no positive time"},
+               [&] { (void)plan({.experts = plan::ExpertCount{"64"}}, {{8, 1.0}, {16, 0.5}}); });
 }
 
 TEST_F(CostPlanOf, OwnRunsReplaceTheCurve) {

@@ -113,9 +113,8 @@ TEST(OpenStackedModel, TellsTheOrientationFromAllMatrices) {
   // width 8, so that down is square
   EXPECT_EQ(is_transposed(open_model(model("c", {4, 8, 16}, {4, 8, 8}))), both(true));
   EXPECT_EQ(is_transposed(open_model(model("d", {4, 16, 8}, {4, 8, 8}))), both(false));
-  expect_error(ErrorCode::kFormat, {"down_proj", "gate_up_proj", "both [in, out] or both [out, in]"}, [&] {
-    (void)open_model(model("e", {4, 8, 6}, {4, 8, 3}));
-  });
+  expect_error(ErrorCode::kFormat, {"down_proj", "gate_up_proj", "both [in, out] or both [out, in]"},
+               [&] { (void)open_model(model("e", {4, 8, 6}, {4, 8, 3})); });
 }
 
 // Tensors stored twice.

@@ -250,9 +250,8 @@ TEST(QuantisedExperts, AreCopiedWithTheirScalesAndNeverComputedOn) {
   }
   const VerifyResult result = verify::verify(families::open_model(from), families::open_model(dir / "out"), 2);
   EXPECT_TRUE(result.ok) << join(result.problems, "\n");
-  expect_error(ErrorCode::kUnsupported, {"_blocks", "U8", "'copy_noise' changes values"}, [&] {
-    grow(from, dir / "noise", {.expert_init = {"copy_noise", {}}});
-  });
+  expect_error(ErrorCode::kUnsupported, {"_blocks", "U8", "'copy_noise' changes values"},
+               [&] { grow(from, dir / "noise", {.expert_init = {"copy_noise", {}}}); });
 }
 
 TEST(TrailingChoices, StayBehindTheExperts) {

@@ -45,8 +45,7 @@ inline output::OutputTensor computed(std::string name, int64_t size, uint64_t st
   const output::PieceMaker::Fill fill = [start](uint64_t offset, std::span<std::byte> out) {
     for (size_t i = 0; i < out.size(); ++i) out[i] = example_byte(start + 3 * (offset + i));
   };
-  tensor.pieces.push_back(output::computed_piece(
-      tensor.info.bytes, [fill] { return fill; }, cuttable));
+  tensor.pieces.push_back(output::computed_piece(tensor.info.bytes, [fill] { return fill; }, cuttable));
   return tensor;
 }
 

@@ -81,9 +81,8 @@ TEST(MergeScores, CountARunOnceAlsoWithinAMerge) {
   const auto written = Scores::from_json(merged.to_json(), "s");
   EXPECT_EQ(written.runs.size(), 2u);
   for (const auto& again : {run_of(1, "a"), run_of(3, "b"), written}) {
-    testing::expect_error(ErrorCode::kUsage, {"scores 2", "an earlier file contains"}, [&] {
-      (void)merge_scores(std::vector{written, again});
-    });
+    testing::expect_error(ErrorCode::kUsage, {"scores 2", "an earlier file contains"},
+                          [&] { (void)merge_scores(std::vector{written, again}); });
   }
   const auto more = merge_scores(std::vector{written, run_of(5, "c")});
   EXPECT_EQ(more.batches, 9u);

@@ -130,7 +130,7 @@ struct Extreme {
 };
 
 void add_extremes(std::vector<Extreme>& all, std::string_view method, std::span<const methods::ParamSpec> params,
-                  MethodChoice Extreme::*member) {
+                  MethodChoice Extreme::* member) {
   const auto add = [&](const std::string& name, MethodChoice choice) {
     Extreme& extreme = all.emplace_back(Extreme{.name = name});
     extreme.*member = std::move(choice);
