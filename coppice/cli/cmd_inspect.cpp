@@ -256,7 +256,7 @@ int print_inferred(const InspectOptions& o) {
   if (o.experts) refuse_option("experts", "--infer reads no values");
   if (o.write_family && fs::exists(fs::symlink_status(*o.write_family)))
     throw Error(ErrorCode::kUsage, cat(*o.write_family, ": exists (choose another name, or remove it)"));
-  const infer::Inferred inferred = infer::infer_family(o.model).inferred;
+  const infer::Inferred inferred = infer::infer_family(io::Checkpoint::open(o.model)).inferred;
   if (o.write_family) io::write_file_atomically(*o.write_family, inferred.to_toml());
   std::cout << (o.json ? inferred.findings().dump(2) + "\n" : inferred.to_text());
   if (o.write_family && !o.json) std::cout << cat("wrote ", shown(o.write_family->string()), "\n");

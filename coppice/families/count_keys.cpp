@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <optional>
@@ -8,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "coppice/base/words.h"
 #include "coppice/families/count_keys_detail.h"
 #include "coppice/io/expert_mentions.h"
 
@@ -58,16 +58,6 @@ Names names_of(Count count) {
     case Count::kExpertWidth: return kWidthNames;
   }
   return {};
-}
-
-bool contains_any(std::string_view text, Names words) {
-  return std::ranges::any_of(words, [text](std::string_view word) { return text.find(word) != text.npos; });
-}
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::ranges::transform(out, out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return out;
 }
 
 /// "num_experts_per_layer" counts experts, "expert_layer_period" layers.

@@ -1,10 +1,10 @@
 #include "coppice/infer/config_counts.h"
 
 #include <algorithm>
-#include <cctype>
 #include <map>
 
 #include "coppice/base/text.h"
+#include "coppice/base/words.h"
 #include "coppice/infer/refuse_detail.h"
 
 namespace coppice::infer {
@@ -22,17 +22,6 @@ constexpr std::string_view kNotACount[] = {
     "dropout",  "fixed",        "common",  "always", "static",   "type",      "norm",     "token", "fn"};
 constexpr std::string_view kMayCount[] = {"moe", "rout", "expert", "gate_", "_gate", "slot"};
 constexpr std::string_view kTextKeys[] = {"text_config", "language_config", "llm_config"};
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::ranges::transform(out, out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return out;
-}
-
-template <size_t N>
-bool contains_any(std::string_view text, const std::string_view (&words)[N]) {
-  return std::ranges::any_of(words, [text](std::string_view word) { return text.find(word) != text.npos; });
-}
 
 std::string_view last_of(std::string_view path) { return path.substr(path.rfind('.') + 1); }
 
@@ -61,7 +50,7 @@ bool is_part(const Json& object) {
 }
 
 bool is_by_layer(std::string_view key) {
-  return key.find("per_layer") != key.npos || key.find("layer_config") != key.npos ||
+  return contains(key, "per_layer") || contains(key, "layer_config") ||
          (!key.empty() && key.find_first_not_of("0123456789") == key.npos);
 }
 
@@ -119,8 +108,7 @@ const Part& chosen(const std::map<std::string, Part>& parts) {
     if (!part.counts_more_than_one()) continue;
     live.push_back(&part);
     const std::string name = lower(last_of(path));
-    if (name.find("text") != name.npos || name.find("language") != name.npos || name.find("llm") != name.npos ||
-        name.find("decoder") != name.npos)
+    if (contains(name, "text") || contains(name, "language") || contains(name, "llm") || contains(name, "decoder"))
       texts.push_back(&part);
   }
   if (live.empty() && listed != nullptr) {
@@ -153,7 +141,7 @@ bool is_top_k(std::string_view key) {
                                          "num_experts_top_k",
                                          "n_activated_experts",
                                          "num_activated_experts"};
-  const bool per_token = key.find("per_tok") != key.npos && key.find("expert") != key.npos;
+  const bool per_token = contains(key, "per_tok") && contains(key, "expert");
   return per_token || std::ranges::find(kNames, key) != std::end(kNames);
 }
 
@@ -168,8 +156,8 @@ bool is_groups(std::string_view key, bool chosen_ones) {
 
 /// Whether a key may describe routers or experts.
 bool is_about_experts(std::string_view key) {
-  return key.find("moe") != key.npos || key.find("rout") != key.npos || key.find("expert") != key.npos ||
-         key.find("gate") != key.npos || key.find("gating") != key.npos;
+  return contains(key, "moe") || contains(key, "rout") || contains(key, "expert") || contains(key, "gate") ||
+         contains(key, "gating");
 }
 
 /// Lists and maps with an entry for each expert, or with E among the sizes of a router's layers.
@@ -177,7 +165,7 @@ void check_lists(const Json& json, const std::string& place, int64_t experts) {
   for (const auto& [key, value] : json.members()) {
     const std::string path = place.empty() ? key : cat(place, ".", key);
     const std::string name = lower(path);
-    const bool is_relevant = is_about_experts(name) && name.find("layer_type") == name.npos;
+    const bool is_relevant = is_about_experts(name) && !contains(name, "layer_type");
     if (value.is_array()) {
       for (const Json& item : value.items()) {
         if (!item.is_object()) continue;
@@ -190,7 +178,7 @@ void check_lists(const Json& json, const std::string& place, int64_t experts) {
     }
     if (value.is_array() && is_relevant) {
       const bool has_e = std::ranges::any_of(value.items(), [&](const Json& item) { return item == Json(experts); });
-      const bool by_layer = name.find("layer") != name.npos && name.find("rout") == name.npos;
+      const bool by_layer = contains(name, "layer") && !contains(name, "rout");
       if (!by_layer && (std::cmp_equal(value.items().size(), experts) || has_e))
         refuse(Rule::kCount, cat("config.json: '", path, "' is ", value.dump().substr(0, 60),
                                  ", which may have an entry for each expert or count them"));
@@ -209,21 +197,20 @@ void check_lists(const Json& json, const std::string& place, int64_t experts) {
 void check_other_keys(const Part& part, int64_t experts) {
   for (const auto& [key, number] : whole_numbers(*part.json)) {
     const std::string name = lower(last_of(key));
-    const bool of_experts = name.find("expert") != name.npos;
-    if (of_experts && number != 0 && (name.find("zero") != name.npos || name.find("null") != name.npos))
+    const bool of_experts = contains(name, "expert");
+    if (of_experts && number != 0 && (contains(name, "zero") || contains(name, "null")))
       refuse(Rule::kCount, cat("config.json: '", key, "' is ", number, ": choices that are no experts"));
-    const bool speaks_of_groups = name.find("group") != name.npos &&
-                                  (is_about_experts(name) || name.find("top") != name.npos || name == "num_groups");
+    const bool speaks_of_groups =
+        contains(name, "group") && (is_about_experts(name) || contains(name, "top") || name == "num_groups");
     if (speaks_of_groups && number > 1 && !is_groups(last_of(key), false) && !is_groups(last_of(key), true))
       refuse(Rule::kCount,
              cat("config.json: '", key, "' is ", number, ", perhaps groups of experts in a form that is not known"));
     if (number != experts || part.counts.contains(key) || is_top_k(last_of(key)) || speaks_of_groups) continue;
     const bool is_size = contains_any(name, kNotACount);
-    const bool is_of_router =
-        (name.find("rout") != name.npos || name.find("gate") != name.npos) &&
-        (name.find("out") != name.npos || name.find("dim") != name.npos || name.find("size") != name.npos);
+    const bool is_of_router = (contains(name, "rout") || contains(name, "gate")) &&
+                              (contains(name, "out") || contains(name, "dim") || contains(name, "size"));
     const std::string above = lower(key.substr(0, key.size() - name.size()));
-    const bool is_below_router = above.find("rout") != above.npos || above.find("gate") != above.npos;
+    const bool is_below_router = contains(above, "rout") || contains(above, "gate");
     if ((contains_any(name, kMayCount) && !is_size) || is_of_router || is_below_router) {
       refuse(Rule::kCount, cat("config.json: '", key, "' is ", number, " too, like '", part.counts.begin()->first,
                                "', and may count experts"));
@@ -256,7 +243,7 @@ std::string type_of(const Json& json) {
 
 bool counts_experts(std::string_view key) {
   const std::string name = lower(key);
-  if (name.find("expert") == name.npos || contains_any(name, kNotACount)) return false;
+  if (!contains(name, "expert") || contains_any(name, kNotACount)) return false;
   return name.ends_with("experts") || name.ends_with("expert_num") || name.ends_with("experts_num") ||
          name.ends_with("expert_count");
 }
@@ -281,16 +268,15 @@ std::set<int64_t> dimensions_in(const Json& json) {
   const auto numbers = whole_numbers(json);
   for (const auto& [path, number] : numbers) {
     const std::string key = lower(last_of(path));
-    const bool is_width = key.find("intermediate") != key.npos || key.find("ffn") != key.npos;
+    const bool is_width = contains(key, "intermediate") || contains(key, "ffn");
     if (!contains_any(key, kDimensions) || (contains_any(key, kNotDimensions) && !is_width)) continue;
     out.insert(number);
-    const bool is_model =
-        key.find("hidden_size") != key.npos || key.find("d_model") != key.npos || key.find("embed_dim") != key.npos;
+    const bool is_model = contains(key, "hidden_size") || contains(key, "d_model") || contains(key, "embed_dim");
     for (const auto& [other, heads] : numbers) {
       const bool counts_heads = other.ends_with("head") || other.ends_with("heads");
       if (!counts_heads || heads <= 0) continue;
       if (is_model && number % heads == 0) out.insert(number / heads);
-      if (key.find("head_dim") != key.npos) out.insert(number * heads);
+      if (contains(key, "head_dim")) out.insert(number * heads);
     }
   }
   return out;

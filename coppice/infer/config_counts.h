@@ -15,8 +15,8 @@ namespace coppice::infer {
 
 /// One part of config.json counts the experts: the whole file, or the language model of a multimodal one.
 struct ExpertCount {
-  std::string text_key;  ///< "text_config"; empty: the whole file
-  const Json* part = nullptr;
+  std::string text_key;                 ///< "text_config"; empty: the whole file
+  const Json* part = nullptr;           ///< in the configuration that was read; null in a finished inference
   std::string model_type;               ///< of the part
   int64_t experts = 0;                  ///< E
   std::vector<std::string> keys;        ///< keys of the part that say so: "num_experts", "ffn_config.moe_num_experts"

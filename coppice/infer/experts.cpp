@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "coppice/base/words.h"
+#include "coppice/families/quantization.h"
 #include "coppice/infer/inference_detail.h"
 #include "coppice/infer/refuse_detail.h"
 
 namespace coppice::infer::detail {
 namespace {
-
-using io::Dtype;
 
 bool is_one_of(std::string_view word, std::initializer_list<std::string_view> words) {
   return std::ranges::find(words, word) != words.end();
@@ -39,9 +39,7 @@ std::string Tensor::text() const { return cat("'", name, "' ", io::dtype_name(in
 std::string_view Layer::module_of(std::string_view name) const {
   std::string_view best;
   for (const auto& [module, unit] : units) {
-    if (module != prefix && module.size() > best.size() && name.starts_with(module) && name.size() > module.size() &&
-        name[module.size()] == '.')
-      best = module;
+    if (module != prefix && module.size() > best.size() && is_below(name, module)) best = module;
   }
   return best;
 }
@@ -51,14 +49,11 @@ Inference::Inference(std::span<const io::TensorInfo* const> infos, ExpertCount c
   for (const io::TensorInfo* info : infos) tensors.push_back({.name = info->name.view(), .info = info});
   sizes_ = dimensions_in(*count.part);
   is_size_ = sizes_.contains(count.experts);
-  is_quantised_ =
-      count.part->find("quantization_config") != nullptr || count.part->find("compression_config") != nullptr;
+  is_quantised_ = families::find_quantization(*count.part, *count.part) != nullptr;
 }
 
 bool Inference::is_left_alone(std::string_view name) const {
-  return std::ranges::any_of(left_alone_, [name](const std::string& module) {
-    return name.starts_with(module) && name.size() > module.size() && name[module.size()] == '.';
-  });
+  return std::ranges::any_of(left_alone_, [name](const std::string& module) { return is_below(name, module); });
 }
 
 Unit& Inference::unit(const std::string& layer, size_t number_at, const SplitName& name, const std::string& module) {
@@ -154,8 +149,8 @@ void Inference::find_stacked() {
     if (!is_stack || speaks_of_something_else(t.name)) continue;
     constexpr std::string_view kUsual[] = {"moe", "exp", "ffn",  "mlp",   "feed_forward", "w1",
                                            "w2",  "w3",  "w_in", "w_out", "linear"};
-    if (std::ranges::none_of(kUsual, [&](std::string_view word) { return t.name.find(word) != t.name.npos; })) continue;
-    if (is_size_ && t.name.find("moe") == t.name.npos && !speaks_of_experts(t.name)) {
+    if (!contains_any(t.name, kUsual)) continue;
+    if (is_size_ && !contains(t.name, "moe") && !speaks_of_experts(t.name)) {
       refuse(Rule::kExperts, cat(t.text(), ": ", count.experts,
                                  " is the number of experts and a size in config.json too, "
                                  "and the name does not say that this tensor belongs to experts"));
@@ -197,7 +192,7 @@ void Inference::place_stack(const std::string& layer, const std::string& module,
   const SplitName name = split_name(tensors[members.front()].name);
   size_t number_at = 0;
   (void)layer_prefix(name, name.words.size(), number_at);
-  Unit& found = unit(layer, number_at, name, module);
+  const Unit& found = unit(layer, number_at, name, module);
   if (matrices.empty()) return place_flat(module, flat, found);
   for (const size_t axis : {size_t{1}, size_t{2}}) {
     if (!has_experts_at(axis)) continue;
@@ -206,8 +201,7 @@ void Inference::place_stack(const std::string& layer, const std::string& module,
                " in dimension 0 and in dimension ", axis, ": which one counts experts is not to be seen"));
   }
   for (const size_t i : flat) {
-    const bool says = tensors[i].name.find("bias") != std::string_view::npos ||
-                      tensors[i].name.find("scale") != std::string_view::npos;
+    const bool says = contains(tensors[i].name, "bias") || contains(tensors[i].name, "scale");
     if (tensors[i].shape()[0] == count.experts && is_size_ && !says) {
       refuse(Rule::kExperts, cat(tensors[i].text(), " lies among stacked experts, and ", count.experts,
                                  " is also another size in config.json"));
@@ -218,24 +212,19 @@ void Inference::place_stack(const std::string& layer, const std::string& module,
     }
   }
   for (const auto* stacked : {&matrices, &flat}) {
-    for (const size_t i : *stacked) {
-      tensors[i].kind = Kind::kStacked;
-      found.stacked.push_back(i);
-    }
+    for (const size_t i : *stacked) tensors[i].kind = Kind::kStacked;
   }
 }
 
-void Inference::place_flat(const std::string& module, const std::vector<size_t>& members, Unit& found) {
+void Inference::place_flat(const std::string& module, const std::vector<size_t>& members, const Unit& found) {
   const Tensor& first = tensors[members.front()];
   if (found.is_numbered) refuse(Rule::kExperts, cat(first.text(), " lies beside numbered experts and has no number"));
   const int64_t rows = first.shape()[0];
   const bool are_alike = std::ranges::all_of(members, [&](size_t i) { return tensors[i].shape()[0] == rows; });
   constexpr std::string_view kUsual[] = {"gate", "up",     "down", "w1",   "w2", "w3",
                                          "v1",   "linear", "fc",   "proj", "wi", "wo"};
-  const bool has_strange = std::ranges::any_of(members, [&](size_t i) {
-    const std::string_view rest = tensors[i].name.substr(module.size());
-    return std::ranges::none_of(kUsual, [&](std::string_view word) { return rest.find(word) != rest.npos; });
-  });
+  const bool has_strange = std::ranges::any_of(
+      members, [&](size_t i) { return !contains_any(tensors[i].name.substr(module.size()), kUsual); });
   const bool has_number = std::ranges::any_of(members, [&](size_t i) {
     const std::string_view name = tensors[i].name;
     return is_digits(name.substr(name.size() - 1)) && name.substr(0, name.size() - 1).ends_with("weight");
@@ -245,18 +234,13 @@ void Inference::place_flat(const std::string& module, const std::vector<size_t>&
     refuse(Rule::kExperts, cat(first.text(), " in '", module, "': its rows are not ", count.experts,
                                " times a size that config.json has"));
   }
-  for (const size_t i : members) {
-    tensors[i].kind = Kind::kStacked;
-    found.stacked.push_back(i);
-  }
+  for (const size_t i : members) tensors[i].kind = Kind::kStacked;
 }
 
 bool Inference::is_size_in_config(int64_t size) const {
   constexpr std::string_view kSizes[] = {"ffn", "intermediate"};
   return std::ranges::any_of(whole_numbers(*count.part), [&](const auto& number) {
-    return number.second == size && std::ranges::any_of(kSizes, [&](std::string_view word) {
-             return number.first.find(word) != std::string::npos;
-           });
+    return number.second == size && contains_any(number.first, kSizes);
   });
 }
 

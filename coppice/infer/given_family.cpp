@@ -26,12 +26,12 @@ GivenFamily::GivenFamily(const std::optional<std::filesystem::path>& given, cons
     file_ = families::FamilyFile::read(*given);
     return;
   }
-  const auto checkpoint = io::Checkpoint::open(directory);
+  auto checkpoint = io::Checkpoint::open(directory);
   if (is_known(checkpoint)) {
     log_info("coppice knows the model's family; nothing is inferred");
     return;
   }
-  auto [inferred, file] = infer_family(directory);
+  auto [inferred, file] = infer_family(std::move(checkpoint));
   file_ = std::move(file);
   log_warning(
       cat("the family '", inferred.count.model_type, "' is inferred: ", inferred.count.experts,

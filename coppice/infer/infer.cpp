@@ -5,6 +5,7 @@
 #include <set>
 
 #include "coppice/base/text.h"
+#include "coppice/base/words.h"
 #include "coppice/families/match.h"
 #include "coppice/infer/inference_detail.h"
 #include "coppice/infer/refuse_detail.h"
@@ -16,13 +17,9 @@ using detail::Inference;
 using detail::Layer;
 using detail::Tensor;
 
-bool contains(std::string_view text, std::string_view word) { return text.find(word) != text.npos; }
-
 /// The role that the name of an expert's tensor suggests. Only a hint for the reader.
 std::string_view guess_of(std::string_view name) {
-  const auto has = [&](std::initializer_list<std::string_view> words) {
-    return std::ranges::any_of(words, [&](std::string_view word) { return contains(name, word); });
-  };
+  const auto has = [&](std::initializer_list<std::string_view> words) { return contains_any(name, words); };
   if (has({"scale", "zero", "absmax", "quant", "shape", "g_idx", "bias"})) return {};
   if (has({"gate_up", "w13", "gateup", "up_gate"})) return "expert_gate_up";
   if (has({"down", "w2", "fc2", "wo.", "output_linear", "out_proj"})) return "expert_down";
@@ -148,15 +145,18 @@ Inferred infer(const Json& config, std::span<const io::TensorInfo* const> tensor
     out.carried += t.kind == Kind::kOther ? 1 : 0;
     out.kinds.push_back(t.kind);
   }
+  out.count.part = nullptr;  // the configuration may not live as long
   return out;
 }
 
-InferredFamily infer_family(const std::filesystem::path& directory) {
-  Inferred inferred = infer(io::Checkpoint::open(directory));
-  auto file = families::FamilyFile::from_json(inferred.to_json(), cat(directory, ": inferred family"));
+InferredFamily infer_family(io::Checkpoint checkpoint) {
+  Inferred inferred = infer(checkpoint);
+  auto file = families::FamilyFile::from_json(inferred.to_json(), cat(checkpoint.directory(), ": inferred family"));
   InferredFamily out{std::move(inferred), std::move(file)};
   out.file.family().is_inferred = true;
-  const families::Model model = families::open_model(directory, &out.file.family());
+  auto config =
+      families::read_config(checkpoint.config(), (checkpoint.directory() / "config.json").string(), &out.file.family());
+  const families::Model model = families::make_model(std::move(checkpoint), std::move(config));
   std::vector<Kind> placed(out.inferred.kinds.size(), Kind::kOther);
   for (const families::TensorSlot& slot : model.slots) {
     const auto at = model.checkpoint.find(slot.name);

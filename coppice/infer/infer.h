@@ -16,7 +16,6 @@
 // added to, which matrix is gate or up, how they alternate. So experts and their rows are copied; methods that change
 // values by their purpose and claims that the function is kept need a family file that states it.
 
-#include <filesystem>
 #include <span>
 #include <string>
 #include <vector>
@@ -79,6 +78,6 @@ struct InferredFamily {
   families::FamilyFile file;
 };
 /// Throws   as infer; Error{kUnsupported} if names are such that a family file would place a tensor otherwise.
-InferredFamily infer_family(const std::filesystem::path& directory);
+InferredFamily infer_family(io::Checkpoint checkpoint);
 
 }  // namespace coppice::infer

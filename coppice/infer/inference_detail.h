@@ -31,7 +31,6 @@ struct Tensor {
 /// The experts of one module: "model.layers.3.mlp". Most layers have one.
 struct Unit {
   bool is_numbered = false;
-  std::vector<size_t> stacked;
   size_t router = SIZE_MAX;
 };
 
@@ -67,8 +66,11 @@ class Inference {
   Unit& unit(const std::string& layer, size_t number_at, const SplitName& name, const std::string& module);
   bool is_left_alone(std::string_view name) const;
   void place_stack(const std::string& layer, const std::string& module, const std::vector<size_t>& members);
-  void place_flat(const std::string& module, const std::vector<size_t>& members, Unit& unit);
+  void place_flat(const std::string& module, const std::vector<size_t>& members, const Unit& unit);
   void check_lists_of_experts(const Layer& layer) const;
+  /// Whether the size may be one for each of several things that every expert has, and no size of config.json.
+  bool is_strange_multiple(int64_t size) const { return is_multiple(size) && !sizes_.contains(size); }
+  bool is_multiple(int64_t size) const { return size > count.experts && size % count.experts == 0; }
   bool is_size_in_config(int64_t size) const;
   size_t router_of(const Layer& layer, const std::string& module) const;
   void explain(Layer& layer, size_t index, const std::set<std::string, std::less<>>& router_modules,

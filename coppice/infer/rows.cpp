@@ -4,6 +4,7 @@
 #include <tuple>
 #include <utility>
 
+#include "coppice/base/words.h"
 #include "coppice/infer/inference_detail.h"
 #include "coppice/infer/refuse_detail.h"
 
@@ -43,17 +44,13 @@ std::string_view telling_word(std::string_view name) {
 bool is_conclusive(std::string_view name) {
   constexpr std::string_view kWords[] = {"attn",   "attention", "mamba",  "ssm",   "conv",
                                          "q_norm", "k_norm",    "vision", "audio", "visual"};
-  return std::ranges::any_of(kWords, [name](std::string_view word) { return name.find(word) != name.npos; });
+  return contains_any(name, kWords);
 }
 
 int64_t elements(const Tensor& tensor) {
   int64_t out = 1;
   for (const int64_t size : tensor.shape()) out *= size;
   return out;
-}
-
-bool is_below(std::string_view name, std::string_view module) {
-  return name.starts_with(module) && name.size() > module.size() && name[module.size()] == '.';
 }
 
 }  // namespace
@@ -92,7 +89,7 @@ void Inference::find_members() {
                            (elements(t) != count.experts || is_conclusive(t.name))) ||
                           is_shared(t.name);
     const bool is_explained = is_plain || (is_size_ && is_named) || (is_named && elements(t) != count.experts) ||
-                              (is_size_ && t.name.find("mlp") != t.name.npos && t.shape().size() == 2);
+                              (is_size_ && contains(t.name, "mlp") && t.shape().size() == 2);
     if (!is_explained) {
       refuse(
           Rule::kExplained,
@@ -178,10 +175,10 @@ void Inference::explain(Layer& layer, size_t index, const std::set<std::string, 
   if (!is_weights && !speaks_of_something_else(rest))
     refuse(Rule::kRouter, cat(t.text(), ": whole numbers in a layer with experts may name or count experts"));
   const bool hints =
-      speaks_of_a_router(rest) || speaks_of_experts(rest) || rest.starts_with("moe") || rest.find(".moe") != rest.npos;
+      speaks_of_a_router(rest) || speaks_of_experts(rest) || rest.starts_with("moe") || contains(rest, ".moe");
   const bool is_else = speaks_of_something_else(rest) && !speaks_of_experts(rest) &&
                        (elements(t) != count.experts || is_conclusive(rest));
-  if (is_near && !is_else && rest.find("lora") != rest.npos)
+  if (is_near && !is_else && contains(rest, "lora"))
     refuse(Rule::kExplained,
            cat(t.text(), ": a low-rank matrix in the experts' module, for all experts or for something else"));
   if (!t.has_dim(count.experts)) {
@@ -191,8 +188,7 @@ void Inference::explain(Layer& layer, size_t index, const std::set<std::string, 
     for (const int64_t size : t.shape()) {
       const bool is_history =
           hints && t.shape().size() == 1 && !t.name.ends_with(".bias") && !t.name.ends_with(".weight");
-      const bool is_multiple = size > count.experts && size % count.experts == 0;
-      if ((is_near || hints) && !is_else && is_multiple && (is_history || !sizes_.contains(size)))
+      if ((is_near || hints) && !is_else && (is_history ? is_multiple(size) : is_strange_multiple(size)))
         refuse(Rule::kExplained, cat(t.text(), ": ", size, " is a multiple of the ", count.experts,
                                      " experts and no size in config.json"));
     }
@@ -259,10 +255,9 @@ void Inference::explain_rest() {
   }
   for (const size_t i : vectors_) {
     const Tensor& t = tensors[i];
-    const bool is_multiple = std::ranges::any_of(t.shape(), [&](int64_t size) {
-      return size > count.experts && size % count.experts == 0 && !sizes_.contains(size);
-    });
-    if (t.layer >= 0 && t.kind == Kind::kOther && (t.has_dim(count.experts) || is_multiple) && !is_shared(t.name))
+    const bool counts = t.has_dim(count.experts) ||
+                        std::ranges::any_of(t.shape(), [this](int64_t size) { return is_strange_multiple(size); });
+    if (t.layer >= 0 && t.kind == Kind::kOther && counts && !is_shared(t.name))
       refuse(Rule::kExplained, cat(t.text(), ": among the experts, ", count.experts, " values"));
   }
   for (const Tensor& t : tensors) {
@@ -296,8 +291,7 @@ void Inference::compare_layers() {
   constexpr std::string_view kOther[] = {"vis",   "vit",    "image", "audio",  "speech",
                                          "video", "talker", "code2", "whisper"};
   for (const std::string& tower : towers) {
-    const bool is_other = std::ranges::any_of(kOther, [&](auto word) { return tower.find(word) != std::string::npos; });
-    if (is_other && towers.size() > 1)
+    if (contains_any(tower, kOther) && towers.size() > 1)
       refuse(Rule::kCount, cat("experts in '", tower, "' and elsewhere, and one key counts ", count.experts));
   }
   if (towers.size() > 2) refuse(Rule::kExperts, cat("experts in more than two lists of layers: ", join(towers)));

@@ -1,18 +1,11 @@
 #include "coppice/infer/tensor_names.h"
 
 #include <algorithm>
-#include <cctype>
+
+#include "coppice/base/words.h"
 
 namespace coppice::infer {
 namespace {
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::ranges::transform(out, out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return out;
-}
-
-bool contains(std::string_view text, std::string_view word) { return text.find(word) != text.npos; }
 
 std::vector<std::string_view> words_of(std::string_view name) {
   std::vector<std::string_view> words;
@@ -88,21 +81,24 @@ std::optional<size_t> stack_container(const SplitName& name) {
     std::string_view rest = word.substr(found + std::string_view("expert").size());
     if (rest.starts_with('s')) rest.remove_prefix(1);
     if (!rest.empty() && (rest.front() != '_' || rest.size() == 1)) continue;
-    const bool is_beside = contains(word, "pre_expert") || contains(word, "post_expert") ||
-                           contains(word, "expert_proj") || contains(word, "expert_norm") ||
-                           contains(word, "expert_gate") || contains(word, "expert_bias");
+    constexpr std::string_view kBeside[] = {"pre_expert",  "post_expert", "expert_proj",
+                                            "expert_norm", "expert_gate", "expert_bias"};
+    const bool is_beside = contains_any(word, kBeside);
     if (!is_beside && !is_shared(word)) return i;
   }
   return std::nullopt;
 }
 
+bool is_below(std::string_view name, std::string_view module) {
+  return name.starts_with(module) && name.size() > module.size() && name[module.size()] == '.';
+}
+
 bool is_shared(std::string_view name) {
   return std::ranges::any_of(words_of(name), [](std::string_view word) {
     const std::string text = lower(word);
-    constexpr std::string_view kOthers[] = {"fixed_expert", "common_expert", "always_expert", "static_expert"};
-    return text.starts_with("share") || text.ends_with("_shared") || contains(text, "shared_expert") ||
-           contains(text, "shared_mlp") || contains(text, "share_expert") ||
-           std::ranges::any_of(kOthers, [&](std::string_view other) { return contains(text, other); });
+    constexpr std::string_view kWords[] = {"shared_expert", "shared_mlp",    "share_expert", "fixed_expert",
+                                           "common_expert", "always_expert", "static_expert"};
+    return text.starts_with("share") || text.ends_with("_shared") || contains_any(text, kWords);
   });
 }
 
@@ -112,8 +108,7 @@ bool speaks_of_something_else(std::string_view name) {
                                          "k_proj",  "v_proj",    "o_proj",     "qkv",  "dense", "vision",    "visual",
                                          "image",   "audio",     "tower",      "vit",  "mm_",   "projector", "patch",
                                          "mixer",   "position",  "gated_delta"};
-  const std::string text = lower(name);
-  return std::ranges::any_of(kWords, [&](std::string_view word) { return contains(text, word); });
+  return contains_any(lower(name), kWords);
 }
 
 bool speaks_of_a_router(std::string_view rest) {
@@ -127,7 +122,7 @@ bool speaks_of_a_router(std::string_view rest) {
 bool speaks_of_a_row(std::string_view name) {
   constexpr std::string_view kNames[] = {"correction_bias", "expert_bias", "experts_bias",
                                          "router_bias",     "per_expert",  "expert_scale"};
-  if (std::ranges::any_of(kNames, [name](std::string_view word) { return contains(name, word); })) return true;
+  if (contains_any(name, kNames)) return true;
   return std::ranges::any_of(words_of(name), [](std::string_view word) {
     const size_t at = word.find("balanc");
     return at != word.npos && word.find("_bias", at) != word.npos;

@@ -31,6 +31,8 @@ std::string layer_prefix(const SplitName& name, size_t end, size_t& at);
 std::optional<size_t> stack_container(const SplitName& name);
 
 bool is_digits(std::string_view word);
+/// Whether the tensor `name` lies in `module`: "model.layers.3" of "model.layers.3.mlp.gate.weight".
+bool is_below(std::string_view name, std::string_view module);
 bool is_shared(std::string_view name);
 /// Whether a word of `rest` is a usual name of a router: gate, router, wg, classifier ...
 bool speaks_of_a_router(std::string_view rest);
