@@ -8,12 +8,6 @@
 namespace coppice::convert {
 namespace {
 
-bool is_given(const OptionSpec& spec) {
-  const Json value = spec.write();
-  if (spec.is_list) return !value.items().empty();
-  return spec.is_flag ? value.as_bool() : !value.is_null();
-}
-
 constexpr std::array<std::string_view, 8> kOfEveryRun = {"MODEL",  "OUT",  "max-shard-bytes", "threads",
                                                          "resume", "part", "dry-run",         "json"};
 
@@ -30,7 +24,7 @@ void check_effects(const ConvertOptions& given) {
   for (const OptionSpec& spec : option_specs(o)) {
     const bool has_effect = spec.name == "dense-average" || spec.name == "to" || spec.name == "lossy" ||
                             std::ranges::find(kOfEveryRun, spec.name) != kOfEveryRun.end();
-    if (!has_effect && is_given(spec)) refuse_option(spec.name, "--dense-average makes no experts");
+    if (!has_effect && output::is_given(spec)) refuse_option(spec.name, "--dense-average makes no experts");
   }
 }
 
@@ -86,13 +80,7 @@ Json settings_record(ConvertOptions o, const ConversionPlan* given, std::string_
     if (plan.parents > 1) o.trunk = plan.trunk;
     o.seed = plan.seed;
   }
-  Json record = Json::object();
-  for (const OptionSpec& spec : option_specs(o)) {
-    const bool shapes =
-        spec.name == "max-shard-bytes" || std::ranges::find(kOfEveryRun, spec.name) == kOfEveryRun.end();
-    if (shapes && is_given(spec)) record[spec.name] = output::recorded_setting(spec, o);
-  }
-  return record;
+  return output::recorded_settings(option_specs(o), o);
 }
 
 }  // namespace coppice::convert

@@ -123,16 +123,10 @@ Json settings_record(ExpandOptions o, const plan::GrowthPlan& given) {
   o.select = plan.select;
   o.router_init = plan.router_init;
   o.order = plan.order == plan::Order::kSiblings ? "siblings" : "append";
-  constexpr std::array<std::string_view, 8> kWithoutEffect = {"MODEL", "OUT",     "threads", "resume",
-                                                              "part",  "dry-run", "json",    "plan"};
-  Json record = Json::object();
-  for (const OptionSpec& spec : option_specs(o)) {
-    const Json value = spec.write();
-    const bool is_off = spec.is_flag && !value.as_bool();
-    if (std::ranges::find(kWithoutEffect, spec.name) == kWithoutEffect.end() && !value.is_null() && !is_off)
-      record[spec.name] = output::recorded_setting(spec, o);
-  }
-  if (o.plan) {
+  const bool from_file = o.plan.has_value();
+  o.plan.reset();  // the digest of its contents stands for it
+  Json record = output::recorded_settings(option_specs(o), o);
+  if (from_file) {
     Sha256 digest;
     digest.add(plan.to_json().dump());
     record["plan"] = cat("sha256:", digest.hex());

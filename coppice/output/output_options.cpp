@@ -10,6 +10,18 @@
 #include "coppice/options/thread_count.h"
 
 namespace coppice::output {
+namespace {
+
+Json recorded_setting(const OptionSpec& spec, const OutputOptions& output) {
+  constexpr std::array<std::string_view, 3> kFiles = {"scores", "family-file", "router-rows"};
+  const Json value = spec.write();
+  if (spec.name == "max-shard-bytes") return Json(output.max_shard_bytes.bytes);
+  const bool is_inferred = spec.name == "family-file" && value == Json("auto");  // no file
+  const bool is_file = std::ranges::find(kFiles, spec.name) != kFiles.end() && value.is_string() && !is_inferred;
+  return is_file ? Json(cat("sha256:", sha256_of_file(value.as_string()))) : value;
+}
+
+}  // namespace
 
 void OutputOptions::check(bool dry_run) const {
   (void)thread_count(threads);
@@ -28,13 +40,21 @@ OutputSettings OutputOptions::settings(const std::filesystem::path& out, Json re
           .resume = resume};
 }
 
-Json recorded_setting(const OptionSpec& spec, const OutputOptions& output) {
-  constexpr std::array<std::string_view, 3> kFiles = {"scores", "family-file", "router-rows"};
+bool is_given(const OptionSpec& spec) {
   const Json value = spec.write();
-  if (spec.name == "max-shard-bytes") return Json(output.max_shard_bytes.bytes);
-  const bool is_inferred = spec.name == "family-file" && value == Json("auto");  // no file
-  const bool is_file = std::ranges::find(kFiles, spec.name) != kFiles.end() && value.is_string() && !is_inferred;
-  return is_file ? Json(cat("sha256:", sha256_of_file(value.as_string()))) : value;
+  if (spec.is_list) return !value.items().empty();
+  return spec.is_flag ? value.as_bool() : !value.is_null();
+}
+
+Json recorded_settings(std::span<const OptionSpec> specs, const OutputOptions& output) {
+  constexpr std::array<std::string_view, 7> kNotRecorded = {"MODEL", "OUT",     "threads", "resume",
+                                                            "part",  "dry-run", "json"};
+  Json record = Json::object();
+  for (const OptionSpec& spec : specs) {
+    if (std::ranges::find(kNotRecorded, spec.name) == kNotRecorded.end() && is_given(spec))
+      record[spec.name] = recorded_setting(spec, output);
+  }
+  return record;
 }
 
 void add_written(const WrittenModel& done, const std::filesystem::path& out, Json& json) {

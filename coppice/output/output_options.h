@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -39,11 +40,15 @@ struct OutputOptions {
   OutputSettings settings(const std::filesystem::path& out, Json record) const;
 };
 
-/// A setting as the lineage records it: its meaning, never how it was spelled. Files are recorded by the digest of
-/// their contents, sizes by their number of bytes.
+/// Whether the option has a value other than that of an option left out.
+bool is_given(const OptionSpec& spec);
+
+/// The given options that determine the output, for the lineage: their meaning, never how they were spelled. Files are
+/// recorded by the digest of their contents, sizes by their number of bytes. Where the output is and how the work is
+/// done (threads, parts, resume, printing) is not recorded.
 ///
 /// Throws   Error{kNotFound, kIo} for a file that cannot be read.
-Json recorded_setting(const OptionSpec& spec, const OutputOptions& output);
+Json recorded_settings(std::span<const OptionSpec> specs, const OutputOptions& output);
 
 /// Adds what was written, and where, to the object that --json prints.
 void add_written(const WrittenModel& done, const std::filesystem::path& out, Json& json);
