@@ -1,7 +1,8 @@
+#include "coppice/cost/estimate.h"
+
 #include <gmock/gmock.h>
 
 #include "coppice/cost/dense_estimate.h"
-#include "coppice/cost/estimate.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
