@@ -76,6 +76,22 @@ def family(size):
     yield "long_name", head + f'[[tensors]]\nname = "{"{L}" * (size // 3)}"\nrole = "router"\n'
 
 
+def infer(size):
+    def model(experts, layers=1, hidden=8):
+        tensors = {"model.embed_tokens.weight": ["F32", 10, hidden]}
+        for layer in range(layers):
+            tensors[f"model.layers.{layer}.mlp.gate.weight"] = ["F32", experts, hidden]
+            tensors |= {f"model.layers.{layer}.mlp.experts.{x}.{side}.weight": ["F32", hidden, hidden] for x in range(experts) for side in ("up", "down")}
+        return json.dumps({"config": {"model_type": "toy", "num_hidden_layers": layers, "hidden_size": hidden, "num_experts": experts, "num_experts_per_tok": 2}, "tensors": tensors})
+
+    yield "many_experts", model(size // 150)
+    yield "many_layers", model(2, layers=size // 400)
+    yield "all_sizes_equal", model(100, layers=size // 15000, hidden=100)
+    yield "many_names", json.dumps({"config": {"num_experts": 4, "num_experts_per_tok": 2}, "tensors": {f"t{i}.{i}.w": ["F32", 4, 4] for i in range(size // 35)}})
+    yield "long_name", json.dumps({"config": {"num_experts": 4, "num_experts_per_tok": 2}, "tensors": {"0." * (size // 2): ["F32", 4, 4]}})
+    yield "many_counts", json.dumps({"config": {f"num_experts_{i}": 4 for i in range(size // 22)}, "tensors": {"a.gate.weight": ["F32", 4, 4]}})
+
+
 def spm(size):
     def varint(n):
         out = b""
@@ -102,7 +118,7 @@ def journal(size):
 def main():
     folder, size = pathlib.Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1 << 20
     of = {"json": texts, "config": config, "plan": plan, "lineage": lineage, "scores": scores, "index": index, "safetensors": safetensors, "trainer": trainer,
-          "family": family, "spm": spm, "journal": journal, "conversion": texts}
+          "family": family, "infer": infer, "spm": spm, "journal": journal, "conversion": texts}
     for name, make in of.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for case, content in make(size):
