@@ -12,7 +12,7 @@
 #include "coppice/base/interrupt.h"
 #include "coppice/base/progress.h"
 #include "coppice/eval/windows_detail.h"
-#include "coppice/nn/token_rows.h"
+#include "coppice/nn/host.h"
 
 // B windows per forward pass, S positions, E experts.
 

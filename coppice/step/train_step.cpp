@@ -8,7 +8,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/nn/token_rows.h"
+#include "coppice/nn/host.h"
 
 // B sequences of a micro-batch, S positions, E experts.
 

@@ -1,0 +1,65 @@
+#include "coppice/nn/host.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "coppice/base/check.h"
+
+namespace coppice::nn {
+namespace {
+
+void require_on_host(const at::Tensor& tensor) {
+  COPPICE_CHECK(tensor.is_cpu() && tensor.is_contiguous(), "a tensor of ", tensor.device().str(),
+                tensor.is_contiguous() ? "" : " that is not contiguous");
+}
+
+}  // namespace
+
+template <class T>
+std::span<T> host_values(const at::Tensor& tensor) {
+  require_on_host(tensor);
+  return {tensor.mutable_data_ptr<T>(), static_cast<size_t>(tensor.numel())};
+}
+
+template <class T>
+std::vector<T> to_host(const at::Tensor& tensor) {
+  const at::Tensor here = tensor.detach().to(at::kCPU).contiguous();
+  const auto* const values = here.const_data_ptr<T>();
+  return {values, values + here.numel()};
+}
+
+template <class T>
+at::Tensor from_host(std::span<const T> values, at::IntArrayRef sizes, at::Device device) {
+  const at::Tensor here = at::empty(sizes, c10::CppTypeToScalarType<T>::value);
+  COPPICE_CHECK(static_cast<size_t>(here.numel()) == values.size());
+  std::ranges::copy(values, host_values<T>(here).begin());
+  return here.to(device);
+}
+
+double number(const at::Tensor& scalar) {
+  COPPICE_CHECK(scalar.numel() == 1, "a tensor of ", scalar.numel(), " elements");
+  return scalar.item<double>();
+}
+
+std::span<std::byte> host_bytes(const at::Tensor& tensor) {
+  require_on_host(tensor);
+  return {static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes()};
+}
+
+std::span<int64_t> token_row(const at::Tensor& ids_BS, int64_t b) {
+  const auto length = static_cast<size_t>(ids_BS.size(1));
+  return host_values<int64_t>(ids_BS).subspan(static_cast<size_t>(b) * length, length);
+}
+
+#define COPPICE_HOST_VALUES(T)                             \
+  template std::span<T> host_values<T>(const at::Tensor&); \
+  template std::vector<T> to_host<T>(const at::Tensor&);   \
+  template at::Tensor from_host<T>(std::span<const T>, at::IntArrayRef, at::Device);
+COPPICE_HOST_VALUES(float)
+COPPICE_HOST_VALUES(double)
+COPPICE_HOST_VALUES(int64_t)
+COPPICE_HOST_VALUES(int32_t)
+#undef COPPICE_HOST_VALUES
+
+}  // namespace coppice::nn
