@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "coppice/kernels/sums.h"
+#include "coppice/nn/host.h"
 
 namespace coppice::score {
 namespace {
@@ -87,7 +88,7 @@ void RoutingSums::add_pass(const nn::LayerRouting& routing) {
     if (pair % top_k_ == 0) effective_ += experts_in_effect(gate + pair, top_k_);
   }
   for (size_t e = 0; e < mass_.size(); ++e) mass_[e] += mass[e];
-  output_sq_ += routing.output_sq;
+  output_sq_ += nn::number(routing.output_sq);
   tokens_ += gate_TK.size(0);
 }
 
