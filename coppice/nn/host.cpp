@@ -16,6 +16,24 @@ void require_on_host(const at::Tensor& tensor) {
 
 }  // namespace
 
+at::Tensor on_host(const at::Tensor& tensor) { return tensor.detach().to(at::kCPU).contiguous(); }
+
+at::Tensor to_device(const at::Tensor& here, at::Device device) {
+  COPPICE_CHECK(here.is_cpu());
+  return here.to(device, /*non_blocking=*/true);
+}
+
+at::Tensor host_empty(at::IntArrayRef sizes, at::ScalarType dtype, at::Device device) {
+  return at::empty(sizes, at::TensorOptions().dtype(dtype).pinned_memory(!device.is_cpu()));
+}
+
+void fill_from_host(const at::Tensor& place, const std::function<void(std::span<float>)>& fill) {
+  const bool in_place = place.is_cpu() && place.is_contiguous();
+  const at::Tensor here = in_place ? place : at::empty(place.sizes(), at::kFloat);
+  fill(host_values<float>(here));
+  if (!in_place) place.copy_(here);
+}
+
 template <class T>
 std::span<T> host_values(const at::Tensor& tensor) {
   require_on_host(tensor);
@@ -24,7 +42,7 @@ std::span<T> host_values(const at::Tensor& tensor) {
 
 template <class T>
 std::vector<T> to_host(const at::Tensor& tensor) {
-  const at::Tensor here = tensor.detach().to(at::kCPU).contiguous();
+  const at::Tensor here = on_host(tensor);
   const auto* const values = here.const_data_ptr<T>();
   return {values, values + here.numel()};
 }

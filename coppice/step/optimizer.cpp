@@ -69,7 +69,7 @@ void Optimizer::accumulate(const std::vector<nn::Parameter>& parameters) {
 double Optimizer::grad_norm() const {
   double sum = 0;
   for (const auto& state : states_) {
-    if (state.grad.defined()) sum += kernels::sum_of_squares(state.grad);
+    if (state.grad.defined()) sum += kernels::sum_of_squares(state.grad).item<double>();
   }
   return std::sqrt(sum);
 }

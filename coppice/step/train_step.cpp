@@ -156,12 +156,13 @@ void accumulate_batch(nn::Decoder& model, Optimizer& optimizer, const data::Samp
     const double share_left = static_cast<double>(left) / static_cast<double>(settings.batch);
     if (!expected.empty()) forward.balance_count = counts_elsewhere(expected, report, share_left);
     const nn::LossOutput out = model.loss(batch.tokens_BS, batch.target_BS, forward);
-    require_finite("loss", out.token_loss, position.step + 1);
+    const double token_loss = nn::number(out.token_loss);
+    require_finite("loss", token_loss, position.step + 1);
     const double share = static_cast<double>(size) / static_cast<double>(settings.batch);
     (out.loss * share).backward();
     optimizer.accumulate(model.parameters());
-    report.loss += share * out.token_loss;
-    report.z_loss += share * out.z_loss;
+    report.loss += share * token_loss;
+    if (out.z_loss.defined()) report.z_loss += share * nn::number(out.z_loss);
     for (const auto& layer : out.routing) add_load(report, layer);
     if (!settings.keep_routing) return;
     const at::Tensor token_T = batch.tokens_BS.view({-1});
