@@ -63,9 +63,12 @@ void check_lists(const Json& json, const std::string& place, int64_t experts) {
   }
 }
 
-/// Whether a key counts the experts of a token. A name of no known form counts them only if its number is below that of
-/// the experts. `samples`: the configuration has settings of sampling, one of which is top_k.
-bool counts_chosen(std::string_view path, int64_t number, int64_t experts, bool samples) {
+/// How a key says that it counts the experts of a token.
+enum class Says : uint8_t { kByName, kByWords, kPerhaps, kNot };
+
+/// A name of no known form counts them only if its number is below that of the experts. `samples`: the configuration has
+/// settings of sampling, one of which is top_k.
+Says counts_chosen(std::string_view path, int64_t number, int64_t experts, bool samples) {
   constexpr std::string_view kNames[] = {"moe_k",
                                          "moe_topk",
                                          "moe_top_k",
@@ -82,16 +85,16 @@ bool counts_chosen(std::string_view path, int64_t number, int64_t experts, bool 
                                        "scal",  "coef",   "loss",   "bias",  "prob", "zero",  "null",    "limit",
                                        "node",  "device", "freq",   "start", "step", "index", "capacity"};
   const std::string name = lower(last_of(path));
-  if (std::ranges::find(kNames, name) != std::end(kNames)) return true;
-  if (contains_any(name, kNot)) return false;
-  if (contains(name, "expert") && contains(name, "per_tok")) return true;
-  if (number < 1 || number >= experts) return false;
+  if (std::ranges::find(kNames, name) != std::end(kNames)) return Says::kByName;
+  if (contains_any(name, kNot)) return Says::kNot;
+  if (contains(name, "expert") && contains(name, "per_tok")) return Says::kByName;
+  if (number < 1 || number >= experts) return Says::kNot;
   const bool of_experts = contains(name, "expert") || contains(name, "moe") || contains(name, "rout");
-  if (of_experts && contains_any(name, kSays)) return true;
+  if (of_experts && contains_any(name, kSays)) return Says::kByWords;
   const std::string above = lower(path.substr(0, path.size() - name.size()));
   const bool is_bare = name == "top_k" || name == "topk";
-  if (is_about_experts(above) || contains(above, "ffn")) return is_bare || name == "k";
-  return is_bare && above.empty() && !samples;
+  if (is_about_experts(above) || contains(above, "ffn")) return is_bare || name == "k" ? Says::kByWords : Says::kNot;
+  return is_bare && above.empty() && !samples ? Says::kPerhaps : Says::kNot;
 }
 
 }  // namespace
@@ -109,10 +112,13 @@ bool detail::is_part(const Json& object) {
 std::vector<std::string> detail::top_k_keys(const Json& part, int64_t experts, int64_t& top_k) {
   constexpr std::string_view kSampling[] = {"top_p", "temperature", "do_sample", "num_beams", "repetition_penalty"};
   const bool samples = std::ranges::any_of(kSampling, [&](std::string_view key) { return part.find(key) != nullptr; });
-  std::vector<std::pair<std::string, int64_t>> found;
+  std::map<Says, std::vector<std::pair<std::string, int64_t>>> by_form;
   for (const auto& [key, number] : whole_numbers(part)) {
-    if (counts_chosen(key, number, experts, samples)) found.emplace_back(key, number);
+    const Says how = counts_chosen(key, number, experts, samples);
+    if (how != Says::kNot) by_form[how].emplace_back(key, number);
   }
+  if (by_form.empty()) return {};
+  const auto& found = by_form.begin()->second;  // those that say it best
   std::vector<std::string> keys;
   for (const auto& [key, number] : found) {
     if (number != found.front().second) {
@@ -144,7 +150,8 @@ void detail::check_other_keys(const Json& part, const std::map<std::string, int6
     if (speaks_of_groups && number > 1 && !is_groups(last_of(key), false) && !is_groups(last_of(key), true))
       refuse(Rule::kCount,
              cat("config.json: '", key, "' is ", number, ", perhaps groups of experts in a form that is not known"));
-    if (number != experts || counts.contains(key) || counts_chosen(key, number, experts, false) || speaks_of_groups)
+    if (number != experts || counts.contains(key) || counts_chosen(key, number, experts, false) != Says::kNot ||
+        speaks_of_groups)
       continue;
     const bool is_size = counts_something_else(name);
     const bool is_of_router = (contains(name, "rout") || contains(name, "gate")) &&

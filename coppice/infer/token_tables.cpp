@@ -11,7 +11,8 @@ namespace {
 
 /// Whether the name is that of a table of experts: "tid2eid", "expert_ids", "hash_table".
 bool speaks_of_a_table(std::string_view name) {
-  constexpr std::string_view kWords[] = {"tid2", "2eid", "hash", "lookup", "token_to", "expert_id", "expert_ind"};
+  constexpr std::string_view kWords[] = {"tid2",      "2eid",       "hash",       "lookup",   "token_to",
+                                         "expert_id", "expert_ind", "expert_map", "to_expert"};
   return contains_any(name, kWords);
 }
 

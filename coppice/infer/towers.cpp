@@ -10,6 +10,20 @@
 
 namespace coppice::infer::detail {
 
+namespace {
+
+/// The name of a tensor in its layer, the expert's number as '#'.
+std::string name_in_layer(const Tensor& tensor, const Layer& layer) {
+  const std::string_view rest = layer.rest(tensor.name);
+  const SplitName name = split_name(rest);
+  if (tensor.kind != Kind::kNumbered || !name.number_at) return std::string(rest);
+  const std::string_view word = name.words[*name.number_at];
+  return cat(name.joined(0, *name.number_at), ".", word.substr(0, word.find_last_not_of("0123456789") + 1), "#.",
+             name.joined(*name.number_at + 1, name.words.size()));
+}
+
+}  // namespace
+
 void Inference::compare_layers() {
   using Part = std::tuple<std::string, Kind>;
   std::map<std::string, std::pair<std::set<Part>, const Layer*>> first;  // by the tower's name without numbers
@@ -17,8 +31,7 @@ void Inference::compare_layers() {
   for (const Layer& layer : layers) {
     std::set<Part> parts;
     for (const size_t i : layer.members) {
-      if (tensors[i].kind != Kind::kOther)
-        parts.emplace(without_numbers(tensors[i].name.substr(layer.prefix.size())), tensors[i].kind);
+      if (tensors[i].kind != Kind::kOther) parts.emplace(name_in_layer(tensors[i], layer), tensors[i].kind);
     }
     Tower& tower = found.try_emplace(layer.tower, Tower{.name = layer.tower}).first->second;
     tower.is_numbered = layer.number >= 0;

@@ -27,6 +27,9 @@ TEST_F(Infer, TellsModulesOfAnExpertFromExperts) {
   Toy toy = sequential({0, 2});
   toy.remove("model.layers.0.mlp.experts.1.2.weight");
   refused(toy, {"expert 1 has no '2.weight'", "rule 2"});
+  toy = sequential({0, 2});
+  for (const char* expert : {"0", "1", "2"}) toy.remove(cat("model.layers.1.mlp.experts.", expert, ".2.weight"));
+  refused(toy, {"differ in the tensors", "rule 3"});
 }
 
 // The router as a sequence of layers, of which the last has the rows.
@@ -88,6 +91,9 @@ TEST_F(Infer, KnowsTheExpertsOfATokenByManyNames) {
     SCOPED_TRACE(key);
     EXPECT_THROW((void)infer_toy(named(key, 2)).to_json(), Error);
   }
+  Toy both;
+  both.config["top_k"] = 1;
+  EXPECT_EQ(infer_toy(both).to_json().at("top_k_key").as_string(), "num_experts_per_tok");
   Toy sampling = named("top_k", 2);
   sampling.config["temperature"] = 0.7;
   EXPECT_THROW((void)infer_toy(sampling).to_json(), Error) << "a setting of sampling";
