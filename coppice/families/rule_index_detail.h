@@ -23,7 +23,8 @@ struct Placement {
 };
 
 /// The suffixes of companion tensors, which share their stem with a matrix: "weight" -> "weight_scale_inv".
-inline constexpr std::string_view kCompanionSuffixes[] = {"_scale_inv", "_scale", "_blocks", "_scales"};
+inline constexpr std::string_view kCompanionSuffixes[] = {"_scale_inv", "_scale", "_blocks",
+                                                          "_scales",    "_amax",  "_outer_scale_denominator"};
 
 /// The rules of a family, searchable by name.
 class RuleIndex {
