@@ -74,6 +74,8 @@ def family(size):
     rows = "".join(f'[[tensors]]\nname = "layers.{{L}}.t{i}.{{X}}"\nrole = "expert_down"\n' for i in range(size // 70))
     yield "many_tensors", head + rows + '[[tensors]]\nname = "layers.{L}.gate"\nrole = "router"\n%%\n{"e": 4, "k": 2}'
     yield "long_name", head + f'[[tensors]]\nname = "{"{L}" * (size // 3)}"\nrole = "router"\n'
+    few = rows[: rows.index("[[", 2)] + '[[tensors]]\nname = "layers.{L}.gate"\nrole = "router"\n'
+    yield "many_wildcards", head + few + f'[[tensors]]\nname = "{"**e*" * (size // 400)}z"\nrole = "other"\n%%\n{{"model_type": "m", "e": 4, "k": 2}}'
 
 
 def infer(size):

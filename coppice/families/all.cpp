@@ -75,7 +75,8 @@ struct Refused {
 };
 constexpr std::string_view kTwoSets =
     "each layer has two sets of experts under one count, those for images numbered after those for text, and routers "
-    "with a column for each expert, which coppice does not copy yet";
+    "with a column for each expert, which coppice does not copy yet; saved by transformers with "
+    "save_original_format=False, where the sets are apart, it can be expanded with --family-file auto";
 constexpr Refused kRefused[] = {
     {"doge",
      "product-key experts are pairs of keys from two lists, so their number is a square, and a copy of one key copies "

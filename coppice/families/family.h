@@ -175,10 +175,13 @@ struct TensorRule {
   When when = When::kAlways;
   Layout layout = {};
   bool centred = false;  ///< a norm that multiplies by 1 + weight
+  /// Not -1: {L} counts from this layer on, and a name without {L} is of this layer. For a second list of layers.
+  int64_t first_layer = -1;
 
   constexpr bool per_layer() const {
-    return name.find("{L}") != std::string_view::npos || name.find("{M}") != std::string_view::npos;
+    return name.find("{L}") != std::string_view::npos || counts_from_last() || first_layer >= 0;
   }
+  constexpr bool counts_from_last() const { return name.find("{M}") != std::string_view::npos; }
   constexpr bool per_expert() const { return name.find("{X}") != std::string_view::npos; }
 };
 

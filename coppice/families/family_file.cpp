@@ -73,8 +73,8 @@ constexpr KeyOf<Switch> kSwitchKeys[] = {{"renormalise", &Family::renormalise},
 constexpr std::array<std::string_view, 10> kOtherKeys = {"like",    "experts_keys", "gate",         "router",
                                                          "groups",  "group_score",  "memory_names", "defaults",
                                                          "tensors", "decoder_trunk"};
-constexpr std::array<std::string_view, 6> kTensorKeys = {"name",       "role",        "stacked",
-                                                         "transposed", "interleaved", "optional"};
+constexpr std::array<std::string_view, 7> kTensorKeys = {"name",        "role",     "stacked",    "transposed",
+                                                         "interleaved", "optional", "first_layer"};
 
 constexpr ValueName<GateFunction> kGates[] = {{"softmax_topk", GateFunction::kSoftmaxTopK},
                                               {"topk_softmax", GateFunction::kTopKSoftmax},
@@ -152,24 +152,43 @@ Role role_from(const Table& table, const std::string& name) {
   table.refuse("role", cat("is '", name, "', which is not a role", suggestion(name, known), "; known: ", join(known)));
 }
 
+constexpr std::string_view kLateNumber = "has a wildcard before a number; wanted numbers before wildcards";
+
+/// Whether a part between dots, other than the first, is a number.
+bool has_number_behind(std::string_view name) {
+  for (size_t dot = name.find('.'); dot != name.npos; dot = name.find('.', dot + 1)) {
+    const std::string_view part = name.substr(dot + 1, name.find('.', dot + 1) - dot - 1);
+    if (!part.empty() && part.find_first_not_of("0123456789") == part.npos) return true;
+  }
+  return false;
+}
+
 TensorRule rule_from(const Table& table, const std::string& name) {
   TensorRule rule{name, role_from(table, table.text("role"))};
   rule.layout = {.stacked = table.flag("stacked", false),
                  .transposed = table.flag("transposed", false),
                  .interleaved = table.flag("interleaved", false)};
   if (table.flag("optional", false)) rule.when = When::kOptional;
+  if (table.find("first_layer") != nullptr) {
+    rule.first_layer = table.whole("first_layer");
+    if (rule.counts_from_last())
+      table.refuse("first_layer", "has no effect beside {M}, which counts from the last layer");
+  }
   const bool is_wild = name.find('*') != std::string::npos;
   const bool needs_place = is_expert(rule.role) || has_rows(rule.role);
   if (needs_place && (!rule.per_layer() || is_wild))
-    table.refuse("name", "must have {L} (or {M}) and no wildcard, because experts and routers are identified by layer");
+    table.refuse(
+        "name",
+        "must have {L} (or {M}, or first_layer) and no wildcard, because experts and routers are identified by layer");
   if (is_expert(rule.role) && rule.per_expert() == rule.layout.stacked)
     table.refuse("name", "must have {X}, or stacked = true if one tensor has all experts of a layer");
   for (size_t at = name.find('{'); at != std::string::npos; at = name.find('{', at + 1)) {
     const std::string_view mark = std::string_view(name).substr(at, 3);
     if (mark != "{L}" && mark != "{M}" && mark != "{X}" && mark != "{N}")
       table.refuse("name", cat("has '", mark, "'; wanted {L}, {M}, {X} or {N}"));
-    if (name.find('*') < at) table.refuse("name", "has a wildcard before a number; wanted numbers before wildcards");
+    if (name.find('*') < at) table.refuse("name", kLateNumber);
   }
+  if (is_wild && has_number_behind(std::string_view(name).substr(name.find('*')))) table.refuse("name", kLateNumber);
   return rule;
 }
 

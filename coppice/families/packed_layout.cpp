@@ -85,7 +85,7 @@ std::unique_ptr<Packed> make_packed(const Family& family) {
   const auto add = [&](const TensorRule& rule, std::vector<TensorRule>& rules) {
     TensorRule out = rule;
     out.name = packed->names.emplace_back(renamed(rule.name, family.memory_names));
-    if (out.per_expert() && out.name.find("{M}") == std::string_view::npos) {
+    if (out.per_expert() && !out.counts_from_last()) {
       const auto of_all = packed_rule(out, has_gate, packed->names);
       if (!of_all) return;
       out = *of_all;

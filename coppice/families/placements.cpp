@@ -67,7 +67,8 @@ bool is_required(const TensorRule& rule) {
 /// The contents of one MoE layer.
 struct LayerContents {
   std::set<Role> roles;
-  bool counted_from_last = false;                         // {M}
+  int64_t list = 0, origin = 0;  // of layers, and what its number is counted from
+  bool is_new = true;
   using Key = std::pair<const TensorRule*, std::string>;  // a rule with {X}, and the suffix of a companion
   std::map<Key, std::set<int64_t>> experts;
   std::map<Key, const Placed*> first;  // expert's
@@ -79,6 +80,14 @@ bool has_role(const LayerContents& layer, Role role) {
   if (has(role)) return true;
   if (role == Role::kExpertGate || role == Role::kExpertUp) return has(Role::kExpertGateUp);
   return role == Role::kExpertGateUp && has(Role::kExpertGate) && has(Role::kExpertUp);
+}
+
+/// Layers in names with {L}, with {M}, and with each first_layer are lists of their own.
+int64_t list_of(const TensorRule& rule) { return rule.counts_from_last() ? -2 : rule.first_layer; }
+
+/// What the number of a layer in names of this rule is counted from.
+int64_t origin_of(const ModelConfig& config, const TensorRule& rule) {
+  return rule.counts_from_last() ? config.num_layers : std::max<int64_t>(rule.first_layer, 0);
 }
 
 std::string placeholder_name(const TensorRule& rule, int64_t layer) {
@@ -155,8 +164,8 @@ std::optional<Placed> place(const ModelConfig& config, const RuleIndex& index, c
   }
   if (out.slot.layer >= kMaxLayers) return std::nullopt;
   const bool past_last = config.num_layers > 0 && out.slot.layer >= config.num_layers;
-  if (past_last && !config.family->has_mtp && found->rule->name.find("{M}") == std::string_view::npos)
-    return std::nullopt;
+  const bool may_be_past = config.family->has_mtp || found->rule->counts_from_last() || found->rule->first_layer >= 0;
+  if (past_last && !may_be_past) return std::nullopt;
   return out;
 }
 
@@ -212,7 +221,12 @@ void check_experts(const ModelConfig& config, const std::vector<Placed>& placed,
     const TensorSlot& slot = p.slot;
     if (!is_expert(slot.role()) && !is_row(slot)) continue;
     LayerContents& layer = layers[slot.layer];
-    layer.counted_from_last = p.matched->name.find("{M}") != std::string_view::npos;
+    const int64_t list = list_of(*p.matched);
+    if (!layer.is_new && list != layer.list && std::max(list, layer.list) >= 0)
+      faults.unknown.add(cat(slot.name, " (another list has a layer ", slot.layer, ", by its first_layer)"));
+    layer.is_new = false;
+    layer.list = list;
+    layer.origin = origin_of(config, *p.matched);
     const bool stands_for = !p.is_companion || (p.dtype ? stands_for_matrix(slot.name, *p.dtype, slot.shape)
                                                         : holds_packed_values(slot.name));
     if (stands_for) layer.roles.insert(p.matched->role);
@@ -235,15 +249,13 @@ void check_experts(const ModelConfig& config, const std::vector<Placed>& placed,
   }
   for (const auto& [index, layer] : layers) {
     for (const TensorRule& rule : config.family->tensors) {
-      const bool from_last = rule.name.find("{M}") != std::string_view::npos;
-      if (!is_required(rule) || from_last != layer.counted_from_last || has_role(layer, rule.role)) continue;
-      faults.missing.add(placeholder_name(rule, from_last ? index - config.num_layers : index));
+      if (!is_required(rule) || list_of(rule) != layer.list || has_role(layer, rule.role)) continue;
+      faults.missing.add(placeholder_name(rule, index - layer.origin));
     }
     for (const auto& [key, experts] : layer.experts) {
       const TensorRule* rule = key.first;
-      const auto name_of = [&, from_last = layer.counted_from_last, of_layer = index,
-                            suffix = key.second](int64_t expert) {
-        std::string name = placeholder_name(*rule, from_last ? of_layer - config.num_layers : of_layer);
+      const auto name_of = [&, of_layer = index - layer.origin, suffix = key.second](int64_t expert) {
+        std::string name = placeholder_name(*rule, of_layer);
         name.replace(name.find("{X}"), 3, std::to_string(expert));
         return suffix.empty() ? name : cat(name, " (", suffix, ")");
       };

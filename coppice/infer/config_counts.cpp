@@ -5,25 +5,24 @@
 
 #include "coppice/base/text.h"
 #include "coppice/base/words.h"
+#include "coppice/families/quantization.h"
+#include "coppice/infer/config_keys_detail.h"
 #include "coppice/infer/refuse_detail.h"
 
 namespace coppice::infer {
 namespace {
 
+using detail::is_part;
+using detail::last_of;
 using detail::refuse;
 using detail::Rule;
 
-// Words in names of keys that mention experts and count something else.
-constexpr std::string_view kNotACount[] = {
-    "per_tok",  "topk",         "top_k",   "shared", "share_",   "zero",      "null",     "width", "size",
-    "dim",      "intermediate", "hidden",  "group",  "period",   "offset",    "capacity", "layer", "step",
-    "interval", "freq",         "overlap", "sink",   "parallel", "rank",      "bias",     "scale", "scaling",
-    "active",   "activated",    "select",  "used",   "limit",    "redundant", "coef",     "loss",  "jitter",
-    "dropout",  "fixed",        "common",  "always", "static",   "type",      "norm",     "token", "fn"};
-constexpr std::string_view kMayCount[] = {"moe", "rout", "expert", "gate_", "_gate", "slot"};
 constexpr std::string_view kTextKeys[] = {"text_config", "language_config", "llm_config"};
 
-std::string_view last_of(std::string_view path) { return path.substr(path.rfind('.') + 1); }
+std::string type_of(const Json& json) {
+  const Json* type = json.find("model_type");
+  return type != nullptr && type->is_string() ? type->as_string() : std::string();
+}
 
 bool is_whole(const Json& value) { return value.kind() == Json::Kind::kInt; }
 
@@ -39,15 +38,6 @@ struct Part {
     return std::ranges::any_of(counts, [](const auto& count) { return count.second >= 2; });
   }
 };
-
-/// A part is an object with a model_type of its own that describes a model.
-bool is_part(const Json& object) {
-  constexpr std::string_view kSizes[] = {"num_hidden_layers", "hidden_size", "n_layers",
-                                         "d_model",           "num_layers",  "text_config"};
-  const Json* type = object.find("model_type");
-  return type != nullptr && type->is_string() && !type->as_string().empty() &&
-         std::ranges::any_of(kSizes, [&](std::string_view key) { return object.find(key) != nullptr; });
-}
 
 bool is_by_layer(std::string_view key) {
   return contains(key, "per_layer") || contains(key, "layer_config") ||
@@ -99,6 +89,24 @@ std::string keys_text(const std::map<std::string, int64_t>& counts) {
   return join(texts);
 }
 
+/// The language model whose count the whole file repeats: under the same keys, with the same numbers. Null if there is
+/// none, and if both have the same type, so that a family cannot say which of them it describes.
+const Part* repeated_in_file(const std::map<std::string, Part>& parts) {
+  const Part& file = parts.at("");
+  if (std::ranges::any_of(parts, [](const auto& part) { return !part.second.odd.empty(); })) return nullptr;
+  if (!file.counts_more_than_one() || !file.by_layer.empty() || !file.lists.empty()) return nullptr;
+  for (const std::string_view key : kTextKeys) {
+    const auto text = parts.find(std::string(key));
+    const bool repeats = text != parts.end() && type_of(*text->second.json) != type_of(*file.json) &&
+                         std::ranges::all_of(file.counts, [&](const auto& count) {
+                           const auto found = text->second.counts.find(count.first);
+                           return found != text->second.counts.end() && found->second == count.second;
+                         });
+    if (repeats) return &text->second;
+  }
+  return nullptr;
+}
+
 /// The part whose experts are meant: the whole file, or the only one that counts, or the only language model that does.
 const Part& chosen(const std::map<std::string, Part>& parts) {
   std::vector<const Part*> live, texts;
@@ -129,101 +137,11 @@ const Part& chosen(const std::map<std::string, Part>& parts) {
   refuse(Rule::kCount, cat("several parts of config.json count experts: ", join(names)));
 }
 
-bool is_top_k(std::string_view key) {
-  constexpr std::string_view kNames[] = {"moe_k",
-                                         "moe_topk",
-                                         "moe_top_k",
-                                         "top_k_experts",
-                                         "router_top_k",
-                                         "router_topk",
-                                         "moe_router_topk",
-                                         "num_selected_experts",
-                                         "num_experts_top_k",
-                                         "n_activated_experts",
-                                         "num_activated_experts"};
-  const bool per_token = contains(key, "per_tok") && contains(key, "expert");
-  return per_token || std::ranges::find(kNames, key) != std::end(kNames);
-}
-
-/// Whether `key` counts router groups, or those that a token may use.
-bool is_groups(std::string_view key, bool chosen_ones) {
-  constexpr std::string_view kAll[] = {"n_group", "n_groups", "num_expert_group", "num_expert_groups",
-                                       "n_expert_groups"};
-  constexpr std::string_view kChosen[] = {"topk_group", "topk_groups", "top_k_group", "top_k_groups"};
-  return chosen_ones ? std::ranges::find(kChosen, key) != std::end(kChosen)
-                     : std::ranges::find(kAll, key) != std::end(kAll);
-}
-
-/// Whether a key may describe routers or experts.
-bool is_about_experts(std::string_view key) {
-  return contains(key, "moe") || contains(key, "rout") || contains(key, "expert") || contains(key, "gate") ||
-         contains(key, "gating");
-}
-
-/// Lists and maps with an entry for each expert, or with E among the sizes of a router's layers.
-void check_lists(const Json& json, const std::string& place, int64_t experts) {
-  for (const auto& [key, value] : json.members()) {
-    const std::string path = place.empty() ? key : cat(place, ".", key);
-    const std::string name = lower(path);
-    const bool is_relevant = is_about_experts(name) && !contains(name, "layer_type");
-    if (value.is_array()) {
-      for (const Json& item : value.items()) {
-        if (!item.is_object()) continue;
-        for (const auto& [inner, number] : whole_numbers(item)) {
-          if (number == experts && is_about_experts(lower(inner)))
-            refuse(Rule::kCount,
-                   cat("config.json: '", path, "' has '", inner, "': ", number, ", which may count experts"));
-        }
-      }
-    }
-    if (value.is_array() && is_relevant) {
-      const bool has_e = std::ranges::any_of(value.items(), [&](const Json& item) { return item == Json(experts); });
-      const bool by_layer = contains(name, "layer") && !contains(name, "rout");
-      if (!by_layer && (std::cmp_equal(value.items().size(), experts) || has_e))
-        refuse(Rule::kCount, cat("config.json: '", path, "' is ", value.dump().substr(0, 60),
-                                 ", which may have an entry for each expert or count them"));
-    }
-    if (!value.is_object() || (place.empty() && is_part(value))) continue;
-    const bool is_numbered = !value.members().empty() && std::ranges::all_of(value.members(), [](const auto& member) {
-      return member.first.find_first_not_of("0123456789") == std::string::npos;
-    });
-    if (is_numbered && is_relevant && std::cmp_equal(value.members().size(), experts))
-      refuse(Rule::kCount,
-             cat("config.json: '", path, "' has ", experts, " numbered entries, perhaps one for each expert"));
-    check_lists(value, path, experts);
-  }
-}
-
-void check_other_keys(const Part& part, int64_t experts) {
-  for (const auto& [key, number] : whole_numbers(*part.json)) {
-    const std::string name = lower(last_of(key));
-    const bool of_experts = contains(name, "expert");
-    if (of_experts && number != 0 && (contains(name, "zero") || contains(name, "null")))
-      refuse(Rule::kCount, cat("config.json: '", key, "' is ", number, ": choices that are no experts"));
-    const bool speaks_of_groups =
-        contains(name, "group") && (is_about_experts(name) || contains(name, "top") || name == "num_groups");
-    if (speaks_of_groups && number > 1 && !is_groups(last_of(key), false) && !is_groups(last_of(key), true))
-      refuse(Rule::kCount,
-             cat("config.json: '", key, "' is ", number, ", perhaps groups of experts in a form that is not known"));
-    if (number != experts || part.counts.contains(key) || is_top_k(last_of(key)) || speaks_of_groups) continue;
-    const bool is_size = contains_any(name, kNotACount);
-    const bool is_of_router = (contains(name, "rout") || contains(name, "gate")) &&
-                              (contains(name, "out") || contains(name, "dim") || contains(name, "size"));
-    const std::string above = lower(key.substr(0, key.size() - name.size()));
-    const bool is_below_router = contains(above, "rout") || contains(above, "gate");
-    if ((contains_any(name, kMayCount) && !is_size) || is_of_router || is_below_router) {
-      refuse(Rule::kCount, cat("config.json: '", key, "' is ", number, " too, like '", part.counts.begin()->first,
-                               "', and may count experts"));
-    }
-  }
-  check_lists(*part.json, "", experts);
-}
-
-std::set<int64_t> counted_elsewhere(const std::map<std::string, Part>& parts, const Part& but) {
+std::set<int64_t> counted_elsewhere(const std::map<std::string, Part>& parts, const Part& but, bool is_repeated) {
   std::set<int64_t> out;
   for (const auto& [path, part] : parts) {
     for (const auto& [key, number] : part.by_layer) out.insert(number);
-    if (&part == &but) continue;
+    if (&part == &but || (is_repeated && path.empty())) continue;
     for (const auto& [key, number] : part.counts) out.insert(number);
     for (const auto& [key, list] : part.lists) {
       for (const Json& item : list->items()) {
@@ -234,16 +152,11 @@ std::set<int64_t> counted_elsewhere(const std::map<std::string, Part>& parts, co
   return out;
 }
 
-std::string type_of(const Json& json) {
-  const Json* type = json.find("model_type");
-  return type != nullptr && type->is_string() ? type->as_string() : std::string();
-}
-
 }  // namespace
 
 bool counts_experts(std::string_view key) {
   const std::string name = lower(key);
-  if (!contains(name, "expert") || contains_any(name, kNotACount)) return false;
+  if (!contains(name, "expert") || detail::counts_something_else(name)) return false;
   return name.ends_with("experts") || name.ends_with("expert_num") || name.ends_with("experts_num") ||
          name.ends_with("expert_count");
 }
@@ -285,7 +198,8 @@ std::set<int64_t> dimensions_in(const Json& json) {
 ExpertCount count_experts(const Json& config) {
   if (!config.is_object()) refuse(Rule::kCount, "config.json is not a JSON object");
   const Parts parts(config);
-  const Part& part = chosen(parts.all());
+  const Part* const repeated = repeated_in_file(parts.all());
+  const Part& part = repeated != nullptr ? *repeated : chosen(parts.all());
   if (!part.path.empty() && std::ranges::find(kTextKeys, part.path) == std::end(kTextKeys)) {
     refuse(Rule::kCount, cat("config.json counts experts in '", part.path,
                              "'; coppice reads them in the whole file, in text_config, language_config or llm_config"));
@@ -302,22 +216,26 @@ ExpertCount count_experts(const Json& config) {
       refuse(Rule::kCount, cat("keys of config.json disagree on the number of experts: ", keys_text(part.counts)));
     out.keys.push_back(key);
   }
-  out.others = counted_elsewhere(parts.all(), part);
+  out.is_repeated = repeated != nullptr;
+  out.others = counted_elsewhere(parts.all(), part, repeated != nullptr);
   if (out.others.contains(out.experts)) {
     refuse(Rule::kCount, cat("two parts of config.json count ", out.experts,
                              " experts each, and nothing says which tensors belong to which"));
   }
-  check_other_keys(part, out.experts);
+  detail::check_other_keys(*part.json, part.counts, out.experts);
   out.model_type = type_of(*part.json);
   if (out.model_type.empty()) out.model_type = part.path.empty() ? std::string() : cat(type_of(config), "_text");
   if (out.model_type.empty()) refuse(Rule::kCount, "config.json has no model_type");
   for (const auto& [key, number] : whole_numbers(*part.json)) {
-    const std::string_view name = last_of(key);
-    if (is_top_k(name)) out.top_k_keys.push_back(key);
-    if (number > 1 && is_groups(name, false)) out.num_groups_key = key;
-    if (is_groups(name, true)) out.top_groups_key = key;
+    if (number > 1 && detail::is_groups(last_of(key), false)) out.num_groups_key = key;
+    if (detail::is_groups(last_of(key), true)) out.top_groups_key = key;
   }
   if (out.num_groups_key.empty()) out.top_groups_key.clear();
+  out.top_k_keys = detail::top_k_keys(*part.json, out.experts, out.top_k);
+  out.is_quantised = families::find_quantization(config, *part.json) != nullptr;
+  for (const auto& [key, number] : whole_numbers(config)) {
+    if (contains(lower(last_of(key)), "vocab")) out.vocabularies.insert(number);
+  }
   return out;
 }
 

@@ -21,9 +21,13 @@ struct ExpertCount {
   int64_t experts = 0;                  ///< E
   std::vector<std::string> keys;        ///< keys of the part that say so: "num_experts", "ffn_config.moe_num_experts"
   std::vector<std::string> top_k_keys;  ///< keys that count the experts of a token
+  int64_t top_k = 0;                    ///< what these say; 0 if there is none
   std::string num_groups_key, top_groups_key;  ///< router groups; empty without
   /// Numbers of experts that other parts count: their tensors are left alone.
   std::set<int64_t> others;
+  bool is_repeated = false;        ///< the whole file and the part for the language model say so
+  bool is_quantised = false;       ///< the part or the whole file describes quantised weights
+  std::set<int64_t> vocabularies;  ///< sizes of vocabularies
 };
 
 /// Reads the count by rule 1: all keys of the part that count experts agree; no list or count by layer, no other key

@@ -1,10 +1,10 @@
 // Rule 2: the tensors of experts, numbered or stacked.
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "coppice/base/words.h"
-#include "coppice/families/quantization.h"
 #include "coppice/infer/inference_detail.h"
 #include "coppice/infer/refuse_detail.h"
 
@@ -30,6 +30,39 @@ struct Box {
   std::vector<size_t> members;
 };
 
+/// The prefix of the layer that the first `end` words lead into; without a number it is the module around that of the
+/// experts: "mtp" of "mtp.mlp.experts". Empty if there is no such module.
+std::string layer_of(const SplitName& name, size_t end) {
+  const std::string numbered = layer_prefix(name, end);
+  return numbered.empty() ? name.joined(0, end > 1 ? end - 1 : end) : numbered;
+}
+
+bool is_numbered_layer(std::string_view prefix) { return is_digits(prefix.substr(prefix.rfind('.') + 1)); }
+
+/// Below each expert "0.weight", "2.weight": the modules of a sequence, or, if they are alike and as many as experts, a
+/// second list that may be the experts. The words in front of such a number; none if there is no such list.
+std::optional<std::string> second_list(const Box& box, std::span<const Tensor> tensors, int64_t experts) {
+  using Alike = std::set<std::string>;                    // suffix, dtype and shape
+  std::map<std::string, std::map<int64_t, Alike>> lists;  // by the words in front of the number
+  for (const auto& [suffix, seen] : box.suffixes) {
+    const SplitName name = split_name(suffix);
+    for (size_t i = 0; i < name.words.size(); ++i) {
+      if (!is_digits(name.words[i])) continue;
+      const io::TensorInfo& info = *tensors[seen.first].info;
+      lists[name.joined(0, i)][std::stoll(std::string(name.words[i]))].insert(
+          cat(name.joined(i + 1, name.words.size()), " ", io::dtype_name(info.dtype), " ", shape_text(info.shape)));
+    }
+  }
+  for (const auto& [words, list] : lists) {
+    const bool has_all =
+        std::cmp_equal(list.size(), experts) && list.begin()->first == 0 && list.rbegin()->first == experts - 1;
+    const bool are_alike =
+        std::ranges::all_of(list, [&list](const auto& one) { return one.second == list.begin()->second; });
+    if (has_all && are_alike) return words;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 bool Tensor::has_dim(int64_t size) const { return std::ranges::find(shape(), size) != shape().end(); }
@@ -49,19 +82,20 @@ Inference::Inference(std::span<const io::TensorInfo* const> infos, ExpertCount c
   for (const io::TensorInfo* info : infos) tensors.push_back({.name = info->name.view(), .info = info});
   sizes_ = dimensions_in(*count.part);
   is_size_ = sizes_.contains(count.experts);
-  is_quantised_ = families::find_quantization(*count.part, *count.part) != nullptr;
 }
 
 bool Inference::is_left_alone(std::string_view name) const {
   return std::ranges::any_of(left_alone_, [name](const std::string& module) { return is_below(name, module); });
 }
 
-Unit& Inference::unit(const std::string& layer, size_t number_at, const SplitName& name, const std::string& module) {
+Unit& Inference::unit(const std::string& layer, const std::string& module) {
   const auto [at, is_new] = layer_at_.emplace(layer, layers.size());
   if (is_new) {
+    const size_t number_at = layer.rfind('.') + 1;
+    const bool is_numbered = is_numbered_layer(layer);
     layers.push_back({.prefix = layer,
-                      .tower = name.joined(0, number_at),
-                      .number = std::stoll(std::string(name.words[number_at])),
+                      .tower = is_numbered ? layer.substr(0, std::max<size_t>(number_at, 1) - 1) : layer,
+                      .number = is_numbered ? std::stoll(layer.substr(number_at)) : -1,
                       .units = {},
                       .members = {}});
   }
@@ -111,10 +145,13 @@ void Inference::find_numbered() {
       notes.push_back(cat("'", path, "': ", experts, " experts of another part of config.json, left alone"));
       continue;
     }
-    size_t at = 0;
-    const std::string layer = layer_prefix(box.first, *box.first.container_at, at);
+    if (const auto words = second_list(box, tensors, count.experts)) {
+      refuse(Rule::kExperts, cat("'", path, "': each of its ", experts, " parts has again a list of ", experts,
+                                 words->empty() ? "" : ", ", *words, "; either could be the experts"));
+    }
+    const std::string layer = layer_of(box.first, *box.first.container_at);
     if (layer.empty()) refuse(Rule::kExperts, cat("'", path, "': no layer number in front of the experts"));
-    Unit& found = unit(layer, at, box.first, module);
+    Unit& found = unit(layer, module);
     if (found.is_numbered)
       refuse(Rule::kExperts, cat("'", path, "': a second list of ", count.experts, " experts in one module"));
     found.is_numbered = true;
@@ -134,11 +171,11 @@ void Inference::find_stacked() {
     const Tensor& t = tensors[i];
     if (t.kind != Kind::kOther || is_shared(t.name) || is_left_alone(t.name)) continue;
     const SplitName name = split_name(t.name);
-    size_t number_at = 0;
-    const std::string layer = layer_prefix(name, name.words.size(), number_at);
-    if (layer.empty()) continue;
     const auto container = stack_container(name);
-    if (container && *container > number_at) {
+    const std::string numbered = layer_prefix(name, name.words.size());
+    const std::string layer = numbered.empty() && container ? layer_of(name, *container) : numbered;
+    if (layer.empty()) continue;
+    if (container && name.joined(0, *container + 1).size() > layer.size()) {
       const bool may_be_router = t.shape().size() < 2 || (t.shape().size() == 2 && t.shape()[0] == count.experts);
       if (may_be_router && speaks_of_a_router(name.joined(*container + 1, name.words.size()))) continue;  // jetmoe
       stacks[{layer, name.joined(0, *container)}].push_back(i);
@@ -160,7 +197,11 @@ void Inference::find_stacked() {
       --words;
     stacks[{layer, name.joined(0, std::max<size_t>(words, 1) - 1)}].push_back(i);
   }
-  for (const auto& [where, members] : stacks) place_stack(where.first, where.second, members);
+  for (const auto& [where, members] : stacks) {
+    const bool has_stack = std::ranges::any_of(
+        members, [this](size_t i) { return tensors[i].shape().size() >= 3 && tensors[i].shape()[0] == count.experts; });
+    if (has_stack || is_numbered_layer(where.first)) place_stack(where.first, where.second, members);
+  }
   if (!layers.empty()) return;
   refuse(Rule::kExperts, cat("config.json: '", count.keys.front(), "' is ", count.experts,
                              ", and no tensors look like ", count.experts, " experts"));
@@ -189,10 +230,7 @@ void Inference::place_stack(const std::string& layer, const std::string& module,
     notes.push_back(cat("'", module, "': experts of another part of config.json, left alone"));
     return;
   }
-  const SplitName name = split_name(tensors[members.front()].name);
-  size_t number_at = 0;
-  (void)layer_prefix(name, name.words.size(), number_at);
-  const Unit& found = unit(layer, number_at, name, module);
+  const Unit& found = unit(layer, module);
   if (matrices.empty()) return place_flat(module, flat, found);
   for (const size_t axis : {size_t{1}, size_t{2}}) {
     if (!has_experts_at(axis)) continue;

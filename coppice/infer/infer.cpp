@@ -28,22 +28,22 @@ std::string_view guess_of(std::string_view name) {
   return {};
 }
 
-/// The name as in a family file: numbers as marks. `mark` is {L} or {M}.
+/// The name as in a family file: the numbers of layer and expert as marks, other numbers as they are. `mark` is {L} or
+/// {M}.
 std::string pattern_of(const Layer& layer, const Tensor& tensor, std::string_view mark, const ExpertCount& count) {
   const SplitName name = split_name(tensor.name);
   const SplitName prefix = split_name(layer.prefix);
-  const size_t layer_at = prefix.words.size() - 1;
+  const size_t layer_at = layer.number >= 0 ? prefix.words.size() - 1 : std::string_view::npos;
   std::string out;
   for (size_t i = 0; i < name.words.size(); ++i) {
-    std::string_view word = name.words[i];
+    const std::string_view word = name.words[i];
     if (i > 0) out += '.';
     if (i == layer_at) {
       out += mark;
     } else if (tensor.kind == Kind::kNumbered && name.number_at == i) {
-      const size_t digits = word.find_first_of("0123456789");
-      out += cat(word.substr(0, digits), "{X}");
+      out += cat(word.substr(0, word.find_last_not_of("0123456789") + 1), "{X}");
     } else {
-      out += is_digits(word) ? std::string_view("{N}") : word;
+      out += word;
     }
   }
   return count.text_key.empty() ? out : families::without_text_prefix(out);
@@ -60,13 +60,15 @@ std::string role_of(const Tensor& tensor) {
 std::vector<InferredTensor> kinds_of(const Inference& found) {
   std::map<std::string, InferredTensor> kinds;
   for (const Layer& layer : found.layers) {
-    const std::string_view mark = layer.tower == found.towers.front() ? "{L}" : "{M}";
+    const auto tower = std::ranges::find(found.towers, layer.tower, &Inference::Tower::name);
+    const std::string_view mark = tower->counts_from_last ? "{M}" : "{L}";
     for (const size_t i : layer.members) {
       const Tensor& t = found.tensors[i];
       if (t.kind == Kind::kOther) continue;
       InferredTensor& kind = kinds[pattern_of(layer, t, mark, found.count)];
       if (++kind.count > 1) continue;
       kind.kind = t.kind;
+      kind.first_layer = tower->first_layer;
       kind.shape = shape_text(t.shape());
       kind.role = role_of(t);
       if (t.kind == Kind::kRow) {
@@ -103,7 +105,7 @@ bool goes_past_last_layer(const Inference& found) {
   const Json* layers = found.count.part->find("num_hidden_layers");
   if (layers == nullptr || layers->kind() != Json::Kind::kInt) return false;
   return std::ranges::any_of(found.layers, [&](const Layer& layer) {
-    return layer.tower == found.towers.front() && layer.number >= layers->as_int();
+    return layer.tower == found.towers.front().name && layer.number >= layers->as_int();
   });
 }
 
@@ -132,15 +134,17 @@ Inferred infer(const Json& config, std::span<const io::TensorInfo* const> tensor
   found.find_members();
   found.find_routers();
   found.explain_rest();
+  found.refuse_token_tables();
   found.compare_layers();
   Inferred out{.count = found.count,
                .tensors = kinds_of(found),
-               .towers = found.towers,
+               .towers = {},
                .carried = 0,
                .has_mtp = goes_past_last_layer(found),
                .notes = found.notes,
                .tops = tops_of(found),
                .kinds = {}};
+  for (const Inference::Tower& tower : found.towers) out.towers.push_back(tower.name);
   for (const Tensor& t : found.tensors) {
     out.carried += t.kind == Kind::kOther ? 1 : 0;
     out.kinds.push_back(t.kind);

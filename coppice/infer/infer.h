@@ -38,12 +38,13 @@ enum class Kind : uint8_t {
 
 /// One kind of tensor: the same name in every layer and of every expert.
 struct InferredTensor {
-  std::string name;  ///< with {L} or {M}, {X} and {N}, as in a family file
+  std::string name;  ///< with {L} or {M}, and {X}, as in a family file
   Kind kind = Kind::kOther;
-  std::string shape;  ///< of the first one: "[8, 64, 32]"
-  std::string role;   ///< that the family file gives it
-  std::string guess;  ///< the role that its name suggests; empty without
-  size_t count = 0;   ///< tensors of this name
+  std::string shape;         ///< of the first one: "[8, 64, 32]"
+  std::string role;          ///< that the family file gives it
+  std::string guess;         ///< the role that its name suggests; empty without
+  size_t count = 0;          ///< tensors of this name
+  int64_t first_layer = -1;  ///< as families::TensorRule::first_layer
 };
 
 struct Inferred {

@@ -62,6 +62,7 @@ Json Inferred::to_json() const {
   for (const InferredTensor& tensor : tensors) {
     Json rule = Json::object({{"name", tensor.name}, {"role", tensor.role}});
     if (is_stacked(tensor)) rule["stacked"] = true;
+    if (tensor.first_layer >= 0) rule["first_layer"] = tensor.first_layer;
     rules.push_back(std::move(rule));
   }
   for (const std::string& top : tops) rules.push_back(Json::object({{"name", top}, {"role", "other"}}));
@@ -90,7 +91,8 @@ std::string Inferred::to_toml() const {
     out += cat("  # ", tensor.shape, ": ", meaning_of(tensor),
                tensor.guess.empty() ? std::string() : cat("; by its name perhaps ", tensor.guess), "\n",
                "  { name = ", toml_text(tensor.name), ", role = ", toml_text(tensor.role),
-               is_stacked(tensor) ? ", stacked = true" : "", " },\n");
+               is_stacked(tensor) ? ", stacked = true" : "",
+               tensor.first_layer < 0 ? std::string() : cat(", first_layer = ", tensor.first_layer), " },\n");
   }
   out += "  # Everything else is copied unchanged.\n";
   for (const std::string& top : tops) out += cat("  { name = ", toml_text(top), ", role = \"other\" },\n");

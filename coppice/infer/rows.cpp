@@ -1,7 +1,6 @@
 // Rules 3 and 4: the router of every layer, the values of each expert beside it, and everything else of the size E.
 
 #include <algorithm>
-#include <tuple>
 #include <utility>
 
 #include "coppice/base/words.h"
@@ -68,10 +67,8 @@ void Inference::find_members() {
   }
   std::set<std::string> in_plain_layers;  // names of tensors in numbered layers that have no experts
   for (const Tensor& t : tensors) {
-    size_t at = 0;
     const SplitName name = split_name(t.name);
-    if (t.layer < 0 && !layer_prefix(name, name.words.size(), at).empty())
-      in_plain_layers.insert(without_numbers(t.name));
+    if (t.layer < 0 && !layer_prefix(name, name.words.size()).empty()) in_plain_layers.insert(without_numbers(t.name));
   }
   for (const Tensor& t : tensors) {
     if (t.kind != Kind::kOther || is_left_alone(t.name)) continue;
@@ -170,14 +167,18 @@ void Inference::explain(Layer& layer, size_t index, const std::set<std::string, 
   Tensor& t = tensors[index];
   const std::string_view rest = layer.rest(t.name);
   if (is_shared(rest) || t.shape().empty()) return;
-  const bool is_near = !layer.module_of(t.name).empty(), is_named_row = speaks_of_a_row(t.name);
-  const bool is_weights = is_quantised_ ? may_be_weights(t.info->dtype) : is_floating(t.info->dtype);
+  const std::string_view module = layer.module_of(t.name);
+  const bool is_near = !module.empty(), is_named_row = speaks_of_a_row(t.name);
+  // Words in the module's own name say where its experts lie: "vision_moe".
+  const bool is_in_attention = contains(module, "attn") || contains(module, "attention");
+  const std::string_view inside = is_near && !is_in_attention ? t.name.substr(module.size() + 1) : rest;
+  const bool is_weights = count.is_quantised ? may_be_weights(t.info->dtype) : is_floating(t.info->dtype);
   if (!is_weights && !speaks_of_something_else(rest))
     refuse(Rule::kRouter, cat(t.text(), ": whole numbers in a layer with experts may name or count experts"));
   const bool hints =
       speaks_of_a_router(rest) || speaks_of_experts(rest) || rest.starts_with("moe") || contains(rest, ".moe");
-  const bool is_else = speaks_of_something_else(rest) && !speaks_of_experts(rest) &&
-                       (elements(t) != count.experts || is_conclusive(rest));
+  const bool is_else = speaks_of_something_else(inside) && !speaks_of_experts(rest) &&
+                       (elements(t) != count.experts || is_conclusive(inside));
   if (is_near && !is_else && contains(rest, "lora"))
     refuse(Rule::kExplained,
            cat(t.text(), ": a low-rank matrix in the experts' module, for all experts or for something else"));
@@ -267,34 +268,6 @@ void Inference::explain_rest() {
     if (t.layer < 0 && speaks_of_a_row(t.name))
       refuse(Rule::kExplained, cat(t.text(), ": by its name it belongs to experts, and its layer has none"));
   }
-}
-
-void Inference::compare_layers() {
-  using Part = std::tuple<std::string, Kind>;
-  std::map<std::string, std::pair<std::set<Part>, const Layer*>> first;  // by tower
-  std::map<std::string, size_t> sizes;
-  for (const Layer& layer : layers) {
-    std::set<Part> parts;
-    for (const size_t i : layer.members) {
-      if (tensors[i].kind != Kind::kOther)
-        parts.emplace(without_numbers(tensors[i].name.substr(layer.prefix.size())), tensors[i].kind);
-    }
-    ++sizes[layer.tower];
-    const auto [at, is_new] = first.try_emplace(layer.tower, parts, &layer);
-    if (!is_new && at->second.first != parts) {
-      refuse(Rule::kRouter, cat("'", layer.prefix, "' and '", at->second.second->prefix,
-                                "' differ in the tensors that belong to experts"));
-    }
-  }
-  for (const auto& [tower, size] : sizes) towers.push_back(tower);
-  std::ranges::stable_sort(towers, [&](const auto& a, const auto& b) { return sizes[a] > sizes[b]; });
-  constexpr std::string_view kOther[] = {"vis",   "vit",    "image", "audio",  "speech",
-                                         "video", "talker", "code2", "whisper"};
-  for (const std::string& tower : towers) {
-    if (contains_any(tower, kOther) && towers.size() > 1)
-      refuse(Rule::kCount, cat("experts in '", tower, "' and elsewhere, and one key counts ", count.experts));
-  }
-  if (towers.size() > 2) refuse(Rule::kExperts, cat("experts in more than two lists of layers: ", join(towers)));
 }
 
 }  // namespace coppice::infer::detail

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "coppice/base/words.h"
+#include "coppice/io/expert_mentions.h"
 
 namespace coppice::infer {
 namespace {
@@ -17,12 +18,11 @@ std::vector<std::string_view> words_of(std::string_view name) {
   }
 }
 
-/// "expert_3" and "experts_3".
-std::string_view number_of(std::string_view word) {
-  for (const std::string_view prefix : {"expert_", "experts_"}) {
-    if (word.starts_with(prefix) && is_digits(word.substr(prefix.size()))) return word.substr(prefix.size());
-  }
-  return {};
+/// "expert_3", "experts_3", and, if a word follows, "expert3".
+std::string_view number_of(std::string_view word, bool is_last) {
+  const auto at = io::number_in_word(word);
+  if (!at || !is_digits(word.substr(*at)) || (is_last && word[*at - 1] != '_')) return {};
+  return word.substr(*at);
 }
 
 }  // namespace
@@ -34,7 +34,7 @@ bool is_digits(std::string_view word) {
 
 int64_t SplitName::expert() const {
   const std::string_view word = words.at(*number_at);
-  return std::stoll(std::string(is_digits(word) ? word : number_of(word)));
+  return std::stoll(std::string(word.substr(word.find_last_not_of("0123456789") + 1)));
 }
 
 std::string SplitName::joined(size_t begin, size_t end) const {
@@ -51,7 +51,7 @@ SplitName split_name(std::string_view name) {
   for (size_t i = 0; i < out.words.size(); ++i) {
     const std::string word = lower(out.words[i]);
     if (!contains(word, "expert") || contains(word, "layer") || is_shared(word)) continue;
-    if (!number_of(out.words[i]).empty()) {
+    if (!number_of(out.words[i], i + 1 == out.words.size()).empty()) {
       out.number_at = out.container_at = i;
       break;
     }
@@ -64,11 +64,9 @@ SplitName split_name(std::string_view name) {
   return out;
 }
 
-std::string layer_prefix(const SplitName& name, size_t end, size_t& at) {
+std::string layer_prefix(const SplitName& name, size_t end) {
   for (size_t i = std::min(end, name.words.size()); i-- > 0;) {
-    if (!is_digits(name.words[i])) continue;
-    at = i;
-    return name.joined(0, i + 1);
+    if (is_digits(name.words[i])) return name.joined(0, i + 1);
   }
   return {};
 }

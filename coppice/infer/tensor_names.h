@@ -10,7 +10,8 @@
 
 namespace coppice::infer {
 
-/// A name cut at its dots, with the number of an expert if it has one: "experts.3.up" or "expert_3.up".
+/// A name cut at its dots, with the number of an expert if it has one: "experts.3.up", "expert_3.up"
+/// or "expert3.up".
 struct SplitName {
   std::vector<std::string_view> words;
   std::optional<size_t> number_at;     ///< the word with the expert's number
@@ -24,8 +25,8 @@ struct SplitName {
 SplitName split_name(std::string_view name);
 
 /// The words up to the layer's number, the last number among the first `end` words: "model.layers.3"; empty if there is
-/// none. `at` is set to that word.
-std::string layer_prefix(const SplitName& name, size_t end, size_t& at);
+/// none.
+std::string layer_prefix(const SplitName& name, size_t end);
 
 /// The position of the word that stacked experts lie below ("experts", "moe_experts"); none if no word says so.
 std::optional<size_t> stack_container(const SplitName& name);

@@ -107,6 +107,18 @@ std::optional<size_t> numbered_expert(std::string_view text) {
   return std::nullopt;
 }
 
+std::optional<size_t> number_in_word(std::string_view word) {
+  const size_t at = word.find_last_not_of("0123456789") + 1;
+  if (at == word.size()) return std::nullopt;
+  std::string_view stem = word.substr(0, at);
+  if (stem.ends_with('_')) stem.remove_suffix(1);
+  if (stem.ends_with('s')) stem.remove_suffix(1);
+  if (!stem.ends_with(kWord)) return std::nullopt;
+  stem.remove_suffix(kWord.size());
+  const bool is_word = stem.empty() || stem.ends_with('_');
+  return is_word && stem.find("share") == std::string_view::npos ? std::optional(at) : std::nullopt;
+}
+
 bool mentions_experts(std::string_view text) {
   if (numbered_expert(text)) return true;
   for (size_t at = 0; (at = text.find(kWord, at)) != std::string_view::npos; at += kWord.size()) {

@@ -95,6 +95,10 @@ TEST(FamilyFile, NamesTheKeyThatIsWrong) {
           {"tensors[2]", "must have {X}"});
   refuses("block.{L}.choose", "block.{Q}.choose", {"tensors[0]", "'name'"});
   refuses("block.{L}.choose", "*.{L}.choose", {"tensors[0]", "wildcard"});
+  refuses("root.**", "root.*.3.soil", {"tensors[3]", "wildcard before a number"});
+  refuses("block.{L}.choose", "block.choose", {"tensors[0]", "{L}", "first_layer"});
+  refuses("role = \"router\"", "role = \"router\"\nfirst_layer = -1", {"tensors[0]", "'first_layer' is -1"});
+  refuses("block.{L}.choose.weight\"", "block.{M}.choose.weight\"\nfirst_layer = 1", {"'first_layer'", "{M}"});
   refuses("role = \"router\"", "role = \"other\"", {"has no tensor with the role router"});
 }
 
@@ -181,6 +185,29 @@ TEST_F(FamilyFileRules, CarryNothingOverThatHasAValueForEachExpert) {
   }
   const std::string trunk = "[[tensors]]\nname = \"block.{L}.mlp.gate.below\"\nrole = \"router_trunk\"\n";
   opens(cat(kGateUpDown, trunk), {f32_tensor("block.0.mlp.gate.below", {8, 3}, 5)});
+}
+
+TEST_F(FamilyFileRules, MayDescribeASecondListOfLayers) {
+  const auto second = [](int64_t first_layer) {
+    std::string out;
+    for (const auto& [name, role] : {std::pair{"gate.weight", "router"},
+                                     {"experts.{X}.g.weight", "expert_gate"},
+                                     {"experts.{X}.u.weight", "expert_up"},
+                                     {"experts.{X}.d.weight", "expert_down"}}) {
+      out += cat("[[tensors]]\nname = \"next.", name, "\"\nrole = \"", role, "\"\nfirst_layer = ", first_layer, "\n");
+    }
+    return out;
+  };
+  std::vector<testing::HandMadeTensor> more{f32_tensor("next.gate.weight", {3, 8}, 1)};
+  for (const char* expert : {"0", "1", "2"}) {
+    more.push_back(f32_tensor(cat("next.experts.", expert, ".g.weight"), {6, 8}, 2));
+    more.push_back(f32_tensor(cat("next.experts.", expert, ".u.weight"), {6, 8}, 3));
+    more.push_back(f32_tensor(cat("next.experts.", expert, ".d.weight"), {8, 6}, 4));
+  }
+  opens(cat(kGateUpDown, second(1)), more);
+  refuses(cat(kGateUpDown, second(0)), ErrorCode::kFormat, {"another list has a layer 0"}, more);
+  more.erase(more.begin());
+  refuses(cat(kGateUpDown, second(1)), ErrorCode::kFormat, {"1 missing: next.gate.weight"}, more);
 }
 
 TEST_F(FamilyFileRules, GiveAnExpertMatricesThatFit) {

@@ -31,6 +31,61 @@ TEST(Matches, KeepsOneStarWithinDots) {
   EXPECT_TRUE(matches("*norm*.**", "input_layernorm.weight"));
   EXPECT_FALSE(matches("*norm*.*", "mlp.norm.weight"));
   EXPECT_FALSE(matches("a.b", "a.bc"));
+  EXPECT_TRUE(matches("a*b*", "acbb"));
+  EXPECT_TRUE(matches("**b.*c", "a.b.b.xc"));
+  EXPECT_FALSE(matches("**b.*c", "a.b.b.x.c"));
+  EXPECT_TRUE(matches("**", ""));
+}
+
+// By trying every length of every wildcard this takes longer than anyone waits.
+TEST(Matches, TakesNoLongerForManyWildcards) {
+  std::string pattern, text;
+  for (int i = 0; i < 60; ++i) {
+    pattern += i % 2 == 0 ? "**a" : "*a";
+    text += "aa";
+  }
+  EXPECT_TRUE(matches(pattern, text));
+  EXPECT_FALSE(matches(pattern + "b", text));
+  EXPECT_FALSE(matches(pattern, text + ".b"));
+}
+
+// nn.Sequential: the number behind the expert's is a module, and rules for it name that number.
+TEST(RuleIndex, ARuleMayNameANumber) {
+  Family family{};
+  const TensorRule rules[] = {{"layers.{L}.experts.{X}.{N}.weight", Role::kExpertOther},
+                              {"layers.{L}.experts.{X}.0.weight", Role::kExpertUp},
+                              {"layers.{L}.experts.{X}.2.weight", Role::kExpertDown},
+                              {"layers.{L}.moe_expert3.weight", Role::kOther},
+                              {"layers.{L}.expert{X}.w", Role::kExpertUp},
+                              {"mtp.0.**", Role::kNorm},
+                              {"mtp.**", Role::kOther}};
+  family.tensors = rules;
+  const RuleIndex index(family);
+  const auto rule_of = [&](std::string_view name) {
+    const auto found = index.find(name, 4);
+    return found ? found->rule - rules : -1;
+  };
+  EXPECT_EQ(rule_of("layers.1.experts.2.0.weight"), 1);
+  EXPECT_EQ(rule_of("layers.0.experts.0.2.weight"), 2);
+  EXPECT_EQ(rule_of("layers.2.experts.2.1.weight"), 0);
+  EXPECT_EQ(rule_of("layers.2.moe_expert3.weight"), 3);
+  EXPECT_EQ(rule_of("layers.2.moe_expert4.weight"), -1);
+  EXPECT_EQ(rule_of("mtp.0.gate"), 5);
+  EXPECT_EQ(rule_of("mtp.1.gate"), 6);
+  const auto found = index.find("layers.1.expert12.w", 4);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->expert, 12);
+  EXPECT_EQ(found->expert_at, std::string_view("layers.1.expert").size());
+}
+
+TEST(RuleIndex, ASecondListOfLayersCountsFromALayerOfItsOwn) {
+  Family family{};
+  const TensorRule rules[] = {{.name = "dec.{L}.gate", .role = Role::kRouter, .first_layer = 12},
+                              {.name = "mtp.gate", .role = Role::kRouter, .first_layer = 20}};
+  family.tensors = rules;
+  const RuleIndex index(family);
+  EXPECT_EQ(index.find("dec.3.gate", 12)->layer, 15);
+  EXPECT_EQ(index.find("mtp.gate", 12)->layer, 20);
 }
 
 TEST(RuleIndex, FindsEveryRowOfEveryFamilyByItsName) {

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from family_models import FAMILIES, differences, grown, make_model, read, read_config, rewrite, write_config  # noqa: E402
@@ -173,3 +174,63 @@ def test_parts_of_stacked_experts(tmp_path):
     family = dataclasses.replace(family, rows=(*family.rows, r"experts\.\w+_weight_scale(_2)?"))
     problems = differences(grown(family, tensors, parents, 12), read(tmp_path / "out"))
     assert not problems, "\n".join(problems[:20])
+
+
+# What inkling2_loop has on disk: bytes of two values or of one with scales beside them, and a largest value of each expert with what divides it, one for
+# all or one each. config.json says nothing of it, and transformers dequantises what it loads.
+def nvfp4(tensor, random, denominator):
+    experts, rows, columns = tensor.shape
+    return {"": torch.randint(0, 256, (experts, rows, columns // 2), generator=random, dtype=torch.uint8),
+            "_scale": (torch.rand(experts, rows, columns // 16, generator=random) + 0.5).to(torch.float8_e4m3fn),
+            "_amax": torch.rand(experts, generator=random) + 0.5,
+            "_outer_scale_denominator": denominator}
+
+
+def mxfp8(tensor, random):
+    experts, rows, columns = tensor.shape
+    return {"": tensor.to(torch.float8_e4m3fn), "_scale": torch.randint(120, 130, (experts, rows, columns // 32), generator=random, dtype=torch.uint8)}
+
+
+LOOP_FORMS = {"nvfp4": lambda tensor, random: nvfp4(tensor, random, torch.full((len(tensor),), 2688.0)),
+              "nvfp4, one denominator": lambda tensor, random: nvfp4(tensor, random, torch.tensor(2688.0)), "mxfp8": mxfp8}
+
+
+@pytest.mark.parametrize("form", LOOP_FORMS)
+def test_inkling2_loop_keeps_what_lies_beside_its_experts(tmp_path, form):
+    family = BY_NAME["inkling2_loop"]
+    if family.missing:
+        pytest.skip(family.missing)
+    text = {**family.settings["text_config"], **SIZES}
+    family = dataclasses.replace(family, settings={**family.settings, "text_config": text})
+    source, out, random = tmp_path / "source", tmp_path / "out", torch.Generator().manual_seed(5)
+    make_model(family, source)
+    tensors = {}
+    for name, tensor in read(source).items():
+        stored = LOOP_FORMS[form](tensor, random) if name.endswith(("w13_weight", "w2_weight")) else {"": tensor}
+        tensors |= {name + suffix: part for suffix, part in stored.items()}
+    rewrite(source, tensors)
+    done = coppice("expand", source, out, "--experts", "2x", "--router-init", "copy")
+    assert done.returncode == 0, done.stderr
+    parents = json.loads((out / "coppice.json").read_text())["steps"][-1]["parents"]
+    after = read(out)
+    beside = r"mlp\.experts\.w(13|2)_weight(_scale|_amax" + ("" if "one" in form else "|_outer_scale_denominator") + ")"
+    problems = differences(grown(dataclasses.replace(family, rows=(*family.rows, beside)), tensors, parents, 8), after)
+    assert not problems, "\n".join(problems[:20])
+    done = coppice("verify", source, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, loaded = (load_loop(directory) for directory in (source, out))
+    seen = 0
+    for name, tensor in loaded.items():
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            assert torch.equal(tensor, before[name][parents[name.split("layers.")[1].split(".")[0]]]), name
+            seen += 1
+    assert seen == 2 * 3
+    for change in (("--expert-init", "copy_noise"), ("--split", 2)):
+        refused = coppice("expand", source, tmp_path / "no", *(("--experts", "2x") if change[0] != "--split" else ()), *change)
+        assert refused.returncode in (2, 3) and "w13_weight" in refused.stderr, refused.stderr
+
+
+def load_loop(directory):
+    model, info = transformers.Inkling2LoopForConditionalGeneration.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
+    assert not {kind: found for kind, found in info.items() if found}
+    return model.state_dict()
