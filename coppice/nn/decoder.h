@@ -89,6 +89,8 @@ class Decoder {
   at::Device device() const { return device_; }
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
+  /// The configuration of an expanded model, after its parameters and selection biases have been replaced.
+  void set_config(families::ModelConfig config) { config_ = std::move(config); }
 
   /// The selection bias of each MoE layer, f32 [E]; undefined if the family has none. It is not a parameter: balancing
   /// changes it.

@@ -35,9 +35,9 @@ at::Tensor checked_targets(const at::Tensor& target_T, int64_t vocabulary, at::D
   const auto targets = host_values<int64_t>(target_T);
   const auto bad = std::ranges::find_if(targets, [=](int64_t id) { return id < -1 || id >= vocabulary; });
   if (bad == targets.end()) return to_device(target_T, device);
-  throw Error(ErrorCode::kFormat, cat("target id ", *bad, " at position ", bad - targets.begin(),
-                                      ": found outside the vocabulary of ", vocabulary,
-                                      "; wanted ids below it (was the data tokenized for another model?)"));
+  throw Error(ErrorCode::kFormat,
+              cat("target id ", *bad, " at position ", bad - targets.begin(), ": found outside the vocabulary of ",
+                  vocabulary, "; wanted ids below it (was the data tokenized for another model?)"));
 }
 
 TensorFill checkpoint_fill(const families::Model& model) {
