@@ -1,4 +1,3 @@
-#include <ATen/ops/full.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/sigmoid.h>
@@ -94,7 +93,7 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
                            routed.gate_TK, context.kernel, form, with_output_sq ? &routing->pair_sq_TK : nullptr);
   if (with_output_sq) {
     routing->gate_TK = routed.gate_TK.detach();
-    routing->output_sq = at::full({}, kernels::sum_of_squares(out.x_TD.detach()), at::kDouble);
+    routing->output_sq = kernels::sum_of_squares(out.x_TD.detach());
   }
   if (weights[Role::kSharedDown].defined()) out.x_TD = out.x_TD + shared_expert(weights, x_TD);
 }

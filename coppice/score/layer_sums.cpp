@@ -53,7 +53,7 @@ void LinearSums::end_batch() {
   const at::Tensor gradient = batch_.defined() ? batch_ : parameter_.value.grad();
   total_.add_(gradient);
   if (squares_.defined()) squares_.addcmul_(gradient, gradient);
-  squared_norms_.add(kernels::expert_dot(gradient, gradient));
+  squared_norms_.add(nn::to_host<double>(kernels::expert_dot(gradient, gradient)));
   if (batch_.defined()) {
     batch_.zero_();
   } else {
@@ -140,9 +140,11 @@ void LayerSums::add_linear(plan::Scores& scores, plan::MetricSums plan::MetricSc
   };
   const at::Tensor mean = linear.mean_gradient(scores.batches), squares = linear.mean_squared_gradient(scores.batches);
   const at::Tensor master = linear.parameter().master.detach();
-  const auto weight_sq = kernels::expert_dot(master, master), grad_sq = kernels::expert_dot(mean, mean),
-             both = kernels::expert_dot(master, mean);
-  const auto moment_sq = moments ? moments(linear.parameter()) : kernels::expert_dot(squares, squares);
+  const auto dot = [](const at::Tensor& a, const at::Tensor& b) {
+    return nn::to_host<double>(kernels::expert_dot(a, b));
+  };
+  const auto weight_sq = dot(master, master), grad_sq = dot(mean, mean), both = dot(master, mean);
+  const auto moment_sq = moments ? moments(linear.parameter()) : dot(squares, squares);
   for (size_t e = 0; e < weight_sq.size(); ++e) {
     const plan::UtilityInputs in{.weight_sq = weight_sq[e],
                                  .grad_sq = grad_sq[e],

@@ -1,7 +1,6 @@
 #include "coppice/step/optimizer.h"
 
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -70,7 +69,7 @@ at::Tensor Optimizer::grad_norm() const {
   at::Tensor sum;
   for (const auto& state : states_) {
     if (!state.grad.defined()) continue;
-    const auto own = at::full({}, kernels::sum_of_squares(state.grad), at::kDouble);
+    const auto own = kernels::sum_of_squares(state.grad);
     sum = sum.defined() ? sum + own : own;
   }
   return sum.defined() ? sum.sqrt() : at::zeros({}, at::kDouble);
