@@ -45,6 +45,7 @@ class DeviceRun : public ::testing::TestWithParam<Kind> {
     o.balance = GetParam().balance;
     o.growth = Json::parse(kTwoGrowths, "test");
     o.data_validation.clear();
+    o.lr = 1e-3;
     o.reset_attention = true;
     o.device = device;
     o.out = dir / out;
@@ -70,7 +71,17 @@ INSTANTIATE_TEST_SUITE_P(Kinds, DeviceRun,
                                            Kind{"Dormant", "glm4_moe", "f32", "dormant", "loss_free"}),
                          [](const auto& param_info) { return std::string(param_info.param.name); });
 
-double number_of(const Json& line, std::string_view key) { return line.at(key).as_double(); }
+// Rounding differs. After an expansion a token that is nearly even between two copies may choose the other.
+void expect_close_losses(const fs::path& found_run, const fs::path& wanted_run, std::string_view dtype) {
+  const auto wanted = testing::metrics(wanted_run, "loss"), found = testing::metrics(found_run, "loss");
+  ASSERT_EQ(wanted.size(), 20u);
+  ASSERT_EQ(found.size(), wanted.size());
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const double tolerance = dtype == "bf16" || i >= 6 ? 0.03 : 1e-4;
+    EXPECT_NEAR(found[i].at("loss").as_double(), wanted[i].at("loss").as_double(), tolerance) << "step " << i + 1;
+    ASSERT_EQ(found[i].members().size(), wanted[i].members().size()) << "the same metrics";
+  }
+}
 
 TEST_P(DeviceRun, LearnsWhatTheCpuLearns) {
   const long before = guarded::counters().fallbacks;
@@ -79,15 +90,7 @@ TEST_P(DeviceRun, LearnsWhatTheCpuLearns) {
   EXPECT_EQ(guarded::counters().fallbacks, before);
   (void)train(there);
   EXPECT_GT(guarded::counters().fallbacks, before);
-  const auto wanted = testing::metrics(here.out, "loss"), found = testing::metrics(there.out, "loss");
-  ASSERT_EQ(wanted.size(), 20u);
-  ASSERT_EQ(found.size(), wanted.size());
-  // Rounding differs, and a token that is nearly even between two experts may choose the other.
-  const double tolerance = std::string_view(GetParam().dtype) == "bf16" ? 0.05 : 5e-3;
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    EXPECT_NEAR(number_of(found[i], "loss"), number_of(wanted[i], "loss"), tolerance) << "step " << i + 1;
-    ASSERT_EQ(found[i].members().size(), wanted[i].members().size()) << "the same metrics";
-  }
+  expect_close_losses(there.out, here.out, GetParam().dtype);
   const auto last = checkpoint_path(there.out, 20);
   EXPECT_EQ(families::open_model(last).config.num_experts, 12);
 }
@@ -111,12 +114,7 @@ TEST_P(DeviceRun, ResumesOnAnotherDevice) {
   (void)train(here);
   constexpr const char* kInTurn[] = {"cpu", "privateuseone:0", "privateuseone:1"};
   const auto moved = in_parts("moved", {4, 8, 13}, kInTurn);
-  const auto wanted = testing::metrics(here.out, "loss"), found = testing::metrics(moved, "loss");
-  ASSERT_EQ(found.size(), wanted.size());
-  const double tolerance = std::string_view(GetParam().dtype) == "bf16" ? 0.05 : 5e-3;
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    EXPECT_NEAR(number_of(found[i], "loss"), number_of(wanted[i], "loss"), tolerance) << "step " << i + 1;
-  }
+  expect_close_losses(moved, here.out, GetParam().dtype);
 }
 
 TEST_P(DeviceRun, KeepsTheBytesOfACheckpointOnItsWayThroughTheDevice) {
