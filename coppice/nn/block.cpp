@@ -1,8 +1,6 @@
-#include <ATen/ops/full.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/sigmoid.h>
-#include <ATen/ops/zeros.h>
 
 #include <vector>
 
@@ -36,17 +34,6 @@ at::Tensor dense(const families::ModelConfig& config, const LayerWeights& weight
   return at::linear(active, weights[Role::kDenseDown], weights[Role::kDenseDownBias]);
 }
 
-/// Sum over tokens of each expert's final gate before routed scaling.
-at::Tensor gate_mass(const Routed& routed, int64_t num_experts, double routed_scaling) {
-  const auto gate_TK = routed.gate_TK.detach().contiguous();
-  const auto mass_E = at::zeros({num_experts}, gate_TK.options().dtype(at::kDouble));
-  const auto* const gate = gate_TK.const_data_ptr<float>();
-  const auto* const expert = routed.index_TK.const_data_ptr<int64_t>();
-  auto* const mass = mass_E.mutable_data_ptr<double>();
-  for (int64_t pair = 0; pair < gate_TK.numel(); ++pair) mass[expert[pair]] += gate[pair] / routed_scaling;
-  return mass_E;
-}
-
 at::Tensor shared_expert(const LayerWeights& weights, const at::Tensor& x_TD) {
   const auto both = weights[Role::kSharedGateUp].defined()
                         ? at::linear(x_TD, weights[Role::kSharedGateUp]).chunk(2, 1)
@@ -71,8 +58,7 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
                                                *lineage, context.layer, context.first_token);
   if (context.visit_routing) context.visit_routing(context.layer, routed);
   const auto balanced = [&](const at::Tensor& value_E) {
-    return lineage == nullptr ? value_E
-                              : by_lineage(value_E, lineage->parents.at(context.layer), lineage->num_lineages);
+    return lineage == nullptr ? value_E : lineage->lineage->sums(context.layer, value_E);
   };
   if (context.with_aux_loss) {
     out.score_sum = balanced(balancing_distribution(routed, config.routing.gate, context.balance_form).sum(0));
@@ -83,7 +69,8 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
     routing->count_E = kernels::expert_counts(routed.index_TK, config.num_experts);
     routing->balance_count = balanced(routing->count_E);
     if (context.with_aux_loss) routing->balance_score = out.score_sum.detach();
-    routing->gate_mass_E = gate_mass(routed, config.num_experts, config.routing.routed_scaling);
+    routing->gate_mass_E =
+        kernels::gate_mass(routed.index_TK, routed.gate_TK, config.num_experts, config.routing.routed_scaling);
     if (context.keep_routing || context.with_output_sq) routing->index_TK = routed.index_TK;
   }
   const bool clamped = config.activation == families::Activation::kClampedSilu;

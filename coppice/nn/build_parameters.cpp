@@ -8,18 +8,8 @@
 #include "coppice/nn/host.h"
 
 namespace coppice::nn::detail {
-namespace {
-
 using families::Role;
-using families::TensorSlot;
 
-int64_t elements(std::span<const int64_t> shape) {
-  int64_t n = 1;
-  for (const int64_t size : shape) n *= size;
-  return n;
-}
-
-/// Gate and up rows are in one parameter.
 Role parameter_role(Role role) {
   switch (role) {
     case Role::kExpertUp:
@@ -28,6 +18,16 @@ Role parameter_role(Role role) {
     case Role::kExpertGateUpBias: return Role::kExpertGateBias;
     default: return role;
   }
+}
+
+namespace {
+
+using families::TensorSlot;
+
+int64_t elements(std::span<const int64_t> shape) {
+  int64_t n = 1;
+  for (const int64_t size : shape) n *= size;
+  return n;
 }
 
 std::vector<int64_t> parameter_shape(const families::ModelConfig& config, const TensorSlot& slot) {

@@ -7,6 +7,9 @@
 
 namespace coppice::nn::detail {
 
+/// The role of the parameter that a tensor of `role` is a part of: gate and up rows are in one.
+families::Role parameter_role(families::Role role);
+
 struct BuiltParameters {
   std::vector<Parameter> parameters;             ///< in the table's order
   std::map<int64_t, at::Tensor> selection_bias;  ///< by layer

@@ -46,9 +46,9 @@ Trunk run_trunk(const Decoder& decoder, detail::AngleCache& angles, const at::Te
   }
   Trunk out;
   detail::BalanceTerms terms;
-  const auto x_TD = detail::run_layers({config, 0, config.num_layers, decoder.parameters(), decoder.selection_bias(), angles},
-                                       detail::embed(config, outer.at(Role::kEmbedding), tokens_BS), tokens_BS.size(1),
-                                       options, &out.routing, &terms);
+  const auto x_TD = detail::run_layers(
+      {config, 0, config.num_layers, decoder.parameters(), decoder.selection_bias(), angles},
+      detail::embed(config, outer.at(Role::kEmbedding), tokens_BS), tokens_BS.size(1), options, &out.routing, &terms);
   if (!terms.layers.empty()) {
     out.aux_loss = balancing_loss(terms.layers, tokens_BS.numel(), config.top_k, options.balance_form);
   }
@@ -92,7 +92,8 @@ LossOutput Decoder::loss(const at::Tensor& tokens_BS, const at::Tensor& target_B
   return at_border([&] {
     auto trunk = run_trunk(*this, *angles_, tokens_BS, options);
     LossOutput out;
-    out.loss = kernels::head_loss(trunk.x_TD, trunk.head_VD, detail::checked_targets(target_BS.reshape({-1}), config_.vocab_size, device_));
+    out.loss = kernels::head_loss(trunk.x_TD, trunk.head_VD,
+                                  detail::checked_targets(target_BS.reshape({-1}), config_.vocab_size, device_));
     out.token_loss = out.loss.detach();
     if (trunk.aux_loss.defined()) {
       out.aux_loss = trunk.aux_loss.detach();
@@ -115,7 +116,8 @@ at::Tensor Decoder::sequence_loss(const at::Tensor& tokens_BS, const at::Tensor&
     at::NoGradGuard no_grad;
     auto trunk = run_trunk(*this, *angles_, tokens_BS, options);
     if (routing) *routing = std::move(trunk.routing);
-    const auto loss_T = kernels::head_token_losses(trunk.x_TD, trunk.head_VD, detail::checked_targets(target_BS.reshape({-1}), config_.vocab_size, device_));
+    const auto loss_T = kernels::head_token_losses(
+        trunk.x_TD, trunk.head_VD, detail::checked_targets(target_BS.reshape({-1}), config_.vocab_size, device_));
     counts_B = target_BS.ge(0).sum(1);
     return loss_T.view(target_BS.sizes()).to(at::kDouble).sum(1);
   });

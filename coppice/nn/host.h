@@ -36,6 +36,14 @@ at::Tensor host_empty(at::IntArrayRef sizes, at::ScalarType dtype, at::Device de
 /// Memory   one copy, unless the place is contiguous and on the CPU.
 void fill_from_host(const at::Tensor& place, const std::function<void(std::span<float>)>& fill);
 
+/// The tensors on the host, all of one device, in one transfer: from a device this waits for it once.
+///
+/// Dtypes   int64 and f64.
+std::vector<at::Tensor> on_host_together(std::span<const at::Tensor> tensors);
+
+/// A new tensor of the host with the values of `tensor` as `dtype`; in pinned memory if it comes from a device.
+at::Tensor host_copy(const at::Tensor& tensor, at::ScalarType dtype);
+
 /// The element of a tensor with one element, of any dtype. On a GPU this waits for the device.
 double number(const at::Tensor& scalar);
 

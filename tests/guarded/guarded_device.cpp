@@ -30,7 +30,7 @@ constexpr c10::DispatchKeySet kKeys(c10::DispatchKey::PrivateUse1);
 constexpr size_t kArena = size_t{1} << 37;  // addresses are never used twice: a stale pointer faults for ever
 constexpr size_t kPage = 4096;
 
-std::atomic<long> n_fallbacks, n_copied, n_allocations, n_live, n_to_host;
+std::atomic<long> n_fallbacks, n_copied, n_allocations, n_live, n_peak, n_to_host;
 std::atomic<const char*> last_operator{"none yet"};
 thread_local c10::DeviceIndex current_device = 0;
 
@@ -85,6 +85,7 @@ struct GuardedAllocator final : c10::Allocator {
     std::memset(bytes, 0xFF, mapped);  // NaN, or -1: nobody may rely on zeros
     ++n_allocations;
     n_live += static_cast<long>(size);
+    if (n_live > n_peak) n_peak = n_live.load();
     const size_t pad = mapped - (size + 63) / 64 * 64;  // the end of the memory at the end of the pages
     return {arena.base + offset + pad, new Allocation{bytes, mapped, size}, &free_allocation, device};
   }
@@ -430,5 +431,6 @@ at::Tensor as_cpu(const at::Tensor& t) {
   return tensor_on(c10::Storage(c10::Storage::use_byte_size_t{}, owner->nbytes(), std::move(data), nullptr, false),
                    c10::DispatchKeySet(c10::DispatchKey::CPU), t);
 }
-Counters counters() { return {n_fallbacks, n_copied, n_allocations, n_live, n_to_host}; }
+Counters counters() { return {n_fallbacks, n_copied, n_allocations, n_live, n_peak, n_to_host}; }
+void reset_peak() { n_peak = n_live.load(); }
 }  // namespace coppice::guarded

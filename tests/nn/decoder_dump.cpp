@@ -4,6 +4,7 @@
 // `token_loss`, `aux_loss` (per layer, or in the form of transformers) and, for each tensor on disk, `grad.NAME`.
 
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <cstring>
 #include <iostream>
