@@ -23,9 +23,9 @@ TEST(PickExperts, TakesWordsWhereTheProcessorHasThem) {
   EXPECT_EQ(pick_experts(kZen, shape, at::kBFloat16), Path::kWords);
 }
 
-TEST(PickExperts, LeavesManyRowsInBf16ToMatrixTiles) {
+TEST(PickExperts, TakesTilesForManyRowsInBf16) {
   EXPECT_EQ(pick_experts(kXeon, experts_of(31), at::kBFloat16), Path::kWords);
-  EXPECT_EQ(pick_experts(kXeon, experts_of(32), at::kBFloat16), Path::kLibtorch);
+  EXPECT_EQ(pick_experts(kXeon, experts_of(32), at::kBFloat16), Path::kTiles);
   EXPECT_EQ(pick_experts(kXeon, experts_of(200), at::kFloat), Path::kWords) << "tiles have no f32";
 }
 
@@ -57,12 +57,12 @@ TEST(PickAttention, TakesWordsInBlocksOf32) {
   EXPECT_EQ(pick_attention(kZen, none, at::kBFloat16), Path::kLibtorch);
 }
 
-TEST(PickAttention, LeavesWideHeadsInBf16ToMatrixTiles) {
+TEST(PickAttention, LeavesWideHeadsInBf16ToLibtorchWhereThereAreTiles) {
   AttentionShape shape{.positions = 64, .heads = 2, .key_heads = 2, .dim = 64};
   EXPECT_EQ(pick_attention(kXeon, shape, at::kBFloat16), Path::kLibtorch);
   EXPECT_EQ(pick_attention(kXeon, shape, at::kFloat), Path::kWords);
   shape.dim = 32;
-  EXPECT_EQ(pick_attention(kXeon, shape, at::kBFloat16), Path::kWords);
+  EXPECT_EQ(pick_attention(kXeon, shape, at::kBFloat16), Path::kTiles);
 }
 
 TEST(ThisProcessor, HasWhatItsFeaturesImply) {

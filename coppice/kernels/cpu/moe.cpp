@@ -1,5 +1,6 @@
-// Which of the CPU's two ways computes a MoE layer.
+// Which of the CPU's three ways computes a MoE layer.
 
+#include "coppice/base/check.h"
 #include "coppice/kernels/cpu/moe_rows_detail.h"
 #include "coppice/kernels/cpu/processor_detail.h"
 #include "coppice/kernels/moe_detail.h"
@@ -14,7 +15,12 @@ const detail::MoeVariant& way_for(const detail::MoeInputs& in) {
                            .width = in.w_down_EDF.size(2),
                            .is_plain = in.form.is_plain()};
   const Path path = pick_experts(this_processor(), shape, in.x_TD.scalar_type());
-  return path == Path::kWords ? kExpertsByWords : kExpertsByGemms;
+  switch (path) {
+    case Path::kWords: return kExpertsByWords;
+    case Path::kTiles: return kExpertsByTiles;
+    case Path::kLibtorch: return kExpertsByGemms;
+  }
+  COPPICE_CHECK(false, "path ", static_cast<int>(path));
 }
 
 detail::MoeForward forward(const detail::MoeInputs& in) { return way_for(in).forward(in); }

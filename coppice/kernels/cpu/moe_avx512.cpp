@@ -5,16 +5,7 @@
 // of 16 tokens: hidden [R/16][G][16]. Tasks depend only on the sizes, and each runs on one thread, so the bits do not
 // depend on threads.
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-
-#include "coppice/base/check.h"
-#include "coppice/kernels/cpu/moe_rows_detail.h"
-#include "coppice/kernels/cpu/vector_math_detail.h"
-#include "coppice/kernels/cpu/words_avx512_detail.h"
-#include "coppice/kernels/moe_detail.h"
-#include "coppice/kernels/pair_order_detail.h"
-#include "coppice/kernels/parallel.h"
+#include "coppice/kernels/cpu/moe_words_detail.h"
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
@@ -22,47 +13,7 @@
 namespace coppice::kernels::cpu {
 namespace {
 
-using detail::KeptOrder;
-using detail::MoeForward;
-using detail::MoeGradients;
-using detail::MoeInputs;
-
 constexpr int64_t kTokens = kLanes * kPanels;  // tokens that are processed together
-constexpr int64_t kTileRows = 512;             // rows of one expert per task
-constexpr int64_t kWeightBlock = 512;          // rows of a weight's gradient per task
-
-struct Sizes {
-  int64_t experts, dim, width, hidden;  // E, D, F, G = 2F
-
-  explicit Sizes(const MoeInputs& in)
-      : experts(in.w_down_EDF.size(0)), dim(in.x_TD.size(1)), width(in.w_down_EDF.size(2)), hidden(2 * width) {}
-};
-
-KeptOrder order_of(const MoeInputs& in) {
-  return order_pairs(in, [](int64_t rows) { return (rows + kLanes - 1) / kLanes * kLanes; });
-}
-
-/// The source of a gathered row; null for padding.
-template <class T>
-const T* gathered(const PairOrder& order, int64_t row, const T* from_TD, int64_t dim) {
-  const int64_t pair = order.pair_of_row[row];
-  return pair < 0 ? nullptr : from_TD + pair / order.top_k * dim;
-}
-
-template <class T>
-const Word* as_words(const T* values) {
-  return reinterpret_cast<const Word*>(values);
-}
-
-/// Panels of the tokens of rows [row, row + 16 count), gathered.
-template <class T>
-void pack_tokens(const PairOrder& order, int64_t row, int64_t count, const T* from_TD, int64_t dim, Word* panels) {
-  const int64_t words = dim / kPerWord<T>;
-  for (int64_t j = 0; j < count; ++j) {
-    pack_rows([&](int i) { return as_words(gathered(order, row + j * kLanes + i, from_TD, dim)); }, words,
-              panels + j * words * kLanes);
-  }
-}
 
 /// Forward of up to 32 tokens.
 template <class T>
@@ -137,40 +88,6 @@ class ForwardStep {
   Scratch<float> block_;
 };
 
-/// Calls step(row, panels) for the rows of a tile, 32 or 16 at a time.
-template <class Step>
-void for_each_step(const Tile& tile, Step step) {
-  for (int64_t row = tile.row; row < tile.row + tile.rows; row += kTokens) {
-    step(row, std::min(kPanels, (tile.row + tile.rows - row) / kLanes));
-  }
-}
-
-template <class T>
-MoeForward forward(const MoeInputs& in) {
-  const Sizes sizes(in);
-  const KeptOrder kept = order_of(in);
-  const PairOrder& order = kept.order;
-  const auto tiles = cut_tiles(order, kTileRows);
-  MoeForward out{at::empty_like(in.x_TD), at::empty({order.rows, sizes.hidden}, in.x_TD.options())};
-  const auto out_PD = at::empty({order.rows, sizes.dim}, in.x_TD.options());
-  T* const hidden = out.hidden_PG.mutable_data_ptr<T>();
-  T* const rows = out_PD.mutable_data_ptr<T>();
-  parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
-    ForwardStep<T> step(in, order);
-    for_each_step(tiles[i], [&](int64_t row, int64_t panels) { step.run(tiles[i].expert, row, panels, hidden, rows); });
-  });
-  combine<T>(order, rows, in.gate_TK.const_data_ptr<float>(), out.y_TD.mutable_data_ptr<T>(), in.x_TD.size(0),
-             sizes.dim);
-  if (in.with_pair_sq) out.pair_sq_TK = pair_squares<T>(order, rows, in.gate_TK, sizes.dim);
-  return out;
-}
-
-/// Results of the backward pass of the rows for the gradients of weights and inputs. For an expert with R rows from
-/// `first` on: hidden [G][R] at first * G, active [F][R] (gate * A) at first * F.
-struct RowGradients {
-  at::Tensor hidden_GP, active_FP, in_PD;
-};
-
 /// Backward of the rows of one expert, up to 32 tokens at a time.
 template <class T>
 class BackwardStep {
@@ -212,10 +129,9 @@ class BackwardStep {
     const Words weights{down_.get(), 1, width};
     __m512 gate_of[kPanels], dots[kPanels];
     for (int64_t j = 0; j < panels; ++j) {
-      gate_of[j] = gates(row + j * kLanes);
+      gate_of[j] = gates_of_rows(order_, gates_, row + j * kLanes);
       dots[j] = _mm512_setzero_ps();
     }
-    const __m512 one = _mm512_set1_ps(1.0f);
     for (int64_t f = 0; f < width; f += kRows) {
       multiply_block<T>(weights.row(f), grad_panels_.get(), words * kLanes, words, panels, block_.get());
       for (int64_t j = 0; j < panels; ++j) {
@@ -224,17 +140,12 @@ class BackwardStep {
           __m512 grad_gate[2], grad_up[2];
           for (int64_t n = 0; n < 2; ++n) {
             const int64_t unit = f + i + n;
-            const __m512 g = get(stored + unit * kLanes), u = get(stored + (width + unit) * kLanes);
             const __m512 d = _mm512_load_ps(block_.get() + ((i + n) * panels + j) * kLanes);
-            const __m512 s = sigmoid(g), silu = _mm512_mul_ps(g, s), a = _mm512_mul_ps(silu, u);
-            dots[j] = _mm512_fmadd_ps(d, a, dots[j]);
-            const __m512 weighted = _mm512_mul_ps(d, gate_of[j]);
-            const __m512 slope = _mm512_mul_ps(s, _mm512_fmadd_ps(g, _mm512_sub_ps(one, s), one));
-            grad_gate[n] = _mm512_mul_ps(_mm512_mul_ps(weighted, u), slope);
-            grad_up[n] = _mm512_mul_ps(weighted, silu);
-            put(_mm512_mul_ps(gate_of[j], a), active + unit * rows_ + j * kLanes);
-            put(grad_gate[n], grad_hidden + unit * rows_ + j * kLanes);
-            put(grad_up[n], grad_hidden + (width + unit) * rows_ + j * kLanes);
+            const SwigluGradient grads = swiglu_gradient(get(stored + unit * kLanes),
+                                                         get(stored + (width + unit) * kLanes), d, gate_of[j], dots[j]);
+            put(grads.active, active + unit * rows_ + j * kLanes);
+            put(grad_gate[n] = grads.gate, grad_hidden + unit * rows_ + j * kLanes);
+            put(grad_up[n] = grads.up, grad_hidden + (width + unit) * rows_ + j * kLanes);
           }
           const int64_t step = panels * kLanes;
           Word* const to = hidden_words_.get() + j * kLanes;
@@ -243,23 +154,7 @@ class BackwardStep {
         }
       }
     }
-    for (int64_t j = 0; j < panels; ++j) {
-      alignas(64) float dot_of[kLanes];
-      _mm512_store_ps(dot_of, dots[j]);
-      for (int64_t i = 0; i < kLanes; ++i) {
-        const int64_t pair = order_.pair_of_row[row + j * kLanes + i];
-        if (pair >= 0) grad_gates[pair] = dot_of[i];
-      }
-    }
-  }
-
-  __m512 gates(int64_t row) const {
-    alignas(64) float gate[kLanes];
-    for (int64_t i = 0; i < kLanes; ++i) {
-      const int64_t pair = order_.pair_of_row[row + i];
-      gate[i] = pair < 0 ? 0.0f : gates_[pair];
-    }
-    return _mm512_load_ps(gate);
+    for (int64_t j = 0; j < panels; ++j) put_gate_gradients(order_, row + j * kLanes, dots[j], grad_gates);
   }
 
   /// Gradients of the gathered inputs, as rows.
@@ -307,85 +202,59 @@ void weight_rows(Words left, int64_t words, int64_t count, int64_t cols, Pack pa
   }
 }
 
-/// dW_gate_up = dH' X of one expert, rows [begin, begin + count).
+/// dW_gate_up = dH' X of one expert.
 template <class T>
-void gate_up_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows, int64_t expert,
-                      int64_t begin, int64_t count, T* out) {
+void words_gate_up_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows,
+                            const WeightRows& part, T* out) {
   const Sizes sizes(in);
-  const int64_t first = order.first_row[expert], words = order.rows_of(expert) / kPerWord<T>;
-  const T* const hidden = rows.hidden_GP.const_data_ptr<T>() + first * sizes.hidden + begin * order.rows_of(expert);
+  const int64_t first = order.first_row[part.expert], count = order.rows_of(part.expert), words = count / kPerWord<T>;
+  const T* const hidden = rows.hidden_GP.const_data_ptr<T>() + first * sizes.hidden + part.begin * count;
   const T* const x = in.x_TD.const_data_ptr<T>();
   const auto pack = [&](int64_t col, Word* panel) {
     const auto row = [&](int64_t r) {
       const T* const from = gathered(order, first + r, x, sizes.dim);
       return from == nullptr ? nullptr : from + col;
     };
-    pair_rows<T>(row, order.rows_of(expert), kLanes, panel, kLanes);
+    pair_rows<T>(row, count, kLanes, panel, kLanes);
   };
-  weight_rows<T>({as_words(hidden), words, 1}, words, count, sizes.dim, pack, out + begin * sizes.dim);
+  weight_rows<T>({as_words(hidden), words, 1}, words, part.count, sizes.dim, pack, out);
 }
 
-/// dW_down = dY' (gate A) of one expert, rows [begin, begin + count).
+/// dW_down = dY' (gate A) of one expert.
 template <class T>
-void down_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows, const T* grad_TD,
-                   int64_t expert, int64_t begin, int64_t count, T* out) {
+void words_down_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows, const T* grad_TD,
+                         const WeightRows& part, T* out) {
   const Sizes sizes(in);
-  const int64_t first = order.first_row[expert], words = order.rows_of(expert) / kPerWord<T>;
-  const Scratch<Word> left(words * count);
+  const int64_t first = order.first_row[part.expert], count = order.rows_of(part.expert), words = count / kPerWord<T>;
+  const Scratch<Word> left(words * part.count);
   const auto row = [&](int64_t r) {
     const T* const from = gathered(order, first + r, grad_TD, sizes.dim);
-    return from == nullptr ? nullptr : from + begin;
+    return from == nullptr ? nullptr : from + part.begin;
   };
-  pair_rows<T>(row, order.rows_of(expert), count, left.get(), count);
+  pair_rows<T>(row, count, part.count, left.get(), part.count);
   const T* const active = rows.active_FP.const_data_ptr<T>() + first * sizes.width;
   const auto pack = [&](int64_t col, Word* panel) {
-    pack_rows([&](int i) { return as_words(active + (col + i) * order.rows_of(expert)); }, words, panel);
+    pack_rows([&](int i) { return as_words(active + (col + i) * count); }, words, panel);
   };
-  weight_rows<T>({left.get(), 1, count}, words, count, sizes.width, pack, out + begin * sizes.width);
+  weight_rows<T>({left.get(), 1, part.count}, words, part.count, sizes.width, pack, out);
 }
 
 template <class T>
-MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
-  const Sizes sizes(in);
-  const KeptOrder kept = order_of(in);
-  const PairOrder& order = kept.order;
-  COPPICE_CHECK(order.rows == hidden_PG.size(0));
-  MoeGradients out{at::empty_like(in.x_TD), at::empty_like(in.w_gate_up_EGD), at::empty_like(in.w_down_EDF),
-                   at::empty_like(in.gate_TK)};
-  const auto options = in.x_TD.options();
-  const RowGradients rows{at::empty({sizes.hidden, order.rows}, options), at::empty({sizes.width, order.rows}, options),
-                          at::empty({order.rows, sizes.dim}, options)};
-  const T* const grad = grad_TD.const_data_ptr<T>();
-  const auto tiles = cut_tiles(order, kTileRows);
-  parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
-    BackwardStep<T> step(in, order, tiles[i].expert);
-    for_each_step(tiles[i], [&](int64_t row, int64_t panels) {
-      step.run(row, panels, grad, hidden_PG.const_data_ptr<T>(), rows, out.gate_TK.mutable_data_ptr<float>());
-    });
-  });
+struct Avx512Variant {
+  using Element = T;
+  using Forward = ForwardStep<T>;
+  using Backward = BackwardStep<T>;
+  static constexpr int64_t kStepPanels = kPanels;
 
-  const auto blocks = [](int64_t all) { return (all + kWeightBlock - 1) / kWeightBlock; };
-  const int64_t gate_up_blocks = blocks(sizes.hidden), down_blocks = blocks(sizes.dim);
-  parallel_tasks(sizes.experts * (gate_up_blocks + down_blocks), [&](int64_t task) {
-    const int64_t expert = task / (gate_up_blocks + down_blocks), block = task % (gate_up_blocks + down_blocks);
-    const bool is_down = block >= gate_up_blocks;
-    const int64_t all = is_down ? sizes.dim : sizes.hidden, cols = is_down ? sizes.width : sizes.dim;
-    const int64_t begin = (is_down ? block - gate_up_blocks : block) * kWeightBlock;
-    const int64_t count = std::min(kWeightBlock, all - begin);
-    const auto& weight = is_down ? out.w_down_EDF : out.w_gate_up_EGD;
-    T* const of_expert = weight.template mutable_data_ptr<T>() + expert * all * cols;
-    if (order.rows_of(expert) == 0) {
-      std::fill_n(of_expert + begin * cols, count * cols, T{});
-    } else if (is_down) {
-      down_gradient<T>(in, order, rows, grad, expert, begin, count, of_expert);
-    } else {
-      gate_up_gradient<T>(in, order, rows, expert, begin, count, of_expert);
-    }
-  });
-  combine<T>(order, rows.in_PD.template const_data_ptr<T>(), nullptr, out.x_TD.mutable_data_ptr<T>(), in.x_TD.size(0),
-             sizes.dim);
-  return out;
-}
+  static void gate_up_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows,
+                               const WeightRows& part, T* out) {
+    words_gate_up_gradient(in, order, rows, part, out);
+  }
+  static void down_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows, const T* grad_TD,
+                            const WeightRows& part, T* out) {
+    words_down_gradient(in, order, rows, grad_TD, part, out);
+  }
+};
 
 }  // namespace
 }  // namespace coppice::kernels::cpu
@@ -393,15 +262,14 @@ MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at
 #pragma GCC pop_options
 
 namespace coppice::kernels::cpu {
-
 namespace {
 
 MoeForward forward_of_any(const MoeInputs& in) {
-  return with_scalar(in.x_TD, [&]<class T>(T) { return forward<T>(in); });
+  return with_scalar(in.x_TD, [&]<class T>(T) { return words_forward<Avx512Variant<T>>(in); });
 }
 
 MoeGradients backward_of_any(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
-  return with_scalar(in.x_TD, [&]<class T>(T) { return backward<T>(in, hidden_PG, grad_TD); });
+  return with_scalar(in.x_TD, [&]<class T>(T) { return words_backward<Avx512Variant<T>>(in, hidden_PG, grad_TD); });
 }
 
 }  // namespace

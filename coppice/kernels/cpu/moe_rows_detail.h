@@ -26,8 +26,8 @@ using detail::PairOrder;
 /// Throws   Error{kInternal} for an index that is no expert.
 detail::KeptOrder order_pairs(const detail::MoeInputs& in, const std::function<int64_t(int64_t rows)>& filled_up);
 
-/// The two ways to compute the layer; a backward pass understands the hidden_PG of its own forward pass.
-extern const detail::MoeVariant kExpertsByGemms, kExpertsByWords;
+/// The three ways to compute the layer; a backward pass understands the hidden_PG of its own forward pass.
+extern const detail::MoeVariant kExpertsByGemms, kExpertsByWords, kExpertsByTiles;
 
 /// Rows of one expert for one task.
 struct Tile {

@@ -9,11 +9,12 @@ namespace {
 
 constexpr int64_t kBlock = 32;  // words and panels come in blocks of so many
 
-// With tiles: measured on a Xeon with AMX, forward and backward, D = F = 256. GFLOP/s of words and of libtorch's tiles
-// with 8 rows an expert 16 and 11, with 16 rows 28 and 25, with 32 rows 43 and 45, with 512 rows 75 and 200; attention
-// with C = 32 62 and 27, with C = 64 79 and 109, with C = 128 83 and 220.
+// Measured on one core of a Xeon with AMX, D = F = 256, forward and backward, in GFLOP/s. Words and libtorch's tiles: with
+// 8 rows an expert 16 and 11, with 16 rows 28 and 25, with 32 rows 43 and 45, with 512 rows 75 and 200. Forward alone,
+// words and a prototype of moe_amx_detail.h: with 64 rows 78 and 263, with 256 rows 79 and 514. Attention, words and
+// libtorch's tiles: with C = 32 62 and 27, with C = 64 79 and 109, with C = 128 83 and 220.
 constexpr int64_t kRowsForTiles = 32;
-constexpr int64_t kDimOfWords = 32;
+constexpr int64_t kNarrowHead = 32;
 
 /// Linux gives a process the tiles' registers only if it asks.
 bool may_use_tiles() {
@@ -54,14 +55,15 @@ Path pick_experts(const Processor& processor, const ExpertsShape& shape, at::Sca
   const bool fits = shape.is_plain && shape.dim % kBlock == 0 && shape.width % kBlock == 0;
   if (!fits || !has_words(processor, dtype)) return Path::kLibtorch;
   const bool many_rows = shape.pairs >= kRowsForTiles * shape.experts;
-  return has_tiles(processor, dtype) && many_rows ? Path::kLibtorch : Path::kWords;
+  return has_tiles(processor, dtype) && many_rows ? Path::kTiles : Path::kWords;
 }
 
 Path pick_attention(const Processor& processor, const AttentionShape& shape, at::ScalarType dtype) {
   const bool fits = shape.positions > 0 && shape.positions % kBlock == 0 && shape.dim > 0 && shape.dim % kBlock == 0 &&
                     shape.heads % shape.key_heads == 0;
   if (!fits || !has_words(processor, dtype)) return Path::kLibtorch;
-  return has_tiles(processor, dtype) && shape.dim != kDimOfWords ? Path::kLibtorch : Path::kWords;
+  if (!has_tiles(processor, dtype)) return Path::kWords;
+  return shape.dim == kNarrowHead ? Path::kTiles : Path::kLibtorch;
 }
 
 }  // namespace coppice::kernels::cpu

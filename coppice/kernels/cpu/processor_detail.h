@@ -19,6 +19,7 @@ const Processor& this_processor();
 enum class Path {
   kLibtorch,  ///< libtorch's GEMMs and attention; in bf16 oneDNN uses matrix tiles where there are any
   kWords,     ///< words_avx512_detail.h
+  kTiles,     ///< tiles_detail.h
 };
 
 struct ExpertsShape {

@@ -155,7 +155,7 @@ void pack_rows(const Row& row, int64_t words, Word* panel) {
 
 /// Words of two neighbours: of f32 the rows one after the other, of bf16 one row of pairs. `step` words lie between two
 /// rows of words.
-void put_words(__m512 first, __m512 second, Word* out, int64_t step, float) {
+[[maybe_unused]] void put_words(__m512 first, __m512 second, Word* out, int64_t step, float) {
   _mm512_storeu_ps(out, first);
   _mm512_storeu_ps(out + step, second);
 }
@@ -165,7 +165,7 @@ void put_words(__m512 first, __m512 second, Word* out, int64_t, at::BFloat16) {
   _mm512_storeu_si512(out, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
 }
 
-void put(__m512 values, float* out) { _mm512_storeu_ps(out, values); }
+[[maybe_unused]] void put(__m512 values, float* out) { _mm512_storeu_ps(out, values); }
 void put(__m512 values, at::BFloat16* out) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(values));
 }
@@ -190,7 +190,7 @@ __m512i wide(const at::BFloat16* from) {
 }
 
 /// 16 words of neighbours along the rows: of f32 `first` as it is, of bf16 (first[i], second[i]). A null row is zeros.
-__m512i pair_words(const float* first, const float*) {
+[[maybe_unused]] __m512i pair_words(const float* first, const float*) {
   return first == nullptr ? _mm512_setzero_si512() : _mm512_loadu_si512(first);
 }
 __m512i pair_words(const at::BFloat16* first, const at::BFloat16* second) {
