@@ -19,6 +19,7 @@ std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfi
                                   .threads = thread_count(options.threads)};
   settings.steps = options.measure_steps.value_or(settings.steps);
   settings.dtype = options.measure_dtype.value_or(settings.dtype);
+  settings.device = options.measure_device.value_or(settings.device);
   return train::measure_steps(config, settings);
 }
 
