@@ -27,6 +27,8 @@ target_link_libraries(torch::cuda INTERFACE
 function(coppice_cuda_source target source)
   set(input "${CMAKE_CURRENT_SOURCE_DIR}/${source}")
   set(object "${CMAKE_CURRENT_BINARY_DIR}/${source}.o")
+  get_filename_component(folder "${object}" DIRECTORY)
+  file(MAKE_DIRECTORY "${folder}")
   list(TRANSFORM COPPICE_CUDA_ARCHITECTURES REPLACE "(.+)" "-gencode=arch=compute_\\1,code=sm_\\1" OUTPUT_VARIABLE code)
   list(GET COPPICE_CUDA_ARCHITECTURES -1 newest)
   list(APPEND code "-gencode=arch=compute_${newest},code=compute_${newest}")  # what the driver compiles for later GPUs

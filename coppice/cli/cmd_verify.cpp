@@ -50,7 +50,7 @@ struct VerifyOptions {
               "with --function: number of tokens, from the start of the file (default: 16384; 0: all)"),
         field("sequence-length", &O::sequence_length, "with --function: tokens per window (default: 256)"),
         field("device", &O::device,
-              "with --function: device to compute on: auto (a GPU if there is one; default), cpu, cuda or cuda:1"),
+              "with --function: device to compute on: auto (a GPU if there is one; default), cpu, cuda or cuda:N"),
         field("max-memory", &O::max_memory,
               "with --function: most memory for both models, such as 8GiB (default: half of the device's)"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),

@@ -6,8 +6,8 @@
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/adamw_detail.h"
+#include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/parallel.h"
-#include "coppice/kernels/vector_math_detail.h"
 
 namespace coppice::kernels {
 namespace {

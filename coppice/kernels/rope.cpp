@@ -4,8 +4,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "coppice/base/check.h"
+#include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/parallel.h"
-#include "coppice/kernels/vector_math_detail.h"
 
 namespace coppice::kernels {
 namespace {

@@ -1,12 +1,16 @@
 #include "coppice/kernels/sums.h"
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+
 #include <algorithm>
 #include <span>
+#include <vector>
 
 #include "coppice/base/check.h"
 #include "coppice/base/lane_sum.h"
+#include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/parallel.h"
-#include "coppice/kernels/vector_math_detail.h"
 
 namespace coppice::kernels {
 namespace {
@@ -23,7 +27,7 @@ double block_sum(const T* x, int64_t count) {
 
 }  // namespace
 
-double sum_of_squares(const at::Tensor& values) {
+at::Tensor sum_of_squares(const at::Tensor& values) {
   COPPICE_CHECK(values.is_contiguous());
   const int64_t count = values.numel(), blocks = (count + kBlock - 1) / kBlock;
   std::vector<double> partial(static_cast<size_t>(blocks));
@@ -35,20 +39,21 @@ double sum_of_squares(const at::Tensor& values) {
   });
   double sum = 0;
   for (const double p : partial) sum += p;
-  return sum;
+  return at::full({}, sum, values.options().dtype(at::kDouble));
 }
 
-std::vector<double> expert_dot(const at::Tensor& a, const at::Tensor& b) {
+at::Tensor expert_dot(const at::Tensor& a, const at::Tensor& b) {
   COPPICE_CHECK(a.sizes() == b.sizes() && a.is_contiguous() && b.is_contiguous());
   const int64_t experts = a.size(0);
   const auto size = static_cast<size_t>(a.numel() / experts);
-  std::vector<double> out(static_cast<size_t>(experts));
+  const auto out_E = at::empty({experts}, a.options().dtype(at::kDouble));
+  auto* const out = out_E.mutable_data_ptr<double>();
   parallel_tasks(experts, [&](int64_t expert) {
     const auto e = static_cast<size_t>(expert);
     const auto values = [&](const at::Tensor& t) { return std::span(t.const_data_ptr<float>() + e * size, size); };
     out[e] = dot(values(a), values(b));
   });
-  return out;
+  return out_E;
 }
 
 }  // namespace coppice::kernels

@@ -69,8 +69,7 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
                                                *lineage, context.layer, context.first_token);
   if (context.visit_routing) context.visit_routing(context.layer, routed);
   const auto balanced = [&](const at::Tensor& value_E) {
-    return lineage == nullptr ? value_E
-                              : by_lineage(value_E, lineage->parents.at(context.layer), lineage->num_lineages);
+    return lineage == nullptr ? value_E : lineage->lineage->sums(context.layer, value_E);
   };
   if (context.with_aux_loss) {
     out.score_sum = balanced(balancing_distribution(routed, config.routing.gate, context.balance_form).sum(0));

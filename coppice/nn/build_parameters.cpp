@@ -5,20 +5,11 @@
 
 #include "coppice/base/check.h"
 #include "coppice/nn/build_parameters_detail.h"
+#include "coppice/nn/host.h"
 
 namespace coppice::nn::detail {
-namespace {
-
 using families::Role;
-using families::TensorSlot;
 
-int64_t elements(std::span<const int64_t> shape) {
-  int64_t n = 1;
-  for (const int64_t size : shape) n *= size;
-  return n;
-}
-
-/// Gate and up rows are in one parameter.
 Role parameter_role(Role role) {
   switch (role) {
     case Role::kExpertUp:
@@ -27,6 +18,16 @@ Role parameter_role(Role role) {
     case Role::kExpertGateUpBias: return Role::kExpertGateBias;
     default: return role;
   }
+}
+
+namespace {
+
+using families::TensorSlot;
+
+int64_t elements(std::span<const int64_t> shape) {
+  int64_t n = 1;
+  for (const int64_t size : shape) n *= size;
+  return n;
 }
 
 std::vector<int64_t> parameter_shape(const families::ModelConfig& config, const TensorSlot& slot) {
@@ -86,44 +87,40 @@ void fill_checked(const TensorFill& fill, const TensorSlot& slot, std::span<floa
   }
 }
 
-/// If the elements are in another order than on disk, they are copied to their places afterwards.
-void fill_slice(const TensorFill& fill, const Parameter::Slice& slice, const at::Tensor& master) {
-  const auto place = slice.of(master);
-  const auto ordered = place.is_contiguous() ? place : at::empty(slice.sizes, place.options());
-  fill_checked(fill, slice.slot, {ordered.mutable_data_ptr<float>(), static_cast<size_t>(ordered.numel())});
-  if (!place.is_contiguous()) place.copy_(ordered);
+void fill_place(const TensorFill& fill, const TensorSlot& slot, const at::Tensor& place) {
+  fill_from_host(place, [&](std::span<float> values) { fill_checked(fill, slot, values); });
 }
 
 }  // namespace
 
-BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, const TensorFill& fill) {
-  return build_parameters(config, dtype, fill, families::expected_tensors(config));
+BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
+                                 const TensorFill& fill) {
+  return build_parameters(config, dtype, device, fill, families::expected_tensors(config));
 }
 
-BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, const TensorFill& fill,
-                                 std::vector<TensorSlot> slots) {
+BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
+                                 const TensorFill& fill, std::vector<TensorSlot> slots) {
+  const auto f32 = at::TensorOptions().dtype(at::kFloat).device(device);
   BuiltParameters out;
   std::map<std::pair<Role, int64_t>, size_t> position;
   for (auto& slot : slots) {
     const int64_t count = elements(slot.shape);
     if (count == 0) continue;  // a shared expert of width 0 exists on disk, but has nothing to train
     if (slot.role() == Role::kSelectionBias) {
-      const auto bias = at::empty({count}, at::kFloat);
-      fill_checked(fill, slot, {bias.mutable_data_ptr<float>(), static_cast<size_t>(count)});
-      out.selection_bias[slot.layer] = bias;
+      fill_place(fill, slot, out.selection_bias[slot.layer] = at::empty({count}, f32));
       continue;
     }
     const auto [it, is_new] = position.try_emplace({parameter_role(slot.role()), slot.layer}, out.parameters.size());
     if (is_new) {
       out.parameters.push_back({.role = it->first.first, .layer = slot.layer});
-      out.parameters.back().master = at::empty(parameter_shape(config, slot), at::kFloat);
+      out.parameters.back().master = at::empty(parameter_shape(config, slot), f32);
     }
     Parameter& parameter = out.parameters[it->second];
     const bool is_expert = families::is_expert(slot.role());
     const auto slice =
         is_expert ? expert_slice(config, std::move(slot)) : whole_slice(std::move(slot), parameter.master);
     COPPICE_CHECK(slice.count() == count, slice.slot.name);
-    fill_slice(fill, slice, parameter.master);
+    fill_place(fill, slice.slot, slice.of(parameter.master));
     parameter.slices.push_back(slice);
   }
   for (Parameter& p : out.parameters) {

@@ -7,18 +7,23 @@
 
 namespace coppice::nn::detail {
 
+/// The role of the parameter that a tensor of `role` is a part of: gate and up rows are in one.
+families::Role parameter_role(families::Role role);
+
 struct BuiltParameters {
   std::vector<Parameter> parameters;             ///< in the table's order
   std::map<int64_t, at::Tensor> selection_bias;  ///< by layer
 };
 
-/// Every tensor of a model with this configuration, filled and checked.
+/// Every tensor of a model with this configuration on `device`, filled and checked.
 ///
+/// Memory   besides the result, one tensor on the host if the device is another.
 /// Throws   Error{kNonFinite} naming the first tensor with NaN or infinity.
-BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, const TensorFill& fill);
+BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
+                                 const TensorFill& fill);
 
 /// The same for some tensors only: all of a layer, or tensors outside layers.
-BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, const TensorFill& fill,
-                                 std::vector<families::TensorSlot> slots);
+BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
+                                 const TensorFill& fill, std::vector<families::TensorSlot> slots);
 
 }  // namespace coppice::nn::detail

@@ -12,6 +12,7 @@
 #include "coppice/base/text.h"
 #include "coppice/kernels/head_loss.h"
 #include "coppice/nn/build_parameters_detail.h"
+#include "coppice/nn/host.h"
 #include "coppice/nn/router.h"
 #include "coppice/nn/trunk_detail.h"
 
@@ -35,9 +36,9 @@ struct Trunk {
   std::vector<LayerRouting> routing;
 };
 
-Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const ForwardOptions& options) {
+Trunk run_trunk(const Decoder& decoder, detail::AngleCache& angles, const at::Tensor& tokens_BS,
+                const ForwardOptions& options) {
   const auto& config = decoder.config();
-  detail::check_tokens(tokens_BS, config.vocab_size);
   detail::check_document_starts(options.document_start_BS, tokens_BS);
   std::map<Role, at::Tensor> outer;
   for (const Parameter& p : decoder.parameters()) {
@@ -45,9 +46,9 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
   }
   Trunk out;
   detail::BalanceTerms terms;
-  const auto x_TD = detail::run_layers({config, 0, config.num_layers, decoder.parameters(), decoder.selection_bias()},
-                                       detail::embed(config, outer.at(Role::kEmbedding), tokens_BS), tokens_BS.size(1),
-                                       options, &out.routing, &terms);
+  const auto x_TD = detail::run_layers(
+      {config, 0, config.num_layers, decoder.parameters(), decoder.selection_bias(), angles},
+      detail::embed(config, outer.at(Role::kEmbedding), tokens_BS), tokens_BS.size(1), options, &out.routing, &terms);
   if (!terms.layers.empty()) {
     out.aux_loss = balancing_loss(terms.layers, tokens_BS.numel(), config.top_k, options.balance_form);
   }
@@ -59,24 +60,27 @@ Trunk run_trunk(const Decoder& decoder, const at::Tensor& tokens_BS, const Forwa
 
 }  // namespace
 
-Decoder::Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill)
-    : config_(std::move(config)), dtype_(dtype) {
+Decoder::Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill, at::Device device)
+    : config_(std::move(config)),
+      dtype_(dtype),
+      device_(device),
+      angles_(std::make_shared<detail::AngleCache>(config_.rope, device)) {
   detail::check_supported(config_);
   at_border([&] {
-    auto built = detail::build_parameters(config_, dtype, fill);
+    auto built = detail::build_parameters(config_, dtype, device, fill);
     parameters_ = std::move(built.parameters);
     selection_bias_ = std::move(built.selection_bias);
   });
 }
 
-Decoder Decoder::load(const families::Model& model, ComputeDtype dtype) {
-  return Decoder(model.config, dtype, detail::checkpoint_fill(model));
+Decoder Decoder::load(const families::Model& model, ComputeDtype dtype, at::Device device) {
+  return Decoder(model.config, dtype, detail::checkpoint_fill(model), device);
 }
 
 at::Tensor Decoder::logits(const at::Tensor& tokens_BS, const ForwardOptions& options,
                            std::vector<LayerRouting>* routing) const {
   return at_border([&] {
-    auto trunk = run_trunk(*this, tokens_BS, options);
+    auto trunk = run_trunk(*this, *angles_, tokens_BS, options);
     if (routing) *routing = std::move(trunk.routing);
     return at::linear(trunk.x_TD, trunk.head_VD).to(at::kFloat).view({tokens_BS.size(0), tokens_BS.size(1), -1});
   });
@@ -86,16 +90,17 @@ LossOutput Decoder::loss(const at::Tensor& tokens_BS, const at::Tensor& target_B
                          const ForwardOptions& options) const {
   COPPICE_CHECK(tokens_BS.sizes() == target_BS.sizes());
   return at_border([&] {
-    auto trunk = run_trunk(*this, tokens_BS, options);
+    auto trunk = run_trunk(*this, *angles_, tokens_BS, options);
     LossOutput out;
-    out.loss = kernels::head_loss(trunk.x_TD, trunk.head_VD, target_BS.reshape({-1}));
-    out.token_loss = out.loss.item<float>();
+    out.loss = kernels::head_loss(trunk.x_TD, trunk.head_VD,
+                                  detail::checked_targets(target_BS.reshape({-1}), config_.vocab_size, device_));
+    out.token_loss = out.loss.detach();
     if (trunk.aux_loss.defined()) {
-      out.aux_loss = trunk.aux_loss.item<float>();
+      out.aux_loss = trunk.aux_loss.detach();
       out.loss = out.loss + options.aux_loss_coef * trunk.aux_loss;
     }
     if (trunk.z_loss.defined()) {
-      out.z_loss = trunk.z_loss.item<float>();
+      out.z_loss = trunk.z_loss.detach();
       out.loss = out.loss + options.z_loss_coef * trunk.z_loss;
     }
     out.routing = std::move(trunk.routing);
@@ -109,9 +114,10 @@ at::Tensor Decoder::sequence_loss(const at::Tensor& tokens_BS, const at::Tensor&
   COPPICE_CHECK(tokens_BS.sizes() == target_BS.sizes());
   return at_border([&] {
     at::NoGradGuard no_grad;
-    auto trunk = run_trunk(*this, tokens_BS, options);
+    auto trunk = run_trunk(*this, *angles_, tokens_BS, options);
     if (routing) *routing = std::move(trunk.routing);
-    const auto loss_T = kernels::head_token_losses(trunk.x_TD, trunk.head_VD, target_BS.reshape({-1}));
+    const auto loss_T = kernels::head_token_losses(
+        trunk.x_TD, trunk.head_VD, detail::checked_targets(target_BS.reshape({-1}), config_.vocab_size, device_));
     counts_B = target_BS.ge(0).sum(1);
     return loss_T.view(target_BS.sizes()).to(at::kDouble).sum(1);
   });
@@ -123,8 +129,7 @@ void Decoder::visit(const std::function<void(const families::TensorSlot&, std::s
     for (const auto& slice : p.slices) values[slice.slot.name] = slice.of(p.master);
   }
   const auto show = [&](const families::TensorSlot& slot, const at::Tensor& tensor) {
-    const auto ordered = tensor.contiguous();
-    visitor(slot, {ordered.const_data_ptr<float>(), static_cast<size_t>(ordered.numel())});
+    visitor(slot, host_values<float>(on_host(tensor)));
   };
   for (const auto& slot : families::expected_tensors(config_)) {
     if (slot.role() == Role::kSelectionBias) {

@@ -24,10 +24,14 @@ enum class ComputeDtype { kF32, kBf16 };
 /// "f32" or "bf16", as the option --dtype names it. Throws Error{kUsage}.
 ComputeDtype compute_dtype(std::string_view name);
 
+namespace detail {
+class AngleCache;
+}
+
 /// Fills one tensor's values (f32, [out, in] as on disk). From a checkpoint, or random.
 using TensorFill = std::function<void(const families::TensorSlot& slot, std::span<float> values)>;
 
-/// The routing of an MoE layer in one forward pass.
+/// The routing of an MoE layer in one forward pass; its tensors are on the model's device.
 struct LayerRouting {
   int64_t layer = 0;
   at::Tensor count_E;      ///< int64, (token, slot) pairs per expert
@@ -38,7 +42,7 @@ struct LayerRouting {
   at::Tensor index_TK;       ///< int64; only if ForwardOptions::keep_routing
   at::Tensor gate_TK;        ///< f32, final gates; only if ForwardOptions::with_output_sq, like the next two
   at::Tensor pair_sq_TK;     ///< f32, squared norm of each chosen expert's output, before its gate
-  double output_sq = 0;      ///< sum over tokens of the squared norm of the routed experts' output
+  at::Tensor output_sq;      ///< f64 scalar, sum over tokens of the squared norm of the routed experts' output
 };
 
 struct ForwardOptions {
@@ -63,24 +67,30 @@ struct ForwardOptions {
   std::function<void(int64_t layer, const Routed& routed)> visit_routing;
 };
 
+/// Scalars, f32, on the model's device: reading one (`number` of host.h) waits for it.
 struct LossOutput {
-  at::Tensor loss;                  ///< scalar f32 to differentiate: token loss plus balancing terms
-  double token_loss = 0;            ///< mean cross-entropy in nats
-  double aux_loss = 0, z_loss = 0;  ///< without their coefficients
+  at::Tensor loss;              ///< to differentiate: token loss plus balancing terms
+  at::Tensor token_loss;        ///< mean cross-entropy in nats; without gradient, like the next two
+  at::Tensor aux_loss, z_loss;  ///< without their coefficients; undefined unless asked for
   std::vector<LayerRouting> routing;
 };
 
+/// Its tensors and its results are on one device, and it runs there. Tokens, targets and starts of documents come from
+/// the host, which checks them before it sends them; from pinned memory it does not wait for that.
 class Decoder {
  public:
   /// Throws   Error{kUnsupported} listing config.unsupported_in_nn, if any.
-  Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill);
+  Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill, at::Device device = at::kCPU);
   /// Throws   Error{kNonFinite} naming the tensor; Error{kShape} if a dtype is not a floating-point type.
-  static Decoder load(const families::Model& model, ComputeDtype dtype);
+  static Decoder load(const families::Model& model, ComputeDtype dtype, at::Device device = at::kCPU);
 
   const families::ModelConfig& config() const { return config_; }
   ComputeDtype dtype() const { return dtype_; }
+  at::Device device() const { return device_; }
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
+  /// The configuration of an expanded model, after its parameters and selection biases have been replaced.
+  void set_config(families::ModelConfig config) { config_ = std::move(config); }
 
   /// The selection bias of each MoE layer, f32 [E]; undefined if the family has none. It is not a parameter: balancing
   /// changes it.
@@ -91,22 +101,25 @@ class Decoder {
   at::Tensor logits(const at::Tensor& tokens_BS, const ForwardOptions& options,
                     std::vector<LayerRouting>* routing = nullptr) const;
 
-  /// Mean cross-entropy of target_BS given tokens_BS; targets of -1 are ignored.
+  /// Mean cross-entropy of target_BS given tokens_BS; targets of -1 are ignored. The host does not wait for the device.
   LossOutput loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options) const;
 
   /// Sum of cross-entropy and number of counted targets, per sequence, without gradient. Returns [B] f64 sums; counts
-  /// in `counts_B` int64.
+  /// in `counts_B` int64, on the host.
   at::Tensor sequence_loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options,
                            at::Tensor& counts_B, std::vector<LayerRouting>* routing = nullptr) const;
 
-  /// Visits every tensor on disk with its f32 (master) values, in the table's order; used to write checkpoints.
+  /// Visits every tensor on disk with its f32 (master) values, in the table's order; used to write checkpoints. Those
+  /// of a device are copied to the host one by one.
   void visit(const std::function<void(const families::TensorSlot&, std::span<const float>)>& visitor) const;
 
  private:
   families::ModelConfig config_;
   ComputeDtype dtype_;
+  at::Device device_;
   std::vector<Parameter> parameters_;
   std::map<int64_t, at::Tensor> selection_bias_;
+  std::shared_ptr<detail::AngleCache> angles_;
 };
 
 /// The parameter at (role, layer). Throws Error{kInternal} if absent.

@@ -8,6 +8,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/memory.h"
+#include "coppice/nn/device_memory.h"
 #include "coppice/nn/trunk_detail.h"
 
 namespace coppice::nn {
@@ -40,9 +41,10 @@ ForwardOptions of_sequences(ForwardOptions options, int64_t first, int64_t count
 
 }  // namespace
 
-FittedDecoder::FittedDecoder(const families::Model& model, ComputeDtype dtype, uint64_t max_memory_bytes)
-    : decoder_(model, dtype) {
-  const uint64_t all = max_memory_bytes > 0 ? max_memory_bytes : physical_memory_bytes() / 2;
+FittedDecoder::FittedDecoder(const families::Model& model, ComputeDtype dtype, uint64_t max_memory_bytes,
+                             at::Device device)
+    : decoder_(model, dtype, device) {
+  const uint64_t all = max_memory_bytes > 0 ? max_memory_bytes : memory_of(device).total / 2;
   segments_ = plan_segments(decoder_, config().num_layers, all / 2, Purpose::kForward);
   uint64_t largest = 0;
   for (const Segment& s : segments_) largest = std::max(largest, segment_bytes(decoder_, s, Purpose::kForward));
@@ -103,7 +105,7 @@ at::Tensor FittedDecoder::token_losses(const at::Tensor& tokens_BS, const at::Te
                                        const ForwardOptions& options, std::vector<LayerRouting>* routing) const {
   COPPICE_CHECK(tokens_BS.sizes() == target_BS.sizes());
   const int64_t positions = tokens_BS.size(1);
-  const auto loss_BS = at::empty(tokens_BS.sizes(), at::kFloat);
+  const auto loss_BS = at::empty(tokens_BS.sizes(), at::TensorOptions().dtype(at::kFloat).device(decoder_.device()));
   const auto visit = [&](int64_t first, const LoadedHead& head, const at::Tensor& x_TD) {
     const int64_t count = x_TD.size(0) / positions;
     const auto target_T = target_BS.narrow(0, first, count).reshape({-1});

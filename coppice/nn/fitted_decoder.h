@@ -20,8 +20,9 @@ namespace coppice::nn {
 ///          tokens.
 class FittedDecoder {
  public:
-  /// `model` must outlive this object. `max_memory_bytes` 0: half of the machine's memory. Throws what Decoder throws.
-  FittedDecoder(const families::Model& model, ComputeDtype dtype, uint64_t max_memory_bytes);
+  /// `model` must outlive this object. `max_memory_bytes` 0: half of the device's memory. Throws what Decoder throws.
+  FittedDecoder(const families::Model& model, ComputeDtype dtype, uint64_t max_memory_bytes,
+                at::Device device = at::kCPU);
 
   const families::ModelConfig& config() const { return decoder_.config(); }
   bool is_whole() const { return whole_.has_value(); }
@@ -33,7 +34,7 @@ class FittedDecoder {
   void visit_outputs(const at::Tensor& tokens_BS, const ForwardOptions& options, const Visit& visit,
                      std::vector<LayerRouting>* routing = nullptr) const;
 
-  /// The cross-entropy of each target, f32 [B, S]; 0 for targets of -1.
+  /// The cross-entropy of each target, f32 [B, S] on the model's device; 0 for targets of -1.
   at::Tensor token_losses(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options,
                           std::vector<LayerRouting>* routing = nullptr) const;
 

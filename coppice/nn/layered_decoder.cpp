@@ -18,26 +18,27 @@ using families::Role;
 at::Tensor LoadedLayers::run(const at::Tensor& x_TD, int64_t positions, const ForwardOptions& options,
                              std::vector<LayerRouting>* routing) const {
   return at_border([&] {
-    return detail::run_layers({*config_, first_, last_, parameters_, selection_bias_}, x_TD, positions, options,
-                              routing);
+    return detail::run_layers({*config_, first_, last_, parameters_, selection_bias_, *angles_}, x_TD, positions,
+                              options, routing);
   });
 }
 
 at::Tensor LoadedEmbedding::embed(const at::Tensor& tokens_BS) const {
-  return at_border([&] {
-    detail::check_tokens(tokens_BS, table_VD_.size(0));
-    return detail::embed(*config_, table_VD_, tokens_BS);
-  });
+  return at_border([&] { return detail::embed(*config_, table_VD_, tokens_BS); });
 }
 
 at::Tensor LoadedHead::loss(const at::Tensor& x_TD, const at::Tensor& target_T) const {
-  return at_border([&] { return kernels::head_loss(detail::to_head(*config_, norm_D_, x_TD), head_VD_, target_T); });
+  return at_border([&] {
+    const auto here_T = detail::checked_targets(target_T, head_VD_.size(0), head_VD_.device());
+    return kernels::head_loss(detail::to_head(*config_, norm_D_, x_TD), head_VD_, here_T);
+  });
 }
 
 at::Tensor LoadedHead::token_losses(const at::Tensor& x_TD, const at::Tensor& target_T) const {
   return at_border([&] {
     const at::NoGradGuard no_grad;
-    return kernels::head_token_losses(detail::to_head(*config_, norm_D_, x_TD), head_VD_, target_T);
+    const auto here_T = detail::checked_targets(target_T, head_VD_.size(0), head_VD_.device());
+    return kernels::head_token_losses(detail::to_head(*config_, norm_D_, x_TD), head_VD_, here_T);
   });
 }
 
@@ -48,7 +49,11 @@ at::Tensor LoadedHead::logits(const at::Tensor& x_TD) const {
   });
 }
 
-LayeredDecoder::LayeredDecoder(const families::Model& model, ComputeDtype dtype) : model_(model), dtype_(dtype) {
+LayeredDecoder::LayeredDecoder(const families::Model& model, ComputeDtype dtype, at::Device device)
+    : model_(model),
+      dtype_(dtype),
+      device_(device),
+      angles_(std::make_shared<detail::AngleCache>(model.config.rope, device)) {
   detail::check_supported(config());
   slots_.resize(static_cast<size_t>(config().num_layers) + 1);
   for (auto& slot : families::expected_tensors(config())) {
@@ -70,8 +75,9 @@ LoadedLayers LayeredDecoder::load_layers(int64_t first, int64_t last) const {
   return at_border([&] {
     std::vector<families::TensorSlot> slots;
     for (int64_t layer = first; layer < last; ++layer) std::ranges::copy(slots_[layer], std::back_inserter(slots));
-    auto built = detail::build_parameters(config(), dtype_, detail::checkpoint_fill(model_), std::move(slots));
+    auto built = detail::build_parameters(config(), dtype_, device_, detail::checkpoint_fill(model_), std::move(slots));
     LoadedLayers out;
+    out.angles_ = angles_;
     out.config_ = &config();
     out.first_ = first;
     out.last_ = last;
@@ -86,7 +92,7 @@ std::map<Role, at::Tensor> LayeredDecoder::load_outer(std::initializer_list<Role
     std::vector<families::TensorSlot> slots;
     std::ranges::copy_if(slots_.back(), std::back_inserter(slots),
                          [&](const auto& slot) { return std::ranges::find(roles, slot.role()) != roles.end(); });
-    auto built = detail::build_parameters(config(), dtype_, detail::checkpoint_fill(model_), std::move(slots));
+    auto built = detail::build_parameters(config(), dtype_, device_, detail::checkpoint_fill(model_), std::move(slots));
     std::map<Role, at::Tensor> out;
     for (Parameter& p : built.parameters) {
       p.value.set_requires_grad(false);

@@ -32,12 +32,13 @@ class LoadedLayers {
   int64_t first_ = 0, last_ = 0;
   std::vector<Parameter> parameters_;
   std::map<int64_t, at::Tensor> selection_bias_;
+  std::shared_ptr<detail::AngleCache> angles_;
 };
 
 /// The embedding table, loaded.
 class LoadedEmbedding {
  public:
-  /// Shapes   tokens_BS int64; returns [T, D].
+  /// Shapes   tokens_BS int64, on the host; returns [T, D].
   /// Throws   Error{kFormat} for an id outside the vocabulary.
   at::Tensor embed(const at::Tensor& tokens_BS) const;
 
@@ -47,7 +48,7 @@ class LoadedEmbedding {
   at::Tensor table_VD_;
 };
 
-/// The final norm and the output layer, loaded; their weights get no gradient.
+/// The final norm and the output layer, loaded; their weights get no gradient. Targets come from the host.
 class LoadedHead {
  public:
   /// Mean cross-entropy, differentiable in x; targets of -1 are ignored. Shapes x_TD after the last layer, target_T.
@@ -63,16 +64,17 @@ class LoadedHead {
   at::Tensor norm_D_, head_VD_;
 };
 
-/// Loads parts of a checkpoint's decoder. Run one after another, they give results bit-equal to Decoder's.
+/// Loads parts of a checkpoint's decoder to a device. Run one after another, they give results bit-equal to Decoder's.
 ///
 /// Memory   the list of tensors; loaded parts belong to the caller.
 class LayeredDecoder {
  public:
   /// `model` must outlive this object and the loaded parts. Throws what Decoder throws.
-  LayeredDecoder(const families::Model& model, ComputeDtype dtype);
+  LayeredDecoder(const families::Model& model, ComputeDtype dtype, at::Device device = at::kCPU);
 
   const families::ModelConfig& config() const { return model_.config; }
   ComputeDtype dtype() const { return dtype_; }
+  at::Device device() const { return device_; }
 
   struct LayerSize {
     uint64_t expert_elements = 0, other_elements = 0;
@@ -89,6 +91,8 @@ class LayeredDecoder {
 
   const families::Model& model_;
   ComputeDtype dtype_;
+  at::Device device_;
+  std::shared_ptr<detail::AngleCache> angles_;
   std::vector<std::vector<families::TensorSlot>> slots_;  // by layer; tensors outside layers at position num_layers
 };
 

@@ -12,6 +12,7 @@
 #include <numbers>
 
 #include "coppice/base/check.h"
+#include "coppice/nn/host.h"
 #include "coppice/nn/rotary_detail.h"
 
 namespace coppice::nn::detail {
@@ -89,6 +90,16 @@ std::pair<at::Tensor, at::Tensor> rotary_angles(const Rope& rope, int64_t positi
   const auto angle_SR = at::outer(at::arange(positions, f32()), frequencies(rope, positions));
   const auto scaled = [&](const at::Tensor& x) { return rope.attention_factor == 1 ? x : x * rope.attention_factor; };
   return {scaled(at::cos(angle_SR)), scaled(at::sin(angle_SR))};
+}
+
+std::pair<at::Tensor, at::Tensor> AngleCache::of(int64_t positions) {
+  const std::lock_guard lock(mutex_);
+  if (positions_ != positions) {
+    const auto [cos_SR, sin_SR] = rotary_angles(rope_, positions);
+    angles_SR_ = {to_device(cos_SR, device_), to_device(sin_SR, device_)};
+    positions_ = positions;
+  }
+  return angles_SR_;
 }
 
 }  // namespace coppice::nn::detail

@@ -2,10 +2,12 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/embedding.h>
 
+#include <algorithm>
 #include <tuple>
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/rms_norm.h"
+#include "coppice/nn/host.h"
 #include "coppice/nn/rotary_detail.h"
 #include "coppice/nn/trunk_detail.h"
 
@@ -20,14 +22,22 @@ void check_supported(const families::ModelConfig& config) {
 }
 
 void check_tokens(const at::Tensor& tokens_BS, int64_t vocabulary) {
-  COPPICE_CHECK(tokens_BS.dim() == 2 && tokens_BS.scalar_type() == at::kLong && tokens_BS.is_contiguous());
-  const auto* const token = tokens_BS.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < tokens_BS.numel(); ++i) {
-    if (token[i] >= 0 && token[i] < vocabulary) continue;
-    throw Error(ErrorCode::kFormat,
-                cat("token id ", token[i], " at position ", i, ": is outside the vocabulary; wanted ids below ",
-                    vocabulary, " (check that the data was tokenized for this model)"));
-  }
+  COPPICE_CHECK(tokens_BS.dim() == 2);
+  const auto tokens = host_values<int64_t>(tokens_BS);
+  const auto bad = std::ranges::find_if(tokens, [=](int64_t id) { return id < 0 || id >= vocabulary; });
+  if (bad == tokens.end()) return;
+  throw Error(ErrorCode::kFormat, cat("token id ", *bad, " at position ", bad - tokens.begin(),
+                                      ": is outside the vocabulary; wanted ids below ", vocabulary,
+                                      " (check that the data was tokenized for this model)"));
+}
+
+at::Tensor checked_targets(const at::Tensor& target_T, int64_t vocabulary, at::Device device) {
+  const auto targets = host_values<int64_t>(target_T);
+  const auto bad = std::ranges::find_if(targets, [=](int64_t id) { return id < -1 || id >= vocabulary; });
+  if (bad == targets.end()) return to_device(target_T, device);
+  throw Error(ErrorCode::kFormat,
+              cat("target id ", *bad, " at position ", bad - targets.begin(), ": found outside the vocabulary of ",
+                  vocabulary, "; wanted ids below it (was the data tokenized for another model?)"));
 }
 
 TensorFill checkpoint_fill(const families::Model& model) {
@@ -45,11 +55,10 @@ TensorFill checkpoint_fill(const families::Model& model) {
 
 void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_BS) {
   if (!start_BS.defined()) return;
-  COPPICE_CHECK(start_BS.sizes() == tokens_BS.sizes() && start_BS.scalar_type() == at::kLong);
-  COPPICE_CHECK(start_BS.is_contiguous());
+  COPPICE_CHECK(start_BS.sizes() == tokens_BS.sizes());
   const int64_t positions = start_BS.size(1);
   for (int64_t b = 0; b < start_BS.size(0); ++b) {
-    const auto* const start = start_BS.const_data_ptr<int64_t>() + b * positions;
+    const auto start = token_row(start_BS, b);
     for (int64_t s = 0; s < positions; ++s) {
       COPPICE_CHECK(start[s] == s || (s > 0 && start[s] == start[s - 1]), "document start ", start[s], " at ", s);
     }
@@ -60,11 +69,11 @@ at::Tensor weight_of(const Parameter& parameter) {
   return parameter.slices.front().slot.rule->centred ? parameter.value.to(at::kFloat) + 1 : parameter.value;
 }
 
-void set_rotary_angles(BlockContext& context) {
-  std::tie(context.cos_SR, context.sin_SR) = rotary_angles(context.config->rope, context.positions);
+void set_rotary_angles(BlockContext& context, AngleCache& angles) {
+  std::tie(context.cos_SR, context.sin_SR) = angles.of(context.positions);
   if (!context.start_BS.defined()) return;
   // Positions start again with each document: angles of every token instead of every position.
-  const auto position_T = (at::arange(context.positions, at::kLong) - context.start_BS).view({-1});
+  const auto position_T = (at::arange(context.positions, context.start_BS.options()) - context.start_BS).view({-1});
   context.cos_SR = context.cos_SR.index_select(0, position_T);
   context.sin_SR = context.sin_SR.index_select(0, position_T);
 }
@@ -77,8 +86,10 @@ double embedding_multiplier(const families::ModelConfig& config, at::ScalarType 
 }
 
 at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD, const at::Tensor& tokens_BS) {
+  check_tokens(tokens_BS, table_VD.size(0));
+  const auto token_T = to_device(tokens_BS, table_VD.device()).view({-1});
   // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
-  auto x_TD = at::embedding(table_VD.to(at::kFloat), tokens_BS.view({-1}));
+  auto x_TD = at::embedding(table_VD.to(at::kFloat), token_T);
   if (config.embedding_multiplier != 1) x_TD = x_TD * embedding_multiplier(config, table_VD.scalar_type());
   return x_TD.to(table_VD.scalar_type());
 }
@@ -88,7 +99,6 @@ at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t 
   const families::ModelConfig& config = layers.config;
   BlockContext context{.config = &config,
                        .positions = positions,
-                       .start_BS = options.document_start_BS,
                        .kernel = options.kernel,
                        .keep_routing = options.keep_routing,
                        .with_aux_loss = terms && options.aux_loss_coef != 0,
@@ -99,7 +109,8 @@ at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t 
                        .first_token = options.first_token,
                        .visit_feed_forward = options.visit_feed_forward,
                        .visit_routing = options.visit_routing};
-  set_rotary_angles(context);
+  if (options.document_start_BS.defined()) context.start_BS = to_device(options.document_start_BS, x_TD.device());
+  set_rotary_angles(context, layers.angles);
   std::vector<LayerWeights> weights(static_cast<size_t>(layers.last - layers.first));
   for (const Parameter& p : layers.parameters) {
     if (p.layer >= 0) weights[p.layer - layers.first][p.role] = weight_of(p);

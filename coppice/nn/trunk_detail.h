@@ -8,6 +8,7 @@
 
 #include "coppice/nn/block_detail.h"
 #include "coppice/nn/border.h"
+#include "coppice/nn/rotary_detail.h"
 #include "coppice/nn/router.h"
 
 namespace coppice::nn::detail {
@@ -17,6 +18,11 @@ void check_supported(const families::ModelConfig& config);
 
 /// Throws   Error{kFormat} naming the first id outside the vocabulary.
 void check_tokens(const at::Tensor& tokens_BS, int64_t vocabulary);
+
+/// The same targets on `device`.
+///
+/// Throws   Error{kFormat} naming the first target that is neither -1 nor in the vocabulary.
+at::Tensor checked_targets(const at::Tensor& target_T, int64_t vocabulary, at::Device device);
 
 /// Fills tensors from a checkpoint, which must outlive the result.
 TensorFill checkpoint_fill(const families::Model& model);
@@ -28,9 +34,11 @@ void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_
 at::Tensor weight_of(const Parameter& parameter);
 
 /// Sets the angles of `context.positions` positions, or of every token if `context.start_BS` is defined.
-void set_rotary_angles(BlockContext& context);
+void set_rotary_angles(BlockContext& context, AngleCache& angles);
 
-/// Rows of the embedding table as input of the first layer, [T, D] in the table's dtype.
+/// Rows of the embedding table as input of the first layer, [T, D] in the table's dtype; tokens come from the host.
+///
+/// Throws   Error{kFormat} naming the first id outside the vocabulary.
 at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD, const at::Tensor& tokens_BS);
 
 /// Consecutive layers [first, last). `parameters` has those of these layers and of no other; those of no layer are
@@ -40,6 +48,7 @@ struct LayerRange {
   int64_t first = 0, last = 0;
   const std::vector<Parameter>& parameters;
   const std::map<int64_t, at::Tensor>& selection_bias;  ///< by layer
+  AngleCache& angles;
 };
 /// What the MoE layers give the balancing losses that ForwardOptions asks for.
 struct BalanceTerms {

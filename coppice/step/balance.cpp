@@ -1,18 +1,16 @@
 #include "coppice/step/balance.h"
 
+#include <ATen/ops/zeros.h>
+
 #include <algorithm>
-#include <numeric>
+#include <map>
 #include <span>
 
 #include "coppice/base/check.h"
+#include "coppice/nn/host.h"
 
 namespace coppice::step {
 namespace {
-
-std::span<float> bias_of(const at::Tensor& bias_E) {
-  COPPICE_CHECK(bias_E.scalar_type() == at::kFloat && bias_E.is_contiguous());
-  return {bias_E.mutable_data_ptr<float>(), static_cast<size_t>(bias_E.numel())};
-}
 
 /// The highest bias among each expert's lineage (experts with the same parent), [E].
 std::vector<float> highest_of_lineage(std::span<const float> bias, std::span<const uint32_t> parents) {
@@ -25,16 +23,6 @@ std::vector<float> highest_of_lineage(std::span<const float> bias, std::span<con
   std::vector<float> out;
   for (const uint32_t parent : parents) out.push_back(highest.at(parent));
   return out;
-}
-
-std::span<const int64_t> counts_of(const at::Tensor& count_E) {
-  COPPICE_CHECK(count_E.dim() == 1 && count_E.is_contiguous() && count_E.scalar_type() == at::kLong);
-  return {count_E.const_data_ptr<int64_t>(), static_cast<size_t>(count_E.numel())};
-}
-
-void recentre_values(std::span<float> bias) {
-  const double mean = std::accumulate(bias.begin(), bias.end(), 0.0) / static_cast<double>(bias.size());
-  for (float& b : bias) b = static_cast<float>(static_cast<double>(b) - mean);
 }
 
 }  // namespace
@@ -81,24 +69,23 @@ double aux_coefficient(const std::optional<double>& given, const families::Model
   return given ? *given : config.aux_loss_coef.value_or(kAuxCoefficient);
 }
 
-void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_N, std::span<const uint32_t> group_of,
-                           double rate, bool recentre) {
-  const auto counts = counts_of(count_N);
-  const std::span<float> bias = bias_of(bias_E);
-  COPPICE_CHECK(bias.size() == (group_of.empty() ? counts.size() : group_of.size()));
-  const int64_t total = std::accumulate(counts.begin(), counts.end(), int64_t{0});
-  for (size_t e = 0; e < bias.size(); ++e) {
-    const int64_t count = counts[group_of.empty() ? e : group_of[e]];
-    const int64_t excess =
-        count * static_cast<int64_t>(counts.size()) - total;  // in integers, so that an even load gives exactly 0
-    const int sign = (excess < 0) - (excess > 0);
-    bias[e] += static_cast<float>(rate) * static_cast<float>(sign);
-  }
-  if (recentre) recentre_values(bias);
+void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_N, const at::Tensor& group_E, double rate,
+                           bool recentre) {
+  COPPICE_CHECK(bias_E.scalar_type() == at::kFloat && count_N.dim() == 1 && count_N.scalar_type() == at::kLong);
+  COPPICE_CHECK(bias_E.numel() == (group_E.defined() ? group_E.numel() : count_N.numel()));
+  // In integers, so that an even load gives exactly 0.
+  const auto lacking_N = count_N.sum() - count_N * count_N.numel();
+  const auto sign_E = (group_E.defined() ? lacking_N.index_select(0, group_E) : lacking_N).sign();
+  bias_E.add_(sign_E.to(at::kFloat) * static_cast<double>(static_cast<float>(rate)));
+  if (!recentre) return;
+  const auto bias_in_f64 = bias_E.to(at::kDouble);
+  // One after another, so that the bits do not depend on the processor.
+  const auto sum = bias_in_f64.cumsum(0).select(0, -1);
+  bias_E.copy_(bias_in_f64 - sum / static_cast<double>(bias_E.numel()));
 }
 
 std::vector<double> depths_below_lineage(const at::Tensor& bias_E, std::span<const uint32_t> parents) {
-  const std::span<const float> bias = bias_of(bias_E);
+  const auto bias = nn::to_host<float>(bias_E);
   const auto highest = highest_of_lineage(bias, parents);
   std::vector<double> out;
   for (size_t e = 0; e < bias.size(); ++e)
@@ -106,14 +93,12 @@ std::vector<double> depths_below_lineage(const at::Tensor& bias_E, std::span<con
   return out;
 }
 
-void wake(const at::Tensor& bias_E, std::span<const uint32_t> parents, int64_t steps_left) {
-  COPPICE_CHECK(steps_left >= 1);
-  const std::span<float> bias = bias_of(bias_E);
-  const auto highest = highest_of_lineage(bias, parents);
-  for (size_t e = 0; e < bias.size(); ++e) {
-    const float lacking = highest[e] - bias[e];
-    bias[e] = steps_left == 1 ? highest[e] : bias[e] + lacking / static_cast<float>(steps_left);
-  }
+void wake(const at::Tensor& bias_E, const at::Tensor& parent_E, int64_t num_lineages, int64_t steps_left) {
+  COPPICE_CHECK(steps_left >= 1 && bias_E.sizes() == parent_E.sizes());
+  const auto highest_E = at::zeros({num_lineages}, bias_E.options())
+                             .scatter_reduce_(0, parent_E, bias_E, "amax", /*include_self=*/false)
+                             .index_select(0, parent_E);
+  bias_E.copy_(steps_left == 1 ? highest_E : bias_E + (highest_E - bias_E) / static_cast<double>(steps_left));
 }
 
 }  // namespace coppice::step

@@ -5,14 +5,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include "coppice/families/model_config.h"
-#include "coppice/nn/router.h"
+#include "coppice/nn/lineage.h"
 
 namespace coppice::step {
 
@@ -39,16 +39,16 @@ double aux_coefficient(const std::optional<double>& given, const families::Model
 
 /// Moves each expert's selection bias by `rate` towards even load: b += rate * sign(mean count - count).
 ///
-/// If `group_of` is empty, counts are per expert; otherwise per group (lineage), and all experts of a group move
+/// If `group_E` is undefined, counts are per expert; otherwise per group (lineage), and all experts of a group move
 /// together.
-/// Shapes   bias_E f32, changed in place; count_N int64: (token, slot) pairs of the whole batch; group_of [E], below N.
+/// Shapes   bias_E f32, changed in place; count_N int64: (token, slot) pairs of the whole batch; group_E int64, below N.
 /// Source   Wang et al., arXiv:2408.15664. `recentre` then subtracts the mean of the biases, which does not change any
 ///          choice.
-void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_N, std::span<const uint32_t> group_of,
-                           double rate, bool recentre);
+void update_selection_bias(const at::Tensor& bias_E, const at::Tensor& count_N, const at::Tensor& group_E, double rate,
+                           bool recentre);
 
 /// How far each expert's selection bias lies below the highest of its lineage. This depth keeps a dormant copy from
-/// being chosen.
+/// being chosen. On a GPU this waits for the device.
 std::vector<double> depths_below_lineage(const at::Tensor& bias_E, std::span<const uint32_t> parents);
 
 /// Dormant copies while they wake: their selection biases are raised step by step.
@@ -56,13 +56,14 @@ std::vector<double> depths_below_lineage(const at::Tensor& bias_E, std::span<con
 /// During these steps balancing compares lineages (a parent with its copies), because a copy without tokens tells
 /// nothing about its parent's load.
 struct Waking {
-  std::map<int64_t, std::vector<uint32_t>> parents;  ///< by MoE layer
-  int64_t num_lineages = 0;
+  std::shared_ptr<const nn::Lineage> lineage;
   int64_t steps_left = 0;  ///< steps left, including the current one
 };
 
 /// Raises every expert's selection bias towards the highest of its lineage by 1 / `steps_left` of the difference, so
 /// that it rises linearly and gets there in the last step.
-void wake(const at::Tensor& bias_E, std::span<const uint32_t> parents, int64_t steps_left);
+///
+/// Shapes   bias_E f32, changed in place; parent_E int64, below `num_lineages`.
+void wake(const at::Tensor& bias_E, const at::Tensor& parent_E, int64_t num_lineages, int64_t steps_left);
 
 }  // namespace coppice::step

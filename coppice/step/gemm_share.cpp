@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "coppice/nn/host.h"
+
 namespace coppice::step {
 
 double flops_per_token(const nn::Decoder& model, int64_t positions) {
@@ -25,18 +27,25 @@ double flops_per_token(const nn::Decoder& model, int64_t positions) {
   return 6 * weights + 3 * attention;
 }
 
-double gemm_rate(c10::ScalarType dtype) {
-  constexpr int64_t kSize = 1024;
+double gemm_rate(c10::ScalarType dtype, at::Device device) {
+  constexpr int64_t kSmallest = 1024, kLargest = 8192;
   constexpr int kTries = 6;  // the first finds its kernel
+  constexpr double kLong = 1e-3;
   const at::NoGradGuard no_grad;
-  const auto a = at::ones({kSize, kSize}, at::TensorOptions().dtype(dtype)), b = a.clone();
-  double best_s = 1e9;
-  for (int i = 0; i < kTries; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    (void)at::linear(a, b);
-    best_s = std::min(best_s, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  double rate = 0;
+  for (int64_t size = kSmallest; size <= kLargest; size *= 2) {
+    const auto a = at::ones({size, size}, at::TensorOptions().dtype(dtype).device(device)), b = a.clone();
+    double best_s = 1e9;
+    for (int i = 0; i < kTries; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      (void)nn::number(at::linear(a, b)[0][0]);  // waits for the device
+      best_s = std::min(best_s, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    const auto edge = static_cast<double>(size);
+    rate = 2 * edge * edge * edge / best_s;
+    if (best_s >= kLong) break;
   }
-  return 2.0 * kSize * kSize * kSize / best_s;
+  return rate;
 }
 
 }  // namespace coppice::step

@@ -13,11 +13,11 @@ namespace coppice::step {
 /// Recomputation and other operations do not count.
 double flops_per_token(const nn::Decoder& model, int64_t positions);
 
-/// The speed of one large matrix product (1024 x 1024 x 1024), the best of several runs: the upper limit for a training
-/// step.
+/// The speed of one large matrix product, the best of several runs: the upper limit for a training step. The matrices
+/// are square with 1024 rows, or as many times two as it takes to fill a millisecond.
 ///
 /// Units    floating-point operations per second, a multiplication and an addition count as two. Takes about 0.1 s.
 /// Threads  at::get_num_threads().
-double gemm_rate(c10::ScalarType dtype);
+double gemm_rate(c10::ScalarType dtype, at::Device device);
 
 }  // namespace coppice::step

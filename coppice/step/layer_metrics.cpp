@@ -1,20 +1,19 @@
 #include "coppice/step/layer_metrics.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 
 #include "coppice/base/check.h"
 #include "coppice/base/lane_sum.h"
 #include "coppice/kernels/parallel.h"
+#include "coppice/nn/host.h"
 
 namespace coppice::step {
 namespace {
 
-std::span<const int64_t> integers(const at::Tensor& t) {
-  COPPICE_CHECK(t.is_contiguous() && t.scalar_type() == at::kLong);
-  return {t.const_data_ptr<int64_t>(), static_cast<size_t>(t.numel())};
-}
+std::span<const int64_t> integers(const at::Tensor& t) { return nn::host_values<int64_t>(t); }
 
 /// Pairs of every copy and its parent's first child.
 std::vector<std::pair<size_t, size_t>> copies_and_firsts(std::span<const uint32_t> parents) {
@@ -126,11 +125,12 @@ std::optional<double> sibling_cosine(const nn::Parameter& fc1, const nn::Paramet
   const auto pairs = copies_and_firsts(parents);
   if (pairs.empty()) return std::nullopt;
   COPPICE_CHECK(fc1.master.size(0) == static_cast<int64_t>(parents.size()));
+  const std::array<at::Tensor, 2> parts{nn::on_host(fc1.master), nn::on_host(fc2.master)};
   const auto weights_of = [&](size_t expert) {
     ExpertWeights out;
-    for (const nn::Parameter* part : {&fc1, &fc2}) {
-      const auto size = static_cast<size_t>(part->master.numel()) / parents.size();
-      out.emplace_back(part->master.const_data_ptr<float>() + expert * size, size);
+    for (const at::Tensor& part : parts) {
+      const auto size = static_cast<size_t>(part.numel()) / parents.size();
+      out.emplace_back(nn::host_values<float>(part).subspan(expert * size, size));
     }
     return out;
   };

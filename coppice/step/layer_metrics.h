@@ -1,6 +1,7 @@
 #pragma once
 
 // Summary metrics of one MoE layer in a step, independent of the number of experts. T tokens, E experts, K choices.
+// Counts and choices are tensors of the host, as in StepReport.
 
 #include <ATen/core/Tensor.h>
 
@@ -47,7 +48,7 @@ double weight_cosine(const ExpertWeights& a, const ExpertWeights& b);
 /// Mean over copies of the cosine between all weights of the copy and those of its parent's first child; no value
 /// without copies.
 ///
-/// Shapes   the layer's two parameters of experts, f32 masters.
+/// Shapes   the layer's two parameters of experts, f32 masters; those of a device are copied to the host.
 /// Threads  at::get_num_threads(); same bits for any number of them.
 std::optional<double> sibling_cosine(const nn::Parameter& fc1, const nn::Parameter& fc2,
                                      std::span<const uint32_t> parents);

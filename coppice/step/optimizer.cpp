@@ -1,9 +1,8 @@
 #include "coppice/step/optimizer.h"
 
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
-
-#include <cmath>
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/sums.h"
@@ -66,12 +65,14 @@ void Optimizer::accumulate(const std::vector<nn::Parameter>& parameters) {
   }
 }
 
-double Optimizer::grad_norm() const {
-  double sum = 0;
+at::Tensor Optimizer::grad_norm() const {
+  at::Tensor sum;
   for (const auto& state : states_) {
-    if (state.grad.defined()) sum += kernels::sum_of_squares(state.grad);
+    if (!state.grad.defined()) continue;
+    const auto own = kernels::sum_of_squares(state.grad);
+    sum = sum.defined() ? sum + own : own;
   }
-  return std::sqrt(sum);
+  return sum.defined() ? sum.sqrt() : at::zeros({}, at::kDouble);
 }
 
 void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::AdamwSettings& settings, double norm,
@@ -89,7 +90,7 @@ void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::Adam
     kernels::AdamwSettings own = settings;
     if (!p.decays()) own.weight_decay = 0;
     const auto groups = static_cast<int64_t>(state.steps.size());
-    const bool separate = p.value.data_ptr() != p.master.data_ptr();
+    const bool separate = !p.value.is_alias_of(p.master);
     // Adjacent groups with the same step count share one call.
     for (int64_t begin = 0, end = 0; begin < groups; begin = end) {
       const int64_t age = state.steps[static_cast<size_t>(begin)];

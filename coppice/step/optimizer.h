@@ -50,8 +50,8 @@ class Optimizer {
   void clear();
   /// Takes over the gradients of a backward pass; from the second call on, sums them in fp32.
   void accumulate(const std::vector<nn::Parameter>& parameters);
-  /// Euclidean norm over all sums; fp64 in a fixed order.
-  double grad_norm() const;
+  /// Euclidean norm over all sums; fp64 in a fixed order, a scalar on their device.
+  at::Tensor grad_norm() const;
   /// Whether an update was interrupted, so that some parameters are one step ahead of others.
   bool is_torn() const { return is_torn_; }
   /// One update from the sums, scaled so that their norm (`norm`, from grad_norm) is at most `clip` (0: any). Norms and

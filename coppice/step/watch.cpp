@@ -6,6 +6,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/median.h"
 #include "coppice/base/text.h"
+#include "coppice/nn/host.h"
 
 namespace coppice::step {
 namespace {
@@ -38,9 +39,9 @@ std::vector<Warning> Watch::look(int64_t step, const StepReport& report) {
 
   for (const auto& [layer, load] : report.layers) {
     if (dead_after_ <= 0) break;
-    const auto* const count = load.count_E.const_data_ptr<int64_t>();
+    const auto count = nn::host_values<int64_t>(load.count_E);
     auto& idle = idle_[layer];
-    idle.resize(static_cast<size_t>(load.count_E.numel()), 0);
+    idle.resize(count.size(), 0);
     Json::Array dead;
     for (size_t e = 0; e < idle.size(); ++e) {
       idle[e] = count[e] == 0 ? idle[e] + 1 : 0;

@@ -1,7 +1,5 @@
 #include "coppice/train/checkpoint.h"
 
-#include <ATen/ops/from_blob.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -13,6 +11,7 @@
 #include "coppice/io/checkpoint.h"
 #include "coppice/models/generate.h"
 #include "coppice/models/optimizer_state.h"
+#include "coppice/nn/host.h"
 #include "coppice/output/tensors.h"
 #include "coppice/plan/lineage.h"
 
@@ -107,10 +106,6 @@ struct Place {
   }
 };
 
-std::span<const float> floats_of(const at::Tensor& f32) {
-  return {f32.const_data_ptr<float>(), static_cast<size_t>(f32.numel())};
-}
-
 // In the order of the family's table, as the model's own tensors.
 std::vector<Place> places(const nn::Decoder& model, const step::Optimizer& optimizer) {
   const auto& parameters = model.parameters();
@@ -150,9 +145,10 @@ void write_optimizer(const fs::path& directory, const std::vector<Place>& all,
   for (const Place& place : all) {
     const std::string& name = place.slice->slot.name;
     const auto write = [&](const char* part, const at::Tensor& tensor) {
-      const auto ordered = place.slice->of(tensor).contiguous();
-      require_finite(name + part, floats_of(ordered), Dtype::kF32);
-      writers.write(name + part, std::as_bytes(floats_of(ordered)));
+      const auto here = nn::on_host(place.slice->of(tensor)).to(at::kFloat);
+      const std::span<const float> values = nn::host_values<float>(here);
+      require_finite(name + part, values, Dtype::kF32);
+      writers.write(name + part, std::as_bytes(values));
     };
     if (masters) write(".master", place.parameter->master);
     write(".exp_avg", place.state->exp_avg);
@@ -197,8 +193,8 @@ nn::TensorFill fill_from(const families::Model& model, const models::OptimizerSt
 void restore_state(const families::Model& model, const models::OptimizerState& from, const nn::Parameter& parameter,
                    step::ParameterState& state) {
   const auto fill = [&](const nn::Parameter::Slice& slice, const char* part, const at::Tensor& out) {
-    auto values = finite_values(from.at(slice.slot.name, part), model.checkpoint.directory());
-    slice.of(out).copy_(at::from_blob(values.data(), slice.sizes, at::kFloat));
+    const auto values = finite_values(from.at(slice.slot.name, part), model.checkpoint.directory());
+    nn::fill_from_host(slice.of(out), [&](std::span<float> place) { std::ranges::copy(values, place.begin()); });
   };
   for (const auto& slice : parameter.slices) {
     fill(slice, "exp_avg", state.exp_avg);
@@ -211,10 +207,8 @@ void restore_state(const families::Model& model, const models::OptimizerState& f
 
 }  // namespace
 
-void write_checkpoint(const fs::path& target, const nn::Decoder& model, const step::Optimizer& moments,
+void write_checkpoint(const fs::path& target, const nn::Decoder& model, const step::Optimizer& optimizer,
                       const TrainerState& state, const Companions& companions) {
-  step::Optimizer optimizer = moments;  // shares the tensors
-  optimizer.set_moment_dtype(at::kFloat);
   const bool masters = dtype_of(model) != Dtype::kF32;
   const auto all = places(model, optimizer);
   const auto tensors = optimizer_tensors(all, masters);
@@ -237,14 +231,14 @@ void write_checkpoint(const fs::path& target, const nn::Decoder& model, const st
   out.commit();
 }
 
-Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype) {
+Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype, at::Device device) {
   const auto state = models::OptimizerState::open(model);
   if (!state) {
     throw Error(ErrorCode::kNotFound,
                 cat(model.checkpoint.directory(), ": no ", io::kTrainerFolder,
                     "/ with the state of a run (use train.start=fresh to read only the weights)"));
   }
-  Restored out{nn::Decoder(model.config, dtype, fill_from(model, *state)), step::Optimizer({})};
+  Restored out{nn::Decoder(model.config, dtype, fill_from(model, *state), device), step::Optimizer({})};
   const auto& parameters = out.model.parameters();
   out.optimizer = step::Optimizer(parameters);
   for (size_t i = 0; i < parameters.size(); ++i) {

@@ -24,7 +24,7 @@ struct Companions {
 /// Writes the model as `target`: bf16 where it computes in bf16, else f32, the selection bias always f32; then
 /// trainer/.
 ///
-/// Memory   one tensor at a time.
+/// Memory   one tensor at a time, also of a model on a device.
 /// Throws   Error{kIo}: disk full ...; Error{kNonFinite} naming a tensor with values that are not finite in the file's
 ///          dtype; no files remain then.
 void write_checkpoint(const std::filesystem::path& target, const nn::Decoder& model, const step::Optimizer& optimizer,
@@ -34,9 +34,9 @@ struct Restored {
   nn::Decoder model;  ///< from the fp32 masters
   step::Optimizer optimizer;
 };
-/// Loads the state from which training continues.
+/// Loads the state from which training continues to `device`, tensor by tensor.
 ///
 /// Throws   Error{kNotFound} if the checkpoint has no trainer/; Error{kFormat, kShape, kNonFinite} naming the tensor.
-Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype);
+Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype, at::Device device = at::kCPU);
 
 }  // namespace coppice::train

@@ -4,6 +4,7 @@
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/parallel.h"
+#include "coppice/nn/host.h"
 
 namespace coppice::train {
 namespace {
@@ -12,7 +13,7 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// A copy of the state to write a checkpoint from, while training continues with the model.
+/// A copy of the state on the host to write a checkpoint from, while training continues with the model.
 struct Snapshot {
   nn::Decoder model;
   step::Optimizer optimizer;
@@ -23,12 +24,12 @@ Snapshot snapshot_of(const nn::Decoder& model, const step::Optimizer& optimizer)
   Snapshot out{model, optimizer};
   for (nn::Parameter& p : out.model.parameters()) {
     p.value = at::Tensor();
-    p.master = p.master.detach().clone();
+    p.master = nn::host_copy(p.master, at::kFloat);
   }
-  for (auto& [layer, bias] : out.model.selection_bias()) bias = bias.clone();
+  for (auto& [layer, bias] : out.model.selection_bias()) bias = nn::host_copy(bias, at::kFloat);
   for (step::ParameterState& state : out.optimizer.states()) {
-    state.exp_avg = state.exp_avg.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-    state.exp_avg_sq = state.exp_avg_sq.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    state.exp_avg = nn::host_copy(state.exp_avg, at::kFloat);
+    state.exp_avg_sq = nn::host_copy(state.exp_avg_sq, at::kFloat);
     state.grad = state.sum = at::Tensor();
   }
   return out;

@@ -11,7 +11,8 @@ namespace coppice::train {
 
 /// Writes checkpoints in a thread of its own, from a copy of the state, while training continues.
 ///
-/// Memory   the copy, while a checkpoint is being written: 12 bytes per parameter.
+/// Memory   the copy, while a checkpoint is being written: 12 bytes per parameter, on the host (pinned for a model of a
+///          GPU); no second copy on the device.
 /// Threads  one, besides those of training.
 class CheckpointWriter {
  public:

@@ -1,10 +1,9 @@
 #include "coppice/train/growth.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 
-#include <algorithm>
 #include <map>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -12,6 +11,8 @@
 #include "coppice/grow/grow.h"
 #include "coppice/grow/grown_weights.h"
 #include "coppice/models/expert_layout.h"
+#include "coppice/nn/host.h"
+#include "coppice/nn/parameter_builder.h"
 
 namespace coppice::train {
 namespace {
@@ -25,43 +26,47 @@ using nn::Parameter;
 using plan::GrowthPlan;
 
 std::span<float> floats(const at::Tensor& tensor, int64_t begin, int64_t count) {
-  return {tensor.mutable_data_ptr<float>() + begin, static_cast<size_t>(count)};
+  return nn::host_values<float>(tensor).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
 }
 
 bool grows(Role role) { return families::is_expert(role) || families::is_router(role); }
 
-// The model before the expansion, with its optimizer state: the matrices of every expert, and all other tensors.
+// A parameter before the expansion, with its moments in f32 as in a checkpoint, on the host; on the CPU not copied.
 class Before {
  public:
-  struct Place {
-    const Parameter* parameter;
-    const step::ParameterState* state;
-    int64_t begin = 0, rows = 0, cols = 1;
-
-    std::span<const float> of(const at::Tensor& tensor) const { return floats(tensor, begin, rows * cols); }
-    MatrixBytes matrix(const at::Tensor& tensor) const {
-      return {io::Dtype::kF32, rows, cols, std::as_bytes(of(tensor))};
-    }
-  };
-
-  Before(const nn::Decoder& model, const step::Optimizer& optimizer) : model_(model) {
-    for (size_t i = 0; i < model.parameters().size(); ++i) {
-      const Parameter& parameter = model.parameters()[i];
-      const step::ParameterState& state = optimizer.states()[i];
-      for (const auto& m : parameter.expert_matrices())
-        places_[{m.role, parameter.layer, m.expert}] = {&parameter, &state, m.begin, m.rows, m.cols};
-      if (parameter.is_experts()) continue;
-      const int64_t rows = parameter.master.size(0);
-      places_[{parameter.role, parameter.layer, -1}] = {&parameter, &state, 0, rows, parameter.master.numel() / rows};
-    }
+  Before(const Parameter& parameter, const step::ParameterState& state)
+      : layer(parameter.layer), steps(state.steps), master_(nn::on_host(parameter.master)) {
+    first_ = nn::on_host(state.exp_avg).to(at::kFloat);
+    second_ = nn::on_host(state.exp_avg_sq).to(at::kFloat);
+    for (const auto& m : parameter.expert_matrices()) places_[{m.role, m.expert}] = {m.begin, m.rows, m.cols};
+    if (parameter.is_experts()) return;
+    const int64_t rows = master_.size(0);
+    places_[{parameter.role, -1}] = {0, rows, master_.numel() / rows};
   }
 
-  const Place& at(Role role, int64_t layer, int64_t expert = -1) const { return places_.at({role, layer, expert}); }
-  const nn::Decoder& model() const { return model_; }
+  const int64_t layer;
+  const std::vector<int64_t>& steps;
+
+  MatrixBytes master(Role role, int64_t expert = -1) const { return matrix(master_, role, expert); }
+  MatrixBytes moment(Moment kind, Role role, int64_t expert = -1) const {
+    return matrix(kind == Moment::kFirst ? first_ : second_, role, expert);
+  }
+  std::span<const float> router_moment(Moment kind) const {
+    return nn::host_values<float>(kind == Moment::kFirst ? first_ : second_);
+  }
+  int64_t router_columns() const { return places_.begin()->second.cols; }
 
  private:
-  const nn::Decoder& model_;
-  std::map<std::tuple<Role, int64_t, int64_t>, Place> places_;
+  struct Place {
+    int64_t begin = 0, rows = 0, cols = 1;
+  };
+  MatrixBytes matrix(const at::Tensor& tensor, Role role, int64_t expert) const {
+    const auto [begin, rows, cols] = places_.at({role, expert});
+    return {io::Dtype::kF32, rows, cols, std::as_bytes(floats(tensor, begin, rows * cols))};
+  }
+
+  at::Tensor master_, first_, second_;
+  std::map<std::pair<Role, int64_t>, Place> places_;
 };
 
 // The master weights of one expert in a tensor of the expanded model, in any layout.
@@ -70,10 +75,7 @@ void fill_expert(const Before& before, const GrowthPlan& plan, const TensorSlot&
   const Child& child = plan.layer(slot.layer).children.at(expert);
   std::vector<std::byte> matrix;
   for (const auto& place : models::expert_matrices(slot, plan.experts_after)) {
-    const auto masters = [&](uint32_t original) {
-      const auto& found = before.at(place.role, slot.layer, original);
-      return found.matrix(found.parameter->master);
-    };
+    const auto masters = [&](uint32_t original) { return before.master(place.role, original); };
     matrix.resize(static_cast<size_t>(place.rows * place.cols) * sizeof(float));
     grow::grow_expert(plan, slot.layer, child, place.role, masters, io::Dtype::kF32, matrix);
     models::scatter(place, sizeof(float), matrix, std::as_writable_bytes(out));
@@ -90,69 +92,54 @@ void fill_experts(const Before& before, const GrowthPlan& plan, const TensorSlot
     fill_expert(before, plan, slot, expert, out.subspan(expert * size, size));
 }
 
-// Master weights of one tensor of the expanded model.
-void fill_master(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, std::span<float> out) {
-  const bool has_router_bias = before.model().config().routing.has_router_bias;
-  const auto bytes = std::as_writable_bytes(out);
-  if (slot.role() == Role::kSelectionBias) {
-    const at::Tensor& bias = before.model().selection_bias().at(slot.layer);
-    const MatrixBytes matrix{io::Dtype::kF32, bias.numel(), 1, std::as_bytes(floats(bias, 0, bias.numel()))};
-    grow::grow_router(plan, slot.layer, slot.role(), matrix, bytes, has_router_bias);
-    return;
-  }
-  if (families::is_expert(slot.role())) {
-    fill_experts(before, plan, slot, out);
-    return;
-  }
-  const auto& source = before.at(slot.role(), slot.layer);
-  if (families::is_router(slot.role())) {
-    const MatrixBytes matrix = source.matrix(source.parameter->master);
-    grow::grow_router(plan, slot.layer, slot.role(), matrix, bytes, has_router_bias);
-  } else {
-    std::ranges::copy(source.of(source.parameter->master), out.begin());
-  }
-}
-
-const at::Tensor& moment_of(const step::ParameterState& state, Moment kind) {
-  return kind == Moment::kFirst ? state.exp_avg : state.exp_avg_sq;
+// Master weights of one tensor of the expanded model, which is a part of this parameter.
+void fill_master(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, bool has_router_bias,
+                 std::span<float> out) {
+  if (families::is_expert(slot.role())) return fill_experts(before, plan, slot, out);
+  grow::grow_router(plan, slot.layer, slot.role(), before.master(slot.role()), std::as_writable_bytes(out),
+                    has_router_bias);
 }
 
 void fill_expert_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, Moment kind,
                          const at::Tensor& out) {
   for (const auto& m : parameter.expert_matrices()) {
-    const auto moments = [&](uint32_t expert) {
-      const auto& place = before.at(m.role, parameter.layer, expert);
-      return place.matrix(moment_of(*place.state, kind));
-    };
-    const auto weights = [&](uint32_t expert) {
-      const auto& place = before.at(m.role, parameter.layer, expert);
-      return place.matrix(place.parameter->master);
-    };
+    const auto moments = [&](uint32_t expert) { return before.moment(kind, m.role, expert); };
+    const auto weights = [&](uint32_t expert) { return before.master(m.role, expert); };
     const Child& child = plan.layer(parameter.layer).children.at(static_cast<size_t>(m.expert));
     grow::grow_expert_moment(plan, parameter.layer, child, m.role, kind, moments, weights,
                              floats(out, m.begin, m.rows * m.cols));
   }
 }
 
-void fill_router_moments(const Before& before, const GrowthPlan& plan, const Parameter& parameter, Moment kind,
-                         const at::Tensor& out) {
-  const auto& source = before.at(parameter.role, parameter.layer);
-  grow::grow_router_moment(plan, parameter.layer, kind, source.of(moment_of(*source.state, kind)), source.cols,
-                           floats(out, 0, out.numel()));
+// One moment of the expanded parameter, on its device.
+at::Tensor grown_moment(const Before& before, const GrowthPlan& plan, const Parameter& parameter, Moment kind,
+                        at::ScalarType dtype) {
+  const at::Tensor out = at::empty(parameter.master.sizes(), at::kFloat);
+  if (parameter.is_experts()) {
+    fill_expert_moments(before, plan, parameter, kind, out);
+  } else {
+    grow::grow_router_moment(plan, before.layer, kind, before.router_moment(kind), before.router_columns(),
+                             nn::host_values<float>(out));
+  }
+  return nn::to_device(out.to(dtype), parameter.master.device());
 }
 
-// Optimizer state of one parameter whose experts grow; `state` has its new sizes.
-void fill_state(const Before& before, const GrowthPlan& plan, const Parameter& parameter, step::ParameterState& state) {
-  for (const Moment kind : {Moment::kFirst, Moment::kSecond}) {
-    const auto fill = parameter.is_experts() ? fill_expert_moments : fill_router_moments;
-    fill(before, plan, parameter, kind, moment_of(state, kind));
+step::ParameterState grown_state(const Before& before, const GrowthPlan& plan, const Parameter& parameter,
+                                 at::ScalarType moment_dtype) {
+  step::ParameterState out;
+  out.exp_avg = grown_moment(before, plan, parameter, Moment::kFirst, moment_dtype);
+  out.exp_avg_sq = grown_moment(before, plan, parameter, Moment::kSecond, moment_dtype);
+  for (const Child& child : plan.layer(parameter.layer).children) {
+    out.steps.push_back(grow::grow_step(plan, child, before.steps[child.parent]));
   }
-  const int64_t any = parameter.is_experts() ? 0 : -1;
-  const auto& steps = before.at(parameter.role, parameter.layer, any).state->steps;
-  const auto& children = plan.layer(parameter.layer).children;
-  for (size_t e = 0; e < children.size(); ++e) {
-    state.steps[e] = grow::grow_step(plan, children[e], steps[children[e].parent]);
-  }
+  return out;
+}
+
+void grow_selection_bias(const GrowthPlan& plan, int64_t layer, bool has_router_bias, at::Tensor& bias_E) {
+  const at::Tensor here_E = nn::on_host(bias_E), out = at::empty({plan.experts_after}, at::kFloat);
+  const MatrixBytes matrix{io::Dtype::kF32, here_E.numel(), 1, nn::host_bytes(here_E)};
+  grow::grow_router(plan, layer, Role::kSelectionBias, matrix, nn::host_bytes(out), has_router_bias);
+  bias_E = nn::to_device(out, bias_E.device());
 }
 
 }  // namespace
@@ -161,24 +148,23 @@ void grow(nn::Decoder& model, step::Optimizer& optimizer, const GrowthPlan& plan
   COPPICE_CHECK(model.config().num_experts == plan.experts_before);
   const at::NoGradGuard no_grad;
   const auto moment_dtype = optimizer.moment_dtype();
-  optimizer.set_moment_dtype(at::kFloat);  // as in a checkpoint
-  const Before before(model, optimizer);
-  const auto config = families::read_config(plan::grown_config(model.config(), plan), "growth");
-  nn::Decoder grown(config, model.dtype(),
-                    [&](const TensorSlot& slot, std::span<float> values) { fill_master(before, plan, slot, values); });
-  step::Optimizer grown_optimizer(grown.parameters());
-  COPPICE_CHECK(grown.parameters().size() == model.parameters().size());
-  for (size_t i = 0; i < grown.parameters().size(); ++i) {
-    if (grows(grown.parameters()[i].role)) {
-      fill_state(before, plan, grown.parameters()[i], grown_optimizer.states()[i]);
-    } else {
-      grown.parameters()[i] = model.parameters()[i];
-      grown_optimizer.states()[i] = optimizer.states()[i];
-    }
+  const bool has_router_bias = model.config().routing.has_router_bias;
+  auto config = families::read_config(plan::grown_config(model.config(), plan), "growth");
+  const nn::ParameterBuilder builder(config, model.dtype(), model.device());
+  optimizer.clear();
+  for (size_t i = 0; i < model.parameters().size(); ++i) {
+    Parameter& parameter = model.parameters()[i];
+    if (!grows(parameter.role)) continue;
+    step::ParameterState& state = optimizer.states()[i];
+    const Before before(parameter, state);
+    auto grown = builder.build(parameter.role, parameter.layer, [&](const TensorSlot& slot, std::span<float> values) {
+      fill_master(before, plan, slot, has_router_bias, values);
+    });
+    state = grown_state(before, plan, grown, moment_dtype);
+    parameter = std::move(grown);
   }
-  model = std::move(grown);
-  optimizer = std::move(grown_optimizer);
-  optimizer.set_moment_dtype(moment_dtype);
+  for (auto& [layer, bias_E] : model.selection_bias()) grow_selection_bias(plan, layer, has_router_bias, bias_E);
+  model.set_config(std::move(config));
 }
 
 }  // namespace coppice::train

@@ -260,7 +260,7 @@ double GrowthCourse::lineage_share() const {
 std::optional<step::Waking> GrowthCourse::waking() const {
   const int64_t left = start_.position.wake_steps_left();
   if (left == 0) return std::nullopt;
-  return step::Waking{parents_, num_lineages_, left};
+  return step::Waking{lineages_, left};
 }
 
 std::shared_ptr<const nn::LineageRouting> GrowthCourse::lineage_routing() const {
@@ -293,7 +293,10 @@ void GrowthCourse::read_lineage() {
   const auto& lineage = start_.companions.lineage;
   routing_ = nullptr;
   parents_ = lineage ? plan::newest_parents(*lineage).value_or(Parents{}) : Parents{};
-  num_lineages_ = parents_.empty() ? 0 : lineage->at("steps").items().back().at("experts").items()[0].as_int();
+  lineages_ = nullptr;
+  if (parents_.empty()) return;
+  const int64_t before = lineage->at("steps").items().back().at("experts").items()[0].as_int();
+  lineages_ = std::make_shared<nn::Lineage>(parents_, before);
 }
 
 }  // namespace coppice::train

@@ -82,7 +82,7 @@ class GrowthCourse {
   const RunSettings& settings_;
   Start& start_;
   Parents parents_;
-  int64_t num_lineages_ = 0;
+  std::shared_ptr<const nn::Lineage> lineages_;  // the same, for dormant copies; null before any expansion
   uint64_t routing_seed_;  // seed of lineage-unique routing; that of an earlier run if this one continues its handover
   mutable std::shared_ptr<const nn::LineageRouting>
       routing_;  // for the newest expansion, with the share of the last call

@@ -55,12 +55,8 @@ std::shared_ptr<const nn::LineageRouting> lineage_routing(const std::optional<Js
         "handover.policy: the newest expansion also changed top-K and needs no handover (leave it "
         "out)");
   }
-  auto out = std::make_shared<nn::LineageRouting>();
-  out->parents = *parents;
-  out->num_lineages = step.at("experts").items()[0].as_int();
-  out->share = share;
-  out->seed = seed;
-  return out;
+  const auto of_experts = std::make_shared<nn::Lineage>(*parents, step.at("experts").items()[0].as_int());
+  return std::make_shared<nn::LineageRouting>(of_experts, share, seed);
 }
 
 void put_copies_to_sleep(plan::GrowthPlan& plan, const nn::Decoder& model) {

@@ -19,6 +19,7 @@
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/model_directory.h"
 #include "coppice/nn/border.h"
+#include "coppice/nn/device.h"
 #include "coppice/step/gemm_share.h"
 #include "coppice/step/train_step.h"
 #include "coppice/step/watch.h"
@@ -92,7 +93,6 @@ step::StepSettings step_settings(const TrainOptions& o, const RunSettings& run, 
           .z_coef = o.z_coef,
           .balance_form = step::balance_form(o.balance_form),
           .recompute = o.recompute,
-          .reset_attention = o.reset_attention,
           .lineage = {},
           .waking = {}};
 }
@@ -112,16 +112,18 @@ class Run {
         options_(options),
         observer_(observer),
         settings_(settings),
-        start_(make_start(options, resume_from)),
+        device_(nn::compute_device(options.device, "train.device")),
+        start_(make_start(options, resume_from, device_)),
         train_files_(options.random_tokens ? random_tokens() : open_tokens(options.data_train)),
         validation_files_(open_tokens(options.data_validation)),
         data_(options.out.empty() || options.random_tokens ? identity(train_files_)
                                                            : identity_by_content(train_files_)),
         sampler_(train_files_, options.data_weights, options.sequence_length, options.seed),
+        batches_(sampler_, device_, options.reset_attention),
         step_(step_settings(options, settings, start_.model.config())),
         course_(options, settings, start_of_same_run(resume_from), step_.balance),
         watch_(options.dead_after, options.spike_limit),
-        gemm_rate_(step::gemm_rate(options.dtype == "bf16" ? at::kBFloat16 : at::kFloat)) {
+        gemm_rate_(step::gemm_rate(options.dtype == "bf16" ? at::kBFloat16 : at::kFloat, device_)) {
     check_start();
     if (resume_from) restore_watch(*resume_from);
     if (!options_.out.empty()) open_directory();
@@ -227,6 +229,7 @@ class Run {
     }
     remove_unfinished(options_.out);
     io::write_file_atomically(options_.out / kSettingsFile, saved_settings(options_));
+    log_info(cat("training on ", nn::device_name(device_)));
     const int64_t step = start_.position.step;
     log_ = std::make_unique<MetricsLog>(options_.out, start_.resumed ? std::optional(step) : std::nullopt);
     if (start_.resumed) {
@@ -244,7 +247,7 @@ class Run {
       if (const GrowthStage* stage = course_.due()) grow_now(*stage);
       prepare_step();
       const auto begin = Clock::now();
-      const step::StepReport report = step::train_step(start_.model, start_.optimizer, sampler_, step_, position);
+      const step::StepReport report = step::train_step(start_.model, start_.optimizer, batches_, step_, position);
       const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
       if (++steps_run_ > kWarmUpSteps) seconds_.push_back(seconds);
 
@@ -426,10 +429,12 @@ class Run {
   const TrainOptions& options_;
   const StepObserver& observer_;
   const RunSettings& settings_;
+  at::Device device_;
   Start start_;  // its position, model and optimizer change during the run
   std::vector<data::TokenFile> train_files_, validation_files_;
   Json data_;  // must be the same in a resumed run
   data::Sampler sampler_;
+  step::BatchReader batches_;
   step::StepSettings step_;
   GrowthCourse course_;
   step::Watch watch_;

@@ -10,6 +10,7 @@
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
 #include "coppice/families/limits.h"
+#include "coppice/nn/device.h"
 #include "coppice/step/balance.h"
 #include "coppice/train/unused_options.h"
 
@@ -83,6 +84,7 @@ int64_t num_steps(const TrainOptions& o) {
 void check_values(const TrainOptions& o) {
   require_one_of("train.start", o.start, {"fresh", "continue"});
   require_one_of("train.dtype", o.dtype, {"bf16", "f32"});
+  (void)nn::compute_device(o.device, "train.device");
   require_one_of("optimizer.moments", o.moments, {"bf16", "f32"});
   require_count("data.sequence_length", o.sequence_length, 1);
   require_count("train.batch_tokens", o.batch_tokens, 1);
@@ -194,7 +196,7 @@ std::optional<std::string> data_change(const Json::Array& before, const Json::Ar
 }
 
 constexpr auto kFree = std::to_array<std::string_view>(
-    {"train.out", "train.resume", "train.tokens", "train.stop_at", "train.threads", "train.recompute",
+    {"train.out", "train.resume", "train.tokens", "train.stop_at", "train.device", "train.threads", "train.recompute",
      "train.validate_every", "train.validation_tokens", "data.validation", "data.train", "checkpoint.every",
      "checkpoint.keep_last", "checkpoint.keep_every", "checkpoint.beside", "balance.dead_after",
      "optimizer.spike_limit"});

@@ -52,7 +52,7 @@ Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
   return out;
 }
 
-nn::Decoder random_model(const TrainOptions& o) {
+nn::Decoder random_model(const TrainOptions& o, at::Device device) {
   const models::ModelSizes sizes{.family = o.model_family,
                                  .vocab_size = o.vocab_size,
                                  .model_dim = o.model_dim,
@@ -72,15 +72,18 @@ nn::Decoder random_model(const TrainOptions& o) {
   const std::string_view aux_key = families::family_of(o.model_family).aux_loss_key;
   if (json.find(aux_key) != nullptr) json[aux_key] = o.aux_coef.value_or(step::kAuxCoefficient);
   const auto config = families::read_config(json, "[model]");
-  return {config, nn::compute_dtype(o.dtype), [&](const families::TensorSlot& slot, std::span<float> values) {
+  return {config, nn::compute_dtype(o.dtype),
+          [&](const families::TensorSlot& slot, std::span<float> values) {
             const auto random = models::random_values(slot, o.seed, kInitStd);
             std::copy(random.begin(), random.end(), values.begin());
-          }};
+          },
+          device};
 }
 
-Start from_checkpoint(const TrainOptions& options, const fs::path& directory, const TrainerState& state) {
+Start from_checkpoint(const TrainOptions& options, const fs::path& directory, const TrainerState& state,
+                      at::Device device) {
   const auto model = families::open_model(directory);
-  auto [decoder, optimizer] = load_checkpoint(model, nn::compute_dtype(options.dtype));
+  auto [decoder, optimizer] = load_checkpoint(model, nn::compute_dtype(options.dtype), device);
   return {std::move(decoder), std::move(optimizer), state.position, {}, {}, {}};
 }
 
@@ -105,9 +108,9 @@ void count_windows_anew(step::Position& position, const TrainOptions& options, c
                   "text is repeated and some comes later"));
 }
 
-Start continued(const TrainOptions& options) {
+Start continued(const TrainOptions& options, at::Device device) {
   const auto state = TrainerState::read(options.model_path);
-  Start start = from_checkpoint(options, options.model_path, state);
+  Start start = from_checkpoint(options, options.model_path, state, device);
   count_windows_anew(start.position, options, state);
   return start;
 }
@@ -118,10 +121,10 @@ Start from_nothing(nn::Decoder model) {
 }
 
 // The moments are in f32.
-Start start_of(const TrainOptions& options, const std::optional<fs::path>& resume_from) {
+Start start_of(const TrainOptions& options, const std::optional<fs::path>& resume_from, at::Device device) {
   if (resume_from) {
     TrainerState state = TrainerState::read(*resume_from);
-    Start start = from_checkpoint(options, *resume_from, state);
+    Start start = from_checkpoint(options, *resume_from, state, device);
     start.companions = companions_of(*resume_from, {});
     start.tokenizer_digest = data::tokenizer_digest(*resume_from);
     start.resumed = std::move(state);
@@ -129,11 +132,11 @@ Start start_of(const TrainOptions& options, const std::optional<fs::path>& resum
   }
   Companions companions = companions_of(options.model_path, options.tokenizer);
   const fs::path tokenizer = options.tokenizer.empty() ? options.model_path : options.tokenizer;
-  Start start =
-      options.model_path.empty() ? from_nothing(random_model(options))
-      : options.start == "continue"
-          ? continued(options)
-          : from_nothing(nn::Decoder::load(families::open_model(options.model_path), nn::compute_dtype(options.dtype)));
+  Start start = options.model_path.empty() ? from_nothing(random_model(options, device))
+                : options.start == "continue"
+                    ? continued(options, device)
+                    : from_nothing(nn::Decoder::load(families::open_model(options.model_path),
+                                                     nn::compute_dtype(options.dtype), device));
   start.companions = std::move(companions);
   if (!tokenizer.empty()) start.tokenizer_digest = data::tokenizer_digest(tokenizer);
   return start;
@@ -141,8 +144,8 @@ Start start_of(const TrainOptions& options, const std::optional<fs::path>& resum
 
 }  // namespace
 
-Start make_start(const TrainOptions& options, const std::optional<fs::path>& resume_from) {
-  Start start = start_of(options, resume_from);
+Start make_start(const TrainOptions& options, const std::optional<fs::path>& resume_from, at::Device device) {
+  Start start = start_of(options, resume_from, device);
   start.optimizer.set_moment_dtype(options.moments == "bf16" ? at::kBFloat16 : at::kFloat);
   return start;
 }

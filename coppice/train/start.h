@@ -20,9 +20,11 @@ struct Start {
 };
 
 /// The model that the options ask for: `resume_from` if given, else model.path (with its trainer/ if train.start is
-/// `continue`), else random weights N(0, 0.02) of model.family, keyed by train.seed.
+/// `continue`), else random weights N(0, 0.02) of model.family, keyed by train.seed. Model and optimizer state are on
+/// `device`.
 ///
 /// Throws   Error{kUsage, kNotFound, kFormat, kShape, kNonFinite, kUnsupported}.
-Start make_start(const TrainOptions& options, const std::optional<std::filesystem::path>& resume_from);
+Start make_start(const TrainOptions& options, const std::optional<std::filesystem::path>& resume_from,
+                 at::Device device);
 
 }  // namespace coppice::train

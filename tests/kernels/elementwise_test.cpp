@@ -16,10 +16,10 @@
 #include <limits>
 #include <vector>
 
+#include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/rms_norm.h"
 #include "coppice/kernels/rope.h"
 #include "coppice/kernels/swiglu.h"
-#include "coppice/kernels/vector_math_detail.h"
 
 namespace coppice::kernels {
 namespace {

@@ -13,10 +13,10 @@
 #include <vector>
 
 #include "coppice/io/dtype.h"
+#include "coppice/kernels/cuda/moe_sorted_detail.h"
+#include "coppice/kernels/cuda/sorted_rows_pieces_detail.h"
 #include "coppice/kernels/moe.h"
 #include "coppice/kernels/moe_detail.h"
-#include "coppice/kernels/moe_sorted_detail.h"
-#include "coppice/kernels/sorted_rows_pieces_detail.h"
 #include "tests/kernels/moe_layers.h"
 #include "tests/testing/errors.h"
 

@@ -4,6 +4,7 @@
 // `token_loss`, `aux_loss` (per layer, or in the form of transformers) and, for each tensor on disk, `grad.NAME`.
 
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <cstring>
 #include <iostream>
@@ -63,8 +64,8 @@ void dump(std::span<char*> args) {
   const auto loss = decoder.loss(tokens, targets, options);
   loss.loss.backward();
   outputs.push_back(output("loss", loss.loss));
-  outputs.push_back({"token_loss", {}, {static_cast<float>(loss.token_loss)}});
-  outputs.push_back({"aux_loss", {}, {static_cast<float>(loss.aux_loss)}});
+  outputs.push_back(output("token_loss", loss.token_loss));
+  outputs.push_back(output("aux_loss", loss.aux_loss.defined() ? loss.aux_loss : at::zeros_like(loss.token_loss)));
   for (const auto& p : decoder.parameters()) {
     for (const auto& slice : p.slices) {
       const auto grad = slice.of(p.value.grad().contiguous()).contiguous();

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "coppice/nn/host.h"
 #include "coppice/nn/trunk_detail.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
@@ -131,7 +132,7 @@ Learned learn(Decoder& decoder, const Batch& batch, const ForwardOptions& option
   for (auto& p : decoder.parameters()) p.value.mutable_grad() = at::Tensor();
   const auto out = decoder.loss(batch.tokens_BS, batch.target_BS, options);
   out.loss.backward();
-  Learned learned{out.token_loss, {}};
+  Learned learned{number(out.token_loss), {}};
   for (auto& p : decoder.parameters()) learned.gradients.push_back(p.value.grad().to(at::kDouble));
   return learned;
 }
@@ -263,7 +264,7 @@ TEST_P(DecoderOf, SequenceLossesAddUpToTheMeanLoss) {
   EXPECT_EQ(counts[0].item<int64_t>(), 11);
   EXPECT_EQ(counts[2].item<int64_t>(), 0);
   const double mean = sums.sum().item<double>() / counts.sum().item<double>();
-  EXPECT_NEAR(decoder.loss(batch.tokens_BS, batch.target_BS, {}).token_loss, mean, 1e-5);
+  EXPECT_NEAR(number(decoder.loss(batch.tokens_BS, batch.target_BS, {}).token_loss), mean, 1e-5);
 }
 
 TEST_P(DecoderOf, ReportsWhatItsMoeLayersDid) {
@@ -291,7 +292,7 @@ TEST_P(DecoderOf, Bf16IsNearF32) {
   const auto batch = make_batch();
   const auto f32 = Decoder::load(source, ComputeDtype::kF32).loss(batch.tokens_BS, batch.target_BS, {}).token_loss;
   const auto bf16 = Decoder::load(source, ComputeDtype::kBf16).loss(batch.tokens_BS, batch.target_BS, {}).token_loss;
-  EXPECT_NEAR(bf16, f32, 0.05);
+  EXPECT_NEAR(number(bf16), number(f32), 0.05);
 }
 
 TEST(DecoderLoad, NamesATensorThatIsNotFinite) {

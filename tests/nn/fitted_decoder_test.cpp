@@ -85,12 +85,12 @@ TEST_P(FittedDecoderOf, ComputesWhatDecoderDoesOverPackedDocuments) {
 
 TEST(FittedDecoder, RoutesByLineageAsDecoderDoes) {
   const Fixture f;
-  auto lineage = std::make_shared<LineageRouting>();
-  lineage->share = 0.5;  // drawn by the number of the token
-  lineage->num_lineages = f.model.config.num_experts / 2;
+  std::map<int64_t, std::vector<uint32_t>> parents;
   for (int64_t layer = 1; layer < 5; ++layer) {
-    for (uint32_t e = 0; e < f.model.config.num_experts; ++e) lineage->parents[layer].push_back(e / 2);
+    for (uint32_t e = 0; e < f.model.config.num_experts; ++e) parents[layer].push_back(e / 2);
   }
+  const auto lineage = std::make_shared<LineageRouting>(
+      std::make_shared<Lineage>(parents, f.model.config.num_experts / 2), 0.5);  // drawn by the number of the token
   const ForwardOptions options{.lineage = lineage, .first_token = 1000};
   at::Tensor counts_B;
   const auto decoder = Decoder::load(f.model, ComputeDtype::kF32);

@@ -10,6 +10,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -54,13 +56,12 @@ at::Tensor index_of_parents() {
   return at::tensor(parents);
 }
 
+std::shared_ptr<const Lineage> lineage_of(int64_t layer, const std::vector<uint32_t>& parents, int64_t num_lineages) {
+  return std::make_shared<Lineage>(std::map<int64_t, std::vector<uint32_t>>{{layer, parents}}, num_lineages);
+}
+
 std::shared_ptr<LineageRouting> lineage(double share = 1) {
-  auto out = std::make_shared<LineageRouting>();
-  out->parents[0] = kChildren;
-  out->num_lineages = kParents;
-  out->share = share;
-  out->seed = 7;
-  return out;
+  return std::make_shared<LineageRouting>(lineage_of(0, kChildren, kParents), share, uint64_t{7});
 }
 
 class LineageRoutes : public ::testing::TestWithParam<Case> {
@@ -96,7 +97,7 @@ TEST_P(LineageRoutes, BalancesLineagesAsParentsWereBalanced) {
   const auto& routing = GetParam().routing;
   const auto before = route(before_TL, bias_L, routing, kTopK);
   const auto after = route_by_lineage(after_TE, bias_E, routing, kTopK, *lineage(), 0, 0);
-  const auto of_lineages = [](const at::Tensor& value_E) { return by_lineage(value_E, kChildren, kParents); };
+  const auto of_lineages = [](const at::Tensor& value_E) { return lineage()->lineage->sums(0, value_E); };
   for (const auto form : {BalanceForm::kPerLayer, BalanceForm::kTransformers}) {
     const auto of_parents_TE = balancing_distribution(before, routing.gate, form);
     const auto of_children_TE = balancing_distribution(after, routing.gate, form);
@@ -139,12 +140,10 @@ INSTANTIATE_TEST_SUITE_P(Classes, LineageRoutes, ::testing::ValuesIn(kCases),
                          [](const auto& param) { return std::string(param.param.name); });
 
 TEST(LineageRoute, TakesTheBetterSiblingOnceTheyDiffer) {
-  auto apart = std::make_shared<LineageRouting>();
-  apart->parents[3] = {0, 1, 0, 1};
-  apart->num_lineages = 2;
+  const LineageRouting apart{lineage_of(3, {0, 1, 0, 1}, 2)};
   const auto logits = at::tensor(std::vector<float>{1.0f, 0.0f, 1.1f, -1.0f}).view({1, 4});
   for (uint64_t token = 0; token < 20; ++token) {
-    const auto routed = route_by_lineage(logits, {}, {.gate = GateFunction::kTopKSoftmax}, 2, *apart, 3, token);
+    const auto routed = route_by_lineage(logits, {}, {.gate = GateFunction::kTopKSoftmax}, 2, apart, 3, token);
     EXPECT_EQ(routed.index_TK[0][0].item<int64_t>(), 2);
     EXPECT_EQ(routed.index_TK[0][1].item<int64_t>(), 1);
   }
@@ -152,9 +151,7 @@ TEST(LineageRoute, TakesTheBetterSiblingOnceTheyDiffer) {
 
 // The loss of such a step is NaN, and that is what ends the run.
 TEST(LineageRoute, GivesEveryTokenExpertsWhereLogitsAreNotFinite) {
-  LineageRouting pairs;
-  pairs.parents[0] = {0, 1, 0, 1};
-  pairs.num_lineages = 2;
+  const LineageRouting pairs{lineage_of(0, {0, 1, 0, 1}, 2)};
   for (const float bad : {NAN, INFINITY, -INFINITY}) {
     const auto logits = at::tensor(std::vector<float>{bad, 0.0f, bad, bad}).view({1, 4});
     for (const auto gate : {GateFunction::kTopKSoftmax, GateFunction::kSoftmaxTopK, GateFunction::kSigmoidTopK}) {
@@ -168,9 +165,7 @@ TEST(LineageRoute, GivesEveryTokenExpertsWhereLogitsAreNotFinite) {
 TEST(LineageRoute, RefusesTheLineageOfAnotherModel) {
   const auto refused = [](const std::vector<uint32_t>& parents, int64_t lineages, int64_t groups, ErrorCode code,
                           const char* word) {
-    LineageRouting lineage;
-    lineage.parents[0] = parents;
-    lineage.num_lineages = lineages;
+    const LineageRouting lineage{lineage_of(0, parents, lineages)};
     const Routing routing{.gate = GateFunction::kSigmoidTopK, .num_groups = groups, .top_groups = 1};
     testing::expect_error(code, {"layer 0", word}, [&] {
       (void)route_by_lineage(at::zeros_like(at::tensor(std::vector<float>(4)).view({1, 4})), {}, routing, 2, lineage, 0,
@@ -183,7 +178,7 @@ TEST(LineageRoute, RefusesTheLineageOfAnotherModel) {
   refused({0, 1, 0, 7}, 2, 1, ErrorCode::kFormat, "parent 7");
   refused({0, 0, 0, 0}, 2, 1, ErrorCode::kFormat, "parent 1 has no child");
   refused({0, 1, 0, 1}, 2, 2, ErrorCode::kUnsupported, "router group");
-  LineageRouting none;
+  const LineageRouting none{std::make_shared<Lineage>(std::map<int64_t, std::vector<uint32_t>>{}, 0)};
   testing::expect_error(ErrorCode::kFormat, {"layer 0", "no parents"}, [&] {
     (void)route_by_lineage(at::tensor(std::vector<float>(4)).view({1, 4}), {}, {}, 2, none, 0, 0);
   });

@@ -42,8 +42,7 @@ TEST(BalanceUpdate, RecentringKeepsTheMeanAtZeroAndDifferences) {
 
 TEST(BalanceUpdate, MovesTheExpertsOfALineageTogether) {
   const at::Tensor bias = at::zeros({5}, at::kFloat);
-  const std::vector<uint32_t> parents{0, 1, 1, 2, 0};
-  update_selection_bias(bias, counts({9, 5, 1}), parents, 1e-3, false);
+  update_selection_bias(bias, counts({9, 5, 1}), counts({0, 1, 1, 2, 0}), 1e-3, false);
   const std::vector<float> found(bias.const_data_ptr<float>(), bias.const_data_ptr<float>() + 5);
   EXPECT_EQ(found, (std::vector<float>{-1e-3f, 0, 0, 1e-3f, -1e-3f}));
 }
@@ -54,7 +53,7 @@ TEST(BalanceWaking, RaisesSleepersInAStraightLineToTheirParents) {
   EXPECT_EQ(depths_below_lineage(bias, parents), (std::vector<double>{0, 0, 2, 1}));
   std::vector<float> third;
   for (int64_t left = 4; left >= 1; --left) {
-    wake(bias, parents, left);
+    wake(bias, counts({0, 1, 0, 0}), 2, left);
     third.push_back(bias[2].item<float>());
   }
   EXPECT_EQ(third, (std::vector<float>{-1.0, -0.5, 0, 0.5}));

@@ -13,8 +13,8 @@
 #include <type_traits>
 
 #include "coppice/base/check.h"
+#include "coppice/kernels/cuda/sorted_rows_detail.h"
 #include "coppice/kernels/moe_detail.h"
-#include "coppice/kernels/sorted_rows_detail.h"
 
 namespace coppice::kernels::detail {
 

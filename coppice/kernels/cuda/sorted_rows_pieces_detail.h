@@ -11,7 +11,7 @@
 #include "coppice/base/check.h"
 #include "coppice/io/dtype.h"
 #include "coppice/kernels/activation_detail.h"
-#include "coppice/kernels/sorted_rows_detail.h"
+#include "coppice/kernels/cuda/sorted_rows_detail.h"
 
 namespace coppice::kernels::detail {
 

@@ -13,11 +13,11 @@
 #include "coppice/base/check.h"
 #include "coppice/base/lane_sum.h"
 #include "coppice/kernels/activation_detail.h"
+#include "coppice/kernels/cpu/moe_rows_detail.h"
+#include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/moe_detail.h"
-#include "coppice/kernels/moe_rows_detail.h"
 #include "coppice/kernels/pair_order_detail.h"
 #include "coppice/kernels/parallel.h"
-#include "coppice/kernels/vector_math_detail.h"
 
 namespace coppice::kernels::detail {
 namespace {

@@ -9,12 +9,12 @@
 #include <ATen/ops/empty_like.h>
 
 #include "coppice/base/check.h"
+#include "coppice/kernels/cpu/moe_rows_detail.h"
+#include "coppice/kernels/cpu/vector_math_detail.h"
+#include "coppice/kernels/cpu/words_avx512_detail.h"
 #include "coppice/kernels/moe_detail.h"
-#include "coppice/kernels/moe_rows_detail.h"
 #include "coppice/kernels/pair_order_detail.h"
 #include "coppice/kernels/parallel.h"
-#include "coppice/kernels/vector_math_detail.h"
-#include "coppice/kernels/words_avx512_detail.h"
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")

@@ -1,4 +1,4 @@
-// In place of moe_cuda.cpp in a build without CUDA.
+// In place of the other files of this folder in a build without CUDA.
 
 #include "coppice/base/error.h"
 #include "coppice/kernels/moe_detail.h"

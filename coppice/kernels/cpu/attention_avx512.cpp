@@ -10,9 +10,9 @@
 
 #include "coppice/base/lane_sum.h"
 #include "coppice/kernels/attention_detail.h"
+#include "coppice/kernels/cpu/vector_math_detail.h"
+#include "coppice/kernels/cpu/words_avx512_detail.h"
 #include "coppice/kernels/parallel.h"
-#include "coppice/kernels/vector_math_detail.h"
-#include "coppice/kernels/words_avx512_detail.h"
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "coppice/base/lane_sum.h"
+#include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/pair_order_detail.h"
 #include "coppice/kernels/parallel.h"
-#include "coppice/kernels/vector_math_detail.h"
 
 namespace coppice::kernels::detail {
 

@@ -4,7 +4,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/kernels/sorted_rows_pieces_detail.h"
+#include "coppice/kernels/cuda/sorted_rows_pieces_detail.h"
 
 namespace coppice::kernels::detail {
 namespace {

@@ -5,7 +5,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
-#include "coppice/kernels/moe_sorted_detail.h"
+#include "coppice/kernels/cuda/moe_sorted_detail.h"
 
 namespace coppice::kernels::detail {
 namespace {
