@@ -1,5 +1,8 @@
 #pragma once
 
+#include <string>
+#include <string_view>
+
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/nn/device.h"
@@ -7,9 +10,9 @@
 
 namespace coppice::cli {
 
-/// The device that --device names, as nn::compute_device reads it; tells which one `auto` took.
-inline at::Device use_device(const std::string& name) {
-  const at::Device device = nn::compute_device(name);
+/// The device that `option` names, as nn::compute_device reads it; tells which one `auto` took.
+inline at::Device use_device(const std::string& name, std::string_view option = "device") {
+  const at::Device device = nn::compute_device(name, option);
   if (name == kAutoDevice && !device.is_cpu()) log_info(cat("computing on ", nn::device_name(device)));
   return device;
 }

@@ -82,7 +82,7 @@ std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfi
     throw Error(ErrorCode::kUsage,
                 cat("measure-experts: ", *counts.begin(), " experts; wanted at least top-K, which is ", config.top_k));
   }
-  check_memory(config, *counts.rbegin(), nn::compute_device(settings.device, "measure-device"));
+  check_memory(config, *counts.rbegin(), nn::compute_device(settings.device));
   TrainOptions run = options_of(config, settings);
   std::map<int64_t, double> fastest;
   for (int round = 0; round < kRounds; ++round) {
