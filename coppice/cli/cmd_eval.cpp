@@ -106,10 +106,10 @@ nn::FittedDecoder fit(const EvalOptions& o, const families::Model& model, at::De
   return {model, nn::compute_dtype(o.dtype), o.against ? bytes / 2 : bytes, device};
 }
 
-void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, const std::vector<data::TokenFile>& files,
-             Results& results) {
+void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, at::Device device,
+             const std::vector<data::TokenFile>& files, Results& results) {
   const auto model = families::open_model(*o.against);
-  const auto other = fit(o, model, decoder.device());
+  const auto other = fit(o, model, device);
   for (size_t i = 0; i < files.size(); ++i) {
     results.files[i].agreement = eval::agreement(decoder, other, files[i], o.loss_settings());
   }
@@ -146,7 +146,7 @@ Results evaluate(const EvalOptions& o) {
         {.name = file.path().filename().string(), .loss = loss, .bits_per_byte = loss.bits_per_byte(file)});
     if (by_lineage.lineage) out.files.back().by_lineage = eval::token_loss(decoder, file, by_lineage).loss;
   }
-  if (o.against) compare(o, decoder, files, out);
+  if (o.against) compare(o, decoder, device, files, out);
   if (tasks.empty()) return out;
   const auto tokenizer = data::open_tokenizer(o.model);
   const auto leading = eval::leading_token(o.model);
