@@ -4,7 +4,8 @@
 
 #include "coppice/kernels/adamw.h"
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels {
+namespace detail {
 
 // Stochastic rounding of moments in bf16: 32 random bits for each element and step, the finaliser of MurmurHash3 over
 // (element * kElementFactor) ^ (step * kStepFactor), in 32 bits. The first moment uses the low half, the second the
@@ -12,11 +13,22 @@ namespace coppice::kernels::detail {
 constexpr uint32_t kElementFactor = 0x9e3779b9u, kStepFactor = 0x632be5abu;
 constexpr uint32_t kFirstMix = 0x85ebca6bu, kSecondMix = 0xc2b2ae35u;
 
-/// adamw_step by libtorch's fused AdamW, on any device that has one. Arguments are checked.
+}  // namespace detail
+
+// adamw_step with arguments that are checked; `value` is undefined if it is master itself.
+namespace cpu {
+void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
+                const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
+                const AdamwSettings& settings);
+}  // namespace cpu
+
+namespace aten {
+/// By libtorch's fused AdamW, on any device that has one.
 ///
 /// Memory   the gradient once in f32; for bf16 moments an f32 copy, and 40 bytes per element of a piece of 4 million.
-void adamw_step_libtorch(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
-                         const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
-                         const AdamwSettings& settings);
+void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
+                const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
+                const AdamwSettings& settings);
+}  // namespace aten
 
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels

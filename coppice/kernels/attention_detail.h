@@ -2,7 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels {
+namespace detail {
 
 struct AttentionInputs {
   at::Tensor query_BSHC, key_BSJC, value_BSJC;  ///< contiguous
@@ -17,10 +18,20 @@ struct AttentionGradients {
   at::Tensor query_BSHC, key_BSJC, value_BSJC;
 };
 
-/// Whether this processor can run the AVX-512 variant on such tensors.
-bool has_avx512_attention(const AttentionInputs& inputs);
-AttentionForward attention_forward_avx512(const AttentionInputs& inputs);
-AttentionGradients attention_backward_avx512(const AttentionInputs& inputs, const AttentionForward& forward,
-                                             const at::Tensor& grad_BSHC);
+}  // namespace detail
 
-}  // namespace coppice::kernels::detail
+namespace cpu {
+/// Whether the AVX-512 variant below is the one for such tensors of the CPU.
+bool has_attention_for(const detail::AttentionInputs& in);
+detail::AttentionForward attention_forward(const detail::AttentionInputs& in);
+detail::AttentionGradients attention_backward(const detail::AttentionInputs& in,
+                                              const detail::AttentionForward& forward, const at::Tensor& grad_BSHC);
+}  // namespace cpu
+
+// These are differentiable by themselves.
+namespace aten {
+at::Tensor causal_attention(const detail::AttentionInputs& in);
+at::Tensor local_attention(const detail::AttentionInputs& in, int64_t window, const at::Tensor& sink_H);
+}  // namespace aten
+
+}  // namespace coppice::kernels

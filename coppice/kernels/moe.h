@@ -31,17 +31,18 @@ struct ExpertForm {
 ///
 /// Shapes   x_TD; w_gate_up_EGD [E, 2F, D] (gate rows first); w_down_EDF; index_TK; gate_TK; returns y_TD.
 /// Dtypes   x and weights alike, f32 or bf16; index int64; gates f32; y like x. Sums over K and F in f32.
+/// Devices  any, the same for all. On a GPU, in a build with CUDA, plain experts without `pair_sq_TK` run on kernels of
+///          our own, and the host does not wait where libtorch has a grouped GEMM (bf16, Hopper and Blackwell). All
+///          else off the CPU runs by libtorch's operators, and the host waits once forward and once backward.
 /// Memory   kFast saves x, the pre-activations [T*K, 2F] and the routing; neither expert outputs nor a gathered copy of
 ///          x.
 /// Threads  at::get_num_threads(); the bits do not depend on their number. On a GPU: the current stream, no atomics.
-/// Throws   Error{kUnsupported} for `pair_sq_TK` on a GPU.
+/// Throws   for an index that is no expert: Error{kInternal} on the CPU; elsewhere c10::Error from libtorch's operator
+///          where it runs by those.
 ///
 /// Sets `pair_sq_TK`, if given, to the squared norm of each pair's down_e(...), f32, without gradient.
 at::Tensor moe_experts(const at::Tensor& x_TD, const at::Tensor& w_gate_up_EGD, const at::Tensor& w_down_EDF,
                        const at::Tensor& index_TK, const at::Tensor& gate_TK, MoeKernel kernel,
                        const ExpertForm& form = {}, at::Tensor* pair_sq_TK = nullptr);
-
-/// Tokens per expert. Shapes index_TK; returns [E] int64.
-at::Tensor expert_counts(const at::Tensor& index_TK, int64_t num_experts);
 
 }  // namespace coppice::kernels

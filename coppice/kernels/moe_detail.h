@@ -1,17 +1,14 @@
 #pragma once
 
-// The interface between the MoE layer and its implementations for devices: one .cpp for each, chosen by moe.cpp. T
-// tokens, D model dimension, E experts, K choices per token, F expert width, G = 2F, P rows of token-expert pairs
-// (padding included).
+// The interface between the MoE layer and its variants, of which moe.cpp picks one. T tokens, D model dimension, E
+// experts, K choices per token, F expert width, G = 2F, P rows of token-expert pairs (padding included).
 
 #include <ATen/core/Tensor.h>
 
-#include <functional>
-
 #include "coppice/kernels/moe.h"
-#include "coppice/kernels/pair_order_detail.h"
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels {
+namespace detail {
 
 struct MoeInputs {
   at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, index_TK, gate_TK;  ///< contiguous
@@ -28,30 +25,32 @@ struct MoeGradients {
   at::Tensor gate_up_bias_EG = {}, down_bias_ED = {};  ///< undefined if there are no biases
 };
 
-/// The order of a layer's pairs, with the tensors that hold it.
-struct KeptOrder {
-  at::Tensor first_row, pair_of_row, row_of_pair;  ///< int32, where the indices are
-  PairOrder order;
+/// A forward pass, and the backward pass that understands its hidden_PG.
+struct MoeVariant {
+  MoeForward (*forward)(const MoeInputs& in);
+  MoeGradients (*backward)(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
 };
-/// Room for an order of so many rows; `index` and the sizes are filled in.
-KeptOrder room_for_order(const MoeInputs& inputs, int64_t rows);
-/// The order on the CPU by a counting sort: integers only, so the same for any number of threads.
-///
-/// `filled_up` says how many rows an expert of so many pairs gets; the last ones are padding.
-/// Throws   Error{kInternal} for an index that is no expert.
-KeptOrder order_pairs(const MoeInputs& inputs, const std::function<int64_t(int64_t rows)>& filled_up);
 
-/// Whether this processor can run the AVX-512 variant on such tensors: D and F multiples of 32, plain SwiGLU experts.
-bool has_avx512_experts(const MoeInputs& inputs);
-MoeForward moe_forward_avx512(const MoeInputs& inputs);
-MoeGradients moe_backward_avx512(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
+}  // namespace detail
 
-/// On a GPU. Throws Error{kUnsupported} in a build without CUDA.
-MoeForward moe_forward_cuda(const MoeInputs& inputs);
-MoeGradients moe_backward_cuda(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
+namespace cpu {
+/// AVX-512 words or libtorch's GEMMs on sorted rows, see processor_detail.h.
+extern const detail::MoeVariant kExperts;
+}  // namespace cpu
 
-/// The AVX-512 variant if it can run, else library GEMMs.
-MoeForward moe_forward_cpu(const MoeInputs& inputs);
-MoeGradients moe_backward_cpu(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
+namespace cuda {
+/// Null in a build without CUDA, and for what the kernels do not have: biases, clamped SwiGLU, norms of the pairs'
+/// outputs, other dtypes than f32 and bf16.
+const detail::MoeVariant* experts_for(const detail::MoeInputs& in);
+}  // namespace cuda
 
-}  // namespace coppice::kernels::detail
+namespace aten {
+/// Sorted by expert, with a loop over experts, for whose sizes the host waits for the device: once forward, once
+/// backward. Any floating-point dtype.
+extern const detail::MoeVariant kExperts;
+
+/// The formula in differentiable operations, expert by expert; checks the others.
+at::Tensor reference_experts(const detail::MoeInputs& in, at::Tensor* pair_sq_TK);
+}  // namespace aten
+
+}  // namespace coppice::kernels

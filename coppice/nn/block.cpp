@@ -7,6 +7,7 @@
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/rms_norm.h"
+#include "coppice/kernels/routing.h"
 #include "coppice/kernels/sums.h"
 #include "coppice/kernels/swiglu.h"
 #include "coppice/nn/block_detail.h"

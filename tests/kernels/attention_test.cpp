@@ -17,6 +17,8 @@
 #include <limits>
 #include <vector>
 
+#include "tests/guarded/devices.h"
+
 namespace coppice::kernels {
 namespace {
 
@@ -137,6 +139,25 @@ TEST_P(CausalAttention, OfOneDocumentIsTheOneWithoutDocuments) {
   const auto in = Inputs::random(GetParam(), at::kFloat);
   const auto found = run(in, at::zeros({GetParam().sequences, GetParam().positions}, at::kLong)), wanted = run(in);
   for (size_t i = 0; i < wanted.size(); ++i) EXPECT_TRUE(found[i].allclose(wanted[i], 1e-5, 1e-6)) << i;
+}
+
+// On another device libtorch may take another of its own implementations.
+TEST_P(CausalAttention, OnAnotherDeviceIsTheSameToRounding) {
+  for (const auto& [dtype, tolerance] : {std::pair(at::kFloat, 5e-6), std::pair(at::kBFloat16, 3e-2)}) {
+    const auto in = Inputs::random(GetParam(), dtype);
+    const auto there = [](const at::Tensor& x) { return x.to(guarded::kGuarded); };
+    for (const auto& start_BS : {at::Tensor(), documents(GetParam())}) {
+      const auto found = run({there(in.query_BSHC), there(in.key_BSJC), there(in.value_BSJC), there(in.grad_BSHC)},
+                             start_BS.defined() ? there(start_BS) : start_BS);
+      const auto wanted = run(in.in_f64(), start_BS);
+      for (size_t i = 0; i < wanted.size(); ++i) {
+        EXPECT_EQ(found[i].device(), guarded::kGuarded);
+        const double scale = wanted[i].abs().max().item<double>();
+        EXPECT_LE((found[i].to(at::kCPU).to(at::kDouble) - wanted[i]).abs().max().item<double>(), tolerance * scale)
+            << dtype << " result " << i;
+      }
+    }
+  }
 }
 
 TEST_P(CausalAttention, GivesTheSameBitsForAnyNumberOfThreads) {

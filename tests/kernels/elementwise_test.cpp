@@ -1,74 +1,66 @@
-// RMSNorm, RoPE and SwiGLU against the same formula in libtorch's operations in f64.
+// RMSNorm, RoPE and SwiGLU: the variant of libtorch's operators in f64 against formulas and slopes, and the other
+// variants and devices against that.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/complex.h>
 #include <ATen/ops/cos.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/exp.h>
+#include <ATen/ops/imag.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/real.h>
 #include <ATen/ops/rsqrt.h>
-#include <ATen/ops/silu.h>
 #include <ATen/ops/sin.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <vector>
 
-#include "coppice/kernels/cpu/vector_math_detail.h"
+#include "coppice/kernels/activation_detail.h"
+#include "coppice/kernels/elementwise_detail.h"
 #include "coppice/kernels/rms_norm.h"
 #include "coppice/kernels/rope.h"
 #include "coppice/kernels/swiglu.h"
+#include "tests/kernels/on_devices.h"
 
 namespace coppice::kernels {
 namespace {
 
-using Function = std::function<at::Tensor(const std::vector<at::Tensor>&)>;
+using testing::expect_same_everywhere;
+using testing::expect_slopes;
+using testing::in_dtype;
+using testing::run_on;
 
-/// The output, then the gradient of each input for an output gradient of fixed random values.
-std::vector<at::Tensor> run(const Function& f, const std::vector<at::Tensor>& inputs, at::ScalarType dtype) {
-  std::vector<at::Tensor> leaves;
-  for (const auto& t : inputs) leaves.push_back(t.to(dtype).detach().clone().set_requires_grad(true));
-  const auto y = f(leaves);
-  at::manual_seed(9);
-  const auto grad = at::randn(y.sizes()).to(dtype);
-  auto out = torch::autograd::grad({y}, leaves, {grad});
-  out.insert(out.begin(), y.detach());
-  return out;
-}
-
-void expect_near(const std::vector<at::Tensor>& found, const std::vector<at::Tensor>& wanted, double tolerance) {
-  for (size_t i = 0; i < found.size(); ++i) {
-    const auto error = (found[i].to(at::kDouble) - wanted[i].to(at::kDouble)).abs().max().item<double>();
-    EXPECT_LE(error, tolerance * wanted[i].abs().max().item<double>()) << "tensor " << i;
-  }
-}
-
-void expect_same_function(const Function& ours, const Function& plain, const std::vector<at::Tensor>& inputs) {
-  const auto wanted = run(plain, inputs, at::kDouble);
-  const auto f32 = run(ours, inputs, at::kFloat);
-  expect_near(f32, wanted, 2e-6);
-  std::vector<at::Tensor> rounded;
-  for (const auto& t : inputs) rounded.push_back(t.to(at::kBFloat16));
-  expect_near(run(ours, rounded, at::kBFloat16), run(plain, rounded, at::kDouble), 1.5e-2);
-
+/// The same bits for any number of threads.
+void expect_same_for_threads(const testing::Function& f, const std::vector<at::Tensor>& inputs) {
+  const auto wanted = run_on(guarded::kCpu, f, inputs);
   const int before = at::get_num_threads();
   for (const int threads : {1, 4}) {
     at::set_num_threads(threads);
-    const auto again = run(ours, inputs, at::kFloat);
-    for (size_t i = 0; i < f32.size(); ++i) EXPECT_TRUE(at::equal(again[i], f32[i])) << threads << " threads";
+    testing::expect_all_equal(run_on(guarded::kCpu, f, inputs), wanted);
   }
   at::set_num_threads(before);
 }
 
-TEST(RmsNorm, IsTheFormulaWithItsGradients) {
+TEST(RmsNorm, IsTheFormulaWithItsGradientsOnEveryDevice) {
   constexpr double kEpsilon = 1e-3;
+  const auto ours = [](const auto& in) { return rms_norm(in[0], in[1], kEpsilon); };
+  const auto of_aten = [](const auto& in, const at::Tensor& grad) {
+    const auto y = aten::rms_norm_forward(in[0], in[1], kEpsilon);
+    const auto g = aten::rms_norm_backward(in[0], in[1], y.scale_R, grad);
+    return std::vector{y.out, g.x, g.weight};
+  };
   for (const int64_t width : {3, 7, 32, 100}) {
-    expect_same_function(
-        [&](const auto& in) { return rms_norm(in[0], in[1], kEpsilon); },
-        [&](const auto& in) { return in[1] * in[0] * at::rsqrt(in[0].square().mean(-1, true) + kEpsilon); },
-        {at::randn({3, 150, width}), at::randn({width})});
+    const std::vector in{at::randn({3, 150, width}), at::randn({width})};
+    const auto x = in[0].to(at::kDouble);
+    const auto formula = in[1] * x * at::rsqrt(x.square().mean(-1, true) + kEpsilon);
+    EXPECT_TRUE(ours(in_dtype(in, at::kDouble)).allclose(formula, 1e-14));
+    expect_slopes(ours, in);
+    expect_same_everywhere(ours, of_aten, in);
+    expect_same_for_threads(ours, in);
   }
 }
 
@@ -93,24 +85,43 @@ TEST(RmsNorm, AppliesAWeightInF32BeforeItRounds) {
   EXPECT_EQ(found[1].scalar_type(), at::kFloat);
   EXPECT_TRUE(found[1].to(at::kDouble).allclose(exact[1], 1e-5, 1e-4));
   EXPECT_TRUE(found[0].to(at::kDouble).allclose(exact[0], 1e-2, 1e-2));
+
+  const auto there = rms_norm(x.detach().to(guarded::kGuarded), weight.detach().to(guarded::kGuarded), kEpsilon);
+  ASSERT_EQ(there.scalar_type(), at::kBFloat16);
+  EXPECT_LT(there.to(at::kCPU).ne(wanted.to(at::kBFloat16)).sum().item<int64_t>(), 5);
 }
 
-TEST(Swiglu, IsTheFormulaWithItsGradients) {
-  expect_same_function([](const auto& in) { return swiglu(in[0], in[1]); },
-                       [](const auto& in) { return at::silu(in[0]) * in[1]; },
-                       {at::randn({201, 101}) * 4, at::randn({201, 101})});
+TEST(Swiglu, IsTheFormulaWithItsGradientsOnEveryDevice) {
+  const auto ours = [](const auto& in) { return swiglu(in[0], in[1]); };
+  const auto of_aten = [](const auto& in, const at::Tensor& grad) {
+    const auto g = aten::swiglu_backward(in[0], in[1], grad);
+    return std::vector{aten::swiglu_forward(in[0], in[1]), g.gate, g.up};
+  };
+  const std::vector in{at::randn({201, 101}) * 4, at::randn({201, 101})};
+  const auto x = in[0].to(at::kDouble);
+  EXPECT_TRUE(ours(in_dtype(in, at::kDouble)).allclose(x / (1 + at::exp(-x)) * in[1], 1e-14));
+  expect_slopes(ours, in);
+  expect_same_everywhere(ours, of_aten, in);
+  expect_same_for_threads(ours, in);
 }
 
-TEST(Rope, TurnsTheLeadingDimensionsAndPassesTheRest) {
+// A rotation: with complex numbers, (a + ib) e^(i angle).
+TEST(Rope, TurnsTheLeadingDimensionsAndPassesTheRestOnEveryDevice) {
   const auto angle_SR = at::randn({11, 3});
   const auto cos = at::cos(angle_SR), sin = at::sin(angle_SR);
-  expect_same_function([&](const auto& in) { return rope(in[0], cos, sin); },
-                       [&](const auto& in) {
-                         const auto c = cos.to(at::kDouble).unsqueeze(1), s = sin.to(at::kDouble).unsqueeze(1);
-                         const auto a = in[0].narrow(3, 0, 3), b = in[0].narrow(3, 3, 3);
-                         return at::cat({a * c - b * s, b * c + a * s, in[0].narrow(3, 6, 4)}, 3);
-                       },
-                       {at::randn({2, 11, 5, 10})});
+  const auto ours = [&](const auto& in) { return rope(in[0], cos.to(in[0].device()), sin.to(in[0].device())); };
+  const auto of_aten = [&](const auto& in, const at::Tensor& grad) {
+    return std::vector{aten::rope(in[0], cos, sin, 1), aten::rope(grad, cos, sin, -1)};
+  };
+  const std::vector in{at::randn({2, 11, 5, 10})};
+  const auto x = in[0].to(at::kDouble);
+  const auto turned = at::complex(x.narrow(3, 0, 3), x.narrow(3, 3, 3)) *
+                      at::complex(cos.to(at::kDouble), sin.to(at::kDouble)).unsqueeze(1);
+  EXPECT_TRUE(ours(in_dtype(in, at::kDouble))
+                  .allclose(at::cat({at::real(turned), at::imag(turned), x.narrow(3, 6, 4)}, 3), 1e-14));
+  expect_slopes(ours, in);
+  expect_same_everywhere(ours, of_aten, in);
+  expect_same_for_threads(ours, in);
 }
 
 TEST(Rope, TakesARowOfAnglesForEachToken) {
@@ -121,6 +132,8 @@ TEST(Rope, TakesARowOfAnglesForEachToken) {
   const auto by_token = rope(x, at::cos(angle_TR), at::sin(angle_TR));
   EXPECT_TRUE(at::equal(by_token[0], by_position[0]));
   EXPECT_TRUE(at::equal(by_token[1], rope(x[1].unsqueeze(0), at::cos(angle_SR.flip(0)), at::sin(angle_SR.flip(0)))[0]));
+  const auto there = [&](const at::Tensor& t) { return t.to(guarded::kGuarded); };
+  EXPECT_TRUE(rope(there(x), there(at::cos(angle_TR)), there(at::sin(angle_TR))).to(at::kCPU).allclose(by_token));
 }
 
 TEST(ExpF32, IsWithinTwoUlpsOverItsRange) {

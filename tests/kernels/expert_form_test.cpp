@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "coppice/kernels/moe.h"
+#include "coppice/kernels/moe_detail.h"
+#include "tests/guarded/devices.h"
 
 namespace coppice::kernels {
 namespace {
@@ -68,14 +70,15 @@ ExpertForm form_of(const Case& c, const std::vector<at::Tensor>& leaves) {
   return form;
 }
 
-/// Output, then the gradients of the leaves.
-std::vector<at::Tensor> run(const Case& c, const Inputs& in, MoeKernel kernel) {
+/// Output, then the gradients of the leaves; computed on `device`, returned on the CPU.
+std::vector<at::Tensor> run(const Case& c, const Inputs& in, MoeKernel kernel, at::Device device = guarded::kCpu) {
   std::vector<at::Tensor> leaves;
-  for (const auto& t : in.leaves) leaves.push_back(t.detach().clone().set_requires_grad(true));
+  for (const auto& t : in.leaves) leaves.push_back(t.to(device).detach().clone().set_requires_grad(true));
   const auto form = form_of(c, leaves);
-  const auto y_TD = moe_experts(leaves[0], leaves[1], leaves[2], in.index_TK, leaves[3], kernel, form);
-  auto out = torch::autograd::grad({y_TD}, leaves, {in.grad_TD});
+  const auto y_TD = moe_experts(leaves[0], leaves[1], leaves[2], in.index_TK.to(device), leaves[3], kernel, form);
+  auto out = torch::autograd::grad({y_TD}, leaves, {in.grad_TD.to(device)});
   out.insert(out.begin(), y_TD.detach());
+  for (auto& t : out) t = t.to(at::kCPU);
   return out;
 }
 
@@ -104,13 +107,25 @@ TEST_P(ExpertFormOf, FastKernelInBf16IsWithinItsRounding) {
   expect_near(run(GetParam(), in, MoeKernel::kFast), wanted, 3e-2);
 }
 
+// By libtorch's operators; in f64 on the CPU they are exact.
+TEST_P(ExpertFormOf, OnAnotherDeviceMatchesTheReferenceInF64) {
+  const auto in = make_inputs(GetParam());
+  const auto in_f64 = in.to(at::kDouble, at::kDouble);
+  const auto wanted = run(GetParam(), in_f64, MoeKernel::kReference);
+  expect_near(run(GetParam(), in_f64, MoeKernel::kFast), wanted, 1e-12);
+  expect_near(run(GetParam(), in, MoeKernel::kFast, guarded::kGuarded), wanted, 3e-6);
+}
+
 // One choice a token with a gate of 1: the output is the pair's own.
 TEST_P(ExpertFormOf, TellsTheSquaredNormOfEachPairsOutput) {
   const auto in = make_inputs(GetParam());
   const auto form = form_of(GetParam(), in.leaves);
+  const detail::MoeInputs plain{in.leaves[0], in.leaves[1], in.leaves[2], in.index_TK, in.leaves[3], form, true};
+  const auto of_libtorch_TK = aten::kExperts.forward(plain).pair_sq_TK;
   for (const auto kernel : {MoeKernel::kFast, MoeKernel::kReference}) {
     at::Tensor sq_TK;
     (void)moe_experts(in.leaves[0], in.leaves[1], in.leaves[2], in.index_TK, in.leaves[3], kernel, form, &sq_TK);
+    EXPECT_TRUE(of_libtorch_TK.allclose(sq_TK, 1e-5));
     for (int64_t k = 0; k < kTopK; ++k) {
       const auto index_T1 = in.index_TK.narrow(1, k, 1).contiguous();
       const auto one_TD =

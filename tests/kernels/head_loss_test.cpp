@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "coppice/base/error.h"
+#include "coppice/kernels/head_loss_detail.h"
+#include "tests/guarded/devices.h"
 
 namespace coppice::kernels {
 namespace {
@@ -66,12 +68,58 @@ TEST(HeadLoss, IsTheCrossEntropyOfTheLogitsWithItsGradients) {
   }
 }
 
+// Chunks of any number of tokens.
+TEST(HeadLoss, OfLibtorchIsTheCrossEntropyWithItsGradients) {
+  const auto head = make_head(300, 77);
+  const auto wanted = run(head, at::kDouble, [&](const auto& x, const auto& w) {
+    return plain_loss(x, w, head.target_T, at::Reduction::Mean) * 2;
+  });
+  for (const int64_t rows : {7, 150, 1000}) {
+    for (const auto& [dtype, tolerance] :
+         {std::tuple(at::kDouble, 1e-12), std::tuple(at::kFloat, 1e-5), std::tuple(at::kBFloat16, 3e-2)}) {
+      const detail::HeadInputs in{head.x_TD.to(dtype), head.w_VD.to(dtype), head.target_T, true, true};
+      const auto out = aten::head_forward_by(in, rows);
+      expect_near({out.mean, out.grad_x_TD, out.grad_w_VD}, wanted, tolerance);
+      EXPECT_EQ(out.grad_w_VD.scalar_type(), dtype);
+    }
+  }
+}
+
+TEST(HeadLoss, OnAnotherDeviceIsTheOneOfLibtorch) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const auto head = make_head(300, 77);
+    const auto found = run(head, dtype, [&](const auto& x, const auto& w) {
+      const auto there = [](const at::Tensor& t) { return t.to(guarded::kGuarded); };
+      return head_loss(there(x), there(w), there(head.target_T)).to(at::kCPU);
+    });
+    auto wanted = aten::head_forward({head.x_TD.to(dtype), head.w_VD.to(dtype), head.target_T, true, true});
+    const auto half = at::full({}, 0.5f);
+    aten::scale_in_place(wanted.grad_x_TD, half);
+    aten::scale_in_place(wanted.grad_w_VD, half);
+    EXPECT_TRUE(found[0].equal(wanted.mean * 0.5));
+    EXPECT_TRUE(found[1].equal(wanted.grad_x_TD));
+    EXPECT_TRUE(found[2].equal(wanted.grad_w_VD));
+  }
+}
+
+// A bf16 of 8 bits times a factor that is no bf16: one rounding.
+TEST(HeadLoss, OfLibtorchScalesGradientsByTheWholeFactor) {
+  const auto values = at::randn({1000}).to(at::kBFloat16), factor = at::full({}, 0.3001f);
+  const auto wanted = (values.to(at::kFloat) * 0.3001f).to(at::kBFloat16);
+  auto found = values.clone();
+  aten::scale_in_place(found, factor);
+  EXPECT_TRUE(found.equal(wanted));
+}
+
 TEST(HeadLoss, IsZeroIfNoTargetCounts) {
   auto head = make_head(8, 5);
   head.target_T.fill_(-1);
-  const auto found =
-      run(head, at::kFloat, [&](const auto& x, const auto& w) { return head_loss(x, w, head.target_T); });
-  for (const auto& t : found) EXPECT_EQ(t.abs().max().item<float>(), 0.0f);
+  for (const at::Device device : {guarded::kCpu, guarded::kGuarded}) {
+    const auto found = run(head, at::kFloat, [&](const auto& x, const auto& w) {
+      return head_loss(x.to(device), w.to(device), head.target_T.to(device)).to(at::kCPU);
+    });
+    for (const auto& t : found) EXPECT_EQ(t.abs().max().template item<float>(), 0.0f);
+  }
 }
 
 // Logits of +-10^4: a plain exp would overflow.
@@ -95,11 +143,25 @@ TEST(HeadLoss, NamesATargetOutsideTheVocabulary) {
   }
 }
 
+// Not silently: whoever uploads targets checks them before, and this is what is left if they did not.
+TEST(HeadLoss, RefusesATargetOutsideTheVocabularyOnAnotherDevice) {
+  for (const int64_t wrong : {-2, 5}) {
+    auto head = make_head(8, 5);
+    head.target_T[6] = wrong;
+    const auto there = [](const at::Tensor& t) { return t.to(guarded::kGuarded); };
+    EXPECT_THROW((void)head_loss(there(head.x_TD), there(head.w_VD), there(head.target_T)), c10::Error);
+  }
+}
+
 TEST(HeadTokenLosses, AreThoseOfEachTokenAndZeroWhereNoneCounts) {
   const auto head = make_head(300, 77);
   const auto wanted =
       plain_loss(head.x_TD.to(at::kDouble), head.w_VD.to(at::kDouble), head.target_T, at::Reduction::None);
-  expect_near({head_token_losses(head.x_TD, head.w_VD, head.target_T)}, {wanted}, 1e-6);
+  for (const at::Device device : {guarded::kCpu, guarded::kGuarded}) {
+    const auto found =
+        head_token_losses(head.x_TD.to(device), head.w_VD.to(device), head.target_T.to(device)).to(at::kCPU);
+    expect_near({found}, {wanted}, 1e-6);
+  }
 }
 
 }  // namespace

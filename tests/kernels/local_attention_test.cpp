@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "coppice/kernels/attention.h"
+#include "tests/guarded/devices.h"
 
 namespace coppice::kernels {
 namespace {
@@ -73,6 +74,18 @@ TEST_P(LocalAttention, OutputAndGradientsMatchTheDefinitionInF64) {
   const auto in = make_inputs(with_sinks);
   const auto wanted = run(in, at::kDouble, [&](const auto& x) { return plain(x, window); });
   expect_near(run(in, at::kFloat, [&](const auto& x) { return local(x, window); }), wanted, 1e-5);
+}
+
+TEST_P(LocalAttention, OnAnotherDeviceIsTheSameToRounding) {
+  const auto [window, with_sinks] = GetParam();
+  const auto in = make_inputs(with_sinks);
+  const auto wanted = run(in, at::kDouble, [&](const auto& x) { return local(x, window); });
+  const auto found = run(in, at::kFloat, [&](const auto& x) {
+    std::vector<at::Tensor> there;
+    for (const auto& t : x) there.push_back(t.to(guarded::kGuarded));
+    return local(there, window).to(at::kCPU);
+  });
+  expect_near(found, wanted, 1e-5);
 }
 
 TEST(LocalAttentionWithoutWindow, IsCausalAttention) {

@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "coppice/kernels/routing.h"
 #include "tests/kernels/moe_layers.h"
 #include "tests/testing/errors.h"
 

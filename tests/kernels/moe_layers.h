@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "coppice/kernels/moe.h"
+#include "coppice/kernels/moe_detail.h"
 
 namespace coppice::kernels::testing {
 
@@ -49,6 +50,14 @@ inline std::vector<at::Tensor> run(const Layer& layer, MoeKernel kernel) {
   auto out = torch::autograd::grad({y_TD}, leaves, {layer.grad_TD});
   out.insert(out.begin(), y_TD.detach());
   return out;
+}
+
+/// The same from a variant's own passes.
+inline std::vector<at::Tensor> run_of(const detail::MoeVariant& variant, const Layer& l) {
+  const detail::MoeInputs in{l.x_TD, l.w_gate_up_EGD, l.w_down_EDF, l.index_TK, l.gate_TK};
+  const auto out = variant.forward(in);
+  const auto g = variant.backward(in, out.hidden_PG, l.grad_TD);
+  return {out.y_TD, g.x_TD, g.w_gate_up_EGD, g.w_down_EDF, g.gate_TK};
 }
 
 /// Each to `tolerance` of its largest number.

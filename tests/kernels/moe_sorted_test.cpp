@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "coppice/io/dtype.h"
+#include "coppice/kernels/cpu/moe_rows_detail.h"
 #include "coppice/kernels/cuda/moe_sorted_detail.h"
 #include "coppice/kernels/cuda/sorted_rows_pieces_detail.h"
 #include "coppice/kernels/moe.h"
@@ -23,8 +24,8 @@
 namespace coppice::kernels {
 namespace {
 
-using detail::Bf16;
-using detail::ExpertGemms;
+using cuda::Bf16;
+using cuda::ExpertGemms;
 using testing::expect_near;
 using testing::in_f64;
 using testing::Layer;
@@ -46,10 +47,10 @@ struct OnHost {
   template <class Piece>
   void each_row(int64_t rows, const Piece& piece) const {
     for (int64_t row = 0; row < rows; ++row) {
-      float lanes[detail::kRowLanes];
-      for (int lane = 0; lane < detail::kRowLanes; ++lane) lanes[lane] = piece(row, lane);
-      for (int half = detail::kRowLanes / 2; half > 0; half /= 2) {
-        for (int lane = 0; lane < detail::kRowLanes; ++lane) detail::add_upper_half(lanes, lane, half);
+      float lanes[cuda::kRowLanes];
+      for (int lane = 0; lane < cuda::kRowLanes; ++lane) lanes[lane] = piece(row, lane);
+      for (int half = cuda::kRowLanes / 2; half > 0; half /= 2) {
+        for (int lane = 0; lane < cuda::kRowLanes; ++lane) cuda::add_upper_half(lanes, lane, half);
       }
       piece.finish(row, lanes[0]);
     }
@@ -59,8 +60,8 @@ struct OnHost {
 template <class T>
 std::vector<at::Tensor> run_as(const Layer& l, ExpertGemms kind) {
   const detail::MoeInputs in{l.x_TD, l.w_gate_up_EGD, l.w_down_EDF, l.index_TK, l.gate_TK};
-  const auto out = detail::SortedExperts<OnHost, T>(in, {}, kind).forward();
-  const auto g = detail::SortedExperts<OnHost, T>(in, {}, kind).backward(out.hidden_PG, l.grad_TD);
+  const auto out = cuda::SortedExperts<OnHost, T>(in, {}, kind).forward();
+  const auto g = cuda::SortedExperts<OnHost, T>(in, {}, kind).backward(out.hidden_PG, l.grad_TD);
   return {out.y_TD, g.x_TD, g.w_gate_up_EGD, g.w_down_EDF, g.gate_TK};
 }
 
@@ -84,17 +85,17 @@ TEST_P(SortedExperts, GiveWhatTheReferenceGives) {
     const auto wanted = testing::run(in_f64(layer), MoeKernel::kReference);
     expect_near(run(layer, ExpertGemms::kLoop), wanted, tolerance);
     const detail::MoeInputs in{layer.x_TD, layer.w_gate_up_EGD, layer.w_down_EDF, layer.index_TK, layer.gate_TK};
-    if (detail::fits_grouped_gemm(in)) expect_near(run(layer, ExpertGemms::kGrouped), wanted, tolerance);
+    if (cuda::fits_grouped_gemm(in)) expect_near(run(layer, ExpertGemms::kGrouped), wanted, tolerance);
   }
 }
 
 TEST_P(SortedExperts, AreOrderedAsOnTheCpu) {
   const auto layer = make_layer(GetParam());
   const detail::MoeInputs in{layer.x_TD, layer.w_gate_up_EGD, layer.w_down_EDF, layer.index_TK, layer.gate_TK};
-  const detail::SortedOrder found(in);
-  const detail::SortedRows<OnHost, float> rows({}, found.order, found.chunk_count.mutable_data_ptr<int32_t>());
-  const auto wanted = detail::order_pairs(in, [](int64_t count) {
-    return std::max(detail::kRowQuantum, (count + detail::kRowQuantum - 1) / detail::kRowQuantum * detail::kRowQuantum);
+  const cuda::SortedOrder found(in);
+  const cuda::SortedRows<OnHost, float> rows({}, found.order, found.chunk_count.mutable_data_ptr<int32_t>());
+  const auto wanted = cpu::order_pairs(in, [](int64_t count) {
+    return std::max(cuda::kRowQuantum, (count + cuda::kRowQuantum - 1) / cuda::kRowQuantum * cuda::kRowQuantum);
   });
   const int64_t last = wanted.order.rows;
   EXPECT_TRUE(at::equal(found.first_row, wanted.first_row));
@@ -139,7 +140,7 @@ TEST(SortedExpertsRouting, AnExpertThatDoesNotExistIsAnError) {
 TEST(SortedExpertsGemms, AreGroupedWhereLibtorchCan) {
   const auto fits = [](const LayerSizes& sizes, at::ScalarType dtype) {
     const auto l = make_layer(sizes, dtype);
-    return detail::fits_grouped_gemm({l.x_TD, l.w_gate_up_EGD, l.w_down_EDF, l.index_TK, l.gate_TK});
+    return cuda::fits_grouped_gemm({l.x_TD, l.w_gate_up_EGD, l.w_down_EDF, l.index_TK, l.gate_TK});
   };
   EXPECT_TRUE(fits({3, 16, 1023, 2, 8}, at::kBFloat16));
   EXPECT_FALSE(fits({3, 16, 1024, 2, 8}, at::kBFloat16));
@@ -174,9 +175,9 @@ TEST(SortedExpertsBf16, RoundsAsEverywhereElse) {
   const auto bits = at::randint(0, int64_t{1} << 32, {100000}, at::kLong);
   const auto check = [](float value) {
     Bf16 found{};
-    detail::narrow_to(found, value);
+    cuda::narrow_to(found, value);
     EXPECT_EQ(found.bits, io::bf16_from_f32(value)) << value;
-    const float back = detail::widened(found), wanted = io::f32_from_bf16(found.bits);
+    const float back = cuda::widened(found), wanted = io::f32_from_bf16(found.bits);
     EXPECT_EQ(std::bit_cast<uint32_t>(back), std::bit_cast<uint32_t>(wanted));
   };
   for (const float value : special) check(value);

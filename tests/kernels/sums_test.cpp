@@ -4,6 +4,8 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include "tests/guarded/devices.h"
+
 namespace coppice::kernels {
 namespace {
 
@@ -23,6 +25,29 @@ TEST(ExpertDot, IsTheSameForAnyNumberOfThreadsAndRight) {
   at::set_num_threads(2);
   EXPECT_TRUE(expert_dot(a, b).equal(one));
   EXPECT_NEAR(one[3].item<double>(), (a[3].to(at::kDouble) * b[3].to(at::kDouble)).sum().item<double>(), 1e-9);
+}
+
+TEST(SumOfSquares, OnAnotherDeviceStaysThereAndIsTheSameToRounding) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor values = at::randn({70001}).to(dtype);
+    const auto there = sum_of_squares(values.to(guarded::kGuarded));
+    EXPECT_EQ(there.device(), guarded::kGuarded);
+    EXPECT_EQ(there.scalar_type(), at::kDouble);
+    EXPECT_TRUE(there.to(at::kCPU).allclose(sum_of_squares(values), 1e-13));
+  }
+}
+
+TEST(SumOfSquares, OfNothingIsZero) {
+  for (const at::Device device : {guarded::kCpu, guarded::kGuarded}) {
+    EXPECT_EQ(sum_of_squares(at::randn({0}).to(device)).item<double>(), 0.0);
+  }
+}
+
+TEST(ExpertDot, OnAnotherDeviceStaysThereAndIsTheSameToRounding) {
+  const at::Tensor a = at::randn({5, 7, 11}), b = at::randn({5, 7, 11});
+  const auto there = expert_dot(a.to(guarded::kGuarded), b.to(guarded::kGuarded));
+  EXPECT_EQ(there.device(), guarded::kGuarded);
+  EXPECT_TRUE(there.to(at::kCPU).allclose(expert_dot(a, b), 1e-12, 1e-12));
 }
 
 }  // namespace

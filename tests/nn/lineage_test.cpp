@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "coppice/kernels/moe.h"
+#include "coppice/kernels/routing.h"
 #include "tests/testing/errors.h"
 
 namespace coppice::nn {

@@ -17,7 +17,7 @@
 #include <numeric>
 #include <vector>
 
-#include "coppice/kernels/moe.h"
+#include "coppice/kernels/routing.h"
 #include "tests/testing/errors.h"
 
 namespace coppice::nn {

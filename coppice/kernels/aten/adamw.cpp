@@ -9,7 +9,7 @@
 
 #include "coppice/kernels/adamw_detail.h"
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::aten {
 namespace {
 
 constexpr int64_t kPiece = 1 << 22;
@@ -23,10 +23,10 @@ at::Tensor mixed(const at::Tensor& h, int64_t shift, uint32_t factor) {
 
 // For elements [begin, end) in one step.
 at::Tensor random_bits(int64_t begin, int64_t end, int64_t step, const at::TensorOptions& options) {
-  const auto draw = static_cast<int64_t>(static_cast<uint32_t>(step) * kStepFactor);
+  const auto draw = static_cast<int64_t>(static_cast<uint32_t>(step) * detail::kStepFactor);
   auto h = low_32(at::arange(begin, end, options.dtype(at::kLong)));
-  h = at::bitwise_xor(low_32(h * static_cast<int64_t>(kElementFactor)), draw);
-  h = mixed(mixed(h, 16, kFirstMix), 13, kSecondMix);
+  h = at::bitwise_xor(low_32(h * static_cast<int64_t>(detail::kElementFactor)), draw);
+  h = mixed(mixed(h, 16, detail::kFirstMix), 13, detail::kSecondMix);
   return at::bitwise_xor(h, at::bitwise_right_shift(h, 16));
 }
 
@@ -52,9 +52,9 @@ void store_moments(const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, cons
 
 }  // namespace
 
-void adamw_step_libtorch(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
-                         const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
-                         const AdamwSettings& s) {
+void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
+                const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
+                const AdamwSettings& s) {
   const at::NoGradGuard no_grad;
   const auto scaled = grad.to(at::kFloat) * grad_scale;
   const auto m = exp_avg.to(at::kFloat), v = exp_avg_sq.to(at::kFloat);  // no copy if they are f32
@@ -64,4 +64,4 @@ void adamw_step_libtorch(const at::Tensor& master, const at::Tensor& exp_avg, co
   if (value.defined()) at::Tensor(value).copy_(master);
 }
 
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::aten

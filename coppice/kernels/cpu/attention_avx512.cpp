@@ -10,6 +10,7 @@
 
 #include "coppice/base/lane_sum.h"
 #include "coppice/kernels/attention_detail.h"
+#include "coppice/kernels/cpu/processor_detail.h"
 #include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/cpu/words_avx512_detail.h"
 #include "coppice/kernels/parallel.h"
@@ -17,8 +18,12 @@
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cpu {
 namespace {
+
+using detail::AttentionForward;
+using detail::AttentionGradients;
+using detail::AttentionInputs;
 
 constexpr int64_t kQueries = kLanes * kPanels;  // queries at a time
 
@@ -350,19 +355,22 @@ class BackwardHead {
 };
 
 }  // namespace
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cpu
 
 #pragma GCC pop_options
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cpu {
 
-bool has_avx512_attention(const AttentionInputs& in) {
-  const int64_t positions = in.query_BSHC.size(1), dim = in.query_BSHC.size(3);
-  return positions % kQueries == 0 && dim % kQueries == 0 && in.query_BSHC.size(2) % in.key_BSJC.size(2) == 0 &&
-         in.query_BSHC.numel() > 0 && has_avx512_words(in.query_BSHC);
+bool has_attention_for(const AttentionInputs& in) {
+  const Shape shape(in);
+  const AttentionShape of{.positions = in.query_BSHC.numel() > 0 ? shape.positions : 0,
+                          .heads = shape.heads,
+                          .key_heads = shape.key_heads,
+                          .dim = shape.dim};
+  return pick_attention(this_processor(), of, in.query_BSHC.scalar_type()) == Path::kWords;
 }
 
-AttentionForward attention_forward_avx512(const AttentionInputs& in) {
+AttentionForward attention_forward(const AttentionInputs& in) {
   const Shape shape(in);
   const int64_t sequences = in.query_BSHC.size(0);
   const AttentionForward out{at::empty_like(in.query_BSHC), at::empty({sequences, shape.heads, shape.positions},
@@ -377,8 +385,8 @@ AttentionForward attention_forward_avx512(const AttentionInputs& in) {
   return out;
 }
 
-AttentionGradients attention_backward_avx512(const AttentionInputs& in, const AttentionForward& forward,
-                                             const at::Tensor& grad_BSHC) {
+AttentionGradients attention_backward(const AttentionInputs& in, const AttentionForward& forward,
+                                      const at::Tensor& grad_BSHC) {
   const Shape shape(in);
   const AttentionGradients out{at::empty_like(in.query_BSHC), at::empty_like(in.key_BSJC),
                                at::empty_like(in.value_BSJC)};
@@ -390,4 +398,4 @@ AttentionGradients attention_backward_avx512(const AttentionInputs& in, const At
   return out;
 }
 
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cpu

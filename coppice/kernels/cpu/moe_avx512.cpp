@@ -19,8 +19,13 @@
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cpu {
 namespace {
+
+using detail::KeptOrder;
+using detail::MoeForward;
+using detail::MoeGradients;
+using detail::MoeInputs;
 
 constexpr int64_t kTokens = kLanes * kPanels;  // tokens that are processed together
 constexpr int64_t kTileRows = 512;             // rows of one expert per task
@@ -383,23 +388,24 @@ MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at
 }
 
 }  // namespace
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cpu
 
 #pragma GCC pop_options
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cpu {
 
-bool has_avx512_experts(const MoeInputs& in) {
-  const int64_t dim = in.w_down_EDF.size(1), width = in.w_down_EDF.size(2);
-  return in.form.is_plain() && dim % kTokens == 0 && width % kTokens == 0 && has_avx512_words(in.x_TD);
+namespace {
+
+MoeForward forward_of_any(const MoeInputs& in) {
+  return with_scalar(in.x_TD, [&]<class T>(T) { return forward<T>(in); });
 }
 
-MoeForward moe_forward_avx512(const MoeInputs& inputs) {
-  return with_scalar(inputs.x_TD, [&]<class T>(T) { return forward<T>(inputs); });
+MoeGradients backward_of_any(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
+  return with_scalar(in.x_TD, [&]<class T>(T) { return backward<T>(in, hidden_PG, grad_TD); });
 }
 
-MoeGradients moe_backward_avx512(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
-  return with_scalar(inputs.x_TD, [&]<class T>(T) { return backward<T>(inputs, hidden_PG, grad_TD); });
-}
+}  // namespace
 
-}  // namespace coppice::kernels::detail
+const detail::MoeVariant kExpertsByWords{forward_of_any, backward_of_any};
+
+}  // namespace coppice::kernels::cpu

@@ -19,8 +19,16 @@
 #include "coppice/kernels/pair_order_detail.h"
 #include "coppice/kernels/parallel.h"
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cpu {
 namespace {
+
+using detail::Activated;
+using detail::ClampedSwiglu;
+using detail::KeptOrder;
+using detail::MoeForward;
+using detail::MoeGradients;
+using detail::MoeInputs;
+using detail::Swiglu;
 
 constexpr int64_t kTileRows = 512;     // large enough for a fast GEMM, small enough to distribute over threads
 constexpr int64_t kWeightBlock = 256;  // rows of a weight's gradient in one task
@@ -237,21 +245,20 @@ MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at
   return out;
 }
 
+MoeForward forward_of_any(const MoeInputs& in) {
+  return with_scalar(in.x_TD, [&]<class T>(T) {
+    return with_activation(in.form.activation, [&]<class A>(A) { return forward<T, A>(in); });
+  });
+}
+
+MoeGradients backward_of_any(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
+  return with_scalar(in.x_TD, [&]<class T>(T) {
+    return with_activation(in.form.activation, [&]<class A>(A) { return backward<T, A>(in, hidden_PG, grad_TD); });
+  });
+}
+
 }  // namespace
 
-MoeForward moe_forward_cpu(const MoeInputs& inputs) {
-  if (has_avx512_experts(inputs)) return moe_forward_avx512(inputs);
-  return with_scalar(inputs.x_TD, [&]<class T>(T) {
-    return with_activation(inputs.form.activation, [&]<class A>(A) { return forward<T, A>(inputs); });
-  });
-}
+const detail::MoeVariant kExpertsByGemms{forward_of_any, backward_of_any};
 
-MoeGradients moe_backward_cpu(const MoeInputs& inputs, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
-  if (has_avx512_experts(inputs)) return moe_backward_avx512(inputs, hidden_PG, grad_TD);
-  return with_scalar(inputs.x_TD, [&]<class T>(T) {
-    return with_activation(inputs.form.activation,
-                           [&]<class A>(A) { return backward<T, A>(inputs, hidden_PG, grad_TD); });
-  });
-}
-
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cpu

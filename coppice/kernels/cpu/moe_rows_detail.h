@@ -6,14 +6,28 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "coppice/base/lane_sum.h"
 #include "coppice/kernels/cpu/vector_math_detail.h"
+#include "coppice/kernels/kept_order_detail.h"
+#include "coppice/kernels/moe_detail.h"
 #include "coppice/kernels/pair_order_detail.h"
 #include "coppice/kernels/parallel.h"
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cpu {
+
+using detail::PairOrder;
+
+/// The order on the CPU by a counting sort: integers only, so the same for any number of threads.
+///
+/// `filled_up` says how many rows an expert of so many pairs gets; the last ones are padding.
+/// Throws   Error{kInternal} for an index that is no expert.
+detail::KeptOrder order_pairs(const detail::MoeInputs& in, const std::function<int64_t(int64_t rows)>& filled_up);
+
+/// The two ways to compute the layer; a backward pass understands the hidden_PG of its own forward pass.
+extern const detail::MoeVariant kExpertsByGemms, kExpertsByWords;
 
 /// Rows of one expert for one task.
 struct Tile {
@@ -67,4 +81,4 @@ at::Tensor pair_squares(const PairOrder& order, const T* rows_PD, const at::Tens
   return out_TK;
 }
 
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cpu

@@ -11,7 +11,9 @@
 #include "coppice/io/dtype.h"
 #include "coppice/kernels/activation_detail.h"
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cpu {
+
+using detail::sigmoid_f32;
 
 inline float load(float value) { return value; }
 inline float load(at::BFloat16 value) { return io::f32_from_bf16(value.x); }
@@ -41,17 +43,13 @@ void swiglu_backward_row(const T* __restrict gate, const T* __restrict up, const
 
 /// Calls f with a value of the type of `dtype`, float or at::BFloat16.
 ///
-/// Throws   Error{kUnsupported} for another dtype or a tensor that is not on the CPU.
+/// Throws   Error{kUnsupported} for another dtype.
 template <class F>
 auto with_scalar(const at::Tensor& tensor, const F& f) {
-  if (!tensor.device().is_cpu()) {
-    throw Error(ErrorCode::kUnsupported,
-                cat("a kernel was given a tensor on ", tensor.device().str(), "; this build computes on the CPU"));
-  }
   if (tensor.scalar_type() == at::kFloat) return f(float{});
   if (tensor.scalar_type() == at::kBFloat16) return f(at::BFloat16{});
   throw Error(ErrorCode::kUnsupported,
               cat("a kernel was given ", c10::toString(tensor.scalar_type()), "; wanted f32 or bf16"));
 }
 
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cpu

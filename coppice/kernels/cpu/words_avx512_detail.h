@@ -2,8 +2,8 @@
 
 // Small matrix products, and data movement between them, for processors with AVX-512 (and AVX512_BF16 for bf16). Sums
 // are in f32. A *word* is 32 bits along the summed dimension: one f32 or two neighbouring bf16. A *panel* is 16 lanes
-// wide: [words][16]. Include it last. Everything below is compiled for AVX-512; call it only if has_avx512_words() is
-// true.
+// wide: [words][16]. For .cpp files only. Everything below is compiled for AVX-512; call it only where
+// processor_detail.h says Path::kWords.
 
 #include <ATen/core/Tensor.h>
 #include <immintrin.h>
@@ -17,7 +17,7 @@
 
 #include "coppice/kernels/activation_detail.h"
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cpu {
 
 using Word = uint32_t;
 using AnyWord __attribute__((may_alias)) = Word;  // the same memory as numbers elsewhere
@@ -41,15 +41,6 @@ class Scratch {
   std::unique_ptr<T, Free> data_;
 };
 
-/// Whether this processor can multiply words of the tensor's dtype; the tensor is on the CPU.
-inline bool has_avx512_words(const at::Tensor& tensor) {
-  static const bool has_f32 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  static const bool has_bf16 = has_f32 && __builtin_cpu_supports("avx512bf16");
-  if (!tensor.device().is_cpu()) return false;
-  return tensor.scalar_type() == at::kFloat ? has_f32 : tensor.scalar_type() == at::kBFloat16 && has_bf16;
-}
-
 /// The left matrix of a product, read word by word: (row, word) is data[row * row_step + word * word_step].
 struct Words {
   const Word* data;
@@ -58,13 +49,25 @@ struct Words {
   Words row(int64_t r) const { return {data + r * row_step, row_step, word_step}; }
 };
 
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cpu
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cpu {
 namespace {
+
+using detail::kFactor2;
+using detail::kFactor3;
+using detail::kFactor4;
+using detail::kFactor5;
+using detail::kFactor6;
+using detail::kFactor7;
+using detail::kLargestExponent;
+using detail::kLeastExponent;
+using detail::kLn2High;
+using detail::kLn2Low;
+using detail::kLog2e;
 
 template <class T>
 __m512 dot(__m512 sum, __m512i a, __m512i b) {
@@ -227,6 +230,6 @@ __m512 exp(__m512 x) {
 }
 
 }  // namespace
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cpu
 
 #pragma GCC pop_options

@@ -14,9 +14,15 @@
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/cuda/sorted_rows_detail.h"
+#include "coppice/kernels/kept_order_detail.h"
 #include "coppice/kernels/moe_detail.h"
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cuda {
+
+using detail::KeptOrder;
+using detail::MoeForward;
+using detail::MoeGradients;
+using detail::MoeInputs;
 
 enum class ExpertGemms {
   kGrouped,  ///< libtorch's grouped GEMM
@@ -81,7 +87,7 @@ struct SortedOrder : KeptOrder {
   at::Tensor chunk_count;  ///< int32
 
   explicit SortedOrder(const MoeInputs& in)
-      : KeptOrder(room_for_order(in, most_rows(in.index_TK.numel(), in.w_down_EDF.size(0)))),
+      : KeptOrder(detail::room_for_order(in, most_rows(in.index_TK.numel(), in.w_down_EDF.size(0)))),
         chunk_count(at::empty({num_chunks(order.pairs()) * order.experts}, first_row.options())) {}
 };
 
@@ -150,4 +156,4 @@ class SortedExperts {
   const RowGemms gemms_;
 };
 
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cuda

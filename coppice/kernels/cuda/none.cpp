@@ -1,20 +1,9 @@
 // In place of the other files of this folder in a build without CUDA.
 
-#include "coppice/base/error.h"
 #include "coppice/kernels/moe_detail.h"
 
-namespace coppice::kernels::detail {
-namespace {
+namespace coppice::kernels::cuda {
 
-[[noreturn]] void refuse() {
-  throw Error(ErrorCode::kUnsupported,
-              "the experts are on a GPU, but this build has no CUDA kernels (build with the preset `cuda`, which "
-              "requires nvcc)");
-}
+const detail::MoeVariant* experts_for(const detail::MoeInputs&) { return nullptr; }
 
-}  // namespace
-
-MoeForward moe_forward_cuda(const MoeInputs&) { refuse(); }
-MoeGradients moe_backward_cuda(const MoeInputs&, const at::Tensor&, const at::Tensor&) { refuse(); }
-
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cuda

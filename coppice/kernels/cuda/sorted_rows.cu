@@ -6,7 +6,7 @@
 #include "coppice/base/text.h"
 #include "coppice/kernels/cuda/sorted_rows_pieces_detail.h"
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarp = 32;
@@ -81,4 +81,4 @@ void OnDevice::each_row(int64_t rows, const Piece& piece) const {
 template class SortedRows<OnDevice, float>;
 template class SortedRows<OnDevice, Bf16>;
 
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cuda

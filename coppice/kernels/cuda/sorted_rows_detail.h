@@ -9,7 +9,9 @@
 
 #include "coppice/kernels/pair_order_detail.h"
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cuda {
+
+using detail::PairOrder;
 
 struct Bf16 {
   uint16_t bits;
@@ -71,4 +73,4 @@ struct OnDevice {
 extern template class SortedRows<OnDevice, float>;
 extern template class SortedRows<OnDevice, Bf16>;
 
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cuda

@@ -13,7 +13,9 @@
 #include "coppice/kernels/activation_detail.h"
 #include "coppice/kernels/cuda/sorted_rows_detail.h"
 
-namespace coppice::kernels::detail {
+namespace coppice::kernels::cuda {
+
+using detail::sigmoid_f32;
 
 inline constexpr int kRowLanes = 128;
 
@@ -281,4 +283,4 @@ void SortedRows<Launch, T>::combine(const T* rows_PD, const float* weight_TK, in
   });
 }
 
-}  // namespace coppice::kernels::detail
+}  // namespace coppice::kernels::cuda

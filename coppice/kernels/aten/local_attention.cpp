@@ -1,5 +1,3 @@
-#include "coppice/kernels/local_attention.h"
-
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
@@ -11,9 +9,9 @@
 
 #include <limits>
 
-#include "coppice/base/check.h"
+#include "coppice/kernels/attention_detail.h"
 
-namespace coppice::kernels {
+namespace coppice::kernels::aten {
 namespace {
 
 /// The mask that is added to scores: 0 if the query sees the key, otherwise -infinity.
@@ -29,16 +27,14 @@ at::Tensor make_mask(int64_t positions, int64_t window, const at::Tensor& start_
 
 }  // namespace
 
-at::Tensor local_attention(const at::Tensor& query_BSHC, const at::Tensor& key_BSJC, const at::Tensor& value_BSJC,
-                           double scale, int64_t window, const at::Tensor& sink_H, const at::Tensor& start_BS) {
-  COPPICE_CHECK(query_BSHC.dim() == 4 && key_BSJC.sizes() == value_BSJC.sizes() && window >= 0);
-  const int64_t batch = query_BSHC.size(0), positions = query_BSHC.size(1), heads = query_BSHC.size(2);
-  const int64_t groups = key_BSJC.size(2), width = query_BSHC.size(3);
-  auto query = query_BSHC, key = key_BSJC, value = value_BSJC;
-  auto mask = make_mask(positions, window, start_BS, query.options());
+at::Tensor local_attention(const detail::AttentionInputs& in, int64_t window, const at::Tensor& sink_H) {
+  auto query = in.query_BSHC, key = in.key_BSJC, value = in.value_BSJC;
+  const int64_t batch = query.size(0), positions = query.size(1), heads = query.size(2);
+  const int64_t groups = key.size(2), width = query.size(3);
+  auto mask = make_mask(positions, window, in.start_BS, query.options());
   if (sink_H.defined()) {
     // Adds one key with value 0, and one dimension in which only this key is 1 and each query is its head's sink.
-    const auto score_H = (sink_H / scale).to(query.scalar_type()).view({1, 1, heads, 1});
+    const auto score_H = (sink_H / in.scale).to(query.scalar_type()).view({1, 1, heads, 1});
     query = at::cat({query, score_H.expand({batch, positions, heads, 1})}, 3);
     const auto plain = at::zeros({batch, 1, groups, width}, key.options());
     const auto sink = at::cat({plain, at::ones({batch, 1, groups, 1}, key.options())}, 3);
@@ -47,9 +43,9 @@ at::Tensor local_attention(const at::Tensor& query_BSHC, const at::Tensor& key_B
     mask = at::constant_pad_nd(mask, {0, 1});
   }
   const auto out = at::scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2),
-                                                    mask, /*dropout_p=*/0.0, /*is_causal=*/false, scale,
+                                                    mask, /*dropout_p=*/0.0, /*is_causal=*/false, in.scale,
                                                     /*enable_gqa=*/heads != groups);
   return out.transpose(1, 2).narrow(3, 0, width);
 }
 
-}  // namespace coppice::kernels
+}  // namespace coppice::kernels::aten

@@ -1,0 +1,30 @@
+// Which of the CPU's two ways computes a MoE layer.
+
+#include "coppice/kernels/cpu/moe_rows_detail.h"
+#include "coppice/kernels/cpu/processor_detail.h"
+#include "coppice/kernels/moe_detail.h"
+
+namespace coppice::kernels::cpu {
+namespace {
+
+const detail::MoeVariant& way_for(const detail::MoeInputs& in) {
+  const ExpertsShape shape{.pairs = in.index_TK.numel(),
+                           .experts = in.w_down_EDF.size(0),
+                           .dim = in.w_down_EDF.size(1),
+                           .width = in.w_down_EDF.size(2),
+                           .is_plain = in.form.is_plain()};
+  const Path path = pick_experts(this_processor(), shape, in.x_TD.scalar_type());
+  return path == Path::kWords ? kExpertsByWords : kExpertsByGemms;
+}
+
+detail::MoeForward forward(const detail::MoeInputs& in) { return way_for(in).forward(in); }
+
+detail::MoeGradients backward(const detail::MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
+  return way_for(in).backward(in, hidden_PG, grad_TD);
+}
+
+}  // namespace
+
+const detail::MoeVariant kExperts{forward, backward};
+
+}  // namespace coppice::kernels::cpu

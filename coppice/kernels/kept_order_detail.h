@@ -1,0 +1,18 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "coppice/kernels/moe_detail.h"
+#include "coppice/kernels/pair_order_detail.h"
+
+namespace coppice::kernels::detail {
+
+/// The order of a layer's pairs, with the tensors that hold it.
+struct KeptOrder {
+  at::Tensor first_row, pair_of_row, row_of_pair;  ///< int32, where the indices are
+  PairOrder order;
+};
+/// Room for an order of so many rows; `index` and the sizes are filled in.
+KeptOrder room_for_order(const MoeInputs& inputs, int64_t rows);
+
+}  // namespace coppice::kernels::detail
