@@ -12,9 +12,9 @@ namespace coppice::kernels {
 /// The tokens that the rule holds for, chosen by a hash of (number of the token, seed); token 0 has number
 /// `first_token`.
 ///
-/// Shapes   returns [T] bool.
+/// Shapes   scores_TE only says how many tokens there are and on which device; returns [T] bool.
 /// Units    share of all tokens, 0 to 1.
-at::Tensor tokens_held(int64_t tokens, uint64_t first_token, uint64_t seed, double share, at::Device device);
+at::Tensor tokens_held(const at::Tensor& scores_TE, uint64_t first_token, uint64_t seed, double share);
 
 struct LineageChoice {
   at::Tensor score_TL;  ///< choice score of each lineage's child

@@ -1,7 +1,6 @@
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/sigmoid.h>
-#include <ATen/ops/zeros.h>
 
 #include <vector>
 
@@ -33,17 +32,6 @@ at::Tensor dense(const families::ModelConfig& config, const LayerWeights& weight
     active = activate(config, part(Role::kDenseGate, Role::kDenseGateBias), part(Role::kDenseUp, Role::kDenseUpBias));
   }
   return at::linear(active, weights[Role::kDenseDown], weights[Role::kDenseDownBias]);
-}
-
-/// Sum over tokens of each expert's final gate before routed scaling.
-at::Tensor gate_mass(const Routed& routed, int64_t num_experts, double routed_scaling) {
-  const auto gate_TK = routed.gate_TK.detach().contiguous();
-  const auto mass_E = at::zeros({num_experts}, gate_TK.options().dtype(at::kDouble));
-  const auto* const gate = gate_TK.const_data_ptr<float>();
-  const auto* const expert = routed.index_TK.const_data_ptr<int64_t>();
-  auto* const mass = mass_E.mutable_data_ptr<double>();
-  for (int64_t pair = 0; pair < gate_TK.numel(); ++pair) mass[expert[pair]] += gate[pair] / routed_scaling;
-  return mass_E;
 }
 
 at::Tensor shared_expert(const LayerWeights& weights, const at::Tensor& x_TD) {
@@ -81,7 +69,8 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
     routing->count_E = kernels::expert_counts(routed.index_TK, config.num_experts);
     routing->balance_count = balanced(routing->count_E);
     if (context.with_aux_loss) routing->balance_score = out.score_sum.detach();
-    routing->gate_mass_E = gate_mass(routed, config.num_experts, config.routing.routed_scaling);
+    routing->gate_mass_E =
+        kernels::gate_mass(routed.index_TK, routed.gate_TK, config.num_experts, config.routing.routed_scaling);
     if (context.keep_routing || context.with_output_sq) routing->index_TK = routed.index_TK;
   }
   const bool clamped = config.activation == families::Activation::kClampedSilu;

@@ -95,8 +95,7 @@ Routed route_by_lineage(const at::Tensor& logits_TE, const at::Tensor& selection
                         uint64_t first_token) {
   check_fits(*routed_by.lineage, layer, logits_TE.size(1), top_k, routing.num_groups);
   const auto& [parent_E, child_LR, log_r_E] = routed_by.lineage->on(logits_TE.device(), layer);
-  const auto held_T =
-      kernels::tokens_held(logits_TE.size(0), first_token, routed_by.seed, routed_by.share, logits_TE.device());
+  const auto held_T = kernels::tokens_held(logits_TE, first_token, routed_by.seed, routed_by.share);
   const auto log_r_TE = at::outer(held_T.to(at::kFloat), log_r_E);
   const bool by_logits = routing.gate == GateFunction::kTopKSoftmax;
 

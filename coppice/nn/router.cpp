@@ -1,21 +1,15 @@
 #include "coppice/nn/router.h"
 
 #include <ATen/ops/_assert_async.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-#include <vector>
-
 #include "coppice/base/check.h"
 #include "coppice/base/text.h"
-#include "coppice/kernels/parallel.h"
+#include "coppice/kernels/routing.h"
 #include "coppice/nn/border.h"
 #include "coppice/nn/router_detail.h"
 
@@ -24,62 +18,15 @@ namespace {
 
 using families::GateFunction;
 
-constexpr int64_t kTokensPerTask = 256;
 constexpr double kSumTolerance = 1e-3;  // relative tolerance of f32 sums over the tokens of a batch
-constexpr float kNever = -std::numeric_limits<float>::infinity();
-
-/// The indices of the `k` largest of `n` scores in falling order; equal scores by rising index.
-void top_k_of(const float* score, int64_t n, int64_t k, int64_t* index) {
-  int64_t found = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    int64_t at = found < k ? found++ : k;
-    while (at > 0 && score[i] > score[index[at - 1]]) {
-      if (at < k) index[at] = index[at - 1];
-      --at;
-    }
-    if (at < k) index[at] = i;
-  }
-}
-
-/// Excludes experts outside of the best groups; a group's score is that of its best expert or the sum of its two best.
-void keep_best_groups(float* score, int64_t num_experts, const families::Routing& routing,
-                      std::vector<float>& group_score, std::vector<int64_t>& best) {
-  const int64_t num_groups = routing.num_groups, top_groups = routing.top_groups, size = num_experts / num_groups;
-  const bool best_two = routing.group_score == families::GroupScore::kBestTwo && size > 1;
-  int64_t top_two[2];
-  for (int64_t g = 0; g < num_groups; ++g) {
-    const float* const group = score + g * size;
-    top_k_of(group, size, std::min<int64_t>(2, size), top_two);
-    group_score[g] = best_two ? group[top_two[0]] + group[top_two[1]] : group[top_two[0]];
-  }
-  top_k_of(group_score.data(), num_groups, top_groups, best.data());
-  for (int64_t g = 0; g < num_groups; ++g) {
-    const bool kept = std::find(best.begin(), best.begin() + top_groups, g) != best.begin() + top_groups;
-    if (!kept) std::fill(score + g * size, score + (g + 1) * size, kNever);
-  }
-}
 
 }  // namespace
 
 at::Tensor detail::choose(const at::Tensor& choice_TN, const families::Routing& routing, int64_t top_k) {
-  if (!choice_TN.is_cpu()) return choose_by_sorting(choice_TN, routing, top_k);
-  const auto score_TN = choice_TN.contiguous();
-  const int64_t tokens = score_TN.size(0), experts = score_TN.size(1);
-  const auto index_TK = at::empty({tokens, top_k}, score_TN.options().dtype(at::kLong));
-  const auto* const score = score_TN.const_data_ptr<float>();
-  auto* const index = index_TK.mutable_data_ptr<int64_t>();
-  kernels::parallel_ranges(tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
-    std::vector<float> row(experts), group_score(routing.num_groups);
-    std::vector<int64_t> best(routing.top_groups);
-    for (int64_t t = begin; t < end; ++t) {
-      std::copy_n(score + t * experts, experts, row.data());
-      if (routing.num_groups > 1) {
-        keep_best_groups(row.data(), experts, routing, group_score, best);
-      }
-      top_k_of(row.data(), experts, top_k, index + t * top_k);
-    }
-  });
-  return index_TK;
+  return kernels::choose_top_k(choice_TN, {.top_k = top_k,
+                                           .num_groups = routing.num_groups,
+                                           .top_groups = routing.top_groups,
+                                           .best_two = routing.group_score == families::GroupScore::kBestTwo});
 }
 
 at::Tensor detail::gates(const at::Tensor& value_TE, const at::Tensor& index_TK, const families::Routing& routing) {

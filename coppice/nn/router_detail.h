@@ -19,9 +19,4 @@ at::Tensor choose(const at::Tensor& choice_TN, const families::Routing& routing,
 /// Shapes   value_TE: scores, or logits if top-K comes first; index_TK; returns [T, K] f32, differentiable.
 at::Tensor gates(const at::Tensor& value_TE, const at::Tensor& index_TK, const families::Routing& routing);
 
-/// The experts that `route` chooses by these scores, computed with libtorch's stable sort on any device.
-///
-/// Shapes   choice_TE f32; returns [T, top_k] int64, by falling score, ties to the lower expert.
-at::Tensor choose_by_sorting(const at::Tensor& choice_TE, const families::Routing& routing, int64_t top_k);
-
 }  // namespace coppice::nn::detail

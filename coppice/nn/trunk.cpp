@@ -1,11 +1,11 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/embedding.h>
 
 #include <algorithm>
 #include <tuple>
 
 #include "coppice/base/check.h"
+#include "coppice/kernels/embedding.h"
 #include "coppice/kernels/rms_norm.h"
 #include "coppice/nn/host.h"
 #include "coppice/nn/rotary_detail.h"
@@ -88,8 +88,7 @@ double embedding_multiplier(const families::ModelConfig& config, at::ScalarType 
 at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD, const at::Tensor& tokens_BS) {
   check_tokens(tokens_BS, table_VD.size(0));
   const auto token_T = to_device(tokens_BS, table_VD.device()).view({-1});
-  // Through f32, so that the gradient of a frequent token is summed in f32 and rounded once.
-  auto x_TD = at::embedding(table_VD.to(at::kFloat), token_T);
+  auto x_TD = kernels::embed(table_VD, token_T);
   if (config.embedding_multiplier != 1) x_TD = x_TD * embedding_multiplier(config, table_VD.scalar_type());
   return x_TD.to(table_VD.scalar_type());
 }

@@ -67,6 +67,24 @@ def test_prints_one_json_object(data):
     assert evaluated["perplexity"] == pytest.approx(math.exp(evaluated["loss"]))
 
 
+def test_says_which_device_it_takes_and_refuses_others(data):
+    run = ["train", *MODEL, "--data.train", data / "train", "--train.steps", 2]
+    done = coppice(*run, "--train.device", "cpu", "--train.out", data / "run")
+    assert done.returncode == 0 and "training on cpu" in done.stderr, done.stderr
+    assert 'device = "cpu"' in (data / "run" / "config.toml").read_text()
+    for name, word in (("gpu", "unknown"), ("cuda:99", "cuda"), ("meta", "no meta device")):
+        refused = coppice(*run, "--train.device", name)
+        assert refused.returncode == 2 and f"train.device: '{name}'" in refused.stderr and word in refused.stderr, refused.stderr
+        assert "wanted auto, cpu, cuda or cuda:N" in refused.stderr
+
+
+def test_resumes_on_a_device_that_is_named_otherwise(data):
+    run = ["train", *MODEL, "--data.train", data / "train", "--train.steps", 4, "--train.out", data / "run"]
+    assert coppice(*run, "--train.device", "cpu", "--train.stop_at", 2).returncode == 0
+    resumed = coppice(*run, "--train.device", "cpu:0", "--train.resume")
+    assert resumed.returncode == 0, resumed.stderr
+
+
 def test_documents_apart_are_evaluated_as_they_are_trained_on(data):
     documents = write_text(data / "documents", 400, documents=50)
     done = coppice("train", *MODEL, "--data.train", documents, "--data.validation", documents, "--data.reset_attention",

@@ -32,7 +32,7 @@ constexpr size_t kArena = size_t{1} << 37;  // addresses are never used twice: a
 constexpr size_t kPage = 4096;
 constexpr size_t kMemory = size_t{4} << 30;  // what a device says that it has
 
-std::atomic<long> n_fallbacks, n_copied, n_allocations, n_live, n_to_host;
+std::atomic<long> n_fallbacks, n_copied, n_allocations, n_live, n_peak, n_to_host;
 std::atomic<const char*> last_operator{"none yet"};
 thread_local c10::DeviceIndex current_device = 0;
 
@@ -98,6 +98,7 @@ struct GuardedAllocator final : c10::DeviceAllocator {
       const std::lock_guard lock(arena.mutex);
       arena.live.increase(size);
     }
+    if (n_live > n_peak) n_peak = n_live.load();
     const size_t pad = mapped - (size + 63) / 64 * 64;  // the end of the memory at the end of the pages
     return {arena.base + offset + pad, new Allocation{&arena, bytes, mapped, size}, &free_allocation, device};
   }
@@ -468,5 +469,6 @@ at::Tensor as_cpu(const at::Tensor& t) {
   return tensor_on(c10::Storage(c10::Storage::use_byte_size_t{}, owner->nbytes(), std::move(data), nullptr, false),
                    c10::DispatchKeySet(c10::DispatchKey::CPU), t);
 }
-Counters counters() { return {n_fallbacks, n_copied, n_allocations, n_live, n_to_host}; }
+Counters counters() { return {n_fallbacks, n_copied, n_allocations, n_live, n_peak, n_to_host}; }
+void reset_peak() { n_peak = n_live.load(); }
 }  // namespace coppice::guarded

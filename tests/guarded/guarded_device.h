@@ -21,8 +21,10 @@ struct Counters {
   long fallbacks = 0;       ///< operators that ran
   long copied_outputs = 0;  ///< results that an operator allocated anew
   long allocations = 0, live_bytes = 0;
+  long peak_bytes = 0;      ///< the most live_bytes since reset_peak()
   long copies_to_host = 0;  ///< transfers for which a real device would be waited for
 };
 Counters counters();
+void reset_peak();
 
 }  // namespace coppice::guarded

@@ -22,10 +22,11 @@ at::Tensor children() {  // of 8 experts in 4 lineages
 }
 
 TEST(LineageChoiceDevices, HoldTheSameTokens) {
+  const auto scores_TE = at::randn({kTokens, 8});
   for (const uint64_t number : kNumbers) {
     for (const double share : {0.0, 0.3, 1.0}) {
-      const auto here_T = tokens_held(kTokens, number, number ^ 7, share, guarded::kCpu);
-      const auto there_T = tokens_held(kTokens, number, number ^ 7, share, guarded::kGuarded);
+      const auto here_T = tokens_held(scores_TE, number, number ^ 7, share);
+      const auto there_T = tokens_held(scores_TE.to(guarded::kGuarded), number, number ^ 7, share);
       EXPECT_TRUE(at::equal(here_T, there_T.cpu())) << number << " " << share;
     }
   }

@@ -40,7 +40,7 @@ constexpr models::ModelSizes kSizes{.vocab_size = 61,
                                     .expert_width = 20,
                                     .dense_width = 28,
                                     .max_positions = 64};
-constexpr double kClose = 1e-5, kCloseInBf16 = 3e-2;  // relative to the largest element
+constexpr double kClose = 1e-5;  // relative to the largest element
 
 class DecoderOn : public ::testing::TestWithParam<std::string_view> {
  protected:
@@ -91,9 +91,9 @@ void expect_close(const at::Tensor& found, const at::Tensor& wanted, double tole
   EXPECT_LE(error, tolerance * largest) << what;
 }
 
-void expect_same_learning(const families::Model& model, ComputeDtype dtype, const at::Tensor& tokens_BS,
-                          const at::Tensor& target_BS, const ForwardOptions& options, double tolerance) {
-  auto here = Decoder::load(model, dtype), there = Decoder::load(model, dtype, kGuarded);
+void expect_same_learning(const families::Model& model, const at::Tensor& tokens_BS, const at::Tensor& target_BS,
+                          const ForwardOptions& options, double tolerance) {
+  auto here = Decoder::load(model, ComputeDtype::kF32), there = Decoder::load(model, ComputeDtype::kF32, kGuarded);
   EXPECT_EQ(there.device(), kGuarded);
   const auto wanted = learn(here, tokens_BS, target_BS, options), found = learn(there, tokens_BS, target_BS, options);
   EXPECT_EQ(found.out.loss.device(), kGuarded);
@@ -102,7 +102,7 @@ void expect_same_learning(const families::Model& model, ComputeDtype dtype, cons
     expect_close(found.gradients[i], wanted.gradients[i], tolerance, here.parameters()[i].slices.front().slot.name);
   }
   ASSERT_EQ(found.out.routing.size(), wanted.out.routing.size());
-  for (size_t i = 0; i < wanted.out.routing.size() && dtype == ComputeDtype::kF32; ++i) {
+  for (size_t i = 0; i < wanted.out.routing.size(); ++i) {
     const auto &f = found.out.routing[i], &w = wanted.out.routing[i];
     EXPECT_TRUE(at::equal(f.count_E.cpu(), w.count_E)) << i;
     expect_close(f.gate_mass_E.cpu(), w.gate_mass_E, tolerance, "gate mass");
@@ -115,13 +115,26 @@ TEST_P(DecoderOn, LearnsTheSameThere) {
   const auto source = model();
   ForwardOptions options{.with_output_sq = true};
   if (source.config.is_moe()) options.aux_loss_coef = options.z_loss_coef = 0.1;
-  expect_same_learning(source, ComputeDtype::kF32, tokens_BS, target_BS, options, kClose);
-  expect_same_learning(source, ComputeDtype::kBf16, tokens_BS, target_BS, {}, kCloseInBf16);
+  expect_same_learning(source, tokens_BS, target_BS, options, kClose);
+}
+
+// Sums of rounded values, and a token that is nearly even between two experts may choose the other.
+TEST_P(DecoderOn, LearnsNearlyTheSameThereInBf16) {
+  const auto source = model();
+  auto here = Decoder::load(source, ComputeDtype::kBf16), there = Decoder::load(source, ComputeDtype::kBf16, kGuarded);
+  const auto wanted = learn(here, tokens_BS, target_BS, {}), found = learn(there, tokens_BS, target_BS, {});
+  expect_close(found.loss, wanted.loss, 1e-2, "loss");
+  for (size_t i = 0; i < wanted.gradients.size(); ++i) {
+    const auto f = found.gradients[i].to(at::kDouble), w = wanted.gradients[i].to(at::kDouble);
+    EXPECT_EQ(found.gradients[i].scalar_type(), at::kBFloat16);
+    EXPECT_GT(number((f * w).sum() / (f.square().sum() * w.square().sum()).sqrt()), 0.95)
+        << here.parameters()[i].slices.front().slot.name;
+  }
 }
 
 TEST_P(DecoderOn, KeepsDocumentsApartThere) {
   const auto start_BS = at::arange(16, at::kLong).floor_divide(5).mul(5).expand({3, 16}).contiguous();
-  expect_same_learning(model(), ComputeDtype::kF32, tokens_BS, target_BS, {.document_start_BS = start_BS}, kClose);
+  expect_same_learning(model(), tokens_BS, target_BS, {.document_start_BS = start_BS}, kClose);
 }
 
 TEST_P(DecoderOn, RecomputesTheSameBitsThere) {
@@ -132,14 +145,16 @@ TEST_P(DecoderOn, RecomputesTheSameBitsThere) {
   for (size_t i = 0; i < kept.gradients.size(); ++i) EXPECT_TRUE(at::equal(kept.gradients[i], again.gradients[i]));
 }
 
-TEST_P(DecoderOn, MakesTheHostWaitForNothing) {
+TEST_P(DecoderOn, MakesTheHostWaitForNothingButTheMoeLayer) {
   const auto source = model();
   auto there = Decoder::load(source, ComputeDtype::kF32, kGuarded);
   ForwardOptions options{.keep_routing = true};
   if (source.config.is_moe()) options.aux_loss_coef = options.z_loss_coef = 0.1;
   const long before = guarded::counters().copies_to_host;
   there.loss(tokens_BS, target_BS, options).loss.backward();
-  EXPECT_EQ(guarded::counters().copies_to_host - before, 0);
+  // In f32 once forward and once backward (kernels/moe.h).
+  EXPECT_EQ(guarded::counters().copies_to_host - before,
+            source.config.is_moe() ? 2 * source.config.num_moe_layers() : 0);
 }
 
 TEST_P(DecoderOn, RoutesByLineageThere) {
@@ -148,8 +163,8 @@ TEST_P(DecoderOn, RoutesByLineageThere) {
   std::map<int64_t, std::vector<uint32_t>> parents;
   for (int64_t layer = 0; layer < source.config.num_layers; ++layer) parents[layer] = {0, 0, 1, 1, 1, 2};
   const auto lineage = std::make_shared<LineageRouting>(std::make_shared<Lineage>(parents, 3), 0.5);
-  expect_same_learning(source, ComputeDtype::kF32, tokens_BS, target_BS,
-                       {.aux_loss_coef = 0.1, .lineage = lineage, .first_token = 1000}, kClose);
+  expect_same_learning(source, tokens_BS, target_BS, {.aux_loss_coef = 0.1, .lineage = lineage, .first_token = 1000},
+                       kClose);
 }
 
 TEST_P(DecoderOn, GivesTheSameLogitsAndLossesThere) {

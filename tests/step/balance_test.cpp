@@ -1,10 +1,11 @@
 #include "coppice/step/balance.h"
 
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include "coppice/models/generate.h"
+#include "coppice/nn/host.h"
+#include "tests/guarded/devices.h"
 #include "tests/testing/errors.h"
 
 namespace coppice::step {
@@ -16,39 +17,45 @@ families::ModelConfig config(const char* family) {
   return families::read_config(models::make_config(sizes, io::Dtype::kF32), "test");
 }
 
-at::Tensor counts(std::vector<int64_t> values) { return at::tensor(values, at::kLong); }
+class BalanceUpdate : public ::testing::TestWithParam<at::Device> {
+ protected:
+  static at::Tensor counts(std::vector<int64_t> values) { return at::tensor(values, at::kLong).to(GetParam()); }
+  static at::Tensor biases(std::vector<float> values) { return at::tensor(values).to(GetParam()); }
+};
+class BalanceWaking : public BalanceUpdate {};
+INSTANTIATE_TEST_SUITE_P(Devices, BalanceUpdate, guarded::both_devices(), guarded::device_name);
+INSTANTIATE_TEST_SUITE_P(Devices, BalanceWaking, guarded::both_devices(), guarded::device_name);
 
-TEST(BalanceUpdate, MovesEachBiasOneStepTowardsEvenLoad) {
-  const at::Tensor bias = at::zeros({4}, at::kFloat);
+TEST_P(BalanceUpdate, MovesEachBiasOneStepTowardsEvenLoad) {
+  const at::Tensor bias = biases(std::vector<float>(4));
   update_selection_bias(bias, counts({9, 5, 1, 5}), {}, 1e-3, false);
   EXPECT_EQ(bias[0].item<float>(), -1e-3f);
   EXPECT_EQ(bias[1].item<float>(), 0.0f) << "an exactly even load does not move";
   EXPECT_EQ(bias[2].item<float>(), 1e-3f);
 }
 
-TEST(BalanceUpdate, ComparesInIntegersWhereTheMeanIsNone) {
-  const at::Tensor bias = at::zeros({3}, at::kFloat);
+TEST_P(BalanceUpdate, ComparesInIntegersWhereTheMeanIsNone) {
+  const at::Tensor bias = biases(std::vector<float>(3));
   update_selection_bias(bias, counts({1, 1, 2}), {}, 1e-3, false);  // mean 4/3
   EXPECT_EQ(bias[0].item<float>(), 1e-3f);
   EXPECT_EQ(bias[2].item<float>(), -1e-3f);
 }
 
-TEST(BalanceUpdate, RecentringKeepsTheMeanAtZeroAndDifferences) {
-  const at::Tensor bias = at::tensor(std::vector<float>{1, 2, 6});
+TEST_P(BalanceUpdate, RecentringKeepsTheMeanAtZeroAndDifferences) {
+  const at::Tensor bias = biases({1, 2, 6});
   update_selection_bias(bias, counts({2, 2, 2}), {}, 1e-3, true);
   EXPECT_EQ(bias.sum().item<float>(), 0.0f);
   EXPECT_EQ(bias[2].item<float>() - bias[0].item<float>(), 5.0f);
 }
 
-TEST(BalanceUpdate, MovesTheExpertsOfALineageTogether) {
-  const at::Tensor bias = at::zeros({5}, at::kFloat);
+TEST_P(BalanceUpdate, MovesTheExpertsOfALineageTogether) {
+  const at::Tensor bias = biases(std::vector<float>(5));
   update_selection_bias(bias, counts({9, 5, 1}), counts({0, 1, 1, 2, 0}), 1e-3, false);
-  const std::vector<float> found(bias.const_data_ptr<float>(), bias.const_data_ptr<float>() + 5);
-  EXPECT_EQ(found, (std::vector<float>{-1e-3f, 0, 0, 1e-3f, -1e-3f}));
+  EXPECT_EQ(nn::to_host<float>(bias), (std::vector<float>{-1e-3f, 0, 0, 1e-3f, -1e-3f}));
 }
 
-TEST(BalanceWaking, RaisesSleepersInAStraightLineToTheirParents) {
-  const at::Tensor bias = at::tensor(std::vector<float>{0.5, -0.25, -1.5, -0.5});
+TEST_P(BalanceWaking, RaisesSleepersInAStraightLineToTheirParents) {
+  const at::Tensor bias = biases({0.5, -0.25, -1.5, -0.5});
   const std::vector<uint32_t> parents{0, 1, 0, 0};
   EXPECT_EQ(depths_below_lineage(bias, parents), (std::vector<double>{0, 0, 2, 1}));
   std::vector<float> third;

@@ -7,6 +7,8 @@
 #include <gtest/gtest.h>
 
 #include "coppice/nn/decoder.h"
+#include "coppice/nn/host.h"
+#include "tests/guarded/devices.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
 
@@ -15,10 +17,17 @@ namespace {
 
 using families::Role;
 
-nn::Decoder tiny(nn::ComputeDtype dtype, const char* family = "glm4_moe") {
-  const testing::TempDir dir;
-  return nn::Decoder::load(families::open_model(testing::tiny_model(dir / "m", family)), dtype);
-}
+class OptimizerOn : public ::testing::TestWithParam<at::Device> {
+ protected:
+  static nn::Decoder tiny(nn::ComputeDtype dtype) {
+    const testing::TempDir dir;
+    return nn::Decoder::load(families::open_model(testing::tiny_model(dir / "m", "glm4_moe")), dtype, GetParam());
+  }
+};
+class OptimizerAccumulate : public OptimizerOn {};
+class OptimizerStep : public OptimizerOn {};
+INSTANTIATE_TEST_SUITE_P(Devices, OptimizerAccumulate, guarded::both_devices(), guarded::device_name);
+INSTANTIATE_TEST_SUITE_P(Devices, OptimizerStep, guarded::both_devices(), guarded::device_name);
 
 void set_gradients(nn::Decoder& model, double value) {
   for (auto& p : model.parameters()) p.value.mutable_grad() = at::ones_like(p.value) * value;
@@ -31,7 +40,7 @@ size_t index_of(const nn::Decoder& model, Role role, int64_t layer) {
   throw std::logic_error("no such parameter");
 }
 
-TEST(OptimizerAccumulate, SumsMicroBatchesInFp32AndClearsTheGradients) {
+TEST_P(OptimizerAccumulate, SumsMicroBatchesInFp32AndClearsTheGradients) {
   auto model = tiny(nn::ComputeDtype::kBf16);
   Optimizer optimizer(model.parameters());
   set_gradients(model, 1.0);
@@ -45,7 +54,7 @@ TEST(OptimizerAccumulate, SumsMicroBatchesInFp32AndClearsTheGradients) {
   }
 }
 
-TEST(OptimizerAccumulate, TakesTheGradientsOfOneMicroBatchAsTheyAre) {
+TEST_P(OptimizerAccumulate, TakesTheGradientsOfOneMicroBatchAsTheyAre) {
   auto model = tiny(nn::ComputeDtype::kBf16);
   Optimizer optimizer(model.parameters());
   for (int step = 0; step < 2; ++step) {
@@ -54,17 +63,17 @@ TEST(OptimizerAccumulate, TakesTheGradientsOfOneMicroBatchAsTheyAre) {
     const void* const given = model.parameters()[0].value.grad().data_ptr();
     optimizer.accumulate(model.parameters());
     EXPECT_EQ(optimizer.states()[0].grad.data_ptr(), given);
-    const double norm = optimizer.grad_norm();
+    const double norm = nn::number(optimizer.grad_norm());
     optimizer.step(model.parameters(), {.lr = 1e-3}, norm, 0);
   }
 }
 
-TEST(OptimizerStep, ClipsByTheGlobalNorm) {
+TEST_P(OptimizerStep, ClipsByTheGlobalNorm) {
   auto model = tiny(nn::ComputeDtype::kF32);
   Optimizer optimizer(model.parameters());
   set_gradients(model, 2.0);
   optimizer.accumulate(model.parameters());
-  const double norm = optimizer.grad_norm();
+  const double norm = nn::number(optimizer.grad_norm());
   int64_t elements = 0;
   for (const auto& p : model.parameters()) elements += p.master.numel();
   EXPECT_NEAR(norm, 2.0 * std::sqrt(static_cast<double>(elements)), 1e-6 * norm);
@@ -72,7 +81,7 @@ TEST(OptimizerStep, ClipsByTheGlobalNorm) {
   EXPECT_NEAR(optimizer.states().front().exp_avg.flatten()[0].item<float>(), 0.1 * 2.0 / norm, 1e-6);
 }
 
-TEST(OptimizerStep, DecaysMatricesAndNeitherNormsNorBiases) {
+TEST_P(OptimizerStep, DecaysMatricesAndNeitherNormsNorBiases) {
   auto model = tiny(nn::ComputeDtype::kF32);
   Optimizer optimizer(model.parameters());
   std::vector<at::Tensor> before;
@@ -87,7 +96,7 @@ TEST(OptimizerStep, DecaysMatricesAndNeitherNormsNorBiases) {
   }
 }
 
-TEST(OptimizerStep, CountsExpertsAndRouterRowsApart) {
+TEST_P(OptimizerStep, CountsExpertsAndRouterRowsApart) {
   auto model = tiny(nn::ComputeDtype::kF32);
   Optimizer optimizer(model.parameters());
   const size_t down = index_of(model, Role::kExpertDown, 0), router = index_of(model, Role::kRouter, 0);
@@ -108,7 +117,7 @@ TEST(OptimizerStep, CountsExpertsAndRouterRowsApart) {
   EXPECT_NEAR(moved[0].item<float>(), moved[1].item<float>(), 1e-7);
 }
 
-TEST(OptimizerStep, Bf16ValuesAreTheRoundedMasters) {
+TEST_P(OptimizerStep, Bf16ValuesAreTheRoundedMasters) {
   auto model = tiny(nn::ComputeDtype::kBf16);
   Optimizer optimizer(model.parameters());
   set_gradients(model, 1.0);
