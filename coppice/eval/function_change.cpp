@@ -45,7 +45,7 @@ class RoutingSums {
     const auto own = parents_.find(layer);
     if (own == parents_.end()) return;
     of_parents_ += tokens;
-    distinct_ += static_cast<double>(tokens) * step::effective_top_k(routed.index_TK, own->second);
+    distinct_ += static_cast<double>(tokens) * step::effective_top_k(routed.index_TK.to(at::kCPU), own->second);
   }
 
   void write_to(FunctionChange& change) const {

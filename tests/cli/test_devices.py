@@ -30,12 +30,14 @@ def told_by(*arguments):
 
 
 def add_tokenizer(directory):
-    """One token a byte."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    """One token a byte, and one that ends documents."""
+    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "</s>"]
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["</s>"])
     tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ TEST(ScoresOnADevice, HoldOneGroupOfLayersThere) {
   f.settings.device = kGuarded;
   f.settings.max_memory_bytes = 1;  // one layer at a time
   const auto peak = [&](std::string_view family, int64_t layers) {
-    const auto model = f.model(family, {.model_dim = 128, .num_layers = layers, .expert_width = 128});
+    const auto model = f.model(family, {.model_dim = 128, .num_layers = layers, .head_dim = 32, .expert_width = 128});
     return peak_bytes_of([&] { (void)score_model(model, f.tokens, f.settings); });
   };
   const auto few = peak("qwen3_moe", 2), many = peak("olmoe", 8);
