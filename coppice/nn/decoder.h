@@ -101,7 +101,7 @@ class Decoder {
   at::Tensor logits(const at::Tensor& tokens_BS, const ForwardOptions& options,
                     std::vector<LayerRouting>* routing = nullptr) const;
 
-  /// Mean cross-entropy of target_BS given tokens_BS; targets of -1 are ignored. The host does not wait for the device.
+  /// Mean cross-entropy of target_BS given tokens_BS; targets of -1 are ignored. Waits only as kernels::moe_experts does.
   LossOutput loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options) const;
 
   /// Sum of cross-entropy and number of counted targets, per sequence, without gradient. Returns [B] f64 sums; counts

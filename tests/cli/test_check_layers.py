@@ -47,11 +47,11 @@ def test_the_tree_is_as_drawn(tree):
         ("coppice/plan/CMakeLists.txt", "coppice_methods", "coppice_methods coppice_output", "coppice/plan/CMakeLists.txt: links methods output"),
         ("coppice/plan/undo.h", "#pragma once", '#pragma once\n#include "coppice/grow/grow.h"', "plan/ may not use grow/"),
         ("coppice/cli/main.cpp", "#include", '#include "coppice/plan/lineage_detail.h"\n#include', "private to plan/"),
+        ("coppice/step/position.cpp", "namespace", "float f(const at::Tensor& t) { return t.const_data_ptr<float>()[0]; }\nnamespace", "position.cpp:7: const_data_ptr touches"),
+        ("coppice/nn/rotary.cpp", "namespace", "float f(const at::Tensor& t) { return t.item<float>(); }\nnamespace", "item<float>( touches"),
         ("coppice/nn/router.cpp", "#include", '#include "coppice/kernels/cpu/processor.h"\n#include', "private to coppice/kernels/ and to coppice/kernels/cpu/"),
         ("coppice/kernels/aten/routing.cpp", "#include", '#include "coppice/kernels/cpu/processor.h"\n#include', "private to coppice/kernels/ and to coppice/kernels/cpu/"),
         ("coppice/kernels/rope.cpp", "namespace", "bool f(const at::Tensor& t) { return t.is_cpu(); }\nnamespace", "rope.cpp:9: is_cpu() picks by device"),
-        ("coppice/step/position.cpp", "namespace", "float f(const at::Tensor& t) { return t.const_data_ptr<float>()[0]; }\nnamespace", "position.cpp:7: const_data_ptr touches"),
-        ("coppice/nn/rotary.cpp", "namespace", "float f(const at::Tensor& t) { return t.item<float>(); }\nnamespace", "item<float>( touches"),
         ("coppice/families/tables/mixtral.cpp", "#include", '#include "coppice/families/match.h"\n#include', "a table may use"),
     ],
 )
