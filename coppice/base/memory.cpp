@@ -26,6 +26,10 @@ uint64_t physical_memory_bytes() {
   return static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(::sysconf(_SC_PAGE_SIZE));
 }
 
+uint64_t free_memory_bytes() {
+  return static_cast<uint64_t>(::sysconf(_SC_AVPHYS_PAGES)) * static_cast<uint64_t>(::sysconf(_SC_PAGE_SIZE));
+}
+
 void keep_freed_memory() {
   (void)::mallopt(M_MMAP_MAX, 0);  // its threshold cannot be set above 32 MiB
   (void)::mallopt(M_TRIM_THRESHOLD, -1);

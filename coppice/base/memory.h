@@ -10,6 +10,9 @@ uint64_t peak_rss_bytes();
 /// The physical memory of the machine.
 uint64_t physical_memory_bytes();
 
+/// The part of it that holds nothing now.
+uint64_t free_memory_bytes();
+
 /// From now on freed memory is not returned to the system. For loops that allocate the same large blocks again and
 /// again, which would otherwise cost a page fault per 4 KiB each time.
 void keep_freed_memory();

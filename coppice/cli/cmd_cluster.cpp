@@ -6,6 +6,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/device.h"
 #include "coppice/cli/threads.h"
 #include "coppice/data/token_file.h"
 #include "coppice/io/output_place.h"
@@ -29,7 +30,7 @@ struct ClusterOptions {
   int64_t sequence_length = 256;
   double std = 0.02;
   bool reset_attention = false;
-  std::string dtype = "f32";
+  std::string dtype = "f32", device{kAutoDevice};
   std::optional<uint64_t> threads;
   bool json = false;
 
@@ -49,6 +50,7 @@ struct ClusterOptions {
               "scale the rows so that their logits vary as much as those of random rows with this standard deviation"),
         field("seed", &O::seed, "random seed of the chosen windows and of the first centres"),
         field("dtype", &O::dtype, "dtype of the computation: f32 or bf16"),
+        field("device", &O::device, kDeviceHelp),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("json", &O::json, kJsonHelp)};
   }
@@ -87,6 +89,7 @@ int run(std::span<const std::string_view> args) {
     throw Error(ErrorCode::kUsage, "out: not given; wanted the file to write, such as --out rows.safetensors");
   }
   const auto dtype = nn::compute_dtype(o.dtype);
+  const auto device = use_device(o.device);
   use_threads(o.threads);
   const auto model = families::open_model(o.model);
   const auto files = data::open_token_files(o.model, model.config.vocab_size, o.tokens);
@@ -96,7 +99,8 @@ int run(std::span<const std::string_view> args) {
                                           .reset_attention = o.reset_attention,
                                           .std = o.std,
                                           .seed = o.seed,
-                                          .dtype = dtype};
+                                          .dtype = dtype,
+                                          .device = device};
   score::check_settings(model, settings);
   auto inputs = o.tokens;
   inputs.push_back(o.model);

@@ -6,9 +6,9 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/log.h"
-#include "coppice/base/memory.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/device.h"
 #include "coppice/cli/threads.h"
 #include "coppice/data/token_file.h"
 #include "coppice/data/tokenizer.h"
@@ -16,6 +16,7 @@
 #include "coppice/eval/multiple_choice.h"
 #include "coppice/eval/perplexity.h"
 #include "coppice/nn/decoder.h"
+#include "coppice/nn/device_memory.h"
 #include "coppice/options/byte_count.h"
 #include "coppice/options/options.h"
 #include "coppice/plan/lineage.h"
@@ -34,7 +35,7 @@ struct EvalOptions {
   std::optional<std::filesystem::path> against;
   int64_t sequence_length = 256, batch = 8;
   uint64_t max_tokens = 0;
-  std::string dtype = "f32";
+  std::string dtype = "f32", device{kAutoDevice};
   std::optional<ByteCount> max_memory;
   std::optional<uint64_t> threads;
   bool reset_attention = false, json = false;
@@ -55,9 +56,10 @@ struct EvalOptions {
         field("batch", &O::batch, "windows per forward pass"),
         field("max-tokens", &O::max_tokens, "number of tokens used of each file; 0: all"),
         field("dtype", &O::dtype, "dtype of the computation: f32 or bf16"),
+        field("device", &O::device, kDeviceHelp),
         field("max-memory", &O::max_memory,
               "most memory for weights and activations, such as 8GiB; a model that does not fit is loaded a few layers "
-              "at a time (default: half of the machine's)"),
+              "at a time (default: half of the device's)"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("json", &O::json, kJsonHelp)};
   }
@@ -98,16 +100,16 @@ void check(const EvalOptions& o, const families::Model& model) {
   }
 }
 
-nn::FittedDecoder fit(const EvalOptions& o, const families::Model& model) {
+nn::FittedDecoder fit(const EvalOptions& o, const families::Model& model, at::Device device) {
   // The limit is for both models together.
-  const uint64_t bytes = o.max_memory ? o.max_memory->bytes : physical_memory_bytes() / 2;
-  return {model, nn::compute_dtype(o.dtype), o.against ? bytes / 2 : bytes};
+  const uint64_t bytes = o.max_memory ? o.max_memory->bytes : nn::memory_of(device).total / 2;
+  return {model, nn::compute_dtype(o.dtype), o.against ? bytes / 2 : bytes, device};
 }
 
-void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, const std::vector<data::TokenFile>& files,
-             Results& results) {
+void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, at::Device device,
+             const std::vector<data::TokenFile>& files, Results& results) {
   const auto model = families::open_model(*o.against);
-  const auto other = fit(o, model);
+  const auto other = fit(o, model, device);
   for (size_t i = 0; i < files.size(); ++i) {
     results.files[i].agreement = eval::agreement(decoder, other, files[i], o.loss_settings());
   }
@@ -130,10 +132,11 @@ std::shared_ptr<const nn::LineageRouting> routing_of_training(const std::filesys
 Results evaluate(const EvalOptions& o) {
   const auto model = families::open_model(o.model);
   check(o, model);
+  const auto device = use_device(o.device);
   const auto files = data::open_token_files(o.model, model.config.vocab_size, o.tokens);
   std::vector<std::vector<eval::Question>> tasks;
   for (const auto& path : o.tasks) tasks.push_back(eval::read_questions(path));
-  const auto decoder = fit(o, model);
+  const auto decoder = fit(o, model, device);
   auto by_lineage = o.loss_settings();
   by_lineage.lineage = routing_of_training(o.model);
   Results out;
@@ -143,7 +146,7 @@ Results evaluate(const EvalOptions& o) {
         {.name = file.path().filename().string(), .loss = loss, .bits_per_byte = loss.bits_per_byte(file)});
     if (by_lineage.lineage) out.files.back().by_lineage = eval::token_loss(decoder, file, by_lineage).loss;
   }
-  if (o.against) compare(o, decoder, files, out);
+  if (o.against) compare(o, decoder, device, files, out);
   if (tasks.empty()) return out;
   const auto tokenizer = data::open_tokenizer(o.model);
   const auto leading = eval::leading_token(o.model);

@@ -5,6 +5,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/device.h"
 #include "coppice/cli/threads.h"
 #include "coppice/data/token_file.h"
 #include "coppice/io/atomic_file.h"
@@ -26,7 +27,7 @@ struct ScoreOptions {
   bool merge = false;
   uint64_t batches = 10, batch_tokens = 8192, seed = 0;
   int64_t sequence_length = 256;
-  std::string dtype = "f32";
+  std::string dtype = "f32", device{kAutoDevice};
   std::optional<ByteCount> max_memory;
   bool reset_attention = false, resume = false;
   std::optional<uint64_t> threads;
@@ -47,9 +48,10 @@ struct ScoreOptions {
         field("reset-attention", &O::reset_attention, "attention stays within a document, and positions restart at 0"),
         field("seed", &O::seed, "random seed of the chosen windows"),
         field("dtype", &O::dtype, "dtype of the computation: f32 or bf16"),
+        field("device", &O::device, kDeviceHelp),
         field("max-memory", &O::max_memory,
               "most memory for weights, gradients and kept activations, such as 8GiB; the rest goes to disk beside the "
-              "scores (default: half of the machine's)"),
+              "scores (default: half of the device's)"),
         field("resume", &O::resume, "continue a killed run of the same command"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("json", &O::json, kJsonHelp)};
@@ -58,6 +60,7 @@ struct ScoreOptions {
 
 plan::Scores score_files(const ScoreOptions& o) {
   const auto dtype = nn::compute_dtype(o.dtype);
+  const auto device = use_device(o.device);
   const auto model = families::open_model(o.model);
   const auto files = data::open_token_files(o.model, model.config.vocab_size, o.tokens);
   return score::score_model(model, files,
@@ -67,6 +70,7 @@ plan::Scores score_files(const ScoreOptions& o) {
                              .reset_attention = o.reset_attention,
                              .seed = o.seed,
                              .dtype = dtype,
+                             .device = device,
                              .max_memory_bytes = o.max_memory ? o.max_memory->bytes : 0,
                              .out = o.out,
                              .resume = o.resume});
@@ -91,7 +95,7 @@ void check(const ScoreOptions& o) {
   refuse_without_effect(o.given, {{o.merge,
                                    "a merge only reads files of finished runs",
                                    {"batches", "batch-tokens", "seed", "sequence-length", "reset-attention", "dtype",
-                                    "max-memory", "resume", "threads"}}});
+                                    "device", "max-memory", "resume", "threads"}}});
 }
 
 void print(const ScoreOptions& o, const plan::Scores& scores) {

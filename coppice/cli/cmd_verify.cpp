@@ -32,6 +32,7 @@ struct VerifyOptions {
   std::optional<std::filesystem::path> function;
   std::optional<uint64_t> max_tokens;
   std::optional<int64_t> sequence_length;
+  std::optional<std::string> device;
   std::optional<ByteCount> max_memory;
   std::optional<uint64_t> threads;
   std::optional<std::filesystem::path> family_file;
@@ -48,8 +49,10 @@ struct VerifyOptions {
         field("max-tokens", &O::max_tokens,
               "with --function: number of tokens, from the start of the file (default: 16384; 0: all)"),
         field("sequence-length", &O::sequence_length, "with --function: tokens per window (default: 256)"),
+        field("device", &O::device,
+              "with --function: device to compute on: auto (a GPU if there is one; default), cpu, cuda or cuda:N"),
         field("max-memory", &O::max_memory,
-              "with --function: most memory for both models, such as 8GiB (default: half of the machine's)"),
+              "with --function: most memory for both models, such as 8GiB (default: half of the device's)"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("family-file", &O::family_file, infer::kFamilyFileHelp),
         field("json", &O::json, "print one JSON object")};
@@ -156,6 +159,7 @@ void check_used(const VerifyOptions& o) {
   constexpr std::string_view kReason = "there is no --function";
   if (o.max_tokens) refuse_option("max-tokens", kReason);
   if (o.sequence_length) refuse_option("sequence-length", kReason);
+  if (o.device) refuse_option("device", kReason);
   if (o.max_memory) refuse_option("max-memory", kReason);
 }
 
@@ -166,6 +170,7 @@ std::optional<Printed> function_of(const VerifyOptions& o, const families::Model
   eval::FunctionSettings settings{.tokens = *o.function};
   settings.max_tokens = o.max_tokens.value_or(settings.max_tokens);
   settings.sequence_length = o.sequence_length;
+  settings.device = o.device.value_or(settings.device);
   if (o.max_memory) settings.max_memory_bytes = o.max_memory->bytes;
   return cli::function_change(before, after, parents, settings);
 }

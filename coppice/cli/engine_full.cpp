@@ -1,3 +1,4 @@
+#include "coppice/cli/device.h"
 #include "coppice/cli/engine.h"
 #include "coppice/options/thread_count.h"
 #include "coppice/train/measure_steps.h"
@@ -7,7 +8,9 @@ namespace coppice::cli {
 Printed function_change(const families::Model& before, const families::Model& after,
                         const std::map<int64_t, std::vector<int64_t>>& parents,
                         const eval::FunctionSettings& settings) {
-  const eval::FunctionChange change = eval::function_change(before, after, parents, settings);
+  auto on_device = settings;
+  on_device.device = nn::device_name(use_device(settings.device));
+  const eval::FunctionChange change = eval::function_change(before, after, parents, on_device);
   return {change.to_json(), change.to_text()};
 }
 
@@ -19,6 +22,7 @@ std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfi
                                   .threads = thread_count(options.threads)};
   settings.steps = options.measure_steps.value_or(settings.steps);
   settings.dtype = options.measure_dtype.value_or(settings.dtype);
+  settings.device = nn::device_name(use_device(options.measure_device.value_or(settings.device), "measure-device"));
   return train::measure_steps(config, settings);
 }
 

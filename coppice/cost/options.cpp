@@ -13,13 +13,28 @@ namespace {
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
 
 constexpr int64_t kMeasuredTokens = 2048, kMeasuredSequence = 256;
-constexpr std::array<std::string_view, 5> kOfMeasuring = {"measure-experts", "measure-tokens", "measure-steps",
-                                                          "measure-dtype", "threads"};
+constexpr std::array<std::string_view, 6> kOfMeasuring = {"measure-experts", "measure-tokens", "measure-steps",
+                                                          "measure-dtype",   "measure-device", "threads"};
 constexpr std::array<std::string_view, 2> kOfDense = {"top-k", "granularity"};
-constexpr std::array<std::string_view, 18> kOfExperts = {
-    "loss-gap",        "target-closure", "step-time-before",   "step-time-after",     "batch-tokens", "sequence-length",
-    "device",          "device-flops",   "device-memory-rate", "device-network-rate", "utilisation",  "measure",
-    "measure-experts", "measure-tokens", "measure-steps",      "measure-dtype",       "threads",      "fit"};
+constexpr std::array<std::string_view, 19> kOfExperts = {"loss-gap",
+                                                         "target-closure",
+                                                         "step-time-before",
+                                                         "step-time-after",
+                                                         "batch-tokens",
+                                                         "sequence-length",
+                                                         "device",
+                                                         "device-flops",
+                                                         "device-memory-rate",
+                                                         "device-network-rate",
+                                                         "utilisation",
+                                                         "measure",
+                                                         "measure-experts",
+                                                         "measure-tokens",
+                                                         "measure-steps",
+                                                         "measure-dtype",
+                                                         "measure-device",
+                                                         "threads",
+                                                         "fit"};
 
 void check_positive(std::string_view name, const std::optional<double>& value, double most = 1e30) {
   if (value && (!(*value > 0) || !(*value <= most))) {

@@ -39,7 +39,7 @@ struct CostOptions {
   bool measure = false;
   std::vector<int64_t> measure_experts;
   std::optional<int64_t> measure_tokens, measure_steps;
-  std::optional<std::string> measure_dtype;
+  std::optional<std::string> measure_dtype, measure_device;
   std::optional<uint64_t> threads;
 
   std::vector<std::filesystem::path> fit;
@@ -85,6 +85,8 @@ struct CostOptions {
         field("measure-steps", &O::measure_steps,
               "timed steps in each of four rounds, after 2 that do not count (default: 5)"),
         field("measure-dtype", &O::measure_dtype, "dtype of timed steps: bf16 (default) or f32"),
+        field("measure-device", &O::measure_device,
+              "device of timed steps: auto (a GPU if there is one; default), cpu, cuda or cuda:N"),
         field("threads", &O::threads, "CPU threads of timed steps (default: all cores)"),
         field("fit", &O::fit, "directories of your own runs; their losses and step times replace published constants"),
         field("json", &O::json, kJsonHelp)};

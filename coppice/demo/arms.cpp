@@ -8,6 +8,7 @@
 #include "coppice/eval/perplexity.h"
 #include "coppice/grow/expand.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/nn/device.h"
 #include "coppice/plan/selection.h"
 #include "coppice/report/run_record.h"
 #include "coppice/score/score.h"
@@ -58,6 +59,7 @@ train::TrainOptions common_options(const SeedSetting& setting) {
   out.micro_batch = plan.batch_tokens / kSequenceLength;
   out.dtype = "f32";  // at these sizes bf16 saves no time
   out.threads = setting.threads;
+  out.device = options.device;
   out.validate_every = std::max<int64_t>(1, plan.steps / 20);
   out.validation_tokens = 4096;
   out.lr = 2e-3;
@@ -94,7 +96,8 @@ std::vector<std::pair<double, double>> validation_curve(const std::filesystem::p
 
 void evaluate(const SeedSetting& setting, const std::filesystem::path& checkpoint, ArmResult& arm) {
   const uint64_t tokens = budget(setting.options).evaluation_tokens;
-  const auto model = nn::Decoder::load(families::open_model(checkpoint), nn::ComputeDtype::kF32);
+  const auto model = nn::Decoder::load(families::open_model(checkpoint), nn::ComputeDtype::kF32,
+                                       nn::compute_device(setting.options.device));
   for (const auto& domain : setting.data.domains) {
     const auto loss = eval::token_loss(model, data::TokenFile::open(domain.validation),
                                        {.sequence_length = kSequenceLength, .batch = 32, .max_tokens = tokens});
@@ -139,9 +142,12 @@ plan::GrowthPlan grow(const SeedSetting& setting, const std::filesystem::path& t
   growth.seed = setting.seed;
   std::optional<plan::Scores> scores;
   if (plan::selection_rule(*growth.select).needs_scores) {
-    scores = score::score_model(
-        model, training_files(setting.data),
-        {.batches = 10, .batch_tokens = 8192, .sequence_length = kSequenceLength, .seed = setting.seed + 1000003});
+    scores = score::score_model(model, training_files(setting.data),
+                                {.batches = 10,
+                                 .batch_tokens = 8192,
+                                 .sequence_length = kSequenceLength,
+                                 .seed = setting.seed + 1000003,
+                                 .device = nn::compute_device(setting.options.device)});
     io::write_file_atomically(directory / "scores.json", scores->to_json().dump(1) + "\n");
   }
   const auto plan = plan::make_plan(model.config, growth, scores ? &*scores : nullptr);

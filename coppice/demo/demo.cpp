@@ -10,6 +10,7 @@
 #include "coppice/demo/arms.h"
 #include "coppice/demo/page.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/nn/device.h"
 #include "coppice/plan/selection.h"
 
 namespace coppice::demo {
@@ -98,6 +99,7 @@ Budget budget(const DemoOptions& options) {
 std::vector<SeedResult> run_demo(const DemoOptions& options) {
   (void)budget(options);  // refuses before anything is made
   (void)plan::selection_rule(options.select);
+  (void)nn::compute_device(options.device);
   (void)options.experts.resolve(options.base_experts);
   claim_directory(options);
   const auto data = prepare_data(options);

@@ -2,8 +2,10 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <tuple>
 
+#include "coppice/options/device_option.h"
 #include "coppice/options/options.h"
 #include "coppice/plan/plan.h"
 
@@ -21,6 +23,7 @@ struct DemoOptions {
   std::string select = "uniform";
   double growth_at = 0.4;
   int64_t threads = 0;
+  std::string device = "cpu";
   bool json = false, quiet = false;
 
   static constexpr auto fields() {
@@ -43,6 +46,7 @@ struct DemoOptions {
               "which experts get more copies: uniform (all the same number), or a rule of `coppice list selections`; "
               "rules that need scores rank experts by their gradients"),
         field("growth-at", &O::growth_at, "share of the token budget before the expansion"),
+        field("device", &O::device, kDeviceHelp),
         field(
             "threads", &O::threads,
             "CPU threads; models train at the same time with one thread each, so 0 means no more threads than models"),

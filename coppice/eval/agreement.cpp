@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/log_softmax.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
 #include <map>
@@ -16,6 +17,7 @@
 #include "coppice/base/text.h"
 #include "coppice/eval/windows_detail.h"
 #include "coppice/nn/border.h"
+#include "coppice/nn/host.h"
 
 // B windows, S positions, T = B * S, V vocabulary.
 
@@ -23,27 +25,33 @@ namespace coppice::eval {
 namespace {
 
 struct Sums {
-  double kl = 0, loss = 0, other_loss = 0, largest_difference = 0, largest_logit = 0;
-  int64_t same_top = 0;
+  double kl = 0, loss = 0, other_loss = 0, largest_difference = 0, largest_logit = 0, same_top = 0;
 };
 
-double sum_of_losses(const at::Tensor& log_p_TV, const at::Tensor& target_T) {
-  return -at::gather(log_p_TV, 1, target_T.unsqueeze(1)).sum(at::kDouble).item<double>();
+at::Tensor sum_of_losses(const at::Tensor& log_p_TV, const at::Tensor& target_T) {
+  return -at::gather(log_p_TV, 1, target_T.unsqueeze(1)).sum(at::kDouble);
 }
 
-double largest(const at::Tensor& x) { return x.abs().max().item<double>(); }
+at::Tensor largest(const at::Tensor& x) { return x.abs().max().to(at::kDouble); }
 
 // Limits the tokens per pass, so that their probabilities take little memory.
 int64_t tokens_a_chunk(int64_t vocabulary) { return std::max<int64_t>(32, (1 << 22) / vocabulary); }
 
+// target_T is on the host; one read of a device.
 void add_logits(const at::Tensor& logits_TV, const at::Tensor& other_TV, const at::Tensor& target_T, Sums& sums) {
   const auto log_p_TV = at::log_softmax(other_TV, -1), log_q_TV = at::log_softmax(logits_TV, -1);
-  sums.kl += (log_p_TV.exp() * (log_p_TV - log_q_TV)).sum(at::kDouble).item<double>();
-  sums.same_top += at::argmax(log_p_TV, -1).eq(at::argmax(log_q_TV, -1)).sum().item<int64_t>();
-  sums.loss += sum_of_losses(log_q_TV, target_T);
-  sums.other_loss += sum_of_losses(log_p_TV, target_T);
-  sums.largest_difference = std::max(sums.largest_difference, largest(logits_TV - other_TV));
-  sums.largest_logit = std::max(sums.largest_logit, largest(other_TV));
+  const auto target = target_T.to(logits_TV.device());
+  const auto kl = (log_p_TV.exp() * (log_p_TV - log_q_TV)).sum(at::kDouble);
+  const auto same_top = at::argmax(log_p_TV, -1).eq(at::argmax(log_q_TV, -1)).sum(at::kDouble);
+  const auto found =
+      nn::to_host<double>(at::stack({kl, same_top, sum_of_losses(log_q_TV, target), sum_of_losses(log_p_TV, target),
+                                     largest(logits_TV - other_TV), largest(other_TV)}));
+  sums.kl += found[0];
+  sums.same_top += found[1];
+  sums.loss += found[2];
+  sums.other_loss += found[3];
+  sums.largest_difference = std::max(sums.largest_difference, found[4]);
+  sums.largest_logit = std::max(sums.largest_logit, found[5]);
 }
 
 /// Some windows: input tokens and the token that each position should predict.
@@ -96,8 +104,8 @@ Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& oth
   const auto add = [&](uint64_t begin, uint64_t count, uint64_t size) {
     const std::vector<int64_t> sizes{static_cast<int64_t>(count), static_cast<int64_t>(size)};
     Stretch stretch{at::empty(sizes, at::kLong), at::empty(sizes, at::kLong), {}};
-    tokens.read(begin, {stretch.tokens_BS.mutable_data_ptr<int64_t>(), count * size});
-    tokens.read(begin + 1, {stretch.target_BS.mutable_data_ptr<int64_t>(), count * size});
+    tokens.read(begin, nn::host_values<int64_t>(stretch.tokens_BS));
+    tokens.read(begin + 1, nn::host_values<int64_t>(stretch.target_BS));
     if (settings.reset_attention) stretch.forward.document_start_BS = detail::document_starts(tokens, begin, sizes);
     nn::at_border([&] { add_windows(model, other, stretch, visit_routing, sums); });
     progress.advance(count * size);
@@ -109,7 +117,7 @@ Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& oth
   detail::require_finite(sums.other_loss, "other model's loss", tokens);
   detail::require_finite(sums.kl, "divergence", tokens);
   return {.kl = sums.kl < 0 ? 0 : sums.kl / n,  // rounding can make it negative
-          .top_1 = static_cast<double>(sums.same_top) / n,
+          .top_1 = sums.same_top / n,
           .tokens = all,
           .loss = sums.loss / n,
           .other_loss = sums.other_loss / n,

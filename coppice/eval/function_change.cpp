@@ -5,11 +5,13 @@
 #include <algorithm>
 
 #include "coppice/base/error.h"
-#include "coppice/base/memory.h"
 #include "coppice/base/text.h"
 #include "coppice/data/token_file.h"
 #include "coppice/eval/agreement.h"
+#include "coppice/nn/device.h"
+#include "coppice/nn/device_memory.h"
 #include "coppice/nn/fitted_decoder.h"
+#include "coppice/nn/host.h"
 #include "coppice/nn/router.h"
 #include "coppice/step/layer_metrics.h"
 
@@ -25,7 +27,7 @@ int64_t tied_tokens(const at::Tensor& choice_TE, const at::Tensor& index_TK) {
   const auto least_T1 = std::get<0>(at::gather(choice_TE, 1, index_TK).min(1, true));
   const auto as_good_T = choice_TE.eq(least_T1).sum(1),
              chosen_T = at::gather(choice_TE, 1, index_TK).eq(least_T1).sum(1);
-  return as_good_T.gt(chosen_T).sum().item<int64_t>();
+  return static_cast<int64_t>(nn::number(as_good_T.gt(chosen_T).sum()));
 }
 
 class RoutingSums {
@@ -43,7 +45,7 @@ class RoutingSums {
     const auto own = parents_.find(layer);
     if (own == parents_.end()) return;
     of_parents_ += tokens;
-    distinct_ += static_cast<double>(tokens) * step::effective_top_k(routed.index_TK, own->second);
+    distinct_ += static_cast<double>(tokens) * step::effective_top_k(routed.index_TK.to(at::kCPU), own->second);
   }
 
   void write_to(FunctionChange& change) const {
@@ -69,9 +71,10 @@ FunctionChange function_change(const families::Model& before, const families::Mo
   }
   const auto files =
       data::open_token_files(before.checkpoint.directory(), before.config.vocab_size, std::span(&settings.tokens, 1));
-  const uint64_t bytes = settings.max_memory_bytes > 0 ? settings.max_memory_bytes : physical_memory_bytes() / 2;
-  const nn::FittedDecoder first(before, nn::ComputeDtype::kF32, bytes / 2);
-  const nn::FittedDecoder second(after, nn::ComputeDtype::kF32, bytes / 2);
+  const at::Device device = nn::compute_device(settings.device);
+  const uint64_t bytes = settings.max_memory_bytes > 0 ? settings.max_memory_bytes : nn::memory_of(device).total / 2;
+  const nn::FittedDecoder first(before, nn::ComputeDtype::kF32, bytes / 2, device);
+  const nn::FittedDecoder second(after, nn::ComputeDtype::kF32, bytes / 2, device);
   RoutingSums sums(parents);
   const auto found = agreement(second, first, files.front(),
                                {.sequence_length = length, .max_tokens = settings.max_tokens, .lineage = {}},

@@ -16,7 +16,8 @@ struct FunctionSettings {
   std::filesystem::path tokens;
   uint64_t max_tokens = 16384;
   std::optional<int64_t> sequence_length;  ///< default: 256, or the models' maximum length if that is less
-  uint64_t max_memory_bytes = 0;           ///< for both models; 0: half of the machine's
+  uint64_t max_memory_bytes = 0;           ///< for both models; 0: half of the device's
+  std::string device = "auto";             ///< as nn::compute_device takes it
 };
 
 /// How the outputs of two models differ.

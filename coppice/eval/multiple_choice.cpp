@@ -14,6 +14,7 @@
 #include "coppice/base/progress.h"
 #include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
+#include "coppice/nn/host.h"
 
 // B sequences, S positions.
 
@@ -138,13 +139,13 @@ void score(const nn::FittedDecoder& model, std::span<const Sequence> sequences,
   for (int64_t b = 0; b < rows; ++b) {
     const Sequence& s = sequences[static_cast<size_t>(b)];
     const size_t inputs = s.ids.size() - 1;
-    std::copy_n(s.ids.begin(), inputs, tokens_BS.mutable_data_ptr<int64_t>() + b * length);
-    auto* const target = target_BS.mutable_data_ptr<int64_t>() + b * length;
+    std::ranges::copy(std::span(s.ids).first(inputs), nn::token_row(tokens_BS, b).begin());
+    const auto target = nn::token_row(target_BS, b);
     for (size_t i = inputs - s.scored; i < inputs; ++i) target[i] = s.ids[i + 1];
   }
-  const auto loss_B = model.token_losses(tokens_BS, target_BS, {}).to(at::kDouble).sum(1);
+  const auto loss_B = nn::to_host<double>(model.token_losses(tokens_BS, target_BS, {}).to(at::kDouble).sum(1));
   for (size_t b = 0; b < sequences.size(); ++b) {
-    log_likelihoods[sequences[b].question][sequences[b].choice] = -loss_B.const_data_ptr<double>()[b];
+    log_likelihoods[sequences[b].question][sequences[b].choice] = -loss_B[b];
   }
 }
 

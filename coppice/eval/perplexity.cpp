@@ -54,20 +54,16 @@ struct Sums {
   std::vector<double> mean_of_sequence;
   double loss = 0;
   uint64_t tokens = 0;
+  std::vector<nn::LayerRouting> routing;  // its counts are those of all windows, on the model's device
 };
 
-void add_routing(TokenLoss& out, const std::vector<nn::LayerRouting>& routing) {
-  if (out.moe_layers.empty()) {
-    for (const auto& layer : routing) {
-      out.moe_layers.push_back(layer.layer);
-      out.expert_counts.emplace_back(static_cast<size_t>(layer.count_E.numel()), 0);
-    }
+void add_routing(Sums& sums, const std::vector<nn::LayerRouting>& routing) {
+  if (sums.routing.empty()) {
+    sums.routing = routing;
+    return;
   }
-  COPPICE_CHECK(routing.size() == out.expert_counts.size());
-  for (size_t i = 0; i < routing.size(); ++i) {
-    const int64_t* counts = routing[i].count_E.const_data_ptr<int64_t>();
-    for (size_t e = 0; e < out.expert_counts[i].size(); ++e) out.expert_counts[i][e] += counts[e];
-  }
+  COPPICE_CHECK(routing.size() == sums.routing.size());
+  for (size_t i = 0; i < routing.size(); ++i) sums.routing[i].count_E = sums.routing[i].count_E + routing[i].count_E;
 }
 
 // `windows` windows of `length` predictions from token `begin` on.
@@ -78,7 +74,7 @@ struct Stretch {
 
 template <class Model>
 void add_windows(const Model& model, const data::TokenFile& tokens, const Stretch& stretch,
-                 const LossSettings& settings, Sums& sums, TokenLoss& out) {
+                 const LossSettings& settings, Sums& sums) {
   const auto& [begin, count, length] = stretch;
   const at::Tensor tokens_BS = at::empty({count, length}, at::kLong), target_BS = at::empty({count, length}, at::kLong);
   nn::ForwardOptions forward;
@@ -92,14 +88,12 @@ void add_windows(const Model& model, const data::TokenFile& tokens, const Stretc
   }
   at::Tensor counts_B;
   std::vector<nn::LayerRouting> routing;
-  const at::Tensor sum_B = model.sequence_loss(tokens_BS, target_BS, forward, counts_B, &routing);
-  for (int64_t b = 0; b < count; ++b) {
-    const double sum = sum_B.const_data_ptr<double>()[b];
+  for (const double sum : nn::to_host<double>(model.sequence_loss(tokens_BS, target_BS, forward, counts_B, &routing))) {
     sums.loss += sum;
     sums.mean_of_sequence.push_back(sum / static_cast<double>(length));
   }
   sums.tokens += static_cast<uint64_t>(count * length);
-  add_routing(out, routing);
+  add_routing(sums, routing);
 }
 
 double variance_of_mean(const std::vector<double>& values) {
@@ -124,18 +118,21 @@ TokenLoss loss_over(const Model& model, const data::TokenFile& tokens, const Los
   for (uint64_t w = 0; w < windows.whole;) {
     check_interrupt();
     const auto count = std::min<uint64_t>(static_cast<uint64_t>(settings.batch), windows.whole - w);
-    add_windows(model, tokens, {w * length, static_cast<int64_t>(count), settings.sequence_length}, settings, sums,
-                out);
+    add_windows(model, tokens, {w * length, static_cast<int64_t>(count), settings.sequence_length}, settings, sums);
     w += count;
     progress.advance(count * length);
   }
   if (windows.rest > 0) {
-    add_windows(model, tokens, {windows.whole * length, 1, static_cast<int64_t>(windows.rest)}, settings, sums, out);
+    add_windows(model, tokens, {windows.whole * length, 1, static_cast<int64_t>(windows.rest)}, settings, sums);
   }
   out.tokens = sums.tokens;
   out.loss = sums.loss / static_cast<double>(sums.tokens);
   detail::require_finite(out.loss, "loss", tokens);
   out.loss_variance = variance_of_mean(sums.mean_of_sequence);
+  for (const auto& layer : sums.routing) {
+    out.moe_layers.push_back(layer.layer);
+    out.expert_counts.push_back(nn::to_host<int64_t>(layer.count_E));
+  }
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/memory.h"
+#include "coppice/nn/device_memory.h"
 #include "coppice/nn/trunk_detail.h"
 
 namespace coppice::nn {
@@ -43,7 +44,7 @@ ForwardOptions of_sequences(ForwardOptions options, int64_t first, int64_t count
 FittedDecoder::FittedDecoder(const families::Model& model, ComputeDtype dtype, uint64_t max_memory_bytes,
                              at::Device device)
     : decoder_(model, dtype, device) {
-  const uint64_t all = max_memory_bytes > 0 ? max_memory_bytes : physical_memory_bytes() / 2;
+  const uint64_t all = max_memory_bytes > 0 ? max_memory_bytes : memory_of(device).total / 2;
   segments_ = plan_segments(decoder_, config().num_layers, all / 2, Purpose::kForward);
   uint64_t largest = 0;
   for (const Segment& s : segments_) largest = std::max(largest, segment_bytes(decoder_, s, Purpose::kForward));

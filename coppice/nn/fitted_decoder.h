@@ -20,7 +20,7 @@ namespace coppice::nn {
 ///          tokens.
 class FittedDecoder {
  public:
-  /// `model` must outlive this object. `max_memory_bytes` 0: half of the machine's memory. Throws what Decoder throws.
+  /// `model` must outlive this object. `max_memory_bytes` 0: half of the device's memory. Throws what Decoder throws.
   FittedDecoder(const families::Model& model, ComputeDtype dtype, uint64_t max_memory_bytes,
                 at::Device device = at::kCPU);
 

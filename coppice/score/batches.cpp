@@ -7,8 +7,8 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/nn/layered_decoder.h"
 #include "coppice/nn/host.h"
+#include "coppice/nn/layered_decoder.h"
 
 namespace coppice::score {
 
@@ -52,7 +52,7 @@ at::Tensor Batches::document_starts(const Pass& pass) const {
 }
 
 void Batches::backward(const Pass& pass, const at::Tensor& loss) const {
-  const auto value = static_cast<double>(loss.item<float>());
+  const auto value = nn::number(loss);
   if (!std::isfinite(value)) {
     throw Error(ErrorCode::kNonFinite, cat("score: the loss over the calibration tokens is ", value,
                                            "; wanted a finite one (check the model with `coppice eval`)"));

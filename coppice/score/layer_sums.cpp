@@ -1,9 +1,17 @@
 #include "coppice/score/layer_sums.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/index_put.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
 
 #include "coppice/kernels/sums.h"
 #include "coppice/nn/host.h"
@@ -11,27 +19,30 @@
 namespace coppice::score {
 namespace {
 
-// The effective number of experts that share a token: all K if the gates are equal, 1 if one gate has all the weight.
-double experts_in_effect(const float* gate, int64_t top_k) {
-  double sum = 0, squares = 0;
-  for (int64_t k = 0; k < top_k; ++k) {
-    sum += gate[k];
-    squares += static_cast<double>(gate[k]) * gate[k];
+/// sum[index[i]] += value[i] for each i in turn: the same bits again on any device (index_add_ has no order on a GPU).
+void add_in_order(at::Tensor& sum, const at::Tensor& index, const at::Tensor& value) {
+  sum.index_put_({index.flatten()}, value.flatten(), /*accumulate=*/true);
+}
+
+/// The effective number of experts that share each token, f64 [T]: all K if the gates are equal, 1 if one gate has all
+/// the weight.
+at::Tensor experts_in_effect(const at::Tensor& gate_TK) {
+  auto sum_T = at::zeros({gate_TK.size(0)}, gate_TK.options()), squares_T = at::zeros_like(sum_T);
+  for (const at::Tensor& gate_T : gate_TK.unbind(1)) {
+    sum_T += gate_T;
+    squares_T += gate_T * gate_T;
   }
-  return squares > 0 ? sum * sum / squares : 1.0;
+  return at::where(squares_T > 0, sum_T * sum_T / squares_T, 1.0);
 }
 
 }  // namespace
 
 bool is_scored(const nn::Parameter& parameter) { return parameter.is_experts() && !families::is_bias(parameter.role); }
 
-void BatchSums::add(const std::vector<double>& batch) {
-  sum.resize(batch.size());
-  sum_sq.resize(batch.size());
-  for (size_t e = 0; e < batch.size(); ++e) {
-    sum[e] += batch[e];
-    sum_sq[e] += batch[e] * batch[e];
-  }
+void BatchSums::add(const at::Tensor& batch) {
+  if (!sum.defined()) sum = at::zeros_like(batch), sum_sq = at::zeros_like(batch);
+  sum += batch;
+  sum_sq += batch * batch;
 }
 
 LinearSums::LinearSums(const nn::Parameter& parameter, bool with_squares)
@@ -53,7 +64,7 @@ void LinearSums::end_batch() {
   const at::Tensor gradient = batch_.defined() ? batch_ : parameter_.value.grad();
   total_.add_(gradient);
   if (squares_.defined()) squares_.addcmul_(gradient, gradient);
-  squared_norms_.add(nn::to_host<double>(kernels::expert_dot(gradient, gradient)));
+  squared_norms_.add(kernels::expert_dot(gradient, gradient));
   if (batch_.defined()) {
     batch_.zero_();
   } else {
@@ -71,42 +82,38 @@ at::Tensor LinearSums::mean_squared_gradient(uint64_t batches) const {
   return squares_.defined() ? squares_ / static_cast<double>(batches) : at::Tensor();
 }
 
-RoutingSums::RoutingSums(int64_t experts, int64_t top_k) : top_k_(top_k) {
-  for (auto* sums : {&pairs_, &mass_, &change_}) sums->assign(static_cast<size_t>(experts), 0.0);
+RoutingSums::RoutingSums(int64_t experts, int64_t top_k, at::Device device) : top_k_(top_k) {
+  const auto f64 = at::TensorOptions(at::kDouble).device(device);
+  for (auto* sums : {&pairs_E_, &mass_E_, &change_E_}) *sums = at::zeros({experts}, f64);
+  for (auto* sum : {&output_sq_, &effective_}) *sum = at::zeros({1}, f64);
 }
 
 void RoutingSums::add_pass(const nn::LayerRouting& routing) {
-  const auto gate_TK = routing.gate_TK.contiguous(), sq_TK = routing.pair_sq_TK.contiguous();
-  const auto* const gate = gate_TK.const_data_ptr<float>();
-  const auto* const sq = sq_TK.const_data_ptr<float>();
-  const auto* const expert = routing.index_TK.const_data_ptr<int64_t>();
-  const auto* const mass = routing.gate_mass_E.const_data_ptr<double>();
-  for (int64_t pair = 0; pair < gate_TK.numel(); ++pair) {
-    const auto e = static_cast<size_t>(expert[pair]);
-    pairs_[e] += 1;
-    change_[e] += static_cast<double>(gate[pair]) * gate[pair] * sq[pair];
-    if (pair % top_k_ == 0) effective_ += experts_in_effect(gate + pair, top_k_);
-  }
-  for (size_t e = 0; e < mass_.size(); ++e) mass_[e] += mass[e];
-  output_sq_ += nn::number(routing.output_sq);
+  const auto gate_TK = routing.gate_TK.to(at::kDouble), sq_TK = routing.pair_sq_TK.to(at::kDouble);
+  pairs_E_ += routing.count_E;
+  mass_E_ += routing.gate_mass_E;
+  output_sq_ += routing.output_sq;
+  add_in_order(change_E_, routing.index_TK, gate_TK * gate_TK * sq_TK);
+  const auto effective_T = experts_in_effect(gate_TK);
+  add_in_order(effective_, at::zeros_like(effective_T, at::kLong), effective_T);
   tokens_ += gate_TK.size(0);
 }
 
 void RoutingSums::end_batch() {
-  for (double& pairs : pairs_) pairs /= static_cast<double>(tokens_ * top_k_);
-  for (double& change : change_) change = output_sq_ > 0 ? change / output_sq_ : 0.0;
-  load.add(pairs_);
-  gate_mass.add(mass_);
-  output_error.add(change_);
-  gate_concentration.add({effective_ / static_cast<double>(tokens_)});
-  for (auto* sums : {&pairs_, &mass_, &change_}) std::ranges::fill(*sums, 0.0);
-  output_sq_ = effective_ = 0;
+  const auto tokens = static_cast<double>(tokens_);
+  load.add(pairs_E_ / (tokens * static_cast<double>(top_k_)));
+  gate_mass.add(mass_E_);
+  output_error.add(at::where(output_sq_ > 0, change_E_ / output_sq_, 0.0));
+  gate_concentration.add(effective_ / tokens);
+  for (auto* sum : {&pairs_E_, &mass_E_, &change_E_, &output_sq_, &effective_}) sum->zero_();
   tokens_ = 0;
 }
 
 LayerSums::LayerSums(const families::ModelConfig& config, const nn::Parameter& fc1, const nn::Parameter& fc2,
                      bool has_moments)
-    : fc1_(fc1, !has_moments), fc2_(fc2, !has_moments), routing_(config.num_experts, config.top_k) {}
+    : fc1_(fc1, !has_moments),
+      fc2_(fc2, !has_moments),
+      routing_(config.num_experts, config.top_k, fc1.master.device()) {}
 
 void LayerSums::end_pass(const nn::LayerRouting& routing) {
   fc1_.end_pass();
@@ -123,43 +130,65 @@ void LayerSums::end_batch() {
 void LayerSums::add_to(plan::Scores& scores, int64_t layer, const SecondMoments& moments) const {
   add_linear(scores, &plan::MetricScores::fc1, layer, fc1_, moments);
   add_linear(scores, &plan::MetricScores::fc2, layer, fc2_, moments);
-  scores.gate_concentration.sum[layer] = routing_.gate_concentration.sum.front();
-  scores.gate_concentration.sum_sq[layer] = routing_.gate_concentration.sum_sq.front();
+  const auto& concentration = routing_.gate_concentration;
+  const auto sums = nn::to_host<double>(at::cat({concentration.sum, concentration.sum_sq}));
+  scores.gate_concentration.sum[layer] = sums[0];
+  scores.gate_concentration.sum_sq[layer] = sums[1];
 }
+
+namespace {
+
+/// Tensors f64 [E] on the host, for which a device is waited for once.
+template <size_t N>
+std::array<std::vector<double>, N> on_host(const at::Tensor (&rows)[N]) {
+  const auto values = nn::to_host<double>(at::stack(rows));
+  const auto size = static_cast<ptrdiff_t>(values.size() / N);
+  std::array<std::vector<double>, N> out;
+  auto begin = values.begin();
+  for (auto& row : out) row.assign(std::exchange(begin, begin + size), begin);
+  return out;
+}
+
+/// A metric with one value per batch. It is stored as sums over batches, so that runs can be merged.
+struct BatchMetric {
+  std::string_view name;
+  const std::vector<double>&sum, &sum_sq;
+};
+
+}  // namespace
 
 void LayerSums::add_linear(plan::Scores& scores, plan::MetricSums plan::MetricScores::* which, int64_t layer,
                            const LinearSums& linear, const SecondMoments& moments) const {
   const auto batches = static_cast<double>(scores.batches);
-  // The metrics with one value per batch. They are stored as sums over batches, so that runs can be merged.
-  const auto batch_sums = [&](std::string_view metric) -> const BatchSums* {
-    if (metric == "batch_fisher") return &linear.squared_norms();
-    if (metric == "load") return &routing_.load;
-    if (metric == "gate_mass") return &routing_.gate_mass;
-    if (metric == "output_error") return &routing_.output_error;
-    return nullptr;
-  };
   const at::Tensor mean = linear.mean_gradient(scores.batches), squares = linear.mean_squared_gradient(scores.batches);
   const at::Tensor master = linear.parameter().master.detach();
-  const auto dot = [](const at::Tensor& a, const at::Tensor& b) {
-    return nn::to_host<double>(kernels::expert_dot(a, b));
-  };
-  const auto weight_sq = dot(master, master), grad_sq = dot(mean, mean), both = dot(master, mean);
-  const auto moment_sq = moments ? moments(linear.parameter()) : dot(squares, squares);
+  const at::Tensor moment =
+      moments ? moments(linear.parameter()).to(master.device()) : kernels::expert_dot(squares, squares);
+  const auto& norms = linear.squared_norms();
+  const auto [weight_sq, grad_sq, both, moment_sq, norm, norm_sq, load, load_sq, mass, mass_sq, error, error_sq] =
+      on_host({kernels::expert_dot(master, master), kernels::expert_dot(mean, mean), kernels::expert_dot(master, mean),
+               moment, norms.sum, norms.sum_sq, routing_.load.sum, routing_.load.sum_sq, routing_.gate_mass.sum,
+               routing_.gate_mass.sum_sq, routing_.output_error.sum, routing_.output_error.sum_sq});
+  const std::array<BatchMetric, 4> by_batch = {{{"batch_fisher", norm, norm_sq},
+                                                {"load", load, load_sq},
+                                                {"gate_mass", mass, mass_sq},
+                                                {"output_error", error, error_sq}}};
   for (size_t e = 0; e < weight_sq.size(); ++e) {
     const plan::UtilityInputs in{.weight_sq = weight_sq[e],
                                  .grad_sq = grad_sq[e],
                                  .weight_grad = both[e],
-                                 .batch_grad_sq = linear.squared_norms().sum[e],
+                                 .batch_grad_sq = norm[e],
                                  .second_moment_sq = moment_sq[e],
                                  .batches = scores.batches,
-                                 .load = routing_.load.sum[e] / batches,
-                                 .gate_mass = routing_.gate_mass.sum[e],
-                                 .output_error = routing_.output_error.sum[e] / batches};
+                                 .load = load[e] / batches,
+                                 .gate_mass = mass[e],
+                                 .output_error = error[e] / batches};
     for (const auto& metric : plan::utility_metrics()) {
       plan::MetricSums& out = scores.metrics[std::string(metric.name)].*which;
-      const BatchSums* const sums = batch_sums(metric.name);
-      out.sum[layer].push_back(sums ? sums->sum[e] : metric.value(in));
-      if (sums) out.sum_sq[layer].push_back(sums->sum_sq[e]);
+      const auto* const sums = std::ranges::find(by_batch, metric.name, &BatchMetric::name);
+      const bool is_by_batch = sums != by_batch.end();
+      out.sum[layer].push_back(is_by_batch ? sums->sum[e] : metric.value(in));
+      if (is_by_batch) out.sum_sq[layer].push_back(sums->sum_sq[e]);
     }
   }
 }

@@ -14,17 +14,18 @@
 
 namespace coppice::score {
 
-/// One number per expert and batch: its sum and sum of squares over batches. Both [E].
+/// One number per expert and batch: its sum and sum of squares over batches. Both f64 [E], on the layer's device.
 struct BatchSums {
-  std::vector<double> sum, sum_sq;
-  void add(const std::vector<double>& batch);
+  at::Tensor sum, sum_sq;
+  void add(const at::Tensor& batch);
 };
 
 /// Whether a parameter is scored. Matrices of experts are; biases say little about an expert.
 bool is_scored(const nn::Parameter& parameter);
 
-/// [E]: sum of v^2 of Adam's second moment over each expert's matrix; null if there is no optimizer state.
-using SecondMoments = std::function<std::vector<double>(const nn::Parameter&)>;
+/// f64 [E]: sum of v^2 of Adam's second moment over each expert's matrix, on any device; null if there is no optimizer
+/// state.
+using SecondMoments = std::function<at::Tensor(const nn::Parameter&)>;
 
 /// One linear layer of all experts of an MoE layer: gate and up (fc1), or down (fc2).
 class LinearSums {
@@ -50,10 +51,10 @@ class LinearSums {
   BatchSums squared_norms_;
 };
 
-/// Statistics of the router, by batch.
+/// Statistics of the router, by batch. Everything stays on the device; the host waits for nothing.
 class RoutingSums {
  public:
-  RoutingSums(int64_t experts, int64_t top_k);
+  RoutingSums(int64_t experts, int64_t top_k, at::Device device);
 
   void add_pass(const nn::LayerRouting& routing);
   void end_batch();
@@ -65,8 +66,8 @@ class RoutingSums {
 
  private:
   int64_t top_k_;
-  std::vector<double> pairs_, mass_, change_;
-  double output_sq_ = 0, effective_ = 0;
+  at::Tensor pairs_E_, mass_E_, change_E_;  // f64, of this batch so far, like the next two
+  at::Tensor output_sq_, effective_;        // [1]
   int64_t tokens_ = 0;
 };
 

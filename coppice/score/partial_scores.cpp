@@ -13,11 +13,12 @@ namespace {
 constexpr const char* kStateFile = "state.json";
 constexpr const char* kLeft = "layers_left";
 
-// Everything that the results depend on, which excludes memory and threads.
+// Everything that the results depend on, which excludes memory, threads and which of several like devices.
 io::WorkIdentity identity_of(const families::Model& model, const plan::Scores& begun, const ScoreSettings& settings) {
   Sha256 plan, source;
   plan.add(cat(begun.to_json().dump(), " ", settings.sequence_length, " ", settings.seed, " ",
-               settings.dtype == nn::ComputeDtype::kF32 ? "f32" : "bf16", " ", version()));
+               settings.dtype == nn::ComputeDtype::kF32 ? "f32" : "bf16", " ",
+               c10::DeviceTypeName(settings.device.type()), " ", version()));
   for (const auto& shard : model.checkpoint.shards()) {
     const auto name = shard.path().lexically_relative(model.checkpoint.directory());
     const auto file = model.checkpoint.files().state(name).value_or(FileState{});

@@ -7,6 +7,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/nn/host.h"
 
 namespace coppice::score {
 namespace {
@@ -75,10 +76,9 @@ void Planes::write(int64_t row, const at::Tensor& x_TD) {
     written_RD_.narrow(0, row, x_TD.size(0)).copy_(x_TD.detach());
     return;
   }
-  const auto flat = x_TD.detach().contiguous();
-  const std::span bytes(static_cast<const std::byte*>(flat.const_data_ptr()), flat.nbytes());
+  const auto here_TD = x_TD.detach().to(at::kCPU).contiguous();
   const auto row_bytes = shape_.bytes() / static_cast<uint64_t>(shape_.rows);
-  writer_->write(writer_->tensor(kTensor), static_cast<uint64_t>(row) * row_bytes, bytes);
+  writer_->write(writer_->tensor(kTensor), static_cast<uint64_t>(row) * row_bytes, nn::host_bytes(here_TD));
 }
 
 void Planes::finish() {
@@ -97,12 +97,11 @@ void Planes::finish() {
 
 at::Tensor Planes::read(int64_t layer, int64_t row, int64_t count) const {
   const Plane& plane = planes_.at(layer);
-  if (plane.values_RD.defined()) return plane.values_RD.narrow(0, row, count).clone();
-  const auto out_TD = at::empty({count, shape_.dim}, shape_.dtype);
+  if (plane.values_RD.defined()) return plane.values_RD.narrow(0, row, count).to(shape_.device, false, /*copy=*/true);
+  const auto here_TD = at::empty({count, shape_.dim}, shape_.dtype);
   const auto row_bytes = shape_.bytes() / static_cast<uint64_t>(shape_.rows);
-  plane.file->read(plane.file->find(kTensor)->offset + static_cast<uint64_t>(row) * row_bytes,
-                   {static_cast<std::byte*>(out_TD.mutable_data_ptr()), out_TD.nbytes()});
-  return out_TD;
+  plane.file->read(plane.file->find(kTensor)->offset + static_cast<uint64_t>(row) * row_bytes, nn::host_bytes(here_TD));
+  return here_TD.to(shape_.device);
 }
 
 void Planes::remove(int64_t layer) {

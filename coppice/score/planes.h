@@ -17,7 +17,7 @@ namespace coppice::score {
 
 /// A matrix [R, D] at each of some boundaries between layers: boundary l is the input of layer l.
 ///
-/// A plane is in memory while there is room, otherwise in a file of the directory, which is complete and fsynced before
+/// A plane is in the host's memory while there is room, otherwise in a file of the directory, which is complete and fsynced before
 /// it gets its name. Files of an earlier run are reused.
 /// Memory   `memory_bytes`, and the rows that are read or written.
 /// Throws   Error{kIo}; Error{kFormat, kShape} for files that do not belong to this work.
@@ -26,6 +26,7 @@ class Planes {
   struct Shape {
     int64_t rows = 0, dim = 0;
     at::ScalarType dtype = at::kFloat;
+    at::Device device{at::kCPU};  ///< of the rows that are written and read
     uint64_t bytes() const;
   };
   /// If `directory` is empty, everything stays in memory.

@@ -15,6 +15,7 @@
 #include "coppice/io/atomic_file.h"
 #include "coppice/io/safetensors.h"
 #include "coppice/nn/border.h"
+#include "coppice/nn/host.h"
 #include "coppice/nn/layered_decoder.h"
 #include "coppice/score/batches.h"
 
@@ -55,8 +56,8 @@ namespace {
 /// of N(0, std).
 at::Tensor rows_of(const at::Tensor& x_TD, const at::Tensor& centre_GD, double std) {
   const auto row_GD = centre_GD - centre_GD.mean(0, true);
-  const double logits = at::mm(x_TD, row_GD.t()).var(1, false).sum(at::kDouble).item<double>();
-  const double random = std * std * x_TD.square().sum(at::kDouble).item<double>();
+  const double logits = nn::number(at::mm(x_TD, row_GD.t()).var(1, false).sum(at::kDouble));
+  const double random = std * std * nn::number(x_TD.square().sum(at::kDouble));
   return logits > 0 ? row_GD * std::sqrt(random / logits) : row_GD;
 }
 
@@ -68,7 +69,7 @@ std::vector<LayerClusters> cluster_inputs(const families::Model& model, const st
   const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
   const auto total = static_cast<int64_t>(settings.tokens);
   const Batches batches{sampler, 0, 1, total / settings.sequence_length, settings.reset_attention};
-  const nn::LayeredDecoder decoder(model, settings.dtype);
+  const nn::LayeredDecoder decoder(model, settings.dtype, settings.device);
   const at::NoGradGuard no_grad;
   const auto passes = batches.passes();
   std::vector<at::Tensor> x_TD;  // the input of the current layer, by pass
@@ -77,7 +78,9 @@ std::vector<LayerClusters> cluster_inputs(const families::Model& model, const st
     for (const Pass& pass : passes) x_TD.push_back(embedding.embed(batches.read(pass).tokens_BS));
   });
   std::vector<LayerClusters> out;
-  const auto input_TD = nn::at_border([&] { return at::empty({total, model.config.model_dim}, at::kFloat); });
+  const auto input_TD = nn::at_border([&] {
+    return at::empty({total, model.config.model_dim}, at::TensorOptions(at::kFloat).device(settings.device));
+  });
   Progress progress("cluster", settings.tokens * static_cast<uint64_t>(model.config.num_layers), ProgressUnit::kTokens);
   for (int64_t layer = 0; layer < model.config.num_layers; ++layer) {
     nn::at_border([&] {
@@ -91,7 +94,7 @@ std::vector<LayerClusters> cluster_inputs(const families::Model& model, const st
         };
         x_TD[p] = loaded.run(x_TD[p], settings.sequence_length, forward);
       }
-      if (!input_TD.isfinite().all().item<bool>()) {
+      if (nn::number(input_TD.isfinite().all()) == 0) {
         throw Error(ErrorCode::kNonFinite,
                     cat(model.checkpoint.directory(), ": the input of the feed-forward ", "part of layer ", layer,
                         " has NaN or infinity; wanted a model that computes finite numbers"));
@@ -117,8 +120,9 @@ void write_router_rows(const std::filesystem::path& path, const std::vector<Laye
   }
   std::string file = io::lay_out(path, std::move(tensors)).header();
   for (const LayerClusters& layer : layers) {
-    const auto rows = layer.row_GD.contiguous();
-    file.append(static_cast<const char*>(rows.const_data_ptr()), rows.nbytes());
+    const auto here_GD = layer.row_GD.to(at::kCPU).contiguous();
+    const auto bytes = nn::host_bytes(here_GD);
+    file.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   }
   io::write_file_atomically(path, file);
 }

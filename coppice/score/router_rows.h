@@ -21,6 +21,7 @@ struct RouterRowSettings {
   double std = 0.02;             ///< logits vary as much as those of random rows with this standard deviation
   uint64_t seed = 0;             ///< random seed of the windows and of the first centres
   nn::ComputeDtype dtype = nn::ComputeDtype::kF32;
+  at::Device device{at::kCPU};
 };
 
 /// Throws   what cluster_inputs throws because of model or settings, before any work.
@@ -34,7 +35,7 @@ struct LayerClusters {
 /// Clusters the inputs of the feed-forward part of every layer. The rows rank the clusters of each token as the centres
 /// do, because the mean of the centres adds the same to all logits.
 ///
-/// Memory   one layer's weights, and twice [tokens, D] f32.
+/// Memory   one layer's weights, and twice [tokens, D] f32; on `device`.
 /// Throws   Error{kUnsupported}: a model with experts, or one that `nn` does not support; Error{kUsage}: sizes that do
 ///          not fit; Error{kNonFinite}; Error{kInterrupted}.
 std::vector<LayerClusters> cluster_inputs(const families::Model& model, const std::vector<data::TokenFile>& tokens,

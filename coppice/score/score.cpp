@@ -6,11 +6,12 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/lane_sum.h"
-#include "coppice/base/memory.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
 #include "coppice/families/limits.h"
 #include "coppice/models/optimizer_state.h"
+#include "coppice/nn/device_memory.h"
+#include "coppice/nn/host.h"
 #include "coppice/score/layered_pass.h"
 #include "coppice/score/partial_scores.h"
 
@@ -38,7 +39,7 @@ void check(const families::Model& model, const ScoreSettings& settings) {
   }
 }
 
-std::vector<double> second_moments(const nn::Parameter& parameter, const models::OptimizerState& state) {
+at::Tensor second_moments(const nn::Parameter& parameter, const models::OptimizerState& state) {
   std::vector<double> out(static_cast<size_t>(parameter.master.size(0)), 0.0);
   for (const auto& slice : parameter.slices) {
     const auto entry = state.at(slice.slot.name, "exp_avg_sq");
@@ -51,7 +52,7 @@ std::vector<double> second_moments(const nn::Parameter& parameter, const models:
       out[stacked ? i : static_cast<size_t>(slice.slot.expert)] += dot(part, part);
     }
   }
-  return out;
+  return nn::from_host<double>(out, {static_cast<int64_t>(out.size())}, at::kCPU);
 }
 
 std::string digest_of(const std::vector<data::TokenFile>& tokens) {
@@ -83,7 +84,8 @@ struct Memory {
 };
 
 Memory share_out(const nn::LayeredDecoder& decoder, int64_t layers, const ScoreSettings& settings) {
-  const uint64_t all = settings.max_memory_bytes > 0 ? settings.max_memory_bytes : physical_memory_bytes() / 2;
+  const uint64_t all =
+      settings.max_memory_bytes > 0 ? settings.max_memory_bytes : nn::memory_of(settings.device).total / 2;
   Memory out{.segment = all / 2};
   const auto segments = nn::plan_segments(decoder, layers, out.segment, nn::Purpose::kGradients);
   uint64_t largest = 0;
@@ -110,7 +112,7 @@ plan::Scores score_model(const families::Model& model, const std::vector<data::T
   const auto state = models::OptimizerState::open(model);
   SecondMoments moments;
   if (state) moments = [&state](const nn::Parameter& parameter) { return second_moments(parameter, *state); };
-  const nn::LayeredDecoder decoder(model, settings.dtype);
+  const nn::LayeredDecoder decoder(model, settings.dtype, settings.device);
   plan::Scores scores = begin_scores(model, tokens, settings, state.has_value());
 
   std::unique_ptr<PartialScores> partial;
@@ -122,7 +124,7 @@ plan::Scores score_model(const families::Model& model, const std::vector<data::T
                         static_cast<int64_t>(settings.batch_tokens) / settings.sequence_length,
                         settings.reset_attention};
   const Planes::Shape shape{batches.rows(), model.config.model_dim,
-                            decoder.dtype() == nn::ComputeDtype::kF32 ? at::kFloat : at::kBFloat16};
+                            decoder.dtype() == nn::ComputeDtype::kF32 ? at::kFloat : at::kBFloat16, settings.device};
   const Memory memory = share_out(decoder, left, settings);
   const auto directory = partial ? partial->directory() : std::filesystem::path();
   Planes activations("activations", directory, memory.activations, shape);

@@ -18,7 +18,8 @@ struct ScoreSettings {
   bool reset_attention = false;  ///< attention stays within a document
   uint64_t seed = 0;             ///< random seed of the chosen windows
   nn::ComputeDtype dtype = nn::ComputeDtype::kF32;
-  /// Limit for weights, gradients and kept activations; 0: half of the machine's memory.
+  at::Device device{at::kCPU};
+  /// Limit for weights, gradients and kept activations; 0: half of the device's memory.
   uint64_t max_memory_bytes = 0;
   /// Path of the result. Activations that do not fit into memory, and the finished work of a killed run, are kept
   /// beside it. Empty: all activations stay in memory.

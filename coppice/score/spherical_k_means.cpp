@@ -8,10 +8,13 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 
 #include "coppice/base/check.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/rng.h"
+#include "coppice/nn/host.h"
 
 namespace coppice::score {
 namespace {
@@ -23,11 +26,11 @@ at::Tensor of_length_one(const at::Tensor& x_ND) {
 }
 
 /// The index of a row chosen with probability proportional to its weight.
-int64_t draw(const at::Tensor& weight_T, double uniform) {
-  const auto sum_T = weight_T.to(at::kDouble).cumsum(0);
-  const auto* const begin = sum_T.const_data_ptr<double>();
-  const auto* const end = begin + sum_T.numel();
-  return std::min(std::upper_bound(begin, end, uniform * end[-1]) - begin, sum_T.numel() - 1);
+int64_t draw(const std::vector<float>& weight_T, double uniform) {
+  std::vector<double> sum_T(weight_T.size());
+  std::inclusive_scan(weight_T.begin(), weight_T.end(), sum_T.begin(), std::plus(), 0.0);
+  const auto found = std::ranges::upper_bound(sum_T, uniform * sum_T.back());
+  return std::min(found, sum_T.end() - 1) - sum_T.begin();
 }
 
 at::Tensor first_centres(const at::Tensor& unit_TD, const ClusterSettings& settings) {
@@ -40,25 +43,23 @@ at::Tensor first_centres(const at::Tensor& unit_TD, const ClusterSettings& setti
     centre_GD[g].copy_(unit_TD[row]);
     const auto cosine_T = at::mv(unit_TD, centre_GD[g]);
     nearest_T = g == 0 ? cosine_T : at::maximum(nearest_T, cosine_T);
-    row = draw((1 - nearest_T).clamp_min(0), rng.uniform(static_cast<uint64_t>(g) + 1));
+    row = draw(nn::to_host<float>((1 - nearest_T).clamp_min(0)), rng.uniform(static_cast<uint64_t>(g) + 1));
   }
   return centre_GD;
 }
 
 /// Gives each empty cluster the row with the largest distance from its centre.
-void fill_empty(std::vector<int64_t>& sizes, const at::Tensor& index_T, const at::Tensor& cosine_T) {
-  auto* const index = index_T.mutable_data_ptr<int64_t>();
-  auto* const cosine = cosine_T.mutable_data_ptr<float>();
+void fill_empty(std::vector<int64_t>& sizes, std::vector<int64_t>& index_T, std::vector<float> cosine_T) {
   for (size_t g = 0; g < sizes.size(); ++g) {
     if (sizes[g] > 0) continue;
-    int64_t farthest = -1;
-    for (int64_t t = 0; t < index_T.numel(); ++t) {
-      const bool can_leave = sizes[static_cast<size_t>(index[t])] > 1;
-      if (can_leave && (farthest < 0 || cosine[t] < cosine[farthest])) farthest = t;
+    size_t farthest = index_T.size();
+    for (size_t t = 0; t < index_T.size(); ++t) {
+      const bool can_leave = sizes[static_cast<size_t>(index_T[t])] > 1;
+      if (can_leave && (farthest == index_T.size() || cosine_T[t] < cosine_T[farthest])) farthest = t;
     }
-    --sizes[static_cast<size_t>(index[farthest])];
-    index[farthest] = static_cast<int64_t>(g);
-    cosine[farthest] = 1;
+    --sizes[static_cast<size_t>(index_T[farthest])];
+    index_T[farthest] = static_cast<int64_t>(g);
+    cosine_T[farthest] = 1;
     sizes[g] = 1;
   }
 }
@@ -69,18 +70,19 @@ Clusters spherical_k_means(const at::Tensor& x_TD, const ClusterSettings& settin
   COPPICE_CHECK(settings.clusters >= 1 && settings.clusters <= x_TD.size(0), settings.clusters, " of ", x_TD.size(0));
   const auto unit_TD = of_length_one(x_TD);
   Clusters out{.centre_GD = first_centres(unit_TD, settings), .sizes = {}};
-  at::Tensor before_T;
+  std::vector<int64_t> before_T;
   for (int64_t step = 0; step < settings.steps; ++step) {
     check_interrupt();
-    const auto [cosine_T, index_T] = at::mm(unit_TD, out.centre_GD.t()).max(1);
-    out.cosine = cosine_T.mean().item<double>();
+    const auto [cosine_T, nearest_T] = at::mm(unit_TD, out.centre_GD.t()).max(1);
+    out.cosine = nn::number(cosine_T.mean());
+    auto index_T = nn::to_host<int64_t>(nearest_T);
     out.sizes.assign(static_cast<size_t>(settings.clusters), 0);
-    for (int64_t t = 0; t < index_T.numel(); ++t)
-      ++out.sizes[static_cast<size_t>(index_T.const_data_ptr<int64_t>()[t])];
-    fill_empty(out.sizes, index_T, cosine_T);
-    if (step + 1 == settings.steps || (before_T.defined() && before_T.equal(index_T))) break;
-    before_T = index_T;
-    out.centre_GD = of_length_one(at::zeros_like(out.centre_GD).index_add_(0, index_T, unit_TD));
+    for (const int64_t g : index_T) ++out.sizes[static_cast<size_t>(g)];
+    fill_empty(out.sizes, index_T, nn::to_host<float>(cosine_T));
+    if (step + 1 == settings.steps || before_T == index_T) break;
+    const auto chosen_T = nn::from_host<int64_t>(index_T, nearest_T.sizes(), unit_TD.device());
+    out.centre_GD = of_length_one(at::zeros_like(out.centre_GD).index_add_(0, chosen_T, unit_TD));
+    before_T = std::move(index_T);
   }
   return out;
 }

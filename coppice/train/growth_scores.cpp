@@ -5,7 +5,6 @@
 #include "coppice/base/check.h"
 #include "coppice/base/progress.h"
 #include "coppice/kernels/sums.h"
-#include "coppice/nn/host.h"
 #include "coppice/score/batches.h"
 #include "coppice/score/layer_sums.h"
 
@@ -43,7 +42,7 @@ plan::Scores score_in_training(nn::Decoder& model, const step::Optimizer& optimi
   const auto moments = [&](const nn::Parameter& part) {
     const auto index = &find_parameter(model.parameters(), part.role, part.layer) - model.parameters().data();
     const at::Tensor moment = optimizer.states()[static_cast<size_t>(index)].exp_avg_sq.to(at::kFloat);
-    return nn::to_host<double>(kernels::expert_dot(moment, moment));
+    return kernels::expert_dot(moment, moment);
   };
   plan::Scores scores;
   scores.model_type = model.config().family->model_type;

@@ -1,7 +1,5 @@
 #include "coppice/train/measure_steps.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <map>
 
@@ -9,6 +7,8 @@
 #include "coppice/base/log.h"
 #include "coppice/base/text.h"
 #include "coppice/families/match.h"
+#include "coppice/nn/device.h"
+#include "coppice/nn/device_memory.h"
 #include "coppice/train/run.h"
 
 namespace coppice::train {
@@ -49,22 +49,22 @@ TrainOptions options_of(const families::ModelConfig& config, const MeasureSettin
   out.micro_batch = std::min<int64_t>(8, out.batch_tokens / out.sequence_length);
   out.steps = settings.steps + kUncounted;
   out.dtype = settings.dtype;
+  out.device = settings.device;
   out.threads = static_cast<int64_t>(settings.threads);
   out.schedule = "constant";
   out.warmup = 0;
   return out;
 }
 
-void check_memory(const families::ModelConfig& config, int64_t experts) {
+void check_memory(const families::ModelConfig& config, int64_t experts, at::Device device) {
   auto largest = families::count_parameters(config);
   largest.total += largest.experts / config.num_experts * (experts - config.num_experts);
   const double wanted = kBytesPerParameter * static_cast<double>(largest.total);
-  const double free = static_cast<double>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-  if (wanted > free) {
-    throw Error(ErrorCode::kIo,
-                cat("measure: training with ", experts, " experts takes about ",
-                    bytes_text(static_cast<uint64_t>(wanted)), " and ", bytes_text(static_cast<uint64_t>(free)),
-                    " are free (time fewer with --measure-experts; the rest is predicted)"));
+  const uint64_t free = nn::memory_of(device).free;
+  if (wanted > static_cast<double>(free)) {
+    throw Error(ErrorCode::kIo, cat("measure: training with ", experts, " experts takes about ",
+                                    bytes_text(static_cast<uint64_t>(wanted)), " and ", bytes_text(free),
+                                    " are free (time fewer with --measure-experts; the rest is predicted)"));
   }
 }
 
@@ -82,7 +82,7 @@ std::vector<std::pair<int64_t, double>> measure_steps(const families::ModelConfi
     throw Error(ErrorCode::kUsage,
                 cat("measure-experts: ", *counts.begin(), " experts; wanted at least top-K, which is ", config.top_k));
   }
-  check_memory(config, *counts.rbegin());
+  check_memory(config, *counts.rbegin(), nn::compute_device(settings.device));
   TrainOptions run = options_of(config, settings);
   std::map<int64_t, double> fastest;
   for (int round = 0; round < kRounds; ++round) {

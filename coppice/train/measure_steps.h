@@ -15,6 +15,7 @@ struct MeasureSettings {
   int64_t batch_tokens = 2048, sequence_length = 256;
   int64_t steps = 5;  ///< timed in each round, after two that do not count
   std::string dtype = "bf16";
+  std::string device = "auto";  ///< as nn::compute_device takes it
   size_t threads = 1;
 };
 

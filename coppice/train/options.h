@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "coppice/options/device_option.h"
 #include "coppice/options/options.h"
 
 namespace coppice::train {
@@ -34,14 +35,14 @@ struct TrainOptions {
                                 ///< position too ("continue")
   bool resume = false;          ///< continue from the newest checkpoint in `out`
   uint64_t seed = 0;
-  int64_t steps = 0;            ///< length of the whole schedule in steps, or ...
-  int64_t tokens = 0;           ///< ... in tokens
-  int64_t stop_at = 0;          ///< stop (and checkpoint) after this step without annealing; 0 = run to the end
-  int64_t batch_tokens = 8192;  ///< per optimizer step
-  int64_t micro_batch = 8;      ///< sequences per forward pass
-  std::string dtype = "bf16";   ///< dtype of the computation: bf16 or f32
-  std::string device = "auto";  ///< nn::compute_device
-  int64_t threads = 0;          ///< 0: all cores
+  int64_t steps = 0;                ///< length of the whole schedule in steps, or ...
+  int64_t tokens = 0;               ///< ... in tokens
+  int64_t stop_at = 0;              ///< stop (and checkpoint) after this step without annealing; 0 = run to the end
+  int64_t batch_tokens = 8192;      ///< per optimizer step
+  int64_t micro_batch = 8;          ///< sequences per forward pass
+  std::string dtype = "bf16";       ///< dtype of the computation: bf16 or f32
+  std::string device{kAutoDevice};  ///< nn::compute_device
+  int64_t threads = 0;              ///< 0: all cores
   bool recompute = false;
   int64_t validate_every = 0;
   int64_t validation_tokens = 65536;
@@ -120,7 +121,7 @@ struct TrainOptions {
         field("train.batch_tokens", &O::batch_tokens, "tokens per optimizer step"),
         field("train.micro_batch", &O::micro_batch, "sequences per forward pass"),
         field("train.dtype", &O::dtype, "dtype of the computation: bf16 (with fp32 master weights) or f32"),
-        field("train.device", &O::device, "device to compute on: auto (a GPU if there is one), cpu, cuda or cuda:N"),
+        field("train.device", &O::device, kDeviceHelp),
         field("train.threads", &O::threads, "CPU threads; 0: all cores"),
         field("train.recompute", &O::recompute, "recompute activations in the backward pass instead of keeping them"),
         field("train.validate_every", &O::validate_every, "steps between validations; 0: only at the end"),

@@ -6,6 +6,7 @@
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/CPUAllocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/core/impl/alloc_cpu.h>
@@ -29,6 +30,7 @@ constexpr auto kType = c10::DeviceType::PrivateUse1;
 constexpr c10::DispatchKeySet kKeys(c10::DispatchKey::PrivateUse1);
 constexpr size_t kArena = size_t{1} << 37;  // addresses are never used twice: a stale pointer faults for ever
 constexpr size_t kPage = 4096;
+constexpr size_t kMemory = size_t{4} << 30;  // what a device says that it has
 
 std::atomic<long> n_fallbacks, n_copied, n_allocations, n_live, n_peak, n_to_host;
 std::atomic<const char*> last_operator{"none yet"};
@@ -44,12 +46,14 @@ struct Arena {
   char* base = reserve();
   char* bytes = reserve();
   std::atomic<size_t> used{0};
+  std::mutex mutex;
+  c10::CachingAllocator::Stat live;  // bytes
 };
 Arena* arenas() {
   static auto* all = new Arena[kDevices];
   return all;
 }
-const Arena* arena_of(const void* address) {
+Arena* arena_of(const void* address) {
   const auto* p = static_cast<const char*>(address);
   for (int d = 0; d < kDevices; ++d)
     if (p >= arenas()[d].base && p < arenas()[d].base + kArena) return &arenas()[d];
@@ -61,6 +65,7 @@ void* bytes_of(const void* address) {
 }
 
 struct Allocation {
+  Arena* arena;
   char* bytes;
   size_t mapped;
   size_t size;
@@ -68,11 +73,15 @@ struct Allocation {
 void free_allocation(void* context) {
   const auto* a = static_cast<Allocation*>(context);
   n_live -= static_cast<long>(a->size);
+  {
+    const std::lock_guard lock(a->arena->mutex);
+    a->arena->live.decrease(a->size);
+  }
   ::mmap(a->bytes, a->mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   delete a;
 }
 
-struct GuardedAllocator final : c10::Allocator {
+struct GuardedAllocator final : c10::DeviceAllocator {
   c10::DataPtr allocate(size_t size) override {
     const c10::Device device(kType, current_device);
     if (size == 0) return {nullptr, nullptr, &c10::detail::deleteNothing, device};
@@ -85,13 +94,42 @@ struct GuardedAllocator final : c10::Allocator {
     std::memset(bytes, 0xFF, mapped);  // NaN, or -1: nobody may rely on zeros
     ++n_allocations;
     n_live += static_cast<long>(size);
+    {
+      const std::lock_guard lock(arena.mutex);
+      arena.live.increase(size);
+    }
     if (n_live > n_peak) n_peak = n_live.load();
     const size_t pad = mapped - (size + 63) / 64 * 64;  // the end of the memory at the end of the pages
-    return {arena.base + offset + pad, new Allocation{bytes, mapped, size}, &free_allocation, device};
+    return {arena.base + offset + pad, new Allocation{&arena, bytes, mapped, size}, &free_allocation, device};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void* to, const void* from, size_t size) const override {
     std::memcpy(bytes_of(to), bytes_of(from), size);
+  }
+  bool initialized() override { return true; }
+  void emptyCache(c10::MempoolId_t) override {}                    // there is none
+  void recordStream(const c10::DataPtr&, c10::Stream) override {}  // there is one
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex device) override {
+    auto& arena = arenas()[device];
+    const std::lock_guard lock(arena.mutex);
+    c10::CachingDeviceAllocator::DeviceStats stats;
+    stats.allocated_bytes[0] = arena.live;
+    return stats;
+  }
+  void resetAccumulatedStats(c10::DeviceIndex device) override {
+    auto& arena = arenas()[device];
+    const std::lock_guard lock(arena.mutex);
+    arena.live.reset_accumulated();
+  }
+  void resetPeakStats(c10::DeviceIndex device) override {
+    auto& arena = arenas()[device];
+    const std::lock_guard lock(arena.mutex);
+    arena.live.reset_peak();
+  }
+  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex device) override {
+    auto& arena = arenas()[device];
+    const std::lock_guard lock(arena.mutex);
+    return {kMemory - std::min(kMemory, static_cast<size_t>(arena.live.current)), kMemory};
   }
 };
 GuardedAllocator allocator;

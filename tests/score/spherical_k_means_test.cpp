@@ -2,11 +2,14 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <numeric>
+
+#include "tests/guarded/devices.h"
 
 namespace coppice::score {
 namespace {
@@ -63,6 +66,20 @@ TEST(SphericalKMeans, IsTheSameAgainAndDependsOnTheSeed) {
   EXPECT_TRUE(once.centre_GD.equal(spherical_k_means(x_TD, {.clusters = 5, .seed = 1}).centre_GD));
   EXPECT_FALSE(once.centre_GD.equal(spherical_k_means(x_TD, {.clusters = 5, .seed = 2}).centre_GD));
   EXPECT_FALSE(once.centre_GD.equal(spherical_k_means(x_TD, {.clusters = 5, .seed = 1, .stream = 1}).centre_GD));
+}
+
+// Rows alike as well, so that empty clusters are filled.
+TEST(SphericalKMeans, IsTheSameOnADevice) {
+  at::manual_seed(5);
+  const auto x_TD = at::cat({at::randn({400, 16}), at::ones({20, 16})});
+  for (const int64_t clusters : {6, 60}) {
+    const auto here = spherical_k_means(x_TD, {.clusters = clusters, .seed = 1});
+    const auto there = spherical_k_means(x_TD.to(guarded::kGuarded), {.clusters = clusters, .seed = 1});
+    EXPECT_EQ(there.centre_GD.device(), guarded::kGuarded);
+    EXPECT_TRUE(there.centre_GD.to(at::kCPU).equal(here.centre_GD)) << "the same operators";
+    EXPECT_EQ(there.sizes, here.sizes);
+    EXPECT_EQ(there.cosine, here.cosine);
+  }
 }
 
 TEST(SphericalKMeans, GetsNoWorseWithMoreSteps) {
