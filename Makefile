@@ -15,22 +15,23 @@ export CCACHE_SLOPPINESS := pch_defines,time_macros,include_file_mtime,include_f
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 JOBS ?= $(shell nproc)
+# Where there is an NVIDIA GPU, `make build` makes a program that computes on it; GPU= on the command line: one that does not.
+GPU ?= $(shell nvidia-smi -L 2>/dev/null | head -1)
 
-# $(call configure_and_build,preset,environment[,targets])
+# $(call configure_and_build,preset,environment[,targets[,cuda]])
 define configure_and_build
 settings=$$(tools/setup $(2)); eval "$$settings"; export LIBTORCH="$${LIBTORCH:-}" COPPICE_PYTHON="$${COPPICE_PYTHON:-}"
-cmake --preset $(1) -DCOPPICE_PLOTLY_JS="$$COPPICE_PLOTLY_JS" $${LIBTORCH:+-DLIBTORCH="$$LIBTORCH"} -DCOPPICE_TESTS=$(if $(filter full,$(2)),ON,OFF) --log-level=WARNING >&2
+cmake --preset $(1) -DCOPPICE_PLOTLY_JS="$$COPPICE_PLOTLY_JS" $${LIBTORCH:+-DLIBTORCH="$$LIBTORCH"} -DCOPPICE_TESTS=$(if $(filter full,$(2)),ON,OFF) -DCOPPICE_CUDA=$(or $(4),OFF) --log-level=WARNING >&2
 cmake --build build/$(1) -j $(JOBS) $(if $(3),--target $(3)) >&2
 endef
 
 build:
-	$(call configure_and_build,release,light,coppice)
+	$(call configure_and_build,release,$(if $(GPU),gpu,light),coppice,$(if $(GPU),AUTO))
 
 core:
 	$(call configure_and_build,core,core,coppice)
 
-demo:
-	$(call configure_and_build,release,light,coppice)
+demo: build
 	build/release/coppice demo $(DEMO)
 
 test:
