@@ -10,10 +10,14 @@
 
 namespace coppice::kernels::detail {
 
+/// Set by tests alone: the CPU too computes by libtorch's operators, so that its bits are those of another device.
+inline bool libtorch_everywhere = false;
+
 /// Whether the loops of kernels/cpu/ can take the tensor: on the CPU, f32, bf16 or int64.
 inline bool takes_loops(const at::Tensor& tensor) {
   const auto dtype = tensor.scalar_type();
-  return tensor.is_cpu() && (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kLong);
+  return !libtorch_everywhere && tensor.is_cpu() &&
+         (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kLong);
 }
 
 /// `cpu` if its loops can take the tensor, else `aten`.

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "coppice/io/safetensors.h"
+#include "coppice/kernels/device_detail.h"
 #include "coppice/nn/host.h"
 #include "coppice/train/checkpoint.h"
 #include "coppice/train/checkpoint_writer.h"
@@ -26,7 +27,7 @@ namespace fs = std::filesystem;
 using testing::TempDir;
 
 constexpr const char* kTwoGrowths = R"([
-    {"at_step": 6, "experts": "6", "select": "uniform", "expert_init": "copy_noise", "rewarmup": 2},
+    {"at_step": 6, "experts": "6", "score_batches": 2, "expert_init": "copy_noise", "rewarmup": 2},
     {"at_step": 12, "experts": "2x", "select": "uniform", "optimizer_state": "reset"}])";
 
 struct Kind {
@@ -44,7 +45,7 @@ class DeviceRun : public ::testing::TestWithParam<Kind> {
     o.handover_steps = 4;
     o.balance = GetParam().balance;
     o.growth = Json::parse(kTwoGrowths, "test");
-    o.data_validation.clear();
+    o.validate_every = 5;
     o.lr = 1e-3;
     o.reset_attention = true;
     o.device = device;
@@ -93,6 +94,24 @@ TEST_P(DeviceRun, LearnsWhatTheCpuLearns) {
   expect_close_losses(there.out, here.out, GetParam().dtype);
   const auto last = checkpoint_path(there.out, 20);
   EXPECT_EQ(families::open_model(last).config.num_experts, 12);
+}
+
+// With libtorch's operators on both, the devices compute the same bits.
+TEST_P(DeviceRun, LearnsTheBitsOfTheCpu) {
+  auto here = options("cpu", "here"), there = options("privateuseone:0", "there");
+  here.threads = there.threads = 1;
+  kernels::detail::libtorch_everywhere = true;
+  (void)train(here);
+  kernels::detail::libtorch_everywhere = false;
+  (void)train(there);
+  const auto losses = [](const fs::path& run) {
+    std::vector<std::string> out;
+    for (const Json& line : testing::metrics(run, "loss")) out.push_back(line.at("loss").dump());
+    return out;
+  };
+  EXPECT_EQ(losses(there.out), losses(here.out));
+  EXPECT_EQ(testing::tensor_files(checkpoint_path(there.out, 20)),
+            testing::tensor_files(checkpoint_path(here.out, 20)));
 }
 
 TEST_P(DeviceRun, ResumesThereBitForBit) {
