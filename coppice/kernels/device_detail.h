@@ -10,7 +10,7 @@
 
 namespace coppice::kernels::detail {
 
-/// Set by tests alone: the CPU too computes by libtorch's operators, so that its bits are those of another device.
+/// Set by tests alone: the CPU too computes by libtorch's operators, so that it computes what another device does.
 inline bool libtorch_everywhere = false;
 
 /// Whether the loops of kernels/cpu/ can take the tensor: on the CPU, f32, bf16 or int64.
