@@ -18,8 +18,8 @@
 #include "coppice/nn/host.h"
 #include "tests/guarded/devices.h"
 #include "tests/guarded/guarded_device.h"
+#include "tests/nn/tiny_decoders.h"
 #include "tests/testing/temp_dir.h"
-#include "tests/testing/tiny_models.h"
 
 namespace coppice::nn {
 namespace {
@@ -29,17 +29,6 @@ using coppice::testing::tiny_model;
 using guarded::kCpu;
 using guarded::kGuarded;
 
-constexpr models::ModelSizes kSizes{.vocab_size = 61,
-                                    .model_dim = 32,
-                                    .num_layers = 3,
-                                    .num_heads = 4,
-                                    .num_kv_heads = 2,
-                                    .head_dim = 8,
-                                    .num_experts = 6,
-                                    .top_k = 2,
-                                    .expert_width = 20,
-                                    .dense_width = 28,
-                                    .max_positions = 64};
 constexpr double kClose = 1e-5;  // relative to the largest element
 
 class DecoderOn : public ::testing::TestWithParam<std::string_view> {
@@ -53,9 +42,7 @@ class DecoderOn : public ::testing::TestWithParam<std::string_view> {
   }
 
   families::Model model() {
-    auto sizes = kSizes;
-    if (families::family_of(GetParam()).has_shared()) sizes.shared_width = sizes.expert_width;
-    return families::open_model(tiny_model(dir_ / "model", GetParam(), {.sizes = sizes, .std = 0.2}));
+    return families::open_model(tiny_model(dir_ / "model", GetParam(), {.sizes = sizes_of(GetParam()), .std = 0.2}));
   }
 
   at::Tensor tokens_BS, target_BS;

@@ -15,9 +15,9 @@
 
 #include "coppice/nn/host.h"
 #include "coppice/nn/trunk_detail.h"
+#include "tests/nn/tiny_decoders.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
-#include "tests/testing/tiny_models.h"
 
 namespace coppice::nn {
 namespace {
@@ -27,27 +27,13 @@ using coppice::testing::TempDir;
 using coppice::testing::tiny_model;
 using families::Role;
 
-constexpr models::ModelSizes kSizes{.vocab_size = 61,
-                                    .model_dim = 32,
-                                    .num_layers = 3,
-                                    .num_heads = 4,
-                                    .num_kv_heads = 2,
-                                    .head_dim = 8,
-                                    .num_experts = 6,
-                                    .top_k = 2,
-                                    .expert_width = 20,
-                                    .dense_width = 28,
-                                    .max_positions = 64};
-
 class DecoderOf : public ::testing::TestWithParam<std::string_view> {
  protected:
   void SetUp() override { at::set_num_threads(1); }  // the models are too small to share out
 
   families::Model model(io::Dtype dtype = io::Dtype::kF32) {
-    auto sizes = kSizes;
-    if (families::family_of(GetParam()).has_shared()) sizes.shared_width = sizes.expert_width;
     return families::open_model(tiny_model(dir_ / std::string(io::dtype_name(dtype)), GetParam(),
-                                           {.sizes = sizes, .dtype = dtype, .std = 0.2}));
+                                           {.sizes = sizes_of(GetParam()), .dtype = dtype, .std = 0.2}));
   }
 
  private:

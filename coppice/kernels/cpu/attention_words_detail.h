@@ -1,8 +1,8 @@
 #pragma once
 
-// Causal attention in words of 32 bits, forward; attention_words_backward_detail.h has the rest. The vector lanes are 32 queries of one head, so the softmax runs along the keys
-// and scores stay in the caches. A task is one key head with the queries that share it; the bits do not depend on
-// threads.
+// Causal attention in words of 32 bits, forward; attention_words_backward_detail.h has the rest. The vector lanes are 32
+// queries of one head, so the softmax runs along the keys and scores stay in the caches. A task is one key head with the
+// queries that share it; the bits do not depend on threads.
 //
 // A unit multiplies (attention_avx512.cpp has one, attention_amx.cpp another):
 //   Element       f32 or bf16

@@ -29,15 +29,6 @@ void for_each_panel_pair(int64_t panels, F f) {
   for (int64_t j = 0; j < panels; j += 2) f(j, std::min<int64_t>(2, panels - j));
 }
 
-/// 16 rows of a product as the rows' columns: out(lane) gets 16 values.
-template <class Out>
-void put_turned(const float* block, int64_t step, const Out& out) {
-  __m512i r[16];
-  for (int64_t i = 0; i < 16; ++i) r[i] = _mm512_load_si512(block + i * step);
-  transpose(r);
-  for (int64_t i = 0; i < 16; ++i) put(_mm512_castsi512_ps(r[i]), out(i));
-}
-
 /// Forward of up to 64 tokens.
 template <class Tiles>
 class TileForward {

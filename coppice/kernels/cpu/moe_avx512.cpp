@@ -73,10 +73,8 @@ class ForwardStep {
                           block_.get() + half * kRows * panels * kLanes);
       }
       for (int64_t j = 0; j < panels; ++j) {
-        __m512i r[16];
-        for (int64_t i = 0; i < 16; ++i) r[i] = _mm512_load_si512(block_.get() + (i * panels + j) * kLanes);
-        transpose(r);
-        for (int64_t i = 0; i < 16; ++i) put(_mm512_castsi512_ps(r[i]), out + (j * kLanes + i) * dim + d);
+        T* const to = out + j * kLanes * dim + d;
+        put_turned(block_.get() + j * kLanes, panels * kLanes, [&](int64_t i) { return to + i * dim; });
       }
     }
   }

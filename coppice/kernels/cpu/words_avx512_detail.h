@@ -169,6 +169,14 @@ void put_words(__m512 first, __m512 second, Word* out, int64_t, at::BFloat16) {
 void put(__m512 values, at::BFloat16* out) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(values));
 }
+/// 16 rows of f32, `step` floats apart, with rows and lanes exchanged: out(lane) is where a lane's 16 values go.
+template <class Out>
+void put_turned(const float* rows, int64_t step, const Out& out) {
+  __m512i r[16];
+  for (int64_t i = 0; i < 16; ++i) r[i] = _mm512_load_si512(rows + i * step);
+  transpose(r);
+  for (int64_t i = 0; i < 16; ++i) put(_mm512_castsi512_ps(r[i]), out(i));
+}
 [[maybe_unused]] __m512 get(const float* from) { return _mm512_loadu_ps(from); }
 [[maybe_unused]] __m512 get(const at::BFloat16* from) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
