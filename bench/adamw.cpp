@@ -55,9 +55,12 @@ double adamw_bytes_a_second(int64_t parameters, at::ScalarType moments, at::Scal
   const at::Tensor master = at::rand({parameters}), grad = at::rand({parameters}, gradient),
                    value = at::empty({parameters}, at::kBFloat16), exp_avg = at::full({parameters}, 0.1, moments),
                    exp_avg_sq = at::full({parameters}, 0.1, moments);
-  int64_t step = 0;
-  const double seconds =
-      median_seconds([&] { kernels::adamw_step(master, exp_avg, exp_avg_sq, grad, value, ++step, 1.0, {}); });
+  kernels::AdamwPart all{
+      .master = master, .exp_avg = exp_avg, .exp_avg_sq = exp_avg_sq, .grad = grad, .value = value, .step = 0};
+  const double seconds = median_seconds([&] {
+    ++all.step;
+    kernels::adamw_step({&all, 1}, 1.0, {});
+  });
   const size_t moved = 2 * (master.nbytes() + exp_avg.nbytes() + exp_avg_sq.nbytes()) + grad.nbytes() + value.nbytes();
   return static_cast<double>(moved) / seconds;
 }

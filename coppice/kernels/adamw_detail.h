@@ -15,20 +15,17 @@ constexpr uint32_t kFirstMix = 0x85ebca6bu, kSecondMix = 0xc2b2ae35u;
 
 }  // namespace detail
 
-// adamw_step with arguments that are checked; `value` is undefined if it is master itself.
+// adamw_step with arguments that are checked; `value` of a part is undefined if it is master itself.
 namespace cpu {
-void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
-                const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
-                const AdamwSettings& settings);
+void adamw_step(std::span<const AdamwPart> parts, double grad_scale, const AdamwSettings& settings);
 }  // namespace cpu
 
 namespace aten {
 /// By libtorch's fused AdamW, on any device that has one.
 ///
-/// Memory   the gradient once in f32; for bf16 moments an f32 copy, and 40 bytes per element of a piece of 4 million.
-void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
-                const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
-                const AdamwSettings& settings);
+/// Memory   for 64 million elements at a time: their gradients once in f32, and for bf16 moments an f32 copy; for these
+///          also 40 bytes per element of a piece of 4 million.
+void adamw_step(std::span<const AdamwPart> parts, double grad_scale, const AdamwSettings& settings);
 }  // namespace aten
 
 }  // namespace coppice::kernels

@@ -66,13 +66,11 @@ void Optimizer::accumulate(const std::vector<nn::Parameter>& parameters) {
 }
 
 at::Tensor Optimizer::grad_norm() const {
-  at::Tensor sum;
+  std::vector<at::Tensor> gradients;
   for (const auto& state : states_) {
-    if (!state.grad.defined()) continue;
-    const auto own = kernels::sum_of_squares(state.grad);
-    sum = sum.defined() ? sum + own : own;
+    if (state.grad.defined()) gradients.push_back(state.grad);
   }
-  return sum.defined() ? sum.sqrt() : at::zeros({}, at::kDouble);
+  return gradients.empty() ? at::zeros({}, at::kDouble) : kernels::sum_of_squares(gradients).sqrt();
 }
 
 void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::AdamwSettings& settings, double norm,
@@ -80,25 +78,37 @@ void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::Adam
   COPPICE_CHECK(parameters.size() == states_.size());
   const at::NoGradGuard no_grad;
   const double scale = clip > 0 && norm > clip ? clip / norm : 1.0;
-  is_torn_ = true;
+  std::vector<kernels::AdamwPart> parts;
+  parts.reserve(parameters.size());
   for (size_t i = 0; i < parameters.size(); ++i) {
     const nn::Parameter& p = parameters[i];
     ParameterState& state = states_[i];
     if (p.master.numel() == 0) continue;  // a shared expert of width 0
     if (!state.grad.defined())
       state.grad = at::zeros_like(p.master);  // decay and moments continue with a zero gradient
-    kernels::AdamwSettings own = settings;
-    if (!p.decays()) own.weight_decay = 0;
     const auto groups = static_cast<int64_t>(state.steps.size());
     const bool separate = !p.value.is_alias_of(p.master);
-    // Adjacent groups with the same step count share one call.
+    // Adjacent groups with the same step count are one part.
     for (int64_t begin = 0, end = 0; begin < groups; begin = end) {
       const int64_t age = state.steps[static_cast<size_t>(begin)];
       while (end < groups && state.steps[static_cast<size_t>(end)] == age) ++end;
-      const auto part = [&](const at::Tensor& t) { return by_group(t.detach(), groups).narrow(0, begin, end - begin); };
-      kernels::adamw_step(part(p.master), part(state.exp_avg), part(state.exp_avg_sq), part(state.grad),
-                          separate ? part(p.value) : at::Tensor(), age + 1, scale, own);
+      const bool whole = begin == 0 && end == groups;
+      const auto part = [&](const at::Tensor& t) {
+        return whole ? t.detach() : by_group(t.detach(), groups).narrow(0, begin, end - begin);
+      };
+      parts.push_back({.master = part(p.master),
+                       .exp_avg = part(state.exp_avg),
+                       .exp_avg_sq = part(state.exp_avg_sq),
+                       .grad = part(state.grad),
+                       .value = separate ? part(p.value) : at::Tensor(),
+                       .step = age + 1,
+                       .decays = p.decays(),
+                       .first_element = begin * (p.master.numel() / groups)});
     }
+  }
+  is_torn_ = true;
+  kernels::adamw_step(parts, scale, settings);
+  for (auto& state : states_) {
     for (int64_t& age : state.steps) ++age;
   }
   is_torn_ = false;

@@ -4,6 +4,8 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include <vector>
+
 #include "tests/guarded/devices.h"
 
 namespace coppice::kernels {
@@ -34,6 +36,21 @@ TEST(SumOfSquares, OnAnotherDeviceStaysThereAndIsTheSameToRounding) {
     EXPECT_EQ(there.device(), guarded::kGuarded);
     EXPECT_EQ(there.scalar_type(), at::kDouble);
     EXPECT_TRUE(there.to(at::kCPU).allclose(sum_of_squares(values), 1e-13));
+  }
+}
+
+TEST(SumOfSquares, OfSeveralTensorsIsTheSumOfTheirSumsToTheBit) {
+  std::vector<at::Tensor> values;
+  for (const int64_t size : {3, 0, 200'000, 65'536, 1, 40'000}) {
+    values.push_back(at::randn({size}).to(size == 3 ? at::kBFloat16 : at::kFloat));
+  }
+  for (const at::Device device : {guarded::kCpu, guarded::kGuarded}) {
+    double sum = 0;
+    for (auto& one : values) {
+      one = one.to(device);
+      sum += sum_of_squares(one).item<double>();
+    }
+    EXPECT_EQ(sum_of_squares(values).item<double>(), sum);
   }
 }
 

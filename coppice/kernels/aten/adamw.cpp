@@ -1,3 +1,5 @@
+#include <ATen/ops/_foreach_copy.h>
+#include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/bitwise_and.h>
@@ -6,13 +8,17 @@
 #include <ATen/ops/full.h>
 
 #include <algorithm>
+#include <map>
+#include <vector>
 
 #include "coppice/kernels/adamw_detail.h"
 
 namespace coppice::kernels::aten {
 namespace {
 
-constexpr int64_t kPiece = 1 << 22;
+constexpr int64_t kPiece = 1 << 22, kBatch = 1 << 26;
+
+at::Tensor elements(const at::Tensor& t, int64_t begin, int64_t size) { return t.view({-1}).narrow(0, begin, size); }
 
 // Unsigned 32-bit numbers in int64.
 at::Tensor low_32(const at::Tensor& x) { return at::bitwise_and(x, int64_t{0xffffffff}); }
@@ -36,32 +42,79 @@ at::Tensor rounded(const at::Tensor& f32, const at::Tensor& bits16) {
   return at::bitwise_right_shift(sum, 16).to(at::kShort).view(at::kBFloat16);
 }
 
-void store_moments(const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& m, const at::Tensor& v,
-                   int64_t step) {
-  const int64_t count = exp_avg.numel();
-  const auto part = [](const at::Tensor& t, int64_t begin, int64_t size) {
-    return t.view({-1}).narrow(0, begin, size);
-  };
+// Rounds to the bf16 moments of a part.
+void store_moments(const AdamwPart& part, const at::Tensor& m, const at::Tensor& v) {
+  const int64_t count = m.numel();
   for (int64_t begin = 0; begin < count; begin += kPiece) {
     const int64_t size = std::min(kPiece, count - begin);
-    const auto bits = random_bits(begin, begin + size, step, exp_avg.options());
-    part(exp_avg, begin, size).copy_(rounded(part(m, begin, size), at::bitwise_and(bits, int64_t{0xffff})));
-    part(exp_avg_sq, begin, size).copy_(rounded(part(v, begin, size), at::bitwise_right_shift(bits, 16)));
+    const auto bits =
+        random_bits(part.first_element + begin, part.first_element + begin + size, part.step, m.options());
+    const auto store = [&](const at::Tensor& to, const at::Tensor& from, const at::Tensor& bits16) {
+      elements(to, begin, size).copy_(rounded(elements(from, begin, size), bits16));
+    };
+    store(part.exp_avg, m, at::bitwise_and(bits, int64_t{0xffff}));
+    store(part.exp_avg_sq, v, at::bitwise_right_shift(bits, 16));
   }
+}
+
+// Parts that all decay, or all do not.
+void step_batch(std::span<const AdamwPart> parts, double grad_scale, const AdamwSettings& s) {
+  std::vector<at::Tensor> masters, grads, m, v, steps, values, new_values;
+  std::map<int64_t, at::Tensor> step_on_device;
+  for (const AdamwPart& part : parts) {
+    masters.push_back(part.master);
+    grads.push_back(part.grad.to(at::kFloat));  // no copy if it is f32
+    m.push_back(part.exp_avg.to(at::kFloat));
+    v.push_back(part.exp_avg_sq.to(at::kFloat));
+    auto& step = step_on_device[part.step];
+    if (!step.defined()) step = at::full({}, part.step, part.master.options());
+    steps.push_back(step);
+    if (!part.value.defined()) continue;
+    values.push_back(part.value);
+    new_values.push_back(part.master);
+  }
+  at::_fused_adamw_(masters, at::_foreach_mul(grads, grad_scale), m, v, {}, steps, s.lr, s.beta1, s.beta2,
+                    parts.front().decays ? s.weight_decay : 0, s.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].exp_avg.scalar_type() == at::kBFloat16) store_moments(parts[i], m[i], v[i]);
+  }
+  if (!values.empty()) at::_foreach_copy_(values, new_values);
+}
+
+AdamwPart cut(const AdamwPart& part, int64_t begin, int64_t size) {
+  return {.master = elements(part.master, begin, size),
+          .exp_avg = elements(part.exp_avg, begin, size),
+          .exp_avg_sq = elements(part.exp_avg_sq, begin, size),
+          .grad = elements(part.grad, begin, size),
+          .value = part.value.defined() ? elements(part.value, begin, size) : at::Tensor(),
+          .step = part.step,
+          .decays = part.decays,
+          .first_element = part.first_element + begin};
 }
 
 }  // namespace
 
-void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
-                const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
-                const AdamwSettings& s) {
+void adamw_step(std::span<const AdamwPart> parts, double grad_scale, const AdamwSettings& settings) {
   const at::NoGradGuard no_grad;
-  const auto scaled = grad.to(at::kFloat) * grad_scale;
-  const auto m = exp_avg.to(at::kFloat), v = exp_avg_sq.to(at::kFloat);  // no copy if they are f32
-  at::_fused_adamw_({master}, {scaled}, {m}, {v}, {}, {at::full({}, step, master.options())}, s.lr, s.beta1, s.beta2,
-                    s.weight_decay, s.epsilon, /*amsgrad=*/false, /*maximize=*/false);
-  if (exp_avg.scalar_type() == at::kBFloat16) store_moments(exp_avg, exp_avg_sq, m, v, step);
-  if (value.defined()) at::Tensor(value).copy_(master);
+  for (const bool decays : {true, false}) {
+    std::vector<AdamwPart> batch;
+    int64_t room = kBatch;
+    const auto flush = [&] {
+      if (!batch.empty()) step_batch(batch, grad_scale, settings);
+      batch.clear();
+      room = kBatch;
+    };
+    for (const AdamwPart& part : parts) {
+      if (part.decays != decays) continue;
+      for (int64_t begin = 0, size = 0; begin < part.master.numel(); begin += size) {
+        size = std::min(room, part.master.numel() - begin);
+        batch.push_back(cut(part, begin, size));
+        room -= size;
+        if (room == 0) flush();
+      }
+    }
+    flush();
+  }
 }
 
 }  // namespace coppice::kernels::aten

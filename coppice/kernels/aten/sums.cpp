@@ -1,5 +1,4 @@
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
@@ -10,15 +9,22 @@ namespace {
 
 constexpr int64_t kPiece = int64_t{1} << 24;  // numbers that exist in f64 at a time
 
+at::Tensor sum_of_one(const at::Tensor& values) {
+  const auto flat = values.view({-1});
+  at::Tensor sum;
+  for (int64_t begin = 0; begin == 0 || begin < flat.numel(); begin += kPiece) {
+    const int64_t count = std::min(kPiece, flat.numel() - begin);
+    const auto piece = flat.narrow(0, begin, count).to(at::kDouble).square().sum();
+    sum = sum.defined() ? sum.add_(piece) : piece;
+  }
+  return sum;
+}
+
 }  // namespace
 
-at::Tensor sum_of_squares(const at::Tensor& values) {
-  const auto flat = values.view({-1});
-  auto sum = at::zeros({}, values.options().dtype(at::kDouble));
-  for (int64_t begin = 0; begin < flat.numel(); begin += kPiece) {
-    const int64_t count = std::min(kPiece, flat.numel() - begin);
-    sum.add_(flat.narrow(0, begin, count).to(at::kDouble).square().sum());
-  }
+at::Tensor sum_of_squares(std::span<const at::Tensor> values) {
+  at::Tensor sum = sum_of_one(values.front());
+  for (const at::Tensor& more : values.subspan(1)) sum.add_(sum_of_one(more));
   return sum;
 }
 

@@ -1,6 +1,10 @@
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
 
 #include "coppice/kernels/adamw_detail.h"
 #include "coppice/kernels/cpu/vector_math_detail.h"
@@ -21,7 +25,7 @@ struct Range {
   M* __restrict exp_avg;
   M* __restrict exp_avg_sq;
   const G* __restrict grad;
-  int64_t begin, count;
+  int64_t first_element, count;
   uint32_t draw;  ///< key of the step's stochastic rounding
 };
 
@@ -51,7 +55,7 @@ void update(const Range<G, M>& r, const Constants& c) {
     const float before = load(exp_avg[i]);
     const float m = before + c.beta1_rest * (g - before);
     const float v = c.beta2 * load(exp_avg_sq[i]) + c.beta2_rest * g * g;
-    const uint32_t bits = random_bits(static_cast<uint32_t>(r.begin + i), r.draw);
+    const uint32_t bits = random_bits(static_cast<uint32_t>(r.first_element + i), r.draw);
     store_moment(exp_avg[i], m, bits & 0xffffu);
     store_moment(exp_avg_sq[i], v, bits >> 16);
     master[i] = master[i] * c.keep - c.step_size * m / (std::sqrt(v) * c.root_scale + c.epsilon);
@@ -63,34 +67,54 @@ void round_to(const float* __restrict from, T* __restrict to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) store(to[i], from[i]);
 }
 
-}  // namespace
-
-void adamw_step(const at::Tensor& master, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
-                const at::Tensor& grad, const at::Tensor& value, int64_t step, double grad_scale,
-                const AdamwSettings& s) {
-  const auto power = static_cast<double>(step);
-  const Constants constants{
+Constants constants_of(const AdamwPart& part, double grad_scale, const AdamwSettings& s) {
+  const auto power = static_cast<double>(part.step);
+  return {
       .grad_scale = static_cast<float>(grad_scale),
       .beta1_rest = static_cast<float>(1 - s.beta1),
       .beta2 = static_cast<float>(s.beta2),
       .beta2_rest = static_cast<float>(1 - s.beta2),
-      .keep = static_cast<float>(1 - s.lr * s.weight_decay),
+      .keep = static_cast<float>(part.decays ? 1 - s.lr * s.weight_decay : 1),
       .step_size = static_cast<float>(s.lr / (1 - std::pow(s.beta1, power))),
       .root_scale = static_cast<float>(1 / std::sqrt(1 - std::pow(s.beta2, power))),
       .epsilon = static_cast<float>(s.epsilon),
   };
-  auto* const p = master.data_ptr<float>();
-  parallel_ranges(master.numel(), kGrain, [&](int64_t begin, int64_t end) {
-    with_scalar(grad, [&]<class G>(G) {
-      with_scalar(exp_avg, [&]<class M>(M) {
-        update<G, M>(
-            {p + begin, exp_avg.data_ptr<M>() + begin, exp_avg_sq.data_ptr<M>() + begin,
-             grad.const_data_ptr<G>() + begin, begin, end - begin, static_cast<uint32_t>(step) * detail::kStepFactor},
-            constants);
-      });
+}
+
+void update_part(const AdamwPart& part, int64_t begin, int64_t end, const Constants& constants) {
+  auto* const master = part.master.data_ptr<float>() + begin;
+  with_scalar(part.grad, [&]<class G>(G) {
+    with_scalar(part.exp_avg, [&]<class M>(M) {
+      update<G, M>({master, part.exp_avg.data_ptr<M>() + begin, part.exp_avg_sq.data_ptr<M>() + begin,
+                    part.grad.const_data_ptr<G>() + begin, part.first_element + begin, end - begin,
+                    static_cast<uint32_t>(part.step) * detail::kStepFactor},
+                   constants);
     });
-    if (!value.defined()) return;
-    with_scalar(value, [&]<class T>(T) { round_to(p + begin, value.data_ptr<T>() + begin, end - begin); });
+  });
+  if (!part.value.defined()) return;
+  with_scalar(part.value, [&]<class T>(T) { round_to(master, part.value.data_ptr<T>() + begin, end - begin); });
+}
+
+}  // namespace
+
+void adamw_step(std::span<const AdamwPart> parts, double grad_scale, const AdamwSettings& settings) {
+  std::vector<int64_t> ends;
+  ends.reserve(parts.size());
+  std::map<std::pair<int64_t, bool>, Constants> constants;
+  for (const AdamwPart& part : parts) {
+    ends.push_back((ends.empty() ? 0 : ends.back()) + part.master.numel());
+    const auto [found, is_new] = constants.try_emplace({part.step, part.decays});
+    if (is_new) found->second = constants_of(part, grad_scale, settings);
+  }
+  // One numbering of all elements, so that small parts share a task.
+  parallel_ranges(ends.back(), kGrain, [&](int64_t begin, int64_t end) {
+    for (auto at = std::ranges::upper_bound(ends, begin) - ends.begin(); begin < end; ++at) {
+      const AdamwPart& part = parts[static_cast<size_t>(at)];
+      const int64_t part_end = ends[static_cast<size_t>(at)], part_begin = part_end - part.master.numel();
+      const int64_t until = std::min(end, part_end);
+      update_part(part, begin - part_begin, until - part_begin, constants.at({part.step, part.decays}));
+      begin = until;
+    }
   });
 }
 

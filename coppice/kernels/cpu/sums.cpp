@@ -25,18 +25,46 @@ double block_sum(const T* x, int64_t count) {
 
 }  // namespace
 
-at::Tensor sum_of_squares(const at::Tensor& values) {
-  const int64_t count = values.numel(), blocks = (count + kBlock - 1) / kBlock;
-  std::vector<double> partial(static_cast<size_t>(blocks));
-  with_scalar(values, [&]<class T>(T) {
-    const T* x = values.const_data_ptr<T>();
-    parallel_tasks(blocks, [&](int64_t b) {
-      partial[static_cast<size_t>(b)] = block_sum(x + b * kBlock, std::min(kBlock, count - b * kBlock));
-    });
+at::Tensor sum_of_squares(std::span<const at::Tensor> values) {
+  struct Block {
+    const at::Tensor* of;
+    int64_t begin;
+    double sum;
+  };
+  std::vector<Block> blocks;
+  for (const at::Tensor& one : values) {
+    for (int64_t begin = 0; begin < one.numel(); begin += kBlock) blocks.push_back({&one, begin, 0.0});
+  }
+  // As many blocks a task as make one large block.
+  std::vector<size_t> tasks;  // the first block of each
+  int64_t room = 0;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const int64_t size = std::min(kBlock, blocks[i].of->numel() - blocks[i].begin);
+    if (tasks.empty() || size > room) {
+      tasks.push_back(i);
+      room = kBlock;
+    }
+    room -= size;
+  }
+  parallel_tasks(std::ssize(tasks), [&](int64_t task) {
+    const auto at = static_cast<size_t>(task), end = at + 1 < tasks.size() ? tasks[at + 1] : blocks.size();
+    for (size_t i = tasks[at]; i < end; ++i) {
+      auto& [of, begin, sum] = blocks[i];
+      with_scalar(*of, [&]<class T>(T) {
+        sum = block_sum(of->const_data_ptr<T>() + begin, std::min(kBlock, of->numel() - begin));
+      });
+    }
   });
-  double sum = 0;
-  for (const double p : partial) sum += p;
-  return at::full({}, sum, values.options().dtype(at::kDouble));
+  // By tensors first: the sum of several is that of their sums.
+  double total = 0;
+  for (size_t i = 0; i < blocks.size();) {
+    double of_one = 0;
+    for (const at::Tensor* const one = blocks[i].of; i < blocks.size() && blocks[i].of == one; ++i) {
+      of_one += blocks[i].sum;
+    }
+    total += of_one;
+  }
+  return at::full({}, total, values.front().options().dtype(at::kDouble));
 }
 
 at::Tensor expert_dot(const at::Tensor& a, const at::Tensor& b) {
