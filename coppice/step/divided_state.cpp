@@ -60,8 +60,7 @@ DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Div
     memory.values = at::zeros({bucket.count}, options);
     memory.gradients = at::zeros({bucket.count}, options.dtype(at::kFloat));
     const bool alone = memory.group->size() == 1;
-    memory.kept_gradients =
-        alone ? memory.gradients : at::zeros({memory.kept.count()}, memory.gradients.options());
+    memory.kept_gradients = alone ? memory.gradients : at::zeros({memory.kept.count()}, memory.gradients.options());
     memory.has.assign(bucket.parts.size(), false);
     for (size_t i = 0; i < bucket.parts.size(); ++i) {
       const Bucket::Part& part = bucket.parts[i];
@@ -71,8 +70,7 @@ DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Div
       value.copy_(p.value);
       const bool separate = !p.value.is_alias_of(p.master);
       const Interval own = bucket.kept_of(part, memory.group->rank(), memory.group->size());
-      p.master = separate ? p.master.view({-1}).narrow(0, own.begin, own.count()).clone()
-                          : kept_values(part.parameter);
+      p.master = separate ? p.master.view({-1}).narrow(0, own.begin, own.count()).clone() : kept_values(part.parameter);
       p.value = value;
       p.value.set_requires_grad(true);
       torch::autograd::impl::set_post_acc_grad_hooks(p.value, std::make_unique<Hook>(*this, part.parameter));

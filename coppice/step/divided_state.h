@@ -65,8 +65,8 @@ class DividedState {
   std::vector<Memory> memory_;  // of layout_.buckets()
   std::vector<Place> place_;    // of each parameter
   bool is_last_pass_ = false;
-  size_t next_to_sum_ = 0;     // buckets from the end that are being summed
-  size_t next_to_read_ = 0;    // buckets from the start whose values are there
+  size_t next_to_sum_ = 0;   // buckets from the end that are being summed
+  size_t next_to_read_ = 0;  // buckets from the start whose values are there
 };
 
 }  // namespace coppice::step
