@@ -32,7 +32,7 @@ Interval Bucket::kept_of(const Part& part, int64_t rank, int64_t ranks) const {
   return both.count() > 0 ? Interval{both.begin - part.begin, both.end - part.begin} : Interval{};
 }
 
-std::vector<Bucket> make_buckets(std::span<const ParameterSize> parameters, int64_t ranks, int64_t experts_ranks,
+std::vector<Bucket> make_buckets(std::span<const LocalSize> parameters, int64_t ranks, int64_t experts_ranks,
                                  int64_t most) {
   std::vector<size_t> order(parameters.size());
   std::iota(order.begin(), order.end(), size_t{0});
@@ -41,7 +41,7 @@ std::vector<Bucket> make_buckets(std::span<const ParameterSize> parameters, int6
   const auto add_all = [&](bool experts) {
     bool is_first = true;
     for (const size_t i : order) {
-      const ParameterSize& size = parameters[i];
+      const LocalSize& size = parameters[i];
       if (size.experts != experts) continue;
       const bool fits = !is_first && (experts ? out.back().layer == size.layer : out.back().count + size.count <= most);
       if (!fits) out.push_back({.experts = experts, .layer = size.layer, .parts = {}, .count = 0});

@@ -22,7 +22,7 @@ struct Interval {
 Interval intersection(const Interval& a, const Interval& b);
 
 /// What the division must know of a parameter.
-struct ParameterSize {
+struct LocalSize {
   int64_t layer = -1;    ///< the layer whose forward pass reads it first: -1 for the embedding, then 0, 1, ...
   bool experts = false;  ///< of the experts of an MoE layer
   int64_t count = 0;     ///< elements on one rank
@@ -50,7 +50,7 @@ struct Bucket {
 /// parameters fill a bucket until it has `most` elements.
 ///
 /// `ranks` sum the gradients of experts in `experts_ranks`, others in `ranks`.
-std::vector<Bucket> make_buckets(std::span<const ParameterSize> parameters, int64_t ranks, int64_t experts_ranks,
+std::vector<Bucket> make_buckets(std::span<const LocalSize> parameters, int64_t ranks, int64_t experts_ranks,
                                  int64_t most);
 
 }  // namespace coppice::step

@@ -8,20 +8,15 @@
 #include <utility>
 
 #include "coppice/base/check.h"
+#include "coppice/step/optimizer.h"
 
 namespace coppice::step {
-namespace {
-
-constexpr int64_t kBucketElements = int64_t{8} << 20;  // 32 MiB of gradients: large enough for full bandwidth
-
-}  // namespace
-
 struct DividedState::Memory {
   dist::Group* group = nullptr;
   Interval kept;
   at::Tensor values;          // [count], the dtype of computation
   at::Tensor gradients;       // [count], f32
-  at::Tensor kept_gradients;  // [kept], f32; the same memory as `gradients` with one rank
+  at::Tensor kept_gradients;  // those of `kept`
   std::vector<bool> has;      // by part: it got a gradient in this batch
   size_t missing = 0;         // parts that wait for the gradient of the last pass
   dist::Work summing, gathering;
@@ -37,6 +32,7 @@ class DividedState::Hook : public torch::autograd::PostAccumulateGradHook {
   Hook(DividedState& state, size_t parameter) : state_(state), parameter_(parameter) {}
 
   void operator()(const at::Tensor& value) override {
+    if (!state_.is_in_batch_) return;
     const at::NoGradGuard no_grad;
     const at::Tensor gradient = value.grad();
     value.mutable_grad().reset();
@@ -48,8 +44,8 @@ class DividedState::Hook : public torch::autograd::PostAccumulateGradHook {
   size_t parameter_;
 };
 
-DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Division& division)
-    : world_(division.world), layout_(parameters, division, kBucketElements), place_(parameters.size()) {
+DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Division& division, Masters masters)
+    : world_(division.world), layout_(sizes_of(parameters), division), place_(parameters.size()) {
   const at::NoGradGuard no_grad;
   COPPICE_CHECK(!parameters.empty());
   const auto options = parameters.front().value.options().requires_grad(false);
@@ -68,7 +64,6 @@ DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Div
       place_[part.parameter] = {memory_.size() - 1, i};
       const at::Tensor value = memory.of(memory.values, part).view(p.value.sizes()).detach();
       value.copy_(p.value);
-      const bool separate = !p.value.is_alias_of(p.master);
       const Interval own = bucket.kept_of(part, memory.group->rank(), memory.group->size());
       p.master = separate ? p.master.view({-1}).narrow(0, own.begin, own.count()).clone() : kept_values(part.parameter);
       p.value = value;
@@ -99,6 +94,7 @@ at::Tensor DividedState::kept_values(size_t parameter) const {
 }
 
 void DividedState::begin_batch() {
+  is_in_batch_ = true;
   is_last_pass_ = false;
   next_to_sum_ = 0;
   for (Memory& memory : memory_) memory.has.assign(memory.has.size(), false);
@@ -141,6 +137,7 @@ void DividedState::start_full_buckets(bool all) {
 void DividedState::finish_batch() {
   start_full_buckets(true);
   for (Memory& memory : memory_) memory.summing.wait();
+  is_in_batch_ = false;
 }
 
 void DividedState::gather_values() {
@@ -156,6 +153,18 @@ void DividedState::wait_for_values(int64_t layer) {
   for (; next_to_read_ < memory_.size() && buckets[next_to_read_].layer <= layer; ++next_to_read_) {
     memory_[next_to_read_].gathering.wait();
   }
+}
+
+at::Tensor master_on_first_rank(const Optimizer& optimizer, const std::vector<nn::Parameter>& parameters, size_t i) {
+  const DividedState* const divided = optimizer.divided();
+  const at::Tensor own = parameters[i].master.detach();
+  if (!divided) return own;
+  const auto shards = divided->layout().shards(i);
+  int64_t count = 0;
+  for (const Shard& shard : shards) count += shard.elements.count();
+  std::vector<std::vector<Interval>> wanted(static_cast<size_t>(divided->world().size()));
+  wanted.front().push_back({0, count});
+  return gather_shards(divided->world().all(), shards, own, wanted);
 }
 
 }  // namespace coppice::step

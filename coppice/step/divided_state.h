@@ -15,17 +15,25 @@
 
 namespace coppice::step {
 
+class Optimizer;
+
 /// The buckets of one rank in memory. The values of a bucket's parameters are views of one tensor, which is filled by an
 /// all-gather after each update; their gradients are added to another one, which is summed over ranks by a
 /// reduce-scatter as soon as the last backward pass of a batch has filled it, while that pass goes on.
 ///
-/// Memory   values in the dtype of computation, gradients 4 bytes an element; of the kept elements 4 bytes more for
-///          gradients and, if the values are bf16, 4 for masters.
+/// Memory   values in the dtype of computation, gradients 4 bytes an element, masters of the kept elements 4 bytes if
+///          the values are bf16.
 /// Ranks    all of the world make the same calls in the same order.
 class DividedState {
  public:
+  enum class Masters {
+    kAll,   ///< of all elements of this rank's parameters
+    kKept,  ///< flat, of the elements that this rank keeps
+  };
   /// Moves the values of `parameters` into buckets, and cuts their masters to the elements that this rank keeps.
-  DividedState(std::vector<nn::Parameter>& parameters, const nn::Division& division);
+  ///
+  /// Memory   values of a bucket twice while they are moved.
+  DividedState(std::vector<nn::Parameter>& parameters, const nn::Division& division, Masters masters);
   ~DividedState();
   DividedState(const DividedState&) = delete;
   DividedState& operator=(const DividedState&) = delete;
@@ -33,7 +41,8 @@ class DividedState {
   const ShardLayout& layout() const { return layout_; }
   dist::World& world() const { return *world_; }
 
-  /// Before the first pass of a batch.
+  /// Before the first pass of a batch. Until finish_batch, backward passes add their gradients here; at other times they
+  /// leave them at the values.
   void begin_batch();
   /// The next backward pass is the last of the batch: full buckets are summed while it runs.
   void begin_last_pass();
@@ -64,9 +73,15 @@ class DividedState {
   ShardLayout layout_;
   std::vector<Memory> memory_;  // of layout_.buckets()
   std::vector<Place> place_;    // of each parameter
-  bool is_last_pass_ = false;
+  bool is_in_batch_ = false, is_last_pass_ = false;
   size_t next_to_sum_ = 0;   // buckets from the end that are being summed
   size_t next_to_read_ = 0;  // buckets from the start whose values are there
 };
+
+/// The whole master of a parameter, with the experts of all ranks: on one rank itself, on several a flat copy on the first
+/// rank and an empty tensor on the others.
+///
+/// Ranks    collective over those that divide `optimizer`.
+at::Tensor master_on_first_rank(const Optimizer& optimizer, const std::vector<nn::Parameter>& parameters, size_t i);
 
 }  // namespace coppice::step

@@ -49,8 +49,19 @@ int64_t num_step_groups(const nn::Parameter& parameter) {
 Optimizer::Optimizer(const std::vector<nn::Parameter>& parameters) { set_to_zero(parameters); }
 
 Optimizer::Optimizer(std::vector<nn::Parameter>& parameters, const nn::Division& division) {
-  if (division.world && division.world->size() > 1) divided_ = std::make_shared<DividedState>(parameters, division);
+  if (division.world && division.world->size() > 1) {
+    divided_ = std::make_shared<DividedState>(parameters, division, DividedState::Masters::kAll);
+  }
   set_to_zero(parameters);
+}
+
+Optimizer::Optimizer(std::vector<nn::Parameter>& parameters, const nn::Division& division,
+                     std::vector<ParameterState> states)
+    : states_(std::move(states)) {
+  COPPICE_CHECK(states_.size() == parameters.size());
+  if (division.world && division.world->size() > 1) {
+    divided_ = std::make_shared<DividedState>(parameters, division, DividedState::Masters::kKept);
+  }
 }
 
 void Optimizer::set_to_zero(const std::vector<nn::Parameter>& parameters) {

@@ -49,6 +49,9 @@ class Optimizer {
   /// On several ranks this moves the values, and cuts each master to the elements that this rank keeps.
   Optimizer(std::vector<nn::Parameter>& parameters, const nn::Division& division);
 
+  /// After an expansion: `states` and masters are those of the elements that this rank keeps, flat on several ranks.
+  Optimizer(std::vector<nn::Parameter>& parameters, const nn::Division& division, std::vector<ParameterState> states);
+
   std::vector<ParameterState>& states() { return states_; }
   const std::vector<ParameterState>& states() const { return states_; }
   /// The elements of parameter i, of those that this rank has, whose master and moments it keeps.

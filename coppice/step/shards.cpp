@@ -13,45 +13,50 @@ namespace coppice::step {
 namespace {
 
 // The layer whose forward pass reads a parameter first.
-int64_t first_layer(const nn::Parameter& parameter, int64_t layers) {
-  if (parameter.layer >= 0) return parameter.layer;
-  return parameter.role == families::Role::kEmbedding ? -1 : layers;
-}
-
-int64_t num_layers(const std::vector<nn::Parameter>& parameters) {
-  int64_t most = 0;
-  for (const auto& p : parameters) most = std::max(most, p.layer + 1);
-  return most;
+int64_t first_layer(const ParameterSize& size, int64_t layers) {
+  if (size.layer >= 0) return size.layer;
+  return size.role == families::Role::kEmbedding ? -1 : layers;
 }
 
 }  // namespace
 
-ShardLayout::ShardLayout(const std::vector<nn::Parameter>& parameters, const nn::Division& division, int64_t most) {
+std::vector<ParameterSize> sizes_of(const std::vector<nn::Parameter>& parameters) {
+  std::vector<ParameterSize> out;
+  for (const auto& p : parameters) {
+    const int64_t experts = p.is_experts() ? p.value.size(0) : 1;
+    out.push_back({p.role, p.layer, p.value.numel() / experts});
+  }
+  return out;
+}
+
+ShardLayout::ShardLayout(std::vector<ParameterSize> sizes, const nn::Division& division, int64_t most)
+    : sizes_(std::move(sizes)), experts_(sizes_.size()) {
   if (division.world) {
     ranks_ = division.world->size();
     rank_ = division.world->rank();
     expert_ranks_ = division.world->experts().size();
   }
-  const int64_t layers = num_layers(parameters);
-  for (const auto& p : parameters) {
-    Size size{.layer = first_layer(p, layers), .count = p.value.numel(), .experts = p.is_experts(), .experts_of = {}};
-    if (size.experts) {
-      const auto& placement = division.placement.at(p.layer);
-      size.num_experts = placement.num_experts();
-      for (int64_t r = 0; r < expert_ranks_; ++r) size.experts_of.push_back(placement.experts_of(r));
-      COPPICE_CHECK(p.experts == size.experts_of[static_cast<size_t>(rank_ % expert_ranks_)]);
-      size.count /= std::ssize(p.experts);
-    }
-    sizes_.push_back(std::move(size));
+  int64_t layers = 0;
+  for (const auto& size : sizes_) layers = std::max(layers, size.layer + 1);
+  for (size_t i = 0; i < sizes_.size(); ++i) {
+    if (!families::is_expert(sizes_[i].role)) continue;
+    const auto& placement = division.placement.at(sizes_[i].layer);
+    for (int64_t r = 0; r < expert_ranks_; ++r) experts_[i].push_back(placement.experts_of(r));
   }
   for (size_t r = 0; r < static_cast<size_t>(expert_ranks_); ++r) {
-    std::vector<ParameterSize> own;
-    for (const Size& size : sizes_) {
-      own.push_back(
-          {size.layer, size.experts, size.count * (size.experts ? std::ssize(size.experts_of[r]) : int64_t{1})});
+    std::vector<LocalSize> own;
+    for (size_t i = 0; i < sizes_.size(); ++i) {
+      const bool experts = !experts_[i].empty();
+      own.push_back({first_layer(sizes_[i], layers), experts,
+                     sizes_[i].count * (experts ? std::ssize(experts_[i][r]) : int64_t{1})});
     }
     by_group_.push_back(make_buckets(own, ranks_, ranks_ / expert_ranks_, most));
   }
+}
+
+const std::vector<int64_t>& ShardLayout::experts_of(size_t parameter, int64_t rank) const {
+  static const std::vector<int64_t> kNone;
+  return experts_[parameter].empty() ? kNone : experts_[parameter][static_cast<size_t>(rank % expert_ranks_)];
 }
 
 Interval ShardLayout::kept_by(size_t parameter, int64_t rank) const {
@@ -63,29 +68,20 @@ Interval ShardLayout::kept_by(size_t parameter, int64_t rank) const {
     }
   }
   COPPICE_CHECK(false, "parameter ", parameter, " is in no bucket");
-}
-
-Interval ShardLayout::kept(size_t parameter) const { return kept_by(parameter, rank_); }
-
-int64_t ShardLayout::whole_count(size_t parameter) const {
-  const Size& size = sizes_[parameter];
-  return size.experts ? size.count * size.num_experts : size.count;
+  return {};
 }
 
 std::vector<Shard> ShardLayout::shards(size_t parameter) const {
-  const Size& size = sizes_[parameter];
+  const int64_t size = sizes_[parameter].count;
   std::vector<Shard> out;
   for (int64_t rank = 0; rank < ranks_; ++rank) {
     const Interval kept = kept_by(parameter, rank);
     if (kept.count() == 0) continue;
-    if (!size.experts) {
-      out.push_back({rank, kept});
-      continue;
-    }
-    const auto& experts = size.experts_of[static_cast<size_t>(rank % expert_ranks_)];
+    const auto& experts = experts_of(parameter, rank);
+    if (experts.empty()) out.push_back({rank, kept});
     for (size_t local = 0; local < experts.size(); ++local) {
-      const int64_t here = static_cast<int64_t>(local) * size.count, there = experts[local] * size.count;
-      const Interval part = intersection(kept, {here, here + size.count});
+      const int64_t here = static_cast<int64_t>(local) * size, there = experts[local] * size;
+      const Interval part = intersection(kept, {here, here + size});
       if (part.count() > 0) out.push_back({rank, {part.begin - here + there, part.end - here + there}});
     }
   }
@@ -112,7 +108,7 @@ at::Tensor gather_shards(dist::Group& group, const std::vector<Shard>& shards, c
       }
     }
   }
-  // From each rank in turn, in the order of what this rank wants: where it goes.
+  // Where the elements from each rank go, in the order of what this rank wants.
   std::vector<std::vector<std::pair<int64_t, int64_t>>> places(ranks);  // (position in the result, count) by rank
   int64_t total = 0;
   for (const Interval& want : wanted[me]) {

@@ -1,5 +1,7 @@
 #include "coppice/train/checkpoint_writer.h"
 
+#include <array>
+#include <functional>
 #include <utility>
 
 #include "coppice/base/check.h"
@@ -13,28 +15,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// A copy of the state on the host to write a checkpoint from, while training continues with the model.
-struct Snapshot {
-  nn::Decoder model;
-  step::Optimizer optimizer;
-};
-
-Snapshot snapshot_of(const nn::Decoder& model, const step::Optimizer& optimizer) {
-  const at::NoGradGuard no_grad;
-  Snapshot out{model, optimizer};
-  for (nn::Parameter& p : out.model.parameters()) {
-    p.value = at::Tensor();
-    p.master = nn::host_copy(p.master, at::kFloat);
-  }
-  for (auto& [layer, bias] : out.model.selection_bias()) bias = nn::host_copy(bias, at::kFloat);
-  for (step::ParameterState& state : out.optimizer.states()) {
-    state.exp_avg = nn::host_copy(state.exp_avg, at::kFloat);
-    state.exp_avg_sq = nn::host_copy(state.exp_avg_sq, at::kFloat);
-    state.grad = state.sum = at::Tensor();
-  }
-  return out;
-}
-
 }  // namespace
 
 void CheckpointWriter::write(const std::filesystem::path& target, const nn::Decoder& model,
@@ -43,27 +23,58 @@ void CheckpointWriter::write(const std::filesystem::path& target, const nn::Deco
   COPPICE_CHECK(!begun_, "finished() was not called for the checkpoint before");
   start_ = Clock::now();
   begun_ = Written{.path = target, .step = state.position.step};
-  if (!background) {
-    write_checkpoint(target, model, optimizer, state, companions);
-    std::promise<double> done;
-    done.set_value(begun_->blocked_seconds = seconds_since(start_));
-    writing_ = done.get_future();
-    return;
+  world_ = model.division().world;
+  std::function<void()> write;
+  if (world_) {
+    shared_ = std::make_shared<SharedCheckpoint>(target, model, optimizer, state, companions);
+    write = [shared = shared_] { shared->write(); };
+  } else {
+    auto saved = std::make_shared<const SavedState>(
+        saved_state(model, optimizer, background ? Copies::kCopy : Copies::kView));
+    write = [target, saved, state, companions] { write_checkpoint(target, *saved, state, companions); };
   }
-  writing_ =
-      std::async(std::launch::async, [target, copy = snapshot_of(model, optimizer), state, companions, start = start_] {
-        kernels::use_one_thread_here();
-        write_checkpoint(target, copy.model, copy.optimizer, state, companions);
-        return seconds_since(start);
-      });
+  std::packaged_task<double()> task([write = std::move(write), start = start_] {
+    write();
+    return seconds_since(start);
+  });
+  writing_ = task.get_future();
+  if (background) {
+    thread_ = std::jthread([task = std::move(task)]() mutable {
+      kernels::use_one_thread_here();
+      task();
+    });
+  } else {
+    task();
+  }
   begun_->blocked_seconds = seconds_since(start_);
 }
 
+bool CheckpointWriter::is_ready(bool wait) const {
+  if (wait) writing_.wait();
+  const bool here = writing_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+  if (!world_) return here;
+  const std::array<int64_t, 1> mine{here ? 1 : 0};
+  const at::Tensor all = nn::from_host<int64_t>(mine, {1}, at::kCPU);
+  world_->control().all_reduce(all, dist::Reduce::kMin).wait();
+  return nn::number(all) == 1;
+}
+
 std::optional<CheckpointWriter::Written> CheckpointWriter::finished(bool wait) {
-  if (!begun_) return std::nullopt;
-  if (!wait && writing_.wait_for(std::chrono::seconds(0)) != std::future_status::ready) return std::nullopt;
+  if (!begun_ || !is_ready(wait)) return std::nullopt;
   auto written = std::exchange(begun_, std::nullopt);
-  written->seconds = writing_.get();
+  const auto shared = std::exchange(shared_, nullptr);
+  if (!shared) {
+    written->seconds = writing_.get();
+    return written;
+  }
+  std::exception_ptr own;
+  try {
+    (void)writing_.get();
+  } catch (...) {
+    own = std::current_exception();
+  }
+  shared->commit(own);
+  written->seconds = seconds_since(start_);
   return written;
 }
 

@@ -3,16 +3,20 @@
 #include <chrono>
 #include <filesystem>
 #include <future>
+#include <memory>
 #include <optional>
+#include <thread>
 
 #include "coppice/train/checkpoint.h"
+#include "coppice/train/shared_checkpoint.h"
 
 namespace coppice::train {
 
 /// Writes checkpoints in a thread of its own, from a copy of the state, while training continues.
 ///
-/// Memory   the copy, while a checkpoint is being written: 12 bytes per parameter, on the host (pinned for a model of a
-///          GPU); no second copy on the device.
+/// Memory   the copy, while a checkpoint is being written: 12 bytes per parameter that this rank writes, on the host
+///          (pinned for a model of a GPU); no second copy on the device.
+/// Ranks    both calls are collective over those of the model's division.
 /// Threads  one, besides those of training.
 class CheckpointWriter {
  public:
@@ -23,10 +27,8 @@ class CheckpointWriter {
     double blocked_seconds = 0;  ///< of these, the time that `write` took
   };
 
-  /// Begins a checkpoint, after waiting for the one before. Without `background` it is complete on return, and nothing
-  /// is copied.
-  ///
-  /// Throws   what writing the one before threw.
+  /// Begins a checkpoint; the one before must be finished. Without `background` its tensors are on the disk on return,
+  /// and on one rank nothing is copied.
   void write(const std::filesystem::path& target, const nn::Decoder& model, const step::Optimizer& optimizer,
              const TrainerState& state, const Companions& companions, bool background);
 
@@ -37,9 +39,14 @@ class CheckpointWriter {
   std::optional<Written> finished(bool wait);
 
  private:
+  bool is_ready(bool wait) const;  // on every rank
+
   std::optional<Written> begun_;
   std::chrono::steady_clock::time_point start_;
+  std::shared_ptr<dist::World> world_;  // null: one rank
+  std::shared_ptr<SharedCheckpoint> shared_;
   std::future<double> writing_;  // the seconds that it took
+  std::jthread thread_;
 };
 
 }  // namespace coppice::train

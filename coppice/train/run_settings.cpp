@@ -96,6 +96,8 @@ void check_values(const TrainOptions& o) {
   if (static_cast<size_t>(o.threads) > most_threads()) {
     refuse(cat("train.threads: ", o.threads, "; wanted at most ", most_threads(), " on this machine"));
   }
+  require_at_least("parallel.expert", o.expert_parallel, 1);
+  if (!(o.parallel_timeout >= 1)) refuse(cat("parallel.timeout: ", o.parallel_timeout, " s; wanted 1 or more"));
   require_count("schedule.warmup", o.warmup, kDefaultWarmup);
   require_count("handover.steps", o.handover_steps, 0);
   require_at_least("train.validate_every", o.validate_every, 0);
@@ -199,7 +201,7 @@ constexpr auto kFree = std::to_array<std::string_view>(
     {"train.out", "train.resume", "train.tokens", "train.stop_at", "train.device", "train.threads", "train.recompute",
      "train.validate_every", "train.validation_tokens", "data.validation", "data.train", "checkpoint.every",
      "checkpoint.keep_last", "checkpoint.keep_every", "checkpoint.beside", "balance.dead_after",
-     "optimizer.spike_limit"});
+     "optimizer.spike_limit", "parallel.expert", "parallel.timeout"});
 
 }  // namespace
 
