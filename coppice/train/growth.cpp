@@ -18,7 +18,7 @@
 #include "coppice/nn/host.h"
 #include "coppice/nn/parameter_builder.h"
 #include "coppice/step/divided_state.h"
-#include "coppice/train/division.h"
+#include "coppice/step/divide.h"
 
 namespace coppice::train {
 namespace {
@@ -176,7 +176,7 @@ class Growth {
         optimizer_(optimizer),
         plan_(plan),
         config_(families::read_config(plan::grown_config(model.config(), plan), "growth")),
-        division_(divide(model.division().world, config_, parents_of(plan, config_))) {
+        division_(step::divide(model.division().world, config_, parents_of(plan, config_))) {
     if (!optimizer.divided()) return;
     before_.emplace(optimizer.divided()->layout());
     auto sizes = before_->sizes();

@@ -24,7 +24,7 @@
 #include "coppice/step/gemm_share.h"
 #include "coppice/step/train_step.h"
 #include "coppice/step/watch.h"
-#include "coppice/train/checkpoint_writer.h"
+#include "coppice/save/checkpoint_writer.h"
 #include "coppice/train/growth_course.h"
 #include "coppice/train/metrics.h"
 #include "coppice/train/ranks.h"
@@ -350,7 +350,7 @@ class Run {
     if (!saves()) return;
     start_.optimizer.wait_for_values(start_.model.config().num_layers);
     finish_checkpoint(true);
-    Companions companions = start_.companions;
+    save::Companions companions = start_.companions;
     companions.lineage = course_.lineage();
     writer_.write(checkpoint_path(options_.out, start_.position.step), start_.model, start_.optimizer,
                   {start_.position, identity(options_), data_, watch_.memory()}, companions,
@@ -417,7 +417,7 @@ class Run {
   step::Watch watch_;
   double gemm_rate_;  // operations per second
   RunRecord record_;
-  CheckpointWriter writer_;
+  save::CheckpointWriter writer_;
   fs::path checkpoint_;                   // the newest complete checkpoint
   std::optional<Validation> validation_;  // validation of the current step
   std::vector<double> seconds_;
@@ -436,7 +436,7 @@ TrainResult train(const TrainOptions& options, const StepObserver& observer, std
     return checkpoint_to_resume(options).value_or(fs::path()).string();
   });
   const auto resume_from = found.empty() ? std::nullopt : std::optional(found);
-  const TrainOptions own = resume_from ? with_resolved(options, TrainerState::read(*resume_from)) : options;
+  const TrainOptions own = resume_from ? with_resolved(options, save::TrainerState::read(*resume_from)) : options;
   const RunSettings settings = check_options(own);
   keep_freed_memory();
   at::set_num_threads(

@@ -11,7 +11,7 @@
 #include "coppice/models/generate.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/step/balance.h"
-#include "coppice/train/division.h"
+#include "coppice/step/divide.h"
 
 namespace coppice::train {
 namespace {
@@ -39,8 +39,8 @@ std::map<std::string, std::string> tokenizer_files(const fs::path& directory) {
 }
 
 // Kept in memory, because the directory may be a checkpoint that this run will remove.
-Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
-  Companions out;
+save::Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
+  save::Companions out;
   out.files = tokenizer_files(tokenizer.empty() ? model : tokenizer);
   if (!tokenizer.empty() && out.files.empty()) {
     throw Error(ErrorCode::kNotFound,
@@ -56,7 +56,7 @@ Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
 
 // How a model with this coppice.json is divided.
 nn::Division division_of(const World& world, const families::ModelConfig& config, const std::optional<Json>& lineage) {
-  return divide(world, config, lineage ? plan::newest_parents(*lineage).value_or(Parents{}) : Parents{});
+  return step::divide(world, config, lineage ? plan::newest_parents(*lineage).value_or(Parents{}) : Parents{});
 }
 
 nn::Decoder random_model(const TrainOptions& o, at::Device device, const World& world) {
@@ -86,13 +86,13 @@ nn::Decoder random_model(const TrainOptions& o, at::Device device, const World& 
             const std::span<const float> all(random);
             std::ranges::copy(is_part ? nn::part_of(slot, all, config.num_experts) : all, values.begin());
           },
-          device, divide(world, config, {})};
+          device, step::divide(world, config, {})};
 }
 
-Start from_checkpoint(const TrainOptions& options, const fs::path& directory, const TrainerState& state,
+Start from_checkpoint(const TrainOptions& options, const fs::path& directory, const save::TrainerState& state,
                       at::Device device, const World& world) {
   const auto model = families::open_model(directory);
-  auto [decoder, optimizer] = load_checkpoint(model, nn::compute_dtype(options.dtype), device,
+  auto [decoder, optimizer] = save::load_checkpoint(model, nn::compute_dtype(options.dtype), device,
                                               division_of(world, model.config, plan::read_lineage(directory)));
   return {std::move(decoder), std::move(optimizer), state.position, {}, {}, {}};
 }
@@ -100,7 +100,7 @@ Start from_checkpoint(const TrainOptions& options, const fs::path& directory, co
 /// Converts the position of a checkpoint to windows of this run's length, after the same number of tokens.
 ///
 /// Throws   Error{kFormat} if trainer.json does not record the length of its windows.
-void count_windows_anew(step::Position& position, const TrainOptions& options, const TrainerState& state) {
+void count_windows_anew(step::Position& position, const TrainOptions& options, const save::TrainerState& state) {
   constexpr std::string_view kKey = "data.sequence_length";
   const Json* const found = state.settings.find(kKey);
   if (found == nullptr || found->as_int() < 1) {
@@ -119,7 +119,7 @@ void count_windows_anew(step::Position& position, const TrainOptions& options, c
 }
 
 Start continued(const TrainOptions& options, at::Device device, const World& world) {
-  const auto state = TrainerState::read(options.model_path);
+  const auto state = save::TrainerState::read(options.model_path);
   Start start = from_checkpoint(options, options.model_path, state, device, world);
   count_windows_anew(start.position, options, state);
   return start;
@@ -141,14 +141,14 @@ Start with_weights(const TrainOptions& options, at::Device device, const World& 
 Start start_of(const TrainOptions& options, const std::optional<fs::path>& resume_from, at::Device device,
                const World& world) {
   if (resume_from) {
-    TrainerState state = TrainerState::read(*resume_from);
+    save::TrainerState state = save::TrainerState::read(*resume_from);
     Start start = from_checkpoint(options, *resume_from, state, device, world);
     start.companions = companions_of(*resume_from, {});
     start.tokenizer_digest = data::tokenizer_digest(*resume_from);
     start.resumed = std::move(state);
     return start;
   }
-  Companions companions = companions_of(options.model_path, options.tokenizer);
+  save::Companions companions = companions_of(options.model_path, options.tokenizer);
   const fs::path tokenizer = options.tokenizer.empty() ? options.model_path : options.tokenizer;
   Start start = options.model_path.empty()      ? from_nothing(random_model(options, device, world))
                 : options.start == "continue" ? continued(options, device, world)

@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "coppice/train/checkpoint.h"
+#include "coppice/save/checkpoint.h"
 #include "coppice/train/options.h"
 
 namespace coppice::train {
@@ -15,9 +15,9 @@ struct Start {
   nn::Decoder model;
   step::Optimizer optimizer;
   step::Position position;
-  Companions companions;
+  save::Companions companions;
   std::string tokenizer_digest;         ///< empty: unknown
-  std::optional<TrainerState> resumed;  ///< state of the checkpoint in the run's own directory
+  std::optional<save::TrainerState> resumed;  ///< state of the checkpoint in the run's own directory
 };
 
 /// The model that the options ask for: `resume_from` if given, else model.path (with its trainer/ if train.start is

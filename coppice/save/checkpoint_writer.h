@@ -7,10 +7,10 @@
 #include <optional>
 #include <thread>
 
-#include "coppice/train/checkpoint.h"
-#include "coppice/train/shared_checkpoint.h"
+#include "coppice/save/checkpoint.h"
+#include "coppice/save/shared_checkpoint.h"
 
-namespace coppice::train {
+namespace coppice::save {
 
 /// Writes checkpoints in a thread of its own, from a copy of the state, while training continues.
 ///
@@ -49,4 +49,4 @@ class CheckpointWriter {
   std::jthread thread_;
 };
 
-}  // namespace coppice::train
+}  // namespace coppice::save

@@ -12,10 +12,10 @@
 #include "coppice/families/match.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/step/optimizer.h"
-#include "coppice/train/saved_state.h"
-#include "coppice/train/trainer_state.h"
+#include "coppice/save/saved_state.h"
+#include "coppice/save/trainer_state.h"
 
-namespace coppice::train {
+namespace coppice::save {
 
 /// The contents of a checkpoint besides weights and optimizer state.
 struct Companions {
@@ -76,4 +76,4 @@ struct Restored {
 Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype, at::Device device = at::kCPU,
                          const nn::Division& division = {});
 
-}  // namespace coppice::train
+}  // namespace coppice::save

@@ -1,4 +1,4 @@
-#include "coppice/train/checkpoint_writer.h"
+#include "coppice/save/checkpoint_writer.h"
 
 #include <array>
 #include <functional>
@@ -8,7 +8,7 @@
 #include "coppice/kernels/parallel.h"
 #include "coppice/nn/host.h"
 
-namespace coppice::train {
+namespace coppice::save {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -78,4 +78,4 @@ std::optional<CheckpointWriter::Written> CheckpointWriter::finished(bool wait) {
   return written;
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::save

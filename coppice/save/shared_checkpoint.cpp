@@ -1,4 +1,4 @@
-#include "coppice/train/shared_checkpoint.h"
+#include "coppice/save/shared_checkpoint.h"
 
 #include <ATen/ops/zeros.h>
 
@@ -10,7 +10,7 @@
 #include "coppice/dist/all_or_none.h"
 #include "coppice/nn/host.h"
 
-namespace coppice::train {
+namespace coppice::save {
 
 SharedCheckpoint::SharedCheckpoint(std::filesystem::path target, const nn::Decoder& model,
                                    const step::Optimizer& optimizer, TrainerState state, Companions companions)
@@ -58,4 +58,4 @@ void SharedCheckpoint::commit(const std::exception_ptr& own) {
   });
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::save

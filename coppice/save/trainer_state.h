@@ -6,7 +6,7 @@
 #include "coppice/base/json.h"
 #include "coppice/step/position.h"
 
-namespace coppice::train {
+namespace coppice::save {
 
 /// trainer.json: {"coppice_trainer": 1, "step", "next_sample", "tokens_seen", "growths", "grown_at",
 /// "released", "wake_steps", "expert_counts", "recent_losses", "settings": {flat
@@ -22,4 +22,4 @@ struct TrainerState {
   static TrainerState from_json(const Json& json, std::string_view source);  // Throws Error{kFormat}
 };
 
-}  // namespace coppice::train
+}  // namespace coppice::save

@@ -1,10 +1,10 @@
-#include "coppice/train/division.h"
+#include "coppice/step/divide.h"
 
 #include <utility>
 
-namespace coppice::train {
+namespace coppice::step {
 
-nn::Division divide(std::shared_ptr<dist::World> world, const families::ModelConfig& config, const Parents& parents) {
+nn::Division divide(std::shared_ptr<dist::World> world, const families::ModelConfig& config, const std::map<int64_t, std::vector<uint32_t>>& parents) {
   nn::Division out;
   if (!world || world->size() == 1) return out;
   out.expert_rank = world->experts().rank();
@@ -19,4 +19,4 @@ nn::Division divide(std::shared_ptr<dist::World> world, const families::ModelCon
   return out;
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::step

@@ -11,7 +11,7 @@
 #include "coppice/nn/decoder.h"
 #include "coppice/step/optimizer.h"
 
-namespace coppice::train {
+namespace coppice::save {
 
 /// A tensor of a checkpoint, or the part of one expert in a stack, with its state.
 struct SavedTensor {
@@ -43,4 +43,4 @@ enum class Copies { kView, kCopy };
 /// Ranks    collective over those of the model's division; each calls optimizer.wait_for_values before.
 SavedState saved_state(const nn::Decoder& model, const step::Optimizer& optimizer, Copies copies);
 
-}  // namespace coppice::train
+}  // namespace coppice::save

@@ -1,4 +1,4 @@
-#include "coppice/train/trainer_state.h"
+#include "coppice/save/trainer_state.h"
 
 #include <algorithm>
 #include <charconv>
@@ -11,7 +11,7 @@
 #include "coppice/families/limits.h"
 #include "coppice/io/model_directory.h"
 
-namespace coppice::train {
+namespace coppice::save {
 namespace {
 
 constexpr int64_t kVersion = 1;
@@ -104,4 +104,4 @@ TrainerState TrainerState::from_json(const Json& json, std::string_view source) 
   }
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::save

@@ -4,9 +4,9 @@
 #include <memory>
 
 #include "coppice/io/atomic_file.h"
-#include "coppice/train/checkpoint.h"
+#include "coppice/save/checkpoint.h"
 
-namespace coppice::train {
+namespace coppice::save {
 
 /// A checkpoint that all ranks write together, into one directory on a file system that they share. It appears complete
 /// or not at all.
@@ -45,4 +45,4 @@ class SharedCheckpoint {
   uint64_t bytes_ = 0;  // of tensors, written by this rank
 };
 
-}  // namespace coppice::train
+}  // namespace coppice::save

@@ -1,4 +1,4 @@
-#include "coppice/train/saved_state.h"
+#include "coppice/save/saved_state.h"
 
 #include <ATen/core/grad_mode.h>
 
@@ -11,7 +11,7 @@
 #include "coppice/nn/host.h"
 #include "coppice/step/divided_state.h"
 
-namespace coppice::train {
+namespace coppice::save {
 namespace {
 
 using nn::Parameter;
@@ -183,4 +183,4 @@ SavedState saved_state(const nn::Decoder& model, const step::Optimizer& optimize
   return out;
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::save

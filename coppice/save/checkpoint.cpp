@@ -1,4 +1,4 @@
-#include "coppice/train/checkpoint.h"
+#include "coppice/save/checkpoint.h"
 
 #include <ATen/ops/empty.h>
 
@@ -17,7 +17,7 @@
 #include "coppice/output/tensors.h"
 #include "coppice/plan/lineage.h"
 
-namespace coppice::train {
+namespace coppice::save {
 namespace {
 
 namespace fs = std::filesystem;
@@ -302,4 +302,4 @@ Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype, a
   return out;
 }
 
-}  // namespace coppice::train
+}  // namespace coppice::save
