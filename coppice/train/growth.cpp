@@ -182,6 +182,9 @@ class Growth {
     auto sizes = before_->sizes();
     for (auto& size : sizes) {
       if (families::is_router(size.role)) size.count = size.count / plan.experts_before * plan.experts_after;
+      // A plan that splits experts makes them narrower.
+      const bool by_width = families::is_expert(size.role) && size.role != Role::kExpertDownBias;
+      if (by_width) size.count = size.count / model.config().expert_width * config_.expert_width;
     }
     after_.emplace(std::move(sizes), division_);
   }
