@@ -75,7 +75,8 @@ LoadedLayers LayeredDecoder::load_layers(int64_t first, int64_t last) const {
   return at_border([&] {
     std::vector<families::TensorSlot> slots;
     for (int64_t layer = first; layer < last; ++layer) std::ranges::copy(slots_[layer], std::back_inserter(slots));
-    auto built = detail::build_parameters(config(), dtype_, device_, detail::checkpoint_fill(model_), std::move(slots));
+    auto built =
+        detail::build_parameters(config(), dtype_, device_, detail::checkpoint_fill(model_), {}, std::move(slots));
     LoadedLayers out;
     out.angles_ = angles_;
     out.config_ = &config();
@@ -92,7 +93,8 @@ std::map<Role, at::Tensor> LayeredDecoder::load_outer(std::initializer_list<Role
     std::vector<families::TensorSlot> slots;
     std::ranges::copy_if(slots_.back(), std::back_inserter(slots),
                          [&](const auto& slot) { return std::ranges::find(roles, slot.role()) != roles.end(); });
-    auto built = detail::build_parameters(config(), dtype_, device_, detail::checkpoint_fill(model_), std::move(slots));
+    auto built =
+        detail::build_parameters(config(), dtype_, device_, detail::checkpoint_fill(model_), {}, std::move(slots));
     std::map<Role, at::Tensor> out;
     for (Parameter& p : built.parameters) {
       p.value.set_requires_grad(false);

@@ -48,7 +48,9 @@ TensorFill checkpoint_fill(const families::Model& model) {
                   cat(entry.file->path(), ": '", slot.name, "' is ", io::dtype_name(entry.info->dtype),
                       "; wanted F32, BF16 or F16 (dequantize the checkpoint first)"));
     }
-    io::to_f32(entry.info->dtype, entry.data(), values);
+    const bool is_part = slot.expert >= 0 && slot.rule->layout.stacked;
+    io::to_f32(entry.info->dtype, is_part ? part_of(slot, entry.data(), model.config.num_experts) : entry.data(),
+               values);
     entry.file->release(*entry.info);
   };
 }
@@ -110,9 +112,9 @@ at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t 
                        .visit_routing = options.visit_routing};
   if (options.document_start_BS.defined()) context.start_BS = to_device(options.document_start_BS, x_TD.device());
   set_rotary_angles(context, layers.angles);
-  std::vector<LayerWeights> weights(static_cast<size_t>(layers.last - layers.first));
+  std::vector<std::vector<const Parameter*>> by_layer(static_cast<size_t>(layers.last - layers.first));
   for (const Parameter& p : layers.parameters) {
-    if (p.layer >= 0) weights[p.layer - layers.first][p.role] = weight_of(p);
+    if (p.layer >= 0) by_layer[p.layer - layers.first].push_back(&p);
   }
   const auto run = options.recompute && at::GradMode::is_enabled() ? run_block_recomputed : run_block;
 
@@ -121,8 +123,11 @@ at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t 
     context.layer = layer;
     const auto bias = layers.selection_bias.find(layer);
     context.selection_bias_E = bias == layers.selection_bias.end() ? at::Tensor() : bias->second;
+    if (options.before_layer) options.before_layer(layer);
+    LayerWeights weights;
+    for (const Parameter* const p : by_layer[layer - layers.first]) weights[p->role] = weight_of(*p);
     LayerRouting* const kept = routing && config.moe_layer[layer] ? &routing->emplace_back() : nullptr;
-    const BlockOutput block = run(context, weights[layer - layers.first], out_TD, kept);
+    const BlockOutput block = run(context, weights, out_TD, kept);
     out_TD = block.x_TD;
     if (block.score_sum.defined()) {
       const auto& count = kept->balance_count;
