@@ -11,9 +11,9 @@
 #include "coppice/base/json.h"
 #include "coppice/families/match.h"
 #include "coppice/nn/decoder.h"
-#include "coppice/step/optimizer.h"
 #include "coppice/save/saved_state.h"
 #include "coppice/save/trainer_state.h"
+#include "coppice/step/optimizer.h"
 
 namespace coppice::save {
 

@@ -29,8 +29,8 @@ void CheckpointWriter::write(const std::filesystem::path& target, const nn::Deco
     shared_ = std::make_shared<SharedCheckpoint>(target, model, optimizer, state, companions);
     write = [shared = shared_] { shared->write(); };
   } else {
-    auto saved = std::make_shared<const SavedState>(
-        saved_state(model, optimizer, background ? Copies::kCopy : Copies::kView));
+    auto saved =
+        std::make_shared<const SavedState>(saved_state(model, optimizer, background ? Copies::kCopy : Copies::kView));
     write = [target, saved, state, companions] { write_checkpoint(target, *saved, state, companions); };
   }
   std::packaged_task<double()> task([write = std::move(write), start = start_] {

@@ -24,8 +24,8 @@ SharedCheckpoint::SharedCheckpoint(std::filesystem::path target, const nn::Decod
     if (!is_first()) return;
     io::check_free_space(target_.parent_path(), CheckpointFiles::bytes_of(saved_.config, saved_.dtype));
     directory_ = std::make_unique<io::AtomicDirectory>(target_);
-    files_ = std::make_unique<CheckpointFiles>(target_, directory_->path(), saved_.config, saved_.dtype,
-                                               FileRole::kMaker);
+    files_ =
+        std::make_unique<CheckpointFiles>(target_, directory_->path(), saved_.config, saved_.dtype, FileRole::kMaker);
   });
   const std::string path = dist::broadcast_text(control, is_first() ? directory_->path().string() : "", 0);
   dist::all_or_none(control, [&] {

@@ -17,8 +17,8 @@
 #include "coppice/models/expert_layout.h"
 #include "coppice/nn/host.h"
 #include "coppice/nn/parameter_builder.h"
-#include "coppice/step/divided_state.h"
 #include "coppice/step/divide.h"
+#include "coppice/step/divided_state.h"
 
 namespace coppice::train {
 namespace {

@@ -92,7 +92,8 @@ class Check {
 
 }  // namespace
 
-void check_position(const std::filesystem::path& checkpoint, const save::TrainerState& state, const RunSettings& settings) {
+void check_position(const std::filesystem::path& checkpoint, const save::TrainerState& state,
+                    const RunSettings& settings) {
   const Check check(checkpoint, state, settings);
   check.growths();
   check.handover();

@@ -21,10 +21,10 @@
 #include "coppice/nn/border.h"
 #include "coppice/nn/device.h"
 #include "coppice/plan/text.h"
+#include "coppice/save/checkpoint_writer.h"
 #include "coppice/step/gemm_share.h"
 #include "coppice/step/train_step.h"
 #include "coppice/step/watch.h"
-#include "coppice/save/checkpoint_writer.h"
 #include "coppice/train/growth_course.h"
 #include "coppice/train/metrics.h"
 #include "coppice/train/ranks.h"
@@ -190,7 +190,8 @@ class Run {
       io::write_file_atomically(options_.out / kSettingsFile, saved_settings(options_));
       log_info(cat("training on ", nn::device_name(device_),
                    world_ ? cat(" and the devices of ", world_->size() - 1, " more ranks") : ""));
-      record_ = RunRecord(std::make_unique<MetricsLog>(options_.out, start_.resumed ? std::optional(step) : std::nullopt));
+      record_ =
+          RunRecord(std::make_unique<MetricsLog>(options_.out, start_.resumed ? std::optional(step) : std::nullopt));
     });
     if (!start_.resumed) return;
     checkpoint_ = checkpoint_path(options_.out, step);
@@ -296,7 +297,8 @@ class Run {
 
   double gemm_share(double seconds) const {
     const double flops = step::flops_per_token(start_.model, options_.sequence_length);
-    return flops * static_cast<double>(options_.batch_tokens) / (gemm_rate_ * static_cast<double>(num_ranks()) * seconds);
+    return flops * static_cast<double>(options_.batch_tokens) /
+           (gemm_rate_ * static_cast<double>(num_ranks()) * seconds);
   }
 
   void write_metrics(const step::StepReport& report, double seconds) {
@@ -304,8 +306,8 @@ class Run {
     const bool has_siblings = saves() && !course_.parents().empty() &&
                               (position.step % kSiblingsEvery == 0 || position.step == position.grown_at + 1);
     // Ranks bring the weights of siblings together.
-    const auto siblings = has_siblings ? sibling_scalars(start_.model, start_.optimizer, course_.parents())
-                                       : std::vector<Scalar>();
+    const auto siblings =
+        has_siblings ? sibling_scalars(start_.model, start_.optimizer, course_.parents()) : std::vector<Scalar>();
     if (!record_.is_kept()) return;
     std::vector<Scalar> values{{"loss", report.loss},
                                {"lr", report.lr},

@@ -4,11 +4,11 @@
 #include <vector>
 
 #include "coppice/data/token_file.h"
+#include "coppice/save/trainer_state.h"
 #include "coppice/step/schedule.h"
 #include "coppice/train/growth_stage.h"
 #include "coppice/train/handover.h"
 #include "coppice/train/options.h"
-#include "coppice/save/trainer_state.h"
 
 namespace coppice::train {
 

@@ -93,7 +93,7 @@ Start from_checkpoint(const TrainOptions& options, const fs::path& directory, co
                       at::Device device, const World& world) {
   const auto model = families::open_model(directory);
   auto [decoder, optimizer] = save::load_checkpoint(model, nn::compute_dtype(options.dtype), device,
-                                              division_of(world, model.config, plan::read_lineage(directory)));
+                                                    division_of(world, model.config, plan::read_lineage(directory)));
   return {std::move(decoder), std::move(optimizer), state.position, {}, {}, {}};
 }
 
@@ -133,8 +133,8 @@ Start from_nothing(nn::Decoder model) {
 Start with_weights(const TrainOptions& options, at::Device device, const World& world,
                    const std::optional<Json>& lineage) {
   const auto model = families::open_model(options.model_path);
-  return from_nothing(nn::Decoder::load(model, nn::compute_dtype(options.dtype), device,
-                                        division_of(world, model.config, lineage)));
+  return from_nothing(
+      nn::Decoder::load(model, nn::compute_dtype(options.dtype), device, division_of(world, model.config, lineage)));
 }
 
 // The moments are in f32.
@@ -150,7 +150,7 @@ Start start_of(const TrainOptions& options, const std::optional<fs::path>& resum
   }
   save::Companions companions = companions_of(options.model_path, options.tokenizer);
   const fs::path tokenizer = options.tokenizer.empty() ? options.model_path : options.tokenizer;
-  Start start = options.model_path.empty()      ? from_nothing(random_model(options, device, world))
+  Start start = options.model_path.empty()    ? from_nothing(random_model(options, device, world))
                 : options.start == "continue" ? continued(options, device, world)
                                               : with_weights(options, device, world, companions.lineage);
   start.companions = std::move(companions);

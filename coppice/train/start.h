@@ -16,7 +16,7 @@ struct Start {
   step::Optimizer optimizer;
   step::Position position;
   save::Companions companions;
-  std::string tokenizer_digest;         ///< empty: unknown
+  std::string tokenizer_digest;               ///< empty: unknown
   std::optional<save::TrainerState> resumed;  ///< state of the checkpoint in the run's own directory
 };
 

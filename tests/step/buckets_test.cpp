@@ -24,7 +24,8 @@ TEST(Buckets, HoldEveryElementOnceAndEveryRankKeepsItsShare) {
   std::mt19937 random(3);
   for (int round = 0; round < 200; ++round) {
     const auto sizes = random_sizes(random);
-    const int64_t groups = 1 + static_cast<int64_t>(random() % 4), ranks = groups * (1 + static_cast<int64_t>(random() % 3));
+    const int64_t groups = 1 + static_cast<int64_t>(random() % 4),
+                  ranks = groups * (1 + static_cast<int64_t>(random() % 3));
     const auto buckets = make_buckets(sizes, ranks, groups, 4000);
     std::vector<int> seen(sizes.size(), 0);
     for (const Bucket& bucket : buckets) {
@@ -57,8 +58,9 @@ TEST(Buckets, HoldEveryElementOnceAndEveryRankKeepsItsShare) {
 
 TEST(Buckets, AreAsManyWhateverTheNumberOfExpertsOfARank) {
   const auto sizes = [](int64_t experts) {
-    return std::vector<LocalSize>{{-1, false, 100}, {0, false, 50}, {0, true, experts * 900}, {0, true, experts * 30},
-                                  {1, false, 50},   {1, true, experts * 900}, {2, false, 10}};
+    return std::vector<LocalSize>{{-1, false, 100},        {0, false, 50}, {0, true, experts * 900},
+                                  {0, true, experts * 30}, {1, false, 50}, {1, true, experts * 900},
+                                  {2, false, 10}};
   };
   const auto few = make_buckets(sizes(1), 4, 2, 1000), many = make_buckets(sizes(7), 4, 2, 1000);
   ASSERT_EQ(few.size(), many.size());

@@ -141,33 +141,34 @@ TEST_P(RanksTrain, LikeOneRank) {
   const double tolerance = c.is_bf16 ? 2e-3 : 1e-5;
   std::mutex mutex;
   std::map<std::string, int> ranks_with;  // of each tensor of experts
-  testing::run_ranks(
-      c.ranks,
-      [&](dist::World& world) {
-        const Trained found = train(std::shared_ptr<dist::World>(&world, [](dist::World*) {}), c.passes, steps);
-        const std::lock_guard lock(mutex);
-        for (int i = 0; i < steps; ++i) {
-          const auto &a = found.reports[i], &b = wanted.reports[i];
-          EXPECT_NEAR(a.loss, b.loss, tolerance * b.loss) << i;
-          EXPECT_NEAR(a.grad_norm, b.grad_norm, 10 * tolerance * b.grad_norm) << i;
-          EXPECT_NEAR(a.aux_loss, b.aux_loss, 10 * tolerance * (1 + b.aux_loss)) << i;
-          EXPECT_NEAR(a.z_loss, b.z_loss, 10 * tolerance * (1 + b.z_loss)) << i;
-          ASSERT_EQ(a.layers.size(), b.layers.size());
-          for (const auto& [layer, load] : b.layers) {
-            const auto& counts = a.layers.at(layer).count_E;
-            EXPECT_EQ(nn::number(counts.sum()), static_cast<double>(kBatch * kLength * kSizes.top_k));
-            EXPECT_LE(nn::number((counts - load.count_E).abs().sum()), c.is_bf16 ? 40 : 2);
-          }
-        }
-        const float near = c.is_bf16 ? 2e-2F : 2e-4F;
-        expect_near(found.values, wanted.values, near);
-        expect_near(found.experts, wanted.experts, near);
-        for (const auto& [layer, bias] : wanted.selection_bias) {
-          for (size_t e = 0; e < bias.size(); ++e) EXPECT_NEAR(found.selection_bias.at(layer)[e], bias[e], 1e-6);
-        }
-        for (const auto& [name, values] : found.experts) ++ranks_with[name];
-      },
-      {.expert_parallel = c.experts, .timeout = std::chrono::seconds(60)});
+  testing::run_ranks(c.ranks,
+                     [&](dist::World& world) {
+                       const Trained found =
+                           train(std::shared_ptr<dist::World>(&world, [](dist::World*) {}), c.passes, steps);
+                       const std::lock_guard lock(mutex);
+                       for (int i = 0; i < steps; ++i) {
+                         const auto &a = found.reports[i], &b = wanted.reports[i];
+                         EXPECT_NEAR(a.loss, b.loss, tolerance * b.loss) << i;
+                         EXPECT_NEAR(a.grad_norm, b.grad_norm, 10 * tolerance * b.grad_norm) << i;
+                         EXPECT_NEAR(a.aux_loss, b.aux_loss, 10 * tolerance * (1 + b.aux_loss)) << i;
+                         EXPECT_NEAR(a.z_loss, b.z_loss, 10 * tolerance * (1 + b.z_loss)) << i;
+                         ASSERT_EQ(a.layers.size(), b.layers.size());
+                         for (const auto& [layer, load] : b.layers) {
+                           const auto& counts = a.layers.at(layer).count_E;
+                           EXPECT_EQ(nn::number(counts.sum()), static_cast<double>(kBatch * kLength * kSizes.top_k));
+                           EXPECT_LE(nn::number((counts - load.count_E).abs().sum()), c.is_bf16 ? 40 : 2);
+                         }
+                       }
+                       const float near = c.is_bf16 ? 2e-2F : 2e-4F;
+                       expect_near(found.values, wanted.values, near);
+                       expect_near(found.experts, wanted.experts, near);
+                       for (const auto& [layer, bias] : wanted.selection_bias) {
+                         for (size_t e = 0; e < bias.size(); ++e)
+                           EXPECT_NEAR(found.selection_bias.at(layer)[e], bias[e], 1e-6);
+                       }
+                       for (const auto& [name, values] : found.experts) ++ranks_with[name];
+                     },
+                     {.expert_parallel = c.experts, .timeout = std::chrono::seconds(60)});
   ASSERT_EQ(ranks_with.size(), wanted.experts.size()) << "every expert is somewhere";
   for (const auto& [name, count] : ranks_with) {
     const bool is_stack = count == c.ranks && c.experts > 1;
@@ -179,24 +180,24 @@ TEST(DividedState, KeepsEveryElementOnOneRank) {
   TempDir dir;
   const auto path = testing::tiny_model(dir / "m", "qwen3_moe", {.sizes = kSizes});
   for (const auto& [ranks, experts] : {std::pair{2, 1}, {4, 2}, {3, 3}}) {
-    testing::run_ranks(
-        ranks,
-        [&](dist::World& world) {
-          const auto source = families::open_model(path);
-          const auto division = divide(std::shared_ptr<dist::World>(&world, [](dist::World*) {}), source.config, parents());
-          auto model = nn::Decoder::load(source, nn::ComputeDtype::kBf16, at::kCPU, division);
-          const auto whole = nn::Decoder::load(source, nn::ComputeDtype::kBf16);
-          Optimizer optimizer(model.parameters(), division);
-          for (size_t i = 0; i < model.parameters().size(); ++i) {
-            const at::Tensor master = master_on_first_rank(optimizer, model.parameters(), i);
-            if (world.rank() > 0) {
-              EXPECT_EQ(master.numel(), 0);
-            } else {
-              EXPECT_TRUE(master.equal(whole.parameters()[i].master.view({-1}))) << i;
-            }
-          }
-        },
-        {.expert_parallel = experts, .timeout = std::chrono::seconds(60)});
+    testing::run_ranks(ranks,
+                       [&](dist::World& world) {
+                         const auto source = families::open_model(path);
+                         const auto division = divide(std::shared_ptr<dist::World>(&world, [](dist::World*) {}),
+                                                      source.config, parents());
+                         auto model = nn::Decoder::load(source, nn::ComputeDtype::kBf16, at::kCPU, division);
+                         const auto whole = nn::Decoder::load(source, nn::ComputeDtype::kBf16);
+                         Optimizer optimizer(model.parameters(), division);
+                         for (size_t i = 0; i < model.parameters().size(); ++i) {
+                           const at::Tensor master = master_on_first_rank(optimizer, model.parameters(), i);
+                           if (world.rank() > 0) {
+                             EXPECT_EQ(master.numel(), 0);
+                           } else {
+                             EXPECT_TRUE(master.equal(whole.parameters()[i].master.view({-1}))) << i;
+                           }
+                         }
+                       },
+                       {.expert_parallel = experts, .timeout = std::chrono::seconds(60)});
   }
 }
 

@@ -9,7 +9,7 @@
 #include "coppice/io/safetensors.h"
 #include "coppice/kernels/device_detail.h"
 #include "coppice/nn/host.h"
-#include "coppice/train/checkpoint.h"
+#include "coppice/save/checkpoint.h"
 #include "coppice/train/checkpoint_writer.h"
 #include "coppice/train/growth.h"
 #include "coppice/train/run.h"
@@ -144,10 +144,11 @@ TEST_P(DeviceRun, KeepsTheBytesOfACheckpointOnItsWayThroughTheDevice) {
   const auto checkpoint = train(o).checkpoint;
   const auto model = families::open_model(checkpoint);
   const auto dtype = nn::compute_dtype(GetParam().dtype);
-  const auto state = TrainerState::read(checkpoint);
-  const auto restored = load_checkpoint(model, dtype, guarded::kGuarded);
+  const auto state = save::TrainerState::read(checkpoint);
+  const auto restored = save::load_checkpoint(model, dtype, guarded::kGuarded);
   EXPECT_EQ(restored.optimizer.states()[0].exp_avg.device(), guarded::kGuarded);
-  write_checkpoint(dir / "direct", restored.model, restored.optimizer, state, {});
+  save::write_checkpoint(dir / "direct", save::saved_state(restored.model, restored.optimizer, save::Copies::kView),
+                         state, {});
   EXPECT_EQ(testing::tensor_files(dir / "direct"), testing::tensor_files(checkpoint));
 
   // From a copy on the host: nothing is copied on the device, and what happens there afterwards is not in it.
@@ -175,7 +176,7 @@ TEST_P(DeviceRun, GrowsWithoutASecondModelOnTheDevice) {
   const auto plan = plan::make_plan(model.config, growth, nullptr);
   const auto dtype = nn::compute_dtype(GetParam().dtype);
 
-  auto there = load_checkpoint(model, dtype, guarded::kGuarded);
+  auto there = save::load_checkpoint(model, dtype, guarded::kGuarded);
   const long before = guarded::counters().live_bytes;
   guarded::reset_peak();
   grow(there.model, there.optimizer, plan);
@@ -183,11 +184,12 @@ TEST_P(DeviceRun, GrowsWithoutASecondModelOnTheDevice) {
   EXPECT_GT(after, before);
   EXPECT_LE(most - after, before / 4) << "of 8 layers";
 
-  auto here = load_checkpoint(model, dtype);
+  auto here = save::load_checkpoint(model, dtype);
   grow(here.model, here.optimizer, plan);
-  const auto state = TrainerState::read(checkpoint);
-  write_checkpoint(dir / "here", here.model, here.optimizer, state, {});
-  write_checkpoint(dir / "there", there.model, there.optimizer, state, {});
+  const auto state = save::TrainerState::read(checkpoint);
+  save::write_checkpoint(dir / "here", save::saved_state(here.model, here.optimizer, save::Copies::kView), state, {});
+  save::write_checkpoint(dir / "there", save::saved_state(there.model, there.optimizer, save::Copies::kView), state,
+                         {});
   EXPECT_EQ(testing::tensor_files(dir / "there"), testing::tensor_files(dir / "here"));
 }
 
