@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "coppice/dist/world.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/save/checkpoint.h"
 

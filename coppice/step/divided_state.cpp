@@ -55,8 +55,7 @@ DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Div
     memory.kept = bucket.kept(memory.group->rank(), memory.group->size());
     memory.values = at::zeros({bucket.count}, options);
     memory.gradients = at::zeros({bucket.count}, options.dtype(at::kFloat));
-    const bool alone = memory.group->size() == 1;
-    memory.kept_gradients = alone ? memory.gradients : at::zeros({memory.kept.count()}, memory.gradients.options());
+    memory.kept_gradients = memory.gradients.narrow(0, memory.kept.begin, memory.kept.count());
     memory.has.assign(bucket.parts.size(), false);
     for (size_t i = 0; i < bucket.parts.size(); ++i) {
       const Bucket::Part& part = bucket.parts[i];
@@ -65,7 +64,12 @@ DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Div
       const at::Tensor value = memory.of(memory.values, part).view(p.value.sizes()).detach();
       value.copy_(p.value);
       const Interval own = bucket.kept_of(part, memory.group->rank(), memory.group->size());
-      p.master = separate ? p.master.view({-1}).narrow(0, own.begin, own.count()).clone() : kept_values(part.parameter);
+      if (memory.values.scalar_type() == at::kFloat) {
+        p.master = kept_values(part.parameter);  // has these values already
+      } else {
+        const bool is_cut = masters == Masters::kKept;
+        p.master = is_cut ? p.master : p.master.view({-1}).narrow(0, own.begin, own.count()).clone();
+      }
       p.value = value;
       p.value.set_requires_grad(true);
       torch::autograd::impl::set_post_acc_grad_hooks(p.value, std::make_unique<Hook>(*this, part.parameter));
