@@ -159,8 +159,8 @@ void grow_selection_bias(const GrowthPlan& plan, int64_t layer, bool has_router_
   bias_E = nn::to_device(out, bias_E.device());
 }
 
-Parents parents_of(const GrowthPlan& plan, const families::ModelConfig& config) {
-  Parents out;
+std::map<int64_t, std::vector<uint32_t>> parents_of(const GrowthPlan& plan, const families::ModelConfig& config) {
+  std::map<int64_t, std::vector<uint32_t>> out;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
     for (const Child& child : plan.layer(layer).children) out[layer].push_back(child.parent);

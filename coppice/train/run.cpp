@@ -173,7 +173,8 @@ class Run {
   // Reading the content takes a while, so one rank does.
   Json identity_of_data() const {
     if (options_.out.empty() || options_.random_tokens) return identity(train_files_);
-    return Json::parse(from_first_rank(world_.get(), [&] { return identity_by_content(train_files_).dump(); }));
+    return Json::parse(from_first_rank(world_.get(), [&] { return identity_by_content(train_files_).dump(); }),
+                       "the data of the first rank");
   }
 
   void open_directory() {

@@ -56,6 +56,7 @@ save::Companions companions_of(const fs::path& model, const fs::path& tokenizer)
 
 // How a model with this coppice.json is divided.
 nn::Division division_of(const World& world, const families::ModelConfig& config, const std::optional<Json>& lineage) {
+  using Parents = std::map<int64_t, std::vector<uint32_t>>;
   return step::divide(world, config, lineage ? plan::newest_parents(*lineage).value_or(Parents{}) : Parents{});
 }
 

@@ -10,7 +10,7 @@
 #include "coppice/kernels/device_detail.h"
 #include "coppice/nn/host.h"
 #include "coppice/save/checkpoint.h"
-#include "coppice/train/checkpoint_writer.h"
+#include "coppice/save/checkpoint_writer.h"
 #include "coppice/train/growth.h"
 #include "coppice/train/run.h"
 #include "coppice/train/run_directory.h"
@@ -152,7 +152,7 @@ TEST_P(DeviceRun, KeepsTheBytesOfACheckpointOnItsWayThroughTheDevice) {
   EXPECT_EQ(testing::tensor_files(dir / "direct"), testing::tensor_files(checkpoint));
 
   // From a copy on the host: nothing is copied on the device, and what happens there afterwards is not in it.
-  CheckpointWriter writer;
+  save::CheckpointWriter writer;
   const long allocations = guarded::counters().allocations;
   writer.write(dir / "beside", restored.model, restored.optimizer, state, {}, /*background=*/true);
   EXPECT_EQ(guarded::counters().allocations, allocations);
