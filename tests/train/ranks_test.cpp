@@ -62,7 +62,7 @@ TrainOptions growing_run(const TempDir& dir, const char* family) {
   o.model_family = family;
   o.steps = 50;
   o.lr = 3e-3;
-  o.growth = Json::parse(R"([{"at_step": 25, "experts": "2x", "expert_init": "interpolate"}])", "test");
+  o.growth = Json::parse(R"([{"at_step": 25, "experts": "2x", "select": "uniform", "expert_init": "interpolate"}])", "test");
   o.handover = "release";
   o.handover_steps = 10;
   o.validate_every = 25;
