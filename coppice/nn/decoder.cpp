@@ -10,6 +10,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/dist/world.h"
 #include "coppice/kernels/head_loss.h"
 #include "coppice/nn/build_parameters_detail.h"
 #include "coppice/nn/host.h"
@@ -36,19 +37,21 @@ struct Trunk {
   std::vector<LayerRouting> routing;
 };
 
-Trunk run_trunk(const Decoder& decoder, detail::AngleCache& angles, const at::Tensor& tokens_BS,
-                const ForwardOptions& options) {
+Trunk run_trunk(const Decoder& decoder, detail::AngleCache& angles, const ExpertExchanges& exchanges,
+                const at::Tensor& tokens_BS, const ForwardOptions& options) {
   const auto& config = decoder.config();
   detail::check_document_starts(options.document_start_BS, tokens_BS);
   const auto before = [&](int64_t layer) {
     if (options.before_layer) options.before_layer(layer);
   };
   const auto outer = [&](Role role) { return detail::weight_of(find_parameter(decoder.parameters(), role)); };
+  const auto& world = decoder.division().world;
+  dist::Group* const all = world && world->size() > 1 ? &world->all() : nullptr;
   Trunk out;
   detail::BalanceTerms terms;
   before(-1);
   const auto x_TD = detail::run_layers(
-      {config, 0, config.num_layers, decoder.parameters(), decoder.selection_bias(), angles},
+      {config, 0, config.num_layers, decoder.parameters(), decoder.selection_bias(), angles, exchanges, all},
       detail::embed(config, outer(Role::kEmbedding), tokens_BS), tokens_BS.size(1), options, &out.routing, &terms);
   if (!terms.layers.empty()) {
     out.aux_loss = balancing_loss(terms.layers, tokens_BS.numel(), config.top_k, options.balance_form);
@@ -67,9 +70,9 @@ Decoder::Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorF
     : config_(std::move(config)),
       dtype_(dtype),
       device_(device),
-      division_(std::move(division)),
       angles_(std::make_shared<detail::AngleCache>(config_.rope, device)) {
   detail::check_supported(config_);
+  set_division(std::move(division));
   at_border([&] {
     auto built = detail::build_parameters(config_, dtype, device, fill, division_);
     parameters_ = std::move(built.parameters);
@@ -81,10 +84,15 @@ Decoder Decoder::load(const families::Model& model, ComputeDtype dtype, at::Devi
   return Decoder(model.config, dtype, detail::checkpoint_fill(model), device, std::move(division));
 }
 
+void Decoder::set_division(Division division) {
+  division_ = std::move(division);
+  exchanges_ = std::make_shared<const ExpertExchanges>(make_exchanges(division_, device_));
+}
+
 at::Tensor Decoder::logits(const at::Tensor& tokens_BS, const ForwardOptions& options,
                            std::vector<LayerRouting>* routing) const {
   return at_border([&] {
-    auto trunk = run_trunk(*this, *angles_, tokens_BS, options);
+    auto trunk = run_trunk(*this, *angles_, *exchanges_, tokens_BS, options);
     if (routing) *routing = std::move(trunk.routing);
     return at::linear(trunk.x_TD, trunk.head_VD).to(at::kFloat).view({tokens_BS.size(0), tokens_BS.size(1), -1});
   });
@@ -94,7 +102,7 @@ LossOutput Decoder::loss(const at::Tensor& tokens_BS, const at::Tensor& target_B
                          const ForwardOptions& options) const {
   COPPICE_CHECK(tokens_BS.sizes() == target_BS.sizes());
   return at_border([&] {
-    auto trunk = run_trunk(*this, *angles_, tokens_BS, options);
+    auto trunk = run_trunk(*this, *angles_, *exchanges_, tokens_BS, options);
     LossOutput out;
     out.loss = kernels::head_loss(trunk.x_TD, trunk.head_VD,
                                   detail::checked_targets(target_BS.reshape({-1}), config_.vocab_size, device_));
@@ -118,7 +126,7 @@ at::Tensor Decoder::sequence_loss(const at::Tensor& tokens_BS, const at::Tensor&
   COPPICE_CHECK(tokens_BS.sizes() == target_BS.sizes());
   return at_border([&] {
     at::NoGradGuard no_grad;
-    auto trunk = run_trunk(*this, *angles_, tokens_BS, options);
+    auto trunk = run_trunk(*this, *angles_, *exchanges_, tokens_BS, options);
     if (routing) *routing = std::move(trunk.routing);
     const auto loss_T = kernels::head_token_losses(
         trunk.x_TD, trunk.head_VD, detail::checked_targets(target_BS.reshape({-1}), config_.vocab_size, device_));

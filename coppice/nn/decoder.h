@@ -15,6 +15,7 @@
 #include "coppice/families/match.h"
 #include "coppice/kernels/moe.h"
 #include "coppice/nn/division.h"
+#include "coppice/nn/expert_exchange.h"
 #include "coppice/nn/lineage.h"
 #include "coppice/nn/parameter.h"
 #include "coppice/nn/router.h"
@@ -82,6 +83,11 @@ struct LossOutput {
   std::vector<LayerRouting> routing;
 };
 
+/// If it is divided over ranks, its forward functions and their backward passes are collective over the expert group
+/// (expert_exchange.h): all ranks of a group make the same calls, each for its own sequences, of any number. The
+/// balancing loss counts the tokens of all ranks, for which `loss` is collective over all of them if it is asked for;
+/// everything else that is returned is of the rank's own tokens.
+///
 /// Its tensors and its results are on one device, and it runs there. Tokens, targets and starts of documents come from
 /// the host, which checks them before it sends them; from pinned memory it does not wait for that.
 class Decoder {
@@ -97,7 +103,7 @@ class Decoder {
   const families::ModelConfig& config() const { return config_; }
   const Division& division() const { return division_; }
   /// The division of an expanded model, as set_config.
-  void set_division(Division division) { division_ = std::move(division); }
+  void set_division(Division division);
   ComputeDtype dtype() const { return dtype_; }
   at::Device device() const { return device_; }
   std::vector<Parameter>& parameters() { return parameters_; }
@@ -135,6 +141,7 @@ class Decoder {
   std::vector<Parameter> parameters_;
   std::map<int64_t, at::Tensor> selection_bias_;
   std::shared_ptr<detail::AngleCache> angles_;
+  std::shared_ptr<const ExpertExchanges> exchanges_;
 };
 
 /// The part of a stack of all experts' tensors that belongs to one expert.

@@ -10,6 +10,9 @@
 namespace coppice::dist {
 class World;
 }
+namespace coppice::families {
+struct ModelConfig;
+}
 
 namespace coppice::nn {
 
@@ -22,5 +25,13 @@ struct Division {
   /// The experts of this rank, in rising order.
   std::vector<int64_t> experts(int64_t layer, int64_t num_experts) const;
 };
+
+/// The experts of every MoE layer over the expert groups of `world`. `parents` are the lineages of the experts by layer,
+/// as place_experts wants them; empty: none.
+///
+/// Ranks    a pure function of what all ranks have.
+/// Throws   Error{kUsage} if an expert group has more ranks than a layer has experts.
+Division divide(std::shared_ptr<dist::World> world, const families::ModelConfig& config,
+                const std::map<int64_t, std::vector<uint32_t>>& parents = {});
 
 }  // namespace coppice::nn

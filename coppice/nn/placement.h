@@ -12,7 +12,8 @@ struct ExpertPlacement {
   std::vector<int64_t> rank_of;  ///< [E], rank in the group
 
   int64_t num_experts() const { return std::ssize(rank_of); }
-  std::vector<int64_t> experts_of(int64_t rank) const;  ///< in rising order
+  int64_t most_experts() const { return (num_experts() + num_ranks - 1) / num_ranks; }  ///< of a rank
+  std::vector<int64_t> experts_of(int64_t rank) const;                                  ///< in rising order
 };
 
 /// Gives each rank its experts, at least one and at most ceil(E / ranks), so that siblings are apart.

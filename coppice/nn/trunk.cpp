@@ -1,5 +1,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
 #include <tuple>
@@ -95,6 +96,15 @@ at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD
   return x_TD.to(table_VD.scalar_type());
 }
 
+// The counts of all ranks instead of this rank's.
+void sum_counts(dist::Group& all, std::vector<LayerBalance>& layers) {
+  std::vector<at::Tensor> counts;
+  for (const LayerBalance& layer : layers) counts.push_back(layer.count_N);
+  const auto sums = at::stack(counts);
+  all.all_reduce(sums).wait();
+  for (size_t i = 0; i < layers.size(); ++i) layers[i].count_N = sums[static_cast<int64_t>(i)];
+}
+
 at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t positions,
                       const ForwardOptions& options, std::vector<LayerRouting>* routing, BalanceTerms* terms) {
   const families::ModelConfig& config = layers.config;
@@ -119,9 +129,12 @@ at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t 
   const auto run = options.recompute && at::GradMode::is_enabled() ? run_block_recomputed : run_block;
 
   at::Tensor out_TD = x_TD;
+  std::vector<int64_t> balanced_layers;
   for (int64_t layer = layers.first; layer < layers.last; ++layer) {
     context.layer = layer;
     const auto bias = layers.selection_bias.find(layer);
+    const auto exchange = layers.exchanges.find(layer);
+    context.exchange = exchange == layers.exchanges.end() ? nullptr : &exchange->second;
     context.selection_bias_E = bias == layers.selection_bias.end() ? at::Tensor() : bias->second;
     if (options.before_layer) options.before_layer(layer);
     LayerWeights weights;
@@ -130,12 +143,19 @@ at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t 
     const BlockOutput block = run(context, weights, out_TD, kept);
     out_TD = block.x_TD;
     if (block.score_sum.defined()) {
-      const auto& count = kept->balance_count;
-      const bool alone = options.balance_count.empty();
-      terms->layers.push_back({block.score_sum, alone ? count : count + options.balance_count.at(layer)});
+      balanced_layers.push_back(layer);
+      terms->layers.push_back({block.score_sum, kept->balance_count});
     }
     if (block.z_loss.defined()) {
       terms->z_loss = terms->z_loss.defined() ? terms->z_loss + block.z_loss : block.z_loss;
+    }
+  }
+  if (balanced_layers.empty()) return out_TD;
+  if (layers.all) sum_counts(*layers.all, terms->layers);
+  if (!options.balance_count.empty()) {
+    for (size_t i = 0; i < balanced_layers.size(); ++i) {
+      auto& count_N = terms->layers[i].count_N;
+      count_N = count_N + options.balance_count.at(balanced_layers[i]);
     }
   }
   return out_TD;

@@ -49,6 +49,8 @@ struct LayerRange {
   const std::vector<Parameter>& parameters;
   const std::map<int64_t, at::Tensor>& selection_bias;  ///< by layer
   AngleCache& angles;
+  const ExpertExchanges& exchanges;  ///< of divided layers
+  dist::Group* all = nullptr;        ///< ranks whose tokens balancing counts too; null: these tokens only
 };
 /// What the MoE layers give the balancing losses that ForwardOptions asks for.
 struct BalanceTerms {
@@ -57,6 +59,8 @@ struct BalanceTerms {
 };
 /// x after these layers; what the MoE layers did is appended to `routing`, if given, which `terms` take too.
 ///
+/// Ranks    collective over the expert group if layers are divided. If `terms` are asked for with a balancing loss, also
+///          over `all`: one sum of the counts of these layers, after the last.
 /// Shapes   x_TD, B sequences of `positions` tokens; returns [T, D].
 at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t positions,
                       const ForwardOptions& options, std::vector<LayerRouting>* routing, BalanceTerms* terms = nullptr);
