@@ -12,9 +12,9 @@
 namespace coppice::cost {
 namespace {
 
-constexpr std::array<std::string_view, 10> kOfEstimate = {
-    "device",  "device-flops", "device-memory-rate", "device-network-rate", "utilisation",
-    "cluster", "gpus",         "micro-batch",        "once-per-rank",       "sequence-length"};
+constexpr std::array<std::string_view, 11> kOfEstimate = {
+    "device", "device-flops", "device-memory-rate", "device-network-rate", "utilisation",    "cluster",
+    "gpus",   "gpu-tokens",   "micro-batch",        "once-per-rank",       "sequence-length"};
 constexpr std::array<std::string_view, 1> kOfBatch = {"batch-tokens"};
 constexpr std::array kShares = {0.1, 0.25, 0.5, 0.75, 1.0};
 
@@ -66,7 +66,7 @@ void take_measured(CostEstimate& estimate, const std::vector<std::pair<int64_t, 
 }
 
 void estimate_parts(CostEstimate& estimate, const CostOptions& o, const Device& chosen) {
-  const StepWork work = step_work(o);
+  const StepWork work = step_work(o, estimate.parallelism.data);
   estimate.estimate_before = estimate_step(estimate.before, chosen, estimate.parallelism, estimate.state, work);
   estimate.estimate_after = estimate_step(estimate.after, chosen, estimate.parallelism_after, estimate.state, work);
   estimate.steps = {estimate.estimate_before->total_s(), estimate.estimate_after->total_s()};
@@ -215,12 +215,12 @@ CostEstimate estimate_cost(const families::Model& model, const CostOptions& o,
                         .state = state_bytes(o),
                         .tokens_before = o.tokens_before,
                         .tokens_after = o.tokens_after,
-                        .batch_tokens = o.batch_tokens};
+                        .batch_tokens = step_work(o, simulated_gpus(o).front()).batch_tokens};
   check_parallelism(estimate.parallelism, estimate.before.experts, estimate.before.experts);
   check_parallelism(estimate.parallelism_after, estimate.after.experts, estimate.after.experts);
   estimate.memory_before = device_memory(estimate.before, estimate.parallelism, estimate.state);
   estimate.memory_after = device_memory(estimate.after, estimate.parallelism_after, estimate.state);
-  const Exchange exchange = exchange_of(estimate.state, step_work(o));
+  const Exchange exchange = exchange_of(estimate.state, step_work(o, estimate.parallelism.data));
   estimate.all_to_all_before = all_to_all_bytes(estimate.before, estimate.parallelism, exchange);
   estimate.all_to_all_after = all_to_all_bytes(estimate.after, estimate.parallelism_after, exchange);
   estimate.measured = measured;

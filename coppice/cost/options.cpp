@@ -12,12 +12,13 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
 
+constexpr int64_t kMostGpus = 1'000'000;
 constexpr int64_t kMeasuredTokens = 2048, kMeasuredSequence = 256;
 constexpr std::array<std::string_view, 6> kOfMeasuring = {"measure-experts", "measure-tokens", "measure-steps",
                                                           "measure-dtype",   "measure-device", "threads"};
-constexpr std::array<std::string_view, 3> kOfCluster = {"gpus", "micro-batch", "once-per-rank"};
+constexpr std::array<std::string_view, 4> kOfCluster = {"gpus", "gpu-tokens", "micro-batch", "once-per-rank"};
 constexpr std::array<std::string_view, 2> kOfDense = {"top-k", "granularity"};
-constexpr std::array<std::string_view, 24> kOfExperts = {"loss-gap",
+constexpr std::array<std::string_view, 25> kOfExperts = {"loss-gap",
                                                          "target-closure",
                                                          "step-time-before",
                                                          "step-time-after",
@@ -29,6 +30,7 @@ constexpr std::array<std::string_view, 24> kOfExperts = {"loss-gap",
                                                          "device-network-rate",
                                                          "cluster",
                                                          "gpus",
+                                                         "gpu-tokens",
                                                          "micro-batch",
                                                          "once-per-rank",
                                                          "expert-parallel-after",
@@ -73,8 +75,15 @@ void check_simulating(const CostOptions& o) {
     refuse_given(o, ranks, "--gpus gives the number of ranks");
   }
   for (const int64_t gpus : o.gpus) {
-    if (gpus < 1) refuse(cat("gpus: ", gpus, "; wanted 1 or more"));
+    if (gpus < 1 || gpus > kMostGpus) refuse(cat("gpus: ", gpus, "; wanted 1 to ", kMostGpus));
   }
+  if (o.gpu_tokens) {
+    const std::array<std::string_view, 1> batch = {"batch-tokens"};
+    refuse_given(o, batch, "--gpu-tokens gives the tokens of a step");
+  }
+  constexpr int64_t kMostTokens = 1'000'000'000;
+  if (o.gpu_tokens && (*o.gpu_tokens < 1 || *o.gpu_tokens > kMostTokens))
+    refuse(cat("gpu-tokens: ", *o.gpu_tokens, "; wanted 1 to ", kMostTokens));
   if (o.micro_batch && *o.micro_batch < 1) refuse(cat("micro-batch: ", *o.micro_batch, "; wanted 1 or more"));
 }
 
@@ -109,8 +118,8 @@ std::vector<int64_t> simulated_gpus(const CostOptions& o) {
   return o.gpus.empty() ? std::vector{o.data_parallel} : o.gpus;
 }
 
-StepWork step_work(const CostOptions& o) {
-  return {.batch_tokens = o.batch_tokens,
+StepWork step_work(const CostOptions& o, int64_t gpus) {
+  return {.batch_tokens = o.gpu_tokens ? static_cast<double>(*o.gpu_tokens * gpus) : o.batch_tokens,
           .sequence_length = o.sequence_length,
           .utilisation = o.utilisation,
           .recompute = o.recompute,

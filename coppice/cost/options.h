@@ -39,7 +39,7 @@ struct CostOptions {
   std::optional<double> device_flops, device_memory_rate, device_network_rate;
   std::optional<std::string> cluster;
   std::vector<int64_t> gpus;
-  std::optional<int64_t> micro_batch;
+  std::optional<int64_t> gpu_tokens, micro_batch;
   bool once_per_rank = false;
 
   bool measure = false;
@@ -91,6 +91,8 @@ struct CostOptions {
               "ethernet-100g, ethernet-25g, ethernet-10g, or a file of measured points (docs/scaling.md)"),
         field("gpus", &O::gpus,
               "numbers of GPUs to simulate; the first takes the place of --data-parallel in the rest of the output"),
+        field("gpu-tokens", &O::gpu_tokens,
+              "tokens of one GPU per optimizer step, in simulated steps; takes the place of --batch-tokens"),
         field("micro-batch", &O::micro_batch, "sequences of one GPU per forward pass, in simulated steps (default: 1)"),
         field("once-per-rank", &O::once_per_rank,
               "in simulated steps, send a token once to a GPU that has several of its experts"),
@@ -125,7 +127,8 @@ int64_t measured_tokens(const CostOptions& options);
 /// The numbers of GPUs to simulate; the first is that of the rest of the plan. Without --gpus: --data-parallel.
 std::vector<int64_t> simulated_gpus(const CostOptions& options);
 
-StepWork step_work(const CostOptions& options);
+/// The work of a step on `gpus` GPUs.
+StepWork step_work(const CostOptions& options, int64_t gpus);
 
 /// Throws   Error{kUsage}: a dtype that training state cannot have.
 StateBytes state_bytes(const CostOptions& options);

@@ -120,12 +120,12 @@ Scaling simulate_scaling(const ModelSize& before, const ModelSize& after, const 
                          const CostOptions& options) {
   Scaling scaling{.cluster = find_cluster(*options.cluster)};
   const StateBytes bytes = state_bytes(options);
-  const StepWork work = step_work(options);
-  const Exchange exchange = exchange_of(bytes, work);
   for (const int64_t gpus : simulated_gpus(options)) {
     const Parallelism first = parallelism_of(options, gpus, false), then = parallelism_of(options, gpus, true);
     check_parallelism(first, before.experts, before.experts);
     check_parallelism(then, after.experts, after.experts);
+    const StepWork work = step_work(options, gpus);
+    const Exchange exchange = exchange_of(bytes, work);
     const double tokens = work.batch_tokens / static_cast<double>(gpus);
     scaling.rows.push_back({.gpus = gpus,
                             .expert_parallel_before = first.expert,

@@ -175,7 +175,7 @@ SimulatedStep simulate_step(const ModelSize& size, const Device& device, const C
     throw Error(ErrorCode::kUsage,
                 cat("batch-tokens: ", number_text(work.batch_tokens, 9), " tokens over ", parallelism.data,
                     " ranks are fewer than one sequence of ", number_text(work.sequence_length, 9),
-                    " for each (increase --batch-tokens, or decrease --sequence-length)"));
+                    " for each (increase --batch-tokens or --gpu-tokens, or decrease --sequence-length)"));
   }
   return Simulation(size, device, cluster, parallelism, bytes, work).run();
 }

@@ -56,6 +56,8 @@ CASES = [  # the command, the option without effect, and why; the value is often
     ("plan moe --step-time-before 1 --step-time-after 2", "--sequence-length 4096", "step times are given"),
     ("plan moe --step-time-before 1 --step-time-after 2", "--cluster nvlink4-ndr", "step times are given"),
     ("plan moe", "--gpus 8", "it requires --cluster"),
+    ("plan moe", "--gpu-tokens 4096", "it requires --cluster"),
+    ("plan moe --cluster nvlink4-ndr --gpu-tokens 4096", "--batch-tokens 4194304", "--gpu-tokens gives the tokens"),
     ("plan moe", "--micro-batch 1", "it requires --cluster"),
     ("plan moe", "--once-per-rank", "it requires --cluster"),
     ("plan moe --cluster nvlink4-ndr --gpus 8", "--data-parallel 1", "--gpus gives the number of ranks"),

@@ -96,6 +96,12 @@ TEST_F(CostPlanOf, SimulatesEveryNumberOfGpusOnACluster) {
   EXPECT_NEAR(parts, after.at("seconds").as_double(), 1e-12);
 }
 
+TEST_F(CostPlanOf, KeepsTheTokensOfAGpu) {
+  const CostEstimate found = plan({.cluster = "nvlink4-ndr", .gpus = {8, 64}, .gpu_tokens = 8192});
+  EXPECT_EQ(found.batch_tokens, 8 * 8192);
+  for (const ScalingRow& row : found.scaling->rows) EXPECT_EQ(row.tokens, 8192) << row.gpus;
+}
+
 TEST_F(CostPlanOf, OptionsOfAClusterAreRefusedByName) {
   refuses({.cluster = "nvlink4"}, {"cluster", "nvlink4", "nvlink4-ndr"});
   refuses({.gpus = {8}}, {"--gpus", "--cluster"});
@@ -109,6 +115,10 @@ TEST_F(CostPlanOf, OptionsOfAClusterAreRefusedByName) {
   refuses({.expert_parallel = 8, .cluster = "nvlink4-ndr", .gpus = {8, 4}}, {"expert-parallel: 8"});
   refuses({.expert_parallel = 4, .expert_parallel_after = 32, .cluster = "nvlink4-ndr", .gpus = {64}},
           {"16 experts", "32 ranks"});
+  refuses({.gpu_tokens = 4096}, {"--gpu-tokens", "--cluster"});
+  refuses({.cluster = "nvlink4-ndr", .gpus = {8}, .gpu_tokens = 2048}, {"8 ranks", "fewer than one sequence"});
+  refuses({.cluster = "nvlink4-ndr", .gpu_tokens = 0}, {"gpu-tokens: 0"});
+  refuses({.batch_tokens = 8192, .cluster = "nvlink4-ndr", .gpu_tokens = 8192}, {"--batch-tokens", "--gpu-tokens"});
   refuses({.cluster = "nvlink4-ndr", .micro_batch = 0}, {"micro-batch: 0"});
   refuses({.step_time_before = 1, .step_time_after = 2, .cluster = "nvlink4-ndr"}, {"--cluster", "given"});
 }
