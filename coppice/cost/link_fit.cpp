@@ -55,9 +55,9 @@ std::vector<double> numbers_of(std::string_view line, const std::string& place) 
   std::vector<double> numbers;
   for (size_t at = 0; (at = line.find_first_not_of(" \t\r", at)) != std::string_view::npos;) {
     const size_t end = std::min(line.find_first_of(" \t\r", at), line.size());
-    const auto value = number_of(line.substr(at, end - at));
-    if (!value)
-      refuse(cat(place, ": '", shown(line.substr(at, end - at)), "' is no number (wanted ranks, bytes, seconds)"));
+    const std::string_view word = line.substr(at, end - at);
+    const auto value = number_of(word);
+    if (!value) refuse(cat(place, ": '", shown(word.substr(0, 40)), "' is no number; wanted ranks, bytes and seconds"));
     numbers.push_back(*value);
     at = end;
   }
@@ -87,6 +87,7 @@ LinkFit fit_link(std::span<const LinkPoint> points) {
     per_byte = sums.x / sums.xx;
   }
   if (!(per_byte > 0)) refuse("measured points: times do not grow with the bytes (measure larger transfers)");
+  if (!std::isfinite(latency) || !std::isfinite(1 / per_byte)) refuse("measured points: values are too far apart");
   LinkFit fit{.link = {1 / per_byte, latency}};
   for (const LinkPoint& point : points) {
     const double predicted = link_seconds(fit.link, point.ranks, point.bytes);
@@ -96,10 +97,14 @@ LinkFit fit_link(std::span<const LinkPoint> points) {
 }
 
 std::vector<LinkPoint> read_points(const std::filesystem::path& path) {
+  return parse_points(read_file(path, kMostBytes), path.string());
+}
+
+std::vector<LinkPoint> parse_points(std::string_view text, std::string_view source) {
   std::vector<LinkPoint> points;
   size_t number = 0;
-  for (const std::string& line : split(read_file(path, kMostBytes), '\n')) {
-    const std::string place = cat(path, ":", ++number);
+  for (const std::string& line : split(text, '\n')) {
+    const std::string place = cat(source, ":", ++number);
     const auto values = numbers_of(std::string_view(line).substr(0, line.find('#')), place);
     if (values.empty()) continue;
     const bool has_ranks = values[0] >= 2 && values[0] <= 1e9 && values[0] == std::floor(values[0]);

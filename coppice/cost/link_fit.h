@@ -35,4 +35,7 @@ LinkFit fit_link(std::span<const LinkPoint> points);
 /// Throws   Error{kNotFound, kIo}; Error{kFormat} naming file and line.
 std::vector<LinkPoint> read_points(const std::filesystem::path& path);
 
+/// The same from text; `source` names it in errors.
+std::vector<LinkPoint> parse_points(std::string_view text, std::string_view source);
+
 }  // namespace coppice::cost
