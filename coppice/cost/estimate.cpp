@@ -220,7 +220,9 @@ CostEstimate estimate_cost(const families::Model& model, const CostOptions& o,
   check_parallelism(estimate.parallelism_after, estimate.after.experts, estimate.after.experts);
   estimate.memory_before = device_memory(estimate.before, estimate.parallelism, estimate.state);
   estimate.memory_after = device_memory(estimate.after, estimate.parallelism_after, estimate.state);
-  const Exchange exchange = exchange_of(estimate.state, step_work(o, estimate.parallelism.data));
+  const StepWork work = step_work(o, estimate.parallelism.data);
+  const Exchange exchange =
+      exchange_of(estimate.state, work, work.batch_tokens / static_cast<double>(estimate.parallelism.data));
   estimate.all_to_all_before = all_to_all_bytes(estimate.before, estimate.parallelism, exchange);
   estimate.all_to_all_after = all_to_all_bytes(estimate.after, estimate.parallelism_after, exchange);
   estimate.measured = measured;

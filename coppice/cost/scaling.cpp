@@ -125,8 +125,8 @@ Scaling simulate_scaling(const ModelSize& before, const ModelSize& after, const 
     check_parallelism(first, before.experts, before.experts);
     check_parallelism(then, after.experts, after.experts);
     const StepWork work = step_work(options, gpus);
-    const Exchange exchange = exchange_of(bytes, work);
     const double tokens = work.batch_tokens / static_cast<double>(gpus);
+    const Exchange exchange = exchange_of(bytes, work, tokens);
     scaling.rows.push_back({.gpus = gpus,
                             .expert_parallel_before = first.expert,
                             .expert_parallel_after = then.expert,

@@ -32,7 +32,7 @@ class Simulation {
         bytes_(bytes),
         work_(work),
         tokens_(work.batch_tokens / static_cast<double>(parallelism.data)),
-        micro_batches_(work.micro_tokens > 0 ? std::max(1.0, std::round(tokens_ / work.micro_tokens)) : 1),
+        micro_batches_(micro_batches(work, tokens_)),
         layers_(detail::layer_times(size, device, parallelism, bytes, work, tokens_ / micro_batches_)),
         exchange_(exchange()),
         crosses_(expert_ranks(cluster, parallelism).crosses()) {}
@@ -64,7 +64,9 @@ class Simulation {
       return all_to_all_seconds(cluster_, expert_ranks(cluster_, parallelism_),
                                 vector_count * static_cast<double>(row.vector()) + other_bytes);
     };
-    return {.forward_s = seconds(vectors, rows * (RowBytes::kGate + RowBytes::kExpert)) + seconds(vectors, 0),
+    const auto elsewhere = static_cast<double>(size_.experts - size_.experts / parallelism_.expert);
+    const double counts_s = seconds(0, elsewhere * RowBytes::kCount);
+    return {.forward_s = counts_s + seconds(vectors, rows * RowBytes::kGate) + seconds(vectors, 0),
             .backward_s = seconds(vectors, 0) + seconds(vectors, rows * RowBytes::kGate)};
   }
 

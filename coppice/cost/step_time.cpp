@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <string>
 
 #include "coppice/base/check.h"
@@ -41,6 +42,14 @@ double flops_per_token(const ModelSize& size, double sequence_length, bool recom
   return (recompute ? 4 : 3) * layers + 6 * lookup;
 }
 
+double micro_batches(const StepWork& work, double tokens) {
+  return work.micro_tokens > 0 ? std::max(1.0, std::ceil(tokens / work.micro_tokens)) : 1;
+}
+
+Exchange exchange_of(const StateBytes& bytes, const StepWork& work, double tokens) {
+  return {bytes.weight, work.recompute, work.once_per_rank, micro_batches(work, tokens)};
+}
+
 double optimizer_seconds(const ModelSize& size, const Device& device, const Parallelism& parallelism,
                          const StateBytes& bytes) {
   const auto ranks = static_cast<double>(parallelism.zero1 ? parallelism.data : 1);
@@ -53,7 +62,7 @@ double optimizer_seconds(const ModelSize& size, const Device& device, const Para
 StepEstimate estimate_step(const ModelSize& size, const Device& device, const Parallelism& parallelism,
                            const StateBytes& bytes, const StepWork& work) {
   const double tokens = work.batch_tokens / static_cast<double>(parallelism.data);
-  const Traffic traffic = expected_traffic(size, parallelism, bytes, tokens, exchange_of(bytes, work));
+  const Traffic traffic = expected_traffic(size, parallelism, bytes, tokens, exchange_of(bytes, work, tokens));
   return {.compute_s = flops_per_token(size, work.sequence_length, work.recompute) * tokens /
                        (device.flops_per_s * work.utilisation),
           .optimizer_s = optimizer_seconds(size, device, parallelism, bytes),

@@ -31,10 +31,11 @@ struct StepWork {
   bool once_per_rank = false;  ///< a token goes once to a rank with several of its experts (simulated steps)
 };
 
-/// The exchange of rows in such steps. Activations have the dtype of the weights.
-inline Exchange exchange_of(const StateBytes& bytes, const StepWork& work) {
-  return {bytes.weight, work.recompute, work.once_per_rank};
-}
+/// Micro-batches of a rank's `tokens`.
+double micro_batches(const StepWork& work, double tokens);
+
+/// The exchange of rows in such steps, for a rank that sees `tokens`. Activations have the dtype of the weights.
+Exchange exchange_of(const StateBytes& bytes, const StepWork& work, double tokens);
 
 /// The parts of a step's time, without overlap.
 struct StepEstimate {

@@ -11,16 +11,17 @@ uint64_t sharded_bytes(std::span<const int64_t> buckets, int64_t ranks, int64_t 
   uint64_t shard_values = 0;
   for (const int64_t values : buckets) {
     COPPICE_CHECK(values >= 0, "a bucket of fewer than 0 values");
-    shard_values += static_cast<uint64_t>((values + ranks - 1) / ranks);
+    const int64_t unit = ranks * kShardAlign;
+    shard_values += static_cast<uint64_t>((values + unit - 1) / unit * kShardAlign);
   }
   return shard_values * static_cast<uint64_t>(ranks - 1) * static_cast<uint64_t>(value_bytes);
 }
 
-uint64_t exchange_bytes(const RowBytes& row, std::span<const ExchangedRows> exchanges) {
+uint64_t exchange_bytes(const RowBytes& row, int64_t experts_elsewhere, std::span<const ExchangedRows> exchanges) {
   uint64_t bytes = 0;
   for (const auto& [left, came] : exchanges) {
     COPPICE_CHECK(left >= 0 && came >= 0, "fewer than 0 rows");
-    bytes += static_cast<uint64_t>(left * row.of_token()) + static_cast<uint64_t>(came * row.of_expert());
+    bytes += static_cast<uint64_t>(left * row.of_token() + came * row.of_expert() + row.of_counts(experts_elsewhere));
   }
   return bytes;
 }
@@ -55,17 +56,19 @@ double all_to_all_bytes(const ModelSize& size, const Parallelism& parallelism, c
 Traffic expected_traffic(const ModelSize& size, const Parallelism& parallelism, const StateBytes& bytes, double tokens,
                          const Exchange& exchange) {
   const auto [experts, others] = local_parameters(size, parallelism);
-  const int64_t replicas = parallelism.data / parallelism.expert;
-  const auto sharded = [&](int64_t value_bytes) {
-    const auto of = [&](double values, int64_t ranks) {
-      const auto bucket = static_cast<int64_t>(std::ceil(values));
-      return sharded_bytes({&bucket, 1}, ranks, value_bytes);
-    };
-    return of(experts, replicas) + of(others, parallelism.data);
+  const auto ranks = static_cast<double>(parallelism.data), groups = static_cast<double>(parallelism.expert);
+  const auto to_others = [](double values, double n) { return values * (n - 1) / n; };
+  const double sharded = to_others(experts, ranks / groups) + to_others(others, ranks);
+  const auto sent = [&](int64_t value_bytes) {
+    return static_cast<uint64_t>(std::llround(sharded * static_cast<double>(value_bytes)));
   };
-  return {.reduce_scatter = sharded(bytes.gradient),
-          .all_gather = sharded(parallelism.zero1 ? bytes.weight : bytes.gradient),
-          .all_to_all = static_cast<uint64_t>(std::llround(all_to_all_bytes(size, parallelism, exchange) * tokens))};
+  const RowBytes row{size.model_dim, exchange.activation_bytes, exchange.recompute};
+  const int64_t elsewhere = size.experts - size.experts / parallelism.expert;
+  const double counts = exchange.micro_batches * static_cast<double>(size.moe_layers * row.of_counts(elsewhere));
+  return {.reduce_scatter = sent(bytes.gradient),
+          .all_gather = sent(parallelism.zero1 ? bytes.weight : bytes.gradient),
+          .all_to_all =
+              static_cast<uint64_t>(std::llround(all_to_all_bytes(size, parallelism, exchange) * tokens + counts))};
 }
 
 }  // namespace coppice::cost

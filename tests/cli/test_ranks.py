@@ -55,9 +55,9 @@ def test_slow_links_take_their_time_and_bytes_are_compared(world):
     one, two, counted = found
     assert float(two[2]) > float(one[2]) + 100 and float(two[6]) > 0
     assert counted[:3] == ["2", "2", "all_to_all"] and counted[4] == "1,234"
-    # 1024 / 2 tokens of top-2 in 2 layers; half of the rows leave a rank: 4 times their vector, two gates and an expert.
+    # 1024 / 2 tokens of top-2 in every layer; half of the rows leave a rank: 4 times their vector and two gates. Counts for 4 experts in each of 4 micro-batches.
     config = json.loads((world / "one/checkpoints/step-00000008/config.json").read_text())
-    assert int(counted[3].replace(",", "")) == 512 * 2 * config["num_hidden_layers"] // 2 * (4 * 4 * config["hidden_size"] + 16)
+    assert int(counted[3].replace(",", "")) == config["num_hidden_layers"] * (512 * (4 * 4 * config["hidden_size"] + 8) + 4 * 4 * 8)
 
 
 def test_what_is_missing_is_named(world, tmp_path):

@@ -99,7 +99,7 @@ TEST(SimulatedStepOf, SendsEverythingThatTheTrafficCounts) {
       work.recompute = recompute;
       work.micro_tokens = 2048;
       const SimulatedStep step = simulate_step(some_model(), device("h100"), even, ranks, {}, work);
-      const Traffic sent = expected_traffic(some_model(), ranks, {}, 8192, exchange_of({}, work));
+      const Traffic sent = expected_traffic(some_model(), ranks, {}, 8192, exchange_of({}, work, 8192));
       EXPECT_NEAR(step.all_to_all_s, static_cast<double>(sent.all_to_all) / 1e9, 1e-6 * step.total_s);
       const double sums = step.reduce_s + step.hidden_reduce_s + step.gather_s + step.hidden_gather_s;
       EXPECT_NEAR(sums, static_cast<double>(sent.reduce_scatter + sent.all_gather) / 1e9, 1e-6 * step.total_s);

@@ -13,7 +13,7 @@ namespace {
 // The ring itself: in each of n - 1 turns a rank hands on one shard of the padded bucket.
 uint64_t sent_by_a_ring(int64_t values, int64_t ranks, int64_t value_bytes) {
   int64_t padded = values;
-  while (padded % ranks != 0) ++padded;
+  while (padded % (64 * ranks) != 0) ++padded;
   uint64_t sent = 0;
   for (int64_t turn = 1; turn < ranks; ++turn) sent += static_cast<uint64_t>(padded / ranks * value_bytes);
   return sent;
@@ -27,21 +27,23 @@ TEST(ShardedBytes, AreWhatARingSendsOfPaddedBuckets) {
     EXPECT_EQ(sharded_bytes(buckets, ranks, 4), sent) << ranks;
   }
   EXPECT_EQ(sharded_bytes(buckets, 1, 4), 0u) << "one rank sends nothing";
-  EXPECT_EQ(sharded_bytes(std::array<int64_t, 1>{1000}, 4, 2), 1500u) << "3/4 of 1000 values of 2 bytes";
+  EXPECT_EQ(sharded_bytes(std::array<int64_t, 1>{1024}, 4, 2), 1536u) << "3/4 of 1024 values of 2 bytes";
+  EXPECT_EQ(sharded_bytes(std::array<int64_t, 1>{1000}, 4, 2), 1536u) << "of the padded bucket";
 }
 
-// Forward: the row with its gate and expert, and the result; backward: their gradients, and the gate's.
+// Forward: counts for 6 experts, the row with its gate, and the result; backward: their gradients, and the gate's.
 TEST(ExchangeBytes, CountEachTransferOfARow) {
   const RowBytes row{.model_dim = 16, .activation_bytes = 2};
-  const std::array<ExchangedRows, 1> left = {{{.left = 1}}}, came = {{{.came = 1}}};
-  EXPECT_EQ(exchange_bytes(row, left), 32u + 4 + 8 + 32);
-  EXPECT_EQ(exchange_bytes(row, came), 32u + 32 + 4);
+  const std::array<ExchangedRows, 1> none = {{{}}}, left = {{{.left = 1}}}, came = {{{.came = 1}}};
+  EXPECT_EQ(exchange_bytes(row, 6, none), 6u * 8);
+  EXPECT_EQ(exchange_bytes(row, 6, left), 48u + 32 + 4 + 32);
+  EXPECT_EQ(exchange_bytes(row, 6, came), 48u + 32 + 32 + 4);
   const RowBytes again{.model_dim = 16, .activation_bytes = 2, .recompute = true};
-  EXPECT_EQ(exchange_bytes(again, left), 2u * (32 + 4 + 8) + 32) << "the forward exchange twice";
-  EXPECT_EQ(exchange_bytes(again, came), 2u * 32 + 32 + 4);
+  EXPECT_EQ(exchange_bytes(again, 6, left), 2u * (48 + 32 + 4) + 32) << "the forward exchange twice";
+  EXPECT_EQ(exchange_bytes(again, 6, came), 2u * (48 + 32) + 32 + 4);
   const std::array<ExchangedRows, 2> two = {{{3, 5}, {0, 2}}};
-  EXPECT_EQ(exchange_bytes(row, two), 3u * 76 + 7u * 68);
-  EXPECT_EQ(exchange_bytes(row, {}), 0u);
+  EXPECT_EQ(exchange_bytes(row, 6, two), 2u * 48 + 3u * 68 + 7u * 68);
+  EXPECT_EQ(exchange_bytes(row, 6, {}), 0u);
 }
 
 // All choices of K of 8 experts on 4 ranks, seen from rank 0.
@@ -80,7 +82,7 @@ TEST(ExpectedTraffic, IsThatOfItsCollectives) {
   EXPECT_EQ(found.all_gather, 2u * (7 * 25 + 1 * 100)) << "in the dtype of the weights";
   // Rows of one layer that leave a rank: 10 tokens, top-2, 3 of 4. As many come.
   const std::vector<ExchangedRows> exchanges(3, {.left = 15, .came = 15});
-  EXPECT_EQ(found.all_to_all, exchange_bytes({.model_dim = 16}, exchanges));
+  EXPECT_EQ(found.all_to_all, exchange_bytes({.model_dim = 16}, 6, exchanges));
   EXPECT_EQ(found.total(), found.reduce_scatter + found.all_gather + found.all_to_all);
 }
 
@@ -98,8 +100,8 @@ TEST(AllToAll, IsSmallerIfATokenGoesOnceToARank) {
                once = all_to_all_bytes(thousand(), ranks, {.once_per_rank = true});
   const double vectors = expected_vectors(1, 2, 4, 8) / expected_rows(1, 2, 4);
   EXPECT_LT(vectors, 1);
-  EXPECT_NEAR(once, 3 * 1.5 * (4 * 32 * vectors + 16), 1e-9);
-  EXPECT_NEAR(each, 3 * 1.5 * (4 * 32 + 16), 1e-9);
+  EXPECT_NEAR(once, 3 * 1.5 * (4 * 32 * vectors + 8), 1e-9);
+  EXPECT_NEAR(each, 3 * 1.5 * (4 * 32 + 8), 1e-9);
 }
 
 }  // namespace
