@@ -75,7 +75,14 @@ Json link_json(const Link& link) {
 
 std::vector<std::string> Scaling::reasons(int64_t experts_before, int64_t experts_after) const {
   std::vector<std::string> out;
-  for (const ScalingRow& row : rows) out.push_back(reason(row, experts_before, experts_after));
+  for (const ScalingRow& row : rows) {
+    out.push_back(reason(row, experts_before, experts_after));
+    if (fits(row.state_after)) continue;
+    const bool neither = !fits(row.state_before);
+    out.back() +=
+        cat(" It does not fit: the training state of a GPU with ", neither ? experts_before : experts_after,
+            " experts takes ", bytes_text(neither ? row.state_before : row.state_after), " without activations.");
+  }
   return out;
 }
 
@@ -105,6 +112,7 @@ Json Scaling::to_json() const {
         Json::object({{"gpus", row.gpus},
                       {"tokens_per_gpu", row.tokens},
                       {"ratio", row.ratio()},
+                      {"fits", Json::array({Json(fits(row.state_before)), Json(fits(row.state_after))})},
                       {"before", step_json(row.before, row.traffic_before, row.expert_parallel_before)},
                       {"after", step_json(row.after, row.traffic_after, row.expert_parallel_after)}}));
   }
@@ -118,7 +126,7 @@ Parallelism parallelism_of(const CostOptions& options, int64_t gpus, bool is_aft
 
 Scaling simulate_scaling(const ModelSize& before, const ModelSize& after, const Device& device,
                          const CostOptions& options) {
-  Scaling scaling{.cluster = find_cluster(*options.cluster)};
+  Scaling scaling{.cluster = find_cluster(*options.cluster), .memory_bytes = device.memory_bytes};
   const StateBytes bytes = state_bytes(options);
   for (const int64_t gpus : simulated_gpus(options)) {
     const Parallelism first = parallelism_of(options, gpus, false), then = parallelism_of(options, gpus, true);
@@ -134,7 +142,9 @@ Scaling simulate_scaling(const ModelSize& before, const ModelSize& after, const 
                             .traffic_before = expected_traffic(before, first, bytes, tokens, exchange),
                             .traffic_after = expected_traffic(after, then, bytes, tokens, exchange),
                             .before = simulate_step(before, device, scaling.cluster, first, bytes, work),
-                            .after = simulate_step(after, device, scaling.cluster, then, bytes, work)});
+                            .after = simulate_step(after, device, scaling.cluster, then, bytes, work),
+                            .state_before = device_memory(before, first, bytes).total(),
+                            .state_after = device_memory(after, then, bytes).total()});
   }
   return scaling;
 }

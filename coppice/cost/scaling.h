@@ -17,18 +17,23 @@ struct ScalingRow {
   double tokens = 0;  ///< of one GPU in one step
   Traffic traffic_before, traffic_after;
   SimulatedStep before, after;
+  uint64_t state_before = 0, state_after = 0;  ///< bytes of one GPU without activations
 
   double ratio() const { return after.total_s / before.total_s; }
 };
 
 struct Scaling {
   Cluster cluster;
+  double memory_bytes = 0;       ///< of one GPU; 0 if it is not known
   std::vector<ScalingRow> rows;  ///< one for each of --gpus
 
-  /// What the difference between N and E consists of, one sentence a row.
+  /// What the difference between N and E consists of, and whether the training state fits, for each row.
   std::vector<std::string> reasons(int64_t experts_before, int64_t experts_after) const;
   std::string to_text(int64_t experts_before, int64_t experts_after) const;
   Json to_json() const;
+
+ private:
+  bool fits(uint64_t state) const { return memory_bytes == 0 || static_cast<double>(state) <= memory_bytes; }
 };
 
 /// The ranks of `options` on `gpus` GPUs; with `is_after` those of the model with N experts.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "coppice/cost/options.h"
 #include "tests/testing/errors.h"
 
 namespace coppice::cost {
@@ -23,6 +24,16 @@ TEST(ClusterRows, AreUsable) {
     EXPECT_GE(cluster.node.bytes_per_s, cluster.network.bytes_per_s) << cluster.name;
   }
   expect_error(ErrorCode::kUsage, {"nvlink4-nrd", "nvlink4-ndr"}, [] { (void)find_cluster("nvlink4-nrd"); });
+}
+
+TEST(ClusterRows, AreTheOnesThatTheHelpNames) {
+  CostOptions options;
+  const auto specs = option_specs(options);
+  const auto option = std::ranges::find(specs, "cluster", &OptionSpec::name);
+  ASSERT_NE(option, specs.end());
+  for (const Cluster& cluster : clusters())
+    EXPECT_NE(option->help.find(cluster.name + ","), std::string::npos) << cluster.name;
+  EXPECT_EQ(static_cast<size_t>(std::ranges::count(option->help, ',')), clusters().size());
 }
 
 TEST(ClusterCheck, RefusesWhatCannotBe) {

@@ -7,6 +7,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 SimulatedStep step(double compute, double all_to_all, double reduce) {
   return {
@@ -32,6 +33,25 @@ TEST(ScalingReasons, AreTheSharesOfTheDifference) {
                   "consists of: compute 200 %, all-to-all -100 %.",
                   "512 GPUs: a step takes 0.75 times as long with 64 experts as with 32. The difference of 500 "
                   "ms consists of: all-to-all 100 %."));
+}
+
+TEST(ScalingReasons, SayWhatDoesNotFit) {
+  Scaling scaling = made();
+  scaling.memory_bytes = 100;
+  scaling.rows.resize(3);
+  scaling.rows[0].state_after = 100;
+  scaling.rows[1].state_after = 101;
+  scaling.rows[2].state_before = 200;
+  scaling.rows[2].state_after = 300;
+  const auto reasons = scaling.reasons(32, 64);
+  EXPECT_THAT(reasons[0], Not(HasSubstr("fit")));
+  EXPECT_THAT(reasons[1], HasSubstr("It does not fit: the training state of a GPU with 64 experts takes 101 bytes"));
+  EXPECT_THAT(reasons[2], HasSubstr("It does not fit: the training state of a GPU with 32 experts takes 200 bytes"));
+  const Json fits = scaling.to_json().at("rows").items()[1].at("fits");
+  EXPECT_TRUE(fits.items()[0].as_bool());
+  EXPECT_FALSE(fits.items()[1].as_bool());
+  scaling.memory_bytes = 0;
+  EXPECT_THAT(scaling.reasons(32, 64)[2], Not(HasSubstr("fit"))) << "the memory is not known";
 }
 
 TEST(ScalingText, HasTwoLinesForEachNumberOfGpus) {
