@@ -1,6 +1,6 @@
 """Training runs on several ranks beside the steps that `coppice plan --cluster` simulates for them.
 
-usage: ranks.py POINTS RUN RANKS=RUN... [--own-machines]     RANKS: 2, or 4x2 for 4 ranks with experts over groups of 2
+usage: ranks.py POINTS RUN RANKS=RUN... [--own-machines]     such as 2=runs/two
 
 POINTS are timed collectives of these ranks (docs/scaling.md). The first RUN is on one rank and left a checkpoint: its step time stands for the speed of the machine. The other
 runs have the same settings. All ranks of a run share that machine, so each has its part of the speed; with --own-machines each has all of it. A run's time is the median over
@@ -29,6 +29,7 @@ class Run:
         self.directory = pathlib.Path(directory)
         settings = tomllib.loads((self.directory / "config.toml").read_text())
         self.train, self.sequence = settings["train"], settings["data"]["sequence_length"]
+        self.groups = settings.get("parallel", {}).get("expert", 1)
         lines = [json.loads(line) for line in (self.directory / "metrics.jsonl").read_text().splitlines()]
         self.steps = [line for line in lines if "tokens_per_s" in line][WARM_UP:]
         if not self.steps:
@@ -46,13 +47,13 @@ class Run:
         return found[-1]
 
 
-def simulate(model, run, points, ranks, groups, flops_per_s):
+def simulate(model, run, points, ranks, flops_per_s):
     """The simulated step of a run's model, as `plan --json` has it."""
     is_f32 = run.train["dtype"] == "f32"
-    command = [COPPICE, "plan", model, "--cluster", points, "--gpus", ranks, "--expert-parallel", groups, *(["--zero1"] if ranks > 1 else []),
+    command = [COPPICE, "plan", model, "--cluster", points, "--gpus", ranks, "--expert-parallel", run.groups, *(["--zero1"] if ranks > 1 else []),
                "--weight-dtype", "f32" if is_f32 else "bf16", "--master-dtype", "none" if is_f32 else "f32", "--batch-tokens", run.train["batch_tokens"],
                "--sequence-length", run.sequence, "--micro-batch", run.train["micro_batch"], "--utilisation", 1, "--device-flops", flops_per_s, "--device-memory-rate", 1e30,
-               "--json", "--quiet"]
+               *(["--recompute"] if run.train.get("recompute") else []), "--json", "--quiet"]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stderr}")
@@ -69,21 +70,21 @@ def main():
     single = Run(options.run)
     model = single.checkpoint()
     guess = 1e9
-    speed = guess * simulate(model, single, options.points, 1, 1, guess)["seconds"] / single.seconds
+    speed = guess * simulate(model, single, options.points, 1, guess)["seconds"] / single.seconds
     print("| ranks | experts over | simulated ms | measured ms | error | compute | all-to-all | gradients | values |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     bytes_lines = []
     for word in [f"1={options.run}", *options.others]:
-        parsed = re.fullmatch(r"(\d+)(?:x(\d+))?=(.+)", word)
+        parsed = re.fullmatch(r"(\d+)=(.+)", word)
         if not parsed:
-            sys.exit(f"{word}: wanted RANKS=RUN, such as 2=runs/two or 4x2=runs/four")
-        ranks, groups, run = int(parsed[1]), int(parsed[2] or 1), Run(parsed[3])
-        step = simulate(model, run, options.points, ranks, groups, speed / (1 if options.own_machines else ranks))
+            sys.exit(f"{word}: wanted RANKS=RUN, such as 2=runs/two")
+        ranks, run = int(parsed[1]), Run(parsed[2])
+        step = simulate(model, run, options.points, ranks, speed / (1 if options.own_machines else ranks))
         parts = " | ".join(f"{1e3 * step[part]:.1f}" for part in ("compute", "all_to_all", "reduce", "gather"))
         error = round(100 * (step["seconds"] / run.seconds - 1), 1) + 0.0  # no "-0.0"
-        print(f"| {ranks} | {groups} | {1e3 * step['seconds']:.1f} | {1e3 * run.seconds:.1f} | {error:+.1f} % | {parts} |")
+        print(f"| {ranks} | {run.groups} | {1e3 * step['seconds']:.1f} | {1e3 * run.seconds:.1f} | {error:+.1f} % | {parts} |")
         for name in COLLECTIVES:
             if (counted := run.sent(name)) is not None:
-                bytes_lines.append(f"| {ranks} | {groups} | {name} | {step['sent_bytes'][name]:,} | {counted:,.0f} |")
+                bytes_lines.append(f"| {ranks} | {run.groups} | {name} | {step['sent_bytes'][name]:,} | {counted:,.0f} |")
     if bytes_lines:
         print("\n| ranks | experts over | collective | bytes by the formula | bytes counted |\n|---:|---:|---|---:|---:|", *bytes_lines, sep="\n")
 
