@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "coppice/families/model_config.h"
+#include "coppice/kernels/attention.h"
 #include "coppice/nn/decoder.h"
 
 namespace coppice::nn::detail {
@@ -29,10 +30,10 @@ class LayerWeights {
 struct BlockContext {
   const families::ModelConfig* config = nullptr;
   int64_t layer = 0;
-  int64_t positions = 0;        ///< S
-  at::Tensor cos_SR, sin_SR;    ///< f32; [T, R] if documents start inside sequences
-  at::Tensor start_BS;          ///< ForwardOptions::document_start_BS
-  at::Tensor selection_bias_E;  ///< undefined if the layer has none
+  int64_t positions = 0;         ///< S
+  at::Tensor cos_SR, sin_SR;     ///< f32; [T, R] if documents start inside sequences
+  kernels::Documents documents;  ///< ForwardOptions::document_start_BS
+  at::Tensor selection_bias_E;   ///< undefined if the layer has none
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
   bool keep_routing = false, with_aux_loss = false, with_z_loss = false, with_output_sq = false;
   BalanceForm balance_form = BalanceForm::kPerLayer;

@@ -22,17 +22,27 @@ COPPICE_ANYWHERE inline void check_expert(int64_t expert, int64_t experts) {
 #endif
 }
 
-/// Pairs of one expert in one chunk, piece chunk * E + expert.
+/// The pairs of a chunk in which a piece looks for those of one expert: piece chunk * E + expert.
+struct ExpertInChunk {
+  int64_t expert, begin, end;
+
+  COPPICE_ANYWHERE ExpertInChunk(const PairOrder& order, int64_t piece)
+      : expert(piece % order.experts), begin(piece / order.experts * kChunkPairs), end(begin + kChunkPairs) {
+    const int64_t pairs = order.tokens * order.top_k;
+    if (end > pairs) end = pairs;
+  }
+};
+
+/// Counts the pairs of one expert in one chunk.
 struct CountPairs {
   PairOrder order;
   int32_t* chunk_count;
   COPPICE_ANYWHERE void operator()(int64_t piece) const {
-    const int64_t chunk = piece / order.experts, expert = piece % order.experts, begin = chunk * kChunkPairs;
-    const int64_t pairs = order.tokens * order.top_k, end = begin + kChunkPairs < pairs ? begin + kChunkPairs : pairs;
+    const ExpertInChunk of(order, piece);
     int32_t count = 0;
-    for (int64_t pair = begin; pair < end; ++pair) {
-      if (expert == 0) check_expert(order.index[pair], order.experts);
-      count += order.index[pair] == expert ? 1 : 0;
+    for (int64_t pair = of.begin; pair < of.end; ++pair) {
+      if (of.expert == 0) check_expert(order.index[pair], order.experts);
+      count += order.index[pair] == of.expert ? 1 : 0;
     }
     chunk_count[piece] = count;
   }
@@ -70,16 +80,15 @@ struct PlaceExperts {
   }
 };
 
-/// As CountPairs, with a row for each pair.
+/// Gives a row to each pair of one expert in one chunk.
 struct PlacePairs {
   PairOrder order;
   int32_t* chunk_count;
   COPPICE_ANYWHERE void operator()(int64_t piece) const {
-    const int64_t chunk = piece / order.experts, expert = piece % order.experts, begin = chunk * kChunkPairs;
-    const int64_t pairs = order.tokens * order.top_k, end = begin + kChunkPairs < pairs ? begin + kChunkPairs : pairs;
-    int32_t row = order.first_row[expert] + chunk_count[piece];
-    for (int64_t pair = begin; pair < end; ++pair) {
-      if (order.index[pair] != expert) continue;
+    const ExpertInChunk of(order, piece);
+    int32_t row = order.first_row[of.expert] + chunk_count[piece];
+    for (int64_t pair = of.begin; pair < of.end; ++pair) {
+      if (order.index[pair] != of.expert) continue;
       order.pair_of_row[row] = static_cast<int32_t>(pair);
       order.row_of_pair[pair] = row++;
     }
