@@ -326,13 +326,8 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   static const std::set<std::string> take_cpu_tensors{
       // as CUDA's do
       "aten::index", "aten::_index_put_impl_", "aten::index_put_", "aten::_unsafe_index"};
-  static const std::set<std::string> tell_the_host{
-      // a number, or the shape of their result
-      "aten::_local_scalar_dense", "aten::equal",    "aten::nonzero",
-      "aten::masked_select",       "aten::_unique2", "aten::unique_consecutive"};
   ++n_fallbacks;
   const auto& name = op.schema().name();
-  if (tell_the_host.contains(name)) ++n_to_host;
   last_operator = name.c_str();
   Call call(name);
   const size_t arguments = op.schema().arguments().size();

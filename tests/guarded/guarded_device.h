@@ -21,7 +21,7 @@ struct Counters {
   long fallbacks = 0;       ///< operators that ran
   long copied_outputs = 0;  ///< results that an operator allocated anew
   long allocations = 0;
-  long copies_to_host = 0;  ///< transfers for which a real device would be waited for, numbers and shapes among them
+  long copies_to_host = 0;  ///< transfers for which a real device would be waited for
 };
 Counters counters();
 

@@ -146,8 +146,8 @@ TEST(ScoresOnADevice, WaitForTheDeviceSeldom) {
     const auto model = f.model(layers == 1 ? "qwen3_moe" : "olmoe", {.num_layers = layers});
     const long before = guarded::counters().copies_to_host;
     (void)score_model(model, f.tokens, f.settings);
-    const long losses = 2, of_passes = 20 * layers, sums = 3 * layers;
-    EXPECT_EQ(guarded::counters().copies_to_host - before, losses + of_passes + sums) << layers;
+    const long of_passes = 20 * layers, sums = 3 * layers;  // the losses are read as numbers, which are not counted
+    EXPECT_EQ(guarded::counters().copies_to_host - before, of_passes + sums) << layers;
   }
 }
 
