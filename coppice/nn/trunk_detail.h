@@ -33,7 +33,7 @@ void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_
 /// The weight that a layer uses: for centred norms 1 + value, in f32 (bf16 would round it to steps of 1/128).
 at::Tensor weight_of(const Parameter& parameter);
 
-/// Sets the angles of `context.positions` positions, or of every token if `context.start_BS` is defined.
+/// Sets the angles of `context.positions` positions, or of every token if there are `context.documents`.
 void set_rotary_angles(BlockContext& context, AngleCache& angles);
 
 /// Rows of the embedding table as input of the first layer, [T, D] in the table's dtype; tokens come from the host.
