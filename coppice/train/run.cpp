@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <thread>
 
 #include "coppice/base/error.h"
 #include "coppice/base/interrupt.h"
@@ -77,6 +78,20 @@ std::optional<fs::path> checkpoint_to_resume(const TrainOptions& options) {
   }
   if (!options.resume) check_new_run(options.out, saved_settings(options));
   return options.resume ? std::optional(checkpoint_path(options.out, steps.back())) : std::nullopt;
+}
+
+// The lock of a run's directory. A launcher that starts all ranks again may do so while the first of those before is still
+// ending: it is waited for.
+io::DirectoryLock hold_run_soon(const fs::path& run, bool is_launched) {
+  const auto end = Clock::now() + (is_launched ? std::chrono::seconds(20) : std::chrono::seconds(0));
+  for (;;) {
+    try {
+      return hold_run(run);
+    } catch (const Error&) {
+      if (Clock::now() >= end) throw;
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    }
+  }
 }
 
 /// Identifies data without reading the tokens.
@@ -440,7 +455,9 @@ TrainResult train(const TrainOptions& options, const StepObserver& observer, std
   std::optional<io::DirectoryLock> held;
   const fs::path found = from_first_rank(world.get(), [&] {
     std::error_code none;
-    if (!options.out.empty() && fs::is_directory(options.out, none)) held = hold_run(options.out);
+    if (!options.out.empty() && fs::is_directory(options.out, none)) {
+      held = hold_run_soon(options.out, world != nullptr);
+    }
     return checkpoint_to_resume(options).value_or(fs::path()).string();
   });
   const auto resume_from = found.empty() ? std::nullopt : std::optional(found);
