@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "coppice/families/model_config.h"
+#include "coppice/kernels/attention.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/nn/expert_exchange.h"
 
@@ -32,7 +33,7 @@ struct BlockContext {
   int64_t layer = 0;
   int64_t positions = 0;                     ///< S
   at::Tensor cos_SR, sin_SR;                 ///< f32; [T, R] if documents start inside sequences
-  at::Tensor start_BS;                       ///< ForwardOptions::document_start_BS
+  kernels::Documents documents;              ///< ForwardOptions::document_start_BS
   at::Tensor selection_bias_E;               ///< undefined if the layer has none
   const ExpertExchange* exchange = nullptr;  ///< null: all experts are here; outlives the backward pass
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;

@@ -1,6 +1,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <tuple>
@@ -74,9 +75,10 @@ at::Tensor weight_of(const Parameter& parameter) {
 
 void set_rotary_angles(BlockContext& context, AngleCache& angles) {
   std::tie(context.cos_SR, context.sin_SR) = angles.of(context.positions);
-  if (!context.start_BS.defined()) return;
+  if (!context.documents.exist()) return;
+  const auto& start_BS = context.documents.start_BS;
   // Positions start again with each document: angles of every token instead of every position.
-  const auto position_T = (at::arange(context.positions, context.start_BS.options()) - context.start_BS).view({-1});
+  const auto position_T = (at::arange(context.positions, start_BS.options()) - start_BS).view({-1});
   context.cos_SR = context.cos_SR.index_select(0, position_T);
   context.sin_SR = context.sin_SR.index_select(0, position_T);
 }
@@ -120,7 +122,7 @@ at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t 
                        .first_token = options.first_token,
                        .visit_feed_forward = options.visit_feed_forward,
                        .visit_routing = options.visit_routing};
-  if (options.document_start_BS.defined()) context.start_BS = to_device(options.document_start_BS, x_TD.device());
+  context.documents = kernels::find_documents(options.document_start_BS, x_TD.device());
   set_rotary_angles(context, layers.angles);
   std::vector<std::vector<const Parameter*>> by_layer(static_cast<size_t>(layers.last - layers.first));
   for (const Parameter& p : layers.parameters) {
@@ -159,6 +161,12 @@ at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t 
     }
   }
   return out_TD;
+}
+
+void clear_sums(LayerRouting& routing) {
+  routing.count_E = at::zeros_like(routing.count_E);
+  routing.balance_count = at::zeros_like(routing.balance_count);
+  routing.gate_mass_E = at::zeros_like(routing.gate_mass_E);
 }
 
 at::Tensor to_head(const families::ModelConfig& config, const at::Tensor& norm_D, const at::Tensor& x_TD) {

@@ -33,7 +33,7 @@ void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_
 /// The weight that a layer uses: for centred norms 1 + value, in f32 (bf16 would round it to steps of 1/128).
 at::Tensor weight_of(const Parameter& parameter);
 
-/// Sets the angles of `context.positions` positions, or of every token if `context.start_BS` is defined.
+/// Sets the angles of `context.positions` positions, or of every token if there are `context.documents`.
 void set_rotary_angles(BlockContext& context, AngleCache& angles);
 
 /// Rows of the embedding table as input of the first layer, [T, D] in the table's dtype; tokens come from the host.
@@ -64,6 +64,9 @@ struct BalanceTerms {
 /// Shapes   x_TD, B sequences of `positions` tokens; returns [T, D].
 at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t positions,
                       const ForwardOptions& options, std::vector<LayerRouting>* routing, BalanceTerms* terms = nullptr);
+
+/// Makes the counts and sums those of no token; with them, the routing of a pass that does not count.
+void clear_sums(LayerRouting& routing);
 
 /// What the output layer takes, [T, D]: after the final norm, divided by the divisor of the logits.
 at::Tensor to_head(const families::ModelConfig& config, const at::Tensor& norm_D, const at::Tensor& x_TD);

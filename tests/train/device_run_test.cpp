@@ -176,10 +176,10 @@ TEST_P(DeviceRun, GrowsWithoutASecondModelOnTheDevice) {
   const auto dtype = nn::compute_dtype(GetParam().dtype);
 
   auto there = load_checkpoint(model, dtype, guarded::kGuarded);
-  const long before = guarded::counters().live_bytes;
+  const auto before = guarded::live_bytes();
   guarded::reset_peak();
   grow(there.model, there.optimizer, plan);
-  const long after = guarded::counters().live_bytes, most = guarded::counters().peak_bytes;
+  const auto after = guarded::live_bytes(), most = guarded::peak_bytes();
   EXPECT_GT(after, before);
   EXPECT_LE(most - after, before / 4) << "of 8 layers";
 
