@@ -200,6 +200,7 @@ class BackendGroup final : public Group {
       watch_->broke(reason_of(std::current_exception()));
     }
     ++*under_way_;
+    if (waiting_ == Waiting::kStream) watch_->launched([work] { return work->isCompleted(); });
     return Work(std::make_unique<BackendWork>(std::move(work), waiting_, watch_, std::move(finish), under_way_));
   }
 

@@ -65,6 +65,7 @@ class ThreadWatch final : public dist::Watch {
     throw Error(ErrorCode::kPeer, reason);
   }
   void waits(bool waiting) override { waits_since_ = waiting ? Clock::now() : Clock::time_point{}; }
+  void launched(std::function<bool()>) override {}
   std::string name_of(int64_t rank) const override { return cat("rank ", rank, " (a thread)"); }
 
  private:
