@@ -8,6 +8,7 @@
 #include <ATen/ops/stack.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <optional>
 #include <vector>
@@ -26,6 +27,15 @@ namespace {
 
 struct Sums {
   double kl = 0, loss = 0, other_loss = 0, largest_difference = 0, largest_logit = 0, same_top = 0;
+
+  void over_ranks(const nn::Division& division) {
+    std::array<double, 4> added{kl, loss, other_loss, same_top};
+    std::array<double, 2> largest_of{largest_difference, largest_logit};
+    division.sum_over_ranks(added);
+    division.max_over_ranks(largest_of);
+    kl = added[0], loss = added[1], other_loss = added[2], same_top = added[3];
+    largest_difference = largest_of[0], largest_logit = largest_of[1];
+  }
 };
 
 at::Tensor sum_of_losses(const at::Tensor& log_p_TV, const at::Tensor& target_T) {
@@ -70,7 +80,7 @@ void add_windows(const nn::FittedDecoder& model, const nn::FittedDecoder& other,
                         other_head = head;
                       });
   const int64_t chunk = tokens_a_chunk(model.config().vocab_size), length = stretch.tokens_BS.size(1);
-  const auto target_T = stretch.target_BS.view({-1});
+  const auto target_T = stretch.target_BS.flatten();
   auto forward = stretch.forward;
   forward.visit_routing = visit_routing;
   model.visit_outputs(
@@ -97,21 +107,27 @@ Agreement agreement(const nn::FittedDecoder& model, const nn::FittedDecoder& oth
   const auto length = static_cast<uint64_t>(settings.sequence_length);
   const auto at_once =
       static_cast<uint64_t>(std::min(model.sequences_at_once(settings.sequence_length, settings.batch),
-                                     other.sequences_at_once(settings.sequence_length, settings.batch)));
+                                     other.sequences_at_once(settings.sequence_length, settings.batch)) *
+                            model.division().num_ranks());
   const uint64_t all = windows.whole * length + windows.rest;
   Progress progress(cat("compare ", tokens.path().filename()), all, ProgressUnit::kTokens);
   Sums sums;
   const auto add = [&](uint64_t begin, uint64_t count, uint64_t size) {
-    const std::vector<int64_t> sizes{static_cast<int64_t>(count), static_cast<int64_t>(size)};
+    const auto [skipped, own] = model.division().share_of(count);
+    progress.advance(count * size);
+    if (own == 0 && !model.division().is_joint() && !other.division().is_joint()) return;
+    begin += skipped * size;
+    const std::vector<int64_t> sizes{static_cast<int64_t>(own), static_cast<int64_t>(size)};
     Stretch stretch{at::empty(sizes, at::kLong), at::empty(sizes, at::kLong), {}};
     tokens.read(begin, nn::host_values<int64_t>(stretch.tokens_BS));
     tokens.read(begin + 1, nn::host_values<int64_t>(stretch.target_BS));
-    if (settings.reset_attention) stretch.forward.document_start_BS = detail::document_starts(tokens, begin, sizes);
+    if (settings.reset_attention && own > 0)
+      stretch.forward.document_start_BS = detail::document_starts(tokens, begin, sizes);
     nn::at_border([&] { add_windows(model, other, stretch, visit_routing, sums); });
-    progress.advance(count * size);
   };
   for (uint64_t w = 0; w < windows.whole; w += at_once) add(w * length, std::min(at_once, windows.whole - w), length);
   if (windows.rest > 0) add(windows.whole * length, 1, windows.rest);
+  sums.over_ranks(model.division());
   const auto n = static_cast<double>(all);
   detail::require_finite(sums.loss, "loss", tokens);
   detail::require_finite(sums.other_loss, "other model's loss", tokens);

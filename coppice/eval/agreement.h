@@ -25,6 +25,8 @@ using VisitRouting = std::function<void(int64_t layer, const nn::Routed& routed)
 
 /// Compares the predictions of `model` and `other` at every position of token_loss's windows.
 ///
+/// Ranks    collective over all ranks of the division, which is the same for both models; all get the same answer.
+///          `visit_routing` gets the choices of the rank's own windows (and those of passes that do not count).
 /// Memory   both models, and the other's last hidden states for the windows of one pass.
 /// Throws   Error{kUsage} if the vocabularies differ in size, or the file has no token to predict; Error{kNonFinite} if
 ///          a loss or the divergence is not a finite number.

@@ -134,7 +134,7 @@ std::vector<Sequence> sequences_of(const std::vector<Question>& questions, const
 void score(const nn::FittedDecoder& model, std::span<const Sequence> sequences,
            std::vector<std::vector<double>>& log_likelihoods) {
   const auto rows = static_cast<int64_t>(sequences.size());
-  const auto length = static_cast<int64_t>(sequences.front().ids.size()) - 1;
+  const auto length = rows > 0 ? static_cast<int64_t>(sequences.front().ids.size()) - 1 : 1;
   const auto tokens_BS = at::zeros({rows, length}, at::kLong), target_BS = at::full({rows, length}, -1, at::kLong);
   for (int64_t b = 0; b < rows; ++b) {
     const Sequence& s = sequences[static_cast<size_t>(b)];
@@ -146,6 +146,17 @@ void score(const nn::FittedDecoder& model, std::span<const Sequence> sequences,
   const auto loss_B = nn::to_host<double>(model.token_losses(tokens_BS, target_BS, {}).to(at::kDouble).sum(1));
   for (size_t b = 0; b < sequences.size(); ++b) {
     log_likelihoods[sequences[b].question][sequences[b].choice] = -loss_B[b];
+  }
+}
+
+// Every likelihood from the rank that has computed it; the others have 0.
+void over_ranks(const nn::Division& division, std::vector<std::vector<double>>& log_likelihoods) {
+  std::vector<double> all;
+  for (const auto& of_question : log_likelihoods) all.insert(all.end(), of_question.begin(), of_question.end());
+  division.sum_over_ranks(all);
+  auto next = all.begin();
+  for (auto& of_question : log_likelihoods) {
+    for (double& value : of_question) value = *next++;
   }
 }
 
@@ -190,11 +201,15 @@ Choices answer(const nn::FittedDecoder& model, const data::Tokenizer& tokenizer,
   for (size_t begin = 0; begin < sequences.size();) {
     const auto length = static_cast<int64_t>(sequences[begin].ids.size()) - 1;
     const auto at_once = model.sequences_at_once(length, std::max<int64_t>(1, kTokensABatch / length));
-    const size_t count = std::min(sequences.size() - begin, static_cast<size_t>(at_once));
-    score(model, std::span(sequences).subspan(begin, count), out.log_likelihoods);
+    const size_t count =
+        std::min(sequences.size() - begin, static_cast<size_t>(at_once * model.division().num_ranks()));
+    const auto [skipped, own] = model.division().share_of(count);
+    if (own > 0 || model.division().is_joint())
+      score(model, std::span(sequences).subspan(begin + skipped, own), out.log_likelihoods);
     begin += count;
     progress.advance(count);
   }
+  over_ranks(model.division(), out.log_likelihoods);
   for (size_t q = 0; q < questions.size(); ++q) {
     std::vector<double> normalised = out.log_likelihoods[q];
     for (size_t c = 0; c < normalised.size(); ++c) {

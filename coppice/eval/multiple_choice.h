@@ -50,6 +50,7 @@ struct Choices {
 /// together; the choice's tokens are those beyond the number of tokens of the context alone. Sequences longer than the
 /// model's maximum length lose tokens at their start.
 ///
+/// Ranks    collective over all ranks of the model's division, which share the sequences; all get the same answer.
 /// Memory   the model and a batch of sequences.
 /// Throws   Error{kFormat} for a choice without tokens of its own, or longer than the model's maximum length;
 ///          Error{kNonFinite} for a likelihood that is not a finite number.

@@ -53,7 +53,7 @@ using detail::windows_of;
 // What the passes leave on the model's device; read once, at the end.
 struct Sums {
   std::vector<at::Tensor> loss_B;         // of each pass
-  std::vector<int64_t> length;            // of its windows
+  std::vector<uint64_t> first;            // its first window
   std::vector<nn::LayerRouting> routing;  // its counts are those of all windows
 };
 
@@ -66,21 +66,22 @@ void add_routing(Sums& sums, const std::vector<nn::LayerRouting>& routing) {
   for (size_t i = 0; i < routing.size(); ++i) sums.routing[i].count_E = sums.routing[i].count_E + routing[i].count_E;
 }
 
-// `windows` windows of `length` predictions from token `begin` on.
+// `windows` windows of `length` predictions from token `begin` on, where window `first` begins.
 struct Stretch {
-  uint64_t begin = 0;
+  uint64_t begin = 0, first = 0;
   int64_t windows = 0, length = 0;
 };
 
 template <class Model>
 void add_windows(const Model& model, const data::TokenFile& tokens, const Stretch& stretch,
                  const LossSettings& settings, Sums& sums) {
-  const auto& [begin, count, length] = stretch;
+  const auto& [begin, number, count, length] = stretch;
   const at::Tensor tokens_BS = at::empty({count, length}, at::kLong), target_BS = at::empty({count, length}, at::kLong);
   nn::ForwardOptions forward;
   forward.lineage = settings.lineage;
   forward.first_token = begin;
-  if (settings.reset_attention) forward.document_start_BS = detail::document_starts(tokens, begin, {count, length});
+  if (settings.reset_attention && count > 0)
+    forward.document_start_BS = detail::document_starts(tokens, begin, {count, length});
   for (int64_t b = 0; b < count; ++b) {
     const uint64_t first = begin + static_cast<uint64_t>(b * length);
     tokens.read(first, nn::token_row(tokens_BS, b));
@@ -89,7 +90,7 @@ void add_windows(const Model& model, const data::TokenFile& tokens, const Stretc
   at::Tensor counts_B;
   std::vector<nn::LayerRouting> routing;
   sums.loss_B.push_back(model.sequence_loss(tokens_BS, target_BS, forward, counts_B, &routing));
-  sums.length.push_back(length);
+  sums.first.push_back(number);
   add_routing(sums, routing);
 }
 
@@ -102,27 +103,38 @@ double variance_of_mean(const std::vector<double>& values) {
   return squares / (n * (n - 1));
 }
 
-// On a device this waits for it, once.
-TokenLoss read(const Sums& sums, const data::TokenFile& tokens) {
-  TokenLoss out;
+// The losses of all windows and the counts by MoE layer and expert, of all ranks. On a device this waits for it, once.
+TokenLoss read(const Sums& sums, const families::ModelConfig& config, const nn::Division& division,
+               const Windows& windows, uint64_t length) {
   std::vector<at::Tensor> there = sums.loss_B;
   for (const auto& layer : sums.routing) there.push_back(layer.count_E);
   const auto here = nn::on_host_together(there);
-  std::vector<double> mean_of_sequence;
+  std::vector<double> loss_of_window(windows.whole + (windows.rest > 0), 0.0);
   for (size_t pass = 0; pass < sums.loss_B.size(); ++pass) {
-    for (const double sum : nn::to_host<double>(here[pass])) {
-      out.loss += sum;
-      mean_of_sequence.push_back(sum / static_cast<double>(sums.length[pass]));
-    }
-    out.tokens += static_cast<uint64_t>(here[pass].numel() * sums.length[pass]);
+    std::ranges::copy(nn::to_host<double>(here[pass]), loss_of_window.begin() + static_cast<int64_t>(sums.first[pass]));
   }
+  division.sum_over_ranks(loss_of_window);
+  TokenLoss out;
+  std::vector<double> mean_of_sequence;
+  for (size_t w = 0; w < loss_of_window.size(); ++w) {
+    out.loss += loss_of_window[w];
+    mean_of_sequence.push_back(loss_of_window[w] / static_cast<double>(w < windows.whole ? length : windows.rest));
+  }
+  out.tokens = windows.whole * length + windows.rest;
   out.loss /= static_cast<double>(out.tokens);
-  detail::require_finite(out.loss, "loss", tokens);
   out.loss_variance = variance_of_mean(mean_of_sequence);
-  for (size_t i = 0; i < sums.routing.size(); ++i) {
-    out.moe_layers.push_back(sums.routing[i].layer);
-    out.expert_counts.push_back(nn::to_host<int64_t>(here[sums.loss_B.size() + i]));
+  std::vector<int64_t> counts;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
+    const auto i = out.moe_layers.size();
+    out.moe_layers.push_back(layer);
+    const std::vector<int64_t> none(static_cast<size_t>(config.num_experts), 0);
+    const auto of_layer = sums.routing.empty() ? none : nn::to_host<int64_t>(here[sums.loss_B.size() + i]);
+    counts.insert(counts.end(), of_layer.begin(), of_layer.end());
   }
+  division.sum_over_ranks(counts);
+  for (auto begin = counts.begin(); begin != counts.end(); begin += config.num_experts)
+    out.expert_counts.emplace_back(begin, begin + config.num_experts);
   return out;
 }
 
@@ -132,20 +144,27 @@ TokenLoss loss_over(const Model& model, const data::TokenFile& tokens, const Los
   const at::NoGradGuard no_grad;
   const Windows windows = windows_of(tokens, settings);
   const auto length = static_cast<uint64_t>(settings.sequence_length);
+  const nn::Division& division = model.division();
+  const auto at_once = static_cast<uint64_t>(settings.batch * division.num_ranks());
   Progress progress(cat("eval ", tokens.path().filename()), windows.whole * length + windows.rest,
                     ProgressUnit::kTokens);
   Sums sums;
-  for (uint64_t w = 0; w < windows.whole;) {
+  // This rank's part of `count` windows of `size` from window `first` on.
+  const auto add = [&](uint64_t first, uint64_t count, uint64_t size) {
     check_interrupt();
-    const auto count = std::min<uint64_t>(static_cast<uint64_t>(settings.batch), windows.whole - w);
-    add_windows(model, tokens, {w * length, static_cast<int64_t>(count), settings.sequence_length}, settings, sums);
-    w += count;
-    progress.advance(count * length);
-  }
-  if (windows.rest > 0) {
-    add_windows(model, tokens, {windows.whole * length, 1, static_cast<int64_t>(windows.rest)}, settings, sums);
-  }
-  return read(sums, tokens);
+    const auto [skipped, own] = division.share_of(count);
+    if (own > 0 || division.is_joint()) {
+      add_windows(model, tokens,
+                  {(first + skipped) * length, first + skipped, static_cast<int64_t>(own), static_cast<int64_t>(size)},
+                  settings, sums);
+    }
+    progress.advance(count * size);
+  };
+  for (uint64_t w = 0; w < windows.whole; w += at_once) add(w, std::min(at_once, windows.whole - w), length);
+  if (windows.rest > 0) add(windows.whole, 1, windows.rest);
+  const TokenLoss out = read(sums, model.config(), division, windows, length);
+  detail::require_finite(out.loss, "loss", tokens);
+  return out;
 }
 
 }  // namespace

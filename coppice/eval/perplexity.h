@@ -39,6 +39,8 @@ struct TokenLoss {
 /// Every token but the first is predicted once; the last window may be shorter.
 ///
 /// Memory   the activations of `batch` windows, no gradients.
+/// Ranks    collective over all ranks of the model's division, each of which takes a part of the windows of every pass
+///          (up to `batch`); all get the same answer: that of one rank, up to the rounding of a window's loss.
 /// Throws   Error{kUsage} if the file has no token to predict; Error{kNonFinite} if the loss is not a finite number;
 ///          Error{kInterrupted} if a signal has arrived.
 TokenLoss token_loss(const nn::Decoder& model, const data::TokenFile& tokens, const LossSettings& settings);

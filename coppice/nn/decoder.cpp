@@ -1,6 +1,9 @@
 #include "coppice/nn/decoder.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <string_view>
@@ -126,6 +129,13 @@ at::Tensor Decoder::sequence_loss(const at::Tensor& tokens_BS, const at::Tensor&
   COPPICE_CHECK(tokens_BS.sizes() == target_BS.sizes());
   return at_border([&] {
     at::NoGradGuard no_grad;
+    if (tokens_BS.size(0) == 0) {
+      auto unused = run_trunk(*this, *angles_, *exchanges_, at::zeros({1, tokens_BS.size(1)}, at::kLong), {}).routing;
+      for (LayerRouting& layer : unused) detail::clear_sums(layer);
+      if (routing) *routing = std::move(unused);
+      counts_B = at::empty({0}, at::kLong);
+      return at::empty({0}, at::TensorOptions(at::kDouble).device(device_));
+    }
     auto trunk = run_trunk(*this, *angles_, *exchanges_, tokens_BS, options);
     if (routing) *routing = std::move(trunk.routing);
     const auto loss_T = kernels::head_token_losses(

@@ -124,7 +124,7 @@ class Decoder {
   LossOutput loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options) const;
 
   /// Sum of cross-entropy and number of counted targets, per sequence, without gradient. Returns [B] f64 sums; counts
-  /// in `counts_B` int64, on the host.
+  /// in `counts_B` int64, on the host. B may be 0: then a rank takes part in what the others of its expert group compute.
   at::Tensor sequence_loss(const at::Tensor& tokens_BS, const at::Tensor& target_BS, const ForwardOptions& options,
                            at::Tensor& counts_B, std::vector<LayerRouting>* routing = nullptr) const;
 

@@ -1,5 +1,6 @@
 #include "coppice/nn/division.h"
 
+#include <algorithm>
 #include <numeric>
 #include <span>
 #include <utility>
@@ -7,6 +8,7 @@
 #include "coppice/base/check.h"
 #include "coppice/dist/world.h"
 #include "coppice/families/model_config.h"
+#include "coppice/nn/host.h"
 
 namespace coppice::nn {
 
@@ -20,6 +22,30 @@ std::vector<int64_t> Division::experts(int64_t layer, int64_t num_experts) const
   std::iota(all.begin(), all.end(), 0);
   return all;
 }
+
+int64_t Division::num_ranks() const { return world ? world->size() : 1; }
+
+Division::Share Division::share_of(uint64_t items) const {
+  const auto rank = static_cast<uint64_t>(world ? world->rank() : 0), ranks = static_cast<uint64_t>(num_ranks());
+  const auto begin = [&](uint64_t r) { return items / ranks * r + std::min(r, items % ranks); };
+  return {begin(rank), begin(rank + 1) - begin(rank)};
+}
+
+namespace {
+
+template <class T>
+void reduce(const std::shared_ptr<dist::World>& world, std::span<T> values, dist::Reduce how) {
+  if (!world || world->size() == 1) return;
+  const auto here = from_host<T>(std::span<const T>(values), {std::ssize(values)}, at::kCPU);
+  world->control().all_reduce(here, how).wait();
+  std::ranges::copy(host_values<T>(here), values.begin());
+}
+
+}  // namespace
+
+void Division::sum_over_ranks(std::span<double> values) const { reduce(world, values, dist::Reduce::kSum); }
+void Division::sum_over_ranks(std::span<int64_t> values) const { reduce(world, values, dist::Reduce::kSum); }
+void Division::max_over_ranks(std::span<double> values) const { reduce(world, values, dist::Reduce::kMax); }
 
 Division divide(std::shared_ptr<dist::World> world, const families::ModelConfig& config,
                 const std::map<int64_t, std::vector<uint32_t>>& parents) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "coppice/nn/placement.h"
@@ -24,6 +25,22 @@ struct Division {
 
   /// The experts of this rank, in rising order.
   std::vector<int64_t> experts(int64_t layer, int64_t num_experts) const;
+  /// Whether forward passes are collective over the expert group, so that a rank without sequences makes them too.
+  bool is_joint() const { return world && !placement.empty(); }
+  int64_t num_ranks() const;  ///< all of them
+
+  /// This rank's part of `items` that all ranks divide evenly: neighbours, in the order of ranks.
+  struct Share {
+    uint64_t first = 0, count = 0;
+  };
+  Share share_of(uint64_t items) const;
+
+  /// Sums over all ranks, in place.
+  ///
+  /// Ranks    collective over all; nothing is sent if there is one.
+  void sum_over_ranks(std::span<double> values) const;
+  void sum_over_ranks(std::span<int64_t> values) const;
+  void max_over_ranks(std::span<double> values) const;
 };
 
 /// The experts of every MoE layer over the expert groups of `world`. `parents` are the lineages of the experts by layer,

@@ -2,13 +2,17 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
 #include "coppice/base/check.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/memory.h"
+#include "coppice/dist/world.h"
 #include "coppice/nn/device_memory.h"
+#include "coppice/nn/host.h"
 #include "coppice/nn/trunk_detail.h"
 
 namespace coppice::nn {
@@ -42,9 +46,11 @@ ForwardOptions of_sequences(ForwardOptions options, int64_t first, int64_t count
 }  // namespace
 
 FittedDecoder::FittedDecoder(const families::Model& model, ComputeDtype dtype, uint64_t max_memory_bytes,
-                             at::Device device)
-    : decoder_(model, dtype, device) {
-  const uint64_t all = max_memory_bytes > 0 ? max_memory_bytes : memory_of(device).total / 2;
+                             at::Device device, Division division)
+    : decoder_(model, dtype, device, std::move(division)) {
+  double limit = -static_cast<double>(max_memory_bytes > 0 ? max_memory_bytes : memory_of(device).total / 2);
+  decoder_.division().max_over_ranks({&limit, 1});
+  const auto all = static_cast<uint64_t>(-limit);
   segments_ = plan_segments(decoder_, config().num_layers, all / 2, Purpose::kForward);
   uint64_t largest = 0;
   for (const Segment& s : segments_) largest = std::max(largest, segment_bytes(decoder_, s, Purpose::kForward));
@@ -60,6 +66,14 @@ int64_t FittedDecoder::sequences_at_once(int64_t positions, int64_t wanted) cons
   return std::max(sequences_a_pass(positions), static_cast<int64_t>(activation_bytes_) / a_sequence);
 }
 
+int64_t FittedDecoder::num_passes(int64_t sequences, int64_t a_pass) const {
+  const int64_t own = (sequences + a_pass - 1) / a_pass;
+  if (!division().is_joint()) return own;
+  const auto most = at::full({1}, own, at::TensorOptions(at::kLong).device(decoder_.device()));
+  division().world->experts().all_reduce(most, dist::Reduce::kMax).wait();
+  return static_cast<int64_t>(number(most));
+}
+
 void FittedDecoder::visit_outputs(const at::Tensor& tokens_BS, const ForwardOptions& options, const Visit& visit,
                                   std::vector<LayerRouting>* routing) const {
   COPPICE_CHECK(!options.keep_routing && !options.with_output_sq);  // these are of a single pass
@@ -67,22 +81,29 @@ void FittedDecoder::visit_outputs(const at::Tensor& tokens_BS, const ForwardOpti
   detail::check_document_starts(options.document_start_BS, tokens_BS);
   const int64_t sequences = tokens_BS.size(0), positions = tokens_BS.size(1);
   const int64_t a_pass = sequences_a_pass(positions);
-  std::vector<int64_t> firsts;
-  for (int64_t b = 0; b < sequences; b += a_pass) firsts.push_back(b);
+  std::vector<int64_t> firsts;  // of each pass; those from `sequences` on do not count
+  for (int64_t b = 0, passes = num_passes(sequences, a_pass); std::ssize(firsts) < passes; b += a_pass)
+    firsts.push_back(b);
   const auto embed = [&](const LoadedEmbedding& embedding, int64_t first) {
+    if (first >= sequences) return embedding.embed(at::zeros({1, positions}, at::kLong));
     return embedding.embed(tokens_BS.narrow(0, first, std::min(a_pass, sequences - first)).contiguous());
   };
   const auto run = [&](const LoadedLayers& layers, int64_t first, const at::Tensor& x_TD) {
     check_interrupt();
     std::vector<LayerRouting> of_pass;
-    auto out_TD = layers.run(x_TD, positions, of_sequences(options, first, x_TD.size(0) / positions, positions),
-                             routing ? &of_pass : nullptr);
+    const bool counts = first < sequences;
+    const auto forward = counts ? of_sequences(options, first, x_TD.size(0) / positions, positions) : ForwardOptions();
+    auto out_TD = layers.run(x_TD, positions, forward, routing ? &of_pass : nullptr);
+    if (!counts) std::ranges::for_each(of_pass, detail::clear_sums);
     if (routing) add_routing(*routing, std::move(of_pass));
     return out_TD;
   };
+  const auto show = [&](int64_t first, const LoadedHead& head, const at::Tensor& x_TD) {
+    if (first < sequences) visit(first, head, x_TD);
+  };
   if (whole_) {
     for (const int64_t first : firsts)
-      visit(first, whole_->head, run(whole_->layers, first, embed(whole_->embedding, first)));
+      show(first, whole_->head, run(whole_->layers, first, embed(whole_->embedding, first)));
     return;
   }
   std::vector<at::Tensor> x_TD;
@@ -98,7 +119,7 @@ void FittedDecoder::visit_outputs(const at::Tensor& tokens_BS, const ForwardOpti
     for (size_t i = 0; i < firsts.size(); ++i) x_TD[i].copy_(run(layers, firsts[i], x_TD[i]));
   }
   const auto head = decoder_.load_head();
-  for (size_t i = 0; i < firsts.size(); ++i) visit(firsts[i], head, x_TD[i]);
+  for (size_t i = 0; i < firsts.size(); ++i) show(firsts[i], head, x_TD[i]);
 }
 
 at::Tensor FittedDecoder::token_losses(const at::Tensor& tokens_BS, const at::Tensor& target_BS,

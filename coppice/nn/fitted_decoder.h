@@ -18,13 +18,17 @@ namespace coppice::nn {
 ///
 /// Memory   half of the limit for weights, the rest for activations; at least one layer and one pass of about 2,048
 ///          tokens.
+/// Ranks    if it is divided, every call is collective over the expert group. Each rank has its own sequences of one
+///          length, any number, also none: then it takes part in what the others compute.
 class FittedDecoder {
  public:
   /// `model` must outlive this object. `max_memory_bytes` 0: half of the device's memory. Throws what Decoder throws.
+  /// Ranks    collective over all ranks of the division: the lowest limit of them counts.
   FittedDecoder(const families::Model& model, ComputeDtype dtype, uint64_t max_memory_bytes,
-                at::Device device = at::kCPU);
+                at::Device device = at::kCPU, Division division = {});
 
   const families::ModelConfig& config() const { return decoder_.config(); }
+  const Division& division() const { return decoder_.division(); }
   bool is_whole() const { return whole_.has_value(); }
   /// The best number of sequences per call: `wanted` if the whole model is in memory, otherwise as many as fit.
   int64_t sequences_at_once(int64_t positions, int64_t wanted) const;
@@ -48,6 +52,9 @@ class FittedDecoder {
     LoadedLayers layers;
     LoadedHead head;
   };
+  /// As many as the rank of the group with the most sequences has.
+  int64_t num_passes(int64_t sequences, int64_t a_pass) const;
+
   LayeredDecoder decoder_;
   std::vector<Segment> segments_;
   uint64_t activation_bytes_ = 0;

@@ -1,6 +1,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <tuple>
@@ -160,6 +161,12 @@ at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t 
     }
   }
   return out_TD;
+}
+
+void clear_sums(LayerRouting& routing) {
+  routing.count_E = at::zeros_like(routing.count_E);
+  routing.balance_count = at::zeros_like(routing.balance_count);
+  routing.gate_mass_E = at::zeros_like(routing.gate_mass_E);
 }
 
 at::Tensor to_head(const families::ModelConfig& config, const at::Tensor& norm_D, const at::Tensor& x_TD) {

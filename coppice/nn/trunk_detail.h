@@ -65,6 +65,9 @@ struct BalanceTerms {
 at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t positions,
                       const ForwardOptions& options, std::vector<LayerRouting>* routing, BalanceTerms* terms = nullptr);
 
+/// Makes the counts and sums those of no token; with them, the routing of a pass that does not count.
+void clear_sums(LayerRouting& routing);
+
 /// What the output layer takes, [T, D]: after the final norm, divided by the divisor of the logits.
 at::Tensor to_head(const families::ModelConfig& config, const at::Tensor& norm_D, const at::Tensor& x_TD);
 

@@ -9,19 +9,30 @@
 
 namespace coppice::score {
 
-int64_t Batches::rows() const { return static_cast<int64_t>(count) * windows_a_batch * sampler.sequence_length(); }
+int64_t Batches::rows() const {
+  const auto all = passes();
+  return all.empty() ? 0 : all.back().row + all.back().windows * sampler.sequence_length();
+}
 
 std::vector<Pass> Batches::passes() const {
   const int64_t length = sampler.sequence_length(), most = nn::sequences_a_pass(length);
+  const int64_t ranks = division ? division->num_ranks() : 1;
+  const auto a_batch = static_cast<uint64_t>(windows_a_batch);
+  const auto [skipped, own] = division ? division->share_of(a_batch) : nn::Division::Share{0, a_batch};
+  const int64_t most_own = (windows_a_batch + ranks - 1) / ranks;  // of a rank
   std::vector<Pass> out;
   int64_t row = 0;
   for (uint64_t batch = 0; batch < count; ++batch) {
-    for (int64_t begin = 0; begin < windows_a_batch; begin += most) {
-      const int64_t windows = std::min(most, windows_a_batch - begin);
-      out.push_back({.window = first + batch * static_cast<uint64_t>(windows_a_batch) + static_cast<uint64_t>(begin),
+    const uint64_t start = first + batch * a_batch + skipped;
+    for (int64_t begin = 0; begin < most_own; begin += most) {
+      const int64_t left = static_cast<int64_t>(own) - begin;
+      const bool counts = left > 0;
+      const int64_t windows = counts ? std::min(most, left) : 1;
+      out.push_back({.window = counts ? start + static_cast<uint64_t>(begin) : first + batch * a_batch,
                      .row = row,
                      .windows = windows,
-                     .ends_batch = begin + windows == windows_a_batch});
+                     .ends_batch = begin + most >= most_own,
+                     .counts = counts});
       row += windows * length;
     }
   }
@@ -56,7 +67,7 @@ void Batches::backward(const Pass& pass, const at::Tensor& loss) const {
 
 void Batches::backward(const Pass& pass, const at::Tensor& loss, FiniteLosses& losses) const {
   losses.add(loss);
-  (loss * (static_cast<double>(pass.windows) / static_cast<double>(windows_a_batch))).backward();
+  (loss * (pass.counts ? static_cast<double>(pass.windows) / static_cast<double>(windows_a_batch) : 0)).backward();
 }
 
 }  // namespace coppice::score

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "coppice/data/sampler.h"
+#include "coppice/nn/division.h"
 #include "coppice/score/finite_losses.h"
 
 namespace coppice::score {
@@ -17,6 +18,8 @@ struct Pass {
   uint64_t window = 0;           ///< number of the first window, as the sampler counts
   int64_t row = 0, windows = 0;  ///< tokens of these batches before the pass
   bool ends_batch = false;
+  /// False for a pass that a rank makes because others of its expert group have one more: it adds nothing to any sum.
+  bool counts = true;
 };
 
 /// The tokens of a pass.
@@ -27,19 +30,22 @@ struct PassTokens {
 };
 
 /// `count` batches of a sampler's windows, from window `first` on.
+///
+/// Ranks    each has a neighbouring part of the windows of every batch, and as many passes as the others.
 struct Batches {
   const data::Sampler& sampler;
   uint64_t first = 0, count = 0;
   int64_t windows_a_batch = 0;
-  bool reset_attention = false;  ///< attention stays within a document
+  bool reset_attention = false;            ///< attention stays within a document
+  const nn::Division* division = nullptr;  ///< null: one rank
 
-  int64_t rows() const;              ///< number of tokens of all batches
+  int64_t rows() const;              ///< number of tokens in this rank's passes
   std::vector<Pass> passes() const;  ///< passes short enough that their activations are small
   PassTokens read(const Pass& pass) const;
   /// Where the documents of a pass start; undefined unless `reset_attention`.
   at::Tensor document_starts(const Pass& pass) const;
 
-  /// Backward pass from the mean token loss of a pass, weighted by its share of the batch.
+  /// Backward pass from the mean token loss of a pass, weighted by its share of the batch (0 if it does not count).
   /// `losses` takes the loss, so that the host need not wait for the device; its finish() comes after the last pass.
   ///
   /// Throws   Error{kNonFinite} if the loss, or one before, is not finite.

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <utility>
 
+#include "coppice/dist/world.h"
 #include "coppice/kernels/sums.h"
 #include "coppice/nn/host.h"
 
@@ -45,8 +46,8 @@ void BatchSums::add(const at::Tensor& batch) {
   sum_sq += batch * batch;
 }
 
-LinearSums::LinearSums(const nn::Parameter& parameter, bool with_squares)
-    : parameter_(parameter), total_(at::zeros_like(parameter.master)) {
+LinearSums::LinearSums(const nn::Parameter& parameter, bool with_squares, const nn::Division* division)
+    : parameter_(parameter), total_(at::zeros_like(parameter.master)), division_(division) {
   if (parameter.value.scalar_type() != at::kFloat) batch_ = at::zeros_like(parameter.master);
   if (with_squares) squares_ = at::zeros_like(parameter.master);
 }
@@ -62,6 +63,7 @@ void LinearSums::end_pass() {
 void LinearSums::end_batch() {
   const at::NoGradGuard no_grad;
   const at::Tensor gradient = batch_.defined() ? batch_ : parameter_.value.grad();
+  if (division_ && division_->num_ranks() > 1) division_->world->same_experts().all_reduce(gradient).wait();
   total_.add_(gradient);
   if (squares_.defined()) squares_.addcmul_(gradient, gradient);
   squared_norms_.add(kernels::expert_dot(gradient, gradient));
@@ -82,7 +84,8 @@ at::Tensor LinearSums::mean_squared_gradient(uint64_t batches) const {
   return squares_.defined() ? squares_ / static_cast<double>(batches) : at::Tensor();
 }
 
-RoutingSums::RoutingSums(int64_t experts, int64_t top_k, at::Device device) : top_k_(top_k) {
+RoutingSums::RoutingSums(int64_t experts, int64_t top_k, at::Device device, const nn::Division* division)
+    : top_k_(top_k), division_(division) {
   const auto f64 = at::TensorOptions(at::kDouble).device(device);
   for (auto* sums : {&pairs_E_, &mass_E_, &change_E_}) *sums = at::zeros({experts}, f64);
   for (auto* sum : {&output_sq_, &effective_}) *sum = at::zeros({1}, f64);
@@ -100,6 +103,16 @@ void RoutingSums::add_pass(const nn::LayerRouting& routing) {
 }
 
 void RoutingSums::end_batch() {
+  if (division_ && division_->num_ranks() > 1) {
+    const auto sums = at::cat({pairs_E_, mass_E_, change_E_, output_sq_, effective_});
+    division_->world->all().all_reduce(sums).wait();
+    division_->sum_over_ranks({&tokens_, 1});
+    int64_t begin = 0;
+    for (auto* sum : {&pairs_E_, &mass_E_, &change_E_, &output_sq_, &effective_}) {
+      sum->copy_(sums.narrow(0, begin, sum->numel()));
+      begin += sum->numel();
+    }
+  }
   const auto tokens = static_cast<double>(tokens_);
   load.add(pairs_E_ / (tokens * static_cast<double>(top_k_)));
   gate_mass.add(mass_E_);
@@ -110,15 +123,17 @@ void RoutingSums::end_batch() {
 }
 
 LayerSums::LayerSums(const families::ModelConfig& config, const nn::Parameter& fc1, const nn::Parameter& fc2,
-                     bool has_moments)
-    : fc1_(fc1, !has_moments),
-      fc2_(fc2, !has_moments),
-      routing_(config.num_experts, config.top_k, fc1.master.device()) {}
+                     bool has_moments, const nn::Division* division)
+    : fc1_(fc1, !has_moments, division),
+      fc2_(fc2, !has_moments, division),
+      routing_(config.num_experts, config.top_k, fc1.master.device(), division),
+      experts_(config.num_experts),
+      division_(division) {}
 
-void LayerSums::end_pass(const nn::LayerRouting& routing) {
+void LayerSums::end_pass(const nn::LayerRouting& routing, bool counts) {
   fc1_.end_pass();
   fc2_.end_pass();
-  routing_.add_pass(routing);
+  if (counts) routing_.add_pass(routing);
 }
 
 void LayerSums::end_batch() {
@@ -137,6 +152,16 @@ void LayerSums::add_to(plan::Scores& scores, int64_t layer, const SecondMoments&
 }
 
 namespace {
+
+/// Rows of all experts, f64 [N, E], from those of this rank's experts.
+at::Tensor of_all_experts(const at::Tensor& own_NE, const nn::Parameter& parameter, int64_t experts,
+                          const nn::Division* division) {
+  if (own_NE.size(1) == experts) return own_NE;
+  const auto own = nn::from_host<int64_t>(parameter.experts, {std::ssize(parameter.experts)}, own_NE.device());
+  const auto all_NE = at::zeros({own_NE.size(0), experts}, own_NE.options()).index_copy_(1, own, own_NE);
+  division->world->experts().all_reduce(all_NE).wait();
+  return all_NE;
+}
 
 /// Tensors f64 [E] on the host, for which a device is waited for once.
 template <size_t N>
@@ -165,10 +190,14 @@ void LayerSums::add_linear(plan::Scores& scores, plan::MetricSums plan::MetricSc
   const at::Tensor moment =
       moments ? moments(linear.parameter()).to(master.device()) : kernels::expert_dot(squares, squares);
   const auto& norms = linear.squared_norms();
+  const at::Tensor of_matrices =
+      of_all_experts(at::stack({kernels::expert_dot(master, master), kernels::expert_dot(mean, mean),
+                                kernels::expert_dot(master, mean), moment, norms.sum, norms.sum_sq}),
+                     linear.parameter(), experts_, division_);
   const auto [weight_sq, grad_sq, both, moment_sq, norm, norm_sq, load, load_sq, mass, mass_sq, error, error_sq] =
-      on_host({kernels::expert_dot(master, master), kernels::expert_dot(mean, mean), kernels::expert_dot(master, mean),
-               moment, norms.sum, norms.sum_sq, routing_.load.sum, routing_.load.sum_sq, routing_.gate_mass.sum,
-               routing_.gate_mass.sum_sq, routing_.output_error.sum, routing_.output_error.sum_sq});
+      on_host({of_matrices[0], of_matrices[1], of_matrices[2], of_matrices[3], of_matrices[4], of_matrices[5],
+               routing_.load.sum, routing_.load.sum_sq, routing_.gate_mass.sum, routing_.gate_mass.sum_sq,
+               routing_.output_error.sum, routing_.output_error.sum_sq});
   const std::array<BatchMetric, 4> by_batch = {{{"batch_fisher", norm, norm_sq},
                                                 {"load", load, load_sq},
                                                 {"gate_mass", mass, mass_sq},
@@ -194,22 +223,22 @@ void LayerSums::add_linear(plan::Scores& scores, plan::MetricSums plan::MetricSc
 }
 
 SumsByLayer begin_sums(const families::ModelConfig& config, const std::vector<nn::Parameter>& parameters, int64_t first,
-                       int64_t last, bool has_moments) {
+                       int64_t last, bool has_moments, const nn::Division* division) {
   SumsByLayer sums;
   for (int64_t layer = first; layer < last; ++layer) {
     if (!config.moe_layer[layer]) continue;
     const auto part = [&](families::Role role) -> const nn::Parameter& {
       return nn::find_parameter(parameters, role, layer);
     };
-    sums.emplace_back(
-        layer, LayerSums(config, part(families::Role::kExpertGate), part(families::Role::kExpertDown), has_moments));
+    sums.emplace_back(layer, LayerSums(config, part(families::Role::kExpertGate), part(families::Role::kExpertDown),
+                                       has_moments, division));
   }
   return sums;
 }
 
-void end_pass(SumsByLayer& sums, const std::vector<nn::LayerRouting>& routing, bool ends_batch) {
+void end_pass(SumsByLayer& sums, const std::vector<nn::LayerRouting>& routing, bool ends_batch, bool counts) {
   for (size_t i = 0; i < sums.size(); ++i) {
-    sums[i].second.end_pass(routing[i]);
+    sums[i].second.end_pass(routing[i], counts);
     if (ends_batch) sums[i].second.end_batch();
   }
 }

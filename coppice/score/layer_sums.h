@@ -31,10 +31,11 @@ using SecondMoments = std::function<at::Tensor(const nn::Parameter&)>;
 class LinearSums {
  public:
   /// `with_squares`: also sums the squares of each weight's gradients over the batches.
-  LinearSums(const nn::Parameter& parameter, bool with_squares);
+  LinearSums(const nn::Parameter& parameter, bool with_squares, const nn::Division* division = nullptr);
 
   /// Must be called after the backward pass of each part of a batch.
   void end_pass();
+  /// Ranks    collective over those with the same experts: sums their gradients before they are squared.
   void end_batch();
 
   const nn::Parameter& parameter() const { return parameter_; }
@@ -49,14 +50,16 @@ class LinearSums {
   at::Tensor total_;    // f32: sum of batch_ over the batches
   at::Tensor squares_;  // f32: sum of the squares of batch_
   BatchSums squared_norms_;
+  const nn::Division* division_;
 };
 
 /// Statistics of the router, by batch. Everything stays on the device; the host waits for nothing.
 class RoutingSums {
  public:
-  RoutingSums(int64_t experts, int64_t top_k, at::Device device);
+  RoutingSums(int64_t experts, int64_t top_k, at::Device device, const nn::Division* division = nullptr);
 
   void add_pass(const nn::LayerRouting& routing);
+  /// Ranks    collective over all: sums what they have added.
   void end_batch();
 
   BatchSums load;                ///< share of the batch's (token, slot) pairs
@@ -66,6 +69,7 @@ class RoutingSums {
 
  private:
   int64_t top_k_;
+  const nn::Division* division_;
   at::Tensor pairs_E_, mass_E_, change_E_;  // f64, of this batch so far, like the next two
   at::Tensor output_sq_, effective_;        // [1]
   int64_t tokens_ = 0;
@@ -74,12 +78,16 @@ class RoutingSums {
 class LayerSums {
  public:
   /// `has_moments`: Adam's second moments are available and need not be estimated from the batches.
-  LayerSums(const families::ModelConfig& config, const nn::Parameter& fc1, const nn::Parameter& fc2, bool has_moments);
+  /// `division`, if there are several ranks, outlives the sums.
+  LayerSums(const families::ModelConfig& config, const nn::Parameter& fc1, const nn::Parameter& fc2, bool has_moments,
+            const nn::Division* division = nullptr);
 
-  void end_pass(const nn::LayerRouting& routing);
+  void end_pass(const nn::LayerRouting& routing, bool counts = true);
   void end_batch();
 
   /// Adds every metric of the layer to `scores`, whose counts are set.
+  ///
+  /// Ranks    collective over the expert group, whose experts it puts together: every rank gets all.
   void add_to(plan::Scores& scores, int64_t layer, const SecondMoments& moments) const;
 
  private:
@@ -88,14 +96,17 @@ class LayerSums {
 
   LinearSums fc1_, fc2_;
   RoutingSums routing_;
+  int64_t experts_;
+  const nn::Division* division_;
 };
 
 /// The sums of MoE layers in rising order.
 using SumsByLayer = std::vector<std::pair<int64_t, LayerSums>>;
 /// Sums for the MoE layers of [first, last), all zero.
 SumsByLayer begin_sums(const families::ModelConfig& config, const std::vector<nn::Parameter>& parameters, int64_t first,
-                       int64_t last, bool has_moments);
-/// Must be called after the backward pass of each part of a batch; `routing` is of the same layers.
-void end_pass(SumsByLayer& sums, const std::vector<nn::LayerRouting>& routing, bool ends_batch);
+                       int64_t last, bool has_moments, const nn::Division* division = nullptr);
+/// Must be called after the backward pass of each part of a batch; `routing` is of the same layers. A pass that does not
+/// count (Pass::counts) may end a batch too.
+void end_pass(SumsByLayer& sums, const std::vector<nn::LayerRouting>& routing, bool ends_batch, bool counts = true);
 
 }  // namespace coppice::score

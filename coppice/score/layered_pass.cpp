@@ -110,7 +110,8 @@ void LayeredPass::backward(const Segment& segment, bool has_moments, const Done&
   if (at_top) head = decoder_.load_head();
   auto layers = decoder_.load_layers(segment.first, segment.last);
   for (nn::Parameter& p : layers.parameters()) p.value.set_requires_grad(is_scored(p));
-  SumsByLayer sums = begin_sums(config, layers.parameters(), segment.first, segment.last, has_moments);
+  SumsByLayer sums =
+      begin_sums(config, layers.parameters(), segment.first, segment.last, has_moments, &decoder_.division());
   const int64_t length = batches_.sampler.sequence_length();
   if (goes_on) gradients_.begin(segment.first);
   if (!is_whole_) take_blocks_from_system(passing_bytes(decoder_, segment));
@@ -126,7 +127,7 @@ void LayeredPass::backward(const Segment& segment, bool has_moments, const Done&
       y_TD.backward(gradients_.read(segment.last, pass.row, y_TD.size(0)));
     }
     if (goes_on) gradients_.write(pass.row, x_TD.grad());
-    end_pass(sums, routing, pass.ends_batch);
+    end_pass(sums, routing, pass.ends_batch, pass.counts);
     advance(static_cast<double>(pass.windows * length * (segment.last - segment.first)) * kBackward);
   }
   losses_.finish();

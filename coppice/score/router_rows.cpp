@@ -68,10 +68,12 @@ std::vector<LayerClusters> cluster_inputs(const families::Model& model, const st
   check_settings(model, settings);
   const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
   const auto total = static_cast<int64_t>(settings.tokens);
-  const Batches batches{sampler, 0, 1, total / settings.sequence_length, settings.reset_attention};
-  const nn::LayeredDecoder decoder(model, settings.dtype, settings.device);
+  const nn::LayeredDecoder decoder(model, settings.dtype, settings.device, nn::divide(settings.world, model.config));
+  const bool alone = decoder.division().num_ranks() == 1;
+  const Batches batches{sampler, 0, 1, total / settings.sequence_length, settings.reset_attention, &decoder.division()};
   const at::NoGradGuard no_grad;
-  const auto passes = batches.passes();
+  auto passes = batches.passes();
+  std::erase_if(passes, [](const Pass& pass) { return !pass.counts; });
   std::vector<at::Tensor> x_TD;  // the input of the current layer, by pass
   nn::at_border([&] {
     const auto embedding = decoder.load_embedding();
@@ -85,15 +87,18 @@ std::vector<LayerClusters> cluster_inputs(const families::Model& model, const st
   for (int64_t layer = 0; layer < model.config.num_layers; ++layer) {
     nn::at_border([&] {
       const auto loaded = decoder.load_layers(layer, layer + 1);
+      if (!alone) input_TD.zero_();  // the rows of other ranks' windows
       for (size_t p = 0; p < passes.size(); ++p) {
         check_interrupt();
         nn::ForwardOptions forward;
         forward.document_start_BS = batches.document_starts(passes[p]);
         forward.visit_feed_forward = [&](int64_t, const at::Tensor& normed_TD) {
-          input_TD.narrow(0, passes[p].row, normed_TD.size(0)).copy_(normed_TD);
+          const auto row = static_cast<int64_t>(passes[p].window) * settings.sequence_length;
+          input_TD.narrow(0, row, normed_TD.size(0)).copy_(normed_TD);
         };
         x_TD[p] = loaded.run(x_TD[p], settings.sequence_length, forward);
       }
+      if (!alone) settings.world->all().all_reduce(input_TD).wait();
       if (nn::number(input_TD.isfinite().all()) == 0) {
         throw Error(ErrorCode::kNonFinite,
                     cat(model.checkpoint.directory(), ": the input of the feed-forward ", "part of layer ", layer,

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <vector>
 
 #include "coppice/data/token_file.h"
+#include "coppice/dist/world.h"
 #include "coppice/families/match.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/score/spherical_k_means.h"
@@ -22,6 +24,7 @@ struct RouterRowSettings {
   uint64_t seed = 0;             ///< random seed of the windows and of the first centres
   nn::ComputeDtype dtype = nn::ComputeDtype::kF32;
   at::Device device{at::kCPU};
+  std::shared_ptr<dist::World> world = {};  ///< ranks that share the passes through the model; null: this one
 };
 
 /// Throws   what cluster_inputs throws because of model or settings, before any work.
@@ -35,6 +38,8 @@ struct LayerClusters {
 /// Clusters the inputs of the feed-forward part of every layer. The rows rank the clusters of each token as the centres
 /// do, because the mean of the centres adds the same to all logits.
 ///
+/// Ranks    collective over all ranks of `world`: each computes the inputs of its own windows, all get those of all, and
+///          each clusters them, with the same result.
 /// Memory   one layer's weights, and twice [tokens, D] f32; on `device`.
 /// Throws   Error{kUnsupported}: a model with experts, or one that `nn` does not support; Error{kUsage}: sizes that do
 ///          not fit; Error{kNonFinite}; Error{kInterrupted}.

@@ -20,6 +20,9 @@ namespace {
 
 void check(const families::Model& model, const ScoreSettings& settings) {
   const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
+  if (settings.resume && settings.world && settings.world->size() > 1) {
+    refuse(cat("resume: given to ", settings.world->size(), " ranks; wanted one (start again without --resume)"));
+  }
   if (!model.config.is_moe()) {
     throw Error(ErrorCode::kUnsupported, cat(model.checkpoint.directory(), ": a ", model.config.family->model_type,
                                              " model has no experts to score; wanted a MoE model"));
@@ -39,17 +42,19 @@ void check(const families::Model& model, const ScoreSettings& settings) {
   }
 }
 
-at::Tensor second_moments(const nn::Parameter& parameter, const models::OptimizerState& state) {
-  std::vector<double> out(static_cast<size_t>(parameter.master.size(0)), 0.0);
+at::Tensor second_moments(const nn::Parameter& parameter, const models::OptimizerState& state, int64_t num_experts) {
+  std::vector<double> out(parameter.experts.size(), 0.0);
   for (const auto& slice : parameter.slices) {
     const auto entry = state.at(slice.slot.name, "exp_avg_sq");
     std::vector<float> values(static_cast<size_t>(entry.info->elements()));
     io::to_f32(entry.info->dtype, entry.data(), values);
-    const bool stacked = slice.slot.expert < 0;
-    const size_t size = stacked ? values.size() / out.size() : values.size();
-    for (size_t i = 0; i * size < values.size(); ++i) {
-      const auto part = std::span<const float>(values).subspan(i * size, size);
-      out[stacked ? i : static_cast<size_t>(slice.slot.expert)] += dot(part, part);
+    auto slot = slice.slot;
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (!slice.slot.rule->layout.stacked && slice.slot.expert != parameter.experts[i]) continue;
+      slot.expert = parameter.experts[i];
+      const std::span<const float> all = values;
+      const auto part = slot.rule->layout.stacked ? nn::part_of(slot, all, num_experts) : all;
+      out[i] += dot(part, part);
     }
   }
   return nn::from_host<double>(out, {static_cast<int64_t>(out.size())}, at::kCPU);
@@ -84,8 +89,10 @@ struct Memory {
 };
 
 Memory share_out(const nn::LayeredDecoder& decoder, int64_t layers, const ScoreSettings& settings) {
-  const uint64_t all =
-      settings.max_memory_bytes > 0 ? settings.max_memory_bytes : nn::memory_of(settings.device).total / 2;
+  double limit = -static_cast<double>(settings.max_memory_bytes > 0 ? settings.max_memory_bytes
+                                                                    : nn::memory_of(settings.device).total / 2);
+  decoder.division().max_over_ranks({&limit, 1});
+  const auto all = static_cast<uint64_t>(-limit);
   Memory out{.segment = all / 2};
   const auto segments = nn::plan_segments(decoder, layers, out.segment, nn::Purpose::kGradients);
   uint64_t largest = 0;
@@ -111,18 +118,29 @@ plan::Scores score_model(const families::Model& model, const std::vector<data::T
   const data::Sampler sampler(tokens, {}, settings.sequence_length, settings.seed);
   const auto state = models::OptimizerState::open(model);
   SecondMoments moments;
-  if (state) moments = [&state](const nn::Parameter& parameter) { return second_moments(parameter, *state); };
-  const nn::LayeredDecoder decoder(model, settings.dtype, settings.device);
+  if (state)
+    moments = [&](const nn::Parameter& parameter) {
+      return second_moments(parameter, *state, model.config.num_experts);
+    };
+  const nn::LayeredDecoder decoder(model, settings.dtype, settings.device, nn::divide(settings.world, model.config));
   plan::Scores scores = begin_scores(model, tokens, settings, state.has_value());
 
   std::unique_ptr<PartialScores> partial;
-  if (!settings.out.empty()) partial = std::make_unique<PartialScores>(model, scores, settings);
+  const bool alone = decoder.division().num_ranks() == 1;
+  if (!settings.out.empty()) {
+    auto of_rank = settings;
+    if (!alone) of_rank.out += cat(".rank-", settings.world->rank());
+    partial = std::make_unique<PartialScores>(model, scores, of_rank);
+  }
   const int64_t left = partial ? partial->layers_left() : scores.layers;
   if (partial && partial->scores()) scores = *partial->scores();
 
-  const Batches batches{sampler, 0, settings.batches,
+  const Batches batches{sampler,
+                        0,
+                        settings.batches,
                         static_cast<int64_t>(settings.batch_tokens) / settings.sequence_length,
-                        settings.reset_attention};
+                        settings.reset_attention,
+                        &decoder.division()};
   const Planes::Shape shape{batches.rows(), model.config.model_dim,
                             decoder.dtype() == nn::ComputeDtype::kF32 ? at::kFloat : at::kBFloat16, settings.device};
   const Memory memory = share_out(decoder, left, settings);
@@ -135,7 +153,7 @@ plan::Scores score_model(const families::Model& model, const std::vector<data::T
   LayeredPass pass(decoder, batches, activations, gradients);
   pass.run(left, memory.segment, state.has_value(), [&](const Segment& segment, const auto& sums) {
     for (const auto& [layer, layer_sums] : sums) layer_sums.add_to(scores, layer, moments);
-    if (partial && gradients.has(segment.first)) partial->save(scores, segment.first);
+    if (partial && alone && gradients.has(segment.first)) partial->save(scores, segment.first);
   });
   if (partial) partial->discard();
   return scores;

@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <vector>
 
 #include "coppice/data/token_file.h"
+#include "coppice/dist/world.h"
 #include "coppice/families/match.h"
 #include "coppice/nn/decoder.h"
 #include "coppice/plan/utility.h"
@@ -24,7 +26,8 @@ struct ScoreSettings {
   /// Path of the result. Activations that do not fit into memory, and the finished work of a killed run, are kept
   /// beside it. Empty: all activations stay in memory.
   std::filesystem::path out = {};
-  bool resume = false;  ///< continue a killed run of the same work
+  bool resume = false;                      ///< continue a killed run of the same work; on one rank
+  std::shared_ptr<dist::World> world = {};  ///< ranks that share the work; null: this one
 };
 
 /// Computes every utility metric of every expert, from the gradients of the mean token loss over calibration batches
@@ -36,6 +39,10 @@ struct ScoreSettings {
 /// and a resume do not change a bit of the result.
 /// Memory   `max_memory_bytes`, but at least one layer with its gradients and the activations of a pass of about 2,048
 ///          tokens through the layers in memory. Further activations go to disk.
+/// Ranks    collective over all ranks of `world`. Each takes a part of the windows of every batch and has the experts
+///          that its place in its expert group gives it. Gradients are summed over ranks before they are squared, so
+///          the result, which every rank gets, is that of one rank to rounding. The limit of memory is each rank's (the
+///          lowest counts), and each keeps activations in a directory of its own beside `out`.
 /// Threads  at::get_num_threads().
 /// Throws   Error{kUnsupported} for a dense model; Error{kUsage} for sizes that do not fit; Error{kNonFinite};
 ///          Error{kIo}; Error{kInterrupted}.

@@ -73,7 +73,7 @@ TrainOptions growing_run(const TempDir& dir, const char* family) {
   o.steps = 50;
   o.lr = 3e-3;
   o.growth =
-      Json::parse(R"([{"at_step": 25, "experts": "2x", "select": "uniform", "expert_init": "interpolate"}])", "test");
+      Json::parse(R"([{"at_step": 25, "experts": "7", "score_batches": 2, "expert_init": "interpolate"}])", "test");
   o.handover = "release";
   o.handover_steps = 10;
   o.validate_every = 25;
@@ -109,7 +109,7 @@ TEST_P(RunOnRanks, HasTheLossesOfOneRankOver50StepsWithGrowthInTheMiddle) {
               testing::metrics(dir / "one", "sibling_cosine/mean").size());
     // The checkpoint is one of the ecosystem, whole, with the same tensors.
     const auto model = families::open_model(several.checkpoint);
-    EXPECT_EQ(model.config.num_experts, 8);
+    EXPECT_EQ(model.config.num_experts, 7);
     const auto a = testing::tensor_files(several.checkpoint), b = testing::tensor_files(one.checkpoint);
     ASSERT_EQ(a.size(), b.size());
     for (size_t i = 0; i < a.size(); ++i) {
