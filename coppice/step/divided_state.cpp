@@ -45,7 +45,7 @@ class DividedState::Hook : public torch::autograd::PostAccumulateGradHook {
 };
 
 DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Division& division, Masters masters)
-    : world_(division.world), layout_(sizes_of(parameters), division), place_(parameters.size()) {
+    : world_(division.world), layout_(sizes_of(parameters, division), division), place_(parameters.size()) {
   const at::NoGradGuard no_grad;
   COPPICE_CHECK(!parameters.empty());
   const auto options = parameters.front().value.options().requires_grad(false);

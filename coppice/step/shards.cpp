@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "coppice/base/check.h"
 #include "coppice/dist/group.h"
@@ -20,11 +21,14 @@ int64_t first_layer(const ParameterSize& size, int64_t layers) {
 
 }  // namespace
 
-std::vector<ParameterSize> sizes_of(const std::vector<nn::Parameter>& parameters) {
+std::vector<ParameterSize> sizes_of(const std::vector<nn::Parameter>& parameters, const nn::Division& division) {
   std::vector<ParameterSize> out;
   for (const auto& p : parameters) {
-    const int64_t experts = p.is_experts() ? p.value.size(0) : 1;
-    out.push_back({p.role, p.layer, p.value.numel() / experts});
+    ParameterSize& size = out.emplace_back(ParameterSize{p.role, p.layer, p.value.numel(), 0});
+    if (!p.is_experts()) continue;
+    const auto placed = division.placement.find(p.layer);
+    size.count /= p.value.size(0);
+    size.experts = placed == division.placement.end() ? p.value.size(0) : placed->second.num_experts();
   }
   return out;
 }
@@ -39,9 +43,18 @@ ShardLayout::ShardLayout(std::vector<ParameterSize> sizes, const nn::Division& d
   int64_t layers = 0;
   for (const auto& size : sizes_) layers = std::max(layers, size.layer + 1);
   for (size_t i = 0; i < sizes_.size(); ++i) {
-    if (!families::is_expert(sizes_[i].role)) continue;
-    const auto& placement = division.placement.at(sizes_[i].layer);
-    for (int64_t r = 0; r < expert_ranks_; ++r) experts_[i].push_back(placement.experts_of(r));
+    const int64_t experts = sizes_[i].experts;
+    if (experts == 0) continue;
+    const auto placed = division.placement.find(sizes_[i].layer);
+    for (int64_t r = 0; r < expert_ranks_; ++r) {
+      auto& own = experts_[i].emplace_back();
+      if (placed != division.placement.end()) {
+        own = placed->second.experts_of(r);
+      } else {
+        own.resize(static_cast<size_t>(experts));
+        std::iota(own.begin(), own.end(), int64_t{0});
+      }
+    }
   }
   for (size_t r = 0; r < static_cast<size_t>(expert_ranks_); ++r) {
     std::vector<LocalSize> own;

@@ -25,10 +25,11 @@ struct Shard {
 struct ParameterSize {
   families::Role role{};
   int64_t layer = -1;
-  int64_t count = 0;  ///< elements of the whole parameter; of one expert if it has experts
+  int64_t count = 0;    ///< elements of the whole parameter; of one expert if it has experts
+  int64_t experts = 0;  ///< on all ranks of an expert group; 0 if it has none
 };
 /// Those of a model's parameters, on any rank.
-std::vector<ParameterSize> sizes_of(const std::vector<nn::Parameter>& parameters);
+std::vector<ParameterSize> sizes_of(const std::vector<nn::Parameter>& parameters, const nn::Division& division);
 
 /// The division of all parameters of a model over ranks: a pure function of their sizes, so every rank knows that of
 /// all others.

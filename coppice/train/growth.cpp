@@ -15,9 +15,9 @@
 #include "coppice/grow/grow.h"
 #include "coppice/grow/grown_weights.h"
 #include "coppice/models/expert_layout.h"
+#include "coppice/nn/division.h"
 #include "coppice/nn/host.h"
 #include "coppice/nn/parameter_builder.h"
-#include "coppice/step/divide.h"
 #include "coppice/step/divided_state.h"
 
 namespace coppice::train {
@@ -176,12 +176,13 @@ class Growth {
         optimizer_(optimizer),
         plan_(plan),
         config_(families::read_config(plan::grown_config(model.config(), plan), "growth")),
-        division_(step::divide(model.division().world, config_, parents_of(plan, config_))) {
+        division_(nn::divide(model.division().world, config_, parents_of(plan, config_))) {
     if (!optimizer.divided()) return;
     before_.emplace(optimizer.divided()->layout());
     auto sizes = before_->sizes();
     for (auto& size : sizes) {
       if (families::is_router(size.role)) size.count = size.count / plan.experts_before * plan.experts_after;
+      if (size.experts > 0) size.experts = plan.experts_after;
       // A plan that splits experts makes them narrower.
       const bool by_width = families::is_expert(size.role) && size.role != Role::kExpertDownBias;
       if (by_width) size.count = size.count / model.config().expert_width * config_.expert_width;

@@ -68,9 +68,8 @@ plan::Scores score_in_training(nn::Decoder& model, const step::Optimizer& optimi
   COPPICE_CHECK(count > 0 && count * static_cast<uint64_t>(windows) <= batches.before, count, " batches of ", windows,
                 " windows before window ", batches.before);
   const uint64_t first = batches.before - count * static_cast<uint64_t>(windows);
-  const auto sums =
-      sum_over(model, with_masters(model, optimizer),
-               {sampler, first, count, windows, batches.reset_attention, &model.division()});
+  const auto sums = sum_over(model, with_masters(model, optimizer),
+                             {sampler, first, count, windows, batches.reset_attention, &model.division()});
   const auto moments = [&](const nn::Parameter& part) {
     const auto index = &find_parameter(model.parameters(), part.role, part.layer) - model.parameters().data();
     const auto i = static_cast<size_t>(index);

@@ -11,7 +11,6 @@
 #include "coppice/models/generate.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/step/balance.h"
-#include "coppice/step/divide.h"
 
 namespace coppice::train {
 namespace {
@@ -57,7 +56,7 @@ save::Companions companions_of(const fs::path& model, const fs::path& tokenizer)
 // How a model with this coppice.json is divided.
 nn::Division division_of(const World& world, const families::ModelConfig& config, const std::optional<Json>& lineage) {
   using Parents = std::map<int64_t, std::vector<uint32_t>>;
-  return step::divide(world, config, lineage ? plan::newest_parents(*lineage).value_or(Parents{}) : Parents{});
+  return nn::divide(world, config, lineage ? plan::newest_parents(*lineage).value_or(Parents{}) : Parents{});
 }
 
 nn::Decoder random_model(const TrainOptions& o, at::Device device, const World& world) {
@@ -87,7 +86,7 @@ nn::Decoder random_model(const TrainOptions& o, at::Device device, const World& 
             const std::span<const float> all(random);
             std::ranges::copy(is_part ? nn::part_of(slot, all, config.num_experts) : all, values.begin());
           },
-          device, step::divide(world, config, {})};
+          device, nn::divide(world, config, {})};
 }
 
 Start from_checkpoint(const TrainOptions& options, const fs::path& directory, const save::TrainerState& state,

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "coppice/nn/host.h"
-#include "coppice/step/divide.h"
 #include "coppice/step/divided_state.h"
 #include "coppice/step/train_step.h"
 #include "tests/dist/thread_ranks.h"
@@ -98,7 +97,7 @@ class RanksTrain : public ::testing::TestWithParam<Case> {
     const auto source = families::open_model(path);
     const auto dtype = c.is_bf16 ? nn::ComputeDtype::kBf16 : nn::ComputeDtype::kF32;
     auto model = nn::Decoder::load(source, dtype, at::kCPU,
-                                   divide(world, source.config, c.by_lineage ? parents() : decltype(parents()){}));
+                                   nn::divide(world, source.config, c.by_lineage ? parents() : decltype(parents()){}));
     Optimizer optimizer(model.parameters(), model.division());
     BatchReader batches(sampler, at::kCPU, false);
     Position position;
@@ -183,8 +182,8 @@ TEST(DividedState, KeepsEveryElementOnOneRank) {
     testing::run_ranks(ranks,
                        [&](dist::World& world) {
                          const auto source = families::open_model(path);
-                         const auto division = divide(std::shared_ptr<dist::World>(&world, [](dist::World*) {}),
-                                                      source.config, parents());
+                         const auto division = nn::divide(std::shared_ptr<dist::World>(&world, [](dist::World*) {}),
+                                                          source.config, parents());
                          auto model = nn::Decoder::load(source, nn::ComputeDtype::kBf16, at::kCPU, division);
                          const auto whole = nn::Decoder::load(source, nn::ComputeDtype::kBf16);
                          Optimizer optimizer(model.parameters(), division);

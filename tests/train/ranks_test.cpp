@@ -11,7 +11,6 @@
 #include "coppice/grow/expand.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/save/checkpoint_writer.h"
-#include "coppice/step/divide.h"
 #include "coppice/train/growth.h"
 #include "coppice/train/run.h"
 #include "coppice/train/run_directory.h"
@@ -189,9 +188,8 @@ TEST_P(RunOnRanks, GrowsToTheBytesOfExpand) {
       testing::run_ranks(GetParam().all,
                          [&](dist::World& world) {
                            const auto source = families::open_model(trunk);
-                           auto [decoder, optimizer] =
-                               save::load_checkpoint(source, nn::ComputeDtype::kBf16, at::kCPU,
-                                                     step::divide(shared(world), source.config, {}));
+                           auto [decoder, optimizer] = save::load_checkpoint(
+                               source, nn::ComputeDtype::kBf16, at::kCPU, nn::divide(shared(world), source.config, {}));
                            grow(decoder, optimizer, plan);
                            save::CheckpointWriter writer;
                            writer.write(memory, decoder, optimizer, save::TrainerState::read(trunk), {}, false);
@@ -261,7 +259,7 @@ TEST(CheckpointOfRanks, LeavesNothingIfOneRankFails) {
       [&](dist::World& world) {
         const auto source = families::open_model(trunk);
         auto [decoder, optimizer] = save::load_checkpoint(source, nn::ComputeDtype::kF32, at::kCPU,
-                                                          step::divide(shared(world), source.config, {}));
+                                                          nn::divide(shared(world), source.config, {}));
         for (auto& p : decoder.parameters()) {
           if (world.rank() == 1) p.master.fill_(INFINITY);
         }
