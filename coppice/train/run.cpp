@@ -33,7 +33,6 @@
 #include "coppice/train/run_checks.h"
 #include "coppice/train/run_directory.h"
 #include "coppice/train/run_metrics.h"
-#include "coppice/train/run_record.h"
 #include "coppice/train/run_settings.h"
 #include "coppice/train/start.h"
 #include "coppice/train/traffic.h"

@@ -290,7 +290,8 @@ TEST(TrainContinueLength, CountsTheTokensBehindIt) {
   }
   o.sequence_length = o.batch_tokens = 50;
   o.out = dir / "ragged";
-  EXPECT_EQ(save::TrainerState::read(train(o).checkpoint).position.next_sample, 13u + 1) << "640 tokens are 12.8 windows";
+  EXPECT_EQ(save::TrainerState::read(train(o).checkpoint).position.next_sample, 13u + 1)
+      << "640 tokens are 12.8 windows";
 }
 
 TEST(WatchMemory, IsRefusedWhereItIsOfAnotherModel) {
