@@ -62,6 +62,7 @@ void add_routing(Sums& sums, const std::vector<nn::LayerRouting>& routing) {
     sums.routing = routing;
     return;
   }
+  if (routing.empty()) return;  // nobody in the expert group has windows in this pass
   COPPICE_CHECK(routing.size() == sums.routing.size());
   for (size_t i = 0; i < routing.size(); ++i) sums.routing[i].count_E = sums.routing[i].count_E + routing[i].count_E;
 }
