@@ -1,10 +1,10 @@
 // trainer.json of a checkpoint: any JSON gives a state that survives writing and reading, or Error{kFormat}.
-#include "coppice/train/trainer_state.h"
+#include "coppice/save/trainer_state.h"
 #include "fuzz/fuzzed.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using coppice::Json;
-  using coppice::train::TrainerState;
+  using coppice::save::TrainerState;
   TrainerState state;
   try {
     state = TrainerState::from_json(Json::parse(coppice::fuzz::text_of(data, size), "input"), "input");
