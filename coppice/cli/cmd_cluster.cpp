@@ -7,6 +7,7 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/device.h"
+#include "coppice/cli/ranks.h"
 #include "coppice/cli/threads.h"
 #include "coppice/data/token_file.h"
 #include "coppice/io/output_place.h"
@@ -83,8 +84,7 @@ void print(const ClusterOptions& o, const std::vector<score::LayerClusters>& lay
                    " rows each, from ", o.tokens_used, " tokens\n\n", report::text_table(table));
 }
 
-int run(std::span<const std::string_view> args) {
-  const auto o = parse<ClusterOptions>("cluster", kSummary, args);
+void cluster(const ClusterOptions& o, const Ranks& ranks) {
   if (o.out.empty()) {
     throw Error(ErrorCode::kUsage, "out: not given; wanted the file to write, such as --out rows.safetensors");
   }
@@ -100,18 +100,31 @@ int run(std::span<const std::string_view> args) {
                                           .std = o.std,
                                           .seed = o.seed,
                                           .dtype = dtype,
-                                          .device = device};
+                                          .device = device,
+                                          .world = ranks.world};
   score::check_settings(model, settings);
   auto inputs = o.tokens;
   inputs.push_back(o.model);
   io::check_output_file(o.out, {"rows of routers", score::is_router_rows}, inputs);
   const auto layers = score::cluster_inputs(model, files, settings);
+  if (!ranks.is_first()) return;
   score::write_router_rows(o.out, layers);
   if (o.json) {
     std::cout << to_json(o, layers).dump(2) << "\n";
   } else {
     print(o, layers);
   }
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto options = parse<ClusterOptions>("cluster", kSummary, args);
+  on_ranks({.device = options.device, .settings = join(std::vector<std::string>(args.begin(), args.end()), " ")},
+           [&](const Ranks& ranks) {
+             ClusterOptions o = options;
+             o.device = ranks.device;
+             if (!o.threads && ranks.threads > 0) o.threads = ranks.threads;
+             cluster(o, ranks);
+           });
   return 0;
 }
 

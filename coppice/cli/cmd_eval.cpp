@@ -9,6 +9,7 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/device.h"
+#include "coppice/cli/ranks.h"
 #include "coppice/cli/threads.h"
 #include "coppice/data/token_file.h"
 #include "coppice/data/tokenizer.h"
@@ -37,6 +38,7 @@ struct EvalOptions {
   uint64_t max_tokens = 0;
   std::string dtype = "f32", device{kAutoDevice};
   std::optional<ByteCount> max_memory;
+  int64_t expert_parallel = 1;
   std::optional<uint64_t> threads;
   bool reset_attention = false, json = false;
   Given given;
@@ -60,6 +62,10 @@ struct EvalOptions {
         field("max-memory", &O::max_memory,
               "most memory for weights and activations, such as 8GiB; a model that does not fit is loaded a few layers "
               "at a time (default: half of the device's)"),
+        field(
+            "expert-parallel", &O::expert_parallel,
+            "under torchrun, srun or mpirun: number of ranks that share the experts of each layer; divides the number "
+            "of ranks"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("json", &O::json, kJsonHelp)};
   }
@@ -100,16 +106,17 @@ void check(const EvalOptions& o, const families::Model& model) {
   }
 }
 
-nn::FittedDecoder fit(const EvalOptions& o, const families::Model& model, at::Device device) {
+nn::FittedDecoder fit(const EvalOptions& o, const families::Model& model, at::Device device, const Ranks& ranks) {
   // The limit is for both models together.
   const uint64_t bytes = o.max_memory ? o.max_memory->bytes : nn::memory_of(device).total / 2;
-  return {model, nn::compute_dtype(o.dtype), o.against ? bytes / 2 : bytes, device};
+  return {model, nn::compute_dtype(o.dtype), o.against ? bytes / 2 : bytes, device,
+          nn::divide(ranks.world, model.config)};
 }
 
 void compare(const EvalOptions& o, const nn::FittedDecoder& decoder, at::Device device,
-             const std::vector<data::TokenFile>& files, Results& results) {
+             const std::vector<data::TokenFile>& files, const Ranks& ranks, Results& results) {
   const auto model = families::open_model(*o.against);
-  const auto other = fit(o, model, device);
+  const auto other = fit(o, model, device, ranks);
   for (size_t i = 0; i < files.size(); ++i) {
     results.files[i].agreement = eval::agreement(decoder, other, files[i], o.loss_settings());
   }
@@ -129,14 +136,14 @@ std::shared_ptr<const nn::LineageRouting> routing_of_training(const std::filesys
   return train::lineage_routing(lineage, note.share, note.seed.value_or(0));
 }
 
-Results evaluate(const EvalOptions& o) {
+Results evaluate(const EvalOptions& o, const Ranks& ranks) {
   const auto model = families::open_model(o.model);
   check(o, model);
   const auto device = use_device(o.device);
   const auto files = data::open_token_files(o.model, model.config.vocab_size, o.tokens);
   std::vector<std::vector<eval::Question>> tasks;
   for (const auto& path : o.tasks) tasks.push_back(eval::read_questions(path));
-  const auto decoder = fit(o, model, device);
+  const auto decoder = fit(o, model, device, ranks);
   auto by_lineage = o.loss_settings();
   by_lineage.lineage = routing_of_training(o.model);
   Results out;
@@ -146,7 +153,7 @@ Results evaluate(const EvalOptions& o) {
         {.name = file.path().filename().string(), .loss = loss, .bits_per_byte = loss.bits_per_byte(file)});
     if (by_lineage.lineage) out.files.back().by_lineage = eval::token_loss(decoder, file, by_lineage).loss;
   }
-  if (o.against) compare(o, decoder, device, files, out);
+  if (o.against) compare(o, decoder, device, files, ranks, out);
   if (tasks.empty()) return out;
   const auto tokenizer = data::open_tokenizer(o.model);
   const auto leading = eval::leading_token(o.model);
@@ -244,17 +251,29 @@ void print_tasks(const std::vector<TaskResult>& tasks) {
   std::cout << report::text_table(table);
 }
 
-int run(std::span<const std::string_view> args) {
-  const auto o = parse<EvalOptions>("eval", kSummary, args);
-  use_threads(o.threads);
-  const auto results = evaluate(o);
+void print(const EvalOptions& o, const Results& results) {
   if (o.json) {
     std::cout << to_json(results).dump(2) << "\n";
-    return 0;
+    return;
   }
   if (!results.files.empty()) print_files(o, results.files);
   if (!results.files.empty() && !results.tasks.empty()) std::cout << "\n";
   if (!results.tasks.empty()) print_tasks(results.tasks);
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto options = parse<EvalOptions>("eval", kSummary, args);
+  on_ranks({.device = options.device,
+            .expert_parallel = options.expert_parallel,
+            .settings = join(std::vector<std::string>(args.begin(), args.end()), " ")},
+           [&](const Ranks& ranks) {
+             EvalOptions o = options;
+             o.device = ranks.device;
+             if (!o.threads && ranks.threads > 0) o.threads = ranks.threads;
+             use_threads(o.threads);
+             const auto results = evaluate(o, ranks);
+             if (ranks.is_first()) print(o, results);
+           });
   return 0;
 }
 

@@ -6,6 +6,7 @@
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
 #include "coppice/cli/device.h"
+#include "coppice/cli/ranks.h"
 #include "coppice/cli/threads.h"
 #include "coppice/data/token_file.h"
 #include "coppice/io/atomic_file.h"
@@ -30,6 +31,7 @@ struct ScoreOptions {
   std::string dtype = "f32", device{kAutoDevice};
   std::optional<ByteCount> max_memory;
   bool reset_attention = false, resume = false;
+  int64_t expert_parallel = 1;
   std::optional<uint64_t> threads;
   bool json = false;
   Given given;
@@ -52,13 +54,17 @@ struct ScoreOptions {
         field("max-memory", &O::max_memory,
               "most memory for weights, gradients and kept activations, such as 8GiB; the rest goes to disk beside the "
               "scores (default: half of the device's)"),
+        field(
+            "expert-parallel", &O::expert_parallel,
+            "under torchrun, srun or mpirun: number of ranks that share the experts of each layer; divides the number "
+            "of ranks"),
         field("resume", &O::resume, "continue a killed run of the same command"),
         field("threads", &O::threads, "CPU threads (default: all cores)"),
         field("json", &O::json, kJsonHelp)};
   }
 };
 
-plan::Scores score_files(const ScoreOptions& o) {
+plan::Scores score_files(const ScoreOptions& o, const Ranks& ranks) {
   const auto dtype = nn::compute_dtype(o.dtype);
   const auto device = use_device(o.device);
   const auto model = families::open_model(o.model);
@@ -73,7 +79,8 @@ plan::Scores score_files(const ScoreOptions& o) {
                              .device = device,
                              .max_memory_bytes = o.max_memory ? o.max_memory->bytes : 0,
                              .out = o.out,
-                             .resume = o.resume});
+                             .resume = o.resume,
+                             .world = ranks.world});
 }
 
 plan::Scores merge_files(const ScoreOptions& o) {
@@ -95,7 +102,7 @@ void check(const ScoreOptions& o) {
   refuse_without_effect(o.given, {{o.merge,
                                    "a merge only reads files of finished runs",
                                    {"batches", "batch-tokens", "seed", "sequence-length", "reset-attention", "dtype",
-                                    "device", "max-memory", "resume", "threads"}}});
+                                    "device", "max-memory", "expert-parallel", "resume", "threads"}}});
 }
 
 void print(const ScoreOptions& o, const plan::Scores& scores) {
@@ -114,12 +121,12 @@ void print(const ScoreOptions& o, const plan::Scores& scores) {
   }
 }
 
-int run(std::span<const std::string_view> args) {
-  const auto o = parse<ScoreOptions>("score", kSummary, args);
-  check(o);
+void score_or_merge(const ScoreOptions& o, const Ranks& ranks) {
+  if (o.merge && !ranks.is_first()) return;
   check_out(o);
   use_threads(o.threads);
-  const auto scores = o.merge ? merge_files(o) : score_files(o);
+  const auto scores = o.merge ? merge_files(o) : score_files(o, ranks);
+  if (!ranks.is_first()) return;
   const Json json = scores.to_json();
   io::write_file_atomically(o.out, json.dump(1) + "\n");
   if (o.json) {
@@ -127,6 +134,20 @@ int run(std::span<const std::string_view> args) {
   } else {
     print(o, scores);
   }
+}
+
+int run(std::span<const std::string_view> args) {
+  const auto options = parse<ScoreOptions>("score", kSummary, args);
+  check(options);
+  on_ranks({.device = options.device,
+            .expert_parallel = options.expert_parallel,
+            .settings = join(std::vector<std::string>(args.begin(), args.end()), " ")},
+           [&](const Ranks& ranks) {
+             ScoreOptions o = options;
+             o.device = ranks.device;
+             if (!o.threads && ranks.threads > 0) o.threads = ranks.threads;
+             score_or_merge(o, ranks);
+           });
   return 0;
 }
 

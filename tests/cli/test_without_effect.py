@@ -72,6 +72,7 @@ CASES = [  # the command, the option without effect, and why; the value is often
     ("score s t --merge --out o", "--threads 1", "a merge only reads"),
     ("score s t --merge --out o", "--device cpu", "a merge only reads"),
     ("score s t --merge --out o", "--max-memory 1GB", "a merge only reads"),
+    ("score s t --merge --out o", "--expert-parallel 2", "a merge only reads"),
     ("eval moe --tasks q.jsonl", "--sequence-length 256", "no token files"),
     ("eval moe --tasks q.jsonl", "--batch 8", "no token files"),
     ("eval moe --tasks q.jsonl", "--max-tokens 0", "no token files"),
