@@ -7,7 +7,6 @@
 #include "coppice/base/check.h"
 #include "coppice/kernels/attention_detail.h"
 #include "coppice/kernels/device_detail.h"
-#include "coppice/kernels/local_attention.h"
 
 namespace coppice::kernels {
 namespace {

@@ -21,7 +21,7 @@ struct AttentionGradients {
 }  // namespace detail
 
 namespace cpu {
-/// Whether the AVX-512 variant below is the one for such tensors of the CPU.
+/// Whether the variants below are for for such tensors of the CPU.
 bool has_attention_for(const detail::AttentionInputs& in);
 detail::AttentionForward attention_forward(const detail::AttentionInputs& in);
 detail::AttentionGradients attention_backward(const detail::AttentionInputs& in,

@@ -1,4 +1,4 @@
-#include "coppice/kernels/local_attention.h"
+#include "coppice/kernels/attention.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/matmul.h>

@@ -1,4 +1,4 @@
-// Which of the CPU's two ways computes causal attention.
+// Which of the CPU's ways computes causal attention.
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/cpu/attention_variants_detail.h"
@@ -18,6 +18,7 @@ Path path_for(const detail::AttentionInputs& in) {
 const AttentionVariant& way_for(const detail::AttentionInputs& in) {
   const Path path = path_for(in);
   COPPICE_CHECK(path != Path::kLibtorch);
+  if (path == Path::kLanes) return kAttentionByLanes;
   return path == Path::kTiles ? kAttentionByTiles : kAttentionByWords;
 }
 

@@ -10,6 +10,6 @@ struct AttentionVariant {
   detail::AttentionGradients (*backward)(const detail::AttentionInputs& in, const detail::AttentionForward& forward,
                                          const at::Tensor& grad_BSHC);
 };
-extern const AttentionVariant kAttentionByWords, kAttentionByTiles;
+extern const AttentionVariant kAttentionByWords, kAttentionByTiles, kAttentionByLanes;
 
 }  // namespace coppice::kernels::cpu
