@@ -6,7 +6,7 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/rng.h"
-#include "coppice/kernels/lineage_choice_detail.h"
+#include "coppice/kernels/routing_detail.h"
 #include "coppice/kernels/parallel.h"
 
 namespace coppice::kernels::cpu {
