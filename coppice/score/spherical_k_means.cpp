@@ -1,6 +1,7 @@
 #include "coppice/score/spherical_k_means.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/index_put.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/mm.h>
@@ -81,7 +82,8 @@ Clusters spherical_k_means(const at::Tensor& x_TD, const ClusterSettings& settin
     fill_empty(out.sizes, index_T, nn::to_host<float>(cosine_T));
     if (step + 1 == settings.steps || before_T == index_T) break;
     const auto chosen_T = nn::from_host<int64_t>(index_T, nearest_T.sizes(), unit_TD.device());
-    out.centre_GD = of_length_one(at::zeros_like(out.centre_GD).index_add_(0, chosen_T, unit_TD));
+    // Each centre's tokens in their order, on any device (index_add_ has none on a GPU).
+    out.centre_GD = of_length_one(at::zeros_like(out.centre_GD).index_put_({chosen_T}, unit_TD, /*accumulate=*/true));
     before_T = std::move(index_T);
   }
   return out;
