@@ -38,7 +38,7 @@ std::vector<at::Tensor> run(const Case& c, at::ScalarType dtype, at::Device devi
 }
 
 TEST_P(Linear, IsThatOfLibtorchToRounding) {
-  const auto own = [](const at::Tensor& x, const at::Tensor& w) { return linear(x, w); };
+  const auto own = [](const at::Tensor& x, const at::Tensor& w) { return kernels::linear(x, w); };
   const auto theirs = [](const at::Tensor& x, const at::Tensor& w) { return at::linear(x, w); };
   const auto wanted = run(GetParam(), at::kDouble, at::kCPU, theirs);
   for (const at::Device device : {guarded::kCpu, guarded::kGuarded}) {
@@ -51,7 +51,7 @@ TEST_P(Linear, IsThatOfLibtorchToRounding) {
 }
 
 TEST_P(Linear, GivesTheSameBitsForAnyNumberOfThreads) {
-  const auto own = [](const at::Tensor& x, const at::Tensor& w) { return linear(x, w); };
+  const auto own = [](const at::Tensor& x, const at::Tensor& w) { return kernels::linear(x, w); };
   at::set_num_threads(1);
   const auto wanted = run(GetParam(), at::kFloat, at::kCPU, own);
   at::set_num_threads(3);
@@ -61,7 +61,7 @@ TEST_P(Linear, GivesTheSameBitsForAnyNumberOfThreads) {
 
 TEST(LinearWithBias, AddsIt) {
   const auto x = at::randn({4, 16}), w = at::randn({32, 16}), bias = at::randn({32});
-  EXPECT_TRUE(linear(x, w, bias).allclose(linear(x, w) + bias, 1e-5, 1e-5));
+  EXPECT_TRUE(kernels::linear(x, w, bias).allclose(kernels::linear(x, w) + bias, 1e-5, 1e-5));
 }
 
 }  // namespace
