@@ -42,7 +42,7 @@ test-fast:
 	ctest --test-dir build/release --no-tests=error -L fast --output-on-failure -j $(JOBS)
 
 bench:
-	$(call configure_and_build,release,full)
+	$(call configure_and_build,release,full,,$(if $(GPU),AUTO))
 	tools/run_bench
 
 lint:

@@ -1,43 +1,27 @@
 """The MoE layer on one GPU: coppice beside transformers' experts (grouped_mm, and the plain loop) on the same sizes, in the same run.
 
-usage: moe_cuda.py [TOKENS,DIM,EXPERTS,TOP_K,WIDTH ...]
+usage: moe_cuda.py [TOKENS,DIM,EXPERTS,TOP_K,WIDTH ...] [--write]
 
-Wants a build with the preset `cuda` (cmake --preset cuda, or COPPICE_MOE_LAYER). Prints Markdown: tokens a second of one layer's forward and
-backward in bf16, the share of the GPU's own rate in one large bf16 product, measured first, and peak device memory.
+Wants a build for GPUs (`make bench` makes one where there is a GPU; or COPPICE_MOE_LAYER). Prints Markdown: tokens a second of one layer's
+forward and backward in bf16, the share of the GPU's own rate in one large bf16 product, measured first, and peak device memory. --write also
+puts it into bench/results/ under the name of the card.
 """
 
+import argparse
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
-import time
 
 import torch
 
 HERE = pathlib.Path(__file__).resolve().parent
-PROGRAM = pathlib.Path(os.environ.get("COPPICE_MOE_LAYER", HERE.parent / "build/cuda/bench/moe_layer"))
+sys.path.insert(0, str(HERE))
+import card  # noqa: E402
+
+PROGRAM = pathlib.Path(os.environ.get("COPPICE_MOE_LAYER", HERE.parent / "build/release/bench/moe_layer"))
 SIZES = ["16384,2048,64,8,1024", "16384,2048,128,8,768", "8192,4096,8,2,14336", "16384,2048,256,8,512"]
-WARM_UP, REPEATS = 3, 20
-
-
-def median_seconds(step) -> float:
-    seconds = []
-    for i in range(WARM_UP + REPEATS):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        step()
-        torch.cuda.synchronize()
-        if i >= WARM_UP:
-            seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds)
-
-
-def product_rate(n: int = 8192) -> float:
-    """Floating-point operations a second of an n x n x n product in bf16."""
-    a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    return 2 * n**3 / median_seconds(lambda: a @ b)
 
 
 def transformers_layer(implementation: str, tokens: int, dim: int, experts: int, top_k: int, width: int, device: str = "cuda"):
@@ -63,7 +47,7 @@ def measure_transformers(implementation: str, sizes: list[int]) -> dict:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:
-        seconds = median_seconds(transformers_layer(implementation, *sizes)[1])
+        seconds = card.median_seconds(transformers_layer(implementation, *sizes)[1], "cuda")
     except torch.OutOfMemoryError:
         return {"failed": "out of memory"}
     return {"seconds": seconds, "peak_bytes": torch.cuda.max_memory_allocated()}
@@ -75,32 +59,48 @@ def measure_coppice(kernel: str, sizes: list[int]) -> dict:
     return json.loads(done.stdout) if done.returncode == 0 else {"failed": done.stderr.strip()}
 
 
+def table(sizes: list[int], results: dict, peak: float) -> str:
+    tokens, dim, experts, top_k, width = sizes
+    lines = [f"{tokens} tokens, dimension {dim}, {experts} experts of width {width}, top-{top_k}\n",
+             "| | tokens/s | coppice is | share of the product's rate | peak MiB |", "|---|---:|---:|---:|---:|"]
+    flops = 3 * 2 * 3 * tokens * top_k * dim * width  # forward and twice that backward, of three matrices
+    for name, result in results.items():
+        if "failed" in result:
+            lines.append(f"| {name} | {result['failed']} | | | |")
+            continue
+        ratio = f"{result['seconds'] / results['coppice']['seconds']:.2f} x" if "seconds" in results["coppice"] else ""
+        lines.append(f"| {name} | {tokens / result['seconds']:.0f} | {ratio} | {flops / result['seconds'] / peak:.1%} | "
+                     f"{result['peak_bytes'] / 2**20:.0f} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", default=SIZES)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
     if not torch.cuda.is_available():
         print("moe_cuda.py: no GPU that torch can use; run it on a machine that has one", file=sys.stderr)
         return 4
     if not PROGRAM.exists():
-        print(f"moe_cuda.py: {PROGRAM} is not built; `cmake --preset cuda` and build the target moe_layer", file=sys.stderr)
+        print(f"moe_cuda.py: {PROGRAM} is not built; build it with `make bench`", file=sys.stderr)
         return 4
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    peak = product_rate()
-    print(f"One bf16 product of 8192 x 8192 x 8192: {peak / 1e12:.0f} Tflop/s")
-    for text in sys.argv[1:] or SIZES:
-        tokens, dim, experts, top_k, width = sizes = [int(number) for number in text.split(",")]
+    name, peak = card.card_name("cuda"), card.product_rate("cuda")
+    pages = [f"# The MoE layer on {name}\n\ntorch {torch.__version__}. One bf16 product of 8192 x 8192 x 8192 runs at {peak / 1e12:.0f} Tflop/s.",
+             f"```\nbench/moe_cuda.py {' '.join(sys.argv[1:])}\n```"]
+    print("\n\n".join(pages), flush=True)
+    for text in options.sizes:
+        sizes = [int(number) for number in text.split(",")]
         results = {"coppice": measure_coppice("fast", sizes),
                    "transformers grouped_mm": measure_transformers("grouped_mm", sizes),
                    "transformers loop": measure_transformers("eager", sizes),
                    "coppice reference": measure_coppice("reference", sizes)}
-        print(f"\n{tokens} tokens, dimension {dim}, {experts} experts of width {width}, top-{top_k}\n")
-        print("| | tokens/s | coppice is | share of the product's rate | peak MiB |\n|---|---:|---:|---:|---:|")
-        flops = 3 * 2 * 3 * tokens * top_k * dim * width  # forward and twice that backward, of three matrices
-        for name, result in results.items():
-            if "failed" in result:
-                print(f"| {name} | {result['failed']} | | | |")
-                continue
-            ratio = f"{result['seconds'] / results['coppice']['seconds']:.2f} x" if "seconds" in results["coppice"] else ""
-            print(f"| {name} | {tokens / result['seconds']:.0f} | {ratio} | {flops / result['seconds'] / peak:.1%} | "
-                  f"{result['peak_bytes'] / 2**20:.0f} |", flush=True)
+        pages.append(table(sizes, results, peak))
+        print(f"\n{pages[-1]}", flush=True)
+    if options.write:
+        path = card.results_file("moe", name)
+        path.write_text("\n\n".join(pages) + "\n")
+        print(f"\nwrote {path}")
     return 0
 
 

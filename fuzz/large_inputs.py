@@ -117,10 +117,16 @@ def journal(size):
     yield "long_line", head + "done" + " 1" * (size // 2) + "\n"
 
 
+def points(size):
+    yield "many_lines", "2 1e3 1\n" * (size // 8)
+    yield "long_line", "2 " * (size // 2)
+    yield "long_word", "2" * size
+
+
 def main():
     folder, size = pathlib.Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1 << 20
     of = {"json": texts, "config": config, "plan": plan, "lineage": lineage, "scores": scores, "index": index, "safetensors": safetensors, "trainer": trainer,
-          "family": family, "infer": infer, "spm": spm, "journal": journal, "conversion": texts}
+          "family": family, "infer": infer, "spm": spm, "journal": journal, "conversion": texts, "points": points}
     for name, make in of.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for case, content in make(size):

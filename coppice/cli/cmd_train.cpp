@@ -2,6 +2,7 @@
 
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/ranks.h"
 #include "coppice/options/options.h"
 #include "coppice/report/html.h"
 #include "coppice/train/run.h"
@@ -56,12 +57,23 @@ int run(std::span<const std::string_view> args) {
   auto specs = option_specs(options);
   for (auto& spec : option_specs(output)) specs.push_back(std::move(spec));
   options.given = detail::parse_options("train", kSummary, specs, args);
-  const auto result = train::train(options);
-  if (output.json) {
-    std::cout << to_json(result).dump(2) << "\n";
-  } else {
-    print_table(result);
-  }
+  const RankSettings ranks{.device = options.device,
+                           .expert_parallel = options.expert_parallel,
+                           .timeout_s = options.parallel_timeout,
+                           .settings = to_toml(options),
+                           .signals_end_waits = false};  // the ranks stop after the same step
+  on_ranks(ranks, [&](const Ranks& rank) {
+    train::TrainOptions own = options;
+    own.device = rank.device;
+    if (own.threads == 0) own.threads = static_cast<int64_t>(rank.threads);
+    const auto result = train::train(own, {}, rank.world);
+    if (!rank.is_first()) return;
+    if (output.json) {
+      std::cout << to_json(result).dump(2) << "\n";
+    } else {
+      print_table(result);
+    }
+  });
   return 0;
 }
 

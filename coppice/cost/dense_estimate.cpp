@@ -2,6 +2,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/cost/traffic.h"
 #include "coppice/report/html.h"
 
 namespace coppice::cost {
@@ -63,7 +64,8 @@ DenseEstimate estimate_dense_cost(const families::Model& model, const CostOption
   const StateBytes state = state_bytes(o);
   estimate.memory_before = device_memory(estimate.before, {o.data_parallel, 1, o.zero1}, state);
   estimate.memory_after = device_memory(estimate.after, estimate.parallelism, state);
-  estimate.all_to_all = all_to_all_bytes(estimate.after, estimate.parallelism);
+  estimate.all_to_all = all_to_all_bytes(estimate.after, estimate.parallelism,
+                                         {.activation_bytes = state.weight, .recompute = o.recompute});
   if (o.tokens_before && o.tokens_after) {
     estimate.tokens_ratio = *o.tokens_after / *o.tokens_before;
     estimate.compute_ratio = *estimate.tokens_ratio * static_cast<double>(estimate.after.parameters.active) /

@@ -12,8 +12,9 @@
 namespace coppice::cost {
 namespace {
 
-constexpr std::array<std::string_view, 6> kOfEstimate = {
-    "device", "device-flops", "device-memory-rate", "device-network-rate", "utilisation", "sequence-length"};
+constexpr std::array<std::string_view, 11> kOfEstimate = {
+    "device", "device-flops", "device-memory-rate", "device-network-rate", "utilisation",    "cluster",
+    "gpus",   "gpu-tokens",   "micro-batch",        "once-per-rank",       "sequence-length"};
 constexpr std::array<std::string_view, 1> kOfBatch = {"batch-tokens"};
 constexpr std::array kShares = {0.1, 0.25, 0.5, 0.75, 1.0};
 
@@ -28,8 +29,8 @@ Device chosen_device(const CostOptions& o) {
     *place = *value;
     ++count;
   }
-  if (count == given.size())
-    chosen = {"your device", chosen.flops_per_s, chosen.memory_per_s, chosen.network_per_s, 0, "given"};
+  if (count == given.size() || (o.cluster && count + 1 == given.size()))
+    chosen = {"your device", chosen.flops_per_s, chosen.memory_per_s, chosen.network_per_s, 0, "given", 0};
   else if (count > 0)
     chosen.source = "data sheet and your values";
   return chosen;
@@ -64,19 +65,45 @@ void take_measured(CostEstimate& estimate, const std::vector<std::pair<int64_t, 
   }
 }
 
-void estimate_times(CostEstimate& estimate, const CostOptions& o) {
-  const Device chosen = chosen_device(o);
-  const StepWork work{o.batch_tokens, o.sequence_length, o.utilisation};
+void estimate_parts(CostEstimate& estimate, const CostOptions& o, const Device& chosen) {
+  const StepWork work = step_work(o, estimate.parallelism.data);
   estimate.estimate_before = estimate_step(estimate.before, chosen, estimate.parallelism, estimate.state, work);
-  estimate.estimate_after = estimate_step(estimate.after, chosen, estimate.parallelism, estimate.state, work);
+  estimate.estimate_after = estimate_step(estimate.after, chosen, estimate.parallelism_after, estimate.state, work);
   estimate.steps = {estimate.estimate_before->total_s(), estimate.estimate_after->total_s()};
   estimate.basis = StepBasis::kEstimate;
   estimate.basis_text = cat("ESTIMATED from FLOPs and bytes for ", chosen.name,
+                            ", not measured; give --step-time-before and --step-time-after, --cluster or --measure");
+}
+
+std::string link_text(const Link& link) {
+  return cat(number_text(link.bytes_per_s, 4), " B/s and ", number_text(1e6 * link.latency_s, 3), " us");
+}
+
+void simulate(CostEstimate& estimate, const CostOptions& o, const Device& chosen) {
+  estimate.scaling = simulate_scaling(estimate.before, estimate.after, chosen, o);
+  const ScalingRow& first = estimate.scaling->rows.front();
+  const Cluster& cluster = estimate.scaling->cluster;
+  estimate.steps = {first.before.total_s, first.after.total_s};
+  estimate.basis = StepBasis::kSimulated;
+  estimate.basis_text = cat("SIMULATED for ", first.gpus, " ", chosen.name, " on ", cluster.name,
                             ", not measured; give --step-time-before and --step-time-after, or --measure");
+  estimate.constants.push_back({"cluster",
+                                cat(cluster.name, ": nodes of ", cluster.gpus_per_node, ", in a node ",
+                                    link_text(cluster.node), ", between nodes ", link_text(cluster.network), " a GPU"),
+                                cluster.source});
+  estimate.constants.push_back({"N / E of the paper's steps", "1.9",
+                                "arXiv:2604.19835v2: 4.2 and 2.2 s with 64 and 32 experts on A100; the number of GPUs, "
+                                "their network and expert groups are not in it"});
+}
+
+void estimate_times(CostEstimate& estimate, const CostOptions& o) {
+  const Device chosen = chosen_device(o);
+  o.cluster ? simulate(estimate, o, chosen) : estimate_parts(estimate, o, chosen);
   estimate.constants.push_back(
       {"device",
        cat(chosen.name, ": ", number_text(chosen.flops_per_s, 3), " FLOP/s, memory ",
-           number_text(chosen.memory_per_s, 4), " B/s, network ", number_text(chosen.network_per_s, 3), " B/s"),
+           number_text(chosen.memory_per_s, 4), " B/s",
+           o.cluster ? std::string() : cat(", network ", number_text(chosen.network_per_s, 3), " B/s")),
        std::string(chosen.source)});
   estimate.constants.push_back(
       {"utilisation of matrix products", number_text(o.utilisation, 3),
@@ -106,7 +133,8 @@ void set_steps(CostEstimate& estimate, const CostOptions& o, const std::vector<s
   } else {
     estimate_times(estimate, o);
   }
-  if (estimate.basis != StepBasis::kEstimate) refuse_given(o, kOfEstimate, cat("step times are ", estimate.basis_text));
+  const bool is_computed = estimate.basis == StepBasis::kEstimate || estimate.basis == StepBasis::kSimulated;
+  if (!is_computed) refuse_given(o, kOfEstimate, cat("step times are ", estimate.basis_text));
   if (estimate.batch_tokens != o.batch_tokens) refuse_given(o, kOfBatch, cat("step times are ", estimate.basis_text));
   estimate.constants.push_back({"tokens per step", count_text(estimate.batch_tokens),
                                 estimate.batch_tokens == CostOptions{}.batch_tokens
@@ -182,15 +210,21 @@ CostEstimate estimate_cost(const families::Model& model, const CostOptions& o,
                         .after = model_size(model, growth.experts_after),
                         .weight_bytes_before = bytes.weights_before,
                         .weight_bytes_after = bytes.weights_after,
-                        .parallelism = {o.data_parallel, o.expert_parallel, o.zero1},
+                        .parallelism = parallelism_of(o, simulated_gpus(o).front(), false),
+                        .parallelism_after = parallelism_of(o, simulated_gpus(o).front(), true),
                         .state = state_bytes(o),
                         .tokens_before = o.tokens_before,
                         .tokens_after = o.tokens_after,
-                        .batch_tokens = o.batch_tokens};
-  check_parallelism(estimate.parallelism, estimate.before.experts, estimate.after.experts);
+                        .batch_tokens = step_work(o, simulated_gpus(o).front()).batch_tokens};
+  check_parallelism(estimate.parallelism, estimate.before.experts, estimate.before.experts);
+  check_parallelism(estimate.parallelism_after, estimate.after.experts, estimate.after.experts);
   estimate.memory_before = device_memory(estimate.before, estimate.parallelism, estimate.state);
-  estimate.memory_after = device_memory(estimate.after, estimate.parallelism, estimate.state);
-  estimate.all_to_all = all_to_all_bytes(estimate.after, estimate.parallelism);
+  estimate.memory_after = device_memory(estimate.after, estimate.parallelism_after, estimate.state);
+  const StepWork work = step_work(o, estimate.parallelism.data);
+  const Exchange exchange =
+      exchange_of(estimate.state, work, work.batch_tokens / static_cast<double>(estimate.parallelism.data));
+  estimate.all_to_all_before = all_to_all_bytes(estimate.before, estimate.parallelism, exchange);
+  estimate.all_to_all_after = all_to_all_bytes(estimate.after, estimate.parallelism_after, exchange);
   estimate.measured = measured;
   estimate.constants.push_back({"bytes per parameter in training",
                                 cat(estimate.state.weight, " weight + ", estimate.state.gradient, " gradient + ",

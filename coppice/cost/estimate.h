@@ -11,6 +11,7 @@
 #include "coppice/cost/fit.h"
 #include "coppice/cost/memory.h"
 #include "coppice/cost/options.h"
+#include "coppice/cost/scaling.h"
 #include "coppice/cost/schedule.h"
 #include "coppice/cost/step_time.h"
 
@@ -33,21 +34,22 @@ struct ShareRow {
   bool is_yours = false;  ///< the row for --tokens-before and --tokens-after
 };
 
-enum class StepBasis { kGiven, kMeasured, kRuns, kEstimate };
+enum class StepBasis { kGiven, kMeasured, kRuns, kSimulated, kEstimate };
 
 struct CostEstimate {
   std::string family;
   ModelSize before, after;
   uint64_t weight_bytes_before = 0, weight_bytes_after = 0;  ///< bytes of the checkpoint on disk
-  Parallelism parallelism;
+  Parallelism parallelism, parallelism_after;
   StateBytes state;
   DeviceMemory memory_before, memory_after;
-  double all_to_all = 0;  ///< bytes per token; the same before and after
+  double all_to_all_before = 0, all_to_all_after = 0;  ///< bytes per token
 
   StepTimes steps;
   StepBasis basis = StepBasis::kEstimate;
   std::string basis_text;
   std::optional<StepEstimate> estimate_before, estimate_after;
+  std::optional<Scaling> scaling;                    ///< with --cluster
   std::vector<std::pair<int64_t, double>> measured;  ///< (experts, seconds)
 
   ClosureCurve closure;

@@ -55,6 +55,7 @@ const char* basis_name(StepBasis basis) {
     case StepBasis::kGiven: return "given";
     case StepBasis::kMeasured: return "measured";
     case StepBasis::kRuns: return "runs";
+    case StepBasis::kSimulated: return "simulated";
     case StepBasis::kEstimate: return "estimate";
   }
   return "";
@@ -84,8 +85,9 @@ Json CostEstimate::to_json() const {
   out["active_parameters"] = pair(before.parameters.active, after.parameters.active);
   out["weight_bytes"] = pair(weight_bytes_before, weight_bytes_after);
   out["device_bytes"] = pair(memory_json(memory_before), memory_json(memory_after));
-  out["all_to_all_bytes_per_token"] = all_to_all;
+  out["all_to_all_bytes_per_token"] = pair(all_to_all_before, all_to_all_after);
   out["step"] = step_json(*this);
+  out["cluster"] = scaling ? scaling->to_json() : Json();
   out["closure"] = curve_json(closure);
   out["uniform_closure"] = uniform_closure ? curve_json(*uniform_closure) : Json();
   out["loss_gap"] = or_null(loss_gap);

@@ -13,8 +13,9 @@ report::Table size_table(const CostEstimate& estimate) {
   const auto count = [](int64_t value) { return count_text(static_cast<double>(value)); };
   const auto &before = estimate.before.parameters, &after = estimate.after.parameters;
   const auto &m0 = estimate.memory_before, &m1 = estimate.memory_after;
-  const std::string per_token =
-      estimate.all_to_all > 0 ? bytes_text(static_cast<uint64_t>(estimate.all_to_all)) : std::string("0");
+  const auto sent = [](double bytes) {
+    return bytes > 0 ? bytes_text(static_cast<uint64_t>(bytes)) : std::string("0");
+  };
   return {.header = {"", "before", "after"},
           .rows = {{"experts per layer", cat(estimate.before.experts), cat(estimate.after.experts)},
                    {"parameters", count(before.total), count(after.total)},
@@ -25,7 +26,7 @@ report::Table size_table(const CostEstimate& estimate) {
                    {"  weights", bytes_text(m0.weights), bytes_text(m1.weights)},
                    {"  gradients", bytes_text(m0.gradients), bytes_text(m1.gradients)},
                    {"  optimizer", bytes_text(m0.optimizer), bytes_text(m1.optimizer)},
-                   {"all-to-all per token", per_token, per_token},
+                   {"all-to-all per token", sent(estimate.all_to_all_before), sent(estimate.all_to_all_after)},
                    {"step", duration_text(estimate.steps.before_s), duration_text(estimate.steps.after_s)}}};
 }
 
@@ -95,9 +96,11 @@ std::string CostEstimate::to_text() const {
   std::string out = cat(family, ": ", before.experts, " -> ", after.experts, " experts in ", before.moe_layers, " of ",
                         before.num_layers, " layers, ", before.top_k, " per token (unchanged)\n", p.data,
                         p.data == 1 ? " device" : " data-parallel devices", ", experts over ", p.expert,
+                        parallelism_after.expert == p.expert ? std::string() : cat(" and ", parallelism_after.expert),
                         p.zero1 ? ", ZeRO-1" : "", "; activations are not included (they do not change)\n\n");
   out += report::text_table(size_table(*this));
   out += cat("\nStep time: ", shown(basis_text), "\n");
+  if (scaling) out += cat("\n", scaling->to_text(before.experts, after.experts));
   if (estimate_before) out += cat("\n", report::text_table(estimate_table(*this)));
   out += cat("\nCosts as shares of ", after.experts, " experts from the first token to the same number of tokens; eta ",
              percent_error(closure), "\n\n", report::text_table(share_table(*this)));

@@ -63,11 +63,4 @@ DeviceMemory device_memory(const ModelSize& size, const Parallelism& parallelism
           .optimizer = of(experts / replicas + others / data, bytes.optimizer())};
 }
 
-double all_to_all_bytes(const ModelSize& size, const Parallelism& parallelism, int64_t activation_bytes) {
-  constexpr double kTransfers = 4;  // activations and their gradients, each to the experts and back
-  const auto ranks = static_cast<double>(parallelism.expert);
-  return kTransfers * static_cast<double>(size.moe_layers * size.model_dim * activation_bytes) * size.top_k *
-         (ranks - 1) / ranks;
-}
-
 }  // namespace coppice::cost

@@ -48,8 +48,4 @@ struct LocalParameters {
 };
 LocalParameters local_parameters(const ModelSize& size, const Parallelism& parallelism);
 
-/// Bytes that a device sends per token of a training step: to the experts and back, forward and backward, over all MoE
-/// layers, with even routing. 0 without expert parallelism.
-double all_to_all_bytes(const ModelSize& size, const Parallelism& parallelism, int64_t activation_bytes = 2);
-
 }  // namespace coppice::cost

@@ -12,11 +12,13 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kUsage, message); }
 
+constexpr int64_t kMostGpus = 1'000'000;
 constexpr int64_t kMeasuredTokens = 2048, kMeasuredSequence = 256;
 constexpr std::array<std::string_view, 6> kOfMeasuring = {"measure-experts", "measure-tokens", "measure-steps",
                                                           "measure-dtype",   "measure-device", "threads"};
+constexpr std::array<std::string_view, 4> kOfCluster = {"gpus", "gpu-tokens", "micro-batch", "once-per-rank"};
 constexpr std::array<std::string_view, 2> kOfDense = {"top-k", "granularity"};
-constexpr std::array<std::string_view, 19> kOfExperts = {"loss-gap",
+constexpr std::array<std::string_view, 25> kOfExperts = {"loss-gap",
                                                          "target-closure",
                                                          "step-time-before",
                                                          "step-time-after",
@@ -26,6 +28,12 @@ constexpr std::array<std::string_view, 19> kOfExperts = {"loss-gap",
                                                          "device-flops",
                                                          "device-memory-rate",
                                                          "device-network-rate",
+                                                         "cluster",
+                                                         "gpus",
+                                                         "gpu-tokens",
+                                                         "micro-batch",
+                                                         "once-per-rank",
+                                                         "expert-parallel-after",
                                                          "utilisation",
                                                          "measure",
                                                          "measure-experts",
@@ -56,6 +64,29 @@ void check_measuring(const CostOptions& o) {
   if (o.measure_steps && *o.measure_steps < 1) refuse(cat("measure-steps: ", *o.measure_steps, "; wanted 1 or more"));
 }
 
+void check_simulating(const CostOptions& o) {
+  if (!o.cluster) refuse_given(o, kOfCluster, "it requires --cluster");
+  if (o.cluster) {
+    const std::array<std::string_view, 1> rate = {"device-network-rate"};
+    refuse_given(o, rate, "--cluster has the rates of its links");
+  }
+  if (!o.gpus.empty()) {
+    const std::array<std::string_view, 1> ranks = {"data-parallel"};
+    refuse_given(o, ranks, "--gpus gives the number of ranks");
+  }
+  for (const int64_t gpus : o.gpus) {
+    if (gpus < 1 || gpus > kMostGpus) refuse(cat("gpus: ", gpus, "; wanted 1 to ", kMostGpus));
+  }
+  if (o.gpu_tokens) {
+    const std::array<std::string_view, 1> batch = {"batch-tokens"};
+    refuse_given(o, batch, "--gpu-tokens gives the tokens of a step");
+  }
+  constexpr int64_t kMostTokens = 1'000'000'000;
+  if (o.gpu_tokens && (*o.gpu_tokens < 1 || *o.gpu_tokens > kMostTokens))
+    refuse(cat("gpu-tokens: ", *o.gpu_tokens, "; wanted 1 to ", kMostTokens));
+  if (o.micro_batch && *o.micro_batch < 1) refuse(cat("micro-batch: ", *o.micro_batch, "; wanted 1 or more"));
+}
+
 }  // namespace
 
 void refuse_given(const CostOptions& options, std::span<const std::string_view> names, std::string_view reason) {
@@ -81,6 +112,19 @@ int64_t measured_sequence(const CostOptions& o) {
 int64_t measured_tokens(const CostOptions& o) {
   const int64_t tokens = o.measure_tokens.value_or(kMeasuredTokens);
   return tokens - tokens % measured_sequence(o);
+}
+
+std::vector<int64_t> simulated_gpus(const CostOptions& o) {
+  return o.gpus.empty() ? std::vector{o.data_parallel} : o.gpus;
+}
+
+StepWork step_work(const CostOptions& o, int64_t gpus) {
+  return {.batch_tokens = o.gpu_tokens ? static_cast<double>(*o.gpu_tokens * gpus) : o.batch_tokens,
+          .sequence_length = o.sequence_length,
+          .utilisation = o.utilisation,
+          .recompute = o.recompute,
+          .micro_tokens = static_cast<double>(o.micro_batch.value_or(1)) * o.sequence_length,
+          .once_per_rank = o.once_per_rank};
 }
 
 StateBytes state_bytes(const CostOptions& o) {
@@ -114,6 +158,7 @@ void check_options(const CostOptions& o, bool is_moe) {
     refuse(cat("target-closure: ", number_text(o.target_closure), "; wanted a number between 0 and 1"));
   }
   check_measuring(o);
+  check_simulating(o);
 }
 
 }  // namespace coppice::cost

@@ -50,11 +50,11 @@ namespace {
 using detail::Windows;
 using detail::windows_of;
 
+// What the passes leave on the model's device; read once, at the end.
 struct Sums {
-  std::vector<double> mean_of_sequence;
-  double loss = 0;
-  uint64_t tokens = 0;
-  std::vector<nn::LayerRouting> routing;  // its counts are those of all windows, on the model's device
+  std::vector<at::Tensor> loss_B;         // of each pass
+  std::vector<int64_t> length;            // of its windows
+  std::vector<nn::LayerRouting> routing;  // its counts are those of all windows
 };
 
 void add_routing(Sums& sums, const std::vector<nn::LayerRouting>& routing) {
@@ -88,11 +88,8 @@ void add_windows(const Model& model, const data::TokenFile& tokens, const Stretc
   }
   at::Tensor counts_B;
   std::vector<nn::LayerRouting> routing;
-  for (const double sum : nn::to_host<double>(model.sequence_loss(tokens_BS, target_BS, forward, counts_B, &routing))) {
-    sums.loss += sum;
-    sums.mean_of_sequence.push_back(sum / static_cast<double>(length));
-  }
-  sums.tokens += static_cast<uint64_t>(count * length);
+  sums.loss_B.push_back(model.sequence_loss(tokens_BS, target_BS, forward, counts_B, &routing));
+  sums.length.push_back(length);
   add_routing(sums, routing);
 }
 
@@ -105,6 +102,30 @@ double variance_of_mean(const std::vector<double>& values) {
   return squares / (n * (n - 1));
 }
 
+// On a device this waits for it, once.
+TokenLoss read(const Sums& sums, const data::TokenFile& tokens) {
+  TokenLoss out;
+  std::vector<at::Tensor> there = sums.loss_B;
+  for (const auto& layer : sums.routing) there.push_back(layer.count_E);
+  const auto here = nn::on_host_together(there);
+  std::vector<double> mean_of_sequence;
+  for (size_t pass = 0; pass < sums.loss_B.size(); ++pass) {
+    for (const double sum : nn::to_host<double>(here[pass])) {
+      out.loss += sum;
+      mean_of_sequence.push_back(sum / static_cast<double>(sums.length[pass]));
+    }
+    out.tokens += static_cast<uint64_t>(here[pass].numel() * sums.length[pass]);
+  }
+  out.loss /= static_cast<double>(out.tokens);
+  detail::require_finite(out.loss, "loss", tokens);
+  out.loss_variance = variance_of_mean(mean_of_sequence);
+  for (size_t i = 0; i < sums.routing.size(); ++i) {
+    out.moe_layers.push_back(sums.routing[i].layer);
+    out.expert_counts.push_back(nn::to_host<int64_t>(here[sums.loss_B.size() + i]));
+  }
+  return out;
+}
+
 template <class Model>
 TokenLoss loss_over(const Model& model, const data::TokenFile& tokens, const LossSettings& settings) {
   COPPICE_CHECK(settings.sequence_length > 0 && settings.batch > 0);
@@ -114,7 +135,6 @@ TokenLoss loss_over(const Model& model, const data::TokenFile& tokens, const Los
   Progress progress(cat("eval ", tokens.path().filename()), windows.whole * length + windows.rest,
                     ProgressUnit::kTokens);
   Sums sums;
-  TokenLoss out;
   for (uint64_t w = 0; w < windows.whole;) {
     check_interrupt();
     const auto count = std::min<uint64_t>(static_cast<uint64_t>(settings.batch), windows.whole - w);
@@ -125,15 +145,7 @@ TokenLoss loss_over(const Model& model, const data::TokenFile& tokens, const Los
   if (windows.rest > 0) {
     add_windows(model, tokens, {windows.whole * length, 1, static_cast<int64_t>(windows.rest)}, settings, sums);
   }
-  out.tokens = sums.tokens;
-  out.loss = sums.loss / static_cast<double>(sums.tokens);
-  detail::require_finite(out.loss, "loss", tokens);
-  out.loss_variance = variance_of_mean(sums.mean_of_sequence);
-  for (const auto& layer : sums.routing) {
-    out.moe_layers.push_back(layer.layer);
-    out.expert_counts.push_back(nn::to_host<int64_t>(layer.count_E));
-  }
-  return out;
+  return read(sums, tokens);
 }
 
 }  // namespace

@@ -154,6 +154,16 @@ MatrixRows child_matrix(const GrowthPlan& plan, int64_t layer, const Child& chil
   return matrix::scaled(std::move(parent), factor);
 }
 
+std::vector<uint32_t> sources_of(const GrowthPlan& plan, int64_t layer, const Child& child) {
+  std::vector<uint32_t> out{child.parent};
+  if (child.copy == 0 || !expert_method(plan, layer).needs_partner) return out;
+  const methods::ChildKey key = key_of(plan, layer, child);
+  for (const uint32_t other : {key.next(), key.partner()}) {
+    if (std::ranges::find(out, other) == out.end()) out.push_back(other);
+  }
+  return out;
+}
+
 bool grows_by_rows(const GrowthPlan& plan, int64_t layer) {
   return plan.split > 1 || !expert_method(plan, layer).holds_matrix;
 }

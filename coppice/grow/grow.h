@@ -26,6 +26,8 @@ bool is_plain_copy(const plan::GrowthPlan& plan, int64_t layer, const methods::C
 /// The matrix of expert `child` in `layer`, computed from the originals' matrices; fp32, not yet rounded.
 matrix::MatrixRows child_matrix(const plan::GrowthPlan& plan, int64_t layer, const methods::Child& child,
                                 families::Role role, const matrix::RowsSource& originals);
+/// The originals whose matrices or moments decide those of `child`, its parent first.
+std::vector<uint32_t> sources_of(const plan::GrowthPlan& plan, int64_t layer, const methods::Child& child);
 /// Whether the child's rows can be computed without its whole matrix in memory.
 bool grows_by_rows(const plan::GrowthPlan& plan, int64_t layer);
 

@@ -81,6 +81,13 @@ class SafetensorsWriter {
   /// Throws   Error{kIo}; Error{kUnsupported} if the header exceeds 100 MB, the limit of readers.
   SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
                     const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+  /// The same file written by several processes, each of which writes other bytes: one makes it, then the others join.
+  /// finish() cannot know whether all bytes are there: the processes compare their `bytes_written` with `data_bytes`.
+  /// Those who join do not remove the file.
+  ///
+  /// Throws   Error{kIo}, also if the file is not there with its whole length (it is on a disk of another machine).
+  static SafetensorsWriter make_shared(std::filesystem::path path, std::vector<TensorInfo> tensors);
+  static SafetensorsWriter join(std::filesystem::path path, std::vector<TensorInfo> tensors);
   ~SafetensorsWriter();
   SafetensorsWriter(SafetensorsWriter&&) noexcept;
   SafetensorsWriter& operator=(SafetensorsWriter&&) = delete;
@@ -89,11 +96,16 @@ class SafetensorsWriter {
   const TensorInfo& tensor(std::string_view name) const;
   /// Throws   Error{kIo} (disk full, file-size limit), naming file and tensor.
   void write(const TensorInfo& tensor, uint64_t offset_in_tensor, std::span<const std::byte> bytes);
-  /// fsync and close. Throws Error{kIo}; Error{kInternal} if bytes are missing or were written twice.
+  uint64_t bytes_written() const;  ///< of tensors, by this process
+  uint64_t data_bytes() const;     ///< of all tensors
+  /// fsync and close. Throws Error{kIo}; Error{kInternal} if bytes are missing or were written twice (by the
+  /// only writer).
   void finish();
 
  private:
   struct State;
+  explicit SafetensorsWriter(std::unique_ptr<State> state);
+
   std::unique_ptr<State> state_;
 };
 

@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -77,8 +78,13 @@ std::string SafetensorsLayout::header() const {
 }
 
 struct SafetensorsWriter::State {
-  State(std::filesystem::path file_path, SafetensorsLayout layout)
+  enum class Role { kAlone, kMaker, kJoined };
+
+  State(std::filesystem::path file_path, SafetensorsLayout layout, Role of_process)
       : path(std::move(file_path)),
+        role(of_process),
+        header(layout.header()),
+        file_bytes(layout.file_bytes),
         tensors(std::move(layout.tensors)),
         written(tensors.size()),
         data_start(layout.header_bytes) {
@@ -89,7 +95,7 @@ struct SafetensorsWriter::State {
     }
   }
   ~State() {
-    if (file) ::unlink(path.c_str());  // not finished
+    if (file && role != Role::kJoined) ::unlink(path.c_str());  // not finished
   }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
@@ -100,7 +106,29 @@ struct SafetensorsWriter::State {
     return it->second;
   }
 
+  void make_file() {
+    file = detail::create_file(path);
+    detail::allocate(file, file_bytes, path.string());
+    const int number = detail::write_all(file.get(), std::as_bytes(std::span(header)), 0);
+    if (number != 0) throw_io(path.string(), "write the header", number);
+    header.clear();
+  }
+
+  void open_file() {
+    file = Descriptor(::open(path.c_str(), O_WRONLY | O_NOFOLLOW | O_CLOEXEC));
+    struct stat found{};
+    const bool is_there = file && ::fstat(file.get(), &found) == 0;
+    if (is_there && static_cast<uint64_t>(found.st_size) == file_bytes) return;
+    throw Error(ErrorCode::kIo,
+                cat(path, ": ", is_there ? cat("has ", found.st_size, " bytes") : std::string("is not there"),
+                    "; wanted the file of ", file_bytes,
+                    " bytes that another process made for both (give a directory that all machines share)"));
+  }
+
   std::filesystem::path path;
+  Role role;
+  std::string header;
+  uint64_t file_bytes = 0;
   std::vector<TensorInfo> tensors;
   std::vector<std::atomic<uint64_t>> written;  // bytes of each tensor
   std::unordered_map<std::string_view, size_t> by_name;
@@ -108,18 +136,27 @@ struct SafetensorsWriter::State {
   detail::Descriptor file;
 };
 
+SafetensorsWriter::SafetensorsWriter(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
 SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::vector<TensorInfo> tensors,
                                      const std::map<std::string, std::string>& metadata) {
   auto layout = lay_out(path, std::move(tensors), metadata);
-  const std::string header = layout.header();
-  const uint64_t file_bytes = layout.file_bytes;
-  state_ = std::make_unique<State>(std::move(path), std::move(layout));
-  auto& s = *state_;
-  const auto subject = s.path.string();
-  s.file = detail::create_file(s.path);
-  detail::allocate(s.file, file_bytes, subject);
-  const int number = detail::write_all(s.file.get(), std::as_bytes(std::span(header)), 0);
-  if (number != 0) throw_io(subject, "write the header", number);
+  state_ = std::make_unique<State>(std::move(path), std::move(layout), State::Role::kAlone);
+  state_->make_file();
+}
+
+SafetensorsWriter SafetensorsWriter::make_shared(std::filesystem::path path, std::vector<TensorInfo> tensors) {
+  auto layout = lay_out(path, std::move(tensors));
+  auto state = std::make_unique<State>(std::move(path), std::move(layout), State::Role::kMaker);
+  state->make_file();
+  return SafetensorsWriter(std::move(state));
+}
+
+SafetensorsWriter SafetensorsWriter::join(std::filesystem::path path, std::vector<TensorInfo> tensors) {
+  auto layout = lay_out(path, std::move(tensors));
+  auto state = std::make_unique<State>(std::move(path), std::move(layout), State::Role::kJoined);
+  state->open_file();
+  return SafetensorsWriter(std::move(state));
 }
 
 SafetensorsWriter::~SafetensorsWriter() = default;
@@ -144,16 +181,24 @@ void SafetensorsWriter::write(const TensorInfo& tensor, uint64_t offset_in_tenso
   s.written[i] += bytes.size();
 }
 
+uint64_t SafetensorsWriter::bytes_written() const {
+  uint64_t sum = 0;
+  for (const auto& bytes : state_->written) sum += bytes;
+  return sum;
+}
+
+uint64_t SafetensorsWriter::data_bytes() const { return state_->file_bytes - state_->data_start; }
+
 void SafetensorsWriter::finish() {
   auto& s = *state_;
-  for (size_t i = 0; i < s.tensors.size(); ++i) {
+  for (size_t i = 0; s.role == State::Role::kAlone && i < s.tensors.size(); ++i) {
     const auto& t = s.tensors[i];
     COPPICE_CHECK(s.written[i] == t.bytes, s.path, ": ", s.written[i].load(), " bytes of ", quote(t.name),
                   " were written, it has ", t.bytes);
   }
   detail::sync(s.file, s.path);
   if (const int number = s.file.close(); number != 0) {
-    ::unlink(s.path.c_str());
+    if (s.role != State::Role::kJoined) ::unlink(s.path.c_str());
     throw_io(s.path.string(), "close it", number);
   }
 }

@@ -54,14 +54,14 @@ struct Activated {
 };
 
 struct Swiglu {
-  [[gnu::always_inline]] static Activated at(float g, float u) {
+  [[gnu::always_inline]] COPPICE_ANYWHERE static Activated at(float g, float u) {
     const float s = sigmoid_f32(g), silu = g * s;
     return {silu * u, u * s * (1.0f + g * (1.0f - s)), silu};
   }
 };
 
 struct ClampedSwiglu {
-  [[gnu::always_inline]] static Activated at(float g, float u) {
+  [[gnu::always_inline]] COPPICE_ANYWHERE static Activated at(float g, float u) {
     const float held = g > kSwigluLimit ? kSwigluLimit : g;
     const float up = (u > kSwigluLimit ? kSwigluLimit : u < -kSwigluLimit ? -kSwigluLimit : u) + 1.0f;
     const float s = sigmoid_f32(kSwigluSlope * held), glu = held * s;

@@ -13,6 +13,12 @@ namespace coppice::kernels::detail {
 /// Set by tests alone: the CPU too computes by libtorch's operators, so that it computes what another device does.
 inline bool libtorch_everywhere = false;
 
+/// Set by tests alone: all devices have libtorch's FlashAttention. Theirs checks what it is called with.
+inline bool flash_everywhere = false;
+
+/// Whether the tensor's device has libtorch's FlashAttention.
+inline bool takes_flash(const at::Tensor& tensor) { return tensor.is_cuda() || flash_everywhere; }
+
 /// Whether the loops of kernels/cpu/ can take the tensor: on the CPU, f32, bf16 or int64.
 inline bool takes_loops(const at::Tensor& tensor) {
   const auto dtype = tensor.scalar_type();

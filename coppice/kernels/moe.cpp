@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
+#include <utility>
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/device_detail.h"
@@ -33,19 +34,20 @@ struct FastExperts : torch::autograd::Function<FastExperts> {
         pair_sq_TK != nullptr};
     auto out = variant_for(in).forward(in);
     if (pair_sq_TK) *pair_sq_TK = out.pair_sq_TK;
-    ctx->save_for_backward({in.x_TD, in.w_gate_up_EGD, in.w_down_EDF, in.index_TK, in.gate_TK, in.form.gate_up_bias_EG,
-                            in.form.down_bias_ED, out.hidden_PG});
+    variable_list saved{in.x_TD,    in.w_gate_up_EGD,        in.w_down_EDF,        in.index_TK,
+                        in.gate_TK, in.form.gate_up_bias_EG, in.form.down_bias_ED, out.hidden_PG};
+    saved.insert(saved.end(), out.order.begin(), out.order.end());
+    ctx->save_for_backward(std::move(saved));
     ctx->saved_data["activation"] = activation;
-    ctx->saved_data["with_pair_sq"] = in.with_pair_sq;  // the variant depends on it
     return out.y_TD;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const ExpertForm form{static_cast<ExpertActivation>(ctx->saved_data["activation"].toInt()), saved[5], saved[6]};
-    const detail::MoeInputs in{
-        saved[0], saved[1], saved[2], saved[3], saved[4], form, ctx->saved_data["with_pair_sq"].toBool()};
-    auto g = variant_for(in).backward(in, saved[7], grads[0].contiguous());
+    const detail::MoeInputs in{saved[0], saved[1], saved[2], saved[3], saved[4], form};
+    const detail::MoeForward kept{.y_TD = {}, .hidden_PG = saved[7], .order = {saved.begin() + 8, saved.end()}};
+    auto g = variant_for(in).backward(in, kept, grads[0].contiguous());
     return {g.x_TD,         g.w_gate_up_EGD, g.w_down_EDF, at::Tensor(), g.gate_TK, g.gate_up_bias_EG,
             g.down_bias_ED, at::Tensor(),    at::Tensor()};
   }

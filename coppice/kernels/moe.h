@@ -31,11 +31,11 @@ struct ExpertForm {
 ///
 /// Shapes   x_TD; w_gate_up_EGD [E, 2F, D] (gate rows first); w_down_EDF; index_TK; gate_TK; returns y_TD.
 /// Dtypes   x and weights alike, f32 or bf16; index int64; gates f32; y like x. Sums over K and F in f32.
-/// Devices  any, the same for all. On a GPU, in a build with CUDA, plain experts without `pair_sq_TK` run on kernels of
-///          our own, and the host does not wait where libtorch has a grouped GEMM (bf16, Hopper and Blackwell). All
-///          else off the CPU runs by libtorch's operators, and the host waits once forward and once backward.
-/// Memory   kFast saves x, the pre-activations [T*K, 2F] and the routing; neither expert outputs nor a gathered copy of
-///          x.
+/// Devices  any, the same for all. On a GPU, in a build with CUDA, all runs on kernels of our own, and the host does
+///          not wait where libtorch has a grouped GEMM (bf16, Hopper and Blackwell). Otherwise off the CPU the host
+///          waits once, in the forward pass.
+/// Memory   kFast saves x, the pre-activations [T*K, 2F], the routing and the order of the pairs (int32, three
+///          per pair at most); neither expert outputs nor a gathered copy of x.
 /// Threads  at::get_num_threads(); the bits do not depend on their number. On a GPU: the current stream, no atomics.
 /// Throws   for an index that is no expert: Error{kInternal} on the CPU; elsewhere c10::Error from libtorch's operator
 ///          where it runs by those.

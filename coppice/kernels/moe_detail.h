@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 #include "coppice/kernels/moe.h"
 
 namespace coppice::kernels {
@@ -17,18 +19,19 @@ struct MoeInputs {
 };
 struct MoeForward {
   at::Tensor y_TD;
-  at::Tensor hidden_PG;        ///< pre-activations, in an order that depends on the variant
-  at::Tensor pair_sq_TK = {};  ///< squared norms of the pairs' outputs; only if requested
+  at::Tensor hidden_PG;                ///< pre-activations, in an order that depends on the variant
+  at::Tensor pair_sq_TK = {};          ///< squared norms of the pairs' outputs; only if requested
+  std::vector<at::Tensor> order = {};  ///< the order of the pairs, as the variant's backward pass wants it
 };
 struct MoeGradients {
   at::Tensor x_TD, w_gate_up_EGD, w_down_EDF, gate_TK;
   at::Tensor gate_up_bias_EG = {}, down_bias_ED = {};  ///< undefined if there are no biases
 };
 
-/// A forward pass, and the backward pass that understands its hidden_PG.
+/// A forward pass, and the backward pass that understands its hidden_PG and `order`, all that `kept` has then.
 struct MoeVariant {
   MoeForward (*forward)(const MoeInputs& in);
-  MoeGradients (*backward)(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD);
+  MoeGradients (*backward)(const MoeInputs& in, const MoeForward& kept, const at::Tensor& grad_TD);
 };
 
 }  // namespace detail
@@ -39,14 +42,13 @@ extern const detail::MoeVariant kExperts;
 }  // namespace cpu
 
 namespace cuda {
-/// Null in a build without CUDA, and for what the kernels do not have: biases, clamped SwiGLU, norms of the pairs'
-/// outputs, other dtypes than f32 and bf16.
+/// Null in a build without CUDA, and for other dtypes than f32 and bf16.
 const detail::MoeVariant* experts_for(const detail::MoeInputs& in);
 }  // namespace cuda
 
 namespace aten {
-/// Sorted by expert, with a loop over experts, for whose sizes the host waits for the device: once forward, once
-/// backward. Any floating-point dtype.
+/// Sorted by expert, with a loop over experts, for whose sizes the host waits for the device once, in the forward pass.
+/// Any floating-point dtype.
 extern const detail::MoeVariant kExperts;
 
 /// The formula in differentiable operations, expert by expert; checks the others.

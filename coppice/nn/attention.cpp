@@ -44,13 +44,8 @@ at::Tensor attend(const BlockContext& context, const LayerWeights& weights, cons
                   const at::Tensor& key_BSJC, const at::Tensor& value_BSJC) {
   const auto& config = *context.config;
   const int64_t window = config.window[static_cast<size_t>(context.layer)];
-  const auto& sink_H = weights[Role::kSinks];
-  const bool sees_all = window == 0 || window >= context.positions;
-  const auto out_BSHC =
-      sees_all && !sink_H.defined()
-          ? kernels::causal_attention(query_BSHC, key_BSJC, value_BSJC, config.attention_scale, context.start_BS)
-          : kernels::local_attention(query_BSHC, key_BSJC, value_BSJC, config.attention_scale, window, sink_H,
-                                     context.start_BS);
+  const kernels::Sight sight{window < context.positions ? window : 0, weights[Role::kSinks], context.documents};
+  const auto out_BSHC = kernels::causal_attention(query_BSHC, key_BSJC, value_BSJC, config.attention_scale, sight);
   const int64_t width = config.dim(families::Dim::kValueRows) / config.num_heads;
   const auto merged =
       out_BSHC.narrow(3, 0, width).reshape({query_BSHC.size(0) * context.positions, config.num_heads * width});

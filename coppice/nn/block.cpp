@@ -50,7 +50,7 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
   const auto& config = *context.config;
   const auto& bias = weights[Role::kRouterBias];
   const auto logits_TE = kernels::linear(x_TD.to(at::kFloat), weights[Role::kRouter].to(at::kFloat),
-                                    bias.defined() ? bias.to(at::kFloat) : at::Tensor());
+                                         bias.defined() ? bias.to(at::kFloat) : at::Tensor());
   const LineageRouting* const lineage = context.lineage.get();
   const Routed routed = lineage == nullptr
                             ? route(logits_TE, context.selection_bias_E, config.routing, config.top_k)
@@ -64,9 +64,11 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
     out.score_sum = balanced(balancing_distribution(routed, config.routing.gate, context.balance_form).sum(0));
   }
   if (context.with_z_loss) out.z_loss = z_loss(routed.logits_TE);
+  at::Tensor count_E;
+  if (routing || context.exchange) count_E = kernels::expert_counts(routed.index_TK, config.num_experts);
   if (routing) {
     routing->layer = context.layer;
-    routing->count_E = kernels::expert_counts(routed.index_TK, config.num_experts);
+    routing->count_E = count_E;
     routing->balance_count = balanced(routing->count_E);
     if (context.with_aux_loss) routing->balance_score = out.score_sum.detach();
     routing->gate_mass_E =
@@ -78,9 +80,12 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
       clamped ? kernels::ExpertActivation::kClampedSwiglu : kernels::ExpertActivation::kSwiglu,
       weights[Role::kExpertGateBias], weights[Role::kExpertDownBias]};
   const bool with_output_sq = routing && context.with_output_sq;
-  out.x_TD =
-      kernels::moe_experts(x_TD, weights[Role::kExpertGate], weights[Role::kExpertDown], routed.index_TK,
-                           routed.gate_TK, context.kernel, form, with_output_sq ? &routing->pair_sq_TK : nullptr);
+  at::Tensor* const pair_sq_TK = with_output_sq ? &routing->pair_sq_TK : nullptr;
+  const auto &w_gate_up = weights[Role::kExpertGate], &w_down = weights[Role::kExpertDown];
+  out.x_TD = context.exchange ? context.exchange->experts(x_TD, w_gate_up, w_down, routed.index_TK, routed.gate_TK,
+                                                          count_E, context.kernel, form, pair_sq_TK)
+                              : kernels::moe_experts(x_TD, w_gate_up, w_down, routed.index_TK, routed.gate_TK,
+                                                     context.kernel, form, pair_sq_TK);
   if (with_output_sq) {
     routing->gate_TK = routed.gate_TK.detach();
     routing->output_sq = kernels::sum_of_squares(out.x_TD.detach());

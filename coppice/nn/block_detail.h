@@ -9,7 +9,9 @@
 #include <functional>
 
 #include "coppice/families/model_config.h"
+#include "coppice/kernels/attention.h"
 #include "coppice/nn/decoder.h"
+#include "coppice/nn/expert_exchange.h"
 
 namespace coppice::nn::detail {
 
@@ -29,10 +31,11 @@ class LayerWeights {
 struct BlockContext {
   const families::ModelConfig* config = nullptr;
   int64_t layer = 0;
-  int64_t positions = 0;        ///< S
-  at::Tensor cos_SR, sin_SR;    ///< f32; [T, R] if documents start inside sequences
-  at::Tensor start_BS;          ///< ForwardOptions::document_start_BS
-  at::Tensor selection_bias_E;  ///< undefined if the layer has none
+  int64_t positions = 0;                     ///< S
+  at::Tensor cos_SR, sin_SR;                 ///< f32; [T, R] if documents start inside sequences
+  kernels::Documents documents;              ///< ForwardOptions::document_start_BS
+  at::Tensor selection_bias_E;               ///< undefined if the layer has none
+  const ExpertExchange* exchange = nullptr;  ///< null: all experts are here; outlives the backward pass
   kernels::MoeKernel kernel = kernels::MoeKernel::kFast;
   bool keep_routing = false, with_aux_loss = false, with_z_loss = false, with_output_sq = false;
   BalanceForm balance_form = BalanceForm::kPerLayer;
@@ -55,6 +58,9 @@ BlockOutput run_block(const BlockContext& context, const LayerWeights& weights, 
 
 /// The same function with bit-equal gradients, but only input and weights are kept for the backward pass, which
 /// recomputes the rest.
+///
+/// Ranks    what a layer sends in the forward pass is sent again in the backward pass, before the gradients; as in
+///          expert_exchange.h, in the same order on all ranks.
 BlockOutput run_block_recomputed(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD,
                                  LayerRouting* routing);
 

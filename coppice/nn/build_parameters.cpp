@@ -1,5 +1,6 @@
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -30,19 +31,20 @@ int64_t elements(std::span<const int64_t> shape) {
   return n;
 }
 
-std::vector<int64_t> parameter_shape(const families::ModelConfig& config, const TensorSlot& slot) {
+std::vector<int64_t> parameter_shape(const families::ModelConfig& config, const TensorSlot& slot, int64_t experts) {
   switch (parameter_role(slot.role())) {
-    case Role::kExpertGate: return {config.num_experts, 2 * config.expert_width, config.model_dim};
-    case Role::kExpertDown: return {config.num_experts, config.model_dim, config.expert_width};
-    case Role::kExpertGateBias: return {config.num_experts, 2 * config.expert_width};
-    case Role::kExpertDownBias: return {config.num_experts, config.model_dim};
+    case Role::kExpertGate: return {experts, 2 * config.expert_width, config.model_dim};
+    case Role::kExpertDown: return {experts, config.model_dim, config.expert_width};
+    case Role::kExpertGateBias: return {experts, 2 * config.expert_width};
+    case Role::kExpertDownBias: return {experts, config.model_dim};
     default: return slot.shape;
   }
 }
 
 /// The view of an expert parameter whose elements are those of `slot` in order. In memory they are [experts, gate or
 /// up, rows, columns]; on disk a tensor has one or all experts, gate, up or both, and rows and columns in either order.
-Parameter::Slice expert_slice(const families::ModelConfig& config, TensorSlot slot) {
+/// In memory are the experts `own`, in rising order.
+Parameter::Slice expert_slice(const families::ModelConfig& config, TensorSlot slot, std::span<const int64_t> own) {
   const Role role = slot.role();
   const auto layout = slot.rule->layout;
   const bool is_down = role == Role::kExpertDown || role == Role::kExpertDownBias;
@@ -63,9 +65,10 @@ Parameter::Slice expert_slice(const families::ModelConfig& config, TensorSlot sl
     if (both && layout.interleaved) add(2, matrix);
   };
   if (layout.stacked) {
-    add(config.num_experts, parts * matrix);
+    add(std::ssize(own), parts * matrix);
   } else {
-    slice.begin = (parts * slice.slot.expert + (is_up ? 1 : 0)) * matrix;
+    const int64_t place = std::ranges::lower_bound(own, slice.slot.expert) - own.begin();
+    slice.begin = (parts * place + (is_up ? 1 : 0)) * matrix;
   }
   if (layout.transposed) add(cols, 1);
   add_rows();
@@ -91,15 +94,28 @@ void fill_place(const TensorFill& fill, const TensorSlot& slot, const at::Tensor
   fill_from_host(place, [&](std::span<float> values) { fill_checked(fill, slot, values); });
 }
 
+/// Part by part if this rank has some experts of a stack.
+void fill_slice(const families::ModelConfig& config, const TensorFill& fill, const Parameter& parameter,
+                const Parameter::Slice& slice) {
+  const at::Tensor place = slice.of(parameter.master);
+  const bool stacked = parameter.is_experts() && slice.slot.rule->layout.stacked;
+  if (!stacked || std::ssize(parameter.experts) == config.num_experts) return fill_place(fill, slice.slot, place);
+  TensorSlot part = slice.slot;
+  for (size_t i = 0; i < parameter.experts.size(); ++i) {
+    part.expert = parameter.experts[i];
+    fill_place(fill, part, place[static_cast<int64_t>(i)]);
+  }
+}
+
 }  // namespace
 
 BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
-                                 const TensorFill& fill) {
-  return build_parameters(config, dtype, device, fill, families::expected_tensors(config));
+                                 const TensorFill& fill, const Division& division) {
+  return build_parameters(config, dtype, device, fill, division, families::expected_tensors(config));
 }
 
 BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
-                                 const TensorFill& fill, std::vector<TensorSlot> slots) {
+                                 const TensorFill& fill, const Division& division, std::vector<TensorSlot> slots) {
   const auto f32 = at::TensorOptions().dtype(at::kFloat).device(device);
   BuiltParameters out;
   std::map<std::pair<Role, int64_t>, size_t> position;
@@ -111,17 +127,24 @@ BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDty
       continue;
     }
     const auto [it, is_new] = position.try_emplace({parameter_role(slot.role()), slot.layer}, out.parameters.size());
+    const bool is_expert = families::is_expert(slot.role());
     if (is_new) {
-      out.parameters.push_back({.role = it->first.first, .layer = slot.layer});
-      out.parameters.back().master = at::empty(parameter_shape(config, slot), f32);
+      Parameter& made = out.parameters.emplace_back();
+      made.role = it->first.first;
+      made.layer = slot.layer;
+      if (is_expert) made.experts = division.experts(slot.layer, config.num_experts);
+      made.master = at::empty(parameter_shape(config, slot, std::ssize(made.experts)), f32);
     }
     Parameter& parameter = out.parameters[it->second];
-    const bool is_expert = families::is_expert(slot.role());
-    const auto slice =
-        is_expert ? expert_slice(config, std::move(slot)) : whole_slice(std::move(slot), parameter.master);
-    COPPICE_CHECK(slice.count() == count, slice.slot.name);
-    fill_place(fill, slice.slot, slice.of(parameter.master));
-    parameter.slices.push_back(slice);
+    if (is_expert && slot.expert >= 0 && !std::ranges::binary_search(parameter.experts, slot.expert))
+      continue;  // another rank's
+    const bool is_stack = is_expert && slot.rule->layout.stacked;
+    auto slice = is_expert ? expert_slice(config, std::move(slot), parameter.experts)
+                           : whole_slice(std::move(slot), parameter.master);
+    const int64_t held = is_stack ? count / config.num_experts * std::ssize(parameter.experts) : count;
+    COPPICE_CHECK(slice.count() == held, slice.slot.name);
+    fill_slice(config, fill, parameter, slice);
+    parameter.slices.push_back(std::move(slice));
   }
   for (Parameter& p : out.parameters) {
     p.value = dtype == ComputeDtype::kBf16 ? p.master.to(at::kBFloat16) : p.master.detach();

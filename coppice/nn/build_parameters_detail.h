@@ -15,15 +15,18 @@ struct BuiltParameters {
   std::map<int64_t, at::Tensor> selection_bias;  ///< by layer
 };
 
-/// Every tensor of a model with this configuration on `device`, filled and checked.
+/// Every tensor of a model with this configuration on `device`, filled and checked; of the experts' those that this
+/// rank has.
 ///
 /// Memory   besides the result, one tensor on the host if the device is another.
+/// Ranks    the parameters and their order are the same on all ranks.
 /// Throws   Error{kNonFinite} naming the first tensor with NaN or infinity.
 BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
-                                 const TensorFill& fill);
+                                 const TensorFill& fill, const Division& division);
 
 /// The same for some tensors only: all of a layer, or tensors outside layers.
 BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
-                                 const TensorFill& fill, std::vector<families::TensorSlot> slots);
+                                 const TensorFill& fill, const Division& division,
+                                 std::vector<families::TensorSlot> slots);
 
 }  // namespace coppice::nn::detail

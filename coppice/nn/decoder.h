@@ -14,6 +14,8 @@
 
 #include "coppice/families/match.h"
 #include "coppice/kernels/moe.h"
+#include "coppice/nn/division.h"
+#include "coppice/nn/expert_exchange.h"
 #include "coppice/nn/lineage.h"
 #include "coppice/nn/parameter.h"
 #include "coppice/nn/router.h"
@@ -28,7 +30,9 @@ namespace detail {
 class AngleCache;
 }
 
-/// Fills one tensor's values (f32, [out, in] as on disk). From a checkpoint, or random.
+/// Fills one tensor's values (f32, [out, in] as on disk). From a checkpoint, or random. A rank of an expert group asks
+/// for the parts of its own experts in a stack, one by one: then `slot.expert` is set, and `values` are those of its part
+/// (`part_of`).
 using TensorFill = std::function<void(const families::TensorSlot& slot, std::span<float> values)>;
 
 /// The routing of an MoE layer in one forward pass; its tensors are on the model's device.
@@ -61,6 +65,10 @@ struct ForwardOptions {
   /// The position in its sequence where the document of each token starts, int64, rising: attention stays within the
   /// document, and positions restart at 0. Undefined: each sequence is one document.
   at::Tensor document_start_BS;
+  /// Called before the parameters of a layer are read first in the forward pass, in this order: -1 (the embedding), the
+  /// layers, num_layers (the final norm and the output layer, which may be the embedding again). Recomputation does not
+  /// call it again.
+  std::function<void(int64_t layer)> before_layer;
   /// Called with the input of the feed-forward part of each layer, [T, D].
   std::function<void(int64_t layer, const at::Tensor& x_TD)> visit_feed_forward;
   /// Called with the choices of each router.
@@ -75,16 +83,27 @@ struct LossOutput {
   std::vector<LayerRouting> routing;
 };
 
+/// If it is divided over ranks, its forward functions and their backward passes are collective over the expert group
+/// (expert_exchange.h): all ranks of a group make the same calls, each for its own sequences, of any number. The
+/// balancing loss counts the tokens of all ranks, for which `loss` is collective over all of them if it is asked for;
+/// everything else that is returned is of the rank's own tokens.
+///
 /// Its tensors and its results are on one device, and it runs there. Tokens, targets and starts of documents come from
 /// the host, which checks them before it sends them; from pinned memory it does not wait for that.
 class Decoder {
  public:
   /// Throws   Error{kUnsupported} listing config.unsupported_in_nn, if any.
-  Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill, at::Device device = at::kCPU);
+  /// Ranks    `division` says which experts this rank has; it reads no others. Nothing is communicated.
+  Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill, at::Device device = at::kCPU,
+          Division division = {});
   /// Throws   Error{kNonFinite} naming the tensor; Error{kShape} if a dtype is not a floating-point type.
-  static Decoder load(const families::Model& model, ComputeDtype dtype, at::Device device = at::kCPU);
+  static Decoder load(const families::Model& model, ComputeDtype dtype, at::Device device = at::kCPU,
+                      Division division = {});
 
   const families::ModelConfig& config() const { return config_; }
+  const Division& division() const { return division_; }
+  /// The division of an expanded model, as set_config.
+  void set_division(Division division);
   ComputeDtype dtype() const { return dtype_; }
   at::Device device() const { return device_; }
   std::vector<Parameter>& parameters() { return parameters_; }
@@ -110,17 +129,27 @@ class Decoder {
                            at::Tensor& counts_B, std::vector<LayerRouting>* routing = nullptr) const;
 
   /// Visits every tensor on disk with its f32 (master) values, in the table's order; used to write checkpoints. Those
-  /// of a device are copied to the host one by one.
+  /// of a device are copied to the host one by one. A rank of an expert group visits the tensors of its own experts and,
+  /// of a stack, the parts of those, one by one, as a TensorFill.
   void visit(const std::function<void(const families::TensorSlot&, std::span<const float>)>& visitor) const;
 
  private:
   families::ModelConfig config_;
   ComputeDtype dtype_;
   at::Device device_;
+  Division division_;
   std::vector<Parameter> parameters_;
   std::map<int64_t, at::Tensor> selection_bias_;
   std::shared_ptr<detail::AngleCache> angles_;
+  std::shared_ptr<const ExpertExchanges> exchanges_;
 };
+
+/// The part of a stack of all experts' tensors that belongs to one expert.
+template <class T>
+std::span<T> part_of(const families::TensorSlot& slot, std::span<T> stack, int64_t num_experts) {
+  const size_t size = stack.size() / static_cast<size_t>(num_experts);
+  return stack.subspan(static_cast<size_t>(slot.expert) * size, size);
+}
 
 /// The parameter at (role, layer). Throws Error{kInternal} if absent.
 const Parameter& find_parameter(const std::vector<Parameter>& parameters, families::Role role, int64_t layer = -1);

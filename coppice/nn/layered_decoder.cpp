@@ -18,8 +18,8 @@ using families::Role;
 at::Tensor LoadedLayers::run(const at::Tensor& x_TD, int64_t positions, const ForwardOptions& options,
                              std::vector<LayerRouting>* routing) const {
   return at_border([&] {
-    return detail::run_layers({*config_, first_, last_, parameters_, selection_bias_, *angles_}, x_TD, positions,
-                              options, routing);
+    return detail::run_layers({*config_, first_, last_, parameters_, selection_bias_, *angles_, *exchanges_}, x_TD,
+                              positions, options, routing);
   });
 }
 
@@ -49,11 +49,13 @@ at::Tensor LoadedHead::logits(const at::Tensor& x_TD) const {
   });
 }
 
-LayeredDecoder::LayeredDecoder(const families::Model& model, ComputeDtype dtype, at::Device device)
+LayeredDecoder::LayeredDecoder(const families::Model& model, ComputeDtype dtype, at::Device device, Division division)
     : model_(model),
       dtype_(dtype),
       device_(device),
-      angles_(std::make_shared<detail::AngleCache>(model.config.rope, device)) {
+      division_(std::move(division)),
+      angles_(std::make_shared<detail::AngleCache>(model.config.rope, device)),
+      exchanges_(std::make_shared<const ExpertExchanges>(make_exchanges(division_, device))) {
   detail::check_supported(config());
   slots_.resize(static_cast<size_t>(config().num_layers) + 1);
   for (auto& slot : families::expected_tensors(config())) {
@@ -68,6 +70,10 @@ LayeredDecoder::LayerSize LayeredDecoder::size_of(int64_t layer) const {
     for (const int64_t n : slot.shape) elements *= static_cast<uint64_t>(n);
     (families::is_expert(slot.role()) ? size.expert_elements : size.other_elements) += elements;
   }
+  if (const auto placed = division_.placement.find(layer); placed != division_.placement.end()) {
+    size.expert_elements = size.expert_elements / static_cast<uint64_t>(placed->second.num_experts()) *
+                           static_cast<uint64_t>(placed->second.most_experts());
+  }
   return size;
 }
 
@@ -75,9 +81,11 @@ LoadedLayers LayeredDecoder::load_layers(int64_t first, int64_t last) const {
   return at_border([&] {
     std::vector<families::TensorSlot> slots;
     for (int64_t layer = first; layer < last; ++layer) std::ranges::copy(slots_[layer], std::back_inserter(slots));
-    auto built = detail::build_parameters(config(), dtype_, device_, detail::checkpoint_fill(model_), std::move(slots));
+    auto built = detail::build_parameters(config(), dtype_, device_, detail::checkpoint_fill(model_), division_,
+                                          std::move(slots));
     LoadedLayers out;
     out.angles_ = angles_;
+    out.exchanges_ = exchanges_;
     out.config_ = &config();
     out.first_ = first;
     out.last_ = last;
@@ -92,7 +100,8 @@ std::map<Role, at::Tensor> LayeredDecoder::load_outer(std::initializer_list<Role
     std::vector<families::TensorSlot> slots;
     std::ranges::copy_if(slots_.back(), std::back_inserter(slots),
                          [&](const auto& slot) { return std::ranges::find(roles, slot.role()) != roles.end(); });
-    auto built = detail::build_parameters(config(), dtype_, device_, detail::checkpoint_fill(model_), std::move(slots));
+    auto built = detail::build_parameters(config(), dtype_, device_, detail::checkpoint_fill(model_), division_,
+                                          std::move(slots));
     std::map<Role, at::Tensor> out;
     for (Parameter& p : built.parameters) {
       p.value.set_requires_grad(false);

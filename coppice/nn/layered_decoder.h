@@ -33,6 +33,7 @@ class LoadedLayers {
   std::vector<Parameter> parameters_;
   std::map<int64_t, at::Tensor> selection_bias_;
   std::shared_ptr<detail::AngleCache> angles_;
+  std::shared_ptr<const ExpertExchanges> exchanges_;
 };
 
 /// The embedding table, loaded.
@@ -67,15 +68,19 @@ class LoadedHead {
 /// Loads parts of a checkpoint's decoder to a device. Run one after another, they give results bit-equal to Decoder's.
 ///
 /// Memory   the list of tensors; loaded parts belong to the caller.
+/// Ranks    if it is divided, runs of loaded layers are collective over the expert group, as Decoder's functions.
 class LayeredDecoder {
  public:
   /// `model` must outlive this object and the loaded parts. Throws what Decoder throws.
-  LayeredDecoder(const families::Model& model, ComputeDtype dtype, at::Device device = at::kCPU);
+  LayeredDecoder(const families::Model& model, ComputeDtype dtype, at::Device device = at::kCPU,
+                 Division division = {});
 
   const families::ModelConfig& config() const { return model_.config; }
   ComputeDtype dtype() const { return dtype_; }
   at::Device device() const { return device_; }
+  const Division& division() const { return division_; }
 
+  /// Of the rank with the most experts, so that all ranks have the same.
   struct LayerSize {
     uint64_t expert_elements = 0, other_elements = 0;
   };
@@ -92,7 +97,9 @@ class LayeredDecoder {
   const families::Model& model_;
   ComputeDtype dtype_;
   at::Device device_;
+  Division division_;
   std::shared_ptr<detail::AngleCache> angles_;
+  std::shared_ptr<const ExpertExchanges> exchanges_;
   std::vector<std::vector<families::TensorSlot>> slots_;  // by layer; tensors outside layers at position num_layers
 };
 

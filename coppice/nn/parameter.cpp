@@ -21,10 +21,11 @@ std::vector<Parameter::ExpertMatrix> Parameter::expert_matrices() const {
   std::vector<ExpertMatrix> out;
   if (!is_experts()) return out;
   const bool fused = role == Role::kExpertGate || role == Role::kExpertGateBias;
-  const int64_t parts = fused ? 2 : 1, rows = master.size(1) / parts, cols = master.dim() == 3 ? master.size(2) : 1;
+  const int64_t parts = fused ? 2 : 1, rows = value.size(1) / parts, cols = value.dim() == 3 ? value.size(2) : 1;
   const Role up = role == Role::kExpertGate ? Role::kExpertUp : Role::kExpertUpBias;
-  for (int64_t i = 0; i < master.size(0) * parts; ++i) {
-    out.push_back({i % parts == 0 ? role : up, i / parts, i * rows * cols, rows, cols});
+  COPPICE_CHECK(value.size(0) == std::ssize(experts));
+  for (int64_t i = 0; i < value.size(0) * parts; ++i) {
+    out.push_back({i % parts == 0 ? role : up, experts[static_cast<size_t>(i / parts)], i * rows * cols, rows, cols});
   }
   return out;
 }

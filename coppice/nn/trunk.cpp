@@ -1,5 +1,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
 #include <tuple>
@@ -48,7 +49,9 @@ TensorFill checkpoint_fill(const families::Model& model) {
                   cat(entry.file->path(), ": '", slot.name, "' is ", io::dtype_name(entry.info->dtype),
                       "; wanted F32, BF16 or F16 (dequantize the checkpoint first)"));
     }
-    io::to_f32(entry.info->dtype, entry.data(), values);
+    const bool is_part = slot.expert >= 0 && slot.rule->layout.stacked;
+    io::to_f32(entry.info->dtype, is_part ? part_of(slot, entry.data(), model.config.num_experts) : entry.data(),
+               values);
     entry.file->release(*entry.info);
   };
 }
@@ -71,9 +74,10 @@ at::Tensor weight_of(const Parameter& parameter) {
 
 void set_rotary_angles(BlockContext& context, AngleCache& angles) {
   std::tie(context.cos_SR, context.sin_SR) = angles.of(context.positions);
-  if (!context.start_BS.defined()) return;
+  if (!context.documents.exist()) return;
+  const auto& start_BS = context.documents.start_BS;
   // Positions start again with each document: angles of every token instead of every position.
-  const auto position_T = (at::arange(context.positions, context.start_BS.options()) - context.start_BS).view({-1});
+  const auto position_T = (at::arange(context.positions, start_BS.options()) - start_BS).view({-1});
   context.cos_SR = context.cos_SR.index_select(0, position_T);
   context.sin_SR = context.sin_SR.index_select(0, position_T);
 }
@@ -93,6 +97,15 @@ at::Tensor embed(const families::ModelConfig& config, const at::Tensor& table_VD
   return x_TD.to(table_VD.scalar_type());
 }
 
+// The counts of all ranks instead of this rank's.
+void sum_counts(dist::Group& all, std::vector<LayerBalance>& layers) {
+  std::vector<at::Tensor> counts;
+  for (const LayerBalance& layer : layers) counts.push_back(layer.count_N);
+  const auto sums = at::stack(counts);
+  all.all_reduce(sums).wait();
+  for (size_t i = 0; i < layers.size(); ++i) layers[i].count_N = sums[static_cast<int64_t>(i)];
+}
+
 at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t positions,
                       const ForwardOptions& options, std::vector<LayerRouting>* routing, BalanceTerms* terms) {
   const families::ModelConfig& config = layers.config;
@@ -108,29 +121,42 @@ at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t 
                        .first_token = options.first_token,
                        .visit_feed_forward = options.visit_feed_forward,
                        .visit_routing = options.visit_routing};
-  if (options.document_start_BS.defined()) context.start_BS = to_device(options.document_start_BS, x_TD.device());
+  context.documents = kernels::find_documents(options.document_start_BS, x_TD.device());
   set_rotary_angles(context, layers.angles);
-  std::vector<LayerWeights> weights(static_cast<size_t>(layers.last - layers.first));
+  std::vector<std::vector<const Parameter*>> by_layer(static_cast<size_t>(layers.last - layers.first));
   for (const Parameter& p : layers.parameters) {
-    if (p.layer >= 0) weights[p.layer - layers.first][p.role] = weight_of(p);
+    if (p.layer >= 0) by_layer[p.layer - layers.first].push_back(&p);
   }
   const auto run = options.recompute && at::GradMode::is_enabled() ? run_block_recomputed : run_block;
 
   at::Tensor out_TD = x_TD;
+  std::vector<int64_t> balanced_layers;
   for (int64_t layer = layers.first; layer < layers.last; ++layer) {
     context.layer = layer;
     const auto bias = layers.selection_bias.find(layer);
+    const auto exchange = layers.exchanges.find(layer);
+    context.exchange = exchange == layers.exchanges.end() ? nullptr : &exchange->second;
     context.selection_bias_E = bias == layers.selection_bias.end() ? at::Tensor() : bias->second;
+    if (options.before_layer) options.before_layer(layer);
+    LayerWeights weights;
+    for (const Parameter* const p : by_layer[layer - layers.first]) weights[p->role] = weight_of(*p);
     LayerRouting* const kept = routing && config.moe_layer[layer] ? &routing->emplace_back() : nullptr;
-    const BlockOutput block = run(context, weights[layer - layers.first], out_TD, kept);
+    const BlockOutput block = run(context, weights, out_TD, kept);
     out_TD = block.x_TD;
     if (block.score_sum.defined()) {
-      const auto& count = kept->balance_count;
-      const bool alone = options.balance_count.empty();
-      terms->layers.push_back({block.score_sum, alone ? count : count + options.balance_count.at(layer)});
+      balanced_layers.push_back(layer);
+      terms->layers.push_back({block.score_sum, kept->balance_count});
     }
     if (block.z_loss.defined()) {
       terms->z_loss = terms->z_loss.defined() ? terms->z_loss + block.z_loss : block.z_loss;
+    }
+  }
+  if (balanced_layers.empty()) return out_TD;
+  if (layers.all) sum_counts(*layers.all, terms->layers);
+  if (!options.balance_count.empty()) {
+    for (size_t i = 0; i < balanced_layers.size(); ++i) {
+      auto& count_N = terms->layers[i].count_N;
+      count_N = count_N + options.balance_count.at(balanced_layers[i]);
     }
   }
   return out_TD;

@@ -33,7 +33,7 @@ void check_document_starts(const at::Tensor& start_BS, const at::Tensor& tokens_
 /// The weight that a layer uses: for centred norms 1 + value, in f32 (bf16 would round it to steps of 1/128).
 at::Tensor weight_of(const Parameter& parameter);
 
-/// Sets the angles of `context.positions` positions, or of every token if `context.start_BS` is defined.
+/// Sets the angles of `context.positions` positions, or of every token if there are `context.documents`.
 void set_rotary_angles(BlockContext& context, AngleCache& angles);
 
 /// Rows of the embedding table as input of the first layer, [T, D] in the table's dtype; tokens come from the host.
@@ -49,6 +49,8 @@ struct LayerRange {
   const std::vector<Parameter>& parameters;
   const std::map<int64_t, at::Tensor>& selection_bias;  ///< by layer
   AngleCache& angles;
+  const ExpertExchanges& exchanges;  ///< of divided layers
+  dist::Group* all = nullptr;        ///< ranks whose tokens balancing counts too; null: these tokens only
 };
 /// What the MoE layers give the balancing losses that ForwardOptions asks for.
 struct BalanceTerms {
@@ -57,6 +59,8 @@ struct BalanceTerms {
 };
 /// x after these layers; what the MoE layers did is appended to `routing`, if given, which `terms` take too.
 ///
+/// Ranks    collective over the expert group if layers are divided. If `terms` are asked for with a balancing loss, also
+///          over `all`: one sum of the counts of these layers, after the last.
 /// Shapes   x_TD, B sequences of `positions` tokens; returns [T, D].
 at::Tensor run_layers(const LayerRange& layers, const at::Tensor& x_TD, int64_t positions,
                       const ForwardOptions& options, std::vector<LayerRouting>* routing, BalanceTerms* terms = nullptr);

@@ -3,10 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <cmath>
 
-#include "coppice/base/error.h"
-#include "coppice/base/text.h"
 #include "coppice/nn/host.h"
 #include "coppice/nn/layered_decoder.h"
 
@@ -52,11 +49,13 @@ at::Tensor Batches::document_starts(const Pass& pass) const {
 }
 
 void Batches::backward(const Pass& pass, const at::Tensor& loss) const {
-  const auto value = nn::number(loss);
-  if (!std::isfinite(value)) {
-    throw Error(ErrorCode::kNonFinite, cat("score: the loss over the calibration tokens is ", value,
-                                           "; wanted a finite one (check the model with `coppice eval`)"));
-  }
+  FiniteLosses losses;
+  backward(pass, loss, losses);
+  losses.finish();
+}
+
+void Batches::backward(const Pass& pass, const at::Tensor& loss, FiniteLosses& losses) const {
+  losses.add(loss);
   (loss * (static_cast<double>(pass.windows) / static_cast<double>(windows_a_batch))).backward();
 }
 

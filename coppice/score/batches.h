@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "coppice/data/sampler.h"
+#include "coppice/score/finite_losses.h"
 
 namespace coppice::score {
 
@@ -39,8 +40,11 @@ struct Batches {
   at::Tensor document_starts(const Pass& pass) const;
 
   /// Backward pass from the mean token loss of a pass, weighted by its share of the batch.
+  /// `losses` takes the loss, so that the host need not wait for the device; its finish() comes after the last pass.
   ///
-  /// Throws   Error{kNonFinite} if the loss is not finite.
+  /// Throws   Error{kNonFinite} if the loss, or one before, is not finite.
+  void backward(const Pass& pass, const at::Tensor& loss, FiniteLosses& losses) const;
+  /// The same for one pass by itself; the host waits.
   void backward(const Pass& pass, const at::Tensor& loss) const;
 };
 

@@ -96,8 +96,8 @@ void LayeredPass::forward(const Segment& segment) {
   activations_.finish();
 }
 
-void LayeredPass::backward_from_loss(const Pass& pass, const nn::LoadedHead& head, const at::Tensor& x_TD) const {
-  batches_.backward(pass, head.loss(x_TD, batches_.read(pass).target_BS.view({-1})));
+void LayeredPass::backward_from_loss(const Pass& pass, const nn::LoadedHead& head, const at::Tensor& x_TD) {
+  batches_.backward(pass, head.loss(x_TD, batches_.read(pass).target_BS.view({-1})), losses_);
 }
 
 void LayeredPass::backward(const Segment& segment, bool has_moments, const Done& done) {
@@ -129,6 +129,7 @@ void LayeredPass::backward(const Segment& segment, bool has_moments, const Done&
     end_pass(sums, routing, pass.ends_batch);
     advance(static_cast<double>(pass.windows * length * (segment.last - segment.first)) * kBackward);
   }
+  losses_.finish();
   if (goes_on) gradients_.finish();
   done(segment, sums);
   gradients_.remove(segment.last);

@@ -37,7 +37,7 @@ class LayeredPass {
   void forward(const Segment& segment);
   void backward(const Segment& segment, bool has_moments, const Done& done);
   at::Tensor input(const Pass& pass, const Segment& segment, const nn::LoadedEmbedding* embedding) const;
-  void backward_from_loss(const Pass& pass, const nn::LoadedHead& head, const at::Tensor& x_TD) const;
+  void backward_from_loss(const Pass& pass, const nn::LoadedHead& head, const at::Tensor& x_TD);
   void advance(double share);
 
   const nn::LayeredDecoder& decoder_;
@@ -45,6 +45,7 @@ class LayeredPass {
   Planes& activations_;
   Planes& gradients_;
   std::vector<Pass> passes_;
+  FiniteLosses losses_;
   int64_t lowest_moe_ = 0;
   bool is_whole_ = false;
   Progress progress_;

@@ -1,12 +1,10 @@
 #include "coppice/score/spherical_k_means.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/index_put.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mv.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <functional>
@@ -15,6 +13,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/rng.h"
+#include "coppice/kernels/embedding.h"
 #include "coppice/nn/host.h"
 
 namespace coppice::score {
@@ -44,13 +43,14 @@ at::Tensor first_centres(const at::Tensor& unit_TD, const ClusterSettings& setti
     centre_GD[g].copy_(unit_TD[row]);
     const auto cosine_T = at::mv(unit_TD, centre_GD[g]);
     nearest_T = g == 0 ? cosine_T : at::maximum(nearest_T, cosine_T);
+    if (g + 1 == settings.clusters) break;
     row = draw(nn::to_host<float>((1 - nearest_T).clamp_min(0)), rng.uniform(static_cast<uint64_t>(g) + 1));
   }
   return centre_GD;
 }
 
 /// Gives each empty cluster the row with the largest distance from its centre.
-void fill_empty(std::vector<int64_t>& sizes, std::vector<int64_t>& index_T, std::vector<float> cosine_T) {
+void fill_empty(std::vector<int64_t>& sizes, std::vector<int64_t>& index_T, std::vector<double> cosine_T) {
   for (size_t g = 0; g < sizes.size(); ++g) {
     if (sizes[g] > 0) continue;
     size_t farthest = index_T.size();
@@ -75,15 +75,16 @@ Clusters spherical_k_means(const at::Tensor& x_TD, const ClusterSettings& settin
   for (int64_t step = 0; step < settings.steps; ++step) {
     check_interrupt();
     const auto [cosine_T, nearest_T] = at::mm(unit_TD, out.centre_GD.t()).max(1);
-    out.cosine = nn::number(cosine_T.mean());
-    auto index_T = nn::to_host<int64_t>(nearest_T);
+    const at::Tensor there[] = {cosine_T.mean().to(at::kDouble), nearest_T, cosine_T.to(at::kDouble)};
+    const auto here = nn::on_host_together(there);
+    out.cosine = nn::number(here[0]);
+    auto index_T = nn::to_host<int64_t>(here[1]);
     out.sizes.assign(static_cast<size_t>(settings.clusters), 0);
     for (const int64_t g : index_T) ++out.sizes[static_cast<size_t>(g)];
-    fill_empty(out.sizes, index_T, nn::to_host<float>(cosine_T));
+    fill_empty(out.sizes, index_T, nn::to_host<double>(here[2]));
     if (step + 1 == settings.steps || before_T == index_T) break;
     const auto chosen_T = nn::from_host<int64_t>(index_T, nearest_T.sizes(), unit_TD.device());
-    // Each centre's tokens in their order, on any device (index_add_ has none on a GPU).
-    out.centre_GD = of_length_one(at::zeros_like(out.centre_GD).index_put_({chosen_T}, unit_TD, /*accumulate=*/true));
+    out.centre_GD = of_length_one(kernels::sum_rows(unit_TD, chosen_T, settings.clusters));
     before_T = std::move(index_T);
   }
   return out;

@@ -127,12 +127,10 @@ double weight_cosine(const ExpertWeights& a, const ExpertWeights& b) {
   return ab / std::sqrt(aa * bb);
 }
 
-std::optional<double> sibling_cosine(const nn::Parameter& fc1, const nn::Parameter& fc2,
-                                     std::span<const uint32_t> parents) {
+std::optional<double> sibling_cosine(const at::Tensor& fc1, const at::Tensor& fc2, std::span<const uint32_t> parents) {
   const auto pairs = copies_and_firsts(parents);
   if (pairs.empty()) return std::nullopt;
-  COPPICE_CHECK(fc1.master.size(0) == static_cast<int64_t>(parents.size()));
-  const std::array<at::Tensor, 2> parts{nn::on_host(fc1.master), nn::on_host(fc2.master)};
+  const std::array<at::Tensor, 2> parts{nn::on_host(fc1), nn::on_host(fc2)};
   const auto weights_of = [&](size_t expert) {
     ExpertWeights out;
     for (const at::Tensor& part : parts) {

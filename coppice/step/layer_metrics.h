@@ -63,9 +63,9 @@ double weight_cosine(const ExpertWeights& a, const ExpertWeights& b);
 /// Mean over copies of the cosine between all weights of the copy and those of its parent's first child; no value
 /// without copies.
 ///
-/// Shapes   the layer's two parameters of experts, f32 masters; those of a device are copied to the host.
+/// Shapes   the f32 masters of the layer's two parameters of experts, all experts one after another; those of a device
+///          are copied to the host.
 /// Threads  at::get_num_threads(); same bits for any number of them.
-std::optional<double> sibling_cosine(const nn::Parameter& fc1, const nn::Parameter& fc2,
-                                     std::span<const uint32_t> parents);
+std::optional<double> sibling_cosine(const at::Tensor& fc1, const at::Tensor& fc2, std::span<const uint32_t> parents);
 
 }  // namespace coppice::step

@@ -1,17 +1,41 @@
 #include "coppice/step/optimizer.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/sums.h"
+#include "coppice/step/divided_state.h"
 
 namespace coppice::step {
 namespace {
 
-// A view [groups, elements of one group] of the same memory.
-at::Tensor by_group(const at::Tensor& tensor, int64_t groups) { return tensor.view({groups, -1}); }
+// Elements of a parameter that have the same step count and lie one after another in the whole parameter.
+struct Run {
+  Interval elements;          // of this rank's parameter
+  int64_t first_element = 0;  // their number in the whole parameter
+  int64_t age = 0;
+};
+
+std::vector<Run> runs_of(const nn::Parameter& p, const ParameterState& state, const Interval& kept) {
+  const auto groups = std::ssize(state.steps);
+  const int64_t size = groups == 0 ? 0 : p.value.numel() / groups;  // elements of a group
+  std::vector<Run> out;
+  for (int64_t g = 0; g < groups; ++g) {
+    const Interval part = intersection(kept, {g * size, (g + 1) * size});
+    if (part.count() == 0) continue;
+    const int64_t whole = p.experts.empty() ? g : p.experts[static_cast<size_t>(g)];
+    const int64_t first = part.begin + (whole - g) * size, age = state.steps[static_cast<size_t>(g)];
+    if (!out.empty() && out.back().age == age && out.back().first_element + out.back().elements.count() == first) {
+      out.back().elements.end = part.end;
+    } else {
+      out.push_back({part, first, age});
+    }
+  }
+  return out;
+}
 
 }  // namespace
 
@@ -19,10 +43,28 @@ int64_t num_step_groups(const nn::Parameter& parameter) {
   using families::Role;
   const bool per_expert =
       parameter.is_experts() || parameter.role == Role::kRouter || parameter.role == Role::kRouterBias;
-  return per_expert ? parameter.master.size(0) : 1;
+  return per_expert ? parameter.value.size(0) : 1;
 }
 
-Optimizer::Optimizer(const std::vector<nn::Parameter>& parameters) {
+Optimizer::Optimizer(const std::vector<nn::Parameter>& parameters) { set_to_zero(parameters); }
+
+Optimizer::Optimizer(std::vector<nn::Parameter>& parameters, const nn::Division& division) {
+  if (division.world && division.world->size() > 1) {
+    divided_ = std::make_shared<DividedState>(parameters, division, DividedState::Masters::kAll);
+  }
+  set_to_zero(parameters);
+}
+
+Optimizer::Optimizer(std::vector<nn::Parameter>& parameters, const nn::Division& division,
+                     std::vector<ParameterState> states)
+    : states_(std::move(states)) {
+  COPPICE_CHECK(states_.size() == parameters.size());
+  if (division.world && division.world->size() > 1) {
+    divided_ = std::make_shared<DividedState>(parameters, division, DividedState::Masters::kKept);
+  }
+}
+
+void Optimizer::set_to_zero(const std::vector<nn::Parameter>& parameters) {
   for (const auto& p : parameters) {
     ParameterState& state = states_.emplace_back();
     state.exp_avg = at::zeros_like(p.master);
@@ -42,12 +84,26 @@ at::ScalarType Optimizer::moment_dtype() const {
   return states_.empty() ? at::kFloat : states_.front().exp_avg.scalar_type();
 }
 
+Interval Optimizer::kept(const std::vector<nn::Parameter>& parameters, size_t i) const {
+  return divided_ ? divided_->layout().kept(i) : Interval{0, parameters[i].value.numel()};
+}
+
 void Optimizer::clear() {
   for (auto& state : states_) state.grad.reset();
+  if (divided_) divided_->begin_batch();
+}
+
+void Optimizer::begin_last_pass() {
+  if (divided_) divided_->begin_last_pass();
+}
+
+void Optimizer::wait_for_values(int64_t layer) {
+  if (divided_) divided_->wait_for_values(layer);
 }
 
 void Optimizer::accumulate(const std::vector<nn::Parameter>& parameters) {
   COPPICE_CHECK(parameters.size() == states_.size());
+  if (divided_) return;  // the backward pass did it
   const at::NoGradGuard no_grad;
   for (size_t i = 0; i < parameters.size(); ++i) {
     at::Tensor value = parameters[i].value;
@@ -65,12 +121,18 @@ void Optimizer::accumulate(const std::vector<nn::Parameter>& parameters) {
   }
 }
 
-at::Tensor Optimizer::grad_norm() const {
+void Optimizer::finish_gradients() {
+  if (!divided_) return;
+  divided_->finish_batch();
+  for (size_t i = 0; i < states_.size(); ++i) states_[i].grad = divided_->gradient(i);
+}
+
+at::Tensor Optimizer::sum_of_squares() const {
   std::vector<at::Tensor> gradients;
   for (const auto& state : states_) {
-    if (state.grad.defined()) gradients.push_back(state.grad);
+    if (state.grad.defined() && state.grad.numel() > 0) gradients.push_back(state.grad);
   }
-  return gradients.empty() ? at::zeros({}, at::kDouble) : kernels::sum_of_squares(gradients).sqrt();
+  return gradients.empty() ? at::zeros({}, at::kDouble) : kernels::sum_of_squares(gradients);
 }
 
 void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::AdamwSettings& settings, double norm,
@@ -83,27 +145,24 @@ void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::Adam
   for (size_t i = 0; i < parameters.size(); ++i) {
     const nn::Parameter& p = parameters[i];
     ParameterState& state = states_[i];
-    if (p.master.numel() == 0) continue;  // a shared expert of width 0
+    if (p.master.numel() == 0) continue;  // a shared expert of width 0, or nothing of it is kept here
     if (!state.grad.defined())
       state.grad = at::zeros_like(p.master);  // decay and moments continue with a zero gradient
-    const auto groups = static_cast<int64_t>(state.steps.size());
     const bool separate = !p.value.is_alias_of(p.master);
-    // Adjacent groups with the same step count are one part.
-    for (int64_t begin = 0, end = 0; begin < groups; begin = end) {
-      const int64_t age = state.steps[static_cast<size_t>(begin)];
-      while (end < groups && state.steps[static_cast<size_t>(end)] == age) ++end;
-      const bool whole = begin == 0 && end == groups;
+    const Interval own = kept(parameters, i);
+    const at::Tensor value = !separate ? at::Tensor() : divided_ ? divided_->kept_values(i) : p.value.detach();
+    for (const Run& run : runs_of(p, state, own)) {
       const auto part = [&](const at::Tensor& t) {
-        return whole ? t.detach() : by_group(t.detach(), groups).narrow(0, begin, end - begin);
+        return t.detach().view({-1}).narrow(0, run.elements.begin - own.begin, run.elements.count());
       };
       parts.push_back({.master = part(p.master),
                        .exp_avg = part(state.exp_avg),
                        .exp_avg_sq = part(state.exp_avg_sq),
                        .grad = part(state.grad),
-                       .value = separate ? part(p.value) : at::Tensor(),
-                       .step = age + 1,
+                       .value = separate ? part(value) : at::Tensor(),
+                       .step = run.age + 1,
                        .decays = p.decays(),
-                       .first_element = begin * (p.master.numel() / groups)});
+                       .first_element = run.first_element});
     }
   }
   is_torn_ = true;
@@ -111,6 +170,7 @@ void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::Adam
   for (auto& state : states_) {
     for (int64_t& age : state.steps) ++age;
   }
+  if (divided_) divided_->gather_values();
   is_torn_ = false;
 }
 

@@ -4,14 +4,17 @@
 #include <ATen/ops/stack.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <span>
 #include <vector>
 
 #include "coppice/base/error.h"
+#include "coppice/base/interrupt.h"
 #include "coppice/base/text.h"
 #include "coppice/nn/host.h"
+#include "coppice/step/over_ranks.h"
 
 // B sequences of a micro-batch, S positions, E experts.
 
@@ -33,7 +36,6 @@ struct BatchSums {
   std::vector<at::Tensor> token_loss, z_loss;  // scalars, f64, of each micro-batch; z_loss only if asked for
   std::vector<double> share;                   // of each micro-batch in the batch
   std::vector<at::Tensor> token_T;             // on the host; only with keep_routing
-  at::Tensor aux_loss;                         // of the whole batch; undefined unless asked for
 };
 
 void require_finite(std::string_view what, double value, int64_t step) {
@@ -53,17 +55,25 @@ void add_load(SumsByLayer& sums, const nn::LayerRouting& routing) {
   if (routing.index_TK.defined()) layer.index_TK.push_back(routing.index_TK);
 }
 
-// Calls `visit` with each micro-batch, the options of its forward pass in `forward`, and its number of sequences.
+// The windows of this rank in the pass that starts at window `begin` of the batch.
+PassWindows own_windows(const nn::Decoder& model, const StepSettings& settings, int64_t begin) {
+  const dist::World* const world = ranks_of(model);
+  return pass_windows(begin, settings.batch, settings.micro_batch, world ? world->rank() : 0,
+                      world ? world->size() : 1);
+}
+
+// Calls `visit` with each micro-batch of this rank, the options of its forward pass in `forward`, and its windows.
 template <class Visit>
-void for_each_micro_batch(BatchReader& batches, const StepSettings& settings, const Position& position,
-                          nn::ForwardOptions& forward, const Visit& visit) {
-  for (int64_t begin = 0; begin < settings.batch; begin += settings.micro_batch) {
-    const int64_t size = std::min(settings.micro_batch, settings.batch - begin);
-    const uint64_t sample = position.next_sample + static_cast<uint64_t>(begin);
-    const MicroBatch batch = batches.take(sample, size);
+void for_each_micro_batch(const nn::Decoder& model, BatchReader& batches, const StepSettings& settings,
+                          const Position& position, nn::ForwardOptions& forward, const Visit& visit) {
+  for (int64_t left = settings.batch; left > 0;) {
+    const PassWindows windows = own_windows(model, settings, settings.batch - left);
+    left = windows.left;
+    const uint64_t sample = position.next_sample + static_cast<uint64_t>(windows.first);
+    const MicroBatch batch = batches.take(sample, windows.count);
     forward.document_start_BS = batch.start_BS;
     forward.first_token = sample * static_cast<uint64_t>(batches.sequence_length());
-    visit(batch, size);
+    visit(batch, windows);
   }
 }
 
@@ -88,7 +98,7 @@ std::map<int64_t, at::Tensor> count_batch(const nn::Decoder& model, BatchReader&
   SumsByLayer counted;
   nn::ForwardOptions forward;
   forward.lineage = settings.lineage;
-  for_each_micro_batch(batches, settings, position, forward, [&](const MicroBatch& batch, int64_t) {
+  for_each_micro_batch(model, batches, settings, position, forward, [&](const MicroBatch& batch, const PassWindows&) {
     std::vector<nn::LayerRouting> routing;
     at::Tensor targets_B;
     (void)model.sequence_loss(batch.tokens_BS, batch.target_BS, forward, targets_B, &routing);
@@ -96,7 +106,7 @@ std::map<int64_t, at::Tensor> count_batch(const nn::Decoder& model, BatchReader&
   });
   std::map<int64_t, at::Tensor> out;
   for (const auto& [layer, sums] : counted) out[layer] = sums.count_E;
-  return out;
+  return sums_over_ranks(ranks_of(model), out);
 }
 
 // Those of the batch before.
@@ -121,27 +131,23 @@ std::map<int64_t, at::Tensor> expected_counts(const nn::Decoder& model, BatchRea
   return out;
 }
 
-// The loads of the earlier micro-batches, plus the expected loads of the micro-batches after this one.
-std::map<int64_t, at::Tensor> counts_elsewhere(const std::map<int64_t, at::Tensor>& expected, const SumsByLayer& layers,
-                                               double share_left) {
+// The loads of the earlier micro-batches on all ranks, plus the expected loads of the micro-batches after this one.
+std::map<int64_t, at::Tensor> counts_elsewhere(dist::World* world, const std::map<int64_t, at::Tensor>& expected,
+                                               const SumsByLayer& layers, double share_left) {
+  std::map<int64_t, at::Tensor> own;
+  for (const auto& [layer, sums] : layers) own[layer] = sums.balance_count;
+  const auto before = sums_over_ranks(world, own);
   std::map<int64_t, at::Tensor> out;
   for (const auto& [layer, count] : expected) {
-    const auto before = layers.find(layer);
+    const auto found = before.find(layer);
     out[layer] = count * share_left;
-    if (before != layers.end()) out[layer] = out[layer] + before->second.balance_count;
+    if (found != before.end()) out[layer] = out[layer] + found->second;
   }
   return out;
 }
 
-// The auxiliary loss of the whole batch.
-at::Tensor batch_aux_loss(const SumsByLayer& layers, int64_t tokens, int64_t top_k, nn::BalanceForm form) {
-  std::vector<nn::LayerBalance> balance;
-  for (const auto& [layer, sums] : layers) balance.push_back({sums.balance_score, sums.balance_count});
-  return nn::balancing_loss(balance, tokens, top_k, form);
-}
-
 // Forward and backward passes over the whole batch, which the device may still be busy with afterwards. Leaves the
-// gradients in the optimizer's sums.
+// gradients in the optimizer's sums, on several ranks under way.
 BatchSums accumulate_batch(nn::Decoder& model, Optimizer& optimizer, BatchReader& batches, const StepSettings& settings,
                            const Position& position) {
   nn::ForwardOptions forward;
@@ -153,41 +159,88 @@ BatchSums accumulate_batch(nn::Decoder& model, Optimizer& optimizer, BatchReader
   forward.lineage = settings.lineage;
   const bool with_aux_loss = forward.aux_loss_coef != 0;
   std::map<int64_t, at::Tensor> expected;
-  if (with_aux_loss && settings.micro_batch < settings.batch) {
+  if (with_aux_loss && own_windows(model, settings, 0).left > 0) {
     expected = expected_counts(model, batches, settings, position);
   }
   BatchSums sums;
-  int64_t left = settings.batch;
-  for_each_micro_batch(batches, settings, position, forward, [&](const MicroBatch& batch, int64_t size) {
-    left -= size;
-    const double share_left = static_cast<double>(left) / static_cast<double>(settings.batch);
-    if (!expected.empty()) forward.balance_count = counts_elsewhere(expected, sums.layers, share_left);
-    const nn::LossOutput out = model.loss(batch.tokens_BS, batch.target_BS, forward);
-    const double share = static_cast<double>(size) / static_cast<double>(settings.batch);
-    (out.loss * share).backward();
-    optimizer.accumulate(model.parameters());
-    sums.share.push_back(share);
-    sums.token_loss.push_back(out.token_loss.to(at::kDouble));
-    if (out.z_loss.defined()) sums.z_loss.push_back(out.z_loss.to(at::kDouble));
-    for (const auto& layer : out.routing) add_load(sums.layers, layer);
-    if (settings.keep_routing) sums.token_T.push_back(batch.tokens_BS.view({-1}));
-  });
-  if (with_aux_loss) {
-    sums.aux_loss = batch_aux_loss(sums.layers, settings.batch * batches.sequence_length(), model.config().top_k,
-                                   settings.balance_form);
-  }
+  forward.before_layer = [&](int64_t layer) { optimizer.wait_for_values(layer); };
+  for_each_micro_batch(
+      model, batches, settings, position, forward, [&](const MicroBatch& batch, const PassWindows& of) {
+        const auto part_of_batch = [&](int64_t windows) {
+          return static_cast<double>(windows) / static_cast<double>(settings.batch);
+        };
+        if (!expected.empty()) {
+          forward.balance_count = counts_elsewhere(ranks_of(model), expected, sums.layers, part_of_batch(of.left));
+        }
+        const nn::LossOutput out = model.loss(batch.tokens_BS, batch.target_BS, forward);
+        const double share = part_of_batch(of.count);
+        if (of.left == 0) optimizer.begin_last_pass();
+        (out.loss * share).backward();
+        optimizer.accumulate(model.parameters());
+        sums.share.push_back(share);
+        sums.token_loss.push_back(out.token_loss.to(at::kDouble));
+        if (out.z_loss.defined()) sums.z_loss.push_back(out.z_loss.to(at::kDouble));
+        for (const auto& layer : out.routing) add_load(sums.layers, layer);
+        if (settings.keep_routing) sums.token_T.push_back(batch.tokens_BS.view({-1}));
+      });
   return sums;
 }
 
-// Brings what the device knows of the step to the host, in one transfer.
+// What the host learns of the routing of one MoE layer, summed over the batch: tensors of the host.
+struct LayerOnHost {
+  at::Tensor count_E, balance_count;  // int64
+  at::Tensor balance_score;           // f64; undefined without the auxiliary loss
+};
+
+// Adds what the other ranks know: losses and counts, in one reduction. Counts stay exact below 2^53.
+void add_other_ranks(dist::World* world, std::span<double> numbers, std::map<int64_t, LayerOnHost>& layers) {
+  if (!world) return;
+  std::vector<double> all(numbers.begin(), numbers.end());
+  const auto for_each_tensor = [&](const auto& visit) {
+    for (auto& [layer, of_layer] : layers) {
+      for (at::Tensor* const tensor : {&of_layer.count_E, &of_layer.balance_count, &of_layer.balance_score}) {
+        if (tensor->defined()) visit(*tensor);
+      }
+    }
+  };
+  for_each_tensor([&](const at::Tensor& tensor) {
+    const auto values = nn::to_host<double>(tensor.to(at::kDouble));
+    all.insert(all.end(), values.begin(), values.end());
+  });
+  add_over_ranks(world, all);
+  auto next = std::span<const double>(all);
+  const auto take = [&](size_t count) {
+    const auto taken = next.first(count);
+    next = next.subspan(count);
+    return taken;
+  };
+  std::ranges::copy(take(numbers.size()), numbers.begin());
+  for_each_tensor([&](at::Tensor& tensor) {
+    tensor = nn::from_host<double>(take(static_cast<size_t>(tensor.numel())), tensor.sizes(), at::kCPU)
+                 .to(tensor.scalar_type());
+  });
+}
+
+// The auxiliary loss of the whole batch.
+double batch_aux_loss(const std::map<int64_t, LayerOnHost>& layers, int64_t tokens, int64_t top_k,
+                      nn::BalanceForm form) {
+  std::vector<nn::LayerBalance> balance;
+  for (const auto& [layer, of_layer] : layers) balance.push_back({of_layer.balance_score, of_layer.balance_count});
+  return nn::number(nn::balancing_loss(balance, tokens, top_k, form));
+}
+
+// Brings what the device knows of the step to the host, in one transfer, and adds what other ranks know, in one
+// reduction. `sums` then has the counts of all ranks.
 //
 // Throws   Error{kNonFinite} if a loss or the gradient norm is not finite.
-StepReport read_report(const BatchSums& sums, const at::Tensor& grad_norm, int64_t step) {
-  std::vector<at::Tensor> there{at::stack(sums.token_loss), grad_norm};
-  if (sums.aux_loss.defined()) there.push_back(sums.aux_loss);
+StepReport read_report(const nn::Decoder& model, BatchSums& sums, const at::Tensor& sum_of_squares, int64_t tokens,
+                       const StepSettings& settings, int64_t step) {
+  std::vector<at::Tensor> there{at::stack(sums.token_loss), sum_of_squares};
   if (!sums.z_loss.empty()) there.push_back(at::stack(sums.z_loss));
   for (const auto& [layer, of_layer] : sums.layers) {
     there.push_back(of_layer.count_E);
+    there.push_back(of_layer.balance_count);
+    if (of_layer.balance_score.defined()) there.push_back(of_layer.balance_score);
     if (!of_layer.index_TK.empty()) there.push_back(at::cat(of_layer.index_TK));
   }
   const auto here = nn::on_host_together(there);
@@ -198,18 +251,37 @@ StepReport read_report(const BatchSums& sums, const at::Tensor& grad_norm, int64
     for (size_t i = 0; i < values.size(); ++i) sum += sums.share[i] * values[i];
     return sum;
   };
+  enum { kLoss, kSquares, kZ, kStopped, kCount };
+  std::array<double, kCount> numbers{};
+  numbers[kLoss] = by_share(nn::host_values<double>(*next++));
+  numbers[kSquares] = nn::number(*next++);
+  if (!sums.z_loss.empty()) numbers[kZ] = by_share(nn::host_values<double>(*next++));
+  numbers[kStopped] = interrupt_signal() != 0 ? 1 : 0;
   StepReport report;
-  const auto losses = nn::host_values<double>(*next++);
-  for (const double loss : losses) require_finite("loss", loss, step);
-  report.loss = by_share(losses);
-  report.grad_norm = nn::number(*next++);
-  require_finite("gradient norm", report.grad_norm, step);
-  if (sums.aux_loss.defined()) report.aux_loss = nn::number(*next++);
-  if (!sums.z_loss.empty()) report.z_loss = by_share(nn::host_values<double>(*next++));
+  std::map<int64_t, LayerOnHost> layers;
   for (const auto& [layer, of_layer] : sums.layers) {
-    LayerLoad& load = report.layers[layer];
-    load.count_E = *next++;
-    if (!of_layer.index_TK.empty()) load.index_TK = *next++;
+    LayerOnHost& on_host = layers[layer];
+    on_host.count_E = *next++;
+    on_host.balance_count = *next++;
+    if (of_layer.balance_score.defined()) on_host.balance_score = *next++;
+    if (!of_layer.index_TK.empty()) report.layers[layer].index_TK = *next++;
+  }
+  dist::World* const world = ranks_of(model);
+  add_other_ranks(world, numbers, layers);
+  report.loss = numbers[kLoss];
+  require_finite("loss", report.loss, step);
+  report.grad_norm = std::sqrt(numbers[kSquares]);
+  require_finite("gradient norm", report.grad_norm, step);
+  report.z_loss = numbers[kZ];
+  report.is_stopped = numbers[kStopped] > 0;
+  for (auto& [layer, on_host] : layers) {
+    report.layers[layer].count_E = on_host.count_E;
+    if (!world) continue;
+    sums.layers[layer].count_E = nn::to_device(on_host.count_E, model.device());
+    sums.layers[layer].balance_count = nn::to_device(on_host.balance_count, model.device());
+  }
+  if (settings.balance == BalanceKind::kAux && settings.aux_coef != 0) {
+    report.aux_loss = batch_aux_loss(layers, tokens, model.config().top_k, settings.balance_form);
   }
   if (!sums.token_T.empty()) report.token_T = at::cat(sums.token_T);
   return report;
@@ -237,11 +309,12 @@ void balance_without_loss(nn::Decoder& model, const SumsByLayer& layers, const S
 StepReport train_step(nn::Decoder& model, Optimizer& optimizer, BatchReader& batches, const StepSettings& settings,
                       Position& position) {
   optimizer.clear();
-  const BatchSums sums = accumulate_batch(model, optimizer, batches, settings, position);
-  const at::Tensor grad_norm = optimizer.grad_norm();
-  batches.read_ahead(position.next_sample + static_cast<uint64_t>(settings.batch),
-                     std::min(settings.micro_batch, settings.batch));
-  StepReport report = read_report(sums, grad_norm, position.step + 1);
+  BatchSums sums = accumulate_batch(model, optimizer, batches, settings, position);
+  const PassWindows next = own_windows(model, settings, 0);
+  batches.read_ahead(position.next_sample + static_cast<uint64_t>(settings.batch + next.first), next.count);
+  optimizer.finish_gradients();
+  StepReport report = read_report(model, sums, optimizer.sum_of_squares(), settings.batch * batches.sequence_length(),
+                                  settings, position.step + 1);
   if (settings.gradient_limit > 0 && report.grad_norm > settings.gradient_limit) {
     throw GradientLimitError(ErrorCode::kNonFinite,
                              cat("step ", position.step + 1, ": the gradient norm is ", report.grad_norm,

@@ -17,8 +17,9 @@ namespace coppice::step {
 
 /// The settings of a training step.
 struct StepSettings {
-  int64_t batch = 1,
-          micro_batch = 1;  ///< sequences per optimizer step, and per forward pass (the last pass may be smaller)
+  /// Sequences per optimizer step, of all ranks together, and per forward pass of one rank (the last pass may be
+  /// smaller).
+  int64_t batch = 1, micro_batch = 1;
   Schedule schedule;
   kernels::AdamwSettings adamw;  ///< lr comes from the schedule
   double clip = 0;               ///< gradients are scaled down to this norm; 0: never
@@ -34,9 +35,10 @@ struct StepSettings {
   std::optional<Waking> waking;                       ///< set while dormant copies wake; only with loss-free balancing
 };
 
-/// The routing of one MoE layer in a step. T tokens of the batch, E experts, K choices. Tensors of the host.
+/// The routing of one MoE layer in a step. T tokens of this rank's part of the batch, E experts, K choices. Tensors of
+/// the host.
 struct LayerLoad {
-  at::Tensor count_E;   ///< int64, (token, slot) pairs
+  at::Tensor count_E;   ///< int64, (token, slot) pairs, of all ranks
   at::Tensor index_TK;  ///< int64; only with keep_routing
 };
 
@@ -47,7 +49,8 @@ struct StepReport {
   double z_loss = 0;
   double lr = 0, grad_norm = 0;
   std::map<int64_t, LayerLoad> layers;  ///< by MoE layer
-  at::Tensor token_T;                   ///< int64, the batch, on the host; only with keep_routing
+  at::Tensor token_T;                   ///< int64, this rank's part of the batch, on the host; only with keep_routing
+  bool is_stopped = false;              ///< a signal asked this rank, or another one, to stop
 };
 
 /// A gradient norm above the limit. The batch or the limit is the cause, so the steps before are good.
@@ -62,12 +65,15 @@ class GradientLimitError : public Error {
 /// The batch is the next `batch` windows of `batches`; gradients are those of the mean over its tokens. The auxiliary loss
 /// uses the loads of the whole batch. A micro-batch knows the loads up to itself; for the rest of the batch it uses
 /// those of the batch before (`position.expert_counts`). For the first batch, and the first after an expansion, a
-/// forward pass counts them beforehand. The report's auxiliary loss is exact. The host waits for the model's device
+/// forward pass counts them beforehand. On several ranks, each reads an equal part of every pass (over_ranks.h), and the
+/// loads are those of all ranks. The report's auxiliary loss is exact. The host waits for the model's device
 /// once, when all passes are under way; before that it reads the first micro-batch of the next step.
+/// Ranks    collective over those of the model's division; all get the same report, but for the parts that name a rank.
 /// Threads  at::get_num_threads().
 /// Throws   Error{kNonFinite} naming the step if loss or gradient is NaN or infinite, GradientLimitError of that code
 ///          if the gradient is above the limit; Error{kFormat} naming the token file and position of an id outside the
-///          model's vocabulary. After an exception nothing has changed.
+///          model's vocabulary. After an exception nothing has changed, but for Error{kPeer}, after which the model
+///          cannot be used.
 StepReport train_step(nn::Decoder& model, Optimizer& optimizer, BatchReader& batches, const StepSettings& settings,
                       Position& position);
 

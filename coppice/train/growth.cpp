@@ -2,8 +2,12 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <map>
+#include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -13,6 +17,8 @@
 #include "coppice/models/expert_layout.h"
 #include "coppice/nn/host.h"
 #include "coppice/nn/parameter_builder.h"
+#include "coppice/step/divide.h"
+#include "coppice/step/divided_state.h"
 
 namespace coppice::train {
 namespace {
@@ -31,21 +37,29 @@ std::span<float> floats(const at::Tensor& tensor, int64_t begin, int64_t count) 
 
 bool grows(Role role) { return families::is_expert(role) || families::is_router(role); }
 
-// A parameter before the expansion, with its moments in f32 as in a checkpoint, on the host; on the CPU not copied.
+// What this rank needs of a parameter before the expansion, with its moments in f32 as in a checkpoint, on the host; on
+// one rank of the CPU not copied.
 class Before {
  public:
-  Before(const Parameter& parameter, const step::ParameterState& state)
-      : layer(parameter.layer), steps(state.steps), master_(nn::on_host(parameter.master)) {
-    first_ = nn::on_host(state.exp_avg).to(at::kFloat);
-    second_ = nn::on_host(state.exp_avg_sq).to(at::kFloat);
-    for (const auto& m : parameter.expert_matrices()) places_[{m.role, m.expert}] = {m.begin, m.rows, m.cols};
-    if (parameter.is_experts()) return;
-    const int64_t rows = master_.size(0);
-    places_[{parameter.role, -1}] = {0, rows, master_.numel() / rows};
+  // `experts`: those that master and moments have, as their first dimension; empty if the parameter has none.
+  Before(const Parameter& parameter, std::vector<int64_t> experts, at::Tensor master, const at::Tensor& first,
+         const at::Tensor& second, std::vector<int64_t> all_steps)
+      : layer(parameter.layer),
+        steps(std::move(all_steps)),
+        master_(std::move(master)),
+        first_(first),
+        second_(second) {
+    if (!parameter.is_experts()) {
+      const int64_t rows = master_.size(0);
+      places_[{parameter.role, -1}] = {0, rows, master_.numel() / rows};
+      return;
+    }
+    const Parameter here{.role = parameter.role, .layer = layer, .value = master_, .experts = std::move(experts)};
+    for (const auto& m : here.expert_matrices()) places_[{m.role, m.expert}] = {m.begin, m.rows, m.cols};
   }
 
   const int64_t layer;
-  const std::vector<int64_t>& steps;
+  const std::vector<int64_t> steps;  // by expert, of all ranks
 
   MatrixBytes master(Role role, int64_t expert = -1) const { return matrix(master_, role, expert); }
   MatrixBytes moment(Moment kind, Role role, int64_t expert = -1) const {
@@ -83,7 +97,7 @@ void fill_expert(const Before& before, const GrowthPlan& plan, const TensorSlot&
 }
 
 void fill_experts(const Before& before, const GrowthPlan& plan, const TensorSlot& slot, std::span<float> out) {
-  if (!slot.rule->layout.stacked) {
+  if (slot.expert >= 0) {  // a tensor of its own, or its part of a stack
     fill_expert(before, plan, slot, static_cast<size_t>(slot.expert), out);
     return;
   }
@@ -114,7 +128,7 @@ void fill_expert_moments(const Before& before, const GrowthPlan& plan, const Par
 // One moment of the expanded parameter, on its device.
 at::Tensor grown_moment(const Before& before, const GrowthPlan& plan, const Parameter& parameter, Moment kind,
                         at::ScalarType dtype) {
-  const at::Tensor out = at::empty(parameter.master.sizes(), at::kFloat);
+  const at::Tensor out = at::empty(parameter.value.sizes(), at::kFloat);
   if (parameter.is_experts()) {
     fill_expert_moments(before, plan, parameter, kind, out);
   } else {
@@ -129,8 +143,11 @@ step::ParameterState grown_state(const Before& before, const GrowthPlan& plan, c
   step::ParameterState out;
   out.exp_avg = grown_moment(before, plan, parameter, Moment::kFirst, moment_dtype);
   out.exp_avg_sq = grown_moment(before, plan, parameter, Moment::kSecond, moment_dtype);
-  for (const Child& child : plan.layer(parameter.layer).children) {
-    out.steps.push_back(grow::grow_step(plan, child, before.steps[child.parent]));
+  const auto& children = plan.layer(parameter.layer).children;
+  for (int64_t expert = 0; expert < std::ssize(children); ++expert) {
+    const bool is_here = !parameter.is_experts() || std::ranges::binary_search(parameter.experts, expert);
+    const Child& child = children[static_cast<size_t>(expert)];
+    if (is_here) out.steps.push_back(grow::grow_step(plan, child, before.steps[child.parent]));
   }
   return out;
 }
@@ -142,29 +159,161 @@ void grow_selection_bias(const GrowthPlan& plan, int64_t layer, bool has_router_
   bias_E = nn::to_device(out, bias_E.device());
 }
 
+std::map<int64_t, std::vector<uint32_t>> parents_of(const GrowthPlan& plan, const families::ModelConfig& config) {
+  std::map<int64_t, std::vector<uint32_t>> out;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.moe_layer[static_cast<size_t>(layer)]) continue;
+    for (const Child& child : plan.layer(layer).children) out[layer].push_back(child.parent);
+  }
+  return out;
+}
+
+// The model and its state before the expansion, and how both are divided over ranks before and after it.
+class Growth {
+ public:
+  Growth(nn::Decoder& model, step::Optimizer& optimizer, const GrowthPlan& plan)
+      : model_(model),
+        optimizer_(optimizer),
+        plan_(plan),
+        config_(families::read_config(plan::grown_config(model.config(), plan), "growth")),
+        division_(step::divide(model.division().world, config_, parents_of(plan, config_))) {
+    if (!optimizer.divided()) return;
+    before_.emplace(optimizer.divided()->layout());
+    auto sizes = before_->sizes();
+    for (auto& size : sizes) {
+      if (families::is_router(size.role)) size.count = size.count / plan.experts_before * plan.experts_after;
+      // A plan that splits experts makes them narrower.
+      const bool by_width = families::is_expert(size.role) && size.role != Role::kExpertDownBias;
+      if (by_width) size.count = size.count / model.config().expert_width * config_.expert_width;
+    }
+    after_.emplace(std::move(sizes), division_);
+  }
+
+  void run() {
+    const auto moment_dtype = optimizer_.moment_dtype();
+    const bool has_router_bias = model_.config().routing.has_router_bias;
+    const nn::ParameterBuilder builder(config_, model_.dtype(), model_.device(), division_);
+    optimizer_.clear();
+    std::vector<step::ParameterState> states = std::move(optimizer_.states());
+    optimizer_ = step::Optimizer(std::vector<Parameter>{});  // frees the memory of its gradients
+    for (size_t i = 0; i < states.size(); ++i) {
+      Parameter& parameter = model_.parameters()[i];
+      if (!grows(parameter.role)) {
+        move(i, parameter, states[i]);
+        continue;
+      }
+      const Before before = this->before(i, parameter, states[i]);
+      auto grown = builder.build(parameter.role, parameter.layer, [&](const TensorSlot& slot, std::span<float> values) {
+        fill_master(before, plan_, slot, has_router_bias, values);
+      });
+      states[i] = grown_state(before, plan_, grown, moment_dtype);
+      keep_own(i, grown, states[i]);
+      parameter = std::move(grown);
+    }
+    for (auto& [layer, bias_E] : model_.selection_bias()) grow_selection_bias(plan_, layer, has_router_bias, bias_E);
+    model_.set_config(std::move(config_));
+    model_.set_division(division_);
+    optimizer_ = step::Optimizer(model_.parameters(), division_, std::move(states));
+  }
+
+ private:
+  dist::Group& ranks() const { return division_.world->all(); }
+
+  // Of a parameter that does not grow: brings the elements that this rank keeps from now on.
+  void move(size_t i, Parameter& parameter, step::ParameterState& state) const {
+    if (!after_) return;
+    const auto shards = before_->shards(i);
+    if (shards == after_->shards(i)) return;
+    std::vector<std::vector<step::Interval>> wanted(static_cast<size_t>(ranks().size()));
+    for (const step::Shard& shard : after_->shards(i))
+      wanted[static_cast<size_t>(shard.rank)].push_back(shard.elements);
+    for (at::Tensor* const tensor : {&parameter.master, &state.exp_avg, &state.exp_avg_sq}) {
+      *tensor = step::gather_shards(ranks(), shards, *tensor, wanted);
+    }
+  }
+
+  // The originals that decide the experts of a rank after the expansion, in rising order.
+  std::vector<int64_t> sources(size_t i, int64_t layer, int64_t rank) const {
+    std::set<int64_t> out;
+    for (const int64_t expert : after_->experts_of(i, rank)) {
+      const Child& child = plan_.layer(layer).children.at(static_cast<size_t>(expert));
+      for (const uint32_t source : grow::sources_of(plan_, layer, child)) out.insert(source);
+    }
+    return {out.begin(), out.end()};
+  }
+
+  Before before(size_t i, const Parameter& parameter, const step::ParameterState& state) const {
+    if (!after_) {
+      return {parameter,
+              parameter.experts,
+              nn::on_host(parameter.master),
+              on_host(state.exp_avg),
+              on_host(state.exp_avg_sq),
+              state.steps};
+    }
+    const int64_t size = before_->sizes()[i].count;
+    std::vector<std::vector<step::Interval>> wanted;
+    for (int64_t rank = 0; rank < ranks().size(); ++rank) {
+      auto& of_rank = wanted.emplace_back();
+      if (!parameter.is_experts()) of_rank.push_back({0, size});
+      if (!parameter.is_experts()) continue;
+      for (const int64_t expert : sources(i, parameter.layer, rank)) {
+        of_rank.push_back({expert * size, (expert + 1) * size});
+      }
+    }
+    const auto experts = parameter.is_experts() ? sources(i, parameter.layer, ranks().rank()) : std::vector<int64_t>{};
+    auto shape = parameter.value.sizes().vec();
+    if (parameter.is_experts()) shape[0] = std::ssize(experts);
+    const auto shards = before_->shards(i);
+    const auto here = [&](const at::Tensor& own) {
+      return on_host(step::gather_shards(ranks(), shards, own, wanted).view(shape));
+    };
+    return {parameter,
+            experts,
+            here(parameter.master),
+            here(state.exp_avg),
+            here(state.exp_avg_sq),
+            steps_of_all_experts(parameter, state)};
+  }
+
+  // An expert's step count is the same on all ranks that have it.
+  std::vector<int64_t> steps_of_all_experts(const Parameter& parameter, const step::ParameterState& state) const {
+    if (!parameter.is_experts()) return state.steps;
+    const at::Tensor steps = at::zeros({plan_.experts_before}, at::kLong);
+    const auto values = nn::host_values<int64_t>(steps);
+    for (size_t k = 0; k < parameter.experts.size(); ++k) {
+      values[static_cast<size_t>(parameter.experts[k])] = state.steps[k];
+    }
+    division_.world->control().all_reduce(steps, dist::Reduce::kMax).wait();
+    return nn::to_host<int64_t>(steps);
+  }
+
+  // Cuts a grown parameter and its state to the elements that this rank keeps.
+  void keep_own(size_t i, Parameter& parameter, step::ParameterState& state) const {
+    if (!after_) return;
+    const step::Interval own = after_->kept(i);
+    for (at::Tensor* const tensor : {&parameter.master, &state.exp_avg, &state.exp_avg_sq}) {
+      *tensor = tensor->view({-1}).narrow(0, own.begin, own.count()).clone();
+    }
+  }
+
+  static at::Tensor on_host(const at::Tensor& moment) { return nn::on_host(moment).to(at::kFloat); }
+
+  nn::Decoder& model_;
+  step::Optimizer& optimizer_;
+  const GrowthPlan& plan_;
+  families::ModelConfig config_;
+  nn::Division division_;
+  std::optional<step::ShardLayout> before_, after_;  // on several ranks
+};
+
 }  // namespace
 
 void grow(nn::Decoder& model, step::Optimizer& optimizer, const GrowthPlan& plan) {
   COPPICE_CHECK(model.config().num_experts == plan.experts_before);
   const at::NoGradGuard no_grad;
-  const auto moment_dtype = optimizer.moment_dtype();
-  const bool has_router_bias = model.config().routing.has_router_bias;
-  auto config = families::read_config(plan::grown_config(model.config(), plan), "growth");
-  const nn::ParameterBuilder builder(config, model.dtype(), model.device());
-  optimizer.clear();
-  for (size_t i = 0; i < model.parameters().size(); ++i) {
-    Parameter& parameter = model.parameters()[i];
-    if (!grows(parameter.role)) continue;
-    step::ParameterState& state = optimizer.states()[i];
-    const Before before(parameter, state);
-    auto grown = builder.build(parameter.role, parameter.layer, [&](const TensorSlot& slot, std::span<float> values) {
-      fill_master(before, plan, slot, has_router_bias, values);
-    });
-    state = grown_state(before, plan, grown, moment_dtype);
-    parameter = std::move(grown);
-  }
-  for (auto& [layer, bias_E] : model.selection_bias()) grow_selection_bias(plan, layer, has_router_bias, bias_E);
-  model.set_config(std::move(config));
+  optimizer.wait_for_values(model.config().num_layers);
+  Growth(model, optimizer, plan).run();
 }
 
 }  // namespace coppice::train

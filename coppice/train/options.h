@@ -72,6 +72,10 @@ struct TrainOptions {
   std::string handover = "none";
   int64_t handover_steps = 0;
 
+  // [parallel]
+  int64_t expert_parallel = 1;
+  double parallel_timeout = 600;
+
   // [checkpoint]
   int64_t checkpoint_every = 0, keep_last = 2, keep_every = 0;
   bool checkpoint_beside = true;
@@ -160,6 +164,9 @@ struct TrainOptions {
             "release (lineage-unique top-K, then token by token plain top-K) or dormant (copies stay unused at first)"),
         field("handover.steps", &O::handover_steps,
               "steps until the release is complete, or until dormant copies are awake"),
+        field("parallel.expert", &O::expert_parallel,
+              "number of consecutive ranks that together hold all experts of a layer; must divide the number of ranks"),
+        field("parallel.timeout", &O::parallel_timeout, "seconds after which a rank that does not answer ends the run"),
         field("checkpoint.every", &O::checkpoint_every, "steps between checkpoints; 0: only at the end"),
         field("checkpoint.keep_last", &O::keep_last, "number of newest checkpoints to keep"),
         field("checkpoint.keep_every", &O::keep_every, "also keep checkpoints at multiples of this step; 0: none"),

@@ -13,7 +13,7 @@ namespace {
 
 class Check {
  public:
-  Check(const std::filesystem::path& checkpoint, const TrainerState& state, const RunSettings& settings)
+  Check(const std::filesystem::path& checkpoint, const save::TrainerState& state, const RunSettings& settings)
       : file_(checkpoint / io::kTrainerFolder / io::kTrainerFile),
         position_(state.position),
         settings_(settings),
@@ -92,7 +92,8 @@ class Check {
 
 }  // namespace
 
-void check_position(const std::filesystem::path& checkpoint, const TrainerState& state, const RunSettings& settings) {
+void check_position(const std::filesystem::path& checkpoint, const save::TrainerState& state,
+                    const RunSettings& settings) {
   const Check check(checkpoint, state, settings);
   check.growths();
   check.handover();

@@ -2,8 +2,8 @@
 
 #include <filesystem>
 
+#include "coppice/save/trainer_state.h"
 #include "coppice/train/run_settings.h"
-#include "coppice/train/trainer_state.h"
 
 namespace coppice::train {
 
@@ -12,6 +12,7 @@ namespace coppice::train {
 /// and a run that began at step 0 has read the windows and tokens of its steps.
 ///
 /// Throws   Error{kFormat} naming file and key.
-void check_position(const std::filesystem::path& checkpoint, const TrainerState& state, const RunSettings& settings);
+void check_position(const std::filesystem::path& checkpoint, const save::TrainerState& state,
+                    const RunSettings& settings);
 
 }  // namespace coppice::train

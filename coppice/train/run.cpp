@@ -20,18 +20,21 @@
 #include "coppice/io/model_directory.h"
 #include "coppice/nn/border.h"
 #include "coppice/nn/device.h"
+#include "coppice/plan/text.h"
+#include "coppice/save/checkpoint_writer.h"
 #include "coppice/step/gemm_share.h"
 #include "coppice/step/train_step.h"
 #include "coppice/step/watch.h"
-#include "coppice/train/checkpoint_writer.h"
 #include "coppice/train/growth_course.h"
 #include "coppice/train/metrics.h"
+#include "coppice/train/ranks.h"
 #include "coppice/train/resumed_position.h"
+#include "coppice/train/run_checks.h"
 #include "coppice/train/run_directory.h"
 #include "coppice/train/run_metrics.h"
+#include "coppice/train/run_record.h"
 #include "coppice/train/run_settings.h"
 #include "coppice/train/start.h"
-#include "coppice/train/unused_options.h"
 #include "coppice/train/validation.h"
 
 namespace coppice::train {
@@ -75,28 +78,6 @@ std::optional<fs::path> checkpoint_to_resume(const TrainOptions& options) {
   return options.resume ? std::optional(checkpoint_path(options.out, steps.back())) : std::nullopt;
 }
 
-step::StepSettings step_settings(const TrainOptions& o, const RunSettings& run, const families::ModelConfig& config) {
-  if (o.z_coef > 0 && !config.is_moe()) {
-    throw Error(ErrorCode::kUsage, cat("balance.z_coef: ", o.z_coef, " for a model without routers (set it to 0)"));
-  }
-  const step::BalanceKind balance = step::balance_kind(o.balance, config);
-  check_used(o, balance);
-  return {.batch = run.batch,
-          .micro_batch = o.micro_batch,
-          .schedule = run.schedule,
-          .adamw = {.beta1 = o.beta1, .beta2 = o.beta2, .epsilon = o.epsilon, .weight_decay = o.weight_decay},
-          .clip = o.clip,
-          .balance = balance,
-          .balance_rate = o.balance_rate,
-          .recentre = o.recentre,
-          .aux_coef = step::aux_coefficient(o.aux_coef, config),
-          .z_coef = o.z_coef,
-          .balance_form = step::balance_form(o.balance_form),
-          .recompute = o.recompute,
-          .lineage = {},
-          .waking = {}};
-}
-
 /// Identifies data without reading the tokens.
 std::string digest_of(const Json& data) {
   Sha256 sha;
@@ -107,26 +88,28 @@ std::string digest_of(const Json& data) {
 class Run {
  public:
   Run(const TrainOptions& options, const RunSettings& settings, const std::optional<fs::path>& resume_from,
-      std::optional<io::DirectoryLock> held, const StepObserver& observer)
+      std::optional<io::DirectoryLock> held, const StepObserver& observer, std::shared_ptr<dist::World> world)
       : held_(std::move(held)),
         options_(options),
         observer_(observer),
         settings_(settings),
+        world_(std::move(world)),
         device_(nn::compute_device(options.device, "train.device")),
-        start_(make_start(options, resume_from, device_)),
+        start_(make_start(options, resume_from, device_, world_)),
         train_files_(options.random_tokens ? random_tokens() : open_tokens(options.data_train)),
         validation_files_(open_tokens(options.data_validation)),
-        data_(options.out.empty() || options.random_tokens ? identity(train_files_)
-                                                           : identity_by_content(train_files_)),
+        data_(identity_of_data()),
         sampler_(train_files_, options.data_weights, options.sequence_length, options.seed),
         batches_(sampler_, device_, options.reset_attention),
         step_(step_settings(options, settings, start_.model.config())),
         course_(options, settings, start_of_same_run(resume_from), step_.balance),
         watch_(options.dead_after, options.spike_limit),
         gemm_rate_(step::gemm_rate(options.dtype == "bf16" ? at::kBFloat16 : at::kFloat, device_)) {
-    check_start();
+    check_ranks(settings_, num_ranks());
+    check_model_and_data(options_, settings_, start_, train_files_, validation_files_);
+    check_auxiliary_loss(start_, step_);
     if (resume_from) restore_watch(*resume_from);
-    if (!options_.out.empty()) open_directory();
+    if (saves()) open_directory();
   }
 
   TrainResult run() {
@@ -174,35 +157,6 @@ class Run {
     return start_;
   }
 
-  void check_start() {
-    const auto& config = start_.model.config();
-    if (options_.sequence_length > config.max_positions) {
-      throw Error(ErrorCode::kUsage, cat("data.sequence_length: ", options_.sequence_length, " is more than the ",
-                                         config.max_positions, " positions of the model"));
-    }
-    if (step_.balance == step::BalanceKind::kAux) check_auxiliary_loss();
-    if (!start_.resumed && start_.position.step >= settings_.last_step) {
-      throw Error(ErrorCode::kUsage, cat("train.steps: the checkpoint is at step ", start_.position.step,
-                                         " and the run would end at ", settings_.last_step, " (give more steps)"));
-    }
-    for (const auto* files : {&train_files_, &validation_files_}) {
-      if (files == &train_files_ && options_.random_tokens) continue;
-      for (const auto& file : *files) file.check_vocabulary(config.vocab_size, start_.tokenizer_digest);
-    }
-    std::map<std::string, fs::path> stems;
-    for (const auto& file : validation_files_) {
-      if (file.num_tokens() < 2) {
-        throw Error(ErrorCode::kUsage, cat("data.validation: ", file.path(), ": ", file.num_tokens(),
-                                           " tokens; wanted 2 or more to predict one"));
-      }
-      const auto [twin, is_new] = stems.emplace(stem(file), file.path());
-      if (!is_new) {
-        throw Error(ErrorCode::kUsage, cat("data.validation: ", twin->second, " and ", file.path(),
-                                           " have the same name, so their metrics would too (rename one)"));
-      }
-    }
-  }
-
   void restore_watch(const fs::path& checkpoint) {
     if (start_.resumed->watch.is_null()) return;  // coppice 0.1.0 did not save it
     try {
@@ -213,36 +167,43 @@ class Run {
     }
   }
 
-  void check_auxiliary_loss() {
-    if (start_.resumed) check_same_auxiliary_loss(*start_.resumed, step_.aux_coef);
-    if (step_.aux_coef > 0) return;
-    log_warning("balance.aux_coef: 0, so nothing balances the experts (set it, or set balance.kind to none)");
+  int64_t num_ranks() const { return world_ ? world_->size() : 1; }
+  bool saves() const { return !options_.out.empty(); }
+
+  // Reading the content takes a while, so one rank does.
+  Json identity_of_data() const {
+    if (options_.out.empty() || options_.random_tokens) return identity(train_files_);
+    return Json::parse(from_first_rank(world_.get(), [&] { return identity_by_content(train_files_).dump(); }),
+                       "the data of the first rank");
   }
 
   void open_directory() {
-    std::error_code error;
-    fs::create_directories(options_.out / "checkpoints", error);
-    if (error) throw Error(ErrorCode::kIo, cat(options_.out, ": cannot be made: ", error.message()));
-    if (!held_) {  // the directory did not exist when train() checked
-      held_ = hold_run(options_.out);
-      (void)checkpoint_to_resume(options_);
-    }
-    remove_unfinished(options_.out);
-    io::write_file_atomically(options_.out / kSettingsFile, saved_settings(options_));
-    log_info(cat("training on ", nn::device_name(device_)));
     const int64_t step = start_.position.step;
-    log_ = std::make_unique<MetricsLog>(options_.out, start_.resumed ? std::optional(step) : std::nullopt);
-    if (start_.resumed) {
-      checkpoint_ = checkpoint_path(options_.out, step);
-      log_->event("resume", step);
-    }
+    on_first_rank(world_.get(), [&] {
+      std::error_code error;
+      fs::create_directories(options_.out / "checkpoints", error);
+      if (error) throw Error(ErrorCode::kIo, cat(options_.out, ": cannot be made: ", error.message()));
+      if (!held_) {  // the directory did not exist when train() checked
+        held_ = hold_run(options_.out);
+        (void)checkpoint_to_resume(options_);
+      }
+      remove_unfinished(options_.out);
+      io::write_file_atomically(options_.out / kSettingsFile, saved_settings(options_));
+      log_info(cat("training on ", nn::device_name(device_),
+                   world_ ? cat(" and the devices of ", world_->size() - 1, " more ranks") : ""));
+      record_ =
+          RunRecord(std::make_unique<MetricsLog>(options_.out, start_.resumed ? std::optional(step) : std::nullopt));
+    });
+    if (!start_.resumed) return;
+    checkpoint_ = checkpoint_path(options_.out, step);
+    record_.event("resume", step);
   }
 
   void loop() {
     step::Position& position = start_.position;
     const int64_t left = std::max<int64_t>(0, settings_.last_step - position.step);
     Progress progress("train", static_cast<uint64_t>(left * options_.batch_tokens), ProgressUnit::kTokens);
-    if (start_.resumed && log_ && !log_->resumed_with_validation() && validation_is_due()) record_validation();
+    if (start_.resumed && saves() && !resumed_with_validation() && validation_is_due()) record_validation();
     while (position.step < settings_.last_step) {
       if (const GrowthStage* stage = course_.due()) grow_now(*stage);
       prepare_step();
@@ -252,7 +213,7 @@ class Run {
       if (++steps_run_ > kWarmUpSteps) seconds_.push_back(seconds);
 
       // The step is saved before anything else that may fail.
-      const bool stopped = interrupt_signal() != 0;
+      const bool stopped = report.is_stopped;
       validation_.reset();
       write_metrics(report, seconds);
       warn(report);
@@ -265,7 +226,12 @@ class Run {
       if (!stopped) continue;  // a signal that arrives later is noticed after the next step, which writes a checkpoint
       finish_checkpoint(true);
       check_interrupt();
+      throw Error(ErrorCode::kInterrupted, "a signal stopped another rank; all have stopped after the same step");
     }
+  }
+
+  bool resumed_with_validation() const {
+    return from_first_rank(world_.get(), [&] { return record_.resumed_with_validation() ? "yes" : "no"; }) == "yes";
   }
 
   bool is_last() const { return start_.position.step == settings_.last_step; }
@@ -278,44 +244,49 @@ class Run {
     step_.lineage = course_.lineage_routing();
     step_.waking = course_.waking();
     step_.gradient_limit = watch_.gradient_limit();
-    step_.keep_routing = log_ != nullptr && !course_.parents().empty();
+    step_.keep_routing = record_.is_kept() && !course_.parents().empty();
   }
 
   void grow_now(const GrowthStage& stage) {
     const int64_t step = start_.position.step;
     const fs::path before = checkpoint_path(options_.out, step);
+    start_.optimizer.wait_for_values(start_.model.config().num_layers);
     finish_checkpoint(true);
-    if (log_ && checkpoint_ != before) {
+    if (saves() && checkpoint_ != before) {
       save();
       finish_checkpoint(true);
     }
     Json fields = Json::object();
-    if (log_) fields["validation_before"] = to_json(validate_now().in_force());
+    if (saves()) fields["validation_before"] = to_json(validate_now().in_force());
     PlannedGrowth growth = course_.plan(stage, sampler_);
-    const std::string digest = log_ ? families::open_model(before).digest() : std::string();
-    if (log_) {
+    require_same(world_.get(), cat("the plan of the expansion after step ", step), plan::plan_toml(growth.plan));
+    const std::string digest =
+        saves() ? from_first_rank(world_.get(), [&] { return families::open_model(before).digest(); }) : std::string();
+    on_first_rank(world_.get(), [&] {
+      if (!saves()) return;
       if (growth.scores) {
         growth.scores->model_digest = digest;
         growth.scores->tokens_digest = digest_of(identity(train_files_));
       }
       write_growth(growth_path(options_.out, step), growth);
-    }
+    });
     course_.carry_out(growth.plan, digest);
     watch_.forget_experts();
     const GrowthPlan& plan = growth.plan;
     log_info(
         cat("step ", step, ": expanded from ", plan.experts_before, " to ", plan.experts_after, " experts per layer"));
-    if (!log_) return;
+    if (!saves()) return;
     const Validation after = validate_now();
     fields["validation_after"] = to_json(after.in_force());
     if (!after.loss_lineage.empty()) fields["validation_plain"] = to_json(after.loss);
     fields["experts"] = Json::array({Json(plan.experts_before), Json(plan.experts_after)});
     fields["plan"] = (growth_path("", step) / "plan.toml").string();
-    log_->event("growth", step, fields);
+    record_.event("growth", step, fields);
   }
 
   /// Validates with the routing of the next step.
-  Validation validate_now() const {
+  Validation validate_now() {
+    start_.optimizer.wait_for_values(start_.model.config().num_layers);
     return validate(start_.model, validation_files_,
                     {.sequence_length = options_.sequence_length,
                      .batch = options_.micro_batch,
@@ -327,12 +298,18 @@ class Run {
 
   double gemm_share(double seconds) const {
     const double flops = step::flops_per_token(start_.model, options_.sequence_length);
-    return flops * static_cast<double>(options_.batch_tokens) / (gemm_rate_ * seconds);
+    return flops * static_cast<double>(options_.batch_tokens) /
+           (gemm_rate_ * static_cast<double>(num_ranks()) * seconds);
   }
 
   void write_metrics(const step::StepReport& report, double seconds) {
-    if (!log_) return;
     const step::Position& position = start_.position;
+    const bool has_siblings = saves() && !course_.parents().empty() &&
+                              (position.step % kSiblingsEvery == 0 || position.step == position.grown_at + 1);
+    // Ranks bring the weights of siblings together.
+    const auto siblings =
+        has_siblings ? sibling_scalars(start_.model, start_.optimizer, course_.parents()) : std::vector<Scalar>();
+    if (!record_.is_kept()) return;
     std::vector<Scalar> values{{"loss", report.loss},
                                {"lr", report.lr},
                                {"tokens_seen", static_cast<double>(position.tokens_seen)},
@@ -344,40 +321,39 @@ class Run {
     if (step_.lineage) values.emplace_back("lineage_share", step_.lineage->share);
     const auto append = [&](const std::vector<Scalar>& more) { values.insert(values.end(), more.begin(), more.end()); };
     append(load_scalars(report, course_.parents()));
-    if (!course_.parents().empty() && (position.step % kSiblingsEvery == 0 || position.step == position.grown_at + 1)) {
-      append(sibling_scalars(start_.model, course_.parents()));
-    }
-    log_->step(position.step, values);
+    append(siblings);
+    record_.step(position.step, values);
   }
 
   /// Validates and adds the losses to the lines of the step.
   void record_validation() {
     validation_ = validate_now();
-    if (!log_ || validation_->loss.empty()) return;
+    if (!record_.is_kept() || validation_->loss.empty()) return;
     const int64_t step = start_.position.step;
     std::vector<Scalar> values;
     for (const auto& [name, loss] : validation_->loss) values.emplace_back(cat("validation/", name), loss);
     for (const auto& [name, loss] : validation_->loss_lineage) {
       values.emplace_back(cat("validation_lineage/", name), loss);
     }
-    log_->step(step, values);
+    record_.step(step, values);
     if (validation_->routing.is_null()) return;
     Json fields = Json::object();
     fields["tokens"] = validation_->routing;
-    log_->event("routing", step, fields);
+    record_.event("routing", step, fields);
   }
 
   void warn(const step::StepReport& report) {
     for (const step::Warning& warning : watch_.look(start_.position.step, report)) {
-      log_warning(warning.message);
-      if (log_) log_->event(warning.event, start_.position.step, warning.fields);
+      if (is_first(world_.get())) log_warning(warning.message);
+      record_.event(warning.event, start_.position.step, warning.fields);
     }
   }
 
   void save() {
-    if (!log_) return;
+    if (!saves()) return;
+    start_.optimizer.wait_for_values(start_.model.config().num_layers);
     finish_checkpoint(true);
-    Companions companions = start_.companions;
+    save::Companions companions = start_.companions;
     companions.lineage = course_.lineage();
     writer_.write(checkpoint_path(options_.out, start_.position.step), start_.model, start_.optimizer,
                   {start_.position, identity(options_), data_, watch_.memory()}, companions,
@@ -393,17 +369,21 @@ class Run {
     fields["path"] = fs::relative(checkpoint_, options_.out).string();
     fields["seconds"] = written->seconds;
     fields["blocked_seconds"] = written->blocked_seconds;
-    log_->event("checkpoint", written->step, fields);
-    prune_checkpoints(options_.out,
-                      {.last = options_.keep_last, .every = options_.keep_every, .steps = course_.steps()});
+    record_.event("checkpoint", written->step, fields);
+    on_first_rank(world_.get(), [&] {
+      prune_checkpoints(options_.out,
+                        {.last = options_.keep_last, .every = options_.keep_every, .steps = course_.steps()});
+    });
   }
 
   /// Writes a checkpoint of the finished steps after a signal, or after an error that does not concern them.
   void keep_steps(const Error& error) {
-    const bool diverged =
-        error.code == ErrorCode::kNonFinite && dynamic_cast<const step::GradientLimitError*>(&error) == nullptr;
-    if (!log_ || diverged || error.code == ErrorCode::kInternal || steps_run_ == 0 || start_.optimizer.is_torn())
+    const bool too_steep = dynamic_cast<const step::GradientLimitError*>(&error) != nullptr;
+    const bool diverged = error.code == ErrorCode::kNonFinite && !too_steep;
+    if (!saves() || diverged || error.code == ErrorCode::kInternal || steps_run_ == 0 || start_.optimizer.is_torn())
       return;
+    // An error of one rank alone: the others are elsewhere, and a checkpoint needs all.
+    if (world_ && !too_steep && error.code != ErrorCode::kInterrupted) return;
     try {
       finish_checkpoint(true);
       if (checkpoint_ == checkpoint_path(options_.out, start_.position.step)) return;
@@ -415,11 +395,10 @@ class Run {
   }
 
   void log_error(const Error& error) {
-    if (!log_) return;
     Json fields = Json::object();
     fields["message"] = error.what();
     try {
-      log_->event(error.code == ErrorCode::kInterrupted ? "interrupt" : "error", start_.position.step, fields);
+      record_.event(error.code == ErrorCode::kInterrupted ? "interrupt" : "error", start_.position.step, fields);
     } catch (const Error&) {
       log_warning(cat(options_.out, ": the error could not be written to metrics.jsonl"));  // probably a full disk
     }
@@ -429,6 +408,7 @@ class Run {
   const TrainOptions& options_;
   const StepObserver& observer_;
   const RunSettings& settings_;
+  std::shared_ptr<dist::World> world_;  // null: one rank
   at::Device device_;
   Start start_;  // its position, model and optimizer change during the run
   std::vector<data::TokenFile> train_files_, validation_files_;
@@ -439,8 +419,8 @@ class Run {
   GrowthCourse course_;
   step::Watch watch_;
   double gemm_rate_;  // operations per second
-  std::unique_ptr<MetricsLog> log_;
-  CheckpointWriter writer_;
+  RunRecord record_;
+  save::CheckpointWriter writer_;
   fs::path checkpoint_;                   // the newest complete checkpoint
   std::optional<Validation> validation_;  // validation of the current step
   std::vector<double> seconds_;
@@ -449,18 +429,22 @@ class Run {
 
 }  // namespace
 
-TrainResult train(const TrainOptions& options, const StepObserver& observer) {
+TrainResult train(const TrainOptions& options, const StepObserver& observer, std::shared_ptr<dist::World> world) {
+  if (world && world->size() == 1) world = nullptr;
   (void)check_options(options);
   std::optional<io::DirectoryLock> held;
-  std::error_code none;
-  if (!options.out.empty() && fs::is_directory(options.out, none)) held = hold_run(options.out);
-  const auto resume_from = checkpoint_to_resume(options);
-  const TrainOptions own = resume_from ? with_resolved(options, TrainerState::read(*resume_from)) : options;
+  const fs::path found = from_first_rank(world.get(), [&] {
+    std::error_code none;
+    if (!options.out.empty() && fs::is_directory(options.out, none)) held = hold_run(options.out);
+    return checkpoint_to_resume(options).value_or(fs::path()).string();
+  });
+  const auto resume_from = found.empty() ? std::nullopt : std::optional(found);
+  const TrainOptions own = resume_from ? with_resolved(options, save::TrainerState::read(*resume_from)) : options;
   const RunSettings settings = check_options(own);
   keep_freed_memory();
   at::set_num_threads(
       static_cast<int>(options.threads > 0 ? options.threads : static_cast<int64_t>(default_threads())));
-  return nn::at_border([&] { return Run(own, settings, resume_from, std::move(held), observer).run(); });
+  return nn::at_border([&] { return Run(own, settings, resume_from, std::move(held), observer, world).run(); });
 }
 
 }  // namespace coppice::train

@@ -4,8 +4,10 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 
+#include "coppice/dist/world.h"
 #include "coppice/train/options.h"
 
 namespace coppice::train {
@@ -32,10 +34,13 @@ using StepObserver = std::function<void(uint64_t tokens)>;
 /// anywhere: with `train.resume` the losses are bit-equal to those of an uninterrupted run.
 ///
 /// Units    losses in nats per token.
+/// Ranks    collective over `world` (null: one rank). The ranks divide every batch, the optimizer state and, with an
+///          expert group of several, the experts; the first one writes everything but its share of checkpoints.
 /// Threads  train.threads; the losses are the same for the same number (for another number, matrix products may round
 ///          differently). Several threads may each train their own model.
 /// Throws   Error{kUsage, kNotFound, kFormat, kIo}; Error{kNonFinite} when the loss becomes NaN (last good checkpoint
 ///          kept); Error{kInterrupted} after a checkpoint was written on Ctrl-C.
-TrainResult train(const TrainOptions& options, const StepObserver& observer = {});
+TrainResult train(const TrainOptions& options, const StepObserver& observer = {},
+                  std::shared_ptr<dist::World> world = nullptr);
 
 }  // namespace coppice::train

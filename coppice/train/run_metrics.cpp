@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "coppice/base/text.h"
+#include "coppice/step/divided_state.h"
 #include "coppice/step/layer_metrics.h"
 
 namespace coppice::train {
@@ -52,12 +53,17 @@ std::vector<Scalar> load_scalars(const step::StepReport& report, const Parents& 
   return out;
 }
 
-std::vector<Scalar> sibling_scalars(const nn::Decoder& model, const Parents& parents) {
+std::vector<Scalar> sibling_scalars(const nn::Decoder& model, const step::Optimizer& optimizer,
+                                    const Parents& parents) {
   PerLayer cosine("sibling_cosine");
   for (const auto& [layer, of_layer] : parents) {
-    const auto part = [&](families::Role role) { return nn::find_parameter(model.parameters(), role, layer); };
-    cosine.add(layer,
-               step::sibling_cosine(part(families::Role::kExpertGate), part(families::Role::kExpertDown), of_layer));
+    const auto master = [&](families::Role role) {
+      const auto& found = nn::find_parameter(model.parameters(), role, layer);
+      return step::master_on_first_rank(optimizer, model.parameters(),
+                                        static_cast<size_t>(&found - model.parameters().data()));
+    };
+    const at::Tensor fc1 = master(families::Role::kExpertGate), fc2 = master(families::Role::kExpertDown);
+    if (fc1.numel() > 0) cosine.add(layer, step::sibling_cosine(fc1, fc2, of_layer));
   }
   std::vector<Scalar> out;
   cosine.append_to(out);

@@ -13,7 +13,10 @@ namespace coppice::train {
 /// routing.
 std::vector<Scalar> load_scalars(const step::StepReport& report, const Parents& parents);
 
-/// The same for sibling_cosine, from the weights of an expanded model.
-std::vector<Scalar> sibling_scalars(const nn::Decoder& model, const Parents& parents);
+/// The same for sibling_cosine, from the master weights of an expanded model.
+///
+/// Memory   several ranks: the masters of one layer's experts on the first rank.
+/// Ranks    collective over those of the model's division; the others than the first get nothing.
+std::vector<Scalar> sibling_scalars(const nn::Decoder& model, const step::Optimizer& optimizer, const Parents& parents);
 
 }  // namespace coppice::train

@@ -96,6 +96,8 @@ void check_values(const TrainOptions& o) {
   if (static_cast<size_t>(o.threads) > most_threads()) {
     refuse(cat("train.threads: ", o.threads, "; wanted at most ", most_threads(), " on this machine"));
   }
+  require_at_least("parallel.expert", o.expert_parallel, 1);
+  if (!(o.parallel_timeout >= 1)) refuse(cat("parallel.timeout: ", o.parallel_timeout, " s; wanted 1 or more"));
   require_count("schedule.warmup", o.warmup, kDefaultWarmup);
   require_count("handover.steps", o.handover_steps, 0);
   require_at_least("train.validate_every", o.validate_every, 0);
@@ -170,7 +172,7 @@ constexpr std::string_view kAuxCoef =
 
 // coppice 0.1.0 did not save the length of a run in its checkpoints, nor the number of warm-up steps that follows from
 // it.
-bool has_unknown_rates(const TrainerState& saved) { return saved.settings.find(kSteps) == nullptr; }
+bool has_unknown_rates(const save::TrainerState& saved) { return saved.settings.find(kSteps) == nullptr; }
 
 constexpr std::string_view kDigest = "sha256";
 
@@ -199,7 +201,7 @@ constexpr auto kFree = std::to_array<std::string_view>(
     {"train.out", "train.resume", "train.tokens", "train.stop_at", "train.device", "train.threads", "train.recompute",
      "train.validate_every", "train.validation_tokens", "data.validation", "data.train", "checkpoint.every",
      "checkpoint.keep_last", "checkpoint.keep_every", "checkpoint.beside", "balance.dead_after",
-     "optimizer.spike_limit"});
+     "optimizer.spike_limit", "parallel.expert", "parallel.timeout"});
 
 }  // namespace
 
@@ -264,13 +266,13 @@ Json identity_by_content(const std::vector<data::TokenFile>& files) {
   return Json::array(std::move(out));
 }
 
-TrainOptions with_resolved(const TrainOptions& options, const TrainerState& saved) {
+TrainOptions with_resolved(const TrainOptions& options, const save::TrainerState& saved) {
   TrainOptions out = options;
   if (out.warmup == kDefaultWarmup && !has_unknown_rates(saved)) out.warmup = saved.settings.at(kWarmup).as_int();
   return out;
 }
 
-void check_same_run(const TrainerState& saved, const Json& settings, const Json& data) {
+void check_same_run(const save::TrainerState& saved, const Json& settings, const Json& data) {
   std::vector<std::string> changed;
   const Json defaults = identity(TrainOptions{});  // defaults of settings that newer versions added
   const auto text = [](const Json* value) { return value == nullptr ? std::string("absent") : value->dump(); };
@@ -292,7 +294,7 @@ void check_same_run(const TrainerState& saved, const Json& settings, const Json&
              " (use the earlier values, or start another run from its checkpoint with train.start=continue)"));
 }
 
-void check_rates_behind(const TrainerState& saved, const step::Schedule& now) {
+void check_rates_behind(const save::TrainerState& saved, const step::Schedule& now) {
   if (has_unknown_rates(saved)) {
     log_warning(
         cat("train.resume: coppice 0.1.0 wrote the checkpoint and did not record the length of the run; the learning "
@@ -317,7 +319,7 @@ void check_rates_behind(const TrainerState& saved, const step::Schedule& now) {
   }
 }
 
-void check_same_auxiliary_loss(const TrainerState& saved, double coefficient) {
+void check_same_auxiliary_loss(const save::TrainerState& saved, double coefficient) {
   const Json* before = saved.settings.find(kAuxCoef);
   if (before != nullptr && before->is_number() && before->as_double() != coefficient) {
     refuse(cat("train.resume: balance.aux_coef is ", coefficient, " but was ", before->dump(),

@@ -4,11 +4,11 @@
 #include <vector>
 
 #include "coppice/data/token_file.h"
+#include "coppice/save/trainer_state.h"
 #include "coppice/step/schedule.h"
 #include "coppice/train/growth_stage.h"
 #include "coppice/train/handover.h"
 #include "coppice/train/options.h"
-#include "coppice/train/trainer_state.h"
 
 namespace coppice::train {
 
@@ -34,17 +34,17 @@ Json identity(const std::vector<data::TokenFile>& files);
 Json identity_by_content(const std::vector<data::TokenFile>& files);
 
 /// The options of a resumed run: defaults keep the values that they had in the run that wrote `saved`.
-TrainOptions with_resolved(const TrainOptions& options, const TrainerState& saved);
+TrainOptions with_resolved(const TrainOptions& options, const save::TrainerState& saved);
 
 /// Throws   Error{kUsage} naming every setting in which a resumed run differs from the one that wrote `saved`.
-void check_same_run(const TrainerState& saved, const Json& settings, const Json& data);
+void check_same_run(const save::TrainerState& saved, const Json& settings, const Json& data);
 /// Checks that a longer or shorter schedule has the same learning rates for the steps that are done.
 ///
 /// Throws   Error{kUsage} naming the first step whose rate `schedule` changes.
-void check_rates_behind(const TrainerState& saved, const step::Schedule& schedule);
+void check_rates_behind(const save::TrainerState& saved, const step::Schedule& schedule);
 /// For a run with an auxiliary loss with this coefficient, whether given or the model's own.
 ///
 /// Throws   Error{kUsage} if the run that wrote `saved` had another.
-void check_same_auxiliary_loss(const TrainerState& saved, double coefficient);
+void check_same_auxiliary_loss(const save::TrainerState& saved, double coefficient);
 
 }  // namespace coppice::train

@@ -11,11 +11,13 @@
 #include "coppice/models/generate.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/step/balance.h"
+#include "coppice/step/divide.h"
 
 namespace coppice::train {
 namespace {
 
 namespace fs = std::filesystem;
+using World = std::shared_ptr<dist::World>;
 
 constexpr double kInitStd = 0.02;
 constexpr int64_t kLeastPositions = 512;
@@ -37,8 +39,8 @@ std::map<std::string, std::string> tokenizer_files(const fs::path& directory) {
 }
 
 // Kept in memory, because the directory may be a checkpoint that this run will remove.
-Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
-  Companions out;
+save::Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
+  save::Companions out;
   out.files = tokenizer_files(tokenizer.empty() ? model : tokenizer);
   if (!tokenizer.empty() && out.files.empty()) {
     throw Error(ErrorCode::kNotFound,
@@ -52,7 +54,13 @@ Companions companions_of(const fs::path& model, const fs::path& tokenizer) {
   return out;
 }
 
-nn::Decoder random_model(const TrainOptions& o, at::Device device) {
+// How a model with this coppice.json is divided.
+nn::Division division_of(const World& world, const families::ModelConfig& config, const std::optional<Json>& lineage) {
+  using Parents = std::map<int64_t, std::vector<uint32_t>>;
+  return step::divide(world, config, lineage ? plan::newest_parents(*lineage).value_or(Parents{}) : Parents{});
+}
+
+nn::Decoder random_model(const TrainOptions& o, at::Device device, const World& world) {
   const models::ModelSizes sizes{.family = o.model_family,
                                  .vocab_size = o.vocab_size,
                                  .model_dim = o.model_dim,
@@ -74,23 +82,26 @@ nn::Decoder random_model(const TrainOptions& o, at::Device device) {
   const auto config = families::read_config(json, "[model]");
   return {config, nn::compute_dtype(o.dtype),
           [&](const families::TensorSlot& slot, std::span<float> values) {
+            const bool is_part = slot.expert >= 0 && slot.rule->layout.stacked;
             const auto random = models::random_values(slot, o.seed, kInitStd);
-            std::copy(random.begin(), random.end(), values.begin());
+            const std::span<const float> all(random);
+            std::ranges::copy(is_part ? nn::part_of(slot, all, config.num_experts) : all, values.begin());
           },
-          device};
+          device, step::divide(world, config, {})};
 }
 
-Start from_checkpoint(const TrainOptions& options, const fs::path& directory, const TrainerState& state,
-                      at::Device device) {
+Start from_checkpoint(const TrainOptions& options, const fs::path& directory, const save::TrainerState& state,
+                      at::Device device, const World& world) {
   const auto model = families::open_model(directory);
-  auto [decoder, optimizer] = load_checkpoint(model, nn::compute_dtype(options.dtype), device);
+  auto [decoder, optimizer] = save::load_checkpoint(model, nn::compute_dtype(options.dtype), device,
+                                                    division_of(world, model.config, plan::read_lineage(directory)));
   return {std::move(decoder), std::move(optimizer), state.position, {}, {}, {}};
 }
 
 /// Converts the position of a checkpoint to windows of this run's length, after the same number of tokens.
 ///
 /// Throws   Error{kFormat} if trainer.json does not record the length of its windows.
-void count_windows_anew(step::Position& position, const TrainOptions& options, const TrainerState& state) {
+void count_windows_anew(step::Position& position, const TrainOptions& options, const save::TrainerState& state) {
   constexpr std::string_view kKey = "data.sequence_length";
   const Json* const found = state.settings.find(kKey);
   if (found == nullptr || found->as_int() < 1) {
@@ -108,35 +119,41 @@ void count_windows_anew(step::Position& position, const TrainOptions& options, c
                   "text is repeated and some comes later"));
 }
 
-Start continued(const TrainOptions& options, at::Device device) {
-  const auto state = TrainerState::read(options.model_path);
-  Start start = from_checkpoint(options, options.model_path, state, device);
+Start continued(const TrainOptions& options, at::Device device, const World& world) {
+  const auto state = save::TrainerState::read(options.model_path);
+  Start start = from_checkpoint(options, options.model_path, state, device, world);
   count_windows_anew(start.position, options, state);
   return start;
 }
 
 Start from_nothing(nn::Decoder model) {
-  step::Optimizer optimizer(model.parameters());
+  step::Optimizer optimizer(model.parameters(), model.division());
   return {std::move(model), std::move(optimizer), {}, {}, {}, {}};
 }
 
+Start with_weights(const TrainOptions& options, at::Device device, const World& world,
+                   const std::optional<Json>& lineage) {
+  const auto model = families::open_model(options.model_path);
+  return from_nothing(
+      nn::Decoder::load(model, nn::compute_dtype(options.dtype), device, division_of(world, model.config, lineage)));
+}
+
 // The moments are in f32.
-Start start_of(const TrainOptions& options, const std::optional<fs::path>& resume_from, at::Device device) {
+Start start_of(const TrainOptions& options, const std::optional<fs::path>& resume_from, at::Device device,
+               const World& world) {
   if (resume_from) {
-    TrainerState state = TrainerState::read(*resume_from);
-    Start start = from_checkpoint(options, *resume_from, state, device);
+    save::TrainerState state = save::TrainerState::read(*resume_from);
+    Start start = from_checkpoint(options, *resume_from, state, device, world);
     start.companions = companions_of(*resume_from, {});
     start.tokenizer_digest = data::tokenizer_digest(*resume_from);
     start.resumed = std::move(state);
     return start;
   }
-  Companions companions = companions_of(options.model_path, options.tokenizer);
+  save::Companions companions = companions_of(options.model_path, options.tokenizer);
   const fs::path tokenizer = options.tokenizer.empty() ? options.model_path : options.tokenizer;
-  Start start = options.model_path.empty() ? from_nothing(random_model(options, device))
-                : options.start == "continue"
-                    ? continued(options, device)
-                    : from_nothing(nn::Decoder::load(families::open_model(options.model_path),
-                                                     nn::compute_dtype(options.dtype), device));
+  Start start = options.model_path.empty()    ? from_nothing(random_model(options, device, world))
+                : options.start == "continue" ? continued(options, device, world)
+                                              : with_weights(options, device, world, companions.lineage);
   start.companions = std::move(companions);
   if (!tokenizer.empty()) start.tokenizer_digest = data::tokenizer_digest(tokenizer);
   return start;
@@ -144,8 +161,9 @@ Start start_of(const TrainOptions& options, const std::optional<fs::path>& resum
 
 }  // namespace
 
-Start make_start(const TrainOptions& options, const std::optional<fs::path>& resume_from, at::Device device) {
-  Start start = start_of(options, resume_from, device);
+Start make_start(const TrainOptions& options, const std::optional<fs::path>& resume_from, at::Device device,
+                 const std::shared_ptr<dist::World>& world) {
+  Start start = start_of(options, resume_from, device, world);
   start.optimizer.set_moment_dtype(options.moments == "bf16" ? at::kBFloat16 : at::kFloat);
   return start;
 }

@@ -1,10 +1,11 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 
-#include "coppice/train/checkpoint.h"
+#include "coppice/save/checkpoint.h"
 #include "coppice/train/options.h"
 
 namespace coppice::train {
@@ -14,17 +15,18 @@ struct Start {
   nn::Decoder model;
   step::Optimizer optimizer;
   step::Position position;
-  Companions companions;
-  std::string tokenizer_digest;         ///< empty: unknown
-  std::optional<TrainerState> resumed;  ///< state of the checkpoint in the run's own directory
+  save::Companions companions;
+  std::string tokenizer_digest;               ///< empty: unknown
+  std::optional<save::TrainerState> resumed;  ///< state of the checkpoint in the run's own directory
 };
 
 /// The model that the options ask for: `resume_from` if given, else model.path (with its trainer/ if train.start is
 /// `continue`), else random weights N(0, 0.02) of model.family, keyed by train.seed. Model and optimizer state are on
-/// `device`.
+/// `device`, and divided over `world` (null: one rank).
 ///
+/// Ranks    each reads its own part; nothing is communicated.
 /// Throws   Error{kUsage, kNotFound, kFormat, kShape, kNonFinite, kUnsupported}.
 Start make_start(const TrainOptions& options, const std::optional<std::filesystem::path>& resume_from,
-                 at::Device device);
+                 at::Device device, const std::shared_ptr<dist::World>& world);
 
 }  // namespace coppice::train

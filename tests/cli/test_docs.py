@@ -30,6 +30,11 @@ def test_pictures_are_those_of_their_script():
     assert done.returncode == 0, done.stderr
 
 
+def test_simulated_times_are_those_of_the_program():
+    done = subprocess.run([REPOSITORY / "tools/write_scaling", os.environ["COPPICE_BIN"], "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_picture_is_shown():
     shown = {name for page in PAGES for name in re.findall(r"pictures/([\w-]+\.svg)", page.read_text())}
     assert shown == {path.name for path in (REPOSITORY / "docs/pictures").glob("*.svg")}

@@ -42,6 +42,27 @@ def test_expand_dry_run_says_what_to_expect(coppice, model, tmp_path):
     assert "# expected gap closure" in coppice("expand", model, tmp_path / "x", "--dry-run").stdout
 
 
+def test_a_cluster_is_simulated_in_text_and_json(coppice, model):
+    arguments = ["plan", model, "--cluster", "nvlink4-ndr", "--gpus", "8,64", "--expert-parallel", 8, "--zero1"]
+    text, cluster = coppice(*arguments).stdout, json.loads(coppice(*arguments, "--json").stdout)["cluster"]
+    assert "SIMULATED for 8 h100 on nvlink4-ndr" in text and cluster["source"] in text
+    assert [row["gpus"] for row in cluster["rows"]] == [8, 64]
+    for row in cluster["rows"]:
+        assert row["ratio"] == pytest.approx(row["after"]["seconds"] / row["before"]["seconds"])
+        assert f"{row['gpus']} GPUs: a step takes " in text
+
+
+def test_measured_points_are_a_cluster(coppice, model, tmp_path):
+    points = tmp_path / "points.txt"
+    points.write_text("".join(f"{ranks} {size:g} {(ranks - 1) * 1e-4 + size / 1e9:.9g}\n" for ranks in (2, 4) for size in (1e3, 1e6, 1e8)))
+    done = coppice("plan", model, "--cluster", points, "--gpus", 2, "--zero1", "--json")
+    network = json.loads(done.stdout)["cluster"]["network"]
+    assert network["bytes_per_s"] == pytest.approx(1e9, rel=1e-4) and network["latency_s"] == pytest.approx(1e-4, rel=1e-4)
+    points.write_text("2 1e6\n")
+    done = coppice("plan", model, "--cluster", points)
+    assert done.returncode == 3 and "points.txt:1" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_measured_steps_predict_a_third_count(coppice, model):
     done = coppice("plan", model, "--experts", "32", "--measure", "--measure-experts", "8,16", "--measure-tokens", 128, "--measure-steps", 2, "--threads", 1, "--json")
     assert done.returncode in (0, 2), done.stderr  # so short a measurement may give a falling line, which is refused
@@ -61,6 +82,10 @@ def test_measured_steps_predict_a_third_count(coppice, model):
     (["--device", "h10"], ["did you mean 'h100'?"]),
     (["--device", "a100", "--step-time-before", "1", "--step-time-after", "2"], ["--device", "no effect"]),
     (["--expert-parallel", "3"], ["expert-parallel: 3"]),
+    (["--cluster", "nvlink4-nrd"], ["did you mean 'nvlink4-ndr'?"]),
+    (["--cluster", "nvlink4-ndr", "--gpus", "12"], ["12 ranks", "nodes of 8"]),
+    (["--cluster", "nvlink4-ndr", "--gpus", "4096"], ["fewer than one sequence"]),
+    (["--gpus", "8"], ["--gpus", "no effect"]),
     (["--measure-steps", "3"], ["--measure-steps", "no effect"]),
     (["--measure", "--measure-experts", "8"], ["two different numbers"]),
     (["--measure", "--measure-experts", "1,8"], ["wanted at least top-K, which is 2"]),

@@ -62,6 +62,69 @@ TEST_F(CostPlanOf, TimesThatNobodyMeasuredAreCalledAnEstimate) {
   EXPECT_EQ(plan({}).to_json().at("step").at("basis").as_string(), "estimate");
 }
 
+TEST_F(CostPlanOf, SimulatesEveryNumberOfGpusOnACluster) {
+  const CostOptions options{.expert_parallel = 4,
+                            .expert_parallel_after = 8,
+                            .zero1 = true,
+                            .batch_tokens = 64 * 4096,
+                            .cluster = "nvlink4-ndr",
+                            .gpus = {8, 64}};
+  const CostEstimate found = plan(options);
+  EXPECT_EQ(found.basis, StepBasis::kSimulated);
+  ASSERT_TRUE(found.scaling);
+  ASSERT_EQ(found.scaling->rows.size(), 2u);
+  const ScalingRow& first = found.scaling->rows[0];
+  EXPECT_EQ(first.tokens, 8 * 4096);
+  EXPECT_EQ(found.steps.before_s, first.before.total_s);
+  EXPECT_EQ(found.steps.after_s, first.after.total_s);
+  EXPECT_EQ(found.parallelism.data, 8) << "the first of --gpus";
+  EXPECT_EQ(found.memory_after.total(), device_memory(found.after, {8, 8, true}, {}).total());
+  // Besides rows each of 8 micro-batches sends counts for the 14 experts elsewhere, in 2 layers.
+  EXPECT_NEAR(static_cast<double>(first.traffic_after.all_to_all),
+              found.all_to_all_after * first.tokens + 8 * 2 * 14 * 8, 1);
+  EXPECT_LT(found.all_to_all_before, found.all_to_all_after) << "3/4 of the rows leave 4 ranks, 7/8 leave 8";
+  const std::string text = found.to_text();
+  EXPECT_THAT(text, HasSubstr("SIMULATED for 8 h100 on nvlink4-ndr"));
+  EXPECT_THAT(text, HasSubstr("8 data-parallel devices, experts over 4 and 8, ZeRO-1"));
+  EXPECT_THAT(text, HasSubstr("64 GPUs: a step takes "));
+  EXPECT_THAT(text, HasSubstr("DGX H100 data sheet"));
+  const Json rows = found.to_json().at("cluster").at("rows");
+  ASSERT_EQ(rows.items().size(), 2u);
+  const Json& after = rows.items()[1].at("after");
+  EXPECT_EQ(after.at("expert_parallel").as_int(), 8);
+  double parts = 0;
+  for (const char* part : {"compute", "optimizer", "all_to_all", "reduce", "gather"})
+    parts += after.at(part).as_double();
+  EXPECT_NEAR(parts, after.at("seconds").as_double(), 1e-12);
+}
+
+TEST_F(CostPlanOf, KeepsTheTokensOfAGpu) {
+  const CostEstimate found = plan({.cluster = "nvlink4-ndr", .gpus = {8, 64}, .gpu_tokens = 8192});
+  EXPECT_EQ(found.batch_tokens, 8 * 8192);
+  for (const ScalingRow& row : found.scaling->rows) EXPECT_EQ(row.tokens, 8192) << row.gpus;
+}
+
+TEST_F(CostPlanOf, OptionsOfAClusterAreRefusedByName) {
+  refuses({.cluster = "nvlink4"}, {"cluster", "nvlink4", "nvlink4-ndr"});
+  refuses({.gpus = {8}}, {"--gpus", "--cluster"});
+  refuses({.micro_batch = 2}, {"--micro-batch", "--cluster"});
+  refuses({.once_per_rank = true}, {"--once-per-rank", "--cluster"});
+  refuses({.data_parallel = 8, .cluster = "nvlink4-ndr", .gpus = {8}}, {"--data-parallel", "--gpus"});
+  refuses({.device_network_rate = 1e9, .cluster = "nvlink4-ndr"}, {"--device-network-rate", "--cluster"});
+  refuses({.cluster = "nvlink4-ndr", .gpus = {8, 0}}, {"gpus: 0"});
+  refuses({.cluster = "nvlink4-ndr", .gpus = {8, 12}}, {"12 ranks", "nodes of 8"});
+  refuses({.cluster = "nvlink4-ndr", .gpus = {4096}}, {"batch-tokens", "4096 ranks"});
+  refuses({.expert_parallel = 8, .cluster = "nvlink4-ndr", .gpus = {8, 4}}, {"expert-parallel: 8"});
+  refuses({.expert_parallel = 4, .expert_parallel_after = 32, .cluster = "nvlink4-ndr", .gpus = {64}},
+          {"16 experts", "32 ranks"});
+  refuses({.gpu_tokens = 4096}, {"--gpu-tokens", "--cluster"});
+  refuses({.cluster = "nvlink4-ndr", .gpus = {8}, .gpu_tokens = 2048}, {"8 ranks", "fewer than one sequence"});
+  refuses({.cluster = "nvlink4-ndr", .gpu_tokens = 0}, {"gpu-tokens: 0"});
+  refuses({.batch_tokens = 8192, .cluster = "nvlink4-ndr", .gpu_tokens = 8192}, {"--batch-tokens", "--gpu-tokens"});
+  refuses({.cluster = "nvlink4-ndr", .micro_batch = 0}, {"micro-batch: 0"});
+  refuses({.step_time_before = 1, .step_time_after = 2, .cluster = "nvlink4-ndr"}, {"--cluster", "given"});
+}
+
 TEST_F(CostPlanOf, PredictsACountThatWasNotMeasured) {
   const CostEstimate found = plan({.experts = plan::ExpertCount{"32"}}, {{8, 1.0}, {16, 1.4}});
   EXPECT_NEAR(found.steps.after_s, 2.2, 1e-12);

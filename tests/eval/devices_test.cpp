@@ -7,6 +7,7 @@
 #include "coppice/eval/function_change.h"
 #include "coppice/eval/perplexity.h"
 #include "coppice/nn/device.h"
+#include "tests/guarded/guarded_device.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
 #include "tests/testing/token_files.h"
@@ -47,6 +48,16 @@ TEST(TokenLossOnADevice, IsThatOfTheCpu) {
       }
     }
   }
+}
+
+// Once a file, and in f32 in each MoE layer of a pass (kernels/moe.h).
+TEST(TokenLossOnADevice, IsReadOnce) {
+  const Fixture f;
+  const auto model = nn::Decoder::load(f.first, nn::ComputeDtype::kF32, guarded::kGuarded);
+  const long before = guarded::counters().copies_to_host;
+  (void)token_loss(model, f.tokens, {.sequence_length = 16, .batch = 4});
+  const long passes = 3;  // six windows of 16, four a pass, and the 8 tokens that are left
+  EXPECT_EQ(guarded::counters().copies_to_host - before, 1 + passes * f.first.config.num_moe_layers());
 }
 
 TEST(AgreementOnADevice, IsThatOfTheCpu) {

@@ -32,7 +32,7 @@ constexpr size_t kArena = size_t{1} << 37;  // addresses are never used twice: a
 constexpr size_t kPage = 4096;
 constexpr size_t kMemory = size_t{4} << 30;  // what a device says that it has
 
-std::atomic<long> n_fallbacks, n_copied, n_allocations, n_live, n_peak, n_to_host;
+std::atomic<long> n_fallbacks, n_copied, n_allocations, n_to_host;
 std::atomic<const char*> last_operator{"none yet"};
 thread_local c10::DeviceIndex current_device = 0;
 
@@ -72,7 +72,6 @@ struct Allocation {
 };
 void free_allocation(void* context) {
   const auto* a = static_cast<Allocation*>(context);
-  n_live -= static_cast<long>(a->size);
   {
     const std::lock_guard lock(a->arena->mutex);
     a->arena->live.decrease(a->size);
@@ -93,12 +92,10 @@ struct GuardedAllocator final : c10::DeviceAllocator {
     TORCH_CHECK(::mprotect(bytes, mapped, PROT_READ | PROT_WRITE) == 0, "mprotect: ", std::strerror(errno));
     std::memset(bytes, 0xFF, mapped);  // NaN, or -1: nobody may rely on zeros
     ++n_allocations;
-    n_live += static_cast<long>(size);
     {
       const std::lock_guard lock(arena.mutex);
       arena.live.increase(size);
     }
-    if (n_live > n_peak) n_peak = n_live.load();
     const size_t pad = mapped - (size + 63) / 64 * 64;  // the end of the memory at the end of the pages
     return {arena.base + offset + pad, new Allocation{&arena, bytes, mapped, size}, &free_allocation, device};
   }
@@ -469,6 +466,9 @@ at::Tensor as_cpu(const at::Tensor& t) {
   return tensor_on(c10::Storage(c10::Storage::use_byte_size_t{}, owner->nbytes(), std::move(data), nullptr, false),
                    c10::DispatchKeySet(c10::DispatchKey::CPU), t);
 }
-Counters counters() { return {n_fallbacks, n_copied, n_allocations, n_live, n_peak, n_to_host}; }
-void reset_peak() { n_peak = n_live.load(); }
+Counters counters() { return {n_fallbacks, n_copied, n_allocations, n_to_host}; }
+
+int64_t live_bytes() { return allocator.getDeviceStats(0).allocated_bytes[0].current; }
+int64_t peak_bytes() { return allocator.getDeviceStats(0).allocated_bytes[0].peak; }
+void reset_peak() { allocator.resetPeakStats(0); }
 }  // namespace coppice::guarded

@@ -20,11 +20,15 @@ at::Tensor as_cpu(const at::Tensor& tensor);
 struct Counters {
   long fallbacks = 0;       ///< operators that ran
   long copied_outputs = 0;  ///< results that an operator allocated anew
-  long allocations = 0, live_bytes = 0;
-  long peak_bytes = 0;      ///< the most live_bytes since reset_peak()
+  long allocations = 0;
   long copies_to_host = 0;  ///< transfers for which a real device would be waited for
 };
 Counters counters();
+
+/// Bytes of privateuseone:0 as its allocator tells them to everybody (nn/device_memory.h): now, and the most since
+/// reset_peak().
+int64_t live_bytes();
+int64_t peak_bytes();
 void reset_peak();
 
 }  // namespace coppice::guarded

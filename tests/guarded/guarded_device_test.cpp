@@ -45,11 +45,11 @@ TEST(GuardedDevice, GivesTheBitsOfTheCpu) {
 }
 
 TEST(GuardedDevice, FreesWhatIsDropped) {
-  const long before = counters().live_bytes;
+  const auto before = live_bytes();
   {
     const auto x = at::randn({1024}).to(kGuarded) * 2;
   }
-  EXPECT_EQ(counters().live_bytes, before);
+  EXPECT_EQ(live_bytes(), before);
 }
 
 }  // namespace

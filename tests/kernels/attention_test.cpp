@@ -64,8 +64,8 @@ std::vector<at::Tensor> run(const Inputs& in, F attention) {
 }
 
 std::vector<at::Tensor> run(const Inputs& in, const at::Tensor& start_BS = {}) {
-  return run(in,
-             [&](const auto& q, const auto& k, const auto& v) { return causal_attention(q, k, v, kScale, start_BS); });
+  const Sight sight{.documents = find_documents(start_BS, in.query_BSHC.device())};
+  return run(in, [&](const auto& q, const auto& k, const auto& v) { return causal_attention(q, k, v, kScale, sight); });
 }
 
 /// Documents of lengths that no block of a kernel has, other ones in each sequence; some of one token.
@@ -103,7 +103,7 @@ at::Tensor plain_by_document(const at::Tensor& query, const at::Tensor& key, con
 
 class CausalAttention : public ::testing::TestWithParam<Case> {};
 // Those whose positions and dimension are multiples of 32 run on kernels of our own, where the processor has AVX-512;
-// heads of 16 or 32 on others of our own anywhere.
+// heads of 16 or 32 on others of our own where it has not.
 INSTANTIATE_TEST_SUITE_P(Sizes, CausalAttention,
                          ::testing::Values(Case{2, 64, 2, 2, 32}, Case{1, 96, 4, 2, 64}, Case{3, 32, 6, 1, 32},
                                            Case{1, 160, 1, 1, 96}, Case{2, 7, 2, 1, 8}, Case{1, 40, 2, 2, 32},
@@ -140,7 +140,10 @@ TEST_P(CausalAttention, GivesEachDocumentWhatItGivesItAlone) {
 TEST_P(CausalAttention, OfOneDocumentIsTheOneWithoutDocuments) {
   const auto in = Inputs::random(GetParam(), at::kFloat);
   const auto found = run(in, at::zeros({GetParam().sequences, GetParam().positions}, at::kLong)), wanted = run(in);
-  for (size_t i = 0; i < wanted.size(); ++i) EXPECT_TRUE(found[i].allclose(wanted[i], 1e-5, 1e-6)) << i;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const double scale = wanted[i].abs().max().item<double>();
+    EXPECT_LE((found[i] - wanted[i]).abs().max().item<double>(), 5e-6 * scale) << i;
+  }
 }
 
 // On another device libtorch may take another of its own implementations.
@@ -149,8 +152,8 @@ TEST_P(CausalAttention, OnAnotherDeviceIsTheSameToRounding) {
     const auto in = Inputs::random(GetParam(), dtype);
     const auto there = [](const at::Tensor& x) { return x.to(guarded::kGuarded); };
     for (const auto& start_BS : {at::Tensor(), documents(GetParam())}) {
-      const auto found = run({there(in.query_BSHC), there(in.key_BSJC), there(in.value_BSJC), there(in.grad_BSHC)},
-                             start_BS.defined() ? there(start_BS) : start_BS);
+      const auto found =
+          run({there(in.query_BSHC), there(in.key_BSJC), there(in.value_BSJC), there(in.grad_BSHC)}, start_BS);
       const auto wanted = run(in.in_f64(), start_BS);
       for (size_t i = 0; i < wanted.size(); ++i) {
         EXPECT_EQ(found[i].device(), guarded::kGuarded);

@@ -56,7 +56,7 @@ inline std::vector<at::Tensor> run(const Layer& layer, MoeKernel kernel) {
 inline std::vector<at::Tensor> run_of(const detail::MoeVariant& variant, const Layer& l) {
   const detail::MoeInputs in{l.x_TD, l.w_gate_up_EGD, l.w_down_EDF, l.index_TK, l.gate_TK};
   const auto out = variant.forward(in);
-  const auto g = variant.backward(in, out.hidden_PG, l.grad_TD);
+  const auto g = variant.backward(in, out, l.grad_TD);
   return {out.y_TD, g.x_TD, g.w_gate_up_EGD, g.w_down_EDF, g.gate_TK};
 }
 

@@ -19,6 +19,7 @@
 #include "coppice/kernels/moe.h"
 #include "coppice/kernels/moe_detail.h"
 #include "tests/kernels/moe_layers.h"
+#include "tests/kernels/pieces_on_host.h"
 #include "tests/testing/errors.h"
 
 namespace coppice::kernels {
@@ -31,37 +32,13 @@ using testing::in_f64;
 using testing::Layer;
 using testing::LayerSizes;
 using testing::make_layer;
-
-/// The pieces of a kernel, one after the other.
-struct OnHost {
-  template <class Piece>
-  void each(int64_t count, const Piece& piece) const {
-    for (int64_t i = 0; i < count; ++i) piece(i);
-  }
-  template <class Piece>
-  void each_pack(int64_t rows, int64_t packs, const Piece& piece) const {
-    for (int64_t row = 0; row < rows; ++row) {
-      for (int64_t pack = 0; pack < packs; ++pack) piece(row, pack);
-    }
-  }
-  template <class Piece>
-  void each_row(int64_t rows, const Piece& piece) const {
-    for (int64_t row = 0; row < rows; ++row) {
-      float lanes[cuda::kRowLanes];
-      for (int lane = 0; lane < cuda::kRowLanes; ++lane) lanes[lane] = piece(row, lane);
-      for (int half = cuda::kRowLanes / 2; half > 0; half /= 2) {
-        for (int lane = 0; lane < cuda::kRowLanes; ++lane) cuda::add_upper_half(lanes, lane, half);
-      }
-      piece.finish(row, lanes[0]);
-    }
-  }
-};
+using testing::OnHost;
 
 template <class T>
 std::vector<at::Tensor> run_as(const Layer& l, ExpertGemms kind) {
   const detail::MoeInputs in{l.x_TD, l.w_gate_up_EGD, l.w_down_EDF, l.index_TK, l.gate_TK};
   const auto out = cuda::SortedExperts<OnHost, T>(in, {}, kind).forward();
-  const auto g = cuda::SortedExperts<OnHost, T>(in, {}, kind).backward(out.hidden_PG, l.grad_TD);
+  const auto g = cuda::SortedExperts<OnHost, T>(in, {}, out).backward(out.hidden_PG, l.grad_TD);
   return {out.y_TD, g.x_TD, g.w_gate_up_EGD, g.w_down_EDF, g.gate_TK};
 }
 
@@ -92,8 +69,9 @@ TEST_P(SortedExperts, GiveWhatTheReferenceGives) {
 TEST_P(SortedExperts, AreOrderedAsOnTheCpu) {
   const auto layer = make_layer(GetParam());
   const detail::MoeInputs in{layer.x_TD, layer.w_gate_up_EGD, layer.w_down_EDF, layer.index_TK, layer.gate_TK};
-  const cuda::SortedOrder found(in);
-  const cuda::SortedRows<OnHost, float> rows({}, found.order, found.chunk_count.mutable_data_ptr<int32_t>());
+  const auto found = detail::room_for_order(in, cuda::most_rows(in.index_TK.numel(), in.w_down_EDF.size(0)));
+  std::vector<int32_t> scratch(static_cast<size_t>(cuda::sort_scratch(found.order)));
+  cuda::SortedRows<OnHost, float>({}, found.order).sort(scratch.data());
   const auto wanted = cpu::order_pairs(in, [](int64_t count) {
     return std::max(cuda::kRowQuantum, (count + cuda::kRowQuantum - 1) / cuda::kRowQuantum * cuda::kRowQuantum);
   });

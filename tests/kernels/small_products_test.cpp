@@ -41,17 +41,28 @@ TEST(SmallProduct, AddsToWhatIsThereAndStaysInItsColumns) {
 TEST(SmallProduct, GivesTheSameBitsForAnyCut) {
   const auto a = at::randn({50, 300}), b = at::randn({300, 64});
   const auto whole = at::full({50, 64}, 0.0f), parts = at::full({50, 64}, 0.0f);
-  multiply_into(whole, a, b);
+  small_product(Matrix::of(a), Matrix::of(b), whole.mutable_data_ptr<float>(), 64);
   for (int64_t row = 0; row < 50; row += 10) {
     for (int64_t col = 0; col < 64; col += 32) {
-      multiply_into(parts.narrow(0, row, 10).narrow(1, col, 32), a.narrow(0, row, 10), b.narrow(1, col, 32));
+      small_product(Matrix::of(a.narrow(0, row, 10)), Matrix::of(b.narrow(1, col, 32)),
+                    parts.mutable_data_ptr<float>() + row * 64 + col, 64);
     }
   }
   EXPECT_TRUE(whole.equal(parts));
 }
 
-TEST(MultiplyInto, TakesAnyOtherProductToLibtorch) {
-  for (const int64_t cols : {5, 512}) {
+TEST(IsSmallProduct, HoldsForNarrowF32WithoutAvx512) {
+  constexpr Processor kOld{}, kAvx512{.avx512 = true};
+  EXPECT_TRUE(is_small_product(kOld, 1000, 128, at::kFloat));
+  EXPECT_FALSE(is_small_product(kOld, 1000, 144, at::kFloat));
+  EXPECT_FALSE(is_small_product(kOld, 1000, 24, at::kFloat));
+  EXPECT_FALSE(is_small_product(kOld, 0, 16, at::kFloat));
+  EXPECT_FALSE(is_small_product(kOld, 1000, 128, at::kBFloat16));
+  EXPECT_FALSE(is_small_product(kAvx512, 1000, 128, at::kFloat)) << "not timed there";
+}
+
+TEST(MultiplyInto, TakesAnyProduct) {
+  for (const int64_t cols : {5, 64, 512}) {
     const auto a = at::randn({8, 24}), b = at::randn({24, cols}), out = at::full({8, cols}, 0.0f);
     multiply_into(out, a, b);
     expect_close(out, a, b);

@@ -1,15 +1,21 @@
 // Scores on a device whose memory the host cannot read: they are the CPU's, and layers larger than memory take turns.
 #include "tests/guarded/devices.h"
 
-#include <c10/core/CachingDeviceAllocator.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
+#include "coppice/score/finite_losses.h"
 #include "coppice/score/router_rows.h"
 #include "coppice/score/score.h"
+#include "coppice/score/spherical_k_means.h"
+#include "tests/guarded/guarded_device.h"
 #include "tests/testing/checkpoints.h"
+#include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
 #include "tests/testing/token_files.h"
@@ -110,11 +116,10 @@ TEST(ScoresOnADevice, ChangeNoBitWithTheMemory) {
 }
 
 int64_t peak_bytes_of(const auto& f) {
-  auto* const allocator = c10::getDeviceAllocator(kGuarded.type());
-  allocator->resetPeakStats(kGuarded.index());
-  const auto before = allocator->getDeviceStats(kGuarded.index()).allocated_bytes[0].current;
+  guarded::reset_peak();
+  const auto before = guarded::live_bytes();
   f();
-  return allocator->getDeviceStats(kGuarded.index()).allocated_bytes[0].peak - before;
+  return guarded::peak_bytes() - before;
 }
 
 TEST(ScoresOnADevice, HoldOneGroupOfLayersThere) {
@@ -129,6 +134,43 @@ TEST(ScoresOnADevice, HoldOneGroupOfLayersThere) {
   EXPECT_LT(many, few + few / 10) << "four times as many layers";
   f.settings.max_memory_bytes = 0;
   EXPECT_GT(peak("olmoe", 8), 3 * many) << "all at once";
+}
+
+// Of 20 passes of a batch each, in f32, where the MoE layer itself waits (kernels/moe.h).
+TEST(ScoresOnADevice, WaitForTheDeviceSeldom) {
+  Fixture f;
+  f.settings.device = kGuarded;
+  f.settings.batches = 20;
+  f.settings.batch_tokens = 32;
+  for (const int64_t layers : {1, 3}) {
+    const auto model = f.model(layers == 1 ? "qwen3_moe" : "olmoe", {.num_layers = layers});
+    const long before = guarded::counters().copies_to_host;
+    (void)score_model(model, f.tokens, f.settings);
+    const long of_passes = 20 * layers, sums = 3 * layers;  // the losses are read as numbers, which are not counted
+    EXPECT_EQ(guarded::counters().copies_to_host - before, of_passes + sums) << layers;
+  }
+}
+
+TEST(FiniteLosses, AreReadSeldomAndOneThatIsNotIsRefused) {
+  for (const auto device : {guarded::kCpu, kGuarded}) {
+    FiniteLosses losses;
+    const auto at_device = [&](float value) { return at::full({}, value, at::TensorOptions().device(device)); };
+    for (int i = 0; i < 15; ++i) losses.add(at_device(i == 3 ? NAN : 1.0f));
+    testing::expect_error(ErrorCode::kNonFinite, {"score", "nan"}, [&] { losses.add(at_device(1)); });
+    losses.add(at_device(1));
+    losses.finish();
+    losses.finish();
+    losses.add(at_device(INFINITY));
+    testing::expect_error(ErrorCode::kNonFinite, {"inf"}, [&] { losses.finish(); });
+  }
+}
+
+TEST(KMeansOnADevice, WaitsForItOnceACentreAndAStep) {
+  at::manual_seed(1);
+  const auto x_TD = at::randn({60, 8}).to(kGuarded);
+  const long before = guarded::counters().copies_to_host;
+  (void)spherical_k_means(x_TD, {.clusters = 5, .steps = 1});
+  EXPECT_EQ(guarded::counters().copies_to_host - before, 4 + 1);
 }
 
 TEST(RouterRowsOnADevice, AreThoseOfTheCpu) {

@@ -54,9 +54,7 @@ TEST(LayerTokensById, AreSortedOnceForAllLayers) {
 
 TEST(LayerSiblingCosine, IsThatOfAllWeightsOfACopyAndItsParentsFirstChild) {
   const auto a = at::randn({6, 4}), b = at::randn({6, 4}), c = at::randn({4, 3});
-  nn::Parameter fc1, fc2;
-  fc1.master = at::stack({a, a, b});
-  fc2.master = at::stack({c, c, c});
+  const auto fc1 = at::stack({a, a, b}), fc2 = at::stack({c, c, c});
   EXPECT_NEAR(sibling_cosine(fc1, fc2, std::vector<uint32_t>{0, 0, 1}).value(), 1.0, 1e-9);
   const auto dot = [](const at::Tensor& x, const at::Tensor& y) { return (x * y).sum().item<double>(); };
   const double expected = (dot(a, b) + dot(c, c)) / std::sqrt((dot(a, a) + dot(c, c)) * (dot(b, b) + dot(c, c)));

@@ -9,8 +9,8 @@
 #include "coppice/io/safetensors.h"
 #include "coppice/kernels/device_detail.h"
 #include "coppice/nn/host.h"
-#include "coppice/train/checkpoint.h"
-#include "coppice/train/checkpoint_writer.h"
+#include "coppice/save/checkpoint.h"
+#include "coppice/save/checkpoint_writer.h"
 #include "coppice/train/growth.h"
 #include "coppice/train/run.h"
 #include "coppice/train/run_directory.h"
@@ -144,14 +144,15 @@ TEST_P(DeviceRun, KeepsTheBytesOfACheckpointOnItsWayThroughTheDevice) {
   const auto checkpoint = train(o).checkpoint;
   const auto model = families::open_model(checkpoint);
   const auto dtype = nn::compute_dtype(GetParam().dtype);
-  const auto state = TrainerState::read(checkpoint);
-  const auto restored = load_checkpoint(model, dtype, guarded::kGuarded);
+  const auto state = save::TrainerState::read(checkpoint);
+  const auto restored = save::load_checkpoint(model, dtype, guarded::kGuarded);
   EXPECT_EQ(restored.optimizer.states()[0].exp_avg.device(), guarded::kGuarded);
-  write_checkpoint(dir / "direct", restored.model, restored.optimizer, state, {});
+  save::write_checkpoint(dir / "direct", save::saved_state(restored.model, restored.optimizer, save::Copies::kView),
+                         state, {});
   EXPECT_EQ(testing::tensor_files(dir / "direct"), testing::tensor_files(checkpoint));
 
   // From a copy on the host: nothing is copied on the device, and what happens there afterwards is not in it.
-  CheckpointWriter writer;
+  save::CheckpointWriter writer;
   const long allocations = guarded::counters().allocations;
   writer.write(dir / "beside", restored.model, restored.optimizer, state, {}, /*background=*/true);
   EXPECT_EQ(guarded::counters().allocations, allocations);
@@ -175,19 +176,20 @@ TEST_P(DeviceRun, GrowsWithoutASecondModelOnTheDevice) {
   const auto plan = plan::make_plan(model.config, growth, nullptr);
   const auto dtype = nn::compute_dtype(GetParam().dtype);
 
-  auto there = load_checkpoint(model, dtype, guarded::kGuarded);
-  const long before = guarded::counters().live_bytes;
+  auto there = save::load_checkpoint(model, dtype, guarded::kGuarded);
+  const auto before = guarded::live_bytes();
   guarded::reset_peak();
   grow(there.model, there.optimizer, plan);
-  const long after = guarded::counters().live_bytes, most = guarded::counters().peak_bytes;
+  const auto after = guarded::live_bytes(), most = guarded::peak_bytes();
   EXPECT_GT(after, before);
   EXPECT_LE(most - after, before / 4) << "of 8 layers";
 
-  auto here = load_checkpoint(model, dtype);
+  auto here = save::load_checkpoint(model, dtype);
   grow(here.model, here.optimizer, plan);
-  const auto state = TrainerState::read(checkpoint);
-  write_checkpoint(dir / "here", here.model, here.optimizer, state, {});
-  write_checkpoint(dir / "there", there.model, there.optimizer, state, {});
+  const auto state = save::TrainerState::read(checkpoint);
+  save::write_checkpoint(dir / "here", save::saved_state(here.model, here.optimizer, save::Copies::kView), state, {});
+  save::write_checkpoint(dir / "there", save::saved_state(there.model, there.optimizer, save::Copies::kView), state,
+                         {});
   EXPECT_EQ(testing::tensor_files(dir / "there"), testing::tensor_files(dir / "here"));
 }
 

@@ -12,7 +12,7 @@
 #include "coppice/methods/optimizer_init.h"
 #include "coppice/methods/router_init.h"
 #include "coppice/models/optimizer_state.h"
-#include "coppice/train/checkpoint.h"
+#include "coppice/save/checkpoint.h"
 #include "coppice/train/run.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/train/tiny_run.h"
@@ -52,9 +52,10 @@ void expect_same_bytes(const Trunk& trunk, nn::ComputeDtype dtype, const plan::G
   const auto plan = plan::make_plan(model.config, growth, nullptr);
   const fs::path disk = trunk.dir / ("disk-" + name), memory = trunk.dir / ("memory-" + name);
   grow::expand(model, plan, {.out = disk, .threads = 1});
-  auto [decoder, optimizer] = load_checkpoint(model, dtype);
+  auto [decoder, optimizer] = save::load_checkpoint(model, dtype);
   grow(decoder, optimizer, plan);
-  write_checkpoint(memory, decoder, optimizer, TrainerState::read(trunk.checkpoint), {});
+  save::write_checkpoint(memory, save::saved_state(decoder, optimizer, save::Copies::kView),
+                         save::TrainerState::read(trunk.checkpoint), {});
 
   const auto from_disk = testing::tensor_files(disk), from_memory = testing::tensor_files(memory);
   ASSERT_EQ(from_disk.size(), 2u);

@@ -197,7 +197,7 @@ TEST(TrainResumePosition, IsRefusedWhereTheRunDoesNotComeToIt) {
 TEST(TrainResumePosition, IsThatOfItsFolder) {
   const TempDir dir;
   const auto [o, path] = grown_run(dir);
-  auto state = TrainerState::read(checkpoint_path(o.out, 8));
+  auto state = save::TrainerState::read(checkpoint_path(o.out, 8));
   const RunSettings settings = check_options(o);
   check_position(checkpoint_path(o.out, 8), state, settings);
   for (const int64_t step : {5, 7, 9}) {
@@ -284,13 +284,13 @@ TEST(TrainContinueLength, CountsTheTokensBehindIt) {
        std::vector<std::pair<int64_t, uint64_t>>{{16, 40}, {32, 20}, {8, 80}, {64, 10}, {128, 5}}) {
     o.sequence_length = length;
     o.out = dir / cat("run", length);
-    const auto state = TrainerState::read(train(o).checkpoint);
+    const auto state = save::TrainerState::read(train(o).checkpoint);
     EXPECT_EQ(state.position.next_sample, behind + 128 / static_cast<uint64_t>(length)) << length;
     EXPECT_EQ(state.position.tokens_seen, 6u * 128);
   }
   o.sequence_length = o.batch_tokens = 50;
   o.out = dir / "ragged";
-  EXPECT_EQ(TrainerState::read(train(o).checkpoint).position.next_sample, 13u + 1) << "640 tokens are 12.8 windows";
+  EXPECT_EQ(save::TrainerState::read(train(o).checkpoint).position.next_sample, 13u + 1) << "640 tokens are 12.8 windows";
 }
 
 TEST(WatchMemory, IsRefusedWhereItIsOfAnotherModel) {

@@ -8,9 +8,9 @@
 #include <functional>
 #include <limits>
 
+#include "coppice/save/trainer_state.h"
 #include "coppice/train/run.h"
 #include "coppice/train/run_directory.h"
-#include "coppice/train/trainer_state.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/train/tiny_run.h"

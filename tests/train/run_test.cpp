@@ -277,7 +277,7 @@ TEST(TrainResumeCheck, RefusesAUsedFolderAndNamesChangedSettings) {
 TEST(TrainResumeCheck, TakesASettingThatTheRunDoesNotKnowForItsDefault) {
   const TempDir dir;
   auto o = tiny_run(dir.path());
-  TrainerState saved{{}, identity(o), Json::array()};
+  save::TrainerState saved{{}, identity(o), Json::array()};
   saved.settings.erase("data.reset_attention");
   check_same_run(saved, identity(o), Json::array());
   o.reset_attention = true;

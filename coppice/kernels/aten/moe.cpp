@@ -13,9 +13,11 @@
 #include <ATen/ops/sort.h>
 #include <ATen/ops/zeros.h>
 
+#include <limits>
 #include <tuple>
 #include <vector>
 
+#include "coppice/base/check.h"
 #include "coppice/kernels/activation_detail.h"
 #include "coppice/kernels/aten/widened_detail.h"
 #include "coppice/kernels/moe_detail.h"
@@ -30,25 +32,32 @@ using detail::MoeInputs;
 
 /// The pairs as rows: expert by expert, in rising order of pairs for each.
 struct SortedPairs {
-  at::Tensor token_P, row_TK, pair_P;
-  std::vector<int64_t> rows;  ///< of each expert
+  at::Tensor pair_P, row_TK;  ///< int32
+  at::Tensor rows_E;          ///< int64, of each expert, on the host
+  at::Tensor token_P;
 
+  /// Sorts; the host waits for the device.
   explicit SortedPairs(const MoeInputs& in) {
     const auto index = in.index_TK.flatten();
-    const auto counts = expert_counts(index, in.w_down_EDF.size(0)).to(at::kCPU);
-    rows.assign(counts.const_data_ptr<int64_t>(), counts.const_data_ptr<int64_t>() + counts.numel());
+    COPPICE_CHECK(index.numel() <= std::numeric_limits<int32_t>::max());
     pair_P = std::get<1>(at::sort(index, /*stable=*/true, /*dim=*/0, /*descending=*/false));
-    token_P = pair_P.floor_divide(in.index_TK.size(1));
     row_TK = at::empty_like(pair_P).scatter_(0, pair_P, at::arange(pair_P.numel(), pair_P.options()));
-    row_TK = row_TK.view(in.index_TK.sizes());
+    row_TK = row_TK.view(in.index_TK.sizes()).to(at::kInt);
+    pair_P = pair_P.to(at::kInt);
+    rows_E = expert_counts(index, in.w_down_EDF.size(0)).to(at::kCPU);
+    token_P = pair_P.floor_divide(in.index_TK.size(1));
   }
+  /// The order of the forward pass again.
+  SortedPairs(const MoeInputs& in, const std::vector<at::Tensor>& kept)
+      : pair_P(kept.at(0)), row_TK(kept.at(1)), rows_E(kept.at(2)), token_P(pair_P.floor_divide(in.index_TK.size(1))) {}
 
   /// Calls f(expert, first row, number of rows) for every expert that has rows.
   template <class F>
   void each(const F& f) const {
+    const auto* const rows = rows_E.const_data_ptr<int64_t>();
     int64_t first = 0;
-    for (size_t e = 0; e < rows.size(); first += rows[e++]) {
-      if (rows[e] > 0) f(static_cast<int64_t>(e), first, rows[e]);
+    for (int64_t e = 0; e < rows_E.numel(); first += rows[e++]) {
+      if (rows[e] > 0) f(e, first, rows[e]);
     }
   }
 
@@ -117,12 +126,13 @@ MoeForward forward(const MoeInputs& in) {
   });
   out.y_TD = sorted.combine(out_PD, in.gate_TK);
   if (in.with_pair_sq) out.pair_sq_TK = sorted.of_pairs(widened(out_PD).square().sum(1));
+  out.order = {sorted.pair_P, sorted.row_TK, sorted.rows_E};
   return out;
 }
 
-MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
+MoeGradients backward(const MoeInputs& in, const MoeForward& kept, const at::Tensor& grad_TD) {
   const auto dtype = in.x_TD.scalar_type();
-  const SortedPairs sorted(in);
+  const SortedPairs sorted(in, kept.order);
   const auto zeros_like = [](const at::Tensor& t) {
     return t.defined() ? at::zeros(t.sizes(), t.options()) : at::Tensor();
   };
@@ -134,7 +144,7 @@ MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at
     const auto part = [&](const at::Tensor& t) { return t.narrow(0, first, rows); };
     const auto w_gate_up_GD = in.w_gate_up_EGD.select(0, e), w_down_DF = in.w_down_EDF.select(0, e);
     const auto grad_RD = grad_TD.index_select(0, part(sorted.token_P)), gate_R1 = part(gate_P).unsqueeze(1);
-    const auto active = activate(part(hidden_PG), in.form.activation, true);
+    const auto active = activate(part(kept.hidden_PG), in.form.activation, true);
     const auto grad_active_RF = widened(at::mm(grad_RD, w_down_DF));  // without the gate
     auto grad_gate_R = (grad_active_RF * active.value).sum(1);
     if (in.form.down_bias_ED.defined()) {

@@ -15,22 +15,16 @@ Path path_for(const detail::AttentionInputs& in) {
   return pick_attention(this_processor(), shape, in.query_BSHC.scalar_type());
 }
 
-const AttentionVariant& way_for(const detail::AttentionInputs& in) {
-  const Path path = path_for(in);
-  COPPICE_CHECK(path != Path::kLibtorch);
-  if (path == Path::kLanes) return kAttentionByLanes;
-  return path == Path::kTiles ? kAttentionByTiles : kAttentionByWords;
-}
-
 }  // namespace
 
-bool has_attention_for(const detail::AttentionInputs& in) { return path_for(in) != Path::kLibtorch; }
-
-detail::AttentionForward attention_forward(const detail::AttentionInputs& in) { return way_for(in).forward(in); }
-
-detail::AttentionGradients attention_backward(const detail::AttentionInputs& in,
-                                              const detail::AttentionForward& forward, const at::Tensor& grad_BSHC) {
-  return way_for(in).backward(in, forward, grad_BSHC);
+const detail::AttentionVariant* attention_for(const detail::AttentionInputs& in) {
+  switch (path_for(in)) {
+    case Path::kWords: return &kAttentionByWords;
+    case Path::kTiles: return &kAttentionByTiles;
+    case Path::kLanes: return &kAttentionByLanes;
+    case Path::kLibtorch: return nullptr;
+  }
+  COPPICE_CHECK(false, "path ", static_cast<int>(path_for(in)));
 }
 
 }  // namespace coppice::kernels::cpu

@@ -6,7 +6,7 @@
 
 namespace coppice::kernels::cpu {
 
-const AttentionVariant kAttentionByTiles{words_attention_forward<TileUnit<AmxTiles>>,
-                                         words_attention_backward<TileUnit<AmxTiles>>};
+const detail::AttentionVariant kAttentionByTiles{words_attention_forward<TileUnit<AmxTiles>>,
+                                                 words_attention_backward<TileUnit<AmxTiles>>};
 
 }  // namespace coppice::kernels::cpu

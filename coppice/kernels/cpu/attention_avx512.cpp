@@ -43,6 +43,6 @@ AttentionGradients backward(const AttentionInputs& in, const AttentionForward& f
 
 }  // namespace
 
-const AttentionVariant kAttentionByWords{forward, backward};
+const detail::AttentionVariant kAttentionByWords{forward, backward};
 
 }  // namespace coppice::kernels::cpu

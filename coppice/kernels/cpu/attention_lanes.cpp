@@ -72,9 +72,7 @@ class Rows {
 class Block {
  public:
   Block(const AttentionInputs& in, int64_t sequence)
-      : positions_(in.query_BSHC.size(1)),
-        dim_(in.query_BSHC.size(3)),
-        start_(in.start_BS.defined() ? in.start_BS.const_data_ptr<int64_t>() + sequence * positions_ : nullptr) {}
+      : positions_(in.query_BSHC.size(1)), dim_(in.query_BSHC.size(3)), start_(starts(in, sequence)) {}
 
   /// Moves to the queries from `first` on.
   void select(int64_t first) {
@@ -111,6 +109,11 @@ class Block {
   }
 
  private:
+  static const int64_t* starts(const AttentionInputs& in, int64_t sequence) {
+    const auto& start_BS = in.sight.documents.start_BS;
+    return start_BS.defined() ? start_BS.const_data_ptr<int64_t>() + sequence * start_BS.size(1) : nullptr;
+  }
+
   int64_t positions_, dim_;
   const int64_t* start_;  // null: no document starts inside
   int64_t first_ = 0, begin_ = 0, end_ = 0;
@@ -143,7 +146,7 @@ void sum_of(const float* weight, int64_t keys, float* sum) {
 
 float* log_sums(const AttentionInputs& in, const AttentionForward& out, int64_t sequence, int64_t head) {
   const int64_t positions = in.query_BSHC.size(1), heads = in.query_BSHC.size(2);
-  return out.log_sum_BHS.data_ptr<float>() + (sequence * heads + head) * positions;
+  return out.log_sum.data_ptr<float>() + (sequence * heads + head) * positions;
 }
 
 void forward_head(const AttentionInputs& in, const AttentionForward& out, int64_t sequence, int64_t key_head) {
@@ -244,6 +247,6 @@ AttentionGradients backward(const AttentionInputs& in, const AttentionForward& f
 
 }  // namespace
 
-const AttentionVariant kAttentionByLanes{forward, backward};
+const detail::AttentionVariant kAttentionByLanes{forward, backward};
 
 }  // namespace coppice::kernels::cpu

@@ -85,7 +85,7 @@ class BackwardHead {
     const int64_t dim = shape_.dim, words = dim / kPerWord<T>;
     const auto out = Head<const T>::of(forward_.out_BSHC, sequence_, head);
     const float* const log_sum =
-        forward_.log_sum_BHS.const_data_ptr<float>() + (sequence_ * shape_.heads + head) * shape_.positions + first;
+        forward_.log_sum.const_data_ptr<float>() + (sequence_ * shape_.heads + head) * shape_.positions + first;
     alignas(64) float dot_of[kQueries];
     for (int64_t i = 0; i < kQueries; ++i) {
       const T *o = out.row(first + i), *g = grad.row(first + i);

@@ -86,8 +86,9 @@ void pack_queries(const Head<const T>& head, int64_t first, int64_t dim, Word* p
 class Sight {
  public:
   Sight(const AttentionInputs& in, int64_t sequence)
-      : start_(in.start_BS.defined() ? in.start_BS.const_data_ptr<int64_t>() + sequence * in.start_BS.size(1)
-                                     : nullptr) {}
+      : start_(in.sight.documents.start_BS.defined() ? in.sight.documents.start_BS.const_data_ptr<int64_t>() +
+                                                           sequence * in.sight.documents.start_BS.size(1)
+                                                     : nullptr) {}
 
   /// The range of keys that any of the 32 queries from `first` on sees; its start is rounded down to a multiple of
   /// `rows`.
@@ -159,7 +160,7 @@ class ForwardHead {
     const auto query = Head<const T>::of(in_.query_BSHC, sequence_, head);
     const auto out = Head<T>::of(out_.out_BSHC, sequence_, head);
     float* const log_sum =
-        out_.log_sum_BHS.mutable_data_ptr<float>() + (sequence_ * shape_.heads + head) * shape_.positions;
+        out_.log_sum.mutable_data_ptr<float>() + (sequence_ * shape_.heads + head) * shape_.positions;
     for (int64_t first = 0; first < shape_.positions; first += kQueries) {
       const Range keys = sight_.keys(first, Unit::kRows);
       pack_queries(query, first, shape_.dim, query_panels_.get());

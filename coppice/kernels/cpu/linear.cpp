@@ -25,7 +25,9 @@ at::Tensor product(const Matrix& a, const Matrix& b, int64_t rows_per_task, cons
 }  // namespace
 
 bool has_linear_for(const at::Tensor& x_TD, const at::Tensor& w_ND) {
-  const auto is_narrow = [&](int64_t size) { return is_small_product(size, size, x_TD.scalar_type()); };
+  const auto is_narrow = [&](int64_t size) {
+    return is_small_product(this_processor(), size, size, x_TD.scalar_type());
+  };
   return x_TD.dim() == 2 && w_ND.scalar_type() == x_TD.scalar_type() && x_TD.is_contiguous() && w_ND.is_contiguous() &&
          x_TD.size(0) > 0 && is_narrow(w_ND.size(0)) && is_narrow(w_ND.size(1));
 }

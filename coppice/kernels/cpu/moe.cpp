@@ -26,8 +26,8 @@ const detail::MoeVariant& way_for(const detail::MoeInputs& in) {
 
 detail::MoeForward forward(const detail::MoeInputs& in) { return way_for(in).forward(in); }
 
-detail::MoeGradients backward(const detail::MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
-  return way_for(in).backward(in, hidden_PG, grad_TD);
+detail::MoeGradients backward(const detail::MoeInputs& in, const detail::MoeForward& kept, const at::Tensor& grad_TD) {
+  return way_for(in).backward(in, kept, grad_TD);
 }
 
 }  // namespace

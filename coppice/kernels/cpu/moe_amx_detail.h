@@ -29,6 +29,34 @@ void for_each_panel_pair(int64_t panels, F f) {
   for (int64_t j = 0; j < panels; j += 2) f(j, std::min<int64_t>(2, panels - j));
 }
 
+/// The blocks [2][16][count][16] of dimensions d, d + 1, ... as rows of tokens.
+inline void put_rows(const float* block, int64_t first, int64_t count, int64_t dim, int64_t d, at::BFloat16* out) {
+  const int64_t step = count * kLanes;
+  for (int64_t half = 0; half < 2; ++half) {
+    for (int64_t j = 0; j < count; ++j) {
+      at::BFloat16* const to = out + (first + j) * kLanes * dim + d + half * kTileRows;
+      put_turned(block + half * kTileRows * step + j * kLanes, step, [&](int64_t i) { return to + i * dim; });
+    }
+  }
+}
+
+struct Projected {
+  int64_t panels, dim;
+};
+/// Rows of tokens, `to.dim` numbers each: the panels, `words` words a token, times weights [dim][words].
+template <class Tiles>
+void project_tiles(Tiles& tiles, const Word* weights, const Word* token_panels, int64_t words, Projected to,
+                   float* block, at::BFloat16* out) {
+  const int64_t panel_step = words * kLanes;
+  for (int64_t d = 0; d < to.dim; d += kBlockRows) {
+    for_each_panel_pair(to.panels, [&](int64_t first, int64_t count) {
+      multiply_tiles(tiles, weights + d * words, weights + (d + kTileRows) * words, words,
+                     token_panels + first * panel_step, panel_step, words, count, block);
+      put_rows(block, first, count, to.dim, d, out);
+    });
+  }
+}
+
 /// Forward of up to 64 tokens.
 template <class Tiles>
 class TileForward {
@@ -83,30 +111,10 @@ class TileForward {
   }
 
   void project(int64_t expert, int64_t panels, at::BFloat16* out) {
-    const int64_t words = sizes_.width / 2, dim = sizes_.dim, panel_step = words * kLanes;
-    const Word* const weights = as_words(down_ + expert * dim * sizes_.width);
-    for (int64_t d = 0; d < dim; d += kBlockRows) {
-      for_each_panel_pair(panels, [&](int64_t first, int64_t count) {
-        multiply_tiles(tiles_, weights + d * words, weights + (d + kTileRows) * words, words,
-                       active_panels_.get() + first * panel_step, panel_step, words, count, block_.get());
-        put_rows(block_.get(), first, count, dim, d, out);
-      });
-    }
+    const Word* const weights = as_words(down_ + expert * sizes_.dim * sizes_.width);
+    project_tiles(tiles_, weights, active_panels_.get(), sizes_.width / 2, {panels, sizes_.dim}, block_.get(), out);
   }
 
- public:
-  /// The blocks [2][16][count][16] of dimensions d, d + 1, ... as rows of tokens.
-  static void put_rows(const float* block, int64_t first, int64_t count, int64_t dim, int64_t d, at::BFloat16* out) {
-    const int64_t step = count * kLanes;
-    for (int64_t half = 0; half < 2; ++half) {
-      for (int64_t j = 0; j < count; ++j) {
-        at::BFloat16* const to = out + (first + j) * kLanes * dim + d + half * kTileRows;
-        put_turned(block + half * kTileRows * step + j * kLanes, step, [&](int64_t i) { return to + i * dim; });
-      }
-    }
-  }
-
- private:
   const Sizes sizes_;
   const PairOrder& order_;
   const at::BFloat16 *x_, *gate_up_, *down_;
@@ -190,14 +198,8 @@ class TileBackward {
   }
 
   void project(int64_t panels, at::BFloat16* out) {
-    const int64_t words = sizes_.hidden / 2, panel_step = words * kLanes;
-    for (int64_t d = 0; d < sizes_.dim; d += kBlockRows) {
-      for_each_panel_pair(panels, [&](int64_t first, int64_t count) {
-        multiply_tiles(tiles_, gate_up_.get() + d * words, gate_up_.get() + (d + kTileRows) * words, words,
-                       hidden_panels_.get() + first * panel_step, panel_step, words, count, block_.get());
-        TileForward<Tiles>::put_rows(block_.get(), first, count, sizes_.dim, d, out);
-      });
-    }
+    project_tiles(tiles_, gate_up_.get(), hidden_panels_.get(), sizes_.hidden / 2, {panels, sizes_.dim}, block_.get(),
+                  out);
   }
 
   const Sizes sizes_;

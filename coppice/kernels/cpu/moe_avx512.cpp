@@ -266,8 +266,8 @@ MoeForward forward_of_any(const MoeInputs& in) {
   return with_scalar(in.x_TD, [&]<class T>(T) { return words_forward<Avx512Variant<T>>(in); });
 }
 
-MoeGradients backward_of_any(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
-  return with_scalar(in.x_TD, [&]<class T>(T) { return words_backward<Avx512Variant<T>>(in, hidden_PG, grad_TD); });
+MoeGradients backward_of_any(const MoeInputs& in, const MoeForward& from, const at::Tensor& grad_TD) {
+  return with_scalar(in.x_TD, [&]<class T>(T) { return words_backward<Avx512Variant<T>>(in, from, grad_TD); });
 }
 
 }  // namespace

@@ -114,6 +114,7 @@ MoeForward forward(const MoeInputs& in) {
   combine(order, out_PD.const_data_ptr<T>(), in.gate_TK.const_data_ptr<float>(), out.y_TD.mutable_data_ptr<T>(), tokens,
           dim);
   if (in.with_pair_sq) out.pair_sq_TK = pair_squares(order, out_PD.const_data_ptr<T>(), in.gate_TK, dim);
+  out.order = kept.tables();
   return out;
 }
 
@@ -221,13 +222,13 @@ at::Tensor bias_gradient(const PairOrder& order, const at::Tensor& rows_PN, cons
 }
 
 template <class T, class Activation>
-MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
-  const KeptOrder kept = order_of(in);
+MoeGradients backward(const MoeInputs& in, const MoeForward& from, const at::Tensor& grad_TD) {
+  const KeptOrder kept = detail::order_from(in, from.order);
   const PairOrder& order = kept.order;
-  COPPICE_CHECK(order.rows == hidden_PG.size(0));
+  COPPICE_CHECK(order.rows == from.hidden_PG.size(0));
   MoeGradients out{at::empty_like(in.x_TD), at::empty_like(in.w_gate_up_EGD), at::empty_like(in.w_down_EDF),
                    at::empty_like(in.gate_TK)};
-  const RowGradients rows = backward_rows<T, Activation>(in, order, hidden_PG, grad_TD, out.gate_TK);
+  const RowGradients rows = backward_rows<T, Activation>(in, order, from.hidden_PG, grad_TD, out.gate_TK);
   const WeightGradient gate_up{out.w_gate_up_EGD, rows.hidden_PG, rows.x_PD};
   const WeightGradient down{out.w_down_EDF, rows.grad_PD, rows.active_PF};
   parallel_tasks(gate_up.tasks() + down.tasks(), [&](int64_t task) {
@@ -251,9 +252,9 @@ MoeForward forward_of_any(const MoeInputs& in) {
   });
 }
 
-MoeGradients backward_of_any(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
+MoeGradients backward_of_any(const MoeInputs& in, const MoeForward& from, const at::Tensor& grad_TD) {
   return with_scalar(in.x_TD, [&]<class T>(T) {
-    return with_activation(in.form.activation, [&]<class A>(A) { return backward<T, A>(in, hidden_PG, grad_TD); });
+    return with_activation(in.form.activation, [&]<class A>(A) { return backward<T, A>(in, from, grad_TD); });
   });
 }
 

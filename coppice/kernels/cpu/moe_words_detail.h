@@ -139,6 +139,7 @@ MoeForward words_forward(const MoeInputs& in) {
   combine<T>(order, rows, in.gate_TK.const_data_ptr<float>(), out.y_TD.mutable_data_ptr<T>(), in.x_TD.size(0),
              sizes.dim);
   if (in.with_pair_sq) out.pair_sq_TK = pair_squares<T>(order, rows, in.gate_TK, sizes.dim);
+  out.order = kept.tables();
   return out;
 }
 
@@ -176,12 +177,12 @@ void weight_gradients(const MoeInputs& in, const PairOrder& order, const RowGrad
 }
 
 template <class V>
-MoeGradients words_backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
+MoeGradients words_backward(const MoeInputs& in, const MoeForward& from, const at::Tensor& grad_TD) {
   using T = typename V::Element;
   const Sizes sizes(in);
-  const KeptOrder kept = order_of(in);
+  const KeptOrder kept = detail::order_from(in, from.order);
   const PairOrder& order = kept.order;
-  COPPICE_CHECK(order.rows == hidden_PG.size(0));
+  COPPICE_CHECK(order.rows == from.hidden_PG.size(0));
   MoeGradients out{at::empty_like(in.x_TD), at::empty_like(in.w_gate_up_EGD), at::empty_like(in.w_down_EDF),
                    at::empty_like(in.gate_TK)};
   const auto options = in.x_TD.options();
@@ -193,7 +194,7 @@ MoeGradients words_backward(const MoeInputs& in, const at::Tensor& hidden_PG, co
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
     typename V::Backward step(in, order, tiles[i].expert);
     for_each_step(tiles[i], V::kStepPanels, [&](int64_t row, int64_t panels) {
-      step.run(row, panels, grad, hidden_PG.const_data_ptr<T>(), rows, out.gate_TK.mutable_data_ptr<float>());
+      step.run(row, panels, grad, from.hidden_PG.const_data_ptr<T>(), rows, out.gate_TK.mutable_data_ptr<float>());
     });
   });
   weight_gradients<V>(in, order, rows, grad, out);

@@ -33,8 +33,8 @@ void multiply_panel(Strided left, int64_t rows, const float* right, int64_t righ
 
 }  // namespace
 
-bool is_small_product(int64_t inner, int64_t cols, at::ScalarType dtype) {
-  return dtype == at::kFloat && cols % kLanes == 0 && cols > 0 && cols <= kWidest && inner > 0;
+bool is_small_product(const Processor& processor, int64_t inner, int64_t cols, at::ScalarType dtype) {
+  return !processor.avx512 && dtype == at::kFloat && cols % kLanes == 0 && cols > 0 && cols <= kWidest && inner > 0;
 }
 
 void small_product(const Matrix& a, const Matrix& b, float* out, int64_t out_step, bool add) {
@@ -59,7 +59,7 @@ void small_product(const Matrix& a, const Matrix& b, float* out, int64_t out_ste
 
 void multiply_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
   const bool in_lines = out.stride(1) == 1 && (b.stride(0) == 1 || b.stride(1) == 1) && a.stride(1) <= kWidest;
-  if (in_lines && is_small_product(a.size(1), b.size(1), a.scalar_type())) {
+  if (in_lines && is_small_product(this_processor(), a.size(1), b.size(1), a.scalar_type())) {
     small_product(Matrix::of(a), Matrix::of(b), out.mutable_data_ptr<float>(), out.stride(0));
   } else {
     at::mm_out(out, a, b);

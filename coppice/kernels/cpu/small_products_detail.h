@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "coppice/kernels/cpu/processor_detail.h"
+
 namespace coppice::kernels::cpu {
 
 /// A matrix in memory: its element (row, col) is data[row * row_step + col * col_step].
@@ -19,8 +21,9 @@ struct Matrix {
   Matrix t() const { return {data, cols, rows, col_step, row_step}; }
 };
 
-/// Whether a product [.., inner] x [inner, cols] is better computed here than by libtorch.
-bool is_small_product(int64_t inner, int64_t cols, at::ScalarType dtype);
+/// Whether a product [.., inner] x [inner, cols] is better computed here than by libtorch: never with AVX-512, whose
+/// libraries these loops were not timed against yet.
+bool is_small_product(const Processor& processor, int64_t inner, int64_t cols, at::ScalarType dtype);
 
 /// out [a.rows, b.cols] = or += a b. Every element is a sum by rising index, so the bits do not depend on how rows and
 /// columns are divided into calls.

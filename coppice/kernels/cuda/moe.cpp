@@ -5,6 +5,8 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
+#include <type_traits>
+
 #include "coppice/kernels/cuda/moe_sorted_detail.h"
 
 namespace coppice::kernels::cuda {
@@ -18,23 +20,26 @@ bool has_grouped_gemm(const c10::Device& device) {
   return major == 9 || major == 10;
 }
 
-/// Calls f with the layer's SortedExperts.
+/// Calls f with the type of the layer's SortedExperts, and what launches on the current stream of its GPU.
 template <class F>
 auto with_experts(const MoeInputs& in, const F& f) {
   const c10::cuda::CUDAGuard guard(in.x_TD.device());
   const OnDevice launch{c10::cuda::getCurrentCUDAStream().stream()};
-  const bool grouped = fits_grouped_gemm(in) && has_grouped_gemm(in.x_TD.device());
-  const auto kind = grouped ? ExpertGemms::kGrouped : ExpertGemms::kLoop;
-  if (in.x_TD.scalar_type() == at::kFloat) return f(SortedExperts<OnDevice, float>(in, launch, kind));
-  return f(SortedExperts<OnDevice, Bf16>(in, launch, kind));
+  if (in.x_TD.scalar_type() == at::kFloat) return f(std::type_identity<SortedExperts<OnDevice, float>>{}, launch);
+  return f(std::type_identity<SortedExperts<OnDevice, Bf16>>{}, launch);
 }
 
 MoeForward forward(const MoeInputs& in) {
-  return with_experts(in, [](const auto& experts) { return experts.forward(); });
+  const bool grouped = fits_grouped_gemm(in) && has_grouped_gemm(in.x_TD.device());
+  return with_experts(in, [&]<class Experts>(std::type_identity<Experts>, const OnDevice& launch) {
+    return Experts(in, launch, grouped ? ExpertGemms::kGrouped : ExpertGemms::kLoop).forward();
+  });
 }
 
-MoeGradients backward(const MoeInputs& in, const at::Tensor& hidden_PG, const at::Tensor& grad_TD) {
-  return with_experts(in, [&](const auto& experts) { return experts.backward(hidden_PG, grad_TD); });
+MoeGradients backward(const MoeInputs& in, const MoeForward& kept, const at::Tensor& grad_TD) {
+  return with_experts(in, [&]<class Experts>(std::type_identity<Experts>, const OnDevice& launch) {
+    return Experts(in, launch, kept).backward(kept.hidden_PG, grad_TD);
+  });
 }
 
 constexpr detail::MoeVariant kExperts{forward, backward};
@@ -43,8 +48,7 @@ constexpr detail::MoeVariant kExperts{forward, backward};
 
 const detail::MoeVariant* experts_for(const MoeInputs& in) {
   const auto dtype = in.x_TD.scalar_type();
-  const bool has_kernels = in.form.is_plain() && !in.with_pair_sq && (dtype == at::kFloat || dtype == at::kBFloat16);
-  return has_kernels ? &kExperts : nullptr;
+  return dtype == at::kFloat || dtype == at::kBFloat16 ? &kExperts : nullptr;
 }
 
 }  // namespace coppice::kernels::cuda

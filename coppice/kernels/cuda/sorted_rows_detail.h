@@ -28,31 +28,57 @@ inline int64_t most_rows(int64_t pairs, int64_t experts) {
 }
 inline int64_t num_chunks(int64_t pairs) { return (pairs + kChunkPairs - 1) / kChunkPairs; }
 
-/// Dtypes   T is float or Bf16; computed in f32 and rounded once.
+inline int64_t num_blocks(int64_t rows) { return rows / kRowQuantum; }
+/// Numbers of scratch that the sort wants.
+inline int64_t sort_scratch(const PairOrder& order) { return (num_chunks(order.pairs()) + 1) * order.experts; }
+
+/// Dtypes   T is float or Bf16; computed in f32 and rounded once. Biases may be null.
 template <class Launch, class T>
 class SortedRows {
  public:
+  /// For an order that is filled in, or will be by `sort`.
+  SortedRows(const Launch& launch, const PairOrder& order) : launch_(launch), order_(order) {}
+
   /// Fills the order from its `index` by a counting sort, the same for any number of threads; each expert's first row
   /// is a multiple of kRowQuantum.
   ///
-  /// Shapes   chunk_count: scratch of num_chunks * E; order.rows: most_rows.
-  SortedRows(const Launch& launch, const PairOrder& order, int32_t* chunk_count);
+  /// Shapes   scratch: sort_scratch; order.rows: most_rows.
+  void sort(int32_t* scratch) const;
 
   /// Sets row i of to_PD to the row of its token; rows of padding become zero.
   void gather(const T* from_TD, int64_t dim, T* to_PD) const;
-  /// active_PF = silu(gate) * up of hidden_PG (gate first).
-  void activate(const T* hidden_PG, int64_t width, T* active_PF) const;
+
+  /// Pre-activations (gate first), to which the expert's bias is still to be added.
+  struct Hidden {
+    const T *values_PG, *bias_EG;
+    int64_t width;
+    bool is_clamped;  ///< ExpertActivation::kClampedSwiglu
+  };
+  void activate(const Hidden& hidden, T* active_PF) const;
 
   struct Activated {
-    const T* hidden_PG;
     const float* gate_TK;
     T* active_PF;         ///< in: gradient of the activation A without its gate; out: gate * A
     T* grad_hidden_PG;    ///< out
     float* grad_gate_TK;  ///< out: inner product of A and its gradient
   };
-  void activate_backward(const Activated& io, int64_t width) const;
+  void activate_backward(const Hidden& hidden, const Activated& io) const;
+  /// Adds what the bias of the outputs adds to the gradients of the gates.
+  void gates_through_bias(const T* grad_TD, const T* bias_ED, int64_t dim, float* grad_gate_TK) const;
+  /// The sum of each expert's rows, times their gates if given: the gradient of a bias.
+  ///
+  /// Shapes   scratch: num_blocks(P) * N.
+  void sum_by_expert(const T* rows_PN, const float* gate_TK, int64_t columns, float* scratch, T* out_EN) const;
+
+  /// Outputs of the experts, to which their bias is still to be added.
+  struct Outputs {
+    const T *values_PD, *bias_ED;
+    int64_t dim;
+  };
   /// out_t = sum over k of weight_tk * row_tk in the order of k; weights of 1 if `weight_TK` is null.
-  void combine(const T* rows_PD, const float* weight_TK, int64_t dim, T* out_TD) const;
+  void combine(const Outputs& rows, const float* weight_TK, T* out_TD) const;
+  /// The squared norm of each pair's output.
+  void pair_squares(const Outputs& rows, float* square_TK) const;
 
  private:
   Launch launch_;

@@ -1,0 +1,90 @@
+#include "coppice/dist/world.h"
+
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
+#include "coppice/dist/backends_detail.h"
+#include "coppice/dist/world_detail.h"
+
+namespace coppice::dist {
+
+struct World::State {
+  Seat seat;
+  std::shared_ptr<Group> control, all, experts, same_experts;
+};
+
+World::World(std::unique_ptr<State> state) : state_(std::move(state)) {}
+World::World(World&&) noexcept = default;
+World& World::operator=(World&&) noexcept = default;
+World::~World() = default;
+
+int64_t World::rank() const { return state_->seat.rank; }
+int64_t World::size() const { return state_->seat.size; }
+int64_t World::local_rank() const { return state_->seat.local_rank; }
+std::string World::name_of(int64_t rank) const { return state_->seat.watch->name_of(rank); }
+
+Group& World::control() { return *state_->control; }
+Group& World::all() { return *state_->all; }
+Group& World::experts() { return *state_->experts; }
+Group& World::same_experts() { return *state_->same_experts; }
+
+namespace {
+
+/// The ranks `first`, `first + step`, ...: `count` of them.
+std::vector<int64_t> every(int64_t first, int64_t step, int64_t count) {
+  std::vector<int64_t> ranks;
+  for (int64_t i = 0; i < count; ++i) ranks.push_back(first + i * step);
+  return ranks;
+}
+
+class Groups {
+ public:
+  Groups(const Seat& seat, std::chrono::milliseconds timeout) : seat_(seat), timeout_(timeout) {}
+
+  std::shared_ptr<Group> make(const std::string& name, at::Device device, std::vector<int64_t> ranks) const {
+    if (ranks.size() == 1) return single(device, seat_.watch->name_of(seat_.rank));
+    const DeviceBackend& kind = backend_for(device);
+    // The watch names a rank that hangs; the backend, which cannot, gives up later.
+    const BackendPlace place{.store = seat_.store,
+                             .name = name,
+                             .rank = std::ranges::find(ranks, seat_.rank) - ranks.begin(),
+                             .size = std::ssize(ranks),
+                             .address = seat_.address,
+                             .timeout = timeout_ + std::chrono::minutes(1)};
+    c10::intrusive_ptr<c10d::Backend> backend;
+    try {
+      backend = kind.make(place);
+    } catch (const std::exception& e) {
+      seat_.watch->broke(cat("the group '", name, "' cannot be made: ", e.what()));
+    }
+    return make_group(std::move(backend), device, kind.waiting, std::move(ranks), seat_.watch);
+  }
+
+ private:
+  const Seat& seat_;
+  const std::chrono::milliseconds timeout_;
+};
+
+}  // namespace
+
+World join(const Seat& seat, const WorldSettings& settings) {
+  const int64_t expert_ranks = settings.expert_parallel;
+  if (expert_ranks < 1 || seat.size % expert_ranks != 0) {
+    throw Error(ErrorCode::kUsage, cat("the experts cannot be spread over groups of ", expert_ranks, " of ", seat.size,
+                                       " ranks; take a number that divides ", seat.size));
+  }
+  auto state = std::make_unique<World::State>();
+  state->seat = seat;
+  const Groups groups(seat, settings.timeout);
+  const auto all = every(0, 1, seat.size);
+  state->control = groups.make("control", at::kCPU, all);
+  state->all = groups.make("all", settings.device, all);
+  const auto part = [&](const std::string& name, const std::vector<int64_t>& ranks) {
+    return ranks == all ? state->all : groups.make(name, settings.device, ranks);
+  };
+  const int64_t first = seat.rank - seat.rank % expert_ranks, offset = seat.rank % expert_ranks;
+  state->experts = part(cat("experts/", first), every(first, 1, expert_ranks));
+  state->same_experts = part(cat("same_experts/", offset), every(offset, expert_ranks, seat.size / expert_ranks));
+  return World(std::move(state));
+}
+
+}  // namespace coppice::dist

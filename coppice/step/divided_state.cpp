@@ -1,0 +1,174 @@
+#include "coppice/step/divided_state.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <utility>
+
+#include "coppice/base/check.h"
+#include "coppice/step/optimizer.h"
+
+namespace coppice::step {
+struct DividedState::Memory {
+  dist::Group* group = nullptr;
+  Interval kept;
+  at::Tensor values;          // [count], the dtype of computation
+  at::Tensor gradients;       // [count], f32
+  at::Tensor kept_gradients;  // those of `kept`
+  std::vector<bool> has;      // by part: it got a gradient in this batch
+  size_t missing = 0;         // parts that wait for the gradient of the last pass
+  dist::Work summing, gathering;
+
+  at::Tensor of(const at::Tensor& flat, const Bucket::Part& part) const {
+    return flat.narrow(0, part.begin, part.count);
+  }
+};
+
+// Adds a parameter's gradient to its bucket when a backward pass has made it.
+class DividedState::Hook : public torch::autograd::PostAccumulateGradHook {
+ public:
+  Hook(DividedState& state, size_t parameter) : state_(state), parameter_(parameter) {}
+
+  void operator()(const at::Tensor& value) override {
+    if (!state_.is_in_batch_) return;
+    const at::NoGradGuard no_grad;
+    const at::Tensor gradient = value.grad();
+    value.mutable_grad().reset();
+    state_.add_gradient(parameter_, gradient);
+  }
+
+ private:
+  DividedState& state_;
+  size_t parameter_;
+};
+
+DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Division& division, Masters masters)
+    : world_(division.world), layout_(sizes_of(parameters), division), place_(parameters.size()) {
+  const at::NoGradGuard no_grad;
+  COPPICE_CHECK(!parameters.empty());
+  const auto options = parameters.front().value.options().requires_grad(false);
+  for (const Bucket& bucket : layout_.buckets()) {
+    Memory& memory = memory_.emplace_back();
+    memory.group = bucket.experts ? &world_->same_experts() : &world_->all();
+    memory.kept = bucket.kept(memory.group->rank(), memory.group->size());
+    memory.values = at::zeros({bucket.count}, options);
+    memory.gradients = at::zeros({bucket.count}, options.dtype(at::kFloat));
+    memory.kept_gradients = memory.gradients.narrow(0, memory.kept.begin, memory.kept.count());
+    memory.has.assign(bucket.parts.size(), false);
+    for (size_t i = 0; i < bucket.parts.size(); ++i) {
+      const Bucket::Part& part = bucket.parts[i];
+      nn::Parameter& p = parameters[part.parameter];
+      place_[part.parameter] = {memory_.size() - 1, i};
+      const at::Tensor value = memory.of(memory.values, part).view(p.value.sizes()).detach();
+      value.copy_(p.value);
+      const Interval own = bucket.kept_of(part, memory.group->rank(), memory.group->size());
+      if (memory.values.scalar_type() == at::kFloat) {
+        p.master = kept_values(part.parameter);  // has these values already
+      } else {
+        const bool is_cut = masters == Masters::kKept;
+        p.master = is_cut ? p.master : p.master.view({-1}).narrow(0, own.begin, own.count()).clone();
+      }
+      p.value = value;
+      p.value.set_requires_grad(true);
+      torch::autograd::impl::set_post_acc_grad_hooks(p.value, std::make_unique<Hook>(*this, part.parameter));
+    }
+  }
+  next_to_read_ = memory_.size();
+}
+
+DividedState::~DividedState() = default;
+
+at::Tensor DividedState::kept_part(size_t parameter, const at::Tensor& flat, int64_t origin) const {
+  const auto [index, which] = place_[parameter];
+  const Memory& memory = memory_[index];
+  const Bucket::Part& part = layout_.buckets()[index].parts[which];
+  const Interval both = intersection(memory.kept, {part.begin, part.begin + part.count});
+  return flat.narrow(0, both.count() > 0 ? both.begin - origin : 0, both.count());
+}
+
+at::Tensor DividedState::gradient(size_t parameter) const {
+  const Memory& memory = memory_[place_[parameter].bucket];
+  return kept_part(parameter, memory.kept_gradients, memory.kept.begin);
+}
+
+at::Tensor DividedState::kept_values(size_t parameter) const {
+  return kept_part(parameter, memory_[place_[parameter].bucket].values, 0);
+}
+
+void DividedState::begin_batch() {
+  is_in_batch_ = true;
+  is_last_pass_ = false;
+  next_to_sum_ = 0;
+  for (Memory& memory : memory_) memory.has.assign(memory.has.size(), false);
+}
+
+void DividedState::begin_last_pass() {
+  is_last_pass_ = true;
+  for (Memory& memory : memory_) memory.missing = memory.has.size();
+}
+
+void DividedState::add_gradient(size_t parameter, const at::Tensor& gradient) {
+  const auto [index, which] = place_[parameter];
+  Memory& memory = memory_[index];
+  const at::Tensor sum = memory.of(memory.gradients, layout_.buckets()[index].parts[which]).view(gradient.sizes());
+  if (memory.has[which]) {
+    sum.add_(gradient);
+  } else {
+    sum.copy_(gradient);
+  }
+  memory.has[which] = true;
+  if (!is_last_pass_) return;
+  COPPICE_CHECK(memory.missing > 0);
+  if (--memory.missing == 0) start_full_buckets(false);
+}
+
+// From the last bucket to the first, on every rank in the same order.
+void DividedState::start_full_buckets(bool all) {
+  for (; next_to_sum_ < memory_.size(); ++next_to_sum_) {
+    const size_t index = memory_.size() - 1 - next_to_sum_;
+    Memory& memory = memory_[index];
+    if (memory.missing > 0 && !all) return;
+    const auto& parts = layout_.buckets()[index].parts;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      if (!memory.has[i]) memory.of(memory.gradients, parts[i]).zero_();
+    }
+    memory.summing = memory.group->reduce_scatter(memory.kept_gradients, memory.gradients);
+  }
+}
+
+void DividedState::finish_batch() {
+  start_full_buckets(true);
+  for (Memory& memory : memory_) memory.summing.wait();
+  is_in_batch_ = false;
+}
+
+void DividedState::gather_values() {
+  next_to_read_ = 0;
+  for (Memory& memory : memory_) {
+    const at::Tensor own = memory.values.narrow(0, memory.kept.begin, memory.kept.count());
+    memory.gathering = memory.group->all_gather(memory.values, own);
+  }
+}
+
+void DividedState::wait_for_values(int64_t layer) {
+  const auto& buckets = layout_.buckets();
+  for (; next_to_read_ < memory_.size() && buckets[next_to_read_].layer <= layer; ++next_to_read_) {
+    memory_[next_to_read_].gathering.wait();
+  }
+}
+
+at::Tensor master_on_first_rank(const Optimizer& optimizer, const std::vector<nn::Parameter>& parameters, size_t i) {
+  const DividedState* const divided = optimizer.divided();
+  const at::Tensor own = parameters[i].master.detach();
+  if (!divided) return own;
+  const auto shards = divided->layout().shards(i);
+  int64_t count = 0;
+  for (const Shard& shard : shards) count += shard.elements.count();
+  std::vector<std::vector<Interval>> wanted(static_cast<size_t>(divided->world().size()));
+  wanted.front().push_back({0, count});
+  return gather_shards(divided->world().all(), shards, own, wanted);
+}
+
+}  // namespace coppice::step

@@ -1,0 +1,213 @@
+// A run on several ranks: the losses of one rank, with growth in its middle; stopped and resumed on any number of them.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+
+#include "coppice/base/text.h"
+#include "coppice/grow/expand.h"
+#include "coppice/methods/expert_init.h"
+#include "coppice/save/checkpoint_writer.h"
+#include "coppice/step/divide.h"
+#include "coppice/train/growth.h"
+#include "coppice/train/run.h"
+#include "coppice/train/run_directory.h"
+#include "tests/dist/thread_ranks.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/train/tiny_run.h"
+
+namespace coppice::train {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::TempDir;
+
+struct Ranks {
+  int64_t all = 1, experts = 1;  // of an expert group
+};
+
+std::shared_ptr<dist::World> shared(dist::World& world) {
+  return {&world, [](dist::World*) {}};
+}
+
+// The run on these ranks; each computes the windows that one rank does in its one pass.
+TrainResult run_on(const Ranks& ranks, TrainOptions options) {
+  options.micro_batch = 8 / ranks.all;
+  if (ranks.all == 1) return train(options);
+  TrainResult first;
+  testing::run_ranks(ranks.all,
+                     [&](dist::World& world) {
+                       const TrainResult result = train(options, {}, shared(world));
+                       if (world.rank() == 0) first = result;
+                     },
+                     {.expert_parallel = ranks.experts, .timeout = std::chrono::seconds(120)});
+  return first;
+}
+
+std::vector<double> losses(const fs::path& run) {
+  std::vector<double> out;
+  for (const Json& line : testing::metrics(run, "loss")) out.push_back(line.at("loss").as_double());
+  return out;
+}
+
+void expect_near(const std::vector<double>& found, const std::vector<double>& wanted, double tolerance) {
+  ASSERT_EQ(found.size(), wanted.size());
+  for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], wanted[i], tolerance * wanted[i]) << "step " << i + 1;
+}
+
+TrainOptions growing_run(const TempDir& dir, const char* family) {
+  auto o = testing::tiny_run(dir.path());
+  o.model_family = family;
+  o.steps = 50;
+  o.lr = 3e-3;
+  o.growth = Json::parse(R"([{"at_step": 25, "experts": "2x", "select": "uniform", "expert_init": "interpolate"}])", "test");
+  o.handover = "release";
+  o.handover_steps = 10;
+  o.validate_every = 25;
+  return o;
+}
+
+class RunOnRanks : public ::testing::TestWithParam<Ranks> {};
+INSTANTIATE_TEST_SUITE_P(Divisions, RunOnRanks,
+                         ::testing::Values(Ranks{2, 1}, Ranks{2, 2}, Ranks{4, 1}, Ranks{4, 2}, Ranks{4, 4}),
+                         [](const auto& p) { return cat(p.param.all, "RanksBy", p.param.experts); });
+
+TEST_P(RunOnRanks, HasTheLossesOfOneRankOver50StepsWithGrowthInTheMiddle) {
+  for (const char* family : {"glm4_moe", "qwen3_moe"}) {
+    SCOPED_TRACE(family);
+    const TempDir dir;
+    auto o = growing_run(dir, family);
+    o.out = dir / "one";
+    const auto one = run_on({}, o);
+    o.out = dir / "ranks";
+    const auto several = run_on(GetParam(), o);
+    expect_near(losses(dir / "ranks"), losses(dir / "one"), 1e-5);
+    EXPECT_EQ(several.last_step, 50);
+    ASSERT_EQ(several.validation_loss.size(), one.validation_loss.size());
+    for (const auto& [name, loss] : one.validation_loss) {
+      EXPECT_NEAR(several.validation_loss.at(name), loss, 1e-5 * loss);
+    }
+    EXPECT_EQ(testing::metrics(dir / "ranks", "sibling_cosine/mean").size(),
+              testing::metrics(dir / "one", "sibling_cosine/mean").size());
+    // The checkpoint is one of the ecosystem, whole, with the same tensors.
+    const auto model = families::open_model(several.checkpoint);
+    EXPECT_EQ(model.config.num_experts, 8);
+    const auto a = testing::tensor_files(several.checkpoint), b = testing::tensor_files(one.checkpoint);
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t i = 0; i < a.size(); ++i) {
+      EXPECT_EQ(a[i].first, b[i].first);
+      EXPECT_EQ(a[i].second.size(), b[i].second.size());
+    }
+  }
+}
+
+TEST_P(RunOnRanks, ResumesBitForBit) {
+  const TempDir dir;
+  auto o = growing_run(dir, "glm4_moe");
+  o.dtype = "bf16";
+  o.out = dir / "whole";
+  const auto whole = run_on(GetParam(), o);
+  o.out = dir / "parts";
+  for (const int64_t stop : {10, 25, 30}) {
+    o.stop_at = stop;
+    (void)run_on(GetParam(), o);
+    o.resume = true;
+  }
+  o.stop_at = 0;
+  const auto parts = run_on(GetParam(), o);
+  EXPECT_EQ(testing::record(dir / "parts"), testing::record(dir / "whole"));
+  EXPECT_EQ(testing::tensor_files(parts.checkpoint), testing::tensor_files(whole.checkpoint));
+}
+
+TEST(RunOnOtherRanks, GoesOnAsIfNothingHadHappened) {
+  const TempDir dir;
+  auto o = growing_run(dir, "glm4_moe");
+  o.out = dir / "whole";
+  (void)run_on({}, o);
+  o.out = dir / "parts";
+  o.stop_at = 20;
+  o.micro_batch = 2;
+  const auto on = [&](const Ranks& ranks) {
+    // Without an auxiliary loss a step does not depend on its passes.
+    if (ranks.all == 1) return (void)train(o);
+    testing::run_ranks(ranks.all, [&](dist::World& world) { (void)train(o, {}, shared(world)); },
+                       {.expert_parallel = ranks.experts, .timeout = std::chrono::seconds(120)});
+  };
+  on({4, 2});
+  o.resume = true;
+  o.stop_at = 35;
+  on({2, 2});
+  o.stop_at = 42;
+  on({1, 1});
+  o.stop_at = 0;
+  on({2, 1});
+  expect_near(losses(dir / "parts"), losses(dir / "whole"), 1e-5);
+}
+
+// One plan, three carriers: on disk, in memory, in the memories of several ranks.
+TEST_P(RunOnRanks, GrowsToTheBytesOfExpand) {
+  for (const char* family : {"glm4_moe", "gpt_oss"}) {
+    const TempDir dir;
+    auto o = testing::tiny_run(dir.path());
+    o.model_family = family;
+    o.dtype = "bf16";
+    o.stop_at = 3;
+    o.out = dir / "run";
+    const fs::path trunk = train(o).checkpoint;
+    const auto model = families::open_model(trunk);
+    for (const auto& method : methods::expert_inits()) {
+      SCOPED_TRACE(cat(family, " ", method.name));
+      plan::GrowthOptions growth;
+      growth.experts = plan::ExpertCount::from_text("2x");
+      growth.seed = 5;
+      growth.expert_init = {std::string(method.name), {}};
+      const auto plan = plan::make_plan(model.config, growth, nullptr);
+      const fs::path disk = dir / cat("disk-", method.name), memory = dir / cat("memory-", method.name);
+      grow::expand(model, plan, {.out = disk, .threads = 1});
+      testing::run_ranks(GetParam().all,
+                         [&](dist::World& world) {
+                           const auto source = families::open_model(trunk);
+                           auto [decoder, optimizer] =
+                               save::load_checkpoint(source, nn::ComputeDtype::kBf16, at::kCPU,
+                                                     step::divide(shared(world), source.config, {}));
+                           grow(decoder, optimizer, plan);
+                           save::CheckpointWriter writer;
+                           writer.write(memory, decoder, optimizer, save::TrainerState::read(trunk), {}, false);
+                           EXPECT_TRUE(writer.finished(true).has_value());
+                         },
+                         {.expert_parallel = GetParam().experts, .timeout = std::chrono::seconds(120)});
+      EXPECT_TRUE(testing::tensor_files(memory) == testing::tensor_files(disk));
+      EXPECT_EQ(Json::read(disk / "config.json").dump(), Json::read(memory / "config.json").dump());
+      fs::remove_all(disk);
+      fs::remove_all(memory);
+    }
+  }
+}
+
+TEST(CheckpointOfRanks, LeavesNothingIfOneRankFails) {
+  const TempDir dir;
+  auto o = testing::tiny_run(dir.path());
+  o.stop_at = 2;
+  o.out = dir / "run";
+  const fs::path trunk = train(o).checkpoint;
+  const auto errors = testing::try_ranks(
+      2,
+      [&](dist::World& world) {
+        const auto source = families::open_model(trunk);
+        auto [decoder, optimizer] = save::load_checkpoint(source, nn::ComputeDtype::kF32, at::kCPU,
+                                                          step::divide(shared(world), source.config, {}));
+        if (world.rank() == 1) decoder.parameters()[0].master.fill_(INFINITY);
+        save::CheckpointWriter writer;
+        writer.write(dir / "out" / "checkpoint", decoder, optimizer, save::TrainerState::read(trunk), {}, true);
+        (void)writer.finished(true);
+      },
+      {.timeout = std::chrono::seconds(60)});
+  for (const auto& error : errors) EXPECT_THAT(error, ::testing::HasSubstr("was not written"));
+  EXPECT_FALSE(fs::exists(dir / "out" / "checkpoint"));
+  EXPECT_TRUE(!fs::exists(dir / "out") || fs::is_empty(dir / "out"));
+}
+
+}  // namespace
+}  // namespace coppice::train
