@@ -35,6 +35,7 @@
 #include "coppice/train/run_record.h"
 #include "coppice/train/run_settings.h"
 #include "coppice/train/start.h"
+#include "coppice/train/traffic.h"
 #include "coppice/train/validation.h"
 
 namespace coppice::train {
@@ -207,6 +208,7 @@ class Run {
     while (position.step < settings_.last_step) {
       if (const GrowthStage* stage = course_.due()) grow_now(*stage);
       prepare_step();
+      (void)traffic_.read();  // of this step, not of what came between
       const auto begin = Clock::now();
       const step::StepReport report = step::train_step(start_.model, start_.optimizer, batches_, step_, position);
       const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
@@ -304,6 +306,7 @@ class Run {
 
   void write_metrics(const step::StepReport& report, double seconds) {
     const step::Position& position = start_.position;
+    const auto sent = traffic_.read();
     const bool has_siblings = saves() && !course_.parents().empty() &&
                               (position.step % kSiblingsEvery == 0 || position.step == position.grown_at + 1);
     // Ranks bring the weights of siblings together.
@@ -319,6 +322,7 @@ class Run {
     if (step_.balance == step::BalanceKind::kAux) values.emplace_back("aux", report.aux_loss);
     if (step_.z_coef > 0) values.emplace_back("z", report.z_loss);
     if (step_.lineage) values.emplace_back("lineage_share", step_.lineage->share);
+    values.insert(values.end(), sent.begin(), sent.end());
     const auto append = [&](const std::vector<Scalar>& more) { values.insert(values.end(), more.begin(), more.end()); };
     append(load_scalars(report, course_.parents()));
     append(siblings);
@@ -419,6 +423,7 @@ class Run {
   GrowthCourse course_;
   step::Watch watch_;
   double gemm_rate_;  // operations per second
+  TrafficMeter traffic_{world_.get()};
   RunRecord record_;
   save::CheckpointWriter writer_;
   fs::path checkpoint_;                   // the newest complete checkpoint
