@@ -14,13 +14,16 @@ inline constexpr size_t kSumLanes = 16;
 template <class Sum>
 using SumLanes = std::array<Sum, kSumLanes>;
 
-/// The sum of the lanes, added in pairs.
-template <class Sum>
-Sum joined(SumLanes<Sum> lanes) {
-  for (size_t half = kSumLanes / 2; half > 0; half /= 2) {
-    for (size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+/// The sum of the lanes, added in pairs. (Sizes that are constants keep the lanes in registers.)
+template <class Sum, size_t kLanes>
+Sum joined(const std::array<Sum, kLanes>& lanes) {
+  if constexpr (kLanes == 1) {
+    return lanes[0];
+  } else {
+    std::array<Sum, kLanes / 2> half;
+    for (size_t lane = 0; lane < half.size(); ++lane) half[lane] = lanes[lane] + lanes[lane + half.size()];
+    return joined(half);
   }
-  return lanes[0];
 }
 
 /// The sum of term(i), i < n, in float or double.

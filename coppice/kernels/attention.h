@@ -34,8 +34,8 @@ struct Sight {
 /// Shapes   query_BSHC; key_BSJC and value_BSJC, H a multiple of J (grouped queries); returns [B, S, H, C].
 /// Dtypes   f32 or bf16, alike; sinks any. Scores and sums in f32; in bf16 probabilities and their gradients are rounded
 ///          once.
-/// Devices  on the CPU with AVX-512, S and C multiples of 32 (in bf16 with AMX only C of 32), without window and sinks:
-///          kernels of our own. In bf16 on a GPU with documents, windows or sinks, C a multiple of 8 up to 256:
+/// Devices  on the CPU without window and sinks: kernels of our own, with AVX-512 for S and C multiples of 32 (in bf16
+///          with AMX only C of 32), without it for C of 16 or 32 and S up to 512. In bf16 on a GPU with documents, windows or sinks, C a multiple of 8 up to 256:
 ///          libtorch's FlashAttention for sequences of different lengths, which wants an Ampere GPU or newer. With
 ///          documents, windows or sinks elsewhere: blocks of queries. All else: libtorch's scaled_dot_product_attention.
 /// Memory   saves its arguments, its result and one f32 per query. Blocks also hold keys and values in f32, and 64 MiB of

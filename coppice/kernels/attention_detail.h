@@ -35,7 +35,7 @@ struct AttentionVariant {
 }  // namespace detail
 
 namespace cpu {
-/// The AVX-512 variants; null if neither is the one for such tensors of the CPU.
+/// The CPU's own variants, without windows and sinks; null if none is the one for such tensors.
 const detail::AttentionVariant* attention_for(const detail::AttentionInputs& in);
 }  // namespace cpu
 

@@ -1,6 +1,6 @@
 #pragma once
 
-// The variants of RMSNorm, RoPE and SwiGLU. Tensors are contiguous; results have the dtypes of what they belong to.
+// The variants of RMSNorm, RoPE and SwiGLU, and of products of narrow matrices. Tensors are contiguous; results have the dtypes of what they belong to.
 
 #include <ATen/core/Tensor.h>
 
@@ -31,6 +31,15 @@ at::Tensor rope(const at::Tensor& x_BSHD, const at::Tensor& cos, const at::Tenso
 
 at::Tensor swiglu_forward(const at::Tensor& gate, const at::Tensor& up);
 detail::SwigluGradients swiglu_backward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& grad);
+
+/// Whether the functions below are for such matrices.
+bool has_linear_for(const at::Tensor& x_TD, const at::Tensor& w_ND);
+/// x w'. Contiguous tensors, like those below.
+at::Tensor linear_forward(const at::Tensor& x_TD, const at::Tensor& w_ND);
+/// grad w, the gradient of x.
+at::Tensor linear_grad_x(const at::Tensor& grad_TN, const at::Tensor& w_ND);
+/// grad' x, the gradient of w.
+at::Tensor linear_grad_w(const at::Tensor& grad_TN, const at::Tensor& x_TD);
 
 }  // namespace cpu
 

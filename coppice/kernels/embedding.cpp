@@ -12,6 +12,11 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+at::Tensor table_gradient(const at::Tensor& grad_TD, const at::Tensor& ids_T, int64_t rows, at::ScalarType dtype) {
+  const auto backward = detail::pick(grad_TD, cpu::embed_backward, aten::embed_backward);
+  return backward(grad_TD.contiguous(), ids_T, rows, dtype);
+}
+
 struct Embed : torch::autograd::Function<Embed> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& table_VD, const at::Tensor& ids_T) {
     ctx->save_for_backward({ids_T});
@@ -22,9 +27,8 @@ struct Embed : torch::autograd::Function<Embed> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto backward = detail::pick(grads[0], cpu::embed_backward, aten::embed_backward);
-    return {backward(grads[0].contiguous(), ctx->get_saved_variables()[0], ctx->saved_data["rows"].toInt(),
-                     static_cast<at::ScalarType>(ctx->saved_data["dtype"].toInt())),
+    return {table_gradient(grads[0], ctx->get_saved_variables()[0], ctx->saved_data["rows"].toInt(),
+                           static_cast<at::ScalarType>(ctx->saved_data["dtype"].toInt())),
             at::Tensor()};
   }
 };
@@ -34,6 +38,11 @@ struct Embed : torch::autograd::Function<Embed> {
 at::Tensor embed(const at::Tensor& table_VD, const at::Tensor& ids_T) {
   COPPICE_CHECK(table_VD.dim() == 2 && ids_T.dim() == 1 && ids_T.scalar_type() == at::kLong);
   return Embed::apply(table_VD, ids_T.contiguous());
+}
+
+at::Tensor sum_rows(const at::Tensor& x_TD, const at::Tensor& ids_T, int64_t rows) {
+  COPPICE_CHECK(x_TD.dim() == 2 && x_TD.scalar_type() == at::kFloat && ids_T.sizes() == x_TD.sizes().slice(0, 1));
+  return table_gradient(x_TD, ids_T.contiguous(), rows, at::kFloat);
 }
 
 }  // namespace coppice::kernels

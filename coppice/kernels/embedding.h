@@ -15,4 +15,11 @@ namespace coppice::kernels {
 /// Throws   c10::Error for an id outside [0, V), from libtorch's operator.
 at::Tensor embed(const at::Tensor& table_VD, const at::Tensor& ids_T);
 
+/// out[ids[t]] += x[t] for each t in turn, from zeros: its gradient.
+///
+/// Shapes   x_TD; ids_T int64; returns [rows, D].
+/// Dtypes   f32.
+/// Threads  the bits do not depend on the number of threads, nor on a GPU on the run (as those of index_add do).
+at::Tensor sum_rows(const at::Tensor& x_TD, const at::Tensor& ids_T, int64_t rows);
+
 }  // namespace coppice::kernels

@@ -2,7 +2,7 @@
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/device_detail.h"
-#include "coppice/kernels/lineage_choice_detail.h"
+#include "coppice/kernels/routing_detail.h"
 
 namespace coppice::kernels {
 

@@ -1,21 +1,34 @@
 #pragma once
 
-// The variants of what routing.h has. Tensors are contiguous.
+// The variants of what routing.h and lineage_choice.h have. Tensors are contiguous.
 
+#include "coppice/kernels/lineage_choice.h"
 #include "coppice/kernels/routing.h"
 
 namespace coppice::kernels {
+
+namespace detail {
+inline constexpr float kTie =
+    1e-5f;  // relative to a logit, because some products of equal rows differ in the last bits
+inline constexpr int kHashShift = 11;  // leaves the 53 bits of a double
+}  // namespace detail
 
 namespace cpu {
 at::Tensor choose_top_k(const at::Tensor& score_TN, const TopK& choice);
 at::Tensor expert_counts(const at::Tensor& index_TK, int64_t num_experts);
 at::Tensor gate_mass(const at::Tensor& index_TK, const at::Tensor& gate_TK, int64_t num_experts, double divisor);
+at::Tensor tokens_held(const at::Tensor& scores_TE, uint64_t first_token, uint64_t seed, double share);
+LineageChoice best_children(const at::Tensor& choice_TE, const at::Tensor& logits_TE, const at::Tensor& bias_E,
+                            const at::Tensor& child_LR, uint64_t seed, uint64_t first_token);
 }  // namespace cpu
 
 namespace aten {
 at::Tensor choose_top_k(const at::Tensor& score_TN, const TopK& choice);
 at::Tensor expert_counts(const at::Tensor& index_TK, int64_t num_experts);
 at::Tensor gate_mass(const at::Tensor& index_TK, const at::Tensor& gate_TK, int64_t num_experts, double divisor);
+at::Tensor tokens_held(const at::Tensor& scores_TE, uint64_t first_token, uint64_t seed, double share);
+LineageChoice best_children(const at::Tensor& choice_TE, const at::Tensor& logits_TE, const at::Tensor& bias_E,
+                            const at::Tensor& child_LR, uint64_t seed, uint64_t first_token);
 }  // namespace aten
 
 }  // namespace coppice::kernels

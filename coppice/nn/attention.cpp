@@ -3,10 +3,10 @@
 #include "coppice/kernels/attention.h"
 
 #include <ATen/ops/clamp.h>
-#include <ATen/ops/linear.h>
 
 #include <array>
 
+#include "coppice/kernels/linear.h"
 #include "coppice/kernels/rms_norm.h"
 #include "coppice/kernels/rope.h"
 #include "coppice/nn/block_detail.h"
@@ -21,14 +21,14 @@ using families::Role;
 std::array<at::Tensor, 3> project(const families::ModelConfig& config, const LayerWeights& weights,
                                   const at::Tensor& x_TD) {
   if (weights[Role::kQueryKeyValue].defined()) {
-    const auto all = at::linear(x_TD, weights[Role::kQueryKeyValue]);
+    const auto all = kernels::linear(x_TD, weights[Role::kQueryKeyValue]);
     const int64_t query = config.num_heads * config.head_dim, key = config.num_kv_heads * config.head_dim;
     const auto part = [&](int64_t begin, int64_t size) { return all.narrow(1, begin, size).contiguous(); };
     return {part(0, query), part(query, key), part(query + key, key)};
   }
-  return {at::linear(x_TD, weights[Role::kQuery], weights[Role::kQueryBias]),
-          at::linear(x_TD, weights[Role::kKey], weights[Role::kKeyBias]),
-          at::linear(x_TD, weights[Role::kValue], weights[Role::kValueBias])};
+  return {kernels::linear(x_TD, weights[Role::kQuery], weights[Role::kQueryBias]),
+          kernels::linear(x_TD, weights[Role::kKey], weights[Role::kKeyBias]),
+          kernels::linear(x_TD, weights[Role::kValue], weights[Role::kValueBias])};
 }
 
 }  // namespace
@@ -49,7 +49,7 @@ at::Tensor attend(const BlockContext& context, const LayerWeights& weights, cons
   const int64_t width = config.dim(families::Dim::kValueRows) / config.num_heads;
   const auto merged =
       out_BSHC.narrow(3, 0, width).reshape({query_BSHC.size(0) * context.positions, config.num_heads * width});
-  return at::linear(merged, weights[Role::kAttentionOutput], weights[Role::kAttentionOutputBias]);
+  return kernels::linear(merged, weights[Role::kAttentionOutput], weights[Role::kAttentionOutputBias]);
 }
 
 at::Tensor attention(const BlockContext& context, const LayerWeights& weights, const at::Tensor& x_TD) {

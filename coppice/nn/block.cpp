@@ -1,10 +1,10 @@
 #include <ATen/ops/gelu.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/sigmoid.h>
 
 #include <vector>
 
 #include "coppice/base/check.h"
+#include "coppice/kernels/linear.h"
 #include "coppice/kernels/rms_norm.h"
 #include "coppice/kernels/routing.h"
 #include "coppice/kernels/sums.h"
@@ -23,25 +23,25 @@ at::Tensor activate(const families::ModelConfig& config, const at::Tensor& gate,
 }
 
 at::Tensor dense(const families::ModelConfig& config, const LayerWeights& weights, const at::Tensor& x_TD) {
-  const auto part = [&](Role weight, Role bias) { return at::linear(x_TD, weights[weight], weights[bias]); };
+  const auto part = [&](Role weight, Role bias) { return kernels::linear(x_TD, weights[weight], weights[bias]); };
   at::Tensor active;
   if (weights[Role::kDenseGateUp].defined()) {
-    const auto both = at::linear(x_TD, weights[Role::kDenseGateUp]).chunk(2, 1);
+    const auto both = kernels::linear(x_TD, weights[Role::kDenseGateUp]).chunk(2, 1);
     active = activate(config, both[0], both[1]);
   } else {
     active = activate(config, part(Role::kDenseGate, Role::kDenseGateBias), part(Role::kDenseUp, Role::kDenseUpBias));
   }
-  return at::linear(active, weights[Role::kDenseDown], weights[Role::kDenseDownBias]);
+  return kernels::linear(active, weights[Role::kDenseDown], weights[Role::kDenseDownBias]);
 }
 
 at::Tensor shared_expert(const LayerWeights& weights, const at::Tensor& x_TD) {
   const auto both = weights[Role::kSharedGateUp].defined()
-                        ? at::linear(x_TD, weights[Role::kSharedGateUp]).chunk(2, 1)
-                        : std::vector<at::Tensor>{at::linear(x_TD, weights[Role::kSharedGate]),
-                                                  at::linear(x_TD, weights[Role::kSharedUp])};
-  const auto out_TD = at::linear(kernels::swiglu(both[0], both[1]), weights[Role::kSharedDown]);
+                        ? kernels::linear(x_TD, weights[Role::kSharedGateUp]).chunk(2, 1)
+                        : std::vector<at::Tensor>{kernels::linear(x_TD, weights[Role::kSharedGate]),
+                                                  kernels::linear(x_TD, weights[Role::kSharedUp])};
+  const auto out_TD = kernels::linear(kernels::swiglu(both[0], both[1]), weights[Role::kSharedDown]);
   const auto& gate = weights[Role::kSharedExpertGate];
-  return gate.defined() ? at::sigmoid(at::linear(x_TD, gate)) * out_TD : out_TD;
+  return gate.defined() ? at::sigmoid(kernels::linear(x_TD, gate)) * out_TD : out_TD;
 }
 
 /// The MoE feed-forward; sets x_TD of `out` to its result, without the residual.
@@ -49,8 +49,8 @@ void experts(const BlockContext& context, const LayerWeights& weights, const at:
              LayerRouting* routing) {
   const auto& config = *context.config;
   const auto& bias = weights[Role::kRouterBias];
-  const auto logits_TE = at::linear(x_TD.to(at::kFloat), weights[Role::kRouter].to(at::kFloat),
-                                    bias.defined() ? bias.to(at::kFloat) : at::Tensor());
+  const auto logits_TE = kernels::linear(x_TD.to(at::kFloat), weights[Role::kRouter].to(at::kFloat),
+                                         bias.defined() ? bias.to(at::kFloat) : at::Tensor());
   const LineageRouting* const lineage = context.lineage.get();
   const Routed routed = lineage == nullptr
                             ? route(logits_TE, context.selection_bias_E, config.routing, config.top_k)

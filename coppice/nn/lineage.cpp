@@ -2,7 +2,7 @@
 
 #include <ATen/ops/exp.h>
 #include <ATen/ops/gather.h>
-#include <ATen/ops/index_add.h>
+#include <ATen/ops/index_put.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
@@ -87,7 +87,8 @@ const Lineage::Layer& Lineage::on(at::Device device, int64_t layer) const {
 
 at::Tensor Lineage::sums(int64_t layer, const at::Tensor& value_E) const {
   const auto& parent_E = on(value_E.device(), layer).parent_E;
-  return at::index_add(at::zeros({num_lineages_}, value_E.options()), 0, parent_E, value_E);
+  // In the order of the experts on any device (index_add has none on a GPU, and three siblings can tell).
+  return at::zeros({num_lineages_}, value_E.options()).index_put_({parent_E}, value_E, /*accumulate=*/true);
 }
 
 Routed route_by_lineage(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E,

@@ -5,7 +5,6 @@
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mv.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <functional>
@@ -14,6 +13,7 @@
 #include "coppice/base/check.h"
 #include "coppice/base/interrupt.h"
 #include "coppice/base/rng.h"
+#include "coppice/kernels/embedding.h"
 #include "coppice/nn/host.h"
 
 namespace coppice::score {
@@ -84,7 +84,7 @@ Clusters spherical_k_means(const at::Tensor& x_TD, const ClusterSettings& settin
     fill_empty(out.sizes, index_T, nn::to_host<double>(here[2]));
     if (step + 1 == settings.steps || before_T == index_T) break;
     const auto chosen_T = nn::from_host<int64_t>(index_T, nearest_T.sizes(), unit_TD.device());
-    out.centre_GD = of_length_one(at::zeros_like(out.centre_GD).index_add_(0, chosen_T, unit_TD));
+    out.centre_GD = of_length_one(kernels::sum_rows(unit_TD, chosen_T, settings.clusters));
     before_T = std::move(index_T);
   }
   return out;

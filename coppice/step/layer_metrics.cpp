@@ -90,14 +90,21 @@ double effective_top_k(const at::Tensor& index_TK, std::span<const uint32_t> par
   return static_cast<double>(different) / static_cast<double>(tokens);
 }
 
-std::optional<double> routing_overlap(const at::Tensor& index_TK, const at::Tensor& token_T,
+TokensById::TokensById(const at::Tensor& token_T) {
+  for (const int64_t id : integers(token_T)) tokens_.push_back({id, std::ssize(tokens_)});
+  std::ranges::stable_sort(tokens_, {}, &Token::id);
+}
+
+std::optional<double> routing_overlap(const at::Tensor& index_TK, const TokensById& tokens,
                                       std::span<const uint32_t> parents) {
-  const auto index = integers(index_TK), token = integers(token_T);
-  const size_t choices = index.size() / token.size();
-  std::vector<std::vector<int64_t>> ids(parents.size());
-  for (size_t pair = 0; pair < index.size(); ++pair)
-    ids[static_cast<size_t>(index[pair])].push_back(token[pair / choices]);
-  for (auto& of_expert : ids) std::ranges::sort(of_expert);
+  const auto index = integers(index_TK);
+  const auto choices = static_cast<size_t>(index_TK.size(1));
+  std::vector<std::vector<int64_t>> ids(parents.size());  // of each expert's tokens, rising
+  for (const auto& [id, position] : tokens.tokens()) {
+    for (const int64_t expert : index.subspan(static_cast<size_t>(position) * choices, choices)) {
+      ids[static_cast<size_t>(expert)].push_back(id);
+    }
+  }
   double sum = 0;
   size_t pairs = 0;
   for (const auto& [copy, first] : copies_and_firsts(parents)) {

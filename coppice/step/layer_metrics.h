@@ -31,12 +31,27 @@ double dead_share(const at::Tensor& count_E);
 /// Shapes   index_TK int64; parents [E].
 double effective_top_k(const at::Tensor& index_TK, std::span<const uint32_t> parents);
 
+/// The tokens of a batch by rising id, those of equal ids in their order; for all layers of a step.
+class TokensById {
+ public:
+  /// Shapes   token_T int64.
+  explicit TokensById(const at::Tensor& token_T);
+
+  struct Token {
+    int64_t id, position;
+  };
+  std::span<const Token> tokens() const { return tokens_; }
+
+ private:
+  std::vector<Token> tokens_;
+};
+
 /// How similar the tokens of siblings are: the mean over copies of the sum over ids v of min(p(v), q(v)), where p and q
 /// are the shares of id v in the tokens of the copy and of its parent's first child. 1: the same distribution, 0:
 /// disjoint. No value if no pair of siblings got tokens.
 ///
-/// Shapes   index_TK and token_T int64.
-std::optional<double> routing_overlap(const at::Tensor& index_TK, const at::Tensor& token_T,
+/// Shapes   index_TK int64.
+std::optional<double> routing_overlap(const at::Tensor& index_TK, const TokensById& tokens,
                                       std::span<const uint32_t> parents);
 
 /// The weights of one expert, tensor by tensor.

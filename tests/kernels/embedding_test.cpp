@@ -63,6 +63,12 @@ TEST_P(EmbedOn, RefusesAnIdOutsideTheTable) {
   }
 }
 
+TEST_P(EmbedOn, SumsRowsAsItsGradientDoes) {
+  const auto in = Inputs::random(at::kFloat);
+  const auto found = sum_rows(in.grad_TD.to(GetParam()), in.ids_T.to(GetParam()), kRows);
+  EXPECT_TRUE(at::equal(found.to(at::kCPU), run(in, guarded::kCpu, of_wide_table)[1]));
+}
+
 TEST(Embed, GivesTheSameBitsForAnyNumberOfThreads) {
   const auto in = Inputs::random(at::kBFloat16);
   const int before = at::get_num_threads();

@@ -57,6 +57,22 @@ TEST(PickAttention, TakesWordsInBlocksOf32) {
   EXPECT_EQ(pick_attention(kZen, none, at::kBFloat16), Path::kLibtorch);
 }
 
+TEST(PickAttention, TakesLanesForNarrowHeadsOverShortSequences) {
+  const AttentionShape small{.positions = 100, .heads = 4, .key_heads = 2, .dim = 16};
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    EXPECT_EQ(pick_attention(kOld, small, dtype), Path::kLanes);
+    for (const Processor& newer : {kAvx512, kZen, kXeon}) {
+      EXPECT_EQ(pick_attention(newer, small, dtype), Path::kLibtorch) << "not timed there";
+    }
+  }
+  EXPECT_EQ(pick_attention(kOld, small, at::kDouble), Path::kLibtorch);
+  auto wide = small, longer = small, odd = small;
+  wide.dim = 48;
+  longer.positions = 544;
+  odd.dim = 24;
+  for (const auto& other : {wide, longer, odd}) EXPECT_EQ(pick_attention(kOld, other, at::kFloat), Path::kLibtorch);
+}
+
 TEST(PickAttention, LeavesWideHeadsInBf16ToLibtorchWhereThereAreTiles) {
   AttentionShape shape{.positions = 64, .heads = 2, .key_heads = 2, .dim = 64};
   EXPECT_EQ(pick_attention(kXeon, shape, at::kBFloat16), Path::kLibtorch);

@@ -35,10 +35,21 @@ TEST(LayerEffectiveTopK, CountsDifferentParents) {
 TEST(LayerRoutingOverlap, ComparesTheMixturesOfIds) {
   const std::vector<uint32_t> parents{0, 0, 1};
   // Tokens with ids 7, 7, 9, 9: expert 0 gets {7, 9}, its sibling 1 gets {7, 9}; expert 2 has no sibling.
-  EXPECT_DOUBLE_EQ(*routing_overlap(integers({0, 1, 0, 1}).view({4, 1}), integers({7, 7, 9, 9}), parents), 1.0);
-  EXPECT_DOUBLE_EQ(*routing_overlap(integers({0, 0, 1, 1}).view({4, 1}), integers({7, 7, 9, 9}), parents), 0.0);
-  EXPECT_DOUBLE_EQ(*routing_overlap(integers({0, 0, 0, 1}).view({4, 1}), integers({7, 9, 9, 9}), parents), 2.0 / 3.0);
-  EXPECT_FALSE(routing_overlap(integers({0, 0, 2, 2}).view({4, 1}), integers({7, 7, 9, 9}), parents).has_value());
+  EXPECT_DOUBLE_EQ(*routing_overlap(integers({0, 1, 0, 1}).view({4, 1}), TokensById(integers({7, 7, 9, 9})), parents),
+                   1.0);
+  EXPECT_DOUBLE_EQ(*routing_overlap(integers({0, 0, 1, 1}).view({4, 1}), TokensById(integers({7, 7, 9, 9})), parents),
+                   0.0);
+  EXPECT_DOUBLE_EQ(*routing_overlap(integers({0, 0, 0, 1}).view({4, 1}), TokensById(integers({7, 9, 9, 9})), parents),
+                   2.0 / 3.0);
+  EXPECT_FALSE(
+      routing_overlap(integers({0, 0, 2, 2}).view({4, 1}), TokensById(integers({7, 7, 9, 9})), parents).has_value());
+}
+
+TEST(LayerTokensById, AreSortedOnceForAllLayers) {
+  std::vector<std::pair<int64_t, int64_t>> found;
+  const TokensById by_id(integers({5, 2, 5, -1, 2}));
+  for (const auto& [id, position] : by_id.tokens()) found.emplace_back(id, position);
+  EXPECT_EQ(found, (std::vector<std::pair<int64_t, int64_t>>{{-1, 3}, {2, 1}, {2, 4}, {5, 0}, {5, 2}}));
 }
 
 TEST(LayerSiblingCosine, IsThatOfAllWeightsOfACopyAndItsParentsFirstChild) {

@@ -4,7 +4,7 @@
 
 #include <limits>
 
-#include "coppice/kernels/lineage_choice_detail.h"
+#include "coppice/kernels/routing_detail.h"
 
 namespace coppice::kernels::aten {
 namespace {

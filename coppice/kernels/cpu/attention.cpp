@@ -21,6 +21,7 @@ const detail::AttentionVariant* attention_for(const detail::AttentionInputs& in)
   switch (path_for(in)) {
     case Path::kWords: return &kAttentionByWords;
     case Path::kTiles: return &kAttentionByTiles;
+    case Path::kLanes: return &kAttentionByLanes;
     case Path::kLibtorch: return nullptr;
   }
   COPPICE_CHECK(false, "path ", static_cast<int>(path_for(in)));

@@ -2,12 +2,13 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <limits>
+#include <vector>
 
 #include "coppice/base/error.h"
 #include "coppice/base/lane_sum.h"
@@ -20,8 +21,15 @@ namespace {
 
 using detail::exp_f32;
 
-/// The number of tokens whose logits exist at a time: a few MB, but enough rows for the GEMM.
-int64_t chunk_tokens(int64_t vocabulary) { return std::max<int64_t>(256, ((1 << 22) / vocabulary + 31) / 32 * 32); }
+/// The number of tokens whose logits exist at a time. Each chunk goes through the whole gradient of w, 12 D bytes for a
+/// word of the vocabulary against some 20 bytes for each token, so a chunk of about D tokens costs little more than one
+/// of all.
+int64_t chunk_tokens(int64_t vocabulary, int64_t dim) {
+  const auto in_32s = [](int64_t rows) { return (rows + 31) / 32 * 32; };
+  const int64_t few_mb = in_32s((1 << 22) / vocabulary),
+                most = std::max<int64_t>(256, (1 << 28) / vocabulary / 32 * 32);
+  return std::min(std::max(few_mb, std::clamp<int64_t>(in_32s(dim), 256, 2048)), most);
+}
 
 template <class T>
 float row_max(const T* logits, int64_t n) {
@@ -35,22 +43,22 @@ float row_max(const T* logits, int64_t n) {
   return *std::max_element(std::begin(lane), std::end(lane));
 }
 
-/// The cross-entropy of one token.
+/// The cross-entropy of one token; `power` becomes exp(logits - max), `sum` their sum.
 template <class T>
-float row_loss(const T* __restrict logits, int64_t n, int64_t target, float& max, float& sum) {
-  max = row_max(logits, n);
-  const float top = max;
-  sum = lane_sum<float>(n, [&](int64_t i) { return exp_f32(load(logits[i]) - top); });
+float row_loss(const T* __restrict logits, int64_t n, int64_t target, float* __restrict power, float& sum) {
+  const float max = row_max(logits, n);
+  for (int64_t i = 0; i < n; ++i) power[i] = exp_f32(load(logits[i]) - max);
+  sum = lane_sum<float>(n, [&](int64_t i) { return power[i]; });
   return std::log(sum) + max - load(logits[target]);
 }
 
 /// Replaces logits by scale * (softmax - one_hot(target)).
 template <class T>
-void row_gradient(T* __restrict logits, int64_t n, int64_t target, float max, float sum, float scale) {
-  const float at_target = scale * (exp_f32(load(logits[target]) - max) / sum - 1.0f);
+void row_gradient(const float* __restrict power, int64_t n, int64_t target, float sum, float scale,
+                  T* __restrict logits) {
   const float factor = scale / sum;
-  for (int64_t i = 0; i < n; ++i) store(logits[i], factor * exp_f32(load(logits[i]) - max));
-  store(logits[target], at_target);
+  for (int64_t i = 0; i < n; ++i) store(logits[i], factor * power[i]);
+  store(logits[target], scale * (power[target] / sum - 1.0f));
 }
 
 /// Losses of a chunk's rows; with `scale` != 0 its logits become their gradients.
@@ -59,6 +67,7 @@ void chunk_losses(const at::Tensor& logits_CV, const int64_t* target, float scal
   const int64_t n = logits_CV.size(1);
   auto* const logits = logits_CV.mutable_data_ptr<T>();
   parallel_ranges(logits_CV.size(0), std::max<int64_t>(1, (1 << 15) / n), [=](int64_t begin, int64_t end) {
+    std::vector<float> power(static_cast<size_t>(n));
     for (int64_t c = begin; c < end; ++c) {
       T* const row = logits + c * n;
       loss[c] = 0.0f;
@@ -66,9 +75,9 @@ void chunk_losses(const at::Tensor& logits_CV, const int64_t* target, float scal
         if (scale != 0.0f) std::fill(row, row + n, T(0.0f));
         continue;
       }
-      float max = 0, sum = 0;
-      loss[c] = row_loss(row, n, target[c], max, sum);
-      if (scale != 0.0f) row_gradient(row, n, target[c], max, sum, scale);
+      float sum = 0;
+      loss[c] = row_loss(row, n, target[c], power.data(), sum);
+      if (scale != 0.0f) row_gradient(power.data(), n, target[c], sum, scale, row);
     }
   });
 }
@@ -88,16 +97,26 @@ int64_t check_targets(const at::Tensor& target_T, int64_t vocabulary) {
   return counted;
 }
 
+/// sum += a b; the first product as it comes, several in f32.
+void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
+  if (!sum.defined()) {
+    sum = at::mm(a, b);
+  } else if (a.scalar_type() == at::kFloat) {
+    sum.addmm_(a, b);
+  } else {
+    sum = sum.to(at::kFloat).add_(at::mm(a, b));
+  }
+}
+
 template <class T>
 detail::HeadForward forward(const detail::HeadInputs& in) {
-  const int64_t tokens = in.x_TD.size(0), vocabulary = in.w_VD.size(0), chunk = chunk_tokens(vocabulary);
+  const int64_t tokens = in.x_TD.size(0), vocabulary = in.w_VD.size(0),
+                chunk = chunk_tokens(vocabulary, in.x_TD.size(1));
   const auto counted = std::max<int64_t>(1, check_targets(in.target_T, vocabulary));
   const auto* const target = in.target_T.const_data_ptr<int64_t>();
   const auto f32 = in.x_TD.options().dtype(at::kFloat);
   detail::HeadForward out{at::empty({tokens}, f32), {}, {}, {}};
-  at::Tensor sum_w_VD;
   if (in.with_gradients) out.grad_x_TD = at::empty_like(in.x_TD);
-  if (in.with_weight_gradient) sum_w_VD = at::zeros(in.w_VD.sizes(), f32);
   auto* const loss = out.loss_T.mutable_data_ptr<float>();
   const float scale = in.with_gradients ? 1.0f / static_cast<float>(counted) : 0.0f;
   for (int64_t t = 0; t < tokens; t += chunk) {
@@ -109,13 +128,10 @@ detail::HeadForward forward(const detail::HeadInputs& in) {
     auto grad_x_CD = out.grad_x_TD.narrow(0, t, rows);
     at::mm_out(grad_x_CD, logits_CV, in.w_VD);
     if (!in.with_weight_gradient) continue;
-    if constexpr (std::is_same_v<T, float>) {
-      sum_w_VD.addmm_(logits_CV.t(), x_CD);
-    } else {
-      sum_w_VD.add_(at::mm(logits_CV.t(), x_CD));
-    }
+    add_product(out.grad_w_VD, logits_CV.t(), x_CD);
   }
-  if (in.with_weight_gradient) out.grad_w_VD = sum_w_VD.to(in.w_VD.scalar_type());
+  if (out.grad_w_VD.defined()) out.grad_w_VD = out.grad_w_VD.to(in.w_VD.scalar_type());
+  if (in.with_weight_gradient && tokens == 0) out.grad_w_VD = at::zeros_like(in.w_VD);
   double sum = 0;
   for (int64_t t = 0; t < tokens; ++t) sum += loss[t];
   out.mean = at::full({}, sum / static_cast<double>(counted), f32);

@@ -6,8 +6,8 @@
 
 #include "coppice/base/check.h"
 #include "coppice/base/rng.h"
-#include "coppice/kernels/lineage_choice_detail.h"
 #include "coppice/kernels/parallel.h"
+#include "coppice/kernels/routing_detail.h"
 
 namespace coppice::kernels::cpu {
 namespace {

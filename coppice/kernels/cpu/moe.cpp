@@ -19,6 +19,7 @@ const detail::MoeVariant& way_for(const detail::MoeInputs& in) {
     case Path::kWords: return kExpertsByWords;
     case Path::kTiles: return kExpertsByTiles;
     case Path::kLibtorch: return kExpertsByGemms;
+    case Path::kLanes: break;  // of attention
   }
   COPPICE_CHECK(false, "path ", static_cast<int>(path));
 }

@@ -1,11 +1,10 @@
-// The MoE layer on the CPU: pairs sorted by expert, library GEMMs on contiguous rows, and everything between them in
+// The MoE layer on the CPU: pairs sorted by expert, GEMMs on contiguous rows, and everything between them in
 // one loop. Tiles of (expert, rows) depend only on the sizes, and each runs on one thread, so the bits do not depend on
 // threads.
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/mm.h>
 
 #include <bit>
 #include <cstring>
@@ -14,6 +13,7 @@
 #include "coppice/base/lane_sum.h"
 #include "coppice/kernels/activation_detail.h"
 #include "coppice/kernels/cpu/moe_rows_detail.h"
+#include "coppice/kernels/cpu/small_products_detail.h"
 #include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/moe_detail.h"
 #include "coppice/kernels/pair_order_detail.h"
@@ -64,7 +64,7 @@ void linear_into(at::Tensor out, const at::Tensor& x, const at::Tensor& weight, 
   if (bias.defined()) {
     at::addmm_out(out, bias, x, weight.t());
   } else {
-    at::mm_out(out, x, weight.t());
+    multiply_into(out, x, weight.t());
   }
 }
 
@@ -160,8 +160,8 @@ RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at
     const Tile tile = tiles[i];
     gather(order, tile, x, out.x_PD.mutable_data_ptr<T>() + tile.row * dim, dim);
     gather(order, tile, grad, out.grad_PD.mutable_data_ptr<T>() + tile.row * dim, dim);
-    const auto grad_active_RF =
-        at::mm(out.grad_PD.narrow(0, tile.row, tile.rows), in.w_down_EDF.select(0, tile.expert));
+    const auto grad_active_RF = at::empty({tile.rows, width}, options);
+    multiply_into(grad_active_RF, out.grad_PD.narrow(0, tile.row, tile.rows), in.w_down_EDF.select(0, tile.expert));
     const auto* const hidden = hidden_PG.const_data_ptr<T>() + tile.row * 2 * width;
     const auto* const grad_active = grad_active_RF.template const_data_ptr<T>();
     auto* const active = out.active_PF.mutable_data_ptr<T>() + tile.row * width;
@@ -178,8 +178,8 @@ RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at
       const auto through_bias = [&](int64_t d) { return load(grad_rows[r * dim + d]) * load(bias[d]); };
       if (pair >= 0) grad_gates[pair] = bias ? dot + lane_sum<float>(dim, through_bias) : dot;
     }
-    auto in_RD = out.in_PD.narrow(0, tile.row, tile.rows);
-    at::mm_out(in_RD, out.hidden_PG.narrow(0, tile.row, tile.rows), in.w_gate_up_EGD.select(0, tile.expert));
+    multiply_into(out.in_PD.narrow(0, tile.row, tile.rows), out.hidden_PG.narrow(0, tile.row, tile.rows),
+                  in.w_gate_up_EGD.select(0, tile.expert));
   });
   return out;
 }
@@ -199,7 +199,7 @@ struct WeightGradient {
       return;
     }
     const int64_t first = order.first_row[expert], count = order.rows_of(expert);
-    at::mm_out(out, left_PM.narrow(0, first, count).narrow(1, begin, rows).t(), right_PN.narrow(0, first, count));
+    multiply_into(out, left_PM.narrow(0, first, count).narrow(1, begin, rows).t(), right_PN.narrow(0, first, count));
   }
 };
 

@@ -2,6 +2,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "coppice/kernels/cpu/lanes_detail.h"
 #include "coppice/kernels/cpu/processor_detail.h"
 
 namespace coppice::kernels::cpu {
@@ -15,6 +16,7 @@ constexpr int64_t kBlock = 32;  // words and panels come in blocks of so many
 // libtorch's tiles: with C = 32 62 and 27, with C = 64 79 and 109, with C = 128 83 and 220.
 constexpr int64_t kRowsForTiles = 32;
 constexpr int64_t kNarrowHead = 32;
+constexpr int64_t kShortSequence = 512;  // for lanes
 
 /// Linux gives a process the tiles' registers only if it asks.
 bool may_use_tiles() {
@@ -35,6 +37,12 @@ bool has_words(const Processor& processor, at::ScalarType dtype) {
 
 bool has_tiles(const Processor& processor, at::ScalarType dtype) {
   return dtype == at::kBFloat16 && processor.amx_bf16;
+}
+
+/// Only for processors without AVX-512: lanes were not timed against libtorch's AVX-512 and AMX yet.
+bool fits_lanes(const AttentionShape& shape, at::ScalarType dtype) {
+  const bool has_dtype = dtype == at::kFloat || dtype == at::kBFloat16;
+  return has_dtype && shape.dim % kNarrowLanes == 0 && shape.dim <= kNarrowHead && shape.positions <= kShortSequence;
 }
 
 }  // namespace
@@ -59,8 +67,9 @@ Path pick_experts(const Processor& processor, const ExpertsShape& shape, at::Sca
 }
 
 Path pick_attention(const Processor& processor, const AttentionShape& shape, at::ScalarType dtype) {
-  const bool fits = shape.positions > 0 && shape.positions % kBlock == 0 && shape.dim > 0 && shape.dim % kBlock == 0 &&
-                    shape.heads % shape.key_heads == 0;
+  if (shape.positions == 0 || shape.dim == 0 || shape.heads % shape.key_heads != 0) return Path::kLibtorch;
+  if (!processor.avx512) return fits_lanes(shape, dtype) ? Path::kLanes : Path::kLibtorch;
+  const bool fits = shape.positions % kBlock == 0 && shape.dim % kBlock == 0;
   if (!fits || !has_words(processor, dtype)) return Path::kLibtorch;
   if (!has_tiles(processor, dtype)) return Path::kWords;
   return shape.dim == kNarrowHead ? Path::kTiles : Path::kLibtorch;
