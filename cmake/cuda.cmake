@@ -35,6 +35,17 @@ if(COPPICE_CUDA_KERNELS)
   get_filename_component(cuda_toolkit "${nvcc_folder}/../.." ABSOLUTE)
   set(COPPICE_CUDA_INCLUDE "${cuda_toolkit}/include")  # for the files that call it: a folder more would change every command line
 endif()
+# The headers of NCCL, with which libtorch_cuda was built, and of CUDA's runtime: options of the one file that sees them.
+file(GLOB cuda_headers "${LIBTORCH}/../nvidia/cu*/include/cuda_runtime_api.h")
+file(GLOB nccl_header "${LIBTORCH}/../nvidia/nccl/include/nccl.h")
+if(NOT cuda_headers OR NOT nccl_header)
+  message(FATAL_ERROR "COPPICE_CUDA is on and there is no cuda_runtime_api.h or no nccl.h beside '${LIBTORCH}'; take the environment of `tools/setup full`")
+endif()
+set(COPPICE_NCCL_INCLUDES "")
+foreach(header ${cuda_headers} ${nccl_header})
+  get_filename_component(folder "${header}" DIRECTORY)
+  list(APPEND COPPICE_NCCL_INCLUDES -isystem "${folder}")
+endforeach()
 add_library(torch::cuda INTERFACE IMPORTED)
 target_link_libraries(torch::cuda INTERFACE
   -Wl,--no-as-needed "${LIBTORCH}/lib/libtorch_cuda.so" "${LIBTORCH}/lib/libc10_cuda.so" "${cuda_runtime}" -Wl,--as-needed)

@@ -25,7 +25,8 @@ struct BackendPlace {
   std::chrono::milliseconds timeout;  ///< of one collective, after which the backend itself gives up
 };
 
-/// Gloo, for host tensors.
+/// Gloo, for host tensors. The environment variable GLOO_SOCKET_IFNAME, if set, names the network interface (or
+/// several, with commas) in place of the address.
 c10::intrusive_ptr<c10d::Backend> make_gloo(const BackendPlace& place);
 
 /// How a backend's collectives are waited for.

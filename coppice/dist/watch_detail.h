@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace coppice::dist {
@@ -20,6 +21,10 @@ class Watch {
   [[noreturn]] virtual void broke(const std::string& reason) = 0;
   /// This rank begins or ends to wait for others.
   virtual void waits(bool waiting) = 0;
+  /// This rank has begun a collective that its host does not wait for; `completed` says whether it is over.
+  virtual void launched(std::function<bool()> completed) = 0;
+  /// `stop` is called once a rank is lost, by another thread; it ends such collectives.
+  virtual void when_lost(std::function<void()> stop) = 0;
   /// "rank 2 (host a, process 4711)".
   virtual std::string name_of(int64_t rank) const = 0;
 };

@@ -2,7 +2,9 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
+#include "coppice/dist/address_detail.h"
 #include "coppice/dist/backends_detail.h"
+#include "coppice/dist/monitor_detail.h"
 #include "coppice/dist/world_detail.h"
 
 namespace coppice::dist {
@@ -10,12 +12,59 @@ namespace coppice::dist {
 struct World::State {
   Seat seat;
   std::shared_ptr<Group> control, all, experts, same_experts;
+  bool ended = false;
 };
+
+namespace {
+
+// The others read within a beat or two why a rank left; in an orderly end they are about to end too.
+constexpr std::chrono::seconds kLeaving{2}, kClosing{10};
+
+/// Of a rank without others.
+class Alone final : public Watch {
+ public:
+  void check() override {}
+  [[noreturn]] void broke(const std::string& reason) override { throw Error(ErrorCode::kInternal, reason); }
+  void waits(bool) override {}
+  void launched(std::function<bool()>) override {}
+  void when_lost(std::function<void()>) override {}
+  std::string name_of(int64_t rank) const override { return cat("rank ", rank); }
+};
+
+void leave_monitor(const Seat& seat, const std::string& why) {
+  seat.monitor->leave(why);
+  if (seat.serves) seat.monitor->wait_for_others(kLeaving);
+}
+
+}  // namespace
 
 World::World(std::unique_ptr<State> state) : state_(std::move(state)) {}
 World::World(World&&) noexcept = default;
-World& World::operator=(World&&) noexcept = default;
-World::~World() = default;
+World::~World() {
+  if (state_ && !state_->ended) leave("no reason given");
+}
+
+void World::close() {
+  state_->ended = true;
+  if (!state_->seat.monitor) return;
+  try {
+    state_->seat.monitor->finish();
+  } catch (const std::exception& e) {
+    leave_monitor(state_->seat, e.what());
+    throw;
+  }
+  if (state_->seat.serves) state_->seat.monitor->wait_for_others(kClosing);
+}
+
+void World::leave(const std::string& why) noexcept {
+  if (std::exchange(state_->ended, true) || !state_->seat.monitor) return;
+  try {
+    leave_monitor(state_->seat, why);
+  } catch (const std::exception&) {
+  }
+}
+
+void World::check() { state_->seat.watch->check(); }
 
 int64_t World::rank() const { return state_->seat.rank; }
 int64_t World::size() const { return state_->seat.size; }
@@ -85,6 +134,46 @@ World join(const Seat& seat, const WorldSettings& settings) {
   state->experts = part(cat("experts/", first), every(first, 1, expert_ranks));
   state->same_experts = part(cat("same_experts/", offset), every(offset, expert_ranks, seat.size / expert_ranks));
   return World(std::move(state));
+}
+
+World open_world(const Launch& launch, const WorldSettings& settings, const Terms& terms) {
+  Seat seat{
+      .rank = launch.rank, .size = launch.size, .local_rank = launch.local_rank, .watch = std::make_shared<Alone>()};
+  if (launch.size == 1) return join(seat, settings);
+  Meeting meeting = open_meeting(launch, settings.patience);
+  meet(meeting, launch, terms, settings.patience);
+  seat.store = meeting.store;
+  seat.address = meeting.address;
+  seat.serves = launch.rank == 0 && !launch.agent_store;
+  seat.monitor = std::make_shared<Monitor>(
+      meeting.store->clone(), MonitorSettings{.rank = launch.rank,
+                                              .meeting = meeting.place,
+                                              .rank_0_serves = !launch.agent_store,
+                                              .names = meeting.names,
+                                              .limits = {.silence = settings.silence, .timeout = settings.timeout},
+                                              .signals_end_waits = settings.signals_end_waits});
+  seat.watch = seat.monitor;
+  try {
+    return join(seat, settings);
+  } catch (const std::exception& e) {
+    leave_monitor(seat, e.what());
+    throw;
+  }
+}
+
+World World::open(const WorldSettings& settings) {
+  return open_world(read_launch(process_environment()), settings, {program_identity(), settings.settings});
+}
+
+void with_world(const WorldSettings& settings, const std::function<void(World&)>& body) {
+  World world = World::open(settings);
+  try {
+    body(world);
+  } catch (const std::exception& e) {
+    world.leave(e.what());
+    throw;
+  }
+  world.close();
 }
 
 }  // namespace coppice::dist

@@ -3,6 +3,8 @@
 #include <memory>
 
 #include "coppice/dist/backend_detail.h"
+#include "coppice/dist/launch.h"
+#include "coppice/dist/meeting_detail.h"
 #include "coppice/dist/world.h"
 
 namespace coppice::dist {
@@ -13,6 +15,8 @@ struct Seat {
   int64_t rank = 0, size = 1, local_rank = 0;
   std::string address;  ///< of the network interface of this host that the others reach
   std::shared_ptr<Watch> watch;
+  std::shared_ptr<class Monitor> monitor;  ///< the watch, where ranks are processes
+  bool serves = false;                     ///< the store
 };
 
 /// Makes the groups of a world.
@@ -21,5 +25,8 @@ struct Seat {
 /// Throws   Error{kUsage} if the expert groups do not fill the ranks; Error{kUnsupported} without a backend for the
 ///          device.
 World join(const Seat& seat, const WorldSettings& settings);
+
+/// What World::open does, with the launcher's words and the terms given.
+World open_world(const Launch& launch, const WorldSettings& settings, const Terms& terms);
 
 }  // namespace coppice::dist
