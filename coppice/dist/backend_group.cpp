@@ -119,6 +119,9 @@ class BackendGroup final : public Group {
     if (*under_way_ > 0) std::thread([backend = std::move(backend_)]() mutable { backend.reset(); }).detach();
   }
 
+  /// Ends what the device's streams wait for.
+  void abort() { backend_->abort(); }
+
   int64_t rank() const override { return backend_->getRank(); }
   int64_t size() const override { return backend_->getSize(); }
   std::string name_of(int64_t group_rank) const override {
@@ -246,7 +249,14 @@ class BackendGroup final : public Group {
 
 std::shared_ptr<Group> make_group(c10::intrusive_ptr<c10d::Backend> backend, at::Device device, Waiting waiting,
                                   std::vector<int64_t> ranks, std::shared_ptr<Watch> watch) {
-  return std::make_shared<BackendGroup>(std::move(backend), device, waiting, std::move(ranks), std::move(watch));
+  auto group = std::make_shared<BackendGroup>(std::move(backend), device, waiting, std::move(ranks), watch);
+  // What a device's stream waits for, no exception of ours ends. The watch does not own the group: it may outlive it.
+  if (waiting == Waiting::kStream) {
+    watch->when_lost([weak = std::weak_ptr(group)] {
+      if (const auto there = weak.lock()) there->abort();
+    });
+  }
+  return group;
 }
 
 }  // namespace coppice::dist

@@ -16,9 +16,10 @@ using std::chrono::milliseconds;
 constexpr milliseconds kBeat{200};
 constexpr int64_t kRanksOfOneBeat = 256;
 constexpr size_t kNamed = 8;  // ranks in a sentence
-// What rank 0 writes about the run, once: that all have come to its end, or who is lost.
-const std::string kOutcome = "outcome";
-const std::string kAllDone = "done\n", kLost = "lost\n";
+// What rank 0 writes about the run, once: that all have come to its end, or who is lost. (No objects with destructors:
+// the thread may outlive them.)
+constexpr const char* kOutcome = "outcome";
+constexpr std::string_view kAllDone = "done\n", kLost = "lost\n";
 
 std::string key_of(int64_t rank) { return cat("rank/", rank); }
 
@@ -111,8 +112,8 @@ void Monitor::Shared::run() {
       before = Clock::now();
     } catch (const std::exception&) {
       const std::string rendezvous = cat("the rendezvous at ", settings.meeting);
-      learn(kLost + (settings.rank_0_serves ? cat(settings.names[0], " is gone (killed?), and with it ", rendezvous)
-                                            : cat(rendezvous, " is gone")));
+      learn(cat(kLost, settings.rank_0_serves ? cat(settings.names[0], " is gone (killed?), and with it ", rendezvous)
+                                              : cat(rendezvous, " is gone")));
       lock.lock();
       break;
     }
@@ -156,7 +157,8 @@ void Monitor::Shared::beat(milliseconds passed) {
 std::string Monitor::Shared::outcome() const {
   std::vector<RankReport> reports = listener.reports();
   if (settings.rank == 0) {
-    if (std::ranges::all_of(reports, [](const RankReport& r) { return r.state == RankState::kDone; })) return kAllDone;
+    if (std::ranges::all_of(reports, [](const RankReport& r) { return r.state == RankState::kDone; }))
+      return std::string(kAllDone);
   } else {
     reports[0] = {.silent = reports[0].silent};
     if (own_broke) reports.push_back({.state = RankState::kBroke});

@@ -40,10 +40,8 @@ class Monitor final : public Watch {
   [[noreturn]] void broke(const std::string& reason) override;
   void waits(bool waiting) override;
   void launched(std::function<bool()> completed) override;
+  void when_lost(std::function<void()> stop) override;
   std::string name_of(int64_t rank) const override;
-
-  /// Calls `stop` from the monitor's thread once a rank is lost; for collectives that the host does not wait for.
-  void when_lost(std::function<void()> stop);
 
   /// Tells the others that this rank ends with an error, unless it ends because of theirs. Returns when the verdict is
   /// written, after 2 s at most.

@@ -23,6 +23,8 @@ class Watch {
   virtual void waits(bool waiting) = 0;
   /// This rank has begun a collective that its host does not wait for; `completed` says whether it is over.
   virtual void launched(std::function<bool()> completed) = 0;
+  /// `stop` is called once a rank is lost, by another thread; it ends such collectives.
+  virtual void when_lost(std::function<void()> stop) = 0;
   /// "rank 2 (host a, process 4711)".
   virtual std::string name_of(int64_t rank) const = 0;
 };

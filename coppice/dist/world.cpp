@@ -27,6 +27,7 @@ class Alone final : public Watch {
   [[noreturn]] void broke(const std::string& reason) override { throw Error(ErrorCode::kInternal, reason); }
   void waits(bool) override {}
   void launched(std::function<bool()>) override {}
+  void when_lost(std::function<void()>) override {}
   std::string name_of(int64_t rank) const override { return cat("rank ", rank); }
 };
 
@@ -104,8 +105,6 @@ class Groups {
     } catch (const std::exception& e) {
       seat_.watch->broke(cat("the group '", name, "' cannot be made: ", e.what()));
     }
-    // What a device's stream waits for, no exception of ours ends.
-    if (kind.waiting == Waiting::kStream && seat_.monitor) seat_.monitor->when_lost([backend] { backend->abort(); });
     return make_group(std::move(backend), device, kind.waiting, std::move(ranks), seat_.watch);
   }
 

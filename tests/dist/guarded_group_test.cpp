@@ -77,6 +77,19 @@ TEST_P(GuardedGroupOf, KeepsTheControlGroupOnTheHost) {
   });
 }
 
+TEST_P(GuardedGroupOf, LearnsOfTheOneThatThrows) {
+  const auto errors = testing::try_ranks(size(),
+                                         [](World& world) {
+                                           const at::Tensor x = on_device(at::ones({100}));
+                                           world.all().all_reduce(x).wait();
+                                           if (world.rank() == 0) throw Error(ErrorCode::kIo, "the disk is full");
+                                           world.all().all_reduce(x).wait();
+                                         },
+                                         {.device = guarded::kGuarded, .timeout = std::chrono::seconds(60)});
+  EXPECT_EQ(errors[0], "the disk is full");
+  for (size_t r = 1; r < errors.size(); ++r) EXPECT_EQ(errors[r], "rank 0 (a thread) ended with: the disk is full");
+}
+
 INSTANTIATE_TEST_SUITE_P(Ranks, GuardedGroupOf, ::testing::Values(1, 2, 4),
                          [](const auto& param) { return cat("Of", param.param); });
 

@@ -29,7 +29,13 @@ class SharedFate {
 
   void fail(int64_t rank, const std::string& why) {
     const std::lock_guard lock(mutex_);
-    if (failed_ < 0) failed_ = rank, why_ = why;
+    if (failed_ >= 0) return;
+    failed_ = rank, why_ = why;
+    for (const auto& stop : when_failed_) stop();
+  }
+  void when_failed(std::function<void()> stop) {
+    const std::lock_guard lock(mutex_);
+    when_failed_.push_back(std::move(stop));
   }
   /// The first rank that failed, or -1; `why` is its sentence.
   int64_t failed(std::string* why) {
@@ -42,6 +48,7 @@ class SharedFate {
 
  private:
   std::mutex mutex_;
+  std::vector<std::function<void()>> when_failed_;
   int64_t failed_ = -1;
   std::string why_;
 };
@@ -66,6 +73,7 @@ class ThreadWatch final : public dist::Watch {
   }
   void waits(bool waiting) override { waits_since_ = waiting ? Clock::now() : Clock::time_point{}; }
   void launched(std::function<bool()>) override {}
+  void when_lost(std::function<void()> stop) override { fate_->when_failed(std::move(stop)); }
   std::string name_of(int64_t rank) const override { return cat("rank ", rank, " (a thread)"); }
 
  private:
