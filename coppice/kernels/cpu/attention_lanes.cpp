@@ -99,12 +99,11 @@ class Block {
     }
   }
 
-  /// Sets the scores [keys, 16] of keys that a query does not see.
-  void hide(float* score) const {
-    for (int64_t key = first_ + 1; key < end_; ++key)
-      std::fill_n(score + (key - begin_) * kLanes, key - first_, kHidden);
+  /// Sets what belongs to keys that a query does not see in numbers [keys, 16].
+  void hide(float* score, float value) const {
+    for (int64_t key = first_ + 1; key < end_; ++key) std::fill_n(score + (key - begin_) * kLanes, key - first_, value);
     for (int64_t i = 0; start_ && i < kLanes && first_ + i < positions_; ++i) {
-      for (int64_t key = begin_; key < start_[first_ + i]; ++key) score[(key - begin_) * kLanes + i] = kHidden;
+      for (int64_t key = begin_; key < start_[first_ + i]; ++key) score[(key - begin_) * kLanes + i] = value;
     }
   }
 
@@ -119,12 +118,11 @@ class Block {
   int64_t first_ = 0, begin_ = 0, end_ = 0;
 };
 
-/// Replaces each score by exp(score * scale - less), 0 for a hidden one.
-void exponentials(float* score, int64_t keys, float scale, const float* less) {
+/// Replaces each score by exp(score * scale - less), also hidden ones: a condition here keeps the loop from vectors.
+void exponentials(float* __restrict score, int64_t keys, float scale, const float* __restrict less) {
   for (int64_t key = 0; key < keys; ++key, score += kLanes) {
     for (int64_t i = 0; i < kLanes; ++i) {
-      const float power = detail::exp_f32(score[i] * scale - less[i]);
-      score[i] = score[i] == kHidden ? 0.0f : power;
+      score[i] = detail::exp_f32(score[i] * scale - less[i]);
     }
   }
 }
@@ -165,10 +163,11 @@ void forward_head(const AttentionInputs& in, const AttentionForward& out, int64_
       block.select(first);
       query.panel(first, panel.data());
       block.against(key, panel.data(), weight.data());
-      block.hide(weight.data());
+      block.hide(weight.data(), kHidden);
       float top[kLanes], sum[kLanes];
       largest(weight.data(), block.keys(), scale, top);
       exponentials(weight.data(), block.keys(), scale, top);
+      block.hide(weight.data(), 0.0f);
       sum_of(weight.data(), block.keys(), sum);
       block.along_keys(weight.data(), value, result.row(first));
       for (int64_t i = 0; i < std::min(kLanes, positions - first); ++i) {
@@ -207,8 +206,8 @@ void backward_head(const AttentionInputs& in, const AttentionForward& forward, c
       }
       query.panel(first, panel.data());
       block.against(key, panel.data(), weight.data());
-      block.hide(weight.data());
       exponentials(weight.data(), block.keys(), scale, less);
+      block.hide(weight.data(), 0.0f);
       grad.panel(first, panel.data());
       block.against(value, panel.data(), slope.data());
       for (int64_t key_at = 0; key_at < block.keys(); ++key_at) {
