@@ -57,6 +57,13 @@ std::optional<Verdict> judge(const std::vector<RankReport>& reports, const Judge
     return Verdict{{*done}, "has ended its run while others wait for it (a bug in coppice, please report it)"};
   }
   if (longest >= limits.timeout) {
+    // What a silent rank said last, that it waits, may be over.
+    const auto silent = first([&](const RankReport& r) { return is_expected(r) && r.silent >= limits.gone; });
+    if (silent) {
+      return Verdict{{*silent},
+                     cat("does not answer since ", seconds(reports[*silent].silent),
+                         " (its process is stopped, or its host or network is down)")};
+    }
     if (const auto absent =
             first([](const RankReport& r) { return r.state == RankState::kRuns && r.waits == milliseconds{0}; })) {
       return Verdict{{*absent}, cat("does not answer since ", seconds(longest), " (hangs)")};
