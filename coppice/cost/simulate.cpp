@@ -64,7 +64,8 @@ class Simulation {
       return all_to_all_seconds(cluster_, expert_ranks(cluster_, parallelism_),
                                 vector_count * static_cast<double>(row.vector()) + other_bytes);
     };
-    const auto elsewhere = static_cast<double>(size_.experts - size_.experts / parallelism_.expert);
+    const auto here = size_.experts / parallelism_.expert;
+    const auto elsewhere = static_cast<double>(size_.experts - here);
     const double counts_s = seconds(0, elsewhere * RowBytes::kCount);
     return {.forward_s = counts_s + seconds(vectors, rows * RowBytes::kGate) + seconds(vectors, 0),
             .backward_s = seconds(vectors, 0) + seconds(vectors, rows * RowBytes::kGate)};
