@@ -118,13 +118,7 @@ void cluster(const ClusterOptions& o, const Ranks& ranks) {
 
 int run(std::span<const std::string_view> args) {
   const auto options = parse<ClusterOptions>("cluster", kSummary, args);
-  on_ranks({.device = options.device, .settings = join(std::vector<std::string>(args.begin(), args.end()), " ")},
-           [&](const Ranks& ranks) {
-             ClusterOptions o = options;
-             o.device = ranks.device;
-             if (!o.threads && ranks.threads > 0) o.threads = ranks.threads;
-             cluster(o, ranks);
-           });
+  on_ranks(options, /*expert_parallel=*/1, args, cluster);
   return 0;
 }
 

@@ -263,17 +263,11 @@ void print(const EvalOptions& o, const Results& results) {
 
 int run(std::span<const std::string_view> args) {
   const auto options = parse<EvalOptions>("eval", kSummary, args);
-  on_ranks({.device = options.device,
-            .expert_parallel = options.expert_parallel,
-            .settings = join(std::vector<std::string>(args.begin(), args.end()), " ")},
-           [&](const Ranks& ranks) {
-             EvalOptions o = options;
-             o.device = ranks.device;
-             if (!o.threads && ranks.threads > 0) o.threads = ranks.threads;
-             use_threads(o.threads);
-             const auto results = evaluate(o, ranks);
-             if (ranks.is_first()) print(o, results);
-           });
+  on_ranks(options, options.expert_parallel, args, [](const EvalOptions& o, const Ranks& ranks) {
+    use_threads(o.threads);
+    const auto results = evaluate(o, ranks);
+    if (ranks.is_first()) print(o, results);
+  });
   return 0;
 }
 

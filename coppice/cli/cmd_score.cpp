@@ -139,15 +139,7 @@ void score_or_merge(const ScoreOptions& o, const Ranks& ranks) {
 int run(std::span<const std::string_view> args) {
   const auto options = parse<ScoreOptions>("score", kSummary, args);
   check(options);
-  on_ranks({.device = options.device,
-            .expert_parallel = options.expert_parallel,
-            .settings = join(std::vector<std::string>(args.begin(), args.end()), " ")},
-           [&](const Ranks& ranks) {
-             ScoreOptions o = options;
-             o.device = ranks.device;
-             if (!o.threads && ranks.threads > 0) o.threads = ranks.threads;
-             score_or_merge(o, ranks);
-           });
+  on_ranks(options, options.expert_parallel, args, score_or_merge);
   return 0;
 }
 

@@ -3,8 +3,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
+#include "coppice/base/text.h"
 #include "coppice/dist/world.h"
 
 namespace coppice::cli {
@@ -32,5 +36,20 @@ struct Ranks {
 ///
 /// Ranks    collective. If one throws, the others end with Error{kPeer}, which names it and says why.
 void on_ranks(const RankSettings& settings, const std::function<void(const Ranks&)>& act);
+
+/// The same for a command with options `device` and `threads` and these arguments, which all ranks have to have: `act`
+/// gets the options with this rank's device and number of threads.
+template <class Options, class Act>
+void on_ranks(const Options& options, int64_t expert_parallel, std::span<const std::string_view> args, const Act& act) {
+  on_ranks({.device = options.device,
+            .expert_parallel = expert_parallel,
+            .settings = join(std::vector<std::string>(args.begin(), args.end()), " ")},
+           [&](const Ranks& ranks) {
+             Options own = options;
+             own.device = ranks.device;
+             if (!own.threads && ranks.threads > 0) own.threads = ranks.threads;
+             act(own, ranks);
+           });
+}
 
 }  // namespace coppice::cli

@@ -33,7 +33,10 @@ std::optional<Verdict> judge(const std::vector<RankReport>& reports, const Judge
 
   // Ranks that went silent together, as those of one host do, are named together.
   const auto broke = first([](const RankReport& r) { return r.state == RankState::kBroke; });
-  const milliseconds patience = broke ? limits.gone : limits.silence;
+  milliseconds longest{0};
+  for (const RankReport& report : reports) longest = std::max(longest, report.waits);
+  // When a wait ends the run, what a silent rank said last, that it waits too, may be over.
+  const milliseconds patience = broke || longest >= limits.timeout ? limits.gone : limits.silence;
   if (first([&](const RankReport& r) { return is_expected(r) && r.silent >= patience; })) {
     Verdict verdict;
     milliseconds silence{0};
@@ -50,20 +53,11 @@ std::optional<Verdict> judge(const std::vector<RankReport>& reports, const Judge
     return verdict;
   }
 
-  milliseconds longest{0};
-  for (const RankReport& report : reports) longest = std::max(longest, report.waits);
   if (const auto done = first([](const RankReport& r) { return r.state == RankState::kDone; });
       done && longest >= kEnding) {
     return Verdict{{*done}, "has ended its run while others wait for it (a bug in coppice, please report it)"};
   }
   if (longest >= limits.timeout) {
-    // What a silent rank said last, that it waits, may be over.
-    const auto silent = first([&](const RankReport& r) { return is_expected(r) && r.silent >= limits.gone; });
-    if (silent) {
-      return Verdict{{*silent},
-                     cat("does not answer since ", seconds(reports[*silent].silent),
-                         " (its process is stopped, or its host or network is down)")};
-    }
     if (const auto absent =
             first([](const RankReport& r) { return r.state == RankState::kRuns && r.waits == milliseconds{0}; })) {
       return Verdict{{*absent}, cat("does not answer since ", seconds(longest), " (hangs)")};

@@ -13,10 +13,14 @@
 namespace coppice::nn {
 
 std::vector<int64_t> Division::experts(int64_t layer, int64_t num_experts) const {
+  return experts_of(layer, num_experts, expert_rank);
+}
+
+std::vector<int64_t> Division::experts_of(int64_t layer, int64_t num_experts, int64_t rank) const {
   const auto found = placement.find(layer);
   if (found != placement.end()) {
     COPPICE_CHECK(found->second.num_experts() == num_experts, "layer ", layer);
-    return found->second.experts_of(expert_rank);
+    return found->second.experts_of(rank);
   }
   std::vector<int64_t> all(static_cast<size_t>(num_experts));
   std::iota(all.begin(), all.end(), 0);

@@ -25,6 +25,8 @@ struct Division {
 
   /// The experts of this rank, in rising order.
   std::vector<int64_t> experts(int64_t layer, int64_t num_experts) const;
+  /// Those of another rank of an expert group.
+  std::vector<int64_t> experts_of(int64_t layer, int64_t num_experts, int64_t rank) const;
   /// Whether forward passes are collective over the expert group, so that a rank without sequences makes them too.
   bool is_joint() const { return world && !placement.empty(); }
   int64_t num_ranks() const;  ///< all of them

@@ -6,7 +6,6 @@
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/parallel.h"
-#include "coppice/nn/host.h"
 
 namespace coppice::save {
 namespace {
@@ -23,9 +22,9 @@ void CheckpointWriter::write(const std::filesystem::path& target, const nn::Deco
   COPPICE_CHECK(!begun_, "finished() was not called for the checkpoint before");
   start_ = Clock::now();
   begun_ = Written{.path = target, .step = state.position.step};
-  world_ = model.division().world;
+  division_ = model.division();
   std::function<void()> write;
-  if (world_) {
+  if (division_.world) {
     shared_ = std::make_shared<SharedCheckpoint>(target, model, optimizer, state, companions);
     write = [shared = shared_] { shared->write(); };
   } else {
@@ -52,11 +51,9 @@ void CheckpointWriter::write(const std::filesystem::path& target, const nn::Deco
 bool CheckpointWriter::is_ready(bool wait) const {
   if (wait) writing_.wait();
   const bool here = writing_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
-  if (!world_) return here;
-  const std::array<int64_t, 1> mine{here ? 1 : 0};
-  const at::Tensor all = nn::from_host<int64_t>(mine, {1}, at::kCPU);
-  world_->control().all_reduce(all, dist::Reduce::kMin).wait();
-  return nn::number(all) == 1;
+  std::array<int64_t, 1> ready{here ? 1 : 0};
+  division_.sum_over_ranks(ready);
+  return ready.front() == division_.num_ranks();
 }
 
 std::optional<CheckpointWriter::Written> CheckpointWriter::finished(bool wait) {

@@ -43,7 +43,7 @@ class CheckpointWriter {
 
   std::optional<Written> begun_;
   std::chrono::steady_clock::time_point start_;
-  std::shared_ptr<dist::World> world_;  // null: one rank
+  nn::Division division_;  // of the model that is written
   std::shared_ptr<SharedCheckpoint> shared_;
   std::future<double> writing_;  // the seconds that it took
   std::jthread thread_;

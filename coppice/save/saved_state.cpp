@@ -54,15 +54,13 @@ class Division {
 
   // The elements of the whole parameter that each rank writes.
   std::vector<std::vector<Interval>> wanted(size_t i) const {
-    const int64_t size = layout_.sizes()[i].count;
     std::vector<std::vector<Interval>> out(static_cast<size_t>(layout_.ranks()));
-    if (!has_experts(i)) out[static_cast<size_t>(writer_[i])].push_back({0, size});
+    if (!has_experts(i)) out[static_cast<size_t>(writer_[i])].push_back({0, layout_.whole_count(i)});
     for (int64_t rank = 0; has_experts(i) && rank < layout_.ranks(); ++rank) {
       const Interval places = experts(i, rank);
-      for (int64_t k = places.begin; k < places.end; ++k) {
-        const int64_t expert = layout_.experts_of(i, rank)[static_cast<size_t>(k)];
-        out[static_cast<size_t>(rank)].push_back({expert * size, (expert + 1) * size});
-      }
+      const std::span<const int64_t> all(layout_.experts_of(i, rank));
+      out[static_cast<size_t>(rank)] =
+          layout_.elements_of(i, all.subspan(static_cast<size_t>(places.begin), static_cast<size_t>(places.count())));
     }
     return out;
   }

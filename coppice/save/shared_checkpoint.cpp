@@ -1,25 +1,22 @@
 #include "coppice/save/shared_checkpoint.h"
 
-#include <ATen/ops/zeros.h>
-
 #include <array>
 #include <string>
 #include <utility>
 
 #include "coppice/base/check.h"
 #include "coppice/dist/all_or_none.h"
-#include "coppice/nn/host.h"
 
 namespace coppice::save {
 
 SharedCheckpoint::SharedCheckpoint(std::filesystem::path target, const nn::Decoder& model,
                                    const step::Optimizer& optimizer, TrainerState state, Companions companions)
     : target_(std::move(target)),
-      world_(model.division().world),
+      division_(model.division()),
       saved_(saved_state(model, optimizer, Copies::kCopy)),
       state_(std::move(state)),
       companions_(std::move(companions)) {
-  dist::Group& control = world_->control();
+  dist::Group& control = division_.world->control();
   dist::all_or_none(control, [&] {
     if (!is_first()) return;
     io::check_free_space(target_.parent_path(), CheckpointFiles::bytes_of(saved_.config, saved_.dtype));
@@ -41,15 +38,14 @@ void SharedCheckpoint::write() {
 }
 
 void SharedCheckpoint::commit(const std::exception_ptr& own) {
-  dist::Group& control = world_->control();
+  dist::Group& control = division_.world->control();
   dist::all_or_none(control, [&] {
     if (own) std::rethrow_exception(own);
   });
-  const std::array<int64_t, 1> mine{static_cast<int64_t>(bytes_)};
-  const at::Tensor sum = nn::from_host<int64_t>(mine, {1}, at::kCPU);
-  control.all_reduce(sum).wait();
+  std::array<int64_t, 1> sum{static_cast<int64_t>(bytes_)};
+  division_.sum_over_ranks(sum);
   dist::all_or_none(control, [&] {
-    const uint64_t written = static_cast<uint64_t>(nn::number(sum));
+    const auto written = static_cast<uint64_t>(sum.front());
     const uint64_t wanted = CheckpointFiles::bytes_of(saved_.config, saved_.dtype);
     COPPICE_CHECK(written == wanted, target_, ": the ranks wrote ", written, " bytes of ", wanted);
     if (!is_first()) return;

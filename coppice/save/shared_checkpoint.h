@@ -34,10 +34,10 @@ class SharedCheckpoint {
   void commit(const std::exception_ptr& own);
 
  private:
-  bool is_first() const { return world_->rank() == 0; }
+  bool is_first() const { return division_.world->rank() == 0; }
 
   std::filesystem::path target_;
-  std::shared_ptr<dist::World> world_;
+  nn::Division division_;
   SavedState saved_;
   TrainerState state_;
   Companions companions_;

@@ -11,6 +11,7 @@
 #include "coppice/step/optimizer.h"
 
 namespace coppice::step {
+
 struct DividedState::Memory {
   dist::Group* group = nullptr;
   Interval kept;
@@ -45,7 +46,7 @@ class DividedState::Hook : public torch::autograd::PostAccumulateGradHook {
 };
 
 DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Division& division, Masters masters)
-    : world_(division.world), layout_(sizes_of(parameters, division), division), place_(parameters.size()) {
+    : world_(division.world), layout_(sizes_of(parameters, division), division) {
   const at::NoGradGuard no_grad;
   COPPICE_CHECK(!parameters.empty());
   const auto options = parameters.front().value.options().requires_grad(false);
@@ -57,13 +58,11 @@ DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Div
     memory.gradients = at::zeros({bucket.count}, options.dtype(at::kFloat));
     memory.kept_gradients = memory.gradients.narrow(0, memory.kept.begin, memory.kept.count());
     memory.has.assign(bucket.parts.size(), false);
-    for (size_t i = 0; i < bucket.parts.size(); ++i) {
-      const Bucket::Part& part = bucket.parts[i];
+    for (const Bucket::Part& part : bucket.parts) {
       nn::Parameter& p = parameters[part.parameter];
-      place_[part.parameter] = {memory_.size() - 1, i};
       const at::Tensor value = memory.of(memory.values, part).view(p.value.sizes()).detach();
       value.copy_(p.value);
-      const Interval own = bucket.kept_of(part, memory.group->rank(), memory.group->size());
+      const Interval own = layout_.kept(part.parameter);
       if (memory.values.scalar_type() == at::kFloat) {
         p.master = kept_values(part.parameter);  // has these values already
       } else {
@@ -81,20 +80,19 @@ DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Div
 DividedState::~DividedState() = default;
 
 at::Tensor DividedState::kept_part(size_t parameter, const at::Tensor& flat, int64_t origin) const {
-  const auto [index, which] = place_[parameter];
-  const Memory& memory = memory_[index];
-  const Bucket::Part& part = layout_.buckets()[index].parts[which];
-  const Interval both = intersection(memory.kept, {part.begin, part.begin + part.count});
-  return flat.narrow(0, both.count() > 0 ? both.begin - origin : 0, both.count());
+  const auto [bucket, part] = layout_.place(parameter);
+  const Interval own = layout_.kept(parameter);
+  const int64_t begin = layout_.buckets()[bucket].parts[part].begin + own.begin - origin;
+  return flat.narrow(0, own.count() > 0 ? begin : 0, own.count());
 }
 
 at::Tensor DividedState::gradient(size_t parameter) const {
-  const Memory& memory = memory_[place_[parameter].bucket];
+  const Memory& memory = memory_[layout_.place(parameter).bucket];
   return kept_part(parameter, memory.kept_gradients, memory.kept.begin);
 }
 
 at::Tensor DividedState::kept_values(size_t parameter) const {
-  return kept_part(parameter, memory_[place_[parameter].bucket].values, 0);
+  return kept_part(parameter, memory_[layout_.place(parameter).bucket].values, 0);
 }
 
 void DividedState::begin_batch() {
@@ -110,7 +108,7 @@ void DividedState::begin_last_pass() {
 }
 
 void DividedState::add_gradient(size_t parameter, const at::Tensor& gradient) {
-  const auto [index, which] = place_[parameter];
+  const auto [index, which] = layout_.place(parameter);
   Memory& memory = memory_[index];
   const at::Tensor sum = memory.of(memory.gradients, layout_.buckets()[index].parts[which]).view(gradient.sizes());
   if (memory.has[which]) {
@@ -163,12 +161,10 @@ at::Tensor master_on_first_rank(const Optimizer& optimizer, const std::vector<nn
   const DividedState* const divided = optimizer.divided();
   const at::Tensor own = parameters[i].master.detach();
   if (!divided) return own;
-  const auto shards = divided->layout().shards(i);
-  int64_t count = 0;
-  for (const Shard& shard : shards) count += shard.elements.count();
-  std::vector<std::vector<Interval>> wanted(static_cast<size_t>(divided->world().size()));
-  wanted.front().push_back({0, count});
-  return gather_shards(divided->world().all(), shards, own, wanted);
+  const ShardLayout& layout = divided->layout();
+  std::vector<std::vector<Interval>> wanted(static_cast<size_t>(layout.ranks()));
+  wanted.front().push_back({0, layout.whole_count(i)});
+  return gather_shards(divided->world().all(), layout.shards(i), own, wanted);
 }
 
 }  // namespace coppice::step

@@ -60,9 +60,6 @@ class DividedState {
 
  private:
   struct Memory;  // of one bucket
-  struct Place {
-    size_t bucket = 0, part = 0;
-  };
   class Hook;
   void add_gradient(size_t parameter, const at::Tensor& gradient);
   void start_full_buckets(bool all);
@@ -72,7 +69,6 @@ class DividedState {
   std::shared_ptr<dist::World> world_;
   ShardLayout layout_;
   std::vector<Memory> memory_;  // of layout_.buckets()
-  std::vector<Place> place_;    // of each parameter
   bool is_in_batch_ = false, is_last_pass_ = false;
   size_t next_to_sum_ = 0;   // buckets from the end that are being summed
   size_t next_to_read_ = 0;  // buckets from the start whose values are there

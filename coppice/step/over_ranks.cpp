@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "coppice/base/check.h"
-#include "coppice/nn/host.h"
 
 namespace coppice::step {
 
@@ -34,13 +33,6 @@ std::map<int64_t, at::Tensor> sums_over_ranks(dist::World* world, const std::map
     begin += count.numel();
   }
   return out;
-}
-
-void add_over_ranks(dist::World* world, std::span<double> values) {
-  if (!world || values.empty()) return;
-  const at::Tensor sum = nn::from_host<double>(values, {std::ssize(values)}, at::kCPU);
-  world->control().all_reduce(sum).wait();
-  std::ranges::copy(nn::host_values<double>(sum), values.begin());
 }
 
 }  // namespace coppice::step

@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <map>
-#include <span>
 
 #include "coppice/dist/world.h"
 #include "coppice/nn/decoder.h"
@@ -30,8 +29,5 @@ PassWindows pass_windows(int64_t begin, int64_t batch, int64_t micro_batch, int6
 
 /// The sums over ranks of int64 tensors on the model's device, in one collective; themselves on one rank.
 std::map<int64_t, at::Tensor> sums_over_ranks(dist::World* world, const std::map<int64_t, at::Tensor>& counts);
-
-/// Adds the values of all ranks, in place; the same bits on every rank.
-void add_over_ranks(dist::World* world, std::span<double> values);
 
 }  // namespace coppice::step

@@ -4,7 +4,6 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "coppice/base/check.h"
 #include "coppice/dist/group.h"
@@ -43,17 +42,9 @@ ShardLayout::ShardLayout(std::vector<ParameterSize> sizes, const nn::Division& d
   int64_t layers = 0;
   for (const auto& size : sizes_) layers = std::max(layers, size.layer + 1);
   for (size_t i = 0; i < sizes_.size(); ++i) {
-    const int64_t experts = sizes_[i].experts;
-    if (experts == 0) continue;
-    const auto placed = division.placement.find(sizes_[i].layer);
+    if (sizes_[i].experts == 0) continue;
     for (int64_t r = 0; r < expert_ranks_; ++r) {
-      auto& own = experts_[i].emplace_back();
-      if (placed != division.placement.end()) {
-        own = placed->second.experts_of(r);
-      } else {
-        own.resize(static_cast<size_t>(experts));
-        std::iota(own.begin(), own.end(), int64_t{0});
-      }
+      experts_[i].push_back(division.experts_of(sizes_[i].layer, sizes_[i].experts, r));
     }
   }
   for (size_t r = 0; r < static_cast<size_t>(expert_ranks_); ++r) {
@@ -65,6 +56,22 @@ ShardLayout::ShardLayout(std::vector<ParameterSize> sizes, const nn::Division& d
     }
     by_group_.push_back(make_buckets(own, ranks_, ranks_ / expert_ranks_, most));
   }
+  place_.resize(sizes_.size());
+  for (size_t b = 0; b < buckets().size(); ++b) {
+    const auto& parts = buckets()[b].parts;
+    for (size_t p = 0; p < parts.size(); ++p) place_[parts[p].parameter] = {b, p};
+  }
+}
+
+int64_t ShardLayout::whole_count(size_t parameter) const {
+  return sizes_[parameter].count * std::max<int64_t>(sizes_[parameter].experts, 1);
+}
+
+std::vector<Interval> ShardLayout::elements_of(size_t parameter, std::span<const int64_t> experts) const {
+  const int64_t size = sizes_[parameter].count;
+  std::vector<Interval> out;
+  for (const int64_t expert : experts) out.push_back({expert * size, (expert + 1) * size});
+  return out;
 }
 
 const std::vector<int64_t>& ShardLayout::experts_of(size_t parameter, int64_t rank) const {
@@ -73,15 +80,10 @@ const std::vector<int64_t>& ShardLayout::experts_of(size_t parameter, int64_t ra
 }
 
 Interval ShardLayout::kept_by(size_t parameter, int64_t rank) const {
-  for (const Bucket& bucket : by_group_[static_cast<size_t>(rank % expert_ranks_)]) {
-    for (const auto& part : bucket.parts) {
-      if (part.parameter != parameter) continue;
-      return bucket.experts ? bucket.kept_of(part, rank / expert_ranks_, ranks_ / expert_ranks_)
-                            : bucket.kept_of(part, rank, ranks_);
-    }
-  }
-  COPPICE_CHECK(false, "parameter ", parameter, " is in no bucket");
-  return {};
+  const auto [index, part] = place_[parameter];
+  const Bucket& bucket = by_group_[static_cast<size_t>(rank % expert_ranks_)][index];
+  return bucket.experts ? bucket.kept_of(bucket.parts[part], rank / expert_ranks_, ranks_ / expert_ranks_)
+                        : bucket.kept_of(bucket.parts[part], rank, ranks_);
 }
 
 std::vector<Shard> ShardLayout::shards(size_t parameter) const {

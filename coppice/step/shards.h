@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "coppice/dist/group.h"
@@ -50,6 +51,14 @@ class ShardLayout {
   /// The experts of a parameter that a rank has, in rising order; empty if it has no experts.
   const std::vector<int64_t>& experts_of(size_t parameter, int64_t rank) const;
   const std::vector<ParameterSize>& sizes() const { return sizes_; }
+  int64_t whole_count(size_t parameter) const;  ///< elements of the whole parameter
+  /// Elements of the whole parameter that belong to these experts.
+  std::vector<Interval> elements_of(size_t parameter, std::span<const int64_t> experts) const;
+  /// Where a parameter lies; the same on every rank, because all have the same buckets but for the counts of experts.
+  struct Place {
+    size_t bucket = 0, part = 0;
+  };
+  const Place& place(size_t parameter) const { return place_[parameter]; }
 
   int64_t ranks() const { return ranks_; }
   int64_t expert_ranks() const { return expert_ranks_; }  ///< of an expert group
@@ -62,6 +71,7 @@ class ShardLayout {
   std::vector<ParameterSize> sizes_;
   std::vector<std::vector<std::vector<int64_t>>> experts_;  // by parameter and rank of an expert group
   std::vector<std::vector<Bucket>> by_group_;               // buckets by rank of an expert group
+  std::vector<Place> place_;                                // of each parameter
 };
 
 /// Brings elements of a divided tensor to the ranks that want them.

@@ -193,8 +193,8 @@ struct LayerOnHost {
 };
 
 // Adds what the other ranks know: losses and counts, in one reduction. Counts stay exact below 2^53.
-void add_other_ranks(dist::World* world, std::span<double> numbers, std::map<int64_t, LayerOnHost>& layers) {
-  if (!world) return;
+void add_other_ranks(const nn::Division& division, std::span<double> numbers, std::map<int64_t, LayerOnHost>& layers) {
+  if (division.num_ranks() == 1) return;
   std::vector<double> all(numbers.begin(), numbers.end());
   const auto for_each_tensor = [&](const auto& visit) {
     for (auto& [layer, of_layer] : layers) {
@@ -207,7 +207,7 @@ void add_other_ranks(dist::World* world, std::span<double> numbers, std::map<int
     const auto values = nn::to_host<double>(tensor.to(at::kDouble));
     all.insert(all.end(), values.begin(), values.end());
   });
-  add_over_ranks(world, all);
+  division.sum_over_ranks(all);
   auto next = std::span<const double>(all);
   const auto take = [&](size_t count) {
     const auto taken = next.first(count);
@@ -267,7 +267,7 @@ StepReport read_report(const nn::Decoder& model, BatchSums& sums, const at::Tens
     if (!of_layer.index_TK.empty()) report.layers[layer].index_TK = *next++;
   }
   dist::World* const world = ranks_of(model);
-  add_other_ranks(world, numbers, layers);
+  add_other_ranks(model.division(), numbers, layers);
   report.loss = numbers[kLoss];
   require_finite("loss", report.loss, step);
   report.grad_norm = std::sqrt(numbers[kSquares]);

@@ -252,15 +252,10 @@ class Growth {
               on_host(state.exp_avg_sq),
               state.steps};
     }
-    const int64_t size = before_->sizes()[i].count;
+    const std::vector<step::Interval> all{{0, before_->whole_count(i)}};
     std::vector<std::vector<step::Interval>> wanted;
     for (int64_t rank = 0; rank < ranks().size(); ++rank) {
-      auto& of_rank = wanted.emplace_back();
-      if (!parameter.is_experts()) of_rank.push_back({0, size});
-      if (!parameter.is_experts()) continue;
-      for (const int64_t expert : sources(i, parameter.layer, rank)) {
-        of_rank.push_back({expert * size, (expert + 1) * size});
-      }
+      wanted.push_back(parameter.is_experts() ? before_->elements_of(i, sources(i, parameter.layer, rank)) : all);
     }
     const auto experts = parameter.is_experts() ? sources(i, parameter.layer, ranks().rank()) : std::vector<int64_t>{};
     auto shape = parameter.value.sizes().vec();

@@ -17,12 +17,9 @@ at::Tensor of_own_experts(const nn::Decoder& model, const step::Optimizer& optim
                           const at::Tensor& tensor) {
   if (!optimizer.divided()) return tensor;
   const step::ShardLayout& layout = optimizer.divided()->layout();
-  const int64_t size = layout.sizes()[i].count;
-  std::vector<std::vector<step::Interval>> wanted(static_cast<size_t>(layout.ranks()));
+  std::vector<std::vector<step::Interval>> wanted;
   for (int64_t rank = 0; rank < layout.ranks(); ++rank) {
-    for (const int64_t expert : layout.experts_of(i, rank)) {
-      wanted[static_cast<size_t>(rank)].push_back({expert * size, (expert + 1) * size});
-    }
+    wanted.push_back(layout.elements_of(i, layout.experts_of(i, rank)));
   }
   return step::gather_shards(model.division().world->all(), layout.shards(i), tensor, wanted)
       .view(model.parameters()[i].value.sizes());

@@ -138,4 +138,7 @@ inline void run_ranks(int64_t size, const std::function<void(dist::World&)>& bod
   }
 }
 
+/// The world of a rank for what shares its ownership; run_ranks keeps it.
+inline std::shared_ptr<dist::World> borrowed(dist::World& world) { return {std::shared_ptr<void>(), &world}; }
+
 }  // namespace coppice::testing

@@ -16,10 +16,9 @@
 namespace coppice::eval {
 namespace {
 
+using testing::borrowed;
 using testing::run_ranks;
 using testing::TempDir;
-
-std::shared_ptr<dist::World> borrowed(dist::World& world) { return {std::shared_ptr<void>(), &world}; }
 
 struct Ranks {
   int64_t size, expert_parallel;

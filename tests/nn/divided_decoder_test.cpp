@@ -30,8 +30,6 @@ using coppice::testing::tiny_model;
 
 constexpr int64_t kSequences = 4, kPositions = 12;  // of all ranks together
 
-std::shared_ptr<dist::World> borrowed(dist::World& world) { return {std::shared_ptr<void>(), &world}; }
-
 struct Batch {
   at::Tensor tokens_BS, target_BS;
 };
@@ -129,7 +127,7 @@ class DividedDecoderOf : public ::testing::TestWithParam<std::string_view> {
                 [&](dist::World& world) {
                   at::set_num_threads(1);
                   auto decoder = Decoder::load(source, ComputeDtype::kF32, at::kCPU,
-                                               divide(borrowed(world), source.config, lineages));
+                                               divide(testing::borrowed(world), source.config, lineages));
                   move_biases(decoder);
                   const auto found = learn_together(decoder, world, options);
                   expect_losses(found, wanted, 1e-6);
@@ -185,7 +183,7 @@ TEST_P(DividedDecoderOf, IsNearInBf16) {
             [&](dist::World& world) {
               at::set_num_threads(1);
               auto decoder =
-                  Decoder::load(source, ComputeDtype::kBf16, at::kCPU, divide(borrowed(world), source.config));
+                  Decoder::load(source, ComputeDtype::kBf16, at::kCPU, divide(testing::borrowed(world), source.config));
               const auto found = learn_together(decoder, world, {});
               EXPECT_NEAR(found.loss, wanted.loss, 2 * std::abs(rounded.loss - wanted.loss) + 0.01);
               // The distance of all gradients from the exact ones is about that of one rank's.
@@ -211,7 +209,7 @@ TEST_P(DividedDecoderOf, SaysOfItsOwnTokensWhatOneRankSaysOfAll) {
             [&](dist::World& world) {
               at::set_num_threads(1);
               auto decoder =
-                  Decoder::load(source, ComputeDtype::kF32, at::kCPU, divide(borrowed(world), source.config));
+                  Decoder::load(source, ComputeDtype::kF32, at::kCPU, divide(testing::borrowed(world), source.config));
               const auto found = learn_together(decoder, world, options);
               ASSERT_EQ(found.routing.size(), wanted.routing.size());
               for (size_t i = 0; i < found.routing.size(); ++i) {
@@ -237,7 +235,7 @@ TEST_P(DividedDecoderOf, LoadedLayerByLayerItIsTheSameToTheBit) {
             [&](dist::World& world) {
               at::set_num_threads(1);
               const at::NoGradGuard no_grad;
-              const auto division = divide(borrowed(world), source.config);
+              const auto division = divide(testing::borrowed(world), source.config);
               const auto tokens_BS = whole_batch().tokens_BS.narrow(0, 2 * world.rank(), 2).contiguous();
               const auto wanted = Decoder::load(source, ComputeDtype::kF32, at::kCPU, division).logits(tokens_BS, {});
               const LayeredDecoder layered(source, ComputeDtype::kF32, at::kCPU, division);
@@ -277,7 +275,7 @@ TEST(DividedDecoder, TakesDifferentNumbersOfSequences) {
               at::set_num_threads(1);
               const at::NoGradGuard no_grad;
               const auto decoder =
-                  Decoder::load(source, ComputeDtype::kF32, at::kCPU, divide(borrowed(world), source.config));
+                  Decoder::load(source, ComputeDtype::kF32, at::kCPU, divide(testing::borrowed(world), source.config));
               const std::vector<int64_t> first{0, 1, 3};
               const int64_t begin = first[static_cast<size_t>(world.rank())], count = world.rank() == 1 ? 2 : 1;
               const auto tokens_BS = batch.tokens_BS.narrow(0, begin, count).contiguous();

@@ -48,7 +48,7 @@ TEST_P(DividedOnADevice, ComputesWhatOneRankOfTheCpuComputes) {
       [&](dist::World& world) {
         at::set_num_threads(1);
         const at::NoGradGuard none;
-        const std::shared_ptr<dist::World> borrowed(std::shared_ptr<void>(), &world);
+        const auto borrowed = testing::borrowed(world);
         const auto decoder = Decoder::load(source, ComputeDtype::kF32, kGuarded, divide(borrowed, source.config));
         std::vector<LayerRouting> routing;
         const auto found =

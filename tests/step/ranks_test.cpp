@@ -12,6 +12,7 @@
 #include "coppice/step/divided_state.h"
 #include "coppice/step/train_step.h"
 #include "tests/dist/thread_ranks.h"
+#include "tests/step/tiny_sizes.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
 #include "tests/testing/token_files.h"
@@ -22,17 +23,6 @@ namespace {
 using testing::TempDir;
 
 constexpr int64_t kLength = 16, kBatch = 8;
-constexpr models::ModelSizes kSizes{.vocab_size = 32,
-                                    .model_dim = 32,
-                                    .num_layers = 3,
-                                    .num_heads = 4,
-                                    .num_kv_heads = 2,
-                                    .head_dim = 8,
-                                    .num_experts = 6,
-                                    .top_k = 2,
-                                    .expert_width = 16,
-                                    .dense_width = 24,
-                                    .max_positions = 64};
 
 struct Case {
   const char* name;
@@ -142,8 +132,7 @@ TEST_P(RanksTrain, LikeOneRank) {
   std::map<std::string, int> ranks_with;  // of each tensor of experts
   testing::run_ranks(c.ranks,
                      [&](dist::World& world) {
-                       const Trained found =
-                           train(std::shared_ptr<dist::World>(&world, [](dist::World*) {}), c.passes, steps);
+                       const Trained found = train(testing::borrowed(world), c.passes, steps);
                        const std::lock_guard lock(mutex);
                        for (int i = 0; i < steps; ++i) {
                          const auto &a = found.reports[i], &b = wanted.reports[i];
@@ -182,8 +171,7 @@ TEST(DividedState, KeepsEveryElementOnOneRank) {
     testing::run_ranks(ranks,
                        [&](dist::World& world) {
                          const auto source = families::open_model(path);
-                         const auto division = nn::divide(std::shared_ptr<dist::World>(&world, [](dist::World*) {}),
-                                                          source.config, parents());
+                         const auto division = nn::divide(testing::borrowed(world), source.config, parents());
                          auto model = nn::Decoder::load(source, nn::ComputeDtype::kBf16, at::kCPU, division);
                          const auto whole = nn::Decoder::load(source, nn::ComputeDtype::kBf16);
                          Optimizer optimizer(model.parameters(), division);

@@ -13,6 +13,7 @@
 #include "coppice/nn/host.h"
 #include "tests/guarded/devices.h"
 #include "tests/guarded/guarded_device.h"
+#include "tests/step/tiny_sizes.h"
 #include "tests/testing/errors.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_models.h"
@@ -24,17 +25,6 @@ namespace {
 using testing::TempDir;
 
 constexpr int64_t kLength = 16, kBatch = 4;
-constexpr models::ModelSizes kSizes{.vocab_size = 32,
-                                    .model_dim = 32,
-                                    .num_layers = 3,
-                                    .num_heads = 4,
-                                    .num_kv_heads = 2,
-                                    .head_dim = 8,
-                                    .num_experts = 6,
-                                    .top_k = 2,
-                                    .expert_width = 16,
-                                    .dense_width = 24,
-                                    .max_positions = 64};
 
 struct Setting {
   const char* name;

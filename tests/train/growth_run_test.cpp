@@ -43,15 +43,6 @@ std::vector<Json> events(const fs::path& run, std::string_view name) {
   return out;
 }
 
-// Every step's loss and gradient norm, to the last bit; each part of a run ends with a validation, the whole does not.
-std::vector<std::string> losses(const fs::path& run) {
-  std::vector<std::string> out;
-  for (const Json& line : testing::metrics(run, "loss")) {
-    out.push_back(cat(line.at("step").dump(), " ", line.at("loss").dump(), " ", line.at("grad_norm").dump()));
-  }
-  return out;
-}
-
 // The parameter is the compute dtype, with moments in the same.
 class GrowInMidRun : public ::testing::TestWithParam<const char*> {};
 
@@ -99,7 +90,7 @@ TEST_P(GrowInMidRun, ResumesAcrossGrowthsBitForBit) {
     EXPECT_EQ(train(parts).last_step, stop);
     parts.resume = true;
   }
-  EXPECT_EQ(losses(dir / "parts"), losses(o.out));
+  EXPECT_EQ(testing::exact_losses(dir / "parts"), testing::exact_losses(o.out));
   EXPECT_EQ(testing::tensor_files(checkpoint_path(parts.out, 20)), testing::tensor_files(checkpoint_path(o.out, 20)));
   EXPECT_EQ(families::open_model(checkpoint_path(o.out, 20)).config.num_experts, 12);
   EXPECT_EQ(Json::read(checkpoint_path(parts.out, 20) / "coppice.json").at("steps").items().size(), 2u);
@@ -146,7 +137,7 @@ TEST(GrowInMidRunByRecipe, IsTheSameGrowthSpelledOut) {
       "router_init": "bias_only:delta=0.001", "optimizer_state": "reset"}])");
   spelled.out = dir / "spelled";
   (void)train(spelled);
-  EXPECT_EQ(losses(named.out), losses(spelled.out));
+  EXPECT_EQ(testing::exact_losses(named.out), testing::exact_losses(spelled.out));
   const auto plan = [](const fs::path& run) { return plan::GrowthPlan::read(growth_path(run, 6) / "plan.toml"); };
   EXPECT_EQ(plan(named.out).to_json(), plan(spelled.out).to_json());
   EXPECT_EQ(plan(named.out).optimizer_state.name, "reset");
@@ -318,8 +309,8 @@ TEST(GrowInMidRunWithHandover, GoesOnFromTheShareOfTheCheckpoint) {
   const auto lines = testing::metrics(rest.out, "loss");
   EXPECT_EQ(lines.at(0).at("step").as_int(), 12);
   EXPECT_EQ(lines.at(0).at("lineage_share").as_double(), 0.5);
-  const auto whole = losses(o.out);
-  EXPECT_EQ(losses(rest.out), (std::vector<std::string>(whole.begin() + 11, whole.end())));
+  const auto whole = testing::exact_losses(o.out);
+  EXPECT_EQ(testing::exact_losses(rest.out), (std::vector<std::string>(whole.begin() + 11, whole.end())));
   EXPECT_EQ(testing::tensor_files(checkpoint_path(rest.out, 20)), testing::tensor_files(checkpoint_path(o.out, 20)));
 
   // From step 0, and with another seed of the data: the tokens are still drawn by the seed of the handover.

@@ -22,15 +22,12 @@ namespace coppice::train {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::borrowed;
 using testing::TempDir;
 
 struct Ranks {
   int64_t all = 1, experts = 1;  // of an expert group
 };
-
-std::shared_ptr<dist::World> shared(dist::World& world) {
-  return {&world, [](dist::World*) {}};
-}
 
 // The run on these ranks; each computes the windows that one rank does in its one pass.
 TrainResult run_on(const Ranks& ranks, TrainOptions options) {
@@ -39,7 +36,7 @@ TrainResult run_on(const Ranks& ranks, TrainOptions options) {
   TrainResult first;
   testing::run_ranks(ranks.all,
                      [&](dist::World& world) {
-                       const TrainResult result = train(options, {}, shared(world));
+                       const TrainResult result = train(options, {}, borrowed(world));
                        if (world.rank() == 0) first = result;
                      },
                      {.expert_parallel = ranks.experts, .timeout = std::chrono::seconds(120)});
@@ -49,15 +46,6 @@ TrainResult run_on(const Ranks& ranks, TrainOptions options) {
 std::vector<double> losses(const fs::path& run) {
   std::vector<double> out;
   for (const Json& line : testing::metrics(run, "loss")) out.push_back(line.at("loss").as_double());
-  return out;
-}
-
-// To the last bit.
-std::vector<std::string> exact_losses(const fs::path& run) {
-  std::vector<std::string> out;
-  for (const Json& line : testing::metrics(run, "loss")) {
-    out.push_back(cat(line.at("step").dump(), " ", line.at("loss").dump(), " ", line.at("grad_norm").dump()));
-  }
   return out;
 }
 
@@ -134,7 +122,7 @@ TEST_P(RunOnRanks, ResumesBitForBit) {
   }
   o.stop_at = 0;
   const auto parts = run_on(GetParam(), o);
-  EXPECT_EQ(exact_losses(dir / "parts"), exact_losses(dir / "whole"));
+  EXPECT_EQ(testing::exact_losses(dir / "parts"), testing::exact_losses(dir / "whole"));
   EXPECT_EQ(testing::tensor_files(parts.checkpoint), testing::tensor_files(whole.checkpoint));
 }
 
@@ -149,7 +137,7 @@ TEST(RunOnOtherRanks, GoesOnAsIfNothingHadHappened) {
   const auto on = [&](const Ranks& ranks) {
     // Without an auxiliary loss a step does not depend on its passes.
     if (ranks.all == 1) return (void)train(o);
-    testing::run_ranks(ranks.all, [&](dist::World& world) { (void)train(o, {}, shared(world)); },
+    testing::run_ranks(ranks.all, [&](dist::World& world) { (void)train(o, {}, borrowed(world)); },
                        {.expert_parallel = ranks.experts, .timeout = std::chrono::seconds(120)});
   };
   on({4, 2});
@@ -188,8 +176,9 @@ TEST_P(RunOnRanks, GrowsToTheBytesOfExpand) {
       testing::run_ranks(GetParam().all,
                          [&](dist::World& world) {
                            const auto source = families::open_model(trunk);
-                           auto [decoder, optimizer] = save::load_checkpoint(
-                               source, nn::ComputeDtype::kBf16, at::kCPU, nn::divide(shared(world), source.config, {}));
+                           auto [decoder, optimizer] =
+                               save::load_checkpoint(source, nn::ComputeDtype::kBf16, at::kCPU,
+                                                     nn::divide(borrowed(world), source.config, {}));
                            grow(decoder, optimizer, plan);
                            save::CheckpointWriter writer;
                            writer.write(memory, decoder, optimizer, save::TrainerState::read(trunk), {}, false);
@@ -259,7 +248,7 @@ TEST(CheckpointOfRanks, LeavesNothingIfOneRankFails) {
       [&](dist::World& world) {
         const auto source = families::open_model(trunk);
         auto [decoder, optimizer] = save::load_checkpoint(source, nn::ComputeDtype::kF32, at::kCPU,
-                                                          nn::divide(shared(world), source.config, {}));
+                                                          nn::divide(borrowed(world), source.config, {}));
         for (auto& p : decoder.parameters()) {
           if (world.rank() == 1) p.master.fill_(INFINITY);
         }

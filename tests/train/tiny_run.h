@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "coppice/base/json.h"
+#include "coppice/base/text.h"
 #include "coppice/io/atomic_file.h"
 #include "coppice/train/options.h"
 #include "tests/testing/token_files.h"
@@ -61,6 +62,15 @@ inline std::vector<std::string> trajectory(const std::filesystem::path& run) {
     line.erase("tokens_per_s");
     line.erase("gemm_share");
     out.push_back(line.dump());
+  }
+  return out;
+}
+
+/// Every step's loss and gradient norm, to the last bit; each part of a run ends with a validation, the whole does not.
+inline std::vector<std::string> exact_losses(const std::filesystem::path& run) {
+  std::vector<std::string> out;
+  for (const Json& line : testing::metrics(run, "loss")) {
+    out.push_back(cat(line.at("step").dump(), " ", line.at("loss").dump(), " ", line.at("grad_norm").dump()));
   }
   return out;
 }
