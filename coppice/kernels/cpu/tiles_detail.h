@@ -36,7 +36,7 @@ class AmxTiles {
       all.row_bytes[t] = kTileWords * kWordBytes;
       all.rows[t] = kTileRows;
     }
-    _tile_loadconfig(&all);
+    asm volatile("ldtilecfg %0" : : "m"(all));  // g++ 12's intrinsic says that it reads 8 bytes of the 64
   }
   ~AmxTiles() { _tile_release(); }
   AmxTiles(const AmxTiles&) = delete;
