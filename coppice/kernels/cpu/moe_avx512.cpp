@@ -19,7 +19,7 @@ constexpr int64_t kTokens = kLanes * kPanels;  // tokens that are processed toge
 template <class T>
 class ForwardStep {
  public:
-  ForwardStep(const MoeInputs& in, const PairOrder& order)
+  ForwardStep(const MoeInputs& in, const PairOrder& order, int64_t)
       : sizes_(in),
         order_(order),
         x_(in.x_TD.const_data_ptr<T>()),
@@ -90,7 +90,7 @@ class ForwardStep {
 template <class T>
 class BackwardStep {
  public:
-  BackwardStep(const MoeInputs& in, const PairOrder& order, int64_t expert)
+  BackwardStep(const MoeInputs& in, const PairOrder& order, int64_t expert, int64_t)
       : sizes_(in),
         order_(order),
         first_(order.first_row[expert]),
@@ -111,19 +111,19 @@ class BackwardStep {
     }
   }
 
-  void run(int64_t row, int64_t panels, const T* grad_TD, const T* hidden_PG, const RowGradients& out,
+  void run(int64_t row, int64_t panels, const T* grad_TD, const T* hidden_PG, const ExpertRows<T>& out, T* in_PD,
            float* grad_gates) {
     pack_tokens(order_, row, panels, grad_TD, sizes_.dim, grad_panels_.get());
     activate(row, panels, hidden_PG + row * sizes_.hidden, out, grad_gates);
-    project(panels, out.in_PD.mutable_data_ptr<T>() + row * sizes_.dim);
+    project(panels, in_PD + row * sizes_.dim);
   }
 
  private:
   /// Gradients of the pre-activations, of the gates, and the active units times their gates.
-  void activate(int64_t row, int64_t panels, const T* hidden, const RowGradients& out, float* grad_gates) {
+  void activate(int64_t row, int64_t panels, const T* hidden, const ExpertRows<T>& out, float* grad_gates) {
     const int64_t width = sizes_.width, words = sizes_.dim / kPerWord<T>, in_expert = row - first_;
-    T* const grad_hidden = out.hidden_GP.mutable_data_ptr<T>() + first_ * sizes_.hidden + in_expert;
-    T* const active = out.active_FP.mutable_data_ptr<T>() + first_ * width + in_expert;
+    T* const grad_hidden = out.hidden + in_expert;
+    T* const active = out.active + in_expert;
     const Words weights{down_.get(), 1, width};
     __m512 gate_of[kPanels], dots[kPanels];
     for (int64_t j = 0; j < panels; ++j) {
@@ -202,17 +202,15 @@ void weight_rows(Words left, int64_t words, int64_t count, int64_t cols, Pack pa
 
 /// dW_gate_up = dH' X of one expert.
 template <class T>
-void words_gate_up_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows,
+void words_gate_up_gradient(const MoeInputs& in, const PairOrder& order, const ExpertRows<T>& rows,
                             const WeightRows& part, T* out) {
   const Sizes sizes(in);
   const int64_t first = order.first_row[part.expert], count = order.rows_of(part.expert), words = count / kPerWord<T>;
-  const T* const hidden = rows.hidden_GP.const_data_ptr<T>() + first * sizes.hidden + part.begin * count;
+  const T* const hidden = rows.hidden + part.begin * count;
   const T* const x = in.x_TD.const_data_ptr<T>();
+  const auto tokens = gathered(order, first, count, x, sizes.dim);
   const auto pack = [&](int64_t col, Word* panel) {
-    const auto row = [&](int64_t r) {
-      const T* const from = gathered(order, first + r, x, sizes.dim);
-      return from == nullptr ? nullptr : from + col;
-    };
+    const auto row = [&](int64_t r) { return tokens[r] == nullptr ? nullptr : tokens[r] + col; };
     pair_rows<T>(row, count, kLanes, panel, kLanes);
   };
   weight_rows<T>({as_words(hidden), words, 1}, words, part.count, sizes.dim, pack, out);
@@ -220,7 +218,7 @@ void words_gate_up_gradient(const MoeInputs& in, const PairOrder& order, const R
 
 /// dW_down = dY' (gate A) of one expert.
 template <class T>
-void words_down_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows, const T* grad_TD,
+void words_down_gradient(const MoeInputs& in, const PairOrder& order, const ExpertRows<T>& rows, const T* grad_TD,
                          const WeightRows& part, T* out) {
   const Sizes sizes(in);
   const int64_t first = order.first_row[part.expert], count = order.rows_of(part.expert), words = count / kPerWord<T>;
@@ -230,9 +228,8 @@ void words_down_gradient(const MoeInputs& in, const PairOrder& order, const RowG
     return from == nullptr ? nullptr : from + part.begin;
   };
   pair_rows<T>(row, count, part.count, left.get(), part.count);
-  const T* const active = rows.active_FP.const_data_ptr<T>() + first * sizes.width;
   const auto pack = [&](int64_t col, Word* panel) {
-    pack_rows([&](int i) { return as_words(active + (col + i) * count); }, words, panel);
+    pack_rows([&](int i) { return as_words(rows.active + (col + i) * count); }, words, panel);
   };
   weight_rows<T>({left.get(), 1, part.count}, words, part.count, sizes.width, pack, out);
 }
@@ -242,13 +239,13 @@ struct Avx512Variant {
   using Element = T;
   using Forward = ForwardStep<T>;
   using Backward = BackwardStep<T>;
-  static constexpr int64_t kStepPanels = kPanels;
+  static int64_t step_panels(const Sizes&) { return kPanels; }
 
-  static void gate_up_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows,
+  static void gate_up_gradient(const MoeInputs& in, const PairOrder& order, const ExpertRows<T>& rows,
                                const WeightRows& part, T* out) {
     words_gate_up_gradient(in, order, rows, part, out);
   }
-  static void down_gradient(const MoeInputs& in, const PairOrder& order, const RowGradients& rows, const T* grad_TD,
+  static void down_gradient(const MoeInputs& in, const PairOrder& order, const ExpertRows<T>& rows, const T* grad_TD,
                             const WeightRows& part, T* out) {
     words_down_gradient(in, order, rows, grad_TD, part, out);
   }

@@ -3,13 +3,15 @@
 // What the variants of the MoE layer in words of 32 bits share: how tokens are gathered, the elementwise part of the
 // backward pass, and how the work is divided. A variant is a struct (moe_avx512.cpp has one, moe_amx_detail.h another):
 //   Element                    f32 or bf16
-//   kStepPanels                panels of 16 tokens that are processed together
-//   Forward, Backward          classes for one task; run(...) takes up to kStepPanels panels
+//   step_panels(sizes)         panels of 16 tokens that are processed together
+//   Forward, Backward          classes for one task; run(...) takes up to step_panels(sizes) panels
 //   gate_up_gradient, down_gradient   some rows of the gradient of one expert's weight
 // Include it after everything else but the variant's own header.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+
+#include <optional>
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/cpu/moe_rows_detail.h"
@@ -52,6 +54,14 @@ const T* gathered(const PairOrder& order, int64_t row, const T* from_TD, int64_t
   return pair < 0 ? nullptr : from_TD + pair / order.top_k * dim;
 }
 
+/// The sources of rows [row, row + count).
+template <class T>
+std::vector<const T*> gathered(const PairOrder& order, int64_t row, int64_t count, const T* from_TD, int64_t dim) {
+  std::vector<const T*> rows(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) rows[static_cast<size_t>(i)] = gathered(order, row + i, from_TD, dim);
+  return rows;
+}
+
 template <class T>
 const Word* as_words(const T* values) {
   return reinterpret_cast<const Word*>(values);
@@ -67,10 +77,11 @@ void pack_tokens(const PairOrder& order, int64_t row, int64_t count, const T* fr
   }
 }
 
-/// Results of the backward pass of the rows for the gradients of weights and inputs. For an expert with R rows from
-/// `first` on: hidden [G][R] at first * G, active [F][R] (gate * A) at first * F; kSlack zeros behind each.
-struct RowGradients {
-  at::Tensor hidden_GP, active_FP, in_PD;
+/// Gradients of one expert's rows, R of them, for its weights' gradients: hidden [G][R], active [F][R] (gate * A); kSlack
+/// zeros behind each.
+template <class T>
+struct ExpertRows {
+  T *hidden, *active;
 };
 
 /// Rows [begin, begin + count) of the gradient of one expert's weight.
@@ -132,8 +143,9 @@ MoeForward words_forward(const MoeInputs& in) {
   T* const hidden = out.hidden_PG.mutable_data_ptr<T>();
   T* const rows = out_PD.mutable_data_ptr<T>();
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
-    typename V::Forward step(in, order);
-    for_each_step(tiles[i], V::kStepPanels,
+    const int64_t most = std::min(V::step_panels(sizes), tiles[i].rows / kLanes);
+    typename V::Forward step(in, order, most);
+    for_each_step(tiles[i], most,
                   [&](int64_t row, int64_t panels) { step.run(tiles[i].expert, row, panels, hidden, rows); });
   });
   combine<T>(order, rows, in.gate_TK.const_data_ptr<float>(), out.y_TD.mutable_data_ptr<T>(), in.x_TD.size(0),
@@ -143,39 +155,75 @@ MoeForward words_forward(const MoeInputs& in) {
   return out;
 }
 
+/// The memory of ExpertRows.
 template <class T>
-at::Tensor with_slack(int64_t elements, const at::TensorOptions& options) {
-  const auto tensor = at::empty({elements + kSlack}, options);
-  std::fill_n(tensor.mutable_data_ptr<T>() + elements, kSlack, T{});
-  return tensor;
-}
+class RowStore {
+ public:
+  RowStore(const Sizes& sizes, int64_t rows)
+      : hidden_(rows * sizes.hidden + kSlack), active_(rows * sizes.width + kSlack) {
+    std::fill_n(hidden_.get() + rows * sizes.hidden, kSlack, T{});
+    std::fill_n(active_.get() + rows * sizes.width, kSlack, T{});
+  }
+  ExpertRows<T> rows() const { return {hidden_.get(), active_.get()}; }
 
-/// The weights' gradients, in tasks of kWeightBlock rows.
+ private:
+  Scratch<T> hidden_, active_;
+};
+
+/// The weights' gradients.
 template <class V>
-void weight_gradients(const MoeInputs& in, const PairOrder& order, const RowGradients& rows,
-                      const typename V::Element* grad_TD, const MoeGradients& out) {
+class WeightGradients {
   using T = typename V::Element;
-  const Sizes sizes(in);
-  const auto blocks = [](int64_t all) { return (all + kWeightBlock - 1) / kWeightBlock; };
-  const int64_t gate_up_blocks = blocks(sizes.hidden), down_blocks = blocks(sizes.dim);
-  parallel_tasks(sizes.experts * (gate_up_blocks + down_blocks), [&](int64_t task) {
-    const int64_t expert = task / (gate_up_blocks + down_blocks), block = task % (gate_up_blocks + down_blocks);
-    const bool is_down = block >= gate_up_blocks;
-    const int64_t all = is_down ? sizes.dim : sizes.hidden, cols = is_down ? sizes.width : sizes.dim;
-    const int64_t begin = (is_down ? block - gate_up_blocks : block) * kWeightBlock;
-    const WeightRows part{expert, begin, std::min(kWeightBlock, all - begin)};
-    const auto& weight = is_down ? out.w_down_EDF : out.w_gate_up_EGD;
-    T* const to = weight.template mutable_data_ptr<T>() + (expert * all + begin) * cols;
-    if (order.rows_of(expert) == 0) {
-      std::fill_n(to, part.count * cols, T{});
-    } else if (is_down) {
-      V::down_gradient(in, order, rows, grad_TD, part, to);
-    } else {
-      V::gate_up_gradient(in, order, rows, part, to);
-    }
-  });
-}
 
+ public:
+  WeightGradients(const MoeInputs& in, const PairOrder& order, const at::Tensor& grad_TD, const MoeGradients& out)
+      : in_(in),
+        order_(order),
+        sizes_(in),
+        grad_(grad_TD.const_data_ptr<T>()),
+        gate_up_(out.w_gate_up_EGD.mutable_data_ptr<T>()),
+        down_(out.w_down_EDF.mutable_data_ptr<T>()) {}
+
+  int64_t parts() const { return blocks(sizes_.hidden) + blocks(sizes_.dim); }
+  /// Part `part` of an expert's, in blocks of kWeightBlock rows.
+  void run(int64_t expert, int64_t part, ExpertRows<T> rows) const {
+    if (part < blocks(sizes_.hidden)) {
+      gate_up(block_of(expert, part, sizes_.hidden), rows);
+    } else {
+      down(block_of(expert, part - blocks(sizes_.hidden), sizes_.dim), rows);
+    }
+  }
+  void run_all(int64_t expert, ExpertRows<T> rows) const {
+    gate_up({expert, 0, sizes_.hidden}, rows);
+    down({expert, 0, sizes_.dim}, rows);
+  }
+  void zero(int64_t expert) const {
+    const int64_t down = sizes_.dim * sizes_.width;
+    std::fill_n(gate_up_ + expert * 2 * down, 2 * down, T{});
+    std::fill_n(down_ + expert * down, down, T{});
+  }
+
+ private:
+  static int64_t blocks(int64_t all) { return (all + kWeightBlock - 1) / kWeightBlock; }
+  static WeightRows block_of(int64_t expert, int64_t block, int64_t all) {
+    return {expert, block * kWeightBlock, std::min(kWeightBlock, all - block * kWeightBlock)};
+  }
+  void gate_up(const WeightRows& part, ExpertRows<T> rows) const {
+    V::gate_up_gradient(in_, order_, rows, part, gate_up_ + (part.expert * sizes_.hidden + part.begin) * sizes_.dim);
+  }
+  void down(const WeightRows& part, ExpertRows<T> rows) const {
+    V::down_gradient(in_, order_, rows, grad_, part, down_ + (part.expert * sizes_.dim + part.begin) * sizes_.width);
+  }
+
+  const MoeInputs& in_;
+  const PairOrder& order_;
+  const Sizes sizes_;
+  const T* grad_;
+  T *gate_up_, *down_;
+};
+
+/// An expert whose rows are one task gets its weights' gradients at once, while its rows are in the caches. The weights
+/// of an expert with more rows follow when all of them are there, in blocks of rows.
 template <class V>
 MoeGradients words_backward(const MoeInputs& in, const MoeForward& from, const at::Tensor& grad_TD) {
   using T = typename V::Element;
@@ -185,21 +233,44 @@ MoeGradients words_backward(const MoeInputs& in, const MoeForward& from, const a
   COPPICE_CHECK(order.rows == from.hidden_PG.size(0));
   MoeGradients out{at::empty_like(in.x_TD), at::empty_like(in.w_gate_up_EGD), at::empty_like(in.w_down_EDF),
                    at::empty_like(in.gate_TK)};
-  const auto options = in.x_TD.options();
-  const RowGradients rows{with_slack<T>(sizes.hidden * order.rows, options),
-                          with_slack<T>(sizes.width * order.rows, options),
-                          at::empty({order.rows, sizes.dim}, options)};
-  const T* const grad = grad_TD.const_data_ptr<T>();
+  const auto in_PD = at::empty({order.rows, sizes.dim}, in.x_TD.options());
+  const T* const hidden = from.hidden_PG.const_data_ptr<T>();
+  T* const grad_in = in_PD.mutable_data_ptr<T>();
+  auto* const grad_gates = out.gate_TK.mutable_data_ptr<float>();
+  const WeightGradients<V> weights(in, order, grad_TD, out);
+
+  std::vector<std::optional<RowStore<T>>> of_many_tasks(sizes.experts);
+  std::vector<int64_t> later;  // experts
+  for (int64_t e = 0; e < sizes.experts; ++e) {
+    const int64_t rows = order.rows_of(e);
+    if (rows > kTaskRows) of_many_tasks[e].emplace(sizes, rows);
+    if (rows > kTaskRows || rows == 0) later.push_back(e);
+  }
   const auto tiles = cut_tiles(order, kTaskRows);
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
-    typename V::Backward step(in, order, tiles[i].expert);
-    for_each_step(tiles[i], V::kStepPanels, [&](int64_t row, int64_t panels) {
-      step.run(row, panels, grad, from.hidden_PG.const_data_ptr<T>(), rows, out.gate_TK.mutable_data_ptr<float>());
-    });
+    const Tile& tile = tiles[i];
+    const bool is_all = !of_many_tasks[tile.expert];
+    const std::optional<RowStore<T>> own =
+        is_all ? std::optional<RowStore<T>>(std::in_place, sizes, tile.rows) : std::nullopt;
+    const ExpertRows<T> rows = (is_all ? own : of_many_tasks[tile.expert])->rows();
+    const int64_t most = std::min(V::step_panels(sizes), tile.rows / kLanes);
+    {
+      typename V::Backward step(in, order, tile.expert, most);
+      for_each_step(tile, most, [&](int64_t row, int64_t panels) {
+        step.run(row, panels, grad_TD.const_data_ptr<T>(), hidden, rows, grad_in, grad_gates);
+      });
+    }
+    if (is_all) weights.run_all(tile.expert, rows);
   });
-  weight_gradients<V>(in, order, rows, grad, out);
-  combine<T>(order, rows.in_PD.template const_data_ptr<T>(), nullptr, out.x_TD.mutable_data_ptr<T>(), in.x_TD.size(0),
-             sizes.dim);
+  parallel_tasks(static_cast<int64_t>(later.size()) * weights.parts(), [&](int64_t task) {
+    const int64_t expert = later[task / weights.parts()], part = task % weights.parts();
+    if (of_many_tasks[expert]) {
+      weights.run(expert, part, of_many_tasks[expert]->rows());
+    } else if (part == 0) {
+      weights.zero(expert);
+    }
+  });
+  combine<T>(order, grad_in, nullptr, out.x_TD.mutable_data_ptr<T>(), in.x_TD.size(0), sizes.dim);
   return out;
 }
 

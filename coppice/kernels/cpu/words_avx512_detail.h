@@ -140,17 +140,35 @@ void transpose(__m512i (&r)[16]) {
 /// A panel whose lanes are rows of memory: panel[w][lane] = word w of row(lane), w < words; of a null row zeros.
 template <class Row>
 void pack_rows(const Row& row, int64_t words, Word* panel) {
+  const Word* from[kLanes];
+  for (int i = 0; i < kLanes; ++i) from[i] = row(i);
   for (int64_t w = 0; w < words; w += kLanes) {
     const int64_t count = std::min(kLanes, words - w);
     const auto mask = static_cast<__mmask16>((1u << count) - 1);
     __m512i r[16];
     for (int i = 0; i < 16; ++i) {
-      const Word* const from = row(i);
-      r[i] = from == nullptr ? _mm512_setzero_si512() : _mm512_maskz_loadu_epi32(mask, from + w);
+      r[i] = from[i] == nullptr ? _mm512_setzero_si512() : _mm512_maskz_loadu_epi32(mask, from[i] + w);
     }
     transpose(r);
     for (int i = 0; i < count; ++i) _mm512_store_si512(panel + (w + i) * kLanes, r[i]);
   }
+}
+
+/// 16 bf16 of `first`, then 16 of `second`.
+inline __m512i bf16_pair(__m512 first, __m512 second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
+
+/// 16 words of the two halves of 32 bf16: (0, 16), (1, 17), ...
+inline __m512i interleaved(__m512i halves) {
+  const __m512i low =
+      _mm512_set_epi32(0x001f000f, 0x001e000e, 0x001d000d, 0x001c000c, 0x001b000b, 0x001a000a, 0x00190009, 0x00180008,
+                       0x00170007, 0x00160006, 0x00150005, 0x00140004, 0x00130003, 0x00120002, 0x00110001, 0x00100000);
+  return _mm512_permutexvar_epi16(low, halves);
+}
+
+/// The first and second bf16 of 16 words.
+inline __m512 first_of(__m512i words) { return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)); }
+inline __m512 second_of(__m512i words) {
+  return _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
 /// Words of two neighbours: of f32 the rows one after the other, of bf16 one row of pairs. `step` words lie between two
@@ -160,13 +178,11 @@ void pack_rows(const Row& row, int64_t words, Word* panel) {
   _mm512_storeu_ps(out + step, second);
 }
 void put_words(__m512 first, __m512 second, Word* out, int64_t, at::BFloat16) {
-  const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(first));
-  const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(second));
-  _mm512_storeu_si512(out, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  _mm512_storeu_si512(out, interleaved(bf16_pair(first, second)));
 }
 
 [[maybe_unused]] void put(__m512 values, float* out) { _mm512_storeu_ps(out, values); }
-void put(__m512 values, at::BFloat16* out) {
+[[maybe_unused]] void put(__m512 values, at::BFloat16* out) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(values));
 }
 /// 16 rows of f32, `step` floats apart, with rows and lanes exchanged: out(lane) is where a lane's 16 values go.
