@@ -20,7 +20,7 @@ struct Case {
   int64_t tokens, dim, out;
 };
 class Linear : public ::testing::TestWithParam<Case> {};
-// Without AVX-512 the first four are computed by our own loops, the others by libtorch.
+// The first four are computed by our own loops, the others by libtorch.
 INSTANTIATE_TEST_SUITE_P(Sizes, Linear,
                          ::testing::Values(Case{300, 64, 64}, Case{1, 16, 128}, Case{131, 48, 32}, Case{7, 128, 16},
                                            Case{10, 64, 8}, Case{10, 20, 64}, Case{9, 256, 64}));

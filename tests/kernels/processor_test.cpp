@@ -29,6 +29,16 @@ TEST(PickExperts, TakesTilesForManyRowsInBf16) {
   EXPECT_EQ(pick_experts(kXeon, experts_of(200), at::kFloat), Path::kWords) << "tiles have no f32";
 }
 
+TEST(PickExperts, TakesLanesForNarrowExpertsInF32) {
+  auto shape = experts_of(200);
+  shape.width = 32;
+  for (const Processor& any : {kOld, kAvx512, kZen, kXeon})
+    EXPECT_EQ(pick_experts(any, shape, at::kFloat), Path::kLanes);
+  EXPECT_EQ(pick_experts(kZen, shape, at::kBFloat16), Path::kWords);
+  shape.is_plain = false;
+  EXPECT_EQ(pick_experts(kZen, shape, at::kFloat), Path::kLibtorch);
+}
+
 TEST(PickExperts, LeavesWhatWordsDoNotHaveToLibtorch) {
   auto shape = experts_of(200);
   shape.is_plain = false;
@@ -60,9 +70,8 @@ TEST(PickAttention, TakesWordsInBlocksOf32) {
 TEST(PickAttention, TakesLanesForNarrowHeadsOverShortSequences) {
   const AttentionShape small{.positions = 100, .heads = 4, .key_heads = 2, .dim = 16};
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
-    EXPECT_EQ(pick_attention(kOld, small, dtype), Path::kLanes);
-    for (const Processor& newer : {kAvx512, kZen, kXeon}) {
-      EXPECT_EQ(pick_attention(newer, small, dtype), Path::kLibtorch) << "not timed there";
+    for (const Processor& any : {kOld, kAvx512, kZen, kXeon}) {
+      EXPECT_EQ(pick_attention(any, small, dtype), Path::kLanes);
     }
   }
   EXPECT_EQ(pick_attention(kOld, small, at::kDouble), Path::kLibtorch);

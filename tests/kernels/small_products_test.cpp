@@ -3,10 +3,19 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include <vector>
+
 #include "coppice/kernels/cpu/small_products_detail.h"
 
 namespace coppice::kernels::cpu {
 namespace {
+
+/// The loops that this processor can run.
+std::vector<const Lanes*> all_lanes() {
+  std::vector<const Lanes*> all{&kLanesOfAvx2};
+  if (this_processor().avx512) all.push_back(&kLanesOfAvx512);
+  return all;
+}
 
 void expect_close(const at::Tensor& found, const at::Tensor& a, const at::Tensor& b) {
   const auto wanted = at::mm(a.to(at::kDouble), b.to(at::kDouble));
@@ -14,51 +23,66 @@ void expect_close(const at::Tensor& found, const at::Tensor& a, const at::Tensor
 }
 
 // Every number of rows up to a block and its rest, and sums of more than one block.
-TEST(SmallProduct, IsTheProductForAllLayouts) {
+TEST(LanesMultiply, IsTheProductForAllLayoutsWithTheSameBitsOnAllProcessors) {
   for (const int64_t inner : {1, 16, 37, 256, 300}) {
-    for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 11, 12, 64}) {
-      const auto a = at::randn({rows, inner}), b = at::randn({inner, 48});
-      const auto a_turned = a.t().contiguous().t(), b_turned = b.t().contiguous().t();
-      for (const auto& left : {a, a_turned}) {
-        for (const auto& right : {b, b_turned}) {
-          const auto out = at::full({rows, 48}, 7.0f);
-          small_product(Matrix::of(left), Matrix::of(right), out.mutable_data_ptr<float>(), 48);
-          expect_close(out, a, b);
+    for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 11, 12, 31, 64}) {
+      for (const int64_t cols : {16, 48, 112}) {
+        const auto a = at::randn({rows, inner}), b = at::randn({inner, cols});
+        const auto a_turned = a.t().contiguous().t(), b_turned = b.t().contiguous().t();
+        at::Tensor first;
+        for (const auto& left : {a, a_turned}) {
+          for (const auto& right : {b, b_turned}) {
+            for (const Lanes* const lanes : all_lanes()) {
+              const auto out = at::full({rows, cols}, 7.0f);
+              lanes->multiply(Matrix::of(left), Matrix::of(right), out.mutable_data_ptr<float>(), cols, /*add=*/false);
+              if (!first.defined()) first = out;
+              EXPECT_TRUE(out.equal(first));
+            }
+          }
         }
+        expect_close(first, a, b);
       }
     }
   }
 }
 
-TEST(SmallProduct, AddsToWhatIsThereAndStaysInItsColumns) {
-  const auto a = at::randn({9, 20}), b = at::randn({20, 32});
-  const auto out = at::full({9, 40}, 2.0f);
-  small_product(Matrix::of(a), Matrix::of(b), out.mutable_data_ptr<float>(), 40, /*add=*/true);
-  expect_close(out.narrow(1, 0, 32) - 2, a, b);
-  EXPECT_TRUE(out.narrow(1, 32, 8).eq(2).all().item<bool>());
-}
-
-TEST(SmallProduct, GivesTheSameBitsForAnyCut) {
-  const auto a = at::randn({50, 300}), b = at::randn({300, 64});
-  const auto whole = at::full({50, 64}, 0.0f), parts = at::full({50, 64}, 0.0f);
-  small_product(Matrix::of(a), Matrix::of(b), whole.mutable_data_ptr<float>(), 64);
-  for (int64_t row = 0; row < 50; row += 10) {
-    for (int64_t col = 0; col < 64; col += 32) {
-      small_product(Matrix::of(a.narrow(0, row, 10)), Matrix::of(b.narrow(1, col, 32)),
-                    parts.mutable_data_ptr<float>() + row * 64 + col, 64);
-    }
+TEST(LanesMultiply, AddsToWhatIsThereAndStaysInItsColumns) {
+  for (const Lanes* const lanes : all_lanes()) {
+    const auto a = at::randn({9, 20}), b = at::randn({20, 32});
+    const auto out = at::full({9, 40}, 2.0f);
+    lanes->multiply(Matrix::of(a), Matrix::of(b), out.mutable_data_ptr<float>(), 40, /*add=*/true);
+    expect_close(out.narrow(1, 0, 32) - 2, a, b);
+    EXPECT_TRUE(out.narrow(1, 32, 8).eq(2).all().item<bool>());
   }
-  EXPECT_TRUE(whole.equal(parts));
 }
 
-TEST(IsSmallProduct, HoldsForNarrowF32WithoutAvx512) {
-  constexpr Processor kOld{}, kAvx512{.avx512 = true};
-  EXPECT_TRUE(is_small_product(kOld, 1000, 128, at::kFloat));
-  EXPECT_FALSE(is_small_product(kOld, 1000, 144, at::kFloat));
-  EXPECT_FALSE(is_small_product(kOld, 1000, 24, at::kFloat));
-  EXPECT_FALSE(is_small_product(kOld, 0, 16, at::kFloat));
-  EXPECT_FALSE(is_small_product(kOld, 1000, 128, at::kBFloat16));
-  EXPECT_FALSE(is_small_product(kAvx512, 1000, 128, at::kFloat)) << "not timed there";
+TEST(LanesMultiply, GivesTheSameBitsForAnyCut) {
+  for (const Lanes* const lanes : all_lanes()) {
+    const auto a = at::randn({50, 300}), b = at::randn({300, 64});
+    const auto whole = at::full({50, 64}, 0.0f), parts = at::full({50, 64}, 0.0f);
+    const Matrix left = Matrix::of(a), right = Matrix::of(b);
+    lanes->multiply(left, right, whole.mutable_data_ptr<float>(), 64, false);
+    for (int64_t row = 0; row < 50; row += 10) {
+      for (int64_t col = 0; col < 64; col += 32) {
+        lanes->multiply(left.rows_from(row, 10), right.cols_from(col, 32),
+                        parts.mutable_data_ptr<float>() + row * 64 + col, 64, false);
+      }
+    }
+    EXPECT_TRUE(whole.equal(parts));
+  }
+}
+
+TEST(LanesOf, AreThoseThatTheProcessorHas) {
+  EXPECT_EQ(&lanes_of({}), &kLanesOfAvx2);
+  EXPECT_EQ(&lanes_of({.avx512 = true}), &kLanesOfAvx512);
+}
+
+TEST(IsSmallProduct, HoldsForNarrowF32) {
+  EXPECT_TRUE(is_small_product(1000, 128, at::kFloat));
+  EXPECT_FALSE(is_small_product(1000, 144, at::kFloat));
+  EXPECT_FALSE(is_small_product(1000, 24, at::kFloat));
+  EXPECT_FALSE(is_small_product(0, 16, at::kFloat));
+  EXPECT_FALSE(is_small_product(1000, 128, at::kBFloat16));
 }
 
 TEST(MultiplyInto, TakesAnyProduct) {

@@ -2,6 +2,7 @@
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/cpu/attention_variants_detail.h"
+#include "coppice/kernels/cpu/lanes_detail.h"
 #include "coppice/kernels/cpu/processor_detail.h"
 
 namespace coppice::kernels::cpu {
@@ -21,7 +22,7 @@ const detail::AttentionVariant* attention_for(const detail::AttentionInputs& in)
   switch (path_for(in)) {
     case Path::kWords: return &kAttentionByWords;
     case Path::kTiles: return &kAttentionByTiles;
-    case Path::kLanes: return &kAttentionByLanes;
+    case Path::kLanes: return &lanes_of(this_processor()).attention;
     case Path::kLibtorch: return nullptr;
   }
   COPPICE_CHECK(false, "path ", static_cast<int>(path_for(in)));

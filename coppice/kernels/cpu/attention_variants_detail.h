@@ -5,6 +5,6 @@
 namespace coppice::kernels::cpu {
 
 /// Without windows and sinks.
-extern const detail::AttentionVariant kAttentionByWords, kAttentionByTiles, kAttentionByLanes;
+extern const detail::AttentionVariant kAttentionByWords, kAttentionByTiles;
 
 }  // namespace coppice::kernels::cpu

@@ -12,6 +12,7 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/lane_sum.h"
+#include "coppice/kernels/cpu/small_products_detail.h"
 #include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/head_loss_detail.h"
 #include "coppice/kernels/parallel.h"
@@ -20,6 +21,9 @@ namespace coppice::kernels::cpu {
 namespace {
 
 using detail::exp_f32;
+
+constexpr int64_t kSmallVocabulary = 4096;
+constexpr int64_t kSmallLogits = 1 << 17;  // of a chunk in lanes: half a MB, which stays in a level-2 cache
 
 /// The number of tokens whose logits exist at a time. Each chunk goes through the whole gradient of w, 12 D bytes for a
 /// word of the vocabulary against some 20 bytes for each token, so a chunk of about D tokens costs little more than one
@@ -108,10 +112,63 @@ void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
   }
 }
 
+/// Whether the products below are computed in lanes.
+bool is_small(const detail::HeadInputs& in) {
+  const int64_t vocabulary = in.w_VD.size(0), dim = in.w_VD.size(1);
+  return vocabulary <= kSmallVocabulary && vocabulary % kNarrowLanes == 0 &&
+         is_small_product(vocabulary, dim, in.x_TD.scalar_type()) && in.w_VD.scalar_type() == at::kFloat;
+}
+
+/// The three products of a chunk of C tokens. Those in lanes have the bits of any number of threads.
+class Products {
+ public:
+  Products(const detail::HeadInputs& in, bool is_small)
+      : w_VD_(in.w_VD), multiply_(is_small ? lanes_of(this_processor()).multiply : nullptr) {}
+
+  at::Tensor logits(const at::Tensor& x_CD) const {
+    if (multiply_ == nullptr) return at::mm(x_CD, w_VD_.t());
+    auto out = at::empty({x_CD.size(0), w_VD_.size(0)}, x_CD.options());
+    auto* const to = out.mutable_data_ptr<float>();
+    const Matrix a = Matrix::of(x_CD), b = Matrix::of(w_VD_).t();
+    parallel_ranges(b.cols, kWordsPerTask, [&](int64_t begin, int64_t end) {  // by words, each of which is turned
+      multiply_(a, b.cols_from(begin, end - begin), to + begin, b.cols, /*add=*/false);
+    });
+    return out;
+  }
+  void grad_x(at::Tensor& out_CD, const at::Tensor& grad_CV) const {
+    if (multiply_ == nullptr) {
+      at::mm_out(out_CD, grad_CV, w_VD_);
+    } else {
+      in_rows(Matrix::of(grad_CV), Matrix::of(w_VD_), kTokensPerTask, out_CD, false);
+    }
+  }
+  void add_grad_w(at::Tensor& sum_VD, const at::Tensor& grad_CV, const at::Tensor& x_CD) const {
+    if (multiply_ == nullptr) return add_product(sum_VD, grad_CV.t(), x_CD);
+    const bool is_first = !sum_VD.defined();
+    if (is_first) sum_VD = at::empty_like(w_VD_);
+    in_rows(Matrix::of(grad_CV).t(), Matrix::of(x_CD), kWordsPerTask, sum_VD, !is_first);
+  }
+
+ private:
+  static constexpr int64_t kWordsPerTask = 128, kTokensPerTask = 24;
+
+  void in_rows(const Matrix& a, const Matrix& b, int64_t rows_per_task, const at::Tensor& out, bool add) const {
+    auto* const to = out.mutable_data_ptr<float>();
+    parallel_ranges(a.rows, rows_per_task, [&](int64_t begin, int64_t end) {
+      multiply_(a.rows_from(begin, end - begin), b, to + begin * b.cols, b.cols, add);
+    });
+  }
+
+  at::Tensor w_VD_;
+  void (*multiply_)(const Matrix& a, const Matrix& b, float* out, int64_t out_step, bool add);
+};
+
 template <class T>
 detail::HeadForward forward(const detail::HeadInputs& in) {
-  const int64_t tokens = in.x_TD.size(0), vocabulary = in.w_VD.size(0),
-                chunk = chunk_tokens(vocabulary, in.x_TD.size(1));
+  const int64_t tokens = in.x_TD.size(0), vocabulary = in.w_VD.size(0);
+  const bool small = is_small(in);
+  const int64_t chunk = small ? kSmallLogits / vocabulary : chunk_tokens(vocabulary, in.x_TD.size(1));
+  const Products products(in, small);
   const auto counted = std::max<int64_t>(1, check_targets(in.target_T, vocabulary));
   const auto* const target = in.target_T.const_data_ptr<int64_t>();
   const auto f32 = in.x_TD.options().dtype(at::kFloat);
@@ -122,13 +179,13 @@ detail::HeadForward forward(const detail::HeadInputs& in) {
   for (int64_t t = 0; t < tokens; t += chunk) {
     const int64_t rows = std::min(chunk, tokens - t);
     const auto x_CD = in.x_TD.narrow(0, t, rows);
-    const auto logits_CV = at::mm(x_CD, in.w_VD.t());
+    const auto logits_CV = products.logits(x_CD);
     chunk_losses<T>(logits_CV, target + t, scale, loss + t);
     if (!in.with_gradients) continue;
     auto grad_x_CD = out.grad_x_TD.narrow(0, t, rows);
-    at::mm_out(grad_x_CD, logits_CV, in.w_VD);
+    products.grad_x(grad_x_CD, logits_CV);
     if (!in.with_weight_gradient) continue;
-    add_product(out.grad_w_VD, logits_CV.t(), x_CD);
+    products.add_grad_w(out.grad_w_VD, logits_CV, x_CD);
   }
   if (out.grad_w_VD.defined()) out.grad_w_VD = out.grad_w_VD.to(in.w_VD.scalar_type());
   if (in.with_weight_gradient && tokens == 0) out.grad_w_VD = at::zeros_like(in.w_VD);

@@ -15,9 +15,9 @@ constexpr int64_t kTokensPerTask = 128, kWeightRowsPerTask = 16;
 at::Tensor product(const Matrix& a, const Matrix& b, int64_t rows_per_task, const at::TensorOptions& options) {
   const auto out = at::empty({a.rows, b.cols}, options);
   auto* const to = out.mutable_data_ptr<float>();
+  const auto multiply = lanes_of(this_processor()).multiply;
   parallel_ranges(a.rows, rows_per_task, [&](int64_t begin, int64_t end) {
-    const Matrix part{a.data + begin * a.row_step, end - begin, a.cols, a.row_step, a.col_step};
-    small_product(part, b, to + begin * b.cols, b.cols);
+    multiply(a.rows_from(begin, end - begin), b, to + begin * b.cols, b.cols, /*add=*/false);
   });
   return out;
 }
@@ -25,9 +25,7 @@ at::Tensor product(const Matrix& a, const Matrix& b, int64_t rows_per_task, cons
 }  // namespace
 
 bool has_linear_for(const at::Tensor& x_TD, const at::Tensor& w_ND) {
-  const auto is_narrow = [&](int64_t size) {
-    return is_small_product(this_processor(), size, size, x_TD.scalar_type());
-  };
+  const auto is_narrow = [&](int64_t size) { return is_small_product(size, size, x_TD.scalar_type()); };
   return x_TD.dim() == 2 && w_ND.scalar_type() == x_TD.scalar_type() && x_TD.is_contiguous() && w_ND.is_contiguous() &&
          x_TD.size(0) > 0 && is_narrow(w_ND.size(0)) && is_narrow(w_ND.size(1));
 }

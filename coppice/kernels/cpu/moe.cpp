@@ -18,8 +18,8 @@ const detail::MoeVariant& way_for(const detail::MoeInputs& in) {
   switch (path) {
     case Path::kWords: return kExpertsByWords;
     case Path::kTiles: return kExpertsByTiles;
+    case Path::kLanes:  // its products are small
     case Path::kLibtorch: return kExpertsByGemms;
-    case Path::kLanes: break;  // of attention
   }
   COPPICE_CHECK(false, "path ", static_cast<int>(path));
 }

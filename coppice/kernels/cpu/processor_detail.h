@@ -20,7 +20,7 @@ enum class Path {
   kLibtorch,  ///< libtorch's GEMMs and attention; in bf16 oneDNN uses matrix tiles where there are any
   kWords,     ///< words_avx512_detail.h
   kTiles,     ///< tiles_detail.h
-  kLanes,     ///< lanes_detail.h; attention only
+  kLanes,     ///< lanes_detail.h; f32, and attention in bf16 too
 };
 
 struct ExpertsShape {

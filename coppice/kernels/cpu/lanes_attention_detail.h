@@ -1,21 +1,11 @@
+#pragma once
+
 // Causal attention of narrow heads over short sequences, where libtorch's blocks are mostly overhead. The lanes are 16
 // queries of one head, the sums f32. A task is one key head of one sequence with the queries that share it; its matrices
 // stay in the caches, and the bits do not depend on threads. S positions, P the same filled up to whole blocks of
-// queries, C head dimension.
+// queries, C head dimension. Include it as lanes_loops_detail.h.
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-
-#include <algorithm>
-#include <cmath>
-#include <limits>
-#include <vector>
-
-#include "coppice/base/lane_sum.h"
-#include "coppice/kernels/cpu/attention_variants_detail.h"
-#include "coppice/kernels/cpu/lanes_detail.h"
-#include "coppice/kernels/cpu/vector_math_detail.h"
-#include "coppice/kernels/parallel.h"
+#include "coppice/kernels/cpu/lanes_loops_detail.h"
 
 namespace coppice::kernels::cpu {
 namespace {
@@ -57,7 +47,7 @@ class Rows {
   Strided from(int64_t s) const { return {row(s), dim_, 1}; }
 
   /// 16 rows as a panel [C, 16].
-  void panel(int64_t first, float* out) const { turn_rows(row(first), dim_, dim_, out); }
+  void panel(int64_t first, float* out) const { turn_rows(row(first), dim_, dim_, out, kLanes); }
 
  private:
   int64_t offset(const at::Tensor& x_BSHC, int64_t sequence, int64_t head) const {
@@ -84,19 +74,15 @@ class Block {
 
   /// out [keys, 16] = rows of `left` times a panel [C, 16].
   void against(const Rows& left, const float* panel, float* out) const {
-    multiply_lanes<false>(left.from(begin_), keys(), panel, kLanes, dim_, out, kLanes);
+    multiply_lanes<false>(left.from(begin_), keys(), panel, kLanes, dim_, kLanes, out, kLanes);
   }
   /// out [16, C] = the sum over keys of weight [keys, 16] times the rows of `right`.
   void along_keys(const float* weight, const Rows& right, float* out) const {
-    for (int64_t c = 0; c < dim_; c += kLanes) {
-      multiply_lanes<false>({weight, 1, kLanes}, kLanes, right.row(begin_) + c, dim_, keys(), out + c, dim_);
-    }
+    multiply_lanes<false>({weight, 1, kLanes}, kLanes, right.row(begin_), dim_, keys(), dim_, out, dim_);
   }
   /// sum [keys, C] += weight [keys, 16] times the block's own rows of `right`.
   void along_queries(const float* weight, const Rows& right, Rows& sum) const {
-    for (int64_t c = 0; c < dim_; c += kLanes) {
-      multiply_lanes<true>({weight, kLanes, 1}, keys(), right.row(first_) + c, dim_, kLanes, sum.row(begin_) + c, dim_);
-    }
+    multiply_lanes<true>({weight, kLanes, 1}, keys(), right.row(first_), dim_, kLanes, dim_, sum.row(begin_), dim_);
   }
 
   /// Sets what belongs to keys that a query does not see in numbers [keys, 16].
@@ -189,7 +175,8 @@ void backward_head(const AttentionInputs& in, const AttentionForward& forward, c
   Rows grad_key(positions, dim), grad_value(positions, dim), grad_query(positions, dim);
   key.read(in.key_BSJC, sequence, key_head);
   value.read(in.value_BSJC, sequence, key_head);
-  std::vector<float> panel(dim * kLanes), weight(key.filled() * kLanes), slope(key.filled() * kLanes);
+  std::vector<float> panel(dim * kLanes), result_panel(dim * kLanes);
+  std::vector<float> weight(key.filled() * kLanes), slope(key.filled() * kLanes);
   Block block(in, sequence);
   for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
     query.read(in.query_BSHC, sequence, head);
@@ -199,16 +186,16 @@ void backward_head(const AttentionInputs& in, const AttentionForward& forward, c
     for (int64_t first = 0; first < positions; first += kLanes) {
       block.select(first);
       float less[kLanes] = {}, dot[kLanes] = {};
-      for (int64_t i = 0; i < std::min(kLanes, positions - first); ++i) {
-        less[i] = log_sum[first + i];
-        const float *o = result.row(first + i), *g = grad.row(first + i);
-        dot[i] = lane_sum<float>(dim, [&](int64_t c) { return o[c] * g[c]; });
-      }
+      std::copy_n(log_sum + first, std::min(kLanes, positions - first), less);
       query.panel(first, panel.data());
       block.against(key, panel.data(), weight.data());
       exponentials(weight.data(), block.keys(), scale, less);
       block.hide(weight.data(), 0.0f);
+      result.panel(first, result_panel.data());
       grad.panel(first, panel.data());
+      for (int64_t c = 0; c < dim; ++c) {
+        for (int64_t i = 0; i < kLanes; ++i) dot[i] += panel[c * kLanes + i] * result_panel[c * kLanes + i];
+      }
       block.against(value, panel.data(), slope.data());
       for (int64_t key_at = 0; key_at < block.keys(); ++key_at) {
         for (int64_t i = 0; i < kLanes; ++i) {
@@ -245,7 +232,5 @@ AttentionGradients backward(const AttentionInputs& in, const AttentionForward& f
 }
 
 }  // namespace
-
-const detail::AttentionVariant kAttentionByLanes{forward, backward};
 
 }  // namespace coppice::kernels::cpu
