@@ -7,7 +7,7 @@ namespace coppice::kernels::cpu {
 namespace {
 
 constexpr Processor kOld{}, kAvx512{.avx512 = true}, kZen{.avx512 = true, .avx512_bf16 = true},
-    kXeon{.avx512 = true, .avx512_bf16 = true, .amx_bf16 = true};
+    kXeon{.avx512 = true, .avx512_bf16 = true, .amx_bf16 = true, .intel = true};
 
 ExpertsShape experts_of(int64_t rows_an_expert) {
   return {.pairs = 8 * rows_an_expert, .experts = 8, .dim = 64, .width = 96, .is_plain = true};
@@ -23,10 +23,10 @@ TEST(PickExperts, TakesWordsWhereTheProcessorHasThem) {
   EXPECT_EQ(pick_experts(kZen, shape, at::kBFloat16), Path::kWords);
 }
 
-TEST(PickExperts, TakesTilesForManyRowsInBf16) {
-  EXPECT_EQ(pick_experts(kXeon, experts_of(31), at::kBFloat16), Path::kWords);
-  EXPECT_EQ(pick_experts(kXeon, experts_of(32), at::kBFloat16), Path::kTiles);
-  EXPECT_EQ(pick_experts(kXeon, experts_of(200), at::kFloat), Path::kWords) << "tiles have no f32";
+TEST(PickExperts, TakesTilesInBf16AndMklInF32WhereTheyAreFast) {
+  EXPECT_EQ(pick_experts(kXeon, experts_of(1), at::kBFloat16), Path::kTiles);
+  EXPECT_EQ(pick_experts(kXeon, experts_of(200), at::kBFloat16), Path::kTiles);
+  EXPECT_EQ(pick_experts(kXeon, experts_of(200), at::kFloat), Path::kLibtorch) << "tiles have no f32";
 }
 
 TEST(PickExperts, TakesLanesForNarrowExpertsInF32) {
@@ -82,12 +82,12 @@ TEST(PickAttention, TakesLanesForNarrowHeadsOverShortSequences) {
   for (const auto& other : {wide, longer, odd}) EXPECT_EQ(pick_attention(kOld, other, at::kFloat), Path::kLibtorch);
 }
 
-TEST(PickAttention, LeavesWideHeadsInBf16ToLibtorchWhereThereAreTiles) {
-  AttentionShape shape{.positions = 64, .heads = 2, .key_heads = 2, .dim = 64};
-  EXPECT_EQ(pick_attention(kXeon, shape, at::kBFloat16), Path::kLibtorch);
-  EXPECT_EQ(pick_attention(kXeon, shape, at::kFloat), Path::kWords);
-  shape.dim = 32;
-  EXPECT_EQ(pick_attention(kXeon, shape, at::kBFloat16), Path::kTiles);
+TEST(PickAttention, TakesTilesInBf16WhereThereAreSome) {
+  for (const int64_t dim : {32, 64, 128}) {
+    const AttentionShape shape{.positions = 64, .heads = 2, .key_heads = 2, .dim = dim};
+    EXPECT_EQ(pick_attention(kXeon, shape, at::kBFloat16), Path::kTiles);
+    EXPECT_EQ(pick_attention(kXeon, shape, at::kFloat), Path::kWords);
+  }
 }
 
 TEST(ThisProcessor, HasWhatItsFeaturesImply) {

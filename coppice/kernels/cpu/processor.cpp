@@ -10,13 +10,10 @@ namespace {
 
 constexpr int64_t kBlock = 32;  // words and panels come in blocks of so many
 
-// Measured on one core of a Xeon with AMX, D = F = 256, forward and backward, in GFLOP/s. Words and libtorch's tiles: with
-// 8 rows an expert 16 and 11, with 16 rows 28 and 25, with 32 rows 43 and 45, with 512 rows 75 and 200. Forward alone,
-// words and a prototype of moe_amx_detail.h: with 64 rows 78 and 263, with 256 rows 79 and 514. Attention, words and
-// libtorch's tiles: with C = 32 62 and 27, with C = 64 79 and 109, with C = 128 83 and 220.
-constexpr int64_t kRowsForTiles = 32;
+// `bench/paths` measures the ways (bench/results/train.md): in bf16 tiles were the fastest for all its shapes, from one row
+// an expert and heads of 32 on. In f32 on a Xeon MKL's products were 1.1 to 1.6 times as fast as words for experts.
 constexpr int64_t kNarrowHead = 32;
-// On the same processor a step of training with D = 64, F = 32 and heads of 16 took a fifth less time with attention in
+// On a Xeon a step of training with D = 64, F = 32 and heads of 16 took a fifth less time with attention in
 // lanes than with libtorch's, and a sixth less with experts in lanes than in words.
 constexpr int64_t kNarrowDim = 128;
 constexpr int64_t kShortSequence = 512;  // for lanes
@@ -61,7 +58,8 @@ const Processor& this_processor() {
     p.avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     p.avx512_bf16 = p.avx512 && __builtin_cpu_supports("avx512bf16");
-    p.amx_bf16 = has_amx_bf16();
+    p.amx_bf16 = p.avx512_bf16 && has_amx_bf16();
+    p.intel = __builtin_cpu_is("intel");
     return p;
   }();
   return processor;
@@ -71,8 +69,8 @@ Path pick_experts(const Processor& processor, const ExpertsShape& shape, at::Sca
   if (is_narrow(shape) && dtype == at::kFloat) return Path::kLanes;
   const bool fits = shape.is_plain && shape.dim % kBlock == 0 && shape.width % kBlock == 0;
   if (!fits || !has_words(processor, dtype)) return Path::kLibtorch;
-  const bool many_rows = shape.pairs >= kRowsForTiles * shape.experts;
-  return has_tiles(processor, dtype) && many_rows ? Path::kTiles : Path::kWords;
+  if (has_tiles(processor, dtype)) return Path::kTiles;
+  return processor.intel && dtype == at::kFloat ? Path::kLibtorch : Path::kWords;
 }
 
 Path pick_attention(const Processor& processor, const AttentionShape& shape, at::ScalarType dtype) {
@@ -80,8 +78,7 @@ Path pick_attention(const Processor& processor, const AttentionShape& shape, at:
   if (!processor.avx512 || shape.dim < kNarrowHead) return fits_lanes(shape, dtype) ? Path::kLanes : Path::kLibtorch;
   const bool fits = shape.positions % kBlock == 0 && shape.dim % kBlock == 0;
   if (!fits || !has_words(processor, dtype)) return Path::kLibtorch;
-  if (!has_tiles(processor, dtype)) return Path::kWords;
-  return shape.dim == kNarrowHead ? Path::kTiles : Path::kLibtorch;
+  return has_tiles(processor, dtype) ? Path::kTiles : Path::kWords;
 }
 
 }  // namespace coppice::kernels::cpu

@@ -13,6 +13,7 @@ struct Processor {
   bool avx512 = false;       ///< F, BW, DQ and VL
   bool avx512_bf16 = false;  ///< and products of bf16
   bool amx_bf16 = false;     ///< matrix tiles of bf16, which the operating system lets this process use
+  bool intel = false;        ///< MKL has its fast f32 products for it
 };
 const Processor& this_processor();
 
