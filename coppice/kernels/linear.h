@@ -4,8 +4,7 @@
 
 namespace coppice::kernels {
 
-/// x w' + bias, differentiable; on a CPU without AVX-512 narrow matrices in f32 are multiplied without the copies of a
-/// library's GEMM.
+/// x w' + bias, differentiable; on the CPU narrow matrices in f32 are multiplied without the copies of a library's GEMM.
 ///
 /// Shapes   x_TD, w_ND, bias_N or undefined; returns [T, N].
 /// Threads  at::get_num_threads(); same bits for any number of them where it does not use libtorch.

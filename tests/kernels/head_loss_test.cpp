@@ -1,5 +1,6 @@
 #include "coppice/kernels/head_loss.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linear.h>
@@ -26,9 +27,9 @@ struct Head {
   at::Tensor x_TD, w_VD, target_T;
 };
 
-Head make_head(int64_t tokens, int64_t vocabulary) {
+Head make_head(int64_t tokens, int64_t vocabulary, int64_t dim = kDim) {
   at::manual_seed(3);
-  Head head{at::randn({tokens, kDim}), at::randn({vocabulary, kDim}), at::randint(0, vocabulary, {tokens}, at::kLong)};
+  Head head{at::randn({tokens, dim}), at::randn({vocabulary, dim}), at::randint(0, vocabulary, {tokens}, at::kLong)};
   head.target_T.narrow(0, 1, tokens / 4).fill_(-1);
   return head;
 }
@@ -65,6 +66,23 @@ TEST(HeadLoss, IsTheCrossEntropyOfTheLogitsWithItsGradients) {
     const auto ours = [&](const auto& x, const auto& w) { return head_loss(x, w, head.target_T); };
     expect_near(run(head, at::kFloat, ours), wanted, 1e-5);
     expect_near(run(head, at::kBFloat16, ours), wanted, 3e-2);
+  }
+}
+
+// These sizes are computed in lanes; the largest vocabulary in chunks of 32 tokens.
+TEST(HeadLoss, OfASmallModelIsTheCrossEntropyWithTheSameBitsForAnyNumberOfThreads) {
+  for (const int64_t vocabulary : {48, 1024, 4096}) {
+    const auto head = make_head(300, vocabulary, 64);
+    const auto wanted = run(head, at::kDouble, [&](const auto& x, const auto& w) {
+      return plain_loss(x, w, head.target_T, at::Reduction::Mean);
+    });
+    const auto ours = [&](const auto& x, const auto& w) { return head_loss(x, w, head.target_T); };
+    at::set_num_threads(1);
+    const auto found = run(head, at::kFloat, ours);
+    expect_near(found, wanted, 1e-5);
+    at::set_num_threads(3);
+    const auto by_three = run(head, at::kFloat, ours);
+    for (size_t i = 0; i < found.size(); ++i) EXPECT_TRUE(by_three[i].equal(found[i])) << i;
   }
 }
 
