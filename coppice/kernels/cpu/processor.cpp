@@ -13,8 +13,8 @@ constexpr int64_t kBlock = 32;  // words and panels come in blocks of so many
 // `bench/paths` measures the ways (bench/results/train.md): in bf16 tiles were the fastest for all its shapes, from one row
 // an expert and heads of 32 on. In f32 on a Xeon MKL's products were 1.1 to 1.6 times as fast as words for experts.
 constexpr int64_t kNarrowHead = 32;
-// On a Xeon a step of training with D = 64, F = 32 and heads of 16 took a fifth less time with attention in
-// lanes than with libtorch's, and a sixth less with experts in lanes than in words.
+// On a Xeon lanes took less time for a step of training with D = 64, F = 32 and heads of 16 than libtorch's attention and
+// experts in words.
 constexpr int64_t kNarrowDim = 128;
 constexpr int64_t kShortSequence = 512;  // for lanes
 
