@@ -94,6 +94,15 @@ TEST_P(RunOnRanks, HasTheLossesOfOneRankOver50StepsWithGrowthInTheMiddle) {
     }
     EXPECT_EQ(testing::metrics(dir / "ranks", "sibling_cosine/mean").size(),
               testing::metrics(dir / "one", "sibling_cosine/mean").size());
+    // Choices of experts are equal where losses are to rounding; these look at those of all ranks' tokens.
+    for (const char* name : {"effective_top_k/mean", "routing_overlap/mean"}) {
+      const auto found = testing::metrics(dir / "ranks", name), wanted = testing::metrics(dir / "one", name);
+      ASSERT_EQ(found.size(), 25u);
+      ASSERT_EQ(wanted.size(), 25u);
+      for (size_t i = 0; i < found.size(); ++i) {
+        EXPECT_NEAR(found[i].at(name).as_double(), wanted[i].at(name).as_double(), 1e-9) << name;
+      }
+    }
     // The checkpoint is one of the ecosystem, whole, with the same tensors.
     const auto model = families::open_model(several.checkpoint);
     EXPECT_EQ(model.config.num_experts, 7);
