@@ -6,6 +6,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/voice.h"
 #include "coppice/convert/convert.h"
 #include "coppice/convert/convert_options.h"
 #include "coppice/convert/families.h"
@@ -32,9 +33,10 @@ int carry_out(convert::Conversion& conversion, const families::Model& first, con
   const Json record = convert::settings_record(o, plan ? &*plan : nullptr, summary.to);
   const auto done = convert::convert(conversion, o.settings(o.out, record));
   output::add_written(done, o.out, json);
+  const bool says_result = output::says_result(done, o.part);
   if (o.json) {
-    std::cout << json.dump(2) << "\n";
-  } else if (!done.missing_parts.empty()) {
+    if (says_result || !o.part->is_auto) std::cout << json.dump(2) << "\n";
+  } else if (!says_result) {
     std::cout << output::part_text(done, *o.part, o.out);
   } else {
     std::cout << cat("wrote ", shown(o.out.string()), ": ", output::size_text(done, o.part), "; peak memory ",
@@ -63,6 +65,7 @@ int combine(const convert::ConvertOptions& o, const std::vector<families::Model>
 
 int run(std::span<const std::string_view> args) {
   auto o = parse<convert::ConvertOptions>("convert", kSummary, args);
+  speak_as(o.part);
   o.check(o.dry_run);
   convert::check_effects(o);
   for (const auto& model : o.models) {

@@ -3,6 +3,7 @@
 
 #include "coppice/base/text.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/voice.h"
 #include "coppice/cost/estimate.h"
 #include "coppice/families/quantization.h"
 #include "coppice/grow/dequantised.h"
@@ -72,9 +73,10 @@ int carry_out(grow::ExpandOptions o, const families::Model& model) {
   const auto done = grow::expand(model, plan, o.settings(o.out, grow::settings_record(o, plan)));
   output::add_written(done, o.out, json);
   json["optimizer_state"] = done.optimizer_state;
+  const bool says_result = output::says_result(done, o.part);
   if (o.json) {
-    std::cout << json.dump(2) << "\n";
-  } else if (!done.missing_parts.empty()) {
+    if (says_result || !o.part->is_auto) std::cout << json.dump(2) << "\n";
+  } else if (!says_result) {
     std::cout << output::part_text(done, *o.part, o.out);
   } else {
     std::cout << wrote_text(o, model, plan, done) << shown(last_line(model, plan, summary, o.out)) << "\n";
@@ -84,6 +86,7 @@ int carry_out(grow::ExpandOptions o, const families::Model& model) {
 
 int run(std::span<const std::string_view> args) {
   const auto o = parse<grow::ExpandOptions>("expand", kSummary, args);
+  speak_as(o.part);
   o.check(o.dry_run);
   const infer::GivenFamily given(o.family_file, o.model);
   families::Model model = families::open_model(o.model, given.family());

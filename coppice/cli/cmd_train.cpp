@@ -59,6 +59,8 @@ int run(std::span<const std::string_view> args) {
   options.given = detail::parse_options("train", kSummary, specs, args);
   const RankSettings ranks{.device = options.device,
                            .expert_parallel = options.expert_parallel,
+                           .device_option = "train.device",
+                           .expert_option = "parallel.expert",
                            .timeout_s = options.parallel_timeout,
                            .settings = to_toml(options),
                            .signals_end_waits = false};  // the ranks stop after the same step

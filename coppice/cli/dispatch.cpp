@@ -14,6 +14,7 @@
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
 #include "coppice/cli/command.h"
+#include "coppice/cli/voice.h"
 #include "coppice/options/options.h"
 
 namespace coppice::cli {
@@ -22,7 +23,7 @@ namespace {
 int report(ErrorCode code, const std::string& message) {
   std::cout.flush();  // so that earlier output comes before the error
   std::fflush(stdout);
-  std::fputs(cat("coppice: error: ", shown(message), "\n").c_str(), stderr);
+  std::fputs(cat("coppice: error: ", speaker(), shown(message), "\n").c_str(), stderr);
   return exit_status(code);
 }
 

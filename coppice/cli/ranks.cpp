@@ -10,11 +10,10 @@
 #include <string_view>
 
 #include "coppice/base/error.h"
-#include "coppice/base/log.h"
-#include "coppice/base/progress.h"
 #include "coppice/base/text.h"
 #include "coppice/base/thread_pool.h"
-#include "coppice/dist/launch.h"
+#include "coppice/cli/voice.h"
+#include "coppice/launch/launch.h"
 #include "coppice/nn/device.h"
 #include "coppice/nn/host.h"
 
@@ -22,11 +21,19 @@ namespace coppice::cli {
 namespace {
 
 // The GPU of this rank, where the option leaves it open.
-std::string device_of(const std::string& option, int64_t local_rank) {
-  const at::Device device = nn::compute_device(option, "device");
+std::string device_of(const std::string& option, std::string_view name, int64_t local_rank) {
+  const at::Device device = nn::compute_device(option, name);
   if (device.is_cpu()) return option;
   const bool is_open = option == "auto" || option.find(':') == std::string::npos;
   return is_open ? cat(c10::DeviceTypeName(device.type(), true), ":", local_rank) : option;
+}
+
+void check_expert_groups(const RankSettings& settings, int64_t ranks) {
+  const int64_t group = settings.expert_parallel;
+  if (group >= 1 && ranks % group == 0) return;
+  const std::string_view remedy = ranks == 1 ? " (start it with torchrun, srun or mpirun)" : "";
+  throw Error(ErrorCode::kUsage, cat(settings.expert_option, ": groups of ", group, " ranks in a run of ", ranks,
+                                     "; wanted a number that divides ", ranks, remedy));
 }
 
 // How many ranks are on this host.
@@ -39,30 +46,19 @@ int64_t ranks_here(dist::World& world) {
   return std::ranges::count(nn::host_values<int64_t>(all), mine);
 }
 
-void speak_as(int64_t rank) {
-  if (rank == 0) return;
-  enable_progress(false);
-  set_log_sink([rank, sink = stderr_sink(true)](LogLevel level, std::string_view message) {
-    if (level == LogLevel::kWarning) sink(level, cat("rank ", rank, ": ", message));
-  });
-}
-
 }  // namespace
 
 void on_ranks(const RankSettings& settings, const std::function<void(const Ranks&)>& act) {
-  const dist::Launch launch = dist::read_launch(dist::process_environment());
+  const launch::Launch launch = launch::read_launch(launch::process_environment());
+  check_expert_groups(settings, launch.size);
   if (launch.size == 1) {
-    if (settings.expert_parallel > 1) {
-      throw Error(ErrorCode::kUsage, cat("parallel.expert: ", settings.expert_parallel,
-                                         " ranks for a run of one (start it with torchrun, srun or mpirun)"));
-    }
     act({.world = nullptr, .device = settings.device});
     return;
   }
   speak_as(launch.rank);
-  const std::string device = device_of(settings.device, launch.local_rank);
+  const std::string device = device_of(settings.device, settings.device_option, launch.local_rank);
   const dist::WorldSettings world{
-      .device = nn::compute_device(device, "device"),
+      .device = nn::compute_device(device, settings.device_option),
       .expert_parallel = settings.expert_parallel,
       .timeout = std::chrono::milliseconds(static_cast<int64_t>(settings.timeout_s * 1000)),
       .settings = settings.settings,

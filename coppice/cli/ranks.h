@@ -17,6 +17,8 @@ namespace coppice::cli {
 struct RankSettings {
   std::string device;  ///< the option's value
   int64_t expert_parallel = 1;
+  /// What the user calls these two.
+  std::string_view device_option = "device", expert_option = "--expert-parallel";
   double timeout_s = 600;
   std::string settings;  ///< what has to be the same on all ranks
   bool signals_end_waits = true;
@@ -35,6 +37,7 @@ struct Ranks {
 /// but the first show no progress and no notes, and begin their warnings with their number.
 ///
 /// Ranks    collective. If one throws, the others end with Error{kPeer}, which names it and says why.
+/// Throws   Error{kUsage} naming the option, on every rank, if expert groups do not fit the number of ranks.
 void on_ranks(const RankSettings& settings, const std::function<void(const Ranks&)>& act);
 
 /// The same for a command with options `device` and `threads` and these arguments, which all ranks have to have: `act`

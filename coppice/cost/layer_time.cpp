@@ -51,8 +51,16 @@ LayerTimes layer_times(const ModelSize& size, const Device& device, const Parall
 
   const int64_t dense_layers = size.num_layers - size.moe_layers;
   const double each_layer = share(count.attention + count.norms + count.other, size.num_layers);
-  const double experts = share(count.experts, size.moe_layers) / static_cast<double>(parallelism.expert);
-  const double local_experts = static_cast<double>(size.experts) / static_cast<double>(parallelism.expert);
+  const auto local_experts = static_cast<double>(most_experts(size, parallelism));
+  const double each_expert =
+      size.experts > 0 ? share(count.experts, size.moe_layers) / static_cast<double>(size.experts) : 0;
+  const double experts = each_expert * local_experts;
+  // The pairs of all ranks of the group that fall on these experts.
+  const double pairs =
+      size.experts > 0
+          ? tokens * size.top_k *
+                (static_cast<double>(parallelism.expert) * local_experts / static_cast<double>(size.experts))
+          : 0;
   const double scores = 2 * static_cast<double>(size.attention_width) * work.sequence_length * tokens;
   for (int64_t i = 0; i < size.num_layers; ++i) {
     LayerTime layer;
@@ -62,7 +70,7 @@ LayerTimes layer_times(const ModelSize& size, const Device& device, const Parall
     layer.experts = layer.is_moe ? experts : 0;
     layer.forward_s = products.dense(tokens, layer.others) + products.flops(scores);
     if (layer.is_moe) {
-      layer.forward_s += products.experts(tokens * size.top_k, local_experts, layer.experts / local_experts);
+      layer.forward_s += products.experts(pairs, local_experts, each_expert);
     }
     out.all.push_back(layer);
   }

@@ -31,8 +31,8 @@ void check_parallelism(const Parallelism& parallelism, int64_t experts_before, i
         cat("expert-parallel: ", expert, " does not divide the ", data, " data-parallel ranks (see --data-parallel)"));
   }
   for (const int64_t experts : {experts_before, experts_after}) {
-    if (experts % expert != 0) {
-      refuse(cat("expert-parallel: ", experts, " experts cannot be divided evenly over ", expert, " ranks"));
+    if (experts > 0 && experts < expert) {
+      refuse(cat("expert-parallel: ", experts, " experts are fewer than the ", expert, " ranks that share them"));
     }
   }
   if (zero1 && data == 1) refuse("zero1: has no effect with one rank (give --data-parallel)");
@@ -46,9 +46,15 @@ int64_t state_dtype_bytes(std::string_view option, std::string_view dtype, bool 
               cat(option, ": '", dtype, "'; wanted f32, bf16", may_be_none ? ", f16 or none" : " or f16"));
 }
 
+int64_t most_experts(const ModelSize& size, const Parallelism& parallelism) {
+  return (size.experts + parallelism.expert - 1) / parallelism.expert;
+}
+
 LocalParameters local_parameters(const ModelSize& size, const Parallelism& parallelism) {
-  const auto experts = static_cast<double>(size.parameters.experts);
-  return {experts / static_cast<double>(parallelism.expert), static_cast<double>(size.parameters.total) - experts};
+  const auto all = static_cast<double>(size.parameters.experts);
+  const double each = size.experts > 0 ? all / static_cast<double>(size.experts) : 0;
+  return {each * static_cast<double>(most_experts(size, parallelism)),
+          static_cast<double>(size.parameters.total) - all};
 }
 
 DeviceMemory device_memory(const ModelSize& size, const Parallelism& parallelism, const StateBytes& bytes) {

@@ -23,7 +23,7 @@ struct Parallelism {
   int64_t data = 1, expert = 1;
   bool zero1 = false;  ///< optimizer state sharded over the ranks that hold the same weights
 };
-/// Throws   Error{kUsage} naming the option: less than 1, ranks that do not divide, experts that do not divide.
+/// Throws   Error{kUsage} naming the option: less than 1, ranks that do not divide, fewer experts than ranks of a group.
 void check_parallelism(const Parallelism& parallelism, int64_t experts_before, int64_t experts_after);
 
 /// Bytes per parameter in training.
@@ -41,6 +41,10 @@ struct DeviceMemory {
 };
 /// Memory   of one device without activations, which depend on top-K and not on the number of experts.
 DeviceMemory device_memory(const ModelSize& size, const Parallelism& parallelism, const StateBytes& bytes);
+
+/// Experts of a layer on the rank with the most: the first one of each expert group. Where this says what a device holds,
+/// sends or computes, it is that rank's.
+int64_t most_experts(const ModelSize& size, const Parallelism& parallelism);
 
 /// Parameters that one device holds: of experts, and all others.
 struct LocalParameters {

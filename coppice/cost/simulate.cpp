@@ -56,7 +56,8 @@ class Simulation {
   ExchangeTimes exchange() const {
     if (parallelism_.expert == 1) return {};
     const double tokens = tokens_ / micro_batches_;
-    const double rows = expected_rows(tokens, size_.top_k, parallelism_.expert);
+    const auto [left, came] = expected_rows(tokens, size_, parallelism_);
+    const double rows = std::max(left, came);  // an exchange lasts as long as its busiest direction
     const double vectors =
         work_.once_per_rank ? expected_vectors(tokens, size_.top_k, parallelism_.expert, size_.experts) : rows;
     const RowBytes row{size_.model_dim, bytes_.weight};
@@ -64,8 +65,7 @@ class Simulation {
       return all_to_all_seconds(cluster_, expert_ranks(cluster_, parallelism_),
                                 vector_count * static_cast<double>(row.vector()) + other_bytes);
     };
-    const auto here = size_.experts / parallelism_.expert;
-    const auto elsewhere = static_cast<double>(size_.experts - here);
+    const auto elsewhere = static_cast<double>(size_.experts - most_experts(size_, parallelism_));
     const double counts_s = seconds(0, elsewhere * RowBytes::kCount);
     return {.forward_s = counts_s + seconds(vectors, rows * RowBytes::kGate) + seconds(vectors, 0),
             .backward_s = seconds(vectors, 0) + seconds(vectors, rows * RowBytes::kGate)};

@@ -26,9 +26,12 @@ uint64_t exchange_bytes(const RowBytes& row, int64_t experts_elsewhere, std::spa
   return bytes;
 }
 
-double expected_rows(double tokens, double top_k, int64_t ranks) {
-  const auto n = static_cast<double>(ranks);
-  return tokens * top_k * (n - 1) / n;
+ExpectedRows expected_rows(double tokens, const ModelSize& size, const Parallelism& parallelism) {
+  if (parallelism.expert == 1) return {};
+  const int64_t here = most_experts(size, parallelism);
+  const double pairs_of_expert = tokens * size.top_k / static_cast<double>(size.experts);
+  return {.left = pairs_of_expert * static_cast<double>(size.experts - here),
+          .came = pairs_of_expert * static_cast<double>((parallelism.expert - 1) * here)};
 }
 
 double expected_vectors(double tokens, double top_k, int64_t ranks, int64_t experts) {
@@ -44,13 +47,14 @@ double expected_vectors(double tokens, double top_k, int64_t ranks, int64_t expe
 
 double all_to_all_bytes(const ModelSize& size, const Parallelism& parallelism, const Exchange& exchange) {
   const RowBytes row{size.model_dim, exchange.activation_bytes, exchange.recompute};
-  const double rows = expected_rows(1, size.top_k, parallelism.expert);
-  const double vectors =
-      exchange.once_per_rank ? expected_vectors(1, size.top_k, parallelism.expert, size.experts) : rows;
-  const auto transfers = static_cast<double>(exchange.recompute ? 6 : 4);
-  const auto both_ways = static_cast<double>(row.of_token() + row.of_expert());
-  const double of_vector = transfers * static_cast<double>(row.vector());
-  return static_cast<double>(size.moe_layers) * (vectors * of_vector + rows * (both_ways - of_vector));
+  const auto [left, came] = expected_rows(1, size, parallelism);
+  double bytes = left * static_cast<double>(row.of_token()) + came * static_cast<double>(row.of_expert());
+  if (exchange.once_per_rank) {
+    const double vectors = expected_vectors(1, size.top_k, parallelism.expert, size.experts);
+    const auto half = static_cast<double>((row.forwards() + 1) * row.vector());  // of all transfers, each way
+    bytes += (2 * vectors - left - came) * half;
+  }
+  return static_cast<double>(size.moe_layers) * bytes;
 }
 
 Traffic expected_traffic(const ModelSize& size, const Parallelism& parallelism, const StateBytes& bytes, double tokens,
@@ -63,7 +67,7 @@ Traffic expected_traffic(const ModelSize& size, const Parallelism& parallelism, 
     return static_cast<uint64_t>(std::llround(sharded * static_cast<double>(value_bytes)));
   };
   const RowBytes row{size.model_dim, exchange.activation_bytes, exchange.recompute};
-  const int64_t elsewhere = size.experts - size.experts / parallelism.expert;
+  const int64_t elsewhere = size.experts - most_experts(size, parallelism);
   const double counts = exchange.micro_batches * static_cast<double>(size.moe_layers * row.of_counts(elsewhere));
   return {.reduce_scatter = sent(bytes.gradient),
           .all_gather = sent(parallelism.zero1 ? bytes.weight : bytes.gradient),

@@ -50,10 +50,16 @@ struct ExchangedRows {
 /// `experts_elsewhere`: experts of a layer that are on other ranks.
 uint64_t exchange_bytes(const RowBytes& row, int64_t experts_elsewhere, std::span<const ExchangedRows> exchanges);
 
-/// Rows that leave a rank in one exchange, if every expert is equally likely: tokens K (R - 1) / R.
-double expected_rows(double tokens, double top_k, int64_t ranks);
+/// Rows that leave a rank in one exchange, and that come to it, if every expert is equally likely.
+struct ExpectedRows {
+  double left = 0, came = 0;
+};
+/// Of the rank with the most experts, c of E: tokens K (1 - c / E) leave, tokens K (R - 1) c / E come. Both are
+/// tokens K (R - 1) / R if the ranks divide the experts evenly.
+ExpectedRows expected_rows(double tokens, const ModelSize& size, const Parallelism& parallelism);
 
-/// Vectors that leave if a token is sent once to each rank that has one of its experts, however many those are.
+/// Vectors that leave if a token is sent once to each rank that has one of its experts, however many those are; the
+/// mean over ranks.
 double expected_vectors(double tokens, double top_k, int64_t ranks, int64_t experts);
 
 /// How MoE layers exchange rows.

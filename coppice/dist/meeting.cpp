@@ -95,7 +95,7 @@ std::string differences(const std::vector<Hello>& all, const char* what, std::st
 
 /// Rank 0 reads what all say and writes "ok", an address outside of this host (if any) and the names; or the fault.
 /// Returns the names.
-std::vector<std::string> write_crew(c10d::Store& store, const Meeting& meeting, const Launch& launch,
+std::vector<std::string> write_crew(c10d::Store& store, const Meeting& meeting, const launch::Launch& launch,
                                     milliseconds patience) {
   std::vector<std::string> keys;
   for (int64_t r = 0; r < launch.size; ++r) keys.push_back(hello_key(r));
@@ -143,7 +143,7 @@ void wait_for_readers(c10d::Store& store, int64_t size) {
 
 }  // namespace
 
-Meeting open_meeting(const Launch& launch, milliseconds patience) {
+Meeting open_meeting(const launch::Launch& launch, milliseconds patience) {
   quieten_c10d();
   Meeting meeting{.place = cat(launch.host, ":", launch.port)};
   c10d::TCPStoreOptions options;
@@ -172,7 +172,7 @@ Meeting open_meeting(const Launch& launch, milliseconds patience) {
   return meeting;
 }
 
-void meet(Meeting& meeting, const Launch& launch, const Terms& terms, milliseconds patience) {
+void meet(Meeting& meeting, const launch::Launch& launch, const Terms& terms, milliseconds patience) {
   meeting.address = address_towards(launch.host);
   c10d::Store& store = *meeting.store;
   std::optional<std::string> crew;

@@ -7,7 +7,7 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 #include <vector>
 
-#include "coppice/dist/launch.h"
+#include "coppice/launch/launch.h"
 
 namespace coppice::dist {
 
@@ -27,7 +27,7 @@ struct Meeting {
 /// Connects to the store; rank 0 serves it unless torchrun does. Keys begin with the number of restarts.
 ///
 /// Throws   Error{kPeer} if nobody serves within `patience`; Error{kIo} if the port is taken; Error{kInterrupted}.
-Meeting open_meeting(const Launch& launch, std::chrono::milliseconds patience);
+Meeting open_meeting(const launch::Launch& launch, std::chrono::milliseconds patience);
 
 /// Waits until all ranks are there, compares their terms and fills in what the meeting tells. Rank 0 writes what the
 /// monitors read.
@@ -35,6 +35,6 @@ Meeting open_meeting(const Launch& launch, std::chrono::milliseconds patience);
 /// Ranks    collective.
 /// Throws   Error{kPeer} naming the ranks that have not come within `patience`; Error{kUsage} on every rank naming
 ///          those whose terms differ from rank 0's.
-void meet(Meeting& meeting, const Launch& launch, const Terms& terms, std::chrono::milliseconds patience);
+void meet(Meeting& meeting, const launch::Launch& launch, const Terms& terms, std::chrono::milliseconds patience);
 
 }  // namespace coppice::dist

@@ -136,7 +136,7 @@ World join(const Seat& seat, const WorldSettings& settings) {
   return World(std::move(state));
 }
 
-World open_world(const Launch& launch, const WorldSettings& settings, const Terms& terms) {
+World open_world(const launch::Launch& launch, const WorldSettings& settings, const Terms& terms) {
   Seat seat{
       .rank = launch.rank, .size = launch.size, .local_rank = launch.local_rank, .watch = std::make_shared<Alone>()};
   if (launch.size == 1) return join(seat, settings);
@@ -162,7 +162,8 @@ World open_world(const Launch& launch, const WorldSettings& settings, const Term
 }
 
 World World::open(const WorldSettings& settings) {
-  return open_world(read_launch(process_environment()), settings, {program_identity(), settings.settings});
+  return open_world(launch::read_launch(launch::process_environment()), settings,
+                    {program_identity(), settings.settings});
 }
 
 void with_world(const WorldSettings& settings, const std::function<void(World&)>& body) {

@@ -35,7 +35,7 @@ struct WorldSettings {
 /// Ranks    opening and closing it is collective.
 class World {
  public:
-  /// Meets the others as the launcher's environment variables say (dist/launch.h); without a launcher the world is this
+  /// Meets the others as the launcher's environment variables say (launch/launch.h); without a launcher the world is this
   /// rank alone, and no call waits or copies.
   ///
   /// Throws   Error{kUsage} if the launcher's variables, or the programs or settings of the ranks, do not fit each

@@ -3,9 +3,9 @@
 #include <memory>
 
 #include "coppice/dist/backend_detail.h"
-#include "coppice/dist/launch.h"
 #include "coppice/dist/meeting_detail.h"
 #include "coppice/dist/world.h"
+#include "coppice/launch/launch.h"
 
 namespace coppice::dist {
 
@@ -27,6 +27,6 @@ struct Seat {
 World join(const Seat& seat, const WorldSettings& settings);
 
 /// What World::open does, with the launcher's words and the terms given.
-World open_world(const Launch& launch, const WorldSettings& settings, const Terms& terms);
+World open_world(const launch::Launch& launch, const WorldSettings& settings, const Terms& terms);
 
 }  // namespace coppice::dist

@@ -46,7 +46,7 @@ Part Part::from_text(std::string_view text) {
   bool good = error == std::errc() && slash != end && *slash == '/';
   if (good) {
     const auto [stop, second] = std::from_chars(slash + 1, end, part.count);
-    good = second == std::errc() && stop == end && part.index >= 1 && part.index <= part.count && part.count <= 99999;
+    good = second == std::errc() && stop == end && part.index >= 1 && part.index <= part.count && part.count <= kMost;
   }
   if (!good) throw Error(ErrorCode::kUsage, cat("'", text, "' is not a part; wanted one such as 1/4, 2/4, 3/4 or 4/4"));
   return part;

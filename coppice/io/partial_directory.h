@@ -18,7 +18,8 @@ namespace coppice::io {
 
 /// The share of the work that this process does: "2/3".
 struct Part {
-  uint32_t index = 1, count = 1;  ///< 1 <= index <= count
+  static constexpr int64_t kMost = 99'999;
+  uint32_t index = 1, count = 1;  ///< 1 <= index <= count <= kMost
 
   /// Throws   Error{kUsage}.
   static Part from_text(std::string_view text);
@@ -33,6 +34,13 @@ struct WorkIdentity {
   std::string plan;
   std::string source;  ///< sizes and times of source files; the same for all runs of one part
 };
+
+/// Removes the work on `target` that ended processes have left: a sibling as PartialDirectory makes it, without a lock
+/// holder. Anything else with that name stays, and nothing is said.
+void remove_leftovers(const std::filesystem::path& target);
+
+/// The names of the targets in `directory` for which there may be such work, sorted. Empty if it cannot be read.
+std::vector<std::string> leftovers(const std::filesystem::path& directory);
 
 /// The sibling `.NAME.tmp-work` of the target: `model/` is filled and renamed to the target at the end; `journals/`
 /// records finished units, one file per part. Each process holds a flock that the kernel releases when it exits.

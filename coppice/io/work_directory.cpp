@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/io/journal_detail.h"
+#include "coppice/io/partial_directory.h"
 #include "coppice/io/posix_detail.h"
 #include "coppice/io/work_directory_detail.h"
 
@@ -18,13 +20,16 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kLock = "lock";
+constexpr std::string_view kDot = ".", kSuffix = ".tmp-work";
 /// The contents of the lock file in coppice's own directories.
 constexpr std::string_view kMark = "a directory of unfinished work of coppice\n";
 
 }  // namespace
 
+std::string WorkDirectory::name_of(std::string_view target) { return cat(kDot, target, kSuffix); }
+
 WorkDirectory::WorkDirectory(OutputPlace target, int how)
-    : target_(std::move(target)), name_(cat(".", target_.name(), ".tmp-work")), path_(target_.parent_path() / name_) {
+    : target_(std::move(target)), name_(name_of(target_.name())), path_(target_.parent_path() / name_) {
   target_.check_free();
   take_lock(how);
 }
@@ -169,3 +174,33 @@ void WorkDirectory::move_into_place() {
 }
 
 }  // namespace coppice::io::detail
+
+namespace coppice::io {
+namespace fs = std::filesystem;
+
+void remove_leftovers(const fs::path& target) {
+  try {
+    OutputPlace place(target);
+    struct stat status{};
+    const std::string name = detail::WorkDirectory::name_of(place.name());
+    if (::fstatat(place.parent().get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return;
+    const detail::WorkDirectory taken(std::move(place), LOCK_EX);  // and its destructor removes it
+  } catch (const Error&) {                                         // it is somebody else's, or at work
+  }
+}
+
+std::vector<std::string> leftovers(const fs::path& directory) {
+  std::vector<std::string> out;
+  std::error_code unreadable;
+  for (const auto& entry : fs::directory_iterator(directory, unreadable)) {
+    const std::string name = entry.path().filename().string();
+    const size_t around = detail::kDot.size() + detail::kSuffix.size();
+    if (name.size() > around && name.starts_with(detail::kDot) && name.ends_with(detail::kSuffix)) {
+      out.push_back(name.substr(detail::kDot.size(), name.size() - around));
+    }
+  }
+  std::ranges::sort(out);
+  return out;
+}
+
+}  // namespace coppice::io

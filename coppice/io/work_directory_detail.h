@@ -15,6 +15,9 @@ namespace coppice::io::detail {
 /// a symbolic link, another user's directory or one without the mark is refused and left as it is.
 class WorkDirectory {
  public:
+  /// The sibling's name.
+  static std::string name_of(std::string_view target);
+
   static constexpr const char* kModel = "model";
   static constexpr const char* kJournals = "journals";
   static constexpr const char* kAlone = "alone";  ///< a second lock, among processes that share the directory

@@ -107,37 +107,17 @@ void fill_slice(const families::ModelConfig& config, const TensorFill& fill, con
   }
 }
 
-}  // namespace
-
-BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
-                                 const TensorFill& fill, const Division& division) {
-  return build_parameters(config, dtype, device, fill, division, families::expected_tensors(config));
-}
-
-BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
-                                 const TensorFill& fill, const Division& division, std::vector<TensorSlot> slots) {
-  const auto f32 = at::TensorOptions().dtype(at::kFloat).device(device);
-  BuiltParameters out;
-  std::map<std::pair<Role, int64_t>, size_t> position;
-  for (auto& slot : slots) {
-    const int64_t count = elements(slot.shape);
-    if (count == 0) continue;  // a shared expert of width 0 exists on disk, but has nothing to train
-    if (slot.role() == Role::kSelectionBias) {
-      fill_place(fill, slot, out.selection_bias[slot.layer] = at::empty({count}, f32));
-      continue;
-    }
-    const auto [it, is_new] = position.try_emplace({parameter_role(slot.role()), slot.layer}, out.parameters.size());
-    const bool is_expert = families::is_expert(slot.role());
-    if (is_new) {
-      Parameter& made = out.parameters.emplace_back();
-      made.role = it->first.first;
-      made.layer = slot.layer;
-      if (is_expert) made.experts = division.experts(slot.layer, config.num_experts);
-      made.master = at::empty(parameter_shape(config, slot, std::ssize(made.experts)), f32);
-    }
-    Parameter& parameter = out.parameters[it->second];
+/// Fills master and value with the tensors of `slots` that this rank has.
+void fill_parameter(const families::ModelConfig& config, const TensorFill& fill, std::vector<TensorSlot> slots,
+                    Parameter& parameter) {
+  const bool has_master = parameter.value.scalar_type() != at::kFloat;
+  parameter.master = has_master ? at::empty(parameter.value.sizes(), parameter.value.options().dtype(at::kFloat))
+                                : parameter.value.detach();
+  for (TensorSlot& slot : slots) {
+    const bool is_expert = parameter.is_experts();
     if (is_expert && slot.expert >= 0 && !std::ranges::binary_search(parameter.experts, slot.expert))
       continue;  // another rank's
+    const int64_t count = elements(slot.shape);
     const bool is_stack = is_expert && slot.rule->layout.stacked;
     auto slice = is_expert ? expert_slice(config, std::move(slot), parameter.experts)
                            : whole_slice(std::move(slot), parameter.master);
@@ -146,8 +126,43 @@ BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDty
     fill_slice(config, fill, parameter, slice);
     parameter.slices.push_back(std::move(slice));
   }
-  for (Parameter& p : out.parameters) {
-    p.value = dtype == ComputeDtype::kBf16 ? p.master.to(at::kBFloat16) : p.master.detach();
+  if (has_master) parameter.value.copy_(parameter.master);
+}
+
+}  // namespace
+
+BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
+                                 const TensorFill& fill, const Division& division, std::vector<TensorSlot> slots,
+                                 const KeepMasters& keep) {
+  const auto f32 = at::TensorOptions().dtype(at::kFloat).device(device);
+  const auto computed = f32.dtype(dtype == ComputeDtype::kBf16 ? at::kBFloat16 : at::kFloat);
+  BuiltParameters out;
+  std::map<std::pair<Role, int64_t>, size_t> position;
+  std::vector<std::vector<TensorSlot>> slots_of;  // by parameter
+  for (auto& slot : slots) {
+    const int64_t count = elements(slot.shape);
+    if (count == 0) continue;  // a shared expert of width 0 exists on disk, but has nothing to train
+    if (slot.role() == Role::kSelectionBias) {
+      fill_place(fill, slot, out.selection_bias[slot.layer] = at::empty({count}, f32));
+      continue;
+    }
+    const auto [it, is_new] = position.try_emplace({parameter_role(slot.role()), slot.layer}, out.parameters.size());
+    if (is_new) {
+      Parameter& made = out.parameters.emplace_back();
+      made.role = it->first.first;
+      made.layer = slot.layer;
+      if (made.is_experts()) made.experts = division.experts(slot.layer, config.num_experts);
+      made.value = at::empty(parameter_shape(config, slot, std::ssize(made.experts)), computed);
+      slots_of.emplace_back();
+    }
+    slots_of[it->second].push_back(std::move(slot));
+  }
+  std::vector<KeptElements> kept;
+  if (keep && dtype == ComputeDtype::kBf16) kept = keep(out.parameters);
+  for (size_t i = 0; i < out.parameters.size(); ++i) {
+    Parameter& p = out.parameters[i];
+    fill_parameter(config, fill, std::move(slots_of[i]), p);
+    if (!kept.empty()) p.master = p.master.view({-1}).narrow(0, kept[i].first, kept[i].count).clone();
     p.value.set_requires_grad(true);
   }
   return out;

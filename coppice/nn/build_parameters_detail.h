@@ -15,18 +15,14 @@ struct BuiltParameters {
   std::map<int64_t, at::Tensor> selection_bias;  ///< by layer
 };
 
-/// Every tensor of a model with this configuration on `device`, filled and checked; of the experts' those that this
-/// rank has.
+/// The tensors of `slots` on `device`, filled and checked: all of a model with this configuration, or all of a layer, or
+/// tensors outside layers; of the experts' those that this rank has. `keep` as for Decoder.
 ///
-/// Memory   besides the result, one tensor on the host if the device is another.
+/// Memory   besides the result, one tensor on the host if the device is another, and with `keep` one master.
 /// Ranks    the parameters and their order are the same on all ranks.
-/// Throws   Error{kNonFinite} naming the first tensor with NaN or infinity.
-BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
-                                 const TensorFill& fill, const Division& division);
-
-/// The same for some tensors only: all of a layer, or tensors outside layers.
+/// Throws   Error{kNonFinite} naming a tensor with NaN or infinity.
 BuiltParameters build_parameters(const families::ModelConfig& config, ComputeDtype dtype, at::Device device,
                                  const TensorFill& fill, const Division& division,
-                                 std::vector<families::TensorSlot> slots);
+                                 std::vector<families::TensorSlot> slots, const KeepMasters& keep = {});
 
 }  // namespace coppice::nn::detail

@@ -69,7 +69,7 @@ Trunk run_trunk(const Decoder& decoder, detail::AngleCache& angles, const Expert
 }  // namespace
 
 Decoder::Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill, at::Device device,
-                 Division division)
+                 Division division, const KeepMasters& keep)
     : config_(std::move(config)),
       dtype_(dtype),
       device_(device),
@@ -77,14 +77,16 @@ Decoder::Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorF
   detail::check_supported(config_);
   set_division(std::move(division));
   at_border([&] {
-    auto built = detail::build_parameters(config_, dtype, device, fill, division_);
+    auto built =
+        detail::build_parameters(config_, dtype, device, fill, division_, families::expected_tensors(config_), keep);
     parameters_ = std::move(built.parameters);
     selection_bias_ = std::move(built.selection_bias);
   });
 }
 
-Decoder Decoder::load(const families::Model& model, ComputeDtype dtype, at::Device device, Division division) {
-  return Decoder(model.config, dtype, detail::checkpoint_fill(model), device, std::move(division));
+Decoder Decoder::load(const families::Model& model, ComputeDtype dtype, at::Device device, Division division,
+                      const KeepMasters& keep) {
+  return Decoder(model.config, dtype, detail::checkpoint_fill(model), device, std::move(division), keep);
 }
 
 void Decoder::set_division(Division division) {

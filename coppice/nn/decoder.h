@@ -35,6 +35,13 @@ class AngleCache;
 /// (`part_of`).
 using TensorFill = std::function<void(const families::TensorSlot& slot, std::span<float> values)>;
 
+/// The elements of fp32 masters that a rank keeps, one entry a parameter. The values of `parameters` have their shapes, but
+/// are not filled.
+struct KeptElements {
+  int64_t first = 0, count = 0;
+};
+using KeepMasters = std::function<std::vector<KeptElements>(const std::vector<Parameter>& parameters)>;
+
 /// The routing of an MoE layer in one forward pass; its tensors are on the model's device.
 struct LayerRouting {
   int64_t layer = 0;
@@ -92,13 +99,16 @@ struct LossOutput {
 /// the host, which checks them before it sends them; from pinned memory it does not wait for that.
 class Decoder {
  public:
+  /// Where values are bf16, masters are cut to what `keep` says, each as soon as it is filled: flat; empty: all.
+  ///
+  /// Memory   with `keep`, besides the result the master of one parameter.
   /// Throws   Error{kUnsupported} listing config.unsupported_in_nn, if any.
   /// Ranks    `division` says which experts this rank has; it reads no others. Nothing is communicated.
   Decoder(families::ModelConfig config, ComputeDtype dtype, const TensorFill& fill, at::Device device = at::kCPU,
-          Division division = {});
+          Division division = {}, const KeepMasters& keep = {});
   /// Throws   Error{kNonFinite} naming the tensor; Error{kShape} if a dtype is not a floating-point type.
   static Decoder load(const families::Model& model, ComputeDtype dtype, at::Device device = at::kCPU,
-                      Division division = {});
+                      Division division = {}, const KeepMasters& keep = {});
 
   const families::ModelConfig& config() const { return config_; }
   const Division& division() const { return division_; }

@@ -36,7 +36,7 @@ OutputSettings OutputOptions::settings(const std::filesystem::path& out, Json re
           .threads = thread_count(threads),
           .max_shard_bytes = max_shard_bytes.bytes,
           .record = std::move(record),
-          .part = part.value_or(io::Part{}),
+          .part = part ? part->part : io::Part{},
           .resume = resume};
 }
 
@@ -67,13 +67,17 @@ void add_written(const WrittenModel& done, const std::filesystem::path& out, Jso
   json["peak_rss_bytes"] = done.peak_rss_bytes;
 }
 
-std::string size_text(const WrittenModel& done, const std::optional<io::Part>& part) {
+std::string size_text(const WrittenModel& done, const std::optional<PartOption>& part) {
   const std::string all = cat(done.tensors_written, " tensors, ", bytes_text(done.model_bytes));
-  return part ? cat(all, " (", bytes_text(done.bytes_written), " by part ", part->to_text(), ")") : all;
+  return part ? cat(all, " (", bytes_text(done.bytes_written), " by part ", part->part.to_text(), ")") : all;
 }
 
-std::string part_text(const WrittenModel& done, const io::Part& part, const std::filesystem::path& out) {
-  return cat("part ", part.to_text(), " is written, ", bytes_text(done.bytes_written), "; ", shown(out.string()),
+bool says_result(const WrittenModel& done, const std::optional<PartOption>& part) {
+  return part && part->is_auto ? done.is_completed_here : done.missing_parts.empty();
+}
+
+std::string part_text(const WrittenModel& done, const PartOption& part, const std::filesystem::path& out) {
+  return cat("part ", part.part.to_text(), " is written, ", bytes_text(done.bytes_written), "; ", shown(out.string()),
              " appears when all parts are written\n");
 }
 

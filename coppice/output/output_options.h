@@ -11,6 +11,7 @@
 #include "coppice/base/json.h"
 #include "coppice/options/byte_count.h"
 #include "coppice/options/options.h"
+#include "coppice/output/part_option.h"
 #include "coppice/output/write_model.h"
 
 namespace coppice::output {
@@ -19,7 +20,7 @@ namespace coppice::output {
 struct OutputOptions {
   ByteCount max_shard_bytes = ByteCount::from_text("5GB");
   std::optional<uint64_t> threads;
-  std::optional<io::Part> part;
+  std::optional<PartOption> part;
   bool resume = false;
 
   static constexpr auto output_fields() {
@@ -30,7 +31,7 @@ struct OutputOptions {
         field("resume", &O::resume, "continue a killed run; if this run is stopped too, keep its finished work"),
         field("part", &O::part,
               "do one part of the work, such as 2/4; several processes or machines fill OUT together, and each may be "
-              "restarted")};
+              "restarted; auto: one part for each process that torchrun, srun or mpirun has started")};
   }
 
   /// Throws   Error{kUsage}: a number of threads that this machine cannot have; with `dry_run`, an option that has no
@@ -54,10 +55,14 @@ Json recorded_settings(std::span<const OptionSpec> specs, const OutputOptions& o
 void add_written(const WrittenModel& done, const std::filesystem::path& out, Json& json);
 
 /// The size of the output: "239 tensors, 1.2 GB (400 MB by part 2/3)".
-std::string size_text(const WrittenModel& done, const std::optional<io::Part>& part);
+std::string size_text(const WrittenModel& done, const std::optional<PartOption>& part);
+
+/// Whether this process says what the output is. Of the parts of a launcher's processes it is the one that completed
+/// the output, so that one of them does.
+bool says_result(const WrittenModel& done, const std::optional<PartOption>& part);
 
 /// What to print after one part of several.
-std::string part_text(const WrittenModel& done, const io::Part& part, const std::filesystem::path& out);
+std::string part_text(const WrittenModel& done, const PartOption& part, const std::filesystem::path& out);
 
 /// Reports on stderr and in `json` which files of the model directory are left out.
 void tell_left_out(const std::vector<io::JudgedFile>& files, Json& json);

@@ -164,7 +164,10 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
     }
   };
   WrittenModel result;
-  result.missing_parts = out.seal(finish);
+  result.missing_parts = out.seal([&] {
+    finish();
+    result.is_completed_here = true;
+  });
   result.tensors_written = static_cast<int64_t>(model.weights.size() + (model.optimizer ? model.optimizer->size() : 0));
   for (const auto* tensors : {&model.weights, model.optimizer ? &*model.optimizer : nullptr}) {
     if (tensors == nullptr) continue;

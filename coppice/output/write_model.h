@@ -36,6 +36,7 @@ struct WrittenModel {
   uint64_t peak_rss_bytes = 0;
   bool optimizer_state = false;         ///< trainer/ was written too
   std::vector<uint32_t> missing_parts;  ///< parts that are not written yet; empty if the output is complete
+  bool is_completed_here = false;       ///< this process gave the output its name
 };
 
 /// The model to be written.

@@ -16,6 +16,7 @@
 #include "coppice/nn/host.h"
 #include "coppice/output/tensors.h"
 #include "coppice/plan/lineage.h"
+#include "coppice/step/divided_state.h"
 
 namespace coppice::save {
 namespace {
@@ -278,7 +279,9 @@ Restored load_checkpoint(const families::Model& model, nn::ComputeDtype dtype, a
                 cat(model.checkpoint.directory(), ": no ", io::kTrainerFolder,
                     "/ with the state of a run (use train.start=fresh to read only the weights)"));
   }
-  Restored out{nn::Decoder(model.config, dtype, fill_from(model, *state), device, division), step::Optimizer({})};
+  Restored out{
+      nn::Decoder(model.config, dtype, fill_from(model, *state), device, division, step::keep_masters(division)),
+      step::Optimizer({})};
   auto& parameters = out.model.parameters();
   out.optimizer = step::Optimizer(parameters, division);
   for (size_t i = 0; i < parameters.size(); ++i) {

@@ -20,9 +20,6 @@ namespace {
 
 void check(const families::Model& model, const ScoreSettings& settings) {
   const auto refuse = [](const std::string& message) { throw Error(ErrorCode::kUsage, message); };
-  if (settings.resume && settings.world && settings.world->size() > 1) {
-    refuse(cat("resume: given to ", settings.world->size(), " ranks; wanted one (start again without --resume)"));
-  }
   if (!model.config.is_moe()) {
     throw Error(ErrorCode::kUnsupported, cat(model.checkpoint.directory(), ": a ", model.config.family->model_type,
                                              " model has no experts to score; wanted a MoE model"));
@@ -103,10 +100,15 @@ Memory share_out(const nn::LayeredDecoder& decoder, int64_t layers, const ScoreS
   return out;
 }
 
-// Planes of an earlier run that are no longer needed.
-void forget(Planes& planes, const std::function<bool(int64_t)>& is_needed) {
+// Keeps the planes of an earlier run that are needed, if all ranks have them.
+void keep(Planes& planes, const std::function<bool(int64_t)>& is_needed, int64_t layers, const nn::Division& division) {
+  std::vector<double> missing(static_cast<size_t>(layers + 1), 1);
   for (const int64_t layer : planes.layers()) {
-    if (!is_needed(layer)) planes.remove(layer);
+    if (is_needed(layer)) missing.at(static_cast<size_t>(layer)) = 0;
+  }
+  division.max_over_ranks(missing);
+  for (const int64_t layer : planes.layers()) {
+    if (missing.at(static_cast<size_t>(layer)) > 0) planes.remove(layer);
   }
 }
 
@@ -126,12 +128,7 @@ plan::Scores score_model(const families::Model& model, const std::vector<data::T
   plan::Scores scores = begin_scores(model, tokens, settings, state.has_value());
 
   std::unique_ptr<PartialScores> partial;
-  const bool alone = decoder.division().num_ranks() == 1;
-  if (!settings.out.empty()) {
-    auto of_rank = settings;
-    if (!alone) of_rank.out += cat(".rank-", settings.world->rank());
-    partial = std::make_unique<PartialScores>(model, scores, of_rank);
-  }
+  if (!settings.out.empty()) partial = std::make_unique<PartialScores>(model, scores, settings);
   const int64_t left = partial ? partial->layers_left() : scores.layers;
   if (partial && partial->scores()) scores = *partial->scores();
 
@@ -147,13 +144,17 @@ plan::Scores score_model(const families::Model& model, const std::vector<data::T
   const auto directory = partial ? partial->directory() : std::filesystem::path();
   Planes activations("activations", directory, memory.activations, shape);
   Planes gradients("gradient", directory, 0, shape);  // always on disk, to resume from
-  forget(activations, [&](int64_t layer) { return layer < left; });
-  forget(gradients, [&](int64_t layer) { return layer == left; });
+  keep(activations, [&](int64_t layer) { return layer < left; }, model.config.num_layers, decoder.division());
+  keep(gradients, [&](int64_t layer) { return layer == left; }, model.config.num_layers, decoder.division());
+  if (left < model.config.num_layers && !gradients.has(left)) {
+    throw Error(ErrorCode::kFormat, cat(directory, ": a gradient of layer ", left,
+                                        " is missing, here or on another rank (start again without --resume)"));
+  }
 
   LayeredPass pass(decoder, batches, activations, gradients);
   pass.run(left, memory.segment, state.has_value(), [&](const Segment& segment, const auto& sums) {
     for (const auto& [layer, layer_sums] : sums) layer_sums.add_to(scores, layer, moments);
-    if (partial && alone && gradients.has(segment.first)) partial->save(scores, segment.first);
+    if (partial && gradients.has(segment.first)) partial->save(scores, segment.first);
   });
   if (partial) partial->discard();
   return scores;

@@ -26,7 +26,7 @@ struct ScoreSettings {
   /// Path of the result. Activations that do not fit into memory, and the finished work of a killed run, are kept
   /// beside it. Empty: all activations stay in memory.
   std::filesystem::path out = {};
-  bool resume = false;                      ///< continue a killed run of the same work; on one rank
+  bool resume = false;                      ///< continue a killed run of the same work, on as many ranks
   std::shared_ptr<dist::World> world = {};  ///< ranks that share the work; null: this one
 };
 
@@ -42,7 +42,8 @@ struct ScoreSettings {
 /// Ranks    collective over all ranks of `world`. Each takes a part of the windows of every batch and has the experts
 ///          that its place in its expert group gives it. Gradients are summed over ranks before they are squared, so
 ///          the result, which every rank gets, is that of one rank to rounding. The limit of memory is each rank's (the
-///          lowest counts), and each keeps activations in a directory of its own beside `out`.
+///          lowest counts), and each keeps activations in a directory of its own beside `out`. A resumed run goes on
+///          from the last layers that all ranks had finished.
 /// Threads  at::get_num_threads().
 /// Throws   Error{kUnsupported} for a dense model; Error{kUsage} for sizes that do not fit; Error{kNonFinite};
 ///          Error{kIo}; Error{kInterrupted}.

@@ -45,7 +45,7 @@ class DividedState::Hook : public torch::autograd::PostAccumulateGradHook {
   size_t parameter_;
 };
 
-DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Division& division, Masters masters)
+DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Division& division)
     : world_(division.world), layout_(sizes_of(parameters, division), division) {
   const at::NoGradGuard no_grad;
   COPPICE_CHECK(!parameters.empty());
@@ -66,8 +66,8 @@ DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Div
       if (memory.values.scalar_type() == at::kFloat) {
         p.master = kept_values(part.parameter);  // has these values already
       } else {
-        const bool is_cut = masters == Masters::kKept;
-        p.master = is_cut ? p.master : p.master.view({-1}).narrow(0, own.begin, own.count()).clone();
+        const at::Tensor flat = p.master.view({-1});
+        p.master = flat.numel() == own.count() ? flat : flat.narrow(0, own.begin, own.count()).clone();
       }
       p.value = value;
       p.value.set_requires_grad(true);
@@ -155,6 +155,16 @@ void DividedState::wait_for_values(int64_t layer) {
   for (; next_to_read_ < memory_.size() && buckets[next_to_read_].layer <= layer; ++next_to_read_) {
     memory_[next_to_read_].gathering.wait();
   }
+}
+
+nn::KeepMasters keep_masters(const nn::Division& division) {
+  if (!division.world || division.world->size() == 1) return {};
+  return [division](const std::vector<nn::Parameter>& parameters) {
+    const ShardLayout layout(sizes_of(parameters, division), division);
+    std::vector<nn::KeptElements> out;
+    for (size_t i = 0; i < parameters.size(); ++i) out.push_back({layout.kept(i).begin, layout.kept(i).count()});
+    return out;
+  };
 }
 
 at::Tensor master_on_first_rank(const Optimizer& optimizer, const std::vector<nn::Parameter>& parameters, size_t i) {

@@ -10,6 +10,7 @@
 
 #include "coppice/dist/group.h"
 #include "coppice/dist/world.h"
+#include "coppice/nn/decoder.h"
 #include "coppice/nn/parameter.h"
 #include "coppice/step/shards.h"
 
@@ -26,14 +27,11 @@ class Optimizer;
 /// Ranks    all of the world make the same calls in the same order.
 class DividedState {
  public:
-  enum class Masters {
-    kAll,   ///< of all elements of this rank's parameters
-    kKept,  ///< flat, of the elements that this rank keeps
-  };
-  /// Moves the values of `parameters` into buckets, and cuts their masters to the elements that this rank keeps.
+  /// Moves the values of `parameters` into buckets, and cuts their masters to the elements that this rank keeps, unless
+  /// they have been cut (keep_masters).
   ///
   /// Memory   values of a bucket twice while they are moved.
-  DividedState(std::vector<nn::Parameter>& parameters, const nn::Division& division, Masters masters);
+  DividedState(std::vector<nn::Parameter>& parameters, const nn::Division& division);
   ~DividedState();
   DividedState(const DividedState&) = delete;
   DividedState& operator=(const DividedState&) = delete;
@@ -73,6 +71,9 @@ class DividedState {
   size_t next_to_sum_ = 0;   // buckets from the end that are being summed
   size_t next_to_read_ = 0;  // buckets from the start whose values are there
 };
+
+/// For a decoder that will be trained on these ranks: it keeps what DividedState does. One rank keeps all.
+nn::KeepMasters keep_masters(const nn::Division& division);
 
 /// The whole master of a parameter, with the experts of all ranks: on one rank itself, on several a flat copy on the first
 /// rank and an empty tensor on the others.

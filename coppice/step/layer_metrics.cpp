@@ -74,10 +74,10 @@ double dead_share(const at::Tensor& count_E) {
   return static_cast<double>(std::ranges::count(counts, 0)) / static_cast<double>(counts.size());
 }
 
-double effective_top_k(const at::Tensor& index_TK, std::span<const uint32_t> parents) {
+SiblingCounts count_parents(const at::Tensor& index_TK, std::span<const uint32_t> parents) {
   const auto index = integers(index_TK);
   const auto tokens = static_cast<size_t>(index_TK.size(0)), choices = static_cast<size_t>(index_TK.size(1));
-  size_t different = 0;
+  int64_t different = 0;
   for (size_t t = 0; t < tokens; ++t) {
     const auto chosen = index.subspan(t * choices, choices);
     for (size_t k = 0; k < choices; ++k) {
@@ -87,6 +87,11 @@ double effective_top_k(const at::Tensor& index_TK, std::span<const uint32_t> par
       different += is_new;
     }
   }
+  return {different, index_TK.size(0)};
+}
+
+double effective_top_k(const at::Tensor& index_TK, std::span<const uint32_t> parents) {
+  const auto [different, tokens] = count_parents(index_TK, parents);
   return static_cast<double>(different) / static_cast<double>(tokens);
 }
 
@@ -95,23 +100,31 @@ TokensById::TokensById(const at::Tensor& token_T) {
   std::ranges::stable_sort(tokens_, {}, &Token::id);
 }
 
-std::optional<double> routing_overlap(const at::Tensor& index_TK, const TokensById& tokens,
-                                      std::span<const uint32_t> parents) {
+IdsByExpert ids_by_expert(const at::Tensor& index_TK, const TokensById& tokens, size_t num_experts) {
   const auto index = integers(index_TK);
   const auto choices = static_cast<size_t>(index_TK.size(1));
-  std::vector<std::vector<int64_t>> ids(parents.size());  // of each expert's tokens, rising
+  IdsByExpert ids(num_experts);
   for (const auto& [id, position] : tokens.tokens()) {
     for (const int64_t expert : index.subspan(static_cast<size_t>(position) * choices, choices)) {
       ids[static_cast<size_t>(expert)].push_back(id);
     }
   }
-  double sum = 0;
-  size_t pairs = 0;
+  return ids;
+}
+
+SiblingOverlap compare_siblings(const IdsByExpert& ids, std::span<const uint32_t> parents) {
+  SiblingOverlap out;
   for (const auto& [copy, first] : copies_and_firsts(parents)) {
     if (ids[copy].empty() || ids[first].empty()) continue;
-    sum += mixture_overlap(ids[copy], ids[first]);
-    ++pairs;
+    out.sum += mixture_overlap(ids[copy], ids[first]);
+    ++out.pairs;
   }
+  return out;
+}
+
+std::optional<double> routing_overlap(const at::Tensor& index_TK, const TokensById& tokens,
+                                      std::span<const uint32_t> parents) {
+  const auto [sum, pairs] = compare_siblings(ids_by_expert(index_TK, tokens, parents.size()), parents);
   if (pairs == 0) return std::nullopt;
   return sum / static_cast<double>(pairs);
 }

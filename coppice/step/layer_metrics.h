@@ -26,6 +26,13 @@ double load_entropy(const at::Tensor& count_E);
 /// The share of experts with a count of 0.
 double dead_share(const at::Tensor& count_E);
 
+/// Different parents among the experts that each token chose, summed over tokens.
+struct SiblingCounts {
+  int64_t different = 0, tokens = 0;
+};
+/// Shapes   index_TK int64; parents [E].
+SiblingCounts count_parents(const at::Tensor& index_TK, std::span<const uint32_t> parents);
+
 /// The number of different parents among the chosen experts, mean over tokens.
 ///
 /// Shapes   index_TK int64; parents [E].
@@ -45,6 +52,18 @@ class TokensById {
  private:
   std::vector<Token> tokens_;
 };
+
+/// The ids of each expert's tokens, rising.
+using IdsByExpert = std::vector<std::vector<int64_t>>;
+/// Shapes   index_TK int64.
+IdsByExpert ids_by_expert(const at::Tensor& index_TK, const TokensById& tokens, size_t num_experts);
+
+/// Summed over the copies that, as their parent's first child, got tokens.
+struct SiblingOverlap {
+  double sum = 0;
+  int64_t pairs = 0;
+};
+SiblingOverlap compare_siblings(const IdsByExpert& ids, std::span<const uint32_t> parents);
 
 /// How similar the tokens of siblings are: the mean over copies of the sum over ids v of min(p(v), q(v)), where p and q
 /// are the shares of id v in the tokens of the copy and of its parent's first child. 1: the same distribution, 0:

@@ -50,7 +50,7 @@ Optimizer::Optimizer(const std::vector<nn::Parameter>& parameters) { set_to_zero
 
 Optimizer::Optimizer(std::vector<nn::Parameter>& parameters, const nn::Division& division) {
   if (division.world && division.world->size() > 1) {
-    divided_ = std::make_shared<DividedState>(parameters, division, DividedState::Masters::kAll);
+    divided_ = std::make_shared<DividedState>(parameters, division);
   }
   set_to_zero(parameters);
 }
@@ -60,7 +60,7 @@ Optimizer::Optimizer(std::vector<nn::Parameter>& parameters, const nn::Division&
     : states_(std::move(states)) {
   COPPICE_CHECK(states_.size() == parameters.size());
   if (division.world && division.world->size() > 1) {
-    divided_ = std::make_shared<DividedState>(parameters, division, DividedState::Masters::kKept);
+    divided_ = std::make_shared<DividedState>(parameters, division);
   }
 }
 

@@ -260,7 +260,7 @@ class Run {
     step_.lineage = course_.lineage_routing();
     step_.waking = course_.waking();
     step_.gradient_limit = watch_.gradient_limit();
-    step_.keep_routing = record_.is_kept() && !course_.parents().empty();
+    step_.keep_routing = saves() && !course_.parents().empty();
   }
 
   void grow_now(const GrowthStage& stage) {
@@ -323,7 +323,8 @@ class Run {
     const auto sent = traffic_.read();
     const bool has_siblings = saves() && !course_.parents().empty() &&
                               (position.step % kSiblingsEvery == 0 || position.step == position.grown_at + 1);
-    // Ranks bring the weights of siblings together.
+    // Ranks bring the weights and the tokens of siblings together.
+    const auto routing = step::sibling_routing(report, course_.parents(), world_.get());
     const auto siblings =
         has_siblings ? sibling_scalars(start_.model, start_.optimizer, course_.parents()) : std::vector<Scalar>();
     if (!record_.is_kept()) return;
@@ -338,7 +339,7 @@ class Run {
     if (step_.lineage) values.emplace_back("lineage_share", step_.lineage->share);
     values.insert(values.end(), sent.begin(), sent.end());
     const auto append = [&](const std::vector<Scalar>& more) { values.insert(values.end(), more.begin(), more.end()); };
-    append(load_scalars(report, course_.parents()));
+    append(load_scalars(report, routing));
     append(siblings);
     record_.step(position.step, values);
   }

@@ -34,19 +34,18 @@ class PerLayer {
 
 }  // namespace
 
-std::vector<Scalar> load_scalars(const step::StepReport& report, const Parents& parents) {
+std::vector<Scalar> load_scalars(const step::StepReport& report,
+                                 const std::map<int64_t, step::SiblingRouting>& siblings) {
   PerLayer violation("maxvio"), entropy("load_entropy"), dead("dead_share"), top_k("effective_top_k"),
       overlap("routing_overlap");
-  std::optional<step::TokensById> tokens;
-  if (report.token_T.defined()) tokens.emplace(report.token_T);
   for (const auto& [layer, load] : report.layers) {
     violation.add(layer, step::max_violation(load.count_E));
     entropy.add(layer, step::load_entropy(load.count_E));
     dead.add(layer, step::dead_share(load.count_E));
-    const auto own = parents.find(layer);
-    if (own == parents.end() || !load.index_TK.defined()) continue;
-    top_k.add(layer, step::effective_top_k(load.index_TK, own->second));
-    overlap.add(layer, step::routing_overlap(load.index_TK, tokens.value(), own->second));
+  }
+  for (const auto& [layer, routing] : siblings) {
+    top_k.add(layer, routing.effective_top_k);
+    overlap.add(layer, routing.overlap);
   }
   std::vector<Scalar> out;
   for (const PerLayer* metric : {&violation, &entropy, &dead, &top_k, &overlap}) metric->append_to(out);

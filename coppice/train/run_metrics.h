@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <vector>
 
+#include "coppice/step/sibling_routing.h"
 #include "coppice/step/train_step.h"
 #include "coppice/train/growth_course.h"
 #include "coppice/train/tensorboard.h"
@@ -9,9 +12,9 @@
 namespace coppice::train {
 
 /// The metrics of each MoE layer and their means in metrics.jsonl, `layer/3/maxvio` and `maxvio/mean`: maxvio,
-/// load_entropy, dead_share; for an expanded model also effective_top_k and routing_overlap, if `report` has the
-/// routing.
-std::vector<Scalar> load_scalars(const step::StepReport& report, const Parents& parents);
+/// load_entropy, dead_share; for the layers of `siblings` also effective_top_k and routing_overlap.
+std::vector<Scalar> load_scalars(const step::StepReport& report,
+                                 const std::map<int64_t, step::SiblingRouting>& siblings);
 
 /// The same for sibling_cosine, from the master weights of an expanded model.
 ///

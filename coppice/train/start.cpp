@@ -11,6 +11,7 @@
 #include "coppice/models/generate.h"
 #include "coppice/plan/lineage.h"
 #include "coppice/step/balance.h"
+#include "coppice/step/divided_state.h"
 
 namespace coppice::train {
 namespace {
@@ -79,14 +80,18 @@ nn::Decoder random_model(const TrainOptions& o, at::Device device, const World& 
   const std::string_view aux_key = families::family_of(o.model_family).aux_loss_key;
   if (json.find(aux_key) != nullptr) json[aux_key] = o.aux_coef.value_or(step::kAuxCoefficient);
   const auto config = families::read_config(json, "[model]");
-  return {config, nn::compute_dtype(o.dtype),
+  const nn::Division division = nn::divide(world, config, {});
+  return {config,
+          nn::compute_dtype(o.dtype),
           [&](const families::TensorSlot& slot, std::span<float> values) {
             const bool is_part = slot.expert >= 0 && slot.rule->layout.stacked;
             const auto random = models::random_values(slot, o.seed, kInitStd);
             const std::span<const float> all(random);
             std::ranges::copy(is_part ? nn::part_of(slot, all, config.num_experts) : all, values.begin());
           },
-          device, nn::divide(world, config, {})};
+          device,
+          division,
+          step::keep_masters(division)};
 }
 
 Start from_checkpoint(const TrainOptions& options, const fs::path& directory, const save::TrainerState& state,
@@ -133,8 +138,9 @@ Start from_nothing(nn::Decoder model) {
 Start with_weights(const TrainOptions& options, at::Device device, const World& world,
                    const std::optional<Json>& lineage) {
   const auto model = families::open_model(options.model_path);
+  const nn::Division division = division_of(world, model.config, lineage);
   return from_nothing(
-      nn::Decoder::load(model, nn::compute_dtype(options.dtype), device, division_of(world, model.config, lineage)));
+      nn::Decoder::load(model, nn::compute_dtype(options.dtype), device, division, step::keep_masters(division)));
 }
 
 // The moments are in f32.

@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -18,8 +19,8 @@ COPPICE = BUILD / "coppice"
 GENERATE = BUILD / "tests" / "families_generate"
 
 
-def on_ranks(size, *arguments):
-    """The (status, stdout, stderr) of each rank, started as torchrun does."""
+def start(size, *arguments):
+    """The processes of the ranks, with the variables that torchrun sets."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -31,6 +32,12 @@ def on_ranks(size, *arguments):
         )
         for rank in range(size)
     ]
+    return ranks
+
+
+def on_ranks(size, *arguments):
+    """The (status, stdout, stderr) of each rank."""
+    ranks = start(size, *arguments)
     try:
         outputs = [rank.communicate(timeout=240) for rank in ranks]
     finally:
@@ -98,6 +105,51 @@ def test_score(made, tmp_path, experts):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json", "ranks.json"]
 
 
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("deep") / "m"
+    subprocess.run([GENERATE, directory, "qwen3_moe", "F32", "vocab_size=64", "num_layers=12", "num_experts=8", "top_k=2"], check=True, timeout=300)
+    return directory
+
+
+@pytest.mark.parametrize("experts", [1, 2])
+def test_a_killed_score_goes_on_with_the_same_numbers(made, deep, tmp_path, experts):
+    command = ["score", deep, made / "t", "--batches", "2", "--batch-tokens", "256", "--sequence-length", "32", "--threads", "1", "--expert-parallel", experts]
+    first_of(2, *command, "--out", tmp_path / "undisturbed.json")
+    out = tmp_path / "s.json"
+    state = tmp_path / ".s.json.rank-1.layers.tmp-work" / "model" / "state.json"
+    arguments = [*command, "--out", out, "--max-memory", "1KB", "--resume"]
+    ranks = start(2, *arguments)
+    while all(rank.poll() is None for rank in ranks) and not state.exists():
+        time.sleep(0.001)
+    ranks[1].kill()
+    outputs = [rank.communicate(timeout=60) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [4, -9] and "rank 1 (" in outputs[0][1], outputs
+    left = json.loads(state.read_text())["layers_left"]
+    assert 0 < left < 12 and not out.exists()
+    ends = on_ranks(2, *arguments, "--seed", "9")
+    assert {status for status, _, _ in ends} <= {2, 4} and any("other settings" in errors for _, _, errors in ends), ends
+    first_of(2, *arguments)
+    assert out.read_bytes() == (tmp_path / "undisturbed.json").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.json", "undisturbed.json"]
+
+
+def test_the_next_start_removes_what_killed_ranks_left(made, deep, tmp_path):
+    out = tmp_path / "s.json"
+    arguments = ["score", deep, made / "t", "--batches", "2", "--batch-tokens", "256", "--sequence-length", "32", "--threads", "1", "--max-memory", "1KB", "--out", out]
+    ranks = start(3, *arguments)
+    state = tmp_path / ".s.json.rank-2.layers.tmp-work" / "model" / "state.json"
+    while all(rank.poll() is None for rank in ranks) and not state.exists():
+        time.sleep(0.001)
+    for rank in ranks:
+        rank.kill()
+    for rank in ranks:
+        rank.communicate()
+    assert len(list(tmp_path.iterdir())) == 3
+    alone(*arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
+
+
 def test_cluster(made, tmp_path):
     arguments = ["cluster", made / "dense", made / "t", "--clusters", "3", "--tokens", "320", "--sequence-length", "32", "--threads", "1", "--json"]
     found, wanted = (json.loads(run("--out", tmp_path / name)) for run, name in [(lambda *a: first_of(2, *arguments, *a), "r"), (lambda *a: alone(*arguments, *a), "o")])
@@ -113,7 +165,10 @@ def test_all_ranks_end_when_one_cannot_write(made, tmp_path):
     assert "gone" in ends[0][2]
 
 
-def test_expert_groups_need_a_launcher(made):
-    done = subprocess.run([COPPICE, "eval", made / "moe", "--tokens", made / "t", "--expert-parallel", "2"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "torchrun" in done.stderr
+@pytest.mark.parametrize("command", [["eval", "moe", "--tokens", "t"], ["score", "moe", "t", "--out", "s.json"]])
+@pytest.mark.parametrize("ranks, group", [(1, 2), (1, 0), (2, 3), (2, -1)])
+def test_an_expert_group_that_does_not_fit_is_named_as_the_user_wrote_it(made, command, ranks, group):
+    ends = on_ranks(ranks, *[made / word if word in ("moe", "t", "s.json") else word for word in command], "--expert-parallel", group)
+    for status, _, errors in ends:
+        assert status == 2 and f"--expert-parallel: groups of {group} ranks in a run of {ranks}" in errors, errors
+        assert "parallel.expert" not in errors and ("torchrun" in errors) == (ranks == 1)

@@ -75,6 +75,14 @@ def test_measured_steps_predict_a_third_count(coppice, model):
     assert step["seconds"][1] == pytest.approx(s_e + (s_n - s_e) / (n - e) * (32 - e))
 
 
+def test_numbers_of_experts_that_ranks_do_not_divide(coppice, model):
+    """As the trainer places them: 9 experts on 8 ranks are two on the first one, whose bytes are said."""
+    even, uneven = (json.loads(coppice("plan", model, "--experts", experts, "--data-parallel", 8, "--expert-parallel", 8, "--json").stdout)
+                    for experts in (16, 9))
+    assert uneven["device_bytes"][1]["total"] <= even["device_bytes"][1]["total"] < uneven["device_bytes"][1]["total"] * 1.05, "a router row a missing expert"
+    assert "expert-parallel" not in coppice("plan", model, "--experts", 9, "--data-parallel", 8, "--expert-parallel", 8, "--cluster", "nvlink4-ndr").stderr
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["--experts", "7"], ["7", "8"]),
     (["--step-time-before", "1"], ["step-time"]),
@@ -82,6 +90,7 @@ def test_measured_steps_predict_a_third_count(coppice, model):
     (["--device", "h10"], ["did you mean 'h100'?"]),
     (["--device", "a100", "--step-time-before", "1", "--step-time-after", "2"], ["--device", "no effect"]),
     (["--expert-parallel", "3"], ["expert-parallel: 3"]),
+    (["--data-parallel", "32", "--expert-parallel", "32"], ["8 experts are fewer than the 32 ranks"]),
     (["--cluster", "nvlink4-nrd"], ["did you mean 'nvlink4-ndr'?"]),
     (["--cluster", "nvlink4-ndr", "--gpus", "12"], ["12 ranks", "nodes of 8"]),
     (["--cluster", "nvlink4-ndr", "--gpus", "4096"], ["fewer than one sequence"]),

@@ -42,13 +42,24 @@ TEST(AllToAll, CountsEveryCopyThatLeaves) {
   EXPECT_DOUBLE_EQ(all_to_all_bytes(thousand(), {.data = 8}), 0);
 }
 
+// 8 experts on 3 ranks are 3, 3 and 2: the first rank has 300 of the 800 parameters. 5/8 of its pairs leave for experts
+// elsewhere, and 3/8 of the pairs of each of the two others come.
+TEST(UnevenExperts, AreThoseOfTheRankWithTheMost) {
+  const Parallelism ranks{.data = 6, .expert = 3, .zero1 = true};
+  const auto memory = device_memory(thousand(), ranks, {});
+  EXPECT_EQ(memory.weights, 2u * 500);
+  EXPECT_EQ(memory.optimizer, 12u * (150 + 34));
+  EXPECT_DOUBLE_EQ(all_to_all_bytes(thousand(), ranks), 3 * 2 * (5.0 / 8 * (2 * 32 + 4) + 6.0 / 8 * (2 * 32 + 4)));
+}
+
 TEST(ParallelismCheck, RefusesWhatCannotBe) {
   const auto check = [](Parallelism p) { return [p] { check_parallelism(p, 8, 12); }; };
   check_parallelism({.data = 8, .expert = 4, .zero1 = true}, 8, 16);
   expect_error(ErrorCode::kUsage, {"data-parallel: 0"}, check({.data = 0}));
   expect_error(ErrorCode::kUsage, {"expert-parallel: -1"}, check({.data = 4, .expert = -1}));
   expect_error(ErrorCode::kUsage, {"expert-parallel: 3", "8"}, check({.data = 8, .expert = 3}));
-  expect_error(ErrorCode::kUsage, {"12 experts", "8 ranks"}, check({.data = 8, .expert = 8}));
+  check({.data = 8, .expert = 8})();  // 12 experts: two on four of the ranks, one on the others
+  expect_error(ErrorCode::kUsage, {"8 experts", "16 ranks"}, check({.data = 16, .expert = 16}));
   expect_error(ErrorCode::kUsage, {"zero1"}, check({.zero1 = true}));
 }
 

@@ -62,10 +62,12 @@ TEST(ExpectedRows, AreTheMeanOverAllChoices) {
       vectors += static_cast<double>(ranks.size());
     }
     const auto k = static_cast<double>(top_k);
-    EXPECT_NEAR(expected_rows(1, k, 4), rows / choices, 1e-12) << top_k;
+    const ExpectedRows found = expected_rows(1, {.experts = 8, .top_k = k}, {.data = 4, .expert = 4});
+    EXPECT_NEAR(found.left, rows / choices, 1e-12) << top_k;
+    EXPECT_NEAR(found.came, found.left, 1e-12);
     EXPECT_NEAR(expected_vectors(1, k, 4, 8), vectors / choices, 1e-12) << top_k;
   }
-  EXPECT_EQ(expected_rows(100, 2, 1), 0);
+  EXPECT_EQ(expected_rows(100, {.experts = 8, .top_k = 2}, {}).left, 0);
   EXPECT_EQ(expected_vectors(100, 2, 1, 8), 0);
 }
 
@@ -98,7 +100,7 @@ TEST(AllToAll, IsSmallerIfATokenGoesOnceToARank) {
   const Parallelism ranks{.data = 4, .expert = 4};
   const double each = all_to_all_bytes(thousand(), ranks),
                once = all_to_all_bytes(thousand(), ranks, {.once_per_rank = true});
-  const double vectors = expected_vectors(1, 2, 4, 8) / expected_rows(1, 2, 4);
+  const double vectors = expected_vectors(1, 2, 4, 8) / expected_rows(1, thousand(), ranks).left;
   EXPECT_LT(vectors, 1);
   EXPECT_NEAR(once, 3 * 1.5 * (4 * 32 * vectors + 8), 1e-9);
   EXPECT_NEAR(each, 3 * 1.5 * (4 * 32 + 8), 1e-9);

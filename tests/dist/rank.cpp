@@ -74,7 +74,7 @@ int run() {
   guarded::install_fault_handler();
   guarded::install_staged_backend();
   at::set_num_threads(1);
-  const dist::Launch launch = dist::read_launch(dist::process_environment());
+  const launch::Launch launch = launch::read_launch(launch::process_environment());
   const auto milliseconds_of = [](const char* name, const char* otherwise) {
     return std::chrono::milliseconds(std::stoll(variable(name, otherwise)));
   };

@@ -223,6 +223,19 @@ TEST(PartialDirectory, LeavesForeignDirectoriesOfItsNameAlone) {
   }
 }
 
+TEST(LeftoversOf, AreRemovedIfNobodyHoldsThem) {
+  const TempDir dir;
+  leave_partial_work(dir / "out");
+  write_text(dir / ".mine.tmp-work" / "notes.txt", "precious");
+  EXPECT_EQ(leftovers(dir.path()), (std::vector<std::string>{"mine", "out"}));
+  for (const char* name : {"out", "mine", "absent"}) remove_leftovers(dir / name);
+  EXPECT_EQ(leftovers(dir.path()), std::vector<std::string>{"mine"});
+  EXPECT_EQ(read_file(dir / ".mine.tmp-work" / "notes.txt"), "precious");
+  const PartialDirectory held(dir / "held", kWhole, true, kPlan);
+  remove_leftovers(dir / "held");
+  EXPECT_TRUE(fs::exists(held.path()));
+}
+
 TEST(PartialDirectory, RefusesWhatIsNoDirectoryOrHasNoFilesForLocks) {
   const TempDir dir;
   const auto open = [&] { const PartialDirectory out(dir / "out", kWhole, false, kPlan); };

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <memory>
 
+#include "coppice/score/partial_scores.h"
 #include "coppice/score/router_rows.h"
 #include "coppice/score/score.h"
 #include "tests/dist/thread_ranks.h"
@@ -16,6 +18,7 @@
 namespace coppice::score {
 namespace {
 
+namespace fs = std::filesystem;
 using testing::borrowed;
 using testing::run_ranks;
 using testing::TempDir;
@@ -79,21 +82,51 @@ TEST(ScoreOnRanks, GivesWhatOneRankGives) {
   }
 }
 
-TEST(ScoreOnRanks, DoesNotResume) {
+// Rank 1 was killed before it saved the layer that rank 0 had saved already.
+TEST(ScoreOnRanks, ContinueAfterTheLastLayerThatAllHaveSaved) {
   const TempDir dir;
   const auto model = families::open_model(testing::tiny_model(dir / "m", "glm4_moe", {.sizes = {.vocab_size = 64}}));
-  const std::vector<data::TokenFile> tokens{data::TokenFile::open(testing::write_tokens(dir / "t", 64, 10, 100))};
+  plan::Scores begun{.model_digest = model.digest(), .layers = 5, .experts = 4};
+  begun.tokens_seen = begun.batch_tokens = 16, begun.batches = 1;
+  const auto scores_of = [&](int64_t left) {
+    plan::Scores scores = begun;
+    for (int64_t layer = left; layer < 5; ++layer) {
+      scores.metrics["load"].fc1.sum[layer] = std::vector<double>(4, 1.0 / static_cast<double>(layer));
+      scores.metrics["load"].fc2.sum[layer] = scores.metrics["load"].fc1.sum[layer];
+    }
+    return scores;
+  };
+  const auto settings_of = [&](dist::World& world) {
+    return ScoreSettings{.out = dir / "s.json", .resume = true, .world = borrowed(world)};
+  };
   run_ranks(2, [&](dist::World& world) {
-    testing::expect_error(ErrorCode::kUsage, {"resume: given to 2 ranks"}, [&] {
-      (void)score_model(model, tokens,
-                        {.batches = 1,
-                         .batch_tokens = 32,
-                         .sequence_length = 16,
-                         .out = dir / "s.json",
-                         .resume = true,
-                         .world = borrowed(world)});
-    });
+    PartialScores partial(model, begun, settings_of(world));
+    EXPECT_EQ(partial.layers_left(), 5);
+    partial.save(scores_of(4), 4);
+    const fs::path state = partial.directory() / "state.json", before = dir / cat("state-", world.rank());
+    fs::copy_file(state, before);
+    partial.save(scores_of(3), 3);
+    if (world.rank() == 1) fs::copy_file(before, state, fs::copy_options::overwrite_existing);
   });
+  run_ranks(2, [&](dist::World& world) {
+    PartialScores partial(model, begun, settings_of(world));
+    EXPECT_EQ(partial.layers_left(), 4);
+    ASSERT_TRUE(partial.scores());
+    EXPECT_EQ(partial.scores()->to_json().dump(), scores_of(4).to_json().dump());
+  });
+  // Another number of ranks is other work, and without a resume it removes what these left, but nothing else.
+  fs::create_directories(dir / ".s.json.rank-x.layers.tmp-work");
+  fs::create_directories(dir / ".s.json.rank-7.layers.tmp-work" / "mine");
+  fs::create_directories(dir / ".other.json.rank-7.layers.tmp-work");
+  {
+    const PartialScores alone(model, begun, {.out = dir / "s.json"});
+  }
+  EXPECT_FALSE(fs::exists(dir / ".s.json.rank-0.layers.tmp-work"));
+  EXPECT_FALSE(fs::exists(dir / ".s.json.rank-1.layers.tmp-work"));
+  for (const char* name : {".s.json.rank-x.layers.tmp-work", ".s.json.rank-7.layers.tmp-work/mine",
+                           ".other.json.rank-7.layers.tmp-work"}) {
+    EXPECT_TRUE(fs::exists(dir / name)) << name;
+  }
 }
 
 TEST(ClusterOnRanks, GivesWhatOneRankGives) {

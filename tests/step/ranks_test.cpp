@@ -1,7 +1,10 @@
 // A step on several ranks: the numbers of one rank, whatever is divided.
 #include <ATen/Parallel.h>
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -167,12 +170,14 @@ TEST_P(RanksTrain, LikeOneRank) {
 TEST(DividedState, KeepsEveryElementOnOneRank) {
   TempDir dir;
   const auto path = testing::tiny_model(dir / "m", "qwen3_moe", {.sizes = kSizes});
-  for (const auto& [ranks, experts] : {std::pair{2, 1}, {4, 2}, {3, 3}}) {
+  for (const auto& [ranks, experts, is_cut] :
+       {std::tuple{2, 1, false}, {4, 2, false}, {3, 3, false}, {2, 1, true}, {4, 2, true}}) {
     testing::run_ranks(ranks,
                        [&](dist::World& world) {
                          const auto source = families::open_model(path);
                          const auto division = nn::divide(testing::borrowed(world), source.config, parents());
-                         auto model = nn::Decoder::load(source, nn::ComputeDtype::kBf16, at::kCPU, division);
+                         auto model = nn::Decoder::load(source, nn::ComputeDtype::kBf16, at::kCPU, division,
+                                                        is_cut ? keep_masters(division) : nn::KeepMasters());
                          const auto whole = nn::Decoder::load(source, nn::ComputeDtype::kBf16);
                          Optimizer optimizer(model.parameters(), division);
                          for (size_t i = 0; i < model.parameters().size(); ++i) {
@@ -186,6 +191,47 @@ TEST(DividedState, KeepsEveryElementOnOneRank) {
                        },
                        {.expert_parallel = experts, .timeout = std::chrono::seconds(60)});
   }
+}
+
+/// Counts the bytes of host tensors of this thread.
+class TensorBytes : public c10::MemoryReportingInfoBase {
+ public:
+  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
+    now += bytes;
+    most = std::max(most, now);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+
+  int64_t now = 0, most = 0;
+};
+
+// A rank never has the masters of all its parameters, only those that it keeps and one that is being cut.
+TEST(MastersOnRanks, AreCutAsTheyAreRead) {
+  TempDir dir;
+  auto sizes = kSizes;
+  sizes.num_layers = 12;
+  const auto path = testing::tiny_model(dir / "m", "qwen3_moe", {.sizes = sizes});
+  testing::run_ranks(4,
+                     [&](dist::World& world) {
+                       const auto source = families::open_model(path);
+                       const auto division = nn::divide(testing::borrowed(world), source.config);
+                       const auto counter = std::make_shared<TensorBytes>();
+                       const c10::DebugInfoGuard counted(c10::DebugInfoKind::PROFILER_STATE, counter);
+                       const auto model = nn::Decoder::load(source, nn::ComputeDtype::kBf16, at::kCPU, division,
+                                                            keep_masters(division));
+                       int64_t values = 0, kept = 0, largest = 0;
+                       for (const auto& p : model.parameters()) {
+                         values += p.value.numel();
+                         kept += p.master.numel();
+                         largest = std::max(largest, p.value.numel());
+                       }
+                       EXPECT_LT(kept, values / 2);
+                       const int64_t slack = 256 * std::ssize(model.parameters());  // blocks are rounded up
+                       EXPECT_LE(counter->now, 2 * values + 4 * kept + slack);
+                       EXPECT_LE(counter->most, 2 * values + 4 * kept + 4 * largest + slack);
+                       EXPECT_GT(2 * values + 4 * values, 2 * values + 4 * kept + 4 * largest + slack);
+                     },
+                     {.expert_parallel = 2, .timeout = std::chrono::seconds(60)});
 }
 
 }  // namespace

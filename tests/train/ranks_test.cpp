@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "coppice/base/text.h"
+#include "coppice/cost/memory.h"
 #include "coppice/cost/traffic.h"
 #include "coppice/grow/expand.h"
 #include "coppice/methods/expert_init.h"
@@ -94,6 +95,15 @@ TEST_P(RunOnRanks, HasTheLossesOfOneRankOver50StepsWithGrowthInTheMiddle) {
     }
     EXPECT_EQ(testing::metrics(dir / "ranks", "sibling_cosine/mean").size(),
               testing::metrics(dir / "one", "sibling_cosine/mean").size());
+    // Choices of experts are equal where losses are to rounding; these look at those of all ranks' tokens.
+    for (const char* name : {"effective_top_k/mean", "routing_overlap/mean"}) {
+      const auto found = testing::metrics(dir / "ranks", name), wanted = testing::metrics(dir / "one", name);
+      ASSERT_EQ(found.size(), 25u);
+      ASSERT_EQ(wanted.size(), 25u);
+      for (size_t i = 0; i < found.size(); ++i) {
+        EXPECT_NEAR(found[i].at(name).as_double(), wanted[i].at(name).as_double(), 1e-9) << name;
+      }
+    }
     // The checkpoint is one of the ecosystem, whole, with the same tensors.
     const auto model = families::open_model(several.checkpoint);
     EXPECT_EQ(model.config.num_experts, 7);
@@ -194,27 +204,31 @@ TEST_P(RunOnRanks, GrowsToTheBytesOfExpand) {
 }
 
 // The formulas that `plan` counts with, and the counters of a run.
-TEST_P(RunOnRanks, SendsTheBytesThatPlanCounts) {
+// 5 experts are divided unevenly, and rank 0 has the most.
+void expect_bytes_of_plan(const Ranks& on, int64_t num_experts) {
   const TempDir dir;
   auto o = testing::tiny_run(dir.path());
   o.model_family = "qwen3_moe";
+  o.num_experts = num_experts;
   o.steps = 3;
   o.warmup = 1;
   o.balance = "none";
   o.out = dir / "run";
-  (void)run_on(GetParam(), o);
+  (void)run_on(on, o);
   const auto steps = testing::metrics(dir / "run", "sent/reduce_scatter");
   ASSERT_EQ(steps.size(), 3u);
-  const int64_t ranks = GetParam().all, group = GetParam().experts, replicas = ranks / group;
-  // Two layers of 4 experts, all of whose parameters are f32; the others are one bucket.
-  int64_t others = 0, experts = 0;
+  const int64_t ranks = on.all, group = on.experts, replicas = ranks / group;
   const auto model = families::open_model(checkpoint_path(o.out, 3));
+  const cost::ModelSize planned = cost::model_size(model);
+  const int64_t here = cost::most_experts(planned, {.data = ranks, .expert = group});
+  // Two layers, all of whose parameters are f32; the others are one bucket.
+  int64_t others = 0, experts = 0;
   for (const auto& slot : families::expected_tensors(model.config)) {
     int64_t count = 1;
     for (const int64_t size : slot.shape) count *= size;
     (families::is_expert(slot.role()) ? experts : others) += count;
   }
-  const std::vector<int64_t> dense{others}, of_layers(2, experts / 2 / group);
+  const std::vector<int64_t> dense{others}, of_layers(2, experts / 2 / num_experts * here);
   const auto sharded =
       static_cast<double>(cost::sharded_bytes(dense, ranks, 4) + cost::sharded_bytes(of_layers, replicas, 4));
   for (const Json& step : steps) {
@@ -223,7 +237,7 @@ TEST_P(RunOnRanks, SendsTheBytesThatPlanCounts) {
     // Rows that left and came are not in the metrics: every pair of the batch that leaves its rank costs what RowBytes
     // says, the counts are exact.
     const cost::RowBytes row{.model_dim = 32, .activation_bytes = 4};
-    const double counts = 2.0 * static_cast<double>(row.of_counts(4 - 4 / group));
+    const double counts = 2.0 * static_cast<double>(row.of_counts(num_experts - here));
     const double rows = step.at("sent/all_to_all").as_double() - (group > 1 ? counts : 0);
     if (group == 1) {
       EXPECT_EQ(rows, 0);
@@ -233,6 +247,48 @@ TEST_P(RunOnRanks, SendsTheBytesThatPlanCounts) {
           2.0 * 128 / static_cast<double>(ranks) * 2 * static_cast<double>(row.of_token() + row.of_expert() * group);
       EXPECT_LE(rows, most);
     }
+  }
+}
+
+TEST_P(RunOnRanks, SendsTheBytesThatPlanCounts) {
+  for (const int64_t num_experts : {4, 5}) {
+    SCOPED_TRACE(num_experts);
+    expect_bytes_of_plan(GetParam(), num_experts);
+  }
+}
+
+TEST_P(RunOnRanks, HoldsTheBytesThatPlanCounts) {
+  for (const int64_t num_experts : {4, 5}) {
+    SCOPED_TRACE(num_experts);
+    const TempDir dir;
+    auto o = testing::tiny_run(dir.path());
+    o.num_experts = num_experts;
+    o.dtype = "bf16";
+    o.stop_at = 1;
+    o.out = dir / "run";
+    const fs::path trunk = train(o).checkpoint;
+    const auto source = families::open_model(trunk);
+    const cost::StateBytes bytes;
+    const auto planned = cost::device_memory(
+        cost::model_size(source), {.data = GetParam().all, .expert = GetParam().experts, .zero1 = true}, bytes);
+    testing::run_ranks(GetParam().all,
+                       [&](dist::World& world) {
+                         auto [decoder, optimizer] = save::load_checkpoint(
+                             source, nn::ComputeDtype::kBf16, at::kCPU, nn::divide(borrowed(world), source.config, {}));
+                         uint64_t weights = 0, states = 0;
+                         for (size_t i = 0; i < decoder.parameters().size(); ++i) {
+                           weights += decoder.parameters()[i].value.nbytes();
+                           states += decoder.parameters()[i].master.nbytes();
+                           states += optimizer.states()[i].exp_avg.nbytes() + optimizer.states()[i].exp_avg_sq.nbytes();
+                         }
+                         if (world.rank() == 0) {
+                           EXPECT_EQ(weights, planned.weights);
+                           EXPECT_NEAR(static_cast<double>(states), static_cast<double>(planned.optimizer),
+                                       0.1 * static_cast<double>(planned.optimizer));
+                         }
+                         EXPECT_LE(weights, planned.weights);
+                       },
+                       {.expert_parallel = GetParam().experts, .timeout = std::chrono::seconds(120)});
   }
 }
 

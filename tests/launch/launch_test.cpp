@@ -1,11 +1,11 @@
 // What launchers set, as their manuals say.
-#include "coppice/dist/launch.h"
+#include "coppice/launch/launch.h"
 
 #include <map>
 
 #include "tests/testing/errors.h"
 
-namespace coppice::dist {
+namespace coppice::launch {
 namespace {
 
 using ::testing::ElementsAre;
@@ -177,4 +177,4 @@ TEST(ExpandNodeList, RefusesWhatIsNoList) {
 }
 
 }  // namespace
-}  // namespace coppice::dist
+}  // namespace coppice::launch

@@ -2,9 +2,9 @@
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
-#include "coppice/dist/launch.h"
+#include "coppice/launch/launch.h"
 
-namespace coppice::dist {
+namespace coppice::launch {
 namespace {
 
 constexpr size_t kMostHosts = 100'000;
@@ -85,4 +85,4 @@ std::vector<std::string> expand_node_list(std::string_view list) {
   return hosts;
 }
 
-}  // namespace coppice::dist
+}  // namespace coppice::launch

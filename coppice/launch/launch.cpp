@@ -1,12 +1,13 @@
-#include "coppice/dist/launch.h"
+#include "coppice/launch/launch.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 
-namespace coppice::dist {
+namespace coppice::launch {
 namespace {
 
 /// The variables of one launcher, with errors that name them.
@@ -182,4 +183,4 @@ Launch read_launch(const Environment& environment) {
   return {};
 }
 
-}  // namespace coppice::dist
+}  // namespace coppice::launch

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-namespace coppice::dist {
+namespace coppice::launch {
 
 /// A process's place in its run. Without a launcher it is rank 0 of 1.
 struct Launch {
@@ -38,4 +38,4 @@ Launch read_launch(const Environment& environment);
 /// Throws   Error{kUsage} if it is not one.
 std::vector<std::string> expand_node_list(std::string_view list);
 
-}  // namespace coppice::dist
+}  // namespace coppice::launch
