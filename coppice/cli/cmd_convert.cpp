@@ -69,7 +69,7 @@ int run(std::span<const std::string_view> args) {
   o.check(o.dry_run);
   convert::check_effects(o);
   for (const auto& model : o.models) {
-    io::check_output_directory(o.out, model);
+    io::check_output_directory(o.out, model, output::is_shared(o.part));
     plan::warn_of_unfinished_handover(model);
   }
   if (o.dense_average) {

@@ -54,7 +54,7 @@ std::string last_line(const families::Model& model, const plan::GrowthPlan& plan
 }
 
 int carry_out(grow::ExpandOptions o, const families::Model& model) {
-  io::check_output_directory(o.out, o.model);
+  io::check_output_directory(o.out, o.model, output::is_shared(o.part));
   plan::warn_of_unfinished_handover(o.model);
   o = grow::with_recipe(std::move(o), model);
   const plan::GrowthPlan plan = grow::requested_plan(o, model);

@@ -26,7 +26,7 @@ uint64_t optimizer_bytes(const io::ModelDirectory& files) {
 output::WrittenModel expand(const families::Model& model, const plan::GrowthPlan& plan,
                             const output::OutputSettings& settings) {
   const io::Checkpoint& source = model.checkpoint;
-  io::check_output_directory(settings.out, source.directory());
+  io::check_output_directory(settings.out, source.directory(), settings.part.count > 1);
   GrownModel growth(model, plan);
   Json lineage =
       extend_lineage(plan::read_lineage(source.directory()), growth.plan, "expand", model.digest(), settings.record);

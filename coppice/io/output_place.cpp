@@ -90,14 +90,14 @@ void OutputPlace::check_apart_from(const fs::path& input) const {
   if (detail::is_within(parent_path_, input)) refuse_input(given_, "lies inside", input);
 }
 
-void check_output_directory(const fs::path& output, const fs::path& input) {
+void check_output_directory(const fs::path& output, const fs::path& input, bool shared) {
   const auto here = status_of(output), source = status_of(input);
   if (here && source && detail::is_same(*here, *source)) refuse_input(output, "is", input);
   const auto [parent, name] = split_name(output);
   if (!status_of(parent)) return;  // later code reports a missing parent, or checks again
   const OutputPlace place(output);
   if (source) place.check_apart_from(input);
-  place.check_free();
+  if (!shared) place.check_free();
 }
 
 void check_output_file(const fs::path& output, const OutputKind& kind, std::span<const fs::path> inputs) {

@@ -43,8 +43,10 @@ class OutputPlace {
 };
 
 /// For a command before its work, when the parent may not exist yet.
-/// Throws   Error{kUsage} if `output` has no name, exists, or lies inside `input` or is it.
-void check_output_directory(const std::filesystem::path& output, const std::filesystem::path& input);
+/// `shared`: other processes write it too, and may have finished it by now.
+/// Throws   Error{kUsage} if `output` has no name, exists (unless it is shared), or lies inside `input` or is it.
+void check_output_directory(const std::filesystem::path& output, const std::filesystem::path& input,
+                            bool shared = false);
 
 /// A kind of file that a command writes under a name of the user's choice.
 struct OutputKind {

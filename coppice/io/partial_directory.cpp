@@ -151,6 +151,10 @@ PartialDirectory::PartialDirectory(OutputPlace target, Part part, bool resume, W
                                        O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0666));
     if (!s.alone_file) throw_io((s.work.path() / WorkDirectory::kAlone).string(), "open it", errno);
     alone([&] {
+      if (s.work.target().is_taken()) {  // another part has finished since this one began
+        s.work.keep(s.work.has(WorkDirectory::kModel));
+        s.work.target().check_free();
+      }
       // Without `model`, a process ended between the rename of the output and the cleanup.
       if (!continues || !s.work.has(WorkDirectory::kModel)) s.work.clear();
       s.work.make_directory(WorkDirectory::kModel);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -16,5 +17,8 @@ struct PartOption {
   static PartOption from_text(std::string_view text);
   std::string to_text() const { return is_auto ? "auto" : part.to_text(); }
 };
+
+/// Whether other processes write the same output.
+inline bool is_shared(const std::optional<PartOption>& part) { return part && part->part.count > 1; }
 
 }  // namespace coppice::output

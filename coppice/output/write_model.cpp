@@ -3,11 +3,13 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <optional>
 #include <set>
 #include <string>
 #include <system_error>
 
 #include "coppice/base/error.h"
+#include "coppice/base/file.h"
 #include "coppice/base/memory.h"
 #include "coppice/base/sha256.h"
 #include "coppice/base/text.h"
@@ -97,6 +99,19 @@ void remove_all_but(const OutputLayout& output, const fs::path& directory) {
   for (const fs::path& path : others) fs::remove(path);
 }
 
+std::string config_text(const NewModel& model) { return model.config.dump(2) + "\n"; }
+std::string lineage_text(const NewModel& model) { return model.lineage.dump() + "\n"; }
+
+/// Whether `out` is this model, finished by another part: its configuration, and its lineage with all settings.
+bool is_written(const NewModel& model, const fs::path& out) {
+  const auto has = [&](const char* name, const std::string& text) {
+    std::error_code none;
+    return fs::is_regular_file(out / name, none) && fs::file_size(out / name, none) == text.size() &&
+           read_file(out / name) == text;
+  };
+  return has("config.json", config_text(model)) && has(io::kLineageFile, lineage_text(model));
+}
+
 /// The first `count` files.
 io::ShardLayout shards_of(const OutputLayout& output, size_t count) {
   io::ShardLayout shards;
@@ -105,6 +120,19 @@ io::ShardLayout shards_of(const OutputLayout& output, size_t count) {
     shards.total_bytes += total_bytes(file.layout.tensors);
   }
   return shards;
+}
+
+/// The result of a part that has nothing to write.
+WrittenModel what_is_written(const NewModel& model) {
+  WrittenModel result;
+  result.tensors_written = static_cast<int64_t>(model.weights.size() + (model.optimizer ? model.optimizer->size() : 0));
+  for (const auto* tensors : {&model.weights, model.optimizer ? &*model.optimizer : nullptr}) {
+    if (tensors == nullptr) continue;
+    for (const OutputTensor& tensor : *tensors) result.model_bytes += tensor.info.bytes;
+  }
+  result.peak_rss_bytes = peak_rss_bytes();
+  result.optimizer_state = model.optimizer.has_value();
+  return result;
 }
 
 }  // namespace
@@ -124,6 +152,9 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
   const fs::path& first = sources.front()->directory();
   io::OutputPlace place(settings.out);
   for (const io::Checkpoint* source : sources) place.check_apart_from(source->directory());
+  WrittenModel result = what_is_written(model);
+  const auto is_there = [&] { return settings.part.count > 1 && is_written(model, settings.out); };
+  if (is_there()) return result;
   place.check_free();
   const io::ModelDirectory& files = sources.front()->files();
   for (const io::Checkpoint* source : sources.subspan(1)) (void)io::files_to_carry(*source);
@@ -139,7 +170,15 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
 
   const std::string stamp = source_stamp(sources, true);
   const std::string identity = identity_of(model, settings, output, source_stamp(sources, false));
-  io::PartialDirectory out(std::move(place), settings.part, settings.resume, {.plan = identity, .source = stamp});
+  std::optional<io::PartialDirectory> begun;
+  try {
+    begun.emplace(std::move(place), settings.part, settings.resume,
+                  io::WorkIdentity{.plan = identity, .source = stamp});
+  } catch (const Error&) {
+    if (is_there()) return result;
+    throw;
+  }
+  io::PartialDirectory& out = *begun;
   const uint64_t needed = output.file_bytes() + bytes_of_files(files, sorted.carried);
   const uint64_t claimed = claimed_bytes(out.path());
   io::check_free_space(out.path(), needed - std::min(needed, claimed));
@@ -158,25 +197,18 @@ WrittenModel write_model(std::span<const io::Checkpoint* const> sources, const N
       files.copy(file, out.path() / file);
     }
     for (const fs::path& file : sorted.carried) files.copy(file, out.path() / file);
-    io::write_file_atomically(out.path() / "config.json", model.config.dump(2) + "\n");
+    io::write_file_atomically(out.path() / "config.json", config_text(model));
     if (!model.lineage.at("steps").items().empty()) {  // after undoing the first expansion there is none
-      io::write_file_atomically(out.path() / io::kLineageFile, model.lineage.dump() + "\n");
+      io::write_file_atomically(out.path() / io::kLineageFile, lineage_text(model));
     }
   };
-  WrittenModel result;
   result.missing_parts = out.seal([&] {
     finish();
     result.is_completed_here = true;
   });
-  result.tensors_written = static_cast<int64_t>(model.weights.size() + (model.optimizer ? model.optimizer->size() : 0));
-  for (const auto* tensors : {&model.weights, model.optimizer ? &*model.optimizer : nullptr}) {
-    if (tensors == nullptr) continue;
-    for (const OutputTensor& tensor : *tensors) result.model_bytes += tensor.info.bytes;
-  }
   result.bytes_written = bytes.written + bytes.resumed;
   result.bytes_resumed = bytes.resumed;
   result.peak_rss_bytes = peak_rss_bytes();
-  result.optimizer_state = model.optimizer.has_value();
   return result;
 }
 

@@ -95,17 +95,28 @@ def test_convert_has_it_too(tmp_path):
 
 
 def test_a_rank_that_fails_says_who_it_is_and_the_same_command_goes_on(model, alone, tmp_path):
-    script = tmp_path / "rank.sh"
-    script.write_text('#!/bin/bash\nif [ "$RANK" = 1 ]; then ulimit -f 8; fi\nexec "$@"\n')
+    script = tmp_path / "rank.sh"  # all bytes of a model as small as this are the first part's
+    script.write_text('#!/bin/bash\nif [ "$RANK" = 0 ]; then ulimit -f 8; fi\nexec "$@"\n')
     script.chmod(0o755)
     command = [COPPICE, "expand", model, tmp_path / "out", *EXPAND, "--part", "auto"]
     done = torchrun(2, script, *command)
     assert done.returncode != 0 and not (tmp_path / "out").exists()
-    assert "coppice: error: rank 1, part 2/2: " in done.stderr, done.stderr
-    assert "rank 0, part 1/2" not in done.stderr and "wrote " not in done.stdout
+    assert "coppice: error: rank 0, part 1/2: " in done.stderr, done.stderr
+    assert "rank 1, part 2/2: " not in done.stderr and "wrote " not in done.stdout
     done = torchrun(2, *command)
     assert done.returncode == 0, done.stderr
     assert digests(tmp_path / "out") == alone
+
+
+def test_a_part_that_comes_when_all_is_written_is_content(model, alone, tmp_path):
+    ends = started([OF_LAUNCHER["Slurm"](rank, 2) for rank in range(2)], "expand", model, tmp_path / "out", *EXPAND, "--part", "auto")
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    late = ["expand", model, tmp_path / "out", *EXPAND, "--part", "2/2", "--json"]
+    [(status, out, errors)] = started([{}], *late)
+    assert status == 0 and json.loads(out)["missing_parts"] == [] and json.loads(out)["bytes_written"] == 0, errors
+    [(status, _, errors)] = started([{}], *late, "--seed", "7")
+    assert status == 2 and "exists" in errors, "other settings: it is another model"
+    assert digests(tmp_path / "out") == alone and [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_killed_rank_is_started_again_by_torchrun(model, alone, tmp_path):
