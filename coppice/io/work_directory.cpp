@@ -185,7 +185,8 @@ void remove_leftovers(const fs::path& target) {
     const std::string name = detail::WorkDirectory::name_of(place.name());
     if (::fstatat(place.parent().get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return;
     const detail::WorkDirectory taken(std::move(place), LOCK_EX);  // and its destructor removes it
-  } catch (const Error&) {                                         // it is somebody else's, or at work
+  } catch (const Error&) {
+    return;  // it is somebody else's, or at work
   }
 }
 
