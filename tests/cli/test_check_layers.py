@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-KERNELS, BORDER = " kernels -> io                      dist -> base\n", "-" * 52 + " no libtorch below this line\n"
+KERNELS, BORDER = " kernels -> io                      dist -> launch\n", "-" * 52 + " no libtorch below this line\n"
 
 
 @pytest.fixture
