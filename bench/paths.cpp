@@ -19,6 +19,7 @@
 #include "coppice/base/memory.h"
 #include "coppice/base/text.h"
 #include "coppice/kernels/cpu/attention_variants_detail.h"
+#include "coppice/kernels/cpu/lanes_detail.h"
 #include "coppice/kernels/cpu/moe_rows_detail.h"
 #include "coppice/kernels/cpu/processor_detail.h"
 
@@ -32,7 +33,6 @@ constexpr int kRepeats = 7;
 
 struct Way {
   Path path;
-  std::string name;
   std::function<void()> run;
   double seconds = 1e9;
 };
@@ -73,12 +73,6 @@ void print_head(const std::string& shape) {
   std::cout << "\n| " << shape << " | libtorch | words | tiles | lanes | taken |\n|---|---:|---:|---:|---:|---|\n";
 }
 
-bool has(Path path, at::ScalarType dtype) {
-  const cpu::Processor& processor = cpu::this_processor();
-  if (path == Path::kWords) return dtype == at::kFloat ? processor.avx512 : processor.avx512_bf16;
-  return path == Path::kTiles && dtype == at::kBFloat16 && processor.amx_bf16;
-}
-
 void experts(at::ScalarType dtype, int64_t tokens, int64_t dim, int64_t experts, int64_t top_k, int64_t width) {
   const auto numbers = at::TensorOptions().dtype(dtype);
   const auto index_TK = at::rand({tokens, experts}).argsort(int64_t{1}).narrow(1, 0, top_k).contiguous();
@@ -88,16 +82,16 @@ void experts(at::ScalarType dtype, int64_t tokens, int64_t dim, int64_t experts,
   const auto grad = at::randn({tokens, dim}, numbers);
   std::vector<Way> ways;
   const auto add = [&](Path path, const kernels::detail::MoeVariant& variant) {
-    ways.push_back({path, name_of(path), [&] { (void)variant.backward(in, variant.forward(in), grad); }});
+    ways.push_back({path, [&] { (void)variant.backward(in, variant.forward(in), grad); }});
   };
+  const cpu::Processor& processor = cpu::this_processor();
   add(Path::kLibtorch, cpu::kExpertsByGemms);
-  if (has(Path::kWords, dtype)) add(Path::kWords, cpu::kExpertsByWords);
-  if (has(Path::kTiles, dtype)) add(Path::kTiles, cpu::kExpertsByTiles);
+  if (has_words(processor, dtype)) add(Path::kWords, cpu::kExpertsByWords);
+  if (has_tiles(processor, dtype)) add(Path::kTiles, cpu::kExpertsByTiles);
   const cpu::ExpertsShape shape{
       .pairs = tokens * top_k, .experts = experts, .dim = dim, .width = width, .is_plain = true};
   print_row(cat(tokens, ", ", dim, ", ", experts, ", ", top_k, ", ", width), ways,
-            18.0 * static_cast<double>(tokens * top_k * dim * width),
-            cpu::pick_experts(cpu::this_processor(), shape, dtype));
+            18.0 * static_cast<double>(tokens * top_k * dim * width), cpu::pick_experts(processor, shape, dtype));
 }
 
 void attention(at::ScalarType dtype, int64_t sequences, int64_t positions, int64_t heads, int64_t key_heads,
@@ -107,7 +101,7 @@ void attention(at::ScalarType dtype, int64_t sequences, int64_t positions, int64
   };
   const kernels::detail::AttentionInputs in{of(heads), of(key_heads), of(key_heads), 0.1};
   const auto grad = of(heads);
-  std::vector<Way> ways{{Path::kLibtorch, "libtorch", [&] {
+  std::vector<Way> ways{{Path::kLibtorch, [&] {
                            std::vector<at::Tensor> leaves;
                            for (const auto* x : {&in.query_BSHC, &in.key_BSJC, &in.value_BSJC}) {
                              leaves.push_back(x->detach().requires_grad_(true));
@@ -117,17 +111,18 @@ void attention(at::ScalarType dtype, int64_t sequences, int64_t positions, int64
                            (void)torch::autograd::grad({out}, leaves, {grad});
                          }}};
   const auto add = [&](Path path, const kernels::detail::AttentionVariant& variant) {
-    ways.push_back({path, name_of(path), [&] { (void)variant.backward(in, variant.forward(in), grad); }});
+    ways.push_back({path, [&] { (void)variant.backward(in, variant.forward(in), grad); }});
   };
+  const cpu::Processor& processor = cpu::this_processor();
   const bool in_blocks = positions % 32 == 0 && dim % 32 == 0;
-  if (in_blocks && has(Path::kWords, dtype)) add(Path::kWords, cpu::kAttentionByWords);
-  if (in_blocks && has(Path::kTiles, dtype)) add(Path::kTiles, cpu::kAttentionByTiles);
-  if (dim <= 32 && positions <= 512) add(Path::kLanes, cpu::kAttentionByLanes);
+  if (in_blocks && has_words(processor, dtype)) add(Path::kWords, cpu::kAttentionByWords);
+  if (in_blocks && has_tiles(processor, dtype)) add(Path::kTiles, cpu::kAttentionByTiles);
+  if (dim <= 32 && positions <= 512) add(Path::kLanes, cpu::lanes_of(processor).attention);
   const cpu::AttentionShape shape{.positions = positions, .heads = heads, .key_heads = key_heads, .dim = dim};
   // Half of the pairs of a query and a key; two products forward, five backward.
   print_row(cat(sequences, ", ", positions, ", ", heads, ", ", key_heads, ", ", dim), ways,
             7.0 * static_cast<double>(sequences * heads * positions * positions * dim),
-            cpu::pick_attention(cpu::this_processor(), shape, dtype));
+            cpu::pick_attention(processor, shape, dtype));
 }
 
 }  // namespace

@@ -37,14 +37,6 @@ bool has_amx_bf16() {
   return (d & kAmxBf16) != 0 && (d & kAmxTile) != 0 && may_use_tiles();
 }
 
-bool has_words(const Processor& processor, at::ScalarType dtype) {
-  return dtype == at::kFloat ? processor.avx512 : dtype == at::kBFloat16 && processor.avx512_bf16;
-}
-
-bool has_tiles(const Processor& processor, at::ScalarType dtype) {
-  return dtype == at::kBFloat16 && processor.amx_bf16;
-}
-
 bool fits_lanes(const AttentionShape& shape, at::ScalarType dtype) {
   const bool has_dtype = dtype == at::kFloat || dtype == at::kBFloat16;
   return has_dtype && shape.dim % kNarrowLanes == 0 && shape.dim <= kNarrowHead && shape.positions <= kShortSequence;
@@ -63,6 +55,14 @@ const Processor& this_processor() {
     return p;
   }();
   return processor;
+}
+
+bool has_words(const Processor& processor, at::ScalarType dtype) {
+  return dtype == at::kFloat ? processor.avx512 : dtype == at::kBFloat16 && processor.avx512_bf16;
+}
+
+bool has_tiles(const Processor& processor, at::ScalarType dtype) {
+  return dtype == at::kBFloat16 && processor.amx_bf16;
 }
 
 Path pick_experts(const Processor& processor, const ExpertsShape& shape, at::ScalarType dtype) {

@@ -17,6 +17,10 @@ struct Processor {
 };
 const Processor& this_processor();
 
+/// Whether it computes in this dtype by words_avx512_detail.h, and by tiles_detail.h.
+bool has_words(const Processor& processor, at::ScalarType dtype);
+bool has_tiles(const Processor& processor, at::ScalarType dtype);
+
 enum class Path {
   kLibtorch,  ///< libtorch's GEMMs and attention; in bf16 oneDNN uses matrix tiles where there are any
   kWords,     ///< words_avx512_detail.h

@@ -70,7 +70,7 @@ struct TileRows {
 
   /// As they lie in memory, `words` apart.
   static TileRows in_memory(const Word* row, int64_t words) { return {row, words, kTileWords}; }
-  /// Block `block` of 16 rows of a matrix that pack_columns() or pack_tiles() made.
+  /// Block `block` of 16 rows of a matrix that pack_columns() made.
   static TileRows packed(const Word* matrix, int64_t block, int64_t words) {
     return {matrix + block * kTileRows * words, kTileWords, kTileRows * kTileWords};
   }
