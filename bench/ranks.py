@@ -3,8 +3,9 @@
 usage: ranks.py POINTS RUN RANKS=RUN... [--own-machines]     such as 2=runs/two
 
 POINTS are timed collectives of these ranks (docs/scaling.md). The first RUN is on one rank and left a checkpoint: its step time stands for the speed of the machine. The other
-runs have the same settings. All ranks of a run share that machine, so each has its part of the speed; with --own-machines each has all of it. A run's time is the median over
-its steps, without the first five.
+runs have the same settings. All ranks of a run share that machine: each has its part of the speed, and what is sent hides behind nothing, because the cores that compute also
+copy the messages. With --own-machines each rank has all of the speed, and messages hide as the simulation says. A run's time is the median over its steps, without the first
+five.
 
 Bytes are compared too where metrics.jsonl counts them (sent/reduce_scatter, sent/all_gather and sent/all_to_all: bytes that one rank sent in a step).
 """
@@ -79,6 +80,10 @@ def main():
             sys.exit(f"{word}: wanted RANKS=RUN, such as 2=runs/two")
         ranks, run = int(parsed[1]), Run(parsed[2])
         step = simulate(model, run, options.points, ranks, speed / (1 if options.own_machines else ranks))
+        if not options.own_machines:
+            for part in ("reduce", "gather"):
+                step[part] += step[f"hidden_{part}"]
+                step["seconds"] += step[f"hidden_{part}"]
         parts = " | ".join(f"{1e3 * step[part]:.1f}" for part in ("compute", "all_to_all", "reduce", "gather"))
         error = round(100 * (step["seconds"] / run.seconds - 1), 1) + 0.0  # no "-0.0"
         print(f"| {ranks} | {run.groups} | {1e3 * step['seconds']:.1f} | {1e3 * run.seconds:.1f} | {error:+.1f} % | {parts} |")

@@ -36,6 +36,7 @@ void keep_freed_memory() {
 }
 
 void take_blocks_from_system(uint64_t bytes) {
+  (void)::mallopt(M_MMAP_MAX, 65536);  // its default
   (void)::mallopt(M_MMAP_THRESHOLD, static_cast<int>(std::min<uint64_t>(bytes, 32 << 20)));
   (void)::mallopt(M_TRIM_THRESHOLD, 1 << 30);
 }

@@ -18,7 +18,7 @@ uint64_t free_memory_bytes();
 void keep_freed_memory();
 
 /// From now on blocks of `bytes` or more (32 MiB at most) are mapped from the system and returned to it when freed;
-/// smaller freed blocks are kept for reuse. Has no effect after `keep_freed_memory`.
+/// smaller freed blocks are kept for reuse. Of this and `keep_freed_memory` the last call counts.
 ///
 /// Use a low limit while allocating long-lived blocks, so that freed gaps between them return to the system; use a high
 /// limit for short-lived blocks, so that they are reused without page faults.

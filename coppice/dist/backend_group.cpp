@@ -68,6 +68,8 @@ class BackendWork final : public Work::Pending {
     finish_();
   }
 
+  bool is_over() override { return work_->isCompleted(); }
+
  private:
   /// Waits for a while. A wait that ran out and a collective that broke both throw; only the second is complete.
   bool completed() {
@@ -85,6 +87,29 @@ class BackendWork final : public Work::Pending {
   const std::shared_ptr<Watch> watch_;
   const std::function<void()> finish_;
   const UnderWay under_way_;
+};
+
+/// Bytes on the host that collectives need while they are under way. They are kept for the next ones: large blocks that
+/// come and go between a step's tensors would leave gaps.
+class Passing {
+ public:
+  using Lease = std::shared_ptr<at::Tensor>;  ///< until the last copy goes
+
+  Lease take(uint64_t bytes) {
+    at::Tensor block;
+    if (!free_->empty()) {
+      block = std::move(free_->back());
+      free_->pop_back();
+    }
+    if (!block.defined() || block.nbytes() < bytes) block = at::empty({static_cast<int64_t>(bytes)}, at::kByte);
+    return {new at::Tensor(std::move(block)), [free = free_](at::Tensor* used) {
+              free->push_back(std::move(*used));
+              delete used;
+            }};
+  }
+
+ private:
+  std::shared_ptr<std::vector<at::Tensor>> free_ = std::make_shared<std::vector<at::Tensor>>();
 };
 
 at::Tensor flat(const at::Tensor& tensor) { return tensor.detach().view({tensor.numel()}); }
@@ -158,6 +183,7 @@ class BackendGroup final : public Group {
     const at::NoGradGuard no_grad;
     count(Collective::kAllGather, share_of_others(out.nbytes(), size()));
     at::Tensor to = bytes_of(out), from = bytes_of(in);
+    if (waiting_ == Waiting::kHost) return send_to_all(to, from);
     return begin([&] { return backend_->_allgather_base(to, from); });
   }
 
@@ -175,6 +201,8 @@ class BackendGroup final : public Group {
     count(Collective::kAllToAll, in.nbytes() - kept);
     return exchange(bytes_of(out), bytes_of(in), std::move(to_counts), std::move(from_counts));
   }
+
+  bool copies() const override { return waiting_ == Waiting::kHost; }
 
   Work broadcast(const at::Tensor& inout, int64_t root) override {
     check_tensor("broadcast", "inout", inout, device_);
@@ -216,15 +244,26 @@ class BackendGroup final : public Group {
   // Gloo would reduce all of it on every rank. Each part is sent to its rank and summed there instead, in the order of
   // ranks.
   Work gather_and_sum(const at::Tensor& out, const at::Tensor& in) {
-    const at::Tensor parts = at::empty({size(), out.numel()}, in.options());
+    const Passing::Lease memory = passing_.take(in.nbytes());
+    const at::Tensor parts =
+        memory->narrow(0, 0, static_cast<int64_t>(in.nbytes())).view(in.scalar_type()).view({size(), out.numel()});
     const std::vector<int64_t> counts(static_cast<size_t>(size()), static_cast<int64_t>(out.nbytes()));
     count(Collective::kReduceScatter, share_of_others(in.nbytes(), size()));
-    return exchange(bytes_of(parts), bytes_of(in), counts, counts, [out, parts] {
+    return exchange(bytes_of(parts), bytes_of(in), counts, counts, [out, parts, memory] {
       const bool rounds = out.scalar_type() == at::kBFloat16;
       const at::Tensor sum = rounds ? parts[0].to(at::kFloat) : parts[0];
       for (int64_t r = 1; r < parts.size(0); ++r) sum.add_(parts[r]);
       out.copy_(sum);
     });
+  }
+
+  // Gloo would make a copy of `out` anew in every call.
+  Work send_to_all(const at::Tensor& out, const at::Tensor& in) {
+    const Passing::Lease memory = passing_.take(out.nbytes());
+    const at::Tensor copies = memory->narrow(0, 0, out.numel());
+    copies.view({size(), in.numel()}).copy_(in);
+    const std::vector<int64_t> counts(static_cast<size_t>(size()), in.numel());
+    return exchange(out, copies, counts, counts, [memory] {});
   }
 
   Work backend_reduce_scatter(const at::Tensor& out, const at::Tensor& in) {
@@ -243,6 +282,7 @@ class BackendGroup final : public Group {
   const std::vector<int64_t> ranks_;
   const std::shared_ptr<Watch> watch_;
   const UnderWay under_way_ = std::make_shared<std::atomic<int64_t>>(0);
+  Passing passing_;
 };
 
 }  // namespace

@@ -26,6 +26,7 @@ class Work {
    public:
     virtual ~Pending() = default;
     virtual void wait() = 0;
+    virtual bool is_over() = 0;  ///< with a result or without one; wait() then does not wait
   };
 
   Work() = default;  ///< is done
@@ -40,6 +41,8 @@ class Work {
   ///
   /// Throws   Error{kPeer} with the rank that is lost; Error{kInterrupted} at a signal (see WorldSettings).
   void wait();
+  /// Whether wait() would return, or throw, at once.
+  bool is_over() const { return !pending_ || pending_->is_over(); }
 
  private:
   std::unique_ptr<Pending> pending_;
@@ -78,6 +81,7 @@ class Group {
   /// Part r of `out` is the `in` of rank r. `in` may be this rank's part of `out`.
   ///
   /// Dtypes   any.
+  /// Memory   host tensors: one more `out`.
   virtual Work all_gather(const at::Tensor& out, const at::Tensor& in) = 0;
 
   /// Rank r gets the next in_rows[r] rows of `in` (dimension 0); `out` is the rows that this rank gets, by the rank
@@ -91,6 +95,9 @@ class Group {
   ///
   /// Dtypes   any.
   virtual Work broadcast(const at::Tensor& inout, int64_t root) = 0;
+
+  /// Whether a reduce-scatter and an all-gather hold another tensor as long as their large one while they are under way.
+  virtual bool copies() const = 0;
 
   /// Bytes that this rank has handed to others so far, by the usual formulas for n ranks: all_reduce 2(n-1)/n of its
   /// tensor; reduce_scatter and all_gather (n-1)/n of the large tensor; all_to_all the rows for others; broadcast the

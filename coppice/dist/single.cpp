@@ -19,6 +19,7 @@ class Single final : public Group {
   int64_t rank() const override { return 0; }
   int64_t size() const override { return 1; }
   std::string name_of(int64_t) const override { return name_; }
+  bool copies() const override { return false; }
 
   Work all_reduce(const at::Tensor& inout, Reduce) override {
     check_tensor("all_reduce", "inout", inout, device_);

@@ -127,12 +127,12 @@ World join(const Seat& seat, const WorldSettings& settings) {
   const auto all = every(0, 1, seat.size);
   state->control = groups.make("control", at::kCPU, all);
   state->all = groups.make("all", settings.device, all);
-  const auto part = [&](const std::string& name, const std::vector<int64_t>& ranks) {
-    return ranks == all ? state->all : groups.make(name, settings.device, ranks);
-  };
   const int64_t first = seat.rank - seat.rank % expert_ranks, offset = seat.rank % expert_ranks;
-  state->experts = part(cat("experts/", first), every(first, 1, expert_ranks));
-  state->same_experts = part(cat("same_experts/", offset), every(offset, expert_ranks, seat.size / expert_ranks));
+  // Never one with `all`: rows go to experts while gradients are summed, and not in the same order on every rank.
+  state->experts = groups.make(cat("experts/", first), settings.device, every(first, 1, expert_ranks));
+  state->same_experts = expert_ranks == 1 ? state->all
+                                          : groups.make(cat("same_experts/", offset), settings.device,
+                                                        every(offset, expert_ranks, seat.size / expert_ranks));
   return World(std::move(state));
 }
 

@@ -64,9 +64,11 @@ class World {
   /// "rank 2 (host a, process 4711)".
   std::string name_of(int64_t rank) const;
 
-  Group& control();       ///< all ranks, for host tensors (Gloo)
-  Group& all();           ///< all ranks, for tensors of the model's device
-  Group& experts();       ///< R consecutive ranks: together they hold all experts of a layer
+  Group& control();  ///< all ranks, for host tensors (Gloo)
+  Group& all();      ///< all ranks, for tensors of the model's device
+  /// R consecutive ranks: together they hold all experts of a layer. Never one with the others, so that its calls need no
+  /// order among theirs.
+  Group& experts();
   Group& same_experts();  ///< the size / R ranks that hold the same experts as this one
 
  private:

@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "coppice/base/check.h"
@@ -74,7 +75,9 @@ DividedState::DividedState(std::vector<nn::Parameter>& parameters, const nn::Div
       torch::autograd::impl::set_post_acc_grad_hooks(p.value, std::make_unique<Hook>(*this, part.parameter));
     }
   }
-  next_to_read_ = memory_.size();
+  next_to_gather_ = next_to_read_ = memory_.size();
+  // Where a collective holds a copy of its bucket, only the next ones run ahead.
+  most_under_way_ = world_->all().copies() ? 2 : memory_.size();
 }
 
 DividedState::~DividedState() = default;
@@ -98,7 +101,7 @@ at::Tensor DividedState::kept_values(size_t parameter) const {
 void DividedState::begin_batch() {
   is_in_batch_ = true;
   is_last_pass_ = false;
-  next_to_sum_ = 0;
+  next_to_sum_ = next_summed_ = 0;
   for (Memory& memory : memory_) memory.has.assign(memory.has.size(), false);
 }
 
@@ -122,12 +125,17 @@ void DividedState::add_gradient(size_t parameter, const at::Tensor& gradient) {
   if (--memory.missing == 0) start_full_buckets(false);
 }
 
-// From the last bucket to the first, on every rank in the same order.
+// From the last bucket to the first, on every rank in the same order. A backward pass never waits here: another rank may
+// be waiting for what this one sends later in the pass.
 void DividedState::start_full_buckets(bool all) {
   for (; next_to_sum_ < memory_.size(); ++next_to_sum_) {
     const size_t index = memory_.size() - 1 - next_to_sum_;
     Memory& memory = memory_[index];
     if (memory.missing > 0 && !all) return;
+    if (next_to_sum_ - next_summed_ == most_under_way_) {
+      if (!all && !memory_[memory_.size() - 1 - next_summed_].summing.is_over()) return;
+      wait_for_sums(next_summed_ + 1);
+    }
     const auto& parts = layout_.buckets()[index].parts;
     for (size_t i = 0; i < parts.size(); ++i) {
       if (!memory.has[i]) memory.of(memory.gradients, parts[i]).zero_();
@@ -136,15 +144,25 @@ void DividedState::start_full_buckets(bool all) {
   }
 }
 
+void DividedState::wait_for_sums(size_t buckets) {
+  for (; next_summed_ < buckets; ++next_summed_) memory_[memory_.size() - 1 - next_summed_].summing.wait();
+}
+
 void DividedState::finish_batch() {
   start_full_buckets(true);
-  for (Memory& memory : memory_) memory.summing.wait();
+  wait_for_sums(memory_.size());
   is_in_batch_ = false;
 }
 
 void DividedState::gather_values() {
-  next_to_read_ = 0;
-  for (Memory& memory : memory_) {
+  next_to_gather_ = next_to_read_ = 0;
+  start_gathering();
+}
+
+void DividedState::start_gathering() {
+  const size_t end = std::min(memory_.size(), next_to_read_ + most_under_way_);
+  for (; next_to_gather_ < end; ++next_to_gather_) {
+    Memory& memory = memory_[next_to_gather_];
     const at::Tensor own = memory.values.narrow(0, memory.kept.begin, memory.kept.count());
     memory.gathering = memory.group->all_gather(memory.values, own);
   }
@@ -152,8 +170,9 @@ void DividedState::gather_values() {
 
 void DividedState::wait_for_values(int64_t layer) {
   const auto& buckets = layout_.buckets();
-  for (; next_to_read_ < memory_.size() && buckets[next_to_read_].layer <= layer; ++next_to_read_) {
-    memory_[next_to_read_].gathering.wait();
+  while (next_to_read_ < memory_.size() && buckets[next_to_read_].layer <= layer) {
+    memory_[next_to_read_++].gathering.wait();
+    start_gathering();
   }
 }
 

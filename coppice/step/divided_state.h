@@ -23,7 +23,7 @@ class Optimizer;
 /// reduce-scatter as soon as the last backward pass of a batch has filled it, while that pass goes on.
 ///
 /// Memory   values in the dtype of computation, gradients 4 bytes an element, masters of the kept elements 4 bytes if
-///          the values are bf16.
+///          the values are bf16. On the host two buckets of gradients, or of values, more while they are under way.
 /// Ranks    all of the world make the same calls in the same order.
 class DividedState {
  public:
@@ -61,6 +61,10 @@ class DividedState {
   class Hook;
   void add_gradient(size_t parameter, const at::Tensor& gradient);
   void start_full_buckets(bool all);
+  // Waits for the sums of so many buckets, counted from the last one.
+  void wait_for_sums(size_t buckets);
+  // Starts to bring the values of the buckets that are read next.
+  void start_gathering();
   // The kept elements of a parameter in a tensor that has the bucket's elements from `origin` on.
   at::Tensor kept_part(size_t parameter, const at::Tensor& flat, int64_t origin) const;
 
@@ -68,8 +72,9 @@ class DividedState {
   ShardLayout layout_;
   std::vector<Memory> memory_;  // of layout_.buckets()
   bool is_in_batch_ = false, is_last_pass_ = false;
-  size_t next_to_sum_ = 0;   // buckets from the end that are being summed
-  size_t next_to_read_ = 0;  // buckets from the start whose values are there
+  size_t most_under_way_ = 0;                     // buckets that are summed or gathered at the same time
+  size_t next_to_sum_ = 0, next_summed_ = 0;      // buckets from the end whose sums have begun, and are there
+  size_t next_to_gather_ = 0, next_to_read_ = 0;  // buckets from the start whose values are under way, and are there
 };
 
 /// For a decoder that will be trained on these ranks: it keeps what DividedState does. One rank keeps all.

@@ -100,6 +100,19 @@ std::string digest_of(const Json& data) {
   return sha.hex();
 }
 
+// Around what makes weights, masters and moments: they come from the system in blocks of their own, so that passing
+// tensors leave no gaps between them. Afterwards a step's tensors are kept for the next step.
+class MemoryForStates {
+ public:
+  MemoryForStates() { take_blocks_from_system(kHeldBytes); }
+  ~MemoryForStates() { keep_freed_memory(); }
+  MemoryForStates(const MemoryForStates&) = delete;
+  MemoryForStates& operator=(const MemoryForStates&) = delete;
+
+ private:
+  static constexpr uint64_t kHeldBytes = 1 << 20;
+};
+
 class Run {
  public:
   Run(const TrainOptions& options, const RunSettings& settings, const std::optional<fs::path>& resume_from,
@@ -220,7 +233,10 @@ class Run {
     Progress progress("train", static_cast<uint64_t>(left * options_.batch_tokens), ProgressUnit::kTokens);
     if (start_.resumed && saves() && !resumed_with_validation() && validation_is_due()) record_validation();
     while (position.step < settings_.last_step) {
-      if (const GrowthStage* stage = course_.due()) grow_now(*stage);
+      if (const GrowthStage* stage = course_.due()) {
+        const MemoryForStates held;
+        grow_now(*stage);
+      }
       prepare_step();
       (void)traffic_.read();  // of this step, not of what came between
       const auto begin = Clock::now();
@@ -463,10 +479,15 @@ TrainResult train(const TrainOptions& options, const StepObserver& observer, std
   const auto resume_from = found.empty() ? std::nullopt : std::optional(found);
   const TrainOptions own = resume_from ? with_resolved(options, save::TrainerState::read(*resume_from)) : options;
   const RunSettings settings = check_options(own);
-  keep_freed_memory();
   at::set_num_threads(
       static_cast<int>(options.threads > 0 ? options.threads : static_cast<int64_t>(default_threads())));
-  return nn::at_border([&] { return Run(own, settings, resume_from, std::move(held), observer, world).run(); });
+  return nn::at_border([&] {
+    Run run = [&] {
+      const MemoryForStates states;
+      return Run(own, settings, resume_from, std::move(held), observer, world);
+    }();
+    return run.run();
+  });
 }
 
 }  // namespace coppice::train

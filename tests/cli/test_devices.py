@@ -154,6 +154,19 @@ def test_a_run_that_grows_twice_learns_and_resumes(world, tmp_path, family, dtyp
     assert numpy.isfinite(loss)
 
 
+def test_the_demo_learns_on_a_device(tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "sums.txt").write_text("".join(f"line {i}: {i} and {i + 1} are {2 * i + 1}; {i} times {i} is {i * i}\n" for i in range(8000)))
+    (text / "python.txt").write_text("".join(path.read_text(errors="ignore") for path in sorted(pathlib.Path(os.__file__).parent.glob("*.py"))[:20]))
+    done = coppice("demo", "--device", DEVICE, "--text", text, "--out", tmp_path / "demo", "--minutes", 0.034, "--seeds", 1, "--vocab-size", 300, "--dim", 32, "--layers", 1,
+                   "--base-experts", 4, "--experts", "2x", "--expert-width", 32, "--select", "waterfill", "--threads", 2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "demo/seed-0/result.json").read_text())
+    for arm in ("trunk", "control", "upcycled", "scratch"):
+        assert result[arm]["mean_loss"] < 0.95 * numpy.log(300), arm
+
+
 # ---- names of devices ----
 
 COMMANDS = [("score glm4_moe t --out o", "--device"), ("eval glm4_moe --tokens t", "--device"), ("cluster llama t --out o", "--device"),

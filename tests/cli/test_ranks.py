@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -121,6 +122,18 @@ def expect_losses_of_one_rank(world, run):
 @pytest.mark.parametrize("ranks, experts", [(2, 1), (4, 2)])
 def test_torchrun(world, tmp_path, ranks, experts):
     done = torchrun(world, ranks, **{"train.out": tmp_path / "run", "parallel.expert": experts, "train.micro_batch": 8 // ranks})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("tokens per second") == 1, "one rank prints the result"
+    expect_losses_of_one_rank(world, tmp_path / "run")
+
+
+@pytest.mark.parametrize("program, options", [("mpirun.openmpi", ["--allow-run-as-root", "--oversubscribe"]), ("mpirun.mpich", ["-genv", "MASTER_PORT", None])])
+def test_mpirun(world, tmp_path, program, options):
+    """The launcher itself; Open MPI's ranks find a port by themselves."""
+    if not shutil.which(program):
+        pytest.skip(f"no {program}")
+    command = [program, *(option or free_port() for option in options), "-n", "2", COPPICE, "train", *settings(world, **{"train.out": tmp_path / "run", "train.micro_batch": 4})]
+    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("tokens per second") == 1, "one rank prints the result"
     expect_losses_of_one_rank(world, tmp_path / "run")
@@ -297,3 +310,18 @@ def test_dcp_there_and_back(world, tmp_path):
     assert done.returncode == 0, done.stderr
     other = subprocess.run([sys.executable, script, "from", there, tmp_path / "other", "--like", world], capture_output=True, text=True, timeout=120)
     assert other.returncode != 0 and "no *.safetensors" in other.stderr and not (tmp_path / "other").exists()
+
+
+def peak_of_a_rank(world, experts):
+    """Bytes of rank 0, with bf16 values, f32 masters and ZeRO-1; nothing is saved."""
+    done = torchrun(world, 2, **{"model.layers": 24, "model.dim": 256, "model.heads": 4, "model.kv_heads": 4, "model.head_dim": 64, "model.expert_width": 256,
+                                 "model.dense_width": 256, "model.experts": experts, "train.dtype": "bf16", "train.steps": 3, "train.micro_batch": 4}, json="true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)["peak_rss_bytes"]
+
+
+def test_memory_of_a_rank_grows_as_plan_says(world):
+    """12 bytes for each weight of the twelve more experts (docs/scaling.md, W = 2: 2 + 4 + 12 / 2); the least of two runs, because the allocator rounds up."""
+    few, many = (min(peak_of_a_rank(world, experts) for _ in range(2)) for experts in (4, 16))
+    added = 12 * 24 * (16 - 4) * 3 * 256 * 256
+    assert abs(many - few - added) < 0.1 * added, (few, many, added)
