@@ -115,10 +115,6 @@ class Passing {
 at::Tensor flat(const at::Tensor& tensor) { return tensor.detach().view({tensor.numel()}); }
 at::Tensor bytes_of(const at::Tensor& tensor) { return flat(tensor).view(at::kByte); }
 
-uint64_t share_of_others(uint64_t bytes, int64_t size) {
-  return bytes * static_cast<uint64_t>(size - 1) / static_cast<uint64_t>(size);
-}
-
 c10d::ReduceOp operation(Reduce how) {
   switch (how) {
     case Reduce::kMax: return c10d::ReduceOp::MAX;

@@ -18,6 +18,11 @@ enum class Reduce { kSum, kMax, kMin };
 enum class Collective { kAllReduce, kReduceScatter, kAllGather, kAllToAll, kBroadcast };
 inline constexpr int kNumCollectives = 5;
 
+/// Of a tensor in equal parts for `ranks` ranks, the bytes of the other ranks' parts.
+inline uint64_t share_of_others(uint64_t bytes, int64_t ranks) {
+  return bytes * static_cast<uint64_t>(ranks - 1) / static_cast<uint64_t>(ranks);
+}
+
 /// A collective under way. Its tensors may be neither read nor written before wait().
 class Work {
  public:

@@ -176,6 +176,14 @@ void DividedState::wait_for_values(int64_t layer) {
   }
 }
 
+uint64_t DividedState::bytes_to_gather() const {
+  uint64_t bytes = 0;
+  for (size_t i = next_to_gather_; i < memory_.size(); ++i) {
+    bytes += dist::share_of_others(memory_[i].values.nbytes(), memory_[i].group->size());
+  }
+  return bytes;
+}
+
 nn::KeepMasters keep_masters(const nn::Division& division) {
   if (!division.world || division.world->size() == 1) return {};
   return [division](const std::vector<nn::Parameter>& parameters) {

@@ -55,6 +55,8 @@ class DividedState {
   void gather_values();
   /// Waits for those that layers up to `layer` read (-1: the embedding).
   void wait_for_values(int64_t layer);
+  /// Bytes that this rank will send of those whose way has not begun.
+  uint64_t bytes_to_gather() const;
 
  private:
   struct Memory;  // of one bucket

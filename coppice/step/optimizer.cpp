@@ -101,6 +101,8 @@ void Optimizer::wait_for_values(int64_t layer) {
   if (divided_) divided_->wait_for_values(layer);
 }
 
+uint64_t Optimizer::bytes_to_gather() const { return divided_ ? divided_->bytes_to_gather() : 0; }
+
 void Optimizer::accumulate(const std::vector<nn::Parameter>& parameters) {
   COPPICE_CHECK(parameters.size() == states_.size());
   if (divided_) return;  // the backward pass did it

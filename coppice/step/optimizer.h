@@ -80,6 +80,8 @@ class Optimizer {
   void step(std::vector<nn::Parameter>& parameters, const kernels::AdamwSettings& settings, double norm, double clip);
   /// Waits for the values from other ranks that layers up to `layer` read (-1: the embedding).
   void wait_for_values(int64_t layer);
+  /// Bytes that this rank will send of new values whose way has not begun.
+  uint64_t bytes_to_gather() const;
 
  private:
   void set_to_zero(const std::vector<nn::Parameter>& parameters);

@@ -238,7 +238,7 @@ class Run {
         grow_now(*stage);
       }
       prepare_step();
-      (void)traffic_.read();  // of this step, not of what came between
+      (void)traffic_.read(start_.optimizer.bytes_to_gather());  // of this step, not of what came between
       const auto begin = Clock::now();
       const step::StepReport report = step::train_step(start_.model, start_.optimizer, batches_, step_, position);
       const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
@@ -336,7 +336,7 @@ class Run {
 
   void write_metrics(const step::StepReport& report, double seconds) {
     const step::Position& position = start_.position;
-    const auto sent = traffic_.read();
+    const auto sent = traffic_.read(start_.optimizer.bytes_to_gather());
     const bool has_siblings = saves() && !course_.parents().empty() &&
                               (position.step % kSiblingsEvery == 0 || position.step == position.grown_at + 1);
     // Ranks bring the weights and the tokens of siblings together.

@@ -5,7 +5,7 @@
 
 namespace coppice::train {
 
-std::vector<Scalar> TrafficMeter::read() {
+std::vector<Scalar> TrafficMeter::read(uint64_t to_gather) {
   if (!world_) return {};
   static constexpr std::pair<const char*, dist::Collective> kNames[] = {
       {"sent/reduce_scatter", dist::Collective::kReduceScatter},
@@ -17,7 +17,7 @@ std::vector<Scalar> TrafficMeter::read() {
   const std::set<dist::Group*> groups{&world_->control(), &world_->all(), &world_->experts(), &world_->same_experts()};
   std::vector<Scalar> out;
   for (const auto& [name, collective] : kNames) {
-    uint64_t sent = 0;
+    uint64_t sent = collective == dist::Collective::kAllGather ? to_gather : 0;
     for (dist::Group* const group : groups) sent += group->bytes_sent(collective);
     out.emplace_back(name, static_cast<double>(sent - std::exchange(before_[name], sent)));
   }

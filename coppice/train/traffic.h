@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -17,7 +18,9 @@ class TrafficMeter {
 
   /// Bytes since the last call (since the start), by collective: sent/reduce_scatter, sent/all_gather, sent/all_to_all
   /// (with gradients, values and rows of tokens), sent/all_reduce, sent/broadcast. Empty on one rank.
-  std::vector<Scalar> read();
+  ///
+  /// `to_gather`: bytes of all-gathers that belong to the steps so far and begin later (Optimizer::bytes_to_gather).
+  std::vector<Scalar> read(uint64_t to_gather = 0);
 
  private:
   dist::World* world_;
