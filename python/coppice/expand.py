@@ -1,0 +1,322 @@
+"""Expand a model in memory, with the state of its optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coppice import _core
+from coppice.checks import check_tensors
+from coppice.errors import UsageError
+from coppice.grow_tensors import TensorGrower, by_expert, new_tensor
+from coppice.growth_plan import GrowthPlan
+from coppice.modules import layout_of
+from coppice.modules.site import Packed, Place, Rows, Separate, Site
+from coppice.optimizer import Entry, Joiner, OptimizerStates
+from coppice.ranks import all_or_none, refuse_different_plans
+from coppice.undo import Undo
+from coppice.wrappers import inner_model, refuse_wrapped, reset_compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+    """What `expand_` did.
+
+    Attributes
+    ----------
+    experts : tuple of int
+        Experts of a layer before and after.
+    layers : list of int
+        The layers that grew.
+    parameters : tuple of int
+        Number of the model's parameters before and after.
+    notes : list of str
+        What the user should know, one sentence each.
+    """
+
+    experts: tuple[int, int]
+    layers: list[int]
+    parameters: tuple[int, int]
+    notes: list[str]
+
+
+def expand_(model: nn.Module, plan: GrowthPlan, *, optimizer: Any = None, allow_regroup: bool = False) -> Growth:
+    """Expand a model in place by a plan, with the state of its optimizer.
+
+    The values equal, bit for bit, those that ``coppice expand`` makes of the saved
+    model by the same plan. Call it between two steps. Parameters stay the same objects,
+    with their hooks, `requires_grad`, device and dtype; gradients of those that grow are
+    dropped. Parameters of new expert modules join the groups of their parents. If
+    anything fails, model and optimizer are as they were, bit for bit.
+
+    Memory: a parameter and each tensor of its state are replaced one after another, so
+    beside the expanded model and state there is at most one parameter of one layer as it
+    was, with one tensor of its state; nothing else is kept. Only a plan that changes the
+    original experts too (``split``, ``top_k="scale"`` with some routers, optimizer states
+    ``share`` and the like) keeps what it changes until the end.
+
+    Ranks: collective over the default process group, if there is one.
+
+    Parameters
+    ----------
+    model : module
+        A model of transformers, torchtitan or Megatron Core; torch.compile's wrapper is
+        looked through, and compiled code is made again at the next call.
+    plan : GrowthPlan
+        What `plan` made, perhaps edited.
+    optimizer : torch optimizer, or a list of them, optional
+        Any whose state are numbers and tensors of the parameter's shape.
+    allow_regroup : bool
+        Allow a plan that moves experts to other router groups.
+
+    Raises
+    ------
+    UnsupportedError
+        Unknown modules, wrapped models, quantised or tied parameters, another kind of
+        optimizer.
+    UsageError
+        The plan does not fit the model, or the optimizer is of another model.
+    NonFiniteError
+        NaN or infinity where a method computes.
+    PeerError
+        Another rank failed.
+    """
+    inner = inner_model(model)
+    work = _Expansion(inner, plan, optimizer, allow_regroup)
+    before = sum(p.numel() for p in inner.parameters())
+    with torch.no_grad(), Undo() as undo:
+        all_or_none(lambda: work.run(undo))
+    reset_compiled(model)
+    for note in work.notes:
+        warnings.warn(note, stacklevel=2)
+    after = sum(p.numel() for p in inner.parameters())
+    return Growth(plan.experts, [site.layer for site in work.sites], (before, after), work.notes)
+
+
+class _Expansion:
+    """All checks, then the change."""
+
+    def __init__(self, model: nn.Module, plan: GrowthPlan, optimizer: Any, allow_regroup: bool) -> None:
+        if not isinstance(plan, GrowthPlan):
+            raise UsageError(f"plan: a {type(plan).__name__}; wanted what coppice.plan or GrowthPlan.load returns")
+        self.notes: list[str] = []
+
+        def prepare() -> None:
+            refuse_wrapped(model)
+            layout = layout_of(model)
+            self.plan = _core.PlanOfModel(plan.to_json(), layout.description(model), allow_regroup)
+            self.sites = layout.sites(model)
+            _check_layers(plan, self.sites)
+            check_tensors(model, self.sites, plan.experts[0])
+            self.states = OptimizerStates(optimizer, plan.optimizer_state)
+            grown = [tensor for site in self.sites for tensor in site.tensors()]
+            self.states.check(grown)
+            self.numbers = layout.numbers(model, self.sites, self.plan)
+
+        all_or_none(prepare)
+        refuse_different_plans(plan.to_json())
+        self.model = model
+        self.grower = TensorGrower(self.plan, plan.optimizer_state)
+        self._note_steps(plan)
+
+    def run(self, undo: Undo) -> None:
+        """Change everything; `undo` can take it back."""
+        joiner = Joiner(self.states, undo)
+        for site in self.sites:
+            for experts in site.experts:
+                if isinstance(experts, Packed):
+                    self._grow_packed(undo, site, experts)
+            self._grow_separate(undo, joiner, site)
+            for rows in site.rows:
+                self._grow_rows(undo, site, rows)
+        joiner.join(self.model)
+        for number in self.numbers:
+            undo.set_attribute(number.owner, number.name, number.after)
+
+    def _grow_packed(self, undo: Undo, site: Site, packed: Packed) -> None:
+        tensor, matrices, grower, layer = packed.place.tensor, packed.matrices, self.grower, site.layer
+        entries = self.states.entries(tensor)
+        experts = self.plan.experts_before
+        values = by_expert(tensor.detach(), matrices, experts)
+        master = next((by_expert(e.tensor, matrices, experts) for e in entries if e.kind == "master"), values)
+        originals = grower.originals_at(layer)
+        shape = (self.plan.experts_after, *grower.shape_after(values.shape[1:], matrices))
+        before_shape = tensor.shape
+
+        def stacked(like: Tensor, fill: Callable[[int, Tensor], None]) -> Tensor:
+            out = new_tensor(shape, like)
+            for child in range(shape[0]):
+                fill(child, out[child])
+            return out.flatten(0, 1) if tensor.dim() < out.dim() else out
+
+        def back_from(new: Tensor) -> Callable[[], Tensor]:
+            """Takes the originals out of a grown tensor; it must not hold the tensor before."""
+            return lambda: _taken(by_expert(new, matrices, shape[0]), originals, before_shape)
+
+        keeps = grower.keeps_originals(layer, matrices)
+
+        def weights(source: Tensor, like: Tensor) -> Tensor:
+            return stacked(
+                like, lambda child, out: grower.fill_child(layer, child, matrices, lambda e: source[e], out)
+            )
+
+        # Values from the master where there is one; copies of values alone keep their own bytes.
+        grown = weights(values if keeps and self._only_copies(layer, matrices) else master, values)
+        for entry in reversed(entries):  # the master last: moments may be computed from it
+            state = by_expert(entry.tensor, matrices, experts)
+            if entry.kind == "master":
+                new, kept = weights(master, state), keeps
+            else:
+                new = stacked(
+                    state,
+                    lambda child, out, state=state, kind=entry.kind: grower.fill_moment(
+                        layer, child, matrices, kind, lambda e: state[e], lambda e: master[e], out
+                    ),
+                )
+                kept = all(self.plan.copies_moment(layer, child) for child in originals)
+            self._set_state(undo, entry, new, back_from(new) if kept else None)
+        undo.set_data(tensor, grown, back_from(grown) if keeps else None)
+
+    def _only_copies(self, layer: int, matrices: Any) -> bool:
+        return all(self.grower.copies(layer, child, matrices) for child in range(self.plan.experts_after))
+
+    def _set_state(self, undo: Undo, entry: Entry, new: Tensor, before: Callable[[], Tensor] | None) -> None:
+        """Put a grown tensor in an optimizer's state."""
+        old = entry.tensor if before is None else None
+        state, key = entry.state, entry.key
+        undo.add(lambda: state.__setitem__(key, before() if before is not None else old))
+        state[key] = new
+
+    def _grow_separate(self, undo: Undo, joiner: Joiner, site: Site) -> None:
+        sets = [experts for experts in site.experts if isinstance(experts, Separate)]
+        if not sets:
+            return
+        children = self.grower.children(site.layer)
+        made: list[list[nn.Parameter]] = []
+        for child, (_, copy) in enumerate(children):
+            made.append([self._new_parameter(joiner, site, each, child) for each in sets] if copy > 0 else [])
+        changed = []
+        for each in sets:
+            changed += self._changed_originals(site, each)
+        for place, values, states in changed:
+            for entry, new in states:
+                self._set_state(undo, entry, new, None)
+            undo.set_data(place.tensor, values)
+        assert site.arrange is not None
+        undo.add(site.arrange(children, made))
+
+    def _new_parameter(self, joiner: Joiner, site: Site, each: Separate, child: int) -> nn.Parameter:
+        parent, _ = self.grower.children(site.layer)[child]
+        old = each.places[parent].tensor
+        parameter = nn.Parameter(self._child_values(site, each, child, old), requires_grad=old.requires_grad)
+        parameter.__dict__.update(old.__dict__)
+        joiner.add(old, parameter, self._child_state(site, each, child))
+        return parameter
+
+    def _source(self, each: Separate, key: str | None) -> Callable[[int], Tensor]:
+        """Values of an original expert (its master's, if it has one), or a tensor of its state."""
+
+        def source(expert: int) -> Tensor:
+            tensor = each.places[expert].tensor
+            for entry in self.states.entries(tensor):
+                if (entry.kind == "master") if key is None else (entry.key == key):
+                    return entry.tensor
+            return tensor.detach()
+
+        return source
+
+    def _child_values(self, site: Site, each: Separate, child: int, like: Tensor) -> Tensor:
+        matrices = each.matrices
+        out = new_tensor(self.grower.shape_after(like.shape, matrices), like)
+        source = self._source(each, None)
+        if self.grower.copies(site.layer, child, matrices):
+            source = lambda expert: each.places[expert].tensor.detach()  # noqa: E731
+        self.grower.fill_child(site.layer, child, matrices, source, out)
+        return out
+
+    def _child_tensor(self, site: Site, each: Separate, child: int, entry: Entry) -> Tensor:
+        out = new_tensor(self.grower.shape_after(entry.tensor.shape, each.matrices), entry.tensor)
+        masters, states = self._source(each, None), self._source(each, entry.key)
+        if entry.kind == "master":
+            self.grower.fill_child(site.layer, child, each.matrices, masters, out)
+        else:
+            self.grower.fill_moment(site.layer, child, each.matrices, entry.kind, states, masters, out)
+        return out
+
+    def _child_state(self, site: Site, each: Separate, child: int) -> dict[str, Any] | None:
+        old = each.places[self.grower.children(site.layer)[child][0]].tensor
+        found = self.states.group_of(old)
+        if found is None or old not in found[0].state:
+            return None
+        before = found[0].state[old]
+        entries = {entry.key: entry for entry in self.states.entries(old)}
+        out: dict[str, Any] = {}
+        for key, value in before.items():
+            if key in entries:
+                out[key] = self._child_tensor(site, each, child, entries[key])
+            elif key == "step":
+                step = self.plan.step(site.layer, child, int(value))
+                out[key] = torch.full_like(value, step) if isinstance(value, Tensor) else step
+            else:
+                out[key] = value.clone() if isinstance(value, Tensor) else value
+        return out
+
+    def _changed_originals(self, site: Site, each: Separate) -> list[tuple[Place, Tensor, list[tuple[Entry, Tensor]]]]:
+        """Originals whose values or moments the plan changes too, with what they will be."""
+        out = []
+        for expert, child in enumerate(self.grower.originals_at(site.layer)):
+            place = each.places[expert]
+            moments_stay = self.plan.copies_moment(site.layer, child)
+            weights_stay = self.grower.copies(site.layer, child, each.matrices)
+            if moments_stay and weights_stay:
+                continue
+            values = place.tensor.data if weights_stay else self._child_values(site, each, child, place.tensor)
+            states = [
+                (entry, self._child_tensor(site, each, child, entry))
+                for entry in self.states.entries(place.tensor)
+                if not (weights_stay if entry.kind == "master" else moments_stay)
+            ]
+            out.append((place, values, states))
+        return out
+
+    def _grow_rows(self, undo: Undo, site: Site, rows: Rows) -> None:
+        tensor = rows.place.tensor
+        entries = self.states.entries(tensor)
+        master = next((entry.tensor for entry in entries if entry.kind == "master"), tensor.detach())
+        for entry in entries:
+            if entry.kind == "master":
+                new = self.grower.rows(site.layer, rows.role, master)
+            else:
+                new = self.grower.rows_moment(site.layer, rows.role, entry.kind, entry.tensor)
+            self._set_state(undo, entry, new, None)
+        undo.set_data(tensor, self.grower.rows(site.layer, rows.role, master, tensor))
+
+    def _note_steps(self, plan: GrowthPlan) -> None:
+        """Packed parameters have one step count for all experts."""
+        if self.plan.keeps_step:
+            return
+        packed = [e.place.tensor for site in self.sites for e in site.experts if isinstance(e, Packed)]
+        if self.states.has_steps(packed):
+            self.notes.append(
+                f"optimizer_state '{plan.optimizer_state}' starts the step count of new experts at 0, but their "
+                "parameters hold all experts of a layer with one count, which stays: their first updates are longer "
+                "than a new parameter's where beta2 is near 1 (warm the learning rate up)"
+            )
+
+
+def _taken(tensor: Tensor, where: list[int], shape: torch.Size) -> Tensor:
+    return tensor.index_select(0, torch.tensor(where, device=tensor.device)).reshape(shape)
+
+
+def _check_layers(plan: GrowthPlan, sites: list[Site]) -> None:
+    found = [site.layer for site in sites]
+    if sorted(plan.parents) != found:
+        raise UsageError(
+            f"plan: it has parents for layers {sorted(plan.parents)}, and the model has experts in layers {found} "
+            "(make the plan from this model with coppice.plan)"
+        )

@@ -1,0 +1,64 @@
+"""Experts that are modules of their own, in a list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from coppice.modules.site import Arrange, Packed, Separate
+
+
+def arrange_experts(experts: nn.Module, sets: Sequence[Packed | Separate]) -> Arrange:
+    """Arranges the modules of `experts`, a ModuleList; `sets` are their parameters."""
+    separate = [each for each in sets if isinstance(each, Separate)]
+
+    def arrange(parents: Sequence[tuple[int, int]], made: list[list[nn.Parameter]]) -> Callable[[], None]:
+        before = dict(experts._modules)
+        originals = list(before.values())
+        after: dict[str, nn.Module | None] = {}
+        for child, (parent, copy) in enumerate(parents):
+            module = originals[parent]
+            if copy > 0:
+                old = [each.places[parent].tensor for each in separate]
+                module = cloned(module, dict(zip(map(id, old), made[child], strict=True)))
+            after[str(child)] = module
+
+        def back() -> None:
+            experts._modules.clear()
+            experts._modules.update(before)
+
+        try:
+            experts._modules.clear()
+            experts._modules.update(after)
+        except BaseException:
+            back()
+            raise
+        return back
+
+    return arrange
+
+
+def cloned(module: nn.Module, parameters: dict[int, nn.Parameter]) -> nn.Module:
+    """A module like this one, with other parameters and its own copies of buffers.
+
+    Everything else is shared: configuration, process groups, hooks.
+
+    Parameters
+    ----------
+    parameters : dict
+        The parameter for each of the module's, by ``id``.
+    """
+    out = type(module).__new__(type(module))
+    out.__dict__.update(module.__dict__)
+    for name, value in module.__dict__.items():
+        if name.endswith("_hooks") or name in ("_parameters", "_buffers", "_modules"):
+            out.__dict__[name] = value.copy() if hasattr(value, "copy") else value
+    out._parameters = {name: None if p is None else parameters[id(p)] for name, p in module._parameters.items()}
+    out._buffers = {name: None if b is None else _copied(b) for name, b in module._buffers.items()}
+    out._modules = {name: None if m is None else cloned(m, parameters) for name, m in module._modules.items()}
+    return out
+
+
+def _copied(buffer: Tensor) -> Tensor:
+    return buffer.detach().clone()

@@ -1,0 +1,66 @@
+"""Several processes: the same plan on all, and a change on all or on none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from coppice.errors import PeerError, UsageError
+
+
+def _distributed() -> Any:
+    import torch.distributed as dist
+
+    return dist if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else None
+
+
+def all_or_none(step: Callable[[], None]) -> None:
+    """Run `step` on every rank; if it raises on any, every rank raises.
+
+    Ranks: collective over the default group; `step` must call the same collectives on all.
+
+    Raises
+    ------
+    PeerError
+        Only another rank failed; the message says which and why.
+    """
+    dist = _distributed()
+    if dist is None:
+        step()
+        return
+    mine: BaseException | None = None
+    try:
+        step()
+    except BaseException as error:
+        mine = error
+    reasons: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(reasons, None if mine is None else f"{type(mine).__name__}: {mine}")
+    if mine is not None:
+        raise mine
+    for rank, reason in enumerate(reasons):
+        if reason is not None:
+            raise PeerError(f"rank {rank} failed, so no rank changed its model: {reason}")
+
+
+def refuse_different_plans(plan: str) -> None:
+    """Check that all ranks have the same plan.
+
+    Raises
+    ------
+    UsageError
+        They differ; the message names the ranks.
+    """
+    dist = _distributed()
+    if dist is None:
+        return
+    digests: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(digests, hashlib.sha256(plan.encode()).hexdigest())
+    others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+    if others:
+        raise UsageError(
+            f"plan: ranks {', '.join(map(str, others))} have another plan than rank 0 "
+            "(make it on one rank and broadcast it, or make it from the same scores and seed)"
+        )
+
+
