@@ -1,0 +1,10 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace coppice::python {
+
+/// Each adds what its file binds to the module `_core`.
+void bind_errors(nanobind::module_& module);
+
+}  // namespace coppice::python
