@@ -13,7 +13,7 @@ from coppice import _core
 from coppice.describe import describe
 
 if TYPE_CHECKING:
-    from coppice.watch import Scores
+    from coppice.watching import Scores
 
 
 @dataclasses.dataclass

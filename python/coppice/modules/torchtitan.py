@@ -1,0 +1,4 @@
+"""Models of torchtitan."""
+class TorchtitanLayout:
+    name = "torchtitan"
+    def recognises(self, model): return False
