@@ -24,6 +24,7 @@
 #include "coppice/base/toml.h"
 #include "coppice/grow/expand_options.h"
 #include "coppice/grow/grow.h"
+#include "coppice/grow/grown_weights.h"
 #include "coppice/families/packed_layout.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/optimizer_init.h"
@@ -117,9 +118,12 @@ void check_shape(const StridedMatrix& found, int64_t rows, int64_t cols, io::Dty
 class PlanOfModel {
  public:
   PlanOfModel(std::string_view plan, std::string_view model, bool allow_regroup)
-      : config_(described_model(model)), plan_(plan::GrowthPlan::from_json(Json::parse(plan, "plan"), "plan")) {
+      : plan_(plan::GrowthPlan::from_json(Json::parse(plan, "plan"), "plan")) {
+    ModelDescription described = described_model(model);
+    config_ = std::move(described.config);
     plan::set_factors(config_, plan_);
     plan::check_plan(config_, plan_, allow_regroup);
+    plan_ = grow::with_all_layers(described.layers_with_experts, config_.num_layers, std::move(plan_));
   }
 
   std::string grown_config() const {
@@ -240,7 +244,7 @@ class PlanOfModel {
 // The plan that the options of `expand` make for a model; `scores` as in scores.json.
 std::string make_plan(std::string_view model, std::string_view options, const std::optional<std::string>& scores) {
   const nb::gil_scoped_release unlocked;
-  const families::ModelConfig config = described_model(model);
+  const families::ModelConfig config = described_model(model).config;
   grow::ExpandOptions asked;
   read_object(asked, Json::parse(options, "options"), "coppice.plan");
   plan::GrowthSettings& growth = asked;
@@ -268,7 +272,7 @@ std::string checked_scores(std::string_view text) {
 
 // The experts and routers among a model's tensors, by the table of its family.
 nb::list slots_in_memory(std::string_view model, const std::vector<std::pair<std::string, std::vector<int64_t>>>& tensors) {
-  const families::ModelConfig config = described_model(model);
+  const families::ModelConfig config = described_model(model).config;
   std::vector<io::TensorInfo> infos;
   for (const auto& [name, shape] : tensors) infos.push_back(output::tensor_info(name, io::Dtype::kF32, shape));
   nb::list out;
@@ -284,6 +288,7 @@ nb::list slots_in_memory(std::string_view model, const std::vector<std::pair<std
     row["layer"] = slot.layer;
     row["expert"] = slot.expert;
     row["expert_at"] = slot.expert_at;
+    row["trailing"] = families::has_rows(slot.role()) ? config.rows_of(slot.role()) - config.num_experts : 0;
     row["stacked"] = layout.stacked;
     row["transposed"] = layout.transposed;
     row["interleaved"] = layout.interleaved;

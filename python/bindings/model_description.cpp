@@ -53,12 +53,26 @@ ModelConfig of_modules(const JsonFields& fields) {
 
 }  // namespace
 
-ModelConfig described_model(std::string_view text) {
+ModelDescription described_model(std::string_view text) {
   const Json json = Json::parse(text, kSource);
   const JsonFields fields(json, std::string(kSource));
-  fields.expect_only({"config", "modules"});
-  if (fields.has("config")) return families::read_config(json.at("config"), "config");
-  return of_modules(fields.object("modules"));
+  fields.expect_only({"config", "layers", "modules"});
+  ModelDescription out;
+  if (fields.has("modules")) {
+    out.config = of_modules(fields.object("modules"));
+  } else {
+    out.config = families::read_config(json.at("config"), "config");
+  }
+  if (fields.has("layers")) {
+    // Where the weights decide, the configuration does not know which layers have experts.
+    if (out.config.placed_by_weights()) out.config.moe_layer.assign(static_cast<size_t>(out.config.num_layers), false);
+    for (const Json& item : fields.array("layers").items()) {
+      const int64_t layer = json_integer(item, fields.path_of("layers"), 0, families::kMaxLayers);
+      out.layers_with_experts.push_back(layer);
+      if (layer < out.config.num_layers) out.config.moe_layer[static_cast<size_t>(layer)] = true;
+    }
+  }
+  return out;
 }
 
 }  // namespace coppice::python

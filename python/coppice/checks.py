@@ -24,21 +24,22 @@ def check_tensors(model: nn.Module, sites: list[Site], experts: int) -> None:
     for site in sites:
         for path, tensor in site.tensors():
             _check_kind(path, tensor)
-        for place, what in _stacked(site):
-            shape = place.shape
+        for tensor, what, trailing in _stacked(site):
+            shape = tensor.shape
             rows = shape[1] if len(shape) == 2 and shape[0] == 1 else shape[0]
-            whole = rows == experts or (what.startswith("packed") and len(shape) == 2 and rows % experts == 0)
-            if not whole:
+            flat = what.startswith("packed") and len(shape) == 2 and rows % experts == 0
+            if rows != experts + trailing and not flat:
                 raise ShapeError(
-                    f"{what}: {list(shape)}; wanted a first dimension of {experts}, one for each expert "
-                    "(a router with other choices than experts is expanded on disk)"
+                    f"{what}: {list(shape)}; wanted {experts + trailing} in its first dimension, for {experts} experts"
+                    + (f" and {trailing} other choices" if trailing else "")
+                    + " (check that the module and its configuration agree)"
                 )
     _refuse_ties(model, {path for site in sites for path, _ in site.tensors()})
 
 
-def _stacked(site: Site) -> list[tuple[Tensor, str]]:
-    packed = [(e.place.tensor, f"packed experts {e.place.path}") for e in site.experts if isinstance(e, Packed)]
-    return packed + [(rows.place.tensor, rows.place.path) for rows in site.rows]
+def _stacked(site: Site) -> list[tuple[Tensor, str, int]]:
+    packed = [(e.place.tensor, f"packed experts {e.place.path}", 0) for e in site.experts if isinstance(e, Packed)]
+    return packed + [(rows.place.tensor, rows.place.path, rows.trailing) for rows in site.rows]
 
 
 def _check_kind(path: str, tensor: Tensor) -> None:

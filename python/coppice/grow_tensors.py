@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from coppice import _core
-from coppice.modules.site import Matrices
+from coppice.modules.site import Matrices, Rows
 
 # The tensor of one original expert.
 Originals = Callable[[int], Tensor]
@@ -118,32 +118,44 @@ class TensorGrower:
             )
             view.copy_(made)
 
-    def rows(self, layer: int, role: str, before: Tensor, like: Tensor | None = None) -> Tensor:
-        """The tensor with a row for each expert, after; of dtype and device of `like` (default: `before`)."""
-        like = before if like is None else like
-        one_row = before.dim() == 2 and before.shape[0] == 1 and before.shape[1] == self.plan.experts_before
-        flat = before[0] if one_row else before
-        shape = (self.plan.experts_after, *flat.shape[1:])
-        out = new_tensor(shape, like)
-        if role == "counter":
-            out.zero_()
-        elif role == "rows":
-            self._spread(layer, flat, out)
-        else:
-            made = torch.empty(shape, dtype=flat.dtype)
-            self.plan.grow_router(layer, role, _on_host(flat), made)
-            out.copy_(made)
-        return out.unsqueeze(0) if one_row else out
+    def rows(self, layer: int, rows: Rows, before: Tensor, like: Tensor) -> Tensor:
+        """A tensor with a row for each expert, after; of dtype and device of `like`."""
 
-    def rows_moment(self, layer: int, role: str, kind: str, before: Tensor) -> Tensor:
+        def fill(experts: Tensor, out: Tensor) -> None:
+            if rows.role == "counter":
+                out.zero_()
+            elif rows.role == "rows":
+                self._spread(layer, experts, out)
+            else:
+                made = torch.empty(out.shape, dtype=experts.dtype)
+                self.plan.grow_router(layer, rows.role, _on_host(experts), made)
+                out.copy_(made)
+
+        return self._with_rows(rows, before, like, fill)
+
+    def rows_moment(self, layer: int, rows: Rows, kind: str, before: Tensor) -> Tensor:
         """A moment of such a tensor."""
-        out = new_tensor((self.plan.experts_after, *before.shape[1:]), before)
-        if role not in ("router", "router_bias", "selection_bias"):
-            self._spread(layer, before, out)
-            return out
-        made = torch.empty(out.shape, dtype=torch.float32)
-        self.plan.grow_router_moment(layer, kind, _on_host(before), made)
-        return out.copy_(made)
+
+        def fill(experts: Tensor, out: Tensor) -> None:
+            if rows.role in ("rows", "counter"):
+                self._spread(layer, experts, out)
+                return
+            made = torch.empty(out.shape, dtype=torch.float32)
+            self.plan.grow_router_moment(layer, kind, _on_host(experts), made)
+            out.copy_(made)
+
+        return self._with_rows(rows, before, before, fill)
+
+    def _with_rows(
+        self, rows: Rows, before: Tensor, like: Tensor, fill: Callable[[Tensor, Tensor], None]
+    ) -> Tensor:
+        one_row = before.dim() == 2 and before.shape[0] == 1  # [1, experts]
+        flat = before[0] if one_row else before
+        out = new_tensor((self.plan.experts_after + rows.trailing, *flat.shape[1:]), like)
+        fill(flat[: self.plan.experts_before], out[: self.plan.experts_after])
+        if rows.trailing:
+            out[self.plan.experts_after :] = flat[self.plan.experts_before :]
+        return out.unsqueeze(0) if one_row else out
 
     def _spread(self, layer: int, before: Tensor, out: Tensor) -> None:
         for child, (parent, _) in enumerate(self.children(layer)):

@@ -290,11 +290,11 @@ class _Expansion:
         master = next((entry.tensor for entry in entries if entry.kind == "master"), tensor.detach())
         for entry in entries:
             if entry.kind == "master":
-                new = self.grower.rows(site.layer, rows.role, master)
+                new = self.grower.rows(site.layer, rows, master, master)
             else:
-                new = self.grower.rows_moment(site.layer, rows.role, entry.kind, entry.tensor)
+                new = self.grower.rows_moment(site.layer, rows, entry.kind, entry.tensor)
             self._set_state(undo, entry, new, None)
-        undo.set_data(tensor, self.grower.rows(site.layer, rows.role, master, tensor))
+        undo.set_data(tensor, self.grower.rows(site.layer, rows, master, tensor))
 
     def _note_steps(self, plan: GrowthPlan) -> None:
         """Packed parameters have one step count for all experts."""
@@ -315,7 +315,7 @@ def _taken(tensor: Tensor, where: list[int], shape: torch.Size) -> Tensor:
 
 def _check_layers(plan: GrowthPlan, sites: list[Site]) -> None:
     found = [site.layer for site in sites]
-    if sorted(plan.parents) != found:
+    if not set(plan.parents) <= set(found):
         raise UsageError(
             f"plan: it has parents for layers {sorted(plan.parents)}, and the model has experts in layers {found} "
             "(make the plan from this model with coppice.plan)"

@@ -9,20 +9,21 @@ from torch import Tensor, nn
 from coppice.modules.site import Arrange, Packed, Separate
 
 
-def arrange_experts(experts: nn.Module, sets: Sequence[Packed | Separate]) -> Arrange:
-    """Arranges the modules of `experts`, a ModuleList; `sets` are their parameters."""
+def arrange_experts(experts: nn.Module, label: str, sets: Sequence[Packed | Separate]) -> Arrange:
+    """Arranges the modules of `experts`, a list or dict with names of `label` and a number; `sets` are their parameters."""
     separate = [each for each in sets if isinstance(each, Separate)]
 
     def arrange(parents: Sequence[tuple[int, int]], made: list[list[nn.Parameter]]) -> Callable[[], None]:
         before = dict(experts._modules)
-        originals = list(before.values())
-        after: dict[str, nn.Module | None] = {}
+        originals = [before[f"{label}{expert}"] for expert in range(len(separate[0].places))]
+        numbered = {f"{label}{expert}" for expert in range(len(originals))}
+        after = {name: module for name, module in before.items() if name not in numbered}
         for child, (parent, copy) in enumerate(parents):
             module = originals[parent]
             if copy > 0:
                 old = [each.places[parent].tensor for each in separate]
                 module = cloned(module, dict(zip(map(id, old), made[child], strict=True)))
-            after[str(child)] = module
+            after[f"{label}{child}"] = module
 
         def back() -> None:
             experts._modules.clear()

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 # A matrix of one expert, [out, in] (a bias: [out]), with its role's name.
@@ -95,11 +94,13 @@ class Rows:
     """A tensor with a row, or a value, for each expert.
 
     `role` is ``router``, ``router_bias`` or ``selection_bias``; ``rows`` if a copy
-    always has its parent's; ``counter`` if it starts at 0.
+    always has its parent's; ``counter`` if it starts at 0. `trailing` rows behind those
+    of the experts, for other choices, stay.
     """
 
     place: Place
     role: str
+    trailing: int = 0
 
 
 @dataclasses.dataclass
@@ -141,8 +142,3 @@ class Site:
             places = [experts.place] if isinstance(experts, Packed) else experts.places
             out += [(place.path, place.tensor) for place in places]
         return out + [(rows.place.path, rows.place.tensor) for rows in self.rows]
-
-
-def detached(tensor: Tensor) -> Tensor:
-    """The tensor's memory without its history."""
-    return tensor.detach() if isinstance(tensor, torch.Tensor) else tensor

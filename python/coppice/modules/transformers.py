@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from coppice import _core
 from coppice.describe import config_json, is_transformers_config
-from coppice.errors import UnsupportedError
+from coppice.errors import FormatError, UnsupportedError
 from coppice.modules.expert_lists import arrange_experts
 from coppice.modules.layout import modules_above
 from coppice.modules.site import Matrices, Number, Packed, Place, Rows, Separate, Site
@@ -37,16 +37,16 @@ class TransformersLayout:
         return is_transformers_config(getattr(model, "config", None))
 
     def description(self, model: nn.Module) -> str:
-        """Its configuration."""
-        return json.dumps({"config": config_json(model.config)})
+        """Its configuration, and which layers have experts."""
+        layers = [site.layer for site in self.sites(model)]
+        return json.dumps({"config": config_json(model.config), "layers": layers})
 
     def sites(self, model: nn.Module) -> list[Site]:
         """The layers with experts, as the family's table names their tensors."""
-        prefix = _prefix(model)
-        places = {prefix + _plain(path): place for path, place in _places(model)}
-        shapes = [(name, list(place.tensor.shape)) for name, place in places.items()]
+        config = json.dumps({"config": config_json(model.config)})
+        places = {_plain(path): place for path, place in _places(model)}
         layers: dict[int, list[dict[str, Any]]] = {}
-        for slot in _core.slots_in_memory(self.description(model), shapes):
+        for slot in _slots(config, places, model.base_model_prefix):
             layers.setdefault(slot["layer"], []).append(slot)
         return [_site(model, layer, slots, places) for layer, slots in sorted(layers.items())]
 
@@ -66,10 +66,25 @@ class TransformersLayout:
         return list(numbers.values())
 
 
-def _prefix(model: nn.Module) -> str:
-    """What the names of a model's parameters lack if it is the part without a head."""
-    base = getattr(model, "base_model_prefix", "")
-    return f"{base}." if base and getattr(model, "base_model", None) is model else ""
+def _slots(config: str, places: dict[str, Place], prefix: str) -> list[dict[str, Any]]:
+    """What `_core` finds among the tensors; a model without its head lacks a prefix of the names."""
+    try:
+        return _core.slots_in_memory(config, _shapes(places, ""))
+    except FormatError:
+        try:
+            slots = _core.slots_in_memory(config, _shapes(places, f"{prefix}."))
+        except FormatError:
+            slots = []
+        if not slots:
+            raise
+    for slot in slots:
+        slot["name"] = slot["name"].removeprefix(f"{prefix}.")
+        slot["expert_at"] -= len(prefix) + 1
+    return slots
+
+
+def _shapes(places: dict[str, Place], prefix: str) -> list[tuple[str, list[int]]]:
+    return [(prefix + name, list(place.tensor.shape)) for name, place in places.items()]
 
 
 def _plain(path: str) -> str:
@@ -92,29 +107,32 @@ def _site(model: nn.Module, layer: int, slots: list[dict[str, Any]], places: dic
     experts: list[Packed | Separate] = []
     rows: list[Rows] = []
     separate: dict[str, Separate] = {}
-    lists: set[str] = set()
+    lists: set[tuple[str, str]] = set()  # a module with a module for each expert, and what precedes the number in its names
     for slot in slots:
         place = places[slot["name"]]
         if slot["kind"] in ("router", "rows"):
-            rows.append(Rows(place, slot["role"] if slot["kind"] == "router" else "rows"))
+            rows.append(Rows(place, slot["role"] if slot["kind"] == "router" else "rows", slot["trailing"]))
             continue
         role = "copied" if slot["kind"] == "copied" else slot["role"]
         matrices = Matrices(role, slot["transposed"], slot["interleaved"])
         if slot["stacked"]:
             experts.append(Packed(place, matrices))
             continue
-        at = slot["expert_at"]
-        number, _, own = slot["name"][at:].partition(".")
+        segment, own = _expert_segment(slot)
         if own not in separate:
             separate[own] = Separate([], matrices)
             experts.append(separate[own])
         separate[own].places.append(place)
-        lists.add(place.path.removesuffix(f".{number}.{own}"))
+        lists.add((place.path.removesuffix(f".{segment}.{own}"), segment.rstrip("0123456789")))
     if len(lists) > 1 or (lists and len(separate) != len(experts)):
         raise UnsupportedError(
-            f"layer {layer}: its experts lie in {', '.join(sorted(lists))} and in packed parameters; "
-            "wanted one list of modules or packed parameters alone (expand the checkpoint on disk)"
+            f"layer {layer}: its experts lie in {' and '.join(sorted(path for path, _ in lists))}, some in packed "
+            "parameters; wanted one list of modules, or packed parameters alone (expand the checkpoint on disk)"
         )
+    arrange = None
+    if lists:
+        path, label = lists.pop()
+        arrange = arrange_experts(model.get_submodule(path), label, experts)
     router = next((r.place for r in rows if r.role == "router"), None)
     return Site(
         path=(router or rows[0].place).path.rpartition(".")[0],
@@ -123,8 +141,16 @@ def _site(model: nn.Module, layer: int, slots: list[dict[str, Any]], places: dic
         rows=rows,
         router=router.module if router else None,
         read_routing=read_routing,
-        arrange=arrange_experts(model.get_submodule(lists.pop()), experts) if lists else None,
+        arrange=arrange,
     )
+
+
+def _expert_segment(slot: dict[str, Any]) -> tuple[str, str]:
+    """The part of a name with the expert's number (``3``, ``expert_3``), and what follows it."""
+    name, at = slot["name"], slot["expert_at"]
+    begin = name.rfind(".", 0, at) + 1
+    segment, _, own = name[begin:].partition(".")
+    return segment, own
 
 
 def read_routing(output: Any) -> tuple[Tensor, Tensor] | None:
