@@ -7,5 +7,6 @@
 NB_MODULE(_core, module) {
   module.doc() = "The C++ functions behind the package coppice; use the package.";
   module.attr("__version__") = coppice::version();
+  coppice::python::bind_commands(module);
   coppice::python::bind_errors(module);
 }
