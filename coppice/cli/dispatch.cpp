@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "coppice/base/error.h"
-#include "coppice/base/error_of.h"
+#include "coppice/api/error_of.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
 #include "coppice/cli/command.h"
@@ -73,7 +73,7 @@ int run_command(std::span<const std::string_view> args) {
   } catch (const HelpShown&) {
     return 0;
   } catch (...) {
-    const Error error = error_of(std::current_exception());
+    const Error error = api::error_of(std::current_exception());
     return report(error.code, error.what());
   }
 }

@@ -7,6 +7,7 @@
 NB_MODULE(_core, module) {
   module.doc() = "The C++ functions behind the package coppice; use the package.";
   module.attr("__version__") = coppice::version();
+  coppice::python::bind_commands(module);
   coppice::python::bind_errors(module);
   coppice::python::bind_growth(module);
 }

@@ -1,4 +1,4 @@
-#include "coppice/base/error_of.h"
+#include "coppice/api/error_of.h"
 
 #include <algorithm>
 #include <exception>
@@ -9,7 +9,7 @@
 
 #include "coppice/base/text.h"
 
-namespace coppice {
+namespace coppice::api {
 namespace {
 
 // libtorch appends the place of the exception and a stack trace to its messages.
@@ -38,4 +38,4 @@ Error error_of(const std::exception_ptr& exception) {
   }
 }
 
-}  // namespace coppice
+}  // namespace coppice::api

@@ -4,10 +4,10 @@
 
 #include "coppice/base/error.h"
 
-namespace coppice {
+namespace coppice::api {
 
 /// `exception` as an Error: those of the standard library get the code of what they mean to the user; any other is our
 /// bug.
 Error error_of(const std::exception_ptr& exception);
 
-}  // namespace coppice
+}  // namespace coppice::api
