@@ -25,10 +25,8 @@
 #include "coppice/grow/expand_options.h"
 #include "coppice/grow/grow.h"
 #include "coppice/grow/grown_weights.h"
-#include "coppice/families/packed_layout.h"
 #include "coppice/methods/expert_init.h"
 #include "coppice/methods/optimizer_init.h"
-#include "coppice/output/tensors.h"
 #include "coppice/plan/plan.h"
 #include "coppice/plan/text.h"
 #include "coppice/plan/utility.h"
@@ -271,12 +269,11 @@ std::string checked_scores(std::string_view text) {
 }
 
 // The experts and routers among a model's tensors, by the table of its family.
-nb::list slots_in_memory(std::string_view model, const std::vector<std::pair<std::string, std::vector<int64_t>>>& tensors) {
-  const families::ModelConfig config = described_model(model).config;
-  std::vector<io::TensorInfo> infos;
-  for (const auto& [name, shape] : tensors) infos.push_back(output::tensor_info(name, io::Dtype::kF32, shape));
+nb::list slots_in_memory(std::string_view model) {
+  const ModelDescription described = described_model(model);
+  const families::ModelConfig& config = described.config;
   nb::list out;
-  for (const families::TensorSlot& slot : families::slots_in_memory(config, infos)) {
+  for (const families::TensorSlot& slot : described.slots) {
     nb::dict row;
     const families::Layout layout = slot.rule->layout;
     row["name"] = slot.name.str();
@@ -322,7 +319,7 @@ void bind_growth(nb::module_& module) {
   module.def("plan_from_file", &plan_from_file, "path"_a);
   module.def("checked_plan", &checked_plan, "plan"_a);
   module.def("checked_scores", &checked_scores, "scores"_a);
-  module.def("slots_in_memory", &slots_in_memory, "model"_a, "tensors"_a);
+  module.def("slots_in_memory", &slots_in_memory, "model"_a);
   module.def("metrics", &metrics, "weight_sq"_a, "grad_sq"_a, "weight_grad"_a, "batch_grad_sq"_a, "second_moment_sq"_a,
              "batches"_a);
   nb::class_<PlanOfModel>(module, "PlanOfModel")

@@ -1,11 +1,15 @@
 #include "python/bindings/model_description.h"
 
 #include <array>
+#include <set>
+#include <utility>
 
 #include "coppice/base/error.h"
 #include "coppice/base/find_row.h"
 #include "coppice/base/json_fields.h"
 #include "coppice/families/limits.h"
+#include "coppice/families/packed_layout.h"
+#include "coppice/output/tensors.h"
 
 namespace coppice::python {
 namespace {
@@ -56,22 +60,27 @@ ModelConfig of_modules(const JsonFields& fields) {
 ModelDescription described_model(std::string_view text) {
   const Json json = Json::parse(text, kSource);
   const JsonFields fields(json, std::string(kSource));
-  fields.expect_only({"config", "layers", "modules"});
+  fields.expect_only({"config", "tensors", "modules"});
   ModelDescription out;
   if (fields.has("modules")) {
     out.config = of_modules(fields.object("modules"));
-  } else {
-    out.config = families::read_config(json.at("config"), "config");
+    return out;
   }
-  if (fields.has("layers")) {
-    // Where the weights decide, the configuration does not know which layers have experts.
-    if (out.config.placed_by_weights()) out.config.moe_layer.assign(static_cast<size_t>(out.config.num_layers), false);
-    for (const Json& item : fields.array("layers").items()) {
-      const int64_t layer = json_integer(item, fields.path_of("layers"), 0, families::kMaxLayers);
-      out.layers_with_experts.push_back(layer);
-      if (layer < out.config.num_layers) out.config.moe_layer[static_cast<size_t>(layer)] = true;
-    }
+  out.config = families::read_config(json.at("config"), "config");
+  if (!fields.has("tensors")) return out;
+  std::vector<io::TensorInfo> tensors;
+  for (const Json& item : fields.array("tensors").items()) {
+    std::vector<int64_t> shape;
+    for (const Json& size : item.items().at(1).items()) shape.push_back(size.as_int());
+    tensors.push_back(output::tensor_info(item.items().at(0).as_string(), io::Dtype::kF32, shape));
   }
+  out.slots = families::slots_in_memory(out.config, tensors);
+  if (out.config.placed_by_weights()) families::fill_in_from(out.slots, out.config);
+  std::set<int64_t> layers;
+  for (const families::TensorSlot& slot : out.slots) {
+    if (families::is_expert(slot.role())) layers.insert(slot.layer);
+  }
+  out.layers_with_experts.assign(layers.begin(), layers.end());
   return out;
 }
 

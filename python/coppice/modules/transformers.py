@@ -37,18 +37,18 @@ class TransformersLayout:
         return is_transformers_config(getattr(model, "config", None))
 
     def description(self, model: nn.Module) -> str:
-        """Its configuration, and which layers have experts."""
-        layers = [site.layer for site in self.sites(model)]
-        return json.dumps({"config": config_json(model.config), "layers": layers})
+        """Its configuration, and the names and shapes of its tensors."""
+        places = _named(model)
+        return _description(model, places, "" if _slots(model, places, "") else f"{model.base_model_prefix}.")
 
     def sites(self, model: nn.Module) -> list[Site]:
         """The layers with experts, as the family's table names their tensors."""
-        config = json.dumps({"config": config_json(model.config)})
-        places = {_plain(path): place for path, place in _places(model)}
+        places = _named(model)
+        slots = _slots(model, places, "") or _slots(model, places, f"{model.base_model_prefix}.")
         layers: dict[int, list[dict[str, Any]]] = {}
-        for slot in _slots(config, places, model.base_model_prefix):
+        for slot in slots:
             layers.setdefault(slot["layer"], []).append(slot)
-        return [_site(model, layer, slots, places) for layer, slots in sorted(layers.items())]
+        return [_site(model, layer, of_layer, places) for layer, of_layer in sorted(layers.items())]
 
     def numbers(self, model: nn.Module, sites: list[Site], plan: Any) -> list[Number]:
         """The configuration's own keys, and the attributes of modules with their values."""
@@ -66,25 +66,31 @@ class TransformersLayout:
         return list(numbers.values())
 
 
-def _slots(config: str, places: dict[str, Place], prefix: str) -> list[dict[str, Any]]:
-    """What `_core` finds among the tensors; a model without its head lacks a prefix of the names."""
+def _named(model: nn.Module) -> dict[str, Place]:
+    """Its parameters and buffers, by the names that they have without wrappers of parts."""
+    return {_plain(path): place for path, place in _places(model)}
+
+
+def _description(model: nn.Module, places: dict[str, Place], prefix: str) -> str:
+    tensors = [(prefix + name, list(place.tensor.shape)) for name, place in places.items()]
+    return json.dumps({"config": config_json(model.config), "tensors": tensors})
+
+
+def _slots(model: nn.Module, places: dict[str, Place], prefix: str) -> list[dict[str, Any]]:
+    """What `_core` finds among the tensors; a model without its head lacks a prefix of their names.
+
+    Returns nothing if that prefix may be what is missing.
+    """
     try:
-        return _core.slots_in_memory(config, _shapes(places, ""))
+        slots = _core.slots_in_memory(_description(model, places, prefix))
     except FormatError:
-        try:
-            slots = _core.slots_in_memory(config, _shapes(places, f"{prefix}."))
-        except FormatError:
-            slots = []
-        if not slots:
-            raise
+        if not prefix and model.base_model is model and model.base_model_prefix:
+            return []
+        raise
     for slot in slots:
-        slot["name"] = slot["name"].removeprefix(f"{prefix}.")
-        slot["expert_at"] -= len(prefix) + 1
+        slot["name"] = slot["name"].removeprefix(prefix)
+        slot["expert_at"] -= len(prefix)
     return slots
-
-
-def _shapes(places: dict[str, Place], prefix: str) -> list[tuple[str, list[int]]]:
-    return [(prefix + name, list(place.tensor.shape)) for name, place in places.items()]
 
 
 def _plain(path: str) -> str:
