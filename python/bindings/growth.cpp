@@ -294,6 +294,16 @@ nb::list slots_in_memory(std::string_view model) {
   return out;
 }
 
+// model_type, layers and experts: what scores.json says of its model.
+nb::dict model_facts(std::string_view model) {
+  const families::ModelConfig config = described_model(model).config;
+  nb::dict out;
+  out["model_type"] = config.family->model_type;
+  out["layers"] = config.num_layers;
+  out["experts"] = config.num_experts;
+  return out;
+}
+
 // Every metric that the inputs of one expert allow.
 std::map<std::string, double> metrics(double weight_sq, double grad_sq, double weight_grad, double batch_grad_sq,
                                       double second_moment_sq, uint64_t batches) {
@@ -320,6 +330,7 @@ void bind_growth(nb::module_& module) {
   module.def("checked_plan", &checked_plan, "plan"_a);
   module.def("checked_scores", &checked_scores, "scores"_a);
   module.def("slots_in_memory", &slots_in_memory, "model"_a);
+  module.def("model_facts", &model_facts, "model"_a);
   module.def("metrics", &metrics, "weight_sq"_a, "grad_sq"_a, "weight_grad"_a, "batch_grad_sq"_a, "second_moment_sq"_a,
              "batches"_a);
   nb::class_<PlanOfModel>(module, "PlanOfModel")

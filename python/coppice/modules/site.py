@@ -129,11 +129,15 @@ class Site:
     experts: list[Packed | Separate]
     rows: list[Rows]
     router: nn.Module | None = None
-    read_routing: Callable[[Any], tuple[Tensor, Tensor] | None] | None = None
-    """From what the router's forward pass returns: chosen experts and gates, both [tokens, K]."""
+    read_routing: Callable[[nn.Module, Any], tuple[Tensor, Tensor] | None] | None = None
+    """From the router and what its forward pass returns: chosen experts and gates before scaling, both [tokens, K]."""
     arrange: Arrange | None = None
+    first_expert: int = 0
+    """The number of the first of its experts; not 0 where they are divided over ranks."""
     group: Any = None
     """The process group that the experts are divided over, if there is one."""
+    data_group: Any = None
+    """The ranks that have the same experts, if they are not all."""
 
     def tensors(self) -> list[tuple[str, Tensor]]:
         """Everything that grows, with its path."""

@@ -159,8 +159,8 @@ def _expert_segment(slot: dict[str, Any]) -> tuple[str, str]:
     return segment, own
 
 
-def read_routing(output: Any) -> tuple[Tensor, Tensor] | None:
-    """Chosen experts and gates, both [tokens, K], from what a router returns."""
+def read_routing(router: nn.Module, output: Any) -> tuple[Tensor, Tensor] | None:
+    """Chosen experts and gates before scaling, both [tokens, K], from what a router returns."""
     if not isinstance(output, tuple):
         return None
     tensors = [t for t in output if isinstance(t, torch.Tensor) and t.dim() == 2]
@@ -168,7 +168,7 @@ def read_routing(output: Any) -> tuple[Tensor, Tensor] | None:
     if chosen is None:
         return None
     gates = next((t for t in reversed(tensors) if t.is_floating_point() and t.shape == chosen.shape), None)
-    return None if gates is None else (chosen, gates)
+    return None if gates is None else (chosen, gates / getattr(router, "routed_scaling_factor", 1.0))
 
 
 def _differences(config: Any, before: dict[str, Any], after: dict[str, Any]) -> Iterator[Number]:
