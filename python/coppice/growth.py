@@ -45,7 +45,14 @@ class Growth:
     notes: list[str]
 
 
-def expand_(model: nn.Module, plan: GrowthPlan, *, optimizer: Any = None, allow_regroup: bool = False) -> Growth:
+def expand_(
+    model: nn.Module,
+    plan: GrowthPlan,
+    *,
+    optimizer: Any = None,
+    allow_regroup: bool = False,
+    then: Callable[[Undo], None] | None = None,
+) -> Growth:
     """Expand a model in place by a plan, with the state of its optimizer.
 
     The values equal, bit for bit, those that ``coppice expand`` makes of the saved
@@ -73,6 +80,9 @@ def expand_(model: nn.Module, plan: GrowthPlan, *, optimizer: Any = None, allow_
         Any whose state are numbers and tensors of the parameter's shape.
     allow_regroup : bool
         Allow a plan that moves experts to other router groups.
+    then : callable, optional
+        Called when all is changed; if it raises, everything is as it was. It gets the
+        list of steps back, to which it may add.
 
     Raises
     ------
@@ -89,8 +99,15 @@ def expand_(model: nn.Module, plan: GrowthPlan, *, optimizer: Any = None, allow_
     inner = inner_model(model)
     work = _Expansion(inner, plan, optimizer, allow_regroup)
     before = sum(p.numel() for p in inner.parameters())
-    with torch.no_grad(), Undo() as undo:
-        all_or_none(lambda: work.run(undo))
+
+    def change(undo: Undo) -> None:
+        with torch.no_grad():
+            work.run(undo)
+        if then is not None:
+            then(undo)
+
+    with Undo() as undo:
+        all_or_none(lambda: change(undo))
     reset_compiled(model)
     for note in work.notes:
         warnings.warn(note, stacklevel=2)
@@ -111,7 +128,7 @@ class _Expansion:
             layout = layout_of(model)
             self.plan = _core.PlanOfModel(plan.to_json(), layout.description(model), allow_regroup)
             self.sites = layout.sites(model)
-            _check_layers(plan, self.sites)
+            _check_layers(self.plan, self.sites)
             check_tensors(model, self.sites, plan.experts[0])
             self.states = OptimizerStates(optimizer, plan.optimizer_state)
             grown = [tensor for site in self.sites for tensor in site.tensors()]
@@ -313,10 +330,11 @@ def _taken(tensor: Tensor, where: list[int], shape: torch.Size) -> Tensor:
     return tensor.index_select(0, torch.tensor(where, device=tensor.device)).reshape(shape)
 
 
-def _check_layers(plan: GrowthPlan, sites: list[Site]) -> None:
-    found = [site.layer for site in sites]
-    if not set(plan.parents) <= set(found):
+def _check_layers(plan: _core.PlanOfModel, sites: list[Site]) -> None:
+    """A part of a model, such as a pipeline stage, has some of the plan's layers."""
+    unknown = [site.layer for site in sites if site.layer not in plan.layers()]
+    if unknown:
         raise UsageError(
-            f"plan: it has parents for layers {sorted(plan.parents)}, and the model has experts in layers {found} "
-            "(make the plan from this model with coppice.plan)"
+            f"plan: it has no parents for layers {unknown}, which have experts (make the plan from this model with "
+            "coppice.plan)"
         )

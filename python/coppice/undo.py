@@ -53,8 +53,11 @@ class Undo:
         Parameters
         ----------
         before : callable, optional
-            Makes the values before again, so that they need not be kept.
+            Makes the values before again, so that they need not be kept. Not used for a
+            part of a larger buffer, which stays in memory and is what goes back.
         """
+        if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
+            before = None
         grad = tensor.grad if tensor.is_leaf else None
         old = tensor.data if before is None else None
 

@@ -63,3 +63,34 @@ def cloned(module: nn.Module, parameters: dict[int, nn.Parameter]) -> nn.Module:
 
 def _copied(buffer: Tensor) -> Tensor:
     return buffer.detach().clone()
+
+
+def arrange_numbered(sets: Sequence[Packed | Separate]) -> Arrange:
+    """Arranges parameters ``weight0``, ``weight1`` ... of one module for each set."""
+    separate = [each for each in sets if isinstance(each, Separate)]
+
+    def arrange(parents: Sequence[tuple[int, int]], made: list[list[nn.Parameter]]) -> Callable[[], None]:
+        before = [(each.places[0].module, dict(each.places[0].module._parameters)) for each in separate]
+
+        def back() -> None:
+            for module, parameters in before:
+                module._parameters.clear()
+                module._parameters.update(parameters)
+
+        try:
+            for number, each in enumerate(separate):
+                module, label = each.places[0].module, each.places[0].name.rstrip("0123456789")
+                originals = [place.tensor for place in each.places]
+                names = {place.name for place in each.places}
+                after: dict[str, nn.Parameter | None] = {}
+                for child, (parent, copy) in enumerate(parents):
+                    after[f"{label}{child}"] = made[child][number] if copy > 0 else originals[parent]
+                after |= {name: p for name, p in module._parameters.items() if name not in names}
+                module._parameters.clear()
+                module._parameters.update(after)
+        except BaseException:
+            back()
+            raise
+        return back
+
+    return arrange
