@@ -23,7 +23,9 @@ _PATTERNS = (
 SINGLE = re.compile(_MEGATRON + r"experts\.experts\.\d+\.linear_fc")
 # Flat pieces of the distributed optimizer's buckets, which have no parameters' shapes.
 BUCKETS = re.compile(r"gbuf_idx|bucket_idx|\.bucket")
-_KINDS = KINDS | {"fp32_param": "master"}
+# What Megatron keeps of each expert's linear layers that is no tensor: "..._extra_state/shard_0.3_2.4" is of layer 0 of 2 and expert 3 of 4.
+_EXTRA = re.compile(_MEGATRON + r"experts\.experts\.linear_fc[12]\._extra_state/shard_(?P<at>[\d.]+)_(?P<of>[\d.]+)$")
+_KINDS = KINDS | {"fp32_param": "master", "param": "master"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,3 +89,29 @@ def _role(groups: dict[str, str | None]) -> tuple[str, Matrices | None]:
         return ("router" if groups["router"] == "weight" else "router_bias"), None
     name = str(groups["balance"])
     return BALANCE.get(name, "selection_bias"), None
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtraName:
+    """A key with something that is no tensor, of one expert in one layer."""
+
+    key: str
+    layer: int
+    expert: int
+
+    def of_child(self, child: int, experts: int) -> str:
+        """The key of the same for an expert of a layer with `experts`."""
+        stem, _, shard = self.key.rpartition("/shard_")
+        at, of = (part.split(".") for part in shard.split("_"))
+        at[-1], of[-1] = str(child), str(experts)
+        return f"{stem}/shard_{'.'.join(at)}_{'.'.join(of)}"
+
+
+def extra_name(key: str) -> ExtraName | None:
+    """What such a key stands for; None if it is another."""
+    found = _EXTRA.search(key)
+    if found is None:
+        return None
+    at = [int(part) for part in found.group("at").split(".")]
+    layer = int(found.group("layer")) if found.group("layer") else at[0]
+    return ExtraName(key, layer, at[-1])

@@ -39,7 +39,7 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from coppice import _core
-from coppice.checkpoint_names import BUCKETS, SINGLE, ExpertName, expert_name
+from coppice.checkpoint_names import BUCKETS, SINGLE, ExpertName, expert_name, extra_name
 from coppice.errors import Error, FormatError, IoError, NotFoundError, UnsupportedError, UsageError
 from coppice.grow_tensors import TensorGrower
 from coppice.growth_plan import GrowthPlan
@@ -266,10 +266,27 @@ class _Writer(SavePlanner):
         for key, name in experts.names.items():
             of_parameter[name.parameter, name.kind] = key
         self._of_parameter = of_parameter
-        self._after = {key: self._metadata_after(key, value) for key, value in keys.items()}
+        self._bytes: dict[str, str] = {}  # keys of entries that are no tensors, and where their bytes are
+        self._after = {}
+        for key, value in keys.items():
+            for name in self._names_after(key, value):
+                self._after[name] = self._metadata_after(key, value)
 
     def set_up_planner(self, *arguments: Any, **named: Any) -> None:
         pass
+
+    def _names_after(self, key: str, value: Any) -> list[str]:
+        """The key itself, or one for each child of an expert."""
+        if not isinstance(value, BytesStorageMetadata):
+            return [key]
+        extra = extra_name(key)
+        if extra is None:
+            self._bytes[key] = key
+            return [key]
+        children = self._grower.children(extra.layer)
+        names = [extra.of_child(i, len(children)) for i, (parent, _) in enumerate(children) if parent == extra.expert]
+        self._bytes |= dict.fromkeys(names, key)
+        return names
 
     def _metadata_after(self, key: str, before: Any) -> Any:
         name = self._found.names.get(key)
@@ -315,7 +332,7 @@ class _Writer(SavePlanner):
         """The bytes of an item."""
         key = write_item.index.fqn
         if write_item.type == WriteItemType.BYTE_IO:
-            return self._source.read_bytes(key)
+            return self._source.read_bytes(self._bytes[key])
         data = write_item.tensor_data
         assert data is not None and data.chunk is not None
         offsets, sizes = data.chunk.offsets, data.chunk.sizes

@@ -88,7 +88,6 @@ def expand_megatron(
     made: list[Any] = []
 
     def rebuild(undo: Undo) -> None:
-        undo.add(lambda: _restore_hooks(old_chunks))
         for model in inner:
             for parameter in model.parameters():
                 _forget_old_wrapper(parameter, undo)
@@ -97,12 +96,16 @@ def expand_megatron(
         held.write_to(new)
         made.extend((wrapped, new))
 
-    def grow(index: int, undo: Undo | None) -> None:
+    def grow(index: int) -> None:
         last = index == len(inner) - 1
-        then = rebuild if last else (lambda undo: grow(index + 1, undo))
+        then = rebuild if last else (lambda undo: grow(index + 1))
         growths.append(expand_(inner[index], plan, optimizer=held, then=then))
 
-    grow(0, None)
+    try:
+        grow(0)
+    except BaseException:
+        _restore_hooks(old_chunks)
+        raise
     growths.reverse()
     return Expanded(made[0], made[1], growths)
 

@@ -32,13 +32,33 @@ class NoRandomState:
 
 
 @contextlib.contextmanager
+def steps_of_torch_adam():
+    """Apex's FusedAdam counts steps in its groups, torch's AdamW for each parameter, where Megatron's loading of a checkpoint misses them."""
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    real = DistributedOptimizer._set_main_param_and_optimizer_states
+
+    def set_states(self, parameter, tensors):
+        steps = self._get_main_param_and_optimizer_states(parameter)["step"]
+        real(self, parameter, {"step": steps, **tensors})
+
+    DistributedOptimizer._set_main_param_and_optimizer_states = set_states
+    try:
+        yield
+    finally:
+        DistributedOptimizer._set_main_param_and_optimizer_states = real
+
+
+@contextlib.contextmanager
 def megatron(rank=0, world_size=1, port="0", experts_over=1):
     """Megatron's groups over Gloo."""
     import torch.distributed as dist
 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    kept = torch.cuda.current_device, torch.cuda.Stream
-    torch.cuda.current_device, torch.cuda.Stream = (lambda: torch.device("cpu")), (lambda *a, **k: None)
+    stand_ins = {"current_device": lambda: torch.device("cpu"), "Stream": lambda *a, **k: None, "synchronize": lambda *a: None}
+    kept = {name: getattr(torch.cuda, name) for name in stand_ins}
+    for name, stand_in in stand_ins.items():
+        setattr(torch.cuda, name, stand_in)
     from megatron.core import parallel_state, tensor_parallel
     from megatron.core.transformer.moe import moe_utils
 
@@ -53,7 +73,8 @@ def megatron(rank=0, world_size=1, port="0", experts_over=1):
     finally:
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
-        torch.cuda.current_device, torch.cuda.Stream = kept
+        for name, real in kept.items():
+            setattr(torch.cuda, name, real)
 
 
 def gpt(experts=EXPERTS, **more):

@@ -72,7 +72,7 @@ def program(*arguments):
 
 def everything(model, optimizer=None):
     """All that expand_ may change, to compare later: tensors, numbers of modules, configuration, optimizer."""
-    out = {f"model.{name}": tensor.detach().clone() for name, tensor in model.state_dict(keep_vars=True).items()}
+    out = {f"model.{name}": tensor.detach().clone() for name, tensor in model.state_dict(keep_vars=True).items() if torch.is_tensor(tensor)}
     numbers = {f"{path}.{key}": value for path, module in model.named_modules() for key, value in vars(module).items()
                if isinstance(value, int | float)}
     modules = [(path, id(module)) for path, module in model.named_modules()]

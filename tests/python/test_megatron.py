@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 pytest.importorskip("megatron.core")
-from megatron_on_cpu import EXPERTS, gpt, loss_of, make_optimizer, megatron, step, whole_states, wrap  # noqa: E402
+from megatron_on_cpu import EXPERTS, gpt, loss_of, make_optimizer, megatron, step, steps_of_torch_adam, whole_states, wrap  # noqa: E402
 from runs import assert_unchanged, everything  # noqa: E402
 
 import coppice  # noqa: E402
@@ -188,9 +188,11 @@ def test_a_checkpoint_expands_as_the_model_in_memory(options, tmp_path):
     done = expand_megatron([chunk], plan, optimizer=optimizer, wrap=wrap, make_optimizer=make_optimizer)
     (fresh,) = wrap([gpt(experts=8)])
     its_optimizer = make_optimizer([fresh])
+    step(fresh, its_optimizer)  # torch.optim.AdamW has no state to load into before its first step
     loaded = dist_checkpointing.load(state_of(fresh, its_optimizer, True), str(tmp_path / "after"))
     fresh.module.load_state_dict(loaded["model"])
-    its_optimizer.load_state_dict(loaded["optimizer"])
+    with steps_of_torch_adam():
+        its_optimizer.load_state_dict(loaded["optimizer"])
     for name, tensor in tensors(model).items():
         if "tokens_per_expert" not in name:
             assert torch.equal(tensors(fresh.module)[name], tensor), name
