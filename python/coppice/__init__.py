@@ -4,7 +4,7 @@
 line do, in this process, on directories in Hugging Face format.
 """
 
-from coppice._core import __version__
+from coppice import _core
 from coppice.commands import convert, cost, expand, inspect, verify
 from coppice.errors import (
     CheckFailedError,
@@ -22,6 +22,8 @@ from coppice.errors import (
 )
 from coppice.progress import ProgressState
 from coppice.results import Conversion, Expansion, Inference, Inspection, Result, Verification
+
+__version__ = _core.version()
 
 __all__ = [
     "CheckFailedError",
