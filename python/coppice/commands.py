@@ -188,7 +188,8 @@ def verify(before, after, *, check=True, progress=True, **options):
     ok, details, text = _call("verify", {"before": before, "after": after, **options}, progress)
     result = Verification.of(details, text)
     if check and not ok:
-        raise CheckFailedError(text.rstrip("\n").splitlines()[-1], result)
+        verdict = text.rstrip("\n").splitlines()[-1]
+        raise CheckFailedError(f"{os.fspath(after)}: {verdict}; the first: {result.problems[0]}", result)
     return result
 
 

@@ -172,7 +172,7 @@ class Inspection(Result):
     active_parameters: int
     bytes: int
     digest: str
-    lineage: dict[str, Any] | None
+    lineage: dict[str, Any] | None = dataclasses.field(repr=False)
 
     @classmethod
     def of(cls, details: dict[str, Any], text: str) -> Inspection:
