@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "coppice/base/error.h"
 #include "coppice/api/error_of.h"
+#include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
 #include "coppice/cli/command.h"

@@ -34,8 +34,10 @@ api::Value value_of(const std::string& name, nb::handle value) {
   return texts;
 }
 
-auto call(const std::string& command, const nb::dict& options, const nb::object& on_progress,
-          const nb::object& on_log) {
+/// A dict with text as keys.
+using Row = nb::typed<nb::dict, nb::str, nb::object>;
+
+auto call(const std::string& command, const Row& options, const nb::object& on_progress, const nb::object& on_log) {
   api::Settings settings;
   for (const auto& [key, value] : options) {
     const auto name = nb::cast<std::string>(key);
@@ -46,10 +48,10 @@ auto call(const std::string& command, const nb::dict& options, const nb::object&
   return std::tuple{outcome.ok, outcome.json.dump(), outcome.text};
 }
 
-nb::list options(const std::string& command) {
-  nb::list out;
+nb::typed<nb::list, Row> options(const std::string& command) {
+  nb::typed<nb::list, Row> out;
   for (const api::OptionInfo& option : api::options_of(command)) {
-    nb::dict row;
+    Row row;
     row["name"] = option.name;
     row["help"] = option.help;
     row["type"] = option.type;

@@ -517,5 +517,10 @@ def _status(error: Error) -> int:
     return 4 if isinstance(error, IoError) else 3
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console script."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()

@@ -5,6 +5,13 @@ the class of Python that fits it best, so that code which knows nothing of coppi
 catches it: ``except OSError`` catches a full disk.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coppice.results import Verification
+
 
 class Error(Exception):
     """Base of everything that coppice raises on purpose."""
@@ -14,7 +21,7 @@ class UsageError(Error, ValueError):
     """An option is wrong, or it has no effect here."""
 
 
-class NotFoundError(Error, LookupError):
+class NotFoundError(Error, FileNotFoundError):
     """A file, tensor or name that was asked for does not exist."""
 
 
@@ -43,7 +50,17 @@ class PeerError(Error, RuntimeError):
 
 
 class CheckFailedError(Error, AssertionError):
-    """A check that was asked for did not hold."""
+    """A check that was asked for did not hold.
+
+    Attributes
+    ----------
+    result : Verification or None
+        All that was found, from `coppice.verify`.
+    """
+
+    def __init__(self, message: str, result: Verification | None = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class StoppedError(Error, RuntimeError):
