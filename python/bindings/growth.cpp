@@ -304,6 +304,31 @@ nb::dict model_facts(std::string_view model) {
   return out;
 }
 
+std::string_view gate_name(families::GateFunction gate) {
+  switch (gate) {
+    case families::GateFunction::kSoftmaxTopK: return "softmax";
+    case families::GateFunction::kTopKSoftmax: return "topk_softmax";
+    case families::GateFunction::kSigmoidTopK: return "sigmoid";
+    case families::GateFunction::kSqrtSoftplusTopK:
+    case families::GateFunction::kUnknown: break;
+  }
+  return "other";
+}
+
+// How a model's routers turn logits into choices and gates.
+nb::dict routing_facts(std::string_view model) {
+  const families::ModelConfig config = described_model(model).config;
+  const families::Routing& routing = config.routing;
+  nb::dict out;
+  out["gate"] = routing.kind == families::RouterKind::kPlain && !routing.bias_on_logits ? gate_name(routing.gate) : "other";
+  out["renormalise"] = routing.renormalise && routing.gate_norm == 1;
+  out["groups"] = routing.num_groups;
+  out["top_groups"] = routing.top_groups;
+  out["best_two"] = routing.group_score == families::GroupScore::kBestTwo;
+  out["scaling"] = routing.routed_scaling;
+  return out;
+}
+
 // Every metric that the inputs of one expert allow.
 std::map<std::string, double> metrics(double weight_sq, double grad_sq, double weight_grad, double batch_grad_sq,
                                       double second_moment_sq, uint64_t batches) {
@@ -331,6 +356,7 @@ void bind_growth(nb::module_& module) {
   module.def("checked_scores", &checked_scores, "scores"_a);
   module.def("slots_in_memory", &slots_in_memory, "model"_a);
   module.def("model_facts", &model_facts, "model"_a);
+  module.def("routing_facts", &routing_facts, "model"_a);
   module.def("metrics", &metrics, "weight_sq"_a, "grad_sq"_a, "weight_grad"_a, "batch_grad_sq"_a, "second_moment_sq"_a,
              "batches"_a);
   nb::class_<PlanOfModel>(module, "PlanOfModel")

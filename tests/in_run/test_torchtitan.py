@@ -115,6 +115,17 @@ def test_default_router_method_uses_the_selection_bias():
     assert torch.equal(model.layers["1"].moe.router.gate.weight, gate.repeat(2, 1))
 
 
+def test_lineage_unique_routing_keeps_the_function():
+    from coppice.lineage import lineage_unique
+
+    model, _ = trained()
+    before = model(TOKENS)
+    plan = coppice.plan(model, "1.5x", router_init="copy")
+    coppice.expand_(model, plan)
+    with lineage_unique(model, plan):
+        assert torch.allclose(model(TOKENS), before, atol=1e-5)
+
+
 def test_watch_sees_its_gradients():
     model, _ = trained()
     with coppice.watch(model) as scores:
