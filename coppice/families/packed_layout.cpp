@@ -173,9 +173,10 @@ std::vector<TensorSlot> slots_in_memory(const ModelConfig& config, std::span<con
   add(faults.misshapen, "with a shape that differs from the configuration");
   add(faults.unfit, "of experts with sizes that do not fit each other");
   if (!texts.empty()) {
-    throw Error(placed.empty() || faults.missing.count + faults.unknown.count > 0 ? ErrorCode::kFormat : ErrorCode::kShape,
-                cat("the model's tensors do not fit a ", config.family->model_type, " model with this configuration: ",
-                    join(texts, "; "), " (check that model and configuration belong together)"));
+    throw Error(
+        placed.empty() || faults.missing.count + faults.unknown.count > 0 ? ErrorCode::kFormat : ErrorCode::kShape,
+        cat("the model's tensors do not fit a ", config.family->model_type, " model with this configuration: ",
+            join(texts, "; "), " (check that model and configuration belong together)"));
   }
   detail::sort_by_table(in_memory, placed);
   std::vector<TensorSlot> slots;

@@ -107,9 +107,8 @@ std::span<float> as_floats(std::span<std::byte> bytes) {
 
 void check_shape(const StridedMatrix& found, int64_t rows, int64_t cols, io::Dtype dtype, std::string_view what) {
   if (found.rows() == rows && found.cols() == cols && found.dtype() == dtype) return;
-  throw Error(ErrorCode::kShape,
-              cat(what, ": [", found.rows(), ", ", found.cols(), "] ", io::dtype_name(found.dtype()), "; wanted [",
-                  rows, ", ", cols, "] ", io::dtype_name(dtype)));
+  throw Error(ErrorCode::kShape, cat(what, ": [", found.rows(), ", ", found.cols(), "] ", io::dtype_name(found.dtype()),
+                                     "; wanted [", rows, ", ", cols, "] ", io::dtype_name(dtype)));
 }
 
 // A plan with the model that it is for.
@@ -320,7 +319,8 @@ nb::dict routing_facts(std::string_view model) {
   const families::ModelConfig config = described_model(model).config;
   const families::Routing& routing = config.routing;
   nb::dict out;
-  out["gate"] = routing.kind == families::RouterKind::kPlain && !routing.bias_on_logits ? gate_name(routing.gate) : "other";
+  out["gate"] =
+      routing.kind == families::RouterKind::kPlain && !routing.bias_on_logits ? gate_name(routing.gate) : "other";
   out["renormalise"] = routing.renormalise && routing.gate_norm == 1;
   out["groups"] = routing.num_groups;
   out["top_groups"] = routing.top_groups;

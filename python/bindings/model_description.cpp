@@ -27,10 +27,9 @@ struct NamedGate {
   std::string_view name;
   GateFunction gate;
 };
-constexpr std::array kGates = {NamedGate{"softmax", GateFunction::kSoftmaxTopK},
-                               NamedGate{"topk_softmax", GateFunction::kTopKSoftmax},
-                               NamedGate{"sigmoid", GateFunction::kSigmoidTopK},
-                               NamedGate{"unknown", GateFunction::kUnknown}};
+constexpr std::array kGates = {
+    NamedGate{"softmax", GateFunction::kSoftmaxTopK}, NamedGate{"topk_softmax", GateFunction::kTopKSoftmax},
+    NamedGate{"sigmoid", GateFunction::kSigmoidTopK}, NamedGate{"unknown", GateFunction::kUnknown}};
 
 ModelConfig of_modules(const JsonFields& fields) {
   fields.expect_only({"num_layers", "moe_layers", "num_experts", "top_k", "expert_width", "gate", "renormalise",

@@ -68,6 +68,23 @@ class TensorGrower:
         """The shape of a child's tensor."""
         return matrices.shape_after(one, self.plan.split)
 
+    def fill_all(
+        self, layer: int, before: Tensor, out: Tensor, copies: Callable[[int], bool], fill: Callable[[int, Tensor], None]
+    ) -> None:
+        """Set every child of a packed tensor: runs of neighbours that are copied at once, the others by `fill`."""
+        parents = [parent for parent, _ in self.children(layer)]
+        child = 0
+        while child < len(parents):
+            if not copies(child):
+                fill(child, out[child])
+                child += 1
+                continue
+            end = child + 1
+            while end < len(parents) and parents[end] == parents[end - 1] + 1 and copies(end):
+                end += 1
+            out[child:end].copy_(before[parents[child] : parents[child] + end - child])
+            child = end
+
     def fill_child(self, layer: int, child: int, matrices: Matrices, originals: Originals, out: Tensor) -> None:
         """Set `out` to the child's weights."""
         parent = self.children(layer)[child][0]

@@ -165,10 +165,11 @@ class _Expansion:
         shape = (self.plan.experts_after, *grower.shape_after(values.shape[1:], matrices))
         before_shape = tensor.shape
 
-        def stacked(like: Tensor, fill: Callable[[int, Tensor], None]) -> Tensor:
+        def stacked(
+            source: Tensor, like: Tensor, copies: Callable[[int], bool], fill: Callable[[int, Tensor], None]
+        ) -> Tensor:
             out = new_tensor(shape, like)
-            for child in range(shape[0]):
-                fill(child, out[child])
+            grower.fill_all(layer, source, out, copies, fill)
             return out.flatten(0, 1) if tensor.dim() < out.dim() else out
 
         def back_from(new: Tensor) -> Callable[[], Tensor]:
@@ -179,7 +180,10 @@ class _Expansion:
 
         def weights(source: Tensor, like: Tensor) -> Tensor:
             return stacked(
-                like, lambda child, out: grower.fill_child(layer, child, matrices, lambda e: source[e], out)
+                source,
+                like,
+                lambda child: grower.copies(layer, child, matrices),
+                lambda child, out: grower.fill_child(layer, child, matrices, lambda e: source[e], out),
             )
 
         # Values from the master where there is one; copies of values alone keep their own bytes.
@@ -191,6 +195,8 @@ class _Expansion:
             else:
                 new = stacked(
                     state,
+                    state,
+                    lambda child: self.plan.copies_moment(layer, child),
                     lambda child, out, state=state, kind=entry.kind: grower.fill_moment(
                         layer, child, matrices, kind, lambda e: state[e], lambda e: master[e], out
                     ),
