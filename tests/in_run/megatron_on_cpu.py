@@ -1,7 +1,6 @@
 """Megatron Core on the CPU: what it asks of a GPU is answered by the CPU. Everything else is Megatron's own code."""
 
 import contextlib
-import os
 import warnings
 
 import torch
@@ -50,11 +49,10 @@ def steps_of_torch_adam():
 
 
 @contextlib.contextmanager
-def megatron(rank=0, world_size=1, port="0", experts_over=1):
-    """Megatron's groups over Gloo."""
+def megatron(rank=0, world_size=1, store=None, experts_over=1):
+    """Megatron's groups over Gloo; several ranks meet in the file `store`."""
     import torch.distributed as dist
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     stand_ins = {"current_device": lambda: torch.device("cpu"), "Stream": lambda *a, **k: None, "synchronize": lambda *a: None}
     kept = {name: getattr(torch.cuda, name) for name in stand_ins}
     for name, stand_in in stand_ins.items():
@@ -64,7 +62,7 @@ def megatron(rank=0, world_size=1, port="0", experts_over=1):
 
     moe_utils.te_general_gemm = None  # not defined where Transformer Engine is missing
     tensor_parallel.get_cuda_rng_tracker = NoRandomState
-    store = dist.HashStore() if world_size == 1 else None
+    store = dist.HashStore() if world_size == 1 else dist.FileStore(str(store), world_size)
     dist.init_process_group("gloo", rank=rank, world_size=world_size, store=store)
     try:
         parallel_state.initialize_model_parallel(expert_model_parallel_size=experts_over)
@@ -107,16 +105,16 @@ def make_optimizer(chunks, **more):
     return get_megatron_optimizer(OptimizerConfig(optimizer="adam", lr=1e-3, use_distributed_optimizer=True, **more), chunks)
 
 
-def loss_of(model):
+def loss_of(model, tokens=TOKENS):
     mask = torch.triu(torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool), 1)
-    return model(TOKENS, torch.arange(LENGTH).expand(2, LENGTH), mask, labels=TOKENS).mean()
+    return model(tokens, torch.arange(LENGTH).expand(len(tokens), LENGTH), mask, labels=tokens).mean()
 
 
-def step(chunk, optimizer):
+def step(chunk, optimizer, tokens=TOKENS):
     """One of Megatron's training steps; returns the loss before it."""
     chunk.zero_grad_buffer()
     optimizer.zero_grad()
-    loss = loss_of(chunk)
+    loss = loss_of(chunk, tokens)
     loss.backward()
     chunk.finish_grad_sync()
     optimizer.step()

@@ -3,6 +3,7 @@
 import math
 import pathlib
 import re
+import subprocess
 import sys
 
 import pytest
@@ -201,6 +202,66 @@ def test_a_checkpoint_expands_as_the_model_in_memory(options, tmp_path):
         for key, value in state.items():
             assert torch.equal(found[name][key], value), (name, key)
     assert math.isfinite(step(fresh, its_optimizer))
+
+
+TWO_RANKS = """
+import sys, torch
+rank, store, result, here, experts_over = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])
+sys.path.insert(0, here)
+import coppice
+from coppice.megatron import expand_megatron
+from megatron_on_cpu import *
+with megatron(rank, 2, store, experts_over):
+    model = gpt(expert_model_parallel_size=experts_over)
+    (chunk,) = wrap([model])
+    optimizer = make_optimizer([chunk])
+    tokens = TOKENS[rank : rank + 1]
+    plan = coppice.plan(chunk, "2x", expert_init="copy_noise", seed=6) if experts_over == 1 else None
+    if experts_over > 1:
+        try:
+            coppice.plan(chunk, "2x")
+        except coppice.UnsupportedError as error:
+            assert "divided over 2 ranks (expert parallel)" in str(error) and "coppice-dcp" in str(error), error
+            print("fine")
+        sys.exit()
+    for _ in range(2):
+        step(chunk, optimizer, tokens)
+    done = expand_megatron([chunk], plan, optimizer=optimizer, wrap=wrap, make_optimizer=make_optimizer)
+    losses = [step(done.chunks[0], done.optimizer, tokens) for _ in range(3)]
+    torch.save({name: p.detach() for name, p in model.named_parameters()}, f"{result}-{rank}")
+    print("fine")
+"""
+
+
+def run_ranks(folder, experts_over):
+    command = [sys.executable, "-c", TWO_RANKS]
+    words = [str(folder / f"store-{experts_over}"), str(folder / "result"), str(pathlib.Path(__file__).parent), str(experts_over)]
+    ranks = [subprocess.Popen([*command, str(rank), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for rank in ranks:
+        out, errors = rank.communicate(timeout=400)
+        assert rank.returncode == 0 and "fine" in out, errors[-3000:]
+
+
+def test_two_ranks_with_a_divided_optimizer_are_one(tmp_path):
+    """Each rank has half of the batch and half of the optimizer's state; the run is that of one rank with all."""
+    run_ranks(tmp_path, 1)
+    model = gpt()
+    (chunk,) = wrap([model])
+    optimizer = make_optimizer([chunk])
+    for _ in range(2):
+        step(chunk, optimizer)
+    plan = coppice.plan(chunk, "2x", expert_init="copy_noise", seed=6)
+    done = expand_megatron([chunk], plan, optimizer=optimizer, wrap=wrap, make_optimizer=make_optimizer)
+    for _ in range(3):
+        step(done.chunks[0], done.optimizer)
+    first, second = (torch.load(tmp_path / f"result-{rank}") for rank in range(2))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(first[name], second[name]), name
+        assert torch.allclose(first[name], parameter.detach(), atol=3e-4), name
+
+
+def test_refuses_experts_divided_over_ranks(tmp_path):
+    run_ranks(tmp_path, 2)
 
 
 def test_says_what_is_wrong():
