@@ -216,10 +216,10 @@ with megatron(rank, 2, store, experts_over):
     (chunk,) = wrap([model])
     optimizer = make_optimizer([chunk])
     tokens = TOKENS[rank : rank + 1]
-    plan = coppice.plan(chunk, "2x", expert_init="copy_noise", seed=6) if experts_over == 1 else None
+    plan = coppice.plan(chunk, "2x", expert_init="copy_noise", seed=6)
     if experts_over > 1:
         try:
-            coppice.plan(chunk, "2x")
+            expand_megatron([chunk], plan, optimizer=optimizer, wrap=wrap, make_optimizer=make_optimizer)
         except coppice.UnsupportedError as error:
             assert "divided over 2 ranks (expert parallel)" in str(error) and "coppice-dcp" in str(error), error
             print("fine")
