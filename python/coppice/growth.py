@@ -18,7 +18,7 @@ from coppice.growth_plan import GrowthPlan
 from coppice.modules import layout_of
 from coppice.modules.site import Packed, Place, Rows, Separate, Site
 from coppice.optimizer import Entry, Joiner, OptimizerStates
-from coppice.ranks import all_or_none, refuse_different_plans
+from coppice.ranks import all_or_none, broadcast, ranks_of, refuse_different_plans
 from coppice.undo import Undo
 from coppice.wrappers import inner_model, refuse_wrapped, reset_compiled
 
@@ -67,7 +67,10 @@ def expand_(
     original experts too (``split``, ``top_k="scale"`` with some routers, optimizer states
     ``share`` and the like) keeps what it changes until the end.
 
-    Ranks: collective over the default process group, if there is one.
+    Ranks: collective over the default process group, if there is one. Experts that Megatron
+    Core divides over ranks (expert parallel) move to where the larger layer has them; each
+    rank then keeps the experts that leave it until the end. What can fail is checked on all
+    ranks before anything moves.
 
     Parameters
     ----------
@@ -219,60 +222,55 @@ class _Expansion:
         sets = [experts for experts in site.experts if isinstance(experts, Separate)]
         if not sets:
             return
-        children = self.grower.children(site.layer)
+        here = _ExpertsHere(self.plan, self.grower.children(site.layer), site)
+        pairs: list[tuple[int, int]] = []
         made: list[list[nn.Parameter]] = []
-        for child, (_, copy) in enumerate(children):
-            made.append([self._new_parameter(joiner, site, each, child) for each in sets] if copy > 0 else [])
-        changed = []
-        for each in sets:
-            changed += self._changed_originals(site, each)
+        fetched = [_Fetched(self.states, site, each, here.needed(self.plan, site.layer)) for each in sets]
+        for child in here.children:
+            kept = here.kept(child)
+            pairs.append((here.template(child), 0 if kept else 1))
+            made.append([] if kept else [self._new_parameter(joiner, site, f, here, child) for f in fetched])
+        changed = [item for f in fetched for item in self._changed_originals(site, f, here)]
         for place, values, states in changed:
             for entry, new in states:
                 self._set_state(undo, entry, new, None)
             undo.set_data(place.tensor, values)
+        for each in sets:
+            for expert in here.leaving():
+                joiner.remove(each.places[expert].tensor)
         assert site.arrange is not None
-        undo.add(site.arrange(children, made))
+        undo.add(site.arrange(pairs, made))
 
-    def _new_parameter(self, joiner: Joiner, site: Site, each: Separate, child: int) -> nn.Parameter:
-        parent, _ = self.grower.children(site.layer)[child]
-        old = each.places[parent].tensor
-        parameter = nn.Parameter(self._child_values(site, each, child, old), requires_grad=old.requires_grad)
+    def _new_parameter(
+        self, joiner: Joiner, site: Site, fetched: _Fetched, here: _ExpertsHere, child: int
+    ) -> nn.Parameter:
+        old = fetched.each.places[here.template(child)].tensor
+        parameter = nn.Parameter(self._child_values(site, fetched, child, old), requires_grad=old.requires_grad)
         parameter.__dict__.update(old.__dict__)
-        joiner.add(old, parameter, self._child_state(site, each, child))
+        joiner.add(old, parameter, self._child_state(site, fetched, old, child))
         return parameter
 
-    def _source(self, each: Separate, key: str | None) -> Callable[[int], Tensor]:
-        """Values of an original expert (its master's, if it has one), or a tensor of its state."""
-
-        def source(expert: int) -> Tensor:
-            tensor = each.places[expert].tensor
-            for entry in self.states.entries(tensor):
-                if (entry.kind == "master") if key is None else (entry.key == key):
-                    return entry.tensor
-            return tensor.detach()
-
-        return source
-
-    def _child_values(self, site: Site, each: Separate, child: int, like: Tensor) -> Tensor:
-        matrices = each.matrices
+    def _child_values(self, site: Site, fetched: _Fetched, child: int, like: Tensor) -> Tensor:
+        matrices = fetched.each.matrices
         out = new_tensor(self.grower.shape_after(like.shape, matrices), like)
-        source = self._source(each, None)
-        if self.grower.copies(site.layer, child, matrices):
-            source = lambda expert: each.places[expert].tensor.detach()  # noqa: E731
+        # Values from the master where there is one; copies keep the bytes of the values.
+        copies = self.grower.copies(site.layer, child, matrices)
+        source = fetched.values if copies else fetched.weights
         self.grower.fill_child(site.layer, child, matrices, source, out)
         return out
 
-    def _child_tensor(self, site: Site, each: Separate, child: int, entry: Entry) -> Tensor:
-        out = new_tensor(self.grower.shape_after(entry.tensor.shape, each.matrices), entry.tensor)
-        masters, states = self._source(each, None), self._source(each, entry.key)
+    def _child_tensor(self, site: Site, fetched: _Fetched, child: int, entry: Entry) -> Tensor:
+        matrices = fetched.each.matrices
+        out = new_tensor(self.grower.shape_after(entry.tensor.shape, matrices), entry.tensor)
         if entry.kind == "master":
-            self.grower.fill_child(site.layer, child, each.matrices, masters, out)
+            self.grower.fill_child(site.layer, child, matrices, fetched.weights, out)
         else:
-            self.grower.fill_moment(site.layer, child, each.matrices, entry.kind, states, masters, out)
+            self.grower.fill_moment(
+                site.layer, child, matrices, entry.kind, fetched.of(entry.key), fetched.weights, out
+            )
         return out
 
-    def _child_state(self, site: Site, each: Separate, child: int) -> dict[str, Any] | None:
-        old = each.places[self.grower.children(site.layer)[child][0]].tensor
+    def _child_state(self, site: Site, fetched: _Fetched, old: Tensor, child: int) -> dict[str, Any] | None:
         found = self.states.group_of(old)
         if found is None or old not in found[0].state:
             return None
@@ -281,7 +279,7 @@ class _Expansion:
         out: dict[str, Any] = {}
         for key, value in before.items():
             if key in entries:
-                out[key] = self._child_tensor(site, each, child, entries[key])
+                out[key] = self._child_tensor(site, fetched, child, entries[key])
             elif key == "step":
                 step = self.plan.step(site.layer, child, int(value))
                 out[key] = torch.full_like(value, step) if isinstance(value, Tensor) else step
@@ -289,18 +287,20 @@ class _Expansion:
                 out[key] = value.clone() if isinstance(value, Tensor) else value
         return out
 
-    def _changed_originals(self, site: Site, each: Separate) -> list[tuple[Place, Tensor, list[tuple[Entry, Tensor]]]]:
-        """Originals whose values or moments the plan changes too, with what they will be."""
+    def _changed_originals(
+        self, site: Site, fetched: _Fetched, here: _ExpertsHere
+    ) -> list[tuple[Place, Tensor, list[tuple[Entry, Tensor]]]]:
+        """Originals that stay, and whose values or moments the plan changes too, with what they will be."""
         out = []
-        for expert, child in enumerate(self.grower.originals_at(site.layer)):
-            place = each.places[expert]
+        for child in filter(here.kept, here.children):
+            place = fetched.each.places[here.template(child)]
             moments_stay = self.plan.copies_moment(site.layer, child)
-            weights_stay = self.grower.copies(site.layer, child, each.matrices)
+            weights_stay = self.grower.copies(site.layer, child, fetched.each.matrices)
             if moments_stay and weights_stay:
                 continue
-            values = place.tensor.data if weights_stay else self._child_values(site, each, child, place.tensor)
+            values = place.tensor.data if weights_stay else self._child_values(site, fetched, child, place.tensor)
             states = [
-                (entry, self._child_tensor(site, each, child, entry))
+                (entry, self._child_tensor(site, fetched, child, entry))
                 for entry in self.states.entries(place.tensor)
                 if not (weights_stay if entry.kind == "master" else moments_stay)
             ]
@@ -330,6 +330,95 @@ class _Expansion:
                 "parameters hold all experts of a layer with one count, which stays: their first updates are longer "
                 "than a new parameter's where beta2 is near 1 (warm the learning rate up)"
             )
+
+
+class _ExpertsHere:
+    """Which experts this rank has before and after: equal parts of a layer, in the order of the ranks."""
+
+    def __init__(self, plan: _core.PlanOfModel, children: list[tuple[int, int]], site: Site) -> None:
+        ranks, rank = ranks_of(site.group)
+        if plan.experts_after % ranks:
+            raise UsageError(
+                f"plan: {plan.experts_after} experts cannot be divided over the {ranks} ranks that share {site.path} "
+                f"(choose a multiple of {ranks})"
+            )
+        before, after = plan.experts_before // ranks, plan.experts_after // ranks
+        self.ranks = ranks
+        self._all, self._after = children, after
+        self.before = range(rank * before, (rank + 1) * before)
+        self.children = range(rank * after, (rank + 1) * after)
+
+    def kept(self, child: int) -> bool:
+        """Whether a child is an original that this rank has already."""
+        parent, copy = self._all[child]
+        return copy == 0 and parent in self.before
+
+    def template(self, child: int) -> int:
+        """The place, among this rank's experts, of the child's parent, or of any expert if it is elsewhere."""
+        parent, _ = self._all[child]
+        return parent - self.before.start if parent in self.before else 0
+
+    def leaving(self) -> list[int]:
+        """The places of originals that another rank will have."""
+        staying = {self._all[child][0] for child in self.children if self._all[child][1] == 0}
+        return [expert - self.before.start for expert in self.before if expert not in staying]
+
+    def needed(self, plan: _core.PlanOfModel, layer: int) -> list[set[int]]:
+        """The originals that each rank computes its children from."""
+        out = []
+        for rank in range(self.ranks):
+            wanted = set()
+            for child in range(rank * self._after, (rank + 1) * self._after):
+                wanted |= {*plan.sources(layer, child), (self._all[child][0] + 1) % plan.experts_before}
+            out.append(wanted)
+        return out
+
+
+class _Fetched:
+    """Parameters and states of original experts: this rank's own, and those that it needs of other ranks."""
+
+    def __init__(self, states: OptimizerStates, site: Site, each: Separate, needed: list[set[int]]) -> None:
+        self.each, self._states = each, states
+        self._first, self._elsewhere = site.first_expert, {}
+        ranks, rank = ranks_of(site.group)
+        if ranks == 1:
+            return
+        kept = len(each.places)
+        keys = ["", *(entry.key for entry in states.entries(each.places[0].tensor))]
+        for expert in range(kept * ranks):
+            owner = expert // kept
+            if not any(expert in wanted for other, wanted in enumerate(needed) if other != owner):
+                continue
+            for key in keys:
+                like = self._own(0, key)
+                tensor = self._own(expert - self._first, key) if owner == rank else torch.empty_like(like)
+                broadcast(tensor, owner, site.group)
+                if expert in needed[rank] and owner != rank:
+                    self._elsewhere[expert, key] = tensor
+
+    def _own(self, place: int, key: str) -> Tensor:
+        tensor = self.each.places[place].tensor
+        if not key:
+            return tensor.detach()
+        return next(entry.tensor for entry in self._states.entries(tensor) if entry.key == key)
+
+    def of(self, key: str) -> Callable[[int], Tensor]:
+        """A tensor of the state by original expert."""
+
+        def source(expert: int) -> Tensor:
+            found = self._elsewhere.get((expert, key))
+            return found if found is not None else self._own(expert - self._first, key)
+
+        return source
+
+    def values(self, expert: int) -> Tensor:
+        """The parameter of an original expert."""
+        return self.of("")(expert)
+
+    def weights(self, expert: int) -> Tensor:
+        """Its master, if it has one."""
+        masters = [e.key for e in self._states.entries(self.each.places[0].tensor) if e.kind == "master"]
+        return self.of(masters[0] if masters else "")(expert)
 
 
 def _taken(tensor: Tensor, where: list[int], shape: torch.Size) -> Tensor:

@@ -146,6 +146,7 @@ class Joiner:
         self._states = states
         self._undo = undo
         self._new: dict[int, tuple[dict[str, Any], list[nn.Parameter]]] = {}
+        self._gone: list[Tensor] = []
 
     def add(self, parent: Tensor, parameter: nn.Parameter, state: dict[str, Any] | None) -> None:
         """`state` is the new parameter's; None if its parent has none yet."""
@@ -157,11 +158,23 @@ class Joiner:
         if state is not None:
             self._undo.set_item(optimizer.state, parameter, state)
 
+    def remove(self, parameter: Tensor) -> None:
+        """Another rank has the expert from now on."""
+        found = self._states.group_of(parameter)
+        if found is None:
+            return
+        optimizer, group = found
+        self._new.setdefault(id(group), (group, []))
+        self._gone.append(parameter)
+        if parameter in optimizer.state:
+            self._undo.delete_item(optimizer.state, parameter)
+
     def join(self, model: nn.Module) -> None:
         """Add them; a group that was in the model's order stays so."""
+        gone = {id(parameter) for parameter in self._gone}
         place = {id(p): i for i, p in enumerate(model.parameters())}
         for group, new in self._new.values():
-            before = list(group["params"])
+            before = [p for p in group["params"] if id(p) not in gone]
             order = [place.get(id(p), -1) for p in before]
             after = before + new
             if -1 not in order and order == sorted(order):

@@ -64,3 +64,19 @@ def refuse_different_plans(plan: str) -> None:
         )
 
 
+
+
+def ranks_of(group: Any) -> tuple[int, int]:
+    """Number of ranks of a group, and this rank's place; None is a group of one."""
+    return (1, 0) if group is None else (group.size(), group.rank())
+
+
+def broadcast(tensor: Any, owner: int, group: Any) -> None:
+    """Give all ranks of a group the tensor of the rank with this place in it."""
+    import torch.distributed as dist
+
+    device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
+    moved = tensor.to(device).contiguous()
+    dist.broadcast(moved, dist.get_global_rank(group, owner), group=group)
+    if moved is not tensor:
+        tensor.copy_(moved)

@@ -45,6 +45,11 @@ class Undo:
             self.add(lambda: owner.pop(key, None))
         owner[key] = value
 
+    def delete_item(self, owner: dict, key: object) -> None:
+        """``del owner[key]``."""
+        before = owner.pop(key)
+        self.add(lambda: owner.__setitem__(key, before))
+
     def set_data(self, tensor: Tensor, value: Tensor, before: Callable[[], Tensor] | None = None) -> None:
         """Give a parameter or buffer other values, of another shape; it stays the same object.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from coppice.errors import UnsupportedError
 from coppice.modules.expert_lists import arrange_experts, arrange_numbered
 from coppice.modules.site import Arrange, Matrices, Number, Packed, Place, Rows, Separate, Site
+from coppice.ranks import ranks_of
 
 _BUFFERS = {
     "expert_bias": "selection_bias",
@@ -61,32 +62,36 @@ class MegatronLayout:
                 'top_k="scale" and split: Megatron Core keeps top-K and the width of experts in many places '
                 "(plan without them)"
             )
-        before, after = plan.experts_before, plan.experts_after
+        whole = (plan.experts_before, plan.experts_after)
+        ranks, rank = ranks_of(sites[0].group)
+        here = (whole[0] // ranks, whole[1] // ranks)
+        indices = tuple(list(range(rank * count, (rank + 1) * count)) for count in here)
         owners: dict[int, Any] = {}
         for module in model.modules():
-            owners[id(module)] = module
-            config = getattr(module, "config", None)
-            owners[id(config)] = config
-            dispatcher = getattr(module, "token_dispatcher", None)
-            owners[id(dispatcher)] = dispatcher
+            for owner in (module, getattr(module, "config", None), getattr(module, "token_dispatcher", None)):
+                owners[id(owner)] = owner
         out = []
         for owner in owners.values():
-            for name in ("num_moe_experts", "num_experts", "num_local_experts", "num_gemms"):
-                if type(getattr(owner, name, None)) is int and getattr(owner, name) == before:
+            for name, (before, after) in _numbers(whole, here, indices).items():
+                if type(getattr(owner, name, None)) is type(before) and getattr(owner, name) == before:
                     out.append(Number(owner, name, before, after))
-            if getattr(owner, "local_expert_indices", None) == list(range(before)):
-                out.append(Number(owner, "local_expert_indices", list(range(before)), list(range(after))))
-            out += _chunk_orders(owner, after)
+            out += _chunk_orders(owner, whole[1], here[1])
         return out
 
 
-def _chunk_orders(dispatcher: Any, experts: int) -> Iterator[Number]:
+def _numbers(whole: Any, here: Any, indices: Any) -> dict[str, tuple[Any, Any]]:
+    """Names of numbers, and their values before and after."""
+    out = {"num_moe_experts": whole, "num_experts": whole, "num_local_experts": here, "num_gemms": here}
+    return out | {"local_expert_indices": indices}
+
+
+def _chunk_orders(dispatcher: Any, experts: int, local: int) -> Iterator[Number]:
     """The all-to-all dispatcher's tables of which chunk of tokens goes where."""
     for name in ("sort_input_by_local_experts", "restore_output_by_local_experts"):
         before = getattr(dispatcher, name, None)
         if isinstance(before, Tensor):
             chunks = torch.arange(experts * dispatcher.tp_size, device=before.device)
-            by_expert = (-1, experts) if name.startswith("sort") else (experts, -1)
+            by_expert = (-1, local) if name.startswith("sort") else (local, -1)
             yield Number(dispatcher, name, before, chunks.reshape(*by_expert).T.ravel())
 
 
@@ -119,16 +124,28 @@ def _site(path: str, moe: nn.Module) -> Site:
     for name, role in _BUFFERS.items():
         if isinstance(getattr(router, name, None), Tensor):
             rows.append(Rows(Place(router, name, f"{where}.{name}"), role))
-    return Site(path, moe.layer_number - 1, experts, rows, router, _read_routing, arrange)
+    group = moe.ep_group if moe.ep_group is not None and moe.ep_group.size() > 1 else None
+    return Site(
+        path,
+        moe.layer_number - 1,
+        experts,
+        rows,
+        router,
+        _read_routing,
+        arrange,
+        first_expert=moe.local_expert_indices[0],
+        group=group,
+        data_group=getattr(moe.experts, "dp_group", None),
+    )
 
 
 def _refuse_divided(path: str, moe: Any) -> None:
-    for name, group in (("expert", moe.ep_group), ("expert tensor", getattr(moe.experts, "tp_group", None))):
-        if group is not None and group.size() > 1:
-            raise UnsupportedError(
-                f"{path}: its experts are divided over {group.size()} ranks ({name} parallel); in memory they grow only "
-                "where each rank has them whole (save a distributed checkpoint, expand it with coppice-dcp, and load it)"
-            )
+    group = getattr(moe.experts, "tp_group", None)
+    if group is not None and group.size() > 1:
+        raise UnsupportedError(
+            f"{path}: each of its matrices is divided over {group.size()} ranks (expert tensor parallel); in memory they "
+            "grow only where a rank has them whole (save a distributed checkpoint, expand it with coppice-dcp, and load it)"
+        )
 
 
 def _experts(path: str, moe: Any) -> tuple[list[Packed | Separate], Arrange]:
