@@ -18,7 +18,7 @@ from coppice.growth_plan import GrowthPlan
 from coppice.modules import layout_of
 from coppice.modules.site import Packed, Place, Rows, Separate, Site
 from coppice.optimizer import Entry, Joiner, OptimizerStates
-from coppice.ranks import all_or_none, broadcast, ranks_of, refuse_different_plans
+from coppice.ranks import all_or_none, broadcast, ranks_of, refuse_different_plans, union_over_ranks
 from coppice.undo import Undo
 from coppice.wrappers import inner_model, refuse_wrapped, reset_compiled
 
@@ -122,11 +122,11 @@ class _Expansion:
     """All checks, then the change."""
 
     def __init__(self, model: nn.Module, plan: GrowthPlan, optimizer: Any, allow_regroup: bool) -> None:
-        if not isinstance(plan, GrowthPlan):
-            raise UsageError(f"plan: a {type(plan).__name__}; wanted what coppice.plan or GrowthPlan.load returns")
         self.notes: list[str] = []
 
         def prepare() -> None:
+            if not isinstance(plan, GrowthPlan):
+                raise UsageError(f"plan: a {type(plan).__name__}; wanted what coppice.plan or GrowthPlan.load returns")
             refuse_wrapped(model)
             layout = layout_of(model)
             self.plan = _core.PlanOfModel(plan.to_json(), layout.description(model), allow_regroup)
@@ -384,7 +384,8 @@ class _Fetched:
         if ranks == 1:
             return
         kept = len(each.places)
-        keys = ["", *(entry.key for entry in states.entries(each.places[0].tensor))]
+        own = {entry.key for place in each.places for entry in states.entries(place.tensor)}
+        keys = ["", *union_over_ranks(own, site.group)]
         for expert in range(kept * ranks):
             owner = expert // kept
             if not any(expert in wanted for other, wanted in enumerate(needed) if other != owner):
@@ -400,7 +401,10 @@ class _Fetched:
         tensor = self.each.places[place].tensor
         if not key:
             return tensor.detach()
-        return next(entry.tensor for entry in self._states.entries(tensor) if entry.key == key)
+        for entry in self._states.entries(tensor):
+            if entry.key == key:
+                return entry.tensor
+        return torch.zeros_like(tensor)  # no token has reached this expert yet
 
     def of(self, key: str) -> Callable[[int], Tensor]:
         """A tensor of the state by original expert."""

@@ -80,3 +80,12 @@ def broadcast(tensor: Any, owner: int, group: Any) -> None:
     dist.broadcast(moved, dist.get_global_rank(group, owner), group=group)
     if moved is not tensor:
         tensor.copy_(moved)
+
+
+def union_over_ranks(names: set[str], group: Any) -> list[str]:
+    """The names that any rank of a group has, in the same order on all."""
+    import torch.distributed as dist
+
+    everywhere: list[set[str]] = [set()] * group.size()
+    dist.all_gather_object(everywhere, names, group=group)
+    return sorted(set().union(*everywhere))

@@ -52,7 +52,8 @@ def watch(
     passes : int or None
         Backward passes of one batch (gradient accumulation). With None the body calls
         ``scores.end_batch()`` behind each batch. Parameters with a `main_grad`, as
-        Megatron Core's have, are read there; those need None.
+        Megatron Core's have, are read there; those need None. So does reentrant activation
+        checkpointing, which runs a backward pass of its own for each part.
     gradients : str
         ``local`` if each rank has the gradient of its own tokens, ``reduced`` if what is
         read has been averaged over ranks before ``end_batch()``.

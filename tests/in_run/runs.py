@@ -26,7 +26,9 @@ def model_of(name, dtype=torch.float32):
     """A tiny random model; the same each time."""
     family = FAMILIES[name]
     torch.manual_seed(0)
-    model = getattr(transformers, family.auto).from_config(family_models.configuration(family), dtype=dtype)
+    kind = getattr(transformers, family.auto)
+    make = kind.from_config if hasattr(kind, "from_config") else kind._from_config  # an Auto class, or the class itself
+    model = make(family_models.configuration(family), dtype=dtype)
     family_models.randomise(model)
     return model
 
