@@ -1,10 +1,13 @@
 """The functions of the package: the same bytes and numbers as the commands, errors by kind, progress, Ctrl-C."""
 
 import json
+import pathlib
+import re
 import subprocess
 
 import pytest
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 HEAD = "import coppice, json, os, pathlib, signal, sys\nfolder, models = map(pathlib.Path, sys.argv[1:3])\n"
 
 
@@ -119,6 +122,14 @@ assert coppice.verify(models / "tiny", folder / "out", check=False).problems
     )
 
 
+def test_the_page_can_be_followed(environment, models, tmp_path):
+    """The Python of docs/python.md, as it stands there."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (REPOSITORY / "docs/python.md").read_text(), re.S | re.M)
+    assert blocks
+    (tmp_path / "MODEL").symlink_to(models / "tiny")
+    assert "(4, 8) False Not exact: " in environment.python("\n".join(blocks), cwd=tmp_path)
+
+
 STOPPED = (
     HEAD
     + """
@@ -212,7 +223,7 @@ assert noted[0]["desc"] == "expand" and noted[0]["unit"] == "B" and noted[-1] ==
 
 def test_options_and_types_are_those_of_the_tables(environment):
     """The stub that is checked in, the signatures and the docstrings."""
-    tool = subprocess.run([environment.bin / "python", "tools/write_stubs", "--check"], capture_output=True, text=True, env=environment.variables)
+    tool = subprocess.run([environment.bin / "python", REPOSITORY / "tools/write_stubs", "--check"], capture_output=True, text=True, env=environment.variables)
     assert tool.returncode == 0, tool.stderr
     environment.python("""
 import inspect, coppice

@@ -1,5 +1,6 @@
 """The command line in the wheel: the core program, on a machine that has nothing else."""
 
+import re
 import signal
 import subprocess
 import time
@@ -37,6 +38,14 @@ def test_it_gets_the_signals(environment, models, tmp_path, sent):
         running.send_signal(sent)
         assert running.wait(60) == 128 + sent, running.stderr.read()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_licences_of_what_it_brings_are_there(environment):
+    """Each library that auditwheel put beside the package, and what is compiled in."""
+    package = next(environment.bin.parent.glob("lib/python3*/site-packages/coppice"))
+    licences = {path.stem.removeprefix("lib").removesuffix("-dev") for path in (package / "licences").glob("*.txt") if path.stat().st_size > 500}
+    brought = {re.sub(r"(_train)?-\w+\.so.*", "", path.name).removeprefix("lib").replace("crypto", "ssl") for path in (package.parent / "coppice.libs").iterdir()}
+    assert brought and brought | {"nanobind", "plotly", "eigen3", "cli11", "rapidjson"} <= licences, (brought, licences)
 
 
 def test_it_finds_the_tokenizers_of_its_own_python(environment):
