@@ -23,7 +23,8 @@ _PATTERNS = (
 SINGLE = re.compile(_MEGATRON + r"experts\.experts\.\d+\.linear_fc")
 # Flat pieces of the distributed optimizer's buckets, which have no parameters' shapes.
 BUCKETS = re.compile(r"gbuf_idx|bucket_idx|\.bucket")
-# What Megatron keeps of each expert's linear layers that is no tensor: "..._extra_state/shard_0.3_2.4" is of layer 0 of 2 and expert 3 of 4.
+# What Megatron keeps of each expert's linear layers that is no tensor: "..._extra_state/shard_0.3_2.4" is of layer 0
+# of 2 and expert 3 of 4.
 _EXTRA = re.compile(_MEGATRON + r"experts\.experts\.linear_fc[12]\._extra_state/shard_(?P<at>[\d.]+)_(?P<of>[\d.]+)$")
 _KINDS = KINDS | {"fp32_param": "master", "param": "master"}
 

@@ -346,7 +346,8 @@ class _Writer(SavePlanner):
             return self._layer(key, name, name.layer, 0)[_window(offsets, sizes)].contiguous()
         layers = range(offsets[0], offsets[0] + sizes[0])
         inner = _window(offsets[1:], sizes[1:])
-        return torch.stack([self._layer(key, name, layer, layer, range(offsets[1], offsets[1] + sizes[1]))[inner] for layer in layers])
+        children = range(offsets[1], offsets[1] + sizes[1])
+        return torch.stack([self._layer(key, name, layer, layer, children)[inner] for layer in layers])
 
     def _layer(self, key: str, name: ExpertName, layer: int, at: int, children: range | None = None) -> Tensor:
         """A tensor of one layer after the expansion; of others than `children` it has no values."""

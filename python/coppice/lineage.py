@@ -159,7 +159,8 @@ class _Lineages:
         if bias_N is not None:
             bias = bias_N[index]
             tied &= bias == bias.gather(2, best)
-        turn = _hash(torch.arange(len(z_TN), device=z_TN.device), self.layer, self.seed).view(-1, 1, 1) % tied.sum(2, keepdim=True)
+        position = torch.arange(len(z_TN), device=z_TN.device)
+        turn = _hash(position, self.layer, self.seed).view(-1, 1, 1) % tied.sum(2, keepdim=True)
         mine = tied & (tied.cumsum(2) == turn + 1)
         return index.gather(2, mine.int().argmax(2, keepdim=True)).squeeze(2)
 
@@ -175,7 +176,9 @@ def _bias(site: Site) -> Tensor | None:
     return next((rows.place.tensor.detach().reshape(-1) for rows in site.rows if rows.role == "selection_bias"), None)
 
 
-def _mixed(routing: LineageRouting, layer: int, ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _mixed(
+    routing: LineageRouting, layer: int, ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     """Tokens of the share get our choice and gates, the others those of the model's own code."""
     mask = routing.chosen_tokens(len(ours[0]), layer, ours[0].device).unsqueeze(1)
     return torch.where(mask, ours[0], theirs[0]), torch.where(mask, ours[1].to(theirs[1].dtype), theirs[1])
@@ -186,7 +189,9 @@ def _transformers_hook(routing: LineageRouting, site: Site, lineages: _Lineages)
 
     def hook(router: nn.Module, inputs: Any, output: Any) -> Any:
         if not (isinstance(output, tuple) and len(output) == 3 and output[1].shape == output[2].shape):
-            raise UnsupportedError(f"{site.path}: its router does not return logits, gates and choices (leave lineage_unique out)")
+            raise UnsupportedError(
+                f"{site.path}: its router does not return logits, gates and choices (leave lineage_unique out)"
+            )
         logits, gates, chosen = output
         ours = lineages.route(logits, _bias(site), chosen.shape[1])
         chosen, gates = _mixed(routing, site.layer, ours, (chosen, gates))
@@ -203,7 +208,8 @@ def _titan_hook(routing: LineageRouting, site: Site, lineages: _Lineages) -> Any
         logits = router.gate(x).flatten(0, -2)
         gates, chosen, third = output
         child, gate = lineages.route(logits, _bias(site), chosen.shape[-1])
-        child, gate = _mixed(routing, site.layer, (child, gate * router.route_scale), (chosen.flatten(0, -2), gates.flatten(0, -2)))
+        theirs = (chosen.flatten(0, -2), gates.flatten(0, -2))
+        child, gate = _mixed(routing, site.layer, (child, gate * router.route_scale), theirs)
         if third.dim() == 1:
             third = torch.bincount(child.flatten(), minlength=len(third)).to(third.dtype)
         return gate.view_as(gates), child.view_as(chosen), third
