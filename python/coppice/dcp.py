@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as torch_dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -446,16 +447,15 @@ def expand_checkpoint(
         unfinished.rename(target)
     except OSError as error:
         raise IoError(f"{target}: cannot be written: {error}") from error
-    except Exception as error:
+    except CheckpointException as error:
         raise _cause(error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _cause(error: Exception) -> BaseException:
+def _cause(error: CheckpointException) -> BaseException:
     """What stopped torch's writer, which wraps it."""
-    for failure in getattr(error, "failures", {}).values():
-        inner = failure[0] if isinstance(failure, tuple) else failure
+    for inner, _ in error.failures.values():
         if isinstance(inner, Error):
             return inner
         if isinstance(inner, OSError):
