@@ -136,6 +136,10 @@ class CommandLine {
       throw Error(ErrorCode::kUsage,
                   cat(name, ": found a list of ", value.texts().size(), " values; wanted one value"));
     for (const std::string& text : value.texts()) {
+      if (text.empty() && !option.positional)
+        throw Error(ErrorCode::kUsage, cat(name, ": found an empty text; wanted a value (", option.type, ")"));
+      if (text.find('\0') != std::string::npos)
+        throw Error(ErrorCode::kUsage, cat(name, ": found a text with a NUL character; wanted one without"));
       if (option.positional) {
         operands.push_back(text);
       } else {

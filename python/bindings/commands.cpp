@@ -12,6 +12,7 @@
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "python/bindings/bindings.h"
+#include "python/bindings/text.h"
 #include "python/bindings/watched.h"
 
 namespace coppice::python {
@@ -24,13 +25,13 @@ api::Value value_of(const std::string& name, nb::handle value) {
   if (nb::isinstance<nb::bool_>(value)) return nb::cast<bool>(value);
   if (nb::isinstance<nb::int_>(value) || nb::isinstance<nb::float_>(value))
     return nb::cast<std::string>(nb::str(value));
-  if (nb::isinstance<nb::str>(value)) return nb::cast<std::string>(value);
+  if (nb::isinstance<nb::str>(value)) return encoded(value);
   if (!nb::isinstance<nb::list>(value)) {
     throw Error(ErrorCode::kUsage, cat(name, ": found a value of type ", nb::cast<std::string>(nb::str(value.type())),
                                        "; wanted text, a path, a number, or a list of them"));
   }
   std::vector<std::string> texts;
-  for (const nb::handle item : nb::cast<nb::list>(value)) texts.push_back(nb::cast<std::string>(nb::str(item)));
+  for (const nb::handle item : nb::cast<nb::list>(value)) texts.push_back(encoded(nb::str(item)));
   return texts;
 }
 
@@ -45,7 +46,7 @@ auto call(const std::string& command, const Row& options, const nb::object& on_p
   }
   api::Outcome outcome;
   run_watched([&] { outcome = api::call(command, settings, '_'); }, on_progress, on_log);
-  return std::tuple{outcome.ok, outcome.json.dump(), outcome.text};
+  return std::tuple{outcome.ok, decoded(outcome.json.dump()), decoded(outcome.text)};
 }
 
 nb::typed<nb::list, Row> options(const std::string& command) {

@@ -6,6 +6,7 @@
 
 #include "coppice/base/error.h"
 #include "python/bindings/bindings.h"
+#include "python/bindings/text.h"
 
 namespace coppice::python {
 namespace {
@@ -31,7 +32,7 @@ const char* class_of(ErrorCode code) {
 
 void set_python_error(const Error& error) {
   const nb::object type = nb::module_::import_("coppice.errors").attr(class_of(error.code));
-  PyErr_SetObject(type.ptr(), nb::str(error.what()).ptr());
+  PyErr_SetObject(type.ptr(), decoded(error.what()).ptr());
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "coppice/base/interrupt.h"
 #include "coppice/base/log.h"
 #include "coppice/base/progress.h"
+#include "python/bindings/text.h"
 
 namespace coppice::python {
 namespace {
@@ -56,11 +57,10 @@ class Mailbox {
     const auto lines = std::exchange(lines_, {});
     const auto step = std::exchange(steps_, {});
     lock.unlock();
-    for (const auto& [is_warning, message] : lines) on_log(is_warning, nb::str(message.data(), message.size()));
+    for (const auto& [is_warning, message] : lines) on_log(is_warning, decoded(message));
     if (!step || on_progress.is_none()) return;
     const std::string_view unit = unit_text(step->unit);
-    on_progress(nb::str(step->label.data(), step->label.size()), step->done, step->total,
-                nb::str(unit.data(), unit.size()), step->last);
+    on_progress(decoded(step->label), step->done, step->total, decoded(unit), step->last);
   }
 
  private:

@@ -76,6 +76,8 @@ def test_a_dry_run_writes_nothing_and_has_the_plan(environment, models, tmp_path
         ("verify(tiny, tiny, function='tokens')", "UnsupportedError NotImplementedError", ["core build"]),
         ("cost(tiny, measure=True)", "UnsupportedError NotImplementedError", ["core build"]),
         ("verify(tiny, dense)", "Error", []),
+        ("expand(tiny, out, scores='')", "UsageError ValueError", ["scores: found an empty text; wanted a value (path)"]),
+        ("expand(tiny, 'a\\0b')", "UsageError ValueError", ["out: found a text with a NUL character"]),
         ("inspect([tiny, dense])", "UsageError ValueError", ["model: found a list of 2 values"]),
     ],
 )
@@ -99,6 +101,24 @@ except coppice.Error as error:
     assert set(classes.split()) <= set(found.split()), shown
     assert not [text for text in says if text not in message], message
     assert not (tmp_path / "out").exists()
+
+
+def test_names_of_files_need_not_be_utf8(environment, models, tmp_path):
+    environment.python(
+        HEAD
+        + """
+out = os.fsdecode(os.fsencode(folder) + b"/\\xff")
+done = coppice.expand(models / "tiny", out)
+assert str(done.out) == out and os.path.isdir(out), done
+try:
+    coppice.expand(models / "tiny", out)
+    sys.exit("it was written twice")
+except coppice.UsageError as error:
+    assert "exists already" in str(error)
+""",
+        tmp_path,
+        models,
+    )
 
 
 def test_a_failed_check_raises_with_all_that_was_found(environment, models, tmp_path):
