@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from coppice.errors import NotFoundError, UsageError
+from coppice.errors import FormatError, NotFoundError, UsageError
 
 
 def describe(model: Any) -> str:
@@ -18,8 +18,8 @@ def describe(model: Any) -> str:
     ------
     UsageError
         It is none of these.
-    NotFoundError, UnsupportedError
-        There is no such file; no layout knows the modules.
+    NotFoundError, FormatError, UnsupportedError
+        There is no such file; it is no JSON; no layout knows the modules.
     """
     if isinstance(model, str | os.PathLike):
         return _of_config(_read_config(pathlib.Path(model)))
@@ -57,3 +57,5 @@ def _read_config(path: pathlib.Path) -> Mapping[str, Any]:
         return json.loads(file.read_text())
     except OSError as error:
         raise NotFoundError(f"{file}: {error.strerror} (give a directory with a config.json, or its path)") from error
+    except ValueError as error:
+        raise FormatError(f"{file}: is no JSON: {error} (give a config.json)") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from coppice import _core
 from coppice.describe import describe
+from coppice.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from coppice.watching import Scores
@@ -174,5 +175,10 @@ def _scores_text(scores: Any) -> str | None:
     if isinstance(scores, Mapping):
         return json.dumps(scores)
     if isinstance(scores, str | os.PathLike):
-        return pathlib.Path(scores).read_text()
+        try:
+            return pathlib.Path(scores).read_text()
+        except OSError as error:
+            raise NotFoundError(f"{os.fspath(scores)}: {error.strerror} (give a scores.json)") from error
+    if not hasattr(scores, "to_json"):
+        raise UsageError(f"scores: a {type(scores).__name__}; wanted what coppice.watch measured, or a scores.json")
     return scores.to_json()

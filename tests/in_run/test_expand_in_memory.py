@@ -344,3 +344,7 @@ def test_plan_refuses_what_it_does_not_know():
         coppice.plan(3)
     with pytest.raises(coppice.NotFoundError, match="no/such"):
         coppice.plan("no/such/place")
+    with pytest.raises(coppice.NotFoundError, match="no/scores.json"):
+        coppice.plan(model, "2x", scores="no/scores.json")
+    with pytest.raises(coppice.UsageError, match="scores: a float; wanted"):
+        coppice.plan(model, "2x", scores=0.5)
