@@ -50,7 +50,7 @@ lint:
 	tools/lint
 
 format:
-	git ls-files 'coppice/*.h' 'coppice/*.cpp' 'coppice/*.cu' 'tests/*.cpp' 'bench/*.cpp' 'fuzz/*.cpp' | xargs clang-format-19 -i
+	git ls-files 'coppice/*.h' 'coppice/*.cpp' 'coppice/*.cu' 'tests/*.cpp' 'bench/*.cpp' 'fuzz/*.cpp' 'python/*.h' 'python/*.cpp' 'examples/*.cpp' | xargs clang-format-19 -i
 
 tsan:
 	$(call configure_and_build,tsan,full)

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <string_view>
@@ -12,7 +13,8 @@
 namespace coppice {
 namespace {
 
-volatile std::sig_atomic_t arrived = 0;
+std::atomic<int> arrived = 0;
+static_assert(std::atomic<int>::is_always_lock_free);  // a signal handler may write it
 
 extern "C" void remember_signal(int signal) {
   if (arrived != 0) std::_Exit(128 + signal);
@@ -49,6 +51,10 @@ void catch_interrupts() {
 }
 
 int interrupt_signal() { return arrived; }
+
+void request_interrupt() { arrived = SIGINT; }
+
+void clear_interrupt() { arrived = 0; }
 
 void check_interrupt() {
   if (arrived != 0) throw Error(ErrorCode::kInterrupted, "stopped by a signal; no output file is incomplete");

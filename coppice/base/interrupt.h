@@ -10,6 +10,12 @@ void catch_interrupts();
 /// The signal that arrived (SIGINT or SIGTERM), or 0.
 int interrupt_signal();
 
+/// As if the signal SIGINT had arrived, for a program that handles its signals itself. Threads: any.
+void request_interrupt();
+
+/// Forgets the signal that arrived, so that the next piece of work can begin.
+void clear_interrupt();
+
 /// Throws if a signal has arrived. Long loops call it at points where no work is half done.
 ///
 /// Throws   Error{kInterrupted} if a signal has arrived.

@@ -19,11 +19,15 @@ using std::chrono::milliseconds;
 
 constexpr auto kSilence = milliseconds(1000);
 constexpr auto kTerminalPause = milliseconds(100);
+constexpr auto kSinkPause = milliseconds(50);
 constexpr auto kLinePause = milliseconds(10000);
 
 std::atomic<bool> enabled = false;
 std::atomic<int> bars_alive = 0;
 bool bar_on_line = false;  // guarded by stderr_mutex()
+
+std::mutex sink_mutex;
+ProgressSink sink;  // guarded by sink_mutex
 
 bool on_terminal() {
   static const bool answer = ::isatty(STDERR_FILENO) == 1;
@@ -41,14 +45,8 @@ std::string amount_text(double amount, ProgressUnit unit) {
   return amount < 1e6 ? number_text(std::floor(amount), 6) : count_text(amount);
 }
 
-std::string_view unit_name(ProgressUnit unit) {
-  switch (unit) {
-    case ProgressUnit::kBytes: return "";
-    case ProgressUnit::kItems: return " items";
-    case ProgressUnit::kSteps: return " steps";
-    case ProgressUnit::kTokens: break;
-  }
-  return " tokens";
+std::string unit_name(ProgressUnit unit) {
+  return unit == ProgressUnit::kBytes ? std::string() : cat(" ", unit_text(unit));
 }
 
 std::string rate_text(double per_second, ProgressUnit unit) {
@@ -64,6 +62,16 @@ std::string bar_text(double share) {
 }
 
 }  // namespace
+
+std::string_view unit_text(ProgressUnit unit) {
+  switch (unit) {
+    case ProgressUnit::kBytes: return "bytes";
+    case ProgressUnit::kItems: return "items";
+    case ProgressUnit::kSteps: return "steps";
+    case ProgressUnit::kTokens: break;
+  }
+  return "tokens";
+}
 
 std::mutex& detail::stderr_mutex() {
   static std::mutex mutex;
@@ -102,6 +110,11 @@ std::string detail::progress_text(const ProgressView& view) {
 
 void enable_progress(bool on) { enabled = on; }
 
+void set_progress_sink(ProgressSink new_sink) {
+  const std::lock_guard lock(sink_mutex);
+  sink = std::move(new_sink);
+}
+
 Progress::Progress(std::string label, uint64_t total, ProgressUnit unit)
     : label_(std::move(label)),
       total_(total),
@@ -113,14 +126,20 @@ Progress::Progress(std::string label, uint64_t total, ProgressUnit unit)
 Progress::~Progress() {
   const std::lock_guard lock(mutex_);
   if (shown_) draw(true);
+  if (outermost_) (void)tell(true);
   --bars_alive;
 }
 
 void Progress::advance(uint64_t amount) {
   const std::lock_guard lock(mutex_);
   done_ += amount;
-  if (!enabled || !outermost_) return;
+  if (!outermost_) return;
   const auto now = Clock::now();
+  if (now - drawn_ >= kSinkPause && tell(false)) {
+    drawn_ = now;
+    return;
+  }
+  if (!enabled) return;
   const auto pause = on_terminal() ? kTerminalPause : kLinePause;
   if (now - start_ < kSilence || now - drawn_ < pause) return;
   drawn_ = now;
@@ -132,16 +151,29 @@ void Progress::note(std::string text) {
   note_ = std::move(text);
 }
 
+ProgressView Progress::view(bool last) const {
+  return {.label = label_,
+          .note = note_,
+          .done = done_,
+          .total = total_,
+          .unit = unit_,
+          .seconds = std::chrono::duration<double>(Clock::now() - start_).count(),
+          .last = last};
+}
+
+bool Progress::tell(bool last) {
+  const std::lock_guard lock(sink_mutex);
+  if (sink) sink(view(last));
+  return static_cast<bool>(sink);
+}
+
 void Progress::draw(bool last) {
-  const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
-  std::string line = detail::progress_text({.label = shown(label_),
-                                            .note = shown(note_),
-                                            .done = done_,
-                                            .total = total_,
-                                            .unit = unit_,
-                                            .seconds = seconds,
-                                            .bar = on_terminal(),
-                                            .last = last});
+  const std::string label = shown(label_), note = shown(note_);
+  ProgressView what = view(last);
+  what.label = label;
+  what.note = note;
+  what.bar = on_terminal();
+  std::string line = detail::progress_text(what);
   const std::lock_guard lock(detail::stderr_mutex());
   if (on_terminal()) {
     if (line.size() >= terminal_width()) line.resize(terminal_width() - 1);

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -9,6 +10,19 @@
 namespace coppice {
 
 enum class ProgressUnit { kBytes, kItems, kSteps, kTokens };
+
+/// How far a piece of work has come.
+struct ProgressView {
+  std::string_view label, note;
+  uint64_t done = 0, total = 0;  ///< total 0: unknown
+  ProgressUnit unit = ProgressUnit::kItems;
+  double seconds = 0;
+  bool bar = false;   ///< draw one
+  bool last = false;  ///< the work has ended: show the time taken instead of the time left
+};
+
+/// The unit of a progress: "bytes", "items", "steps" or "tokens".
+std::string_view unit_text(ProgressUnit unit);
 
 /// A progress bar on stderr with rate and time left: redrawn in place on a terminal, otherwise a plain line every ten
 /// seconds. Nothing is shown for work that ends within a second, or while an earlier bar exists, because the bar of the
@@ -28,6 +42,8 @@ class Progress {
 
  private:
   void draw(bool last);
+  ProgressView view(bool last) const;
+  bool tell(bool last);
 
   std::mutex mutex_;
   std::string label_;
@@ -43,6 +59,13 @@ class Progress {
 
 void enable_progress(bool on);
 
+/// Receives progress in place of stderr, from any thread, one call at a time: at most twenty times a second, and once
+/// when the work ends. It must not throw.
+using ProgressSink = std::function<void(const ProgressView&)>;
+
+/// Replaces the sink; an empty one takes it away.
+void set_progress_sink(ProgressSink sink);
+
 namespace detail {
 
 /// Locked while the log sink or a progress bar writes to stderr.
@@ -52,15 +75,6 @@ std::mutex& stderr_mutex();
 /// redrawn at its next update. The caller holds stderr_mutex().
 void wipe_bar();
 
-/// The contents of a progress line.
-struct ProgressView {
-  std::string_view label, note;
-  uint64_t done = 0, total = 0;  ///< total 0: unknown
-  ProgressUnit unit = ProgressUnit::kItems;
-  double seconds = 0;
-  bool bar = false;   ///< draw one
-  bool last = false;  ///< the work has ended: show the time taken instead of the time left
-};
 std::string progress_text(const ProgressView& view);
 
 }  // namespace detail

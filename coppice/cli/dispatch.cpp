@@ -4,12 +4,12 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
+#include <exception>
 #include <iostream>
-#include <new>
 #include <string>
 #include <vector>
 
+#include "coppice/api/error_of.h"
 #include "coppice/base/error.h"
 #include "coppice/base/text.h"
 #include "coppice/base/version.h"
@@ -51,16 +51,6 @@ const Command& command_of(std::string_view name) {
               cat("'", name, "': is not a command", suggestion(name, names), " (see `coppice --help`)"));
 }
 
-// libtorch appends the place of the exception and a stack trace to its messages.
-int report_foreign(std::string message) {
-  message.resize(std::min(message.size(), message.find("\nException raised from ")));
-  std::ranges::replace(message, '\n', ' ');
-  for (const std::string_view memory : {"can't allocate memory", "out of memory"}) {
-    if (message.find(memory) != std::string::npos) return report(ErrorCode::kIo, message);
-  }
-  return report(ErrorCode::kInternal, cat(message, " (a bug in coppice, please report it)"));
-}
-
 int dispatch(std::span<const std::string_view> args) {
   if (args.empty()) throw Error(ErrorCode::kUsage, "a command is missing (see `coppice --help`)");
   if (args[0] == "--help" || args[0] == "--version") {
@@ -82,14 +72,9 @@ int run_command(std::span<const std::string_view> args) {
     return dispatch(args);
   } catch (const HelpShown&) {
     return 0;
-  } catch (const Error& e) {
-    return report(e.code, e.what());
-  } catch (const std::bad_alloc&) {
-    return report(ErrorCode::kIo, "out of memory (use fewer threads or a machine with more)");
-  } catch (const std::filesystem::filesystem_error& e) {
-    return report(ErrorCode::kIo, cat(e.path1(), ": ", e.code().message()));
-  } catch (const std::exception& e) {
-    return report_foreign(e.what());
+  } catch (...) {
+    const Error error = api::error_of(std::current_exception());
+    return report(error.code, error.what());
   }
 }
 

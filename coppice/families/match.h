@@ -53,6 +53,9 @@ std::string tensor_name(const ModelConfig& config, Role role, int64_t layer = -1
 ///          shape than the configuration says.
 std::vector<TensorSlot> match(const ModelConfig& config, const io::Checkpoint& checkpoint);
 
+/// Completes a configuration where the tensors decide: which layers have experts, which biases a router has.
+void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config);
+
 /// The quantised form of a model that is read as if its matrices were in bf16.
 struct StoredForm {
   std::string quantisation;

@@ -72,7 +72,8 @@ int64_t layers_in(const std::vector<TensorSlot>& slots) {
   return layers;
 }
 
-// Completes what the configuration does not say, or says in keys that are not read.
+}  // namespace
+
 void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config) {
   if (config.num_layers == 0) config.num_layers = layers_in(slots);
   config.moe_layer.assign(static_cast<size_t>(config.num_layers), false);
@@ -88,8 +89,6 @@ void fill_in_from(const std::vector<TensorSlot>& slots, ModelConfig& config) {
   config.routing.has_router_bias = roles.contains(Role::kRouterBias);
   config.routing.has_expert_table = roles.contains(Role::kExpertTable);
 }
-
-}  // namespace
 
 // Stored repetitions of the embeddings in a tied model.
 namespace {

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "coppice/base/error.h"
+#include "coppice/base/text.h"
 #include "coppice/families/model_config.h"
 #include "coppice/families/placements_detail.h"
 
@@ -136,6 +138,50 @@ const Family& stored_layout(const ModelConfig& config, const io::Checkpoint& che
     in_second = in_second || is_expert_name(second, canonical);
   }
   return in_second ? *packed : *config.family;
+}
+
+std::vector<TensorSlot> slots_in_memory(const ModelConfig& config, std::span<const io::TensorInfo> tensors) {
+  const Family* packed = packed_layout(*config.family);
+  const Family& family = packed == nullptr ? *config.family : *packed;
+  ModelConfig in_memory = config;
+  const auto has_experts = [&](const Family& candidate) {
+    const detail::RuleIndex index(candidate);
+    return std::ranges::any_of(tensors, [&](const io::TensorInfo& info) {
+      return is_expert_name(index, detail::canonical_name(config, info.name.view()).name);
+    });
+  };
+  if (!has_experts(*config.family)) in_memory.family = &family;
+  const detail::RuleIndex index(*in_memory.family);
+  std::vector<detail::Placed> placed;
+  for (const io::TensorInfo& info : tensors) {
+    auto found = detail::place(in_memory, index, info.name, info.shape);
+    if (!found || (!is_expert(found->slot.role()) && !has_rows(found->slot.role()))) continue;
+    found->dtype = info.dtype;
+    placed.push_back(std::move(*found));
+  }
+  detail::settle_orientation(in_memory, placed);
+  detail::Faults faults;
+  detail::check_experts(in_memory, placed, faults);
+  detail::check_expert_shapes(in_memory, placed, faults);
+  std::vector<std::string> texts;
+  const auto add = [&texts](const detail::Misses& misses, std::string_view problem) {
+    if (misses.count > 0) texts.push_back(cat(misses.count, " ", problem, ": ", misses.text()));
+  };
+  if (placed.empty()) texts.emplace_back("it has no tensor that is named like those of experts or routers");
+  add(faults.missing, "missing");
+  add(faults.unknown, "unknown");
+  add(faults.misshapen, "with a shape that differs from the configuration");
+  add(faults.unfit, "of experts with sizes that do not fit each other");
+  if (!texts.empty()) {
+    throw Error(
+        placed.empty() || faults.missing.count + faults.unknown.count > 0 ? ErrorCode::kFormat : ErrorCode::kShape,
+        cat("the model's tensors do not fit a ", config.family->model_type, " model with this configuration: ",
+            join(texts, "; "), " (check that model and configuration belong together)"));
+  }
+  detail::sort_by_table(in_memory, placed);
+  std::vector<TensorSlot> slots;
+  for (detail::Placed& p : placed) slots.push_back(std::move(p.slot));
+  return slots;
 }
 
 std::string name_in_any_layout(const ModelConfig& config, std::string_view name) {

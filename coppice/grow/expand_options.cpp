@@ -73,11 +73,15 @@ plan::GrowthPlan requested_plan(const ExpandOptions& o, const families::Model& m
     }
     return plan::read_plan(*o.plan, model.config, o.allow_regroup);
   }
+  const auto scores = read_scores(o, model);
+  return made_plan(o, model.config, scores ? &*scores : nullptr);
+}
+
+plan::GrowthPlan made_plan(const ExpandOptions& o, const families::ModelConfig& config, const plan::Scores* scores) {
   if (o.split && o.experts) refuse_option("experts", "--split already decides the number of experts");
   if (o.split == uint64_t{0} || o.split == uint64_t{1} || o.split > uint64_t{1} << 20) {
     throw Error(ErrorCode::kUsage, cat("--split: ", *o.split, " parts; wanted 2 or more"));
   }
-  const auto scores = read_scores(o, model);
   plan::GrowthOptions growth = o.growth_options();
   growth.split = static_cast<int64_t>(o.split.value_or(1));
   if (o.top_k && *o.top_k != "keep" && *o.top_k != "scale") {
@@ -85,7 +89,7 @@ plan::GrowthPlan requested_plan(const ExpandOptions& o, const families::Model& m
                                        suggestion(*o.top_k, std::vector<std::string>{"keep", "scale"})));
   }
   growth.scale_top_k = o.top_k == "scale";
-  return plan::make_plan(model.config, growth, scores ? &*scores : nullptr);
+  return plan::make_plan(config, growth, scores);
 }
 
 void check_effects(const ExpandOptions& o, const families::ModelConfig& config, const plan::GrowthPlan& plan,

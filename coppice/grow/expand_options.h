@@ -16,6 +16,7 @@
 #include "coppice/output/output_options.h"
 #include "coppice/plan/growth_settings.h"
 #include "coppice/plan/plan.h"
+#include "coppice/plan/utility.h"
 
 namespace coppice::grow {
 
@@ -94,6 +95,13 @@ ExpandOptions with_recipe(ExpandOptions options, const families::Model& model);
 /// Throws   Error{kUsage}: an option that has no effect, or a value that is not valid; Error{kFormat}: scores of
 ///          another model, a damaged plan file or lineage.
 plan::GrowthPlan requested_plan(const ExpandOptions& options, const families::Model& model);
+
+/// The plan that the options make for a model with this configuration, from scores that were read already. Not for
+/// --plan and --undo. Call with_recipe first.
+///
+/// Throws   as make_plan; Error{kUsage}: a value of an option that is not valid.
+plan::GrowthPlan made_plan(const ExpandOptions& options, const families::ModelConfig& config,
+                           const plan::Scores* scores);
 
 /// Throws   Error{kUsage} for an option that was given, or a method of a plan file, that has no effect on this model.
 void check_effects(const ExpandOptions& options, const families::ModelConfig& config, const plan::GrowthPlan& plan,

@@ -238,12 +238,16 @@ std::string source_name(const GrowthPlan& plan, const TensorSlot& slot) {
 }
 
 GrowthPlan with_all_layers(const Model& model, GrowthPlan plan) {
+  return with_all_layers(model.layers_with_experts, model.config.num_layers, std::move(plan));
+}
+
+GrowthPlan with_all_layers(std::span<const int64_t> layers_with_experts, int64_t num_layers, GrowthPlan plan) {
   const auto known = [&](int64_t layer) { return std::ranges::find(plan.layers, layer, &LayerPlan::layer); };
-  for (const int64_t layer : model.layers_with_experts) {
+  for (const int64_t layer : layers_with_experts) {
     if (known(layer) != plan.layers.end()) continue;
     if (plan.layers.empty()) {
       throw Error(ErrorCode::kUnsupported,
-                  cat("layer ", layer, " has experts, but config.json counts ", model.config.num_layers,
+                  cat("layer ", layer, " has experts, but config.json counts ", num_layers,
                       " layers before it and says that all are dense (correct num_hidden_layers, or the key that says "
                       "which layers are dense)"));
     }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,8 +15,10 @@ namespace coppice::grow {
 /// The name, in the model before, of the tensor that `slot` of the expanded model comes from.
 std::string source_name(const plan::GrowthPlan& plan, const families::TensorSlot& slot);
 
-/// Adds MoE layers that the plan does not cover, those past num_layers (MTP layers, decoder layers of
-/// encoder-decoders). They use the parents of the plan's last layer, because no scores exist for them.
+/// Adds those of the model's layers with experts that the plan does not cover, those past num_layers (MTP layers,
+/// decoder layers of encoder-decoders). They use the parents of the plan's last layer, because no scores exist for them.
+plan::GrowthPlan with_all_layers(std::span<const int64_t> layers_with_experts, int64_t num_layers,
+                                 plan::GrowthPlan plan);
 plan::GrowthPlan with_all_layers(const families::Model& model, plan::GrowthPlan plan);
 
 /// The tensors of the expanded model, with the same rules and in the same order as in the model before.

@@ -211,7 +211,7 @@ Given read_settings(std::span<OptionSpec> specs, const std::filesystem::path& pa
 Given read_settings(std::span<OptionSpec> specs, const Json& table, std::string_view source);
 
 template <class Struct>
-void keep_given(Struct& object, Given given) {
+void keep_given(Struct& object, Given&& given) {
   if constexpr (requires { object.given; }) object.given = std::move(given);
 }
 

@@ -1,7 +1,5 @@
 #include "coppice/report/html.h"
 
-#include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -11,6 +9,7 @@
 #include "coppice/io/output_place.h"
 #include "coppice/report/page_script.h"
 #include "coppice/report/page_style.h"
+#include "coppice/report/table_detail.h"
 
 extern "C" const char coppice_plotly_begin[];
 extern "C" const char coppice_plotly_end[];
@@ -44,29 +43,6 @@ std::string script_json(const Json& value) {
       out.replace(at, std::strlen(found), written);
   }
   return out;
-}
-
-bool looks_like_number(std::string_view cell) {
-  if (cell.empty()) return false;
-  const std::string text(cell.substr(cell[0] == '+' ? 1 : 0));
-  char* end = nullptr;
-  std::strtod(text.c_str(), &end);
-  const std::string_view rest = end;
-  return end != text.c_str() && (rest.empty() || rest == "%" || rest.starts_with(" "));
-}
-
-std::vector<bool> number_columns(const Table& table) {
-  std::vector<bool> numeric(table.header.size(), !table.rows.empty());
-  for (const auto& row : table.rows) {
-    for (size_t i = 0; i < row.size() && i < numeric.size(); ++i) {
-      if (!row[i].empty() && row[i] != "-" && !looks_like_number(row[i])) numeric[i] = false;
-    }
-  }
-  return numeric;
-}
-
-size_t display_width(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
 std::string tree_html(const std::vector<Tree>& nodes) {
@@ -111,7 +87,7 @@ void Page::list(const std::vector<std::string>& items) {
 void Page::tree(const std::vector<Tree>& roots) { body_ += cat("<div class=\"tree\">", tree_html(roots), "</div>\n"); }
 
 void Page::table(const Table& table, std::string_view caption) {
-  const auto numeric = number_columns(table);
+  const auto numeric = detail::number_columns(table);
   const auto cell = [&](std::string_view tag, size_t column, std::string_view text) {
     const bool right = column < numeric.size() && numeric[column];
     const bool is_long = text.size() > kLongCell;
@@ -163,38 +139,6 @@ std::string Page::html() const {
 bool Page::is_file(const std::filesystem::path& path) {
   if (read_start(path, kDoctype.size()) != kDoctype) return false;
   return read_file(path).find(kFooter) != std::string::npos;
-}
-
-std::string text_table(const Table& given) {
-  Table table = given;
-  for (std::string& name : table.header) name = shown(name);
-  for (auto& row : table.rows) {
-    for (std::string& cell : row) cell = shown(cell);
-  }
-  const auto numeric = number_columns(table);
-  std::vector<size_t> width(table.header.size());
-  const auto widen = [&](const std::vector<std::string>& row) {
-    for (size_t i = 0; i < row.size() && i < width.size(); ++i) width[i] = std::max(width[i], display_width(row[i]));
-  };
-  widen(table.header);
-  for (const auto& row : table.rows) widen(row);
-  std::string out;
-  const auto add = [&](const std::vector<std::string>& row) {
-    std::string line;
-    for (size_t i = 0; i < row.size() && i < width.size(); ++i) {
-      const std::string padding(width[i] - display_width(row[i]), ' ');
-      line += numeric[i] ? cat(padding, row[i]) : cat(row[i], padding);
-      if (i + 1 < width.size()) line += "  ";
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    out += cat(line, "\n");
-  };
-  add(table.header);
-  std::vector<std::string> rule;
-  for (const size_t w : width) rule.emplace_back(w, '-');
-  add(rule);
-  for (const auto& row : table.rows) add(row);
-  return out;
 }
 
 }  // namespace coppice::report

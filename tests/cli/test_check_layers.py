@@ -13,7 +13,7 @@ KERNELS, BORDER = " kernels -> io                      dist -> launch\n", "-" * 
 
 @pytest.fixture
 def tree(tmp_path):
-    for name in ("coppice", "tools"):
+    for name in ("coppice", "python", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "ARCHITECTURE.md", tmp_path)
     return tmp_path
@@ -52,6 +52,9 @@ def test_the_tree_is_as_drawn(tree):
         ("coppice/nn/router.cpp", "#include", '#include "coppice/kernels/cpu/processor.h"\n#include', "private to coppice/kernels/ and to coppice/kernels/cpu/"),
         ("coppice/kernels/aten/routing.cpp", "#include", '#include "coppice/kernels/cpu/processor.h"\n#include', "private to coppice/kernels/ and to coppice/kernels/cpu/"),
         ("coppice/kernels/rope.cpp", "namespace", "bool f(const at::Tensor& t) { return t.is_cpu(); }\nnamespace", "rope.cpp:9: is_cpu() picks by device"),
+        ("coppice/coppice.h", "#include", '#include "coppice/api/error_detail.h"\n#include', "coppice/coppice.h: includes coppice/api/error_detail.h"),
+        ("python/bindings/module.cpp", "#include", '#include "coppice/data/tokenizer.h"\n#include', "python/bindings/module.cpp: includes coppice/data/tokenizer.h"),
+        ("coppice/plan/undo.cpp", "#include", "#include <nanobind/nanobind.h>\n#include", "includes <nanobind/nanobind.h>"),
         ("coppice/families/tables/mixtral.cpp", "#include", '#include "coppice/families/match.h"\n#include', "a table may use"),
     ],
 )

@@ -1,0 +1,105 @@
+"""For the Trainer of transformers: a callback that expands the model in the middle of a run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from coppice.errors import UnsupportedError, UsageError
+from coppice.growth import Growth, expand_
+from coppice.growth_plan import GrowthPlan, plan
+from coppice.watching import Scores, watch
+
+__all__ = ["GrowthCallback"]
+
+_log = logging.getLogger(__name__)
+
+
+class GrowthCallback(TrainerCallback):
+    """Expands the Trainer's model and its optimizer behind a step; training goes on.
+
+    ``Trainer(..., callbacks=[GrowthCallback(at_step=1000, experts="2x")])``. A checkpoint
+    that the Trainer saves afterwards has the expanded model; resume it from a model that
+    was loaded from that checkpoint.
+
+    Parameters
+    ----------
+    at_step : int
+        The growth comes behind this optimizer step, counted from 1 as the Trainer does.
+    plan : GrowthPlan, optional
+        A plan made beforehand; otherwise one is made at the growth, with `options`.
+    score_steps : int
+        Watch the gradients of so many steps before the growth and choose parents by
+        them; 0 for none.
+    **options
+        Of `coppice.plan`: ``experts="2x"``, ``select=...`` ...
+
+    Attributes
+    ----------
+    growth : Growth or None
+        What was done.
+    used_plan : GrowthPlan or None
+        The plan that was carried out.
+    """
+
+    def __init__(
+        self, at_step: int, *, plan: GrowthPlan | None = None, score_steps: int = 0, **options: Any
+    ) -> None:
+        if at_step < 1:
+            raise UsageError(f"at_step: {at_step}; wanted a step from 1 on")
+        if not 0 <= score_steps <= at_step:
+            raise UsageError(f"score_steps: {score_steps}; wanted 0 to at_step, {at_step}")
+        if plan is not None and (options or score_steps):
+            given = ", ".join([*options, *(["score_steps"] if score_steps else [])])
+            raise UsageError(f"{given}: it has no effect here; the plan decides it (leave it out)")
+        self.at_step, self.plan, self.score_steps, self.options = at_step, plan, score_steps, options
+        self.growth: Growth | None = None
+        self.used_plan: GrowthPlan | None = None
+        self._scores: Scores | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse runs that the callback cannot grow, before any step."""
+        if args.world_size > 1:
+            raise UnsupportedError(
+                f"GrowthCallback: the Trainer runs on {args.world_size} processes, whose wrapper keeps the sizes of "
+                "parameters (save a checkpoint, expand it with `coppice expand`, and go on from there)"
+            )
+        if state.max_steps < self.at_step:
+            raise UsageError(f"at_step: {self.at_step}; the run has {state.max_steps} steps")
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin to watch, `score_steps` before the growth."""
+        if self.score_steps and self.growth is None and state.global_step == self.at_step - self.score_steps:
+            self._scores = watch(kwargs["model"], passes=None, gradients="local").__enter__()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """One optimizer step is one batch of the scores."""
+        if self._scores is not None:
+            self._scores.end_batch()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Grow behind the step."""
+        if state.global_step != self.at_step or self.growth is not None:
+            return
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        scores = self._scores
+        if scores is not None:
+            self._scores = None
+            scores.__exit__(None, None, None)
+        self.used_plan = self.plan or plan(model, scores=scores, **self.options)
+        self.growth = expand_(model, self.used_plan, optimizer=optimizer)
+        if args.torch_compile:
+            torch.compiler.reset()
+        before, after = self.growth.experts
+        _log.info("coppice: %d -> %d experts behind step %d", before, after, self.at_step)
