@@ -7,6 +7,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
+_SILENT_SECONDS = 1.0
+
+
 class ProgressState(NamedTuple):
     """How far a piece of work has come.
 
@@ -35,13 +38,15 @@ class _Bar:
     def __init__(self, tqdm: Any) -> None:
         self._tqdm = tqdm
         self._bar: Any = None
+        self._label = ""
 
     def __call__(self, label: str, done: int, total: int, unit: str, last: bool) -> None:
-        if self._bar is not None and self._bar.desc != f"{label}: ":
+        if label != self._label:
             self.close()
         if self._bar is None:
-            shown = "B" if unit == "bytes" else f" {unit}"
-            self._bar = self._tqdm(total=total or None, desc=label, unit=shown, unit_scale=True, unit_divisor=1024, delay=1)
+            self._label = label
+            form = {"unit": "B", "unit_divisor": 1024} if unit == "bytes" else {"unit": f" {unit}"}
+            self._bar = self._tqdm(total=total or None, desc=label, unit_scale=True, delay=_SILENT_SECONDS, **form)
         self._bar.update(done - self._bar.n)
         if last:
             self.close()

@@ -65,6 +65,7 @@ TEST(CallExpand, RefusesNamesAndValuesThatItDoesNotHave) {
                [&] { call("expand", with("seed", std::vector<std::string>{"1", "2"})); });
   expect_error(ErrorCode::kUsage, {"model: given as an argument and as an option"},
                [&] { expand("m", "o", {{"model", "n"}}); });
+  expect_error(ErrorCode::kUsage, {"scores: found an empty text"}, [&] { call("expand", with("scores", "")); });
   expect_error(ErrorCode::kUsage, {"MODEL and OUT: missing"}, [&] { call("expand", none); });
 }
 

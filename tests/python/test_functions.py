@@ -6,6 +6,7 @@ import re
 import subprocess
 
 import pytest
+import tqdm
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 HEAD = "import coppice, json, os, pathlib, signal, sys\nfolder, models = map(pathlib.Path, sys.argv[1:3])\n"
@@ -190,7 +191,7 @@ def test_stopped_work_can_be_continued(environment, core, models, tmp_path, cont
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_python_goes_on_while_cpp_works(environment, models, tmp_path, contents):
+def test_python_goes_on_while_cpp_works(environment, models, tmp_path):
     """The GIL is free, and calls of several threads wait for each other."""
     environment.python(
         HEAD
@@ -198,8 +199,8 @@ def test_python_goes_on_while_cpp_works(environment, models, tmp_path, contents)
 import threading
 counted = 0
 def expand(name):
-    coppice.expand(models / "slow", folder / name, expert_init="svd_perturb", threads=1, progress=False)
-threads = [threading.Thread(target=expand, args=[name]) for name in ("one", "two")]
+    coppice.expand(models / name, folder / name, expert_init="svd_perturb", threads=1, progress=False)
+threads = [threading.Thread(target=expand, args=[name]) for name in ("slow", "tiny")]
 for thread in threads: thread.start()
 while any(thread.is_alive() for thread in threads):
     counted += 1
@@ -209,7 +210,7 @@ assert counted > 1000, counted
         tmp_path,
         models,
     )
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert {path.name for path in tmp_path.iterdir()} == {"slow", "tiny"}
 
 
 def test_warnings_go_to_logging(environment, models, tmp_path):
@@ -220,25 +221,20 @@ def test_warnings_go_to_logging(environment, models, tmp_path):
 
 
 def test_a_bar_of_tqdm_is_shown_where_it_is_installed(environment, models, tmp_path):
-    """In place of tqdm, which a bare environment lacks, a class that notes how it is used."""
-    environment.python(
-        HEAD
-        + """
-import types
-noted = []
-class Bar:
-    n = 0
-    def __init__(self, **options): noted.append(options); self.desc = options["desc"] + ": "
-    def update(self, more): self.n += more
-    def close(self): noted.append(self.n)
-coppice.expand(models / "tiny", folder / "none")  # no tqdm: nothing is shown
-sys.modules["tqdm"], sys.modules["tqdm.auto"] = types.ModuleType("tqdm"), types.SimpleNamespace(tqdm=Bar)
-done = coppice.expand(models / "slow", folder / "out")
-assert noted[0]["desc"] == "expand" and noted[0]["unit"] == "B" and noted[-1] == noted[0]["total"] == done.bytes_written, noted
-""",
-        tmp_path,
-        models,
-    )
+    """Once, from nothing to all. It is silent without tqdm, which a bare environment lacks, and for short work."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/tqdm").symlink_to(pathlib.Path(tqdm.__file__).parent)
+    script = """
+coppice.progress._SILENT_SECONDS = float(sys.argv[4])
+coppice.expand(models / "slow", folder / sys.argv[3], expert_init="svd_perturb")
+"""
+    shown = {}
+    for name, path, silent in (("without", "", 0), ("short", tmp_path / "site", 1000), ("shown", tmp_path / "site", 0)):
+        done = subprocess.run([environment.bin / "python", "-c", HEAD + script, tmp_path, models, name, str(silent)],
+                              capture_output=True, text=True, env={**environment.variables, "PYTHONPATH": str(path)}, check=True)
+        shown[name] = done.stderr
+    assert shown["without"] == shown["short"] == ""
+    assert shown["shown"].startswith("\nexpand:   0%") and "\nexpand: 100%" in shown["shown"] and shown["shown"].count("  0%") == 1, shown["shown"]
 
 
 def test_options_and_types_are_those_of_the_tables(environment):
