@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo build core test test-fast bench lint format tsan clean
+.PHONY: demo build core test test-fast bench lint format asan tsan clean
 
 export CCACHE_SLOPPINESS := pch_defines,time_macros,include_file_mtime,include_file_ctime
 export CCACHE_BASEDIR := $(CURDIR)
@@ -51,6 +51,11 @@ lint:
 
 format:
 	git ls-files 'coppice/*.h' 'coppice/*.cpp' 'coppice/*.cu' 'tests/*.cpp' 'bench/*.cpp' 'fuzz/*.cpp' 'python/*.h' 'python/*.cpp' 'examples/*.cpp' | xargs clang-format-19 -i
+
+# Needs an hour: the whole training engine under the sanitizers of addresses and undefined behaviour.
+asan:
+	$(call configure_and_build,asan,full)
+	ASAN_OPTIONS=detect_leaks=0 ctest --test-dir build/asan --no-tests=error -L fast --output-on-failure -j $(JOBS)
 
 tsan:
 	$(call configure_and_build,tsan,full)
