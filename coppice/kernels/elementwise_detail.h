@@ -34,7 +34,7 @@ detail::SwigluGradients swiglu_backward(const at::Tensor& gate, const at::Tensor
 
 /// Whether the functions below are for such matrices.
 bool has_linear_for(const at::Tensor& x_TD, const at::Tensor& w_ND);
-/// x w'. Contiguous tensors, like those below.
+/// x w'; like those below in lanes, or of bf16 in f32 where that is faster.
 at::Tensor linear_forward(const at::Tensor& x_TD, const at::Tensor& w_ND);
 /// grad w, the gradient of x.
 at::Tensor linear_grad_x(const at::Tensor& grad_TN, const at::Tensor& w_ND);

@@ -7,7 +7,8 @@ namespace coppice::kernels::cpu {
 namespace {
 
 constexpr Processor kOld{}, kAvx512{.avx512 = true}, kZen{.avx512 = true, .avx512_bf16 = true},
-    kXeon{.avx512 = true, .avx512_bf16 = true, .amx_bf16 = true, .intel = true};
+    kXeon{.avx512 = true, .avx512_bf16 = true, .amx_bf16 = true, .intel = true},
+    kXeonWithoutTiles{.avx512 = true, .avx512_bf16 = true, .intel = true};
 
 ExpertsShape experts_of(int64_t rows_an_expert) {
   return {.pairs = 8 * rows_an_expert, .experts = 8, .dim = 64, .width = 96, .is_plain = true};
@@ -27,6 +28,13 @@ TEST(PickExperts, TakesTilesInBf16AndMklInF32WhereTheyAreFast) {
   EXPECT_EQ(pick_experts(kXeon, experts_of(1), at::kBFloat16), Path::kTiles);
   EXPECT_EQ(pick_experts(kXeon, experts_of(200), at::kBFloat16), Path::kTiles);
   EXPECT_EQ(pick_experts(kXeon, experts_of(200), at::kFloat), Path::kLibtorch) << "tiles have no f32";
+}
+
+TEST(PickExperts, TakesProductsInF32WhereTheyAreFaster) {
+  for (const Processor& slow : {kOld, kAvx512, kXeonWithoutTiles}) EXPECT_FALSE(has_fast_bf16(slow));
+  for (const Processor& fast : {kZen, kXeon}) EXPECT_TRUE(has_fast_bf16(fast));
+  EXPECT_EQ(pick_experts(kXeonWithoutTiles, experts_of(64), at::kBFloat16), Path::kLibtorch);
+  EXPECT_EQ(pick_experts(kXeonWithoutTiles, experts_of(63), at::kBFloat16), Path::kWords) << "widening takes longer";
 }
 
 TEST(PickExperts, TakesLanesForNarrowExpertsInF32) {
@@ -80,6 +88,14 @@ TEST(PickAttention, TakesLanesForNarrowHeadsOverShortSequences) {
   longer.positions = 544;
   odd.dim = 24;
   for (const auto& other : {wide, longer, odd}) EXPECT_EQ(pick_attention(kOld, other, at::kFloat), Path::kLibtorch);
+}
+
+TEST(PickAttention, TakesLanesWhereF32IsFaster) {
+  AttentionShape shape{.positions = 256, .heads = 8, .key_heads = 8, .dim = 32};
+  EXPECT_EQ(pick_attention(kXeonWithoutTiles, shape, at::kBFloat16), Path::kLanes);
+  EXPECT_EQ(pick_attention(kXeonWithoutTiles, shape, at::kFloat), Path::kWords);
+  shape.dim = 64;
+  EXPECT_EQ(pick_attention(kXeonWithoutTiles, shape, at::kBFloat16), Path::kWords);
 }
 
 TEST(PickAttention, TakesTilesInBf16WhereThereAreSome) {

@@ -88,8 +88,11 @@ TEST(IsSmallProduct, HoldsForNarrowF32) {
 TEST(MultiplyInto, TakesAnyProduct) {
   for (const int64_t cols : {5, 64, 512}) {
     const auto a = at::randn({8, 24}), b = at::randn({24, cols}), out = at::full({8, cols}, 0.0f);
-    multiply_into(out, a, b);
+    multiply_into(out.mutable_data_ptr<float>(), Matrix::of(a), Matrix::of(b));
     expect_close(out, a, b);
+    const auto bias = at::randn({cols});
+    multiply_into(out.mutable_data_ptr<float>(), Matrix::of(a), Matrix::of(b), bias.const_data_ptr<float>());
+    expect_close(out - bias, a, b);
   }
 }
 

@@ -45,7 +45,7 @@ struct Range {
 }
 
 template <class G, class M>
-void update(const Range<G, M>& r, const Constants& c) {
+COPPICE_FOR_AVX512_TOO void update(const Range<G, M>& r, const Constants& c) {
   float* __restrict master = r.master;
   M* __restrict exp_avg = r.exp_avg;
   M* __restrict exp_avg_sq = r.exp_avg_sq;
@@ -63,7 +63,7 @@ void update(const Range<G, M>& r, const Constants& c) {
 }
 
 template <class T>
-void round_to(const float* __restrict from, T* __restrict to, int64_t count) {
+COPPICE_FOR_AVX512_TOO void round_to(const float* __restrict from, T* __restrict to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) store(to[i], from[i]);
 }
 

@@ -2,12 +2,14 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "coppice/base/error.h"
@@ -49,7 +51,8 @@ float row_max(const T* logits, int64_t n) {
 
 /// The cross-entropy of one token; `power` becomes exp(logits - max), `sum` their sum.
 template <class T>
-float row_loss(const T* __restrict logits, int64_t n, int64_t target, float* __restrict power, float& sum) {
+COPPICE_FOR_AVX512_TOO float row_loss(const T* __restrict logits, int64_t n, int64_t target, float* __restrict power,
+                                      float& sum) {
   const float max = row_max(logits, n);
   for (int64_t i = 0; i < n; ++i) power[i] = exp_f32(load(logits[i]) - max);
   sum = lane_sum<float>(n, [&](int64_t i) { return power[i]; });
@@ -58,8 +61,8 @@ float row_loss(const T* __restrict logits, int64_t n, int64_t target, float* __r
 
 /// Replaces logits by scale * (softmax - one_hot(target)).
 template <class T>
-void row_gradient(const float* __restrict power, int64_t n, int64_t target, float sum, float scale,
-                  T* __restrict logits) {
+COPPICE_FOR_AVX512_TOO void row_gradient(const float* __restrict power, int64_t n, int64_t target, float sum,
+                                         float scale, T* __restrict logits) {
   const float factor = scale / sum;
   for (int64_t i = 0; i < n; ++i) store(logits[i], factor * power[i]);
   store(logits[target], scale * (power[target] / sum - 1.0f));
@@ -101,17 +104,6 @@ int64_t check_targets(const at::Tensor& target_T, int64_t vocabulary) {
   return counted;
 }
 
-/// sum += a b; the first product as it comes, several in f32.
-void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
-  if (!sum.defined()) {
-    sum = at::mm(a, b);
-  } else if (a.scalar_type() == at::kFloat) {
-    sum.addmm_(a, b);
-  } else {
-    sum = sum.to(at::kFloat).add_(at::mm(a, b));
-  }
-}
-
 /// Whether the products below are computed in lanes.
 bool is_small(const detail::HeadInputs& in) {
   const int64_t vocabulary = in.w_VD.size(0), dim = in.w_VD.size(1);
@@ -119,14 +111,35 @@ bool is_small(const detail::HeadInputs& in) {
          is_small_product(vocabulary, dim, in.x_TD.scalar_type()) && in.w_VD.scalar_type() == at::kFloat;
 }
 
-/// The three products of a chunk of C tokens. Those in lanes have the bits of any number of threads.
+/// The three products of a chunk of C tokens, by libtorch.
 class Products {
  public:
-  Products(const detail::HeadInputs& in, bool is_small)
-      : w_VD_(in.w_VD), multiply_(is_small ? lanes_of(this_processor()).multiply : nullptr) {}
+  explicit Products(const detail::HeadInputs& in) : w_VD_(in.w_VD) {}
+  virtual ~Products() = default;
 
-  at::Tensor logits(const at::Tensor& x_CD) const {
-    if (multiply_ == nullptr) return at::mm(x_CD, w_VD_.t());
+  virtual at::Tensor logits(const at::Tensor& x_CD) const { return at::mm(x_CD, w_VD_.t()); }
+  virtual void grad_x(at::Tensor& out_CD, const at::Tensor& grad_CV) const { at::mm_out(out_CD, grad_CV, w_VD_); }
+  /// sum += grad' x; the first product as it comes, several in f32.
+  virtual void add_grad_w(at::Tensor& sum_VD, const at::Tensor& grad_CV, const at::Tensor& x_CD) const {
+    if (!sum_VD.defined()) {
+      sum_VD = at::mm(grad_CV.t(), x_CD);
+    } else if (grad_CV.scalar_type() == at::kFloat) {
+      sum_VD.addmm_(grad_CV.t(), x_CD);
+    } else {
+      sum_VD = sum_VD.to(at::kFloat).add_(at::mm(grad_CV.t(), x_CD));
+    }
+  }
+
+ protected:
+  at::Tensor w_VD_;
+};
+
+/// In lanes: the bits of any number of threads.
+class LaneProducts : public Products {
+ public:
+  using Products::Products;
+
+  at::Tensor logits(const at::Tensor& x_CD) const override {
     auto out = at::empty({x_CD.size(0), w_VD_.size(0)}, x_CD.options());
     auto* const to = out.mutable_data_ptr<float>();
     const Matrix a = Matrix::of(x_CD), b = Matrix::of(w_VD_).t();
@@ -135,15 +148,10 @@ class Products {
     });
     return out;
   }
-  void grad_x(at::Tensor& out_CD, const at::Tensor& grad_CV) const {
-    if (multiply_ == nullptr) {
-      at::mm_out(out_CD, grad_CV, w_VD_);
-    } else {
-      in_rows(Matrix::of(grad_CV), Matrix::of(w_VD_), kTokensPerTask, out_CD, false);
-    }
+  void grad_x(at::Tensor& out_CD, const at::Tensor& grad_CV) const override {
+    in_rows(Matrix::of(grad_CV), Matrix::of(w_VD_), kTokensPerTask, out_CD, false);
   }
-  void add_grad_w(at::Tensor& sum_VD, const at::Tensor& grad_CV, const at::Tensor& x_CD) const {
-    if (multiply_ == nullptr) return add_product(sum_VD, grad_CV.t(), x_CD);
+  void add_grad_w(at::Tensor& sum_VD, const at::Tensor& grad_CV, const at::Tensor& x_CD) const override {
     const bool is_first = !sum_VD.defined();
     if (is_first) sum_VD = at::empty_like(w_VD_);
     in_rows(Matrix::of(grad_CV).t(), Matrix::of(x_CD), kWordsPerTask, sum_VD, !is_first);
@@ -159,16 +167,59 @@ class Products {
     });
   }
 
-  at::Tensor w_VD_;
-  void (*multiply_)(const Matrix& a, const Matrix& b, float* out, int64_t out_step, bool add);
+  void (*multiply_)(const Matrix& a, const Matrix& b, float* out, int64_t out_step,
+                    bool add) = lanes_of(this_processor()).multiply;
 };
+
+/// Of bf16 in f32, a part of the vocabulary after the other, so that little of it exists in f32.
+class WidenedProducts : public Products {
+ public:
+  using Products::Products;
+
+  at::Tensor logits(const at::Tensor& x_CD) const override {
+    auto out = at::empty({x_CD.size(0), w_VD_.size(0)}, x_CD.options());
+    const auto x = x_CD.to(at::kFloat);
+    for_parts([&](int64_t begin, int64_t count) {
+      out.narrow(1, begin, count).copy_(at::mm(x, w_VD_.narrow(0, begin, count).to(at::kFloat).t()));
+    });
+    return out;
+  }
+  void grad_x(at::Tensor& out_CD, const at::Tensor& grad_CV) const override {
+    const auto sum = at::zeros(out_CD.sizes(), out_CD.options().dtype(at::kFloat));
+    for_parts([&](int64_t begin, int64_t count) {
+      sum.addmm_(grad_CV.narrow(1, begin, count).to(at::kFloat), w_VD_.narrow(0, begin, count).to(at::kFloat));
+    });
+    out_CD.copy_(sum);
+  }
+  void add_grad_w(at::Tensor& sum_VD, const at::Tensor& grad_CV, const at::Tensor& x_CD) const override {
+    if (!sum_VD.defined()) sum_VD = at::zeros(w_VD_.sizes(), w_VD_.options().dtype(at::kFloat));
+    const auto x = x_CD.to(at::kFloat);
+    for_parts([&](int64_t begin, int64_t count) {
+      sum_VD.narrow(0, begin, count).addmm_(grad_CV.narrow(1, begin, count).to(at::kFloat).t(), x);
+    });
+  }
+
+ private:
+  static constexpr int64_t kPart = 1 << 22;  // numbers of w: 16 MB in f32
+
+  template <class F>
+  void for_parts(const F& f) const {
+    const int64_t vocabulary = w_VD_.size(0), words = std::max<int64_t>(1, kPart / std::max<int64_t>(1, w_VD_.size(1)));
+    for (int64_t begin = 0; begin < vocabulary; begin += words) f(begin, std::min(words, vocabulary - begin));
+  }
+};
+
+std::unique_ptr<Products> products_for(const detail::HeadInputs& in) {
+  if (is_small(in)) return std::make_unique<LaneProducts>(in);
+  if (widens(in.x_TD.scalar_type()) && widens(in.w_VD.scalar_type())) return std::make_unique<WidenedProducts>(in);
+  return std::make_unique<Products>(in);
+}
 
 template <class T>
 detail::HeadForward forward(const detail::HeadInputs& in) {
   const int64_t tokens = in.x_TD.size(0), vocabulary = in.w_VD.size(0);
-  const bool small = is_small(in);
-  const int64_t chunk = small ? kSmallLogits / vocabulary : chunk_tokens(vocabulary, in.x_TD.size(1));
-  const Products products(in, small);
+  const int64_t chunk = is_small(in) ? kSmallLogits / vocabulary : chunk_tokens(vocabulary, in.x_TD.size(1));
+  const auto products = products_for(in);
   const auto counted = std::max<int64_t>(1, check_targets(in.target_T, vocabulary));
   const auto* const target = in.target_T.const_data_ptr<int64_t>();
   const auto f32 = in.x_TD.options().dtype(at::kFloat);
@@ -179,13 +230,13 @@ detail::HeadForward forward(const detail::HeadInputs& in) {
   for (int64_t t = 0; t < tokens; t += chunk) {
     const int64_t rows = std::min(chunk, tokens - t);
     const auto x_CD = in.x_TD.narrow(0, t, rows);
-    const auto logits_CV = products.logits(x_CD);
+    const auto logits_CV = products->logits(x_CD);
     chunk_losses<T>(logits_CV, target + t, scale, loss + t);
     if (!in.with_gradients) continue;
     auto grad_x_CD = out.grad_x_TD.narrow(0, t, rows);
-    products.grad_x(grad_x_CD, logits_CV);
+    products->grad_x(grad_x_CD, logits_CV);
     if (!in.with_weight_gradient) continue;
-    products.add_grad_w(out.grad_w_VD, logits_CV, x_CD);
+    products->add_grad_w(out.grad_w_VD, logits_CV, x_CD);
   }
   if (out.grad_w_VD.defined()) out.grad_w_VD = out.grad_w_VD.to(in.w_VD.scalar_type());
   if (in.with_weight_gradient && tokens == 0) out.grad_w_VD = at::zeros_like(in.w_VD);

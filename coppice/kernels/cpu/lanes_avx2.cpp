@@ -8,10 +8,12 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <vector>
+#include <optional>
+#include <utility>
 
 #include "coppice/base/check.h"
 #include "coppice/kernels/cpu/lanes_detail.h"
+#include "coppice/kernels/cpu/scratch_detail.h"
 #include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/parallel.h"
 
@@ -26,6 +28,12 @@ struct Vectors {
   static Vector load(const float* from) { return _mm256_loadu_ps(from); }
   static Vector all(float value) { return _mm256_set1_ps(value); }
   static Vector add_product(Vector a, Vector b, Vector sum) { return _mm256_fmadd_ps(a, b, sum); }
+  static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+  static Vector subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+  static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+  static Vector larger(Vector a, Vector b) { return _mm256_max_ps(b, a); }  // a, if b is no number
+  /// Lanes 0 to 7 of 16 plus lanes 8 to 15.
+  static __m256 joined(const Vector (&sum)[2]) { return _mm256_add_ps(sum[0], sum[1]); }
   static void store(float* to, Vector values) { _mm256_storeu_ps(to, values); }
 };
 
@@ -33,9 +41,10 @@ struct Vectors {
 }  // namespace coppice::kernels::cpu
 
 #include "coppice/kernels/cpu/lanes_attention_detail.h"
+#include "coppice/kernels/cpu/lanes_norm_detail.h"
 
 namespace coppice::kernels::cpu {
 
-const Lanes kLanesOfAvx2{multiply, {forward, backward}};
+const Lanes kLanesOfAvx2{multiply, {forward, backward}, normalise, normalise_backward};
 
 }  // namespace coppice::kernels::cpu

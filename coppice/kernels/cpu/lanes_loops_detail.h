@@ -5,6 +5,8 @@
 // Vectors: a processor's vector of kLanes numbers with load, all (one number in all lanes), add_product and store;
 // kPanels, the most columns at a time in panels of 16, and rows(panels), the rows at a time.
 
+#include "coppice/kernels/cpu/unrolled_detail.h"
+
 namespace coppice::kernels::cpu {
 namespace {
 
@@ -50,23 +52,24 @@ void turn_rows(const float* rows, int64_t row_step, int64_t cols, float* out, in
 template <int64_t kRows, int64_t kPanels, bool kAdd>
 void multiply_block(Strided left, const float* right, int64_t right_step, int64_t inner, float* out, int64_t out_step) {
   constexpr int64_t kWidth = Vectors::kLanes, kVectors = kPanels * kNarrowLanes / kWidth;
-  Vectors::Vector sum[kRows][kVectors];
-  for (int64_t r = 0; r < kRows; ++r) {
-    for (int64_t v = 0; v < kVectors; ++v) {
-      sum[r][v] = kAdd ? Vectors::load(out + r * out_step + v * kWidth) : Vectors::all(0.0f);
-    }
-  }
+  Vectors::Vector sum[kRows][kVectors], b[kVectors];
+  const auto each_sum = [&](const auto& f) __attribute__((always_inline)) {
+    unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+      unrolled<kVectors>([&](auto v) __attribute__((always_inline)) { f(r, v, out + r * out_step + v * kWidth); });
+    });
+  };
+  each_sum([&](auto r, auto v, const float* at)
+               __attribute__((always_inline)) { sum[r][v] = kAdd ? Vectors::load(at) : Vectors::all(0.0f); });
   for (int64_t k = 0; k < inner; ++k) {
-    Vectors::Vector b[kVectors];
-    for (int64_t v = 0; v < kVectors; ++v) b[v] = Vectors::load(right + k * right_step + v * kWidth);
-    for (int64_t r = 0; r < kRows; ++r) {
+    unrolled<kVectors>(
+        [&](auto v) __attribute__((always_inline)) { b[v] = Vectors::load(right + k * right_step + v * kWidth); });
+    unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
       const auto a = Vectors::all(left.data[r * left.row_step + k * left.k_step]);
-      for (int64_t v = 0; v < kVectors; ++v) sum[r][v] = Vectors::add_product(a, b[v], sum[r][v]);
-    }
+      unrolled<kVectors>([&](auto v)
+                             __attribute__((always_inline)) { sum[r][v] = Vectors::add_product(a, b[v], sum[r][v]); });
+    });
   }
-  for (int64_t r = 0; r < kRows; ++r) {
-    for (int64_t v = 0; v < kVectors; ++v) Vectors::store(out + r * out_step + v * kWidth, sum[r][v]);
-  }
+  each_sum([&](auto r, auto v, float* at) __attribute__((always_inline)) { Vectors::store(at, sum[r][v]); });
 }
 
 /// The same for any number of rows: kRows at a time, then fewer.

@@ -11,13 +11,15 @@ namespace {
 
 constexpr int64_t kTokensPerTask = 128, kWeightRowsPerTask = 16;
 
-/// a b in blocks of so many rows, a task each.
-at::Tensor product(const Matrix& a, const Matrix& b, int64_t rows_per_task, const at::TensorOptions& options) {
-  const auto out = at::empty({a.rows, b.cols}, options);
+/// a b; of f32 in lanes, so many rows in a task.
+at::Tensor multiplied(const at::Tensor& a, const at::Tensor& b, int64_t rows_per_task) {
+  if (widens(a.scalar_type())) return product(a, b);
+  const auto out = at::empty({a.size(0), b.size(1)}, a.options());
   auto* const to = out.mutable_data_ptr<float>();
   const auto multiply = lanes_of(this_processor()).multiply;
-  parallel_ranges(a.rows, rows_per_task, [&](int64_t begin, int64_t end) {
-    multiply(a.rows_from(begin, end - begin), b, to + begin * b.cols, b.cols, /*add=*/false);
+  const Matrix left = Matrix::of(a), right = Matrix::of(b);
+  parallel_ranges(left.rows, rows_per_task, [&](int64_t begin, int64_t end) {
+    multiply(left.rows_from(begin, end - begin), right, to + begin * right.cols, right.cols, /*add=*/false);
   });
   return out;
 }
@@ -25,21 +27,23 @@ at::Tensor product(const Matrix& a, const Matrix& b, int64_t rows_per_task, cons
 }  // namespace
 
 bool has_linear_for(const at::Tensor& x_TD, const at::Tensor& w_ND) {
-  const auto is_narrow = [&](int64_t size) { return is_small_product(size, size, x_TD.scalar_type()); };
-  return x_TD.dim() == 2 && w_ND.scalar_type() == x_TD.scalar_type() && x_TD.is_contiguous() && w_ND.is_contiguous() &&
-         x_TD.size(0) > 0 && is_narrow(w_ND.size(0)) && is_narrow(w_ND.size(1));
+  const auto dtype = x_TD.scalar_type();
+  const auto is_narrow = [&](int64_t size) { return is_small_product(size, size, dtype); };
+  const bool fits_lanes = x_TD.is_contiguous() && w_ND.is_contiguous() && x_TD.size(0) > 0 && is_narrow(w_ND.size(0)) &&
+                          is_narrow(w_ND.size(1));
+  return x_TD.dim() == 2 && w_ND.scalar_type() == dtype && (fits_lanes || widens(dtype));
 }
 
 at::Tensor linear_forward(const at::Tensor& x_TD, const at::Tensor& w_ND) {
-  return product(Matrix::of(x_TD), Matrix::of(w_ND).t(), kTokensPerTask, x_TD.options());
+  return multiplied(x_TD, w_ND.t(), kTokensPerTask);
 }
 
 at::Tensor linear_grad_x(const at::Tensor& grad_TN, const at::Tensor& w_ND) {
-  return product(Matrix::of(grad_TN), Matrix::of(w_ND), kTokensPerTask, grad_TN.options());
+  return multiplied(grad_TN, w_ND, kTokensPerTask);
 }
 
 at::Tensor linear_grad_w(const at::Tensor& grad_TN, const at::Tensor& x_TD) {
-  return product(Matrix::of(grad_TN).t(), Matrix::of(x_TD), kWeightRowsPerTask, x_TD.options());
+  return multiplied(grad_TN.t(), x_TD, kWeightRowsPerTask);
 }
 
 }  // namespace coppice::kernels::cpu

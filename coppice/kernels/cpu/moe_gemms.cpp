@@ -2,7 +2,6 @@
 // one loop. Tiles of (expert, rows) depend only on the sizes, and each runs on one thread, so the bits do not depend on
 // threads.
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -13,6 +12,7 @@
 #include "coppice/base/lane_sum.h"
 #include "coppice/kernels/activation_detail.h"
 #include "coppice/kernels/cpu/moe_rows_detail.h"
+#include "coppice/kernels/cpu/scratch_detail.h"
 #include "coppice/kernels/cpu/small_products_detail.h"
 #include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/moe_detail.h"
@@ -36,7 +36,7 @@ constexpr int64_t kWeightBlock = 256;  // rows of a weight's gradient in one tas
 /// oneDNN compiles a kernel for each new shape, which takes longer than running it. In bf16 an expert's rows are
 /// therefore padded to a multiple of 32 or, if larger, of an eighth of their power of two.
 int64_t filled_up(int64_t rows, at::ScalarType dtype) {
-  if (dtype != at::kBFloat16) return rows;
+  if (dtype != at::kBFloat16 || widens(dtype)) return rows;
   const auto eighth = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(rows)) / 8);
   const int64_t quantum = std::max<int64_t>(32, eighth);
   return (rows + quantum - 1) / quantum * quantum;
@@ -59,17 +59,10 @@ void gather(const PairOrder& order, const Tile& tile, const T* from_TD, T* out, 
   }
 }
 
-/// out = x weight' + bias, if there is one.
-void linear_into(at::Tensor out, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  if (bias.defined()) {
-    at::addmm_out(out, bias, x, weight.t());
-  } else {
-    multiply_into(out, x, weight.t());
-  }
-}
-
-at::Tensor of_expert(const at::Tensor& biases, int64_t expert) {
-  return biases.defined() ? biases.select(0, expert) : biases;
+/// One expert's biases, or null.
+template <class T>
+const T* of_expert(const at::Tensor& bias_EN, int64_t expert) {
+  return bias_EN.defined() ? bias_EN.const_data_ptr<T>() + expert * bias_EN.size(1) : nullptr;
 }
 
 /// Calls f with the activation's type.
@@ -79,7 +72,8 @@ auto with_activation(ExpertActivation activation, const F& f) {
 }
 
 template <class T, class Activation>
-void activate_row(const T* __restrict gate, const T* __restrict up, T* __restrict out, int64_t width) {
+COPPICE_FOR_AVX512_TOO void activate_row(const T* __restrict gate, const T* __restrict up, T* __restrict out,
+                                         int64_t width) {
   for (int64_t f = 0; f < width; ++f) store(out[f], Activation::at(load(gate[f]), load(up[f])).value);
 }
 
@@ -94,22 +88,21 @@ MoeForward forward(const MoeInputs& in) {
   const auto out_PD = at::empty({order.rows, dim}, options);
   const auto* const x = in.x_TD.const_data_ptr<T>();
 
+  auto *const all_hidden = out.hidden_PG.mutable_data_ptr<T>(), *const all_out = out_PD.mutable_data_ptr<T>();
+
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
-    const Tile tile = tiles[i];
-    auto x_RD = at::empty({tile.rows, dim}, options);
-    gather(order, tile, x, x_RD.template mutable_data_ptr<T>(), dim);
-    const auto hidden_RG = out.hidden_PG.narrow(0, tile.row, tile.rows);
-    linear_into(hidden_RG, x_RD, in.w_gate_up_EGD.select(0, tile.expert),
-                of_expert(in.form.gate_up_bias_EG, tile.expert));
-    const auto active_RF = at::empty({tile.rows, width}, options);
-    const auto* const hidden = hidden_RG.template const_data_ptr<T>();
-    auto* const active = active_RF.template mutable_data_ptr<T>();
-    for (int64_t r = 0; r < tile.rows; ++r) {
+    const auto [expert, row, rows] = tiles[i];
+    const Scratch<T> x_RD(rows * dim), active_RF(rows * width);
+    gather(order, tiles[i], x, x_RD.get(), dim);
+    T* const hidden = all_hidden + row * 2 * width;
+    multiply_into(hidden, MatrixOf<T>::of(x_RD.get(), rows, dim), MatrixOf<T>::of(in.w_gate_up_EGD, expert).t(),
+                  of_expert<T>(in.form.gate_up_bias_EG, expert));
+    for (int64_t r = 0; r < rows; ++r) {
       const T* const gate = hidden + r * 2 * width;
-      activate_row<T, Activation>(gate, gate + width, active + r * width, width);
+      activate_row<T, Activation>(gate, gate + width, active_RF.get() + r * width, width);
     }
-    linear_into(out_PD.narrow(0, tile.row, tile.rows), active_RF, in.w_down_EDF.select(0, tile.expert),
-                of_expert(in.form.down_bias_ED, tile.expert));
+    multiply_into(all_out + row * dim, MatrixOf<T>::of(active_RF.get(), rows, width),
+                  MatrixOf<T>::of(in.w_down_EDF, expert).t(), of_expert<T>(in.form.down_bias_ED, expert));
   });
   combine(order, out_PD.const_data_ptr<T>(), in.gate_TK.const_data_ptr<float>(), out.y_TD.mutable_data_ptr<T>(), tokens,
           dim);
@@ -121,9 +114,9 @@ MoeForward forward(const MoeInputs& in) {
 /// One row of the activation's backward. `grad` is dL/dA for the activation A without its gate; returns <grad, A>, the
 /// gradient of the gate.
 template <class T, class Activation>
-float backward_row(const T* __restrict gate, const T* __restrict up, const T* __restrict grad, float weight,
-                   T* __restrict active, T* __restrict grad_gate, T* __restrict grad_up, float* __restrict product,
-                   int64_t width) {
+COPPICE_FOR_AVX512_TOO float backward_row(const T* __restrict gate, const T* __restrict up, const T* __restrict grad,
+                                          float weight, T* __restrict active, T* __restrict grad_gate,
+                                          T* __restrict grad_up, float* __restrict product, int64_t width) {
   for (int64_t f = 0; f < width; ++f) {
     const Activated a = Activation::at(load(gate[f]), load(up[f]));
     const float d = load(grad[f]), weighted = d * weight;
@@ -145,46 +138,48 @@ struct RowGradients {
 template <class T, class Activation>
 RowGradients backward_rows(const MoeInputs& in, const PairOrder& order, const at::Tensor& hidden_PG,
                            const at::Tensor& grad_TD, const at::Tensor& grad_gate_TK) {
-  const int64_t dim = in.x_TD.size(1), width = in.w_down_EDF.size(2), rows = order.rows;
+  const int64_t dim = in.x_TD.size(1), width = in.w_down_EDF.size(2);
   const auto options = in.x_TD.options();
-  const RowGradients out{at::empty({rows, dim}, options), at::empty({rows, dim}, options),
-                         at::empty({rows, width}, options), at::empty({rows, 2 * width}, options),
-                         at::empty({rows, dim}, options)};
+  const RowGradients out{at::empty({order.rows, dim}, options), at::empty({order.rows, dim}, options),
+                         at::empty({order.rows, width}, options), at::empty({order.rows, 2 * width}, options),
+                         at::empty({order.rows, dim}, options)};
   const auto* const x = in.x_TD.const_data_ptr<T>();
   const auto* const grad = grad_TD.const_data_ptr<T>();
   const auto* const gates = in.gate_TK.const_data_ptr<float>();
   auto* const grad_gates = grad_gate_TK.mutable_data_ptr<float>();
   const auto tiles = cut_tiles(order, kTileRows);
 
+  auto *const all_x = out.x_PD.mutable_data_ptr<T>(), *const all_grad = out.grad_PD.mutable_data_ptr<T>();
+  auto *const all_active = out.active_PF.mutable_data_ptr<T>(), *const all_hidden = out.hidden_PG.mutable_data_ptr<T>();
+  auto* const all_in = out.in_PD.mutable_data_ptr<T>();
+
   parallel_tasks(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
-    const Tile tile = tiles[i];
-    gather(order, tile, x, out.x_PD.mutable_data_ptr<T>() + tile.row * dim, dim);
-    gather(order, tile, grad, out.grad_PD.mutable_data_ptr<T>() + tile.row * dim, dim);
-    const auto grad_active_RF = at::empty({tile.rows, width}, options);
-    multiply_into(grad_active_RF, out.grad_PD.narrow(0, tile.row, tile.rows), in.w_down_EDF.select(0, tile.expert));
-    const auto* const hidden = hidden_PG.const_data_ptr<T>() + tile.row * 2 * width;
-    const auto* const grad_active = grad_active_RF.template const_data_ptr<T>();
-    auto* const active = out.active_PF.mutable_data_ptr<T>() + tile.row * width;
-    auto* const grad_hidden = out.hidden_PG.mutable_data_ptr<T>() + tile.row * 2 * width;
-    std::vector<float> product(width);
-    const auto bias_D = of_expert(in.form.down_bias_ED, tile.expert);
-    const auto* const bias = bias_D.defined() ? bias_D.template const_data_ptr<T>() : nullptr;
-    const auto* const grad_rows = out.grad_PD.const_data_ptr<T>() + tile.row * dim;
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      const int64_t pair = order.pair_of_row[tile.row + r], at = r * 2 * width;
-      const float dot = backward_row<T, Activation>(hidden + at, hidden + at + width, grad_active + r * width,
+    const auto [expert, row, rows] = tiles[i];
+    gather(order, tiles[i], x, all_x + row * dim, dim);
+    T* const grad_rows = all_grad + row * dim;
+    gather(order, tiles[i], grad, grad_rows, dim);
+    const Scratch<T> grad_active_RF(rows * width);
+    multiply_into(grad_active_RF.get(), MatrixOf<T>::of(grad_rows, rows, dim), MatrixOf<T>::of(in.w_down_EDF, expert));
+    const T* const hidden = hidden_PG.const_data_ptr<T>() + row * 2 * width;
+    T *const active = all_active + row * width, *const grad_hidden = all_hidden + row * 2 * width;
+    const Scratch<float> product(width);
+    const T* const bias = of_expert<T>(in.form.down_bias_ED, expert);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t pair = order.pair_of_row[row + r], at = r * 2 * width;
+      const float dot = backward_row<T, Activation>(hidden + at, hidden + at + width, grad_active_RF.get() + r * width,
                                                     pair < 0 ? 0.0f : gates[pair], active + r * width, grad_hidden + at,
-                                                    grad_hidden + at + width, product.data(), width);
+                                                    grad_hidden + at + width, product.get(), width);
       const auto through_bias = [&](int64_t d) { return load(grad_rows[r * dim + d]) * load(bias[d]); };
       if (pair >= 0) grad_gates[pair] = bias ? dot + lane_sum<float>(dim, through_bias) : dot;
     }
-    multiply_into(out.in_PD.narrow(0, tile.row, tile.rows), out.hidden_PG.narrow(0, tile.row, tile.rows),
-                  in.w_gate_up_EGD.select(0, tile.expert));
+    multiply_into(all_in + row * dim, MatrixOf<T>::of(grad_hidden, rows, 2 * width),
+                  MatrixOf<T>::of(in.w_gate_up_EGD, expert));
   });
   return out;
 }
 
 /// weight_e = left_e' right_e for every expert's rows, in blocks of the weight's rows; zero for an expert without rows.
+template <class T>
 struct WeightGradient {
   at::Tensor weight_EMN, left_PM, right_PN;
 
@@ -192,14 +187,16 @@ struct WeightGradient {
   int64_t tasks() const { return weight_EMN.size(0) * blocks(); }
   void run(const PairOrder& order, int64_t task) const {
     const int64_t expert = task / blocks(), begin = task % blocks() * kWeightBlock;
-    const int64_t rows = std::min(kWeightBlock, weight_EMN.size(1) - begin);
-    auto out = weight_EMN.select(0, expert).narrow(0, begin, rows);
-    if (order.rows_of(expert) == 0) {
-      out.zero_();
+    const int64_t all_rows = weight_EMN.size(1), cols = weight_EMN.size(2);
+    const int64_t rows = std::min(kWeightBlock, all_rows - begin);
+    T* const out = weight_EMN.mutable_data_ptr<T>() + (expert * all_rows + begin) * cols;
+    const int64_t first = order.first_row[expert], count = order.rows_of(expert);
+    if (count == 0) {
+      std::fill_n(out, rows * cols, T(0.0f));
       return;
     }
-    const int64_t first = order.first_row[expert], count = order.rows_of(expert);
-    multiply_into(out, left_PM.narrow(0, first, count).narrow(1, begin, rows).t(), right_PN.narrow(0, first, count));
+    const auto left = MatrixOf<T>::of(left_PM).rows_from(first, count).cols_from(begin, rows);
+    multiply_into(out, left.t(), MatrixOf<T>::of(right_PN).rows_from(first, count));
   }
 };
 
@@ -229,8 +226,8 @@ MoeGradients backward(const MoeInputs& in, const MoeForward& from, const at::Ten
   MoeGradients out{at::empty_like(in.x_TD), at::empty_like(in.w_gate_up_EGD), at::empty_like(in.w_down_EDF),
                    at::empty_like(in.gate_TK)};
   const RowGradients rows = backward_rows<T, Activation>(in, order, from.hidden_PG, grad_TD, out.gate_TK);
-  const WeightGradient gate_up{out.w_gate_up_EGD, rows.hidden_PG, rows.x_PD};
-  const WeightGradient down{out.w_down_EDF, rows.grad_PD, rows.active_PF};
+  const WeightGradient<T> gate_up{out.w_gate_up_EGD, rows.hidden_PG, rows.x_PD};
+  const WeightGradient<T> down{out.w_down_EDF, rows.grad_PD, rows.active_PF};
   parallel_tasks(gate_up.tasks() + down.tasks(), [&](int64_t task) {
     if (task < gate_up.tasks()) {
       gate_up.run(order, task);

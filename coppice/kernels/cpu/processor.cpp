@@ -12,6 +12,9 @@ constexpr int64_t kBlock = 32;  // words and panels come in blocks of so many
 
 // `bench/paths` measures the ways (bench/results/train.md): in bf16 tiles were the fastest for all its shapes, from one row
 // an expert and heads of 32 on. In f32 on a Xeon MKL's products were 1.1 to 1.6 times as fast as words for experts.
+// On a Xeon without tiles f32 products of widened bf16 were 1.1 to 1.8 times as fast as words from 64 rows an expert on;
+// with fewer rows widening the weights takes longer than it gains.
+constexpr int64_t kManyRows = 64;
 constexpr int64_t kNarrowHead = 32;
 // On a Xeon lanes took less time for a step of training with D = 64, F = 32 and heads of 16 than libtorch's attention and
 // experts in words.
@@ -65,17 +68,25 @@ bool has_tiles(const Processor& processor, at::ScalarType dtype) {
   return dtype == at::kBFloat16 && processor.amx_bf16;
 }
 
+bool has_fast_bf16(const Processor& processor) {
+  return processor.amx_bf16 || (processor.avx512_bf16 && !processor.intel);
+}
+
 Path pick_experts(const Processor& processor, const ExpertsShape& shape, at::ScalarType dtype) {
   if (is_narrow(shape) && dtype == at::kFloat) return Path::kLanes;
   const bool fits = shape.is_plain && shape.dim % kBlock == 0 && shape.width % kBlock == 0;
   if (!fits || !has_words(processor, dtype)) return Path::kLibtorch;
   if (has_tiles(processor, dtype)) return Path::kTiles;
-  return processor.intel && dtype == at::kFloat ? Path::kLibtorch : Path::kWords;
+  if (!processor.intel) return Path::kWords;
+  const bool is_worth_widening = shape.pairs >= kManyRows * shape.experts;
+  return dtype == at::kFloat || is_worth_widening ? Path::kLibtorch : Path::kWords;
 }
 
 Path pick_attention(const Processor& processor, const AttentionShape& shape, at::ScalarType dtype) {
   if (shape.positions == 0 || shape.dim == 0 || shape.heads % shape.key_heads != 0) return Path::kLibtorch;
-  if (!processor.avx512 || shape.dim < kNarrowHead) return fits_lanes(shape, dtype) ? Path::kLanes : Path::kLibtorch;
+  const bool slow_words = dtype == at::kBFloat16 && !has_fast_bf16(processor);  // lanes compute in f32
+  const bool prefers_lanes = !processor.avx512 || shape.dim < kNarrowHead || slow_words;
+  if (prefers_lanes && fits_lanes(shape, dtype)) return Path::kLanes;
   const bool fits = shape.positions % kBlock == 0 && shape.dim % kBlock == 0;
   if (!fits || !has_words(processor, dtype)) return Path::kLibtorch;
   return has_tiles(processor, dtype) ? Path::kTiles : Path::kWords;

@@ -21,6 +21,10 @@ const Processor& this_processor();
 bool has_words(const Processor& processor, at::ScalarType dtype);
 bool has_tiles(const Processor& processor, at::ScalarType dtype);
 
+/// Whether it multiplies bf16 faster than f32. An Intel processor without tiles does not: its vdpbf16ps makes half the
+/// products a second of its f32 FMA. Processors that cannot multiply bf16 do not either.
+bool has_fast_bf16(const Processor& processor);
+
 enum class Path {
   kLibtorch,  ///< libtorch's GEMMs and attention; in bf16 oneDNN uses matrix tiles where there are any
   kWords,     ///< words_avx512_detail.h

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "coppice/base/lane_sum.h"
+#include "coppice/kernels/cpu/lanes_detail.h"
 #include "coppice/kernels/cpu/vector_math_detail.h"
 #include "coppice/kernels/elementwise_detail.h"
 #include "coppice/kernels/parallel.h"
@@ -38,6 +39,32 @@ void backward_row(const T* __restrict x, const W* __restrict w, const T* __restr
   }
 }
 
+/// The rows of x [begin, end). In lanes if they are f32 and fill them, with the same bits.
+template <class T, class W>
+void normalise_rows(const T* x, const W* w, T* out, float* scale, int64_t begin, int64_t end, int64_t n,
+                    double epsilon) {
+  if constexpr (std::is_same_v<T, float> && std::is_same_v<W, float>) {
+    if (n % kNarrowLanes == 0) {
+      const NormRows rows{x + begin * n, end - begin, n};
+      return lanes_of(this_processor()).normalise(rows, w, epsilon, out + begin * n, scale + begin);
+    }
+  }
+  for (int64_t r = begin; r < end; ++r) scale[r] = normalise_row(x + r * n, w, out + r * n, n, epsilon);
+}
+
+template <class T, class W>
+void backward_rows(const T* x, const W* w, const T* grad, const float* scale, T* grad_x, float* grad_w, int64_t begin,
+                   int64_t end, int64_t n) {
+  if constexpr (std::is_same_v<T, float> && std::is_same_v<W, float>) {
+    if (n % kNarrowLanes == 0) {
+      const NormRows rows{x + begin * n, end - begin, n};
+      return lanes_of(this_processor())
+          .normalise_backward(rows, w, scale + begin, grad + begin * n, grad_x + begin * n, grad_w);
+    }
+  }
+  for (int64_t r = begin; r < end; ++r) backward_row(x + r * n, w, grad + r * n, scale[r], grad_x + r * n, grad_w, n);
+}
+
 template <class F>
 void with_scalars(const at::Tensor& x, const at::Tensor& weight, const F& f) {
   with_scalar(x, [&]<class T>(T t) { with_scalar(weight, [&]<class W>(W w) { f(t, w); }); });
@@ -53,9 +80,8 @@ detail::RmsNormForward rms_norm_forward(const at::Tensor& x, const at::Tensor& w
     const auto* w = weight.const_data_ptr<W>();
     auto* to = forward.out.mutable_data_ptr<T>();
     auto* scales = forward.scale_R.mutable_data_ptr<float>();
-    parallel_ranges(rows, rows_per_task(n), [=](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) scales[r] = normalise_row(from + r * n, w, to + r * n, n, epsilon);
-    });
+    parallel_ranges(rows, rows_per_task(n),
+                    [=](int64_t begin, int64_t end) { normalise_rows(from, w, to, scales, begin, end, n, epsilon); });
   });
   return forward;
 }
@@ -74,8 +100,7 @@ detail::RmsNormGradients rms_norm_backward(const at::Tensor& x, const at::Tensor
     auto* to = gradients.x.mutable_data_ptr<T>();
     auto* sums = partial.mutable_data_ptr<float>();
     parallel_ranges(rows, grain, [=](int64_t begin, int64_t end) {
-      float* const sum = sums + (begin / grain) * n;
-      for (int64_t r = begin; r < end; ++r) backward_row(from + r * n, w, d + r * n, scales[r], to + r * n, sum, n);
+      backward_rows(from, w, d, scales, to, sums + (begin / grain) * n, begin, end, n);
     });
     float* const total = sums + tasks * n;
     for (int64_t task = 0; task < tasks; ++task) {

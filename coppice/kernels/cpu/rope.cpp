@@ -18,6 +18,26 @@ void turn_head(const T* __restrict x, const float* __restrict cos, const float* 
   for (int64_t i = 2 * half; i < width; ++i) out[i] = x[i];
 }
 
+/// The heads of the tokens [begin, end).
+template <class T>
+struct Turn {
+  const T* x;
+  const float *cos, *sin;
+  float direction;
+  T* out;
+  int64_t heads, width, angles, half;
+
+  COPPICE_FOR_AVX512_TOO void run(int64_t begin, int64_t end) const {
+    for (int64_t token = begin; token < end; ++token) {
+      const int64_t angle = (token % angles) * half;
+      for (int64_t head = 0; head < heads; ++head) {
+        const int64_t at = (token * heads + head) * width;
+        turn_head(x + at, cos + angle, sin + angle, direction, out + at, half, width);
+      }
+    }
+  }
+};
+
 }  // namespace
 
 at::Tensor rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double direction) {
@@ -25,19 +45,17 @@ at::Tensor rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& si
   const auto sign = static_cast<float>(direction);
   const auto out = at::empty_like(x);
   with_scalar(x, [&]<class T>(T) {
-    const auto* from = x.const_data_ptr<T>();
-    auto* to = out.mutable_data_ptr<T>();
-    const auto *c = cos.const_data_ptr<float>(), *s = sin.const_data_ptr<float>();
+    const Turn<T> turn{x.const_data_ptr<T>(),
+                       cos.const_data_ptr<float>(),
+                       sin.const_data_ptr<float>(),
+                       sign,
+                       out.mutable_data_ptr<T>(),
+                       heads,
+                       width,
+                       angles,
+                       half};
     const int64_t grain = std::max<int64_t>(1, (1 << 15) / (heads * width));
-    parallel_ranges(x.size(0) * x.size(1), grain, [=](int64_t begin, int64_t end) {
-      for (int64_t token = begin; token < end; ++token) {
-        const int64_t angle = (token % angles) * half;
-        for (int64_t head = 0; head < heads; ++head) {
-          const int64_t at = (token * heads + head) * width;
-          turn_head(from + at, c + angle, s + angle, sign, to + at, half, width);
-        }
-      }
-    });
+    parallel_ranges(x.size(0) * x.size(1), grain, [=](int64_t begin, int64_t end) { turn.run(begin, end); });
   });
   return out;
 }

@@ -13,7 +13,17 @@ namespace coppice::kernels::cpu {
 /// Whether a product [.., inner] x [inner, cols] is better computed by Lanes::multiply than by libtorch.
 bool is_small_product(int64_t inner, int64_t cols, at::ScalarType dtype);
 
-/// out = a b in lanes or by libtorch, on the calling thread.
-void multiply_into(at::Tensor out, const at::Tensor& a, const at::Tensor& b);
+/// Whether products of such numbers are computed in f32 because that is faster on this processor.
+bool widens(at::ScalarType dtype);
+
+/// a b by libtorch, in their dtype; computed in f32 if widens().
+///
+/// Memory   then a and b in f32.
+at::Tensor product(const at::Tensor& a, const at::Tensor& b);
+
+/// out [a.rows, b.cols] = a b in lanes or by libtorch, on the calling thread, plus `bias` [b.cols] in each row unless it is
+/// null. T is float or at::BFloat16; rows of `out` are without gaps.
+template <class T>
+void multiply_into(T* out, const MatrixOf<T>& a, const MatrixOf<T>& b, const T* bias = nullptr);
 
 }  // namespace coppice::kernels::cpu

@@ -15,6 +15,10 @@ namespace coppice::kernels::cpu {
 
 using detail::sigmoid_f32;
 
+/// Before a function whose loops gain from vectors of AVX-512: it is compiled for them too, and the program takes what the
+/// processor has. The bits are the same, because no product is fused with a sum unless the code says fmaf.
+#define COPPICE_FOR_AVX512_TOO [[gnu::target_clones("arch=x86-64-v4", "default")]]
+
 inline float load(float value) { return value; }
 inline float load(at::BFloat16 value) { return io::f32_from_bf16(value.x); }
 inline void store(float& to, float value) { to = value; }
@@ -22,7 +26,7 @@ inline void store(at::BFloat16& to, float value) { to.x = io::bf16_from_f32(valu
 
 /// a = silu(g) * u.
 template <class T>
-void swiglu_row(const T* __restrict gate, const T* __restrict up, T* __restrict out, int64_t n) {
+COPPICE_FOR_AVX512_TOO void swiglu_row(const T* __restrict gate, const T* __restrict up, T* __restrict out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const float g = load(gate[i]);
     store(out[i], g * sigmoid_f32(g) * load(up[i]));
@@ -31,8 +35,9 @@ void swiglu_row(const T* __restrict gate, const T* __restrict up, T* __restrict 
 
 /// Gradients of silu(g) * u.
 template <class T>
-void swiglu_backward_row(const T* __restrict gate, const T* __restrict up, const T* __restrict grad,
-                         T* __restrict grad_gate, T* __restrict grad_up, int64_t n) {
+COPPICE_FOR_AVX512_TOO void swiglu_backward_row(const T* __restrict gate, const T* __restrict up,
+                                                const T* __restrict grad, T* __restrict grad_gate,
+                                                T* __restrict grad_up, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const float g = load(gate[i]), d = load(grad[i]);
     const float s = sigmoid_f32(g);

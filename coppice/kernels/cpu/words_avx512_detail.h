@@ -10,12 +10,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <type_traits>
+#include <utility>
 
 #include "coppice/kernels/activation_detail.h"
+#include "coppice/kernels/cpu/scratch_detail.h"
 
 namespace coppice::kernels::cpu {
 
@@ -24,22 +23,6 @@ using AnyWord __attribute__((may_alias)) = Word;  // the same memory as numbers 
 inline constexpr int64_t kLanes = 16;
 template <class T>
 inline constexpr int64_t kPerWord = sizeof(Word) / sizeof(T);
-
-/// Scratch of one task, aligned to a cache line.
-template <class T>
-class Scratch {
- public:
-  explicit Scratch(int64_t count) : data_(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64))) {
-    if (!data_) throw std::bad_alloc();
-  }
-  T* get() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(T* data) const { std::free(data); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
 
 /// The left matrix of a product, read word by word: (row, word) is data[row * row_step + word * word_step].
 struct Words {
@@ -53,6 +36,8 @@ struct Words {
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+
+#include "coppice/kernels/cpu/unrolled_detail.h"
 
 namespace coppice::kernels::cpu {
 namespace {
@@ -82,21 +67,25 @@ __m512 dot(__m512 sum, __m512i a, __m512i b) {
 template <class T, int M, int N>
 void multiply(Words a, const Word* panels, int64_t panel_step, int64_t words, float* out) {
   __m512 sum[M][N];
-  for (int i = 0; i < M; ++i) {
-    for (int j = 0; j < N; ++j) sum[i][j] = _mm512_setzero_ps();
-  }
+  __m512i lanes[N];
+  const auto each_sum = [&](const auto& f) __attribute__((always_inline)) {
+    unrolled<M>([&](auto i) __attribute__((always_inline)) {
+      unrolled<N>([&](auto j) __attribute__((always_inline)) { f(i, j); });
+    });
+  };
+  each_sum([&](auto i, auto j) __attribute__((always_inline)) { sum[i][j] = _mm512_setzero_ps(); });
   for (int64_t w = 0; w < words; ++w) {
-    __m512i lanes[N];
-    for (int j = 0; j < N; ++j) lanes[j] = _mm512_load_si512(panels + j * panel_step + w * kLanes);
+    unrolled<N>([&](auto j) __attribute__((always_inline)) {
+      lanes[j] = _mm512_load_si512(panels + j * panel_step + w * kLanes);
+    });
     const auto* const at = reinterpret_cast<const AnyWord*>(a.data + w * a.word_step);
-    for (int i = 0; i < M; ++i) {
+    unrolled<M>([&](auto i) __attribute__((always_inline)) {
       const __m512i one = _mm512_set1_epi32(static_cast<int>(at[i * a.row_step]));
-      for (int j = 0; j < N; ++j) sum[i][j] = dot<T>(sum[i][j], one, lanes[j]);
-    }
+      unrolled<N>([&](auto j) __attribute__((always_inline)) { sum[i][j] = dot<T>(sum[i][j], one, lanes[j]); });
+    });
   }
-  for (int i = 0; i < M; ++i) {
-    for (int j = 0; j < N; ++j) _mm512_store_ps(out + (i * N + j) * kLanes, sum[i][j]);
-  }
+  each_sum([&](auto i, auto j)
+               __attribute__((always_inline)) { _mm512_store_ps(out + (i * N + j) * kLanes, sum[i][j]); });
 }
 
 inline constexpr int64_t kRows = 8;    ///< of the left matrix at a time ...
