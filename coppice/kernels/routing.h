@@ -23,6 +23,21 @@ struct TopK {
 /// Threads  the choice does not depend on the number of threads. On a GPU nobody waits.
 at::Tensor choose_top_k(const at::Tensor& score_TN, const TopK& choice);
 
+/// How a token's gates come from the numbers of its experts.
+struct GateForm {
+  bool softmax = false;      ///< over the chosen ones
+  bool renormalise = false;  ///< divided by epsilon + their sum
+  double epsilon = 0;
+  double scaling = 1;  ///< then times this
+};
+
+/// The gates of the chosen experts; differentiable by the numbers.
+///
+/// Shapes   value_TE f32 or f64; index_TK int64, each in [0, E); returns [T, K] in the dtype of value_TE.
+/// Memory   saves two numbers for each chosen expert (off the CPU up to six); the gradient is [T, E].
+/// Threads  the bits do not depend on the number of threads.
+at::Tensor gates(const at::Tensor& value_TE, const at::Tensor& index_TK, const GateForm& form);
+
 /// Tokens per expert.
 ///
 /// Shapes   index_TK int64; returns [E] int64.

@@ -2,7 +2,6 @@
 
 #include <ATen/ops/_assert_async.h>
 #include <ATen/ops/full_like.h>
-#include <ATen/ops/gather.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
@@ -30,10 +29,11 @@ at::Tensor detail::choose(const at::Tensor& choice_TN, const families::Routing& 
 }
 
 at::Tensor detail::gates(const at::Tensor& value_TE, const at::Tensor& index_TK, const families::Routing& routing) {
-  auto gate_TK = at::gather(value_TE, 1, index_TK);
-  if (routing.gate == GateFunction::kTopKSoftmax) gate_TK = at::softmax(gate_TK, -1);
-  if (routing.renormalise) gate_TK = gate_TK / (gate_TK.sum(-1, true) + routing.renormalise_epsilon);
-  return routing.routed_scaling == 1.0 ? gate_TK : gate_TK * routing.routed_scaling;
+  return kernels::gates(value_TE, index_TK,
+                        {.softmax = routing.gate == GateFunction::kTopKSoftmax,
+                         .renormalise = routing.renormalise,
+                         .epsilon = routing.renormalise_epsilon,
+                         .scaling = routing.routed_scaling});
 }
 
 Routed route(const at::Tensor& logits_TE, const at::Tensor& selection_bias_E, const families::Routing& routing,

@@ -152,10 +152,11 @@ void Optimizer::step(std::vector<nn::Parameter>& parameters, const kernels::Adam
       state.grad = at::zeros_like(p.master);  // decay and moments continue with a zero gradient
     const bool separate = !p.value.is_alias_of(p.master);
     const Interval own = kept(parameters, i);
-    const at::Tensor value = !separate ? at::Tensor() : divided_ ? divided_->kept_values(i) : p.value.detach();
+    const at::Tensor value = !separate ? at::Tensor() : divided_ ? divided_->kept_values(i) : p.value;
     for (const Run& run : runs_of(p, state, own)) {
+      const bool is_all = !divided_ && run.elements == own;
       const auto part = [&](const at::Tensor& t) {
-        return t.detach().view({-1}).narrow(0, run.elements.begin - own.begin, run.elements.count());
+        return is_all ? t : t.detach().view({-1}).narrow(0, run.elements.begin - own.begin, run.elements.count());
       };
       parts.push_back({.master = part(p.master),
                        .exp_avg = part(state.exp_avg),

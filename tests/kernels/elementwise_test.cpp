@@ -30,20 +30,10 @@ namespace coppice::kernels {
 namespace {
 
 using testing::expect_same_everywhere;
+using testing::expect_same_for_threads;
 using testing::expect_slopes;
 using testing::in_dtype;
 using testing::run_on;
-
-/// The same bits for any number of threads.
-void expect_same_for_threads(const testing::Function& f, const std::vector<at::Tensor>& inputs) {
-  const auto wanted = run_on(guarded::kCpu, f, inputs);
-  const int before = at::get_num_threads();
-  for (const int threads : {1, 4}) {
-    at::set_num_threads(threads);
-    testing::expect_all_equal(run_on(guarded::kCpu, f, inputs), wanted);
-  }
-  at::set_num_threads(before);
-}
 
 TEST(RmsNorm, IsTheFormulaWithItsGradientsOnEveryDevice) {
   constexpr double kEpsilon = 1e-3;

@@ -2,6 +2,7 @@
 
 // What tests of operators share: running one on a device, forward and backward, and comparing.
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -54,6 +55,17 @@ inline void expect_all_near(const std::vector<at::Tensor>& found, const std::vec
 inline void expect_all_equal(const std::vector<at::Tensor>& found, const std::vector<at::Tensor>& wanted) {
   ASSERT_EQ(found.size(), wanted.size());
   for (size_t i = 0; i < found.size(); ++i) EXPECT_TRUE(found[i].equal(wanted[i])) << "tensor " << i;
+}
+
+/// The same bits for any number of threads.
+inline void expect_same_for_threads(const Function& f, const std::vector<at::Tensor>& inputs) {
+  const auto wanted = run_on(guarded::kCpu, f, inputs);
+  const int before = at::get_num_threads();
+  for (const int threads : {1, 4}) {
+    at::set_num_threads(threads);
+    expect_all_equal(run_on(guarded::kCpu, f, inputs), wanted);
+  }
+  at::set_num_threads(before);
 }
 
 /// Holds the gradients of `f` in f64 to central differences of its output along a random direction of all inputs.

@@ -13,6 +13,7 @@
 #include "coppice/base/error.h"
 #include "coppice/kernels/routing_detail.h"
 #include "tests/guarded/devices.h"
+#include "tests/kernels/on_devices.h"
 
 namespace coppice::kernels {
 namespace {
@@ -69,10 +70,29 @@ TEST_P(RoutingOn, AddsGatesInTheOrderOfTokens) {
   EXPECT_EQ(mass_E[7].item<double>(), 0.0);
 }
 
+// In f64 libtorch's operators compute the gates and their gradients.
+TEST(Gates, AreTheFormulaWithItsGradientsOnEveryDevice) {
+  at::manual_seed(7);
+  const auto value_TE = at::rand({700, 24});
+  const auto index_TK = choose_top_k(value_TE, {.top_k = 5});
+  for (const GateForm& form : {GateForm{}, GateForm{.scaling = 2.5}, GateForm{.renormalise = true, .epsilon = 1e-20},
+                               GateForm{.renormalise = true, .epsilon = 0.1, .scaling = 1.5}, GateForm{.softmax = true},
+                               GateForm{.softmax = true, .renormalise = true}}) {
+    const auto op = [&](const auto& in) { return gates(in[0], index_TK.to(in[0].device()), form); };
+    testing::expect_slopes(op, {value_TE});
+    const auto wanted = testing::run_on(guarded::kCpu, op, {value_TE.to(at::kDouble)});
+    const auto found = testing::run_on(guarded::kCpu, op, {value_TE});
+    testing::expect_all_near(found, wanted, 2e-6);
+    testing::expect_all_near(testing::run_on(guarded::kGuarded, op, {value_TE}), wanted, 2e-6);
+    testing::expect_same_for_threads(op, {value_TE});
+  }
+}
+
 TEST(Routing, RefusesAnExpertThatDoesNotExist) {
   const auto index_TK = at::full({4, 2}, 3, at::kLong), gate_TK = at::rand({4, 2});
   EXPECT_THROW((void)expert_counts(index_TK, 3), Error);
   EXPECT_THROW((void)gate_mass(index_TK, gate_TK, 3), Error);
+  EXPECT_THROW((void)gates(at::rand({4, 3}), index_TK, {}), Error);
   EXPECT_THROW((void)expert_counts(index_TK.to(guarded::kGuarded), 3), c10::Error);
   EXPECT_THROW((void)gate_mass(index_TK.to(guarded::kGuarded), gate_TK.to(guarded::kGuarded), 3), c10::Error);
 }

@@ -1,5 +1,7 @@
+#include <ATen/ops/gather.h>
 #include <ATen/ops/index_put.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/softmax.h>
 #include <ATen/ops/sort.h>
 #include <ATen/ops/zeros.h>
 
@@ -37,6 +39,13 @@ at::Tensor choose_top_k(const at::Tensor& score_TN, const TopK& choice) {
         left_TN.masked_fill(in_best_groups(left_TN, choice).logical_not(), -std::numeric_limits<double>::infinity());
   }
   return falling_order(left_TN, choice.top_k).contiguous();
+}
+
+at::Tensor gates(const at::Tensor& value_TE, const at::Tensor& index_TK, const GateForm& form) {
+  auto gate_TK = at::gather(value_TE, 1, index_TK);
+  if (form.softmax) gate_TK = at::softmax(gate_TK, -1);
+  if (form.renormalise) gate_TK = gate_TK / (gate_TK.sum(-1, true) + form.epsilon);
+  return form.scaling == 1.0 ? gate_TK : gate_TK * form.scaling;
 }
 
 // Sums of integers do not depend on the order.

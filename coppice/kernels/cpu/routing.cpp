@@ -2,7 +2,9 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "coppice/base/check.h"
@@ -46,6 +48,11 @@ void keep_best_groups(float* score, int64_t candidates, const TopK& choice, std:
   }
 }
 
+/// What renormalised gates are divided by.
+float divisor(const float* share, int64_t count, const GateForm& form) {
+  return std::accumulate(share, share + count, 0.0f) + static_cast<float>(form.epsilon);
+}
+
 }  // namespace
 
 at::Tensor choose_top_k(const at::Tensor& score_TN, const TopK& choice) {
@@ -63,6 +70,62 @@ at::Tensor choose_top_k(const at::Tensor& score_TN, const TopK& choice) {
     }
   });
   return index_TK;
+}
+
+detail::GatesForward gates_forward(const at::Tensor& value_TE, const at::Tensor& index_TK, const GateForm& form) {
+  const int64_t tokens = index_TK.size(0), top_k = index_TK.size(1), experts = value_TE.size(1);
+  const detail::GatesForward out{at::empty(index_TK.sizes(), value_TE.options()),
+                                 at::empty(index_TK.sizes(), value_TE.options())};
+  const auto* const values = value_TE.const_data_ptr<float>();
+  const auto* const indices = index_TK.const_data_ptr<int64_t>();
+  auto *const gates = out.gate_TK.mutable_data_ptr<float>(), *const shares = out.share_TK.mutable_data_ptr<float>();
+  parallel_ranges(tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const auto* const index = indices + t * top_k;
+      float *const gate = gates + t * top_k, *const share = shares + t * top_k;
+      for (int64_t k = 0; k < top_k; ++k) {
+        COPPICE_CHECK(index[k] >= 0 && index[k] < experts, "expert ", index[k]);
+        share[k] = values[t * experts + index[k]];
+      }
+      if (form.softmax) {
+        const float most = *std::max_element(share, share + top_k);
+        for (int64_t k = 0; k < top_k; ++k) share[k] = std::exp(share[k] - most);
+        const float sum = std::accumulate(share, share + top_k, 0.0f);
+        for (int64_t k = 0; k < top_k; ++k) share[k] /= sum;
+      }
+      const float sum = form.renormalise ? divisor(share, top_k, form) : 1.0f;
+      for (int64_t k = 0; k < top_k; ++k) gate[k] = share[k] / sum * static_cast<float>(form.scaling);
+    }
+  });
+  return out;
+}
+
+// With s the shares, S = epsilon + their sum and c the scaling: gate_k = c s_k / S, so the gradient of s_k is
+// (c grad_k - sum over j of grad_j gate_j) / S. The gradient of the softmax's inputs is s_k (d_k - sum over j of d_j s_j).
+at::Tensor gates_backward(const detail::GatesForward& forward, const at::Tensor& index_TK, const at::Tensor& grad_TK,
+                          int64_t num_experts, const GateForm& form) {
+  const int64_t tokens = index_TK.size(0), top_k = index_TK.size(1);
+  const auto out_TE = at::zeros({tokens, num_experts}, grad_TK.options());
+  const auto* const indices = index_TK.const_data_ptr<int64_t>();
+  const auto *const gates = forward.gate_TK.const_data_ptr<float>(),
+                    *const shares = forward.share_TK.const_data_ptr<float>(),
+                    *const grads = grad_TK.const_data_ptr<float>();
+  auto* const out = out_TE.mutable_data_ptr<float>();
+  parallel_ranges(tokens, kTokensPerTask, [&](int64_t begin, int64_t end) {
+    std::vector<float> d(top_k);
+    for (int64_t t = begin; t < end; ++t) {
+      const float *const gate = gates + t * top_k, *const share = shares + t * top_k, *const grad = grads + t * top_k;
+      const float sum = form.renormalise ? divisor(share, top_k, form) : 1.0f;
+      const float pull = form.renormalise ? std::inner_product(grad, grad + top_k, gate, 0.0f) : 0.0f;
+      for (int64_t k = 0; k < top_k; ++k) d[k] = (static_cast<float>(form.scaling) * grad[k] - pull) / sum;
+      if (form.softmax) {
+        const float mean = std::inner_product(d.begin(), d.end(), share, 0.0f);
+        for (int64_t k = 0; k < top_k; ++k) d[k] = share[k] * (d[k] - mean);
+      }
+      for (int64_t k = 0; k < top_k; ++k) out[t * num_experts + indices[t * top_k + k]] += d[k];
+    }
+  });
+  return out_TE;
 }
 
 at::Tensor expert_counts(const at::Tensor& index_TK, int64_t num_experts) {
