@@ -62,6 +62,7 @@ def on_cpu():
             stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))
         stack.enter_context(mock.patch.object(tensor_parallel, "get_cuda_rng_tracker", NoRandomState))
         stack.enter_context(mock.patch.object(tensor_parallel, "model_parallel_cuda_manual_seed", torch.manual_seed))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # Megatron compiles small functions, which takes half a minute
         stack.enter_context(OnCpu())
         yield
 
