@@ -246,7 +246,7 @@ def test_experts_divided_over_two_ranks_train_on(tmp_path):
 def test_says_what_is_wrong():
     model, chunk, optimizer = trained()
     plan = coppice.plan(chunk, "2x")
-    with pytest.raises(coppice.UnsupportedError, match="optimizer: a AdamW; wanted Megatron's"):
+    with pytest.raises(coppice.UnsupportedError, match="optimizer: an AdamW; wanted Megatron's"):
         expand_megatron([chunk], plan, optimizer=torch.optim.AdamW(model.parameters()), wrap=wrap, make_optimizer=make_optimizer)
     with pytest.raises(coppice.UnsupportedError, match="DistributedDataParallel, which keeps the sizes"):
         coppice.expand_(chunk, plan)
