@@ -7,7 +7,20 @@ function(coppice_library name)
   if(ARG_TORCH)
     target_link_libraries(coppice_${name} PUBLIC coppice_libtorch)
     coppice_torch_pch(coppice_${name})
+  elseif(COPPICE_PRECOMPILED_HEADER)
+    coppice_std_pch(coppice_${name})
   endif()
+endfunction()
+
+# One precompiled header for everything else: most of what a file of the core takes to compile is the standard library's headers.
+function(coppice_std_pch target)
+  if(NOT TARGET coppice_std_pch)
+    file(WRITE "${CMAKE_BINARY_DIR}/std_pch.cpp" "")
+    add_library(coppice_std_pch STATIC "${CMAKE_BINARY_DIR}/std_pch.cpp")
+    target_link_libraries(coppice_std_pch PUBLIC coppice_flags)
+    target_precompile_headers(coppice_std_pch PRIVATE "${CMAKE_SOURCE_DIR}/cmake/std_pch.h")
+  endif()
+  target_precompile_headers(${target} REUSE_FROM coppice_std_pch)
 endfunction()
 
 # One precompiled header for everything that sees ATen.

@@ -2,7 +2,7 @@
 add_library(coppice_flags INTERFACE)
 target_compile_options(coppice_flags INTERFACE
   -march=x86-64-v3 -ffp-contract=off
-  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough -Werror)
+  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough $<$<BOOL:${COPPICE_WARNINGS_ARE_ERRORS}>:-Werror>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # Precompiled headers that ccache can hit; g++ 12's false positives in inlined std::string and vector code.
   target_compile_options(coppice_flags INTERFACE

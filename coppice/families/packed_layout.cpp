@@ -141,6 +141,7 @@ const Family& stored_layout(const ModelConfig& config, const io::Checkpoint& che
 }
 
 std::vector<TensorSlot> slots_in_memory(const ModelConfig& config, std::span<const io::TensorInfo> tensors) {
+  if (!config.is_moe()) return {};
   const Family* packed = packed_layout(*config.family);
   const Family& family = packed == nullptr ? *config.family : *packed;
   ModelConfig in_memory = config;

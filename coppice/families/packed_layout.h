@@ -26,7 +26,7 @@ const Family* packed_layout(const Family& family);
 const Family& stored_layout(const ModelConfig& config, const io::Checkpoint& checkpoint);
 
 /// The experts and the rows of routers among the tensors of a model in transformers' memory, in whichever layout it has
-/// them. Other tensors have no slot, whatever their names.
+/// them. Other tensors have no slot, whatever their names; nor has any tensor of a dense model.
 ///
 /// Throws   Error{kFormat}: a layer lacks experts or router rows, or some of them; Error{kShape}: another shape than the
 ///          configuration says. Both list all.

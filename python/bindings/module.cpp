@@ -18,6 +18,8 @@ void check_processor() {
 NB_MODULE(_core, module) {
   module.doc() = "The C++ functions behind the package coppice; use the package.";
   check_processor();
+  // A script that ends with an exception keeps what its frames hold; that is no leak to tell its user of.
+  nanobind::set_leak_warnings(false);
   module.def("version", &coppice::version, "The version of coppice.");
   coppice::python::bind_commands(module);
   coppice::python::bind_errors(module);

@@ -16,5 +16,17 @@ def main() -> None:
     os.execv(program, [str(program), *sys.argv[1:]])
 
 
+def dcp() -> int:
+    """Run ``coppice-dcp``, which needs torch."""
+    try:
+        from coppice.dcp import main as expand
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print("coppice-dcp: error: torch is not installed here (pip install torch)", file=sys.stderr)
+        return 4
+    return expand()
+
+
 if __name__ == "__main__":
     main()

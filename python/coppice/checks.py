@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from coppice.errors import ShapeError, UnsupportedError
+from coppice.errors import ShapeError, UnsupportedError, a_type
 from coppice.modules.site import Packed, Site
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -45,7 +45,7 @@ def _stacked(site: Site) -> list[tuple[Tensor, str, int]]:
 def _check_kind(path: str, tensor: Tensor) -> None:
     if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
         raise UnsupportedError(
-            f"{path}: a {type(tensor).__name__}; wanted a plain torch tensor "
+            f"{path}: {a_type(tensor)}; wanted a plain torch tensor "
             "(quantised and sharded parameters are expanded on disk: coppice expand, coppice-dcp)"
         )
     if tensor.device.type == "meta":

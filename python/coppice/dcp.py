@@ -11,6 +11,7 @@ import pathlib
 import pickle
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -41,7 +42,16 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from coppice import _core
 from coppice.checkpoint_names import BUCKETS, SINGLE, ExpertName, expert_name, extra_name
-from coppice.errors import Error, FormatError, IoError, NotFoundError, UnsupportedError, UsageError
+from coppice.errors import (
+    Error,
+    FormatError,
+    IoError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+    a_type,
+    check_count,
+)
 from coppice.grow_tensors import TensorGrower
 from coppice.growth_plan import GrowthPlan
 from coppice.modules.site import Matrices, Place, Rows
@@ -141,7 +151,8 @@ class _Source:
         try:
             self._reader.read_data(LoadPlan(items), planner).wait()
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise FormatError(f"{self.directory}: '{key}' cannot be read: {error} (the checkpoint is damaged)") from error
+            why = str(error) or type(error).__name__
+            raise FormatError(f"{self.directory}: '{key}' cannot be read: {why} (the checkpoint is damaged)") from error
 
 
 @dataclasses.dataclass
@@ -221,6 +232,7 @@ def _find_experts(source: _Source) -> _Experts:
         "top_groups": 1,
     }
     out = _Experts(names, facts, gated, stacked)
+    _refuse_missing(source, out)
     for key, name in names.items():
         size = source.tensor(key).size
         at = 0 if name.layer is not None else 1
@@ -231,10 +243,40 @@ def _find_experts(source: _Source) -> _Experts:
     return out
 
 
+def _refuse_missing(source: _Source, experts: _Experts) -> None:
+    """Every layer has the same tensors of experts, routers and their state."""
+    by_layer: dict[int | None, set[tuple[str, str]]] = {}
+    for name in experts.names.values():
+        role = name.matrices.role if name.matrices else name.role
+        by_layer.setdefault(name.layer, set()).add((role, name.kind))
+    every = set().union(*by_layer.values())
+    missing = [
+        f"layer {layer}: {role}" + (f" ({kind})" if kind != "value" else "")
+        for layer, found in sorted(by_layer.items(), key=lambda item: -1 if item[0] is None else item[0])
+        for role, kind in sorted(every - found)
+    ]
+    if missing:
+        raise FormatError(
+            f"{source.directory}: tensors are missing that other layers have: {'; '.join(missing[:8])}"
+            + (" ..." if len(missing) > 8 else "")
+            + " (the checkpoint is damaged, or its names are of another library)"
+        )
+
+
 def describe_checkpoint(directory: str | os.PathLike[str], *, num_groups: int = 1) -> str:
     """What `_core` needs to know of the model in a distributed checkpoint, as JSON."""
-    facts = _find_experts(_Source(pathlib.Path(directory))).facts
-    return json.dumps({"modules": facts | {"num_groups": num_groups}})
+    return _described(_find_experts(_Source(_path("directory", directory))), num_groups)
+
+
+def _described(experts: _Experts, num_groups: int) -> str:
+    check_count("num_groups", num_groups, 1, "the number of the model's router groups, 1 for none")
+    return json.dumps({"modules": experts.facts | {"num_groups": num_groups}})
+
+
+def _path(name: str, path: str | os.PathLike[str]) -> pathlib.Path:
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise UsageError(f"{name}: {path!r}; wanted the path of a directory")
+    return pathlib.Path(path)
 
 
 def plan_checkpoint(
@@ -273,7 +315,7 @@ class _Writer(SavePlanner):
             for name in self._names_after(key, value):
                 self._after[name] = self._metadata_after(key, value)
 
-    def set_up_planner(self, *arguments: Any, **named: Any) -> None:
+    def set_up_planner(self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False) -> None:
         pass
 
     def _names_after(self, key: str, value: Any) -> list[str]:
@@ -340,7 +382,12 @@ class _Writer(SavePlanner):
         name = self._found.names.get(key)
         if name is None:
             return self._source.read(key, offsets, sizes)
-        return self._grown(key, name, offsets, sizes)
+        try:
+            return self._grown(key, name, offsets, sizes)
+        except Error as error:
+            if str(self._source.directory) in str(error):
+                raise
+            raise type(error)(f"{self._source.directory}: '{key}': {error}") from error
 
     def _grown(self, key: str, name: ExpertName, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
         if name.layer is not None:
@@ -426,17 +473,22 @@ def expand_checkpoint(
     UnsupportedError
         Keys that are not named as those of torchtitan or Megatron Core are.
     """
-    source, target = _Source(pathlib.Path(src)), pathlib.Path(out)
+    source, target = _Source(_path("src", src)), _path("out", out)
+    if not isinstance(plan, GrowthPlan):
+        raise UsageError(f"plan: {a_type(plan)}; wanted what plan_checkpoint, coppice.plan or GrowthPlan.load returns")
     if target.exists():
         raise UsageError(f"{target}: exists; wanted a new directory")
+    if target.resolve().is_relative_to(source.directory.resolve()):
+        raise UsageError(f"{target}: lies in {source.directory}, which is only read (choose another directory)")
     if not target.absolute().parent.is_dir():
         raise IoError(f"{target}: cannot be written: {target.absolute().parent} is no directory (make it first)")
     experts = _find_experts(source)
-    description = json.dumps({"modules": experts.facts | {"num_groups": num_groups}})
+    description = _described(experts, num_groups)
     grower = TensorGrower(_core.PlanOfModel(plan.to_json(), description, False), plan.optimizer_state)
     unfinished = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what is wanted
             torch_dcp.save(
                 {},
                 storage_writer=torch_dcp.FileSystemWriter(unfinished, thread_count=1, sync_files=True),
@@ -445,21 +497,26 @@ def expand_checkpoint(
             )
         _copy_companions(source.directory, unfinished, plan)
         unfinished.rename(target)
-    except OSError as error:
-        raise IoError(f"{target}: cannot be written: {error}") from error
-    except CheckpointException as error:
-        raise _cause(error) from error
+    except BaseException as error:  # torch's CheckpointException is no Exception
+        cause = _cause(error)
+        if cause is error:
+            raise
+        raise cause from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _cause(error: CheckpointException) -> BaseException:
-    """What stopped torch's writer, which wraps it."""
-    for inner, _ in error.failures.values():
-        if isinstance(inner, Error):
-            return inner
-        if isinstance(inner, OSError):
-            return IoError(f"the output cannot be written: {inner}")
+def _cause(error: BaseException) -> BaseException:
+    """What stopped torch's writer, which wraps it, or hides it behind what went wrong while it closed its file."""
+    inside: list[BaseException] = [error]
+    for link in inside:
+        failures = [inner for inner, _ in link.failures.values()] if isinstance(link, CheckpointException) else []
+        inside += [e for e in (*failures, link.__cause__, link.__context__) if e is not None and e not in inside]
+    for kind in (KeyboardInterrupt, Error, OSError):
+        for inner in inside:
+            if isinstance(inner, kind):
+                is_plain = isinstance(inner, OSError) and not isinstance(inner, Error)
+                return IoError(f"the output cannot be written: {inner}") if is_plain else inner
     return error
 
 
@@ -507,6 +564,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Error as error:
         print(f"coppice-dcp: error: {error}", file=sys.stderr)
         return _status(error)
+    except KeyboardInterrupt:
+        print(f"coppice-dcp: stopped; nothing of {asked.out} is left", file=sys.stderr)
+        return 130
     print(f"wrote {asked.out}: {plan.experts[0]} -> {plan.experts[1]} experts in {len(plan.parents)} layers")
     return 0
 

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from coppice.errors import FormatError, NotFoundError, UsageError
+from coppice.errors import FormatError, NotFoundError, UsageError, a_type
 
 
 def describe(model: Any) -> str:
@@ -22,14 +22,16 @@ def describe(model: Any) -> str:
         There is no such file; it is no JSON; no layout knows the modules.
     """
     if isinstance(model, str | os.PathLike):
+        if not os.fspath(model):
+            raise UsageError("model: an empty path; wanted a directory with a config.json, or its path")
         return _of_config(_read_config(pathlib.Path(model)))
     if isinstance(model, Mapping):
         return _of_config(model)
-    if is_transformers_config(model):
+    if not isinstance(model, type) and is_transformers_config(model):
         return _of_config(config_json(model))
-    if not hasattr(model, "named_modules"):
+    if isinstance(model, type) or not hasattr(model, "named_modules"):
         raise UsageError(
-            f"a {type(model).__name__} is no model; wanted a module, a transformers configuration, "
+            f"model: {a_type(model)}; wanted a module, a transformers configuration, "
             "the dict of a config.json, or a path to one"
         )
     from coppice.modules import description_of  # needs torch

@@ -69,3 +69,23 @@ class StoppedError(Error, RuntimeError):
 
 class InternalError(Error, RuntimeError):
     """A bug in coppice; please report it."""
+
+
+def a_type(value: object) -> str:
+    """The type of a value with its article, for a message: ``an int``, ``a Linear``."""
+    if value is None:
+        return "None"
+    name = f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def check_count(name: str, value: object, least: int, wanted: str) -> None:
+    """Check that an argument is a whole number from `least` on.
+
+    Raises
+    ------
+    UsageError
+        It is not; the message says that `wanted` was.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{name}: {value!r}; wanted {wanted}")

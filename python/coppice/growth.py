@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from coppice import _core
 from coppice.checks import check_tensors
-from coppice.errors import UsageError
+from coppice.errors import UsageError, a_type
 from coppice.grow_tensors import TensorGrower, by_expert, new_tensor
 from coppice.growth_plan import GrowthPlan
 from coppice.modules import layout_of
@@ -104,7 +104,7 @@ def expand_(
     before = sum(p.numel() for p in inner.parameters())
 
     def change(undo: Undo) -> None:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # what is made under inference_mode cannot be trained
             work.run(undo)
         if then is not None:
             then(undo)
@@ -118,6 +118,11 @@ def expand_(
     return Growth(plan.experts, [site.layer for site in work.sites], (before, after), work.notes)
 
 
+def check_expansion(model: nn.Module, plan: GrowthPlan, optimizer: Any = None) -> None:
+    """Raise what `expand_` would raise before it changes anything. Ranks: collective, as `expand_`."""
+    _Expansion(inner_model(model), plan, optimizer, False)
+
+
 class _Expansion:
     """All checks, then the change."""
 
@@ -126,7 +131,7 @@ class _Expansion:
 
         def prepare() -> None:
             if not isinstance(plan, GrowthPlan):
-                raise UsageError(f"plan: a {type(plan).__name__}; wanted what coppice.plan or GrowthPlan.load returns")
+                raise UsageError(f"plan: {a_type(plan)}; wanted what coppice.plan or GrowthPlan.load returns")
             refuse_wrapped(model)
             layout = layout_of(model)
             self.plan = _core.PlanOfModel(plan.to_json(), layout.description(model), allow_regroup)

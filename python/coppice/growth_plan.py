@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import operator
 import os
 import pathlib
 from collections.abc import Mapping
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coppice import _core
 from coppice.describe import describe
-from coppice.errors import NotFoundError, UsageError
+from coppice.errors import IoError, NotFoundError, UsageError, a_type
 
 if TYPE_CHECKING:
     from coppice.watching import Scores
@@ -66,10 +68,13 @@ class GrowthPlan:
         FormatError, UsageError
             A field does not have a valid value.
         """
+        for name in ("parents", "layer_methods"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise UsageError(f"plan: '{name}' is {getattr(self, name)!r}; wanted a dict by layer")
         fields: dict[str, Any] = {
             "coppice_plan": 1,
-            "seed": self.seed if self.seed < 2**63 else str(self.seed),
-            "experts": list(self.experts),
+            "seed": str(self.seed) if isinstance(self.seed, int) and self.seed >= 2**63 else self.seed,
+            "experts": self.experts,
             "order": self.order,
             "select": self.select,
             "methods": {
@@ -78,7 +83,7 @@ class GrowthPlan:
                 "optimizer_state": self.optimizer_state,
                 "balance_bias": self.balance_bias,
             },
-            "parents": {str(layer): list(parents) for layer, parents in self.parents.items()},
+            "parents": {str(layer): parents for layer, parents in self.parents.items()},
         }
         if self.top_k_factor != 1:
             fields["top_k_factor"] = self.top_k_factor
@@ -86,11 +91,13 @@ class GrowthPlan:
             fields["split"] = self.split
         if self.layer_methods:
             fields["layer_methods"] = {str(layer): methods for layer, methods in self.layer_methods.items()}
-        return _core.checked_plan(json.dumps(fields))
+        return _core.checked_plan(json.dumps(fields, default=_plain))
 
     @classmethod
     def from_json(cls, text: str) -> GrowthPlan:
         """The plan of a JSON text. Raises as `to_json`."""
+        if not isinstance(text, str):
+            raise UsageError(f"text: {a_type(text)}; wanted the JSON text of a plan")
         fields = json.loads(_core.checked_plan(text))
         methods = fields["methods"]
         return cls(
@@ -106,17 +113,37 @@ class GrowthPlan:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the TOML file that ``coppice expand --plan`` and `load` read."""
+        """Write the TOML file that ``coppice expand --plan`` and `load` read; whole or not at all.
+
+        Raises
+        ------
+        UsageError, IoError
+            `path` is none; the file cannot be written.
+        """
         text = _core.plan_to_toml(self.to_json())
-        target = pathlib.Path(path)
+        target = pathlib.Path(_path(path))
+        if not target.name:
+            raise UsageError(f"path: '{path}' has no file name (give the path of the TOML file to write)")
         unfinished = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-        unfinished.write_text(text)
-        unfinished.replace(target)
+        try:
+            unfinished.write_text(text)
+            unfinished.replace(target)
+        except OSError as error:
+            raise IoError(f"{target}: cannot be written: {error.strerror}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GrowthPlan:
         """The plan of a file that `save` or ``coppice expand --dry-run`` wrote."""
-        return cls.from_json(_core.plan_from_file(os.fspath(path)))
+        return cls.from_json(_core.plan_from_file(_path(path)))
+
+
+def _path(path: str | os.PathLike[str]) -> str:
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"path: {a_type(path)}; wanted the path of a plan's file")
+    return os.fspath(path)
 
 
 def plan(
@@ -169,6 +196,16 @@ def plan(
     return GrowthPlan.from_json(_core.make_plan(describe(model), json.dumps(options), _scores_text(scores)))
 
 
+def _plain(value: Any) -> Any:
+    """Arrays and whole numbers of numpy and torch as Python's own."""
+    for convert in (operator.index, list):
+        try:
+            return convert(value)
+        except TypeError:
+            continue
+    raise UsageError(f"plan: it holds {value!r}, {a_type(value)}; wanted numbers, texts, lists and dicts")
+
+
 def _scores_text(scores: Any) -> str | None:
     if scores is None:
         return None
@@ -180,5 +217,5 @@ def _scores_text(scores: Any) -> str | None:
         except OSError as error:
             raise NotFoundError(f"{os.fspath(scores)}: {error.strerror} (give a scores.json)") from error
     if not hasattr(scores, "to_json"):
-        raise UsageError(f"scores: a {type(scores).__name__}; wanted what coppice.watch measured, or a scores.json")
+        raise UsageError(f"scores: {a_type(scores)}; wanted what coppice.watch measured, or a scores.json")
     return scores.to_json()

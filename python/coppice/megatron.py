@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coppice.errors import UnsupportedError, UsageError
+from coppice.errors import UnsupportedError, UsageError, a_type
 from coppice.growth import Growth, expand_
 from coppice.growth_plan import GrowthPlan
 from coppice.undo import Undo, put_data
@@ -223,7 +223,7 @@ def _part_of(optimizer: Any) -> _Part:
     if name in ("Float16OptimizerWithFloat16Params", "FP32Optimizer"):
         return _Whole(optimizer)
     raise UnsupportedError(
-        f"optimizer: a {name}; wanted Megatron's DistributedOptimizer, Float16OptimizerWithFloat16Params or FP32Optimizer, "
+        f"optimizer: {a_type(optimizer)}; wanted Megatron's DistributedOptimizer, Float16OptimizerWithFloat16Params or FP32Optimizer, "
         "or a ChainedOptimizer of these (with another one, save a checkpoint and expand it with coppice-dcp)"
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coppice.errors import UnsupportedError, UsageError
+from coppice.errors import UnsupportedError, UsageError, a_type
 from coppice.undo import Undo
 
 # What the tensors of an optimizer's state are, by their names: a first or second moment, or an fp32 master of the weights.
@@ -64,7 +64,7 @@ class OptimizerStates:
         for optimizer in self.optimizers:
             if not (hasattr(optimizer, "state") and hasattr(optimizer, "param_groups")):
                 raise UnsupportedError(
-                    f"optimizer: a {type(optimizer).__name__} has no state and param_groups like those of "
+                    f"optimizer: {a_type(optimizer)} has no state and param_groups like those of "
                     "torch.optim.Optimizer (give the torch optimizer inside it)"
                 )
         self._method = method.partition(":")[0]
@@ -97,11 +97,11 @@ class OptimizerStates:
         if isinstance(value, Tensor) and value.numel() == 1 and parameter.numel() != 1:
             return
         if not isinstance(value, Tensor):
-            found = f"a {type(value).__name__}"
+            found = a_type(value)
         elif value.shape != parameter.shape:
             found = f"a tensor {list(value.shape)}, and the parameter is {list(parameter.shape)}"
         elif value.dtype not in _FLOATS or type(value) is not Tensor:
-            found = f"a {type(value).__name__} of {value.dtype}"
+            found = f"{a_type(value)} of {value.dtype}"
         elif key not in KINDS and self._method not in _KIND_DOES_NOT_MATTER:
             raise UnsupportedError(
                 f"optimizer state '{key}' of {path}: it is not known whether it is a first or a second moment, which "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from coppice.errors import UsageError
+from coppice.errors import UsageError, a_type
 from coppice.growth_plan import GrowthPlan
 from coppice.modules.torchtitan import config_changes, config_numbers
 
@@ -33,7 +33,7 @@ def grown_config(config: Any, plan: GrowthPlan) -> Any:
     numbers = list(config_numbers(out, changes))
     if not numbers:
         raise UsageError(
-            f"config: a {type(config).__name__} without num_experts = {plan.experts[0]}; "
+            f"config: {a_type(config)} without num_experts = {plan.experts[0]}; "
             "wanted the configuration of the model that the plan is for"
         )
     for number in numbers:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from coppice.errors import UnsupportedError, UsageError
-from coppice.growth import Growth, expand_
-from coppice.growth_plan import GrowthPlan, plan
+from coppice.errors import UnsupportedError, UsageError, a_type, check_count
+from coppice.growth import Growth, check_expansion, expand_
+from coppice.growth_plan import GrowthPlan
+from coppice.growth_plan import plan as make_plan
 from coppice.watching import Scores, watch
 
 __all__ = ["GrowthCallback"]
 
 _log = logging.getLogger(__name__)
+_OF_SCORES = ("select", "temperature", "metric", "layer_selection", "max_duplicates", "recipe")
 
 
 class GrowthCallback(TrainerCallback):
@@ -48,10 +51,15 @@ class GrowthCallback(TrainerCallback):
     def __init__(
         self, at_step: int, *, plan: GrowthPlan | None = None, score_steps: int = 0, **options: Any
     ) -> None:
-        if at_step < 1:
-            raise UsageError(f"at_step: {at_step}; wanted a step from 1 on")
-        if not 0 <= score_steps <= at_step:
+        check_count("at_step", at_step, 1, "a step from 1 on")
+        check_count("score_steps", score_steps, 0, f"0 to at_step, {at_step}")
+        if score_steps > at_step:
             raise UsageError(f"score_steps: {score_steps}; wanted 0 to at_step, {at_step}")
+        if plan is not None and not isinstance(plan, GrowthPlan):
+            raise UsageError(f"plan: {a_type(plan)}; wanted what coppice.plan or GrowthPlan.load returns")
+        unknown = options.keys() - (inspect.signature(make_plan).parameters.keys() - {"model", "scores"})
+        if unknown:
+            raise UsageError(f"{', '.join(sorted(unknown))}: no option of coppice.plan (see help(coppice.plan))")
         if plan is not None and (options or score_steps):
             given = ", ".join([*options, *(["score_steps"] if score_steps else [])])
             raise UsageError(f"{given}: it has no effect here; the plan decides it (leave it out)")
@@ -59,11 +67,12 @@ class GrowthCallback(TrainerCallback):
         self.growth: Growth | None = None
         self.used_plan: GrowthPlan | None = None
         self._scores: Scores | None = None
+        self._early: GrowthPlan | None = None  # checked before the growth
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Refuse runs that the callback cannot grow, before any step."""
+        """Refuse runs that the callback cannot grow, before any step: they may be long."""
         if args.world_size > 1:
             raise UnsupportedError(
                 f"GrowthCallback: the Trainer runs on {args.world_size} processes, whose wrapper keeps the sizes of "
@@ -71,6 +80,9 @@ class GrowthCallback(TrainerCallback):
             )
         if state.max_steps < self.at_step:
             raise UsageError(f"at_step: {self.at_step}; the run has {state.max_steps} steps")
+        model, of_scores = kwargs["model"], _OF_SCORES if self.score_steps else ()
+        self._early = self.plan or make_plan(model, **{k: v for k, v in self.options.items() if k not in of_scores})
+        check_expansion(model, self._early)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -89,7 +101,10 @@ class GrowthCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Grow behind the step."""
+        """Grow behind the step; behind the first one, see whether the optimizer's state can follow."""
+        if self._early is not None and self.growth is None:
+            check_expansion(kwargs["model"], self._early, kwargs["optimizer"])
+            self._early = None
         if state.global_step != self.at_step or self.growth is not None:
             return
         model, optimizer = kwargs["model"], kwargs["optimizer"]
@@ -97,7 +112,7 @@ class GrowthCallback(TrainerCallback):
         if scores is not None:
             self._scores = None
             scores.__exit__(None, None, None)
-        self.used_plan = self.plan or plan(model, scores=scores, **self.options)
+        self.used_plan = self.plan or make_plan(model, scores=scores, **self.options)
         self.growth = expand_(model, self.used_plan, optimizer=optimizer)
         if args.torch_compile:
             torch.compiler.reset()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from coppice import _core
-from coppice.errors import UsageError
+from coppice.errors import UsageError, check_count
 from coppice.modules import layout_of
 from coppice.modules.site import Packed, Separate, Site
 from coppice.optimizer import OptimizerStates
@@ -67,8 +67,8 @@ def watch(
     UnsupportedError
         No layout knows the model.
     """
-    if passes is not None and passes < 1:
-        raise UsageError(f"passes: {passes}; wanted a number from 1 on, or None")
+    if passes is not None:
+        check_count("passes", passes, 1, "a number from 1 on, or None")
     if gradients not in ("local", "reduced"):
         raise UsageError(f"gradients: '{gradients}'; wanted local or reduced")
     return Scores(inner_model(model), optimizer, passes, gradients == "local", group)

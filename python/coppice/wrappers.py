@@ -5,11 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from coppice.errors import UnsupportedError
+from coppice.errors import UnsupportedError, UsageError, a_type
 
 
 def inner_model(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile's wrapper, else the model itself."""
+    """The model inside torch.compile's wrapper, else the model itself.
+
+    Raises
+    ------
+    UsageError
+        It is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model: {a_type(model)}; wanted a torch module")
     while isinstance(original := getattr(model, "_orig_mod", None), nn.Module):
         model = original
     return model

@@ -340,7 +340,7 @@ def test_plan_refuses_what_it_does_not_know():
         coppice.plan(model, "2x", expert_init="copy_nois")
     with pytest.raises(coppice.UsageError, match="scores"):
         coppice.plan(model, "2x", select="greedy")
-    with pytest.raises(coppice.UsageError, match="is no model"):
+    with pytest.raises(coppice.UsageError, match="model: an int; wanted a module"):
         coppice.plan(3)
     with pytest.raises(coppice.NotFoundError, match="no/such"):
         coppice.plan("no/such/place")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coppice.errors import UnsupportedError
+from coppice.errors import UnsupportedError, a_type
 from coppice.modules.expert_lists import arrange_experts, arrange_numbered
 from coppice.modules.site import Arrange, Matrices, Number, Packed, Place, Rows, Separate, Site
 from coppice.ranks import ranks_of
@@ -172,7 +172,7 @@ def _experts(path: str, moe: Any) -> tuple[list[Packed | Separate], Arrange]:
                 sets.append(Separate(places, Matrices(role + ending)))
     if not sets:
         raise UnsupportedError(
-            f"{where}: a {type(experts).__name__}; wanted a SequentialMLP or grouped linear layers with weight0, weight1 ... "
+            f"{where}: {a_type(experts)}; wanted a SequentialMLP or grouped linear layers with weight0, weight1 ... "
             "(the legacy GroupedMLP keeps all experts in one matrix: save a checkpoint and expand it with coppice-dcp)"
         )
     return sets, arrange_numbered(sets)

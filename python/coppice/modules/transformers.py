@@ -45,6 +45,10 @@ class TransformersLayout:
         """The layers with experts, as the family's table names their tensors."""
         places = _named(model)
         slots = _slots(model, places, "") or _slots(model, places, f"{model.base_model_prefix}.")
+        if not slots:
+            raise UnsupportedError(
+                f"a {model.config.model_type} model has no experts to copy (convert it first with `coppice convert`)"
+            )
         layers: dict[int, list[dict[str, Any]]] = {}
         for slot in slots:
             layers.setdefault(slot["layer"], []).append(slot)
