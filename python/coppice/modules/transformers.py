@@ -15,6 +15,7 @@ from coppice.errors import FormatError, UnsupportedError
 from coppice.modules.expert_lists import arrange_experts
 from coppice.modules.layout import modules_above
 from coppice.modules.site import Matrices, Number, Packed, Place, Rows, Separate, Site
+from coppice.wrappers import plain_path
 
 # Names under which modules keep a number of the configuration; those of one row mean the same.
 _ALIASES = (
@@ -68,7 +69,7 @@ class TransformersLayout:
 
 def _named(model: nn.Module) -> dict[str, Place]:
     """Its parameters and buffers, by the names that they have without wrappers of parts."""
-    return {_plain(path): place for path, place in _places(model)}
+    return {plain_path(path): place for path, place in _places(model)}
 
 
 def _description(model: nn.Module, places: dict[str, Place], prefix: str) -> str:
@@ -91,13 +92,6 @@ def _slots(model: nn.Module, places: dict[str, Place], prefix: str) -> list[dict
         slot["name"] = slot["name"].removeprefix(prefix)
         slot["expert_at"] -= len(prefix)
     return slots
-
-
-def _plain(path: str) -> str:
-    """A path without what wrappers of parts add to it."""
-    for added in ("_orig_mod.", "_checkpoint_wrapped_module."):
-        path = path.replace(added, "")
-    return path
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, Place]]:
