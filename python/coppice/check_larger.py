@@ -79,6 +79,9 @@ def _wrong_numbers(old: Prepared, description: str) -> Iterator[str]:
 
 
 def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
+    if found.get("model_type") != wanted.get("model_type"):
+        yield f"it is a {found.get('model_type')}, wanted a {wanted.get('model_type')}"
+        return
     for key, value in wanted.items():
         if isinstance(value, dict) and isinstance(found.get(key), dict):
             yield from _differences(value, found[key])

@@ -128,10 +128,10 @@ class _Filling:
         self._tensors, self._new = tensors_of(model), tensors_of(larger)
         check_tensors(model, self.old.sites, plan.experts[0], sharded=True)
         self._sites = check_larger(self.old, self._tensors, larger, layout_of(larger), self._new)
-        self.old.states.check([(path, t) for path, t in self._tensors.items() if isinstance(t, nn.Parameter)])
         self._new_states = OptimizerStates(optimizers[1], plan.optimizer_state)
         self._children = dict(self._single_experts())
         self._groups = group_pairs(self.old.states, self._new_states, self._tensors, self._new, self._origin)
+        self.old.states.check([(path, t) for path, t in self._tensors.items() if isinstance(t, nn.Parameter)])
         self._parts = {path: part_here(path, tensor) for path, tensor in self._new.items()}
         self._sources = dict(self._all_here())
         self._kept = {path: self._other_state(path) for path in self._tensors}

@@ -54,7 +54,7 @@ class TransformersLayout:
     def numbers(self, model: nn.Module, sites: list[Site], plan: Any) -> list[Number]:
         """The configuration's own keys, and the attributes of modules with their values."""
         before = config_json(model.config)
-        changes = list(_differences(model.config, before, json.loads(plan.grown_config())))
+        changes = list(config_differences(model.config, before, json.loads(plan.grown_config())))
         paths = [rows.place.path.rpartition(".")[0] for site in sites for rows in site.rows]
         for site in sites:
             for experts in site.experts:
@@ -165,7 +165,7 @@ def read_routing(router: nn.Module, output: Any) -> tuple[Tensor, Tensor] | None
     return None if gates is None else (chosen, gates / getattr(router, "routed_scaling_factor", 1.0))
 
 
-def _differences(config: Any, before: dict[str, Any], after: dict[str, Any]) -> Iterator[Number]:
+def config_differences(config: Any, before: dict[str, Any], after: dict[str, Any]) -> Iterator[Number]:
     """The keys of a configuration whose values change, in its parts too."""
     for key, value in after.items():
         old = before.get(key)
@@ -173,7 +173,7 @@ def _differences(config: Any, before: dict[str, Any], after: dict[str, Any]) -> 
             continue
         part = getattr(config, key, None)
         if isinstance(value, dict) and is_transformers_config(part):
-            yield from _differences(part, old, value)
+            yield from config_differences(part, old, value)
         else:
             yield Number(config, key, old, value)
 
