@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -49,30 +50,45 @@ def steps_of_torch_adam():
 
 
 @contextlib.contextmanager
-def megatron(rank=0, world_size=1, store=None, experts_over=1):
-    """Megatron's groups over Gloo; several ranks meet in the file `store`."""
-    import torch.distributed as dist
-
+def on_cpu():
+    """The CPU answers where Megatron asks for a GPU."""
     stand_ins = {"current_device": lambda: torch.device("cpu"), "Stream": lambda *a, **k: None, "synchronize": lambda *a: None}
-    kept = {name: getattr(torch.cuda, name) for name in stand_ins}
-    for name, stand_in in stand_ins.items():
-        setattr(torch.cuda, name, stand_in)
-    from megatron.core import parallel_state, tensor_parallel
+    from megatron.core import tensor_parallel
     from megatron.core.transformer.moe import moe_utils
 
     moe_utils.te_general_gemm = None  # not defined where Transformer Engine is missing
-    tensor_parallel.get_cuda_rng_tracker = NoRandomState
+    with contextlib.ExitStack() as stack:
+        for name, stand_in in stand_ins.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))
+        stack.enter_context(mock.patch.object(tensor_parallel, "get_cuda_rng_tracker", NoRandomState))
+        stack.enter_context(mock.patch.object(tensor_parallel, "model_parallel_cuda_manual_seed", torch.manual_seed))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # Megatron compiles small functions, which takes half a minute
+        stack.enter_context(OnCpu())
+        yield
+
+
+@contextlib.contextmanager
+def megatron(rank=0, world_size=1, store=None, experts_over=1):
+    """Megatron's groups over Gloo; several ranks meet in the file `store`."""
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+
     store = dist.HashStore() if world_size == 1 else dist.FileStore(str(store), world_size)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size, store=store)
-    try:
-        parallel_state.initialize_model_parallel(expert_model_parallel_size=experts_over)
-        with OnCpu():
+    with on_cpu():
+        dist.init_process_group("gloo", rank=rank, world_size=world_size, store=store)
+        try:
+            parallel_state.initialize_model_parallel(expert_model_parallel_size=experts_over)
             yield
-    finally:
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
-        for name, real in kept.items():
-            setattr(torch.cuda, name, real)
+        finally:
+            leave_groups()
+
+
+def leave_groups():
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def gpt(experts=EXPERTS, **more):

@@ -3,7 +3,6 @@
 import math
 import pathlib
 import re
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,8 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 pytest.importorskip("megatron.core")
 from megatron_on_cpu import EXPERTS, gpt, loss_of, make_optimizer, megatron, step, steps_of_torch_adam, whole_states, wrap  # noqa: E402
+from megatron_ranks import known, move_over_two_ranks, train_on_two_ranks  # noqa: E402
+from ranks import run_ranks  # noqa: E402
 from runs import assert_unchanged, everything  # noqa: E402
 
 import coppice  # noqa: E402
@@ -204,40 +205,9 @@ def test_a_checkpoint_expands_as_the_model_in_memory(options, tmp_path):
     assert math.isfinite(step(fresh, its_optimizer))
 
 
-TWO_RANKS = """
-import sys, torch
-rank, store, result, here, experts_over = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5])
-sys.path.insert(0, here)
-import coppice
-from coppice.megatron import expand_megatron
-from megatron_on_cpu import *
-with megatron(rank, 2, store, experts_over):
-    model = gpt(expert_model_parallel_size=experts_over)
-    (chunk,) = wrap([model])
-    optimizer = make_optimizer([chunk])
-    tokens = TOKENS[rank : rank + 1]
-    plan = coppice.plan(chunk, "2x", expert_init="copy_noise", seed=6)
-    for _ in range(2):
-        step(chunk, optimizer, tokens)
-    done = expand_megatron([chunk], plan, optimizer=optimizer, wrap=wrap, make_optimizer=make_optimizer)
-    losses = [step(done.chunks[0], done.optimizer, tokens) for _ in range(3)]
-    torch.save({name: p.detach() for name, p in model.named_parameters()}, f"{result}-{rank}")
-    print("fine")
-"""
-
-
-def run_ranks(folder, experts_over, script=TWO_RANKS, last=None):
-    command = [sys.executable, "-c", script]
-    words = [str(folder / f"store-{experts_over}"), str(folder / "result"), str(pathlib.Path(__file__).parent), last or str(experts_over)]
-    ranks = [subprocess.Popen([*command, str(rank), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    for rank in ranks:
-        out, errors = rank.communicate(timeout=400)
-        assert rank.returncode == 0 and "fine" in out, errors[-3000:]
-
-
 def test_two_ranks_with_a_divided_optimizer_are_one(tmp_path):
     """Each rank has half of the batch and half of the optimizer's state; the run is that of one rank with all."""
-    run_ranks(tmp_path, 1)
+    run_ranks(train_on_two_ranks, tmp_path, 1)
     model = gpt()
     (chunk,) = wrap([model])
     optimizer = make_optimizer([chunk])
@@ -253,50 +223,9 @@ def test_two_ranks_with_a_divided_optimizer_are_one(tmp_path):
         assert torch.allclose(first[name], parameter.detach(), atol=3e-4), name
 
 
-EXPERTS_OVER_TWO = """
-import sys, torch
-rank, store, result, here = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
-sys.path.insert(0, here)
-import coppice
-from megatron_on_cpu import *
-from test_megatron import known
-with megatron(rank, 2, store, 2):
-    model = gpt(expert_model_parallel_size=2)
-    optimizer = known(model, 2 * rank)
-    kept = model.decoder.layers[0].mlp.experts.local_experts[0].linear_fc1.weight
-    plan = coppice.plan(model, "2x", expert_init="interpolate", optimizer_state="interpolate", seed=8, order=sys.argv[5])
-    coppice.expand_(model, plan, optimizer=optimizer)
-    mlp = model.decoder.layers[1].mlp
-    assert mlp.num_local_experts == len(mlp.experts.local_experts) == 4 and mlp.local_expert_indices == list(range(4 * rank, 4 * rank + 4))
-    assert mlp.token_dispatcher.local_expert_indices == mlp.local_expert_indices and model.config.num_moe_experts == mlp.router.num_experts == 8
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert trained == {id(p) for p in model.parameters()} and set(optimizer.state) <= set(model.parameters())
-    out = {}
-    for name, parameter in model.named_parameters():
-        number = name.split("local_experts.")[1].split(".")[0] if "local_experts" in name else None
-        whole = name if number is None else name.replace(f"local_experts.{number}.", f"local_experts.{4 * rank + int(number)}.")
-        out[whole] = (parameter.detach(), {k: v for k, v in optimizer.state[parameter].items()})
-    torch.save(out, f"{result}-{rank}")
-    print("fine")
-"""
-
-
-def known(model, first=0):
-    """Weights and moments by the number of an expert in its layer, whatever rank has it."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for name, parameter in model.named_parameters():
-        found = re.search(r"layers\.(\d+)\..*local_experts\.(\d+)\.linear_fc(\d)", name)
-        seed = 7 + len(name) if not found else 1000 * int(found.group(1)) + 10 * (first + int(found.group(2))) + int(found.group(3))
-        torch.manual_seed(seed)
-        parameter.data.normal_()
-        optimizer.state[parameter] = {
-            "step": torch.tensor(5.0), "exp_avg": torch.randn_like(parameter), "exp_avg_sq": torch.rand_like(parameter)}
-    return optimizer
-
-
 @pytest.mark.parametrize("order", ["append", "siblings"])
 def test_experts_divided_over_two_ranks_move_as_those_of_one(order, tmp_path):
-    run_ranks(tmp_path, 2, EXPERTS_OVER_TWO, order)
+    run_ranks(move_over_two_ranks, tmp_path, order)
     model = gpt()
     optimizer = known(model)
     plan = coppice.plan(model, "2x", expert_init="interpolate", optimizer_state="interpolate", seed=8, order=order)
@@ -311,7 +240,7 @@ def test_experts_divided_over_two_ranks_move_as_those_of_one(order, tmp_path):
 
 
 def test_experts_divided_over_two_ranks_train_on(tmp_path):
-    run_ranks(tmp_path, 2)
+    run_ranks(train_on_two_ranks, tmp_path, 2)
 
 
 def test_says_what_is_wrong():
