@@ -1,30 +1,24 @@
-"""One rank of torchtitan's model, sharded by its own functions: grown in the middle of training, beside the same model that is whole.
-
-usage: sharded_titan.py RANKS FOLDER
-"""
+"""One rank of torchtitan's model, sharded by its own functions: grown in the middle of training, beside the same model that is whole."""
 
 import functools
-import pathlib
-import sys
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from sharded import check_same, gathered_scores, in_ranks, raised, twin_of, whole_tensors  # noqa: E402
-from torchtitan.models.llama4.infra.parallelize import apply_fsdp, apply_moe_ep_tp  # noqa: E402
-from torchtitan.models.moe import MoEArgs, kernels, utils  # noqa: E402
-from torchtitan.models.qwen3 import Qwen3Model, Qwen3ModelArgs  # noqa: E402
+from sharded_runs import check_same, gathered_scores, raised, twin_of, whole_tensors
+from torchtitan.models.llama4.infra.parallelize import apply_fsdp, apply_moe_ep_tp
+from torchtitan.models.moe import MoEArgs, kernels, utils
+from torchtitan.models.qwen3 import Qwen3Model, Qwen3ModelArgs
+from torchtitan_on_cpu import histograms
 
-import coppice  # noqa: E402
-from coppice.torchtitan import grown_config  # noqa: E402
+import coppice
+from coppice.torchtitan import grown_config
 
-# What torchtitan does on GPUs alone: it counts with torch.histc, and makes indices by a Triton kernel, beside which it has one for the CPU.
-real_histc = torch.histc
-torch.histc = lambda tensor, **more: real_histc(tensor.float(), **more).to(tensor.dtype)
-utils.generate_permute_indices = functools.partial(kernels.generate_permute_indices, use_cpu=True)
+# torchtitan makes indices by a Triton kernel, beside which it has one for the CPU.
+on_the_cpu = functools.partial(kernels.generate_permute_indices, use_cpu=True)
 EXPERTS, VOCAB = 4, 64
 TOKENS = torch.arange(48).reshape(4, 12) * 7 % VOCAB
 
@@ -129,12 +123,13 @@ def refuses_in_place(way):
     assert "expand_into" in text, text
 
 
-if __name__ == "__main__":
-    in_ranks({
+def things():
+    """What each rank does, and what stands in for what is missing meanwhile."""
+    return {
         "fsdp-to-ep": lambda: grow("fsdp", "ep", experts=6, expert_init="copy_noise", order="siblings", optimizer_state="share", seed=2),
         "ep-to-fsdp": lambda: grow("ep", "fsdp", experts="2x", expert_init="drop_units", seed=3),
         "ep-to-ep": lambda: grow("ep", "ep", experts=6, router_init="copy_noise"),
         "watch-fsdp": lambda: watch("fsdp"),
         "watch-ep": lambda: watch("ep"),
         "refuses": lambda: refuses_in_place("fsdp"),
-    })
+    }, [histograms(), mock.patch.object(utils, "generate_permute_indices", on_the_cpu)]

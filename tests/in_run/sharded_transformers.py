@@ -1,10 +1,4 @@
-"""One rank of models of transformers, sharded by fully_shard or copied by DDP: grown in the middle of training, beside the same model alone.
-
-usage: sharded_transformers.py RANKS FOLDER
-"""
-
-import pathlib
-import sys
+"""One rank of models of transformers, sharded by fully_shard or copied by DDP: grown in the middle of training, beside the same model alone."""
 
 import torch
 import torch.distributed as dist
@@ -13,13 +7,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from runs import FAMILIES, TOKENS, everything, model_of  # noqa: E402
-from sharded import check_same, gathered_scores, in_ranks, raised, twin_of, whole_tensors  # noqa: E402
+from runs import FAMILIES, TOKENS, everything, model_of
+from sharded_runs import check_same, gathered_scores, raised, twin_of, whole_tensors
 
-import coppice  # noqa: E402
-import coppice.grow_tensors  # noqa: E402
-from coppice.transformers import grown_config  # noqa: E402
+import coppice
+import coppice.grow_tensors
+from coppice.transformers import grown_config
 
 
 def adamw(model):
@@ -226,9 +219,9 @@ def ddp_into_ddp():
     step(larger, larger_optimizer)
 
 
-if __name__ == "__main__":
-    assert FAMILIES["mixtral"].num_experts == 4
-    in_ranks({
+def things():
+    """What each rank does, and what stands in for what is missing meanwhile."""
+    return {
         "mixtral": lambda: grow("mixtral", experts=5, expert_init="copy_noise", router_init="copy_noise", seed=1),
         "qwen3_moe": lambda: grow("qwen3_moe", before=1, after=1, experts="2x", optimizer_state="share", order="siblings"),
         "gpt_oss": lambda: grow("gpt_oss", after=2, mesh=(2, 1), experts="1.5x", expert_init="drop_units", empty=True),
@@ -240,4 +233,4 @@ if __name__ == "__main__":
         "wrong": says_what_is_wrong,
         "ddp-again": ddp_is_wrapped_again,
         "ddp-into": ddp_into_ddp,
-    })
+    }, []

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from sharded import start  # noqa: E402
+from ranks import run_ranks  # noqa: E402
+from sharded_runs import do_all  # noqa: E402
 
 TRANSFORMERS = ["mixtral", "qwen3_moe", "gpt_oss", "nllb_moe", "plain", "watch", "failure", "wrong", "ddp-again", "ddp-into"]
 TITAN = ["fsdp-to-ep", "ep-to-fsdp", "ep-to-ep", "watch-fsdp", "watch-ep", "refuses"]
@@ -14,13 +15,13 @@ TITAN = ["fsdp-to-ep", "ep-to-fsdp", "ep-to-ep", "watch-fsdp", "watch-ep", "refu
 
 @pytest.fixture(scope="module")
 def transformers_said(tmp_path_factory):
-    return start("sharded_transformers.py", 2, tmp_path_factory.mktemp("transformers"))
+    return run_ranks(do_all, "sharded_transformers", 2, tmp_path_factory.mktemp("transformers"))
 
 
 @pytest.fixture(scope="module")
 def titan_said(tmp_path_factory):
     pytest.importorskip("torchtitan")
-    return start("sharded_titan.py", 4, tmp_path_factory.mktemp("titan"))
+    return run_ranks(do_all, "sharded_titan", 4, tmp_path_factory.mktemp("titan"), ranks=4)
 
 
 def check(said, name):

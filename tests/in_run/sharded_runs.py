@@ -1,58 +1,38 @@
-"""Ranks of a sharded model: they meet, run what is named, and leave what failed in a file; helpers that compare with a whole model."""
+"""What the ranks of a sharded model do: one thing behind the other, with what failed; and comparisons with a whole model."""
 
+import contextlib
 import datetime
+import importlib
 import json
-import multiprocessing
-import os
-import pathlib
-import subprocess
-import sys
-import time
 import traceback
 
 import torch
 import torch.distributed as dist
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import coppice  # noqa: E402
+import coppice
 
 
-def start(script, ranks, folder):
-    """Runs the script on so many ranks; returns what each thing that it does said on each rank: nothing, or why it failed."""
-    command = [sys.executable, "-W", "ignore", str(pathlib.Path(__file__).parent / script), str(ranks), str(folder)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"result-{rank}").read_text()) for rank in range(ranks)]
-
-
-def in_ranks(things):
-    """The main function of such a script: this process, which has imported everything, becomes all ranks."""
-    ranks, folder = int(sys.argv[1]), pathlib.Path(sys.argv[2])
+def do_all(rank, script, ranks, folder):
+    """Everything that a script does, on one rank: what it does by name, with "" or why it failed. Nothing is done behind a failure, where
+    the ranks may no longer be at the same place.
+    """
     torch.set_num_threads(1)
-    running = [multiprocessing.get_context("fork").Process(target=_one_rank, args=(things, rank, ranks, folder)) for rank in range(ranks)]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join()
-    sys.exit(max(abs(process.exitcode) for process in running))
-
-
-def _one_rank(things, rank, ranks, folder):
-    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(str(folder / "store"), ranks),
-                            timeout=datetime.timedelta(seconds=60))
+    things, stand_ins = importlib.import_module(script).things()
+    store = dist.FileStore(str(folder / "store"), ranks)
+    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=store, timeout=datetime.timedelta(seconds=60))
     said = {}
-    for name, thing in things.items():
-        begin = time.perf_counter()
-        try:
-            thing()
-            said[name] = ""
-            if os.environ.get("COPPICE_TIMES"):
-                print(rank, name, time.perf_counter() - begin, flush=True)
-        except Exception:
-            said[name] = traceback.format_exc()
-            break  # the ranks may no longer be at the same place
-    (folder / f"result-{rank}").write_text(json.dumps(said))
-    os._exit(0)  # other ranks may wait for this one
+    with contextlib.ExitStack() as stack:
+        for stand_in in stand_ins:
+            stack.enter_context(stand_in)
+        for name, thing in things.items():
+            try:
+                thing()
+                said[name] = ""
+            except Exception:
+                said[name] = traceback.format_exc()
+                return said
+    dist.destroy_process_group()
+    return said
 
 
 def whole(tensor):
