@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from coppice import _core
 from coppice.checks import check_kind
 from coppice.errors import UsageError
 from coppice.modules.layout import Layout
@@ -70,24 +71,34 @@ def _kinds(site: Site) -> Any:
 
 
 def _wrong_numbers(old: Prepared, description: str) -> Iterator[str]:
-    """What the configurations, or the modules, say of sizes and counts."""
+    """What the configurations, or the modules, say of sizes and counts, and of how routers choose."""
     before, found = json.loads(old.description), json.loads(description)
     if "modules" in before:
         yield from _differences(before["modules"] | {"num_experts": old.plan.experts_after}, found["modules"])
-    else:
-        yield from _differences(json.loads(old.plan.grown_config()), found["config"])
+        return
+    wanted = json.loads(old.plan.grown_config())
+    if found["config"].get("model_type") != wanted["model_type"]:
+        yield f"it is a {found['config'].get('model_type')}, wanted a {wanted['model_type']}"
+        return
+    yield from _differences(_sizes(wanted), found["config"])
+    routing = [_core.routing_facts(text) for text in (json.dumps({"config": wanted}), description)]
+    yield from _differences(*routing)
+
+
+def _sizes(config: dict[str, Any]) -> dict[str, Any]:
+    """The numbers and lists of a configuration that a model is built by."""
+    nested = {key: _sizes(value) for key, value in config.items() if isinstance(value, dict)}
+    numbers = {key: value for key, value in config.items() if type(value) is int and "token_id" not in key}
+    lists = {key: value for key, value in config.items() if isinstance(value, list) and key != "architectures"}
+    return nested | numbers | lists
 
 
 def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
-    if found.get("model_type") != wanted.get("model_type"):
-        yield f"it is a {found.get('model_type')}, wanted a {wanted.get('model_type')}"
-        return
     for key, value in wanted.items():
         if isinstance(value, dict) and isinstance(found.get(key), dict):
             yield from _differences(value, found[key])
-        elif (type(value) is int and "token_id" not in key) or (isinstance(value, list) and key != "architectures"):
-            if found.get(key) != value:
-                yield f"its {key} is {found.get(key)}, wanted {value}"
+        elif found.get(key) != value:
+            yield f"its {key} is {found.get(key)}, wanted {value}"
 
 
 def _expected(old: Prepared, sites: list[Site], tensors: Tensors) -> Iterator[tuple[str, tuple[tuple[int, ...], Tensor]]]:

@@ -48,8 +48,9 @@ def expand_into(
     Memory: both models and optimizer states as they are divided over ranks; beside them,
     for one parameter or one tensor of its state at a time, the originals that this rank's
     new experts are computed from (their parts, if they are copied), one matrix of a new
-    expert, and one rank's part of the tensor. No rank has a whole model, layer or tensor,
-    unless its experts need all of it.
+    expert, and one rank's part of the tensor. No rank has a whole model, layer or tensor
+    of experts, unless its own new experts are computed from all of it. Router rows and
+    biases are whole.
 
     Ranks: collective over the default process group, if there is one. If one rank fails,
     all do.
@@ -136,6 +137,7 @@ class _Filling:
         self._sources = dict(self._all_here())
         self._kept = {path: self._other_state(path) for path in self._tensors}
         self._made: dict[str, dict[str, Tensor]] = {}
+        self._all_wishes = dict(self._wishes())
         self.notes = self.old.notes()
 
     def _single_experts(self) -> Iterator[tuple[str, tuple[str, int, int]]]:
@@ -175,7 +177,6 @@ class _Filling:
     def run(self, empty_optimizer: bool) -> None:
         """Fill everything."""
         transfer = Transfer(self._sources)
-        wishes = dict(self._wishes())
         self._sources.clear()
 
         def forget(key: Key) -> None:
@@ -185,7 +186,11 @@ class _Filling:
                     if entry.key == key[1]:
                         del entry.state[entry.key]
 
-        transfer.run(wishes, forget)
+        transfer.run(self._all_wishes, forget)
+        all_or_none(self._finish)
+
+    def _finish(self) -> None:
+        """What is no part of a tensor: states, and settings of groups."""
         self._set_states()
         for before, after in self._groups:
             for key, value in before.items():

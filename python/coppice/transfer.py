@@ -131,6 +131,8 @@ class Transfer:
         PeerError
             Only another rank failed.
         """
+        for wish in wishes.values():
+            wish.boxes = {old: joined(boxes) for old, boxes in wish.boxes.items()}
         everyone = gathered({key: wish.boxes for key, wish in wishes.items()})
         order = sorted(set().union(*everyone))
         last = {old: key for key in order for of_rank in everyone for old in of_rank.get(key, {})}
@@ -167,16 +169,18 @@ class Transfer:
         """What is sent for one new tensor; the same on all ranks."""
         for key in sorted(set().union(*wishes)):
             wanted = [(rank, box) for rank, of_rank in enumerate(wishes) for box in of_rank.get(key, [])]
-            for piece, owner in self._pieces.get(key, {}).items():
-                parts = [self._missing(rank, key, box, piece) for rank, box in wanted]
-                sent = [part for part in parts if part is not None]
+            wanted = [(rank, box) for rank, box in wanted if not self._is_on(rank, key, box)]
+            for piece, owner in self._pieces.get(key, {}).items() if wanted else []:
+                near = [(rank, box) for rank, box in wanted if not box or box[0][0] < piece[0][1] and piece[0][0] < box[0][1]]
+                parts = [(rank, overlap(box, piece)) for rank, box in near]
+                sent = [part for rank, part in parts if part is not None and not self._is_on(rank, key, part)]
                 if sent:
                     yield _Move(key, owner, hull(sent))
 
-    def _missing(self, rank: int, key: Key, wanted: Box, piece: Box) -> Box | None:
-        """What a rank needs of another rank's piece."""
-        part, own = overlap(wanted, piece), self._has[rank].get(key)
-        return None if part is None or (own is not None and contains(own, part)) else part
+    def _is_on(self, rank: int, key: Key, box: Box) -> bool:
+        """Whether a rank has a part of a tensor itself."""
+        own = self._has[rank].get(key)
+        return own is not None and contains(own, box)
 
     def _buffer(self, moves: list[_Move]) -> Tensor | None:
         """Room for the largest of them."""
@@ -190,7 +194,7 @@ class Transfer:
         for key, boxes in wish.boxes.items():
             if key not in self._pieces:
                 continue
-            for box in joined(boxes):
+            for box in boxes:
                 own = self._own.get(key)
                 if own is not None and contains(own[1], box):
                     fetched.add(key, box, cut(own[0], own[1], box))
