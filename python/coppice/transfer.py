@@ -140,13 +140,13 @@ class Transfer:
         for old, key in last.items():
             done.setdefault(key, []).append(old)
         error: BaseException | None = None
+        buffer: Tensor | None = None
         for key in order:
             wish, fetched = wishes.get(key), Fetched()
             moves = list(self._moves([of_rank.get(key, {}) for of_rank in everyone]))
-            buffer: Tensor | None = None
             try:
                 if error is None:
-                    buffer = self._buffer(moves)
+                    buffer = self._with_room(buffer, moves)
                     if wish is not None:
                         self._make_room(wish, fetched)
             except BaseException as found:
@@ -182,12 +182,12 @@ class Transfer:
         own = self._has[rank].get(key)
         return own is not None and contains(own, box)
 
-    def _buffer(self, moves: list[_Move]) -> Tensor | None:
-        """Room for the largest of them."""
-        if not moves:
-            return None
-        bytes_of = [count(move.box) * self._kinds[move.key].dtype.itemsize for move in moves]
-        return torch.empty(max(bytes_of), dtype=torch.uint8, device=collective_device())
+    def _with_room(self, buffer: Tensor | None, moves: list[_Move]) -> Tensor | None:
+        """A buffer with room for each of them; the same one again, if it is large enough."""
+        wanted = max((count(move.box) * self._kinds[move.key].dtype.itemsize for move in moves), default=0)
+        if wanted <= (0 if buffer is None else buffer.numel()):
+            return buffer
+        return torch.empty(wanted, dtype=torch.uint8, device=collective_device())
 
     def _make_room(self, wish: Wish, fetched: Fetched) -> None:
         """What this rank has itself, and empty room for the rest."""

@@ -219,6 +219,24 @@ def ddp_into_ddp():
     step(larger, larger_optimizer)
 
 
+def ranks_agree_in_place():
+    """expand_ of plain models: other plans and a failure of one rank are refused on all, and the same plan gives the same bits."""
+    model = model_of("mixtral")
+    plan = coppice.plan(model, "2x", seed=7)
+    assert "another plan than rank 0" in raised(coppice.UsageError, coppice.expand_, model, coppice.plan(model, "2x", seed=dist.get_rank()))
+    broken = model_of("mixtral")
+    if dist.get_rank() == 1:
+        down = broken.model.layers[0].mlp.experts.down_proj
+        down.data = down.data.to(torch.float8_e4m3fn)
+    text = raised(coppice.UnsupportedError if dist.get_rank() == 1 else coppice.PeerError, coppice.expand_, broken, plan)
+    assert "float8" in text and (dist.get_rank() == 1 or "rank 1 failed, so no rank changed its model" in text), text
+    assert broken.config.num_local_experts == 4
+    coppice.expand_(model, plan)
+    rows = [torch.empty_like(model.model.layers[0].mlp.gate.weight.detach()) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, model.model.layers[0].mlp.gate.weight.detach())
+    assert all(torch.equal(row, rows[0]) for row in rows)
+
+
 def things():
     """What each rank does, and what stands in for what is missing meanwhile."""
     return {
@@ -231,6 +249,7 @@ def things():
         "watch": watches,
         "failure": fails_on_one_rank,
         "wrong": says_what_is_wrong,
+        "in-place": ranks_agree_in_place,
         "ddp-again": ddp_is_wrapped_again,
         "ddp-into": ddp_into_ddp,
     }, []

@@ -9,7 +9,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from ranks import run_ranks  # noqa: E402
 from sharded_runs import do_all  # noqa: E402
 
-TRANSFORMERS = ["mixtral", "qwen3_moe", "gpt_oss", "nllb_moe", "plain", "watch", "failure", "wrong", "ddp-again", "ddp-into"]
+TRANSFORMERS = ["mixtral", "qwen3_moe", "gpt_oss", "nllb_moe", "plain", "watch", "failure", "wrong", "in-place", "ddp-again", "ddp-into"]
 TITAN = ["fsdp-to-ep", "ep-to-fsdp", "ep-to-ep", "watch-fsdp", "watch-ep", "refuses"]
 
 
