@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from coppice.errors import UnsupportedError
+from coppice.errors import UnsupportedError, UsageError
 
 _DDP = "DistributedDataParallel"
 
@@ -53,7 +53,11 @@ def refuse_wrapped(model: nn.Module, *, sharded: bool = False) -> None:
     ------
     UnsupportedError
         Distributed wrappers that keep the sizes of parameters: DDP, FSDP, DeepSpeed.
+    UsageError
+        It is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model: a {type(model).__name__}; wanted a module")
     for path, module in model.named_modules():
         name = type(module).__name__
         where = f"module {path}" if path else "the model"

@@ -92,6 +92,31 @@ def test_needs_no_optimizer():
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), larger.parameters(), strict=True))
 
 
+def test_a_schedule_goes_on_as_the_page_says():
+    def schedule_of(optimizer):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+
+    def run(optimizer, schedule):
+        rates = []
+        for _ in range(3):
+            optimizer.step()
+            rates.append(optimizer.param_groups[0]["lr"])
+            schedule.step()
+        return rates
+
+    model = model_of("mixtral")
+    optimizer = adamw(model.parameters())
+    schedule = schedule_of(optimizer)
+    run(optimizer, schedule)
+    plan = coppice.plan(model, "2x")
+    larger = type(model)(grown_config(model, plan))
+    larger_optimizer = adamw(larger.parameters())
+    its_schedule = schedule_of(larger_optimizer)
+    coppice.expand_into(model, larger, plan, optimizer=optimizer, larger_optimizer=larger_optimizer)
+    its_schedule.load_state_dict(schedule.state_dict())
+    assert run(larger_optimizer, its_schedule) == run(optimizer, schedule)
+
+
 def test_looks_inside_containers_of_optimizers():
     """torchtitan's container has groups and an empty state of its own."""
 
