@@ -1,9 +1,9 @@
 """coppice expands Mixture-of-Experts language models.
 
 `expand`, `convert`, `verify`, `inspect` and `cost` do what the commands of the command
-line do, in this process, on directories in Hugging Face format. `expand_`, `watch` and
-`plan` do it to a model in memory, in the middle of somebody's own training; torch is
-imported when the first two are used.
+line do, in this process, on directories in Hugging Face format. `expand_`, `expand_into`,
+`watch` and `plan` do it to a model in memory, in the middle of somebody's own training;
+torch is imported when one of the first three is used.
 """
 
 import importlib
@@ -30,16 +30,19 @@ from coppice.progress import ProgressState
 from coppice.results import Conversion, Expansion, Inference, Inspection, Result, Verification
 
 if TYPE_CHECKING:
-    from coppice.growth import Growth, expand_
+    from coppice.growth import expand_
+    from coppice.larger import expand_into
+    from coppice.preparation import Growth
     from coppice.watching import Scores, watch
 
 __version__ = _core.version()
 
 # Names that need torch, and the modules they are in.
 _WITH_TORCH = {
-    "Growth": "coppice.growth",
+    "Growth": "coppice.preparation",
     "Scores": "coppice.watching",
     "expand_": "coppice.growth",
+    "expand_into": "coppice.larger",
     "watch": "coppice.watching",
 }
 
@@ -71,6 +74,7 @@ __all__ = [
     "cost",
     "expand",
     "expand_",
+    "expand_into",
     "inspect",
     "plan",
     "verify",

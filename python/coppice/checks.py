@@ -7,12 +7,18 @@ from torch import Tensor, nn
 
 from coppice.errors import ShapeError, UnsupportedError, a_type
 from coppice.modules.site import Packed, Site
+from coppice.regions import is_sharded, local
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def check_tensors(model: nn.Module, sites: list[Site], experts: int) -> None:
+def check_tensors(model: nn.Module, sites: list[Site], experts: int, *, sharded: bool = False) -> None:
     """Check dtype, kind, number of experts and ties of everything that grows.
+
+    Parameters
+    ----------
+    sharded : bool
+        DTensors may be among them.
 
     Raises
     ------
@@ -23,7 +29,8 @@ def check_tensors(model: nn.Module, sites: list[Site], experts: int) -> None:
     """
     for site in sites:
         for path, tensor in site.tensors():
-            _check_kind(path, tensor)
+            check_kind(path, tensor, sharded=sharded)
+            _check_dtype(path, tensor)
         for tensor, what, trailing in _stacked(site):
             shape = tensor.shape
             rows = shape[1] if len(shape) == 2 and shape[0] == 1 else shape[0]
@@ -42,14 +49,30 @@ def _stacked(site: Site) -> list[tuple[Tensor, str, int]]:
     return packed + [(rows.place.tensor, rows.place.path, rows.trailing) for rows in site.rows]
 
 
-def _check_kind(path: str, tensor: Tensor) -> None:
-    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+def check_kind(path: str, tensor: Tensor, *, sharded: bool) -> None:
+    """Check that a tensor is a plain one, or perhaps a DTensor, and has values.
+
+    Raises
+    ------
+    UnsupportedError
+        It is not.
+    """
+    if is_sharded(tensor) and not sharded:
         raise UnsupportedError(
-            f"{path}: {a_type(tensor)}; wanted a plain torch tensor "
-            "(quantised and sharded parameters are expanded on disk: coppice expand, coppice-dcp)"
+            f"{path}: a DTensor, of which each rank has a part; it cannot change its size (make a larger model as you made "
+            "this one, and fill it with coppice.expand_into)"
+        )
+    kind = type(local(tensor)) if is_sharded(tensor) else type(tensor)
+    if kind not in (Tensor, nn.Parameter, nn.Buffer):
+        raise UnsupportedError(
+            f"{path}: {a_type(local(tensor) if is_sharded(tensor) else tensor)}; wanted a plain torch tensor "
+            "(quantised parameters are expanded on disk: coppice expand, coppice-dcp)"
         )
     if tensor.device.type == "meta":
         raise UnsupportedError(f"{path}: it is on the meta device and has no values (load the weights first)")
+
+
+def _check_dtype(path: str, tensor: Tensor) -> None:
     if isinstance(tensor, nn.Parameter) and tensor.dtype not in _FLOATS:
         raise UnsupportedError(
             f"{path}: its values are {tensor.dtype}; wanted float32, bfloat16 or float16 "
@@ -61,10 +84,10 @@ def _refuse_ties(model: nn.Module, grown: set[str]) -> None:
     """Two names for memory that grows: growing one would part them."""
     spans = []
     for path, tensor in model.named_parameters(remove_duplicate=False):
-        local = getattr(tensor, "_local_tensor", tensor)
-        if local.device.type != "meta" and local.numel() > 0:
-            begin = local.data_ptr()
-            spans.append((str(local.device), begin, begin + local.numel() * local.element_size(), path))
+        here = local(tensor)
+        if here.device.type != "meta" and here.numel() > 0:
+            begin = here.data_ptr()
+            spans.append((str(here.device), begin, begin + here.numel() * here.element_size(), path))
     spans.sort()
     for (device, _, end, path), (next_device, begin, _, other) in zip(spans, spans[1:], strict=False):
         if device == next_device and begin < end and (path in grown or other in grown):

@@ -5,7 +5,8 @@ Copies are torch's own; what a method computes goes through the host, one matrix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,10 +25,13 @@ def new_tensor(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 def by_expert(tensor: Tensor, matrices: Matrices, experts: int) -> Tensor:
     """A packed tensor with the experts as its first dimension (some are [experts * out, in])."""
+    return tensor.unflatten(0, (experts, -1)) if is_flat(tensor, matrices, experts) else tensor
+
+
+def is_flat(tensor: Tensor, matrices: Matrices, experts: int) -> bool:
+    """Whether a packed tensor is [experts * out, in]."""
     is_vector = matrices.role.endswith("_bias")
-    if tensor.dim() == 2 and not is_vector and tensor.shape[0] != experts:
-        return tensor.unflatten(0, (experts, -1))
-    return tensor
+    return tensor.dim() == 2 and not is_vector and tensor.shape[0] != experts
 
 
 class TensorGrower:
@@ -60,6 +64,27 @@ class TensorGrower:
         """Whether a child's tensor has its parent's bytes."""
         return all(self.plan.copies_expert(layer, child, role) for role in matrices.roles)
 
+    def only_copies(self, layer: int, matrices: Matrices) -> bool:
+        """Whether all children have their parents' bytes."""
+        return all(self.copies(layer, child, matrices) for child in range(self.plan.experts_after))
+
+    def copies_moment(self, layer: int, child: int, matrices: Matrices) -> bool:
+        """Whether a child's moments have its parent's bytes."""
+        return self.plan.copies_moment(layer, child) or (not matrices.roles and not self.resets)
+
+    def zeroes_moment(self, layer: int, child: int) -> bool:
+        """Whether a child starts from zero moments."""
+        return self.resets and self.children(layer)[child][1] > 0
+
+    def sources(self, layer: int, child: int) -> set[int]:
+        """The originals that a child's weights are computed from, where they are not copied."""
+        return set(self.plan.sources(layer, child))
+
+    def moment_sources(self, layer: int, child: int) -> set[int]:
+        """The originals that a child's moments are computed from; its weights' sources come to that."""
+        parent = self.children(layer)[child][0]
+        return self.sources(layer, child) | {(parent + 1) % self.plan.experts_before}
+
     def keeps_originals(self, layer: int, matrices: Matrices) -> bool:
         """Whether the original experts keep their bytes."""
         return all(self.copies(layer, child, matrices) for child in self.originals_at(layer))
@@ -87,12 +112,10 @@ class TensorGrower:
 
     def fill_child(self, layer: int, child: int, matrices: Matrices, originals: Originals, out: Tensor) -> None:
         """Set `out` to the child's weights."""
-        parent = self.children(layer)[child][0]
-        source = originals(parent)
         if self.copies(layer, child, matrices):
-            out.copy_(source)
+            out.copy_(originals(self.children(layer)[child][0]))
             return
-        sources = {expert: dict(matrices.views(_on_host(originals(expert)))) for expert in self._sources(layer, child)}
+        sources = {expert: dict(matrices.views(_on_host(originals(expert)))) for expert in self.sources(layer, child)}
         for role, view in matrices.views(out):
             before = {expert: views[role] for expert, views in sources.items()}
             made = view if _is_host(view) else torch.empty(view.shape, dtype=view.dtype)
@@ -111,15 +134,13 @@ class TensorGrower:
         out: Tensor,
     ) -> None:
         """Set `out` to a moment of the child; `kind` is ``exp_avg`` or ``exp_avg_sq``."""
-        parent, copy = self.children(layer)[child]
-        if self.plan.copies_moment(layer, child) or (not matrices.roles and not self.resets):
-            out.copy_(moments(parent))
+        if self.copies_moment(layer, child, matrices):
+            out.copy_(moments(self.children(layer)[child][0]))
             return
-        if self.resets and copy > 0:
+        if self.zeroes_moment(layer, child):
             out.zero_()
             return
-        sources = self._sources(layer, child)
-        nearby = {*sources, (parent + 1) % self.plan.experts_before}
+        nearby, sources = self.moment_sources(layer, child), self.sources(layer, child)
         states = {expert: dict(matrices.views(_on_host(moments(expert)))) for expert in nearby}
         values = {expert: dict(matrices.views(_on_host(weights(expert)))) for expert in sources}
         for role, view in matrices.views(out):
@@ -134,6 +155,13 @@ class TensorGrower:
                 made,
             )
             view.copy_(made)
+
+    def other_state(self, layer: int, child: int, key: str, value: Any) -> Any:
+        """What a single expert's parameter has of its parent's state that is no tensor of its shape."""
+        if key == "step":
+            step = self.plan.step(layer, child, int(value))
+            return torch.full_like(value, step) if isinstance(value, Tensor) else step
+        return value.clone() if isinstance(value, Tensor) else value
 
     def rows(self, layer: int, rows: Rows, before: Tensor, like: Tensor) -> Tensor:
         """A tensor with a row for each expert, after; of dtype and device of `like`."""
@@ -177,9 +205,6 @@ class TensorGrower:
     def _spread(self, layer: int, before: Tensor, out: Tensor) -> None:
         for child, (parent, _) in enumerate(self.children(layer)):
             out[child] = before[parent]
-
-    def _sources(self, layer: int, child: int) -> Iterable[int]:
-        return self.plan.sources(layer, child)
 
 
 def _is_host(tensor: Tensor) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,37 +11,15 @@ from torch import Tensor, nn
 
 from coppice import _core
 from coppice.checks import check_tensors
-from coppice.errors import UsageError, a_type
-from coppice.grow_tensors import TensorGrower, by_expert, new_tensor
+from coppice.errors import UsageError
+from coppice.grow_tensors import by_expert, new_tensor
 from coppice.growth_plan import GrowthPlan
-from coppice.modules import layout_of
 from coppice.modules.site import Packed, Place, Rows, Separate, Site
 from coppice.optimizer import Entry, Joiner, OptimizerStates
+from coppice.preparation import Growth, Prepared
 from coppice.ranks import all_or_none, broadcast, ranks_of, refuse_different_plans, union_over_ranks
 from coppice.undo import Undo
 from coppice.wrappers import inner_model, refuse_wrapped, reset_compiled
-
-
-@dataclasses.dataclass(frozen=True)
-class Growth:
-    """What `expand_` did.
-
-    Attributes
-    ----------
-    experts : tuple of int
-        Experts of a layer before and after.
-    layers : list of int
-        The layers that grew.
-    parameters : tuple of int
-        Number of the model's parameters before and after.
-    notes : list of str
-        What the user should know, one sentence each.
-    """
-
-    experts: tuple[int, int]
-    layers: list[int]
-    parameters: tuple[int, int]
-    notes: list[str]
 
 
 def expand_(
@@ -127,27 +104,18 @@ class _Expansion:
     """All checks, then the change."""
 
     def __init__(self, model: nn.Module, plan: GrowthPlan, optimizer: Any, allow_regroup: bool) -> None:
-        self.notes: list[str] = []
-
         def prepare() -> None:
-            if not isinstance(plan, GrowthPlan):
-                raise UsageError(f"plan: {a_type(plan)}; wanted what coppice.plan or GrowthPlan.load returns")
             refuse_wrapped(model)
-            layout = layout_of(model)
-            self.plan = _core.PlanOfModel(plan.to_json(), layout.description(model), allow_regroup)
-            self.sites = layout.sites(model)
-            _check_layers(self.plan, self.sites)
-            check_tensors(model, self.sites, plan.experts[0])
-            self.states = OptimizerStates(optimizer, plan.optimizer_state)
-            grown = [tensor for site in self.sites for tensor in site.tensors()]
-            self.states.check(grown)
-            self.numbers = layout.numbers(model, self.sites, self.plan)
+            found = Prepared(model, plan, optimizer, allow_regroup)
+            check_tensors(model, found.sites, plan.experts[0])
+            found.states.check([tensor for site in found.sites for tensor in site.tensors()])
+            self.numbers = found.layout.numbers(model, found.sites, found.plan)
+            self.plan, self.sites, self.states, self.grower = found.plan, found.sites, found.states, found.grower
+            self.notes = found.notes()
 
         all_or_none(prepare)
         refuse_different_plans(plan.to_json())
         self.model = model
-        self.grower = TensorGrower(self.plan, plan.optimizer_state)
-        self._note_steps(plan)
 
     def run(self, undo: Undo) -> None:
         """Change everything; `undo` can take it back."""
@@ -195,7 +163,7 @@ class _Expansion:
             )
 
         # Values from the master where there is one; copies of values alone keep their own bytes.
-        grown = weights(values if keeps and self._only_copies(layer, matrices) else master, values)
+        grown = weights(values if keeps and grower.only_copies(layer, matrices) else master, values)
         for entry in reversed(entries):  # the master last: moments may be computed from it
             state = by_expert(entry.tensor, matrices, experts)
             if entry.kind == "master":
@@ -212,9 +180,6 @@ class _Expansion:
                 kept = all(self.plan.copies_moment(layer, child) for child in originals)
             self._set_state(undo, entry, new, back_from(new) if kept else None)
         undo.set_data(tensor, grown, back_from(grown) if keeps else None)
-
-    def _only_copies(self, layer: int, matrices: Any) -> bool:
-        return all(self.grower.copies(layer, child, matrices) for child in range(self.plan.experts_after))
 
     def _set_state(self, undo: Undo, entry: Entry, new: Tensor, before: Callable[[], Tensor] | None) -> None:
         """Put a grown tensor in an optimizer's state."""
@@ -285,11 +250,8 @@ class _Expansion:
         for key, value in before.items():
             if key in entries:
                 out[key] = self._child_tensor(site, fetched, child, entries[key])
-            elif key == "step":
-                step = self.plan.step(site.layer, child, int(value))
-                out[key] = torch.full_like(value, step) if isinstance(value, Tensor) else step
             else:
-                out[key] = value.clone() if isinstance(value, Tensor) else value
+                out[key] = self.grower.other_state(site.layer, child, key, value)
         return out
 
     def _changed_originals(
@@ -323,18 +285,6 @@ class _Expansion:
                 new = self.grower.rows_moment(site.layer, rows, entry.kind, entry.tensor)
             self._set_state(undo, entry, new, None)
         undo.set_data(tensor, self.grower.rows(site.layer, rows, master, tensor))
-
-    def _note_steps(self, plan: GrowthPlan) -> None:
-        """Packed parameters have one step count for all experts."""
-        if self.plan.keeps_step:
-            return
-        packed = [e.place.tensor for site in self.sites for e in site.experts if isinstance(e, Packed)]
-        if self.states.has_steps(packed):
-            self.notes.append(
-                f"optimizer_state '{plan.optimizer_state}' starts the step count of new experts at 0, but their "
-                "parameters hold all experts of a layer with one count, which stays: their first updates are longer "
-                "than a new parameter's where beta2 is near 1 (warm the learning rate up)"
-            )
 
 
 class _ExpertsHere:
@@ -432,13 +382,3 @@ class _Fetched:
 
 def _taken(tensor: Tensor, where: list[int], shape: torch.Size) -> Tensor:
     return tensor.index_select(0, torch.tensor(where, device=tensor.device)).reshape(shape)
-
-
-def _check_layers(plan: _core.PlanOfModel, sites: list[Site]) -> None:
-    """A part of a model, such as a pipeline stage, has some of the plan's layers."""
-    unknown = [site.layer for site in sites if site.layer not in plan.layers()]
-    if unknown:
-        raise UsageError(
-            f"plan: it has no parents for layers {unknown}, which have experts (make the plan from this model with "
-            "coppice.plan)"
-        )

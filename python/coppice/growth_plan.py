@@ -188,6 +188,11 @@ def plan(
         As ``coppice expand``.
     """
     given = {name: value for name, value in locals().items() if name not in ("model", "scores")}
+    if metric == "output_error" and hasattr(scores, "to_json"):
+        raise UsageError(
+            "metric: output_error needs what each expert gave to each token, and coppice.watch sees gradients (save the "
+            "model, run `coppice score` on it and give its scores.json as scores; or choose another metric)"
+        )
     if not allow_regroup:
         del given["allow_regroup"]
     if isinstance(experts, int):

@@ -13,7 +13,7 @@ from coppice.errors import UnsupportedError, UsageError
 from coppice.growth_plan import GrowthPlan
 from coppice.modules import layout_of
 from coppice.modules.site import Site
-from coppice.wrappers import inner_model
+from coppice.wrappers import without_ddp
 
 __all__ = ["LineageRouting", "lineage_unique"]
 
@@ -47,7 +47,7 @@ def lineage_unique(model: nn.Module, plan: GrowthPlan, *, share: float = 1.0, se
     UsageError
         The model does not have the plan's experts.
     """
-    return LineageRouting(inner_model(model), plan, share, seed)
+    return LineageRouting(without_ddp(model), plan, share, seed)
 
 
 class LineageRouting:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from coppice.errors import UnsupportedError, UsageError, a_type
-from coppice.growth import Growth, expand_
+from coppice.growth import expand_
 from coppice.growth_plan import GrowthPlan
+from coppice.preparation import Growth
 from coppice.undo import Undo, put_data
 
 __all__ = ["Expanded", "expand_megatron"]

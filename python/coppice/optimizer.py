@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from coppice.errors import UnsupportedError, UsageError, a_type
+from coppice.regions import is_sharded
 from coppice.undo import Undo
 
 # What the tensors of an optimizer's state are, by their names: a first or second moment, or an fp32 master of the weights.
@@ -58,9 +59,11 @@ class OptimizerStates:
     def __init__(self, optimizers: Any, method: str) -> None:
         if optimizers is None:
             optimizers = []
-        self.optimizers: list[torch.optim.Optimizer] = (
-            list(optimizers) if isinstance(optimizers, Sequence) else [optimizers]
-        )
+        given = list(optimizers) if isinstance(optimizers, Sequence) else [optimizers]
+        # torchtitan's container of optimizers has groups of its own, and the state is in those inside.
+        self.optimizers: list[torch.optim.Optimizer] = [
+            inside for each in given for inside in getattr(each, "optimizers", [each])
+        ]
         for optimizer in self.optimizers:
             if not (hasattr(optimizer, "state") and hasattr(optimizer, "param_groups")):
                 raise UnsupportedError(
@@ -100,8 +103,8 @@ class OptimizerStates:
             found = a_type(value)
         elif value.shape != parameter.shape:
             found = f"a tensor {list(value.shape)}, and the parameter is {list(parameter.shape)}"
-        elif value.dtype not in _FLOATS or type(value) is not Tensor:
-            found = f"{a_type(value)} of {value.dtype}"
+        elif value.dtype not in _FLOATS or not _lies_as(value, parameter):
+            found = f"{a_type(value)} of {value.dtype}" + _placed(value) + ", for a parameter" + _placed(parameter)
         elif key not in KINDS and self._method not in _KIND_DOES_NOT_MATTER:
             raise UnsupportedError(
                 f"optimizer state '{key}' of {path}: it is not known whether it is a first or a second moment, which "
@@ -122,7 +125,8 @@ class OptimizerStates:
         out = []
         for state in self._states(parameter):
             for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape and value.numel() > 1:
+                same = isinstance(value, Tensor) and value.shape == parameter.shape
+                if same and (value.numel() > 1 or key in KINDS):
                     out.append(Entry(state, key, KINDS.get(key, "exp_avg")))
         return sorted(out, key=lambda entry: entry.kind != "master")
 
@@ -134,9 +138,24 @@ class OptimizerStates:
                     return optimizer, group
         return None
 
+    def of(self, parameter: Tensor) -> dict[str, Any] | None:
+        """The state of a parameter, if it has one yet."""
+        return next(iter(self._states(parameter)), None)
+
     def has_steps(self, parameters: Iterable[Tensor]) -> bool:
         """Whether any of them counts steps."""
         return any("step" in state for p in parameters for state in self._states(p))
+
+
+def _lies_as(value: Tensor, parameter: Tensor) -> bool:
+    """Whether a rank has the same part of a state as of its parameter."""
+    if is_sharded(parameter) and is_sharded(value):
+        return value.device_mesh == parameter.device_mesh and value.placements == parameter.placements
+    return type(value) is Tensor and not is_sharded(parameter)
+
+
+def _placed(tensor: Tensor) -> str:
+    return f" with {tensor.placements}" if is_sharded(tensor) else " that is whole on a rank"
 
 
 class Joiner:

@@ -25,17 +25,25 @@ def all_or_none(step: Callable[[], None]) -> None:
     PeerError
         Only another rank failed; the message says which and why.
     """
-    dist = _distributed()
-    if dist is None:
-        step()
-        return
     mine: BaseException | None = None
     try:
         step()
     except BaseException as error:
         mine = error
-    reasons: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(reasons, None if mine is None else f"{type(mine).__name__}: {mine}")
+    raise_on_all(mine)
+
+
+def raise_on_all(mine: BaseException | None) -> None:
+    """Raise on every rank if any rank has an error: this rank's own, if it has one.
+
+    Ranks: collective over the default group.
+
+    Raises
+    ------
+    PeerError
+        Only another rank has one; the message says which and why.
+    """
+    reasons = gathered(None if mine is None else f"{type(mine).__name__}: {mine}")
     if mine is not None:
         raise mine
     for rank, reason in enumerate(reasons):
@@ -51,11 +59,7 @@ def refuse_different_plans(plan: str) -> None:
     UsageError
         They differ; the message names the ranks.
     """
-    dist = _distributed()
-    if dist is None:
-        return
-    digests: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(digests, hashlib.sha256(plan.encode()).hexdigest())
+    digests = gathered(hashlib.sha256(plan.encode()).hexdigest())
     others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
     if others:
         raise UsageError(
@@ -64,6 +68,20 @@ def refuse_different_plans(plan: str) -> None:
         )
 
 
+def gathered(value: Any) -> list[Any]:
+    """The values of all ranks of the default group, in their order."""
+    dist = _distributed()
+    if dist is None:
+        return [value]
+    out: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(out, value)
+    return out
+
+
+def this_rank() -> int:
+    """The number of this rank in the default group."""
+    dist = _distributed()
+    return 0 if dist is None else dist.get_rank()
 
 
 def ranks_of(group: Any) -> tuple[int, int]:
@@ -71,15 +89,29 @@ def ranks_of(group: Any) -> tuple[int, int]:
     return (1, 0) if group is None else (group.size(), group.rank())
 
 
+def collective_device(group: Any = None) -> str:
+    """The type of device whose tensors a group can pass on."""
+    import torch.distributed as dist
+
+    backends = [entry.split(":") for entry in dist.get_backend_config(group).split(",")]
+    return next((device for device, backend in backends if device != "cpu" and backend not in ("gloo", "mpi")), "cpu")
+
+
 def broadcast(tensor: Any, owner: int, group: Any) -> None:
     """Give all ranks of a group the tensor of the rank with this place in it."""
     import torch.distributed as dist
 
-    device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
-    moved = tensor.to(device).contiguous()
+    moved = tensor.to(collective_device(group)).contiguous()
     dist.broadcast(moved, dist.get_global_rank(group, owner), group=group)
     if moved is not tensor:
         tensor.copy_(moved)
+
+
+def broadcast_bytes(buffer: Any, owner: int) -> None:
+    """Give all ranks of the default group this rank's bytes; they lie on a `collective_device`."""
+    import torch.distributed as dist
+
+    dist.broadcast(buffer, owner)
 
 
 def union_over_ranks(names: set[str], group: Any) -> list[str]:

@@ -1,24 +1,51 @@
-"""For the Trainer of transformers: a callback that expands the model in the middle of a run."""
+"""For transformers: a callback that expands the Trainer's model in the middle of a run, and configurations of larger models."""
 
 from __future__ import annotations
 
+import copy
 import inspect
+import json
 import logging
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from coppice import _core
+from coppice.describe import config_json, describe
 from coppice.errors import UnsupportedError, UsageError, a_type, check_count
-from coppice.growth import Growth, check_expansion, expand_
+from coppice.growth import check_expansion, expand_
 from coppice.growth_plan import GrowthPlan
 from coppice.growth_plan import plan as make_plan
+from coppice.modules.transformers import config_differences
+from coppice.preparation import Growth
 from coppice.watching import Scores, watch
 
-__all__ = ["GrowthCallback"]
+__all__ = ["GrowthCallback", "grown_config"]
 
 _log = logging.getLogger(__name__)
 _OF_SCORES = ("select", "temperature", "metric", "layer_selection", "max_duplicates", "recipe")
+
+
+def grown_config(model: PreTrainedModel | PreTrainedConfig, plan: GrowthPlan) -> PreTrainedConfig:
+    """A copy of a model's configuration with the experts of the plan, to make a model that `expand_into` fills.
+
+    Parameters
+    ----------
+    model : model or configuration
+        A configuration is enough where it says which layers have experts; nllb_moe and
+        others like it need the model.
+
+    Raises
+    ------
+    UsageError
+        The plan is for another model.
+    """
+    out = copy.deepcopy(getattr(model, "config", model))
+    after = json.loads(_core.PlanOfModel(plan.to_json(), describe(model), True).grown_config())
+    for number in config_differences(out, config_json(out), after):
+        setattr(number.owner, number.name, number.after)
+    return out
 
 
 class GrowthCallback(TrainerCallback):

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from coppice import _core
 from coppice.errors import UsageError, check_count
 from coppice.modules import layout_of
-from coppice.modules.site import Packed, Separate, Site
+from coppice.modules.site import Site
 from coppice.optimizer import OptimizerStates
-from coppice.wrappers import inner_model
+from coppice.ranks import collective_device
+from coppice.regions import Box, cut, is_sharded, local, overlap, part_here
+from coppice.stacks import stacks_of
+from coppice.wrappers import reshard, without_ddp
 
 _FC1 = ("expert_gate", "expert_up", "expert_gate_up")
 _FC2 = ("expert_down",)
@@ -36,7 +39,8 @@ def watch(
 
     ``with coppice.watch(model) as scores:`` around any number of training steps; then
     ``coppice.plan(model, "2x", scores=scores)``. The metrics are those of
-    ``coppice score``, except ``output_error``, for which gradients are not enough. The
+    ``coppice score``, except ``output_error``: it needs what each expert gave to each
+    token, which no model hands out (run ``coppice score`` on a checkpoint for it). The
     gradient of a batch is summed over its backward passes and averaged over the ranks
     before it is squared.
 
@@ -51,12 +55,14 @@ def watch(
         from the batches.
     passes : int or None
         Backward passes of one batch (gradient accumulation). With None the body calls
-        ``scores.end_batch()`` behind each batch. Parameters with a `main_grad`, as
-        Megatron Core's have, are read there; those need None. So does reentrant activation
+        ``scores.end_batch()`` behind each batch, before the gradients are set to zero.
+        Parameters with a `main_grad`, as Megatron Core's have, and DTensors, as those of
+        fully_shard are, are read there; both need None. So does reentrant activation
         checkpointing, which runs a backward pass of its own for each part.
     gradients : str
         ``local`` if each rank has the gradient of its own tokens, ``reduced`` if what is
-        read has been averaged over ranks before ``end_batch()``.
+        read has been averaged over ranks before ``end_batch()``. Gradients of DTensors are
+        taken as they are, reduced as the optimizer gets them.
     group : process group, optional
         The ranks with the same experts (default: those that the model names, or all).
 
@@ -71,7 +77,7 @@ def watch(
         check_count("passes", passes, 1, "a number from 1 on, or None")
     if gradients not in ("local", "reduced"):
         raise UsageError(f"gradients: '{gradients}'; wanted local or reduced")
-    return Scores(inner_model(model), optimizer, passes, gradients == "local", group)
+    return Scores(without_ddp(model), optimizer, passes, gradients == "local", group)
 
 
 @dataclasses.dataclass
@@ -91,12 +97,19 @@ class _Sums:
 
 
 class _Watched:
-    """One parameter of experts: its gradient of this batch, and the sums over batches."""
+    """One parameter of experts: its gradient of this batch, and the sums over batches, of this rank's part of it.
 
-    def __init__(self, parameter: nn.Parameter, experts: list[int], squares: bool) -> None:
-        self.parameter, self.experts = parameter, experts
+    Parameters
+    ----------
+    experts : dict
+        Their numbers in the layer, and which part of the parameter each is.
+    """
+
+    def __init__(self, path: str, parameter: nn.Parameter, experts: dict[int, Box], squares: bool) -> None:
+        self.parameter, self.experts = parameter, list(experts)
+        self._boxes, self._part = list(experts.values()), part_here(path, parameter)
         self.batch: Tensor | None = None
-        self.total = torch.zeros_like(parameter, dtype=torch.float32)
+        self.total = torch.zeros_like(local(parameter), dtype=torch.float32)
         self.squares = torch.zeros_like(self.total) if squares else None
 
     def add(self, gradient: Tensor) -> None:
@@ -106,10 +119,35 @@ class _Watched:
         else:
             self.batch += gradient.detach()
 
+    def gradient(self) -> Tensor | None:
+        """Of this batch: summed by `add`, or what lies at the parameter now."""
+        if self.batch is not None or not _is_read_at_end(self.parameter):
+            return self.batch
+        if not is_sharded(self.parameter):
+            return self.parameter.main_grad
+        gradient = self.parameter.grad
+        if gradient is not None and gradient.placements != self.parameter.placements:
+            gradient = gradient.redistribute(placements=self.parameter.placements)
+        return None if gradient is None else local(gradient)
+
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
-        """Inner products by expert."""
-        a, b = (t.reshape(len(self.experts), -1) for t in (a, b))
-        return torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]).cpu()
+        """Inner products by expert, of this rank's parts; summed over the ranks that have the other parts."""
+        out = torch.zeros(len(self.experts), dtype=torch.float64)
+        for i, box in enumerate(self._boxes):
+            here = overlap(box, self._part)
+            if here is not None:
+                x, y = cut(a, self._part, here), cut(b, self._part, here)
+                out[i] = (x.double() * y.double()).sum()
+        for group in self._groups():
+            out = _sum_over_ranks(out, group)
+        return out
+
+    def _groups(self) -> list[Any]:
+        """Of the ranks that the parameter is divided over."""
+        if not is_sharded(self.parameter):
+            return []
+        mesh, placements = self.parameter.device_mesh, self.parameter.placements
+        return [mesh.get_group(axis) for axis, placement in enumerate(placements) if not placement.is_replicate()]
 
 
 class _Linear:
@@ -149,8 +187,8 @@ class _Layer:
         self.site = site
         self.routing = _Routing(experts)
         self.linears = {
-            "fc1": _Linear(list(_watched(site, _FC1, states)), experts),
-            "fc2": _Linear(list(_watched(site, _FC2, states)), experts),
+            "fc1": _Linear(list(_watched(site, _FC1, states, experts)), experts),
+            "fc2": _Linear(list(_watched(site, _FC2, states, experts)), experts),
         }
 
     def parameters(self) -> Iterator[_Watched]:
@@ -159,32 +197,33 @@ class _Layer:
             yield from linear.watched
 
 
-def _watched(site: Site, roles: tuple[str, ...], states: OptimizerStates) -> Iterator[_Watched]:
-    for experts in site.experts:
-        if experts.matrices.role not in roles:
+def _watched(site: Site, roles: tuple[str, ...], states: OptimizerStates, experts: int) -> Iterator[_Watched]:
+    for stack in stacks_of(site, experts):
+        if stack.matrices.role not in roles:
             continue
-        places = [experts.place] if isinstance(experts, Packed) else experts.places
-        first = site.first_expert
-        for i, place in enumerate(places):
+        for i, (path, place) in enumerate(zip(stack.paths, stack.places, strict=True)):
             parameter = place.tensor
-            numbers = [first + i] if isinstance(experts, Separate) else list(range(first, first + len(parameter)))
+            inside = range(experts) if stack.packed else [i]
             has_moment = any(entry.key == "exp_avg_sq" for entry in states.entries(parameter))
-            yield _Watched(parameter, numbers, squares=not has_moment)
+            boxes = {site.first_expert + expert: stack.place(expert)[1] for expert in inside}
+            yield _Watched(path, parameter, boxes, squares=not has_moment)
 
 
 class Scores:
     """What `watch` measures: a context; afterwards the scores of every expert."""
 
     def __init__(self, model: nn.Module, optimizer: Any, passes: int | None, local: bool, group: Any) -> None:
+        reshard(model)
         layout = layout_of(model)
         self._facts = _core.model_facts(layout.description(model))
         self._states = OptimizerStates(optimizer, "copy")
         experts = self._facts["experts"]
         self._layers = [_Layer(site, self._states, experts) for site in layout.sites(model)]
-        if passes is not None and any(_has_main_grad(w.parameter) for layer in self._layers for w in layer.parameters()):
+        at_end = [_is_read_at_end(w.parameter) for layer in self._layers for w in layer.parameters()]
+        if passes is not None and any(at_end):
             raise UsageError(
-                "passes: the model's parameters have a main_grad, which is read at the end of a batch "
-                "(give passes=None and call scores.end_batch() behind each batch)"
+                "passes: the model's parameters have a main_grad, or are DTensors, whose gradients are read at the end of a "
+                "batch (give passes=None, and call scores.end_batch() behind each batch, before gradients are set to zero)"
             )
         self._passes, self._local, self._group = passes, local, group
         self._handles: list[Any] = []
@@ -196,7 +235,7 @@ class Scores:
     def __enter__(self) -> Scores:
         for layer in self._layers:
             for watched in layer.parameters():
-                if watched.parameter.requires_grad and not _has_main_grad(watched.parameter):
+                if watched.parameter.requires_grad and not _is_read_at_end(watched.parameter):
                     self._handles.append(watched.parameter.register_hook(self._hook(watched)))
             if layer.site.router is not None and layer.site.read_routing is not None:
                 self._handles.append(layer.site.router.register_forward_hook(self._router_hook(layer)))
@@ -249,8 +288,7 @@ class Scores:
         """
         self._passes_seen = 0
         parameters = [w for layer in self._layers for w in layer.parameters()]
-        gradients = [w.batch if w.batch is not None else _main_grad(w.parameter) for w in parameters]
-        if all(gradient is None for gradient in gradients):
+        if all(w.batch is None and not _has_gradient(w.parameter) for w in parameters):
             raise UsageError("watch: no expert has a gradient (call end_batch() behind the backward passes of a batch)")
         with torch.no_grad():
             for layer in self._layers:
@@ -264,10 +302,10 @@ class Scores:
 
     def _end_parameter(self, layer: _Layer, watched: _Watched) -> Tensor:
         """Adds the batch to the sums; returns squared norms by expert."""
-        gradient = watched.batch if watched.batch is not None else _main_grad(watched.parameter)
+        gradient = watched.gradient()
         if gradient is None:
             gradient = torch.zeros_like(watched.total)
-        if self._local:
+        if self._local and not is_sharded(watched.parameter):
             gradient = _mean_over_ranks(gradient.float(), self._group or layer.site.data_group)
         gradient = gradient.float()
         watched.batch = None
@@ -315,12 +353,12 @@ class Scores:
     def _add_linear(self, metrics: dict[str, Any], name: str, layer: _Layer, linear: _Linear) -> None:
         def weight(w: _Watched) -> Tensor:
             masters = [entry.tensor for entry in self._states.entries(w.parameter) if entry.kind == "master"]
-            return masters[0] if masters else w.parameter.detach()
+            return local(masters[0] if masters else w.parameter)
 
         def moment(w: _Watched) -> Tensor:
             if w.squares is not None:
                 return w.squares / self.batches
-            return next(e.tensor for e in self._states.entries(w.parameter) if e.key == "exp_avg_sq")
+            return local(next(e.tensor for e in self._states.entries(w.parameter) if e.key == "exp_avg_sq"))
 
         mean = {id(w): w.total / self.batches for w in linear.watched}
         inputs = [
@@ -370,12 +408,13 @@ class Scores:
         pathlib.Path(path).write_text(self.to_json())
 
 
-def _has_main_grad(parameter: Tensor) -> bool:
-    return getattr(parameter, "main_grad", None) is not None
+def _is_read_at_end(parameter: Tensor) -> bool:
+    """Whether its gradient is read at the end of a batch, because backward passes do not hand it to a hook."""
+    return getattr(parameter, "main_grad", None) is not None or is_sharded(parameter)
 
 
-def _main_grad(parameter: Tensor) -> Tensor | None:
-    return getattr(parameter, "main_grad", None)
+def _has_gradient(parameter: Tensor) -> bool:
+    return getattr(parameter, "main_grad", None) is not None or (is_sharded(parameter) and parameter.grad is not None)
 
 
 def _ranks(group: Any) -> int:
@@ -396,7 +435,6 @@ def _mean_over_ranks(tensor: Tensor, group: Any) -> Tensor:
 def _sum_over_ranks(tensor: Tensor, group: Any) -> Tensor:
     if _ranks(group) == 1:
         return tensor
-    device = "cuda" if torch.distributed.get_backend(group) == "nccl" else "cpu"
-    out = tensor.to(device, copy=True)
+    out = tensor.to(collective_device(group), copy=True)
     torch.distributed.all_reduce(out, group=group)
     return out.cpu()

@@ -4,7 +4,7 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["torch", "transformers", "megatron.core", "megatron.core.optimizer", "coppice", "coppice.megatron"])
+_forks.set_forkserver_preload(["torch", "transformers", "megatron.core", "megatron.core.optimizer", "torchtitan.models.qwen3", "coppice", "coppice.megatron"])
 
 
 def run_ranks(function, *arguments, ranks=2, timeout=200):

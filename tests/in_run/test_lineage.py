@@ -1,8 +1,6 @@
 """Lineage-unique routing keeps the function; its share is released; and what FSDP2 gets instead of a growth."""
 
-import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
@@ -66,55 +64,3 @@ def test_says_what_is_wrong():
     other = model_of("phimoe")
     with pytest.raises(coppice.UnsupportedError, match="router of another kind"):
         lineage_unique(other, coppice.plan(other, "2x"))
-
-
-FSDP = """
-import sys, torch, torch.distributed as dist
-sys.path.insert(0, sys.argv[3])
-from runs import model_of, everything, assert_unchanged
-import coppice
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=int(sys.argv[1]), world_size=2)
-model = model_of("mixtral")
-plan = coppice.plan(model, "2x", seed=7)
-other = coppice.plan(model, "2x", seed=dist.get_rank())
-try:
-    coppice.expand_(model, other)
-except coppice.UsageError as error:
-    assert "another plan than rank 0" in str(error), error
-else:
-    raise SystemExit("different plans were taken")
-broken = model_of("mixtral")
-if dist.get_rank() == 1:
-    broken.model.layers[0].mlp.experts.down_proj.data = broken.model.layers[0].mlp.experts.down_proj.data.to(torch.float8_e4m3fn)
-try:
-    coppice.expand_(broken, plan)
-except coppice.PeerError as error:
-    assert dist.get_rank() == 0 and "rank 1 failed, so no rank changed its model" in str(error) and "float8" in str(error), error
-except coppice.UnsupportedError:
-    assert dist.get_rank() == 1
-assert broken.config.num_local_experts == 4
-coppice.expand_(model, plan)
-rows = [torch.empty_like(model.model.layers[0].mlp.gate.weight.detach()) for _ in range(2)]
-dist.all_gather(rows, model.model.layers[0].mlp.gate.weight.detach())
-assert torch.equal(*rows)
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.device_mesh import init_device_mesh
-sharded = model_of("mixtral")
-fully_shard(sharded, mesh=init_device_mesh("cpu", (2,)))
-try:
-    coppice.expand_(sharded, plan)
-except coppice.UnsupportedError as error:
-    assert "sharded by fully_shard" in str(error) and "coppice-dcp" in str(error), error
-else:
-    raise SystemExit("a sharded model was taken")
-print("fine")
-"""
-
-
-def test_ranks_agree_or_refuse(tmp_path):
-    here = pathlib.Path(__file__).parent
-    ranks = [subprocess.Popen([sys.executable, "-c", FSDP, str(rank), str(tmp_path / "store"), str(here)], stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, env=os.environ) for rank in range(2)]
-    for rank in ranks:
-        out, errors = rank.communicate(timeout=300)
-        assert rank.returncode == 0 and "fine" in out, errors[-3000:]

@@ -122,10 +122,20 @@ def test_scores_choose_the_parents(tmp_path):
     assert plan.parents[0].count(int(shares.argmax())) == 4
     scores.save(tmp_path / "scores.json")
     assert coppice.plan(model, "2x", scores=tmp_path / "scores.json", select="greedy") == plan
-    with pytest.raises(coppice.UsageError, match="output_error"):
+    with pytest.raises(coppice.UsageError, match="output_error needs what each expert gave .*run `coppice score`"):
         coppice.plan(model, "2x", scores=scores, metric="output_error")
     with pytest.raises(coppice.UsageError, match="scores of another model|scores are of another model"):
         coppice.plan(model_of("qwen3_moe"), "2x", scores=scores)
+
+
+def test_experts_in_one_matrix_are_told_apart():
+    model = model_of("dbrx")  # [experts * width, model]
+    with coppice.watch(model) as scores:
+        loss_of(model, TOKENS).backward()
+    down = model.transformer.blocks[0].ffn.experts.mlp.w2
+    assert down.dim() == 2
+    found = metric(scores, "gradient_squared", "fc2", 0)
+    assert torch.allclose(found, down.grad.double().unflatten(0, (len(found), -1)).flatten(1).square().sum(1))
 
 
 def test_gradient_checkpointing_counts_tokens_once():
@@ -155,6 +165,8 @@ def test_says_what_is_wrong():
         loss_of(model, TOKENS).backward()
     with pytest.raises(coppice.UsageError, match="no expert has a gradient"), coppice.watch(model, passes=None) as scores:
         scores.end_batch()
+    with pytest.raises(coppice.UsageError, match="model: a int; wanted a module"):
+        coppice.expand_(3, coppice.plan(model, "2x"))
     with pytest.raises(coppice.UsageError, match="passes: 0"):
         coppice.watch(model, passes=0)
     with pytest.raises(ZeroDivisionError), coppice.watch(model) as scores:

@@ -51,7 +51,7 @@ def layout_of(model: nn.Module) -> Layout:
 
 def description_of(model: nn.Module) -> str:
     """What `_core` needs to know of the model, as JSON."""
-    from coppice.wrappers import inner_model
+    from coppice.wrappers import without_ddp
 
-    inner = inner_model(model)
+    inner = without_ddp(model)
     return layout_of(inner).description(inner)

@@ -15,6 +15,7 @@ from coppice.errors import FormatError, UnsupportedError
 from coppice.modules.expert_lists import arrange_experts
 from coppice.modules.layout import modules_above
 from coppice.modules.site import Matrices, Number, Packed, Place, Rows, Separate, Site
+from coppice.wrappers import plain_path
 
 # Names under which modules keep a number of the configuration; those of one row mean the same.
 _ALIASES = (
@@ -57,7 +58,7 @@ class TransformersLayout:
     def numbers(self, model: nn.Module, sites: list[Site], plan: Any) -> list[Number]:
         """The configuration's own keys, and the attributes of modules with their values."""
         before = config_json(model.config)
-        changes = list(_differences(model.config, before, json.loads(plan.grown_config())))
+        changes = list(config_differences(model.config, before, json.loads(plan.grown_config())))
         paths = [rows.place.path.rpartition(".")[0] for site in sites for rows in site.rows]
         for site in sites:
             for experts in site.experts:
@@ -72,7 +73,7 @@ class TransformersLayout:
 
 def _named(model: nn.Module) -> dict[str, Place]:
     """Its parameters and buffers, by the names that they have without wrappers of parts."""
-    return {_plain(path): place for path, place in _places(model)}
+    return {plain_path(path): place for path, place in _places(model)}
 
 
 def _description(model: nn.Module, places: dict[str, Place], prefix: str) -> str:
@@ -95,13 +96,6 @@ def _slots(model: nn.Module, places: dict[str, Place], prefix: str) -> list[dict
         slot["name"] = slot["name"].removeprefix(prefix)
         slot["expert_at"] -= len(prefix)
     return slots
-
-
-def _plain(path: str) -> str:
-    """A path without what wrappers of parts add to it."""
-    for added in ("_orig_mod.", "_checkpoint_wrapped_module."):
-        path = path.replace(added, "")
-    return path
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, Place]]:
@@ -175,7 +169,7 @@ def read_routing(router: nn.Module, output: Any) -> tuple[Tensor, Tensor] | None
     return None if gates is None else (chosen, gates / getattr(router, "routed_scaling_factor", 1.0))
 
 
-def _differences(config: Any, before: dict[str, Any], after: dict[str, Any]) -> Iterator[Number]:
+def config_differences(config: Any, before: dict[str, Any], after: dict[str, Any]) -> Iterator[Number]:
     """The keys of a configuration whose values change, in its parts too."""
     for key, value in after.items():
         old = before.get(key)
@@ -183,7 +177,7 @@ def _differences(config: Any, before: dict[str, Any], after: dict[str, Any]) -> 
             continue
         part = getattr(config, key, None)
         if isinstance(value, dict) and is_transformers_config(part):
-            yield from _differences(part, old, value)
+            yield from config_differences(part, old, value)
         else:
             yield Number(config, key, old, value)
 
