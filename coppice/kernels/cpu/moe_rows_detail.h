@@ -46,7 +46,7 @@ inline std::vector<Tile> cut_tiles(const PairOrder& order, int64_t most) {
 }
 
 template <class T>
-void add_row(float* __restrict sum, const T* __restrict row, float weight, int64_t dim) {
+COPPICE_FOR_AVX512_TOO void add_row(float* __restrict sum, const T* __restrict row, float weight, int64_t dim) {
   for (int64_t d = 0; d < dim; ++d) sum[d] += weight * load(row[d]);
 }
 

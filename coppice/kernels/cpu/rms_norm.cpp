@@ -16,7 +16,8 @@ namespace {
 int64_t rows_per_task(int64_t width) { return std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, width)); }
 
 template <class T, class W>
-float normalise_row(const T* __restrict x, const W* __restrict w, T* __restrict out, int64_t n, double epsilon) {
+COPPICE_FOR_AVX512_TOO float normalise_row(const T* __restrict x, const W* __restrict w, T* __restrict out, int64_t n,
+                                           double epsilon) {
   const float squares = lane_sum<float>(n, [&](int64_t i) { return load(x[i]) * load(x[i]); });
   const auto scale = static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n) + epsilon));
   for (int64_t i = 0; i < n; ++i) {
@@ -28,8 +29,8 @@ float normalise_row(const T* __restrict x, const W* __restrict w, T* __restrict 
 }
 
 template <class T, class W>
-void backward_row(const T* __restrict x, const W* __restrict w, const T* __restrict grad, float scale,
-                  T* __restrict grad_x, float* __restrict grad_w, int64_t n) {
+COPPICE_FOR_AVX512_TOO void backward_row(const T* __restrict x, const W* __restrict w, const T* __restrict grad,
+                                         float scale, T* __restrict grad_x, float* __restrict grad_w, int64_t n) {
   const float dot = lane_sum<float>(n, [&](int64_t i) { return load(grad[i]) * load(w[i]) * load(x[i]); });
   const float pull = dot * scale * scale / static_cast<float>(n);
   for (int64_t i = 0; i < n; ++i) {
