@@ -12,7 +12,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-struct NarrowLinear : torch::autograd::Function<NarrowLinear> {
+struct OwnLinear : torch::autograd::Function<OwnLinear> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TD, const at::Tensor& w_ND) {
     ctx->save_for_backward({x_TD, w_ND});
     return cpu::linear_forward(x_TD, w_ND);
@@ -29,8 +29,9 @@ struct NarrowLinear : torch::autograd::Function<NarrowLinear> {
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x_TD, const at::Tensor& w_ND, const at::Tensor& bias_N) {
-  const bool is_own = !bias_N.defined() && detail::takes_loops(x_TD) && cpu::has_linear_for(x_TD, w_ND);
-  return is_own ? NarrowLinear::apply(x_TD, w_ND) : at::linear(x_TD, w_ND, bias_N);
+  if (!detail::takes_loops(x_TD) || !cpu::has_linear_for(x_TD, w_ND)) return at::linear(x_TD, w_ND, bias_N);
+  const auto out_TN = OwnLinear::apply(x_TD, w_ND);
+  return bias_N.defined() ? out_TN + bias_N : out_TN;
 }
 
 }  // namespace coppice::kernels

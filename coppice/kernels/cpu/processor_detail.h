@@ -25,6 +25,9 @@ bool has_tiles(const Processor& processor, at::ScalarType dtype);
 /// products a second of its f32 FMA. Processors that cannot multiply bf16 do not either.
 bool has_fast_bf16(const Processor& processor);
 
+/// Set by tests alone: products of bf16 are computed in f32 on every processor.
+inline bool f32_products_everywhere = false;
+
 enum class Path {
   kLibtorch,  ///< libtorch's GEMMs and attention; in bf16 oneDNN uses matrix tiles where there are any
   kWords,     ///< words_avx512_detail.h

@@ -25,7 +25,9 @@ bool is_small_product(int64_t inner, int64_t cols, at::ScalarType dtype) {
   return dtype == at::kFloat && cols % kNarrowLanes == 0 && cols > 0 && cols <= kWidest && inner > 0;
 }
 
-bool widens(at::ScalarType dtype) { return dtype == at::kBFloat16 && !has_fast_bf16(this_processor()); }
+bool widens(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 && (f32_products_everywhere || !has_fast_bf16(this_processor()));
+}
 
 at::Tensor product(const at::Tensor& a, const at::Tensor& b) {
   return widens(a.scalar_type()) ? at::mm(a.to(at::kFloat), b.to(at::kFloat)).to(a.scalar_type()) : at::mm(a, b);
