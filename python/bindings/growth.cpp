@@ -174,13 +174,8 @@ class PlanOfModel {
   }
 
   void grow_router(int64_t layer, std::string_view role, const Tensor& before, const Tensor& out) const {
-    const StridedMatrix from(before, "the router before"), to(out, "the router after");
-    (void)layer_plan(layer);
-    const nb::gil_scoped_release unlocked;
-    check_rows(from, to);
-    std::vector<std::byte> buffer;
-    fill_matrix(to, [&](std::span<std::byte> bytes) {
-      grow::grow_router(plan_, layer, role_of(role), from.read(buffer), bytes, config_.routing.has_router_bias);
+    grow_rows(layer, "the router", before, out, std::nullopt, [&](const matrix::MatrixBytes& rows, auto bytes) {
+      grow::grow_router(plan_, layer, role_of(role), rows, bytes, config_.routing.has_router_bias);
     });
   }
 
@@ -198,16 +193,10 @@ class PlanOfModel {
   }
 
   void grow_router_moment(int64_t layer, std::string_view kind, const Tensor& before, const Tensor& out) const {
-    const StridedMatrix from(before, "the router's moment before"), to(out, "the router's moment after");
-    (void)layer_plan(layer);
-    const nb::gil_scoped_release unlocked;
-    check_rows(from, to);
-    std::vector<std::byte> buffer;
-    const auto stored = from.read(buffer);
-    const auto values = matrix::widened(stored, "the router's moment");
-    check_shape(to, plan_.experts_after, from.cols(), io::Dtype::kF32, "the router's moment after");
-    fill_matrix(to, [&](std::span<std::byte> bytes) {
-      grow::grow_router_moment(plan_, layer, moment_of(kind), values, stored.cols, as_floats(bytes));
+    constexpr std::string_view kWhat = "the router's moment";
+    grow_rows(layer, kWhat, before, out, io::Dtype::kF32, [&](const matrix::MatrixBytes& rows, auto bytes) {
+      const auto values = matrix::widened(rows, kWhat);
+      grow::grow_router_moment(plan_, layer, moment_of(kind), values, rows.cols, as_floats(bytes));
     });
   }
 
@@ -229,9 +218,19 @@ class PlanOfModel {
     const int64_t cols = role == Role::kExpertDown ? from.cols() / plan_.split : from.cols();
     check_shape(to, rows, cols, dtype, "the child");
   }
-  void check_rows(const StridedMatrix& from, const StridedMatrix& to) const {
-    check_shape(from, plan_.experts_before, from.cols(), from.dtype(), "the router before");
-    check_shape(to, plan_.experts_after, from.cols(), to.dtype(), "the router after");
+  // Calls `grow` with a tensor that has a row for each expert, and memory of the one after growth; without the GIL.
+  template <class Grow>
+  void grow_rows(int64_t layer, std::string_view what, const Tensor& before, const Tensor& out,
+                 std::optional<io::Dtype> dtype_after, const Grow& grow) const {
+    const std::string name_before = cat(what, " before"), name_after = cat(what, " after");
+    const StridedMatrix from(before, name_before), to(out, name_after);
+    (void)layer_plan(layer);
+    const nb::gil_scoped_release unlocked;
+    check_shape(from, plan_.experts_before, from.cols(), from.dtype(), name_before);
+    check_shape(to, plan_.experts_after, from.cols(), dtype_after.value_or(to.dtype()), name_after);
+    std::vector<std::byte> buffer;
+    const matrix::MatrixBytes rows = from.read(buffer);
+    fill_matrix(to, [&](std::span<std::byte> bytes) { grow(rows, bytes); });
   }
 
   families::ModelConfig config_;

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coppice.errors import UnsupportedError
+from coppice.modules.layout import LayoutOfModules
 from coppice.modules.site import Matrices, Number, Packed, Place, Rows, Site
 
 # Parameters of its modules of experts, by name.
@@ -34,19 +35,18 @@ BALANCE = {"expert_bias_E": "selection_bias", "tokens_per_expert_E": "counter"}
 BALANCE |= {"expert_bias": "selection_bias", "tokens_per_expert": "counter"}
 
 
-class TorchtitanLayout:
+class TorchtitanLayout(LayoutOfModules):
     """Its module MoE, as all of its models use it."""
 
     name = "torchtitan"
 
-    def recognises(self, model: nn.Module) -> bool:
-        """Whether it has such a module."""
-        return any(_is_moe(module) for module in model.modules())
+    def is_moe(self, module: nn.Module) -> bool:
+        """Whether the module is a MoE."""
+        return _is_moe(module)
 
-    def sites(self, model: nn.Module) -> list[Site]:
-        """The MoE modules, numbered as their layers are."""
-        found = [_site(path, module) for path, module in model.named_modules() if _is_moe(module)]
-        return sorted(found, key=lambda site: site.layer)
+    def site(self, path: str, moe: Any) -> Site:
+        """Its experts, router and buffers."""
+        return _site(path, moe)
 
     def description(self, model: nn.Module) -> str:
         """What its modules say."""
@@ -141,7 +141,7 @@ def _experts_of(module: nn.Module) -> nn.Module | None:
     return experts if isinstance(experts, nn.Module) and set(experts._parameters) & set(EXPERTS) else None
 
 
-def _site(path: str, moe: nn.Module) -> Site:
+def _site(path: str, moe: Any) -> Site:
     numbers = [int(part) for part in path.split(".") if part.isdigit()]
     experts = _experts_of(moe)
     assert experts is not None
