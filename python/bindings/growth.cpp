@@ -346,6 +346,7 @@ std::map<std::string, double> metrics(double weight_sq, double grad_sq, double w
 
 }  // namespace
 
+// Tensors come by DLPack, of any package: `object` to a type checker.
 void bind_growth(nb::module_& module) {
   using namespace nb::literals;
   module.def("make_plan", &make_plan, "model"_a, "options"_a, "scores"_a.none());
@@ -353,9 +354,11 @@ void bind_growth(nb::module_& module) {
   module.def("plan_from_file", &plan_from_file, "path"_a);
   module.def("checked_plan", &checked_plan, "plan"_a);
   module.def("checked_scores", &checked_scores, "scores"_a);
-  module.def("slots_in_memory", &slots_in_memory, "model"_a);
-  module.def("model_facts", &model_facts, "model"_a);
-  module.def("routing_facts", &routing_facts, "model"_a);
+  module.def("slots_in_memory", &slots_in_memory, "model"_a,
+             nb::sig("def slots_in_memory(model: str) -> list[dict[str, typing.Any]]"));
+  module.def("model_facts", &model_facts, "model"_a, nb::sig("def model_facts(model: str) -> dict[str, typing.Any]"));
+  module.def("routing_facts", &routing_facts, "model"_a,
+             nb::sig("def routing_facts(model: str) -> dict[str, typing.Any]"));
   module.def("metrics", &metrics, "weight_sq"_a, "grad_sq"_a, "weight_grad"_a, "batch_grad_sq"_a, "second_moment_sq"_a,
              "batches"_a);
   nb::class_<PlanOfModel>(module, "PlanOfModel")
@@ -374,12 +377,19 @@ void bind_growth(nb::module_& module) {
       .def("copies_moment", &PlanOfModel::copies_moment, "layer"_a, "child"_a)
       .def("step", &PlanOfModel::step, "layer"_a, "child"_a, "parent_step"_a)
       .def("grow_expert", &PlanOfModel::grow_expert, "layer"_a, "child"_a, "role"_a, "originals"_a.noconvert(),
-           "out"_a.noconvert())
-      .def("grow_router", &PlanOfModel::grow_router, "layer"_a, "role"_a, "before"_a.noconvert(), "out"_a.noconvert())
+           "out"_a.noconvert(),
+           nb::sig("def grow_expert(self, layer: int, child: int, role: str, originals: collections.abc.Mapping[int, "
+                   "object], out: object) -> None"))
+      .def("grow_router", &PlanOfModel::grow_router, "layer"_a, "role"_a, "before"_a.noconvert(), "out"_a.noconvert(),
+           nb::sig("def grow_router(self, layer: int, role: str, before: object, out: object) -> None"))
       .def("grow_expert_moment", &PlanOfModel::grow_expert_moment, "layer"_a, "child"_a, "role"_a, "kind"_a,
-           "moments"_a.noconvert(), "weights"_a.noconvert(), "out"_a.noconvert())
+           "moments"_a.noconvert(), "weights"_a.noconvert(), "out"_a.noconvert(),
+           nb::sig("def grow_expert_moment(self, layer: int, child: int, role: str, kind: str, moments: "
+                   "collections.abc.Mapping[int, object], weights: collections.abc.Mapping[int, object], out: object) "
+                   "-> None"))
       .def("grow_router_moment", &PlanOfModel::grow_router_moment, "layer"_a, "kind"_a, "before"_a.noconvert(),
-           "out"_a.noconvert());
+           "out"_a.noconvert(),
+           nb::sig("def grow_router_moment(self, layer: int, kind: str, before: object, out: object) -> None"));
 }
 
 }  // namespace coppice::python

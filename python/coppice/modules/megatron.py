@@ -143,8 +143,9 @@ def _refuse_divided(path: str, moe: Any) -> None:
     group = getattr(moe.experts, "tp_group", None)
     if group is not None and group.size() > 1:
         raise UnsupportedError(
-            f"{path}: each of its matrices is divided over {group.size()} ranks (expert tensor parallel); in memory they "
-            "grow only where a rank has them whole (save a distributed checkpoint, expand it with coppice-dcp, and load it)"
+            f"{path}: each of its matrices is divided over {group.size()} ranks (expert tensor parallel); in memory "
+            "they grow only where a rank has them whole (save a distributed checkpoint, expand it with coppice-dcp, "
+            "and load it)"
         )
 
 

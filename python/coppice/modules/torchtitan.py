@@ -53,7 +53,9 @@ class TorchtitanLayout(LayoutOfModules):
         sites = self.sites(model)
         router = sites[0].router
         assert router is not None
-        down = next(e.place.tensor for e in sites[0].experts if isinstance(e, Packed) and e.matrices.role == "expert_down")
+        down = next(
+            e.place.tensor for e in sites[0].experts if isinstance(e, Packed) and e.matrices.role == "expert_down"
+        )
         groups = getattr(router, "num_expert_groups", None)
         facts = {
             "num_layers": max(site.layer for site in sites) + 1,
@@ -94,12 +96,12 @@ def _out_features(gate: Any, changes: dict[tuple[str, int], int]) -> Iterator[Nu
             yield Number(gate, "out_features", before, after)
 
 
-def config_changes(before: int, after: int, top_k_factor: int) -> Any:
+def config_changes(before: int, after: int, top_k_factor: int) -> dict[tuple[str, int], int]:
     """Which numbers of modules and configurations change: (name, value) to the value after."""
     return _Changes(before, after, top_k_factor)
 
 
-class _Changes(dict):
+class _Changes(dict[tuple[str, int], int]):
     def __init__(self, before: int, after: int, top_k_factor: int) -> None:
         super().__init__({("num_experts", before): after, ("num_local_experts", before): after})
         if top_k_factor > 1:
@@ -121,7 +123,7 @@ def config_numbers(config: Any, changes: dict[tuple[str, int], int], seen: set[i
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name, None)
+        value: Any = getattr(config, field.name, None)
         if _has(changes, field.name, value):
             yield Number(config, field.name, value, changes[field.name, value])
             gate = getattr(config, "gate", None)
@@ -137,7 +139,9 @@ def _is_moe(module: nn.Module) -> bool:
 
 
 def _experts_of(module: nn.Module) -> nn.Module | None:
-    experts = getattr(getattr(module, "routed_experts", None), "inner_experts", None) or getattr(module, "experts", None)
+    experts = getattr(getattr(module, "routed_experts", None), "inner_experts", None) or getattr(
+        module, "experts", None
+    )
     return experts if isinstance(experts, nn.Module) and set(experts._parameters) & set(EXPERTS) else None
 
 
@@ -152,7 +156,9 @@ def _site(path: str, moe: Any) -> Site:
             continue
         where = f"{path}.{inside}.{name}"
         if name not in EXPERTS:
-            raise UnsupportedError(f"{where}: it is not known what this parameter of experts is for (add it to the layout)")
+            raise UnsupportedError(
+                f"{where}: it is not known what this parameter of experts is for (add it to the layout)"
+            )
         packed.append(Packed(Place(experts, name, where), EXPERTS[name]))
     router = moe.router
     rows = [Rows(Place(router.gate, "weight", f"{path}.router.gate.weight"), "router")]
