@@ -1,5 +1,4 @@
-"""For transformers: a callback that expands the Trainer's model in the middle of a run, and configurations of larger "
-"models."""
+"""For transformers: a callback that expands the Trainer's model in mid-run, and configurations of larger models."""
 
 from __future__ import annotations
 

@@ -407,8 +407,7 @@ class Scores:
         return self._text
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write them as JSON, for `plan`. They are of a model in memory, so ``coppice expand --scores`` refuses "
-        "them."""
+        """Write them as JSON, for `plan`; ``coppice expand --scores`` refuses them, as of a model in memory."""
         pathlib.Path(path).write_text(self.to_json())
 
 

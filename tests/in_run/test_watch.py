@@ -165,7 +165,7 @@ def test_says_what_is_wrong():
         loss_of(model, TOKENS).backward()
     with pytest.raises(coppice.UsageError, match="no expert has a gradient"), coppice.watch(model, passes=None) as scores:
         scores.end_batch()
-    with pytest.raises(coppice.UsageError, match="model: a int; wanted a module"):
+    with pytest.raises(coppice.UsageError, match="model: an int; wanted a torch module"):
         coppice.expand_(3, coppice.plan(model, "2x"))
     with pytest.raises(coppice.UsageError, match="passes: 0"):
         coppice.watch(model, passes=0)

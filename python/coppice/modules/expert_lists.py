@@ -11,8 +11,7 @@ from coppice.modules.site import Arrange, Packed, Separate
 
 
 def arrange_experts(experts: nn.Module, label: str, sets: Sequence[Packed | Separate]) -> Arrange:
-    """Arranges the modules of `experts`, a list or dict with names of `label` and a number; `sets` are their "
-    "parameters."""
+    """Arranges the modules of `experts`, named by `label` and a number; `sets` are their parameters."""
     separate = [each for each in sets if isinstance(each, Separate)]
 
     def arrange(parents: Sequence[tuple[int, int]], made: list[list[nn.Parameter]]) -> Callable[[], None]:

@@ -47,9 +47,9 @@ class TransformersLayout:
         places = _named(model)
         slots = _slots(model, places, "") or _slots(model, places, f"{model.base_model_prefix}.")
         if not slots:
+            model_type = getattr(model.config, "model_type", "")
             raise UnsupportedError(
-                f"a {getattr(model.config, 'model_type', '')} model has no experts to copy (convert it first with "
-                "`coppice convert`)"
+                f"a {model_type} model has no experts to copy (convert it first with `coppice convert`)"
             )
         layers: dict[int, list[dict[str, Any]]] = {}
         for slot in slots:
