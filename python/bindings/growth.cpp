@@ -174,13 +174,8 @@ class PlanOfModel {
   }
 
   void grow_router(int64_t layer, std::string_view role, const Tensor& before, const Tensor& out) const {
-    const StridedMatrix from(before, "the router before"), to(out, "the router after");
-    (void)layer_plan(layer);
-    const nb::gil_scoped_release unlocked;
-    check_rows(from, to);
-    std::vector<std::byte> buffer;
-    fill_matrix(to, [&](std::span<std::byte> bytes) {
-      grow::grow_router(plan_, layer, role_of(role), from.read(buffer), bytes, config_.routing.has_router_bias);
+    grow_rows(layer, "the router", before, out, std::nullopt, [&](const matrix::MatrixBytes& rows, auto bytes) {
+      grow::grow_router(plan_, layer, role_of(role), rows, bytes, config_.routing.has_router_bias);
     });
   }
 
@@ -198,16 +193,10 @@ class PlanOfModel {
   }
 
   void grow_router_moment(int64_t layer, std::string_view kind, const Tensor& before, const Tensor& out) const {
-    const StridedMatrix from(before, "the router's moment before"), to(out, "the router's moment after");
-    (void)layer_plan(layer);
-    const nb::gil_scoped_release unlocked;
-    check_rows(from, to);
-    std::vector<std::byte> buffer;
-    const auto stored = from.read(buffer);
-    const auto values = matrix::widened(stored, "the router's moment");
-    check_shape(to, plan_.experts_after, from.cols(), io::Dtype::kF32, "the router's moment after");
-    fill_matrix(to, [&](std::span<std::byte> bytes) {
-      grow::grow_router_moment(plan_, layer, moment_of(kind), values, stored.cols, as_floats(bytes));
+    constexpr std::string_view kWhat = "the router's moment";
+    grow_rows(layer, kWhat, before, out, io::Dtype::kF32, [&](const matrix::MatrixBytes& rows, auto bytes) {
+      const auto values = matrix::widened(rows, kWhat);
+      grow::grow_router_moment(plan_, layer, moment_of(kind), values, rows.cols, as_floats(bytes));
     });
   }
 
@@ -229,9 +218,19 @@ class PlanOfModel {
     const int64_t cols = role == Role::kExpertDown ? from.cols() / plan_.split : from.cols();
     check_shape(to, rows, cols, dtype, "the child");
   }
-  void check_rows(const StridedMatrix& from, const StridedMatrix& to) const {
-    check_shape(from, plan_.experts_before, from.cols(), from.dtype(), "the router before");
-    check_shape(to, plan_.experts_after, from.cols(), to.dtype(), "the router after");
+  // Calls `grow` with a tensor that has a row for each expert, and memory of the one after growth; without the GIL.
+  template <class Grow>
+  void grow_rows(int64_t layer, std::string_view what, const Tensor& before, const Tensor& out,
+                 std::optional<io::Dtype> dtype_after, const Grow& grow) const {
+    const std::string name_before = cat(what, " before"), name_after = cat(what, " after");
+    const StridedMatrix from(before, name_before), to(out, name_after);
+    (void)layer_plan(layer);
+    const nb::gil_scoped_release unlocked;
+    check_shape(from, plan_.experts_before, from.cols(), from.dtype(), name_before);
+    check_shape(to, plan_.experts_after, from.cols(), dtype_after.value_or(to.dtype()), name_after);
+    std::vector<std::byte> buffer;
+    const matrix::MatrixBytes rows = from.read(buffer);
+    fill_matrix(to, [&](std::span<std::byte> bytes) { grow(rows, bytes); });
   }
 
   families::ModelConfig config_;
@@ -347,6 +346,7 @@ std::map<std::string, double> metrics(double weight_sq, double grad_sq, double w
 
 }  // namespace
 
+// Tensors come by DLPack, of any package: `object` to a type checker.
 void bind_growth(nb::module_& module) {
   using namespace nb::literals;
   module.def("make_plan", &make_plan, "model"_a, "options"_a, "scores"_a.none());
@@ -354,9 +354,11 @@ void bind_growth(nb::module_& module) {
   module.def("plan_from_file", &plan_from_file, "path"_a);
   module.def("checked_plan", &checked_plan, "plan"_a);
   module.def("checked_scores", &checked_scores, "scores"_a);
-  module.def("slots_in_memory", &slots_in_memory, "model"_a);
-  module.def("model_facts", &model_facts, "model"_a);
-  module.def("routing_facts", &routing_facts, "model"_a);
+  module.def("slots_in_memory", &slots_in_memory, "model"_a,
+             nb::sig("def slots_in_memory(model: str) -> list[dict[str, typing.Any]]"));
+  module.def("model_facts", &model_facts, "model"_a, nb::sig("def model_facts(model: str) -> dict[str, typing.Any]"));
+  module.def("routing_facts", &routing_facts, "model"_a,
+             nb::sig("def routing_facts(model: str) -> dict[str, typing.Any]"));
   module.def("metrics", &metrics, "weight_sq"_a, "grad_sq"_a, "weight_grad"_a, "batch_grad_sq"_a, "second_moment_sq"_a,
              "batches"_a);
   nb::class_<PlanOfModel>(module, "PlanOfModel")
@@ -375,12 +377,19 @@ void bind_growth(nb::module_& module) {
       .def("copies_moment", &PlanOfModel::copies_moment, "layer"_a, "child"_a)
       .def("step", &PlanOfModel::step, "layer"_a, "child"_a, "parent_step"_a)
       .def("grow_expert", &PlanOfModel::grow_expert, "layer"_a, "child"_a, "role"_a, "originals"_a.noconvert(),
-           "out"_a.noconvert())
-      .def("grow_router", &PlanOfModel::grow_router, "layer"_a, "role"_a, "before"_a.noconvert(), "out"_a.noconvert())
+           "out"_a.noconvert(),
+           nb::sig("def grow_expert(self, layer: int, child: int, role: str, originals: collections.abc.Mapping[int, "
+                   "object], out: object) -> None"))
+      .def("grow_router", &PlanOfModel::grow_router, "layer"_a, "role"_a, "before"_a.noconvert(), "out"_a.noconvert(),
+           nb::sig("def grow_router(self, layer: int, role: str, before: object, out: object) -> None"))
       .def("grow_expert_moment", &PlanOfModel::grow_expert_moment, "layer"_a, "child"_a, "role"_a, "kind"_a,
-           "moments"_a.noconvert(), "weights"_a.noconvert(), "out"_a.noconvert())
+           "moments"_a.noconvert(), "weights"_a.noconvert(), "out"_a.noconvert(),
+           nb::sig("def grow_expert_moment(self, layer: int, child: int, role: str, kind: str, moments: "
+                   "collections.abc.Mapping[int, object], weights: collections.abc.Mapping[int, object], out: object) "
+                   "-> None"))
       .def("grow_router_moment", &PlanOfModel::grow_router_moment, "layer"_a, "kind"_a, "before"_a.noconvert(),
-           "out"_a.noconvert());
+           "out"_a.noconvert(),
+           nb::sig("def grow_router_moment(self, layer: int, kind: str, before: object, out: object) -> None"));
 }
 
 }  // namespace coppice::python

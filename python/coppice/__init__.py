@@ -9,7 +9,7 @@ torch is imported when one of the first three is used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from coppice import _core
+from coppice import _core as _core
 from coppice.commands import convert, cost, expand, inspect, verify
 from coppice.errors import (
     CheckFailedError,
@@ -84,5 +84,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _WITH_TORCH:
-        return getattr(importlib.import_module(_WITH_TORCH[name]), name)
+        try:
+            return getattr(importlib.import_module(_WITH_TORCH[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ModuleNotFoundError(
+                f"coppice.{name} works on torch modules, and torch is not installed here (pip install torch)",
+                name="torch",
+            ) from None
     raise AttributeError(f"module 'coppice' has no attribute '{name}'")

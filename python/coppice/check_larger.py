@@ -36,7 +36,9 @@ def tensors_of(model: nn.Module) -> Tensors:
     return out
 
 
-def check_larger(old: Prepared, tensors: Tensors, larger: nn.Module, layout: Layout, new_tensors: Tensors) -> list[Site]:
+def check_larger(
+    old: Prepared, tensors: Tensors, larger: nn.Module, layout: Layout, new_tensors: Tensors
+) -> list[Site]:
     """Check `larger` against the model and plan; returns its layers with experts.
 
     Raises
@@ -61,8 +63,8 @@ def _refuse(wrong: list[str]) -> None:
     if wrong:
         more = f"; and {len(wrong) - 6} more" if len(wrong) > 6 else ""
         raise UsageError(
-            f"larger: it is not the model that the plan makes: {'; '.join(wrong[:6])}{more} (make it as the model was made, "
-            "with the plan's number of experts and nothing else changed)"
+            f"larger: it is not the model that the plan makes: {'; '.join(wrong[:6])}{more} (make it as the model was "
+            "made, with the plan's number of experts and nothing else changed)"
         )
 
 
@@ -101,7 +103,9 @@ def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> Iterator[str]
             yield f"its {key} is {found.get(key)}, wanted {value}"
 
 
-def _expected(old: Prepared, sites: list[Site], tensors: Tensors) -> Iterator[tuple[str, tuple[tuple[int, ...], Tensor]]]:
+def _expected(
+    old: Prepared, sites: list[Site], tensors: Tensors
+) -> Iterator[tuple[str, tuple[tuple[int, ...], Tensor]]]:
     """For each tensor of `larger`: its shape, and the tensor of the model that it is like."""
     number, after = old.plan.experts_before, old.plan.experts_after
     grown: set[str] = set()
@@ -163,8 +167,8 @@ def group_pairs(
     kinds = [[type(optimizer).__name__ for optimizer in states.optimizers] for states in (old, new)]
     if kinds[0] != kinds[1]:
         raise UsageError(
-            f"larger_optimizer: {', '.join(kinds[1]) or 'none'}; wanted {', '.join(kinds[0]) or 'none'}, as the model's "
-            "optimizer is (make both with the same function of your script)"
+            f"larger_optimizer: {', '.join(kinds[1]) or 'none'}; wanted {', '.join(kinds[0]) or 'none'}, as the "
+            "model's optimizer is (make both with the same function of your script)"
         )
     before = _groups("optimizer", "the model", old, tensors)
     after = _groups("larger_optimizer", "the larger model", new, new_tensors)
@@ -176,15 +180,16 @@ def group_pairs(
         if (source is None) != (target is None) or (source and target and source[0] != target[0]):
             raise UsageError(
                 f"larger_optimizer: it {'trains' if target else 'does not train'} {path}, and the model's optimizer "
-                f"{'trains' if source else 'does not train'} {origin(path)} (make both with the same function of your script)"
+                f"{'trains' if source else 'does not train'} {origin(path)} (make both with the same function of your "
+                "script)"
             )
         if source and target:
             sources.setdefault(target, set()).add(source)
     mixed = [target for target, found in sources.items() if len(found) > 1]
     if mixed:
         raise UsageError(
-            f"larger_optimizer: its parameter group {mixed[0][1]} has parameters of several groups of the model's optimizer, "
-            f"{sorted(group for _, group in sources[mixed[0]])} (group them as the model's are)"
+            f"larger_optimizer: its parameter group {mixed[0][1]} has parameters of several groups of the model's "
+            f"optimizer, {sorted(group for _, group in sources[mixed[0]])} (group them as the model's are)"
         )
     return [
         (old.optimizers[i].param_groups[next(iter(found))[1]], new.optimizers[i].param_groups[group])
@@ -201,8 +206,8 @@ def _groups(name: str, whose: str, states: OptimizerStates, tensors: Tensors) ->
             for parameter in group["params"]:
                 if id(parameter) not in paths:
                     raise UsageError(
-                        f"{name}: a parameter of its group {number}, {list(parameter.shape)}, is not one of {whose} (give the "
-                        "optimizer that trains it; make it behind fully_shard, which replaces parameters)"
+                        f"{name}: a parameter of its group {number}, {list(parameter.shape)}, is not one of {whose} "
+                        "(give the optimizer that trains it; make it behind fully_shard, which replaces parameters)"
                     )
                 out[paths[id(parameter)]] = (index, number)
     return out

@@ -81,8 +81,8 @@ def _kind(before: list[str], after: list[str]) -> str:
 
 
 def _role(groups: dict[str, str | None]) -> tuple[str, Matrices | None]:
-    if groups.get("titan"):
-        return "experts", EXPERTS[groups["titan"]]
+    if titan := groups.get("titan"):
+        return "experts", EXPERTS[titan]
     if groups.get("fc"):
         ending = "" if groups["part"] == "weight" else "_bias"
         return "experts", Matrices(("expert_gate_up" if groups["fc"] == "linear_fc1" else "expert_down") + ending)

@@ -59,8 +59,8 @@ def check_kind(path: str, tensor: Tensor, *, sharded: bool) -> None:
     """
     if is_sharded(tensor) and not sharded:
         raise UnsupportedError(
-            f"{path}: a DTensor, of which each rank has a part; it cannot change its size (make a larger model as you made "
-            "this one, and fill it with coppice.expand_into)"
+            f"{path}: a DTensor, of which each rank has a part; it cannot change its size (make a larger model as you "
+            "made this one, and fill it with coppice.expand_into)"
         )
     kind = type(local(tensor)) if is_sharded(tensor) else type(tensor)
     if kind not in (Tensor, nn.Parameter, nn.Buffer):

@@ -110,7 +110,9 @@ def _command(name: str) -> Callable[[Any], Any]:
         called.__signature__ = _inspect.Signature([*own, *keywords])  # type: ignore[attr-defined]
         described = [_parameter_text(option) for option in options]
         operands = sum(option["positional"] for option in options)
-        described[operands:operands] = [_CHECK, _PROGRESS] if "check" in called.__signature__.parameters else [_PROGRESS]
+        described[operands:operands] = (
+            [_CHECK, _PROGRESS] if "check" in called.__signature__.parameters else [_PROGRESS]
+        )
         described.append("config : path, optional\n    TOML file of options; keywords override it.")
         parameters = "Parameters\n----------\n" + "\n".join(described)
         called.__doc__ = (

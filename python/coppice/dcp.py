@@ -14,12 +14,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch.distributed.checkpoint as torch_dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -39,6 +39,7 @@ from torch.distributed.checkpoint.planner import (
     WriteItemType,
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from coppice import _core
 from coppice.checkpoint_names import BUCKETS, SINGLE, ExpertName, expert_name, extra_name
@@ -115,7 +116,7 @@ class _Source:
                 "(of torchtitan, such as checkpoint/step-1000, or of Megatron Core, such as iter_0001000)"
             )
         self.directory = directory
-        self._reader = torch_dcp.FileSystemReader(directory)
+        self._reader = FileSystemReader(directory)
         try:
             self.metadata: Metadata = self._reader.read_metadata()
         except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, ValueError) as error:
@@ -125,7 +126,7 @@ class _Source:
 
     def tensor(self, key: str) -> TensorStorageMetadata:
         """What the checkpoint says of a tensor."""
-        return self.metadata.state_dict_metadata[key]
+        return cast(TensorStorageMetadata, self.metadata.state_dict_metadata[key])
 
     def read(self, key: str, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
         """A region of a tensor."""
@@ -189,8 +190,8 @@ def _find_experts(source: _Source) -> _Experts:
             )
         if BUCKETS.search(key):
             raise UnsupportedError(
-                f"{source.directory}: '{key}' is a piece of the distributed optimizer's buckets, which have no parameters' "
-                "shapes (save with the fully reshardable format: --dist-ckpt-optim-fully-reshardable)"
+                f"{source.directory}: '{key}' is a piece of the distributed optimizer's buckets, which have no "
+                "parameters' shapes (save with the fully reshardable format: --dist-ckpt-optim-fully-reshardable)"
             )
     names = {key: name for key in keys if (name := expert_name(key)) and isinstance(keys[key], TensorStorageMetadata)}
     routers = {key: name for key, name in names.items() if name.role == "router" and name.kind == "value"}
@@ -211,7 +212,9 @@ def _find_experts(source: _Source) -> _Experts:
     axis = 0 if router_name.layer is not None else 1
     sizes = {source.tensor(key).size[0 if name.layer is not None else 1] for key, name in routers.items()}
     if len(sizes) > 1:
-        raise UnsupportedError(f"{source.directory}: layers have {sorted(sizes)} experts; wanted the same number in all")
+        raise UnsupportedError(
+            f"{source.directory}: layers have {sorted(sizes)} experts; wanted the same number in all"
+        )
     stacked = 0 if axis == 0 else int(source.tensor(router).size[0])
     layers = sorted({name.layer for name in routers.values() if name.layer is not None} | set(range(stacked)))
     down_key = next(iter(downs))
@@ -293,7 +296,9 @@ def plan_checkpoint(
     if experts is not None:
         given["experts"] = str(experts)
     if given.get("top-k") or given.get("split"):
-        raise UsageError("top_k and split: a distributed checkpoint does not say how gates are computed (leave them out)")
+        raise UsageError(
+            "top_k and split: a distributed checkpoint does not say how gates are computed (leave them out)"
+        )
     return GrowthPlan.from_json(
         _core.make_plan(describe_checkpoint(directory, num_groups=num_groups), json.dumps(given), None)
     )
@@ -310,10 +315,10 @@ class _Writer(SavePlanner):
             of_parameter[name.parameter, name.kind] = key
         self._of_parameter = of_parameter
         self._bytes: dict[str, str] = {}  # keys of entries that are no tensors, and where their bytes are
-        self._after = {}
+        self._after: dict[str, Any] = {}
         for key, value in keys.items():
-            for name in self._names_after(key, value):
-                self._after[name] = self._metadata_after(key, value)
+            for after in self._names_after(key, value):
+                self._after[after] = self._metadata_after(key, value)
 
     def set_up_planner(self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False) -> None:
         pass
@@ -409,7 +414,7 @@ class _Writer(SavePlanner):
             if name.kind in ("value", "master"):
                 copies = grower.copies(layer, child, matrices)
                 values = before if name.kind == "master" or copies else best
-                grower.fill_child(layer, child, matrices, lambda e, v=values: v[e], out[child])
+                grower.fill_child(layer, child, matrices, lambda e: values[e], out[child])
             else:
                 grower.fill_moment(
                     layer, child, matrices, name.kind, lambda e: before[e], lambda e: best[e], out[child]
@@ -489,9 +494,9 @@ def expand_checkpoint(
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is what is wanted
-            torch_dcp.save(
+            save(
                 {},
-                storage_writer=torch_dcp.FileSystemWriter(unfinished, thread_count=1, sync_files=True),
+                storage_writer=FileSystemWriter(unfinished, thread_count=1, sync_files=True),
                 planner=_Writer(source, experts, plan, grower),
                 no_dist=True,
             )
@@ -548,7 +553,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--groups", type=int, default=1, help="router groups of the model (default: 1)")
     options = ("experts", "seed", "expert-init", "router-init", "balance-bias", "optimizer-state", "order")
     for name in options:
-        parser.add_argument(f"--{name}", help=f"as that of `coppice expand`{' (default: 2x)' if name == 'experts' else ''}")
+        parser.add_argument(
+            f"--{name}", help=f"as that of `coppice expand`{' (default: 2x)' if name == 'experts' else ''}"
+        )
     asked = parser.parse_args(arguments)
     given = {name: value for name in options if (value := getattr(asked, name.replace("-", "_"))) is not None}
     try:
@@ -559,7 +566,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not given["seed"].isdecimal():
                 raise UsageError(f"--seed: '{given['seed']}' is no whole number")
             given["seed"] = int(given["seed"])
-        plan = GrowthPlan.load(asked.plan) if asked.plan else plan_checkpoint(asked.src, num_groups=asked.groups, **given)
+        plan = (
+            GrowthPlan.load(asked.plan) if asked.plan else plan_checkpoint(asked.src, num_groups=asked.groups, **given)
+        )
         expand_checkpoint(asked.src, asked.out, plan, num_groups=asked.groups)
     except Error as error:
         print(f"coppice-dcp: error: {error}", file=sys.stderr)

@@ -46,7 +46,8 @@ def is_transformers_config(value: Any) -> bool:
 
 def config_json(config: Any) -> dict[str, Any]:
     """A transformers configuration as its config.json would be."""
-    return json.loads(config.to_json_string())
+    fields: dict[str, Any] = json.loads(config.to_json_string())
+    return fields
 
 
 def _of_config(config: Mapping[str, Any]) -> str:
@@ -56,7 +57,8 @@ def _of_config(config: Mapping[str, Any]) -> str:
 def _read_config(path: pathlib.Path) -> Mapping[str, Any]:
     file = path / "config.json" if path.is_dir() else path
     try:
-        return json.loads(file.read_text())
+        fields: Mapping[str, Any] = json.loads(file.read_text())
+        return fields
     except OSError as error:
         raise NotFoundError(f"{file}: {error.strerror} (give a directory with a config.json, or its path)") from error
     except ValueError as error:

@@ -5,7 +5,7 @@ Copies are torch's own; what a method computes goes through the host, one matrix
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,10 @@ def new_tensor(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 def by_expert(tensor: Tensor, matrices: Matrices, experts: int) -> Tensor:
     """A packed tensor with the experts as its first dimension (some are [experts * out, in])."""
-    return tensor.unflatten(0, (experts, -1)) if is_flat(tensor, matrices, experts) else tensor
+    if not is_flat(tensor, matrices, experts):
+        return tensor
+    found: Tensor = tensor.unflatten(0, (experts, -1))  # type: ignore[no-untyped-call]
+    return found
 
 
 def is_flat(tensor: Tensor, matrices: Matrices, experts: int) -> bool:
@@ -89,12 +92,17 @@ class TensorGrower:
         """Whether the original experts keep their bytes."""
         return all(self.copies(layer, child, matrices) for child in self.originals_at(layer))
 
-    def shape_after(self, one: torch.Size, matrices: Matrices) -> tuple[int, ...]:
+    def shape_after(self, one: Sequence[int], matrices: Matrices) -> tuple[int, ...]:
         """The shape of a child's tensor."""
         return matrices.shape_after(one, self.plan.split)
 
     def fill_all(
-        self, layer: int, before: Tensor, out: Tensor, copies: Callable[[int], bool], fill: Callable[[int, Tensor], None]
+        self,
+        layer: int,
+        before: Tensor,
+        out: Tensor,
+        copies: Callable[[int], bool],
+        fill: Callable[[int, Tensor], None],
     ) -> None:
         """Set every child of a packed tensor: runs of neighbours that are copied at once, the others by `fill`."""
         parents = [parent for parent, _ in self.children(layer)]
@@ -191,9 +199,7 @@ class TensorGrower:
 
         return self._with_rows(rows, before, before, fill)
 
-    def _with_rows(
-        self, rows: Rows, before: Tensor, like: Tensor, fill: Callable[[Tensor, Tensor], None]
-    ) -> Tensor:
+    def _with_rows(self, rows: Rows, before: Tensor, like: Tensor, fill: Callable[[Tensor, Tensor], None]) -> Tensor:
         one_row = before.dim() == 2 and before.shape[0] == 1  # [1, experts]
         flat = before[0] if one_row else before
         out = new_tensor((self.plan.experts_after + rows.trailing, *flat.shape[1:]), like)

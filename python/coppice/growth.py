@@ -173,8 +173,8 @@ class _Expansion:
                     state,
                     state,
                     lambda child: self.plan.copies_moment(layer, child),
-                    lambda child, out, state=state, kind=entry.kind: grower.fill_moment(
-                        layer, child, matrices, kind, lambda e: state[e], lambda e: master[e], out
+                    lambda child, out: grower.fill_moment(
+                        layer, child, matrices, entry.kind, lambda e: state[e], lambda e: master[e], out
                     ),
                 )
                 kept = all(self.plan.copies_moment(layer, child) for child in originals)

@@ -190,8 +190,8 @@ def plan(
     given = {name: value for name, value in locals().items() if name not in ("model", "scores")}
     if metric == "output_error" and hasattr(scores, "to_json"):
         raise UsageError(
-            "metric: output_error needs what each expert gave to each token, and coppice.watch sees gradients (save the "
-            "model, run `coppice score` on it and give its scores.json as scores; or choose another metric)"
+            "metric: output_error needs what each expert gave to each token, and coppice.watch sees gradients (save "
+            "the model, run `coppice score` on it and give its scores.json as scores; or choose another metric)"
         )
     if not allow_regroup:
         del given["allow_regroup"]
@@ -223,4 +223,4 @@ def _scores_text(scores: Any) -> str | None:
             raise NotFoundError(f"{os.fspath(scores)}: {error.strerror} (give a scores.json)") from error
     if not hasattr(scores, "to_json"):
         raise UsageError(f"scores: {a_type(scores)}; wanted what coppice.watch measured, or a scores.json")
-    return scores.to_json()
+    return str(scores.to_json())

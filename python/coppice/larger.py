@@ -243,17 +243,19 @@ class _Filling:
         entries = self._entries(path)
         master = next((entry.key for entry in entries if entry.kind == "master"), "")
         grower = self.old.grower
-        yield (path, ""), self._row_wish(path, None, master, lambda before, like: grower.rows(layer, rows, before, like))
+
+        def values(before: Tensor, like: Tensor) -> Tensor:
+            return grower.rows(layer, rows, before, like)
+
+        def moment(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
+            return lambda before, like: grower.rows_moment(layer, rows, kind, before)
+
+        yield (path, ""), self._row_wish(path, None, master, values)
         for entry in entries:
-            if entry.kind == "master":
-                make = lambda before, like: grower.rows(layer, rows, before, like)  # noqa: E731
-            else:
-                make = lambda before, like, kind=entry.kind: grower.rows_moment(layer, rows, kind, before)  # noqa: E731
+            make = values if entry.kind == "master" else moment(entry.kind)
             yield (path, entry.key), self._row_wish(path, entry, entry.key, make)
 
-    def _row_wish(
-        self, path: str, entry: Entry | None, source: str, make: Callable[[Tensor, Tensor], Tensor]
-    ) -> Wish:
+    def _row_wish(self, path: str, entry: Entry | None, source: str, make: Callable[[Tensor, Tensor], Tensor]) -> Wish:
         """A tensor with a row for each expert is computed whole: they are small."""
         part, target_of = self._parts[path], self._target(path, entry)
         old = whole(self._tensors[path].shape)
@@ -295,7 +297,10 @@ class _Filling:
     def _set_states(self) -> None:
         grower = self.old.grower
         optimizers = {
-            id(p): optimizer for optimizer in self._new_states.optimizers for g in optimizer.param_groups for p in g["params"]
+            id(p): optimizer
+            for optimizer in self._new_states.optimizers
+            for g in optimizer.param_groups
+            for p in g["params"]
         }
         for path, parameter in self._new.items():
             kept = self._kept[self._origin(path)]
@@ -371,7 +376,9 @@ class _Experts:
             make=lambda of, out: grower.fill_moment(layer, child, matrices, kind, of(key), of(master), out),
         )
 
-    def steps(self, recipe: Recipe, part: Box, boxes: dict[Key, list[Box]]) -> Iterator[Callable[[Tensor, Fetched], None]]:
+    def steps(
+        self, recipe: Recipe, part: Box, boxes: dict[Key, list[Box]]
+    ) -> Iterator[Callable[[Tensor, Fetched], object]]:
         """What fills a part of the new tensor by a recipe; adds to `boxes` what it needs."""
         _, box = self._after.place(recipe.child)
         here = overlap(box, part)

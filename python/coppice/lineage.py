@@ -62,15 +62,24 @@ class LineageRouting:
     def __init__(self, model: nn.Module, plan: GrowthPlan, share: float, seed: int) -> None:
         layout = layout_of(model)
         if layout.name == "Megatron Core":
-            raise UnsupportedError("lineage_unique: Megatron Core's routers are not patched (use transformers or torchtitan)")
+            raise UnsupportedError(
+                "lineage_unique: Megatron Core's routers are not patched (use transformers or torchtitan)"
+            )
         facts = _core.routing_facts(layout.description(model))
         if facts["gate"] == "other":
-            raise UnsupportedError(f"lineage_unique: {type(model).__name__} has a router of another kind (leave it out)")
+            raise UnsupportedError(
+                f"lineage_unique: {type(model).__name__} has a router of another kind (leave it out)"
+            )
         self.share, self._seed, self._facts = share, seed, facts
         self._handles: list[Any] = []
         for site in layout.sites(model):
             router = next((rows.place.tensor for rows in site.rows if rows.role == "router"), None)
-            if site.router is None or router is None or router.shape[0] != plan.experts[1] or site.layer not in plan.parents:
+            if (
+                site.router is None
+                or router is None
+                or router.shape[0] != plan.experts[1]
+                or site.layer not in plan.parents
+            ):
                 self.remove()
                 raise UsageError(
                     f"lineage_unique: {site.path} does not have the {plan.experts[1]} experts of the plan "

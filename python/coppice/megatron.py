@@ -111,7 +111,7 @@ def expand_megatron(
     return Expanded(made[0], made[1], growths)
 
 
-def _unwrapped(chunk: nn.Module) -> nn.Module:
+def _unwrapped(chunk: Any) -> Any:
     return chunk.module if type(chunk).__name__ == "DistributedDataParallel" else chunk
 
 
@@ -130,7 +130,7 @@ def _forget_old_wrapper(parameter: Tensor, undo: Undo) -> None:
         parameter.__dict__.pop(name, None)
 
 
-def _restore_hooks(chunks: list[nn.Module]) -> None:
+def _restore_hooks(chunks: list[Any]) -> None:
     """Hang the hooks of the old wrapper on its parameters again."""
     for chunk in chunks:
         if not hasattr(chunk, "grad_accs"):
@@ -138,7 +138,8 @@ def _restore_hooks(chunks: list[nn.Module]) -> None:
         chunk.grad_accs.clear()
         for parameter in chunk.module.parameters():
             if parameter.requires_grad:
-                node = parameter.expand_as(parameter).grad_fn.next_functions[0][0]
+                node: Any = parameter.expand_as(parameter).grad_fn
+                node = node.next_functions[0][0]
                 node.register_hook(chunk._make_backward_post_hook(parameter))
                 chunk.grad_accs.append(node)
 
@@ -190,7 +191,8 @@ class _Part:
 
     def torch_groups(self) -> list[dict[str, Any]]:
         """The groups of the torch optimizer inside."""
-        return self.optimizer.optimizer.param_groups
+        groups: list[dict[str, Any]] = self.optimizer.optimizer.param_groups
+        return groups
 
     def groups(self) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
         """Settings and model parameters of each group."""
@@ -224,8 +226,9 @@ def _part_of(optimizer: Any) -> _Part:
     if name in ("Float16OptimizerWithFloat16Params", "FP32Optimizer"):
         return _Whole(optimizer)
     raise UnsupportedError(
-        f"optimizer: {a_type(optimizer)}; wanted Megatron's DistributedOptimizer, Float16OptimizerWithFloat16Params or FP32Optimizer, "
-        "or a ChainedOptimizer of these (with another one, save a checkpoint and expand it with coppice-dcp)"
+        f"optimizer: {a_type(optimizer)}; wanted Megatron's DistributedOptimizer, Float16OptimizerWithFloat16Params or "
+        "FP32Optimizer, or a ChainedOptimizer of these (with another one, save a checkpoint and expand it with "
+        "coppice-dcp)"
     )
 
 

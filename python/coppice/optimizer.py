@@ -13,7 +13,7 @@ from coppice.errors import UnsupportedError, UsageError, a_type
 from coppice.regions import is_sharded
 from coppice.undo import Undo
 
-# What the tensors of an optimizer's state are, by their names: a first or second moment, or an fp32 master of the weights.
+# What tensors of an optimizer's state are, by their names: a first or second moment, or an fp32 master of the weights.
 KINDS = {
     "exp_avg": "exp_avg",
     "momentum_buffer": "exp_avg",
@@ -43,7 +43,8 @@ class Entry:
     @property
     def tensor(self) -> Tensor:
         """The tensor now."""
-        return self.state[self.key]
+        found: Tensor = self.state[self.key]
+        return found
 
 
 class OptimizerStates:

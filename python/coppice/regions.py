@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
 
 from coppice.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 # A part of a tensor: begin and end in each dimension.
 Box = tuple[tuple[int, int], ...]
@@ -68,7 +72,7 @@ def joined(boxes: Iterable[Box]) -> list[Box]:
     return out
 
 
-def is_sharded(tensor: object) -> bool:
+def is_sharded(tensor: object) -> TypeGuard[DTensor]:
     """Whether it is a DTensor: each rank has a part of it."""
     if type(tensor) is Tensor or not torch.distributed.is_available():
         return False
@@ -79,7 +83,8 @@ def is_sharded(tensor: object) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """What this rank has of a tensor: its own memory, without gradients."""
-    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()
+    detached = tensor.detach()
+    return detached.to_local() if is_sharded(detached) else detached
 
 
 def part_here(path: str, tensor: Tensor) -> Box:
@@ -94,14 +99,15 @@ def part_here(path: str, tensor: Tensor) -> Box:
         return whole(tensor.shape)
     if any(placement.is_partial() for placement in tensor.placements):
         raise UnsupportedError(f"{path}: its values are parts of sums over ranks (Partial); wanted Shard or Replicate")
-    (chunk,) = tensor.__create_chunk_list__()  # as torch.distributed.checkpoint asks for it
+    # As torch.distributed.checkpoint asks for it.
+    (chunk,) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
     box = tuple((begin, begin + size) for begin, size in zip(chunk.offsets, chunk.sizes, strict=True))
     shape = local(tensor).shape
     if count(box) == 0:
         return tuple((0, 0) for _ in tensor.shape)
     if sizes(box) != tuple(shape):
         raise UnsupportedError(
-            f"{path}: this rank holds {list(shape)} of it, and its placements {tensor.placements} say {list(sizes(box))} "
-            "(shard it with fully_shard, parallelize_module or distribute_tensor)"
+            f"{path}: this rank holds {list(shape)} of it, and its placements {tensor.placements} say "
+            f"{list(sizes(box))} (shard it with fully_shard, parallelize_module or distribute_tensor)"
         )
     return box

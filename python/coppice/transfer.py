@@ -109,7 +109,8 @@ class Transfer:
             if sum(map(count, pieces)) != count(whole(self._kinds[key].shape)):
                 raise UnsupportedError(
                     f"{_named(key)}: the parts of the ranks, {sorted(pieces)}, are not each element of "
-                    f"{list(self._kinds[key].shape)} once (save a distributed checkpoint and expand it with coppice-dcp)"
+                    f"{list(self._kinds[key].shape)} once (save a distributed checkpoint and expand it with "
+                    "coppice-dcp)"
                 )
 
     def forget(self, key: Key) -> None:
@@ -131,8 +132,8 @@ class Transfer:
         PeerError
             Only another rank failed.
         """
-        for wish in wishes.values():
-            wish.boxes = {old: joined(boxes) for old, boxes in wish.boxes.items()}
+        for each in wishes.values():
+            each.boxes = {old: joined(boxes) for old, boxes in each.boxes.items()}
         everyone = gathered({key: wish.boxes for key, wish in wishes.items()})
         order = sorted(set().union(*everyone))
         last = {old: key for key in order for of_rank in everyone for old in of_rank.get(key, {})}
@@ -171,7 +172,11 @@ class Transfer:
             wanted = [(rank, box) for rank, of_rank in enumerate(wishes) for box in of_rank.get(key, [])]
             wanted = [(rank, box) for rank, box in wanted if not self._is_on(rank, key, box)]
             for piece, owner in self._pieces.get(key, {}).items() if wanted else []:
-                near = [(rank, box) for rank, box in wanted if not box or box[0][0] < piece[0][1] and piece[0][0] < box[0][1]]
+                near = [
+                    (rank, box)
+                    for rank, box in wanted
+                    if not box or box[0][0] < piece[0][1] and piece[0][0] < box[0][1]
+                ]
                 parts = [(rank, overlap(box, piece)) for rank, box in near]
                 sent = [part for rank, part in parts if part is not None and not self._is_on(rank, key, part)]
                 if sent:

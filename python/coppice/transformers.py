@@ -1,4 +1,4 @@
-"""For transformers: a callback that expands the Trainer's model in the middle of a run, and configurations of larger models."""
+"""For transformers: a callback that expands the Trainer's model in mid-run, and configurations of larger models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import logging
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from coppice import _core
 from coppice.describe import config_json, describe
@@ -41,7 +48,8 @@ def grown_config(model: PreTrainedModel | PreTrainedConfig, plan: GrowthPlan) ->
     UsageError
         The plan is for another model.
     """
-    out = copy.deepcopy(getattr(model, "config", model))
+    config: Any = getattr(model, "config", model)
+    out: PreTrainedConfig = copy.deepcopy(config)
     after = json.loads(_core.PlanOfModel(plan.to_json(), describe(model), True).grown_config())
     for number in config_differences(out, config_json(out), after):
         setattr(number.owner, number.name, number.after)
@@ -75,9 +83,7 @@ class GrowthCallback(TrainerCallback):
         The plan that was carried out.
     """
 
-    def __init__(
-        self, at_step: int, *, plan: GrowthPlan | None = None, score_steps: int = 0, **options: Any
-    ) -> None:
+    def __init__(self, at_step: int, *, plan: GrowthPlan | None = None, score_steps: int = 0, **options: Any) -> None:
         check_count("at_step", at_step, 1, "a step from 1 on")
         check_count("score_steps", score_steps, 0, f"0 to at_step, {at_step}")
         if score_steps > at_step:
@@ -125,9 +131,7 @@ class GrowthCallback(TrainerCallback):
         if self._scores is not None:
             self._scores.end_batch()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Grow behind the step; behind the first one, see whether the optimizer's state can follow."""
         if self._early is not None and self.growth is None:
             check_expansion(kwargs["model"], self._early, kwargs["optimizer"])

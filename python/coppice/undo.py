@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from types import TracebackType
 
 import torch
@@ -36,7 +37,7 @@ class Undo:
         self.add(lambda: setattr(owner, name, before))
         setattr(owner, name, value)
 
-    def set_item(self, owner: dict, key: object, value: object) -> None:
+    def set_item(self, owner: dict[Any, Any], key: object, value: object) -> None:
         """``owner[key] = value``."""
         if key in owner:
             before = owner[key]
@@ -45,7 +46,7 @@ class Undo:
             self.add(lambda: owner.pop(key, None))
         owner[key] = value
 
-    def delete_item(self, owner: dict, key: object) -> None:
+    def delete_item(self, owner: dict[Any, Any], key: object) -> None:
         """``del owner[key]``."""
         before = owner.pop(key)
         self.add(lambda: owner.__setitem__(key, before))
@@ -64,10 +65,10 @@ class Undo:
         if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
             before = None
         grad = tensor.grad if tensor.is_leaf else None
-        old = tensor.data if before is None else None
+        values = before or _kept(tensor.data)
 
         def back() -> None:
-            put_data(tensor, before() if before is not None else old)
+            put_data(tensor, values())
             if grad is not None:
                 tensor.grad = grad
 
@@ -85,3 +86,7 @@ def put_data(tensor: Tensor, value: Tensor) -> None:
     other = torch.float32 if tensor.dtype == torch.float64 else torch.float64
     tensor.data = torch.empty(0, dtype=other, device=tensor.device)
     tensor.data = value
+
+
+def _kept(data: Tensor) -> Callable[[], Tensor]:
+    return lambda: data

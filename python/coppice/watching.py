@@ -105,7 +105,7 @@ class _Watched:
         Their numbers in the layer, and which part of the parameter each is.
     """
 
-    def __init__(self, path: str, parameter: nn.Parameter, experts: dict[int, Box], squares: bool) -> None:
+    def __init__(self, path: str, parameter: Tensor, experts: dict[int, Box], squares: bool) -> None:
         self.parameter, self.experts = parameter, list(experts)
         self._boxes, self._part = list(experts.values()), part_here(path, parameter)
         self.batch: Tensor | None = None
@@ -124,8 +124,9 @@ class _Watched:
         if self.batch is not None or not _is_read_at_end(self.parameter):
             return self.batch
         if not is_sharded(self.parameter):
-            return self.parameter.main_grad
-        gradient = self.parameter.grad
+            found: Tensor | None = getattr(self.parameter, "main_grad", None)
+            return found
+        gradient: Any = self.parameter.grad
         if gradient is not None and gradient.placements != self.parameter.placements:
             gradient = gradient.redistribute(placements=self.parameter.placements)
         return None if gradient is None else local(gradient)
@@ -222,8 +223,9 @@ class Scores:
         at_end = [_is_read_at_end(w.parameter) for layer in self._layers for w in layer.parameters()]
         if passes is not None and any(at_end):
             raise UsageError(
-                "passes: the model's parameters have a main_grad, or are DTensors, whose gradients are read at the end of a "
-                "batch (give passes=None, and call scores.end_batch() behind each batch, before gradients are set to zero)"
+                "passes: the model's parameters have a main_grad, or are DTensors, whose gradients are read at the end "
+                "of a batch (give passes=None, and call scores.end_batch() behind each batch, before gradients are set "
+                "to zero)"
             )
         self._passes, self._local, self._group = passes, local, group
         self._handles: list[Any] = []
@@ -236,7 +238,8 @@ class Scores:
         for layer in self._layers:
             for watched in layer.parameters():
                 if watched.parameter.requires_grad and not _is_read_at_end(watched.parameter):
-                    self._handles.append(watched.parameter.register_hook(self._hook(watched)))
+                    handle = watched.parameter.register_hook(self._hook(watched))  # type: ignore[no-untyped-call]
+                    self._handles.append(handle)
             if layer.site.router is not None and layer.site.read_routing is not None:
                 self._handles.append(layer.site.router.register_forward_hook(self._router_hook(layer)))
         return self
@@ -404,7 +407,7 @@ class Scores:
         return self._text
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write them as JSON, for `plan`. They are of a model in memory, so ``coppice expand --scores`` refuses them."""
+        """Write them as JSON, for `plan`; ``coppice expand --scores`` refuses them, as of a model in memory."""
         pathlib.Path(path).write_text(self.to_json())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -37,9 +39,12 @@ def is_compiled(model: nn.Module) -> bool:
 
 def without_ddp(model: nn.Module) -> nn.Module:
     """The model inside torch.compile's wrapper and DistributedDataParallel."""
-    while (inside := inner_model(model.module if type(model).__name__ == _DDP else model)) is not model:
+    while True:
+        outer: Any = model
+        inside = inner_model(outer.module if type(outer).__name__ == _DDP else outer)
+        if inside is model:
+            return model
         model = inside
-    return model
 
 
 def plain_path(path: str) -> str:
@@ -72,23 +77,25 @@ def refuse_wrapped(model: nn.Module, *, sharded: bool = False) -> None:
         if name == _DDP:
             raise UnsupportedError(
                 f"{where} is a {name}, which keeps the sizes of the parameters that it was made with (grow the model "
-                "inside it, model.module, with its optimizer, and wrap it again; or fill a larger model that you wrap as "
-                "this one with coppice.expand_into)"
+                "inside it, model.module, with its optimizer, and wrap it again; or fill a larger model that you wrap "
+                "as this one with coppice.expand_into)"
             )
         if name in ("FullyShardedDataParallel", "DeepSpeedEngine"):
             raise UnsupportedError(
                 f"{where} is a {name}, which lays out the parameters in buffers of its own "
-                "(save a checkpoint, expand it with coppice expand or coppice-dcp, and load it into a model with more experts)"
+                "(save a checkpoint, expand it with coppice expand or coppice-dcp, and load it into a model with more "
+                "experts)"
             )
         if _is_fully_sharded(module) and not sharded:
             raise UnsupportedError(
-                f"{where} is sharded by fully_shard, which keeps the sizes of its parameters (make a larger model as you "
-                "made this one, and fill it with coppice.expand_into)"
+                f"{where} is sharded by fully_shard, which keeps the sizes of its parameters (make a larger model as "
+                "you made this one, and fill it with coppice.expand_into)"
             )
 
 
 def reshard(model: nn.Module) -> None:
     """Parameters that fully_shard has put together for a forward pass are in parts again."""
+    module: Any
     for module in model.modules():
         if _is_fully_sharded(module):
             module.reshard()

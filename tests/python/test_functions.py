@@ -191,6 +191,12 @@ def test_stopped_work_can_be_continued(environment, core, models, tmp_path, cont
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", ["watch", "expand_", "expand_into"])
+def test_without_torch_it_says_what_to_install(environment, name):
+    shown = environment.python(f"import coppice\ntry: coppice.{name}\nexcept ImportError as error: print(error)")
+    assert shown == f"coppice.{name} works on torch modules, and torch is not installed here (pip install torch)\n"
+
+
 def test_python_goes_on_while_cpp_works(environment, models, tmp_path):
     """The GIL is free, and calls of several threads wait for each other."""
     environment.python(

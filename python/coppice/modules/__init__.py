@@ -30,11 +30,11 @@ def layout_of(model: nn.Module) -> Layout:
         if layout.recognises(model):
             return layout
     for path, module in model.named_modules():
-        layout = next((layout for layout in LAYOUTS if path and layout.recognises(module)), None)
-        if layout is not None:
+        inside = next((layout for layout in LAYOUTS if path and layout.recognises(module)), None)
+        if inside is not None:
             raise UnsupportedError(
                 f"{type(model).__name__}: no layout knows this module, but the one inside it, '{path}', is a model of "
-                f"{layout.name}: {type(module).__name__} (give that one)"
+                f"{inside.name}: {type(module).__name__} (give that one)"
             )
     suspects = [
         f"{path or 'the model itself'} ({type(module).__module__}.{type(module).__qualname__})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,11 +11,11 @@ from coppice.modules.site import Arrange, Packed, Separate
 
 
 def arrange_experts(experts: nn.Module, label: str, sets: Sequence[Packed | Separate]) -> Arrange:
-    """Arranges the modules of `experts`, a list or dict with names of `label` and a number; `sets` are their parameters."""
+    """Arranges the modules of `experts`, named by `label` and a number; `sets` are their parameters."""
     separate = [each for each in sets if isinstance(each, Separate)]
 
     def arrange(parents: Sequence[tuple[int, int]], made: list[list[nn.Parameter]]) -> Callable[[], None]:
-        before = dict(experts._modules)
+        before: dict[str, Any] = dict(experts._modules)
         originals = [before[f"{label}{expert}"] for expert in range(len(separate[0].places))]
         numbered = {f"{label}{expert}" for expert in range(len(originals))}
         after = {name: module for name, module in before.items() if name not in numbered}
@@ -80,7 +81,7 @@ def arrange_numbered(sets: Sequence[Packed | Separate]) -> Arrange:
         try:
             for number, each in enumerate(separate):
                 module, label = each.places[0].module, each.places[0].name.rstrip("0123456789")
-                originals = [place.tensor for place in each.places]
+                originals: list[Any] = [place.tensor for place in each.places]
                 names = {place.name for place in each.places}
                 after: dict[str, nn.Parameter | None] = {}
                 for child, (parent, copy) in enumerate(parents):

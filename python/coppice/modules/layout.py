@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any, Protocol
 
 from torch import nn
@@ -34,6 +35,27 @@ class Layout(Protocol):
 
         `plan` is a `_core.PlanOfModel`.
         """
+
+
+class LayoutOfModules(abc.ABC):
+    """The part of a layout that is the same where each layer with experts is one module."""
+
+    @abc.abstractmethod
+    def is_moe(self, module: nn.Module) -> bool:
+        """Whether the module is such a layer."""
+
+    @abc.abstractmethod
+    def site(self, path: str, moe: Any) -> Site:
+        """What is known of this layer, the module at `path`."""
+
+    def recognises(self, model: nn.Module) -> bool:
+        """Whether it has such a layer."""
+        return any(self.is_moe(module) for module in model.modules())
+
+    def sites(self, model: nn.Module) -> list[Site]:
+        """The layers with experts in this part of the model; numbered over all pipeline stages."""
+        found = [self.site(path, module) for path, module in model.named_modules() if self.is_moe(module)]
+        return sorted(found, key=lambda site: site.layer)
 
 
 def modules_above(model: nn.Module, paths: list[str]) -> list[nn.Module]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from coppice.errors import UnsupportedError, a_type
 from coppice.modules.expert_lists import arrange_experts, arrange_numbered
+from coppice.modules.layout import LayoutOfModules
 from coppice.modules.site import Arrange, Matrices, Number, Packed, Place, Rows, Separate, Site
 from coppice.ranks import ranks_of
 
@@ -21,23 +22,22 @@ _BUFFERS = {
 }
 
 
-class MegatronLayout:
+class MegatronLayout(LayoutOfModules):
     """Its MoELayer with a TopKRouter."""
 
     name = "Megatron Core"
 
-    def recognises(self, model: nn.Module) -> bool:
-        """Whether it has such a layer."""
-        return any(_is_moe(module) for module in model.modules())
+    def is_moe(self, module: nn.Module) -> bool:
+        """Whether the module is a MoELayer."""
+        return _is_moe(module)
 
-    def sites(self, model: nn.Module) -> list[Site]:
-        """The MoE layers of this part of the model; numbered over all pipeline stages."""
-        found = [_site(path, module) for path, module in model.named_modules() if _is_moe(module)]
-        return sorted(found, key=lambda site: site.layer)
+    def site(self, path: str, moe: Any) -> Site:
+        """Its experts, router and groups of ranks."""
+        return _site(path, moe)
 
     def description(self, model: nn.Module) -> str:
         """What its configuration says."""
-        moe = next(module for module in model.modules() if _is_moe(module))
+        moe: Any = next(module for module in model.modules() if _is_moe(module))
         config, router = moe.config, moe.router
         groups = config.moe_router_num_groups
         facts = {
@@ -113,7 +113,7 @@ def _is_moe(module: nn.Module) -> bool:
     return hasattr(config, "num_moe_experts") and hasattr(module, "router") and hasattr(module, "local_expert_indices")
 
 
-def _site(path: str, moe: nn.Module) -> Site:
+def _site(path: str, moe: Any) -> Site:
     _refuse_divided(path, moe)
     experts, arrange = _experts(path, moe)
     router = moe.router
@@ -143,8 +143,9 @@ def _refuse_divided(path: str, moe: Any) -> None:
     group = getattr(moe.experts, "tp_group", None)
     if group is not None and group.size() > 1:
         raise UnsupportedError(
-            f"{path}: each of its matrices is divided over {group.size()} ranks (expert tensor parallel); in memory they "
-            "grow only where a rank has them whole (save a distributed checkpoint, expand it with coppice-dcp, and load it)"
+            f"{path}: each of its matrices is divided over {group.size()} ranks (expert tensor parallel); in memory "
+            "they grow only where a rank has them whole (save a distributed checkpoint, expand it with coppice-dcp, "
+            "and load it)"
         )
 
 

@@ -70,7 +70,8 @@ class Place:
     @property
     def tensor(self) -> Tensor:
         """What lies there now."""
-        return getattr(self.module, self.name)
+        found: Tensor = getattr(self.module, self.name)
+        return found
 
 
 @dataclasses.dataclass

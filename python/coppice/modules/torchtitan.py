@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coppice.errors import UnsupportedError
+from coppice.modules.layout import LayoutOfModules
 from coppice.modules.site import Matrices, Number, Packed, Place, Rows, Site
 
 # Parameters of its modules of experts, by name.
@@ -34,26 +35,27 @@ BALANCE = {"expert_bias_E": "selection_bias", "tokens_per_expert_E": "counter"}
 BALANCE |= {"expert_bias": "selection_bias", "tokens_per_expert": "counter"}
 
 
-class TorchtitanLayout:
+class TorchtitanLayout(LayoutOfModules):
     """Its module MoE, as all of its models use it."""
 
     name = "torchtitan"
 
-    def recognises(self, model: nn.Module) -> bool:
-        """Whether it has such a module."""
-        return any(_is_moe(module) for module in model.modules())
+    def is_moe(self, module: nn.Module) -> bool:
+        """Whether the module is a MoE."""
+        return _is_moe(module)
 
-    def sites(self, model: nn.Module) -> list[Site]:
-        """The MoE modules, numbered as their layers are."""
-        found = [_site(path, module) for path, module in model.named_modules() if _is_moe(module)]
-        return sorted(found, key=lambda site: site.layer)
+    def site(self, path: str, moe: Any) -> Site:
+        """Its experts, router and buffers."""
+        return _site(path, moe)
 
     def description(self, model: nn.Module) -> str:
         """What its modules say."""
         sites = self.sites(model)
         router = sites[0].router
         assert router is not None
-        down = next(e.place.tensor for e in sites[0].experts if isinstance(e, Packed) and e.matrices.role == "expert_down")
+        down = next(
+            e.place.tensor for e in sites[0].experts if isinstance(e, Packed) and e.matrices.role == "expert_down"
+        )
         groups = getattr(router, "num_expert_groups", None)
         facts = {
             "num_layers": max(site.layer for site in sites) + 1,
@@ -94,12 +96,12 @@ def _out_features(gate: Any, changes: dict[tuple[str, int], int]) -> Iterator[Nu
             yield Number(gate, "out_features", before, after)
 
 
-def config_changes(before: int, after: int, top_k_factor: int) -> Any:
+def config_changes(before: int, after: int, top_k_factor: int) -> dict[tuple[str, int], int]:
     """Which numbers of modules and configurations change: (name, value) to the value after."""
     return _Changes(before, after, top_k_factor)
 
 
-class _Changes(dict):
+class _Changes(dict[tuple[str, int], int]):
     def __init__(self, before: int, after: int, top_k_factor: int) -> None:
         super().__init__({("num_experts", before): after, ("num_local_experts", before): after})
         if top_k_factor > 1:
@@ -121,7 +123,7 @@ def config_numbers(config: Any, changes: dict[tuple[str, int], int], seen: set[i
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name, None)
+        value: Any = getattr(config, field.name, None)
         if _has(changes, field.name, value):
             yield Number(config, field.name, value, changes[field.name, value])
             gate = getattr(config, "gate", None)
@@ -137,11 +139,13 @@ def _is_moe(module: nn.Module) -> bool:
 
 
 def _experts_of(module: nn.Module) -> nn.Module | None:
-    experts = getattr(getattr(module, "routed_experts", None), "inner_experts", None) or getattr(module, "experts", None)
+    experts = getattr(getattr(module, "routed_experts", None), "inner_experts", None) or getattr(
+        module, "experts", None
+    )
     return experts if isinstance(experts, nn.Module) and set(experts._parameters) & set(EXPERTS) else None
 
 
-def _site(path: str, moe: nn.Module) -> Site:
+def _site(path: str, moe: Any) -> Site:
     numbers = [int(part) for part in path.split(".") if part.isdigit()]
     experts = _experts_of(moe)
     assert experts is not None
@@ -152,7 +156,9 @@ def _site(path: str, moe: nn.Module) -> Site:
             continue
         where = f"{path}.{inside}.{name}"
         if name not in EXPERTS:
-            raise UnsupportedError(f"{where}: it is not known what this parameter of experts is for (add it to the layout)")
+            raise UnsupportedError(
+                f"{where}: it is not known what this parameter of experts is for (add it to the layout)"
+            )
         packed.append(Packed(Place(experts, name, where), EXPERTS[name]))
     router = moe.router
     rows = [Rows(Place(router.gate, "weight", f"{path}.router.gate.weight"), "router")]

@@ -47,8 +47,9 @@ class TransformersLayout:
         places = _named(model)
         slots = _slots(model, places, "") or _slots(model, places, f"{model.base_model_prefix}.")
         if not slots:
+            model_type = getattr(model.config, "model_type", "")
             raise UnsupportedError(
-                f"a {model.config.model_type} model has no experts to copy (convert it first with `coppice convert`)"
+                f"a {model_type} model has no experts to copy (convert it first with `coppice convert`)"
             )
         layers: dict[int, list[dict[str, Any]]] = {}
         for slot in slots:
@@ -111,7 +112,9 @@ def _site(model: nn.Module, layer: int, slots: list[dict[str, Any]], places: dic
     experts: list[Packed | Separate] = []
     rows: list[Rows] = []
     separate: dict[str, Separate] = {}
-    lists: set[tuple[str, str]] = set()  # a module with a module for each expert, and what precedes the number in its names
+    lists: set[tuple[str, str]] = (
+        set()
+    )  # a module with a module for each expert, and what precedes the number in its names
     for slot in slots:
         place = places[slot["name"]]
         if slot["kind"] in ("router", "rows"):
@@ -177,7 +180,7 @@ def config_differences(config: Any, before: dict[str, Any], after: dict[str, Any
             continue
         part = getattr(config, key, None)
         if isinstance(value, dict) and is_transformers_config(part):
-            yield from config_differences(part, old, value)
+            yield from config_differences(part, old or {}, value)
         else:
             yield Number(config, key, old, value)
 
