@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from coppice import _core
-from coppice.errors import CheckFailedError
+from coppice.errors import CheckFailedError, UsageError
 from coppice.progress import receiver
 from coppice.results import Conversion, Expansion, Inference, Inspection, Result, Verification
 
@@ -59,6 +59,9 @@ def _plain(value: Any) -> Any:
 
 def _call(command: str, options: dict[str, Any], progress: Any) -> tuple[bool, dict[str, Any], str]:
     """Calls a command of C++: whether it is ok, its JSON and its text."""
+    for option in _core.options(command):
+        if option["positional"] and options.get(_key(option), "") is None:
+            raise UsageError(f"{_key(option)}: None; wanted a {_TYPES[option['type']]}")
     given = {name: _plain(value) for name, value in options.items() if value is not None}
     bar = receiver(progress)
     try:

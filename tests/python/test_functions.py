@@ -62,6 +62,7 @@ def test_a_dry_run_writes_nothing_and_has_the_plan(environment, models, tmp_path
         ("expand(tiny, out, expert='2x')", "UsageError ValueError", ["'expert': is not an option of 'expand'", "did you mean 'experts'"]),
         ("expand(tiny, out, expert_inti='copy')", "UsageError ValueError", ["did you mean 'expert_init'"]),
         ("expand(tiny, out, json=True)", "UsageError ValueError", ["'json': is not an option"]),
+        ("expand(None, out)", "UsageError ValueError", ["model: None; wanted a path"]),
         ("expand(tiny, out, experts=['2x', '3x'])", "UsageError ValueError", ["experts: found a list of 2 values; wanted one value"]),
         ("expand(tiny, out, undo='yes')", "UsageError ValueError", ["undo: found a value; wanted true or false"]),
         ("expand(tiny, out, seed=True)", "UsageError ValueError", ["seed: found true or false; wanted a value (integer)"]),
