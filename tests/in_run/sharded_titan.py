@@ -10,34 +10,20 @@ from torch.distributed.fsdp import FSDPModule
 
 from sharded_runs import check_same, gathered_scores, raised, twin_of, whole_tensors
 from torchtitan.models.llama4.infra.parallelize import apply_fsdp, apply_moe_ep_tp
-from torchtitan.models.moe import MoEArgs, kernels, utils
-from torchtitan.models.qwen3 import Qwen3Model, Qwen3ModelArgs
-from torchtitan_on_cpu import histograms
+from torchtitan.models.moe import kernels, utils
+from torchtitan_on_cpu import TINY, histograms, tiny_arguments
+from torchtitan_on_cpu import tiny_model as model_of
 
 import coppice
 from coppice.torchtitan import grown_config
 
 # torchtitan makes indices by a Triton kernel, beside which it has one for the CPU.
 on_the_cpu = functools.partial(kernels.generate_permute_indices, use_cpu=True)
-EXPERTS, VOCAB = 4, 64
+VOCAB = TINY["vocab_size"]
 TOKENS = torch.arange(48).reshape(4, 12) * 7 % VOCAB
 
 
-def arguments():
-    moe = MoEArgs(num_experts=EXPERTS, num_shared_experts=1, top_k=2, use_grouped_mm=False, score_func="softmax", route_norm=True)
-    return Qwen3ModelArgs(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, vocab_size=VOCAB, hidden_dim=64, max_seq_len=32,
-                          moe_enabled=True, moe_inter_dim=24, moe_args=moe)
-
-
-def model_of(args):
-    torch.manual_seed(0)
-    model = Qwen3Model(args)
-    with torch.no_grad():
-        model.init_weights()
-    for name, buffer in model.named_buffers():
-        if name.endswith("expert_bias"):
-            buffer.copy_(torch.linspace(-0.1, 0.1, buffer.numel()))
-    return model
+arguments = functools.partial(tiny_arguments, num_shared_experts=1)
 
 
 def sharded(model, way):

@@ -13,42 +13,25 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimi
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from runs import assert_unchanged, everything  # noqa: E402
+from torchtitan_on_cpu import TINY, histograms  # noqa: E402
+from torchtitan_on_cpu import tiny_arguments as arguments  # noqa: E402
+from torchtitan_on_cpu import tiny_model as model_of  # noqa: E402
 
 import coppice  # noqa: E402
 import coppice.dcp  # noqa: E402
 from coppice.torchtitan import grown_config  # noqa: E402
 
 pytest.importorskip("torchtitan")
-from torchtitan.models.moe import MoEArgs  # noqa: E402
-from torchtitan.models.qwen3 import Qwen3Model, Qwen3ModelArgs  # noqa: E402
 
-EXPERTS, VOCAB = 4, 64
+VOCAB = TINY["vocab_size"]
 TOKENS = torch.arange(24).reshape(2, 12) % VOCAB
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 @pytest.fixture(autouse=True)
-def histograms_on_the_cpu(monkeypatch):
-    """torchtitan counts whole numbers with torch.histc, which torch has on GPUs only; the rest of it runs on the CPU as it is."""
-    real = torch.histc
-    monkeypatch.setattr(torch, "histc", lambda tensor, **more: real(tensor.float(), **more).to(tensor.dtype))
-
-
-def arguments(**more):
-    moe = MoEArgs(num_experts=EXPERTS, num_shared_experts=0, top_k=2, use_grouped_mm=False, score_func="softmax", route_norm=True)
-    return Qwen3ModelArgs(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, vocab_size=VOCAB, hidden_dim=64, max_seq_len=32,
-                          moe_enabled=True, moe_inter_dim=24, moe_args=moe, **more)
-
-
-def model_of(args):
-    torch.manual_seed(0)
-    model = Qwen3Model(args)
-    with torch.no_grad():
-        model.init_weights()
-    for name, buffer in model.named_buffers():
-        if name.endswith("expert_bias"):
-            buffer.copy_(torch.linspace(-0.1, 0.1, buffer.numel()))
-    return model
+def histograms_on_the_cpu():
+    with histograms():
+        yield
 
 
 def step(model, optimizer):

@@ -50,6 +50,29 @@ def histograms():
         yield
 
 
+def tiny_arguments(num_shared_experts=0, **more):
+    """Of a qwen3 with experts whose forward pass runs on the CPU."""
+    from torchtitan.models.moe import MoEArgs
+    from torchtitan.models.qwen3 import Qwen3ModelArgs
+
+    moe = MoEArgs(num_experts=EXPERTS, num_shared_experts=num_shared_experts, top_k=2, use_grouped_mm=False, score_func="softmax", route_norm=True)
+    return Qwen3ModelArgs(**TINY, max_seq_len=32, moe_enabled=True, moe_args=moe, **more)
+
+
+def tiny_model(args):
+    """With the same values for the same arguments, and a selection bias that is not zero."""
+    from torchtitan.models.qwen3 import Qwen3Model
+
+    torch.manual_seed(0)
+    model = Qwen3Model(args)
+    with torch.no_grad():
+        model.init_weights()
+    for name, buffer in model.named_buffers():
+        if name.endswith("expert_bias"):
+            buffer.copy_(torch.linspace(-0.1, 0.1, buffer.numel()))
+    return model
+
+
 @contextlib.contextmanager
 def torchtitan():
     """Its Trainer starts in this process, and its flavor ``debugmodel_moe`` of qwen3 is tiny."""

@@ -180,7 +180,7 @@ class WidenedProducts : public Products {
     auto out = at::empty({x_CD.size(0), w_VD_.size(0)}, x_CD.options());
     const auto x = x_CD.to(at::kFloat);
     for_parts([&](int64_t begin, int64_t count) {
-      out.narrow(1, begin, count).copy_(at::mm(x, w_VD_.narrow(0, begin, count).to(at::kFloat).t()));
+      out.narrow(1, begin, count).copy_(product_in_f32(x, w_VD_.narrow(0, begin, count).t()));
     });
     return out;
   }

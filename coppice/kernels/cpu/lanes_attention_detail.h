@@ -149,17 +149,14 @@ void exponentials(float* __restrict score, int64_t keys, float scale, const floa
   }
 }
 
-/// f(scores of a key) for each key, which come as vectors of a register's size, and what it makes of `start` and them.
+/// What f makes of `start` and the numbers of all keys, for each of the 16 queries.
 template <class F>
 void over_keys(const float* score, int64_t keys, float start, float* out, const F& f) {
-  constexpr int64_t kVectors = kLanes / Vectors::kLanes;
-  Vectors::Vector sum[kVectors];
-  unrolled<kVectors>([&](auto v) __attribute__((always_inline)) { sum[v] = Vectors::all(start); });
-  for (int64_t key = 0; key < keys; ++key, score += kLanes) {
-    unrolled<kVectors>(
-        [&](auto v) __attribute__((always_inline)) { sum[v] = f(sum[v], Vectors::load(score + v * Vectors::kLanes)); });
-  }
-  unrolled<kVectors>([&](auto v) __attribute__((always_inline)) { Vectors::store(out + v * Vectors::kLanes, sum[v]); });
+  Vectors::Vector lanes[kLaneVectors];
+  fold_lanes(keys * kLanes, start, lanes,
+             [&](auto all, int64_t at) __attribute__((always_inline)) { return f(all, Vectors::load(score + at)); });
+  unrolled<kLaneVectors>([&](auto v)
+                             __attribute__((always_inline)) { Vectors::store(out + v * Vectors::kLanes, lanes[v]); });
 }
 
 /// The largest of the scores times `scale`, for each lane.

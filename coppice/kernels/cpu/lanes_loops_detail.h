@@ -10,6 +10,20 @@
 namespace coppice::kernels::cpu {
 namespace {
 
+inline constexpr int64_t kLaneVectors = kNarrowLanes / Vectors::kLanes;  // that have 16 lanes
+
+/// The 16 lanes that begin at `start`, and that f makes of themselves and the numbers from 0, 16, 32, ... on below `n`:
+/// lanes[v] = f(lanes[v], first number of the vector).
+template <class F>
+[[gnu::always_inline]] inline void fold_lanes(int64_t n, float start, Vectors::Vector (&lanes)[kLaneVectors],
+                                              const F& f) {
+  unrolled<kLaneVectors>([&](auto v) __attribute__((always_inline)) { lanes[v] = Vectors::all(start); });
+  for (int64_t i = 0; i < n; i += kNarrowLanes) {
+    unrolled<kLaneVectors>([&](auto v)
+                               __attribute__((always_inline)) { lanes[v] = f(lanes[v], i + v * Vectors::kLanes); });
+  }
+}
+
 /// Numbers at data[row * row_step + k * k_step].
 struct Strided {
   const float* data;

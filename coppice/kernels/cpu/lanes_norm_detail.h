@@ -8,17 +8,12 @@
 namespace coppice::kernels::cpu {
 namespace {
 
-inline constexpr int64_t kVectors = kNarrowLanes / Vectors::kLanes;  // that have 16 lanes
-
 /// The sum of term(first number of a vector) over `n` numbers, added in pairs of lanes as lane_sum does.
 template <class Term>
 [[gnu::always_inline]] inline float sum_of_lanes(int64_t n, const Term& term) {
-  Vectors::Vector sum[kVectors];
-  unrolled<kVectors>([&](auto v) __attribute__((always_inline)) { sum[v] = Vectors::all(0.0f); });
-  for (int64_t i = 0; i < n; i += kNarrowLanes) {
-    unrolled<kVectors>(
-        [&](auto v) __attribute__((always_inline)) { sum[v] = Vectors::add(sum[v], term(i + v * Vectors::kLanes)); });
-  }
+  Vectors::Vector sum[kLaneVectors];
+  fold_lanes(n, 0.0f, sum,
+             [&](auto all, int64_t at) __attribute__((always_inline)) { return Vectors::add(all, term(at)); });
   const __m256 eight = Vectors::joined(sum);
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));

@@ -13,7 +13,7 @@ constexpr int64_t kTokensPerTask = 128, kWeightRowsPerTask = 16;
 
 /// a b; of f32 in lanes, so many rows in a task.
 at::Tensor multiplied(const at::Tensor& a, const at::Tensor& b, int64_t rows_per_task) {
-  if (widens(a.scalar_type())) return product(a, b);
+  if (widens(a.scalar_type())) return product_in_f32(a, b).to(a.scalar_type());
   const auto out = at::empty({a.size(0), b.size(1)}, a.options());
   auto* const to = out.mutable_data_ptr<float>();
   const auto multiply = lanes_of(this_processor()).multiply;

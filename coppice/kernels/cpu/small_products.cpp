@@ -29,8 +29,8 @@ bool widens(at::ScalarType dtype) {
   return dtype == at::kBFloat16 && (f32_products_everywhere || !has_fast_bf16(this_processor()));
 }
 
-at::Tensor product(const at::Tensor& a, const at::Tensor& b) {
-  return widens(a.scalar_type()) ? at::mm(a.to(at::kFloat), b.to(at::kFloat)).to(a.scalar_type()) : at::mm(a, b);
+at::Tensor product_in_f32(const at::Tensor& a, const at::Tensor& b) {
+  return at::mm(a.to(at::kFloat), b.to(at::kFloat));
 }
 
 template <class T>
@@ -43,7 +43,7 @@ void multiply_into(T* out, const MatrixOf<T>& a, const MatrixOf<T>& b, const T* 
   }
   auto to = tensor_over(out, {a.rows, b.cols}, {b.cols, 1});
   if (widens(to.scalar_type())) {
-    auto sum = at::mm(tensor_over(a).to(at::kFloat), tensor_over(b).to(at::kFloat));
+    auto sum = product_in_f32(tensor_over(a), tensor_over(b));
     if (bias != nullptr) sum.add_(tensor_over(bias, {b.cols}, {1}));
     to.copy_(sum);
     return;

@@ -16,10 +16,10 @@ bool is_small_product(int64_t inner, int64_t cols, at::ScalarType dtype);
 /// Whether products of such numbers are computed in f32 because that is faster on this processor.
 bool widens(at::ScalarType dtype);
 
-/// a b by libtorch, in their dtype; computed in f32 if widens().
+/// a b by libtorch, computed and returned in f32.
 ///
-/// Memory   then a and b in f32.
-at::Tensor product(const at::Tensor& a, const at::Tensor& b);
+/// Memory   a and b in f32.
+at::Tensor product_in_f32(const at::Tensor& a, const at::Tensor& b);
 
 /// out [a.rows, b.cols] = a b in lanes or by libtorch, on the calling thread, plus `bias` [b.cols] in each row unless it is
 /// null. T is float or at::BFloat16; rows of `out` are without gaps.
